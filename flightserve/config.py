@@ -1,0 +1,69 @@
+"""Limits and addresses, frozen and validated once; passed in, never read from the environment.
+
+Every bound in the system that an operator may want to move has its name here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flightserve.errors import ConfigError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeLimits:
+    """What a frontend accepts from strangers. Bytes, counts, seconds."""
+
+    body_bytes_max: int = 512 * MIB
+    json_bytes_max: int = 64 * MIB
+    json_depth_max: int = 64
+    header_bytes_max: int = 32 * 1024
+    header_count_max: int = 200
+    url_bytes_max: int = 16 * 1024
+    name_bytes_max: int = 256
+    columns_max: int = 10_000
+    nesting_max: int = 64
+    header_timeout_s: float = 10.0
+    body_idle_timeout_s: float = 20.0
+    body_timeout_s: float = 300.0
+    keep_alive_s: float = 75.0
+    connections_max: int = 10_000
+    streams_max: int = 256
+    stream_idle_timeout_s: float = 300.0
+    stream_window: int = 16
+    timeout_ms_max: int = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class FabricLimits:
+    """Bounds of one process's data plane. Bytes, counts, seconds."""
+
+    segment_bytes: int = 64 * MIB
+    memory_bytes_max: int = 2048 * MIB
+    frame_bytes_max: int = 4 * MIB
+    segments_per_peer_max: int = 1024
+    heartbeat_s: float = 0.5
+    heartbeats_missed_max: int = 3
+    connect_timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendOptions:
+    """Where the frontends listen. A port of None leaves the protocol out; 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    http_port: int | None = 8080
+    grpc_port: int | None = 50051
+    flight_port: int | None = 8815
+    zmq_port: int | None = 5555
+    frontends: int = 1
+    drain_timeout_s: float = 20.0
+    limits: EdgeLimits = EdgeLimits()
+
+    def __post_init__(self) -> None:
+        for name in ("http_port", "grpc_port", "flight_port", "zmq_port"):
+            port = getattr(self, name)
+            if port is not None and not 0 <= port <= 65535:
+                raise ConfigError(f"{name} is {port}; a port is 0 to 65535, or None to leave the protocol out")

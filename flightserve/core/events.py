@@ -1,0 +1,154 @@
+"""What goes into the routing machine and what comes out: plain values, ids and counts only.
+
+The shell (`router/`) maps ids to connections, regions and futures; nothing here knows they exist.
+One `Dispatch` or `Finished` stands for a whole micro-batch, so their cost is shared by its requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One admitted request as the machine sees it.
+
+    `id` is the shell's and unique. `group` says what may share a micro-batch: (method, schema id).
+    `sliceable` requests (row-aligned) may be cut and merged; others run alone and whole. A request whose
+    method is not `idempotent` is never dispatched twice.
+    """
+
+    id: int
+    group: tuple[str, int]
+    rows: int
+    nbytes: int
+    deadline_ns: int
+    priority: int
+    arrived_ns: int
+    sliceable: bool
+    idempotent: bool
+
+
+@dataclass(slots=True)
+class Piece:
+    """Rows [row_offset, row_offset + rows) of one request."""
+
+    request: Request
+    row_offset: int
+    rows: int
+
+
+# ---- events
+
+
+@dataclass(slots=True)
+class Arrived:
+    """Requests that came together, in order."""
+
+    requests: list[Request]
+
+
+@dataclass(slots=True)
+class Cancelled:
+    """The caller gave these up."""
+
+    request_ids: list[int]
+
+
+@dataclass(slots=True)
+class ReplicaUp:
+    """A replica offers `credits` micro-batches at a time (running plus prefetched)."""
+
+    replica_id: int
+    credits: int
+
+
+@dataclass(slots=True)
+class ReplicaDown:
+    """A replica is gone, or is ejected; nothing it says later counts."""
+
+    replica_id: int
+    reason: str
+
+
+@dataclass(slots=True)
+class ReplicaDraining:
+    """Give this replica no new micro-batches; what it has may finish."""
+
+    replica_id: int
+
+
+@dataclass(slots=True)
+class Finished:
+    """A micro-batch ran to its end."""
+
+    replica_id: int
+    batch_id: int
+
+
+@dataclass(slots=True)
+class Streamed:
+    """First part of a streamed reply went out: the request can no longer be run again."""
+
+    replica_id: int
+    batch_id: int
+
+
+@dataclass(slots=True)
+class BatchFailed:
+    """A micro-batch raised. `kind` indexes `errors.KINDS`. `ran` is false when the replica refused it at the
+    door (expired, undecodable), so that running it elsewhere is safe for every method."""
+
+    replica_id: int
+    batch_id: int
+    kind: int
+    message: str
+    ran: bool = True
+
+
+@dataclass(slots=True)
+class Tick:
+    """Time passed: expire, end lingering."""
+
+
+Event = Arrived | Cancelled | ReplicaUp | ReplicaDown | ReplicaDraining | Finished | Streamed | BatchFailed | Tick
+
+
+# ---- effects
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """Send this micro-batch to the replica. All pieces are of one group."""
+
+    replica_id: int
+    batch_id: int
+    group: tuple[str, int]
+    pieces: list[Piece]
+
+
+@dataclass(slots=True)
+class Completed:
+    """These requests have every row answered (in the order of the micro-batch that finished last)."""
+
+    requests: list[Request]
+
+
+@dataclass(slots=True)
+class Refused:
+    """The request's one outcome is an error; the shell answers it and forgets it."""
+
+    request: Request
+    kind: int
+    message: str
+
+
+@dataclass(slots=True)
+class Abandon:
+    """No request of this running micro-batch wants its result any more: tell the replica's context."""
+
+    replica_id: int
+    batch_id: int
+
+
+Effect = Dispatch | Completed | Refused | Abandon

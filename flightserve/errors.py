@@ -1,0 +1,131 @@
+"""Every error flightserve raises or sends, each with its code.
+
+An error's message is written for the person who made the request: what was wrong, where, what to do. It
+never holds a traceback or a path; those go to the log. `status_of` turns any of them into what the wire
+carries, and `from_status` back into the same class on the other side.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+OK = 0
+
+
+class FlightserveError(Exception):
+    """Base of all flightserve errors. `code` is the number in `wire.status.Code`."""
+
+    code: ClassVar[int] = 13
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidArgument(FlightserveError):
+    """The input is malformed."""
+
+    code = 3
+
+
+class SchemaMismatch(InvalidArgument):
+    """Well-formed input with the wrong columns or types for the method (HTTP 422)."""
+
+
+class DeadlineExceeded(FlightserveError):
+    """The deadline passed, or the request was shed because it would."""
+
+    code = 4
+
+
+class NotFound(FlightserveError):
+    """No such deployment, method or table."""
+
+    code = 5
+
+
+class PermissionDenied(FlightserveError):
+    """The caller may not do this."""
+
+    code = 7
+
+
+class ResourceExhausted(FlightserveError):
+    """A queue or memory bound is reached; retry later (HTTP 429)."""
+
+    code = 8
+
+
+class TooLarge(ResourceExhausted):
+    """The input itself is over a limit; a retry will not help (HTTP 413)."""
+
+
+class Unimplemented(FlightserveError):
+    """Nothing answers to this route, action or command."""
+
+    code = 12
+
+
+class MethodFailed(FlightserveError):
+    """The user's method raised, or returned what it may not."""
+
+    code = 13
+
+
+class Unavailable(FlightserveError):
+    """Draining, no replica, or the replica died and the method is not idempotent."""
+
+    code = 14
+
+
+class Unauthenticated(FlightserveError):
+    """No credentials, or wrong ones."""
+
+    code = 16
+
+
+class Cancelled(FlightserveError):
+    """The caller went away or asked for the request to end."""
+
+    code = 1
+
+
+class ConfigError(FlightserveError):
+    """The app or its options cannot be served as written; raised before anything starts."""
+
+    code = 3
+
+
+class ProtocolError(FlightserveError):
+    """A peer of the data plane broke the wire protocol; its connection is closed."""
+
+    code = 13
+
+
+# The subclass travels beside the code, because two classes of one code differ over HTTP (400/422, 429/413).
+KINDS: tuple[type[FlightserveError], ...] = (
+    FlightserveError,
+    InvalidArgument,
+    SchemaMismatch,
+    DeadlineExceeded,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    TooLarge,
+    Unimplemented,
+    MethodFailed,
+    Unavailable,
+    Unauthenticated,
+    Cancelled,
+)
+_KIND_BY_CLASS = {kind: index for index, kind in enumerate(KINDS)}
+
+
+def kind_of(error: FlightserveError) -> int:
+    """Index into `KINDS` of the error's class: what travels in an outcome frame."""
+    return _KIND_BY_CLASS.get(type(error), 0)
+
+
+def from_kind(kind: int, message: str) -> FlightserveError:
+    """The error that `kind_of` described, on the receiving side; unknown kinds become the base class."""
+    return KINDS[kind if 0 <= kind < len(KINDS) else 0](message)

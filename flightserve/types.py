@@ -1,0 +1,75 @@
+"""Plain values shared by every room: what is deployed, and what the edge knows of a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flightserve.clock import NEVER_NS
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """One public method of a deployment, as clients see it.
+
+    `input_schema` and `output_schema` are serialised Arrow schemas (`pa.Schema.serialize()`), or None where
+    the method declares none. `form` is the Python type the method takes: `record_batch`, `table`, `numpy`,
+    `polars`, `pandas` or `row` (`@single_input`).
+    """
+
+    name: str
+    form: str = "record_batch"
+    row_aligned: bool = True
+    idempotent: bool = True
+    streaming: bool = False
+    is_async: bool = False
+    input_schema: bytes | None = None
+    output_schema: bytes | None = None
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentOptions:
+    """What `@fs.deployment(...)` takes. Sizes in rows or bytes, times in milliseconds."""
+
+    replicas: int = 1
+    max_batch_rows: int = 65_536
+    max_batch_bytes: int = 64 << 20
+    linger_ms: float = 0.0
+    router: str = "fifo"
+    concurrency: int = 1
+    num_cpus: float = 0.0
+    num_gpus: float = 0.0
+    resources: dict[str, float] = field(default_factory=dict)
+    max_queued_requests: int = 10_000
+    max_queued_bytes: int = 512 << 20
+    default_timeout_ms: int = 60_000
+    max_timeout_ms: int = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentSpec:
+    """A deployment as every tier knows it: name, version, options and methods, without the user's code."""
+
+    name: str
+    version: str
+    options: DeploymentOptions
+    methods: tuple[MethodSpec, ...]
+    doc: str = ""
+
+    def method(self, name: str) -> MethodSpec | None:
+        """The method of that name, or None."""
+        return next((m for m in self.methods if m.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMeta:
+    """What the edge knows of a request beside its rows.
+
+    `deadline_ns` is absolute `CLOCK_MONOTONIC`; `request_id` is echoed and logged ("" lets the data plane
+    make one up); `traceparent` is passed through as it came.
+    """
+
+    deadline_ns: int = NEVER_NS
+    priority: int = 0
+    request_id: str = ""
+    traceparent: str = ""
