@@ -1,0 +1,54 @@
+# flightserve's commands. Everything is set up in .venv from a clean clone with Python 3.11, pip, make and git;
+# pip's own settings (indexes, proxies, certificates) are used as they are.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv run demo test check bench proto format clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+venv: $(STAMP)  ## Set up .venv with everything (again when pyproject.toml or constraints.txt changed)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flightserve needs Python 3.11 or newer; name one with: make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(STAMP)  ## Serve the example on all frontends until Ctrl-C; options of `flightserve run` in ARGS="..."
+	$(BIN)/python -m examples.flights.run $(ARGS)
+
+demo: $(STAMP)  ## Call the running example (or one it starts) through every protocol and compare the answers
+	$(BIN)/python -m examples.flights.demo $(ARGS)
+
+test: $(STAMP)  ## Run the tests; pytest options in ARGS="..."
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## Everything that CI runs: lint, format, types, import contracts, stubs, tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m flightserve.proto.generate --check
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP)  ## Measure flightserve against bare servers; prints tables, writes benchmarks/results/
+	$(BIN)/python -m benchmarks $(ARGS)
+
+proto: $(STAMP)  ## Write the gRPC stubs again from proto/
+	$(BIN)/python -m flightserve.proto.generate
+
+format: $(STAMP)  ## Format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## Remove what was built, downloaded or cached, .venv included
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf examples/flights/data benchmarks/results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
