@@ -1,0 +1,92 @@
+"""Forming a micro-batch from the head of one group's queue.
+
+Requests are taken in the queue's order while they fit whole; the first that does not fit ends the micro-batch,
+because passing over it would let small requests starve a large one. A request over a bound is cut and gives one
+slice a micro-batch. A request that is not row-aligned, or that is being run again by itself, goes alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flightserve.core.events import Piece
+from flightserve.core.queue import Entry, Queue
+from flightserve.core.slicing import Cut, must_cut, rows_per_slice
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How large a micro-batch may become: rows, bytes, requests. A single row, and a request that may not be
+    cut, is run even where it is larger. The bound on requests keeps the list of pieces within one frame, also
+    where requests have no rows."""
+
+    max_rows: int
+    max_bytes: int
+    max_requests: int = 4096
+
+
+class MicroBatch:
+    """One micro-batch in flight. `wanted` counts the members that have no outcome yet; `streamed` is set when a
+    part of its reply went out. It holds one slice of one request, or any number of whole requests."""
+
+    __slots__ = ("entries", "id", "pieces", "replica_id", "streamed", "wanted")
+
+    def __init__(self, id: int, replica_id: int, entries: list[Entry], pieces: list[Piece]) -> None:
+        self.id = id
+        self.replica_id = replica_id
+        self.entries = entries
+        self.pieces = pieces
+        self.wanted = len(entries)
+        self.streamed = False
+
+    def __repr__(self) -> str:
+        return f"<MicroBatch {self.id} at {self.replica_id}: {len(self.entries)} requests, {self.wanted} wanted>"
+
+
+def form(queue: Queue, bounds: Bounds) -> tuple[list[Entry], list[Piece]]:
+    """Take one micro-batch from the head of a queue that is not empty: its members and their row ranges, in
+    order. Members that have more slices to give stay queued."""
+    head = queue.head()
+    assert head is not None, "no micro-batch can be formed from an empty queue"
+    request = head.request
+    if request.sliceable:
+        if must_cut(request.rows, request.nbytes, bounds.max_rows, bounds.max_bytes):
+            return [head], [_next_slice(queue, head, bounds)]
+        if not head.alone:
+            return _merge(queue, head, bounds)
+    queue.pop()
+    return [head], [Piece(request, 0, request.rows)]
+
+
+def _merge(queue: Queue, head: Entry, bounds: Bounds) -> tuple[list[Entry], list[Piece]]:
+    max_rows, max_bytes, room = bounds.max_rows, bounds.max_bytes, bounds.max_requests
+    pop, peek = queue.pop, queue.head
+    request = head.request
+    rows, nbytes = request.rows, request.nbytes
+    entries = [head]
+    pieces = [Piece(request, 0, rows)]
+    pop()
+    entry = peek()
+    while entry is not None and not entry.alone:
+        request = entry.request
+        rows += request.rows
+        nbytes += request.nbytes
+        if rows > max_rows or nbytes > max_bytes or not request.sliceable or len(entries) >= room:
+            break
+        pop()
+        entries.append(entry)
+        pieces.append(Piece(request, 0, request.rows))
+        entry = peek()
+    return entries, pieces
+
+
+def _next_slice(queue: Queue, head: Entry, bounds: Bounds) -> Piece:
+    request, cut = head.request, head.cut
+    if cut is None:
+        size = rows_per_slice(request.rows, request.nbytes, bounds.max_rows, bounds.max_bytes)
+        cut = head.cut = Cut(request.rows, size)
+        head.batches = {}
+    offset, rows = cut.take()
+    if not cut.more:
+        queue.pop()
+    return Piece(request, offset, rows)

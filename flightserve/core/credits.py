@@ -1,0 +1,124 @@
+"""Which replica gets the next micro-batch.
+
+A replica offers credits: how many micro-batches it will hold at a time, running and prefetched. A credit is
+taken before a micro-batch is formed and comes back when it ends; a replica without credit is not offered any.
+The replica that holds the fewest micro-batches is chosen, so that nobody prefetches while another is idle, and
+among equals the one that has waited longest, so that the load is spread evenly.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+
+class _Account:
+    __slots__ = ("credits", "draining", "taken")
+
+    def __init__(self, credits: int) -> None:
+        self.credits = credits
+        self.taken = 0
+        self.draining = False
+
+    @property
+    def open(self) -> bool:
+        return self.taken < self.credits and not self.draining
+
+
+class CreditPool:
+    """Credits of all replicas of a deployment. `take` and `give_back` are O(1) amortised."""
+
+    __slots__ = ("_accounts", "_by_taken", "_lowest", "free")
+
+    def __init__(self) -> None:
+        self._accounts: dict[int, _Account] = {}
+        # Replicas with a free credit, by credits taken; each dict in the order in which they came there.
+        self._by_taken: list[OrderedDict[int, _Account]] = [OrderedDict()]
+        # No bucket below this one has a replica.
+        self._lowest = 0
+        # Credits that `take` can still give.
+        self.free = 0
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def __contains__(self, replica_id: int) -> bool:
+        return replica_id in self._accounts
+
+    def __repr__(self) -> str:
+        taken = sum(account.taken for account in self._accounts.values())
+        return f"<CreditPool {len(self._accounts)} replicas, {taken} taken, {self.free} free>"
+
+    def offer(self, replica_id: int, credits: int) -> None:
+        """A replica offers `credits`; a known one changes its offer, and no longer drains."""
+        if credits < 0:
+            raise ValueError(f"replica {replica_id} offers {credits} credits; it is 0 or more")
+        account = self._accounts.get(replica_id)
+        if account is None:
+            account = self._accounts[replica_id] = _Account(credits)
+        else:
+            self._close(replica_id, account)
+            account.credits = credits
+            account.draining = False
+        self._open(replica_id, account)
+
+    def drain(self, replica_id: int) -> None:
+        """Give this replica nothing more; what it holds may come back."""
+        account = self._accounts.get(replica_id)
+        if account is not None:
+            self._close(replica_id, account)
+            account.draining = True
+
+    def remove(self, replica_id: int) -> None:
+        """The replica is gone, and its credits with it."""
+        account = self._accounts.pop(replica_id, None)
+        if account is not None:
+            self._close(replica_id, account)
+
+    def take(self) -> int | None:
+        """Take one credit of the replica that holds the fewest micro-batches; None when none is free."""
+        if not self.free:
+            return None
+        buckets = self._by_taken
+        while not buckets[self._lowest]:
+            self._lowest += 1
+        replica_id, account = buckets[self._lowest].popitem(last=False)
+        account.taken += 1
+        self.free -= 1
+        if account.taken < account.credits:
+            self._bucket(account.taken)[replica_id] = account
+        return replica_id
+
+    def give_back(self, replica_id: int) -> None:
+        """One credit comes back. A replica that is not known raises KeyError."""
+        account = self._accounts[replica_id]
+        assert account.taken > 0, f"replica {replica_id} gives back a credit that nobody took"
+        if account.draining:
+            account.taken -= 1
+            return
+        if account.taken < account.credits:
+            del self._by_taken[account.taken][replica_id]
+        taken = account.taken = account.taken - 1
+        if taken < account.credits:
+            self.free += 1
+            self._bucket(taken)[replica_id] = account
+            self._lowest = min(self._lowest, taken)
+
+    def taken(self, replica_id: int) -> int:
+        """Credits taken of this replica."""
+        return self._accounts[replica_id].taken
+
+    def _open(self, replica_id: int, account: _Account) -> None:
+        if account.open:
+            self._bucket(account.taken)[replica_id] = account
+            self._lowest = min(self._lowest, account.taken)
+            self.free += account.credits - account.taken
+
+    def _close(self, replica_id: int, account: _Account) -> None:
+        if account.open:
+            del self._by_taken[account.taken][replica_id]
+            self.free -= account.credits - account.taken
+
+    def _bucket(self, taken: int) -> OrderedDict[int, _Account]:
+        while len(self._by_taken) <= taken:
+            self._by_taken.append(OrderedDict())
+        return self._by_taken[taken]

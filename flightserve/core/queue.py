@@ -1,0 +1,159 @@
+"""The queue of one group: who runs next among requests that may share a micro-batch.
+
+`Queue` is what the routing machine needs of an ordering policy, `FifoQueue` the order of arrival. A request
+that left the queue for a replica and comes back (the replica died, or its micro-batch failed) takes its old
+place. One that is cancelled or expires while queued is only marked, which is O(1); marked entries are passed
+over at the head, and swept out once they outnumber the others, so they cannot pile up behind a head that waits.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from flightserve.core.batching import MicroBatch
+    from flightserve.core.events import Request
+    from flightserve.core.slicing import Cut
+
+# Fewer marked entries than this are not worth a sweep.
+SWEEP_MIN = 32
+
+
+class Entry:
+    """What the machine remembers of a request from its arrival to its outcome.
+
+    `order` is its place among arrivals. `queued` and `done` say where it is: queued, in flight, both (a large
+    request of which some slices run), or neither and forgotten. `attempts` counts runs that ended without an
+    answer; an `alone` request shares no micro-batch again; an `urgent` one does not linger. A request runs whole
+    in `batch`, or is `cut`, with the micro-batches of its slices in `batches`.
+    """
+
+    __slots__ = ("alone", "attempts", "batch", "batches", "cut", "done", "order", "queued", "request", "urgent")
+
+    def __init__(self, request: Request, order: int) -> None:
+        self.request = request
+        self.order = order
+        self.queued = False
+        self.done = False
+        self.alone = False
+        self.urgent = False
+        self.attempts = 0
+        self.cut: Cut | None = None
+        self.batch: MicroBatch | None = None
+        self.batches: dict[int, MicroBatch] | None = None
+
+    def __repr__(self) -> str:
+        where = ("queued " if self.queued else "") + ("done" if self.done else "")
+        return f"<Entry {self.request.id} order={self.order} attempts={self.attempts} {where}>"
+
+
+class Queue(Protocol):
+    """An ordering policy within one group. Keys of one policy compare with each other across groups, and no
+    two entries have the same key: the group whose head has the least key is served first."""
+
+    def push(self, entry: Entry) -> bool:
+        """Queue a newly arrived entry; True when it is now the head."""
+        ...
+
+    def requeue(self, entry: Entry) -> bool:
+        """Queue an entry that was popped before, in its old place; True when it is now the head."""
+        ...
+
+    def head(self) -> Entry | None:
+        """The entry that runs next, or None."""
+        ...
+
+    def head_key(self) -> Any:
+        """The key of the head of a queue that has one."""
+        ...
+
+    def pop(self) -> None:
+        """Take out the entry that `head` just returned."""
+        ...
+
+    def discard(self, entry: Entry) -> None:
+        """Take out a queued entry from anywhere."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class FifoQueue:
+    """First come, first served. All operations O(1) amortised, `requeue` O(log n)."""
+
+    __slots__ = ("_again", "_fresh", "_marked", "_size")
+
+    def __init__(self) -> None:
+        self._fresh: deque[Entry] = deque()
+        # Entries that came back. All of them left `_fresh` by its head, so all are older than what is in it.
+        self._again: list[tuple[int, Entry]] = []
+        self._size = 0
+        self._marked = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __repr__(self) -> str:
+        return f"<FifoQueue {self._size} queued, {len(self._again)} again, {self._marked} marked>"
+
+    def push(self, entry: Entry) -> bool:
+        """Queue a newly arrived entry; True when it is now the head."""
+        entry.queued = True
+        self._fresh.append(entry)
+        self._size = size = self._size + 1
+        return size == 1
+
+    def requeue(self, entry: Entry) -> bool:
+        """Queue an entry that was popped before, in its old place; True when it is now the head."""
+        entry.queued = True
+        heapq.heappush(self._again, (entry.order, entry))
+        self._size += 1
+        return self.head() is entry
+
+    def head(self) -> Entry | None:
+        """The entry that runs next, or None."""
+        again = self._again
+        while again:
+            entry = again[0][1]
+            if entry.queued:
+                return entry
+            heapq.heappop(again)
+            self._marked -= 1
+        fresh = self._fresh
+        while fresh:
+            entry = fresh[0]
+            if entry.queued:
+                return entry
+            fresh.popleft()
+            self._marked -= 1
+        return None
+
+    def head_key(self) -> int:
+        """The order of arrival of the head of a queue that has one."""
+        entry = self.head()
+        assert entry is not None, "head_key of an empty queue"
+        return entry.order
+
+    def pop(self) -> None:
+        """Take out the entry that `head` just returned."""
+        entry = heapq.heappop(self._again)[1] if self._again else self._fresh.popleft()
+        entry.queued = False
+        self._size -= 1
+
+    def discard(self, entry: Entry) -> None:
+        """Take out a queued entry from anywhere."""
+        entry.queued = False
+        self._size -= 1
+        self._marked += 1
+        if self._marked > self._size + SWEEP_MIN:
+            self._fresh = deque(e for e in self._fresh if e.queued)
+            self._again = [item for item in self._again if item[1].queued]
+            heapq.heapify(self._again)
+            self._marked = 0
+
+    @property
+    def held(self) -> int:
+        """Entries in memory, marked ones included: at most twice the queued ones plus `SWEEP_MIN`."""
+        return len(self._fresh) + len(self._again)

@@ -1,0 +1,402 @@
+"""The routing machine of one deployment: events in, effects out; no clock, no socket, no rows.
+
+Rules. A request has exactly one outcome, `Completed` or `Refused`. Time is looked at first: a request whose
+deadline is now or earlier is refused before anything else happens, so it never reaches a replica, and a result
+that comes at its deadline is late. Then the event is applied, then whatever is ready is given to whoever has
+credit. A request that ran without an answer runs again, in its old place, if its method is idempotent and no part
+of its reply went out, at most `ATTEMPTS_MAX` times; after an accident in company it runs alone, so that a request
+that breaks its micro-batch, or kills its replica, harms only itself.
+
+`queue`, `groups` say what runs next, `batching` and `slicing` what a micro-batch holds, `credits` where it goes,
+`deadline` when it is too late. Every event costs O(log n) amortised for each request that it moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from operator import attrgetter
+from typing import Any
+
+from flightserve import errors
+from flightserve.clock import NEVER_NS, NS_PER_MS
+from flightserve.core.batching import Bounds, MicroBatch, form
+from flightserve.core.credits import CreditPool
+from flightserve.core.deadline import Deadlines
+from flightserve.core.events import (
+    Abandon,
+    Arrived,
+    BatchFailed,
+    Cancelled,
+    Completed,
+    Dispatch,
+    Effect,
+    Event,
+    Finished,
+    Refused,
+    ReplicaDown,
+    ReplicaDraining,
+    ReplicaUp,
+    Request,
+    Streamed,
+    Tick,
+)
+from flightserve.core.groups import Groups
+from flightserve.core.options import check_options
+from flightserve.core.policies import POLICIES
+from flightserve.core.queue import Entry, Queue
+from flightserve.core.statistics import Counters, MachineStatistics
+from flightserve.types import DeploymentOptions
+
+# Runs of one request that may end without an answer (its replica died, or refused it at the door).
+ATTEMPTS_MAX = 3
+
+_ROWS = attrgetter("rows")
+
+_CANCELLED = errors.KINDS.index(errors.Cancelled)
+_DEADLINE = errors.KINDS.index(errors.DeadlineExceeded)
+_EXHAUSTED = errors.KINDS.index(errors.ResourceExhausted)
+_TOO_LARGE = errors.KINDS.index(errors.TooLarge)
+_UNAVAILABLE = errors.KINDS.index(errors.Unavailable)
+
+
+class DeploymentMachine:
+    """Queues, batches, slices and retries the requests of one deployment.
+
+    `handle` is the only way to change it. `next_wake_ns` is when the shell must send a `Tick` if nothing else
+    happens before: the earliest deadline or end of a linger, or `NEVER_NS`. Raises ConfigError for options that
+    cannot be served. `policy` makes the queue of a group; by default the one that `options.router` names.
+    """
+
+    def __init__(self, options: DeploymentOptions, policy: Callable[[], Queue] | None = None) -> None:
+        check_options(options)
+        self.options = options
+        self.next_wake_ns = NEVER_NS
+        self._bounds = Bounds(options.max_batch_rows, options.max_batch_bytes)
+        self._groups = Groups(policy or POLICIES[options.router], self._bounds, round(options.linger_ms * NS_PER_MS))
+        self._credits = CreditPool()
+        self._deadlines = Deadlines()
+        self._entries: dict[int, Entry] = {}
+        # Micro-batches by replica, in the order they were sent.
+        self._replicas: dict[int, dict[int, MicroBatch]] = {}
+        self._order = 0
+        self._batch_id = 0
+        self._counters = Counters()
+        self._handlers: dict[type, Callable[[Any, int, list[Effect]], None]] = {
+            Arrived: self._on_arrived,
+            Cancelled: self._on_cancelled,
+            ReplicaUp: self._on_replica_up,
+            ReplicaDown: self._on_replica_down,
+            ReplicaDraining: self._on_replica_draining,
+            Finished: self._on_finished,
+            Streamed: self._on_streamed,
+            BatchFailed: self._on_batch_failed,
+            Tick: self._on_tick,
+        }
+
+    def __repr__(self) -> str:
+        in_flight = sum(map(len, self._replicas.values()))
+        return (
+            f"<DeploymentMachine {self._groups.requests} queued, {len(self._entries)} live, "
+            f"{in_flight} micro-batches at {len(self._replicas)} replicas, {self._credits.free} credits free>"
+        )
+
+    def handle(self, event: Event, now_ns: int) -> list[Effect]:
+        """Apply one event at `now_ns` and return what the shell has to do, in order."""
+        effects: list[Effect] = []
+        if self.next_wake_ns <= now_ns:
+            self._expire(now_ns, effects)
+        self._handlers[type(event)](event, now_ns, effects)
+        if self._credits.free and self._groups.requests:
+            self._dispatch(now_ns, effects)
+        deadline_ns = self._deadlines.next_ns(len(self._entries))
+        linger_ns = self._groups.wake_ns()
+        self.next_wake_ns = deadline_ns if deadline_ns < linger_ns else linger_ns
+        return effects
+
+    def statistics(self) -> MachineStatistics:
+        """Counts and gauges at this moment."""
+        return MachineStatistics(
+            queued_requests=self._groups.requests,
+            queued_bytes=self._groups.nbytes,
+            live_requests=len(self._entries),
+            in_flight_batches=sum(map(len, self._replicas.values())),
+            replicas=len(self._replicas),
+            free_credits=self._credits.free,
+            next_wake_ns=self.next_wake_ns,
+            counts=asdict(self._counters),
+        )
+
+    # ---- events: each is headed by what it does to requests and micro-batches
+
+    def _on_tick(self, event: Tick, now_ns: int, effects: list[Effect]) -> None:
+        """Nothing by itself: `handle` expires and dispatches around every event."""
+
+    def _on_arrived(self, event: Arrived, now_ns: int, effects: list[Effect]) -> None:
+        """arrived -> queued | refused (expired, over an admission bound)."""
+        groups, entries, deadlines = self._groups, self._entries, self._deadlines
+        requests_max, bytes_max = self.options.max_queued_requests, self.options.max_queued_bytes
+        order = self._order
+        for request in event.requests:
+            if request.deadline_ns <= now_ns:
+                self._counters.expired_at_arrival += 1
+                effects.append(Refused(request, _DEADLINE, "the deadline passed before the request was queued"))
+                continue
+            if groups.requests >= requests_max or groups.nbytes + request.nbytes > bytes_max:
+                # What idle replicas can take at once does not count as queued.
+                self._dispatch(now_ns, effects)
+                refusal = self._over_bound(request)
+                if refusal is not None:
+                    effects.append(refusal)
+                    continue
+            assert request.id not in entries, f"request id {request.id} is in use"
+            order += 1
+            entry = Entry(request, order)
+            entries[request.id] = entry
+            deadlines.add(entry)
+            groups.push(entry, now_ns)
+        self._order = order
+        self._counters.arrived += len(event.requests)
+
+    def _on_cancelled(self, event: Cancelled, now_ns: int, effects: list[Effect]) -> None:
+        """queued | in flight -> refused. Ids that have their outcome are passed over."""
+        for request_id in event.request_ids:
+            entry = self._entries.get(request_id)
+            if entry is not None:
+                self._counters.cancelled += 1
+                self._refuse(entry, _CANCELLED, "the caller gave the request up", effects)
+
+    def _on_replica_up(self, event: ReplicaUp, now_ns: int, effects: list[Effect]) -> None:
+        self._replicas.setdefault(event.replica_id, {})
+        self._credits.offer(event.replica_id, event.credits)
+
+    def _on_replica_draining(self, event: ReplicaDraining, now_ns: int, effects: list[Effect]) -> None:
+        if event.replica_id not in self._replicas:
+            self._counters.late += 1
+        self._credits.drain(event.replica_id)
+
+    def _on_replica_down(self, event: ReplicaDown, now_ns: int, effects: list[Effect]) -> None:
+        """in flight there -> queued | refused (not idempotent, reply begun, too many attempts)."""
+        batches = self._replicas.pop(event.replica_id, None)
+        if batches is None:
+            self._counters.late += 1
+            return
+        self._credits.remove(event.replica_id)
+        # A replica runs micro-batches in the order sent: only the oldest can have killed it.
+        suspects = self.options.concurrency
+        for batch in batches.values():
+            self._bereave(batch, suspects > 0, event.reason, effects)
+            suspects -= 1
+
+    def _on_streamed(self, event: Streamed, now_ns: int, effects: list[Effect]) -> None:
+        """in flight -> in flight, never to run again."""
+        batch = self._replicas.get(event.replica_id, {}).get(event.batch_id)
+        if batch is None:
+            self._counters.late += 1
+        else:
+            batch.streamed = True
+
+    def _on_finished(self, event: Finished, now_ns: int, effects: list[Effect]) -> None:
+        """in flight -> completed, or still waiting for other slices."""
+        batch = self._retire(event.replica_id, event.batch_id)
+        if batch is None or not batch.wanted:
+            return
+        entries = self._entries
+        done = []
+        for entry in batch.entries:
+            if entry.done:
+                continue
+            if entry.cut is not None and not self._finish_slice(entry, batch):
+                continue
+            entry.done = True
+            request = entry.request
+            del entries[request.id]
+            done.append(request)
+        if done:
+            self._counters.completed += len(done)
+            effects.append(Completed(done))
+
+    def _on_batch_failed(self, event: BatchFailed, now_ns: int, effects: list[Effect]) -> None:
+        """in flight -> queued, alone (to find who failed; or it did not run) | refused with the error."""
+        batch = self._retire(event.replica_id, event.batch_id)
+        if batch is None or not batch.wanted:
+            return
+        company = len(batch.entries) > 1
+        for entry in batch.entries:
+            if entry.done:
+                continue
+            self._detach(entry, batch)
+            entry.alone = entry.alone or company
+            if event.ran:
+                again = company and entry.request.idempotent and not batch.streamed
+            else:
+                entry.attempts += 1
+                again = entry.attempts < ATTEMPTS_MAX
+            if again:
+                self._run_again(entry, batch)
+            else:
+                self._counters.failed += 1
+                self._refuse(entry, event.kind, event.message, effects)
+
+    # ---- transitions
+
+    def _expire(self, now_ns: int, effects: list[Effect]) -> None:
+        """queued | in flight -> refused."""
+        for entry in self._deadlines.pop_expired(now_ns):
+            if entry.batch is None and not entry.batches:
+                self._counters.expired_queued += 1
+                message = "the deadline passed while the request was queued"
+            else:
+                self._counters.expired_in_flight += 1
+                message = "the deadline passed while the request was running"
+            self._refuse(entry, _DEADLINE, message, effects)
+
+    def _dispatch(self, now_ns: int, effects: list[Effect]) -> None:
+        """queued -> in flight, while a group is ready and a replica has credit."""
+        groups, credits, counters = self._groups, self._credits, self._counters
+        while credits.free:
+            group = groups.front(now_ns)
+            if group is None:
+                return
+            replica_id = credits.take()
+            assert replica_id is not None
+            entries, pieces = form(group.queue, self._bounds)
+            groups.taken(group, entries, now_ns)
+            self._batch_id = batch_id = self._batch_id + 1
+            batch = MicroBatch(batch_id, replica_id, entries, pieces)
+            self._replicas[replica_id][batch_id] = batch
+            for entry in entries:
+                if entry.cut is None:
+                    entry.batch = batch
+                else:
+                    assert entry.batches is not None
+                    entry.batches[batch_id] = batch
+            counters.dispatched_batches += 1
+            counters.dispatched_requests += len(pieces)
+            counters.dispatched_rows += sum(map(_ROWS, pieces))
+            effects.append(Dispatch(replica_id, batch_id, group.key, pieces))
+
+    def _over_bound(self, request: Request) -> Refused | None:
+        """The refusal of a request that the queue has no room for, or None."""
+        options, groups = self.options, self._groups
+        if request.nbytes > options.max_queued_bytes:
+            kind = _TOO_LARGE
+            message = f"the request has {request.nbytes} bytes; the queue holds at most {options.max_queued_bytes}"
+        elif groups.requests >= options.max_queued_requests:
+            kind = _EXHAUSTED
+            message = f"the queue is full: {groups.requests} requests wait; retry later"
+        elif groups.nbytes + request.nbytes > options.max_queued_bytes:
+            kind = _EXHAUSTED
+            message = f"the queue is full: {groups.nbytes} bytes wait; retry later"
+        else:
+            return None
+        self._counters.shed += 1
+        return Refused(request, kind, message)
+
+    def _retire(self, replica_id: int, batch_id: int) -> MicroBatch | None:
+        """Take out a micro-batch that ended and give its credit back; None, counted, for one that is not there."""
+        batches = self._replicas.get(replica_id)
+        batch = batches.pop(batch_id, None) if batches is not None else None
+        if batch is None:
+            self._counters.late += 1
+            return None
+        self._credits.give_back(replica_id)
+        return batch
+
+    def _finish_slice(self, entry: Entry, batch: MicroBatch) -> bool:
+        assert entry.cut is not None
+        assert entry.batches is not None
+        del entry.batches[batch.id]
+        return entry.cut.finish(batch.pieces[0].row_offset)
+
+    def _detach(self, entry: Entry, batch: MicroBatch) -> None:
+        """The micro-batch ended without an answer for this request."""
+        if entry.cut is None:
+            entry.batch = None
+        else:
+            assert entry.batches is not None
+            del entry.batches[batch.id]
+
+    def _bereave(self, batch: MicroBatch, suspect: bool, reason: str, effects: list[Effect]) -> None:
+        """The replica of this micro-batch died."""
+        company = len(batch.entries) > 1
+        for entry in batch.entries:
+            if entry.done:
+                continue
+            self._detach(entry, batch)
+            method = entry.request.group[0]
+            if suspect:
+                entry.attempts += 1
+                entry.alone = entry.alone or company
+            if batch.streamed:
+                message = f"the replica died ({reason}) after a part of the reply was sent"
+            elif not entry.request.idempotent:
+                message = f"the replica died ({reason}) and method {method!r} is not idempotent"
+            elif entry.attempts >= ATTEMPTS_MAX:
+                message = f"{entry.attempts} replicas died running this request of method {method!r} (last: {reason})"
+            else:
+                self._run_again(entry, batch)
+                continue
+            self._counters.lost += 1
+            self._refuse(entry, _UNAVAILABLE, message, effects)
+
+    def _run_again(self, entry: Entry, batch: MicroBatch) -> None:
+        """in flight -> queued, in its old place."""
+        self._counters.retries += 1
+        if entry.cut is not None:
+            entry.cut.give_back(batch.pieces[0].row_offset)
+        if not entry.queued:
+            self._groups.requeue(entry)
+
+    def _refuse(self, entry: Entry, kind: int, message: str, effects: list[Effect]) -> None:
+        """The request's outcome is an error. Micro-batches that run for nobody now are abandoned."""
+        entry.done = True
+        del self._entries[entry.request.id]
+        if entry.queued:
+            self._groups.discard(entry)
+        effects.append(Refused(entry.request, kind, message))
+        if entry.batch is not None:
+            self._unwant(entry.batch, effects)
+        elif entry.batches:
+            for batch in entry.batches.values():
+                self._unwant(batch, effects)
+
+    def _unwant(self, batch: MicroBatch, effects: list[Effect]) -> None:
+        batch.wanted -= 1
+        if not batch.wanted:
+            self._counters.abandoned += 1
+            effects.append(Abandon(batch.replica_id, batch.id))
+
+    def check_invariants(self) -> None:
+        """Recount everything; AssertionError where the books disagree. For tests: O(requests)."""
+        live = self._entries.values()
+        queued = [entry for entry in live if entry.queued]
+        assert self._groups.requests == len(queued) == sum(len(group.queue) for group in self._groups)
+        assert self._groups.nbytes == sum(entry.request.nbytes for entry in queued)
+        assert len(self._credits) == len(self._replicas)
+        assert len(self._deadlines) <= 2 * len(self._entries) + 64
+        running: dict[int, int] = {}
+        for replica_id, batches in self._replicas.items():
+            assert self._credits.taken(replica_id) == len(batches), (replica_id, batches)
+            for batch in batches.values():
+                assert len({entry.request.group for entry in batch.entries}) == 1
+                wanted = [entry for entry in batch.entries if not entry.done]
+                assert batch.wanted == len(wanted), batch
+                for entry in wanted:
+                    running[entry.request.id] = running.get(entry.request.id, 0) + 1
+        for request_id, entry in self._entries.items():
+            assert not entry.done
+            assert request_id == entry.request.id
+            in_flight = int(entry.batch is not None) + len(entry.batches or ())
+            assert in_flight == running.get(request_id, 0), entry
+            assert entry.queued or in_flight, f"{entry} is nowhere"
+            assert entry.attempts < ATTEMPTS_MAX
+            if entry.cut is not None:
+                assert len(entry.cut.in_flight) == in_flight
+                assert entry.cut.more == entry.queued
+            else:
+                assert entry.queued != (in_flight == 1)
+        counts = self._counters
+        outcomes = counts.completed + counts.cancelled + counts.shed + counts.failed + counts.lost
+        expired = counts.expired_at_arrival + counts.expired_queued + counts.expired_in_flight
+        assert counts.arrived == outcomes + expired + len(self._entries), counts

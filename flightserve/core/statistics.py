@@ -1,0 +1,43 @@
+"""The counts of a routing machine, as it keeps them and as it shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the machine was made. Every request that arrived is in exactly one of `completed`, `expired_*`,
+    `cancelled`, `shed` (over an admission bound), `failed` (the method raised), `lost` (a replica died), or still
+    in the machine."""
+
+    arrived: int = 0
+    completed: int = 0
+    expired_at_arrival: int = 0
+    expired_queued: int = 0
+    expired_in_flight: int = 0
+    cancelled: int = 0
+    shed: int = 0
+    failed: int = 0
+    lost: int = 0
+    dispatched_batches: int = 0
+    dispatched_requests: int = 0
+    dispatched_rows: int = 0
+    retries: int = 0
+    abandoned: int = 0
+    late: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MachineStatistics:
+    """A machine at one moment. `counts` are totals by the names of `Counters`; the others are gauges. A request of
+    which some slices run and some wait is queued and in flight."""
+
+    queued_requests: int
+    queued_bytes: int
+    live_requests: int
+    in_flight_batches: int
+    replicas: int
+    free_credits: int
+    next_wake_ns: int
+    counts: dict[str, int]
