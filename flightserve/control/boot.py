@@ -1,0 +1,65 @@
+"""The supervisor as a Ray actor.
+
+Ray restarts it without end and it belongs to the launcher's driver: when that is gone, so is the supervisor,
+and its children, which then are orphans, end themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from flightserve.control.child import adopt_environment
+from flightserve.control.cluster import RayCluster
+from flightserve.control.logs import configure_logging
+from flightserve.control.names import namespace
+from flightserve.control.plan import Plan
+from flightserve.control.supervisor import Supervisor
+
+log = logging.getLogger("flightserve.control.boot")
+
+
+class SupervisorActor:
+    """Runs the supervisor's event loop on a thread, so that Ray can still talk to the actor."""
+
+    def __init__(self, plan: Plan) -> None:
+        configure_logging("supervisor")
+        adopt_environment(plan.sys_path, plan.cwd)
+        context = ray.get_runtime_context()
+        node = context.get_node_id()
+        self._supervisor = Supervisor(
+            plan, RayCluster(plan, node), node, adopting=context.was_current_actor_reconstructed
+        )
+        threading.Thread(target=self._run, name="flightserve-supervisor", daemon=True).start()
+
+    def ping(self) -> bool:
+        """Lets Ray say whether the constructor ran."""
+        return True
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._supervisor.run())
+        except BaseException:
+            log.exception("the supervisor failed; Ray starts it again")
+            os._exit(1)
+
+
+def start_supervisor(plan: Plan) -> Any:
+    """Create the app's supervisor on this driver's node; returns Ray's reference to the actor, which the
+    caller keeps: without a reference Ray ends the actor."""
+    node = ray.get_runtime_context().get_node_id()
+    remote = ray.remote(SupervisorActor).options(
+        name="supervisor",
+        namespace=namespace(plan.app_id),
+        max_restarts=-1,
+        num_cpus=0,
+        max_concurrency=2,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+    )
+    return remote.remote(plan)

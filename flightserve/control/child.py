@@ -1,0 +1,141 @@
+"""One child process: hosts a tier's service, reports to the supervisor, and leaves when it must.
+
+The constructor of the Ray actor builds the service on the process's main thread (user code often wants
+that) while the link already reports on its own. Children are detached actors, so that they survive the
+supervisor; in exchange they end themselves: when told to leave, when orphaned, or when they cannot start. They
+end by `os._exit`, because Ray's own way waits for methods to return and a user's may never do so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+
+from flightserve.control.link import Link
+from flightserve.control.logs import configure_logging
+from flightserve.control.messages import Announce, Failed, Report
+from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
+from flightserve.errors import FlightserveError
+from flightserve.wire.table import RoutingTable
+
+log = logging.getLogger("flightserve.control.child")
+
+# A drain that hangs must not keep the process: this long after its limit it exits anyway.
+EXIT_GRACE_S = 2.0
+
+
+class Child:
+    """What the Ray actor runs. The factory comes pickled, because unpickling it may import user modules, which
+    need `sys_path` first."""
+
+    def __init__(
+        self, assignment: Assignment, factory: bytes, actor: str, limits: ControlLimits,
+        sys_path: Sequence[str], cwd: str,
+    ) -> None:
+        configure_logging(assignment.slot.name)
+        adopt_environment(sys_path, cwd)
+        self._assignment = assignment
+        self._actor = actor
+        self._limits = limits
+        self._hosted: Hosted | None = None
+        self._table = RoutingTable(version=0)
+        self._table_lock = threading.Lock()
+        self._leaving = threading.Event()
+        self._link = Link(
+            assignment.app_id, self._announce, self._report, self._take_table, self._leave, self._orphaned,
+            limits.heartbeat_s, limits.orphan_timeout_s,
+        )
+        self._link.start()
+        self._build(factory)
+
+    def ping(self) -> bool:
+        """Lets Ray say whether the constructor ran."""
+        return True
+
+    def _build(self, factory: bytes) -> None:
+        try:
+            from ray import cloudpickle
+
+            build: Factory = cloudpickle.loads(factory)
+            hosted = build(self._assignment)
+        except BaseException as error:
+            log.exception("cannot start %s", self._assignment.slot.name)
+            self._link.fail(Failed(_describe(self._assignment, error), traceback.format_exc()))
+            self._link.close()
+            _exit(1)
+        with self._table_lock:
+            self._hosted = hosted
+            hosted.apply_table(self._table)
+        self._link.announce_again()
+
+    def _announce(self) -> Announce:
+        assignment, hosted = self._assignment, self._hosted
+        return Announce(
+            peer_id=assignment.peer_id, slot=assignment.slot, version=assignment.version, actor=self._actor,
+            node=assignment.node, pid=os.getpid(), endpoint=hosted.endpoint if hosted else "",
+            serving=hosted is not None, addresses=dict(hosted.addresses) if hosted else {},
+            table_version=self._table.version,
+        )
+
+    def _report(self) -> Report:
+        hosted = self._hosted
+        if hosted is None:
+            return Report(ready=False)
+        return Report(ready=hosted.ready() and not self._leaving.is_set(), statistics=dict(hosted.statistics()))
+
+    def _take_table(self, table: RoutingTable) -> None:
+        with self._table_lock:
+            if table.version <= self._table.version:
+                return
+            self._table = table
+            if self._hosted is not None:
+                self._hosted.apply_table(table)
+
+    def _orphaned(self) -> None:
+        log.warning("%s has no supervisor any more: it drains and exits", self._assignment.slot.name)
+        self._leave(self._limits.tier_drain_s)
+
+    def _leave(self, drain_timeout_s: float) -> None:
+        # Not on the link's thread: reports must go on while the service drains.
+        if not self._leaving.is_set():
+            self._leaving.set()
+            threading.Thread(target=self._drain_and_exit, args=(drain_timeout_s,), name="flightserve-leave").start()
+
+    def _drain_and_exit(self, drain_timeout_s: float) -> None:
+        deadline = threading.Timer(drain_timeout_s + EXIT_GRACE_S, _exit, args=(1,))
+        deadline.daemon = True
+        deadline.start()
+        code = 0
+        if self._hosted is not None:
+            try:
+                if not self._hosted.drain(drain_timeout_s):
+                    log.warning("%s did not drain in %.1f s", self._assignment.slot.name, drain_timeout_s)
+                self._hosted.stop()
+            except Exception:
+                log.exception("%s did not stop cleanly", self._assignment.slot.name)
+                code = 1
+        _exit(code)
+
+
+def adopt_environment(sys_path: Sequence[str], cwd: str) -> None:
+    """Make importable here what was importable in the launcher, and relative paths mean the same."""
+    known = set(sys.path)
+    sys.path.extend(entry for entry in sys_path if entry not in known)
+    if cwd and os.path.isdir(cwd):
+        os.chdir(cwd)
+
+
+def _describe(assignment: Assignment, error: BaseException) -> str:
+    if isinstance(error, FlightserveError):
+        return f"{assignment.slot.name}: {error.message}"
+    return f"{assignment.slot.name}: {type(error).__name__}: {error}"
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

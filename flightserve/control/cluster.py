@@ -1,0 +1,82 @@
+"""The few things asked of Ray once it runs: start a child, end one, say what resources there are.
+
+All actors of an app are placed on the supervisor's node: the data plane is shared memory (other nodes come
+with remote regions). Children are detached and never restarted by Ray: only the supervisor knows whether a
+slot is still wanted, and a process that comes back under an old name would be taken for the old one.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from flightserve.control.child import Child
+from flightserve.control.names import namespace
+from flightserve.control.plan import Assignment, Plan
+
+# A child serves its own sockets; Ray only needs to ask it whether it was built.
+_CONCURRENCY = {"max_concurrency": 2}
+
+
+class RayCluster:
+    """Blocking calls, each milliseconds; the supervisor makes them off its event loop."""
+
+    def __init__(self, plan: Plan, node: str) -> None:
+        self._plan = plan
+        self._node = node
+        self._pings: dict[str, concurrent.futures.Future[Any]] = {}
+
+    def start(self, assignment: Assignment, actor: str, on_failure: Callable[[str], None]) -> None:
+        """Ask Ray for the child; returns before it runs. `on_failure(message)` is called from another thread
+        when Ray gives up on it."""
+        plan = self._plan
+        demand = plan.demand(assignment.slot)
+        options: dict[str, Any] = {
+            "name": actor,
+            "namespace": namespace(plan.app_id),
+            "lifetime": "detached",
+            "max_restarts": 0,
+            "num_cpus": demand.pop("CPU", 0.0),
+            "num_gpus": demand.pop("GPU", 0.0),
+            "resources": demand,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(self._node, soft=False),
+            **_CONCURRENCY,
+        }
+        remote = ray.remote(Child).options(**options)
+        handle = remote.remote(
+            assignment, plan.factories[assignment.slot.tier], actor, plan.limits, plan.sys_path, plan.cwd
+        )
+        ping = handle.ping.remote().future()
+        self._pings[actor] = ping
+        ping.add_done_callback(lambda done: self._pinged(actor, done, on_failure))
+
+    def _pinged(self, actor: str, done: concurrent.futures.Future[Any], on_failure: Callable[[str], None]) -> None:
+        self._pings.pop(actor, None)
+        error = done.exception()
+        if error is not None:
+            on_failure(f"{type(error).__name__}: {str(error).strip()}")
+
+    def end(self, actor: str) -> None:
+        """Have Ray kill the child and forget it; nothing happens when Ray knows no such actor."""
+        try:
+            handle = ray.get_actor(actor, namespace=namespace(self._plan.app_id))
+        except ValueError:
+            return
+        ray.kill(handle, no_restart=True)
+
+    def total(self) -> dict[str, float]:
+        """Resources of our node, free or not."""
+        for node in ray.nodes():
+            if node["NodeID"] == self._node:
+                return dict(node["Resources"])
+        return {}
+
+    def free(self) -> dict[str, float]:
+        """Resources of our node that nobody holds."""
+        from ray._private.state import available_resources_per_node
+
+        return dict(available_resources_per_node().get(self._node, {}))

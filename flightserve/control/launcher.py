@@ -1,0 +1,110 @@
+"""Starts an app and ends it: Ray if need be, then one supervisor, which does all the rest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from flightserve.control.messages import View
+from flightserve.control.observer import Observer
+from flightserve.control.plan import Plan
+from flightserve.errors import FlightserveError, Unavailable
+
+log = logging.getLogger("flightserve.control.launcher")
+
+POLL_S = 0.2
+# Beyond the drain limit: routers and replicas (3 s), stragglers (killed after 3 s more), Ray itself.
+STOP_GRACE_S = 8.0
+
+
+class StartFailed(FlightserveError):
+    """The app cannot be served: a class that cannot be constructed, a port in use, resources that are missing."""
+
+    code = 14
+
+
+class Launcher:
+    """One running app. `address`: an existing Ray cluster, None for a Ray of our own (or the one this program
+    has already connected to). Use from one thread, `view` from any."""
+
+    def __init__(self, plan: Plan, address: str | None = None) -> None:
+        self._plan = plan
+        self._address = address
+        self._local: Any = None
+        self._connected = False
+        self._actor: Any = None
+        self._observer: Observer | None = None
+
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> View:
+        """Start everything and wait until every replica answers. Raises StartFailed with what is wrong, and
+        leaves nothing behind then; returns early with a view that is not ready when `cancelled()`."""
+        try:
+            self._connect()
+            from flightserve.control.boot import start_supervisor
+
+            self._observer = Observer(self._plan.app_id)
+            self._actor = start_supervisor(self._plan)
+            return self._wait_ready(cancelled)
+        except BaseException:
+            self.stop(0.0)
+            raise
+
+    def view(self) -> View:
+        """How the app is; raises Unavailable before the supervisor was first heard of."""
+        view = self._observer.view if self._observer is not None else None
+        if view is None:
+            raise Unavailable("the supervisor has not reported yet")
+        return view
+
+    def stop(self, drain_timeout_s: float) -> None:
+        """Drain for at most that long, end all actors, and Ray where we started it. Idempotent."""
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            observer.shut_down(drain_timeout_s)
+            view = observer.wait_for(lambda view: view.phase == "stopped", drain_timeout_s + STOP_GRACE_S)
+            if view is None or view.phase != "stopped":
+                log.warning("the app did not stop in time: %s", view.problem if view else "no supervisor answered")
+            observer.close()
+        self._end_ray()
+
+    def _connect(self) -> None:
+        import ray
+
+        if ray.is_initialized():
+            return
+        if self._address is not None:
+            ray.init(address=self._address, logging_level="ERROR")
+            self._connected = True
+            return
+        from flightserve.control.local_ray import LocalRay
+
+        self._local = LocalRay(self._plan.app_id)
+        self._local.start()
+
+    def _wait_ready(self, cancelled: Callable[[], bool]) -> View:
+        assert self._observer is not None
+        waited_s = 0.0
+        while True:
+            view = self._observer.wait_for(lambda view: view.phase in ("ready", "failed"), POLL_S)
+            if view is not None and (view.phase == "ready" or cancelled()):
+                return view
+            if view is not None and view.phase == "failed":
+                raise StartFailed(view.problem)
+            waited_s += POLL_S
+            if waited_s > self._plan.limits.ready_timeout_s:
+                problem = view.problem if view else "the supervisor did not start"
+                raise StartFailed(f"not ready after {waited_s:.0f} s: {problem}")
+
+    def _end_ray(self) -> None:
+        import ray
+
+        actor, self._actor = self._actor, None
+        if actor is not None and ray.is_initialized():
+            ray.kill(actor, no_restart=True)
+        if self._connected:
+            self._connected = False
+            ray.shutdown()
+        local, self._local = self._local, None
+        if local is not None:
+            local.stop()

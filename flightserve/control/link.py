@@ -1,0 +1,171 @@
+"""A child's connection to its supervisor: one thread that announces, reports and listens.
+
+It reconnects with backoff when the supervisor goes away, and calls `orphaned` when none has answered for
+`orphan_timeout_s`: a child without a supervisor must not live for ever, because nobody would ever stop it.
+A supervisor that is connected but silent (stopped, or busy) does not make orphans: the launcher, which
+watches it, replaces it, and until then the data path works.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from flightserve.control.messages import Announce, Failed, Inbox, Leave, Message, Publish, Report, encode
+from flightserve.control.names import peer_credentials, supervisor_socket
+from flightserve.errors import ProtocolError
+from flightserve.wire.table import RoutingTable
+
+log = logging.getLogger("flightserve.control.link")
+
+BACKOFF_S = 0.05
+BACKOFF_MAX_S = 0.5
+SEND_TIMEOUT_S = 5.0
+
+
+class Link:
+    """Runs until `close`. Callbacks come on its thread, one at a time."""
+
+    def __init__(
+        self,
+        app_id: str,
+        announce: Callable[[], Announce],
+        report: Callable[[], Report],
+        on_table: Callable[[RoutingTable], None],
+        on_leave: Callable[[float], None],
+        on_orphaned: Callable[[], None],
+        heartbeat_s: float,
+        orphan_timeout_s: float,
+    ) -> None:
+        self._app_id = app_id
+        self._announce = announce
+        self._report = report
+        self._on_table = on_table
+        self._on_leave = on_leave
+        self._on_orphaned = on_orphaned
+        self._heartbeat_s = heartbeat_s
+        self._orphan_timeout_s = orphan_timeout_s
+        self._closed = threading.Event()
+        self._changed = threading.Event()
+        self._sending = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._thread = threading.Thread(target=self._run, name="flightserve-link", daemon=True)
+
+    def start(self) -> None:
+        """Start connecting; returns at once."""
+        self._thread.start()
+
+    def announce_again(self) -> None:
+        """What `announce` returns has changed: tell the supervisor now. Any thread."""
+        self._changed.set()
+        self._wake()
+
+    def fail(self, failed: Failed, timeout_s: float = 5.0) -> None:
+        """Send the failure, waiting for a connection for at most `timeout_s`. Any thread but the link's."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until and not self._closed.is_set():
+            sock = self._socket
+            if sock is not None and self._send(sock, failed):
+                return
+            self._closed.wait(0.05)
+
+    def close(self) -> None:
+        """Disconnect and end the thread. Any thread but the link's."""
+        self._closed.set()
+        self._wake()
+        self._thread.join(timeout=SEND_TIMEOUT_S)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"x")
+        except BlockingIOError:
+            log.debug("the link is already being woken")
+
+    def _run(self) -> None:
+        alone_since = time.monotonic()
+        backoff_s = BACKOFF_S
+        while not self._closed.is_set():
+            sock = self._connect()
+            if sock is None:
+                if time.monotonic() - alone_since > self._orphan_timeout_s:
+                    log.warning("no supervisor for %.0f s", self._orphan_timeout_s)
+                    self._on_orphaned()
+                    return
+                self._closed.wait(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+                continue
+            backoff_s = BACKOFF_S
+            try:
+                self._converse(sock)
+            except (OSError, ProtocolError) as error:
+                log.info("lost the supervisor: %s", error)
+            finally:
+                self._socket = None
+                sock.close()
+            alone_since = time.monotonic()
+
+    def _connect(self) -> socket.socket | None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(SEND_TIMEOUT_S)
+            sock.connect(supervisor_socket(self._app_id))
+            if peer_credentials(sock)[1] != os.getuid():
+                raise ProtocolError("the supervisor's socket belongs to another user")
+        except (OSError, ProtocolError) as error:
+            log.debug("cannot reach the supervisor: %s", error)
+            sock.close()
+            return None
+        return sock
+
+    def _converse(self, sock: socket.socket) -> None:
+        sock.sendall(encode(self._announce()))
+        self._socket = sock
+        inbox = Inbox()
+        next_report = time.monotonic()
+        while not self._closed.is_set():
+            now = time.monotonic()
+            if self._changed.is_set():
+                self._changed.clear()
+                self._must_send(sock, self._announce())
+                next_report = now
+            if now >= next_report:
+                self._must_send(sock, self._report())
+                next_report = now + self._heartbeat_s
+            readable, _, _ = select.select([sock, self._wake_read], [], [], max(0.0, next_report - now))
+            if self._wake_read in readable:
+                os.read(self._wake_read, 4096)
+            if sock in readable:
+                data = sock.recv(1 << 16)
+                if not data:
+                    return
+                for message in inbox.feed(data):
+                    self._take(message)
+
+    def _must_send(self, sock: socket.socket, message: Message) -> None:
+        if not self._send(sock, message):
+            raise ConnectionError("the supervisor stopped reading")
+
+    def _send(self, sock: socket.socket, message: Message) -> bool:
+        with self._sending:
+            try:
+                sock.sendall(encode(message))
+            except OSError as error:
+                log.debug("cannot send to the supervisor: %s", error)
+                return False
+        return True
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Publish(table):
+                self._on_table(table)
+            case Leave(drain_timeout_s):
+                self._on_leave(drain_timeout_s)
+            case _:
+                raise ProtocolError(f"a supervisor does not send {type(message).__name__}")

@@ -1,0 +1,99 @@
+"""A Ray of our own on this machine, in a directory of its own, gone without a trace when we are.
+
+Facts of Ray 2.60 that shape this: children run at nice 15 and with the highest OOM score unless told
+otherwise; a new local Ray writes an authentication token to the home directory unless it is given one; its
+unix sockets lie in the session directory, whose path must stay short (107 bytes in all); its processes get
+PR_SET_PDEATHSIG for the *thread* that calls `ray.init`, which therefore must be one that lives as long as the
+app; the two agents of a node outlive a killed launcher by seconds, so a reaper cleans up behind them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from flightserve.control.names import APP_ID_VARIABLE
+
+OBJECT_STORE_BYTES: Final = 128 << 20
+# Ray adds about 75 characters for its longest socket.
+BASE_CHARACTERS_MAX: Final = 20
+REAP_TIMEOUT_S: Final = 15.0
+
+
+class LocalRay:
+    """Start with `start`, end with `stop`; whatever ends the process, the reaper does the rest."""
+
+    def __init__(self, app_id: str) -> None:
+        self._app_id = app_id
+        base = tempfile.gettempdir()
+        self.directory = tempfile.mkdtemp(prefix="fs-", dir=base if len(base) <= BASE_CHARACTERS_MAX else "/tmp")
+        self._reaper = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("reaper.py")), self.directory, app_id],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            cwd="/", start_new_session=True,
+        )
+
+    def start(self) -> None:
+        """`ray.init` with what we need in the environment of Ray's processes, and only there."""
+        import ray
+
+        with _environment(self._variables()):
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=True,
+                logging_level="ERROR",
+                _temp_dir=self.directory,
+            )
+
+    def stop(self) -> None:
+        """Shut Ray down and wait until its processes and its directory are gone."""
+        import ray
+
+        ray.shutdown()
+        assert self._reaper.stdin is not None
+        self._reaper.stdin.close()
+        self._reaper.wait(REAP_TIMEOUT_S)
+
+    def _variables(self) -> dict[str, str]:
+        variables = {
+            "RAY_worker_niceness": "0",
+            "RAY_worker_oom_score_adjustment": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_DEDUP_LOGS": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            APP_ID_VARIABLE: self._app_id,
+        }
+        if "RAY_AUTH_TOKEN" not in os.environ:
+            variables["RAY_AUTH_TOKEN"] = _process_token()
+        return variables
+
+
+@functools.cache
+def _process_token() -> str:
+    """One token a process: Ray caches the first it sees, also for a second local Ray."""
+    return secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    # RAY_AUTH_MODE is Ray's own doing in `ray.init`; it would make a later `ray.init(address=...)` want a token.
+    before = {name: os.environ.get(name) for name in (*variables, "RAY_AUTH_MODE")}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,164 @@
+"""What travels between the supervisor and its children, the launcher, and `flightserve status`.
+
+One abstract unix socket, `flightserve-<app id>-supervisor`. Each message is a 4-byte little-endian length and
+a msgpack array tagged with its type. Both ends are our own processes of our own user, which `SO_PEERCRED`
+says; the length is bounded all the same, so that a bug cannot become an allocation without end.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from flightserve.core.reconciling import Slot
+from flightserve.errors import ProtocolError
+from flightserve.wire.table import RoutingTable
+
+MESSAGE_BYTES_MAX: Final = 32 << 20
+_LENGTH: Final = struct.Struct("<I")
+
+
+class Announce(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """A child's first message on every connection. `serving` is false while it still starts. `addresses` are
+    a frontend's, by protocol. `table_version` is the newest routing table it holds."""
+
+    peer_id: int
+    slot: Slot
+    version: str
+    actor: str
+    node: str
+    pid: int
+    endpoint: str = ""
+    serving: bool = False
+    addresses: dict[str, str] = {}
+    table_version: int = 0
+
+
+class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """A child's heartbeat. `ready`: it can do its part of a request. `statistics`: its counters and gauges."""
+
+    ready: bool
+    statistics: dict[str, float] = {}
+
+
+class Failed(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """A child could not start. `message` is for people, `detail` (a traceback) for the log."""
+
+    message: str
+    detail: str
+
+
+class Publish(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """Supervisor to child: the routing table, whole."""
+
+    table: RoutingTable
+
+
+class Leave(msgspec.Struct, array_like=True, frozen=True, tag=6):
+    """Supervisor to child: drain for at most this long, then exit."""
+
+    drain_timeout_s: float
+
+
+class Attach(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """The launcher's first message: answer with a `View` on every change. `was_ready` and `addresses` (by
+    frontend's name) tell a supervisor that came back what the one before it knew."""
+
+    was_ready: bool = False
+    addresses: dict[str, dict[str, str]] = {}
+
+
+class Shutdown(msgspec.Struct, array_like=True, frozen=True, tag=8):
+    """Launcher to supervisor: drain everything for at most this long, and say when it is done."""
+
+    drain_timeout_s: float
+
+
+class Ask(msgspec.Struct, array_like=True, frozen=True, tag=9):
+    """`flightserve status` to supervisor: one `View`, please."""
+
+
+class ChildView(msgspec.Struct, frozen=True):
+    """One child, for people."""
+
+    name: str
+    tier: str
+    deployment: str
+    phase: str
+    ready: bool
+    pid: int
+    peer_id: int
+    restarts: int
+    age_s: float
+    addresses: dict[str, str] = {}
+    statistics: dict[str, float] = {}
+
+
+class View(msgspec.Struct, frozen=True):
+    """The whole app, for people. `phase`: starting, ready, degraded, draining, stopped or failed; `problem`
+    says what is wrong, "" when nothing is."""
+
+    app_id: str
+    phase: str
+    problem: str
+    supervisor_pid: int
+    table_version: int
+    addresses: dict[str, str]
+    children: tuple[ChildView, ...]
+
+
+Message = Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | View
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class _Tagged(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """`View` is a map for JSON's sake; unions cannot mix maps and arrays, so it travels wrapped."""
+
+    view: View
+
+
+_decoder: msgspec.msgpack.Decoder[
+    Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | _Tagged
+] = msgspec.msgpack.Decoder(Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | _Tagged)
+
+
+def encode(message: Message) -> bytes:
+    """The message as it travels, length first."""
+    body = _encoder.encode(_Tagged(message) if isinstance(message, View) else message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Inbox:
+    """Bytes in, messages out: fed in whatever pieces the socket gives."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Messages completed by `data`, in order. Raises ProtocolError for one that is oversize or undecodable."""
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MESSAGE_BYTES_MAX:
+                raise ProtocolError(f"a control message of {length} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield _decode(body)
+
+    def __repr__(self) -> str:
+        return f"<Inbox {len(self._buffer)} bytes pending>"
+
+
+def _decode(body: bytes) -> Message:
+    try:
+        message = _decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"an undecodable control message: {error}") from error
+    return message.view if isinstance(message, _Tagged) else message

@@ -1,0 +1,164 @@
+"""The launcher's and `flightserve status`'s side of the supervisor's socket.
+
+The launcher's observer also guards the supervisor: Ray starts it again when it dies, but does not notice when
+it is stopped (SIGSTOP) or hangs. Then the observer kills it, so that Ray does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flightserve.control.messages import Ask, Attach, Inbox, Shutdown, View, encode
+from flightserve.control.names import peer_credentials, supervisor_socket
+from flightserve.errors import FlightserveError, NotFound, ProtocolError, Unavailable
+
+log = logging.getLogger("flightserve.control.observer")
+
+POLL_S = 0.25
+RETRY_S = 0.05
+STOPPED_AFTER_S = 1.5
+FROZEN_AFTER_S = 10.0
+
+
+def connect(app_id: str, timeout_s: float) -> tuple[socket.socket, int]:
+    """A connection to the app's supervisor and that process's pid. Raises NotFound where none listens and
+    ProtocolError where it is another user's."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(supervisor_socket(app_id))
+        pid, uid = peer_credentials(sock)
+        if uid != os.getuid():
+            raise ProtocolError(f"the supervisor of app {app_id} belongs to another user")
+    except OSError as error:
+        sock.close()
+        raise NotFound(f"no supervisor of app {app_id} listens on this machine") from error
+    except FlightserveError:
+        sock.close()
+        raise
+    return sock, pid
+
+
+def ask_view(app_id: str, timeout_s: float = 2.0) -> View:
+    """One look at a running app. Raises NotFound, ProtocolError, or Unavailable where no answer came in time."""
+    sock, _ = connect(app_id, timeout_s)
+    inbox = Inbox()
+    with sock:
+        try:
+            sock.sendall(encode(Ask()))
+            while data := sock.recv(1 << 16):
+                for message in inbox.feed(data):
+                    if isinstance(message, View):
+                        return message
+        except TimeoutError as error:
+            raise Unavailable(f"the supervisor of app {app_id} did not answer in {timeout_s} s") from error
+    raise Unavailable(f"the supervisor of app {app_id} closed the connection")
+
+
+class Observer:
+    """Keeps the newest `View` of an app, on a thread of its own, until closed."""
+
+    def __init__(self, app_id: str) -> None:
+        self._app_id = app_id
+        self._changed = threading.Condition()
+        self._view: View | None = None
+        self._attach = Attach()
+        self._shutdown: Shutdown | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="flightserve-observer", daemon=True)
+        self._thread.start()
+
+    @property
+    def view(self) -> View | None:
+        """The newest view, or None before the first."""
+        with self._changed:
+            return self._view
+
+    def wait_for(self, condition: Callable[[View], bool], timeout_s: float) -> View | None:
+        """The first view that meets the condition; the last one there is when the time has passed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._view is not None and condition(self._view), timeout_s)
+            return self._view
+
+    def shut_down(self, drain_timeout_s: float) -> None:
+        """Ask the supervisor to end the app; repeated to a supervisor that comes back."""
+        self._shutdown = Shutdown(drain_timeout_s)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                sock, pid = connect(self._app_id, STOPPED_AFTER_S)
+            except FlightserveError as error:
+                log.debug("no supervisor yet: %s", error.message)
+                self._closed.wait(RETRY_S)
+                continue
+            with sock:
+                try:
+                    self._watch(sock, pid)
+                except (OSError, ProtocolError) as error:
+                    log.debug("lost the supervisor: %s", error)
+
+    def _watch(self, sock: socket.socket, pid: int) -> None:
+        sock.settimeout(POLL_S)
+        sock.sendall(encode(self._attach))
+        inbox = Inbox()
+        asked = None
+        heard = time.monotonic()
+        while not self._closed.is_set():
+            if asked is not self._shutdown and self._shutdown is not None:
+                asked = self._shutdown
+                sock.sendall(encode(asked))
+            try:
+                data = sock.recv(1 << 16)
+            except TimeoutError:
+                self._guard(pid, time.monotonic() - heard)
+                continue
+            if not data:
+                return
+            heard = time.monotonic()
+            for message in inbox.feed(data):
+                if isinstance(message, View):
+                    self._take(message)
+
+    def _take(self, view: View) -> None:
+        addresses = {child.name: child.addresses for child in view.children if child.addresses}
+        self._attach = Attach(
+            self._attach.was_ready or view.phase == "ready", {**self._attach.addresses, **addresses}
+        )
+        with self._changed:
+            self._view = view
+            self._changed.notify_all()
+
+    def _guard(self, pid: int, silent_s: float) -> None:
+        if silent_s > FROZEN_AFTER_S or (silent_s > STOPPED_AFTER_S and is_stopped(pid)):
+            log.warning("the supervisor (pid %d) has been silent for %.1f s: killing it", pid, silent_s)
+            kill(pid)
+
+
+def is_stopped(pid: int) -> bool:
+    """True for a process that SIGSTOP or a debugger holds (state T or t in /proc)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state in "Tt"
+
+
+def kill(pid: int) -> None:
+    """SIGKILL; nothing happens where the process is gone."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        log.debug("process %d is gone already", pid)

@@ -1,0 +1,62 @@
+"""Removes what a launcher leaves when it is killed: run as `python -I -S reaper.py DIRECTORY APP_ID`.
+
+Standard input is a pipe whose other end only the launcher holds; it closes when the launcher ends, however
+that happens. Ray's own processes end with the launcher, most of them at once; this waits for all that carry
+the app's id in their environment, kills those that outlive `GRACE_S`, and deletes Ray's directory. It imports
+nothing but the standard library, so that it costs little to have it wait.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+
+GRACE_S = 8.0
+POLL_S = 0.1
+GIVE_UP_S = 30.0
+
+
+def marked(marker: bytes) -> list[int]:
+    """Pids, except our own, with the marker in their environment. Zombies have none."""
+    pids = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                with open(f"/proc/{entry}/environ", "rb") as file:
+                    if marker in file.read().split(b"\0"):
+                        pids.append(int(entry))
+            except OSError:
+                continue
+    return pids
+
+
+def end(marker: bytes) -> None:
+    """Wait for the marked processes, then kill those that stay."""
+    start = time.monotonic()
+    while time.monotonic() - start < GIVE_UP_S:
+        pids = marked(marker)
+        if not pids:
+            return
+        if time.monotonic() - start > GRACE_S:
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        time.sleep(POLL_S)
+
+
+def main() -> None:
+    """Wait for the launcher's end, then clean up after it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while os.read(0, 1):
+        pass
+    directory, app_id = sys.argv[1:3]
+    end(f"FLIGHTSERVE_APP_ID={app_id}".encode())
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

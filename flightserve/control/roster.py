@@ -1,0 +1,261 @@
+"""What the supervisor knows: the children, their failures, and what follows from both (table, view).
+
+No Ray, no socket, no clock: times come in as monotonic ns. The supervisor's shell feeds it and carries out
+what `plan_actions` returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flightserve.control.messages import Announce, ChildView, Report, View
+from flightserve.control.plan import Plan
+from flightserve.core.lifecycle import Event, Phase, step
+from flightserve.core.reconciling import (
+    FRONTEND,
+    NS_PER_S,
+    REPLICA,
+    ROUTER,
+    Action,
+    Child,
+    Failures,
+    Slot,
+    assign,
+    reconcile,
+)
+from flightserve.wire.table import Entry, Peer, RoutingTable
+
+# A child that served this long did not fail by itself: its slot's count of failures starts again.
+STABLE_NS = 30 * NS_PER_S
+# Deaths without a word (os._exit, out of memory) that a slot may have before the start is given up.
+START_ATTEMPTS = 3
+
+
+@dataclass(slots=True)
+class Record:
+    """One child, from the call that starts it to its exit."""
+
+    peer_id: int
+    slot: Slot
+    version: str
+    actor: str
+    phase: Phase
+    since_ns: int
+    heard_ns: int
+    pid: int = 0
+    node: str = ""
+    endpoint: str = ""
+    ready: bool = False
+    stopped: bool = False
+    addresses: dict[str, str] = field(default_factory=dict)
+    statistics: dict[str, float] = field(default_factory=dict)
+
+    def observed(self) -> Child:
+        """As the pure function wants it."""
+        return Child(
+            self.peer_id, self.slot, self.version, self.phase, self.since_ns, self.heard_ns, self.stopped
+        )
+
+
+class Roster:
+    """All children by peer id. Invariant: a record's phase changes only through `lifecycle.step`."""
+
+    def __init__(self, plan: Plan, node: str) -> None:
+        self._plan = plan
+        self._node = node
+        self._wanted = plan.wanted()
+        self._failures: dict[Slot, Failures] = {}
+        self._restarts: dict[Slot, int] = {}
+        # A frontend's addresses outlive it, so that its successor takes the same ports.
+        self._addresses: dict[str, dict[str, str]] = {}
+        self.records: dict[int, Record] = {}
+        self.was_ready = False
+        self.draining = False
+        self.failure = ""
+        self.placement_problem = ""
+
+    def __repr__(self) -> str:
+        serving = sum(record.phase is Phase.SERVING for record in self.records.values())
+        return f"<Roster {serving} of {len(self._wanted)} serving, {len(self.records)} known>"
+
+    # ---- what happened
+
+    def started(self, peer_id: int, slot: Slot, version: str, actor: str, now_ns: int) -> Record:
+        """A child was asked of Ray."""
+        record = Record(peer_id, slot, version, actor, Phase.STARTING, now_ns, now_ns, node=self._node)
+        self.records[peer_id] = record
+        return record
+
+    def announced(self, message: Announce, now_ns: int) -> Record:
+        """A child connected: one we started, or one that a supervisor before us did (it is adopted)."""
+        record = self.records.get(message.peer_id)
+        if record is None:
+            record = self.started(message.peer_id, message.slot, message.version, message.actor, now_ns)
+        record.pid, record.node, record.endpoint = message.pid, message.node, message.endpoint
+        record.heard_ns = now_ns
+        if message.addresses:
+            record.addresses = dict(message.addresses)
+            self._addresses[message.slot.name] = record.addresses
+        if message.serving and record.phase is not Phase.SERVING:
+            self._move(record, Event.SERVES, now_ns)
+        return record
+
+    def reported(self, record: Record, message: Report, now_ns: int) -> bool:
+        """A heartbeat; True when it changes the routing table."""
+        before = (record.ready, record.phase)
+        record.heard_ns = now_ns
+        record.ready = message.ready
+        record.statistics = message.statistics
+        record.stopped = False
+        self._move(record, Event.HEARD, now_ns)
+        return (record.ready, record.phase) != before
+
+    def happened(self, record: Record, event: Event, now_ns: int) -> None:
+        """SILENT, DRAIN, KILL or EXITED."""
+        if record.phase is Phase.GONE:
+            return
+        unexpected = event is Event.EXITED and record.phase is not Phase.DRAINING
+        served_ns = now_ns - record.since_ns if record.phase in (Phase.SERVING, Phase.SUSPECT) else 0
+        self._move(record, event, now_ns)
+        if event is Event.EXITED:
+            del self.records[record.peer_id]
+            self._restarts[record.slot] = self._restarts.get(record.slot, 0) + 1
+            if unexpected:
+                self._count_failure(record.slot, served_ns, now_ns)
+
+    def failed(self, message: str) -> None:
+        """A child said why it cannot start. Before the app was ever ready, that ends the start."""
+        self.failure = message
+
+    def note_ready(self) -> None:
+        """Every slot is ready: earlier trouble is over."""
+        self.was_ready = True
+        self.failure = self.placement_problem = ""
+
+    def attached(self, was_ready: bool, addresses: dict[str, dict[str, str]]) -> None:
+        """The launcher tells what the supervisor before this one knew."""
+        self.was_ready = self.was_ready or was_ready
+        self._addresses = {**addresses, **self._addresses}
+
+    def unheard(self, now_ns: int) -> None:
+        """We did not run ourselves for a while: nobody's silence until now counts."""
+        for record in self.records.values():
+            record.heard_ns = now_ns
+
+    def _move(self, record: Record, event: Event, now_ns: int) -> None:
+        phase = step(record.phase, event)
+        # SUSPECT and back is one stretch of serving.
+        if phase is not record.phase and {phase, record.phase} != {Phase.SERVING, Phase.SUSPECT}:
+            record.since_ns = now_ns
+        record.phase = phase
+
+    def _count_failure(self, slot: Slot, served_ns: int, now_ns: int) -> None:
+        before = self._failures.get(slot)
+        count = 1 if before is None or served_ns > STABLE_NS else before.count + 1
+        self._failures[slot] = Failures(count, now_ns)
+        if count >= START_ATTEMPTS and not self.was_ready and not self.failure:
+            self.failure = f"{slot.name} died {count} times while starting, without saying why"
+
+    # ---- what follows
+
+    def plan_actions(self, now_ns: int) -> list[Action]:
+        """What to do now. While draining nothing is started or replaced (the shell empties tier after tier),
+        nor after a failed start, which the launcher ends."""
+        if self.draining or self._phase() == "failed":
+            return []
+        observed = [record.observed() for record in self.records.values()]
+        return reconcile(self._wanted, observed, self._failures, now_ns, self._plan.limits.reconcile)
+
+    def addresses_of(self, slot: Slot) -> dict[str, str]:
+        """Where the slot's frontend listened before; {} when it never did."""
+        return self._addresses.get(slot.name, {})
+
+    def all_addresses(self) -> dict[str, dict[str, str]]:
+        """Of every frontend, by its name."""
+        return self._addresses
+
+    def table(self, version: int) -> RoutingTable:
+        """The routing table as it is now. Suspect children are left out: no request goes to them."""
+        serving = [record for record in self.records.values() if record.phase in (Phase.SERVING, Phase.DRAINING)]
+        routers = sorted(
+            record.peer_id for record in serving if record.slot.tier == ROUTER and record.phase is Phase.SERVING
+        )
+        owners = assign((planned.spec.name for planned in self._plan.deployments), routers)
+        return RoutingTable(
+            version=version,
+            peers=tuple(_peer(record) for record in serving),
+            deployments=tuple(
+                Entry(planned.spec, owners[planned.spec.name], self._ready_replicas(planned.spec.name),
+                      planned.spec.options.replicas)
+                for planned in self._plan.deployments
+            ),
+            draining=self.draining,
+            metrics={record.slot.name: record.statistics for record in serving},
+        )
+
+    def _ready_replicas(self, deployment: str) -> int:
+        return sum(
+            record.slot.tier == REPLICA and record.slot.deployment == deployment and _ready(record)
+            for record in self.records.values()
+        )
+
+    def all_ready(self) -> bool:
+        """True when every wanted slot has a child that serves and is ready."""
+        ready = {record.slot for record in self.records.values() if _ready(record)}
+        return ready.issuperset(self._wanted)
+
+    def unplaced(self, now_ns: int, after_ns: int) -> list[Slot]:
+        """Slots whose child was asked of Ray more than `after_ns` ago and has no process yet."""
+        return [
+            record.slot for record in self.records.values()
+            if record.phase is Phase.STARTING and not record.pid and now_ns - record.since_ns > after_ns
+        ]
+
+    def problem(self) -> str:
+        """What keeps the app from being ready, for people; "" when nothing does."""
+        if self.failure or self.placement_problem:
+            return self.failure or self.placement_problem
+        ready = {record.slot for record in self.records.values() if _ready(record)}
+        waiting = sorted(slot.name for slot in self._wanted if slot not in ready)
+        return f"waiting for {', '.join(waiting)}" if waiting else ""
+
+    def view(self, table_version: int, supervisor_pid: int, now_ns: int) -> View:
+        """Everything, for people."""
+        return View(
+            app_id=self._plan.app_id, phase=self._phase(), problem=self.problem(), supervisor_pid=supervisor_pid,
+            table_version=table_version, addresses=dict(self._addresses.get(Slot(FRONTEND, "", 0).name, {})),
+            children=tuple(
+                self._child_view(record, now_ns)
+                for record in sorted(self.records.values(), key=lambda record: record.slot)
+            ),
+        )
+
+    def _phase(self) -> str:
+        if self.draining:
+            return "draining" if self.records else "stopped"
+        if self.all_ready():
+            return "ready"
+        if (self.failure or self.placement_problem) and not self.was_ready:
+            return "failed"
+        return "degraded" if self.was_ready else "starting"
+
+    def _child_view(self, record: Record, now_ns: int) -> ChildView:
+        return ChildView(
+            name=record.slot.name, tier=record.slot.tier, deployment=record.slot.deployment,
+            phase=record.phase.value, ready=record.ready, pid=record.pid, peer_id=record.peer_id,
+            restarts=self._restarts.get(record.slot, 0), age_s=(now_ns - record.since_ns) / NS_PER_S,
+            addresses=record.addresses, statistics=record.statistics,
+        )
+
+
+def _ready(record: Record) -> bool:
+    return record.phase is Phase.SERVING and record.ready
+
+
+def _peer(record: Record) -> Peer:
+    return Peer(
+        id=record.peer_id, tier=record.slot.tier, name=record.slot.name, endpoint=record.endpoint,
+        node=record.node, deployment=record.slot.deployment, pid=record.pid,
+    )
+
+

@@ -1,0 +1,222 @@
+"""What the supervisor must do so that what runs becomes what is wanted: pure functions over plain values.
+
+A *slot* is a place for one child: ("replica", "Pricing", 0). `reconcile` compares the wanted slots with the
+children observed and returns actions; the shell carries them out and feeds back what happened. Rules:
+
+- One live child a slot. Of two (a supervisor that came back adopts one it had already replaced) the one that
+  serves and was there first stays.
+- A child of another version than wanted, or of a slot nobody wants, is drained, and killed when the drain
+  takes too long.
+- Silence: SERVING becomes suspect after `suspect_ns`, and is killed when its process is stopped (SIGSTOP), or
+  when the silence lasts `frozen_ns`. A starting child may be busy importing and gets `start_ns` in all.
+- A slot whose children keep dying waits, `backoff_ns * 2**(failures - 2)` up to `backoff_max_ns`; the first
+  replacement comes at once.
+- A frontend's slot stays taken until the process is really gone, because its successor needs the same ports.
+
+`assign` spreads deployments over routers by rendezvous hashing (Thaler and Ravishankar, "Using name-based
+mappings to increase hit rates", IEEE/ACM ToN 6(1), 1998): a router that comes or goes moves only its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from flightserve.core.lifecycle import LIVE, Phase
+
+FRONTEND: Final = "frontend"
+ROUTER: Final = "router"
+REPLICA: Final = "replica"
+
+NS_PER_S: Final = 1_000_000_000
+
+
+class Slot(NamedTuple):
+    """A place for one child. `deployment` is "" except for replicas."""
+
+    tier: str
+    deployment: str
+    index: int
+
+    @property
+    def name(self) -> str:
+        """`router-0`, or `replica-Pricing-0`: what people see and what metrics are filed under."""
+        return "-".join(part for part in (self.tier, self.deployment, str(self.index)) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One process as observed. Times are monotonic ns. `stopped`: the kernel says it does not run (SIGSTOP)."""
+
+    peer_id: int
+    slot: Slot
+    version: str
+    phase: Phase
+    since_ns: int
+    heard_ns: int
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """How often a slot's children died in a row, and when last (monotonic ns)."""
+
+    count: int
+    last_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileLimits:
+    """Durations in ns."""
+
+    suspect_ns: int = 1_500_000_000
+    frozen_ns: int = 10 * NS_PER_S
+    start_ns: int = 300 * NS_PER_S
+    drain_ns: int = 25 * NS_PER_S
+    backoff_ns: int = NS_PER_S
+    backoff_max_ns: int = 30 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a child of this version in the slot."""
+
+    slot: Slot
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """Keep requests away from the child; it has not reported."""
+
+    peer_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Let the child finish what it has, then exit."""
+
+    peer_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL, now."""
+
+    peer_id: int
+    reason: str
+
+
+Action = Start | Suspect | Drain | Kill
+
+
+def reconcile(
+    wanted: Mapping[Slot, str],
+    children: Iterable[Child],
+    failures: Mapping[Slot, Failures],
+    now_ns: int,
+    limits: ReconcileLimits,
+) -> list[Action]:
+    """Actions that lead from `children` to `wanted` (slot -> version). Empty when nothing is to be done now."""
+    actions: list[Action] = []
+    taken: set[Slot] = set()
+    for slot, group in _by_slot(children).items():
+        keeper = _keeper(group, wanted.get(slot))
+        for child in group:
+            actions += _judge(child, child is keeper, slot in wanted, now_ns, limits)
+        if keeper is not None or any(_holds_slot(child) for child in group):
+            taken.add(slot)
+    for slot, version in wanted.items():
+        if slot not in taken and now_ns >= not_before_ns(failures.get(slot), limits):
+            actions.append(Start(slot, version))
+    return actions
+
+
+def not_before_ns(failed: Failures | None, limits: ReconcileLimits) -> int:
+    """When a slot with these failures may be filled again; 0 for at once."""
+    if failed is None or failed.count <= 1:
+        return 0
+    # The exponent is capped so that the shift cannot grow without end.
+    delay = limits.backoff_ns << min(failed.count - 2, 30)
+    return failed.last_ns + min(delay, limits.backoff_max_ns)
+
+
+def _by_slot(children: Iterable[Child]) -> dict[Slot, list[Child]]:
+    slots: dict[Slot, list[Child]] = {}
+    for child in children:
+        if child.phase is not Phase.GONE:
+            slots.setdefault(child.slot, []).append(child)
+    return slots
+
+
+def _keeper(group: Sequence[Child], version: str | None) -> Child | None:
+    candidates = [
+        child
+        for child in group
+        if child.version == version and child.phase in LIVE and child.phase is not Phase.DRAINING
+    ]
+    if not candidates:
+        return None
+    rank = {Phase.SERVING: 0, Phase.STARTING: 1, Phase.SUSPECT: 2}
+    return min(candidates, key=lambda child: (rank[child.phase], child.since_ns, child.peer_id))
+
+
+def _holds_slot(child: Child) -> bool:
+    """True when nothing may be started beside this child, although it is not the one to keep."""
+    if child.slot.tier == FRONTEND:
+        return child.phase is not Phase.GONE
+    return False
+
+
+def _judge(child: Child, keep: bool, slot_wanted: bool, now_ns: int, limits: ReconcileLimits) -> list[Action]:
+    silence = now_ns - child.heard_ns
+    age = now_ns - child.since_ns
+    match child.phase:
+        case Phase.DRAINING if age > limits.drain_ns:
+            return [Kill(child.peer_id, "did not finish draining")]
+        case Phase.STARTING | Phase.SERVING | Phase.SUSPECT if not keep:
+            return [Drain(child.peer_id, "replaced" if slot_wanted else "no longer wanted")]
+        case Phase.STARTING if age > limits.start_ns:
+            return [Kill(child.peer_id, "did not start in time")]
+        case Phase.SERVING if silence > limits.suspect_ns:
+            return [Suspect(child.peer_id)]
+        case Phase.SUSPECT if child.stopped and silence > limits.suspect_ns:
+            return [Kill(child.peer_id, "its process is stopped")]
+        case Phase.SUSPECT if silence > limits.frozen_ns:
+            return [Kill(child.peer_id, f"silent for {silence / NS_PER_S:.1f} s")]
+    return []
+
+
+def assign(deployments: Iterable[str], router_ids: Sequence[int]) -> dict[str, int]:
+    """Which router owns each deployment; 0 for all when there is no router."""
+    return {name: max(router_ids, key=lambda router: _weight(name, router), default=0) for name in deployments}
+
+
+def _weight(name: str, router_id: int) -> bytes:
+    # Not Python's hash(): it differs between processes, and a supervisor that comes back must agree.
+    return hashlib.blake2b(f"{router_id}:{name}".encode(), digest_size=8).digest()
+
+
+class Shortfall(NamedTuple):
+    """One resource that is short: how much is wanted, and how much there is (total or free)."""
+
+    resource: str
+    wanted: float
+    there: float
+
+
+def shortfalls(demands: Iterable[Mapping[str, float]], there: Mapping[str, float]) -> list[Shortfall]:
+    """Resources of which all demands together want more than is there, by name."""
+    totals: dict[str, float] = {}
+    for demand in demands:
+        for resource, amount in demand.items():
+            totals[resource] = totals.get(resource, 0.0) + amount
+    return [
+        Shortfall(resource, amount, there.get(resource, 0.0))
+        for resource, amount in sorted(totals.items())
+        # Ray counts resources in units of 1/10000.
+        if amount > there.get(resource, 0.0) + 5e-5
+    ]
