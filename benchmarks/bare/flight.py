@@ -1,0 +1,37 @@
+"""The bare Flight echo: pyarrow's server, each exchange's own thread reads a batch and writes it back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+
+import pyarrow.flight as fl
+
+
+class Echo(fl.FlightServerBase):
+    """DoExchange on any descriptor: every batch comes back, with its metadata."""
+
+    def do_exchange(
+        self,
+        context: fl.ServerCallContext,
+        descriptor: fl.FlightDescriptor,
+        reader: fl.MetadataRecordBatchReader,
+        writer: fl.MetadataRecordBatchWriter,
+    ) -> None:
+        """Echo until the client is done writing."""
+        writer.begin(reader.schema)
+        for piece in reader:
+            if piece.app_metadata is None:
+                writer.write_batch(piece.data)
+            else:
+                writer.write_with_metadata(piece.data, piece.app_metadata)
+
+
+if __name__ == "__main__":
+    server = Echo("grpc://127.0.0.1:0")
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    print("ready", json.dumps({"flight": f"grpc://127.0.0.1:{server.port}"}), flush=True)
+    ended.wait()
+    server.shutdown()

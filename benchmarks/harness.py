@@ -1,0 +1,108 @@
+"""What every benchmark gets: settings, processes that are started once and ended together, and alternation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from benchmarks.figures import Figure, Sample
+from benchmarks.processes import Load, Server
+
+FLIGHTSERVE = (
+    *("-m", "flightserve", "run", "benchmarks.identity:app", "--http-port", "0", "--grpc-port", "0"),
+    *("--flight-port", "0", "--zmq-port", "0"),
+)
+Measure = Callable[[], Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much to measure: rounds (each side once), seconds of one side of a round, minutes of the memory run,
+    and fresh starts of the startup figure (0: the shared start is the sample). `subject` false leaves flightserve
+    out, to look at the baselines alone."""
+
+    rounds: int = 7
+    seconds: float = 2.0
+    load_minutes: float = 10.0
+    load_slice_s: float = 10.0
+    starts: int = 3
+    subject: bool = True
+
+    @classmethod
+    def small(cls, subject: bool = True) -> Settings:
+        """The size the tests run: seconds in all, figures without meaning."""
+        return cls(rounds=2, seconds=0.25, load_minutes=0.03, load_slice_s=0.3, starts=0, subject=subject)
+
+
+class Bench:
+    """One run of some benchmarks. Leaving the context ends every process that was started in it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._stack = ExitStack()
+        self._servers: dict[tuple[str, ...], Server] = {}
+        self._loads: dict[str, Load] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.close()
+
+    def server(self, *argv: str) -> Server:
+        """The server started by these arguments of Python, started at the first call."""
+        if argv not in self._servers:
+            self._servers[argv] = self._stack.enter_context(Server(argv))
+        return self._servers[argv]
+
+    def bare(self, module: str, *arguments: str) -> Server:
+        """The bare server of `benchmarks.bare.<module>`."""
+        return self.server("-m", f"benchmarks.bare.{module}", *arguments)
+
+    def flightserve(self) -> Server:
+        """flightserve with the identity deployment, started by its own command."""
+        return self.server(*FLIGHTSERVE)
+
+    def end_flightserve(self) -> None:
+        """Stop the shared flightserve, if it runs; the next use starts another."""
+        server = self._servers.pop(FLIGHTSERVE, None)
+        if server is not None:
+            server.stop()
+
+    def load(self, module: str) -> Load:
+        """The load generator `benchmarks.<module>`, started at the first call."""
+        if module not in self._loads:
+            self._loads[module] = self._stack.enter_context(Load(f"benchmarks.{module}"))
+        return self._loads[module]
+
+    def http_url(self, method: str) -> str:
+        """Where flightserve takes calls of a method of the identity deployment over HTTP."""
+        return f"{self.flightserve().addresses['http']}/v1/Identity/{method}"
+
+    def alternate(self, figure: Callable[..., Figure], subject: Measure, baseline: Measure) -> Figure:
+        """Measure both sides in turn, subject first, `rounds` times, and make the figure of the samples."""
+        ours, theirs = alternate(self.settings.rounds, subject if self.settings.subject else None, baseline)
+        return figure(subject=ours, baseline=theirs)
+
+
+def alternate(rounds: int, subject: Measure | None, baseline: Measure) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """A B A B ...: `rounds` samples of each side; none of a subject that is None."""
+    ours: list[Sample] = []
+    theirs: list[Sample] = []
+    for _ in range(rounds):
+        if subject is not None:
+            ours.append(subject())
+        theirs.append(baseline())
+    return tuple(ours), tuple(theirs)
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """An entry of the suite: its name for `--only`, what it measures, and the function that does."""
+
+    name: str
+    about: str
+    run: Callable[[Bench], Sequence[Figure]]

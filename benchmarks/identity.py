@@ -1,0 +1,37 @@
+"""The deployment under test: one replica whose method answers its input.
+
+A micro-batch may be larger than any batch the benchmarks send (156,250 rows in the 10 MB ones), so that none is sliced.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+import flightserve as fs
+
+
+@fs.deployment(replicas=1, max_batch_rows=262_144)
+class Identity:
+    """Answers what it gets, and counts the calls of one of its methods."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._rows = 0
+
+    def identity(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows, unchanged."""
+        return batch
+
+    def counted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows, unchanged; counts the call and its rows."""
+        self._calls += 1
+        self._rows += batch.num_rows
+        return batch
+
+    @fs.method(row_aligned=False)
+    def counts(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """One row: the `calls` of `counted` and the `rows` they had, since the replica started."""
+        return pa.record_batch({"calls": [self._calls], "rows": [self._rows]})
+
+
+app = fs.App(Identity.bind())

@@ -1,0 +1,120 @@
+"""Memory of each flightserve process, idle and under minutes of mixed load: none may grow.
+
+PSS from `/proc/PID/smaps_rollup`: pages shared by several processes (the segments) count in parts, so the sum is
+what the machine gives. The load is HTTP JSON over 32 connections, a pipelined Flight stream of 1 MB batches and 64
+gRPC calls in flight, all three at once, started afresh for every slice of time. The first third of the samples
+is warm-up; growth is the last third's median against the middle third's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.figures import Bar, Figure, Sample
+from benchmarks.harness import Bench
+from benchmarks.payloads import MB
+from benchmarks.processes import Load
+
+GROWTH_MAX = 1.05
+SAMPLES_MIN = 6
+
+
+def run(bench: Bench) -> Sequence[Figure]:
+    """One figure per process: PSS in MB in the last third of the load against the middle third."""
+    if not bench.settings.subject:
+        return []
+    pid = bench.flightserve().process.pid
+    idle = tree_pss_mb(pid)
+    samples, answered = under_load(bench, pid)
+    samples_after = tree_pss_mb(pid)
+    minutes = bench.settings.load_minutes
+    return [
+        figure(f"memory of {name}, {minutes:g} min", [s.get(key, 0.0) for s in samples], answered, notes)
+        for key, name, notes in describe(samples[-1], idle, samples_after)
+    ]
+
+
+Key = tuple[int, str]
+Pss = Mapping[Key, float]
+
+
+def describe(keys: Pss, idle: Pss, after: Pss) -> list[tuple[Key, str, str]]:
+    """Per process, largest first: its key, its name, and a note on its memory before and after the load."""
+    ordered = sorted(keys, key=lambda k: -keys[k])
+    return [(k, k[1], f"idle {idle.get(k, 0.0):.1f} MB, after {after.get(k, 0.0):.1f} MB") for k in ordered]
+
+
+def figure(name: str, values: Sequence[float], answered: int, note: str) -> Figure:
+    """The figure of one process from its samples in the order of time."""
+    third = len(values) // 3
+    middle, last = values[third : 2 * third], values[2 * third :]
+    ours, before = tuple(Sample(v, answered // len(last)) for v in last), tuple(Sample(v) for v in middle)
+    return Figure(name, "MB", ours, before, Bar("at_most", GROWTH_MAX), notes=(note,))
+
+
+def under_load(bench: Bench, pid: int) -> tuple[list[Pss], int]:
+    """Samples taken while the load runs, one a slice, and how many calls were answered meanwhile."""
+    settings = bench.settings
+    until = time.monotonic() + settings.load_minutes * 60
+    samples: list[Pss] = []
+    answered = 0
+    while time.monotonic() < until or len(samples) < SAMPLES_MIN:
+        loads = start_loads(bench, settings.load_slice_s)
+        time.sleep(settings.load_slice_s * 0.9)
+        samples.append(tree_pss_mb(pid))
+        answered += sum(load.answer()["answered"] for load in loads)
+    return samples, answered
+
+
+def start_loads(bench: Bench, seconds: float) -> list[Load]:
+    """Send all three load generators their orders for `seconds`."""
+    addresses = bench.flightserve().addresses
+    http, flight, grpc = bench.load("load.http"), bench.load("load.flight"), bench.load("load.grpc")
+    http.order("json", url=bench.http_url("identity"), connections=32, seconds=seconds)
+    flight.order("pipelined", url=addresses["flight"], path=["Identity", "identity"], size_bytes=MB, seconds=seconds)
+    grpc.order("call", address=addresses["grpc"], in_flight=64, seconds=seconds)
+    return [http, flight, grpc]
+
+
+def tree_pss_mb(pid: int) -> dict[Key, float]:
+    """PSS in MB of a process and all its descendants, by (pid, name). Those that end meanwhile are left out."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found: dict[Key, float] = {}
+    waiting = [pid]
+    while waiting:
+        each = waiting.pop()
+        waiting += children.get(each, [])
+        try:
+            found[each, process_name(each)] = pss_mb(each)
+        except OSError:
+            continue
+    return found
+
+
+def process_name(pid: int) -> str:
+    """What the process calls itself: `ray::Replica`, `raylet`, `flightserve run`."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+    if not words:
+        return "?"
+    if words[0].startswith("ray::"):
+        return words[0]
+    if "python" in words[0] and len(words) > 1:
+        script = words[2] if words[1] in ("-m", "-u") and len(words) > 2 else words[1]
+        return Path(script).name
+    return Path(words[0]).name
+
+
+def pss_mb(pid: int) -> float:
+    """Proportional set size in MB; raises OSError when the process is gone."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0

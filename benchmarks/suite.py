@@ -1,0 +1,26 @@
+"""The registry: every benchmark by name, in the order they run."""
+
+from __future__ import annotations
+
+from benchmarks import data_plane, flight, grpc_call, http_arrow, http_json, memory, micro_batch, startup
+from benchmarks.harness import Benchmark
+
+SUITE = (
+    Benchmark("data_plane", "frontend to replica and back inside the data plane", data_plane.run),
+    Benchmark("flight", "Flight DoExchange: latency, calls/s, GB/s", flight.run),
+    Benchmark("grpc_call", "gRPC Call, 64 in flight", grpc_call.run),
+    Benchmark("http_json", "HTTP JSON at 32 and 128 connections", http_json.run),
+    Benchmark("http_arrow", "HTTP Arrow body", http_arrow.run),
+    Benchmark("micro_batch", "rows per replica call under load", micro_batch.run),
+    Benchmark("memory", "memory of each process under minutes of load", memory.run),
+    Benchmark("startup", "from `flightserve run` to `ready`", startup.run),
+)
+
+
+def chosen(names: list[str]) -> tuple[Benchmark, ...]:
+    """The benchmarks of those names in the suite's order, all for none; raises KeyError with an unknown name."""
+    known = {b.name: b for b in SUITE}
+    for name in names:
+        if name not in known:
+            raise KeyError(f"no benchmark {name!r}; there are {', '.join(known)}")
+    return tuple(b for b in SUITE if not names or b.name in names)

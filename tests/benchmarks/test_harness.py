@@ -1,0 +1,72 @@
+"""The harness: alternation, and processes that are bounded in time and ended by pid."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from benchmarks import suite
+from benchmarks.figures import Sample
+from benchmarks.harness import alternate
+from benchmarks.memory import tree_pss_mb
+from benchmarks.processes import Child, Load, ProcessFailed, Server
+
+
+def test_sides_alternate_in_every_round() -> None:
+    order: list[str] = []
+
+    def side(name: str) -> Sample:
+        order.append(name)
+        return Sample(len(order))
+
+    ours, theirs = alternate(3, lambda: side("a"), lambda: side("b"))
+    assert order == ["a", "b"] * 3
+    assert [s.value for s in ours] == [1, 3, 5]
+    assert [s.value for s in theirs] == [2, 4, 6]
+
+
+def test_without_a_subject_only_the_baseline_is_measured() -> None:
+    ours, theirs = alternate(2, None, lambda: Sample(1))
+    assert (len(ours), len(theirs)) == (0, 2)
+
+
+def test_the_suite_finds_benchmarks_by_name_and_refuses_others() -> None:
+    assert [b.name for b in suite.chosen(["startup", "flight"])] == ["flight", "startup"]
+    assert suite.chosen([]) == suite.SUITE
+    with pytest.raises(KeyError, match="no benchmark 'nope'"):
+        suite.chosen(["nope"])
+
+
+def test_a_server_that_ends_before_ready_is_reported_with_its_stderr() -> None:
+    with pytest.raises(ProcessFailed, match="the reason"):
+        Server(["-c", "import sys; sys.exit('the reason')"])
+
+
+def test_a_server_that_says_nothing_is_ended_when_its_time_is_over() -> None:
+    with pytest.raises(ProcessFailed, match="said nothing"):
+        Server(["-c", "import signal; signal.pause()"], timeout_s=0.2)
+
+
+def test_what_a_server_prints_before_ready_is_skipped() -> None:
+    script = """print('hello'); print('ready {"http": "here"}', flush=True); import signal; signal.pause()"""
+    with Server(["-c", script]) as server:
+        assert server.addresses == {"http": "here"}
+        assert server.process.pid in {pid for pid, _ in tree_pss_mb(os.getpid())}
+    assert server.process.returncode is not None
+
+
+def test_a_load_that_fails_raises_the_generators_error() -> None:
+    with Load("benchmarks.load.http") as load:
+        with pytest.raises(ProcessFailed, match="ConnectionRefusedError"):
+            load.run("json", url="http://127.0.0.1:1/", connections=1, seconds=0.1)
+        with pytest.raises(ProcessFailed, match="KeyError"):
+            load.run("no such order")
+    assert load.process.returncode == 0
+
+
+def test_stop_ends_a_process_that_is_still_running() -> None:
+    child = Child(["-c", "import signal; print('up', flush=True); signal.pause()"])
+    assert child.read_line(10) == "up"
+    assert child.stop() != 0
+    assert child.stop() == child.process.returncode
