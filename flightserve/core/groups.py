@@ -148,9 +148,12 @@ class Groups:
                     self._count(group, entry, -1)
             self._settle(group, now_ns)
 
-    def wake_ns(self) -> int:
-        """When the next lingering group becomes ready by itself, or `NEVER_NS`."""
+    def wake_ns(self, now_ns: int) -> int:
+        """When the next lingering group becomes ready by itself, later than now, or `NEVER_NS`."""
         lingering = self._lingering
+        if lingering:
+            # Also where no replica has credit and nobody asked for the front: a wake in the past is a busy loop.
+            self._end_linger(now_ns)
         while lingering:
             release_ns, _, group = lingering[0]
             if group.state is State.LINGERING and release_ns == group.release_ns and len(group.queue):

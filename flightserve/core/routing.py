@@ -110,7 +110,7 @@ class DeploymentMachine:
         if self._credits.free and self._groups.requests:
             self._dispatch(now_ns, effects)
         deadline_ns = self._deadlines.next_ns(len(self._entries))
-        linger_ns = self._groups.wake_ns()
+        linger_ns = self._groups.wake_ns(now_ns)
         self.next_wake_ns = deadline_ns if deadline_ns < linger_ns else linger_ns
         return effects
 
@@ -363,7 +363,8 @@ class DeploymentMachine:
 
     def _unwant(self, batch: MicroBatch, effects: list[Effect]) -> None:
         batch.wanted -= 1
-        if not batch.wanted:
+        # A replica that just died has nobody left to tell.
+        if not batch.wanted and batch.replica_id in self._replicas:
             self._counters.abandoned += 1
             effects.append(Abandon(batch.replica_id, batch.id))
 

@@ -1,0 +1,288 @@
+"""A second set of books for the routing machine, kept by other means, that says where the machine is wrong.
+
+The auditor sees what the shell sees: the events that go in and the effects that come out. From them alone it works
+out what is queued, in flight and answered, and checks after each event:
+
+1. every request that arrived has at most one outcome, and none lives at or past its deadline;
+2. a micro-batch holds one group, within the bounds, and only requests that wait for exactly those rows;
+3. the rows of a request that is not idempotent are run at most once;
+4. rows in = rows out: `Completed` comes when the last row is answered, exactly then;
+5. the machine's counters agree with the outcomes;
+6. at rest nothing is queued, in flight or out of credit (`at_rest`);
+
+and, where nothing lingers: whoever has credit is busy, the first to arrive is served first, by the least busy
+replica. A violation raises `AuditError` with the last events and effects.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from flightserve.clock import NEVER_NS
+from flightserve.core.batching import Bounds
+from flightserve.core.events import (
+    Abandon,
+    Arrived,
+    BatchFailed,
+    Completed,
+    Dispatch,
+    Effect,
+    Event,
+    Finished,
+    Refused,
+    ReplicaDown,
+    ReplicaDraining,
+    ReplicaUp,
+    Request,
+)
+from flightserve.core.routing import DeploymentMachine
+from flightserve.types import DeploymentOptions
+
+STORY_LENGTH = 40
+REFUSALS = (
+    "expired_at_arrival",
+    "expired_queued",
+    "expired_in_flight",
+    "cancelled",
+    "shed",
+    "failed",
+    "lost",
+)
+
+
+class AuditError(AssertionError):
+    """The machine broke a promise."""
+
+
+@dataclass
+class Account:
+    """One request: which rows are answered, in flight (by micro-batch), and perhaps run without an answer."""
+
+    request: Request
+    order: int
+    answered: list[tuple[int, int]] = field(default_factory=list)
+    running: dict[int, tuple[int, int]] = field(default_factory=dict)
+    executed: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.answered) and sum(rows for _, rows in self.answered) == self.request.rows
+
+    @property
+    def waits(self) -> bool:
+        spans = [*self.answered, *self.running.values()]
+        return not spans or sum(rows for _, rows in spans) < self.request.rows
+
+
+@dataclass
+class Books:
+    """One replica as the auditor sees it."""
+
+    credits: int
+    draining: bool = False
+    batches: dict[int, Dispatch] = field(default_factory=dict)
+
+    @property
+    def open(self) -> bool:
+        return not self.draining and len(self.batches) < self.credits
+
+
+class Auditor:
+    """Watches one machine: `watch(event, now_ns)` passes the event on and checks the effects it returns."""
+
+    def __init__(self, machine: DeploymentMachine, options: DeploymentOptions) -> None:
+        self.machine = machine
+        self.bounds = Bounds(options.max_batch_rows, options.max_batch_bytes)
+        self.options = options
+        self.lingers = options.linger_ms > 0
+        self.live: dict[int, Account] = {}
+        self.replicas: dict[int, Books] = {}
+        self.abandoned: set[int] = set()
+        self.outcomes: dict[str, int] = {"completed": 0, "refused": 0}
+        self.arrived = 0
+        self.story: deque[str] = deque(maxlen=STORY_LENGTH)
+
+    def watch(self, event: Event, now_ns: int) -> list[Effect]:
+        self.story.append(f"{now_ns} > {event}")
+        effects = self.machine.handle(event, now_ns)
+        self.story.extend(f"{now_ns} < {effect}" for effect in effects)
+        self._apply(event, now_ns)
+        for effect in effects:
+            if isinstance(effect, Dispatch):
+                self._dispatched(effect, now_ns)
+            elif isinstance(effect, Abandon):
+                self._abandoned(effect)
+            elif isinstance(effect, Refused):
+                self._outcome(effect.request, "refused")
+            else:
+                self._completed(effect)
+        self._check_moment(now_ns)
+        return effects
+
+    def check(self, true: bool, message: str) -> None:
+        if not true:
+            raise AuditError(message + "\n" + "\n".join(self.story))
+
+    def at_rest(self) -> None:
+        """Nothing is left of all that went through."""
+        statistics = self.machine.statistics()
+        self.check(not self.live, f"requests without an outcome: {list(self.live)}")
+        self.check(statistics.queued_requests == statistics.queued_bytes == 0, f"queued at rest: {statistics}")
+        self.check(statistics.in_flight_batches == 0, f"in flight at rest: {statistics}")
+        self.check(statistics.next_wake_ns == NEVER_NS, f"a wake is due at rest: {statistics}")
+        credits = sum(books.credits for books in self.replicas.values() if not books.draining)
+        self.check(statistics.free_credits == credits, f"{credits} credits were offered: {statistics}")
+
+    # ---- what the event means
+
+    def _apply(self, event: Event, now_ns: int) -> None:
+        if isinstance(event, Arrived):
+            for request in event.requests:
+                self.arrived += 1
+                self.live[request.id] = Account(request, self.arrived)
+        elif isinstance(event, ReplicaUp):
+            books = self.replicas.setdefault(event.replica_id, Books(event.credits))
+            books.credits, books.draining = event.credits, False
+        elif isinstance(event, ReplicaDraining) and event.replica_id in self.replicas:
+            self.replicas[event.replica_id].draining = True
+        elif isinstance(event, ReplicaDown):
+            for batch in self.replicas.pop(event.replica_id, Books(0)).batches.values():
+                self._end(batch, now_ns, answered=False, ran=True)
+        elif isinstance(event, Finished | BatchFailed) and event.replica_id in self.replicas:
+            ended = self.replicas[event.replica_id].batches.pop(event.batch_id, None)
+            if ended is not None:
+                finished = isinstance(event, Finished)
+                self._end(ended, now_ns, answered=finished, ran=isinstance(event, Finished) or event.ran)
+
+    def _end(self, batch: Dispatch, now_ns: int, answered: bool, ran: bool) -> None:
+        for piece in batch.pieces:
+            account = self.live.get(piece.request.id)
+            if account is None:
+                continue
+            span = account.running.pop(batch.batch_id)
+            if answered and piece.request.deadline_ns > now_ns:
+                account.answered.append(span)
+            if ran:
+                account.executed.append(span)
+
+    # ---- what the effects may be
+
+    def _dispatched(self, effect: Dispatch, now_ns: int) -> None:
+        books = self.replicas.get(effect.replica_id)
+        self.check(books is not None and books.open, f"no credit for {effect}")
+        assert books is not None
+        least = min(len(other.batches) for other in self.replicas.values() if other.open)
+        self.check(self.lingers or len(books.batches) == least, f"a less busy replica was passed over: {effect}")
+        self._check_bounds(effect)
+        first = effect.pieces[0].request
+        for number, piece in enumerate(effect.pieces):
+            account = self.live.get(piece.request.id)
+            self.check(account is not None, f"{piece} has its outcome already")
+            assert account is not None
+            if number == 0 and not self.lingers:
+                oldest = min(other.order for other in self.live.values() if other.waits)
+                self.check(account.order == oldest, f"{piece} was served before its turn")
+            self.check(piece.request.group == effect.group, f"{piece} is of another group")
+            self.check(piece.request.deadline_ns > now_ns, f"{piece} is expired")
+            self._check_span(account, piece.row_offset, piece.rows)
+            account.running[effect.batch_id] = (piece.row_offset, piece.rows)
+        self.check(len({id(p.request) for p in effect.pieces}) == len(effect.pieces), f"{first} twice in {effect}")
+        books.batches[effect.batch_id] = effect
+
+    def _check_bounds(self, effect: Dispatch) -> None:
+        pieces = effect.pieces
+        if len(pieces) == 1:
+            piece = pieces[0]
+            whole = piece.row_offset == 0 and piece.rows == piece.request.rows
+            fits = piece.rows <= self.bounds.max_rows
+            fits = fits and piece.request.nbytes * piece.rows <= self.bounds.max_bytes * max(1, piece.request.rows)
+            excused = not piece.request.sliceable or piece.rows <= 1
+            self.check(fits or excused, f"over a bound: {effect}")
+            self.check(whole or piece.request.sliceable, f"cut without leave: {effect}")
+            return
+        self.check(all(p.rows == p.request.rows and p.request.sliceable for p in pieces), f"mixed: {effect}")
+        self.check(sum(p.rows for p in pieces) <= self.bounds.max_rows, f"too many rows: {effect}")
+        self.check(sum(p.request.nbytes for p in pieces) <= self.bounds.max_bytes, f"too many bytes: {effect}")
+        self.check(len(pieces) <= self.bounds.max_requests, f"too many requests: {effect}")
+
+    def _check_span(self, account: Account, offset: int, rows: int) -> None:
+        request = account.request
+        self.check(0 <= offset <= offset + rows <= request.rows, f"rows {offset}+{rows} of {request}")
+        taken = [*account.answered, *account.running.values()]
+        if not request.idempotent:
+            taken += account.executed
+        for start, count in taken:
+            apart = offset + rows <= start or start + count <= offset
+            self.check(apart and request.rows > 0, f"rows {offset}+{rows} run twice: {account}")
+
+    def _completed(self, effect: Completed) -> None:
+        self.check(bool(effect.requests), "an empty Completed")
+        for request in effect.requests:
+            account = self.live.get(request.id)
+            self.check(account is not None and account.complete, f"completed before its rows: {account}")
+            self._outcome(request, "completed")
+
+    def _abandoned(self, effect: Abandon) -> None:
+        books = self.replicas.get(effect.replica_id)
+        self.check(books is not None and effect.batch_id in books.batches, f"{effect} of what does not run")
+        assert books is not None
+        wanted = [p for p in books.batches[effect.batch_id].pieces if p.request.id in self.live]
+        self.check(not wanted, f"{effect} and {wanted} are wanted")
+        self.check(effect.batch_id not in self.abandoned, f"{effect} twice")
+        self.abandoned.add(effect.batch_id)
+
+    def _outcome(self, request: Request, how: str) -> None:
+        account = self.live.pop(request.id, None)
+        self.check(account is not None and account.request is request, f"a second outcome, {how}, for {request}")
+        self.outcomes[how] += 1
+
+    # ---- what must hold between events
+
+    def _check_moment(self, now_ns: int) -> None:
+        try:
+            self.machine.check_invariants()
+        except AssertionError as error:
+            raise AuditError(f"{error}\n" + "\n".join(self.story)) from error
+        waiting = []
+        for account in self.live.values():
+            request = account.request
+            self.check(not account.complete, f"request {request.id} is answered and has no outcome")
+            self.check(request.deadline_ns > now_ns, f"{request} lives past its deadline")
+            self.check(self.machine.next_wake_ns <= request.deadline_ns, f"nobody wakes for {request}")
+            if account.waits:
+                waiting.append(account)
+        for books in self.replicas.values():
+            for batch in books.batches.values():
+                unwanted = all(piece.request.id not in self.live for piece in batch.pieces)
+                self.check(unwanted == (batch.batch_id in self.abandoned), f"not abandoned: {batch}")
+        self.check(self.machine.next_wake_ns > now_ns, f"a wake in the past: {self.machine.next_wake_ns}")
+        self._check_counts(waiting, now_ns)
+
+    def _check_counts(self, waiting: list[Account], now_ns: int) -> None:
+        statistics = self.machine.statistics()
+        counts = statistics.counts
+        refused = sum(counts[name] for name in REFUSALS)
+        self.check(counts["arrived"] == self.arrived, f"{self.arrived} arrived: {counts}")
+        self.check(counts["completed"] == self.outcomes["completed"], f"{self.outcomes}: {counts}")
+        self.check(refused == self.outcomes["refused"], f"{self.outcomes}: {counts}")
+        self.check(statistics.live_requests == len(self.live), f"{len(self.live)} live: {statistics}")
+        self.check(statistics.queued_requests == len(waiting), f"{len(waiting)} wait: {statistics}")
+        self.check(
+            statistics.in_flight_batches == sum(len(books.batches) for books in self.replicas.values()),
+            f"in flight: {statistics}",
+        )
+        idle = [number for number, books in self.replicas.items() if books.open]
+        if idle and waiting:
+            self.check(self.lingers, f"{len(waiting)} requests wait and replicas {idle} have credit")
+            linger_ns = int(self.options.linger_ms * 1e6)
+            for account in waiting:
+                request = account.request
+                self.check(request.arrived_ns + linger_ns > now_ns, f"{request} is held past its linger")
+                self.check(request.deadline_ns > request.arrived_ns + linger_ns, f"{request} cannot linger")
+                self.check(request.sliceable and not account.executed, f"{request} has no reason to linger")
+            rows = {}
+            for account in waiting:
+                group = account.request.group
+                rows[group] = rows.get(group, 0) + account.request.rows
+            self.check(max(rows.values()) < self.bounds.max_rows, f"a full micro-batch is held back: {rows}")
