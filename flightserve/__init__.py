@@ -1,0 +1,68 @@
+"""Serve Python methods on Arrow record batches over Arrow Flight, gRPC, HTTP and ZeroMQ.
+
+    import flightserve as fs
+
+    @fs.deployment(replicas=2)
+    class Pricing:
+        def charge(self, batch: pa.RecordBatch) -> pa.RecordBatch: ...
+
+    app = fs.App(Pricing.bind())
+
+Serve it with `flightserve run module:app`, or `with fs.serve(app) as running`. The names are imported on first
+use, so that `import flightserve` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flightserve.app import Running as Running
+    from flightserve.app import serve as serve
+    from flightserve.declare import App as App
+    from flightserve.declare import deployment as deployment
+    from flightserve.declare import method as method
+    from flightserve.declare import single_input as single_input
+    from flightserve.errors import FlightserveError as FlightserveError
+    from flightserve.errors import InvalidArgument as InvalidArgument
+    from flightserve.errors import NotFound as NotFound
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "App": "flightserve.declare",
+    "deployment": "flightserve.declare",
+    "method": "flightserve.declare",
+    "single_input": "flightserve.declare",
+    "serve": "flightserve.app",
+    "Running": "flightserve.app",
+    "FlightserveError": "flightserve.errors",
+    "InvalidArgument": "flightserve.errors",
+    "NotFound": "flightserve.errors",
+}
+
+__all__ = [
+    "App",
+    "FlightserveError",
+    "InvalidArgument",
+    "NotFound",
+    "Running",
+    "deployment",
+    "method",
+    "serve",
+    "single_input",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'flightserve' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

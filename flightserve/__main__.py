@@ -1,0 +1,6 @@
+"""`python -m flightserve` is the `flightserve` command."""
+
+from flightserve.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

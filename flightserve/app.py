@@ -1,0 +1,247 @@
+"""The composition root: turns a declared app into a plan, and says which class is which tier.
+
+The factories below run in the children. They are the only place where routers, replicas, clients and
+frontends meet; each imports its own tier when it runs, so that a process loads only what it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from flightserve.config import FrontendOptions
+from flightserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flightserve.control.messages import View
+    from flightserve.control.plan import Assignment, Factory, Plan, PlannedDeployment
+    from flightserve.declare import App, Bound
+    from flightserve.wire.table import RoutingTable
+
+REPLICAS_MAX: Final = 1024
+ROUTERS_MAX: Final = 64
+FRONTENDS_MAX: Final = 64
+
+
+class Running:
+    """A served app. Use it as a context manager, or call `stop`."""
+
+    def __init__(self, plan: Plan, address: str | None) -> None:
+        from flightserve.control.launcher import Launcher
+
+        self._plan = plan
+        self._launcher = Launcher(plan, address)
+        self.addresses: dict[str, str] = {}
+
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> Running:
+        """Start everything; returns when every replica answers, or early when `cancelled()`. Raises
+        `control.launcher.StartFailed` with what is wrong, and leaves nothing behind then."""
+        view = self._launcher.start(cancelled)
+        self.addresses = dict(view.addresses)
+        return self
+
+    @property
+    def app_id(self) -> str:
+        """What the app's sockets and actors are named after."""
+        return self._plan.app_id
+
+    def status(self) -> View:
+        """All tiers, as the supervisor sees them. Raises Unavailable before its first word."""
+        return self._launcher.view()
+
+    def stop(self, drain_timeout_s: float | None = None) -> None:
+        """Drain for at most that long (default: the options' `drain_timeout_s`), then end. Idempotent."""
+        limit_s = self._plan.options.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+        self._launcher.stop(limit_s)
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Running {self.app_id} at {self.addresses or 'nothing yet'}>"
+
+
+def serve(
+    app: App, *, replicas: Mapping[str, int] | None = None, routers: int = 1, address: str | None = None,
+    **options: Any,
+) -> Running:
+    """Serve an app from this program until `stop()` or the end of the `with` block.
+
+    `replicas` overrides the declared counts by deployment; `address` names an existing Ray (default: the one
+    this program is connected to, else one of our own); `options` are `config.FrontendOptions`' fields: host,
+    http_port, grpc_port, flight_port, zmq_port (None leaves one out, 0 takes a free one), frontends, ...
+
+    Raises ConfigError for options that make no sense and `control.launcher.StartFailed` where the app cannot
+    start. Call it from a thread that lives as long as the app: our own Ray ends with it.
+    """
+    return Running(make_plan(app, FrontendOptions(**options), replicas or {}, routers), address).start()
+
+
+def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], routers: int) -> Plan:
+    """The plan for an app. Raises ConfigError."""
+    from ray import cloudpickle
+
+    from flightserve.control.names import new_app_id
+    from flightserve.control.plan import Plan
+
+    _check_count("routers", routers, ROUTERS_MAX)
+    _check_count("frontends", options.frontends, FRONTENDS_MAX)
+    deployments = tuple(_planned(bound, replicas) for bound in app.deployments)
+    unknown = sorted(set(replicas) - {planned.spec.name for planned in deployments})
+    if unknown:
+        known = ", ".join(planned.spec.name for planned in deployments)
+        raise ConfigError(f"replicas are given for {', '.join(unknown)}; the app's deployments are: {known}")
+    return Plan(
+        app_id=new_app_id(),
+        deployments=deployments,
+        options=options,
+        factories={tier: cloudpickle.dumps(factory) for tier, factory in FACTORIES.items()},
+        routers=routers,
+        sys_path=tuple(os.path.abspath(entry) for entry in sys.path),
+        cwd=os.getcwd(),
+    )
+
+
+def _planned(bound: Bound, replicas: Mapping[str, int]) -> PlannedDeployment:
+    from ray import cloudpickle
+
+    from flightserve.control.plan import PlannedDeployment
+    from flightserve.declare import spec_of
+
+    spec = spec_of(bound)
+    count = replicas.get(spec.name, spec.options.replicas)
+    _check_count(f"replicas of {spec.name}", count, REPLICAS_MAX)
+    spec = dataclasses.replace(spec, options=dataclasses.replace(spec.options, replicas=count))
+    return PlannedDeployment(spec, cloudpickle.dumps(bound))
+
+
+def _check_count(what: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise ConfigError(f"{what}: {count}; it must be 1 to {most}")
+
+
+# ---- what runs in the children
+
+
+class RouterHosted:
+    """A router in its child."""
+
+    addresses: Mapping[str, str] = {}
+
+    def __init__(self, assignment: Assignment) -> None:
+        from flightserve.router.service import RouterService
+
+        self.endpoint = _endpoint(assignment)
+        self._service = RouterService(assignment.peer_id, self.endpoint, assignment.fabric)
+        self._service.start()
+        self.apply_table = self._service.apply_table
+        self.statistics = self._service.statistics
+        self.drain = self._service.drain
+        self.stop = self._service.stop
+
+    def ready(self) -> bool:
+        """A router that listens can do its part."""
+        return True
+
+
+class ReplicaHosted:
+    """A replica in its child: constructs the user's class, on the process's main thread."""
+
+    addresses: Mapping[str, str] = {}
+    endpoint = ""
+
+    def __init__(self, assignment: Assignment) -> None:
+        from ray import cloudpickle
+
+        from flightserve.replica.service import ReplicaService
+
+        bound: Bound = cloudpickle.loads(assignment.code)
+        assert assignment.spec is not None
+        self._service = ReplicaService(assignment.peer_id, assignment.spec, bound.construct(), assignment.fabric)
+        self._service.start()
+        self.apply_table = self._service.apply_table
+        self.statistics = self._service.statistics
+        self.drain = self._service.drain
+        self.stop = self._service.stop
+        self.ready = self._service.ready
+
+
+class FrontendHosted:
+    """All frontends of one child, over one client of the data plane."""
+
+    endpoint = ""
+
+    def __init__(self, assignment: Assignment) -> None:
+        from flightserve.fabric.client import RouterClient
+        from flightserve.frontends.host import FrontendHost
+        from flightserve.metrics import Metrics
+
+        self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
+        self._metrics = Metrics()
+        self._host = FrontendHost(
+            self._client, frontend_options(assignment), self._metrics, on_loop=self._client.start
+        )
+        self.addresses: Mapping[str, str] = self._host.start()
+
+    def apply_table(self, table: RoutingTable) -> None:
+        """The client and `/metrics` follow the table."""
+        self._client.apply_table(table)
+
+    def ready(self) -> bool:
+        """Every deployment answers."""
+        return self._client.ready()
+
+    def statistics(self) -> dict[str, float]:
+        """The client's counts."""
+        return {name: float(value) for name, value in self._client.statistics().items() if _is_number(value)}
+
+    def drain(self, timeout_s: float) -> bool:
+        """The frontends first: what they accepted is in flight in the client."""
+        return self._host.drain(timeout_s)
+
+    def stop(self) -> None:
+        """Frontends, then the client that they use."""
+        self._client.stop()
+        self._host.stop()
+
+
+FACTORIES: Final[dict[str, Factory]] = {
+    "router": RouterHosted, "replica": ReplicaHosted, "frontend": FrontendHosted,
+}
+
+
+def frontend_options(assignment: Assignment) -> FrontendOptions:
+    """The ports for this frontend: those its predecessor had, else the given ones for the first and free ones
+    for the others."""
+    options = assignment.options
+    ports: dict[str, int | None] = {}
+    for protocol in ("http", "grpc", "flight", "zmq"):
+        given = getattr(options, f"{protocol}_port")
+        before = assignment.addresses.get(protocol)
+        if given is None:
+            port = None
+        elif before is not None:
+            port = int(before.rstrip("/").rpartition(":")[2])
+        else:
+            port = given if assignment.slot.index == 0 else 0
+        ports[f"{protocol}_port"] = port
+    return dataclasses.replace(options, **ports)  # type: ignore[arg-type]
+
+
+def _endpoint(assignment: Assignment) -> str:
+    return f"\0flightserve-{assignment.app_id}-{assignment.slot.name}-{assignment.peer_id:x}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+

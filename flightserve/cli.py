@@ -1,0 +1,206 @@
+"""The `flightserve` command: `run` serves an app until it is told to stop, `status` shows what runs.
+
+Standard output is for programs: `run` writes exactly one line there, `ready {addresses as JSON}`, when every
+replica answers. All else (logs, what user code prints) goes to standard error. Exit status: 0 after SIGINT or
+SIGTERM and a drain, 1 when the app cannot be served, 2 for wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from flightserve.config import FrontendOptions
+from flightserve.errors import ConfigError, FlightserveError
+
+if TYPE_CHECKING:
+    from flightserve.control.messages import View
+
+PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
+POLL_S: Final = 0.5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except ConfigError as error:
+        print(f"flightserve: {error.message}", file=sys.stderr)
+        return 2
+    except FlightserveError as error:
+        print(f"flightserve: {error.message}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flightserve", description="Serve Python methods on Arrow record batches.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    defaults = FrontendOptions()
+
+    run = commands.add_parser("run", help="serve an app until SIGINT or SIGTERM")
+    run.set_defaults(command=_run)
+    run.add_argument("app", metavar="module:app", help="where the fs.App is, e.g. examples.flights.app:app")
+    run.add_argument("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
+    for protocol in PROTOCOLS:
+        port = getattr(defaults, f"{protocol}_port")
+        run.add_argument(f"--{protocol}-port", type=int, default=port, metavar="PORT", help=f"default {port}; 0: a free one")
+        run.add_argument(f"--no-{protocol}", action="store_true", help=f"leave {protocol} out")
+    run.add_argument("--replicas", action="append", default=[], type=_replicas, metavar="NAME=N",
+                     help="replicas of a deployment; may be given again for others")
+    run.add_argument("--frontends", type=int, default=1, metavar="N", help="frontend processes; the first takes the ports given")
+    run.add_argument("--routers", type=int, default=1, metavar="N", help="router processes; deployments are spread over them")
+    run.add_argument("--address", metavar="RAY", help="an existing Ray cluster (default: a Ray of our own)")
+    run.add_argument("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS",
+                     help="how long requests may finish after SIGINT or SIGTERM (default: %(default)s)")
+
+    status = commands.add_parser("status", help="show the tiers of the apps that run on this machine")
+    status.set_defaults(command=_status)
+    status.add_argument("--app", metavar="ID", help="only this app")
+    status.add_argument("--json", action="store_true", help="everything, one JSON object a line and app")
+    return parser
+
+
+def _replicas(text: str) -> tuple[str, int]:
+    name, separator, count = text.partition("=")
+    if not (name and separator and count.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=N")
+    return name, int(count)
+
+
+# ---- run
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    stop = threading.Event()
+    _on_signals(stop)
+    app = load_app(arguments.app)
+    ports: dict[str, Any] = {
+        f"{protocol}_port": None if getattr(arguments, f"no_{protocol}") else getattr(arguments, f"{protocol}_port")
+        for protocol in PROTOCOLS
+    }
+    options = FrontendOptions(
+        host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout, **ports
+    )
+    with _stdout_for_programs() as out:
+        from flightserve.app import Running, make_plan
+        from flightserve.control.logs import configure_logging
+
+        configure_logging("launcher")
+        running = Running(make_plan(app, options, dict(arguments.replicas), arguments.routers), arguments.address)
+        try:
+            running.start(cancelled=stop.is_set)
+            # Ray's own handler of SIGTERM, which `ray.init` installed, would not drain.
+            _on_signals(stop)
+            if not stop.is_set():
+                print(f"ready {json.dumps(running.addresses)}", file=out, flush=True)
+            while not stop.wait(POLL_S):
+                continue
+        finally:
+            running.stop()
+    return 0
+
+
+def _on_signals(stop: threading.Event) -> None:
+    """First signal: drain. Second of the kind: Python's default, which ends the process at once (the reaper and
+    the children's own fences clean up)."""
+
+    def told(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    if not stop.is_set():
+        signal.signal(signal.SIGINT, told)
+        signal.signal(signal.SIGTERM, told)
+
+
+class _stdout_for_programs:
+    """Inside, descriptor 1 is standard error, so that nothing that Ray or a user prints mixes with our line;
+    the real standard output is what `with` gives."""
+
+    def __enter__(self) -> TextIO:
+        sys.stdout.flush()
+        self._kept = os.dup(1)
+        os.dup2(2, 1)
+        self._out = os.fdopen(os.dup(self._kept), "w")
+        return self._out
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        self._out.close()
+        os.dup2(self._kept, 1)
+        os.close(self._kept)
+
+
+def load_app(target: str) -> Any:
+    """The object named by `module:attribute`; the current directory is importable. Raises ConfigError."""
+    from flightserve.declare import App
+
+    module, separator, attribute = target.partition(":")
+    if not (module and separator and attribute):
+        raise ConfigError(f"{target!r} is not module:app, e.g. examples.flights.app:app")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        app = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(f"there is no module {error.name!r} in {os.getcwd()} or on sys.path") from error
+    except AttributeError as error:
+        raise ConfigError(f"module {module} has no {attribute!r}") from error
+    if not isinstance(app, App):
+        raise ConfigError(f"{target} is a {type(app).__name__}; it must be a flightserve.App")
+    return app
+
+
+# ---- status
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from flightserve.control.names import running_apps
+    from flightserve.control.observer import ask_view
+
+    apps = [app for app in running_apps() if arguments.app in (None, app)]
+    if not apps:
+        print("no flightserve app runs on this machine", file=sys.stderr)
+        return 1
+    failed = False
+    for app in apps:
+        try:
+            view = ask_view(app)
+        except FlightserveError as error:
+            print(f"{app}: {error.message}", file=sys.stderr)
+            failed = True
+            continue
+        print(_as_json(view) if arguments.json else render(view))
+    return 1 if failed else 0
+
+
+def _as_json(view: View) -> str:
+    import msgspec
+
+    return msgspec.json.encode(view).decode()
+
+
+def render(view: View) -> str:
+    """The view as a table for people."""
+    lines = [f"app {view.app_id}: {view.phase}" + (f" ({view.problem})" if view.problem else "")]
+    lines += [f"  {protocol:8}{address}" for protocol, address in view.addresses.items()]
+    rows = [("NAME", "PHASE", "READY", "PID", "RESTARTS", "AGE", "ADDRESSES")]
+    rows.append(("supervisor", "serving", "yes", str(view.supervisor_pid), "", "", ""))
+    rows += [
+        (child.name, child.phase, "yes" if child.ready else "no", str(child.pid or ""), str(child.restarts),
+         f"{child.age_s:.0f} s", " ".join(child.addresses.values()))
+        for child in view.children
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,150 @@
+"""Runs any set of frontends in one process: one uvloop event loop for HTTP, gRPC and ZeroMQ, on a thread of its
+own, and Flight beside it with the threads that pyarrow's server makes.
+
+Each protocol's module is imported only when its port is given. An address that cannot be bound ends the start
+with an error that names the protocol; what had started by then is stopped again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from flightserve.config import FrontendOptions
+from flightserve.errors import FlightserveError, Unavailable
+from flightserve.fabric.service import Service
+
+log = logging.getLogger("flightserve.frontends.host")
+
+T = TypeVar("T")
+
+# Protocol: module, class, and whether its start, drain and stop are coroutines on the event loop.
+FRONTENDS: Final[dict[str, tuple[str, str, bool]]] = {
+    "http": ("flightserve.frontends.http", "HttpFrontend", True),
+    "grpc": ("flightserve.frontends.grpc_frontend", "GrpcFrontend", True),
+    "flight": ("flightserve.frontends.flight_frontend", "FlightFrontend", False),
+    "zmq": ("flightserve.frontends.zmq_frontend", "ZmqFrontend", True),
+}
+START_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 5.0
+
+
+class BindFailed(Unavailable):
+    """A frontend could not listen where it was told to."""
+
+
+class FrontendHost:
+    """The frontends of one process. `on_loop` is called once, with the event loop, before any of them starts:
+    the place to start what else lives there."""
+
+    def __init__(
+        self, service: Service, options: FrontendOptions, metrics: Any,
+        on_loop: Callable[[asyncio.AbstractEventLoop], None] | None = None,
+    ) -> None:
+        self._service = service
+        self._options = options
+        self._metrics = metrics
+        self._on_loop = on_loop
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._running: dict[str, Any] = {}
+
+    def start(self) -> dict[str, str]:
+        """Listen; returns the addresses by protocol. Raises BindFailed."""
+        self._start_loop()
+        addresses: dict[str, str] = {}
+        for protocol, port in self._ports().items():
+            try:
+                addresses[protocol] = self._start_one(protocol, port)
+            except FlightserveError:
+                self.stop()
+                raise
+            except Exception as error:
+                self.stop()
+                raise BindFailed(f"the {protocol} frontend cannot listen on {self._options.host}:{port}: {error}") from error
+        return addresses
+
+    def drain(self, timeout_s: float) -> bool:
+        """Every frontend stops accepting and finishes what it has; all at once, within `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        with ThreadPoolExecutor(max_workers=len(FRONTENDS), thread_name_prefix="flightserve-drain") as pool:
+            draining = {protocol: pool.submit(self._call, protocol, "drain", timeout_s) for protocol in self._running}
+            done = [self._outcome(protocol, "drain", future, until) for protocol, future in draining.items()]
+        return all(done)
+
+    def stop(self) -> None:
+        """Close everything and end the loop."""
+        until = time.monotonic() + STOP_TIMEOUT_S
+        with ThreadPoolExecutor(max_workers=len(FRONTENDS), thread_name_prefix="flightserve-stop") as pool:
+            stopping = {protocol: pool.submit(self._call, protocol, "stop") for protocol in self._running}
+            for protocol, future in stopping.items():
+                self._outcome(protocol, "stop", future, until)
+        self._running.clear()
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(STOP_TIMEOUT_S)
+            self._loop = None
+
+    def __repr__(self) -> str:
+        return f"<FrontendHost {', '.join(self._running) or 'nothing running'}>"
+
+    def _ports(self) -> dict[str, int]:
+        ports = {protocol: getattr(self._options, f"{protocol}_port") for protocol in FRONTENDS}
+        return {protocol: port for protocol, port in ports.items() if port is not None}
+
+    def _start_loop(self) -> None:
+        import uvloop
+
+        loop = uvloop.new_event_loop()
+        self._loop = loop
+        self._thread = threading.Thread(target=self._run_loop, args=(loop,), name="flightserve-loop", daemon=True)
+        self._thread.start()
+        if self._on_loop is not None:
+            self._on_loop(loop)
+
+    @staticmethod
+    def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+
+    def _start_one(self, protocol: str, port: int) -> str:
+        module, name, on_loop = FRONTENDS[protocol]
+        frontend_class = getattr(importlib.import_module(module), name)
+        arguments = (self._service, self._options.host, port, self._options.limits, self._metrics)
+
+        async def build_and_start() -> tuple[Any, str]:
+            # Built on the loop: grpc.aio and zmq.asyncio take the running loop in their constructors.
+            frontend = frontend_class(*arguments)
+            return frontend, await frontend.start()
+
+        if on_loop:
+            frontend, address = self._on(build_and_start(), START_TIMEOUT_S)
+        else:
+            frontend = frontend_class(*arguments)
+            address = frontend.start()
+        self._running[protocol] = frontend
+        log.info("%s listens on %s", protocol, address)
+        return str(address)
+
+    def _call(self, protocol: str, method: str, *arguments: float) -> Any:
+        called = getattr(self._running[protocol], method)(*arguments)
+        if FRONTENDS[protocol][2]:
+            return self._on(called, (arguments[0] if arguments else 0.0) + STOP_TIMEOUT_S)
+        return called
+
+    def _on(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+
+    def _outcome(self, protocol: str, what: str, future: Any, until: float) -> bool:
+        try:
+            return future.result(max(0.1, until - time.monotonic() + STOP_TIMEOUT_S)) is not False
+        except Exception:
+            log.exception("the %s frontend did not %s cleanly", protocol, what)
+            return False
