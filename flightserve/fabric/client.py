@@ -1,0 +1,509 @@
+"""The caller's side of the data plane: what frontends hold instead of routers and sockets.
+
+`RouterClient` implements `fabric.service.Service` over one connection per router on the event loop, and one
+connection per lane for threads that block. It follows the routing table: which router owns a deployment, where
+that router listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.config import EdgeLimits, FabricLimits
+from flightserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FlightserveError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from flightserve.fabric.channels import PollingChannel, connect
+from flightserve.fabric.lane import BlockingLane, LaneConnection
+from flightserve.fabric.segments import SegmentMap, SegmentPool
+from flightserve.fabric.service import Lane, PartCallback, Payload
+from flightserve.fabric.uplink import Deliver, MemoryFull, SharedSlice, Uplink
+from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
+from flightserve.wire import frames
+from flightserve.wire.table import Entry, Peer, RoutingTable
+
+log = logging.getLogger(__name__)
+
+# Leases that found no frames to ride back with leave after this long; overdue requests are looked for then.
+SWEEP_S = 0.02
+# How long past its deadline a request waits for a router that should have refused it.
+GRACE_NS = 1 * NS_PER_S
+POOLED_LANES_MAX = 64
+
+
+class AsyncUplink:
+    """One connection to one router, on the event loop."""
+
+    def __init__(self, client: RouterClient, router: Peer, loop: asyncio.AbstractEventLoop) -> None:
+        self.router = router
+        self.state = Uplink(client.pool, client.mapped, client.limits, client.outstanding[router.id])
+        self._client = client
+        self._loop = loop
+        self._flush_due = False
+        self._writing = False
+        self.closed = False
+        sock = connect(router.endpoint, client.fabric.connect_timeout_s)
+        self._channel = PollingChannel(sock, client.mapped.add)
+        self._fd = sock.fileno()
+        loop.add_reader(self._fd, self._readable)
+        self.send(frames.Hello(frames.PROTOCOL_VERSION, client.peer_id, "frontend", True, pid=os.getpid()))
+
+    def send(self, frame: frames.Frame, region: frames.Region | None = None) -> None:
+        """Queue a frame; everything queued in one turn of the loop leaves in one send."""
+        if self.closed:
+            raise Unavailable("the router is gone; try again")
+        if region is not None and (region.owner, region.segment) not in self._channel.known:
+            self._channel.announce(*self._client.pool.announcement(region.segment))
+        self._channel.queue(frame)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self.closed:
+            return
+        release = self.state.releases()
+        if release is not None:
+            self._channel.queue(release)
+        try:
+            done = self._channel.flush()
+        except FlightserveError as error:
+            self.close(error)
+            return
+        if done is self._writing:
+            self._writing = not done
+            if done:
+                self._loop.remove_writer(self._fd)
+            else:
+                self._loop.add_writer(self._fd, self._flush)
+
+    def _readable(self) -> None:
+        try:
+            for frame in self._channel.read():
+                if type(frame) is frames.Ping:
+                    self.send(frames.Pong(frame.number))
+                else:
+                    self.state.receive(frame)
+        except FlightserveError as error:
+            self.close(error)
+
+    def sweep(self, now_ns: int) -> None:
+        """Send leases that wait, and end requests whose router forgot them."""
+        if self.state.released and not self._flush_due:
+            self._flush()
+        overdue = self.state.overdue(now_ns - GRACE_NS)
+        if overdue:
+            self.state.fail(overdue, DeadlineExceeded("the deadline passed and the router did not answer"))
+
+    def close(self, error: FlightserveError) -> None:
+        """End the connection; everything in flight on it fails with Unavailable."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._fd)
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+        self._channel.close()
+        log.info("connection to router %x ended: %s", self.router.id, error)
+        self.state.router_lost()
+        self.state.fail(list(self.state.pending), Unavailable("the router was lost while the request was in flight"))
+        self._client.uplink_lost(self)
+
+
+class RouterClient:
+    """The tiers behind a frontend (`fabric.service.Service`)."""
+
+    def __init__(self, peer_id: int, limits: FabricLimits, edge: EdgeLimits | None = None) -> None:
+        self.peer_id = peer_id
+        self.fabric = limits
+        self.limits = edge or EdgeLimits()
+        self.pool = SegmentPool(peer_id, limits)
+        self.mapped = SegmentMap(limits)
+        self._table = RoutingTable(0)
+        self._entries: dict[str, Entry] = {}
+        self._methods: dict[tuple[str, str], tuple[DeploymentSpec, MethodSpec]] = {}
+        self._routers: dict[int, Peer] = {}
+        self._uplinks: dict[int, AsyncUplink] = {}
+        self._lanes: dict[int, list[LaneConnection]] = collections.defaultdict(list)
+        self._resting: list[LaneConnection] = []
+        self.outstanding: dict[int, set[tuple[int, int]]] = collections.defaultdict(set)
+        self._lock = threading.Lock()
+        self._room: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open_lanes = 0
+        self._draining = False
+        self._stopped = False
+        self.pool.on_freed.append(self._wake_waiting)
+        self.pool.on_dropped.append(self._segment_dropped)
+
+    # ---- life
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Connect from `loop` as tables come. Any thread."""
+        self._loop = loop
+        loop.call_soon_threadsafe(self._connect)
+        loop.call_soon_threadsafe(self._sweep)
+
+    def apply_table(self, table: RoutingTable) -> None:
+        """Take over a newer routing table. Any thread."""
+        with self._lock:
+            if table.version <= self._table.version:
+                return
+            self._table = table
+            self._entries = {entry.spec.name: entry for entry in table.deployments}
+            self._methods = {(e.spec.name, m.name): (e.spec, m) for e in table.deployments for m in e.spec.methods}
+            self._routers = {peer.id: peer for peer in table.peers if peer.tier == "router"}
+        if self._loop is not None and not self._stopped:
+            self._loop.call_soon_threadsafe(self._connect)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Not ready from now on; True once nothing is in flight. Blocks; not for the event loop."""
+        self._draining = True
+        waited = threading.Event()
+        deadline_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
+        while self.in_flight() and monotonic_ns() < deadline_ns:
+            waited.wait(0.02)
+        return not self.in_flight()
+
+    def stop(self) -> None:
+        """Close all connections. Any thread but the loop's."""
+        self._stopped = True
+        with self._lock:
+            for connection in [*self._resting, *(c for lanes in self._lanes.values() for c in lanes)]:
+                connection.disconnect()
+            self._resting.clear()
+            self._lanes.clear()
+        if self._loop is not None and self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(5)
+
+    async def _stop(self) -> None:
+        for uplink in list(self._uplinks.values()):
+            uplink.close(Unavailable("the frontend stops"))
+
+    def _connect(self) -> None:
+        assert self._loop is not None
+        for gone in [u for i, u in self._uplinks.items() if i not in self._routers]:
+            gone.close(Unavailable("the router left the routing table"))
+        for router in self._routers.values():
+            if router.id in self._uplinks or self._stopped:
+                continue
+            try:
+                self._uplinks[router.id] = AsyncUplink(self, router, self._loop)
+            except FlightserveError as error:
+                log.info("router %x cannot be reached: %s", router.id, error)
+                self._loop.call_later(0.1, self._connect)
+
+    def uplink_lost(self, uplink: AsyncUplink) -> None:
+        """Called by an uplink that ended: connect again, if the table still names its router."""
+        if self._uplinks.get(uplink.router.id) is uplink:
+            del self._uplinks[uplink.router.id]
+        if self._loop is not None and not self._stopped:
+            self._loop.call_later(0.1, self._connect)
+
+    def _sweep(self) -> None:
+        if self._stopped or self._loop is None:
+            return
+        now_ns = monotonic_ns()
+        for uplink in list(self._uplinks.values()):
+            uplink.sweep(now_ns)
+        self._tend_lanes()
+        self._loop.call_later(SWEEP_S, self._sweep)
+
+    # ---- what is deployed
+
+    def deployments(self) -> Sequence[DeploymentSpec]:
+        """What the routing table names."""
+        return [entry.spec for entry in self._entries.values()]
+
+    def method(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:
+        """Specs of a method. Raises NotFound, naming what there is."""
+        found = self._methods.get((deployment, method))
+        if found is None:
+            entry = self._entries.get(deployment)
+            if entry is None:
+                known = ", ".join(sorted(self._entries)) or "none"
+                raise NotFound(f"no deployment {deployment[:128]!r}; deployed: {known}")
+            names = ", ".join(sorted(m.name for m in entry.spec.methods))
+            raise NotFound(f"{deployment} has no method {method[:128]!r}; it has: {names}")
+        return found
+
+    def ready(self) -> bool:
+        """Every deployment has a replica that answers, its router is connected, nothing drains."""
+        table = self._table
+        return bool(table.version) and not (self._draining or table.draining) and all(
+            entry.ready > 0 and entry.router_id in self._uplinks for entry in table.deployments
+        )
+
+    def router_of(self, deployment: str) -> Peer:
+        """The router that owns a deployment. Raises Unavailable while there is none."""
+        entry = self._entries.get(deployment)
+        router = self._routers.get(entry.router_id) if entry is not None else None
+        if router is None:
+            raise Unavailable(f"no router owns {deployment!r} now; try again")
+        return router
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The other tiers' statistics, as the supervisor published them last."""
+        return self._table.metrics
+
+    # ---- calls
+
+    def _uplink(self, deployment: str) -> AsyncUplink:
+        uplink = self._uplinks.get(self.router_of(deployment).id)
+        if uplink is None:
+            raise Unavailable(f"the router of {deployment!r} is not connected; try again")
+        return uplink
+
+    def call(self, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> RoutedCall:
+        """Start one request (`Service.call`)."""
+        return RoutedCall(self, deployment, method, payload, meta)
+
+    def submit(self, deployment: str, method: str, payload: Payload, meta: RequestMeta, deliver: Deliver) -> tuple[AsyncUplink, int]:
+        """Stage and send one request: its uplink and id there. Raises MemoryFull, and what `stage` raises."""
+        _, spec = self.method(deployment, method)
+        uplink = self._uplink(deployment)
+        region, rows = uplink.state.stage(payload, spec, f"{deployment}.{method}")
+        parts = uplink.state.register(region, [(rows, meta)], deliver)
+        uplink.send(frames.Submit(deployment, method, region, parts), region)
+        return uplink, parts[0].request_id
+
+    def call_parts(
+        self, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]],
+        done: PartCallback,
+    ) -> None:
+        """Start a group of requests in one region (`Service.call_parts`)."""
+        try:
+            self._submit_parts(deployment, method, batch, parts, done)
+        except MemoryFull as full:
+            assert self._loop is not None
+            waiting = self._loop.create_task(self._submit_parts_later(deployment, method, batch, parts, done, full))
+            waiting.add_done_callback(_log_failure)
+        except FlightserveError as error:
+            for index in range(len(parts)):
+                done(index, None, error, True)
+
+    def _submit_parts(
+        self, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]],
+        done: PartCallback,
+    ) -> None:
+        _, spec = self.method(deployment, method)
+        uplink = self._uplink(deployment)
+        region, _ = uplink.state.stage(batch, spec, f"{deployment}.{method}", trusted=True)
+        wire_parts = uplink.state.register(region, parts, done)
+        uplink.send(frames.Submit(deployment, method, region, wire_parts), region)
+
+    async def _submit_parts_later(
+        self, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]],
+        done: PartCallback, full: MemoryFull,
+    ) -> None:
+        deadline_ns = min(meta.deadline_ns for _, meta in parts)
+        try:
+            while True:
+                await self.room(full.nbytes, deadline_ns)
+                try:
+                    self._submit_parts(deployment, method, batch, parts, done)
+                    return
+                except MemoryFull as again:
+                    full = again
+        except FlightserveError as error:
+            for index in range(len(parts)):
+                done(index, None, error, True)
+
+    def open_lane(self) -> Lane:
+        """A lane for a thread; pooled ones are used again. Any thread."""
+        with self._lock:
+            self._open_lanes += 1
+        return BlockingLane(self)
+
+    # ---- lanes' connections
+
+    def lane_connection(self, router: Peer) -> LaneConnection:
+        """A connection for a lane: one that rests, or a new one. Raises Unavailable. Any thread."""
+        with self._lock:
+            pooled = self._lanes[router.id]
+            if pooled:
+                return pooled.pop()
+        return LaneConnection(self, router)
+
+    def lane_closed(self, connection: LaneConnection | None) -> None:
+        """A lane ended. Its connection serves again once nothing is in flight or leased on it. Any thread."""
+        with self._lock:
+            self._open_lanes -= 1
+            if connection is not None:
+                self._resting.append(connection)
+
+    def _tend_lanes(self) -> None:
+        """Read what comes for connections no lane uses: the ends of cancelled requests, regions freed late."""
+        with self._lock:
+            resting, self._resting = self._resting, []
+            pooled = [connection for lanes in self._lanes.values() for connection in lanes]
+            for connection in [c for c in resting + pooled if not c.tend()]:
+                connection.disconnect()
+                if connection in pooled:
+                    self._lanes[connection.router.id].remove(connection)
+            for connection in resting:
+                if connection.channel.closed:
+                    continue
+                lanes = self._lanes[connection.router.id]
+                if not connection.state.at_rest:
+                    self._resting.append(connection)
+                elif len(lanes) < POOLED_LANES_MAX and connection.router.id in self._routers:
+                    lanes.append(connection)
+                else:
+                    connection.disconnect()
+
+    # ---- memory
+
+    async def room(self, nbytes: int, deadline_ns: int) -> None:
+        """Wait until some region came free. Raises ResourceExhausted when the deadline passes first, or at
+        once when that many bytes can never be free."""
+        assert self._loop is not None
+        if nbytes > self.fabric.memory_bytes_max:
+            raise ResourceExhausted(f"{nbytes} bytes do not fit into {self.fabric.memory_bytes_max} of shared memory")
+        freed = self._loop.create_future()
+        self._room.append(freed)
+        try:
+            timeout_s = max(0.0, (deadline_ns - monotonic_ns()) / NS_PER_S)
+            await asyncio.wait_for(freed, min(timeout_s, threading.TIMEOUT_MAX))
+        except TimeoutError as error:
+            raise ResourceExhausted("shared memory stayed full until the deadline; retry later") from error
+
+    def _wake_waiting(self) -> None:
+        if self._room and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake_on_loop)
+
+    def _wake_on_loop(self) -> None:
+        while self._room:
+            waiting = self._room.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+
+    def _segment_dropped(self, segment: int) -> None:
+        if self._loop is not None and not self._stopped:
+            self._loop.call_soon_threadsafe(self._tell_dropped, segment)
+
+    def _tell_dropped(self, segment: int) -> None:
+        for uplink in self._uplinks.values():
+            with contextlib.suppress(Unavailable):
+                uplink.send(frames.SegmentGone(self.peer_id, segment))
+
+    # ---- counts
+
+    def in_flight(self) -> int:
+        """Requests of the event loop that have no outcome yet."""
+        return sum(len(uplink.state.pending) for uplink in list(self._uplinks.values()))
+
+    def statistics(self) -> dict[str, float]:
+        """Counts of this process's side of the data plane."""
+        return {
+            **self.pool.statistics(),
+            "in_flight": float(self.in_flight()),
+            "mapped_segments": float(len(self.mapped)),
+            "lanes_open": float(self._open_lanes),
+        }
+
+
+def _log_failure(done: asyncio.Task[None]) -> None:
+    if not done.cancelled() and done.exception() is not None:
+        log.error("a group of requests could not be submitted", exc_info=done.exception())
+
+
+class RoutedCall:
+    """One request in flight (`fabric.service.AsyncCall`)."""
+
+    __slots__ = ("_client", "_events", "_finished", "_meta", "_payload", "_request_id", "_target", "_uplink", "_waiting")
+
+    def __init__(self, client: RouterClient, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
+        self._client = client
+        self._target = (deployment, method)
+        self._payload: Payload | None = payload
+        self._meta = meta
+        self._events: collections.deque[SharedSlice | FlightserveError] = collections.deque()
+        self._waiting: asyncio.Future[None] | None = None
+        self._finished = False
+        self._uplink: AsyncUplink | None = None
+        self._request_id = 0
+        try:
+            self._start()
+        except MemoryFull:
+            self._payload = payload
+        except FlightserveError as error:
+            self._deliver(0, None, error, True)
+
+    def _start(self) -> None:
+        payload, self._payload = self._payload, None
+        assert payload is not None
+        deployment, method = self._target
+        self._uplink, self._request_id = self._client.submit(deployment, method, payload, self._meta, self._deliver)
+
+    def _deliver(self, _: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
+        if self._finished:
+            return
+        if error is not None:
+            self._events.append(error)
+        elif result is not None:
+            self._events.append(result)
+        self._finished = last
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def __aiter__(self) -> RoutedCall:
+        return self
+
+    async def __anext__(self) -> SharedSlice:
+        while not self._events:
+            if self._finished:
+                raise StopAsyncIteration
+            if self._payload is not None:
+                await self._start_late()
+                continue
+            self._waiting = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiting
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        event = self._events.popleft()
+        if isinstance(event, FlightserveError):
+            raise event
+        return event
+
+    async def _start_late(self) -> None:
+        payload = self._payload
+        assert payload is not None
+        try:
+            self._start()
+        except MemoryFull as full:
+            self._payload = payload
+            try:
+                await self._client.room(full.nbytes, self._meta.deadline_ns)
+            except FlightserveError as error:
+                self._payload = None
+                self._deliver(0, None, error, True)
+        except FlightserveError as error:
+            self._deliver(0, None, error, True)
+
+    def cancel(self) -> None:
+        """Give up; the router takes the request out of its queue, or tells the replica."""
+        if self._finished:
+            return
+        self._deliver(0, None, Cancelled("the caller gave up"), True)
+        if self._uplink is not None and not self._uplink.closed:
+            self._uplink.state.pending.pop(self._request_id, None)
+            self._uplink.send(frames.Cancel([self._request_id]))

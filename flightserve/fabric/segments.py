@@ -1,0 +1,229 @@
+"""Shared memory: segments a process owns and writes, and segments of others that it maps read-only.
+
+A segment is a memfd. It has no name, so nothing can be guessed and nothing is left behind when its processes
+die, and it is not bound by the size of `/dev/shm`. It is sealed against shrinking and growing before it is
+shown to anybody, so that no reader can be hit by SIGBUS; a reader checks those seals and the size before it
+maps, and every range before it reads.
+
+Where regions go inside the owned segments is decided by the pure `core.regions.Allocator`; this module keeps
+the memory behind its decisions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import threading
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from flightserve.config import FabricLimits
+from flightserve.core.regions import Allocator
+from flightserve.errors import ProtocolError
+from flightserve.wire.frames import Region, Segment, check_region
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class OwnedSegment:
+    """A memfd made here, mapped writable for as long as this object lives."""
+
+    __slots__ = ("fd", "memory", "nbytes", "number")
+
+    def __init__(self, number: int, nbytes: int) -> None:
+        self.number = number
+        self.nbytes = nbytes
+        self.fd = os.memfd_create("flightserve-segment", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.fd, nbytes)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+            self.memory = memoryview(mmap.mmap(self.fd, nbytes))
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def __del__(self) -> None:
+        # A buffer of user code may still look into the mapping; the mapping goes when the last one does.
+        with contextlib.suppress(OSError, AttributeError):
+            os.close(self.fd)
+
+
+class SegmentPool:
+    """The segments of this process. Thread-safe. Total bytes are bounded by `memory_bytes_max`.
+
+    `on_dropped(segment)` is called, without the lock, when a segment will never be used again.
+    """
+
+    def __init__(self, owner: int, limits: FabricLimits) -> None:
+        self.owner = owner
+        self._allocator = Allocator(limits.segment_bytes, limits.memory_bytes_max)
+        self._segments: dict[int, OwnedSegment] = {}
+        self._changed = threading.Condition()
+        self.on_dropped: list[Callable[[int], None]] = []
+        self.on_freed: list[Callable[[], None]] = []
+        self._waiting = 0
+
+    def allocate(self, nbytes: int) -> tuple[Region, memoryview] | None:
+        """A region of `nbytes` to write and the memory to write it to, or None while memory is full. Raises
+        TooLarge for what can never fit."""
+        with self._changed:
+            place = self._allocator.allocate(nbytes)
+            if place is None:
+                return None
+            if place.new_segment_bytes:
+                for gone in place.dropped:
+                    self._segments.pop(gone, None)
+                self._segments[place.segment] = OwnedSegment(place.segment, place.new_segment_bytes)
+            segment = self._segments[place.segment]
+        for gone in place.dropped:
+            self._tell_dropped(gone)
+        return (
+            Region(self.owner, place.segment, place.offset, nbytes),
+            segment.memory[place.offset : place.offset + nbytes],
+        )
+
+    def wait(self, nbytes: int, timeout_s: float) -> tuple[Region, memoryview] | None:
+        """As `allocate`, waiting up to `timeout_s` for memory to come free."""
+        got = self.allocate(nbytes)
+        if got is None:
+            with self._changed:
+                self._waiting += 1
+            try:
+                got = self._wait(nbytes, timeout_s)
+            finally:
+                with self._changed:
+                    self._waiting -= 1
+        return got
+
+    def _wait(self, nbytes: int, timeout_s: float) -> tuple[Region, memoryview] | None:
+        with self._changed:
+            box: list[tuple[Region, memoryview]] = []
+
+            def tried() -> bool:
+                got = self.allocate(nbytes)
+                if got is not None:
+                    box.append(got)
+                return got is not None
+
+            self._changed.wait_for(tried, timeout_s)
+            return box[0] if box else None
+
+    def free(self, segment: int, offset: int) -> None:
+        """The region's last lease came back."""
+        with self._changed:
+            dropped = self._allocator.free(segment, offset)
+            if dropped is not None:
+                self._segments.pop(dropped, None)
+            if self._waiting:
+                self._changed.notify_all()
+        if dropped is not None:
+            self._tell_dropped(dropped)
+        for wake in self.on_freed:
+            wake()
+
+    def abandon(self, segment: int, offset: int) -> None:
+        """The region's leases are lost from sight (its router died): somebody may still read it, so its
+        segment is never written again; the kernel keeps the pages until the last reader has gone."""
+        with self._changed:
+            self._allocator.retire(segment)
+        self.free(segment, offset)
+
+    def _tell_dropped(self, segment: int) -> None:
+        for told in self.on_dropped:
+            told(segment)
+
+    def announcement(self, segment: int) -> tuple[Segment, int]:
+        """The frame that names a live segment, and its fd."""
+        owned = self._segments[segment]
+        return Segment(self.owner, segment, owned.nbytes), owned.fd
+
+    def statistics(self) -> dict[str, float]:
+        """Bytes of segments and counts of regions in use."""
+        with self._changed:
+            record = self._allocator.statistics()
+        return {"shared_memory_bytes": float(record.segment_bytes), "leases": float(record.regions)}
+
+
+class MappedSegment:
+    """Another process's segment, mapped read-only. Its fd is closed once mapped."""
+
+    __slots__ = ("address", "buffer", "memory", "nbytes")
+
+    def __init__(self, fd: int, nbytes: int) -> None:
+        if os.fstat(fd).st_size != nbytes or nbytes <= 0:
+            raise ProtocolError(f"segment announced with {nbytes} bytes, its memfd has {os.fstat(fd).st_size}")
+        try:
+            seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        except OSError as error:
+            raise ProtocolError("segment is not a sealable memfd") from error
+        if seals & _SEALS != _SEALS:
+            raise ProtocolError("segment is not sealed against shrinking and growing")
+        self.nbytes = nbytes
+        mapping = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
+        self.memory = memoryview(mapping)
+        self.buffer = pa.py_buffer(mapping)
+        self.address = self.buffer.address
+
+
+class Lease:
+    """The right to read one region; the base of every Arrow buffer over it. `released` is called once, from
+    whatever thread drops the last buffer."""
+
+    __slots__ = ("_mapped", "_released", "key")
+
+    def __init__(
+        self, mapped: MappedSegment, key: tuple[int, int, int], released: Callable[[tuple[int, int, int]], None]
+    ) -> None:
+        self._mapped = mapped
+        self._released = released
+        self.key = key
+
+    def __del__(self) -> None:
+        self._released(self.key)
+
+
+class SegmentMap:
+    """Segments of other processes that this process has mapped, shared by all of its connections."""
+
+    def __init__(self, limits: FabricLimits) -> None:
+        self._mapped: dict[tuple[int, int], MappedSegment] = {}
+        self._lock = threading.Lock()
+        self._segments_per_peer_max = limits.segments_per_peer_max
+
+    def add(self, frame: Segment, fd: int) -> None:
+        """Map a segment another process announced, unless it is mapped already. Takes over the fd."""
+        try:
+            with self._lock:
+                key = (frame.owner, frame.segment)
+                if key in self._mapped:
+                    return
+                if sum(owner == frame.owner for owner, _ in self._mapped) >= self._segments_per_peer_max:
+                    raise ProtocolError(f"peer announced more than {self._segments_per_peer_max} segments")
+                self._mapped[key] = MappedSegment(fd, frame.nbytes)
+        finally:
+            os.close(fd)
+
+    def lease(
+        self, region: Region, released: Callable[[tuple[int, int, int]], None]
+    ) -> tuple[pa.Buffer, memoryview]:
+        """The region's bytes, as an Arrow buffer that holds the lease and as a plain view for looking at
+        headers. Raises ProtocolError for a segment never announced or a range outside it."""
+        mapped = self._mapped.get((region.owner, region.segment))
+        if mapped is None:
+            raise ProtocolError(f"region in segment {region.segment}, which its owner never announced")
+        check_region(region, mapped.nbytes)
+        lease = Lease(mapped, (region.owner, region.segment, region.offset), released)
+        buffer = pa.foreign_buffer(mapped.address + region.offset, region.length, base=lease)
+        return buffer, mapped.memory[region.offset : region.offset + region.length]
+
+    def forget(self, owner: int, segment: int | None = None) -> None:
+        """Unmap one segment, or all of an owner's; memory still leased stays until its buffers die."""
+        with self._lock:
+            for key in [k for k in self._mapped if k[0] == owner and segment in (None, k[1])]:
+                del self._mapped[key]
+
+    def __len__(self) -> int:
+        return len(self._mapped)

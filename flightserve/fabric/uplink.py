@@ -1,0 +1,271 @@
+"""What every connection from a caller to a router has in common: staging requests, reading results.
+
+A caller writes a request's rows once, into a region of its own process's pool, and sends the region's
+descriptor. The region comes back by a `Release` when nobody reads it any more. Results arrive as row ranges
+of a replica's region; one lease serves all requests answered by one frame, and is given back when the last
+Arrow buffer over it dies, with the next frames that go that way.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from flightserve.config import EdgeLimits
+from flightserve.errors import FlightserveError, InvalidArgument, SchemaMismatch, from_kind
+from flightserve.fabric.batches import SchemaCache, read_batch, stream_of, write_batch
+from flightserve.fabric.decode import decode_stream
+from flightserve.fabric.schemas import check_schema, decode_schema
+from flightserve.fabric.segments import SegmentMap, SegmentPool
+from flightserve.fabric.service import EncodedStream, Payload
+from flightserve.types import MethodSpec, RequestMeta
+from flightserve.wire import frames
+
+# Delivered for each event of a request: (index given at submission, result, error, last).
+Deliver = Callable[[int, "SharedSlice | None", FlightserveError | None, bool], None]
+
+
+class MemoryFull(Exception):
+    """No region of that size is free now; `nbytes` says how much is wanted."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__(f"{nbytes} bytes of shared memory are not free now")
+        self.nbytes = nbytes
+
+
+class _Shared:
+    """A leased result region, decoded at most once."""
+
+    __slots__ = ("_batch", "_memory", "_schemas", "buffer")
+
+    def __init__(self, buffer: pa.Buffer, memory: memoryview, schemas: SchemaCache) -> None:
+        self.buffer = buffer
+        self._memory = memory
+        self._schemas = schemas
+        self._batch: pa.RecordBatch | None = None
+
+    def batch(self) -> pa.RecordBatch:
+        if self._batch is None:
+            self._batch = read_batch(self.buffer, self._memory, self._schemas)
+        return self._batch
+
+
+class SharedSlice:
+    """Rows of a result region (`fabric.service.Result`)."""
+
+    __slots__ = ("_offset", "_rows", "_shared")
+
+    def __init__(self, shared: _Shared, offset: int, rows: int) -> None:
+        self._shared = shared
+        self._offset = offset
+        self._rows = rows
+
+    @property
+    def num_rows(self) -> int:
+        return self._rows
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Which shared result this is a slice of, and from which row: slices of one origin share columns."""
+        return id(self._shared), self._offset
+
+    def batch(self) -> pa.RecordBatch:
+        """The rows, zero-copy."""
+        whole = self._shared.batch()
+        return whole if self._rows == whole.num_rows else whole.slice(self._offset, self._rows)
+
+    def whole(self) -> pa.RecordBatch:
+        """All rows of the region, of which this slice is a part."""
+        return self._shared.batch()
+
+    def ipc_stream(self) -> pa.Buffer:
+        """The rows as one Arrow IPC stream: the region itself where the slice is all of it."""
+        if self._rows == self._shared.batch().num_rows:
+            return self._shared.buffer
+        return stream_of([self.batch()])
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request that has no outcome yet."""
+
+    deliver: Deliver
+    index: int
+    deadline_ns: int
+
+
+class Uplink:
+    """Bookkeeping of one connection to a router. The I/O is its subclass's or owner's."""
+
+    def __init__(
+        self, pool: SegmentPool, mapped: SegmentMap, limits: EdgeLimits, outstanding: set[tuple[int, int]]
+    ) -> None:
+        """`outstanding` names the regions a router was sent; all connections to one router share it."""
+        self.pool = pool
+        self.mapped = mapped
+        self.limits = limits
+        self.schemas = SchemaCache()
+        self.pending: dict[int, Pending] = {}
+        self.released: collections.deque[tuple[int, int, int]] = collections.deque()
+        self._outstanding = outstanding
+        self._leased = 0
+        self._request_ids = itertools.count(1)
+
+    # ---- requests
+
+    def _allocate(self, nbytes: int) -> tuple[frames.Region, memoryview]:
+        got = self.pool.allocate(nbytes)
+        if got is None:
+            raise MemoryFull(nbytes)
+        return got
+
+    def stage(self, payload: Payload, spec: MethodSpec, where: str, trusted: bool = False) -> tuple[frames.Region, int]:
+        """Write a payload into a region: (region, rows). Raises InvalidArgument or SchemaMismatch for what
+        the method cannot take, MemoryFull while there is no room."""
+        if isinstance(payload, EncodedStream):
+            region, rows = self._stage_stream(payload, spec, where)
+        else:
+            if not trusted:
+                validate(payload, self.limits)
+            _check(spec, payload.schema, where)
+            region, rows = write_batch(payload, self.schemas, self._allocate), payload.num_rows
+        self._outstanding.add((region.segment, region.offset))
+        return region, rows
+
+    def _stage_stream(self, payload: EncodedStream, spec: MethodSpec, where: str) -> tuple[frames.Region, int]:
+        nbytes = sum(len(piece) for piece in payload.pieces)
+        if nbytes < 8:
+            raise InvalidArgument(f"an Arrow IPC stream is expected; the body has {nbytes} bytes")
+        region, memory = self._allocate(nbytes)
+        try:
+            position = 0
+            for piece in payload.pieces:
+                memory[position : position + len(piece)] = piece
+                position += len(piece)
+            batch = decode_stream(pa.py_buffer(memory), self.limits)
+            _check(spec, batch.schema, where)
+            if self._is_plain(batch, memory):
+                known = self.schemas.at_head(memory)
+                staged = frames.Region(region.owner, region.segment, region.offset, nbytes, known.schema_id)
+                return staged, batch.num_rows
+            rewritten = write_batch(batch, self.schemas, self._allocate)
+        except BaseException:
+            self.pool.free(region.segment, region.offset)
+            raise
+        self.pool.free(region.segment, region.offset)
+        return rewritten, batch.num_rows
+
+    def _is_plain(self, batch: pa.RecordBatch, memory: memoryview) -> bool:
+        """True when the stream holds one uncompressed batch and nothing else, so that readers of the region
+        find it where this data plane puts its own."""
+        if bytes(memory[:4]) != b"\xff\xff\xff\xff":
+            return False
+        known = self.schemas.at_head(memory)
+        start = len(known.message)
+        if known.dictionaries or len(memory) < start + 8:
+            return False
+        expected = pa.ipc.get_record_batch_size(batch)
+        rest = len(memory) - start - expected
+        return rest == 0 or (rest == 8 and bytes(memory[start + expected :]) == b"\xff\xff\xff\xff\0\0\0\0")
+
+    def register(
+        self, region: frames.Region, parts: Sequence[tuple[int, RequestMeta]], deliver: Deliver, first_index: int = 0
+    ) -> list[frames.Part]:
+        """The wire parts of requests whose rows lie one after another in the region, now pending."""
+        out: list[frames.Part] = []
+        offset = 0
+        for index, (rows, meta) in enumerate(parts, first_index):
+            request_id = next(self._request_ids)
+            self.pending[request_id] = Pending(deliver, index, meta.deadline_ns)
+            out.append(
+                frames.Part(request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent)
+            )
+            offset += rows
+        return out
+
+    # ---- what comes back
+
+    def receive(self, frame: frames.Frame) -> None:
+        """Act on a frame of the router's; delivers results and errors."""
+        kind = type(frame)
+        if kind is frames.Results:
+            self._results(frame)  # type: ignore[arg-type]
+        elif kind is frames.Release:
+            for _, segment, offset in frame.regions:  # type: ignore[union-attr]
+                self._outstanding.discard((segment, offset))
+                (self.pool.abandon if frame.lost else self.pool.free)(segment, offset)  # type: ignore[union-attr]
+        elif kind is frames.Outcome:
+            pending = self.pending.pop(frame.request_id, None)  # type: ignore[union-attr]
+            if pending is not None:
+                pending.deliver(pending.index, None, from_kind(frame.kind, frame.message), True)  # type: ignore[union-attr]
+        elif kind is frames.SegmentGone:
+            self.mapped.forget(frame.owner, frame.segment)  # type: ignore[union-attr]
+        elif kind is frames.PeerGone:
+            self.mapped.forget(frame.peer_id)  # type: ignore[union-attr]
+
+    def _results(self, frame: frames.Results) -> None:
+        shared = None
+        if frame.region is not None:
+            buffer, memory = self.mapped.lease(frame.region, self.released.append)
+            shared = _Shared(buffer, memory, self.schemas)
+            self._leased += 1
+        for item in frame.items:
+            pending = self.pending.get(item.request_id)
+            if pending is None:
+                continue
+            if item.last:
+                del self.pending[item.request_id]
+            result = None if shared is None else SharedSlice(shared, item.row_offset, item.rows)
+            pending.deliver(pending.index, result, None, item.last)
+
+    def releases(self) -> frames.Release | None:
+        """Leases given back since last asked, as a frame to send."""
+        if not self.released:
+            return None
+        keys = []
+        while self.released:
+            keys.append(self.released.popleft())
+        self._leased -= len(keys)
+        return frames.Release(keys)
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing in flight, no lease held: the connection could serve somebody else."""
+        return not self.pending and not self._leased
+
+    def router_lost(self) -> None:
+        """The router is gone: no region it was sent comes back by itself."""
+        while self._outstanding:
+            self.pool.abandon(*self._outstanding.pop())
+
+    def fail(self, request_ids: Sequence[int], error: FlightserveError) -> None:
+        """End these requests here, whatever the router may still say of them."""
+        for request_id in request_ids:
+            pending = self.pending.pop(request_id, None)
+            if pending is not None:
+                pending.deliver(pending.index, None, error, True)
+
+    def overdue(self, now_ns: int) -> list[int]:
+        """Requests whose deadline is past by so much that the router must be stuck."""
+        return [number for number, pending in list(self.pending.items()) if pending.deadline_ns < now_ns]
+
+
+def validate(batch: pa.RecordBatch, limits: EdgeLimits) -> None:
+    """Raise InvalidArgument for a batch that claims what its buffers do not hold, or that nests too deep."""
+    if batch.num_columns > limits.columns_max:
+        raise InvalidArgument(f"the batch has {batch.num_columns} columns; at most {limits.columns_max} are taken")
+    try:
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidArgument(f"the batch is not valid: {error}") from error
+
+
+def _check(spec: MethodSpec, schema: pa.Schema, where: str) -> None:
+    if spec.input_schema is not None:
+        check_schema(decode_schema(spec.input_schema), schema, where)
+    elif not len(schema) and spec.row_aligned:
+        raise SchemaMismatch(f"{where} needs at least one column; the batch has none")

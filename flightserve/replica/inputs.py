@@ -1,0 +1,79 @@
+"""A micro-batch's input: regions of callers' processes, mapped and read without a copy.
+
+User code may keep a batch for as long as it likes: the lease on its region lives as long as the last Arrow
+buffer over it. What is still held when the method has returned is reported as kept, and given back later.
+"""
+
+from __future__ import annotations
+
+import collections
+
+import pyarrow as pa
+
+from flightserve.fabric.batches import SchemaCache, read_batch
+from flightserve.fabric.segments import SegmentMap
+from flightserve.wire.frames import Execute, Region
+
+RegionKey = tuple[int, int, int]
+
+
+class Inputs:
+    """The leases of one micro-batch. `pieces` gives its rows; `settle` says which regions are kept."""
+
+    __slots__ = ("_regions", "_returned", "holding")
+
+    def __init__(self) -> None:
+        self._regions: list[Region] = []
+        # Leases still out after `settle`.
+        self.holding = 0
+        # Appended to by finalisers, on any thread.
+        self._returned: collections.deque[RegionKey] = collections.deque()
+
+    def pieces(self, frame: Execute, mapped: SegmentMap, schemas: SchemaCache) -> list[pa.RecordBatch]:
+        """The micro-batch's rows, in order: as few batches as its regions allow. Raises ProtocolError for a
+        region that is not mapped."""
+        batches = []
+        for region in frame.regions:
+            buffer, memory = mapped.lease(region, self._returned.append)
+            self._regions.append(region)
+            batches.append(read_batch(buffer, memory, schemas))
+        parts = frame.parts
+        if len(parts) == 1 and parts[0].rows == batches[0].num_rows:
+            return batches
+        return [batches[index].slice(start, stop - start) for index, start, stop in _runs(frame)]
+
+    def settle(self) -> list[int]:
+        """Indices of regions still held. Call once, after every reference of our own is gone."""
+        if len(self._returned) == len(self._regions):
+            self._returned.clear()
+            return []
+        returned = self.returned()
+        kept = []
+        for index, region in enumerate(self._regions):
+            key = (region.owner, region.segment, region.offset)
+            if key in returned:
+                returned.remove(key)
+            else:
+                kept.append(index)
+        self.holding = len(kept)
+        return kept
+
+    def returned(self) -> list[RegionKey]:
+        """Leases that came back since last asked."""
+        keys = []
+        while self._returned:
+            keys.append(self._returned.popleft())
+        self.holding -= len(keys)
+        return keys
+
+
+def _runs(frame: Execute) -> list[tuple[int, int, int]]:
+    """The parts as (region index, first row, row behind the last), neighbours in one region joined."""
+    runs: list[tuple[int, int, int]] = []
+    for part in frame.parts:
+        start, stop = part.row_offset, part.row_offset + part.rows
+        if runs and runs[-1][0] == part.request_id and runs[-1][2] == start:
+            runs[-1] = (part.request_id, runs[-1][1], stop)
+        else:
+            runs.append((part.request_id, start, stop))
+    return runs

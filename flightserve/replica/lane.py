@@ -1,0 +1,227 @@
+"""A lane: one thread of a replica, one connection to its router, one micro-batch at a time.
+
+The thread that reads the socket runs the method and writes the result, so that a micro-batch costs no hand-over
+between threads. While it is in user code nobody reads its socket; that is what the replica's main connection
+is for (heartbeats, abandoned requests). A lane that waits for memory, or for a slow reader of its stream, reads
+its socket while it waits, because that is where regions come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from flightserve.clock import monotonic_ns
+from flightserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FlightserveError,
+    MethodFailed,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    kind_of,
+)
+from flightserve.fabric.batches import SchemaCache, write_batch
+from flightserve.fabric.channels import BlockingChannel
+from flightserve.replica.context import RequestContext, entered
+from flightserve.replica.inputs import Inputs
+from flightserve.wire import frames
+
+if TYPE_CHECKING:
+    from flightserve.replica.service import ReplicaService
+
+log = logging.getLogger(__name__)
+
+# Parts of one streamed reply that may lie unread; then its generator waits.
+STREAM_WINDOW = 4
+# How long a lane waits for memory before the micro-batch fails.
+MEMORY_WAIT_S = 10.0
+PUMP_S = 0.1
+
+
+class Lane:
+    """Runs micro-batches that its router sends, until the connection ends."""
+
+    def __init__(self, service: ReplicaService, channel: BlockingChannel) -> None:
+        self.service = service
+        self.channel = channel
+        self.running = 0
+        self._schemas = SchemaCache()
+        self._waiting: collections.deque[frames.Execute] = collections.deque()
+        self._keeping: list[Inputs] = []
+        self._flushing = threading.Lock()
+        self._unread: set[tuple[int, int]] = set()
+
+    # ---- frames in
+
+    def serve(self) -> None:
+        """Work until the connection ends. Raises Unavailable then."""
+        while True:
+            while self._waiting:
+                self._execute(self._waiting.popleft())
+            self.pump(None)
+
+    def pump(self, timeout_s: float | None) -> None:
+        """Read the connection once: act on releases, set micro-batches aside."""
+        for frame in self.channel.receive(timeout_s):
+            if type(frame) is frames.Execute:
+                self._waiting.append(frame)
+            elif type(frame) is frames.Release:
+                for _, segment, offset in frame.regions:
+                    self._unread.discard((segment, offset))
+                    self.service.freed(segment, offset, frame.lost)
+            elif type(frame) is frames.SegmentGone:
+                self.service.mapped.forget(frame.owner, frame.segment)
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not self._waiting
+
+    # ---- one micro-batch
+
+    def _execute(self, frame: frames.Execute) -> None:
+        self.running += 1
+        started_ns = monotonic_ns()
+        inputs = Inputs()
+        try:
+            answer = self._answer(frame, inputs, started_ns)
+        finally:
+            self.running -= 1
+        if answer is not None:
+            self.finish(frame, inputs, answer, started_ns)
+
+    def _answer(self, frame: frames.Execute, inputs: Inputs, now_ns: int) -> tuple[frames.Region | None, int] | FlightserveError | None:
+        """(result region, rows), or why there is none; None where an event loop will answer."""
+        if all(part.deadline_ns <= now_ns for part in frame.parts):
+            return self.refuse(frame, DeadlineExceeded("the deadline passed before the method could start"))
+        method = self.service.methods.get(frame.method)
+        if method is None:
+            return self.refuse(frame, NotFound(f"this replica has no method {frame.method!r}"))
+        context = self.service.context(frame)
+        try:
+            pieces = inputs.pieces(frame, self.service.mapped, self._schemas)
+            if method.spec.is_async:
+                self.service.run_async(self, frame, inputs, method, pieces, context)
+                return None
+            with entered(context):
+                result = method(pieces)
+                del pieces
+                if method.spec.streaming:
+                    return self._stream(frame, result, context)
+                return self.write(result), result.num_rows
+        except FlightserveError as error:
+            return bare(error)
+        except Exception as error:
+            log.exception("micro-batch of %s failed", frame.method)
+            return MethodFailed(type(error).__name__)
+        finally:
+            self.service.left(frame.batch_id)
+
+    def refuse(self, frame: frames.Execute, error: FlightserveError) -> None:
+        """Turn the micro-batch away at the door: it did not run."""
+        self.service.count("refused")
+        self.channel.send([frames.Failed(frame.batch_id, kind_of(error), error.message, ran=False)])
+
+    def finish(
+        self, frame: frames.Execute, inputs: Inputs, answer: tuple[frames.Region | None, int] | FlightserveError, started_ns: int
+    ) -> None:
+        """Send the micro-batch's last frame, with word of the regions user code keeps."""
+        self.service.ran(frame, started_ns)
+        kept = inputs.settle()
+        if kept:
+            with self._flushing:
+                self._keeping.append(inputs)
+        if isinstance(answer, FlightserveError):
+            self.send(frames.Failed(frame.batch_id, kind_of(answer), answer.message, True, kept))
+        else:
+            region, rows = answer
+            self.send(frames.Done(frame.batch_id, region, rows, True, kept), region)
+
+    def _stream(self, frame: frames.Execute, batches: Iterator[pa.RecordBatch], context: RequestContext) -> tuple[None, int]:
+        """Send each batch as it is made; wait while too many lie unread. The stream's end has no region."""
+        try:
+            for batch in batches:
+                self.send_part(frame, batch)
+                while len(self._unread) >= STREAM_WINDOW and not context.cancelled:
+                    self.pump(PUMP_S)
+                if context.cancelled:
+                    raise Cancelled("nobody waits for the stream any more")
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
+            self._unread.clear()
+        return None, 0
+
+    def send_part(self, frame: frames.Execute, batch: pa.RecordBatch, window: asyncio.Semaphore | None = None) -> None:
+        """Send one batch of a streamed reply. A stream on the event loop brings its window."""
+        region = self.write(batch)
+        key = (region.segment, region.offset)
+        if window is None:
+            self._unread.add(key)
+        else:
+            self.service.windows[key] = window
+        self.send(frames.Done(frame.batch_id, region, batch.num_rows, False), region)
+
+    # ---- memory and frames out
+
+    def write(self, batch: pa.RecordBatch) -> frames.Region:
+        """The result in a region of this process. Raises ResourceExhausted where memory stays full."""
+        return write_batch(batch, self._schemas, self._allocate)
+
+    def _allocate(self, nbytes: int) -> tuple[frames.Region, memoryview]:
+        pool = self.service.pool
+        got = pool.allocate(nbytes)
+        if got is None:
+            until_ns = monotonic_ns() + int(MEMORY_WAIT_S * 1e9)
+            while got is None and monotonic_ns() < until_ns:
+                if threading.current_thread() is self.service.thread_of(self):
+                    self.pump(PUMP_S)
+                    got = pool.allocate(nbytes)
+                else:
+                    got = pool.wait(nbytes, PUMP_S)
+        if got is None:
+            raise ResourceExhausted(f"the replica's shared memory stayed full; a result of {nbytes} bytes found no room")
+        return got
+
+    def send(self, frame: frames.Frame, region: frames.Region | None = None) -> None:
+        """Send a frame and the releases that wait; shows the region's segment first if need be."""
+        out: list[frames.Frame] = [frame]
+        if self._keeping:
+            out += self._late_releases()
+        announcements: Any = ()
+        if region is not None:
+            self.service.outstanding.add((region.segment, region.offset))
+            if (region.owner, region.segment) not in self.channel.known:
+                announcements = (self.service.pool.announcement(region.segment),)
+        self.channel.send(out, announcements)
+
+    def flush(self) -> None:
+        """Send releases of regions that user code kept and has let go. Any thread."""
+        if self._keeping:
+            late = self._late_releases()
+            if late:
+                with contextlib.suppress(Unavailable):
+                    self.channel.send(late)
+
+    def _late_releases(self) -> list[frames.Frame]:
+        with self._flushing:
+            keys = [key for inputs in self._keeping for key in inputs.returned()]
+            self._keeping = [inputs for inputs in self._keeping if inputs.holding]
+        return [frames.Release(keys)] if keys else []
+
+
+def bare(error: FlightserveError) -> FlightserveError:
+    """The error without its traceback, whose frames would keep the micro-batch's rows alive."""
+    error.__traceback__ = None
+    error.__cause__ = None
+    error.__context__ = None
+    return error

@@ -1,0 +1,309 @@
+"""A replica's process: the user's object, its lanes to the router that owns its deployment, its main connection.
+
+The main connection has a thread of its own, so that heartbeats are answered and abandoned requests are heard of
+while every lane is inside user code. `async def` methods run on one event loop beside the lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.config import FabricLimits
+from flightserve.errors import FlightserveError, MethodFailed, ProtocolError, Unavailable
+from flightserve.fabric.channels import BlockingChannel, connect
+from flightserve.fabric.segments import SegmentMap, SegmentPool
+from flightserve.replica.binding import BoundMethod, bind_methods
+from flightserve.replica.context import RequestContext, entered
+from flightserve.replica.inputs import Inputs
+from flightserve.replica.lane import STREAM_WINDOW, Lane, bare
+from flightserve.types import DeploymentSpec
+from flightserve.wire import frames
+from flightserve.wire.table import Peer, RoutingTable
+
+log = logging.getLogger(__name__)
+
+# One micro-batch runs and one waits behind it, so that a lane never waits for the router between two.
+LANE_CREDITS = 2
+# Micro-batches an event loop of `async def` methods takes at once.
+ASYNC_CREDITS = 64
+RETRY_S = 0.05
+FLUSH_S = 0.1
+
+
+class ReplicaService:
+    """One replica. `start` returns at once; `ready` tells when the router knows all lanes."""
+
+    def __init__(self, peer_id: int, spec: DeploymentSpec, target: object, limits: FabricLimits) -> None:
+        self.peer_id = peer_id
+        self.spec = spec
+        self.methods: dict[str, BoundMethod] = bind_methods(target, spec)
+        self.pool = SegmentPool(peer_id, limits)
+        self.mapped = SegmentMap(limits)
+        self.outstanding: set[tuple[int, int]] = set()
+        self._limits = limits
+        self._router: Peer | None = None
+        self._table_version = 0
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._lanes: dict[int, Lane] = {}
+        self._main: BlockingChannel | None = None
+        self._contexts: dict[int, RequestContext] = {}
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._counting = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._lane_threads: dict[int, threading.Thread] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.windows: dict[tuple[int, int], asyncio.Semaphore] = {}
+        self._async_running = 0
+        self.pool.on_dropped.append(self._segment_dropped)
+
+    # ---- life
+
+    def start(self) -> None:
+        """Begin to look for the router."""
+        if any(method.spec.is_async for method in self.methods.values()):
+            self._loop = asyncio.new_event_loop()
+            self._spawn("async", self._loop.run_forever)
+        self._spawn("main", self._run_main)
+        for number in range(self.spec.options.concurrency):
+            self._lane_threads[number] = self._spawn(f"lane-{number}", lambda number=number: self._run_lane(number))
+
+    def _spawn(self, name: str, run: Any) -> threading.Thread:
+        thread = threading.Thread(target=run, name=f"{self.spec.name}-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def apply_table(self, table: RoutingTable) -> None:
+        """Follow the deployment to the router that owns it now. Any thread."""
+        with self._changed:
+            if table.version <= self._table_version:
+                return
+            self._table_version = table.version
+            owner = next((e.router_id for e in table.deployments if e.spec.name == self.spec.name), None)
+            router = next((p for p in table.peers if p.id == owner), None)
+            if router is not None and (self._router is None or router.id != self._router.id):
+                self._router = router
+                self._hang_up()
+            self._changed.notify_all()
+
+    def ready(self) -> bool:
+        """The router greeted the main connection and every lane."""
+        return self._main is not None and len(self._lanes) == self.spec.options.concurrency
+
+    def drain(self, timeout_s: float) -> bool:
+        """Ask for nothing new; True once nothing runs."""
+        for lane in list(self._lanes.values()):
+            with contextlib.suppress(Unavailable):
+                lane.channel.send([frames.Goodbye()])
+        until_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
+        with self._changed:
+            while not self._idle() and monotonic_ns() < until_ns:
+                self._changed.wait(0.02)
+        return self._idle()
+
+    def _idle(self) -> bool:
+        return not self.outstanding and not self._async_running and all(lane.idle for lane in list(self._lanes.values()))
+
+    def stop(self) -> None:
+        """End all threads and connections."""
+        with self._changed:
+            self._stopping = True
+            self._hang_up()
+            self._changed.notify_all()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        for thread in self._threads:
+            thread.join(5)
+
+    def _hang_up(self) -> None:
+        for channel in [self._main, *(lane.channel for lane in self._lanes.values())]:
+            if channel is not None:
+                channel.shutdown()
+
+    def statistics(self) -> dict[str, float]:
+        """Counts since the start, and what is in use now."""
+        with self._counting:
+            counts = {name: float(value) for name, value in self._counts.items()}
+        return {**counts, **self.pool.statistics(), "running": float(len(self._contexts)), "lanes": float(len(self._lanes))}
+
+    # ---- connections
+
+    def _connect(self, main: bool) -> BlockingChannel | None:
+        """A greeted connection to the router, waiting for one as long as it takes; None when stopping."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._router is not None or self._stopping)
+                router = self._router
+            if self._stopping or router is None:
+                return None
+            try:
+                channel = BlockingChannel(connect(router.endpoint, self._limits.connect_timeout_s), self.mapped.add)
+                channel.send([self._hello(main)])
+                channel.receive(self._limits.connect_timeout_s)
+                return channel
+            except FlightserveError as error:
+                log.info("%s cannot reach its router yet: %s", self.spec.name, error)
+                with self._changed:
+                    self._changed.wait(RETRY_S)
+
+    def _hello(self, main: bool) -> frames.Hello:
+        credits = ASYNC_CREDITS if self._loop is not None else LANE_CREDITS
+        return frames.Hello(frames.PROTOCOL_VERSION, self.peer_id, "replica", main, self.spec.name, credits, os.getpid())
+
+    def _run_main(self) -> None:
+        while (channel := self._connect(main=True)) is not None:
+            self._main = channel
+            with contextlib.suppress(FlightserveError):
+                while True:
+                    self._hear(channel)
+            self._main = None
+            channel.close()
+            self._router_lost()
+
+    def _hear(self, channel: BlockingChannel) -> None:
+        for frame in channel.receive(FLUSH_S):
+            if type(frame) is frames.Ping:
+                channel.send([frames.Pong(frame.number)])
+            elif type(frame) is frames.Abandon:
+                context = self._contexts.get(frame.batch_id)
+                if context is not None:
+                    context.cancel()
+            elif type(frame) is frames.PeerGone:
+                self.mapped.forget(frame.peer_id)
+            elif type(frame) is frames.SegmentGone:
+                self.mapped.forget(frame.owner, frame.segment)
+            elif type(frame) is frames.Release:
+                for _, segment, offset in frame.regions:
+                    self.freed(segment, offset, frame.lost)
+        for lane in list(self._lanes.values()):
+            lane.flush()
+
+    def _router_lost(self) -> None:
+        """Callers may still read results they were sent through it: their segments are not written again."""
+        for context in list(self._contexts.values()):
+            context.cancel()
+        while self.outstanding:
+            self.pool.abandon(*self.outstanding.pop())
+
+    def _run_lane(self, number: int) -> None:
+        while (channel := self._connect(main=False)) is not None:
+            lane = self._lanes[number] = Lane(self, channel)
+            try:
+                lane.serve()
+            except FlightserveError as error:
+                level = logging.WARNING if isinstance(error, ProtocolError) else logging.INFO
+                log.log(level, "lane %d of %s ended: %s", number, self.spec.name, error)
+            finally:
+                del self._lanes[number]
+                channel.close()
+
+    # ---- for lanes
+
+    def thread_of(self, lane: Lane) -> threading.Thread | None:
+        """The thread that reads this lane's connection."""
+        number = next((n for n, other in self._lanes.items() if other is lane), -1)
+        return self._lane_threads.get(number)
+
+    def freed(self, segment: int, offset: int, lost: bool) -> None:
+        """The router says nobody reads this result any more (`lost`: nobody it can speak for)."""
+        if (segment, offset) not in self.outstanding:
+            return
+        self.outstanding.discard((segment, offset))
+        (self.pool.abandon if lost else self.pool.free)(segment, offset)
+        window = self.windows.pop((segment, offset), None)
+        if window is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(window.release)
+
+    def context(self, frame: frames.Execute) -> RequestContext:
+        """The context of a micro-batch, from now on known as running."""
+        context = RequestContext.of(self.spec.name, frame.method, frame.parts)
+        self._contexts[frame.batch_id] = context
+        return context
+
+    def left(self, batch_id: int) -> None:
+        """The micro-batch's method returned, or was handed to the event loop."""
+        context = self._contexts.get(batch_id)
+        if context is not None and not context.on_loop:
+            del self._contexts[batch_id]
+
+    def count(self, name: str, by: float = 1) -> None:
+        """Add to a counter."""
+        with self._counting:
+            self._counts[name] += by  # type: ignore[assignment]
+
+    def ran(self, frame: frames.Execute, started_ns: int) -> None:
+        """A micro-batch was answered."""
+        with self._counting:
+            counts = self._counts
+            counts["micro_batches"] += 1
+            counts["micro_batch_requests"] += len(frame.parts)
+            counts["micro_batch_rows"] += sum(part.rows for part in frame.parts)
+            counts["busy_seconds"] += (monotonic_ns() - started_ns) / NS_PER_S  # type: ignore[assignment]
+
+    def _segment_dropped(self, segment: int) -> None:
+        main = self._main
+        if main is not None:
+            with contextlib.suppress(Unavailable):
+                main.send([frames.SegmentGone(self.peer_id, segment)])
+
+    # ---- async methods
+
+    def run_async(
+        self, lane: Lane, frame: frames.Execute, inputs: Inputs, method: BoundMethod, pieces: Sequence[pa.RecordBatch],
+        context: RequestContext,
+    ) -> None:
+        """Run the micro-batch on the event loop; it answers by itself."""
+        assert self._loop is not None
+        context.on_loop = True
+        with self._counting:
+            self._async_running += 1
+        asyncio.run_coroutine_threadsafe(self._answer_async(lane, frame, inputs, method, list(pieces), context), self._loop)
+
+    async def _answer_async(
+        self, lane: Lane, frame: frames.Execute, inputs: Inputs, method: BoundMethod, pieces: list[pa.RecordBatch],
+        context: RequestContext,
+    ) -> None:
+        started_ns = monotonic_ns()
+        answer: tuple[frames.Region | None, int] | FlightserveError
+        try:
+            with entered(context):
+                if method.spec.streaming:
+                    await self._stream_async(lane, frame, method(pieces), context)
+                    answer = (None, 0)
+                else:
+                    result = await method(pieces)
+                    answer = (lane.write(result), result.num_rows)
+                    del result
+        except FlightserveError as error:
+            answer = bare(error)
+        except Exception as error:
+            log.exception("micro-batch of %s failed", frame.method)
+            answer = MethodFailed(type(error).__name__)
+        finally:
+            pieces.clear()
+            self._contexts.pop(frame.batch_id, None)
+            with self._counting:
+                self._async_running -= 1
+        with contextlib.suppress(Unavailable):
+            lane.finish(frame, inputs, answer, started_ns)
+
+    async def _stream_async(
+        self, lane: Lane, frame: frames.Execute, batches: AsyncIterator[pa.RecordBatch], context: RequestContext
+    ) -> None:
+        window = asyncio.Semaphore(STREAM_WINDOW)
+        async for batch in batches:
+            await window.acquire()
+            if context.cancelled:
+                break
+            lane.send_part(frame, batch, window)

@@ -1,0 +1,296 @@
+"""One deployment's side of the router: the pure machine's effects, carried out on connections.
+
+Frames come in, become events with ids and counts, and the effects that come back become frames. Rows are
+never touched: a micro-batch is the list of its requests' regions, a reply is row ranges of a result region.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from flightserve.core.events import (
+    Abandon,
+    Arrived,
+    BatchFailed,
+    Cancelled,
+    Completed,
+    Dispatch,
+    Effect,
+    Event,
+    Finished,
+    Refused,
+    ReplicaDown,
+    ReplicaUp,
+    Streamed,
+)
+from flightserve.core.routing import DeploymentMachine
+from flightserve.errors import KINDS, InvalidArgument, NotFound, ProtocolError
+from flightserve.router.links import Hold, Link, Routed, Running
+from flightserve.types import DeploymentSpec, MethodSpec
+from flightserve.wire import frames
+
+_NOT_FOUND = KINDS.index(NotFound)
+_INVALID = KINDS.index(InvalidArgument)
+
+
+class Dispatcher:
+    """Runs one deployment: requests of all frontends, replicas' lanes. Used from the router's loop only."""
+
+    def __init__(self, spec: DeploymentSpec, ids: itertools.count[int]) -> None:
+        self.machine = DeploymentMachine(spec.options)
+        self._ids = ids
+        self._lanes: dict[int, Link] = {}
+        self.dirty: set[Link] = set()
+        self.update(spec)
+
+    def update(self, spec: DeploymentSpec) -> None:
+        """Serve this version of the spec from now on."""
+        self.spec = spec
+        self._methods: dict[str, MethodSpec] = {m.name: m for m in spec.methods}
+
+    @property
+    def lanes(self) -> int:
+        return len(self._lanes)
+
+    # ---- from frontends
+
+    def submit(self, link: Link, frame: frames.Submit, hold: Hold, now_ns: int) -> None:
+        """Take in the requests of one frame; each gets exactly one outcome on `link`."""
+        method = self._methods.get(frame.method)
+        if method is None:
+            refuse_all(link, frame, hold, _NOT_FOUND, f"{self.spec.name} has no method {frame.method!r}")
+            self.dirty.add(link)
+            return
+        rows_total = sum(part.rows for part in frame.parts) or 1
+        group = (frame.method, frame.region.schema_id)
+        requests = [
+            self._routed(link, hold, part, group, frame.region.length * part.rows // rows_total, now_ns, method)
+            for part in frame.parts
+        ]
+        self.handle(Arrived(list(requests)), now_ns)
+
+    def _routed(
+        self,
+        link: Link,
+        hold: Hold,
+        part: frames.Part,
+        group: tuple[str, int],
+        nbytes: int,
+        now_ns: int,
+        method: MethodSpec,
+    ) -> Routed:
+        request = Routed(
+            next(self._ids),
+            group,
+            part.rows,
+            nbytes,
+            part.deadline_ns,
+            part.priority,
+            now_ns,
+            method.row_aligned,
+            method.idempotent,
+        )
+        request.dispatcher = self
+        request.link = link
+        request.hold = hold
+        request.part = part
+        request.results = []
+        request.settled = False
+        request.streamed = False
+        link.requests[part.request_id] = request
+        return request
+
+    def cancel(self, requests: Sequence[Routed], now_ns: int) -> None:
+        """Callers gave these up."""
+        self.handle(Cancelled([r.id for r in requests]), now_ns)
+
+    # ---- from replicas
+
+    def lane_up(self, link: Link, now_ns: int) -> None:
+        """A replica's lane offers its credits."""
+        self._lanes[link.number] = link
+        self.handle(ReplicaUp(link.number, link.credits), now_ns)
+
+    def lane_down(self, link: Link, reason: str, now_ns: int) -> None:
+        """The lane is gone; what it was running is the machine's to settle."""
+        if self._lanes.pop(link.number, None) is None:
+            return
+        running, link.running = link.running, {}
+        self.handle(ReplicaDown(link.number, reason), now_ns)
+        for batch in running.values():
+            for hold in batch.holds:
+                hold.lose()
+
+    def done(self, link: Link, frame: frames.Done, result: Hold | None, now_ns: int) -> None:
+        """A micro-batch, or one part of a streamed reply, is answered by `result`."""
+        running = link.running.get(frame.batch_id)
+        if running is None:
+            raise ProtocolError(f"replica answered micro-batch {frame.batch_id}, which it does not have")
+        if not frame.last:
+            self._stream(link, frame, running, result, now_ns)
+            return
+        del link.running[frame.batch_id]
+        if result is not None:
+            _share(running, result, frame.rows)
+        elif not running.pieces[0][0].streamed:
+            raise ProtocolError("replica ended a micro-batch without a result")
+        self.handle(Finished(link.number, frame.batch_id), now_ns)
+        settle_holds(link, running, frame.kept)
+
+    def _stream(self, link: Link, frame: frames.Done, running: Running, result: Hold | None, now_ns: int) -> None:
+        request = running.pieces[0][0]
+        if not request.streamed:
+            request.streamed = True
+            self.handle(Streamed(link.number, frame.batch_id), now_ns)
+        if result is not None and not request.settled:
+            self._send_results(request.link, result, [frames.Item(request.part.request_id, 0, frame.rows, False)])
+
+    def failed(self, link: Link, frame: frames.Failed, now_ns: int) -> None:
+        """A micro-batch raised, or was refused at the replica's door."""
+        running = link.running.pop(frame.batch_id, None)
+        if running is None:
+            raise ProtocolError(f"replica failed micro-batch {frame.batch_id}, which it does not have")
+        self.handle(BatchFailed(link.number, frame.batch_id, frame.kind, frame.message, frame.ran), now_ns)
+        settle_holds(link, running, frame.kept)
+
+    # ---- effects
+
+    def handle(self, event: Event, now_ns: int) -> None:
+        """Feed the machine and carry out what it says."""
+        for effect in self.machine.handle(event, now_ns):
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        kind = type(effect)
+        if kind is Dispatch:
+            self._dispatch(effect)  # type: ignore[arg-type]
+        elif kind is Completed:
+            self._complete(effect.requests)  # type: ignore[union-attr, arg-type]
+        elif kind is Refused:
+            self._refuse(effect)  # type: ignore[arg-type]
+        elif kind is Abandon:
+            self._abandon(effect)  # type: ignore[arg-type]
+
+    def _dispatch(self, effect: Dispatch) -> None:
+        link = self._lanes[effect.replica_id]
+        holds: list[Hold] = []
+        parts: list[frames.Part] = []
+        pieces: list[tuple[Routed, int, int]] = []
+        last: Hold | None = None
+        for piece in effect.pieces:
+            request = piece.request
+            assert isinstance(request, Routed)
+            hold, part = request.hold, request.part
+            # Requests that were submitted together stand together, so comparing with the last is enough.
+            if hold is not last:
+                last = hold
+                hold.refs += 1
+                holds.append(hold)
+                link.show(hold)
+            parts.append(
+                frames.Part(
+                    len(holds) - 1,
+                    part.row_offset + piece.row_offset,
+                    piece.rows,
+                    part.deadline_ns,
+                    part.priority,
+                    part.label,
+                    part.traceparent,
+                )
+            )
+            pieces.append((request, piece.row_offset, piece.rows))
+        link.running[effect.batch_id] = Running(pieces, holds)
+        link.channel.queue(frames.Execute(effect.batch_id, effect.group[0], [h.region for h in holds], parts))
+        self.dirty.add(link)
+
+    def _complete(self, requests: list[Routed]) -> None:
+        whole: dict[tuple[int, int], tuple[Link, Hold, list[frames.Item]]] = {}
+        for request in requests:
+            results = request.results
+            if len(results) == 1:
+                _, hold, offset, rows = results[0]
+                entry = whole.get((request.link.number, id(hold)))
+                if entry is None:
+                    entry = whole[request.link.number, id(hold)] = (request.link, hold, [])
+                entry[2].append(frames.Item(request.part.request_id, offset, rows, True))
+            else:
+                self._complete_in_order(request)
+        for link, hold, items in whole.values():
+            self._send_results(link, hold, items)
+        for request in requests:
+            self._settle(request)
+
+    def _complete_in_order(self, request: Routed) -> None:
+        """Several slices, or the end of a stream: one Results frame each, in the request's row order."""
+        request_id = request.part.request_id
+        if not request.results:
+            request.link.channel.queue(frames.Results(None, [frames.Item(request_id, 0, 0, True)]))
+            self.dirty.add(request.link)
+            return
+        request.results.sort(key=lambda result: result[0])
+        final = len(request.results) - 1
+        for index, (_, hold, offset, rows) in enumerate(request.results):
+            self._send_results(request.link, hold, [frames.Item(request_id, offset, rows, index == final)])
+
+    def _send_results(self, link: Link, hold: Hold, items: list[frames.Item]) -> None:
+        if link.channel.closed:
+            return
+        link.show(hold)
+        link.read_by(hold)
+        link.channel.queue(frames.Results(hold.region, items))
+        self.dirty.add(link)
+
+    def _refuse(self, effect: Refused) -> None:
+        request = effect.request
+        assert isinstance(request, Routed)
+        request.link.channel.queue(frames.Outcome(request.part.request_id, effect.kind, effect.message))
+        self.dirty.add(request.link)
+        self._settle(request)
+
+    def _settle(self, request: Routed) -> None:
+        request.settled = True
+        request.link.requests.pop(request.part.request_id, None)
+        for _, hold, _, _ in request.results:
+            hold.drop()
+        request.results = []
+        request.hold.drop()
+
+    def _abandon(self, effect: Abandon) -> None:
+        lane = self._lanes.get(effect.replica_id)
+        main = lane.peer.main if lane is not None and lane.peer is not None else None
+        if main is not None:
+            main.channel.queue(frames.Abandon(effect.batch_id))
+            self.dirty.add(main)
+
+
+def _share(running: Running, result: Hold, rows_answered: int) -> None:
+    """Give each piece its rows of the result region: as many as it brought, or all where it ran alone."""
+    offset = 0
+    alone = len(running.pieces) == 1
+    rows_asked = sum(rows for _, _, rows in running.pieces)
+    if not alone and rows_answered != rows_asked:
+        raise ProtocolError(f"replica answered {rows_answered} rows to a micro-batch of {rows_asked}")
+    for request, row_offset, rows in running.pieces:
+        count = rows_answered if alone else rows
+        if not request.settled:
+            result.refs += 1
+            request.results.append((row_offset, result, offset, count))
+        offset += rows
+
+
+def settle_holds(link: Link, running: Running, kept: list[int]) -> None:
+    """The replica is done with the micro-batch's regions, except those its user's code keeps."""
+    for index, hold in enumerate(running.holds):
+        if index in kept:
+            region = hold.region
+            link.kept.setdefault((region.owner, region.segment, region.offset), []).append(hold)
+        else:
+            hold.drop()
+
+
+def refuse_all(link: Link, frame: frames.Submit, hold: Hold, kind: int, message: str) -> None:
+    """Answer every request of a frame with one error."""
+    for part in frame.parts:
+        link.channel.queue(frames.Outcome(part.request_id, kind, message))
+        hold.drop()

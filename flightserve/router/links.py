@@ -1,0 +1,219 @@
+"""What the router keeps of the processes connected to it: peers, connections, and holds on regions.
+
+A router never maps a region. It holds the fds of the segments its peers announced, shows them to whoever is
+sent a region in them, and counts the leases: a `Hold` lives from a region's arrival until nobody needs the
+region, and then tells the owner. When a connection ends, whatever its process still held is given back here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flightserve.core.events import Request
+from flightserve.errors import ProtocolError
+from flightserve.fabric.channels import PollingChannel
+from flightserve.wire.frames import Hello, Part, Region, Release, Segment
+
+if TYPE_CHECKING:
+    from flightserve.router.dispatch import Dispatcher
+
+RegionKey = tuple[int, int, int]
+
+# Releases ride along with the next frames to the owner; alone they leave once this many wait.
+RELEASES_ALONE = 32
+
+
+class Hold:
+    """A region somebody may still read, and the connection its owner shall hear of it by."""
+
+    __slots__ = ("link", "lost", "refs", "region")
+
+    def __init__(self, link: Link, region: Region, refs: int) -> None:
+        self.link = link
+        self.region = region
+        self.refs = refs
+        self.lost = False
+
+    def drop(self) -> None:
+        """One reason to keep the region less."""
+        self.refs -= 1
+        if self.refs == 0:
+            region = self.region
+            self.link.release((region.owner, region.segment, region.offset), self.lost)
+
+    def lose(self) -> None:
+        """As `drop`, for a reader that was cut off and may still be reading."""
+        self.lost = True
+        self.drop()
+
+
+class Routed(Request):
+    """A request with what only the shell knows of it."""
+
+    __slots__ = ("dispatcher", "hold", "link", "part", "results", "settled", "streamed")
+
+    dispatcher: Dispatcher
+    link: Link
+    hold: Hold
+    part: Part
+    # Answered slices as (row offset in the request, result region, row offset in it, rows).
+    results: list[tuple[int, Hold, int, int]]
+    settled: bool
+    streamed: bool
+
+
+@dataclass(slots=True)
+class Running:
+    """A micro-batch a replica has: which regions it may read and which requests it answers, in order."""
+
+    pieces: list[tuple[Routed, int, int]]
+    holds: list[Hold]
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One process: its main connection and its lanes."""
+
+    id: int
+    tier: str
+    main: Link | None = None
+    lanes: list[Link] = field(default_factory=list)
+    last_heard_ns: int = 0
+    pings_open: int = 0
+
+
+class Link:
+    """One connection, with all that has to be undone when it ends."""
+
+    def __init__(self, number: int, sock: socket.socket, segments: SegmentFds) -> None:
+        self.number = number
+        self.channel = PollingChannel(sock, self._on_segment)
+        self.segments = segments
+        self.peer: Peer | None = None
+        self.deployment = ""
+        self.credits = 0
+        self.requests: dict[int, Routed] = {}
+        self.reading: dict[RegionKey, list[Hold]] = {}
+        self.running: dict[int, Running] = {}
+        self.kept: dict[RegionKey, list[Hold]] = {}
+        self.releases: list[RegionKey] = []
+        self.losses: list[RegionKey] = []
+        self.writing = False
+
+    @property
+    def fd(self) -> int:
+        return self.channel.socket.fileno()
+
+    def _on_segment(self, frame: Segment, fd: int) -> None:
+        if self.peer is None or frame.owner != self.peer.id:
+            os.close(fd)
+            raise ProtocolError(f"process announced a segment of another, {frame.owner}")
+        self.segments.add(frame, fd)
+
+    def greet(self, hello: Hello, peer: Peer) -> None:
+        """Take the connection's place in its process."""
+        self.peer = peer
+        self.deployment = hello.deployment
+        self.credits = hello.credits
+        if hello.main:
+            peer.main = self
+        else:
+            peer.lanes.append(self)
+
+    def release(self, key: RegionKey, lost: bool) -> None:
+        """Tell the owner, with the next frames that go its way; by its main connection if this one ended."""
+        link = self
+        if self.channel.closed and self.peer is not None and self.peer.main is not None:
+            link = self.peer.main
+        (link.losses if lost else link.releases).append(key)
+
+    @property
+    def has_releases(self) -> bool:
+        return bool(self.releases or self.losses)
+
+    def ready_to_flush(self, lazily: bool) -> bool:
+        """True when there is something worth a send; `lazily` counts a few lone releases as worth it."""
+        if self.has_releases and (lazily or self.channel.has_queued or len(self.releases) >= RELEASES_ALONE):
+            if self.releases:
+                self.channel.queue(Release(self.releases))
+                self.releases = []
+            if self.losses:
+                self.channel.queue(Release(self.losses, True))
+                self.losses = []
+        return self.channel.has_queued
+
+    def show(self, hold: Hold) -> None:
+        """Announce the region's segment here, if this peer has not seen it."""
+        region = hold.region
+        key = (region.owner, region.segment)
+        if key not in self.channel.known:
+            self.channel.announce(*self.segments.announcement(key))
+
+    def read_by(self, hold: Hold) -> None:
+        """This connection's process was sent the region and will release it."""
+        region = hold.region
+        hold.refs += 1
+        self.reading.setdefault((region.owner, region.segment, region.offset), []).append(hold)
+
+    def released(self, keys: list[RegionKey]) -> None:
+        """The process gave leases back."""
+        for key in keys:
+            holds = self.reading.get(key) or self.kept.get(key)
+            if not holds:
+                raise ProtocolError("process released a region it holds no lease on")
+            holds.pop().drop()
+            if not holds:
+                (self.reading if key in self.reading else self.kept).pop(key)
+
+    def forget_leases(self) -> None:
+        """The connection ended: its leases are void, and what it still had to tell goes another way."""
+        for table in (self.reading, self.kept):
+            for holds in table.values():
+                for hold in holds:
+                    hold.lose()
+            table.clear()
+        if self.peer is not None and self.peer.main is not None:
+            self.peer.main.releases += self.releases
+            self.peer.main.losses += self.losses
+
+
+class SegmentFds:
+    """fds of all segments announced to this router, kept to be shown to others."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], tuple[Segment, int]] = {}
+
+    def add(self, frame: Segment, fd: int) -> None:
+        """Keep the fd, or close it where the segment is known from another connection of its owner."""
+        key = (frame.owner, frame.segment)
+        if key in self._held:
+            os.close(fd)
+        else:
+            self._held[key] = (frame, fd)
+
+    def size(self, owner: int, segment: int) -> int:
+        """Bytes of a segment. Raises ProtocolError for one never announced."""
+        held = self._held.get((owner, segment))
+        if held is None:
+            raise ProtocolError(f"region in segment {segment}, which was never announced")
+        return held[0].nbytes
+
+    def announcement(self, key: tuple[int, int]) -> tuple[Segment, int]:
+        """The frame and fd to show."""
+        return self._held[key]
+
+    def drop(self, owner: int, segment: int | None = None) -> None:
+        """Close the fd of one segment, or of all of an owner's."""
+        for key in [k for k in self._held if k[0] == owner and segment in (None, k[1])]:
+            os.close(self._held.pop(key)[1])
+
+    def close(self) -> None:
+        """Close all."""
+        for owner in {k[0] for k in self._held}:
+            self.drop(owner)
+
+    def __len__(self) -> int:
+        return len(self._held)

@@ -1,0 +1,442 @@
+"""The router process's loop: sockets in, frames to the deployments' machines, frames out.
+
+One thread, one epoll. All sockets that are readable are read before anything is sent, so that what arrived
+together travels on together: one send per connection and turn, and micro-batches that fill by themselves
+under load, without waiting. At low load a turn is one request, and nothing waits either.
+
+The loop never blocks on a peer, never touches rows, and holds the only references to its state: other threads
+reach it through `post`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+
+from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
+from flightserve.config import FabricLimits
+from flightserve.core.events import ReplicaDraining, Tick
+from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
+from flightserve.fabric.channels import check_peer, listen
+from flightserve.router.dispatch import Dispatcher, refuse_all
+from flightserve.router.links import Hold, Link, Peer, SegmentFds
+from flightserve.wire import frames
+from flightserve.wire.table import RoutingTable
+
+log = logging.getLogger(__name__)
+
+REQUESTS_PER_LINK_MAX = 65_536
+# Releases that found no frames to ride with leave after this long.
+LAZY_FLUSH_NS = 20_000_000
+_UNAVAILABLE = KINDS.index(Unavailable)
+_NOT_FOUND = KINDS.index(NotFound)
+
+
+class RouterService:
+    """One router: owns the deployments that the routing table gives it. `start` returns when it listens."""
+
+    def __init__(self, peer_id: int, endpoint: str, limits: FabricLimits) -> None:
+        self.peer_id = peer_id
+        self.endpoint = endpoint
+        self._limits = limits
+        self._segments = SegmentFds()
+        self._links: dict[int, Link] = {}
+        self._by_fd: dict[int, Link] = {}
+        self._peers: dict[int, Peer] = {}
+        self._dispatchers: dict[str, Dispatcher] = {}
+        self._homeless: set[Link] = set()
+        self._table = RoutingTable(0)
+        self._ids = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._posted: collections.deque[Callable[[], None]] = collections.deque()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._epoll = select.epoll()
+        self._running = False
+        self._draining = False
+        self._thread = threading.Thread(target=self._run, name="router", daemon=True)
+        self._next_beat_ns = 0
+        self._next_lazy_ns = 0
+        self._frames_read = 0
+
+    # ---- from any thread
+
+    def start(self) -> None:
+        """Listen and run. Raises OSError where the endpoint is taken."""
+        self._listener = listen(self.endpoint)
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._running = True
+        self._thread.start()
+
+    def apply_table(self, table: RoutingTable) -> None:
+        """Take over a newer routing table."""
+        self.post(lambda: self._apply(table))
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Run `action` on the loop."""
+        self._posted.append(action)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"\0")
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take nothing new; True once nothing is queued or running."""
+        empty = threading.Event()
+
+        def check() -> None:
+            self._draining = True
+            self._on_idle = empty.set
+
+        self.post(check)
+        return empty.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Close everything; connections break."""
+
+        def halt() -> None:
+            self._running = False
+
+        self.post(halt)
+        self._thread.join(5)
+
+    def statistics(self) -> dict[str, float]:
+        """Counts, by `{deployment}.{name}` where they belong to one."""
+        out: dict[str, float] = {
+            "connections": float(len(self._links)),
+            "segments": float(len(self._segments)),
+            "frames": float(self._frames_read),
+        }
+        for name, dispatcher in list(self._dispatchers.items()):
+            record = dispatcher.machine.statistics()
+            out |= {f"{name}.{key}": float(value) for key, value in record.counts.items()}
+            out[f"{name}.queued_requests"] = float(record.queued_requests)
+            out[f"{name}.queued_bytes"] = float(record.queued_bytes)
+            out[f"{name}.in_flight_batches"] = float(record.in_flight_batches)
+            out[f"{name}.lanes"] = float(dispatcher.lanes)
+        return out
+
+    # ---- the loop
+
+    _on_idle: Callable[[], None] | None = None
+
+    def _run(self) -> None:
+        try:
+            while self._running:
+                self._turn()
+        except BaseException:
+            log.exception("router loop failed")
+            raise
+        finally:
+            self._close()
+
+    def _turn(self) -> None:
+        for fd, mask in self._epoll.poll(self._timeout_s(monotonic_ns())):
+            link = self._by_fd.get(fd)
+            if link is not None:
+                self._guard(link, lambda link=link, mask=mask: self._serve(link, mask))  # type: ignore[misc]
+            elif fd == self._wake_read:
+                self._run_posted()
+            else:
+                self._accept()
+        now_ns = monotonic_ns()
+        self._tick(now_ns)
+        self._flush_dirty(now_ns)
+        if self._on_idle is not None and self._idle():
+            self._on_idle()
+            self._on_idle = None
+
+    def _timeout_s(self, now_ns: int) -> float:
+        wake_ns = min(self._next_beat_ns, self._next_lazy_ns)
+        for dispatcher in self._dispatchers.values():
+            wake_ns = min(wake_ns, dispatcher.machine.next_wake_ns)
+        return max(0.0, (wake_ns - now_ns) / NS_PER_S)
+
+    def _tick(self, now_ns: int) -> None:
+        for dispatcher in self._dispatchers.values():
+            if dispatcher.machine.next_wake_ns <= now_ns:
+                dispatcher.handle(Tick(), now_ns)
+        if now_ns >= self._next_beat_ns:
+            self._next_beat_ns = now_ns + int(self._limits.heartbeat_s * NS_PER_S)
+            self._beat(now_ns)
+
+    def _flush_dirty(self, now_ns: int) -> None:
+        for dispatcher in self._dispatchers.values():
+            if dispatcher.dirty:
+                dirty, dispatcher.dirty = dispatcher.dirty, set()
+                for link in dirty:
+                    self._flush(link, lazily=False)
+        if now_ns >= self._next_lazy_ns:
+            lazy = [link for link in self._links.values() if link.has_releases]
+            for link in lazy:
+                self._flush(link, lazily=True)
+            self._next_lazy_ns = now_ns + LAZY_FLUSH_NS if self._links else NEVER_NS
+
+    def _flush(self, link: Link, lazily: bool) -> None:
+        if link.channel.closed or not link.ready_to_flush(lazily):
+            return
+        try:
+            done = link.channel.flush()
+        except FlightserveError as error:
+            self._drop(link, error)
+            return
+        if done is link.writing:
+            link.writing = not done
+            self._epoll.modify(link.fd, select.EPOLLIN | (0 if done else select.EPOLLOUT))
+
+    def _guard(self, link: Link, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except FlightserveError as error:
+            self._drop(link, error)
+
+    # ---- connections
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            try:
+                check_peer(sock)
+            except ProtocolError as error:
+                log.warning("refused a connection: %s", error)
+                sock.close()
+                continue
+            link = Link(next(self._numbers), sock, self._segments)
+            self._links[link.number] = link
+            self._by_fd[link.fd] = link
+            self._epoll.register(link.fd, select.EPOLLIN)
+            self._next_lazy_ns = 0
+
+    def _serve(self, link: Link, mask: int) -> None:
+        if mask & select.EPOLLOUT:
+            self._flush(link, lazily=True)
+        if mask & ~select.EPOLLOUT and not link.channel.closed:
+            now_ns = monotonic_ns()
+            for frame in link.channel.read():
+                self._frames_read += 1
+                _HANDLERS[type(frame)](self, link, frame, now_ns)
+
+    def _drop(self, link: Link, error: FlightserveError | None) -> None:
+        """End a connection and undo all it held; the end of a main connection ends its process's others."""
+        if link.channel.closed:
+            return
+        peer = link.peer
+        if isinstance(error, ProtocolError):
+            log.warning("closing %s: %s", peer and f"{peer.tier} {peer.id:x}", error)
+        self._epoll.unregister(link.fd)
+        self._by_fd.pop(link.fd, None)
+        self._links.pop(link.number, None)
+        self._homeless.discard(link)
+        link.channel.close()
+        now_ns = monotonic_ns()
+        if peer is not None and peer.main is link:
+            peer.main = None
+            for lane in list(peer.lanes):
+                self._drop(lane, None)
+        elif peer is not None and link in peer.lanes:
+            peer.lanes.remove(link)
+        dispatcher = self._dispatchers.get(link.deployment)
+        if dispatcher is not None:
+            dispatcher.lane_down(link, "its connection ended", now_ns)
+        self._cancel_all(link, now_ns)
+        link.forget_leases()
+        if peer is not None and peer.main is None and not peer.lanes and self._peers.pop(peer.id, None):
+            self._gone(peer)
+
+    def _cancel_all(self, link: Link, now_ns: int) -> None:
+        for dispatcher in self._dispatchers.values():
+            mine = [request for request in link.requests.values() if request.dispatcher is dispatcher]
+            if mine:
+                dispatcher.cancel(mine, now_ns)
+
+    def _gone(self, peer: Peer) -> None:
+        self._segments.drop(peer.id)
+        for other in self._peers.values():
+            if other.main is not None:
+                other.main.channel.queue(frames.PeerGone(peer.id))
+                self._flush(other.main, lazily=False)
+
+    def _beat(self, now_ns: int) -> None:
+        for peer in list(self._peers.values()):
+            main = peer.main
+            if main is None:
+                continue
+            if peer.pings_open >= self._limits.heartbeats_missed_max:
+                self._drop(main, Unavailable(f"{peer.tier} {peer.id:x} missed {peer.pings_open} heartbeats"))
+                continue
+            peer.pings_open += 1
+            main.channel.queue(frames.Ping(now_ns))
+            self._flush(main, lazily=False)
+
+    # ---- frames
+
+    def _on_hello(self, link: Link, frame: frames.Hello, now_ns: int) -> None:
+        if frame.protocol != frames.PROTOCOL_VERSION or link.peer is not None:
+            raise ProtocolError(f"unexpected Hello of protocol {frame.protocol}")
+        peer = self._peers.get(frame.peer_id)
+        if peer is None:
+            peer = self._peers[frame.peer_id] = Peer(frame.peer_id, frame.tier)
+        link.greet(frame, peer)
+        link.channel.queue(
+            frames.Hello(frames.PROTOCOL_VERSION, self.peer_id, "router", frame.main, "", REQUESTS_PER_LINK_MAX)
+        )
+        self._flush(link, lazily=False)
+        if frame.tier == "replica" and not frame.main:
+            self._house(link, now_ns)
+
+    def _house(self, link: Link, now_ns: int) -> None:
+        dispatcher = self._dispatchers.get(link.deployment)
+        if dispatcher is None:
+            self._homeless.add(link)
+        else:
+            self._homeless.discard(link)
+            dispatcher.lane_up(link, now_ns)
+
+    def _on_submit(self, link: Link, frame: frames.Submit, now_ns: int) -> None:
+        region = frame.region
+        peer = link.peer
+        if peer is None or region.owner != peer.id:
+            raise ProtocolError("a region of another process was submitted")
+        frames.check_region(region, self._segments.size(region.owner, region.segment))
+        for part in frame.parts:
+            if part.rows < 0 or part.row_offset < 0 or part.request_id in link.requests:
+                raise ProtocolError(f"request {part.request_id} is malformed or already in flight")
+        hold = Hold(link, region, len(frame.parts))
+        dispatcher = self._dispatchers.get(frame.deployment)
+        if dispatcher is None:
+            refuse_all(link, frame, hold, _NOT_FOUND, f"no deployment {frame.deployment!r} at this router")
+        elif self._draining:
+            refuse_all(link, frame, hold, _UNAVAILABLE, "the router is draining; try again")
+        elif len(link.requests) + len(frame.parts) > REQUESTS_PER_LINK_MAX:
+            raise ProtocolError(f"more than {REQUESTS_PER_LINK_MAX} requests in flight on one connection")
+        else:
+            dispatcher.submit(link, frame, hold, now_ns)
+            return
+        self._flush(link, lazily=False)
+
+    def _on_cancel(self, link: Link, frame: frames.Cancel, now_ns: int) -> None:
+        for request_id in frame.request_ids:
+            request = link.requests.get(request_id)
+            if request is not None:
+                request.dispatcher.cancel([request], now_ns)
+
+    def _on_release(self, link: Link, frame: frames.Release, now_ns: int) -> None:
+        link.released(frame.regions)
+        self._next_lazy_ns = min(self._next_lazy_ns, now_ns + LAZY_FLUSH_NS)
+
+    def _on_done(self, link: Link, frame: frames.Done, now_ns: int) -> None:
+        result = None
+        if frame.region is not None:
+            region = frame.region
+            if link.peer is None or region.owner != link.peer.id:
+                raise ProtocolError("a replica answered with a region of another process")
+            frames.check_region(region, self._segments.size(region.owner, region.segment))
+            result = Hold(link, region, 1)
+        try:
+            self._dispatcher_of(link).done(link, frame, result, now_ns)
+        finally:
+            if result is not None:
+                result.drop()
+
+    def _on_failed(self, link: Link, frame: frames.Failed, now_ns: int) -> None:
+        self._dispatcher_of(link).failed(link, frame, now_ns)
+
+    def _dispatcher_of(self, link: Link) -> Dispatcher:
+        dispatcher = self._dispatchers.get(link.deployment)
+        if dispatcher is None:
+            raise ProtocolError(f"answer for {link.deployment!r}, which this router does not own")
+        return dispatcher
+
+    def _on_segment(self, link: Link, frame: frames.Segment, now_ns: int) -> None:
+        """Kept by the channel's callback already."""
+
+    def _on_segment_gone(self, link: Link, frame: frames.SegmentGone, now_ns: int) -> None:
+        if link.peer is None or frame.owner != link.peer.id:
+            raise ProtocolError("a process dropped a segment of another")
+        self._segments.drop(frame.owner, frame.segment)
+        key = (frame.owner, frame.segment)
+        told: set[int] = set()
+        for other in self._links.values():
+            if key in other.channel.known:
+                other.channel.known.discard(key)
+                if other.peer is not None and other is not link and other.peer.id not in told:
+                    told.add(other.peer.id)
+                    other.channel.queue(frame)
+                    self._flush(other, lazily=False)
+
+    def _on_ping(self, link: Link, frame: frames.Ping, now_ns: int) -> None:
+        link.channel.queue(frames.Pong(frame.number))
+        self._flush(link, lazily=False)
+
+    def _on_pong(self, link: Link, frame: frames.Pong, now_ns: int) -> None:
+        if link.peer is not None:
+            link.peer.pings_open = 0
+
+    def _on_goodbye(self, link: Link, frame: frames.Goodbye, now_ns: int) -> None:
+        self._dispatcher_of(link).handle(ReplicaDraining(link.number), now_ns)
+
+    def _unexpected(self, link: Link, frame: frames.Frame, now_ns: int) -> None:
+        raise ProtocolError(f"unexpected {type(frame).__name__} frame")
+
+    # ---- routing table, posts, the end
+
+    def _apply(self, table: RoutingTable) -> None:
+        if table.version <= self._table.version:
+            return
+        self._table = table
+        now_ns = monotonic_ns()
+        for entry in table.deployments:
+            if entry.router_id != self.peer_id:
+                continue
+            dispatcher = self._dispatchers.get(entry.spec.name)
+            if dispatcher is None:
+                self._dispatchers[entry.spec.name] = Dispatcher(entry.spec, self._ids)
+            elif dispatcher.spec != entry.spec:
+                dispatcher.update(entry.spec)
+        for link in list(self._homeless):
+            self._house(link, now_ns)
+
+    def _run_posted(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        while self._posted:
+            self._posted.popleft()()
+
+    def _idle(self) -> bool:
+        return not any(link.requests or link.running for link in self._links.values())
+
+    def _close(self) -> None:
+        for link in list(self._links.values()):
+            link.channel.close()
+        self._listener.close()
+        self._epoll.close()
+        self._segments.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+
+_HANDLERS: dict[type, Callable[[RouterService, Link, frames.Frame, int], None]] = {
+    kind: RouterService._unexpected for kind in frames.Frame.__args__
+}
+_HANDLERS.update(
+    {
+        frames.Hello: RouterService._on_hello,  # type: ignore[dict-item]
+        frames.Submit: RouterService._on_submit,  # type: ignore[dict-item]
+        frames.Cancel: RouterService._on_cancel,  # type: ignore[dict-item]
+        frames.Release: RouterService._on_release,  # type: ignore[dict-item]
+        frames.Done: RouterService._on_done,  # type: ignore[dict-item]
+        frames.Failed: RouterService._on_failed,  # type: ignore[dict-item]
+        frames.Segment: RouterService._on_segment,  # type: ignore[dict-item]
+        frames.SegmentGone: RouterService._on_segment_gone,  # type: ignore[dict-item]
+        frames.Goodbye: RouterService._on_goodbye,  # type: ignore[dict-item]
+        frames.Ping: RouterService._on_ping,  # type: ignore[dict-item]
+        frames.Pong: RouterService._on_pong,  # type: ignore[dict-item]
+    }
+)

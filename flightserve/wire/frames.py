@@ -1,0 +1,263 @@
+"""The frames of the data plane and their codec: bytes in arbitrary pieces to frames, and back.
+
+A frame is a 4-byte little-endian length and a msgpack array whose first element is the frame's tag. Several
+frames may lie in one send. The decoder is sans-io (after h11): it is fed whatever a socket gave, returns the
+frames that are whole, keeps the rest, and refuses a length over the bound before anything is allocated for it.
+
+Regions are named by where they lie, never by content: a frame that carries one grants its receiver a lease,
+which a `Release` gives back. Row ranges select rows inside the region's one record batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from flightserve.errors import ProtocolError
+
+PROTOCOL_VERSION: Final = 1
+PREFIX_BYTES: Final = 4
+
+
+class Region(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A byte range of a segment that holds one Arrow IPC stream. `owner` is the id of the process that made
+    the segment; `schema_id` a 64-bit digest of the stream's schema, equal only for requests that may be
+    concatenated."""
+
+    owner: int
+    segment: int
+    offset: int
+    length: int
+    schema_id: int = 0
+
+
+class Part(msgspec.Struct, array_like=True, gc=False):
+    """One request of a `Submit`: rows [row_offset, row_offset + rows) of its region."""
+
+    request_id: int
+    row_offset: int
+    rows: int
+    deadline_ns: int
+    priority: int = 0
+    label: str = ""
+    traceparent: str = ""
+
+
+class Item(msgspec.Struct, array_like=True, gc=False):
+    """One request's share of a result region. `last` is false while more of its rows follow."""
+
+    request_id: int
+    row_offset: int
+    rows: int
+    last: bool
+
+
+class Hello(msgspec.Struct, array_like=True, tag=1):
+    """First frame each way. `main` marks the connection that carries a process's heartbeats; the others are
+    lanes. A replica's lane offers `credits` micro-batches at a time; a router's Hello offers the number of
+    requests a connection may have in flight."""
+
+    protocol: int
+    peer_id: int
+    tier: str
+    main: bool
+    deployment: str = ""
+    credits: int = 0
+    pid: int = 0
+
+
+class Segment(msgspec.Struct, array_like=True, tag=2):
+    """Names the memfd that travels beside this frame (`SCM_RIGHTS`); sent once per connection, before use."""
+
+    owner: int
+    segment: int
+    nbytes: int
+
+
+class SegmentGone(msgspec.Struct, array_like=True, tag=3):
+    """The owner made its last use of the segment; readers unmap it when their leases end."""
+
+    owner: int
+    segment: int
+
+
+class Submit(msgspec.Struct, array_like=True, tag=4):
+    """Frontend to router: requests whose rows lie one after another in one region."""
+
+    deployment: str
+    method: str
+    region: Region
+    parts: list[Part]
+
+
+class Cancel(msgspec.Struct, array_like=True, tag=5):
+    """Frontend to router: these requests are given up. Each still gets its one outcome."""
+
+    request_ids: list[int]
+
+
+class Results(msgspec.Struct, array_like=True, tag=6):
+    """Router to frontend: rows of one result region, by request. `region` is None where a stream just ends."""
+
+    region: Region | None
+    items: list[Item]
+
+
+class Outcome(msgspec.Struct, array_like=True, tag=7):
+    """Router to frontend: the request failed. `kind` indexes `errors.KINDS`."""
+
+    request_id: int
+    kind: int
+    message: str
+
+
+class Release(msgspec.Struct, array_like=True, tag=8):
+    """Leases given back, as (owner, segment, offset), towards the owner. `lost` says that their holder was cut
+    off and may still be reading: the owner must not write there again."""
+
+    regions: list[tuple[int, int, int]]
+    lost: bool = False
+
+
+class Execute(msgspec.Struct, array_like=True, tag=9):
+    """Router to replica: one micro-batch. Each part's `request_id` is the index of its region in `regions`."""
+
+    batch_id: int
+    method: str
+    regions: list[Region]
+    parts: list[Part]
+
+
+class Done(msgspec.Struct, array_like=True, tag=10):
+    """Replica to router: the micro-batch's rows, in the order of its parts. Without `last`, one part of a
+    streamed reply. `kept` indexes the regions of the Execute that user code still holds: their leases come
+    back later by `Release`, all others are given back by this frame when `last` is set."""
+
+    batch_id: int
+    region: Region | None
+    rows: int
+    last: bool
+    kept: list[int] = []
+
+
+class Failed(msgspec.Struct, array_like=True, tag=11):
+    """Replica to router: the micro-batch raised, or was refused at the door (`ran` is false)."""
+
+    batch_id: int
+    kind: int
+    message: str
+    ran: bool
+    kept: list[int] = []
+
+
+class Abandon(msgspec.Struct, array_like=True, tag=12):
+    """Router to replica: nobody waits for this running micro-batch any more."""
+
+    batch_id: int
+
+
+class PeerGone(msgspec.Struct, array_like=True, tag=13):
+    """That process is gone: its leases are void and its segments may be unmapped."""
+
+    peer_id: int
+
+
+class Ping(msgspec.Struct, array_like=True, tag=14):
+    """Heartbeat; answered at once by a Pong of the same number."""
+
+    number: int
+
+
+class Pong(msgspec.Struct, array_like=True, tag=15):
+    """Answer to a heartbeat."""
+
+    number: int
+
+
+class Goodbye(msgspec.Struct, array_like=True, tag=16):
+    """The sender drains: it takes nothing new, and finishes what it has."""
+
+
+Frame = (
+    Hello
+    | Segment
+    | SegmentGone
+    | Submit
+    | Cancel
+    | Results
+    | Outcome
+    | Release
+    | Execute
+    | Done
+    | Failed
+    | Abandon
+    | PeerGone
+    | Ping
+    | Pong
+    | Goodbye
+)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Frame).decode
+
+
+def encode(frames: Iterable[Frame], frame_bytes_max: int = 4 << 20) -> bytes:
+    """The frames as bytes, one after another. Raises ProtocolError for one over the bound."""
+    out = bytearray()
+    for frame in frames:
+        body = _encode(frame)
+        if len(body) > frame_bytes_max:
+            raise ProtocolError(f"{type(frame).__name__} frame of {len(body)} bytes; at most {frame_bytes_max} fit")
+        out += len(body).to_bytes(PREFIX_BYTES, "little")
+        out += body
+    return bytes(out)
+
+
+class FrameDecoder:
+    """Frames out of a byte stream cut anywhere. One per connection."""
+
+    def __init__(self, frame_bytes_max: int = 4 << 20) -> None:
+        self._frame_bytes_max = frame_bytes_max
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes. Raises ProtocolError on a length over the bound or on bytes that
+        are no frame; the connection is then of no further use."""
+        if self._rest:
+            data = self._rest + data
+        frames: list[Frame] = []
+        position, end = 0, len(data)
+        while end - position >= PREFIX_BYTES:
+            start = position + PREFIX_BYTES
+            length = int.from_bytes(data[position:start], "little")
+            if length > self._frame_bytes_max:
+                raise ProtocolError(f"frame of {length} bytes announced; at most {self._frame_bytes_max} are taken")
+            if end - start < length:
+                break
+            try:
+                frames.append(_decode(data[start : start + length]))
+            except msgspec.DecodeError as error:
+                raise ProtocolError(f"{length} bytes that are no frame: {error}") from error
+            position = start + length
+        self._rest = data[position:] if position else data
+        return frames
+
+    @property
+    def pending(self) -> int:
+        """Bytes of an unfinished frame held back."""
+        return len(self._rest)
+
+    def finish(self) -> None:
+        """The stream ended. Raises ProtocolError where it ended inside a frame."""
+        if self._rest:
+            raise ProtocolError(f"the peer closed inside a frame, after {len(self._rest)} bytes of it")
+
+
+def check_region(region: Region, segment_bytes: int) -> None:
+    """Raise ProtocolError unless the region lies inside a segment of that size."""
+    if region.offset < 0 or region.length <= 0 or region.offset + region.length > segment_bytes:
+        raise ProtocolError(
+            f"region [{region.offset}, +{region.length}) of segment {region.segment} is outside its {segment_bytes} bytes"
+        )
