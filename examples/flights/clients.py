@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import grpc
 import httpx
 import pyarrow as pa
-import pyarrow.flight as flight
 import zmq
+from pyarrow import flight
 
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import flightserve_pb2_grpc as pb_grpc
@@ -129,7 +129,9 @@ class HttpClient:
     def _post(self, deployment: str, method: str, batch: pa.RecordBatch) -> pa.Table:
         headers = {"content-type": ARROW, "accept": ARROW}
         body = memoryview(to_stream(batch)).tobytes()
-        return from_stream(self._checked(self._client.post(f"/v1/{deployment}/{method}", content=body, headers=headers)))
+        return from_stream(
+            self._checked(self._client.post(f"/v1/{deployment}/{method}", content=body, headers=headers))
+        )
 
     def call_json(self, deployment: str, method: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The same route with `{"rows": [...]}` each way."""

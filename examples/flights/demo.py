@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -53,9 +53,7 @@ CASES = (
     Case("distance", ("origin", "dest", "air_time"), False, reference.distance, reference.RELATIVE_TOLERANCE),
     Case("explain", ("carrier", "flight", "origin", "dest", *_DELAYS), False, reference.explain),
     Case("carriers", ("carrier", *_DELAYS), True, reference.carriers),
-    Case(
-        "worst", ("month", "carrier", "flight", "origin", "dest", "time_hour", "arr_delay"), True, reference.worst
-    ),
+    Case("worst", ("month", "carrier", "flight", "origin", "dest", "time_hour", "arr_delay"), True, reference.worst),
 )
 
 
@@ -144,17 +142,13 @@ def run_all(addresses: dict[str, str], flights: pa.Table) -> list[Line]:
             for case in CASES:
                 line, answer = run_case(client, protocol, case, flights)
                 if answer is not None:
-                    line = Line(*_head(line), problem=compare(case, answer, *expected[case.method]))
+                    line = replace(line, problem=compare(case, answer, *expected[case.method]))
                 lines.append(line)
             if isinstance(client, clients.HttpClient):
                 lines.append(run_json(client, flights))
         finally:
             client.close()
     return lines
-
-
-def _head(line: Line) -> tuple[str, str, int, int, float]:
-    return line.protocol, line.method, line.rows_in, line.rows_out, line.seconds
 
 
 def format_table(lines: Sequence[Line]) -> str:

@@ -52,9 +52,7 @@ def _minutes(delay: pa.ChunkedArray) -> pa.ChunkedArray:
 def explain(flights: pa.Table) -> pa.Table:
     """`verdict` and `text` of every flight."""
     left, arrived = flights["dep_delay"], flights["arr_delay"]
-    name = _join(
-        flights["carrier"], flights["flight"].cast(pa.string()), " ", flights["origin"], "-", flights["dest"]
-    )
+    name = _join(flights["carrier"], flights["flight"].cast(pa.string()), " ", flights["origin"], "-", flights["dest"])
     cancelled, lost = pc.is_null(left), pc.is_null(arrived)
     conditions = pc.make_struct(
         cancelled, lost, pc.greater(arrived, 15).fill_null(False), pc.less(arrived, 0).fill_null(False)
@@ -85,11 +83,8 @@ def carriers(flights: pa.Table) -> pa.Table:
                 "max_delay": pc.max(delay).as_py(),
             }
         )
-    names = ["flights", "cancelled", "late"]
-    schema = pa.schema(
-        [("carrier", pa.string()), *((n, pa.int64()) for n in names)]
-        + [("mean_delay", pa.float64()), ("max_delay", pa.int32())]
-    )
+    counts = [(name, pa.int64()) for name in ("flights", "cancelled", "late")]
+    schema = pa.schema([("carrier", pa.string()), *counts, ("mean_delay", pa.float64()), ("max_delay", pa.int32())])
     return pa.Table.from_pylist(rows, schema=schema)
 
 
@@ -97,10 +92,8 @@ def worst(flights: pa.Table) -> pa.Table:
     """The first ten of each month, out of one sort of everything."""
     columns = ["month", "carrier", "flight", "origin", "dest", "time_hour", "arr_delay"]
     flown = flights.select(columns).filter(pc.is_valid(flights["arr_delay"]))
-    ordered = flown.sort_by(
-        [("month", "ascending"), ("arr_delay", "descending"), ("time_hour", "ascending")]
-        + [("carrier", "ascending"), ("flight", "ascending")]
-    )
+    ties = [(name, "ascending") for name in ("time_hour", "carrier", "flight")]
+    ordered = flown.sort_by([("month", "ascending"), ("arr_delay", "descending"), *ties])
     months = ordered["month"].to_pylist()
     keep = [row for row, month in enumerate(months) if row < 10 or months[row - 10] != month]
     return ordered.take(keep)
@@ -127,8 +120,9 @@ def difference(expected: pa.Table, got: pa.Table, relative: float = 0.0) -> str:
 def _close(want: pa.ChunkedArray, have: pa.ChunkedArray, relative: float) -> bool:
     if not pc.is_null(want).equals(pc.is_null(have)):
         return False
-    off = pc.greater(pc.abs(pc.subtract(want, have)), pc.multiply(pc.abs(want), relative))
-    return not pc.any(off).as_py()
+    near = pc.less_equal(pc.abs(pc.subtract(want, have)), pc.multiply(pc.abs(want), relative))
+    # Asked this way round, so that a NaN is never near.
+    return pc.all(near, min_count=0).as_py() is True
 
 
 def _first_difference(want: pa.ChunkedArray, have: pa.ChunkedArray, relative: float) -> str:

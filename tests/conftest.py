@@ -1,0 +1,111 @@
+"""What all tests share: a quiet environment, and a check that nothing is left behind.
+
+Every process that the tests start inherits a mark in its environment. When the session ends, no process with
+the mark may live, whoever its parent is by then, and this process may hold no memfd and no abstract socket of
+flightserve's. What is found fails the run, by name.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+RUN_MARK = "FLIGHTSERVE_TEST_RUN"
+SETTLE_S = 15.0
+SOCKET_PREFIX = "@flightserve"
+
+os.environ[RUN_MARK] = uuid.uuid4().hex
+# The tests start a Ray of their own and never join one that happens to run; and Ray phones nobody.
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+# No deadline: how long an example takes says more about the machine's other load than about the code.
+hypothesis.settings.register_profile("flightserve", deadline=None, max_examples=60, print_blob=True)
+hypothesis.settings.load_profile("flightserve")
+
+
+def marked_processes() -> dict[int, str]:
+    """Living processes that these tests started, themselves left out: pid to command line."""
+    mark = f"{RUN_MARK}={os.environ[RUN_MARK]}".encode()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                if command and "multiprocessing.resource_tracker" not in command:
+                    found[int(entry.name)] = command[:200]
+        except OSError:  # it ended while we looked, or is not ours to read
+            continue
+    return found
+
+
+def held_files(prefix: str) -> list[str]:
+    """What this process's file descriptors point at, where that starts with `prefix`."""
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+        except OSError:  # the descriptor of the listing itself
+            continue
+    return sorted(link for link in links if link.startswith(prefix))
+
+
+def held_memfds() -> list[str]:
+    """The memfds that this process holds open."""
+    return held_files("/memfd:")
+
+
+def held_abstract_sockets() -> list[str]:
+    """Abstract sockets named as flightserve names them that this process holds."""
+    inodes = {link.removeprefix("socket:[").removesuffix("]") for link in held_files("socket:[")}
+    found = []
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7].startswith(SOCKET_PREFIX) and fields[6] in inodes:
+            found.append(fields[7])
+    return sorted(found)
+
+
+def left_behind(memfds_before: list[str]) -> list[str]:
+    """All that is there and should not be, one line each."""
+    lines = [f"process {pid}: {command}" for pid, command in sorted(marked_processes().items())]
+    # Ray and others may hold a memfd of their own from before the first test; only more than then is a leak.
+    extra = held_memfds()
+    for known in memfds_before:
+        if known in extra:
+            extra.remove(known)
+    return lines + extra + held_abstract_sockets()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fails the run where a process, memfd or abstract socket outlives the tests."""
+    memfds_before = held_memfds()
+    yield
+    gc.collect()
+    pause, end = threading.Event(), time.monotonic() + SETTLE_S
+    while (left := left_behind(memfds_before)) and time.monotonic() < end:
+        pause.wait(0.1)
+    assert not left, "the tests left behind:\n  " + "\n  ".join(left)
+
+
+@pytest.fixture(scope="session")
+def flights_addresses() -> Iterator[dict[str, str]]:
+    """The flights example, served by `flightserve run` on free ports for all tests that want it: the addresses
+    of its `ready` line."""
+    from examples.flights.launch import Example
+
+    with Example() as example:
+        yield example.addresses
