@@ -4,8 +4,8 @@ Rules. A request has exactly one outcome, `Completed` or `Refused`. Time is look
 deadline is now or earlier is refused before anything else happens, so it never reaches a replica, and a result
 that comes at its deadline is late. Then the event is applied, then whatever is ready is given to whoever has
 credit. A request that ran without an answer runs again, in its old place, if its method is idempotent and no part
-of its reply went out, at most `ATTEMPTS_MAX` times; after an accident in company it runs alone, so that a request
-that breaks its micro-batch, or kills its replica, harms only itself.
+of its reply went out, at most `ATTEMPTS_MAX` times; after a run that ended badly it runs alone, so that a request
+that breaks its micro-batch, or kills its replica, harms its neighbours once and then only itself.
 
 `queue`, `groups` say what runs next, `batching` and `slicing` what a micro-batch holds, `credits` where it goes,
 `deadline` when it is too late. Every event costs O(log n) amortised for each request that it moves.
@@ -226,7 +226,7 @@ class DeploymentMachine:
             if entry.done:
                 continue
             self._detach(entry, batch)
-            entry.alone = entry.alone or company
+            entry.alone = True
             if event.ran:
                 again = company and entry.request.idempotent and not batch.streamed
             else:
@@ -319,7 +319,6 @@ class DeploymentMachine:
 
     def _bereave(self, batch: MicroBatch, suspect: bool, reason: str, effects: list[Effect]) -> None:
         """The replica of this micro-batch died."""
-        company = len(batch.entries) > 1
         for entry in batch.entries:
             if entry.done:
                 continue
@@ -327,7 +326,7 @@ class DeploymentMachine:
             method = entry.request.group[0]
             if suspect:
                 entry.attempts += 1
-                entry.alone = entry.alone or company
+                entry.alone = True
             if batch.streamed:
                 message = f"the replica died ({reason}) after a part of the reply was sent"
             elif not entry.request.idempotent:
