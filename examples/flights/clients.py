@@ -154,7 +154,7 @@ class ZmqClient:
     """A DEALER socket: `[header JSON, Arrow IPC stream]` each way, told apart by `request_id`."""
 
     def __init__(self, address: str) -> None:
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket: Any = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVTIMEO, int(TIMEOUT_S * 1000))
         self._socket.connect(address)
