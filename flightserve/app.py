@@ -71,7 +71,11 @@ class Running:
 
 
 def serve(
-    app: App, *, replicas: Mapping[str, int] | None = None, routers: int = 1, address: str | None = None,
+    app: App,
+    *,
+    replicas: Mapping[str, int] | None = None,
+    routers: int = 1,
+    address: str | None = None,
     **options: Any,
 ) -> Running:
     """Serve an app from this program until `stop()` or the end of the `with` block.
@@ -187,9 +191,7 @@ class FrontendHosted:
 
         self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
         self._metrics = Metrics()
-        self._host = FrontendHost(
-            self._client, frontend_options(assignment), self._metrics, on_loop=self._client.start
-        )
+        self._host = FrontendHost(self._client, frontend_options(assignment), self._metrics, on_loop=self._client.start)
         self.addresses: Mapping[str, str] = self._host.start()
 
     def apply_table(self, table: RoutingTable) -> None:
@@ -215,7 +217,9 @@ class FrontendHosted:
 
 
 FACTORIES: Final[dict[str, Factory]] = {
-    "router": RouterHosted, "replica": ReplicaHosted, "frontend": FrontendHosted,
+    "router": RouterHosted,
+    "replica": ReplicaHosted,
+    "frontend": FrontendHosted,
 }
 
 
@@ -232,7 +236,7 @@ def frontend_options(assignment: Assignment) -> FrontendOptions:
         elif before is not None:
             port = int(before.rstrip("/").rpartition(":")[2])
         else:
-            port = given if assignment.slot.index == 0 else 0
+            port = given if assignment.slot.ordinal == 0 else 0
         ports[f"{protocol}_port"] = port
     return dataclasses.replace(options, **ports)  # type: ignore[arg-type]
 
@@ -243,5 +247,3 @@ def _endpoint(assignment: Assignment) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-

@@ -47,19 +47,23 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="serve an app until SIGINT or SIGTERM")
     run.set_defaults(command=_run)
-    run.add_argument("app", metavar="module:app", help="where the fs.App is, e.g. examples.flights.app:app")
-    run.add_argument("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
+    option = run.add_argument
+    option("app", metavar="module:app", help="where the fs.App is, e.g. examples.flights.app:app")
+    option("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
     for protocol in PROTOCOLS:
         port = getattr(defaults, f"{protocol}_port")
-        run.add_argument(f"--{protocol}-port", type=int, default=port, metavar="PORT", help=f"default {port}; 0: a free one")
-        run.add_argument(f"--no-{protocol}", action="store_true", help=f"leave {protocol} out")
-    run.add_argument("--replicas", action="append", default=[], type=_replicas, metavar="NAME=N",
-                     help="replicas of a deployment; may be given again for others")
-    run.add_argument("--frontends", type=int, default=1, metavar="N", help="frontend processes; the first takes the ports given")
-    run.add_argument("--routers", type=int, default=1, metavar="N", help="router processes; deployments are spread over them")
-    run.add_argument("--address", metavar="RAY", help="an existing Ray cluster (default: a Ray of our own)")
-    run.add_argument("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS",
-                     help="how long requests may finish after SIGINT or SIGTERM (default: %(default)s)")
+        about = f"default {port}; 0: a free one"
+        option(f"--{protocol}-port", type=int, default=port, metavar="PORT", help=about)
+        option(f"--no-{protocol}", action="store_true", help=f"leave {protocol} out")
+    about = "replicas of a deployment; may be given again for others"
+    option("--replicas", action="append", default=[], type=_replicas, metavar="NAME=N", help=about)
+    about = "frontend processes; the first takes the ports given, the others free ones"
+    option("--frontends", type=int, default=1, metavar="N", help=about)
+    about = "router processes; deployments are spread over them"
+    option("--routers", type=int, default=1, metavar="N", help=about)
+    option("--address", metavar="RAY", help="an existing Ray on this machine (default: a Ray of our own)")
+    about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
+    option("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS", help=about)
 
     status = commands.add_parser("status", help="show the tiers of the apps that run on this machine")
     status.set_defaults(command=_status)
@@ -97,8 +101,6 @@ def _run(arguments: argparse.Namespace) -> int:
         running = Running(make_plan(app, options, dict(arguments.replicas), arguments.routers), arguments.address)
         try:
             running.start(cancelled=stop.is_set)
-            # Ray's own handler of SIGTERM, which `ray.init` installed, would not drain.
-            _on_signals(stop)
             if not stop.is_set():
                 print(f"ready {json.dumps(running.addresses)}", file=out, flush=True)
             while not stop.wait(POLL_S):
@@ -116,9 +118,8 @@ def _on_signals(stop: threading.Event) -> None:
         signal.signal(number, signal.SIG_DFL)
         stop.set()
 
-    if not stop.is_set():
-        signal.signal(signal.SIGINT, told)
-        signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, told)
+    signal.signal(signal.SIGTERM, told)
 
 
 class _stdout_for_programs:
@@ -197,8 +198,15 @@ def render(view: View) -> str:
     rows = [("NAME", "PHASE", "READY", "PID", "RESTARTS", "AGE", "ADDRESSES")]
     rows.append(("supervisor", "serving", "yes", str(view.supervisor_pid), "", "", ""))
     rows += [
-        (child.name, child.phase, "yes" if child.ready else "no", str(child.pid or ""), str(child.restarts),
-         f"{child.age_s:.0f} s", " ".join(child.addresses.values()))
+        (
+            child.name,
+            child.phase,
+            "yes" if child.ready else "no",
+            str(child.pid or ""),
+            str(child.restarts),
+            f"{child.age_s:.0f} s",
+            " ".join(child.addresses.values()),
+        )
         for child in view.children
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import threading
+import warnings
 from typing import Any
 
 import ray
@@ -33,9 +34,11 @@ class SupervisorActor:
         adopt_environment(plan.sys_path, plan.cwd)
         context = ray.get_runtime_context()
         node = context.get_node_id()
-        self._supervisor = Supervisor(
-            plan, RayCluster(plan, node), node, adopting=context.was_current_actor_reconstructed
-        )
+        with warnings.catch_warnings():
+            # Ray's own implementation uses what it deprecates.
+            warnings.simplefilter("ignore")
+            adopting = context.was_current_actor_reconstructed
+        self._supervisor = Supervisor(plan, RayCluster(plan, node), node, adopting)
         threading.Thread(target=self._run, name="flightserve-supervisor", daemon=True).start()
 
     def ping(self) -> bool:

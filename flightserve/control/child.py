@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from flightserve.control.link import Link
 from flightserve.control.logs import configure_logging
-from flightserve.control.messages import Announce, Failed, Report
+from flightserve.control.messages import Announce, Failed, Left, Report
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
 from flightserve.errors import FlightserveError
 from flightserve.wire.table import RoutingTable
@@ -26,6 +26,7 @@ log = logging.getLogger("flightserve.control.child")
 
 # A drain that hangs must not keep the process: this long after its limit it exits anyway.
 EXIT_GRACE_S = 2.0
+TELL_TIMEOUT_S = 5.0
 
 
 class Child:
@@ -33,8 +34,13 @@ class Child:
     need `sys_path` first."""
 
     def __init__(
-        self, assignment: Assignment, factory: bytes, actor: str, limits: ControlLimits,
-        sys_path: Sequence[str], cwd: str,
+        self,
+        assignment: Assignment,
+        factory: bytes,
+        actor: str,
+        limits: ControlLimits,
+        sys_path: Sequence[str],
+        cwd: str,
     ) -> None:
         configure_logging(assignment.slot.name)
         adopt_environment(sys_path, cwd)
@@ -46,8 +52,14 @@ class Child:
         self._table_lock = threading.Lock()
         self._leaving = threading.Event()
         self._link = Link(
-            assignment.app_id, self._announce, self._report, self._take_table, self._leave, self._orphaned,
-            limits.heartbeat_s, limits.orphan_timeout_s,
+            assignment.app_id,
+            self._announce,
+            self._report,
+            self._take_table,
+            self._leave,
+            self._orphaned,
+            limits.heartbeat_s,
+            limits.orphan_timeout_s,
         )
         self._link.start()
         self._build(factory)
@@ -64,7 +76,7 @@ class Child:
             hosted = build(self._assignment)
         except BaseException as error:
             log.exception("cannot start %s", self._assignment.slot.name)
-            self._link.fail(Failed(_describe(self._assignment, error), traceback.format_exc()))
+            self._link.tell(Failed(_describe(self._assignment, error), traceback.format_exc()), TELL_TIMEOUT_S)
             self._link.close()
             _exit(1)
         with self._table_lock:
@@ -75,9 +87,15 @@ class Child:
     def _announce(self) -> Announce:
         assignment, hosted = self._assignment, self._hosted
         return Announce(
-            peer_id=assignment.peer_id, slot=assignment.slot, version=assignment.version, actor=self._actor,
-            node=assignment.node, pid=os.getpid(), endpoint=hosted.endpoint if hosted else "",
-            serving=hosted is not None, addresses=dict(hosted.addresses) if hosted else {},
+            peer_id=assignment.peer_id,
+            slot=assignment.slot,
+            version=assignment.version,
+            actor=self._actor,
+            node=assignment.node,
+            pid=os.getpid(),
+            endpoint=hosted.endpoint if hosted else "",
+            serving=hosted is not None,
+            addresses=dict(hosted.addresses) if hosted else {},
             table_version=self._table.version,
         )
 
@@ -106,7 +124,7 @@ class Child:
             threading.Thread(target=self._drain_and_exit, args=(drain_timeout_s,), name="flightserve-leave").start()
 
     def _drain_and_exit(self, drain_timeout_s: float) -> None:
-        deadline = threading.Timer(drain_timeout_s + EXIT_GRACE_S, _exit, args=(1,))
+        deadline = threading.Timer(drain_timeout_s + 2 * EXIT_GRACE_S, _exit, args=(1,))
         deadline.daemon = True
         deadline.start()
         code = 0
@@ -118,6 +136,9 @@ class Child:
             except Exception:
                 log.exception("%s did not stop cleanly", self._assignment.slot.name)
                 code = 1
+        if self._link.tell(Left(), 0.0):
+            # Ray ends this process now; where it does not, we do.
+            threading.Event().wait(EXIT_GRACE_S)
         _exit(code)
 
 

@@ -73,12 +73,13 @@ class Launcher:
 
         if ray.is_initialized():
             return
+        from flightserve.control.local_ray import LocalRay, keeping_sigterm
+
         if self._address is not None:
-            ray.init(address=self._address, logging_level="ERROR")
+            with keeping_sigterm():
+                ray.init(address=self._address, logging_level="ERROR")
             self._connected = True
             return
-        from flightserve.control.local_ray import LocalRay
-
         self._local = LocalRay(self._plan.app_id)
         self._local.start()
 

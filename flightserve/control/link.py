@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from flightserve.control.messages import Announce, Failed, Inbox, Leave, Message, Publish, Report, encode
+from flightserve.control.messages import Announce, Failed, Inbox, Leave, Left, Message, Publish, Report, encode
 from flightserve.control.names import peer_credentials, supervisor_socket
 from flightserve.errors import ProtocolError
 from flightserve.wire.table import RoutingTable
@@ -67,14 +67,18 @@ class Link:
         self._changed.set()
         self._wake()
 
-    def fail(self, failed: Failed, timeout_s: float = 5.0) -> None:
-        """Send the failure, waiting for a connection for at most `timeout_s`. Any thread but the link's."""
+    def tell(self, message: Failed | Left, timeout_s: float) -> bool:
+        """Send a last word, waiting for a connection for at most `timeout_s`; False when there was none. Any
+        thread but the link's."""
         until = time.monotonic() + timeout_s
-        while time.monotonic() < until and not self._closed.is_set():
+        while not self._closed.is_set():
             sock = self._socket
-            if sock is not None and self._send(sock, failed):
-                return
-            self._closed.wait(0.05)
+            if sock is not None and self._send(sock, message):
+                return True
+            if time.monotonic() >= until:
+                break
+            self._closed.wait(BACKOFF_S)
+        return False
 
     def close(self) -> None:
         """Disconnect and end the thread. Any thread but the link's."""
@@ -127,6 +131,7 @@ class Link:
     def _converse(self, sock: socket.socket) -> None:
         sock.sendall(encode(self._announce()))
         self._socket = sock
+        descriptor = sock.fileno()
         inbox = Inbox()
         next_report = time.monotonic()
         while not self._closed.is_set():
@@ -138,10 +143,10 @@ class Link:
             if now >= next_report:
                 self._must_send(sock, self._report())
                 next_report = now + self._heartbeat_s
-            readable, _, _ = select.select([sock, self._wake_read], [], [], max(0.0, next_report - now))
+            readable, _, _ = select.select([descriptor, self._wake_read], [], [], max(0.0, next_report - now))
             if self._wake_read in readable:
                 os.read(self._wake_read, 4096)
-            if sock in readable:
+            if descriptor in readable:
                 data = sock.recv(1 << 16)
                 if not data:
                     return

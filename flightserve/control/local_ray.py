@@ -13,9 +13,11 @@ import contextlib
 import functools
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -37,15 +39,18 @@ class LocalRay:
         self.directory = tempfile.mkdtemp(prefix="fs-", dir=base if len(base) <= BASE_CHARACTERS_MAX else "/tmp")
         self._reaper = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(__file__).with_name("reaper.py")), self.directory, app_id],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            cwd="/", start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
         )
 
     def start(self) -> None:
         """`ray.init` with what we need in the environment of Ray's processes, and only there."""
         import ray
 
-        with _environment(self._variables()):
+        with _environment(self._variables()), keeping_sigterm():
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -82,6 +87,17 @@ class LocalRay:
 def _process_token() -> str:
     """One token a process: Ray caches the first it sees, also for a second local Ray."""
     return secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def keeping_sigterm() -> Iterator[None]:
+    """`ray.init` replaces the program's handler of SIGTERM by one that exits; put ours back."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -77,6 +77,11 @@ class Shutdown(msgspec.Struct, array_like=True, frozen=True, tag=8):
     drain_timeout_s: float
 
 
+class Left(msgspec.Struct, array_like=True, frozen=True, tag=10):
+    """A child drained and stopped: Ray may end its process. (One that just exits is a crash to Ray, which
+    says so in the launcher's log.)"""
+
+
 class Ask(msgspec.Struct, array_like=True, frozen=True, tag=9):
     """`flightserve status` to supervisor: one `View`, please."""
 
@@ -110,7 +115,7 @@ class View(msgspec.Struct, frozen=True):
     children: tuple[ChildView, ...]
 
 
-Message = Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | View
+Message = Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | Left | View
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -122,8 +127,8 @@ class _Tagged(msgspec.Struct, array_like=True, frozen=True, tag=5):
 
 
 _decoder: msgspec.msgpack.Decoder[
-    Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | _Tagged
-] = msgspec.msgpack.Decoder(Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | _Tagged)
+    Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | Left | _Tagged
+] = msgspec.msgpack.Decoder(Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | Left | _Tagged)
 
 
 def encode(message: Message) -> bytes:

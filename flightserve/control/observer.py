@@ -134,9 +134,7 @@ class Observer:
 
     def _take(self, view: View) -> None:
         addresses = {child.name: child.addresses for child in view.children if child.addresses}
-        self._attach = Attach(
-            self._attach.was_ready or view.phase == "ready", {**self._attach.addresses, **addresses}
-        )
+        self._attach = Attach(self._attach.was_ready or view.phase == "ready", {**self._attach.addresses, **addresses})
         with self._changed:
             self._view = view
             self._changed.notify_all()

@@ -73,7 +73,7 @@ class ControlLimits:
     placement_timeout_s: float = 8.0
     ready_timeout_s: float = 300.0
     tier_drain_s: float = 3.0
-    reconcile: ReconcileLimits = ReconcileLimits()
+    reconcile: ReconcileLimits = field(default_factory=ReconcileLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ class Plan:
     options: FrontendOptions
     factories: Mapping[str, bytes]
     routers: int = 1
-    fabric: FabricLimits = FabricLimits()
-    limits: ControlLimits = ControlLimits()
+    fabric: FabricLimits = field(default_factory=FabricLimits)
+    limits: ControlLimits = field(default_factory=ControlLimits)
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
 

@@ -52,9 +52,7 @@ class Record:
 
     def observed(self) -> Child:
         """As the pure function wants it."""
-        return Child(
-            self.peer_id, self.slot, self.version, self.phase, self.since_ns, self.heard_ns, self.stopped
-        )
+        return Child(self.peer_id, self.slot, self.version, self.phase, self.since_ns, self.heard_ns, self.stopped)
 
 
 class Roster:
@@ -185,8 +183,12 @@ class Roster:
             version=version,
             peers=tuple(_peer(record) for record in serving),
             deployments=tuple(
-                Entry(planned.spec, owners[planned.spec.name], self._ready_replicas(planned.spec.name),
-                      planned.spec.options.replicas)
+                Entry(
+                    planned.spec,
+                    owners[planned.spec.name],
+                    self._ready_replicas(planned.spec.name),
+                    planned.spec.options.replicas,
+                )
                 for planned in self._plan.deployments
             ),
             draining=self.draining,
@@ -207,7 +209,8 @@ class Roster:
     def unplaced(self, now_ns: int, after_ns: int) -> list[Slot]:
         """Slots whose child was asked of Ray more than `after_ns` ago and has no process yet."""
         return [
-            record.slot for record in self.records.values()
+            record.slot
+            for record in self.records.values()
             if record.phase is Phase.STARTING and not record.pid and now_ns - record.since_ns > after_ns
         ]
 
@@ -222,8 +225,12 @@ class Roster:
     def view(self, table_version: int, supervisor_pid: int, now_ns: int) -> View:
         """Everything, for people."""
         return View(
-            app_id=self._plan.app_id, phase=self._phase(), problem=self.problem(), supervisor_pid=supervisor_pid,
-            table_version=table_version, addresses=dict(self._addresses.get(Slot(FRONTEND, "", 0).name, {})),
+            app_id=self._plan.app_id,
+            phase=self._phase(),
+            problem=self.problem(),
+            supervisor_pid=supervisor_pid,
+            table_version=table_version,
+            addresses=dict(self._addresses.get(Slot(FRONTEND, "", 0).name, {})),
             children=tuple(
                 self._child_view(record, now_ns)
                 for record in sorted(self.records.values(), key=lambda record: record.slot)
@@ -241,10 +248,17 @@ class Roster:
 
     def _child_view(self, record: Record, now_ns: int) -> ChildView:
         return ChildView(
-            name=record.slot.name, tier=record.slot.tier, deployment=record.slot.deployment,
-            phase=record.phase.value, ready=record.ready, pid=record.pid, peer_id=record.peer_id,
-            restarts=self._restarts.get(record.slot, 0), age_s=(now_ns - record.since_ns) / NS_PER_S,
-            addresses=record.addresses, statistics=record.statistics,
+            name=record.slot.name,
+            tier=record.slot.tier,
+            deployment=record.slot.deployment,
+            phase=record.phase.value,
+            ready=record.ready,
+            pid=record.pid,
+            peer_id=record.peer_id,
+            restarts=self._restarts.get(record.slot, 0),
+            age_s=(now_ns - record.since_ns) / NS_PER_S,
+            addresses=record.addresses,
+            statistics=record.statistics,
         )
 
 
@@ -254,8 +268,11 @@ def _ready(record: Record) -> bool:
 
 def _peer(record: Record) -> Peer:
     return Peer(
-        id=record.peer_id, tier=record.slot.tier, name=record.slot.name, endpoint=record.endpoint,
-        node=record.node, deployment=record.slot.deployment, pid=record.pid,
+        id=record.peer_id,
+        tier=record.slot.tier,
+        name=record.slot.name,
+        endpoint=record.endpoint,
+        node=record.node,
+        deployment=record.slot.deployment,
+        pid=record.pid,
     )
-
-

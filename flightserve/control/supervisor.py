@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from flightserve.control.messages import (
     Failed,
     Inbox,
     Leave,
+    Left,
     Message,
     Publish,
     Report,
@@ -74,6 +76,7 @@ class Supervisor:
         self._ray_calls = ThreadPoolExecutor(1, thread_name_prefix="flightserve-ray")
         self._publishing: asyncio.TimerHandle | None = None
         self._shutdown: asyncio.Task[None] | None = None
+        self._somebody_left = asyncio.Event()
         self._done = asyncio.Event()
 
     # ---- the loop
@@ -150,9 +153,16 @@ class Supervisor:
         actor = f"{slot.name}-{version}-{peer_id:x}"
         planned = self._plan.deployment(slot.deployment)
         assignment = Assignment(
-            app_id=self._plan.app_id, peer_id=peer_id, slot=slot, version=version, node=self._node,
-            options=self._plan.options, fabric=self._plan.fabric, spec=planned.spec if planned else None,
-            code=planned.code if planned else b"", addresses=self._roster.addresses_of(slot),
+            app_id=self._plan.app_id,
+            peer_id=peer_id,
+            slot=slot,
+            version=version,
+            node=self._node,
+            options=self._plan.options,
+            fabric=self._plan.fabric,
+            spec=planned.spec if planned else None,
+            code=planned.code if planned else b"",
+            addresses=self._roster.addresses_of(slot),
         )
         record = self._roster.started(peer_id, slot, version, actor, now_ns)
         log.info("starting %s as %s", slot.name, actor)
@@ -212,6 +222,7 @@ class Supervisor:
             return
         log.info("%s (pid %d) is gone", record.slot.name, record.pid)
         self._roster.happened(record, Event.EXITED, time.monotonic_ns())
+        self._somebody_left.set()
         self._publish()
         # At once and not at the next round: a replacement should not wait for a heartbeat.
         for action in self._roster.plan_actions(time.monotonic_ns()):
@@ -231,9 +242,14 @@ class Supervisor:
         if not missing and roster.unplaced(now_ns, int(limits.placement_timeout_s * NS_PER_S)):
             free = await self._loop.run_in_executor(self._ray_calls, self._cluster.free)
             missing, kind = shortfalls(demands, free), "has free"
-        roster.placement_problem = "placement cannot be satisfied: " + "; ".join(
-            f"{short.wanted:g} {short.resource} wanted, the node {kind} {short.there:g}" for short in missing
-        ) if missing else ""
+        roster.placement_problem = (
+            "placement cannot be satisfied: "
+            + "; ".join(
+                f"{short.wanted:g} {short.resource} wanted, the node {kind} {short.there:g}" for short in missing
+            )
+            if missing
+            else ""
+        )
 
     # ---- connections
 
@@ -264,6 +280,8 @@ class Supervisor:
             case Failed(reason, detail) if record is not None:
                 log.error("%s\n%s", reason, detail)
                 self._roster.failed(reason)
+            case Left() if record is not None:
+                self._ray_calls.submit(self._end_in_ray, record)
             case Attach(was_ready, addresses):
                 self._roster.attached(was_ready, addresses)
                 self._observers.add(writer)
@@ -343,16 +361,19 @@ class Supervisor:
         for record in left():
             if record.phase is not Phase.KILLED:
                 self._drain(record, "shutdown", drain_timeout_s)
-        await _until(lambda: not left(), drain_timeout_s + EXIT_WAIT_S)
+        await self._until_gone(left, drain_timeout_s + EXIT_WAIT_S)
         for record in left():
             self._kill(record, "did not leave in time")
-        await _until(lambda: not left(), EXIT_WAIT_S)
+        await self._until_gone(left, EXIT_WAIT_S)
 
-
-async def _until(condition: Any, timeout_s: float) -> None:
-    until = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < until:
-        await asyncio.sleep(0.02)
+    async def _until_gone(self, left: Callable[[], list[Record]], timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while left():
+                    self._somebody_left.clear()
+                    await self._somebody_left.wait()
+        except TimeoutError:
+            log.warning("still there after %.1f s: %s", timeout_s, ", ".join(each.slot.name for each in left()))
 
 
 def _signal(pidfd: int) -> None:

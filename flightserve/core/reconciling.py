@@ -38,12 +38,12 @@ class Slot(NamedTuple):
 
     tier: str
     deployment: str
-    index: int
+    ordinal: int
 
     @property
     def name(self) -> str:
         """`router-0`, or `replica-Pricing-0`: what people see and what metrics are filed under."""
-        return "-".join(part for part in (self.tier, self.deployment, str(self.index)) if part)
+        return "-".join(part for part in (self.tier, self.deployment, str(self.ordinal)) if part)
 
 
 @dataclass(frozen=True, slots=True)

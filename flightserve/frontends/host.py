@@ -44,7 +44,10 @@ class FrontendHost:
     the place to start what else lives there."""
 
     def __init__(
-        self, service: Service, options: FrontendOptions, metrics: Any,
+        self,
+        service: Service,
+        options: FrontendOptions,
+        metrics: Any,
         on_loop: Callable[[asyncio.AbstractEventLoop], None] | None = None,
     ) -> None:
         self._service = service
@@ -67,7 +70,8 @@ class FrontendHost:
                 raise
             except Exception as error:
                 self.stop()
-                raise BindFailed(f"the {protocol} frontend cannot listen on {self._options.host}:{port}: {error}") from error
+                where = f"{self._options.host}:{port}"
+                raise BindFailed(f"the {protocol} frontend cannot listen on {where}: {error}") from error
         return addresses
 
     def drain(self, timeout_s: float) -> bool:

@@ -74,7 +74,9 @@ class StandinFrontend(Standin):
 
 
 FACTORIES: dict[str, Callable[[Assignment], Standin]] = {
-    "router": Standin, "replica": StandinReplica, "frontend": StandinFrontend,
+    "router": Standin,
+    "replica": StandinReplica,
+    "frontend": StandinFrontend,
 }
 
 
@@ -90,8 +92,12 @@ class Broken:
 
 
 def plan(
-    *deployments: DeploymentSpec, code: object = (Echo, ()), limits: ControlLimits | None = None,
-    options: FrontendOptions | None = None, sys_path: Sequence[str] = (), routers: int = 1,
+    *deployments: DeploymentSpec,
+    code: object = (Echo, ()),
+    limits: ControlLimits | None = None,
+    options: FrontendOptions | None = None,
+    sys_path: Sequence[str] = (),
+    routers: int = 1,
 ) -> Plan:
     """A plan over the stand-ins. Without deployments: one, "Echo", with two replicas."""
     specs = deployments or (spec("Echo", replicas=2),)
