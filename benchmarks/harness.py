@@ -78,6 +78,12 @@ class Bench:
             self._loads[module] = self._stack.enter_context(Load(f"benchmarks.{module}"))
         return self._loads[module]
 
+    def end_load(self, module: str) -> None:
+        """End a load generator that nobody needs any more, if it runs."""
+        load = self._loads.pop(module, None)
+        if load is not None:
+            load.stop()
+
     def http_url(self, method: str) -> str:
         """Where flightserve takes calls of a method of the identity deployment over HTTP."""
         return f"{self.flightserve().addresses['http']}/v1/Identity/{method}"

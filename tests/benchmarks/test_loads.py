@@ -147,3 +147,18 @@ def test_flight_load_notices_wrong_values_and_counts_right_ones() -> None:
                     load.run(order, url=liar.addresses["flight"], path=["a", "b"], seconds=0.1, **more)
     assert ping_pong["answered"] == ping_pong["verified"] >= 3
     assert pipelined["answered"] == pipelined["verified"] >= 1
+
+
+def test_grpc_load_counts_right_answers_and_reports_a_lost_server() -> None:
+    with Load("benchmarks.load.grpc") as load:
+        with Server(["-m", "benchmarks.bare.grpc"]) as echo:
+            answer = load.run("call", address=echo.addresses["grpc"], in_flight=8, seconds=0.1)
+        with pytest.raises(ProcessFailed, match="UNAVAILABLE"):
+            load.run("call", address=echo.addresses["grpc"], in_flight=8, seconds=0.1)
+    assert answer["answered"] == answer["verified"] >= 8
+
+
+def test_memcpy_copies_at_least_twenty_times() -> None:
+    with Load("benchmarks.load.memcpy") as load:
+        answer = load.run("memcpy", size_bytes=1000, seconds=0.0)
+    assert answer["answered"] == answer["verified"] >= 20

@@ -1,0 +1,72 @@
+"""Every benchmark in its small size, on one flightserve that all of them share. Nothing is said about times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks import report
+from benchmarks.figures import Figure
+from benchmarks.harness import Bench, Settings
+from benchmarks.suite import SUITE, Benchmark
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+WITHOUT_BASELINE = {"micro_batch", "startup"}
+WITHOUT_CALLS = {"startup"}
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with Bench(Settings.small()) as bench:
+        yield bench
+
+
+@pytest.mark.parametrize("benchmark", SUITE, ids=lambda b: b.name)
+def test_a_benchmark_measures_both_sides_and_checks_the_answers(bench: Bench, benchmark: Benchmark) -> None:
+    figures = benchmark.run(bench)
+    assert figures
+    for figure in figures:
+        check(figure, benchmark.name)
+    document = json.loads(json.dumps(report.as_json(figures, {})))
+    assert [f["name"] for f in document["figures"]] == [f.name for f in figures]
+    assert len(report.table(figures).splitlines()) >= 2 + len(figures)
+
+
+def check(figure: Figure, name: str) -> None:
+    """Both sides were measured, every call was answered, and what had to be was compared."""
+    assert figure.result() is not None
+    assert figure.verdict() in {"pass", "MISS", "reported"}
+    assert all(sample.value > 0 for sample in figure.subject)
+    assert bool(figure.baseline) == (name not in WITHOUT_BASELINE)
+    if name == "memory":
+        assert sum(s.answered for s in figure.subject) > 0
+    elif name not in WITHOUT_CALLS:
+        for sample in (*figure.subject, *figure.baseline):
+            assert sample.answered == sample.verified > 0
+
+
+def test_memory_is_measured_of_every_tier(bench: Bench) -> None:
+    from benchmarks.memory import tree_pss_mb
+
+    names = " ".join(name.lower() for _, name in tree_pss_mb(bench.flightserve().process.pid))
+    for tier in ("frontend", "router", "replica", "raylet"):
+        assert tier in names
+
+
+def test_rows_are_counted_by_the_replica(bench: Bench) -> None:
+    from benchmarks.micro_batch import counts, measure
+
+    calls, rows = counts(bench)
+    sample = measure(bench)
+    calls_after, rows_after = counts(bench)
+    assert rows_after - rows >= sample.answered
+    assert 0 < calls_after - calls <= rows_after - rows
+    assert sample.value >= 1
+
+
+def test_flightserve_ends_with_success_when_told_to(bench: Bench) -> None:
+    server = bench.flightserve()
+    assert server.stop() == 0
