@@ -1,0 +1,175 @@
+"""The roster: what happened to children, and the table, the view and the failures that follow."""
+
+from __future__ import annotations
+
+from flightserve.config import FrontendOptions
+from flightserve.control.messages import Announce, Report
+from flightserve.control.roster import START_ATTEMPTS, Record, Roster
+from flightserve.core.lifecycle import Event, Phase
+from flightserve.core.reconciling import NS_PER_S, Slot, Start
+from tests.control.standins import plan, spec
+
+NOW = 1_000 * NS_PER_S
+SLOTS = [Slot("router", "", 0), Slot("frontend", "", 0), Slot("replica", "Echo", 0), Slot("replica", "Echo", 1)]
+
+
+def _roster() -> Roster:
+    return Roster(plan(), "node")
+
+
+def _announce(slot: Slot, peer_id: int, *, serving: bool = True, addresses: dict[str, str] | None = None) -> Announce:
+    return Announce(
+        peer_id=peer_id, slot=slot, version="1", actor="actor", node="node", pid=100 + peer_id, endpoint="\0e",
+        serving=serving, addresses=addresses or {},
+    )  # fmt: skip
+
+
+def _serve_all(roster: Roster) -> list[Record]:
+    records = []
+    for peer_id, slot in enumerate(SLOTS, 1):
+        record = roster.announced(_announce(slot, peer_id), NOW)
+        roster.reported(record, Report(ready=True), NOW)
+        records.append(record)
+    return records
+
+
+def test_an_empty_roster_starts_every_slot_once() -> None:
+    roster = _roster()
+    assert roster.plan_actions(NOW) == [Start(slot, "1") for slot in plan().wanted()]
+    assert roster.view(0, 1, NOW).phase == "starting"
+    assert "replica-Echo-1" in roster.problem()
+
+
+def test_children_of_a_supervisor_before_us_are_adopted_and_nothing_is_started() -> None:
+    roster = _roster()
+    _serve_all(roster)
+    assert roster.plan_actions(NOW) == []
+    assert roster.all_ready()
+    assert roster.view(0, 1, NOW).phase == "ready"
+
+
+def test_the_table_names_the_owner_and_counts_ready_replicas() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    table = roster.table(5)
+    (entry,) = table.deployments
+    assert (entry.router_id, entry.ready, entry.wanted) == (records[0].peer_id, 2, 2)
+    roster.happened(records[2], Event.SILENT, NOW)
+    table = roster.table(6)
+    assert table.deployments[0].ready == 1
+    assert records[2].peer_id not in {peer.id for peer in table.peers}
+    assert roster.reported(records[2], Report(ready=True), NOW)
+    assert roster.table(7).deployments[0].ready == 2
+
+
+def test_a_report_that_changes_nothing_does_not_ask_for_a_new_table() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    assert not roster.reported(records[0], Report(ready=True, statistics={"x": 1.0}), NOW)
+    assert roster.table(1).metrics["router-0"] == {"x": 1.0}
+
+
+def test_a_child_that_dies_is_replaced_at_once_and_then_with_backoff() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    roster.note_ready()
+    roster.happened(records[2], Event.EXITED, NOW)
+    assert roster.plan_actions(NOW) == [Start(SLOTS[2], "1")]
+    assert roster.view(0, 1, NOW).phase == "degraded"
+    again = roster.started(50, SLOTS[2], "1", "actor", NOW)
+    roster.happened(again, Event.EXITED, NOW)
+    assert roster.plan_actions(NOW) == []
+    assert roster.plan_actions(NOW + NS_PER_S) == [Start(SLOTS[2], "1")]
+
+
+def test_a_child_that_served_long_does_not_count_its_slots_old_failures() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    roster.note_ready()
+    for peer_id in (50, 51, 52):
+        roster.happened(roster.started(peer_id, SLOTS[2], "1", "actor", NOW), Event.EXITED, NOW)
+    later = NOW + 100 * NS_PER_S
+    roster.unheard(later)
+    roster.happened(records[2], Event.EXITED, later)
+    assert roster.plan_actions(later) == [Start(SLOTS[2], "1")]
+
+
+def test_a_start_that_fails_is_given_up_and_says_why() -> None:
+    roster = _roster()
+    record = roster.announced(_announce(SLOTS[2], 3, serving=False), NOW)
+    roster.failed("replica-Echo-0: ValueError: the model file is missing")
+    roster.happened(record, Event.EXITED, NOW)
+    view = roster.view(0, 1, NOW)
+    assert (view.phase, view.problem) == ("failed", "replica-Echo-0: ValueError: the model file is missing")
+    assert roster.plan_actions(NOW + 100 * NS_PER_S) == []
+
+
+def test_deaths_without_a_word_end_the_start_after_a_few() -> None:
+    roster = _roster()
+    for attempt in range(START_ATTEMPTS):
+        assert roster.view(0, 1, NOW).phase == "starting"
+        roster.happened(roster.started(10 + attempt, SLOTS[2], "1", "actor", NOW), Event.EXITED, NOW)
+    assert roster.view(0, 1, NOW).phase == "failed"
+
+
+def test_a_failed_restart_of_an_app_that_was_ready_is_tried_again() -> None:
+    roster = _roster()
+    _serve_all(roster)
+    roster.note_ready()
+    record = roster.started(50, Slot("replica", "Echo", 0), "1", "actor", NOW)
+    roster.failed("replica-Echo-0: OSError: later")
+    roster.happened(record, Event.EXITED, NOW)
+    assert roster.view(0, 1, NOW).phase != "failed"
+
+
+def test_a_frontends_addresses_outlive_it() -> None:
+    roster = _roster()
+    record = roster.announced(_announce(SLOTS[1], 2, addresses={"http": "http://127.0.0.1:41"}), NOW)
+    roster.happened(record, Event.EXITED, NOW)
+    assert roster.addresses_of(SLOTS[1]) == {"http": "http://127.0.0.1:41"}
+    other = _roster()
+    other.attached(True, roster.all_addresses())
+    assert other.addresses_of(SLOTS[1]) == {"http": "http://127.0.0.1:41"}
+    assert other.was_ready
+
+
+def test_while_draining_nothing_is_started_and_the_end_is_stopped() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    roster.draining = True
+    assert roster.table(1).draining
+    for record in records:
+        roster.happened(record, Event.DRAIN, NOW)
+        assert roster.view(0, 1, NOW).phase == "draining"
+        roster.happened(record, Event.EXITED, NOW)
+    assert roster.plan_actions(NOW) == []
+    assert roster.view(0, 1, NOW).phase == "stopped"
+
+
+def test_a_pause_of_our_own_is_nobodys_silence() -> None:
+    roster = _roster()
+    _serve_all(roster)
+    later = NOW + 60 * NS_PER_S
+    assert roster.plan_actions(later)
+    roster.unheard(later)
+    assert roster.plan_actions(later) == []
+
+
+def test_demands_and_slots_follow_the_options() -> None:
+    planned = plan(
+        spec("A", replicas=2, num_cpus=1.5, resources={"disk": 1.0}), spec("B"),
+        options=FrontendOptions(frontends=2), routers=3,
+    )  # fmt: skip
+    slots = planned.wanted()
+    assert len(slots) == 3 + 2 + 2 + 1
+    assert planned.demand(Slot("replica", "A", 1)) == {"CPU": 1.5, "disk": 1.0}
+    assert planned.demand(Slot("replica", "B", 0)) == {}
+    assert planned.demand(Slot("router", "", 2)) == {}
+
+
+def test_phases_of_adopted_children_that_still_start() -> None:
+    roster = _roster()
+    record = roster.announced(_announce(SLOTS[2], 3, serving=False), NOW)
+    assert record.phase is Phase.STARTING
+    assert record.pid == 103
+    assert roster.unplaced(NOW + 100 * NS_PER_S, 0) == []
