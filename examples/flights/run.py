@@ -37,8 +37,8 @@ _PYTHON = {
     "grpc": (
         f"import grpc; from flightserve.proto import flightserve_pb2 as pb, flightserve_pb2_grpc as g; {_STREAM}; "
         'stub = g.FlightServeStub(grpc.insecure_channel("{}")); '
-        'q = pb.CallRequest(deployment="Flights", method="explain", arrow_stream=bytes(s.getvalue())); r = stub.Call(q); '
-        + _PRINT.format("r.arrow_stream")
+        'q = pb.CallRequest(deployment="Flights", method="explain", arrow_stream=bytes(s.getvalue())); '
+        "r = stub.Call(q); " + _PRINT.format("r.arrow_stream")
     ),
     "zmq": (
         f'import zmq; {_STREAM}; z = zmq.Context().socket(zmq.REQ); z.connect("{{}}"); '
