@@ -230,8 +230,7 @@ class DeploymentMachine:
             if event.ran:
                 again = company and entry.request.idempotent and not batch.streamed
             else:
-                entry.attempts += 1
-                again = entry.attempts < ATTEMPTS_MAX
+                again = self._attempts(entry, batch) < ATTEMPTS_MAX and not batch.streamed
             if again:
                 self._run_again(entry, batch)
             else:
@@ -317,6 +316,13 @@ class DeploymentMachine:
             assert entry.batches is not None
             del entry.batches[batch.id]
 
+    def _attempts(self, entry: Entry, batch: MicroBatch) -> int:
+        """Count a run that ended without an answer; how many there are now, of this slice where it is cut."""
+        if entry.cut is None:
+            entry.attempts += 1
+            return entry.attempts
+        return entry.cut.count_attempt(batch.pieces[0].row_offset)
+
     def _bereave(self, batch: MicroBatch, suspect: bool, reason: str, effects: list[Effect]) -> None:
         """The replica of this micro-batch died."""
         for entry in batch.entries:
@@ -324,15 +330,16 @@ class DeploymentMachine:
                 continue
             self._detach(entry, batch)
             method = entry.request.group[0]
+            attempts = 0
             if suspect:
-                entry.attempts += 1
+                attempts = self._attempts(entry, batch)
                 entry.alone = True
             if batch.streamed:
                 message = f"the replica died ({reason}) after a part of the reply was sent"
             elif not entry.request.idempotent:
                 message = f"the replica died ({reason}) and method {method!r} is not idempotent"
-            elif entry.attempts >= ATTEMPTS_MAX:
-                message = f"{entry.attempts} replicas died running this request of method {method!r} (last: {reason})"
+            elif attempts >= ATTEMPTS_MAX:
+                message = f"{attempts} replicas died running this request of method {method!r} (last: {reason})"
             else:
                 self._run_again(entry, batch)
                 continue

@@ -31,7 +31,7 @@ class Cut:
     raises KeyError: the caller's bookkeeping is wrong.
     """
 
-    __slots__ = ("_in_flight", "_larger", "_next_row", "_returned", "_size", "_unfinished", "rows")
+    __slots__ = ("_attempts", "_in_flight", "_larger", "_next_row", "_returned", "_size", "_unfinished", "rows")
 
     def __init__(self, rows: int, rows_max: int) -> None:
         if rows < 1 or rows_max < 1:
@@ -44,6 +44,7 @@ class Cut:
         self._unfinished = rows
         self._returned: list[tuple[int, int]] = []
         self._in_flight: dict[int, int] = {}
+        self._attempts: dict[int, int] = {}
 
     def __repr__(self) -> str:
         return (
@@ -79,6 +80,11 @@ class Cut:
     def give_back(self, offset: int) -> None:
         """The slice was not answered and must run again."""
         heapq.heappush(self._returned, (offset, self._in_flight.pop(offset)))
+
+    def count_attempt(self, offset: int) -> int:
+        """A run of the slice ended without an answer; how many such runs it has had."""
+        self._attempts[offset] = attempts = self._attempts.get(offset, 0) + 1
+        return attempts
 
     def finish(self, offset: int) -> bool:
         """The slice is answered; True when it was the last of the request."""

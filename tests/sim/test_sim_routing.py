@@ -1,0 +1,174 @@
+"""Thousands of simulated seconds in bad weather; and planted bugs, to prove that the checks can fail."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from flightserve.clock import NEVER_NS
+from flightserve.core.events import Abandon, Completed, Dispatch, Effect, Event, Piece, Refused
+from flightserve.core.routing import DeploymentMachine
+from flightserve.types import DeploymentOptions
+from tests.core.auditing import AuditError
+from tests.sim.world import Weather, World
+
+OPTIONS = DeploymentOptions(max_batch_rows=40, max_batch_bytes=3_000, max_queued_requests=60, max_queued_bytes=40_000)
+LINGERING = DeploymentOptions(
+    max_batch_rows=40, max_batch_bytes=3_000, max_queued_requests=60, max_queued_bytes=40_000, linger_ms=4.0
+)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_lost_in_bad_weather(seed: int) -> None:
+    world = World(seed, LINGERING if seed % 2 else OPTIONS)
+    world.run(seconds=800)
+    _check_that_all_happened(world)
+
+
+def test_nothing_is_lost_under_overload() -> None:
+    world = World(100, OPTIONS, Weather(arrivals_per_s=150.0))
+    world.run(seconds=10)
+    assert world.machine.statistics().counts["shed"] > 100
+
+
+def test_in_good_weather_only_deadlines_and_poison_fail() -> None:
+    weather = Weather(4.0, *[0.0] * 8, slow_replica=0.0, cancels=0.0, poison_raises=0.0, poison_kills=0.0)
+    world = World(7, OPTIONS, weather)
+    world.run(seconds=100)
+    assert set(world.outcomes.values()) == {"ok", "DeadlineExceeded"}
+    assert world.machine.statistics().counts["late"] == 0
+
+
+def test_a_seed_is_a_whole_history() -> None:
+    first, second = World(3, OPTIONS), World(3, OPTIONS)
+    first.run(seconds=20)
+    second.run(seconds=20)
+    assert first.outcomes == second.outcomes
+    assert list(first.auditor.story) == list(second.auditor.story)
+
+
+def _check_that_all_happened(world: World) -> None:
+    """A simulation in which nothing goes wrong proves nothing."""
+    counts = world.machine.statistics().counts
+    for name in ("completed", "expired_queued", "expired_in_flight", "cancelled", "failed", "lost", "retries"):
+        assert counts[name] > 0, f"no {name} with seed {world.seed}: {counts}"
+    assert counts["late"] > 0
+    assert counts["abandoned"] > 0
+    outcomes = Counter(world.outcomes.values())
+    assert outcomes["ok"] > 0.3 * len(world.requests), outcomes
+
+
+# ---- planted bugs
+
+
+class Planted(DeploymentMachine):
+    """The real machine with a fault in what it says, from its hundredth event on."""
+
+    def __init__(self, fault: Callable[[list[Effect]], list[Effect]]) -> None:
+        super().__init__(OPTIONS)
+        self.fault = fault
+        self.events = 0
+
+    def handle(self, event: Event, now_ns: int) -> list[Effect]:
+        self.events += 1
+        effects = super().handle(event, now_ns)
+        return effects if self.events < 100 else self.fault(effects)
+
+
+def _drop(kind: type) -> Callable[[list[Effect]], list[Effect]]:
+    return lambda effects: [effect for effect in effects if not isinstance(effect, kind)]
+
+
+def _twice(kind: type) -> Callable[[list[Effect]], list[Effect]]:
+    return lambda effects: [e for effect in effects for e in ([effect] * (2 if isinstance(effect, kind) else 1))]
+
+
+def _pieces(change: Callable[[list[Piece]], list[Piece]]) -> Callable[[list[Effect]], list[Effect]]:
+    def fault(effects: list[Effect]) -> list[Effect]:
+        return [
+            Dispatch(e.replica_id, e.batch_id, e.group, change(e.pieces)) if isinstance(e, Dispatch) else e
+            for e in effects
+        ]
+
+    return fault
+
+
+def _one_row_less(pieces: list[Piece]) -> list[Piece]:
+    return [Piece(p.request, p.row_offset, max(0, p.rows - 1)) for p in pieces]
+
+
+def _next_rows(pieces: list[Piece]) -> list[Piece]:
+    return [Piece(p.request, p.row_offset + 1, p.rows) for p in pieces]
+
+
+def _other_group(effects: list[Effect]) -> list[Effect]:
+    return [Dispatch(e.replica_id, e.batch_id, ("x", 9), e.pieces) if isinstance(e, Dispatch) else e for e in effects]
+
+
+FAULTS = {
+    "drops an answer": _drop(Completed),
+    "drops a refusal": _drop(Refused),
+    "drops a micro-batch": _drop(Dispatch),
+    "drops an abandonment": _drop(Abandon),
+    "answers twice": _twice(Completed),
+    "refuses twice": _twice(Refused),
+    "dispatches twice": _twice(Dispatch),
+    "truncates": _pieces(_one_row_less),
+    "shifts": _pieces(_next_rows),
+    "repeats a member": _pieces(lambda pieces: pieces * 2),
+    "mixes groups": _other_group,
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_checks_find_a_machine_that(name: str) -> None:
+    with pytest.raises(AuditError, match=r"(?s)seed 5, .*Arrived"):
+        World(5, OPTIONS, machine=Planted(FAULTS[name])).run(seconds=200)
+
+
+def test_the_checks_find_a_machine_that_forgets_to_wake() -> None:
+    class Sleeper(DeploymentMachine):
+        def handle(self, event: Event, now_ns: int) -> list[Effect]:
+            effects = super().handle(event, now_ns)
+            self.next_wake_ns = NEVER_NS
+            return effects
+
+    with pytest.raises(AuditError, match=r"nobody wakes|lives past"):
+        World(5, OPTIONS, machine=Sleeper(OPTIONS)).run(seconds=50)
+
+
+def test_the_checks_find_a_machine_that_loses_a_credit() -> None:
+    class Leak(DeploymentMachine):
+        def _retire(self, replica_id: int, batch_id: int) -> object:
+            batch = super()._retire(replica_id, batch_id)
+            if batch is not None and batch_id > 50:
+                self._credits.take()
+            return batch
+
+    with pytest.raises(AuditError):
+        World(5, OPTIONS, machine=Leak(OPTIONS)).run(seconds=50)
+
+
+def test_the_checks_find_a_machine_that_runs_again_what_it_must_not() -> None:
+    class Careless(DeploymentMachine):
+        def _bereave(self, batch: object, suspect: bool, reason: str, effects: list[Effect]) -> None:
+            for entry in batch.entries:  # type: ignore[attr-defined]
+                entry.request.idempotent = True
+            super()._bereave(batch, suspect, reason, effects)  # type: ignore[arg-type]
+            for entry in batch.entries:  # type: ignore[attr-defined]
+                entry.request.idempotent = False
+
+    with pytest.raises(AuditError, match="run twice"):
+        World(5, OPTIONS, machine=Careless(OPTIONS)).run(seconds=200)
+
+
+@pytest.mark.parametrize(
+    "corrupt",
+    [lambda rows: rows[::-1], lambda rows: rows[:-1], lambda rows: rows[:1] + rows],
+    ids=["swapped", "truncated", "shifted"],
+)
+def test_the_checks_find_rows_that_go_to_the_wrong_caller(corrupt: Callable[[list], list]) -> None:
+    with pytest.raises(AuditError, match="wrong rows"):
+        World(5, OPTIONS, corrupt=corrupt).run(seconds=50)

@@ -1,0 +1,344 @@
+"""A simulated world around the real routing machine: fake replicas, callers and a shell, on one seeded event heap.
+
+Nothing here is random but by `random.Random(seed)`, and time is a number, so a seed is a whole history. Replicas
+answer a micro-batch with the rows they were given, after a while; they may also die, hang until they are ejected,
+be slow, refuse at the door, fail, lose a message, answer late, twice, or for micro-batches that never were. Poison
+requests raise, or kill whoever runs them. Callers cancel. Around it all stands the auditor (`tests/core/auditing.py`),
+and the world adds what only it can know: which rows each replica really ran, and which rows came back to whom.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flightserve import errors
+from flightserve.clock import NEVER_NS
+from flightserve.core.events import (
+    Abandon,
+    Arrived,
+    BatchFailed,
+    Cancelled,
+    Completed,
+    Dispatch,
+    Event,
+    Finished,
+    Refused,
+    ReplicaDown,
+    ReplicaDraining,
+    ReplicaUp,
+    Request,
+    Streamed,
+    Tick,
+)
+from flightserve.core.routing import DeploymentMachine
+from flightserve.types import DeploymentOptions
+from tests.core.auditing import AuditError, Auditor
+
+MS = 1_000_000
+S = 1_000_000_000
+HEARTBEATS_MISSED_NS = 1_500 * MS
+METHOD_FAILED = errors.KINDS.index(errors.MethodFailed)
+INVALID = errors.KINDS.index(errors.InvalidArgument)
+
+
+@dataclass(frozen=True)
+class Weather:
+    """How bad it is: probabilities a micro-batch, or a request, and rates a simulated second."""
+
+    arrivals_per_s: float = 12.0
+    dies: float = 0.01
+    hangs: float = 0.003
+    loses_reply: float = 0.003
+    fails: float = 0.02
+    refuses: float = 0.01
+    finishes_twice: float = 0.02
+    lies: float = 0.02
+    streams: float = 0.05
+    slow_replica: float = 0.2
+    cancels: float = 0.04
+    poison_raises: float = 0.01
+    poison_kills: float = 0.003
+    not_idempotent: float = 0.3
+    drains_per_s: float = 0.02
+
+
+@dataclass
+class FakeReplica:
+    """A process that runs one micro-batch after another."""
+
+    id: int
+    slowness: float
+    alive: bool = True
+    hung: bool = False
+    busy: bool = False
+    waiting: list[Dispatch] = field(default_factory=list)
+    abandoned: set[int] = field(default_factory=set)
+
+
+class World:
+    """Runs one seed. `corrupt` may tamper with the rows that a replica answers, to test the checks."""
+
+    def __init__(
+        self,
+        seed: int,
+        options: DeploymentOptions,
+        weather: Weather = Weather(),
+        machine: DeploymentMachine | None = None,
+        corrupt: Callable[[list[tuple[int, int]]], list[tuple[int, int]]] = lambda rows: rows,
+    ) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.weather = weather
+        self.machine = machine or DeploymentMachine(options)
+        self.auditor = Auditor(self.machine, options)
+        self.corrupt = corrupt
+        self.now_ns = 0
+        self.heap: list[tuple[int, int, Callable[[], None]]] = []
+        self.numbers = itertools.count()
+        self.request_ids = itertools.count(1)
+        self.replica_ids = itertools.count(1)
+        self.replicas: dict[int, FakeReplica] = {}
+        self.replicas_wanted = 3
+        self.sent: dict[int, Dispatch] = {}
+        self.executed: Counter[tuple[int, int]] = Counter()
+        self.replies: dict[int, list[tuple[int, int, list[tuple[int, int]]]]] = {}
+        self.poison: dict[int, str] = {}
+        self.requests: dict[int, Request] = {}
+        self.outcomes: dict[int, str] = {}
+        self.wake_at_ns = NEVER_NS
+        self.arriving = True
+
+    # ---- the event heap
+
+    def after(self, delay_ns: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self.heap, (self.now_ns + int(delay_ns), next(self.numbers), act))
+
+    def run(self, seconds: float) -> None:
+        """Let that much time pass, then no more arrive, and all that is there comes to its end."""
+        try:
+            for _ in range(self.replicas_wanted):
+                self.replica_starts()
+            self.after(0, self.callers_send)
+            self.after(S, self.somebody_drains)
+            self.run_until(int(seconds * S))
+            self.arriving = False
+            self.weather = Weather(0, *[0.0] * 7, slow_replica=0.2)
+            self.run_until(NEVER_NS)
+            self.check_at_rest()
+        except AuditError as error:
+            raise AuditError(f"seed {self.seed}, {self.now_ns / S:.3f} s: {error}") from error
+
+    def run_until(self, end_ns: int) -> None:
+        while self.heap and self.heap[0][0] <= end_ns:
+            self.now_ns, _, act = heapq.heappop(self.heap)
+            act()
+
+    def check(self, true: bool, message: str) -> None:
+        self.auditor.check(true, message)
+
+    # ---- the shell
+
+    def send(self, event: Event) -> None:
+        for effect in self.auditor.watch(event, self.now_ns):
+            if isinstance(effect, Dispatch):
+                self.sent[effect.batch_id] = effect
+                self.after(self.random.uniform(0, 0.2) * MS, lambda e=effect: self.replica_receives(e))
+            elif isinstance(effect, Refused):
+                self.ended(effect.request, errors.KINDS[effect.kind].__name__)
+            elif isinstance(effect, Abandon):
+                if effect.replica_id in self.replicas:
+                    self.replicas[effect.replica_id].abandoned.add(effect.batch_id)
+            elif isinstance(effect, Completed):
+                for request in effect.requests:
+                    self.check_reply(request)
+                    self.ended(request, "ok")
+        wake_ns = self.machine.next_wake_ns
+        if wake_ns < self.wake_at_ns:
+            self.wake_at_ns = wake_ns
+            heapq.heappush(self.heap, (wake_ns, next(self.numbers), self.timer_fires))
+
+    def timer_fires(self) -> None:
+        self.wake_at_ns = NEVER_NS
+        self.send(Tick())
+
+    def ended(self, request: Request, outcome: str) -> None:
+        self.check(request.id not in self.outcomes, f"{request} ended twice")
+        self.outcomes[request.id] = outcome
+        self.check(outcome != "ok" or self.now_ns < request.deadline_ns, f"{request} was answered late")
+        self.check(self.now_ns <= max(request.deadline_ns, request.arrived_ns), f"{request} outlived its deadline")
+
+    def check_reply(self, request: Request) -> None:
+        """Its own rows, each once, in order."""
+        parts = sorted(self.replies.pop(request.id, []))
+        rows = [row for _, _, part in parts for row in part]
+        self.check(rows == [(request.id, row) for row in range(request.rows)], f"wrong rows for {request}: {rows[:20]}")
+
+    def check_at_rest(self) -> None:
+        self.auditor.at_rest()
+        self.check(set(self.outcomes) == set(self.requests), "a request without an outcome")
+        for (request_id, row), times in self.executed.items():
+            request = self.requests[request_id]
+            self.check(times == 1 or request.idempotent, f"row {row} of {request} ran {times} times")
+            self.check(times <= 40, f"row {row} of {request} ran {times} times")
+        for request_id, outcome in self.outcomes.items():
+            if outcome == "ok":
+                request = self.requests[request_id]
+                ran = all(self.executed[request_id, row] for row in range(request.rows))
+                self.check(ran, f"{request} is ok and did not run")
+
+    # ---- callers
+
+    def callers_send(self) -> None:
+        if not self.arriving:
+            return
+        burst = [self.new_request() for _ in range(self.random.choice([1, 1, 1, 2, 5, 16]))]
+        self.send(Arrived(burst))
+        for request in burst:
+            if self.random.random() < self.weather.cancels:
+                self.after(self.random.expovariate(1 / (50 * MS)), lambda r=request: self.send(Cancelled([r.id])))
+        rate = self.weather.arrivals_per_s / 4
+        self.after(self.random.expovariate(rate) * S, self.callers_send)
+
+    def new_request(self) -> Request:
+        rng = self.random
+        number = next(self.request_ids)
+        rows = rng.choice([0, 1, 1, 1, 3, 10, 40, 95])
+        timeout_ns = rng.choice([0, 5, 50, 500, 5_000, 30_000]) * MS
+        method = rng.choice(["score", "score", "explain"])
+        request = Request(
+            number,
+            (method, rng.choice([1, 1, 2])),
+            rows,
+            rows * rng.choice([0, 8, 100]),
+            self.now_ns + timeout_ns,
+            0,
+            self.now_ns,
+            sliceable=rng.random() < 0.85,
+            idempotent=rng.random() >= self.weather.not_idempotent,
+        )
+        self.requests[number] = request
+        if rng.random() < self.weather.poison_raises:
+            self.poison[number] = "raises"
+        elif rng.random() < self.weather.poison_kills:
+            self.poison[number] = "kills"
+        return request
+
+    # ---- replicas
+
+    def replica_starts(self) -> None:
+        slow = self.random.random() < self.weather.slow_replica
+        replica = FakeReplica(next(self.replica_ids), 10.0 if slow else 1.0)
+        self.replicas[replica.id] = replica
+        self.send(ReplicaUp(replica.id, self.random.choice([1, 2, 2, 3])))
+
+    def replica_dies(self, replica: FakeReplica, reason: str) -> None:
+        if replica.alive:
+            replica.alive = False
+            self.after(self.random.uniform(0, 5) * MS, lambda: self.shell_sees_death(replica, reason))
+
+    def shell_sees_death(self, replica: FakeReplica, reason: str) -> None:
+        del self.replicas[replica.id]
+        self.send(ReplicaDown(replica.id, reason))
+        self.after(self.random.uniform(0.1, 3.0) * S, self.replica_starts)
+
+    def replica_ejected(self, replica: FakeReplica) -> None:
+        if replica.alive:
+            # What it still says comes later, and must be fenced off.
+            for batch in replica.waiting[:1]:
+                self.after(S, lambda b=batch: self.send(Finished(replica.id, b.batch_id)))
+            self.replica_dies(replica, "missed its heartbeats")
+
+    def somebody_drains(self) -> None:
+        if not self.arriving:
+            return
+        self.after(S, self.somebody_drains)
+        if self.replicas and self.random.random() < self.weather.drains_per_s:
+            replica = self.replicas[self.random.choice(sorted(self.replicas))]
+            self.send(ReplicaDraining(replica.id))
+            self.after(5 * S, lambda: self.replica_dies(replica, "drained"))
+
+    def replica_receives(self, batch: Dispatch) -> None:
+        replica = self.replicas.get(batch.replica_id)
+        if replica is not None and replica.alive:
+            replica.waiting.append(batch)
+            self.replica_runs(replica)
+
+    def replica_runs(self, replica: FakeReplica) -> None:
+        if replica.busy or replica.hung or not replica.alive or not replica.waiting:
+            return
+        replica.busy = True
+        rows = sum(piece.rows for piece in replica.waiting[0].pieces)
+        rng, weather = self.random, self.weather
+        if rng.random() < weather.hangs:
+            replica.hung = True
+            self.after(HEARTBEATS_MISSED_NS, lambda: self.replica_ejected(replica))
+            return
+        service_ns = replica.slowness * (rng.expovariate(1 / 20) + 0.2 * rows) * MS
+        if rng.random() < weather.streams:
+            batch = replica.waiting[0]
+            self.after(service_ns / 2, lambda: self.replica_says(replica, Streamed(replica.id, batch.batch_id)))
+        self.after(service_ns, lambda: self.replica_ends(replica))
+
+    def replica_says(self, replica: FakeReplica, event: Event) -> None:
+        if replica.alive:
+            self.send(event)
+
+    def replica_ends(self, replica: FakeReplica) -> None:
+        if not replica.alive:
+            return
+        replica.busy = False
+        batch = replica.waiting.pop(0)
+        rng, weather = self.random, self.weather
+        kinds = {self.poison.get(piece.request.id) for piece in batch.pieces}
+        expired = all(piece.request.deadline_ns <= self.now_ns for piece in batch.pieces)
+        if expired or batch.batch_id in replica.abandoned or rng.random() < weather.refuses:
+            self.send(BatchFailed(replica.id, batch.batch_id, INVALID, "refused at the door", ran=False))
+        elif "kills" in kinds or rng.random() < weather.dies:
+            self.execute(batch)
+            self.replica_dies(replica, "killed by signal 9")
+            return
+        elif "raises" in kinds or rng.random() < weather.fails:
+            self.execute(batch)
+            self.send(BatchFailed(replica.id, batch.batch_id, METHOD_FAILED, "ValueError: no"))
+        elif rng.random() < weather.loses_reply:
+            self.execute(batch)
+            self.after(HEARTBEATS_MISSED_NS, lambda: self.replica_ejected(replica))
+        else:
+            self.execute(batch)
+            self.answer(batch)
+            self.send(Finished(replica.id, batch.batch_id))
+            if rng.random() < weather.finishes_twice:
+                self.send(Finished(replica.id, batch.batch_id))
+        if rng.random() < weather.lies:
+            ended = rng.randrange(1, batch.batch_id + 1)
+            if ended not in self.auditor.replicas.get(replica.id, _NOTHING).batches:
+                self.send(rng.choice([Finished, Streamed])(replica.id, ended))
+        self.replica_runs(replica)
+
+    def execute(self, batch: Dispatch) -> None:
+        for piece in batch.pieces:
+            for row in range(piece.row_offset, piece.row_offset + piece.rows):
+                self.executed[piece.request.id, row] += 1
+
+    def answer(self, batch: Dispatch) -> None:
+        """The result is one run of rows, cut back into the requests' own by counts alone, as a shell does it."""
+        rows = [(p.request.id, row) for p in batch.pieces for row in range(p.row_offset, p.row_offset + p.rows)]
+        rows = self.corrupt(rows)
+        start = 0
+        for piece in batch.pieces:
+            part = rows[start : start + piece.rows]
+            start += piece.rows
+            if piece.request.id not in self.outcomes:
+                self.replies.setdefault(piece.request.id, []).append((piece.row_offset, batch.batch_id, part))
+
+
+class _Nothing:
+    batches: tuple[int, ...] = ()
+
+
+_NOTHING = _Nothing()
