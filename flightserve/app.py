@@ -40,8 +40,9 @@ class Running:
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> Running:
         """Start everything; returns when every replica answers, or early when `cancelled()`. Raises
         `control.launcher.StartFailed` with what is wrong, and leaves nothing behind then."""
-        view = self._launcher.start(cancelled)
-        self.addresses = dict(view.addresses)
+        self._launcher.start(cancelled)
+        if not cancelled():
+            self.addresses = dict(self._launcher.view().addresses)
         return self
 
     @property

@@ -14,14 +14,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flightserve.config import FrontendOptions
 from flightserve.errors import ConfigError, FlightserveError
 
 if TYPE_CHECKING:
+    from flightserve.app import Running
     from flightserve.control.messages import View
+    from flightserve.control.plan import Plan
 
 PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
 POLL_S: Final = 0.5
@@ -83,9 +85,6 @@ def _replicas(text: str) -> tuple[str, int]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    stop = threading.Event()
-    _on_signals(stop)
-    app = load_app(arguments.app)
     ports: dict[str, Any] = {
         f"{protocol}_port": None if getattr(arguments, f"no_{protocol}") else getattr(arguments, f"{protocol}_port")
         for protocol in PROTOCOLS
@@ -93,21 +92,40 @@ def _run(arguments: argparse.Namespace) -> int:
     options = FrontendOptions(
         host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout, **ports
     )
-    with _stdout_for_programs() as out:
-        from flightserve.app import Running, make_plan
+
+    def plan() -> Plan:
+        from flightserve.app import make_plan
+
+        return make_plan(load_app(arguments.app), options, dict(arguments.replicas), arguments.routers)
+
+    return serve_until_told(plan, arguments.address)
+
+
+def serve_until_told(make: Callable[[], Plan], address: str | None = None) -> int:
+    """Make the plan, serve it, print the `ready` line, and stop after SIGINT or SIGTERM; the exit status."""
+    stop = threading.Event()
+    _on_signals(stop)
+    with _StdoutForPrograms() as out:
+        from flightserve.app import Running
         from flightserve.control.logs import configure_logging
 
         configure_logging("launcher")
-        running = Running(make_plan(app, options, dict(arguments.replicas), arguments.routers), arguments.address)
+        running = Running(make(), address)
         try:
             running.start(cancelled=stop.is_set)
             if not stop.is_set():
-                print(f"ready {json.dumps(running.addresses)}", file=out, flush=True)
+                print(f"ready {json.dumps(_ready(running))}", file=out, flush=True)
             while not stop.wait(POLL_S):
                 continue
         finally:
             running.stop()
     return 0
+
+
+def _ready(running: Running) -> dict[str, Any]:
+    """The first frontend's addresses by protocol; with several frontends, all of theirs under `frontends`."""
+    everyone = [child.addresses for child in running.status().children if child.addresses]
+    return {**running.addresses, "frontends": everyone} if len(everyone) > 1 else dict(running.addresses)
 
 
 def _on_signals(stop: threading.Event) -> None:
@@ -122,7 +140,7 @@ def _on_signals(stop: threading.Event) -> None:
     signal.signal(signal.SIGTERM, told)
 
 
-class _stdout_for_programs:
+class _StdoutForPrograms:
     """Inside, descriptor 1 is standard error, so that nothing that Ray or a user prints mixes with our line;
     the real standard output is what `with` gives."""
 

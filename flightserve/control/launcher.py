@@ -36,16 +36,16 @@ class Launcher:
         self._actor: Any = None
         self._observer: Observer | None = None
 
-    def start(self, cancelled: Callable[[], bool] = lambda: False) -> View:
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Start everything and wait until every replica answers. Raises StartFailed with what is wrong, and
-        leaves nothing behind then; returns early with a view that is not ready when `cancelled()`."""
+        leaves nothing behind then; returns early when `cancelled()`."""
         try:
             self._connect()
             from flightserve.control.boot import start_supervisor
 
             self._observer = Observer(self._plan.app_id)
             self._actor = start_supervisor(self._plan)
-            return self._wait_ready(cancelled)
+            self._wait_ready(cancelled)
         except BaseException:
             self.stop(0.0)
             raise
@@ -83,13 +83,13 @@ class Launcher:
         self._local = LocalRay(self._plan.app_id)
         self._local.start()
 
-    def _wait_ready(self, cancelled: Callable[[], bool]) -> View:
+    def _wait_ready(self, cancelled: Callable[[], bool]) -> None:
         assert self._observer is not None
         waited_s = 0.0
-        while True:
+        while not cancelled():
             view = self._observer.wait_for(lambda view: view.phase in ("ready", "failed"), POLL_S)
-            if view is not None and (view.phase == "ready" or cancelled()):
-                return view
+            if view is not None and view.phase == "ready":
+                return
             if view is not None and view.phase == "failed":
                 raise StartFailed(view.problem)
             waited_s += POLL_S

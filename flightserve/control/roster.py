@@ -47,6 +47,7 @@ class Record:
     endpoint: str = ""
     ready: bool = False
     stopped: bool = False
+    last_words: str = "without saying why"
     addresses: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
 
@@ -119,7 +120,7 @@ class Roster:
             del self.records[record.peer_id]
             self._restarts[record.slot] = self._restarts.get(record.slot, 0) + 1
             if unexpected:
-                self._count_failure(record.slot, served_ns, now_ns)
+                self._count_failure(record, served_ns, now_ns)
 
     def failed(self, message: str) -> None:
         """A child said why it cannot start. Before the app was ever ready, that ends the start."""
@@ -147,12 +148,13 @@ class Roster:
             record.since_ns = now_ns
         record.phase = phase
 
-    def _count_failure(self, slot: Slot, served_ns: int, now_ns: int) -> None:
+    def _count_failure(self, record: Record, served_ns: int, now_ns: int) -> None:
+        slot = record.slot
         before = self._failures.get(slot)
         count = 1 if before is None or served_ns > STABLE_NS else before.count + 1
         self._failures[slot] = Failures(count, now_ns)
         if count >= START_ATTEMPTS and not self.was_ready and not self.failure:
-            self.failure = f"{slot.name} died {count} times while starting, without saying why"
+            self.failure = f"{slot.name} died {count} times while starting: {record.last_words}"
 
     # ---- what follows
 

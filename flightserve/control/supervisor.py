@@ -60,7 +60,8 @@ class Cluster(Protocol):
 
 
 class Supervisor:
-    """Run `run()` on an event loop; it returns after a shutdown that the launcher asked for."""
+    """Run `run()` on an event loop. It never returns: after a shutdown it answers that all is stopped, until the
+    launcher has Ray end the process."""
 
     def __init__(self, plan: Plan, cluster: Cluster, node: str, adopting: bool) -> None:
         self._plan = plan
@@ -77,20 +78,15 @@ class Supervisor:
         self._publishing: asyncio.TimerHandle | None = None
         self._shutdown: asyncio.Task[None] | None = None
         self._somebody_left = asyncio.Event()
-        self._done = asyncio.Event()
 
     # ---- the loop
 
     async def run(self) -> None:
-        """Serve until shut down."""
+        """Serve for ever."""
         self._loop = asyncio.get_running_loop()
         server = await asyncio.start_unix_server(self._connected, sock=await self._bind())
-        ticking = asyncio.create_task(self._tick_for_ever())
-        try:
-            await self._done.wait()
-        finally:
-            ticking.cancel()
-            server.close()
+        async with server:
+            await self._tick_for_ever()
 
     async def _bind(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -127,12 +123,13 @@ class Supervisor:
         now_ns = time.monotonic_ns()
         if now_ns < self._adopt_until_ns:
             return
+        if not self._roster.draining:
+            # Before anything is started: Ray would refuse what the node can never hold, and not say why.
+            await self._check_placement(now_ns)
         for record in self._roster.records.values():
             record.stopped = record.phase is Phase.SUSPECT and is_stopped(record.pid)
         for action in self._roster.plan_actions(now_ns):
             self._act(action, now_ns)
-        if not self._roster.draining:
-            await self._check_placement(now_ns)
 
     def _act(self, action: Action, now_ns: int) -> None:
         match action:
@@ -183,6 +180,7 @@ class Supervisor:
         # With a pidfd the kernel tells of the exit; Ray's word counts only for what never connected.
         if record.peer_id in self._roster.records and record.peer_id not in self._pidfds:
             log.error("%s did not start: %s", record.slot.name, message)
+            record.last_words = message
             self._exited(record)
 
     def _drain(self, record: Record, reason: str, timeout_s: float) -> None:
@@ -231,12 +229,11 @@ class Supervisor:
     async def _check_placement(self, now_ns: int) -> None:
         """Say what is missing: at once when the node never has it, after a while when others hold it."""
         roster, limits = self._roster, self._limits
-        waiting = roster.unplaced(now_ns, 0)
-        demands = [self._plan.demand(slot) for slot in waiting]
-        if not any(demands):
+        demands = [self._plan.demand(slot) for slot in roster.unplaced(now_ns, 0)]
+        everything = [self._plan.demand(slot) for slot in self._plan.wanted()]
+        if not any(demands) and (roster.records or not any(everything)):
             roster.placement_problem = ""
             return
-        everything = [self._plan.demand(slot) for slot in self._plan.wanted()]
         total = await self._loop.run_in_executor(self._ray_calls, self._cluster.total)
         missing, kind = shortfalls(everything, total), "has"
         if not missing and roster.unplaced(now_ns, int(limits.placement_timeout_s * NS_PER_S)):
@@ -308,6 +305,8 @@ class Supervisor:
             _signal(self._pidfds[message.peer_id])
         elif record.phase is Phase.DRAINING:
             self._send(writer, Leave(self._limits.tier_drain_s))
+        elif self._roster.draining:
+            self._drain(record, "it came when the app was stopping", 0.0)
         self._publish_soon()
         return record
 
@@ -351,8 +350,6 @@ class Supervisor:
         await self._empty([FRONTEND], drain_timeout_s)
         await self._empty(None, self._limits.tier_drain_s)
         self._send_views()
-        await asyncio.gather(*(writer.drain() for writer in self._observers), return_exceptions=True)
-        self._done.set()
 
     async def _empty(self, tiers: list[str] | None, drain_timeout_s: float) -> None:
         def left() -> list[Record]:
