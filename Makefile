@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo test check bench proto format clean
+.PHONY: help venv run demo test check lint types contracts stubs bench proto format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,13 +30,20 @@ demo: $(STAMP)  ## Call the running example (or one it starts) through every pro
 test: $(STAMP)  ## Run the tests; pytest options in ARGS="..."
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(STAMP)  ## Everything that CI runs: lint, format, types, import contracts, stubs, tests
+check: lint types contracts stubs test  ## Everything that CI runs
+
+lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: $(STAMP)
 	$(BIN)/mypy
+
+contracts: $(STAMP)
 	$(BIN)/lint-imports --no-logo
+
+stubs: $(STAMP)
 	$(BIN)/python -m flightserve.proto.generate --check
-	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(STAMP)  ## Measure flightserve against bare servers; prints tables, writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
