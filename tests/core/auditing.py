@@ -5,7 +5,7 @@ out what is queued, in flight and answered, and checks after each event:
 
 1. every request that arrived has at most one outcome, and none lives at or past its deadline;
 2. a micro-batch holds one group, within the bounds, and only requests that wait for exactly those rows;
-3. the rows of a request that is not idempotent are run at most once;
+3. rows of a method that is not idempotent, and rows whose reply began, are not run again;
 4. rows in = rows out: `Completed` comes when the last row is answered, exactly then;
 5. the machine's counters agree with the outcomes;
 6. at rest nothing is queued, in flight or out of credit (`at_rest`);
@@ -35,6 +35,7 @@ from flightserve.core.events import (
     ReplicaDraining,
     ReplicaUp,
     Request,
+    Streamed,
 )
 from flightserve.core.routing import DeploymentMachine
 from flightserve.types import DeploymentOptions
@@ -57,13 +58,15 @@ class AuditError(AssertionError):
 
 @dataclass
 class Account:
-    """One request: which rows are answered, in flight (by micro-batch), and perhaps run without an answer."""
+    """One request: which rows are answered, in flight (by micro-batch), perhaps run without an answer
+    (`executed`), and of those the ones that must not run again (`once`)."""
 
     request: Request
     order: int
     answered: list[tuple[int, int]] = field(default_factory=list)
     running: dict[int, tuple[int, int]] = field(default_factory=dict)
     executed: list[tuple[int, int]] = field(default_factory=list)
+    once: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -99,6 +102,7 @@ class Auditor:
         self.live: dict[int, Account] = {}
         self.replicas: dict[int, Books] = {}
         self.abandoned: set[int] = set()
+        self.streamed: set[int] = set()
         self.outcomes: dict[str, int] = {"completed": 0, "refused": 0}
         self.arrived = 0
         self.story: deque[str] = deque(maxlen=STORY_LENGTH)
@@ -146,6 +150,8 @@ class Auditor:
             books.credits, books.draining = event.credits, False
         elif isinstance(event, ReplicaDraining) and event.replica_id in self.replicas:
             self.replicas[event.replica_id].draining = True
+        elif isinstance(event, Streamed):
+            self.streamed.add(event.batch_id)
         elif isinstance(event, ReplicaDown):
             for batch in self.replicas.pop(event.replica_id, Books(0)).batches.values():
                 self._end(batch, now_ns, answered=False, ran=True)
@@ -165,6 +171,8 @@ class Auditor:
                 account.answered.append(span)
             if ran:
                 account.executed.append(span)
+            if batch.batch_id in self.streamed or (ran and not piece.request.idempotent):
+                account.once.append(span)
 
     # ---- what the effects may be
 
@@ -209,9 +217,7 @@ class Auditor:
     def _check_span(self, account: Account, offset: int, rows: int) -> None:
         request = account.request
         self.check(0 <= offset <= offset + rows <= request.rows, f"rows {offset}+{rows} of {request}")
-        taken = [*account.answered, *account.running.values()]
-        if not request.idempotent:
-            taken += account.executed
+        taken = [*account.answered, *account.running.values(), *account.once]
         for start, count in taken:
             apart = offset + rows <= start or start + count <= offset
             self.check(apart and request.rows > 0, f"rows {offset}+{rows} run twice: {account}")
