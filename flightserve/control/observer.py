@@ -59,6 +59,8 @@ def ask_view(app_id: str, timeout_s: float = 2.0) -> View:
                         return message
         except TimeoutError as error:
             raise Unavailable(f"the supervisor of app {app_id} did not answer in {timeout_s} s") from error
+        except ConnectionError as error:
+            raise Unavailable(f"the supervisor of app {app_id} went away") from error
     raise Unavailable(f"the supervisor of app {app_id} closed the connection")
 
 

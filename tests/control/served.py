@@ -1,0 +1,129 @@
+"""One `flightserve run` over stand-ins, as a process of its own, for tests of the control plane."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from flightserve.control.messages import ChildView, View
+from flightserve.control.observer import ask_view
+from flightserve.errors import FlightserveError
+
+WAIT_S = 60.0
+POLL_S = 0.05
+ROOT = Path(__file__).parents[2]
+MARK = "FLIGHTSERVE_CONTROL_TEST"
+
+
+class Served:
+    """Use as a context manager; `wish` is what `serve_standins` takes. Every process carries a mark of its own
+    in its environment, and Ray's directory lies in `directory`. `group`: as a terminal starts it, leader of a
+    process group of its own."""
+
+    def __init__(self, directory: Path, *, group: bool = False, **wish: object) -> None:
+        self.mark = uuid.uuid4().hex
+        self.directory = directory
+        self._errors = (directory / f"stderr-{self.mark}").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.control.serve_standins", json.dumps(wish)],
+            stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=ROOT,
+            env={**os.environ, MARK: self.mark, "TMPDIR": str(directory)}, start_new_session=group,
+        )  # fmt: skip
+        self.addresses: dict[str, str] = {}
+        self.app_id = ""
+
+    def wait_ready(self) -> Served:
+        """Read the `ready` line, and find the app's id."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        word, _, addresses = line.partition(" ")
+        assert word == "ready", f"{line!r}\n{self.errors()}"
+        self.addresses = json.loads(addresses)
+        (self.app_id,) = self._app_ids()
+        return self
+
+    def _app_ids(self) -> set[str]:
+        ids = set()
+        for pid in self.processes():
+            try:
+                environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            ids |= {
+                entry.partition(b"=")[2].decode() for entry in environment if entry.startswith(b"FLIGHTSERVE_APP_ID=")
+            }
+        return ids
+
+    def errors(self) -> str:
+        """Standard error so far."""
+        return Path(self._errors.name).read_text()
+
+    def view(self) -> View:
+        """The supervisor's word; raises FlightserveError while there is none."""
+        return ask_view(self.app_id)
+
+    def child(self, name: str) -> ChildView:
+        """The child of that name; raises KeyError while there is none."""
+        found = {child.name: child for child in self.view().children}
+        return found[name]
+
+    def processes(self) -> list[int]:
+        """Every living process that came of this one, the launcher included; zombies are gone."""
+        mark = f"{MARK}={self.mark}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+                except OSError:  # it ended while we looked
+                    continue
+        return found
+
+    def left(self) -> list[str]:
+        """What is still there and should not be, after the launcher's end."""
+        left = [f"process {pid}" for pid in self.processes()]
+        left += [str(path) for path in self.directory.glob("fs-*")]
+        names = Path("/proc/net/unix").read_text().split()
+        return left + [name for name in names if self.app_id and f"flightserve-{self.app_id}" in name]
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self._errors.close()
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
+    """Poll until the condition holds; a supervisor that cannot be reached counts as not yet."""
+    pause, until = threading.Event(), time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        try:
+            if condition():
+                return
+        except (FlightserveError, KeyError):
+            pause.wait(POLL_S)
+            continue
+        pause.wait(POLL_S)
+    raise AssertionError(f"not within {timeout_s} s: {what}")
