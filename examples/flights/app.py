@@ -114,4 +114,5 @@ def _empty(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([], schema=schema)
 
 
-app = fs.App(Flights.bind())
+# Type checkers do not see what a class decorator adds.
+app = fs.App(Flights.bind())  # type: ignore[attr-defined]
