@@ -18,7 +18,7 @@ from flightserve.errors import InvalidArgument
 from flightserve.wire.frames import Region
 
 END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-SMALL_BYTES: Final = 64 << 10
+SMALL_CELLS: Final = 4096
 _CONTINUATION: Final = b"\xff\xff\xff\xff"
 _CACHED_SCHEMAS_MAX: Final = 1024
 
@@ -95,15 +95,17 @@ def write_batch(batch: pa.RecordBatch, schemas: SchemaCache, allocate: Allocate)
     known = schemas.of(batch.schema)
     if known.dictionaries:
         return _write_stream(batch, known, allocate, _dictionary_stream_bytes(batch))
-    nbytes = len(known.message) + pa.ipc.get_record_batch_size(batch) + len(END_OF_STREAM)
-    if nbytes > SMALL_BYTES:
+    if batch.num_rows * batch.num_columns > SMALL_CELLS:
+        nbytes = len(known.message) + pa.ipc.get_record_batch_size(batch) + len(END_OF_STREAM)
         return _write_stream(batch, known, allocate, nbytes)
     body = batch.serialize()
-    region, memory = allocate(nbytes)
     start = len(known.message)
+    end = start + body.size
+    nbytes = end + len(END_OF_STREAM)
+    region, memory = allocate(nbytes)
     memory[:start] = known.message
-    memory[start : start + body.size] = memoryview(body).cast("B")
-    memory[start + body.size :] = END_OF_STREAM
+    memory[start:end] = memoryview(body).cast("B")
+    memory[end:] = END_OF_STREAM
     return Region(region.owner, region.segment, region.offset, nbytes, known.schema_id)
 
 

@@ -16,13 +16,14 @@ import fcntl
 import mmap
 import os
 import threading
+import time
 from collections.abc import Callable
 
 import pyarrow as pa
 
 from flightserve.config import FabricLimits
 from flightserve.core.regions import Allocator
-from flightserve.errors import ProtocolError
+from flightserve.errors import ProtocolError, ResourceExhausted
 from flightserve.wire.frames import Region, Segment, check_region
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -61,7 +62,8 @@ class SegmentPool:
         self.owner = owner
         self._allocator = Allocator(limits.segment_bytes, limits.memory_bytes_max)
         self._segments: dict[int, OwnedSegment] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self.on_dropped: list[Callable[[int], None]] = []
         self.on_freed: list[Callable[[], None]] = []
         self._waiting = 0
@@ -69,51 +71,42 @@ class SegmentPool:
     def allocate(self, nbytes: int) -> tuple[Region, memoryview] | None:
         """A region of `nbytes` to write and the memory to write it to, or None while memory is full. Raises
         TooLarge for what can never fit."""
-        with self._changed:
+        with self._lock:
             place = self._allocator.allocate(nbytes)
             if place is None:
                 return None
+            number, offset = place.segment, place.offset
             if place.new_segment_bytes:
                 for gone in place.dropped:
                     self._segments.pop(gone, None)
-                self._segments[place.segment] = OwnedSegment(place.segment, place.new_segment_bytes)
-            segment = self._segments[place.segment]
+                try:
+                    self._segments[number] = OwnedSegment(number, place.new_segment_bytes)
+                except OSError as error:
+                    self._allocator.retire(number)
+                    self._allocator.free(number, offset)
+                    raise ResourceExhausted(f"no memory or file descriptor for a segment: {error.strerror}") from error
+            memory = self._segments[number].memory
         for gone in place.dropped:
             self._tell_dropped(gone)
-        return (
-            Region(self.owner, place.segment, place.offset, nbytes),
-            segment.memory[place.offset : place.offset + nbytes],
-        )
+        return Region(self.owner, number, offset, nbytes), memory[offset : offset + nbytes]
 
     def wait(self, nbytes: int, timeout_s: float) -> tuple[Region, memoryview] | None:
         """As `allocate`, waiting up to `timeout_s` for memory to come free."""
-        got = self.allocate(nbytes)
-        if got is None:
+        until_s = time.monotonic() + timeout_s
+        while (got := self.allocate(nbytes)) is None:
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return None
             with self._changed:
                 self._waiting += 1
-            try:
-                got = self._wait(nbytes, timeout_s)
-            finally:
-                with self._changed:
-                    self._waiting -= 1
+                # A region freed between the attempt and here is not waited for long.
+                self._changed.wait(min(left_s, 0.05))
+                self._waiting -= 1
         return got
-
-    def _wait(self, nbytes: int, timeout_s: float) -> tuple[Region, memoryview] | None:
-        with self._changed:
-            box: list[tuple[Region, memoryview]] = []
-
-            def tried() -> bool:
-                got = self.allocate(nbytes)
-                if got is not None:
-                    box.append(got)
-                return got is not None
-
-            self._changed.wait_for(tried, timeout_s)
-            return box[0] if box else None
 
     def free(self, segment: int, offset: int) -> None:
         """The region's last lease came back."""
-        with self._changed:
+        with self._lock:
             dropped = self._allocator.free(segment, offset)
             if dropped is not None:
                 self._segments.pop(dropped, None)
@@ -127,7 +120,7 @@ class SegmentPool:
     def abandon(self, segment: int, offset: int) -> None:
         """The region's leases are lost from sight (its router died): somebody may still read it, so its
         segment is never written again; the kernel keeps the pages until the last reader has gone."""
-        with self._changed:
+        with self._lock:
             self._allocator.retire(segment)
         self.free(segment, offset)
 
@@ -142,7 +135,7 @@ class SegmentPool:
 
     def statistics(self) -> dict[str, float]:
         """Bytes of segments and counts of regions in use."""
-        with self._changed:
+        with self._lock:
             record = self._allocator.statistics()
         return {"shared_memory_bytes": float(record.segment_bytes), "leases": float(record.regions)}
 

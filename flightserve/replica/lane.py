@@ -31,7 +31,7 @@ from flightserve.errors import (
 )
 from flightserve.fabric.batches import SchemaCache, write_batch
 from flightserve.fabric.channels import BlockingChannel
-from flightserve.replica.context import RequestContext, entered
+from flightserve.replica.context import Context, entered
 from flightserve.replica.inputs import Inputs
 from flightserve.wire import frames
 
@@ -123,7 +123,8 @@ class Lane:
             log.exception("micro-batch of %s failed", frame.method)
             return MethodFailed(type(error).__name__)
         finally:
-            self.service.left(frame.batch_id)
+            if not method.spec.is_async:
+                self.service.left(frame.batch_id)
 
     def refuse(self, frame: frames.Execute, error: FlightserveError) -> None:
         """Turn the micro-batch away at the door: it did not run."""
@@ -134,7 +135,6 @@ class Lane:
         self, frame: frames.Execute, inputs: Inputs, answer: tuple[frames.Region | None, int] | FlightserveError, started_ns: int
     ) -> None:
         """Send the micro-batch's last frame, with word of the regions user code keeps."""
-        self.service.ran(frame, started_ns)
         kept = inputs.settle()
         if kept:
             with self._flushing:
@@ -144,8 +144,9 @@ class Lane:
         else:
             region, rows = answer
             self.send(frames.Done(frame.batch_id, region, rows, True, kept), region)
+        self.service.ran(frame, started_ns)
 
-    def _stream(self, frame: frames.Execute, batches: Iterator[pa.RecordBatch], context: RequestContext) -> tuple[None, int]:
+    def _stream(self, frame: frames.Execute, batches: Iterator[pa.RecordBatch], context: Context) -> tuple[None, int]:
         """Send each batch as it is made; wait while too many lie unread. The stream's end has no region."""
         try:
             for batch in batches:

@@ -23,7 +23,7 @@ from flightserve.errors import FlightserveError, MethodFailed, ProtocolError, Un
 from flightserve.fabric.channels import BlockingChannel, connect
 from flightserve.fabric.segments import SegmentMap, SegmentPool
 from flightserve.replica.binding import BoundMethod, bind_methods
-from flightserve.replica.context import RequestContext, entered
+from flightserve.replica.context import Context, entered
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.lane import STREAM_WINDOW, Lane, bare
 from flightserve.types import DeploymentSpec
@@ -57,7 +57,7 @@ class ReplicaService:
         self._stopping = False
         self._lanes: dict[int, Lane] = {}
         self._main: BlockingChannel | None = None
-        self._contexts: dict[int, RequestContext] = {}
+        self._contexts: dict[int, Context] = {}
         self._counts: collections.Counter[str] = collections.Counter()
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -225,17 +225,22 @@ class ReplicaService:
         if window is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(window.release)
 
-    def context(self, frame: frames.Execute) -> RequestContext:
-        """The context of a micro-batch, from now on known as running."""
-        context = RequestContext.of(self.spec.name, frame.method, frame.parts)
-        self._contexts[frame.batch_id] = context
+    def context(self, frame: frames.Execute) -> Context:
+        """The context of a micro-batch, from now on known as running; `left` ends that."""
+        parts = frame.parts
+        context = self._contexts[frame.batch_id] = Context(
+            self.spec.name,
+            frame.method,
+            tuple([part.label for part in parts]),
+            max([part.deadline_ns for part in parts]),
+            max([part.priority for part in parts]),
+            tuple([part.traceparent for part in parts]),
+        )
         return context
 
     def left(self, batch_id: int) -> None:
-        """The micro-batch's method returned, or was handed to the event loop."""
-        context = self._contexts.get(batch_id)
-        if context is not None and not context.on_loop:
-            del self._contexts[batch_id]
+        """The micro-batch's method returned."""
+        self._contexts.pop(batch_id, None)
 
     def count(self, name: str, by: float = 1) -> None:
         """Add to a counter."""
@@ -261,18 +266,17 @@ class ReplicaService:
 
     def run_async(
         self, lane: Lane, frame: frames.Execute, inputs: Inputs, method: BoundMethod, pieces: Sequence[pa.RecordBatch],
-        context: RequestContext,
+        context: Context,
     ) -> None:
         """Run the micro-batch on the event loop; it answers by itself."""
         assert self._loop is not None
-        context.on_loop = True
         with self._counting:
             self._async_running += 1
         asyncio.run_coroutine_threadsafe(self._answer_async(lane, frame, inputs, method, list(pieces), context), self._loop)
 
     async def _answer_async(
         self, lane: Lane, frame: frames.Execute, inputs: Inputs, method: BoundMethod, pieces: list[pa.RecordBatch],
-        context: RequestContext,
+        context: Context,
     ) -> None:
         started_ns = monotonic_ns()
         answer: tuple[frames.Region | None, int] | FlightserveError
@@ -292,14 +296,14 @@ class ReplicaService:
             answer = MethodFailed(type(error).__name__)
         finally:
             pieces.clear()
-            self._contexts.pop(frame.batch_id, None)
+            self.left(frame.batch_id)
             with self._counting:
                 self._async_running -= 1
         with contextlib.suppress(Unavailable):
             lane.finish(frame, inputs, answer, started_ns)
 
     async def _stream_async(
-        self, lane: Lane, frame: frames.Execute, batches: AsyncIterator[pa.RecordBatch], context: RequestContext
+        self, lane: Lane, frame: frames.Execute, batches: AsyncIterator[pa.RecordBatch], context: Context
     ) -> None:
         window = asyncio.Semaphore(STREAM_WINDOW)
         async for batch in batches:

@@ -138,7 +138,10 @@ class RouterService:
         for fd, mask in self._epoll.poll(self._timeout_s(monotonic_ns())):
             link = self._by_fd.get(fd)
             if link is not None:
-                self._guard(link, lambda link=link, mask=mask: self._serve(link, mask))  # type: ignore[misc]
+                try:
+                    self._serve(link, mask)
+                except FlightserveError as error:
+                    self._drop(link, error)
             elif fd == self._wake_read:
                 self._run_posted()
             else:
@@ -187,12 +190,6 @@ class RouterService:
         if done is link.writing:
             link.writing = not done
             self._epoll.modify(link.fd, select.EPOLLIN | (0 if done else select.EPOLLOUT))
-
-    def _guard(self, link: Link, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except FlightserveError as error:
-            self._drop(link, error)
 
     # ---- connections
 

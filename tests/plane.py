@@ -1,0 +1,139 @@
+"""The data plane without Ray: a router, replicas and a client as threads of this process, on real sockets and memfds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import os
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.config import EdgeLimits, FabricLimits
+from flightserve.declare import Bound, spec_of
+from flightserve.fabric.client import RouterClient
+from flightserve.fabric.service import Reply
+from flightserve.replica.service import ReplicaService
+from flightserve.router.service import RouterService
+from flightserve.types import RequestMeta
+from flightserve.wire.table import Entry, Peer, RoutingTable
+from tests.support import eventually
+
+T = TypeVar("T")
+_numbers = itertools.count(1)
+
+
+def meta(timeout_s: float = 20.0, request_id: str = "", priority: int = 0) -> RequestMeta:
+    """Metadata of a request that has `timeout_s` left."""
+    return RequestMeta(monotonic_ns() + int(timeout_s * NS_PER_S), priority, request_id)
+
+
+class Plane:
+    """One deployment behind one router. Every part can be stopped and started again by the tests."""
+
+    def __init__(self, bound: Bound, replicas: int, limits: FabricLimits, edge: EdgeLimits) -> None:
+        self.limits = limits
+        self.bound = bound
+        self.spec = spec_of(bound)
+        self._ids = itertools.count(1000 * next(_numbers))
+        self._version = itertools.count(1)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="plane-loop")
+        self._thread.start()
+        self.targets: list[Any] = []
+        self.replicas: list[ReplicaService] = []
+        self.router = self.start_router()
+        for _ in range(replicas):
+            self.start_replica()
+        self.client = RouterClient(next(self._ids), limits, edge)
+        self.client.start(self.loop)
+        self.publish()
+        eventually(self.client.ready, what="the client is connected")
+
+    def start_router(self) -> RouterService:
+        number = next(self._ids)
+        self.router = RouterService(number, f"flightserve-test-{os.getpid()}-{number}", self.limits)
+        self.router.start()
+        return self.router
+
+    def start_replica(self) -> ReplicaService:
+        target = self.bound.cls(*self.bound.args, **self.bound.kwargs)
+        replica = ReplicaService(next(self._ids), self.spec, target, self.limits)
+        self.targets.append(target)
+        self.replicas.append(replica)
+        replica.start()
+        replica.apply_table(self.table())
+        eventually(replica.ready, what="the replica is connected")
+        return replica
+
+    def table(self) -> RoutingTable:
+        router = Peer(self.router.peer_id, "router", "router", self.router.endpoint, "node")
+        entry = Entry(self.spec, self.router.peer_id, len(self.replicas), len(self.replicas))
+        table = RoutingTable(next(self._version), (router,), (entry,))
+        self.router.apply_table(table)
+        return table
+
+    def publish(self) -> None:
+        table = self.table()
+        for replica in self.replicas:
+            replica.apply_table(table)
+        self.client.apply_table(table)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+
+    def call(self, method: str, payload: Any, with_meta: RequestMeta | None = None) -> list[pa.RecordBatch]:
+        """One request, to its end: the batches of its results."""
+
+        async def collect() -> list[pa.RecordBatch]:
+            call = self.client.call(self.spec.name, method, payload, with_meta or meta())
+            return [result.batch() async for result in call]
+
+        return self.run(collect())
+
+    def at_rest(self) -> bool:
+        """No region in use anywhere."""
+        pools = [self.client.pool, *(replica.pool for replica in self.replicas)]
+        return all(pool.statistics()["leases"] == 0 for pool in pools)
+
+    def stop(self) -> None:
+        self.client.stop()
+        for replica in self.replicas:
+            replica.stop()
+        self.router.stop()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+
+@contextlib.contextmanager
+def plane(
+    bound: Bound, replicas: int = 1, limits: FabricLimits | None = None, edge: EdgeLimits | None = None
+) -> Iterator[Plane]:
+    """A running plane; checks at the end that nothing is leased any more."""
+    running = Plane(bound, replicas, limits or FabricLimits(), edge or EdgeLimits())
+    try:
+        yield running
+        eventually(running.at_rest, what="every region was given back")
+    finally:
+        running.stop()
+
+
+def small_limits(**changes: Any) -> FabricLimits:
+    """Limits with 1 MiB segments and 4 MiB in all."""
+    return dataclasses.replace(FabricLimits(segment_bytes=1 << 20, memory_bytes_max=4 << 20), **changes)
+
+
+def receive_all(lane: Any, count: int) -> Sequence[Reply]:
+    """The next `count` replies of a lane."""
+    replies = []
+    for _ in range(count):
+        reply = lane.receive(30)
+        assert reply is not None, "no reply within 30 s"
+        replies.append(reply)
+    return replies
