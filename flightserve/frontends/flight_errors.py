@@ -1,0 +1,82 @@
+"""Errors as `pyarrow.flight` sends them: one decorator around every handler, one table from `wire/status.py`.
+
+pyarrow's server turns a Flight exception into its status, and any other Python exception into a status by its
+class, with the whole traceback in the text. Codes that have no Flight exception (INVALID_ARGUMENT, NOT_FOUND,
+UNIMPLEMENTED) can only be said by the second way. The traceback is kept off the wire there by exceptions that
+`traceback.format_exception` cannot format: pyarrow then names just the class. GetSchema maps no Flight exception
+at all, so every error of it goes the second way and UNAVAILABLE and its like become UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Final, NoReturn, ParamSpec, TypeVar
+
+import pyarrow as pa
+from pyarrow import flight
+
+from flightserve.errors import FlightserveError
+from flightserve.wire.status import TABLE, Code
+
+log = logging.getLogger("flightserve.frontends.flight")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Untraced:
+    """Makes an exception one that `traceback.format_exception` fails on."""
+
+    @property
+    def __cause__(self) -> NoReturn:
+        raise RuntimeError("the traceback of this error is not for the wire")
+
+
+def _exception_class(name: str) -> type[Exception]:
+    found: type[Exception] = getattr(flight, name, None) or getattr(pa.lib, name)
+    return found
+
+
+def _untraced(code: Code, base: type[Exception]) -> type[Exception]:
+    return type(code.name, (_Untraced, base), {})
+
+
+_EXCEPTIONS: Final = {code: _exception_class(status.flight) for code, status in TABLE.items() if status.flight}
+_UNTRACED: Final = {code: _untraced(code, base) for code, base in _EXCEPTIONS.items()}
+
+
+def flight_error(error: FlightserveError, untraced: bool = False) -> Exception:
+    """The exception that makes pyarrow's server send this error. `untraced`: for GetSchema."""
+    try:
+        code = Code(error.code)
+    except ValueError:
+        code = Code.INTERNAL
+    if untraced or not issubclass(_EXCEPTIONS[code], flight.FlightError):
+        return _UNTRACED[code](error.message)
+    return _EXCEPTIONS[code](error.message)
+
+
+def mapped(handler: Callable[P, T], untraced: bool = False) -> Callable[P, T]:
+    """Wrap a handler so that only exceptions of the table leave it; what is unforeseen is logged and INTERNAL."""
+
+    @functools.wraps(handler)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return handler(*args, **kwargs)
+        except FlightserveError as error:
+            raised = flight_error(error, untraced)
+        except Exception:
+            log.exception("unforeseen error in %s", handler.__qualname__)
+            raised = flight_error(FlightserveError("internal error of the Flight frontend"), untraced)
+        # Raised outside the except clause: no context, which the wire's text would begin with.
+        raise raised
+
+    return wrapper
+
+
+def unforeseen(where: str, error: BaseException) -> FlightserveError:
+    """Log an exception that no code of ours raises on purpose; returns what the client is told instead."""
+    log.error("unforeseen error in %s", where, exc_info=error)
+    return FlightserveError("internal error of the Flight frontend")
