@@ -1,0 +1,116 @@
+"""The gRPC frontend: a `grpc.aio` server on the process's event loop.
+
+Handlers take and give serialised messages, because gRPC would answer one that does not parse with UNKNOWN. A
+message above the limit is refused by gRPC's core with RESOURCE_EXHAUSTED before it is read whole.
+
+Draining: health turns NOT_SERVING, streams finish what they took and end with UNAVAILABLE, connections get a
+GOAWAY, and unary calls finish; what is left at the timeout is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import grpc
+from grpc import aio
+from grpc_reflection.v1alpha import reflection
+
+from flightserve.config import EdgeLimits
+from flightserve.errors import Unavailable
+from flightserve.fabric.service import Service
+from flightserve.frontends.grpc_calls import Calls
+from flightserve.frontends.grpc_catalogue import SERVICE, Catalogue, Health
+from flightserve.frontends.grpc_stream import Streams
+
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+# What a CallRequest may hold beside its rows.
+ENVELOPE_BYTES: Final = 4096
+KEEPALIVE_MS: Final = 30_000
+CLIENT_PING_INTERVAL_MS: Final = 5_000
+
+
+class GrpcFrontend:
+    """`flightserve.v1.FlightServe`, health and reflection on one port. Lives on the loop it is made on."""
+
+    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Any) -> None:
+        self._address = (host, port)
+        self._calls = Calls(service, limits, metrics)
+        self._streams = Streams(self._calls)
+        self._catalogue = Catalogue(service)
+        self._health = Health(service, limits)
+        self._server = aio.server(options=_options(limits), maximum_concurrent_rpcs=limits.connections_max)
+
+    async def start(self) -> str:
+        """Listen: "host:port". Raises Unavailable where the address cannot be had."""
+        host, port = self._address
+        self._server.add_registered_method_handlers(SERVICE, self._handlers())
+        self._server.add_registered_method_handlers(HEALTH_SERVICE, self._health_handlers())
+        reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)
+        try:
+            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except RuntimeError as error:
+            raise Unavailable(f"gRPC cannot listen on {host}:{port}: {error}") from error
+        await self._server.start()
+        loop = asyncio.get_running_loop()
+        self._calls.unsent.start(loop)
+        self._streams.idle.start(loop)
+        return f"{host}:{bound}"
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing new and finish what there is; True when all of it ended by itself in time."""
+        self._health.draining = True
+        self._streams.drain()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        await self._server.stop(timeout_s)
+        return loop.time() < until
+
+    async def stop(self) -> None:
+        """End every RPC now."""
+        self._health.draining = True
+        self._calls.unsent.stop()
+        self._streams.idle.stop()
+        await self._server.stop(None)
+
+    def statistics(self) -> dict[str, int]:
+        """Calls in flight outside of streams, and open streams."""
+        return {"calls_in_flight": self._calls.in_flight, "streams_open": len(self._streams.open)}
+
+    def __repr__(self) -> str:
+        return f"<GrpcFrontend {self._address[0]}:{self._address[1]} {self.statistics()}>"
+
+    def _handlers(self) -> dict[str, Any]:
+        return {
+            "Call": grpc.stream_unary_rpc_method_handler(self._calls.call),
+            "Stream": grpc.stream_stream_rpc_method_handler(self._streams.stream),
+            "Query": grpc.unary_stream_rpc_method_handler(self._catalogue.query),
+            "ListDeployments": grpc.unary_unary_rpc_method_handler(self._catalogue.list_deployments),
+            "DescribeMethod": grpc.unary_unary_rpc_method_handler(self._catalogue.describe_method),
+        }
+
+    def _health_handlers(self) -> dict[str, Any]:
+        return {
+            "Check": grpc.unary_unary_rpc_method_handler(self._health.check),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._health.watch),
+        }
+
+
+def _options(limits: EdgeLimits) -> list[tuple[str, int]]:
+    return [
+        # A port that somebody listens on is an error, not shared with them.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.body_bytes_max + ENVELOPE_BYTES),
+        ("grpc.max_send_message_length", -1),
+        # Soft and hard limit alike: between the two gRPC refuses at random.
+        ("grpc.max_metadata_size", limits.header_bytes_max),
+        ("grpc.absolute_max_metadata_size", limits.header_bytes_max),
+        ("grpc.max_concurrent_streams", limits.connections_max),
+        ("grpc.server_handshake_timeout_ms", int(limits.header_timeout_s * 1000)),
+        ("grpc.max_connection_idle_ms", int(limits.keep_alive_s * 1000)),
+        # A peer that vanished without a word is noticed by a ping it does not answer.
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_INTERVAL_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]

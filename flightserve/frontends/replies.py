@@ -1,0 +1,60 @@
+"""All results of one request as one Arrow IPC stream, for protocols whose reply is one message.
+
+A request that ran whole has one result, and that result's region is the reply: no copy here. One that was sliced
+over replicas, or whose method streams, has several; they are written into one stream, bounded in bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pyarrow as pa
+
+from flightserve.errors import TooLarge
+from flightserve.fabric.batches import stream_of
+from flightserve.fabric.service import AsyncCall, Result
+from flightserve.types import MethodSpec
+
+# gRPC clients refuse trailing metadata above 8 KiB, and a byte that is not ASCII travels there as three.
+MESSAGE_CHARS_MAX: Final = 2000
+
+
+async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryview | pa.Buffer:
+    """Await the whole reply: one complete Arrow IPC stream.
+
+    Raises what the call raises, and TooLarge where several results together hold more than `bytes_max` bytes.
+    The call is cancelled whenever this ends early. A method that streamed nothing is answered by its declared
+    schema, or by one without columns, and no rows.
+    """
+    results: list[Result] = []
+    nbytes = 0
+    try:
+        async for result in call:
+            results.append(result)
+            if len(results) > 1 or spec.streaming:
+                nbytes += result.batch().nbytes
+                if nbytes > bytes_max:
+                    raise TooLarge(f"the reply is larger than {bytes_max} bytes; ask for fewer rows at a time")
+    except BaseException:
+        call.cancel()
+        raise
+    if len(results) == 1:
+        return results[0].ipc_stream()
+    if results:
+        return stream_of([result.batch() for result in results])
+    return _empty_stream(spec)
+
+
+def _empty_stream(spec: MethodSpec) -> pa.Buffer:
+    declared = spec.output_schema
+    schema = pa.schema([]) if declared is None else pa.ipc.read_schema(pa.py_buffer(declared))
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_stream(sink, schema).close()
+    return sink.getvalue()
+
+
+def clipped(message: str) -> str:
+    """An error's message as any protocol can carry it: of bounded length, and encodable."""
+    if len(message) > MESSAGE_CHARS_MAX:
+        message = message[: MESSAGE_CHARS_MAX - 3] + "..."
+    return message.encode("utf-8", "replace").decode()
