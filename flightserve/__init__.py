@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flightserve.errors import FlightserveError as FlightserveError
     from flightserve.errors import InvalidArgument as InvalidArgument
     from flightserve.errors import NotFound as NotFound
+    from flightserve.replica.context import context as context
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOMES = {
     "deployment": "flightserve.declare",
     "method": "flightserve.declare",
     "single_input": "flightserve.declare",
+    "context": "flightserve.replica.context",
     "serve": "flightserve.app",
     "Running": "flightserve.app",
     "FlightserveError": "flightserve.errors",
@@ -48,6 +50,7 @@ __all__ = [
     "InvalidArgument",
     "NotFound",
     "Running",
+    "context",
     "deployment",
     "method",
     "serve",

@@ -54,6 +54,10 @@ class Running:
         """All tiers, as the supervisor sees them. Raises Unavailable before its first word."""
         return self._launcher.view()
 
+    def check(self) -> None:
+        """Raises Unavailable when the app is lost for good: its supervisor is silent and nobody restarts it."""
+        self._launcher.check()
+
     def stop(self, drain_timeout_s: float | None = None) -> None:
         """Drain for at most that long (default: the options' `drain_timeout_s`), then end. Idempotent."""
         limit_s = self._plan.options.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
@@ -100,7 +104,7 @@ def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], r
 
     _check_count("routers", routers, ROUTERS_MAX)
     _check_count("frontends", options.frontends, FRONTENDS_MAX)
-    deployments = tuple(_planned(bound, replicas) for bound in app.deployments)
+    deployments = tuple(_planned(bound, replicas) for bound in app)
     unknown = sorted(set(replicas) - {planned.spec.name for planned in deployments})
     if unknown:
         known = ", ".join(planned.spec.name for planned in deployments)
@@ -171,7 +175,7 @@ class ReplicaHosted:
 
         bound: Bound = cloudpickle.loads(assignment.code)
         assert assignment.spec is not None
-        self._service = ReplicaService(assignment.peer_id, assignment.spec, bound.construct(), assignment.fabric)
+        self._service = ReplicaService(assignment.peer_id, assignment.spec, bound.make(), assignment.fabric)
         self._service.start()
         self.apply_table = self._service.apply_table
         self.statistics = self._service.statistics
@@ -243,7 +247,7 @@ def frontend_options(assignment: Assignment) -> FrontendOptions:
 
 
 def _endpoint(assignment: Assignment) -> str:
-    return f"\0flightserve-{assignment.app_id}-{assignment.slot.name}-{assignment.peer_id:x}"
+    return f"flightserve-{assignment.app_id}-{assignment.slot.name}-{assignment.peer_id:x}"
 
 
 def _is_number(value: object) -> bool:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"flightserve: {error.message}", file=sys.stderr)
         return 2
     except FlightserveError as error:
-        print(f"flightserve: {error.message}", file=sys.stderr)
+        print(getattr(error, "detail", ""), f"flightserve: {error.message}", sep="\n", file=sys.stderr)
         return 1
 
 
@@ -116,7 +116,7 @@ def serve_until_told(make: Callable[[], Plan], address: str | None = None) -> in
             if not stop.is_set():
                 print(f"ready {json.dumps(_ready(running))}", file=out, flush=True)
             while not stop.wait(POLL_S):
-                continue
+                running.check()
         finally:
             running.stop()
     return 0

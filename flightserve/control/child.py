@@ -75,9 +75,12 @@ class Child:
             build: Factory = cloudpickle.loads(factory)
             hosted = build(self._assignment)
         except BaseException as error:
-            log.exception("cannot start %s", self._assignment.slot.name)
-            self._link.tell(Failed(_describe(self._assignment, error), traceback.format_exc()), TELL_TIMEOUT_S)
-            self._link.close()
+            failed = Failed(_describe(self._assignment, error), traceback.format_exc())
+            if self._link.tell(failed, TELL_TIMEOUT_S):
+                # As after `Left`: Ray ends this process now; where it does not, we do.
+                threading.Event().wait(EXIT_GRACE_S)
+            else:
+                log.exception("cannot start %s", self._assignment.slot.name)
             _exit(1)
         with self._table_lock:
             self._hosted = hosted
@@ -144,8 +147,8 @@ class Child:
 
 def adopt_environment(sys_path: Sequence[str], cwd: str) -> None:
     """Make importable here what was importable in the launcher, and relative paths mean the same."""
-    known = set(sys.path)
-    sys.path.extend(entry for entry in sys_path if entry not in known)
+    # The launcher's order first: Ray's own entries must not shadow a user's module.
+    sys.path[:] = [*sys_path, *(entry for entry in sys.path if entry not in sys_path)]
     if cwd and os.path.isdir(cwd):
         os.chdir(cwd)
 

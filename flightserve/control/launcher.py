@@ -14,14 +14,20 @@ from flightserve.errors import FlightserveError, Unavailable
 log = logging.getLogger("flightserve.control.launcher")
 
 POLL_S = 0.2
+LOST_S = 60.0
 # Beyond the drain limit: routers and replicas (3 s), stragglers (killed after 3 s more), Ray itself.
 STOP_GRACE_S = 8.0
 
 
 class StartFailed(FlightserveError):
-    """The app cannot be served: a class that cannot be constructed, a port in use, resources that are missing."""
+    """The app cannot be served: a class that cannot be constructed, a port in use, resources that are missing.
+    `detail` is the traceback, where there is one."""
 
     code = 14
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class Launcher:
@@ -57,6 +63,11 @@ class Launcher:
             raise Unavailable("the supervisor has not reported yet")
         return view
 
+    def check(self) -> None:
+        """Raise Unavailable when the supervisor has been silent for so long that Ray itself must be gone."""
+        if self._observer is not None and self._observer.silent_s() > LOST_S:
+            raise Unavailable(f"no word of the supervisor for {LOST_S:.0f} s; is Ray gone?")
+
     def stop(self, drain_timeout_s: float) -> None:
         """Drain for at most that long, end all actors, and Ray where we started it. Idempotent."""
         observer, self._observer = self._observer, None
@@ -91,7 +102,7 @@ class Launcher:
             if view is not None and view.phase == "ready":
                 return
             if view is not None and view.phase == "failed":
-                raise StartFailed(view.problem)
+                raise StartFailed(view.problem, view.detail)
             waited_s += POLL_S
             if waited_s > self._plan.limits.ready_timeout_s:
                 problem = view.problem if view else "the supervisor did not start"

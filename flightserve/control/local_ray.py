@@ -10,7 +10,7 @@ app; the two agents of a node outlive a killed launcher by seconds, so a reaper 
 from __future__ import annotations
 
 import contextlib
-import functools
+import logging
 import os
 import secrets
 import signal
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from flightserve.control.names import APP_ID_VARIABLE
+
+log = logging.getLogger("flightserve.control.local_ray")
 
 OBJECT_STORE_BYTES: Final = 128 << 20
 # Ray adds about 75 characters for its longest socket.
@@ -65,6 +67,7 @@ class LocalRay:
         import ray
 
         ray.shutdown()
+        _forget_token()
         assert self._reaper.stdin is not None
         self._reaper.stdin.close()
         self._reaper.wait(REAP_TIMEOUT_S)
@@ -79,14 +82,20 @@ class LocalRay:
             APP_ID_VARIABLE: self._app_id,
         }
         if "RAY_AUTH_TOKEN" not in os.environ:
-            variables["RAY_AUTH_TOKEN"] = _process_token()
+            variables["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         return variables
 
 
-@functools.cache
-def _process_token() -> str:
-    """One token a process: Ray caches the first it sees, also for a second local Ray."""
-    return secrets.token_hex(32)
+def _forget_token() -> None:
+    """Ray caches the first token that a process uses, and that it uses one at all; the program may want another
+    Ray after ours. Only Ray's private names can undo that."""
+    try:
+        from ray._raylet import AuthenticationTokenLoader, Config
+    except ImportError:
+        log.debug("this Ray has no token cache")
+        return
+    AuthenticationTokenLoader.instance().reset_cache()
+    Config.initialize("")
 
 
 @contextlib.contextmanager

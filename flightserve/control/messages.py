@@ -45,7 +45,7 @@ class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
 
 
 class Failed(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """A child could not start. `message` is for people, `detail` (a traceback) for the log."""
+    """A child could not start; Ray may end its process. `message` is for people, `detail` is a traceback."""
 
     message: str
     detail: str
@@ -104,11 +104,12 @@ class ChildView(msgspec.Struct, frozen=True):
 
 class View(msgspec.Struct, frozen=True):
     """The whole app, for people. `phase`: starting, ready, degraded, draining, stopped or failed; `problem`
-    says what is wrong, "" when nothing is."""
+    says what is wrong, "" when nothing is; `detail` is the traceback where there is one."""
 
     app_id: str
     phase: str
     problem: str
+    detail: str
     supervisor_pid: int
     table_version: int
     addresses: dict[str, str]

@@ -73,6 +73,7 @@ class Observer:
         self._view: View | None = None
         self._attach = Attach()
         self._shutdown: Shutdown | None = None
+        self._heard = time.monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flightserve-observer", daemon=True)
         self._thread.start()
@@ -82,6 +83,11 @@ class Observer:
         """The newest view, or None before the first."""
         with self._changed:
             return self._view
+
+    def silent_s(self) -> float:
+        """How long ago the newest view came, or this was made."""
+        with self._changed:
+            return time.monotonic() - self._heard
 
     def wait_for(self, condition: Callable[[View], bool], timeout_s: float) -> View | None:
         """The first view that meets the condition; the last one there is when the time has passed."""
@@ -138,6 +144,7 @@ class Observer:
         addresses = {child.name: child.addresses for child in view.children if child.addresses}
         self._attach = Attach(self._attach.was_ready or view.phase == "ready", {**self._attach.addresses, **addresses})
         with self._changed:
+            self._heard = time.monotonic()
             self._view = view
             self._changed.notify_all()
 

@@ -22,7 +22,8 @@ class Hosted(Protocol):
 
     @property
     def endpoint(self) -> str:
-        """The data plane's abstract unix socket it listens on; "" where it only connects out."""
+        """Name, without the leading NUL, of the abstract unix socket of the data plane it listens on; "" where
+        it only connects out."""
         ...
 
     @property

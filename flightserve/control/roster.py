@@ -71,6 +71,7 @@ class Roster:
         self.was_ready = False
         self.draining = False
         self.failure = ""
+        self.detail = ""
         self.placement_problem = ""
 
     def __repr__(self) -> str:
@@ -122,14 +123,16 @@ class Roster:
             if unexpected:
                 self._count_failure(record, served_ns, now_ns)
 
-    def failed(self, message: str) -> None:
+    def failed(self, record: Record, message: str, detail: str) -> None:
         """A child said why it cannot start. Before the app was ever ready, that ends the start."""
-        self.failure = message
+        record.last_words = message
+        if self.was_ready or not self.failure:
+            self.failure, self.detail = message, detail
 
     def note_ready(self) -> None:
         """Every slot is ready: earlier trouble is over."""
         self.was_ready = True
-        self.failure = self.placement_problem = ""
+        self.failure = self.detail = self.placement_problem = ""
 
     def attached(self, was_ready: bool, addresses: dict[str, dict[str, str]]) -> None:
         """The launcher tells what the supervisor before this one knew."""
@@ -230,6 +233,7 @@ class Roster:
             app_id=self._plan.app_id,
             phase=self._phase(),
             problem=self.problem(),
+            detail=self.detail,
             supervisor_pid=supervisor_pid,
             table_version=table_version,
             addresses=dict(self._addresses.get(Slot(FRONTEND, "", 0).name, {})),

@@ -258,8 +258,10 @@ class Supervisor:
             while uid == os.getuid() and (data := await reader.read(READ_BYTES)):
                 for message in inbox.feed(data):
                     record = self._take(message, pid, writer, record)
-        except (OSError, ProtocolError) as error:
+        except ProtocolError as error:
             log.warning("closing a control connection of pid %d: %s", pid, error)
+        except OSError as error:
+            log.debug("a control connection of pid %d broke: %s", pid, error)
         finally:
             self._observers.discard(writer)
             if record is not None and self._children.get(record.peer_id) is writer:
@@ -275,8 +277,9 @@ class Supervisor:
                 if self._roster.reported(record, message, now_ns):
                     self._publish_soon()
             case Failed(reason, detail) if record is not None:
-                log.error("%s\n%s", reason, detail)
-                self._roster.failed(reason)
+                log.error("%s", reason, extra={"exception": detail} if self._roster.was_ready else {})
+                self._roster.failed(record, reason, detail)
+                self._ray_calls.submit(self._end_in_ray, record)
             case Left() if record is not None:
                 self._ray_calls.submit(self._end_in_ray, record)
             case Attach(was_ready, addresses):

@@ -25,8 +25,8 @@ class Standin:
         self._assignment = assignment
         self._table = RoutingTable(version=0)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.endpoint = f"\0flightserve-{assignment.app_id}-{assignment.peer_id}"
-        self._sock.bind(self.endpoint)
+        self.endpoint = f"flightserve-{assignment.app_id}-{assignment.peer_id}"
+        self._sock.bind("\0" + self.endpoint)
         self._sock.listen()
         self.addresses: Mapping[str, str] = {}
 

@@ -45,7 +45,7 @@ MESSAGES: list[Message] = [
     Shutdown(20.0),
     Ask(),
     Left(),
-    View("id", "ready", "", 12, 9, {"http": "http://x"}, (CHILD,)),
+    View("id", "ready", "", "", 12, 9, {"http": "http://x"}, (CHILD,)),
 ]
 
 

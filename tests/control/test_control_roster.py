@@ -97,10 +97,11 @@ def test_a_child_that_served_long_does_not_count_its_slots_old_failures() -> Non
 def test_a_start_that_fails_is_given_up_and_says_why() -> None:
     roster = _roster()
     record = roster.announced(_announce(SLOTS[2], 3, serving=False), NOW)
-    roster.failed("replica-Echo-0: ValueError: the model file is missing")
+    roster.failed(record, "replica-Echo-0: ValueError: the model file is missing", "Traceback")
     roster.happened(record, Event.EXITED, NOW)
     view = roster.view(0, 1, NOW)
     assert (view.phase, view.problem) == ("failed", "replica-Echo-0: ValueError: the model file is missing")
+    assert view.detail == "Traceback"
     assert roster.plan_actions(NOW + 100 * NS_PER_S) == []
 
 
@@ -117,7 +118,7 @@ def test_a_failed_restart_of_an_app_that_was_ready_is_tried_again() -> None:
     _serve_all(roster)
     roster.note_ready()
     record = roster.started(50, Slot("replica", "Echo", 0), "1", "actor", NOW)
-    roster.failed("replica-Echo-0: OSError: later")
+    roster.failed(record, "replica-Echo-0: OSError: later", "Traceback")
     roster.happened(record, Event.EXITED, NOW)
     assert roster.view(0, 1, NOW).phase != "failed"
 
