@@ -14,30 +14,24 @@ import threading
 
 from benchmarks.identity import app
 from flightserve.config import FabricLimits
-from flightserve.declare import spec_of
 from flightserve.wire.table import Entry, Peer, RoutingTable
 
-ROUTER_ID, REPLICA_ID, CALLER_ID = 1, 2, 3
+ROUTER_ID, REPLICA_ID = 1, 2
 READY_POLL_S = 0.01
-
-
-def endpoint(name: str) -> str:
-    """The abstract unix socket of that name."""
-    return f"\0{name}"
 
 
 def table(name: str) -> RoutingTable:
     """One router that owns the identity deployment, and its one replica."""
-    router = Peer(ROUTER_ID, "router", "router-0", endpoint(name), os.uname().nodename)
-    (bound,) = app.deployments
-    return RoutingTable(1, (router,), (Entry(spec_of(bound), ROUTER_ID, 1, 1),))
+    router = Peer(ROUTER_ID, "router", "router-0", name, os.uname().nodename)
+    (spec,) = app.specs
+    return RoutingTable(1, (router,), (Entry(spec, ROUTER_ID, 1, 1),))
 
 
 def run_router(name: str, ended: threading.Event) -> None:
     """Route until told to end."""
     from flightserve.router.service import RouterService
 
-    service = RouterService(ROUTER_ID, endpoint(name), FabricLimits())
+    service = RouterService(ROUTER_ID, name, FabricLimits())
     service.start()
     service.apply_table(table(name))
     print("ready {}", flush=True)
@@ -49,8 +43,9 @@ def run_replica(name: str, ended: threading.Event) -> None:
     """Serve the identity deployment until told to end; ready once the router knows the replica."""
     from flightserve.replica.service import ReplicaService
 
-    (bound,) = app.deployments
-    service = ReplicaService(REPLICA_ID, spec_of(bound), bound.construct(), FabricLimits())
+    (bound,) = app
+    (spec,) = app.specs
+    service = ReplicaService(REPLICA_ID, spec, bound.make(), FabricLimits())
     service.start()
     service.apply_table(table(name))
     while not service.ready() and not ended.wait(READY_POLL_S):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ from flightserve.types import RequestMeta
 WARM_CALLS = 50
 CALLS_MIN = 20
 TIMEOUT_S = 10
+# Ids of peers are never used twice: what one announced must not be taken for another's.
+FIRST_ID = 1000
+_CALLERS = itertools.count()
 
 
 @contextlib.contextmanager
@@ -34,7 +38,7 @@ def lane_to(name: str) -> Iterator[Lane]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="caller")
     thread.start()
-    client = RouterClient(plane.CALLER_ID, FabricLimits())
+    client = RouterClient(FIRST_ID + next(_CALLERS), FabricLimits())
     lane: Lane | None = None
     try:
         client.apply_table(plane.table(name))
