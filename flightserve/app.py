@@ -97,9 +97,8 @@ def serve(
 
 def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], routers: int) -> Plan:
     """The plan for an app. Raises ConfigError."""
-    from ray import cloudpickle
-
     from flightserve.control.names import new_app_id
+    from flightserve.control.pickling import dumps
     from flightserve.control.plan import Plan
 
     _check_count("routers", routers, ROUTERS_MAX)
@@ -113,7 +112,7 @@ def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], r
         app_id=new_app_id(),
         deployments=deployments,
         options=options,
-        factories={tier: cloudpickle.dumps(factory) for tier, factory in FACTORIES.items()},
+        factories={tier: dumps(factory) for tier, factory in FACTORIES.items()},
         routers=routers,
         sys_path=tuple(os.path.abspath(entry) for entry in sys.path),
         cwd=os.getcwd(),
@@ -121,8 +120,7 @@ def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], r
 
 
 def _planned(bound: Bound, replicas: Mapping[str, int]) -> PlannedDeployment:
-    from ray import cloudpickle
-
+    from flightserve.control.pickling import dumps
     from flightserve.control.plan import PlannedDeployment
     from flightserve.declare import spec_of
 
@@ -130,7 +128,7 @@ def _planned(bound: Bound, replicas: Mapping[str, int]) -> PlannedDeployment:
     count = replicas.get(spec.name, spec.options.replicas)
     _check_count(f"replicas of {spec.name}", count, REPLICAS_MAX)
     spec = dataclasses.replace(spec, options=dataclasses.replace(spec.options, replicas=count))
-    return PlannedDeployment(spec, cloudpickle.dumps(bound))
+    return PlannedDeployment(spec, dumps(bound))
 
 
 def _check_count(what: str, count: int, most: int) -> None:
@@ -169,11 +167,10 @@ class ReplicaHosted:
     endpoint = ""
 
     def __init__(self, assignment: Assignment) -> None:
-        from ray import cloudpickle
-
+        from flightserve.control.pickling import loads
         from flightserve.replica.service import ReplicaService
 
-        bound: Bound = cloudpickle.loads(assignment.code)
+        bound: Bound = loads(assignment.code)
         assert assignment.spec is not None
         self._service = ReplicaService(assignment.peer_id, assignment.spec, bound.make(), assignment.fabric)
         self._service.start()

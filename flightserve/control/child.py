@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from flightserve.control.link import Link
 from flightserve.control.logs import configure_logging
 from flightserve.control.messages import Announce, Failed, Left, Report
+from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
 from flightserve.errors import FlightserveError
 from flightserve.wire.table import RoutingTable
@@ -70,9 +71,7 @@ class Child:
 
     def _build(self, factory: bytes) -> None:
         try:
-            from ray import cloudpickle
-
-            build: Factory = cloudpickle.loads(factory)
+            build: Factory = loads(factory)
             hosted = build(self._assignment)
         except BaseException as error:
             failed = Failed(_describe(self._assignment, error), traceback.format_exc())

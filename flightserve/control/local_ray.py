@@ -90,7 +90,7 @@ def _forget_token() -> None:
     """Ray caches the first token that a process uses, and that it uses one at all; the program may want another
     Ray after ours. Only Ray's private names can undo that."""
     try:
-        from ray._raylet import AuthenticationTokenLoader, Config
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
     except ImportError:
         log.debug("this Ray has no token cache")
         return

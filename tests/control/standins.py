@@ -9,10 +9,9 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from ray import cloudpickle
-
 from flightserve.config import FrontendOptions
 from flightserve.control.names import new_app_id
+from flightserve.control.pickling import dumps, loads
 from flightserve.control.plan import Assignment, ControlLimits, Plan, PlannedDeployment
 from flightserve.types import DeploymentOptions, DeploymentSpec
 from flightserve.wire.table import RoutingTable
@@ -51,7 +50,7 @@ class StandinReplica(Standin):
 
     def __init__(self, assignment: Assignment) -> None:
         super().__init__(assignment)
-        target, args = cloudpickle.loads(assignment.code)
+        target, args = loads(assignment.code)
         self.target = target(*args)
 
 
@@ -103,9 +102,9 @@ def plan(
     specs = deployments or (spec("Echo", replicas=2),)
     return Plan(
         app_id=new_app_id(),
-        deployments=tuple(PlannedDeployment(each, cloudpickle.dumps(code)) for each in specs),
+        deployments=tuple(PlannedDeployment(each, dumps(code)) for each in specs),
         options=options or FrontendOptions(http_port=0),
-        factories={tier: cloudpickle.dumps(factory) for tier, factory in FACTORIES.items()},
+        factories={tier: dumps(factory) for tier, factory in FACTORIES.items()},
         routers=routers,
         limits=limits or ControlLimits(),
         sys_path=tuple(sys_path),
