@@ -1,0 +1,107 @@
+"""How HTTP says errors: the statuses that only HTTP has, and the body that all of them share."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import ClassVar, Final
+
+import orjson
+
+from flightserve.errors import (
+    DeadlineExceeded,
+    FlightserveError,
+    InvalidArgument,
+    ResourceExhausted,
+    SchemaMismatch,
+    TooLarge,
+    Unimplemented,
+)
+from flightserve.frontends.edge import code_name, retryable
+from flightserve.wire.status import TABLE, Code
+
+JSON_TYPE: Final = b"application/json"
+RETRY_AFTER_S: Final = b"1"
+
+
+class NoRoute(Unimplemented):
+    """Nothing is served at this path."""
+
+    http_status: ClassVar[int] = 404
+
+
+class MethodNotAllowed(Unimplemented):
+    """The path takes another HTTP method."""
+
+    http_status: ClassVar[int] = 405
+
+
+class NotAcceptable(Unimplemented):
+    """None of the forms in `Accept` can be produced."""
+
+    http_status: ClassVar[int] = 406
+
+
+class UnsupportedMediaType(Unimplemented):
+    """The body's type or encoding is not one we read."""
+
+    http_status: ClassVar[int] = 415
+
+
+class UrlTooLong(ResourceExhausted):
+    """The request's target is over the limit."""
+
+    http_status: ClassVar[int] = 414
+
+
+class HeadersTooLarge(ResourceExhausted):
+    """More headers, or more bytes of them, than are taken."""
+
+    http_status: ClassVar[int] = 431
+
+
+class RequestTimedOut(DeadlineExceeded):
+    """The request took too long to arrive."""
+
+    http_status: ClassVar[int] = 408
+
+
+class BadRequest(InvalidArgument):
+    """The bytes are not an HTTP request."""
+
+    http_status: ClassVar[int] = 400
+
+
+_BY_CLASS: Final[dict[type[FlightserveError], int]] = {SchemaMismatch: 422, TooLarge: 413}
+
+
+def http_status(error: FlightserveError) -> int:
+    """The HTTP status of an error: its class's own, else its code's."""
+    own = getattr(type(error), "http_status", None) or _BY_CLASS.get(type(error))
+    return own or TABLE[Code(error.code)].http
+
+
+def error_body(error: FlightserveError, request_id: str) -> bytes:
+    """`{"error": {"code", "message", "request_id"}}`."""
+    shown = {"code": code_name(error), "message": error.message, "request_id": request_id}
+    try:
+        return orjson.dumps({"error": shown})
+    except orjson.JSONEncodeError:
+        # A message with lone surrogates, from a name or a value that held them.
+        shown["message"] = error.message.encode("utf-8", "replace").decode()
+        return orjson.dumps({"error": shown})
+
+
+def retry_after(error: FlightserveError, status: int) -> bytes | None:
+    """Seconds for `Retry-After`, where a retry may help."""
+    return RETRY_AFTER_S if status in (429, 503) and retryable(error) else None
+
+
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = "Client Closed Request" if status == 499 else ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
+
+
+STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 600)}
