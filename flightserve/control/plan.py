@@ -72,7 +72,8 @@ class ControlLimits:
     orphan_timeout_s: float = 15.0
     adopt_s: float = 2.0
     placement_timeout_s: float = 8.0
-    ready_timeout_s: float = 300.0
+    spawn_timeout_s: float = 60.0
+    ready_timeout_s: float = 600.0
     tier_drain_s: float = 3.0
     reconcile: ReconcileLimits = field(default_factory=ReconcileLimits)
 

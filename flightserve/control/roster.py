@@ -31,6 +31,9 @@ STABLE_NS = 30 * NS_PER_S
 START_ATTEMPTS = 3
 
 
+IN_TABLE = frozenset({Phase.SERVING, Phase.SUSPECT, Phase.DRAINING})
+
+
 @dataclass(slots=True)
 class Record:
     """One child, from the call that starts it to its exit."""
@@ -178,10 +181,11 @@ class Roster:
         return self._addresses
 
     def table(self, version: int) -> RoutingTable:
-        """The routing table as it is now. Suspect children are left out: no request goes to them."""
-        serving = [record for record in self.records.values() if record.phase in (Phase.SERVING, Phase.DRAINING)]
+        """The routing table as it is now. Suspect children stay in it: taking a router out breaks what is in
+        flight there, and routers find out for themselves which replicas do not answer."""
+        serving = [record for record in self.records.values() if record.phase in IN_TABLE]
         routers = sorted(
-            record.peer_id for record in serving if record.slot.tier == ROUTER and record.phase is Phase.SERVING
+            record.peer_id for record in serving if record.slot.tier == ROUTER and record.phase is not Phase.DRAINING
         )
         owners = assign((planned.spec.name for planned in self._plan.deployments), routers)
         return RoutingTable(
@@ -211,10 +215,10 @@ class Roster:
         ready = {record.slot for record in self.records.values() if _ready(record)}
         return ready.issuperset(self._wanted)
 
-    def unplaced(self, now_ns: int, after_ns: int) -> list[Slot]:
-        """Slots whose child was asked of Ray more than `after_ns` ago and has no process yet."""
+    def unplaced(self, now_ns: int, after_ns: int) -> list[Record]:
+        """Children that were asked of Ray more than `after_ns` ago and have no process yet."""
         return [
-            record.slot
+            record
             for record in self.records.values()
             if record.phase is Phase.STARTING and not record.pid and now_ns - record.since_ns > after_ns
         ]
@@ -269,7 +273,7 @@ class Roster:
 
 
 def _ready(record: Record) -> bool:
-    return record.phase is Phase.SERVING and record.ready
+    return record.phase in (Phase.SERVING, Phase.SUSPECT) and record.ready
 
 
 def _peer(record: Record) -> Peer:

@@ -123,6 +123,7 @@ class Supervisor:
         now_ns = time.monotonic_ns()
         if now_ns < self._adopt_until_ns:
             return
+        self._check_spawning(now_ns)
         if not self._roster.draining:
             # Before anything is started: Ray would refuse what the node can never hold, and not say why.
             await self._check_placement(now_ns)
@@ -137,7 +138,7 @@ class Supervisor:
                 self._start(slot, version, now_ns)
             case Suspect(peer_id):
                 record = self._roster.records[peer_id]
-                log.warning("%s (pid %d) is silent: no requests go there", record.slot.name, record.pid)
+                log.warning("%s (pid %d) is silent", record.slot.name, record.pid)
                 self._roster.happened(record, Event.SILENT, now_ns)
                 self._publish_soon()
             case Drain(peer_id, reason):
@@ -226,10 +227,17 @@ class Supervisor:
         for action in self._roster.plan_actions(time.monotonic_ns()):
             self._act(action, time.monotonic_ns())
 
+    def _check_spawning(self, now_ns: int) -> None:
+        """Say when Ray, although it has the resources, does not start a process."""
+        limit_s = self._limits.spawn_timeout_s
+        for record in self._roster.unplaced(now_ns, int(limit_s * NS_PER_S)):
+            record.last_words = f"Ray started no process for it in {limit_s:.0f} s"
+            self._kill(record, record.last_words)
+
     async def _check_placement(self, now_ns: int) -> None:
         """Say what is missing: at once when the node never has it, after a while when others hold it."""
         roster, limits = self._roster, self._limits
-        demands = [self._plan.demand(slot) for slot in roster.unplaced(now_ns, 0)]
+        demands = [self._plan.demand(record.slot) for record in roster.unplaced(now_ns, 0)]
         everything = [self._plan.demand(slot) for slot in self._plan.wanted()]
         if not any(demands) and (roster.records or not any(everything)):
             roster.placement_problem = ""

@@ -72,8 +72,8 @@ class ReconcileLimits:
     """Durations in ns."""
 
     suspect_ns: int = 1_500_000_000
-    frozen_ns: int = 10 * NS_PER_S
-    start_ns: int = 300 * NS_PER_S
+    frozen_ns: int = 30 * NS_PER_S
+    start_ns: int = 600 * NS_PER_S
     drain_ns: int = 25 * NS_PER_S
     backoff_ns: int = NS_PER_S
     backoff_max_ns: int = 30 * NS_PER_S
@@ -89,7 +89,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """Keep requests away from the child; it has not reported."""
+    """The child has not reported for a while: watch it closely."""
 
     peer_id: int
 

@@ -54,12 +54,26 @@ def test_the_table_names_the_owner_and_counts_ready_replicas() -> None:
     table = roster.table(5)
     (entry,) = table.deployments
     assert (entry.router_id, entry.ready, entry.wanted) == (records[0].peer_id, 2, 2)
-    roster.happened(records[2], Event.SILENT, NOW)
-    table = roster.table(6)
-    assert table.deployments[0].ready == 1
-    assert records[2].peer_id not in {peer.id for peer in table.peers}
-    assert roster.reported(records[2], Report(ready=True), NOW)
-    assert roster.table(7).deployments[0].ready == 2
+    assert roster.reported(records[2], Report(ready=False), NOW)
+    assert roster.table(6).deployments[0].ready == 1
+    roster.happened(records[0], Event.DRAIN, NOW)
+    table = roster.table(7)
+    assert table.deployments[0].router_id == 0
+    assert records[0].peer_id in {peer.id for peer in table.peers}
+    roster.happened(records[0], Event.EXITED, NOW)
+    assert records[0].peer_id not in {peer.id for peer in roster.table(8).peers}
+
+
+def test_suspects_stay_in_the_table_because_breaking_what_is_in_flight_helps_nobody() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    before = roster.table(5)
+    for record in records:
+        roster.happened(record, Event.SILENT, NOW)
+    after = roster.table(5)
+    assert after == before
+    assert roster.reported(records[0], Report(ready=True), NOW)
+    assert records[0].phase is Phase.SERVING
 
 
 def test_a_report_that_changes_nothing_does_not_ask_for_a_new_table() -> None:
