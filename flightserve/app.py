@@ -199,6 +199,7 @@ class FrontendHosted:
     def apply_table(self, table: RoutingTable) -> None:
         """The client and `/metrics` follow the table."""
         self._client.apply_table(table)
+        self._metrics.set_tiers(table.metrics)
 
     def ready(self) -> bool:
         """Every deployment answers."""

@@ -93,6 +93,8 @@ class FrontendHost:
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_TIMEOUT_S)
+            if not self._thread.is_alive():
+                self._loop.close()
             self._loop = None
 
     def __repr__(self) -> str:
