@@ -158,7 +158,8 @@ def undocumented(path: Path) -> list[str]:
     for node in module.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             public = not node.name.startswith("_")
-            if public and not ast.get_docstring(node):
+            overload = any(ast.unparse(decorator).endswith("overload") for decorator in node.decorator_list)
+            if public and not overload and not ast.get_docstring(node):
                 found.append(f"{path}:{node.lineno}: {node.name} has no docstring")
     return found
 
