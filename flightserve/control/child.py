@@ -20,6 +20,7 @@ from flightserve.control.logs import configure_logging
 from flightserve.control.messages import Announce, Failed, Left, Report
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
+from flightserve.core.reconciling import ROUTER
 from flightserve.errors import FlightserveError
 from flightserve.wire.table import RoutingTable
 
@@ -45,6 +46,8 @@ class Child:
     ) -> None:
         configure_logging(assignment.slot.name)
         adopt_environment(sys_path, cwd)
+        if assignment.slot.tier == ROUTER:
+            threading.excepthook = _end_with_thread
         self._assignment = assignment
         self._actor = actor
         self._limits = limits
@@ -156,6 +159,13 @@ def _describe(assignment: Assignment, error: BaseException) -> str:
     if isinstance(error, FlightserveError):
         return f"{assignment.slot.name}: {error.message}"
     return f"{assignment.slot.name}: {type(error).__name__}: {error}"
+
+
+def _end_with_thread(failed: threading.ExceptHookArgs) -> None:
+    """A router runs no user code, so an exception that ends one of its threads is a bug of ours; a process that
+    lost a thread serves nobody, and a new one does."""
+    log.critical("a thread of this process failed", exc_info=failed.exc_value)
+    _exit(1)
 
 
 def _exit(code: int) -> None:

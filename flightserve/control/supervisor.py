@@ -214,6 +214,7 @@ class Supervisor:
 
     def _exited(self, record: Record) -> None:
         pidfd = self._pidfds.pop(record.peer_id, None)
+        self._children.pop(record.peer_id, None)
         if pidfd is not None:
             self._loop.remove_reader(pidfd)
             os.close(pidfd)
@@ -323,6 +324,8 @@ class Supervisor:
 
     def _send(self, writer: asyncio.StreamWriter, message: Message) -> None:
         transport: Any = writer.transport
+        if transport.is_closing():
+            return
         if transport.get_write_buffer_size() > WRITE_BUFFER_BYTES_MAX:
             transport.abort()
             return
