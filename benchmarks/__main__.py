@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: measure, print the table, write the JSON."""
+"""`python -m benchmarks`: measure, print the table, write the JSON.
+
+Exit code 1 when a benchmark could not be measured; a bar that is missed is for the reader to judge.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from benchmarks import report, suite
 from benchmarks.figures import Figure
 from benchmarks.harness import Bench, Settings
+from benchmarks.processes import ProcessFailed
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -41,14 +45,20 @@ def main() -> int:
         parser.error(error.args[0])
     settings = settings_of(arguments)
     figures: list[Figure] = []
+    failures: dict[str, str] = {}
     with Bench(settings) as bench:
         for benchmark in benchmarks:
             print(f"measuring {benchmark.name} ...", file=sys.stderr, flush=True)
-            figures += benchmark.run(bench)
+            try:
+                figures += benchmark.run(bench)
+            except (ProcessFailed, OSError) as error:  # the others can still be measured
+                failures[benchmark.name] = str(error)
     print(report.table(figures))
-    path = report.write_json(report.as_json(figures, dataclasses.asdict(settings)), arguments.json)
-    print(f"\nJSON: {path}", file=sys.stderr)
-    return 0
+    document = report.as_json(figures, dataclasses.asdict(settings), failures)
+    print(f"\nJSON: {report.write_json(document, arguments.json)}")
+    for name, reason in failures.items():
+        print(f"\n{name} failed: {reason}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,10 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
-def as_json(figures: Sequence[Figure], settings: dict[str, Any]) -> dict[str, Any]:
-    """The whole run: machine, settings, figures."""
+def as_json(
+    figures: Sequence[Figure], settings: dict[str, Any], failures: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The whole run: machine, settings, figures, and the benchmarks that could not be measured, with why."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {
@@ -71,6 +73,7 @@ def as_json(figures: Sequence[Figure], settings: dict[str, Any]) -> dict[str, An
         },
         "settings": settings,
         "figures": [f.as_dict() for f in figures],
+        "failures": dict(failures or {}),
     }
 
 

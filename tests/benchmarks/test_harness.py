@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 
 from benchmarks import suite
-from benchmarks.figures import Sample
-from benchmarks.harness import alternate
+from benchmarks.__main__ import main
+from benchmarks.figures import Figure, Sample
+from benchmarks.harness import Bench, Benchmark, alternate
 from benchmarks.memory import tree_pss_mb
 from benchmarks.processes import Child, Load, ProcessFailed, Server
 
@@ -70,3 +73,32 @@ def test_stop_ends_a_process_that_is_still_running() -> None:
     assert child.read_line(10) == "up"
     assert child.stop() != 0
     assert child.stop() == child.process.returncode
+
+
+def test_the_command_measures_the_rest_when_one_benchmark_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fails(bench: Bench) -> list[Figure]:
+        raise ProcessFailed("the server is gone")
+
+    def works(bench: Bench) -> list[Figure]:
+        return [Figure("a figure", "us", (Sample(2.0),), (Sample(1.0),))]
+
+    monkeypatch.setattr(suite, "SUITE", (Benchmark("bad", "", fails), Benchmark("good", "", works)))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--small", "--json", str(tmp_path / "out.json")])
+    assert main() == 1
+    said = capsys.readouterr()
+    assert "a figure" in said.out
+    assert "bad failed: the server is gone" in said.err
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert list(document["failures"]) == ["bad"]
+    assert [f["name"] for f in document["figures"]] == ["a figure"]
+
+
+def test_the_command_refuses_an_unknown_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--only", "nope"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "no benchmark 'nope'" in capsys.readouterr().err
