@@ -1,0 +1,239 @@
+"""User methods, bound: a micro-batch in, checked record batches out.
+
+A `BoundMethod` is called with the micro-batch's pieces, record batches of one schema whose rows follow one
+another. What it gives back depends on the method:
+
+| method | call gives |
+|---|---|
+| plain | the result, a record batch |
+| `async def` | an awaitable of it |
+| generator | an iterator of record batches |
+| `async def` generator | an async iterator of them |
+
+The pieces are handed on without a copy where the method's form allows it (`replica.forms`); results of any
+accepted type become record batches (`replica.results`). What user code raises comes out as MethodFailed with the
+exception's class and message, or as it is where it is a FlightserveError; the traceback goes to the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+
+from flightserve.errors import Cancelled, FlightserveError, MethodFailed
+from flightserve.fabric.schemas import decode_schema
+from flightserve.replica.context import context
+from flightserve.replica.forms import FORMS, rows_of
+from flightserve.replica.results import ROW_RESULT, ResultReader, empty_batch
+from flightserve.types import DeploymentSpec, MethodSpec
+
+log = logging.getLogger(__name__)
+
+MESSAGE_BYTES_MAX: Final = 4096
+# Absolute paths of two or more parts; what follows a letter, a colon or a slash is part of something else, such as
+# an address.
+_PATH: Final = re.compile(r"(?<![\w:/.<])/(?:[\w.+@~-]+/)+[\w.+@~-]*")
+
+
+class BoundMethod:
+    """One public method of one object. Safe to call from several threads if the user's method is."""
+
+    __slots__ = ("_call", "_form", "_function", "_results", "spec", "where")
+
+    def __init__(self, function: Callable[[Any], Any], spec: MethodSpec, where: str) -> None:
+        self.spec = spec
+        self.where = where
+        output = None if spec.output_schema is None else decode_schema(spec.output_schema)
+        self._function = function
+        self._form = FORMS.get(spec.form)
+        self._results = ResultReader(where, output)
+        self._call = self._pick()
+
+    def __call__(self, pieces: Sequence[pa.RecordBatch]) -> Any:
+        """Run a micro-batch. Raises MethodFailed, SchemaMismatch where the form cannot hold the columns, or the
+        FlightserveError that the method raised; iterators raise while they are iterated."""
+        return self._call(pieces)
+
+    def __repr__(self) -> str:
+        return f"<BoundMethod {self.where} of {self.spec.form}>"
+
+    def _pick(self) -> Callable[[Sequence[pa.RecordBatch]], Any]:
+        spec = self.spec
+        if spec.form == "row":
+            return self._rows_async if spec.is_async else self._rows
+        if spec.streaming:
+            return self._stream_async if spec.is_async else self._stream
+        return self._batch_async if spec.is_async else self._batch
+
+    # ---- batch methods
+
+    def _batch(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+        argument = self._argument(pieces)
+        try:
+            value = self._function(argument)
+        except BaseException as error:
+            raise self._failed(error) from error
+        return self._checked(value, pieces)
+
+    async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+        argument = self._argument(pieces)
+        try:
+            value = await self._function(argument)
+        except BaseException as error:
+            if _is_our_cancellation(error):
+                raise
+            raise self._failed(error) from error
+        return self._checked(value, pieces)
+
+    def _argument(self, pieces: Sequence[pa.RecordBatch]) -> Any:
+        assert self._form is not None
+        return self._form(pieces, self.where)
+
+    def _checked(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+        batch = self._results.read(value)
+        if self.spec.row_aligned:
+            expected = sum([piece.num_rows for piece in pieces])
+            if batch.num_rows != expected:
+                raise MethodFailed(
+                    f"{self.where} got {expected} rows and returned {batch.num_rows}; a row-aligned method returns a "
+                    "row for each it gets, in order (others are declared with @method(row_aligned=False))"
+                )
+        return batch
+
+    # ---- generators
+
+    def _stream(self, pieces: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        stream = self._results.stream()
+        try:
+            values = iter(self._function(self._argument(pieces)))
+        except FlightserveError:
+            raise
+        except BaseException as error:
+            raise self._failed(error) from error
+        try:
+            while True:
+                try:
+                    value = next(values)
+                except StopIteration:
+                    break
+                except BaseException as error:
+                    raise self._failed(error) from error
+                yield stream.read(value)
+                value = None  # the rows sent are not kept alive by this frame
+        finally:
+            _close(values)
+        if not stream.started and self._results.output is not None:
+            yield empty_batch(self._results.output)
+
+    async def _stream_async(self, pieces: Sequence[pa.RecordBatch]) -> AsyncIterator[pa.RecordBatch]:
+        stream = self._results.stream()
+        values = self._function(self._argument(pieces))
+        try:
+            while True:
+                try:
+                    value = await anext(values)
+                except StopAsyncIteration:
+                    break
+                except BaseException as error:
+                    if _is_our_cancellation(error):
+                        raise
+                    raise self._failed(error) from error
+                yield stream.read(value)
+                value = None
+        finally:
+            await values.aclose()
+        if not stream.started and self._results.output is not None:
+            yield empty_batch(self._results.output)
+
+    # ---- @single_input
+
+    def _rows(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+        function, current, values = self._function, context(), []
+        try:
+            for row in rows_of(pieces, self.where):
+                if current.cancelled:
+                    raise Cancelled(f"{self.where}: nobody waits for the result any more")
+                value = function(row)
+                values.append(value if type(value) is dict else self._row_result(value))
+        except BaseException as error:
+            raise self._failed(error) from error
+        return self._results.from_rows(values)
+
+    async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+        function, current, values = self._function, context(), []
+        try:
+            for row in rows_of(pieces, self.where):
+                if current.cancelled:
+                    raise Cancelled(f"{self.where}: nobody waits for the result any more")
+                value = await function(row)
+                values.append(value if type(value) is dict else self._row_result(value))
+        except BaseException as error:
+            if _is_our_cancellation(error):
+                raise
+            raise self._failed(error) from error
+        return self._results.from_rows(values)
+
+    def _row_result(self, value: Any) -> dict[str, Any]:
+        if value is None:
+            raise MethodFailed(f"{self.where} returned None for a row; it returns a dict, or one value, for each")
+        if hasattr(value, "keys") and hasattr(value, "__getitem__"):
+            return dict(value)
+        return {ROW_RESULT: value}
+
+    # ---- errors
+
+    def _failed(self, error: BaseException) -> FlightserveError:
+        """What the caller gets for what user code raised."""
+        if isinstance(error, FlightserveError):
+            return error
+        log.error("%s raised %s", self.where, type(error).__name__, exc_info=error)
+        return MethodFailed(describe(error))
+
+
+def bind_methods(target: object, spec: DeploymentSpec) -> dict[str, BoundMethod]:
+    """The object's served methods by name."""
+    return {m.name: BoundMethod(getattr(target, m.name), m, f"{spec.name}.{m.name}") for m in spec.methods}
+
+
+def describe(error: BaseException) -> str:
+    """An exception for people far away: class and message, bounded, without paths of this machine."""
+    # An OSError's text names the file; what went wrong is in strerror.
+    text = error.strerror if isinstance(error, OSError) and error.strerror else _text(error)
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if len(text) > MESSAGE_BYTES_MAX:
+        text = text[:MESSAGE_BYTES_MAX]
+    text = _PATH.sub("<path>", text)
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= MESSAGE_BYTES_MAX:
+        return raw.decode()
+    return raw[: MESSAGE_BYTES_MAX - 3].decode("utf-8", "ignore") + "..."
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a user's __str__ may raise anything; the class still says something
+        return ""
+
+
+def _is_our_cancellation(error: BaseException) -> bool:
+    """True when the service cancels the method; a CancelledError of the method's own making is its failure."""
+    if isinstance(error, GeneratorExit):
+        return True
+    if not isinstance(error, asyncio.CancelledError):
+        return False
+    running = asyncio.current_task()
+    return running is not None and running.cancelling() > 0
+
+
+def _close(values: Any) -> None:
+    close = getattr(values, "close", None)
+    if close is not None:
+        close()
+
+
