@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,16 +25,16 @@ MARK = "FLIGHTSERVE_CONTROL_TEST"
 
 
 class Served:
-    """Use as a context manager; `wish` is what `serve_standins` takes. Every process carries a mark of its own
-    in its environment, and Ray's directory lies in `directory`. `group`: as a terminal starts it, leader of a
-    process group of its own."""
+    """Use as a context manager; `wish` is what `serve_standins` takes, or `command` another module's arguments.
+    Every process carries a mark of its own in its environment, and Ray's directory lies in `directory`. `group`:
+    as a terminal starts it, leader of a process group of its own."""
 
-    def __init__(self, directory: Path, *, group: bool = False, **wish: object) -> None:
+    def __init__(self, directory: Path, *, command: Sequence[str] = (), group: bool = False, **wish: object) -> None:
         self.mark = uuid.uuid4().hex
         self.directory = directory
         self._errors = (directory / f"stderr-{self.mark}").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.control.serve_standins", json.dumps(wish)],
+            [sys.executable, "-m", *(command or ("tests.control.serve_standins", json.dumps(wish)))],
             stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=ROOT,
             env={**os.environ, MARK: self.mark, "TMPDIR": str(directory)}, start_new_session=group,
         )  # fmt: skip
