@@ -50,7 +50,9 @@ def _shut_down(fd: int, address: tuple[str, int], local_port: int) -> bool:
         try:
             if connection.family not in {socket.AF_INET, socket.AF_INET6}:
                 return False
-            if connection.getpeername()[:2] != address or connection.getsockname()[1] != local_port:
+            host, port, *_ = connection.getpeername()
+            # gRPC's sockets are IPv6 and show IPv4 clients as mapped addresses.
+            if (host.removeprefix("::ffff:"), port) != address or connection.getsockname()[1] != local_port:
                 return False
             connection.shutdown(socket.SHUT_RDWR)
         except OSError:  # a listening socket, or one that has just ended

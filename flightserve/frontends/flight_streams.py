@@ -7,7 +7,9 @@ fails would keep the error from the client, who waits for it in turn.
 
 Hence a stream is read only as far ahead as its client has shown to send ahead. It starts with one thread that
 reads, submits, receives and writes: the fastest way for a client that waits for each reply. When several
-batches in a row are found waiting, a second thread takes over the reading, and may have `ahead` requests in
+batches in a row are found waiting (the kernel did not count the thread as having slept in the read: measured true
+for 96 to 100 % of the reads of a client that sends ahead and 0 to 3 % of one that waits, where clocks told nothing
+on a busy machine), a second thread takes over the reading, and may have `ahead` requests in
 flight; each batch that is found waiting raises that number by one, to `window` at most, and a client that
 is seen to wait for a reply lowers it to what it had outstanding. An error that meets a read in spite of that
 (a client that stops sending without half-closing) waits `ERROR_GRACE_S` for it; then the connection is cut.
@@ -18,6 +20,7 @@ time, so that no reply of a later request piles up behind an earlier one.
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -33,11 +36,8 @@ from flightserve.fabric.service import Lane, Reply
 from flightserve.frontends.flight_errors import unforeseen
 from flightserve.types import MethodSpec, RequestMeta
 
-# A read that ends this soon found its batch waiting. A client that waits for replies needs longer to turn one
-# round: measured 60 us and more over loopback. Plus 1 ns for each byte: 1 GB/s, what one stream carries.
-WAITING_NS: Final = 30_000
 # So many batches must be found waiting one after another before the stream is read ahead.
-AHEAD_AFTER: Final = 3
+AHEAD_AFTER: Final = 2
 # How often a thread that waits for a reply looks whether the client is still there.
 POLL_S: Final = 0.1
 ERROR_GRACE_S: Final = 1.0
@@ -147,7 +147,7 @@ class RequestStream:
         self._input_error: FlightserveError | None = None
         self._ahead = 1
         self._streak = 0
-        self._read_bytes = 0
+        self._read_sleeps = 0
         self._written = 0
         self._second: threading.Thread | None = None
         self._changed = threading.Condition(threading.Lock())
@@ -214,10 +214,10 @@ class RequestStream:
         """With nothing in flight: read one batch and submit it. False at the end of the stream."""
         if self._input_ended:
             return self._finish()
-        asked_ns = monotonic_ns()
+        sleeps = _sleeps()
         if self._read_one():
-            # Not before the second batch: gRPC hands over the first one with the call itself.
-            self._streak = self._streak + 1 if self._found_waiting(asked_ns) and self._written else 0
+            # Not before the second batch: the first one may come with the call itself.
+            self._streak = self._streak + 1 if self._read_sleeps == sleeps and self._written else 0
             if self._streak >= AHEAD_AFTER:
                 self._ahead = min(2, self._window)
         return True
@@ -292,13 +292,14 @@ class RequestStream:
         """Read a batch and submit it. False, and `_input_ended` set, when none came."""
         try:
             chunk = self._reader.read_chunk()
+            self._read_sleeps = _sleeps()
             self.moved_ns = arrived_ns = monotonic_ns()
             batch = chunk.data
             if self._refusal is not None:
                 raise self._refusal
             if batch is None:
                 raise InvalidArgument("a message without a record batch: every message is one request")
-            self._read_bytes = nbytes = batch.get_total_buffer_size()
+            nbytes = batch.get_total_buffer_size()
             if nbytes > self._body_bytes_max:
                 raise TooLarge(f"a batch of {nbytes} bytes; at most {self._body_bytes_max} are taken")
         except StopIteration:
@@ -334,9 +335,6 @@ class RequestStream:
             request.held = deque([Reply(key, None, error, True)])
             self._input_ended = True
 
-    def _found_waiting(self, asked_ns: int) -> bool:
-        return self.moved_ns - asked_ns < WAITING_NS + self._read_bytes
-
     # ---- reading ahead
 
     def _read_ahead(self) -> None:
@@ -358,10 +356,10 @@ class RequestStream:
         """Read one batch when there is room for it. False when the reading goes back to the RPC's thread."""
         if not self._await_room():
             return False
-        asked_ns, written, in_flight = monotonic_ns(), self._written, len(self._order)
+        sleeps, written, in_flight = _sleeps(), self._written, len(self._order)
         if not self._read_one():
             return False
-        if self._found_waiting(asked_ns):
+        if self._read_sleeps == sleeps:
             self._ahead = min(self._ahead + 1, self._window)
         elif len(self._order) == 1:
             self._ahead, self._streak = 1, 0
@@ -397,6 +395,11 @@ class RequestStream:
         while second.is_alive():
             self._cut()
             second.join(ERROR_GRACE_S)
+
+
+def _sleeps() -> int:
+    """How often this thread has slept so far."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def _unreadable(error: BaseException) -> InvalidArgument:
