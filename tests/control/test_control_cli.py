@@ -1,0 +1,154 @@
+"""The command line and the plan it makes, without starting anything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flightserve
+from flightserve.app import FACTORIES, frontend_options, make_plan
+from flightserve.cli import load_app, main, render
+from flightserve.config import FabricLimits, FrontendOptions
+from flightserve.control import reaper
+from flightserve.control.messages import ChildView, View
+from flightserve.control.names import running_apps
+from flightserve.control.pickling import loads
+from flightserve.control.plan import Assignment
+from flightserve.core.reconciling import Slot
+from flightserve.errors import ConfigError
+from tests.control import pricing
+
+APP = "tests.control.pricing:app"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([APP, "--http-port", "65536"], "http_port is 65536"),
+        ([APP, "--replicas", "Pricing=0"], "replicas of Pricing: 0; it must be 1 to"),
+        ([APP, "--replicas", "Prices=2"], "replicas are given for Prices; the app's deployments are: Pricing"),
+        ([APP, "--routers", "0"], "routers: 0"),
+        ([APP, "--frontends", "65"], "frontends: 65"),
+        (["nothing"], "'nothing' is not module:app"),
+        (["tests.control.pricing:Pricing"], "is a type; it must be a flightserve.App"),
+        (["tests.control.pricing:missing"], "module tests.control.pricing has no 'missing'"),
+        (["no_such_module:app"], "there is no module 'no_such_module'"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(
+    arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert said in err
+
+
+@pytest.mark.parametrize("text", ["Pricing", "Pricing=", "=2", "Pricing=two", "Pricing=-1"])
+def test_replicas_are_name_and_count(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["run", APP, "--replicas", text])
+    assert exit_.value.code == 2
+    assert "is not NAME=N" in capsys.readouterr().err
+
+
+def test_an_import_error_inside_the_users_module_is_not_mistaken_for_a_wrong_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needs_more.py").write_text("import a_module_that_is_missing\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
+        load_app("needs_more:app")
+
+
+def test_the_plan_carries_options_counts_and_code() -> None:
+    plan = make_plan(pricing.app, FrontendOptions(frontends=2), {"Pricing": 3}, 2)
+    wanted = plan.wanted()
+    assert len(wanted) == 2 + 2 + 3
+    (planned,) = plan.deployments
+    assert planned.spec.options.replicas == 3
+    assert wanted[Slot("replica", "Pricing", 2)] == planned.spec.version
+    bound = loads(planned.code)
+    assert bound.cls is pricing.Pricing
+    assert bound.kwargs == {"tax": 0.5}
+    assert {tier: loads(factory) for tier, factory in plan.factories.items()} == FACTORIES
+
+
+def _assignment(ordinal: int, addresses: dict[str, str] | None = None) -> Assignment:
+    options = FrontendOptions(zmq_port=None)
+    slot = Slot("frontend", "", ordinal)
+    return Assignment("id", 1, slot, "1", "node", options, FabricLimits(), addresses=addresses or {})
+
+
+def test_the_first_frontend_takes_the_ports_given_the_others_free_ones_and_successors_the_same() -> None:
+    first, second = frontend_options(_assignment(0)), frontend_options(_assignment(1))
+    assert (first.http_port, first.grpc_port, first.flight_port, first.zmq_port) == (8080, 50051, 8815, None)
+    assert (second.http_port, second.grpc_port, second.flight_port, second.zmq_port) == (0, 0, 0, None)
+    before = {"http": "http://127.0.0.1:41", "grpc": "127.0.0.1:42", "flight": "grpc://127.0.0.1:43"}
+    again = frontend_options(_assignment(1, before))
+    assert (again.http_port, again.grpc_port, again.flight_port, again.zmq_port) == (41, 42, 43, None)
+
+
+def test_status_is_a_table_for_people() -> None:
+    child = ChildView("router-0", "router", "", "serving", True, 12, 1, 3, 61.5)
+    view = View("id", "degraded", "waiting for replica-Pricing-0", "", 11, 9, {"http": "http://x"}, (child,))
+    lines = render(view).splitlines()
+    assert lines[0] == "app id: degraded (waiting for replica-Pricing-0)"
+    assert lines[1].split() == ["http", "http://x"]
+    assert lines[-1].split() == ["router-0", "serving", "yes", "12", "3", "62", "s"]
+
+
+def test_status_says_when_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--app", "no such app"]) == 1
+    assert "no flightserve app" in capsys.readouterr().err
+
+
+def test_apps_are_found_by_their_supervisors_sockets(tmp_path: Path) -> None:
+    listing = tmp_path / "unix"
+    listing.write_text(
+        "Num       RefCount Protocol Flags    Type St Inode Path\n"
+        "0000: 00000002 00000000 00010000 0001 01 11 @flightserve-0a1b-supervisor\n"
+        "0000: 00000003 00000000 00000000 0001 03 12 @flightserve-0a1b-supervisor\n"
+        "0000: 00000002 00000000 00010000 0001 01 13 @flightserve-0a1b-router-0-7f\n"
+        "0000: 00000002 00000000 00010000 0001 01 14 /run/other\n"
+        "0000: 00000003 00000000 00000000 0001 03 15\n"
+    )
+    assert running_apps(listing) == ["0a1b"]
+
+
+def test_import_is_light_and_the_public_names_are_few() -> None:
+    code = "import sys, flightserve; print([n for n in ('ray', 'pyarrow', 'numpy', 'asyncio') if n in sys.modules])"
+    heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert heavy.stdout.strip() == "[]"
+    assert len(flightserve.__all__) <= 15
+    for name in flightserve.__all__:
+        assert getattr(flightserve, name) is not None
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        flightserve.nothing_like_it  # noqa: B018
+
+
+def test_the_reaper_waits_for_the_processes_and_removes_the_directory(tmp_path: Path) -> None:
+    directory = tmp_path / "session"
+    (directory / "logs").mkdir(parents=True)
+    marked = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, "FLIGHTSERVE_APP_ID": "reaped"}
+    )
+    waiting = subprocess.Popen(
+        [sys.executable, "-I", "-S", reaper.__file__, str(directory), "reaped"], stdin=subprocess.PIPE
+    )
+    assert reaper.marked(b"FLIGHTSERVE_APP_ID=reaped") == [marked.pid]
+    assert waiting.stdin is not None
+    waiting.stdin.close()
+    assert directory.exists()
+    marked.communicate(b"\n")
+    assert waiting.wait(30) == 0
+    assert not directory.exists()
+
+
+def test_errors_of_the_declaration_are_config_errors() -> None:
+    with pytest.raises(ConfigError, match="frontends"):
+        make_plan(pricing.app, FrontendOptions(frontends=0), {}, 1)
