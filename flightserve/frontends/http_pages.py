@@ -1,0 +1,139 @@
+"""Everything that HTTP serves beside calls, as a Starlette application: health, metrics, what is deployed, the
+description for machines (`/openapi.json`) and for people (`/docs`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from flightserve.config import EdgeLimits
+from flightserve.errors import FlightserveError, Unavailable, Unimplemented
+from flightserve.fabric.service import Service
+from flightserve.frontends.edge import as_error, check_name, echoable_request_id
+from flightserve.frontends.http_docs import PAGE
+from flightserve.frontends.http_errors import MethodNotAllowed, NoRoute, error_body, http_status, retry_after
+from flightserve.frontends.http_openapi import describe_deployment, describe_method, openapi
+from flightserve.metrics import CONTENT_TYPE, Metrics
+
+JSON_TYPE = "application/json"
+# `/docs` loads nothing from anywhere else, and may not be told to.
+_DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+def pages(service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool]) -> Starlette:
+    """The application. Its handlers only read `service`, and answer from memory."""
+    all_pages = _Pages(service, limits, metrics, is_draining)
+    routes = [
+        Route("/healthz", all_pages.healthz),
+        Route("/readyz", all_pages.readyz),
+        Route("/metrics", all_pages.metrics),
+        Route("/openapi.json", all_pages.openapi),
+        Route("/docs", all_pages.docs),
+        Route("/", all_pages.docs),
+        Route("/v1/deployments", all_pages.deployments),
+        Route("/v1/sql", all_pages.sql, methods=["POST"]),
+        Route("/v1/{deployment}/{method}", all_pages.method),
+    ]
+    handlers: Mapping[Any, Any] = {HTTPException: _http_error, FlightserveError: _error, Exception: _error}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+class _Pages:
+    def __init__(
+        self, service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool]
+    ) -> None:
+        self._service = service
+        self._limits = limits
+        self._metrics = metrics
+        self._is_draining = is_draining
+
+    async def healthz(self, request: Request) -> Response:
+        return _json(request, {"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:
+        if self._is_draining():
+            raise Unavailable("draining")
+        if not self._service.ready():
+            raise Unavailable("not every deployment has a replica that answers yet")
+        return _json(request, {"status": "ready"})
+
+    async def metrics(self, request: Request) -> Response:
+        tiers = getattr(self._service, "metrics", None)  # the data plane's client has the other tiers' statistics
+        if tiers is not None:
+            self._metrics.set_tiers(tiers)
+        return Response(self._metrics.text(), media_type=None, headers={"content-type": CONTENT_TYPE})
+
+    async def openapi(self, request: Request) -> Response:
+        return _json(request, openapi(self._service.deployments()))
+
+    async def docs(self, request: Request) -> Response:
+        headers = {"content-security-policy": _DOCS_POLICY}
+        return Response(PAGE, media_type="text/html", headers=headers)
+
+    async def deployments(self, request: Request) -> Response:
+        found = [describe_deployment(spec) for spec in self._service.deployments()]
+        return _json(request, {"deployments": found})
+
+    async def method(self, request: Request) -> Response:
+        names = request.path_params["deployment"], request.path_params["method"]
+        for name in names:
+            check_name(name, self._limits)
+        spec, method = self._service.method(*names)
+        return _json(request, describe_method(spec, method))
+
+    async def sql(self, request: Request) -> Response:
+        raise Unimplemented("no SQL deployment is served here")
+
+
+def _json(request: Request, content: object) -> Response:
+    return Response(orjson.dumps(content), media_type=JSON_TYPE, headers={"x-request-id": _request_id(request)})
+
+
+def _request_id(request: Request) -> str:
+    return echoable_request_id(request.headers.get("x-request-id"))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What Starlette itself refuses: unknown paths, methods that a path does not take."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:128]
+    allow = (error.headers or {}).get("Allow")
+    shown: FlightserveError
+    if error.status_code == 405:
+        shown = MethodNotAllowed(f"{path} takes {allow}; a call is a POST to /v1/{{deployment}}/{{method}}")
+    else:
+        shown = NoRoute(f"nothing is served at {path}; /docs shows what is")
+    # The path may hold what makes no deployment's name; that is said as the call route says it.
+    if error.status_code == 404 and re.search(r"\x00|\.\.", path):
+        shown = as_error(_bad_path(path))
+    response = await _error(request, shown)
+    if allow:
+        response.headers["allow"] = allow
+    return response
+
+
+def _bad_path(path: str) -> FlightserveError:
+    try:
+        check_name(path)
+    except FlightserveError as error:
+        return error
+    return NoRoute(f"nothing is served at {path}")
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    request_id = _request_id(request)
+    shown = as_error(error, request_id)
+    status = http_status(shown)
+    headers = {"x-request-id": request_id}
+    after = retry_after(shown, status)
+    if after:
+        headers["retry-after"] = after.decode()
+    return Response(error_body(shown, request_id), status, media_type=JSON_TYPE, headers=headers)

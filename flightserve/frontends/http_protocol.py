@@ -1,0 +1,392 @@
+"""uvicorn's connection, with the bounds that it lacks, and the call route beside ASGI.
+
+What uvicorn 0.5x leaves open, and what holds here (`EdgeLimits`):
+
+- The time for a head, for a body, between two pieces of a body, and of an idle connection. Each connection has one
+  moment at which its patience ends (`expires`); one sweep over all of them looks twice a second. A timer per
+  connection would have to be set and cancelled with every request.
+- The bytes and the number of headers, the bytes of the URL (431, 414) and of bodies (413), on every route. Bytes of an
+  unfinished head are counted as they are received: the parser collects a long header silently.
+- The number of connections.
+- A reader that does not read: its connection ends when nothing was taken for `body_idle_timeout_s`.
+
+After a refusal in the middle of a request, the rest of it is read and dropped for a moment (RFC 9112, 9.6): closing
+at once would reset the connection, and the client would lose the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import math
+from typing import Any, Final, Protocol, cast
+
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+
+from flightserve.config import EdgeLimits
+from flightserve.errors import FlightserveError, ResourceExhausted, TooLarge, Unavailable
+from flightserve.frontends.edge import as_error, new_request_id
+from flightserve.frontends.http_errors import (
+    STATUS_LINES,
+    BadRequest,
+    HeadersTooLarge,
+    RequestTimedOut,
+    UrlTooLong,
+    error_body,
+    http_status,
+)
+from flightserve.frontends.http_exchange import Exchange, Route
+
+LINGER_S: Final = 2.0
+SWEEP_S: Final = 0.5
+_NEVER: Final = math.inf
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Edge(Protocol):
+    """What a connection needs of its frontend."""
+
+    limits: EdgeLimits
+    draining: bool
+    date_line: bytes
+    held_bytes: int
+    held_bytes_max: int
+
+    def route_of(self, url: bytes) -> Route | None:
+        """The call that this URL names, or None."""
+        ...
+
+    def open(self, protocol: EdgeProtocol, route: Route, headers: dict[bytes, bytes]) -> Exchange:
+        """A call's head has arrived."""
+        ...
+
+    def start(self, exchange: Exchange) -> None:
+        """A call has arrived whole and it is its turn."""
+        ...
+
+
+class _Refused(Exception):
+    """Raised inside of the parser's callbacks to stop it."""
+
+    def __init__(self, error: FlightserveError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class EdgeProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, edge: Edge, **uvicorn_arguments: Any) -> None:
+        super().__init__(**uvicorn_arguments)
+        self.edge = edge
+        self.limits = edge.limits
+        self.can_stream = True
+        self.expires = _NEVER
+        self.active: Any = None
+        self._waiting: collections.deque[Any] = collections.deque()
+        self._in_head = False
+        self._discarding = False
+        self._received = 0
+        self._body_until = _NEVER
+        self._last_written = (0, 0.0)
+
+    # ---- the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take it, unless there are too many."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.flow = FlowControl(self.transport)
+        self.server = get_local_addr(self.transport)
+        self.client = get_remote_addr(self.transport)
+        self.scheme = "http"
+        self.connections.add(self)
+        self.expires = self.loop.time() + self.limits.keep_alive_s
+        if len(self.connections) > self.limits.connections_max:
+            self.refuse(Unavailable("too many connections; try again"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what was asked on it."""
+        self.connections.discard(self)
+        self.flow.resume_writing()
+        self.parser = None  # type: ignore[assignment]
+        abandoned = {id(one): one for one in (self.active, self.cycle, *self._waiting) if one is not None}
+        self._waiting.clear()
+        for one in abandoned.values():
+            if isinstance(one, Exchange):
+                one.abandon()
+            elif not isinstance(one, tuple) and not one.response_complete:
+                one.disconnected = True
+                one.message_event.set()
+        self.active = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; whatever is wrong ends the connection with an answer."""
+        if self._discarding:
+            return
+        self._received += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # We speak HTTP/1.1 only: the request is answered as such, and what follows is not read.
+            self._discarding = True
+            if self.cycle is not None:
+                self.cycle.keep_alive = False
+        except _Refused as refused:
+            self.refuse(refused.error)
+        except httptools.HttpParserError as error:
+            # What a callback raised is the context of the parser's own error.
+            inner = error.__context__
+            if isinstance(inner, _Refused):
+                self.refuse(inner.error)
+            elif inner is None or isinstance(inner, httptools.HttpParserError):
+                self.refuse(BadRequest(f"not an HTTP request: {error}"))
+            else:
+                self.refuse(as_error(inner))
+        else:
+            if self._in_head and self._received > self.limits.header_bytes_max:
+                self.refuse(self._oversized_head())
+
+    def shutdown(self) -> None:
+        """The server stops: idle connections close, others after their answer."""
+        if self.idle:
+            self.transport.close()
+        elif self.active is not None:
+            self.active.keep_alive = False
+
+    @property
+    def idle(self) -> bool:
+        """No request has begun that is not answered."""
+        return self.active is None and not self._in_head
+
+    # ---- time
+
+    def sweep(self, now: float) -> None:
+        """Called twice a second: end what takes too long."""
+        if self.flow.write_paused:
+            self._check_writing(now)
+        elif self.expires < now:
+            self._expired()
+
+    def _expired(self) -> None:
+        self.expires = _NEVER
+        if self._discarding or self.transport.is_closing():
+            self.transport.abort()
+        elif self._in_head or (self.active is not None and not self._is_read(self.active)):
+            self.refuse(RequestTimedOut("the request took too long to arrive"))
+        elif self.active is None:
+            self.transport.close()
+
+    def _check_writing(self, now: float) -> None:
+        size, since = self._last_written
+        left = self.transport.get_write_buffer_size()
+        if since == 0.0 or left < size:
+            self._last_written = (left, now)
+        elif now - since > self.limits.body_idle_timeout_s:
+            self.transport.abort()
+
+    def resume_writing(self) -> None:
+        """The reader reads again."""
+        self._last_written = (0, 0.0)
+        super().resume_writing()
+
+    @staticmethod
+    def _is_read(one: Any) -> bool:
+        return bool(one.read if isinstance(one, Exchange) else not one.more_body)
+
+    # ---- the head
+
+    def on_message_begin(self) -> None:
+        """First byte of a request."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._in_head = True
+        self._received = 0
+        if self.active is None:
+            self.expires = self.loop.time() + self.limits.header_timeout_s
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Decide who answers: the call route here, everything else by ASGI."""
+        self._in_head = False
+        limits = self.limits
+        if len(self.headers) > limits.header_count_max or len(self.url) > limits.url_bytes_max:
+            raise _Refused(self._oversized_head())
+        # All that came since the first byte fits, so the head does; only otherwise is it worth counting.
+        if self._received > limits.header_bytes_max:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > limits.header_bytes_max + limits.url_bytes_max:
+                raise _Refused(self._oversized_head())
+        headers = dict(self.headers)
+        declared = headers.get(b"content-length")
+        if declared is not None and int(declared) > limits.body_bytes_max:
+            raise _Refused(TooLarge(f"the body has {int(declared)} bytes; at most {limits.body_bytes_max} are taken"))
+        now = self.loop.time()
+        self.expires = now + limits.body_idle_timeout_s
+        self._body_until = now + limits.body_timeout_s
+        route = self.edge.route_of(self.url) if self.parser.get_method() == b"POST" else None
+        if route is None:
+            self._open_asgi()
+        else:
+            self._open_call(route, headers)
+
+    def _open_call(self, route: Route, headers: dict[bytes, bytes]) -> None:
+        version = self.parser.get_http_version()
+        self.can_stream = version != "1.0"
+        exchange = self.edge.open(self, route, headers)
+        exchange.keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self.edge.draining
+        declared = headers.get(b"content-length")
+        if declared is not None and int(declared) > exchange.size_max and exchange.error is None:
+            exchange.error = TooLarge(f"the body has {int(declared)} bytes; at most {exchange.size_max} are taken")
+        self.cycle = cast(Any, exchange)
+        if headers.get(b"expect", b"").lower() == b"100-continue":
+            if exchange.error is not None:
+                raise _Refused(exchange.error)
+            if self.active is None:
+                self.transport.write(_CONTINUE)
+        if self.active is None:
+            self.active = exchange
+        else:
+            self.flow.pause_reading()
+            self._waiting.append(exchange)
+
+    def _open_asgi(self) -> None:
+        """Hand over to uvicorn, which builds the scope at a request's first byte."""
+        headers, url = self.headers, self.url
+        super().on_message_begin()
+        for name, value in headers:
+            super().on_header(name, value)
+        self.url = url
+        # Without a cycle before it, uvicorn starts this one at once: by `_start_asgi_task`, which knows the turns.
+        self.cycle = None  # type: ignore[assignment]
+        super().on_headers_complete()
+        if self.edge.draining:
+            self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if self.active is None:
+            self.active = cycle
+            super()._start_asgi_task(cycle, app)
+        else:
+            self.flow.pause_reading()
+            self._waiting.append((cycle, app))
+
+    def _oversized_head(self) -> FlightserveError:
+        limits = self.limits
+        if len(self.url) > limits.url_bytes_max:
+            return UrlTooLong(f"the URL is longer than {limits.url_bytes_max} bytes")
+        if len(self.headers) > limits.header_count_max:
+            return HeadersTooLarge(f"there are more than {limits.header_count_max} headers")
+        return HeadersTooLarge(f"the headers have more than {limits.header_bytes_max} bytes")
+
+    # ---- the body
+
+    def on_body(self, body: bytes) -> None:
+        """Some of the body of the request read last."""
+        self.expires = min(self.loop.time() + self.limits.body_idle_timeout_s, self._body_until)
+        cycle: Any = self.cycle
+        if not isinstance(cycle, Exchange):
+            super().on_body(body)
+            return
+        cycle.size += len(body)
+        if cycle.size > cycle.size_max:
+            self.edge.held_bytes += len(body)  # `_done` takes off what `size` says
+            raise _Refused(cycle.error or TooLarge(f"the body has more than {cycle.size_max} bytes"))
+        edge = self.edge
+        edge.held_bytes += len(body)
+        if edge.held_bytes > edge.held_bytes_max:
+            raise _Refused(ResourceExhausted("request bodies take all the memory they may; retry later"))
+        if cycle.error is None:
+            cycle.pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self.expires = _NEVER
+        cycle: Any = self.cycle
+        if not isinstance(cycle, Exchange):
+            super().on_message_complete()
+            return
+        cycle.read = True
+        if cycle is self.active:
+            self.edge.start(cycle)
+
+    # ---- the answer
+
+    def exchange_done(self, exchange: Exchange) -> None:
+        """The call was answered or given up."""
+        if exchange is self.active:
+            self._next(exchange.keep_alive and exchange.read)
+
+    def on_response_complete(self) -> None:
+        """uvicorn's cycle is done."""
+        self._next(self.active.keep_alive if self.active is not None else False)
+
+    def _next(self, keep_alive: bool) -> None:
+        self.active = None
+        self.server_state.total_requests += 1
+        if self._discarding or self.transport.is_closing():
+            if not self.transport.is_closing():
+                self.transport.close()
+            return
+        if not keep_alive:
+            self.transport.close()
+            return
+        self.flow.resume_reading()
+        limits = self.limits
+        patience_s = limits.header_timeout_s if self._in_head else limits.keep_alive_s
+        self.expires = self.loop.time() + patience_s
+        if not self._waiting:
+            return
+        waiting = self._waiting.popleft()
+        self.expires = self.loop.time() + limits.body_idle_timeout_s
+        if isinstance(waiting, Exchange):
+            self.active = waiting
+            if waiting.read:
+                self.expires = _NEVER
+                # Not from inside of the last one's answer: a thousand pipelined requests would nest as deep.
+                self.loop.call_soon(self._start_waiting, waiting)
+        else:
+            self._start_asgi_task(*waiting)
+
+    def _start_waiting(self, exchange: Exchange) -> None:
+        if exchange is self.active and not exchange.response_complete:
+            self.edge.start(exchange)
+
+    def refuse(self, error: FlightserveError) -> None:
+        """Answer an error out of turn and end the connection: the request cannot be read to its end."""
+        active, self.active = self.active, None
+        begun = active is not None and active.response_started and not active.response_complete
+        request_id = active.request_id if isinstance(active, Exchange) and active.request_id else new_request_id()
+        for one in (active, *self._waiting):
+            if isinstance(one, Exchange):
+                one.error = error
+                one.abandon()
+            elif one is not None and not isinstance(one, tuple):
+                one.disconnected = True
+                one.message_event.set()
+        self._waiting.clear()
+        self._discarding = True
+        self._in_head = False
+        if begun or self.transport.is_closing():
+            self.transport.abort()
+            return
+        status = http_status(error)
+        body = error_body(error, request_id)
+        head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\nconnection: close"
+        self.transport.write(
+            (head + b"\r\n\r\n%b")
+            % (STATUS_LINES[status], self.edge.date_line, len(body), request_id.encode("latin-1"), body)
+        )
+        self.expires = self.loop.time() + LINGER_S
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
