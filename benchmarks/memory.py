@@ -8,6 +8,9 @@ is warm-up; growth is the last third's median against the middle third's.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,13 +29,14 @@ def run(bench: Bench) -> Sequence[Figure]:
     if not bench.settings.subject:
         return []
     pid = bench.flightserve().process.pid
-    idle = tree_pss_mb(pid)
-    samples, answered = under_load(bench, pid)
-    samples_after = tree_pss_mb(pid)
+    names = tier_names()
+    idle = tree_pss_mb(pid, names)
+    samples, answered = under_load(bench, pid, names)
+    after = tree_pss_mb(pid, names)
     minutes = bench.settings.load_minutes
     return [
         figure(f"memory of {name}, {minutes:g} min", [s.get(key, 0.0) for s in samples], answered, notes)
-        for key, name, notes in describe(samples[-1], idle, samples_after)
+        for key, name, notes in describe(samples[-1], idle, after)
     ]
 
 
@@ -54,7 +58,7 @@ def figure(name: str, values: Sequence[float], answered: int, note: str) -> Figu
     return Figure(name, "MB", ours, before, Bar("at_most", GROWTH_MAX), notes=(note,))
 
 
-def under_load(bench: Bench, pid: int) -> tuple[list[Pss], int]:
+def under_load(bench: Bench, pid: int, names: Mapping[int, str]) -> tuple[list[Pss], int]:
     """Samples taken while the load runs, one a slice, and how many calls were answered meanwhile."""
     settings = bench.settings
     until = time.monotonic() + settings.load_minutes * 60
@@ -63,7 +67,7 @@ def under_load(bench: Bench, pid: int) -> tuple[list[Pss], int]:
     while time.monotonic() < until or len(samples) < SAMPLES_MIN:
         loads = start_loads(bench, settings.load_slice_s)
         time.sleep(settings.load_slice_s * 0.9)
-        samples.append(tree_pss_mb(pid))
+        samples.append(tree_pss_mb(pid, names))
         answered += sum(load.answer()["answered"] for load in loads)
     return samples, answered
 
@@ -78,8 +82,9 @@ def start_loads(bench: Bench, seconds: float) -> list[Load]:
     return [http, flight, grpc]
 
 
-def tree_pss_mb(pid: int) -> dict[Key, float]:
-    """PSS in MB of a process and all its descendants, by (pid, name). Those that end meanwhile are left out."""
+def tree_pss_mb(pid: int, names: Mapping[int, str] | None = None) -> dict[Key, float]:
+    """PSS in MB of a process and all its descendants, by (pid, name). Those that end meanwhile are left out;
+    `names` gives better names than the command lines do."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -87,29 +92,40 @@ def tree_pss_mb(pid: int) -> dict[Key, float]:
         except OSError:
             continue
         children.setdefault(parent, []).append(int(stat.parent.name))
+    names = names or {}
     found: dict[Key, float] = {}
     waiting = [pid]
     while waiting:
         each = waiting.pop()
         waiting += children.get(each, [])
         try:
-            found[each, process_name(each)] = pss_mb(each)
+            found[each, names.get(each) or process_name(each)] = pss_mb(each)
         except OSError:
             continue
     return found
 
 
+def tier_names() -> dict[int, str]:
+    """What flightserve calls its processes, by pid, of all apps on this machine."""
+    command = [sys.executable, "-m", "flightserve", "status", "--json"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    names: dict[int, str] = {}
+    for line in said.splitlines():
+        app = json.loads(line)
+        names[app["supervisor_pid"]] = "supervisor"
+        names.update({child["pid"]: child["name"] for child in app["children"]})
+    return names
+
+
 def process_name(pid: int) -> str:
-    """What the process calls itself: `ray::Replica`, `raylet`, `flightserve run`."""
+    """A process's program, or the script or module that its Python runs; `ray::...` where Ray names it."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
-    if not words:
-        return "?"
-    if words[0].startswith("ray::"):
-        return words[0]
-    if "python" in words[0] and len(words) > 1:
-        script = words[2] if words[1] in ("-m", "-u") and len(words) > 2 else words[1]
-        return Path(script).name
-    return Path(words[0]).name
+    names = [Path(word).name for word in words]
+    if names and names[0].startswith("python"):
+        if "-m" in words[:3]:
+            return words[words.index("-m") + 1]
+        return next((name for name in names[1:] if name.endswith(".py")), names[0])
+    return names[0] if names else "?"
 
 
 def pss_mb(pid: int) -> float:

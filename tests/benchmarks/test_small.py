@@ -10,6 +10,8 @@ import pytest
 from benchmarks import report
 from benchmarks.figures import Figure
 from benchmarks.harness import Bench, Settings
+from benchmarks.memory import tier_names, tree_pss_mb
+from benchmarks.micro_batch import counts, measure
 from benchmarks.suite import SUITE, Benchmark
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -49,16 +51,13 @@ def check(figure: Figure, name: str) -> None:
 
 
 def test_memory_is_measured_of_every_tier(bench: Bench) -> None:
-    from benchmarks.memory import tree_pss_mb
-
-    names = " ".join(name.lower() for _, name in tree_pss_mb(bench.flightserve().process.pid))
-    for tier in ("frontend", "router", "replica", "raylet"):
-        assert tier in names
+    measured = tree_pss_mb(bench.flightserve().process.pid, tier_names())
+    names = {name for _, name in measured}
+    assert {"frontend-0", "router-0", "replica-Identity-0", "supervisor", "flightserve", "raylet"} <= names
+    assert all(pss > 0 for pss in measured.values())
 
 
 def test_rows_are_counted_by_the_replica(bench: Bench) -> None:
-    from benchmarks.micro_batch import counts, measure
-
     calls, rows = counts(bench)
     sample = measure(bench)
     calls_after, rows_after = counts(bench)
