@@ -29,16 +29,17 @@ from flightserve.frontends import edge
 from flightserve.frontends.grpc_idling import IdleGuard
 from flightserve.frontends.grpc_messages import read_call_request, write_call_reply
 from flightserve.frontends.replies import clipped, collect
+from flightserve.metrics import UNKNOWN, Metrics
 from flightserve.types import MethodSpec
 
 STATUS_CODES: Final[Mapping[int, Any]] = {status.value[0]: status for status in grpc.StatusCode}
 
 
 class Started(NamedTuple):
-    """A request that was handed to the data plane, or the error that kept it from there."""
+    """A request that was handed to the data plane, or the error that kept it from there. `known` is its
+    deployment and method, as far as they exist."""
 
-    deployment: str
-    method: str
+    known: tuple[str, str]
     request_id: str
     started_ns: int
     call: AsyncCall | None
@@ -56,7 +57,7 @@ class Headers(NamedTuple):
 class Calls:
     """The request path of the gRPC frontend: how a request starts, how it ends, and `Call`."""
 
-    def __init__(self, service: Service, limits: EdgeLimits, metrics: Any) -> None:
+    def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics) -> None:
         self.service = service
         self.limits = limits
         self.metrics = metrics
@@ -65,17 +66,22 @@ class Calls:
 
     async def call(self, _: Any, context: Any) -> bytes:
         """The handler of `Call`: the serialised CallReply, or a gRPC status."""
-        message = await self._message(context)
-        headers = self.headers(context)
+        if self.in_flight >= self.limits.connections_max:
+            await abort(context, ResourceExhausted("too many calls are in flight; try again later"))
         self.in_flight += 1
-        started = self.start(message, headers)
+        try:
+            return await self._answer(context)
+        finally:
+            self.in_flight -= 1
+
+    async def _answer(self, context: Any) -> bytes:
+        # The message is not named here: it may be large, and must not outlive its copy in shared memory.
+        started = self.start(await self._message(context), self.headers(context))
         try:
             reply = await self.finish(started)
         except FlightserveError as error:
             await abort(context, error, started.request_id)
             raise
-        finally:
-            self.in_flight -= 1
         context.set_trailing_metadata((("x-request-id", started.request_id),))
         return reply
 
@@ -105,7 +111,7 @@ class Calls:
     def start(self, message: bytes, headers: Headers) -> Started:
         """Parse a message and hand its rows to the data plane. Never raises: what is wrong is in the answer."""
         now_ns = monotonic_ns()
-        deployment = method = ""
+        known = (UNKNOWN, UNKNOWN)
         metadata, native_ns = headers
         request_id: str | None = metadata.get("x-request-id")
         try:
@@ -118,12 +124,13 @@ class Calls:
             if len(stream) > self.limits.body_bytes_max:
                 raise TooLarge(f"arrow_stream has {len(stream)} bytes; at most {self.limits.body_bytes_max} are taken")
             deployment_spec, spec = self.service.method(deployment, method)
+            known = (deployment, method)
             meta = edge.meta_of(metadata.get, deployment_spec, self.limits, now_ns, native_ns)
             call = self.service.call(deployment, method, EncodedStream((stream,)), meta)
-            return Started(deployment, method, meta.request_id, now_ns, call, spec, None)
+            return Started(known, meta.request_id, now_ns, call, spec, None)
         except Exception as error:
             request_id = edge.echoable_request_id(request_id)
-            return Started(deployment, method, request_id, now_ns, None, None, edge.as_error(error, request_id))
+            return Started(known, request_id, now_ns, None, None, edge.as_error(error, request_id))
 
     async def finish(self, started: Started) -> bytes:
         """Await a started request: its serialised CallReply. Raises FlightserveError; counts the outcome."""
@@ -141,10 +148,8 @@ class Calls:
             code = error.code
             raise error from caught
         finally:
-            self._record(started, code)
-
-    def _record(self, started: Started, code: int) -> None:
-        pass
+            seconds = (monotonic_ns() - started.started_ns) / NS_PER_S
+            self.metrics.answered("grpc", *started.known, code, seconds)
 
 
 async def abort(context: Any, error: FlightserveError, request_id: str = "") -> None:

@@ -22,6 +22,7 @@ from flightserve.fabric.service import Service
 from flightserve.frontends.grpc_calls import Calls
 from flightserve.frontends.grpc_catalogue import SERVICE, Catalogue, Health
 from flightserve.frontends.grpc_stream import Streams
+from flightserve.metrics import Metrics
 
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 # What a CallRequest may hold beside its rows.
@@ -33,13 +34,13 @@ CLIENT_PING_INTERVAL_MS: Final = 5_000
 class GrpcFrontend:
     """`flightserve.v1.FlightServe`, health and reflection on one port. Lives on the loop it is made on."""
 
-    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Any) -> None:
+    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics) -> None:
         self._address = (host, port)
         self._calls = Calls(service, limits, metrics)
         self._streams = Streams(self._calls)
         self._catalogue = Catalogue(service)
         self._health = Health(service, limits)
-        self._server = aio.server(options=_options(limits), maximum_concurrent_rpcs=limits.connections_max)
+        self._server = aio.server(options=_options(limits))
 
     async def start(self) -> str:
         """Listen: "host:port". Raises Unavailable where the address cannot be had."""

@@ -10,6 +10,7 @@ client goes, or when the server drains; whatever is in flight then is cancelled.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, Final
 
 from grpc import aio
@@ -20,7 +21,7 @@ from flightserve.frontends.grpc_idling import IdleGuard
 from flightserve.frontends.grpc_messages import write_error_reply
 from flightserve.frontends.replies import clipped
 
-ABORT_TIMEOUT_S: Final = 5.0
+ABORT_TIMEOUT_S: Final = 1.0
 
 
 class Streams:
@@ -78,8 +79,11 @@ class Stream:
             if not self._idle.expired(task):
                 raise
             gone = DeadlineExceeded(f"the stream was idle for {self._idle.timeout_s:g} s")
-            # The abort itself may wait behind a message that the client does not take.
-            await asyncio.wait_for(abort(self._context, gone), ABORT_TIMEOUT_S)
+            # The status itself waits behind a reply that the client does not take; without it gRPC resets the
+            # stream when this returns cancelled.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(abort(self._context, gone), ABORT_TIMEOUT_S)
+            raise
         finally:
             self._idle.leave(task)
             self._reader.cancel()

@@ -26,12 +26,13 @@ from typing import Any, Final
 import pyarrow as pa
 import zmq
 
-from flightserve.clock import monotonic_ns
+from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import ResourceExhausted, Unavailable
 from flightserve.fabric.service import AsyncCall, EncodedStream, Service
 from flightserve.frontends import edge, zmq_messages
 from flightserve.frontends.replies import collect
+from flightserve.metrics import UNKNOWN, Metrics
 from flightserve.types import MethodSpec
 
 log = logging.getLogger(__name__)
@@ -54,14 +55,13 @@ class Asked:
     envelope: Sequence[zmq.Frame]
     started_ns: int
     request_id: str | None = None
-    deployment: str = ""
-    method: str = ""
+    known: tuple[str, str] = (UNKNOWN, UNKNOWN)
 
 
 class ZmqFrontend:
     """`[header JSON, Arrow IPC stream]` both ways on a ROUTER socket. Lives on the loop it is started on."""
 
-    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Any) -> None:
+    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics) -> None:
         self._service = service
         self._address = (host, port)
         self._limits = limits
@@ -189,15 +189,16 @@ class ZmqFrontend:
         fields = zmq_messages.read_fields([part.buffer for part in content], self._limits)
         get = zmq_messages.metadata_of(fields)
         asked.request_id = get("x-request-id")
-        asked.deployment = zmq_messages.name_of(fields, "deployment")
-        asked.method = zmq_messages.name_of(fields, "method")
+        deployment = zmq_messages.name_of(fields, "deployment")
+        method = zmq_messages.name_of(fields, "method")
         self._admit(peer)
-        deployment_spec, spec = self._service.method(asked.deployment, asked.method)
+        deployment_spec, spec = self._service.method(deployment, method)
+        asked.known = (deployment, method)
         meta = edge.meta_of(get, deployment_spec, self._limits, asked.started_ns)
         asked.request_id = meta.request_id
         # A view of libzmq's own message: copied once, into shared memory.
         body = EncodedStream((content[1].buffer,))
-        return self._service.call(asked.deployment, asked.method, body, meta), spec
+        return self._service.call(deployment, method, body, meta), spec
 
     def _admit(self, peer: bytes) -> None:
         if self._draining:
@@ -259,7 +260,7 @@ class ZmqFrontend:
         return True
 
     def _record(self, asked: Asked, code: int) -> None:
-        pass
+        self._metrics.answered("zmq", *asked.known, code, (monotonic_ns() - asked.started_ns) / NS_PER_S)
 
 
 class UnsentReplies:
