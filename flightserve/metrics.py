@@ -59,23 +59,37 @@ class Metrics:
         where = ["frontend", "deployment", "method"]
         self.requests = Counter("flightserve_requests", "Requests answered", [*where, "code"], registry=registry)
         self.request_duration = Histogram(
-            "flightserve_request_duration_seconds", "From arrival to the answer handed to the socket", where,
-            buckets=_SECONDS, registry=registry,
+            "flightserve_request_duration_seconds",
+            "From arrival to the answer handed to the socket",
+            where,
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.queue_wait = Histogram(
-            "flightserve_queue_wait_seconds", "From arrival at the router to dispatch", ["deployment"],
-            buckets=_SECONDS, registry=registry,
+            "flightserve_queue_wait_seconds",
+            "From arrival at the router to dispatch",
+            ["deployment"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.queue_depth = Gauge("flightserve_queue_depth", "Requests queued", ["deployment"], registry=registry)
         self.micro_batch_rows = Histogram(
-            "flightserve_micro_batch_rows", "Rows of each micro-batch", ["deployment"], buckets=_COUNTS,
+            "flightserve_micro_batch_rows",
+            "Rows of each micro-batch",
+            ["deployment"],
+            buckets=_COUNTS,
             registry=registry,
         )
         self.micro_batch_requests = Histogram(
-            "flightserve_micro_batch_requests", "Requests of each micro-batch", ["deployment"], buckets=_COUNTS,
+            "flightserve_micro_batch_requests",
+            "Requests of each micro-batch",
+            ["deployment"],
+            buckets=_COUNTS,
             registry=registry,
         )
-        self.in_flight = Gauge("flightserve_in_flight", "Requests without an answer yet", ["frontend"], registry=registry)
+        self.in_flight = Gauge(
+            "flightserve_in_flight", "Requests without an answer yet", ["frontend"], registry=registry
+        )
         self.shed = Counter("flightserve_shed", "Requests refused to protect the others", ["reason"], registry=registry)
         self.retries = Counter("flightserve_retries", "Requests sent again after a failure", registry=registry)
         self.replica_ejections = Counter("flightserve_replica_ejections", "Replicas ejected", registry=registry)

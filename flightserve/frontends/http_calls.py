@@ -49,9 +49,7 @@ ROUTES_CACHED_MAX: Final = 1024
 class Calls:
     """The calls of one HTTP frontend, on its event loop."""
 
-    def __init__(
-        self, service: Service, limits: EdgeLimits, metrics: Metrics, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         self.service = service
         self.limits = limits
         self.in_flight = 0

@@ -26,8 +26,8 @@ PAGE: Final = """<!doctype html>
 </style>
 <h1>flightserve</h1>
 <p>A call is a <code>POST</code> of JSON (<code>{"columns": {...}}</code> or <code>{"rows": [...]}</code>) or of an
-Arrow IPC stream (<code>application/vnd.apache.arrow.stream</code>). For machines: <a href="/openapi.json">openapi.json</a>.
-State: <a href="/readyz">readyz</a>, <a href="/metrics">metrics</a>.</p>
+Arrow IPC stream (<code>application/vnd.apache.arrow.stream</code>). For machines:
+<a href="/openapi.json">openapi.json</a>. State: <a href="/readyz">readyz</a>, <a href="/metrics">metrics</a>.</p>
 <main id="deployments">Loading...</main>
 <script>
 const element = (name, attributes, ...children) => {

@@ -40,9 +40,30 @@ class Exchange:
     """See the module. Made by the protocol, filled by `http_calls.Calls`, used on the event loop only."""
 
     __slots__ = (
-        "arrived_ns", "body", "call", "disconnected", "error", "form_in", "form_out", "headers", "keep_alive",
-        "meta", "on_done", "packed", "pieces", "protocol", "read", "request_id", "response_complete",
-        "response_started", "results", "route", "size", "size_max", "spec", "status_code",
+        "arrived_ns",
+        "body",
+        "call",
+        "disconnected",
+        "error",
+        "form_in",
+        "form_out",
+        "headers",
+        "keep_alive",
+        "meta",
+        "on_done",
+        "packed",
+        "pieces",
+        "protocol",
+        "read",
+        "request_id",
+        "response_complete",
+        "response_started",
+        "results",
+        "route",
+        "size",
+        "size_max",
+        "spec",
+        "status_code",
     )
 
     def __init__(
@@ -122,7 +143,12 @@ class Exchange:
             extra += b"connection: close\r\n"
         size = len(body)
         head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
-            status_line, protocol.edge.date_line, form, size, self.request_id.encode("latin-1"), extra,
+            status_line,
+            protocol.edge.date_line,
+            form,
+            size,
+            self.request_id.encode("latin-1"),
+            extra,
         )
         if size <= _JOINED_BYTES_MAX:
             protocol.transport.write(head + body)

@@ -47,9 +47,7 @@ def pages(service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: C
 
 
 class _Pages:
-    def __init__(
-        self, service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool]
-    ) -> None:
+    def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
         self._service = service
         self._limits = limits
         self._metrics = metrics

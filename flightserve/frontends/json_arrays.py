@@ -70,8 +70,8 @@ def inferred(values: Values, name: str) -> pa.Array:
         return pa.array(values)
     except CONVERSION_ERRORS as error:
         row = _first_bad(values, pa.array) if not _is_mixed(values) else _first_other(values)
-        raise BadValue(f"column {name!r}, row {row}: {_shown(values[row])} does not fit the column: {_text(error)}", row) \
-            from error
+        where = f"column {name!r}, row {row}"
+        raise BadValue(f"{where}: {_shown(values[row])} does not fit the column: {_text(error)}", row) from error
 
 
 def _inferred_numbers(values: Values, name: str, kind: pa.DataType) -> pa.Array:
@@ -133,7 +133,7 @@ def _direct(values: Values, kind: pa.DataType) -> pa.Array:
 
 def _instants(values: Values, kind: pa.DataType) -> pa.Array:
     if str not in set(map(type, values)):
-        return pa.array(values, pa.int64()).cast(kind)
+        return pa.array(values, pa.int32() if pt.is_date32(kind) else pa.int64()).cast(kind)
     text = pa.array([v if v is None or isinstance(v, str) else _refuse(v) for v in values], pa.string())
     if pt.is_timestamp(kind) and kind.tz is not None:
         return text.cast(pa.timestamp(kind.unit, "UTC")).cast(kind)
@@ -196,13 +196,17 @@ def _fixed_lists(values: Values, kind: pa.DataType) -> pa.Array:
 
 
 def _with_offsets(values: Values, kind: pa.DataType, children: pa.Array) -> pa.Array:
-    lengths = itertools.accumulate((0 if v is None else len(v) for v in values), initial=0)
-    large = pt.is_large_list(kind) or pt.is_large_list_view(kind)
-    offsets = pa.array(lengths, pa.int64() if large else pa.int32())
-    wanted = (pa.large_list if large else pa.list_)(kind.value_field)
-    build = pa.LargeListArray if large else pa.ListArray
-    array = build.from_arrays(offsets, children, type=wanted, mask=_nulls(values))
-    return array if wanted == kind else array.cast(kind)
+    sizes = [0 if value is None else len(value) for value in values]
+    offsets = list(itertools.accumulate(sizes, initial=0))
+    view = pt.is_list_view(kind) or pt.is_large_list_view(kind)
+    width = pa.int64() if pt.is_large_list(kind) or pt.is_large_list_view(kind) else pa.int32()
+    nulls = _nulls(values)
+    if view:
+        build = pa.ListViewArray if pt.is_list_view(kind) else pa.LargeListViewArray
+        starts = pa.array(offsets[:-1], width)
+        return build.from_arrays(starts, pa.array(sizes, width), children, type=kind, mask=nulls)
+    build = pa.ListArray if pt.is_list(kind) else pa.LargeListArray
+    return build.from_arrays(pa.array(offsets, width), children, type=kind, mask=nulls)
 
 
 def _maps(values: Values, kind: pa.DataType) -> pa.Array:
@@ -218,8 +222,9 @@ def _maps(values: Values, kind: pa.DataType) -> pa.Array:
     lengths = itertools.accumulate((0 if row is None else len(row) for row in rows), initial=0)
     # Built by hand: MapArray.from_arrays takes no nulls among the rows beside offsets without them.
     validity = pa.array([row is not None for row in rows], pa.bool_()).buffers()[1]
-    return pa.MapArray.from_buffers(kind, len(rows), [validity, pa.array(lengths, pa.int32()).buffers()[1]],
-                                    children=[entries])
+    return pa.MapArray.from_buffers(
+        kind, len(rows), [validity, pa.array(lengths, pa.int32()).buffers()[1]], children=[entries]
+    )
 
 
 def _structs(values: Values, kind: pa.DataType) -> pa.Array:
@@ -240,7 +245,13 @@ def _nulls(values: Values) -> pa.Array | None:
 
 _Conversion = tuple[Callable[[pa.DataType], bool], frozenset[type] | None, Callable[[Values, pa.DataType], pa.Array]]
 _JSON_NAMES: Final[dict[type, str]] = {
-    int: "integer", float: "fraction", str: "string", bool: "boolean", list: "list", dict: "object", _NONE: "null",
+    int: "integer",
+    float: "fraction",
+    str: "string",
+    bool: "boolean",
+    list: "list",
+    dict: "object",
+    _NONE: "null",
 }
 
 
@@ -259,8 +270,11 @@ _CONVERSIONS: Final[tuple[_Conversion, ...]] = (
     (pt.is_duration, _only(int), _durations),
     (pt.is_decimal, _only(int, float, str), _decimals),
     (pt.is_float16, _only(int, float), _half_floats),
-    (lambda t: pt.is_binary(t) or pt.is_large_binary(t) or pt.is_fixed_size_binary(t) or pt.is_binary_view(t),
-     _only(str), _binary),
+    (
+        lambda t: pt.is_binary(t) or pt.is_large_binary(t) or pt.is_fixed_size_binary(t) or pt.is_binary_view(t),
+        _only(str),
+        _binary,
+    ),
     (pt.is_dictionary, None, _dictionary),
     (lambda t: pt.is_list(t) or pt.is_large_list(t) or pt.is_fixed_size_list(t), _only(list), _lists),
     (lambda t: pt.is_list_view(t) or pt.is_large_list_view(t), _only(list), _lists),

@@ -7,8 +7,8 @@ A body is `{"columns": {"a": [1, 2]}}` or `{"rows": [{"a": 1}, {"a": 2}]}`; the 
 | integers | number, all 64 bits exact | number without a fraction, in the type's range |
 | float16, 32, 64 | number; NaN and the infinities are null | number; an integer only if the float holds it exactly |
 | boolean, string (all layouts), null | the same | the same |
-| timestamp with a zone | `2013-01-01T05:00:00.000Z`: ISO 8601, UTC | ISO 8601 with an offset or Z; or a count of its unit |
-| timestamp without | `2013-01-01T05:00:00.000` | ISO 8601 without an offset; or a count of its unit |
+| timestamp with a zone | `2013-01-01T05:00:00.000Z`: ISO 8601, UTC | ISO 8601 with an offset or Z; a count of units |
+| timestamp without | `2013-01-01T05:00:00.000` | ISO 8601 without an offset; a count of units |
 | date32, date64 | `2013-01-01` | the same; or a count of days / milliseconds |
 | time32, time64 | `05:00:00.000` | the same, or `05:00`; or a count of its unit |
 | duration | number: a count of its unit | the same |
