@@ -34,12 +34,13 @@ def run(bench: Bench) -> Sequence[Figure]:
         Figure, "data plane, 16 rows, p50 (Ray actor call)", "us", bar=Bar("at_least", 8), compare="speedup"
     )
     large = partial(Figure, "data plane, 1 MB, p50 (memcpy there and back)", "us")
-    figures = [
-        bench.alternate(small, partial(plane, 0), actor),
-        bench.alternate(large, partial(plane, MB), memcpy),
-    ]
-    bench.end_load("bare.ray_actor")
-    return figures
+    try:
+        return [
+            bench.alternate(small, partial(plane, 0), actor),
+            bench.alternate(large, partial(plane, MB), memcpy),
+        ]
+    finally:
+        bench.end_load("bare.ray_actor")
 
 
 def start_plane(bench: Bench) -> str:
