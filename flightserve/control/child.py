@@ -133,11 +133,15 @@ class Child:
         deadline.daemon = True
         deadline.start()
         code = 0
-        if self._hosted is not None:
+        hosted = self._hosted
+        if hosted is not None:
             try:
-                if not self._hosted.drain(drain_timeout_s):
+                if not hosted.drain(drain_timeout_s):
                     log.warning("%s did not drain in %.1f s", self._assignment.slot.name, drain_timeout_s)
-                self._hosted.stop()
+                with self._table_lock:
+                    # A service that has stopped takes no more tables.
+                    self._hosted = None
+                hosted.stop()
             except Exception:
                 log.exception("%s did not stop cleanly", self._assignment.slot.name)
                 code = 1

@@ -36,7 +36,7 @@ IN_TABLE = frozenset({Phase.SERVING, Phase.SUSPECT, Phase.DRAINING})
 
 @dataclass(slots=True)
 class Record:
-    """One child, from the call that starts it to its exit."""
+    """One child, from the call that starts it (`asked_ns`) to its exit."""
 
     peer_id: int
     slot: Slot
@@ -45,6 +45,7 @@ class Record:
     phase: Phase
     since_ns: int
     heard_ns: int
+    asked_ns: int
     pid: int = 0
     node: str = ""
     endpoint: str = ""
@@ -85,7 +86,7 @@ class Roster:
 
     def started(self, peer_id: int, slot: Slot, version: str, actor: str, now_ns: int) -> Record:
         """A child was asked of Ray."""
-        record = Record(peer_id, slot, version, actor, Phase.STARTING, now_ns, now_ns, node=self._node)
+        record = Record(peer_id, slot, version, actor, Phase.STARTING, now_ns, now_ns, now_ns, node=self._node)
         self.records[peer_id] = record
         return record
 

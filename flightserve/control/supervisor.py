@@ -308,6 +308,8 @@ class Supervisor:
             raise ProtocolError(f"a child of pid {pid} says that it is {message.pid}")
         self._version = max(self._version, message.table_version)
         record = self._roster.announced(message, now_ns)
+        what = "serves" if message.serving else "has a process"
+        log.info("%s (pid %d) %s after %.2f s", record.slot.name, pid, what, (now_ns - record.asked_ns) / NS_PER_S)
         if message.peer_id not in self._pidfds:
             pidfd = os.pidfd_open(pid)
             self._pidfds[message.peer_id] = pidfd
