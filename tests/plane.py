@@ -1,4 +1,4 @@
-"""The data plane without Ray: a router, replicas and a client as threads of this process, on real sockets and memfds."""
+"""The data plane without Ray: router, replicas and client as threads of this process, on real sockets and memfds."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Plane:
         return self.router
 
     def start_replica(self) -> ReplicaService:
-        target = self.bound.cls(*self.bound.args, **self.bound.kwargs)
+        target = self.bound.make()
         replica = ReplicaService(next(self._ids), self.spec, target, self.limits)
         self.targets.append(target)
         self.replicas.append(replica)

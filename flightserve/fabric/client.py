@@ -245,8 +245,10 @@ class RouterClient:
     def ready(self) -> bool:
         """Every deployment has a replica that answers, its router is connected, nothing drains."""
         table = self._table
-        return bool(table.version) and not (self._draining or table.draining) and all(
-            entry.ready > 0 and entry.router_id in self._uplinks for entry in table.deployments
+        return (
+            bool(table.version)
+            and not (self._draining or table.draining)
+            and all(entry.ready > 0 and entry.router_id in self._uplinks for entry in table.deployments)
         )
 
     def router_of(self, deployment: str) -> Peer:
@@ -274,7 +276,9 @@ class RouterClient:
         """Start one request (`Service.call`)."""
         return RoutedCall(self, deployment, method, payload, meta)
 
-    def submit(self, deployment: str, method: str, payload: Payload, meta: RequestMeta, deliver: Deliver) -> tuple[AsyncUplink, int]:
+    def submit(
+        self, deployment: str, method: str, payload: Payload, meta: RequestMeta, deliver: Deliver
+    ) -> tuple[AsyncUplink, int]:
         """Stage and send one request: its uplink and id there. Raises MemoryFull, and what `stage` raises."""
         _, spec = self.method(deployment, method)
         uplink = self._uplink(deployment)
@@ -284,7 +288,11 @@ class RouterClient:
         return uplink, parts[0].request_id
 
     def call_parts(
-        self, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]],
+        self,
+        deployment: str,
+        method: str,
+        batch: pa.RecordBatch,
+        parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
     ) -> None:
         """Start a group of requests in one region (`Service.call_parts`)."""
@@ -299,7 +307,11 @@ class RouterClient:
                 done(index, None, error, True)
 
     def _submit_parts(
-        self, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]],
+        self,
+        deployment: str,
+        method: str,
+        batch: pa.RecordBatch,
+        parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
     ) -> None:
         _, spec = self.method(deployment, method)
@@ -309,8 +321,13 @@ class RouterClient:
         uplink.send(frames.Submit(deployment, method, region, wire_parts), region)
 
     async def _submit_parts_later(
-        self, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]],
-        done: PartCallback, full: MemoryFull,
+        self,
+        deployment: str,
+        method: str,
+        batch: pa.RecordBatch,
+        parts: Sequence[tuple[int, RequestMeta]],
+        done: PartCallback,
+        full: MemoryFull,
     ) -> None:
         deadline_ns = min(meta.deadline_ns for _, meta in parts)
         try:
@@ -427,7 +444,17 @@ def _log_failure(done: asyncio.Task[None]) -> None:
 class RoutedCall:
     """One request in flight (`fabric.service.AsyncCall`)."""
 
-    __slots__ = ("_client", "_events", "_finished", "_meta", "_payload", "_request_id", "_target", "_uplink", "_waiting")
+    __slots__ = (
+        "_client",
+        "_events",
+        "_finished",
+        "_meta",
+        "_payload",
+        "_request_id",
+        "_target",
+        "_uplink",
+        "_waiting",
+    )
 
     def __init__(self, client: RouterClient, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
         self._client = client

@@ -52,7 +52,7 @@ class LaneConnection:
     def send(self, frame: frames.Frame, region: frames.Region | None = None) -> None:
         """Send a frame, with the leases that wait to go back; shows the region's segment first if need be."""
         release = self.state.releases()
-        announcements = ()
+        announcements: tuple[tuple[frames.Segment, int], ...] = ()
         if region is not None and (region.owner, region.segment) not in self.channel.known:
             announcements = (self._pool.announcement(region.segment),)
         self.channel.send([frame] if release is None else [frame, release], announcements)

@@ -199,9 +199,7 @@ class SegmentMap:
         finally:
             os.close(fd)
 
-    def lease(
-        self, region: Region, released: Callable[[tuple[int, int, int]], None]
-    ) -> tuple[pa.Buffer, memoryview]:
+    def lease(self, region: Region, released: Callable[[tuple[int, int, int]], None]) -> tuple[pa.Buffer, memoryview]:
         """The region's bytes, as an Arrow buffer that holds the lease and as a plain view for looking at
         headers. Raises ProtocolError for a segment never announced or a range outside it."""
         mapped = self._mapped.get((region.owner, region.segment))

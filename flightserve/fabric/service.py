@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -25,7 +25,7 @@ class EncodedStream:
     pieces: Sequence[bytes | memoryview]
 
 
-Payload = pa.RecordBatch | EncodedStream
+Payload: TypeAlias = pa.RecordBatch | EncodedStream
 
 
 class Result(Protocol):
@@ -110,7 +110,11 @@ class Service(Protocol):
         ...
 
     def call_parts(
-        self, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]],
+        self,
+        deployment: str,
+        method: str,
+        batch: pa.RecordBatch,
+        parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
     ) -> None:
         """Start len(parts) requests whose rows lie one after another in `batch`: written once, one region.

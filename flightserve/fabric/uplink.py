@@ -182,7 +182,9 @@ class Uplink:
             request_id = next(self._request_ids)
             self.pending[request_id] = Pending(deliver, index, meta.deadline_ns)
             out.append(
-                frames.Part(request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent)
+                frames.Part(
+                    request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent
+                )
             )
             offset += rows
         return out
@@ -191,21 +193,19 @@ class Uplink:
 
     def receive(self, frame: frames.Frame) -> None:
         """Act on a frame of the router's; delivers results and errors."""
-        kind = type(frame)
-        if kind is frames.Results:
-            self._results(frame)  # type: ignore[arg-type]
-        elif kind is frames.Release:
-            for _, segment, offset in frame.regions:  # type: ignore[union-attr]
+        if isinstance(frame, frames.Results):
+            self._results(frame)
+        elif isinstance(frame, frames.Release):
+            give_back = self.pool.abandon if frame.lost else self.pool.free
+            for _, segment, offset in frame.regions:
                 self._outstanding.discard((segment, offset))
-                (self.pool.abandon if frame.lost else self.pool.free)(segment, offset)  # type: ignore[union-attr]
-        elif kind is frames.Outcome:
-            pending = self.pending.pop(frame.request_id, None)  # type: ignore[union-attr]
-            if pending is not None:
-                pending.deliver(pending.index, None, from_kind(frame.kind, frame.message), True)  # type: ignore[union-attr]
-        elif kind is frames.SegmentGone:
-            self.mapped.forget(frame.owner, frame.segment)  # type: ignore[union-attr]
-        elif kind is frames.PeerGone:
-            self.mapped.forget(frame.peer_id)  # type: ignore[union-attr]
+                give_back(segment, offset)
+        elif isinstance(frame, frames.Outcome):
+            self.fail([frame.request_id], from_kind(frame.kind, frame.message))
+        elif isinstance(frame, frames.SegmentGone):
+            self.mapped.forget(frame.owner, frame.segment)
+        elif isinstance(frame, frames.PeerGone):
+            self.mapped.forget(frame.peer_id)
 
     def _results(self, frame: frames.Results) -> None:
         shared = None

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
@@ -45,6 +45,9 @@ STREAM_WINDOW = 4
 # How long a lane waits for memory before the micro-batch fails.
 MEMORY_WAIT_S = 10.0
 PUMP_S = 0.1
+
+# How a micro-batch ended: result region (none at the end of a stream) and its rows, or an error.
+Answer: TypeAlias = tuple[frames.Region | None, int] | FlightserveError
 
 
 class Lane:
@@ -98,13 +101,16 @@ class Lane:
         if answer is not None:
             self.finish(frame, inputs, answer, started_ns)
 
-    def _answer(self, frame: frames.Execute, inputs: Inputs, now_ns: int) -> tuple[frames.Region | None, int] | FlightserveError | None:
-        """(result region, rows), or why there is none; None where an event loop will answer."""
+    def _answer(self, frame: frames.Execute, inputs: Inputs, now_ns: int) -> Answer | None:
+        """(result region, rows), or why there is none; None where the answer is sent already, or will be by
+        the event loop."""
         if all(part.deadline_ns <= now_ns for part in frame.parts):
-            return self.refuse(frame, DeadlineExceeded("the deadline passed before the method could start"))
+            self.refuse(frame, DeadlineExceeded("the deadline passed before the method could start"))
+            return None
         method = self.service.methods.get(frame.method)
         if method is None:
-            return self.refuse(frame, NotFound(f"this replica has no method {frame.method!r}"))
+            self.refuse(frame, NotFound(f"this replica has no method {frame.method!r}"))
+            return None
         context = self.service.context(frame)
         try:
             pieces = inputs.pieces(frame, self.service.mapped, self._schemas)
@@ -131,9 +137,7 @@ class Lane:
         self.service.count("refused")
         self.channel.send([frames.Failed(frame.batch_id, kind_of(error), error.message, ran=False)])
 
-    def finish(
-        self, frame: frames.Execute, inputs: Inputs, answer: tuple[frames.Region | None, int] | FlightserveError, started_ns: int
-    ) -> None:
+    def finish(self, frame: frames.Execute, inputs: Inputs, answer: Answer, started_ns: int) -> None:
         """Send the micro-batch's last frame, with word of the regions user code keeps."""
         kept = inputs.settle()
         if kept:
@@ -190,15 +194,15 @@ class Lane:
                 else:
                     got = pool.wait(nbytes, PUMP_S)
         if got is None:
-            raise ResourceExhausted(f"the replica's shared memory stayed full; a result of {nbytes} bytes found no room")
+            raise ResourceExhausted(
+                f"the replica's shared memory stayed full; a result of {nbytes} bytes found no room"
+            )
         return got
 
     def send(self, frame: frames.Frame, region: frames.Region | None = None) -> None:
         """Send a frame and the releases that wait; shows the region's segment first if need be."""
-        out: list[frames.Frame] = [frame]
-        if self._keeping:
-            out += self._late_releases()
-        announcements: Any = ()
+        out = [frame, *self._late_releases()] if self._keeping else [frame]
+        announcements: tuple[tuple[frames.Segment, int], ...] = ()
         if region is not None:
             self.service.outstanding.add((region.segment, region.offset))
             if (region.owner, region.segment) not in self.channel.known:

@@ -25,7 +25,7 @@ from flightserve.fabric.segments import SegmentMap, SegmentPool
 from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.context import Context, entered
 from flightserve.replica.inputs import Inputs
-from flightserve.replica.lane import STREAM_WINDOW, Lane, bare
+from flightserve.replica.lane import STREAM_WINDOW, Answer, Lane, bare
 from flightserve.types import DeploymentSpec
 from flightserve.wire import frames
 from flightserve.wire.table import Peer, RoutingTable
@@ -113,7 +113,9 @@ class ReplicaService:
         return self._idle()
 
     def _idle(self) -> bool:
-        return not self.outstanding and not self._async_running and all(lane.idle for lane in list(self._lanes.values()))
+        return (
+            not self.outstanding and not self._async_running and all(lane.idle for lane in list(self._lanes.values()))
+        )
 
     def stop(self) -> None:
         """End all threads and connections."""
@@ -125,6 +127,8 @@ class ReplicaService:
             self._loop.call_soon_threadsafe(self._loop.stop)
         for thread in self._threads:
             thread.join(5)
+        if self._loop is not None and not self._loop.is_running():
+            self._loop.close()
 
     def _hang_up(self) -> None:
         for channel in [self._main, *(lane.channel for lane in self._lanes.values())]:
@@ -135,7 +139,12 @@ class ReplicaService:
         """Counts since the start, and what is in use now."""
         with self._counting:
             counts = {name: float(value) for name, value in self._counts.items()}
-        return {**counts, **self.pool.statistics(), "running": float(len(self._contexts)), "lanes": float(len(self._lanes))}
+        return {
+            **counts,
+            **self.pool.statistics(),
+            "running": float(len(self._contexts)),
+            "lanes": float(len(self._lanes)),
+        }
 
     # ---- connections
 
@@ -147,19 +156,24 @@ class ReplicaService:
                 router = self._router
             if self._stopping or router is None:
                 return None
+            channel = None
             try:
                 channel = BlockingChannel(connect(router.endpoint, self._limits.connect_timeout_s), self.mapped.add)
                 channel.send([self._hello(main)])
                 channel.receive(self._limits.connect_timeout_s)
                 return channel
             except FlightserveError as error:
+                if channel is not None:
+                    channel.close()
                 log.info("%s cannot reach its router yet: %s", self.spec.name, error)
                 with self._changed:
                     self._changed.wait(RETRY_S)
 
     def _hello(self, main: bool) -> frames.Hello:
         credits = ASYNC_CREDITS if self._loop is not None else LANE_CREDITS
-        return frames.Hello(frames.PROTOCOL_VERSION, self.peer_id, "replica", main, self.spec.name, credits, os.getpid())
+        return frames.Hello(
+            frames.PROTOCOL_VERSION, self.peer_id, "replica", main, self.spec.name, credits, os.getpid()
+        )
 
     def _run_main(self) -> None:
         while (channel := self._connect(main=True)) is not None:
@@ -265,21 +279,33 @@ class ReplicaService:
     # ---- async methods
 
     def run_async(
-        self, lane: Lane, frame: frames.Execute, inputs: Inputs, method: BoundMethod, pieces: Sequence[pa.RecordBatch],
+        self,
+        lane: Lane,
+        frame: frames.Execute,
+        inputs: Inputs,
+        method: BoundMethod,
+        pieces: Sequence[pa.RecordBatch],
         context: Context,
     ) -> None:
         """Run the micro-batch on the event loop; it answers by itself."""
         assert self._loop is not None
         with self._counting:
             self._async_running += 1
-        asyncio.run_coroutine_threadsafe(self._answer_async(lane, frame, inputs, method, list(pieces), context), self._loop)
+        asyncio.run_coroutine_threadsafe(
+            self._answer_async(lane, frame, inputs, method, list(pieces), context), self._loop
+        )
 
     async def _answer_async(
-        self, lane: Lane, frame: frames.Execute, inputs: Inputs, method: BoundMethod, pieces: list[pa.RecordBatch],
+        self,
+        lane: Lane,
+        frame: frames.Execute,
+        inputs: Inputs,
+        method: BoundMethod,
+        pieces: list[pa.RecordBatch],
         context: Context,
     ) -> None:
         started_ns = monotonic_ns()
-        answer: tuple[frames.Region | None, int] | FlightserveError
+        answer: Answer
         try:
             with entered(context):
                 if method.spec.streaming:

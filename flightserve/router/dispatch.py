@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import cast
 
 from flightserve.core.events import (
     Abandon,
@@ -162,15 +163,14 @@ class Dispatcher:
             self._perform(effect)
 
     def _perform(self, effect: Effect) -> None:
-        kind = type(effect)
-        if kind is Dispatch:
-            self._dispatch(effect)  # type: ignore[arg-type]
-        elif kind is Completed:
-            self._complete(effect.requests)  # type: ignore[union-attr, arg-type]
-        elif kind is Refused:
-            self._refuse(effect)  # type: ignore[arg-type]
-        elif kind is Abandon:
-            self._abandon(effect)  # type: ignore[arg-type]
+        if isinstance(effect, Dispatch):
+            self._dispatch(effect)
+        elif isinstance(effect, Completed):
+            self._complete(cast("list[Routed]", effect.requests))
+        elif isinstance(effect, Refused):
+            self._refuse(effect)
+        else:
+            self._abandon(effect)
 
     def _dispatch(self, effect: Dispatch) -> None:
         link = self._lanes[effect.replica_id]

@@ -18,6 +18,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
@@ -101,8 +102,9 @@ class RouterService:
         def halt() -> None:
             self._running = False
 
-        self.post(halt)
-        self._thread.join(5)
+        if self._thread.is_alive():
+            self.post(halt)
+            self._thread.join(5)
 
     def statistics(self) -> dict[str, float]:
         """Counts, by `{deployment}.{name}` where they belong to one."""
@@ -231,7 +233,7 @@ class RouterService:
         self._by_fd.pop(link.fd, None)
         self._links.pop(link.number, None)
         self._homeless.discard(link)
-        link.channel.close()
+        link.close()
         now_ns = monotonic_ns()
         if peer is not None and peer.main is link:
             peer.main = None
@@ -244,7 +246,8 @@ class RouterService:
             dispatcher.lane_down(link, "its connection ended", now_ns)
         self._cancel_all(link, now_ns)
         link.forget_leases()
-        if peer is not None and peer.main is None and not peer.lanes and self._peers.pop(peer.id, None):
+        if peer is not None and peer.main is None and not peer.lanes and peer.id in self._peers:
+            del self._peers[peer.id]
             self._gone(peer)
 
     def _cancel_all(self, link: Link, now_ns: int) -> None:
@@ -255,7 +258,7 @@ class RouterService:
 
     def _gone(self, peer: Peer) -> None:
         self._segments.drop(peer.id)
-        for other in self._peers.values():
+        for other in list(self._peers.values()):
             if other.main is not None:
                 other.main.channel.queue(frames.PeerGone(peer.id))
                 self._flush(other.main, lazily=False)
@@ -352,7 +355,7 @@ class RouterService:
         return dispatcher
 
     def _on_segment(self, link: Link, frame: frames.Segment, now_ns: int) -> None:
-        """Kept by the channel's callback already."""
+        link.take_segment()
 
     def _on_segment_gone(self, link: Link, frame: frames.SegmentGone, now_ns: int) -> None:
         if link.peer is None or frame.owner != link.peer.id:
@@ -360,7 +363,7 @@ class RouterService:
         self._segments.drop(frame.owner, frame.segment)
         key = (frame.owner, frame.segment)
         told: set[int] = set()
-        for other in self._links.values():
+        for other in list(self._links.values()):
             if key in other.channel.known:
                 other.channel.known.discard(key)
                 if other.peer is not None and other is not link and other.peer.id not in told:
@@ -411,7 +414,7 @@ class RouterService:
 
     def _close(self) -> None:
         for link in list(self._links.values()):
-            link.channel.close()
+            link.close()
         self._listener.close()
         self._epoll.close()
         self._segments.close()
@@ -419,21 +422,21 @@ class RouterService:
         os.close(self._wake_write)
 
 
-_HANDLERS: dict[type, Callable[[RouterService, Link, frames.Frame, int], None]] = {
-    kind: RouterService._unexpected for kind in frames.Frame.__args__
-}
+_HANDLERS: dict[type, Callable[[RouterService, Link, Any, int], None]] = dict.fromkeys(
+    frames.Frame.__args__, RouterService._unexpected
+)
 _HANDLERS.update(
     {
-        frames.Hello: RouterService._on_hello,  # type: ignore[dict-item]
-        frames.Submit: RouterService._on_submit,  # type: ignore[dict-item]
-        frames.Cancel: RouterService._on_cancel,  # type: ignore[dict-item]
-        frames.Release: RouterService._on_release,  # type: ignore[dict-item]
-        frames.Done: RouterService._on_done,  # type: ignore[dict-item]
-        frames.Failed: RouterService._on_failed,  # type: ignore[dict-item]
-        frames.Segment: RouterService._on_segment,  # type: ignore[dict-item]
-        frames.SegmentGone: RouterService._on_segment_gone,  # type: ignore[dict-item]
-        frames.Goodbye: RouterService._on_goodbye,  # type: ignore[dict-item]
-        frames.Ping: RouterService._on_ping,  # type: ignore[dict-item]
-        frames.Pong: RouterService._on_pong,  # type: ignore[dict-item]
+        frames.Hello: RouterService._on_hello,
+        frames.Submit: RouterService._on_submit,
+        frames.Cancel: RouterService._on_cancel,
+        frames.Release: RouterService._on_release,
+        frames.Done: RouterService._on_done,
+        frames.Failed: RouterService._on_failed,
+        frames.Segment: RouterService._on_segment,
+        frames.SegmentGone: RouterService._on_segment_gone,
+        frames.Goodbye: RouterService._on_goodbye,
+        frames.Ping: RouterService._on_ping,
+        frames.Pong: RouterService._on_pong,
     }
 )

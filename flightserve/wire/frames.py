@@ -259,5 +259,6 @@ def check_region(region: Region, segment_bytes: int) -> None:
     """Raise ProtocolError unless the region lies inside a segment of that size."""
     if region.offset < 0 or region.length <= 0 or region.offset + region.length > segment_bytes:
         raise ProtocolError(
-            f"region [{region.offset}, +{region.length}) of segment {region.segment} is outside its {segment_bytes} bytes"
+            f"region [{region.offset}, +{region.length}) of segment {region.segment} is outside its "
+            f"{segment_bytes} bytes"
         )

@@ -97,7 +97,9 @@ def test_a_peer_that_does_not_read_is_bounded_and_one_that_reads_late_gets_all(m
             sender.flush()
     assert not sender.flush()
     got: list[frames.Frame] = []
-    reader = threading.Thread(target=lambda: [got.extend(receiver.receive(5)) for _ in iter(lambda: len(got) < count, False)])
+    reader = threading.Thread(
+        target=lambda: [got.extend(receiver.receive(5)) for _ in iter(lambda: len(got) < count, False)]
+    )
     reader.start()
     eventually(sender.flush, what="everything was sent")
     reader.join(10)

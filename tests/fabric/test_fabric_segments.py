@@ -133,7 +133,9 @@ def test_an_abandoned_region_is_never_written_again_and_stays_readable() -> None
     pool.abandon(region.segment, region.offset)
     assert dropped == [region.segment]
     for _ in range(50):
-        other = write_batch(pa.record_batch({"a": np.zeros(100, int)}), schemas, lambda n: pool.allocate(n) or pytest.fail())
+        other = write_batch(
+            pa.record_batch({"a": np.zeros(100, int)}), schemas, lambda n: pool.allocate(n) or pytest.fail()
+        )
         assert other.segment != region.segment
     assert read_batch(buffer, memory, schemas).equals(batch)
 

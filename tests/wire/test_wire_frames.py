@@ -85,9 +85,7 @@ def test_bytes_that_are_no_frame_are_an_error(body: bytes) -> None:
     assert len(decoded) == 1 and isinstance(decoded[0], msgspec.Struct)
 
 
-@given(
-    st.integers(-(2**40), 2**40), st.integers(-(2**40), 2**40), st.integers(0, 2**30)
-)
+@given(st.integers(-(2**40), 2**40), st.integers(-(2**40), 2**40), st.integers(0, 2**30))
 def test_a_region_outside_its_segment_is_refused(offset: int, length: int, segment_bytes: int) -> None:
     region = frames.Region(1, 1, offset, length)
     inside = offset >= 0 and length > 0 and offset + length <= segment_bytes
