@@ -199,7 +199,8 @@ class App:
         for value in given:
             if value.name in seen:
                 raise ConfigError(
-                    f"two deployments are called {value.name!r}; name one of them: App(other={value.cls.__name__}.bind())"
+                    f"two deployments are called {value.name!r}; name one of them, as in "
+                    f"App(other={value.cls.__name__}.bind())"
                 )
             seen[value.name] = value
         self.bound: tuple[Bound, ...] = tuple(given)
@@ -312,8 +313,11 @@ def spec_of(bound: Bound, version: str = "") -> DeploymentSpec:
 
 def _version(bound: Bound, methods: tuple[MethodSpec, ...]) -> str:
     cls = bound.cls
+    # The functions' source, not the class's: finding a class parses the whole file, which CPython 3.11 may fail
+    # to do while other threads run.
+    functions = [function for value in vars(cls).values() if inspect.isfunction(function := _plain(value))]
     try:
-        source = inspect.getsource(cls)
+        source = "".join(inspect.getsource(function) for function in functions)
     except (OSError, TypeError):
         source = ""
     try:
@@ -359,9 +363,7 @@ def _method_spec(cls: type, name: str, raw: Any, *, own: bool) -> MethodSpec | N
         return None
 
 
-def _spec_of_function(
-    function: Any, name: str, where: str, parameter: inspect.Parameter, marks: Marks
-) -> MethodSpec:
+def _spec_of_function(function: Any, name: str, where: str, parameter: inspect.Parameter, marks: Marks) -> MethodSpec:
     code = inspect.unwrap(function)
     streaming = inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
     if marks.single_input and streaming:

@@ -310,7 +310,9 @@ class LocalService:
                     batches.append(reply.result.batch())
                 if reply.last:
                     break
-        return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches, *(() if batches else (pa.schema([]),)))
+        if len(batches) == 1:
+            return batches[0]
+        return pa.Table.from_batches(batches) if batches else pa.table({})
 
     def call(self, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> LocalCall:
         """Start one request; errors come out of the iteration."""

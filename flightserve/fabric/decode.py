@@ -29,7 +29,7 @@ import pyarrow as pa
 from flightserve.config import EdgeLimits
 from flightserve.errors import InvalidArgument, TooLarge
 from flightserve.fabric.extensions import HIDDEN_NAME, restored
-from flightserve.fabric.schemas import EXTENSION_NAME
+from flightserve.fabric.schemas import EXTENSION_NAME, empty_batch
 
 BATCHES_MAX: Final = 65_536
 # A row of the smallest kind, a boolean, takes one bit. Streams of few bytes may still hold some rows of nothing.
@@ -37,6 +37,10 @@ ROWS_PER_BYTE_MAX: Final = 8
 ROWS_FREE: Final = 1 << 20
 ALIGNMENT: Final = 8
 
+# Python's decimals convert within this; the widest decimal has 76 digits.
+DECIMAL_SCALE_MAX: Final = 1000
+
+_NO_CLASS: Final = frozenset({pa.lib.Type_INTERVAL_MONTHS, pa.lib.Type_INTERVAL_DAY_TIME})
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 _CONTINUATION: Final = 0xFFFFFFFF
 _CACHED_MESSAGE_BYTES_MAX: Final = 16 << 10
@@ -183,9 +187,7 @@ def _header(memory: memoryview, start: int) -> int:
     return _child(memory, metadata + _U32(memory, metadata)[0], 2)
 
 
-def _note(
-    memory: memoryview, layout: _Layout, start: int, stop: int, kind: int, body: int, limits: EdgeLimits
-) -> None:
+def _note(memory: memoryview, layout: _Layout, start: int, stop: int, kind: int, body: int, limits: EdgeLimits) -> None:
     """Check one message behind the schema and add it to the layout."""
     if kind == _SCHEMA:
         raise InvalidArgument("the Arrow IPC stream holds a second schema; all batches of a stream share one")
@@ -252,7 +254,7 @@ def _known(message: bytes, limits: EdgeLimits) -> _Known:
             raise InvalidArgument(f"the schema has {columns} columns; at most {limits.columns_max} are taken")
         known = _parse_schema(message)
     if known.fields > limits.columns_max:
-        raise InvalidArgument(f"the schema has {known.fields} columns and fields; at most {limits.columns_max} are taken")
+        raise InvalidArgument(f"the schema has {known.fields} fields; at most {limits.columns_max} are taken")
     if known.depth > limits.nesting_max:
         raise InvalidArgument(f"the schema nests {known.depth} types deep; at most {limits.nesting_max} are taken")
     return known
@@ -275,10 +277,10 @@ def _parse_schema(message: bytes) -> _Known:
         message = message.replace(EXTENSION_NAME, HIDDEN_NAME)
     try:
         readable = pa.ipc.read_schema(pa.py_buffer(message))
+        fields, depth, dictionaries = _measure(readable)
+        schema = restored(readable) if extensions else readable
     except _ARROW_ERRORS as error:
         raise InvalidArgument(f"the stream's schema cannot be read: {_first_line(error)}") from error
-    fields, depth, dictionaries = _measure(readable)
-    schema = restored(readable) if extensions else readable
     return _Known(schema, readable, message if extensions else b"", dictionaries, fields, depth)
 
 
@@ -286,19 +288,41 @@ _cached = functools.lru_cache(maxsize=512)(_parse_schema)
 
 
 def _measure(schema: pa.Schema) -> tuple[int, int, bool]:
-    """(fields at all depths, greatest depth, any dictionary), without recursion."""
+    """(fields at all depths, greatest depth, any dictionary), without recursion.
+
+    Raises UnicodeDecodeError for a name that is not UTF-8 (Arrow keeps those as bytes until somebody asks), ValueError
+    for a type that `_check_type` refuses.
+    """
     fields, deepest, dictionaries = 0, 0, False
     pending = [(field.type, 1) for field in schema]
+    _ = schema.names
     while pending:
         kind, depth = pending.pop()
         fields += 1
         deepest = max(deepest, depth)
+        _check_type(kind)
         if pa.types.is_dictionary(kind):
             dictionaries = True
             pending.append((kind.value_type, depth + 1))
         else:
             pending.extend((kind.field(i).type, depth + 1) for i in range(kind.num_fields))
     return fields, deepest, dictionaries
+
+
+def _check_type(kind: pa.DataType) -> None:
+    """Refuse what Arrow reads and then trips over: found by fuzzing, one line each."""
+    if kind.id in _NO_CLASS:
+        raise ValueError("a type that pyarrow does not have: an interval of months or of days")
+    if pa.types.is_timestamp(kind):
+        _ = kind.tz  # raises UnicodeDecodeError
+    elif pa.types.is_decimal(kind) and abs(kind.scale) > DECIMAL_SCALE_MAX:
+        raise ValueError(f"a decimal with the scale {kind.scale}")
+    elif pa.types.is_fixed_size_list(kind) and kind.list_size < 0:
+        raise ValueError(f"a list of {kind.list_size} values")
+    elif pa.types.is_union(kind) and not kind.num_fields:
+        raise ValueError("a union of no types")
+    for i in range(kind.num_fields):
+        _ = kind.field(i).name  # raises UnicodeDecodeError
 
 
 # ---- Arrow reads
@@ -310,7 +334,8 @@ def _read(buffer: pa.Buffer, memory: memoryview, layout: _Layout) -> pa.RecordBa
         batches = _read_with_dictionaries(buffer, memory, layout)
     else:
         readable = known.readable
-        batches = [pa.ipc.read_record_batch(buffer.slice(start, stop - start), readable) for start, stop in layout.batches]
+        spans = layout.batches
+        batches = [pa.ipc.read_record_batch(buffer.slice(start, stop - start), readable) for start, stop in spans]
     for batch in batches:
         batch.validate(full=True)
     if len(batches) == 1:
@@ -318,8 +343,10 @@ def _read(buffer: pa.Buffer, memory: memoryview, layout: _Layout) -> pa.RecordBa
     elif batches:
         batch = pa.concat_batches(batches)
     else:
-        batch = _no_rows(known.readable)
-    return pa.RecordBatch.from_arrays(batch.columns, schema=known.schema) if known.hidden and batch.num_columns else batch
+        batch = empty_batch(known.readable)
+    if known.hidden and batch.num_columns:
+        batch = pa.RecordBatch.from_arrays(batch.columns, schema=known.schema)
+    return batch
 
 
 def _read_with_dictionaries(buffer: pa.Buffer, memory: memoryview, layout: _Layout) -> list[pa.RecordBatch]:
@@ -328,10 +355,6 @@ def _read_with_dictionaries(buffer: pa.Buffer, memory: memoryview, layout: _Layo
         buffer = pa.py_buffer(hidden + bytes(memory[layout.schema_end :]))
     with pa.ipc.open_stream(buffer) as reader:
         return list(reader)
-
-
-def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], type=field.type) for field in schema], schema=schema)
 
 
 def _first_line(error: BaseException) -> str:

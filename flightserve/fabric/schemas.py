@@ -24,6 +24,18 @@ def decode_schema(serialized: bytes) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(serialized))
 
 
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    """No rows of that schema."""
+    return pa.RecordBatch.from_arrays([_no_values(field.type) for field in schema], schema=schema)
+
+
+def _no_values(kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array([], type=kind)
+    except pa.ArrowNotImplementedError:  # unions have no builder
+        return pa.nulls(0, kind)
+
+
 def differences(expected: pa.Schema, got: pa.Schema) -> list[str]:
     """What sets `got` apart from `expected`, in words: missing, unexpected, repeated and mistyped columns."""
     found: list[str] = []

@@ -26,10 +26,10 @@ from typing import Any, Final
 import pyarrow as pa
 
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed
-from flightserve.fabric.schemas import decode_schema
+from flightserve.fabric.schemas import decode_schema, empty_batch
 from flightserve.replica.context import context
 from flightserve.replica.forms import FORMS, rows_of
-from flightserve.replica.results import ROW_RESULT, ResultReader, empty_batch
+from flightserve.replica.results import ROW_RESULT, ResultReader
 from flightserve.types import DeploymentSpec, MethodSpec
 
 log = logging.getLogger(__name__)
@@ -235,5 +235,3 @@ def _close(values: Any) -> None:
     close = getattr(values, "close", None)
     if close is not None:
         close()
-
-

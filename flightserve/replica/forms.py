@@ -4,13 +4,15 @@
 |---|---|---|
 | `record_batch` | the piece itself | concatenated, one copy |
 | `table` | no copy | no copy, a chunk each |
-| `numpy` | a read-only view of each column of numbers without nulls (also dates, times, fixed-size lists of numbers as two dimensions); others converted | concatenated first |
-| `polars` | as `polars.from_arrow` does it: numbers and strings without a copy | a chunk each |
-| `pandas` | numbers without nulls without a copy | copied |
+| `numpy` | read-only views where there are no nulls | concatenated first |
+| `polars` | as `polars.from_arrow` does it | a chunk each |
+| `pandas` | numbers without nulls: no copy | copied |
 | `row` | Python values, a dict a row | |
 
-In the `numpy` form integers with nulls become floats with NaN, nulls of other types become NaT or None; strings,
-binary, decimals, lists and structs become arrays of Python objects; time zones are dropped (values are UTC).
+The `numpy` form's views are of columns of numbers, dates, times and timestamps, and of fixed-size lists of numbers
+(two-dimensional). Other columns, and those with nulls, are converted: booleans from bits to bytes; integers with
+nulls become floats with NaN, nulls of other types become NaT or None; strings, binary, decimals, lists and structs
+become arrays of Python objects; time zones are dropped (values are UTC).
 """
 
 from __future__ import annotations
@@ -96,8 +98,11 @@ def rows_of(pieces: Sequence[pa.RecordBatch], where: str) -> Iterator[dict[str, 
     _unique_names(pieces[0].schema, where)
     try:
         return itertools.chain.from_iterable([piece.to_pylist() for piece in pieces])
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise SchemaMismatch(f"{where} takes rows of Python values, which cannot hold these columns: {_first_line(error)}") from error
+    except (pa.ArrowException, ValueError, ArithmeticError) as error:
+        reason = _first_line(error)
+        raise SchemaMismatch(
+            f"{where} takes rows of Python values, which cannot hold these columns: {reason}"
+        ) from error
 
 
 def _unique_names(schema: pa.Schema, where: str) -> list[str]:

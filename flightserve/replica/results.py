@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from flightserve.errors import MethodFailed
-from flightserve.fabric.schemas import differences
+from flightserve.fabric.schemas import differences, empty_batch
 
 ROW_RESULT: Final = "result"
 # Methods that make up names from their data must not make this process grow.
@@ -99,7 +99,8 @@ class ResultReader:
         if isinstance(values, pa.Array):
             return values
         if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
-            raise MethodFailed(f"{self.where} returned {_kind(values)} as column {name!r}; a column is an array or a list")
+            kind = _kind(values)
+            raise MethodFailed(f"{self.where} returned {kind} as column {name!r}; a column is an array or a list")
         kind = None
         if self.output is not None and (index := self.output.get_field_index(name)) >= 0:
             kind = self.output.field(index).type
@@ -253,15 +254,6 @@ def fits(inferred: pa.DataType, before: pa.DataType) -> bool:
             for field in (inferred.field(i) for i in range(inferred.num_fields))
         )
     return False
-
-
-def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
-    """No rows of that schema."""
-    return pa.RecordBatch.from_arrays([_empty(field.type) for field in schema], schema=schema)
-
-
-def _empty(kind: pa.DataType) -> pa.Array:
-    return pa.array([], type=kind)
 
 
 def _as_before(array: pa.Array, values: list[Any], before: pa.DataType) -> pa.Array:
