@@ -22,7 +22,8 @@ from pyarrow import flight
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import flightserve_pb2_grpc as pb_grpc
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 60.0
+TIMEOUT_MS = str(int(TIMEOUT_S * 1000))
 ARROW = "application/vnd.apache.arrow.stream"
 
 
@@ -60,7 +61,9 @@ class FlightClient:
     def call(self, deployment: str, method: str, requests: Sequence[pa.RecordBatch]) -> list[pa.Table]:
         """A thread writes while this one reads: an exchange whose two sides only write is a deadlock."""
         descriptor = flight.FlightDescriptor.for_path(deployment, method)
-        writer, reader = self._client.do_exchange(descriptor, flight.FlightCallOptions(timeout=TIMEOUT_S))
+        # Flight's own timeout ends the call here; pyarrow's server sees only the header.
+        options = flight.FlightCallOptions(timeout=TIMEOUT_S, headers=[(b"x-timeout-ms", TIMEOUT_MS.encode())])
+        writer, reader = self._client.do_exchange(descriptor, options)
         sender = threading.Thread(target=self._send, args=(writer, requests), daemon=True)
         with writer:
             sender.start()
@@ -127,7 +130,7 @@ class HttpClient:
             return list(threads.map(lambda batch: self._post(deployment, method, batch), requests))
 
     def _post(self, deployment: str, method: str, batch: pa.RecordBatch) -> pa.Table:
-        headers = {"content-type": ARROW, "accept": ARROW}
+        headers = {"content-type": ARROW, "accept": ARROW, "x-timeout-ms": TIMEOUT_MS}
         body = memoryview(to_stream(batch)).tobytes()
         return from_stream(
             self._checked(self._client.post(f"/v1/{deployment}/{method}", content=body, headers=headers))
@@ -163,6 +166,7 @@ class ZmqClient:
         """Raises RuntimeError with the header of a reply whose code is not OK."""
         for number, batch in enumerate(requests):
             header = {"deployment": deployment, "method": method, "x-request-id": str(number)}
+            header["x-timeout-ms"] = TIMEOUT_MS
             self._socket.send_multipart([json.dumps(header).encode(), memoryview(to_stream(batch))], copy=False)
         replies: dict[int, pa.Table] = {}
         while len(replies) < len(requests):

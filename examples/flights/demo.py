@@ -98,6 +98,11 @@ def compare(case: Case, answer: pa.Table, direct: pa.Table, plain: pa.Table) -> 
     return ""
 
 
+def in_words(error: Exception) -> str:
+    """An error on one line, whatever its library makes of it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
 def run_case(client: clients.Client, protocol: str, case: Case, flights: pa.Table) -> tuple[Line, pa.Table | None]:
     """Call one method through one protocol; the seconds hold the client's own encoding and decoding."""
     requests = requests_for(case, flights)
@@ -106,7 +111,7 @@ def run_case(client: clients.Client, protocol: str, case: Case, flights: pa.Tabl
         replies = client.call(DEPLOYMENT, case.method, requests)
     except Exception as error:  # the libraries share no base class, and a demo reports every failure alike
         seconds = time.perf_counter() - started
-        return Line(protocol, case.method, flights.num_rows, 0, seconds, f"{type(error).__name__}: {error}"), None
+        return Line(protocol, case.method, flights.num_rows, 0, seconds, in_words(error)), None
     seconds = time.perf_counter() - started
     answer = pa.concat_tables(replies)
     return Line(protocol, case.method, flights.num_rows, answer.num_rows, seconds, ""), answer
@@ -121,7 +126,7 @@ def run_json(client: clients.HttpClient, flights: pa.Table) -> Line:
         answer = pa.Table.from_pylist(client.call_json(DEPLOYMENT, case.method, table.to_pylist()))
     except Exception as error:  # as above
         seconds = time.perf_counter() - started
-        return Line("http json", case.method, table.num_rows, 0, seconds, f"{type(error).__name__}: {error}")
+        return Line("http json", case.method, table.num_rows, 0, seconds, in_words(error))
     seconds = time.perf_counter() - started
     problem = reference.difference(case.reference(table), answer)
     return Line("http json", case.method, table.num_rows, answer.num_rows, seconds, problem)
