@@ -11,8 +11,8 @@
                    GONE            (from any phase: a process may die at any time)
 
 A child is SUSPECT when its heartbeats stop. It is replaced at once when its process turns out to be stopped, but
-otherwise not for a while, because a method that holds the interpreter for some seconds looks the same. KILLED means that the signal
-was sent and the process is not yet seen gone. GONE is final.
+otherwise not for a while, because a method that holds the interpreter for some seconds looks the same. KILLED
+means that the signal was sent and the process is not yet seen gone. GONE is final.
 """
 
 from __future__ import annotations
