@@ -9,8 +9,9 @@ Bounds. A peer has at most `PEER_IN_FLIGHT_MAX` requests in flight, all peers `l
 answered RESOURCE_EXHAUSTED. Replies never wait for a peer that does not read: at the socket's high-water mark they
 are dropped and counted. Large replies are handed to libzmq without a copy, hence hold their lease until they are
 sent; a peer may hold `limits.body_bytes_max` of them, beyond that its replies are dropped too. Heartbeats end
-connections that are not read from. A frame above the limit closes its connection (libzmq's `MAXMSGSIZE`): there is no
-reply, because the message was never received.
+connections that are not read from (ZMTP 1 peers have none; TCP's keepalive must do). A frame above the limit closes its
+connection (libzmq's `MAXMSGSIZE`): there is no reply, because the message was never received. A ROUTER is not told when
+a peer leaves, so a request whose client is gone runs until it is done or its deadline passes.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class ZmqFrontend:
         sock.setsockopt(zmq.HANDSHAKE_IVL, int(limits.header_timeout_s * 1000))
         sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(limits.stream_idle_timeout_s * 1000))
+        sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
         sock.setsockopt(zmq.LINGER, LINGER_MS)
         sock.setsockopt(zmq.IPV6, 1 if ":" in self._address[0] else 0)
 

@@ -154,7 +154,7 @@ def test_a_stream_on_which_nothing_is_sent_is_ended(stub: Any) -> None:
     requests.end()
     assert caught.value.code() == Code.DEADLINE_EXCEEDED
     assert "idle" in caught.value.details()
-    assert list(stub.Stream(iter([request()])))[0].request_id
+    assert next(iter(stub.Stream(iter([request()])))).request_id
 
 
 def test_a_running_request_is_not_idleness(stub: Any) -> None:
@@ -179,7 +179,7 @@ def test_a_client_that_never_reads_is_bounded_in_work_and_time(host: Any, stub: 
     with pytest.raises(grpc.RpcError):
         list(replies)
     requests.end()
-    assert list(stub.Stream(iter([request()])))[0].request_id
+    assert next(iter(stub.Stream(iter([request()])))).request_id
 
 
 def test_streams_are_bounded(stub: Any) -> None:
@@ -199,7 +199,7 @@ def test_a_message_above_grpcs_own_limit_ends_the_stream_with_its_status(stub: A
     with pytest.raises(grpc.RpcError) as caught:
         list(stub.Stream(iter([request(), request(stream=b"x" * (LIMIT + 100_000))]), timeout=20))
     assert caught.value.code() == Code.RESOURCE_EXHAUSTED
-    assert list(stub.Stream(iter([request()])))[0].request_id
+    assert next(iter(stub.Stream(iter([request()])))).request_id
 
 
 def test_drain_answers_what_was_taken_and_ends_with_unavailable() -> None:
