@@ -117,6 +117,10 @@ def serve_until_told(make: Callable[[], Plan], address: str | None = None) -> in
                 print(f"ready {json.dumps(_ready(running))}", file=out, flush=True)
             while not stop.wait(POLL_S):
                 running.check()
+        except SystemExit as told:
+            # While `ray.init` runs, Ray's own handler answers SIGTERM, by leaving with its number.
+            if told.code != signal.SIGTERM:
+                raise
         finally:
             running.stop()
     return 0
