@@ -42,6 +42,7 @@ GROUPED_BYTES_MAX: Final = 64 << 10
 SHARE_MIN: Final = 0.25
 # Bodies being read by all connections together; beyond, requests are shed.
 BODIES_BYTES_FACTOR: Final = 2
+_META_HEADERS: Final = frozenset((b"x-timeout-ms", b"x-priority", b"x-request-id", b"traceparent"))
 # URLs whose parsing is remembered.
 ROUTES_CACHED_MAX: Final = 1024
 
@@ -88,7 +89,7 @@ class Calls:
         get = headers.get
         try:
             spec, exchange.spec = self.service.method(*route)
-            if get(b"x-timeout-ms") or get(b"x-priority") or get(b"x-request-id") or get(b"traceparent"):
+            if not _META_HEADERS.isdisjoint(headers):
                 exchange.meta = meta_of(_texts(headers), spec, limits, exchange.arrived_ns)
             else:
                 exchange.meta = default_meta(spec, limits, exchange.arrived_ns)

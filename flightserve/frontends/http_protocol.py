@@ -89,6 +89,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._waiting: collections.deque[Any] = collections.deque()
         self._in_head = False
         self._discarding = False
+        self._piece = 0
         self._received = 0
         self._body_until = _NEVER
         self._last_written = (0, 0.0)
@@ -126,7 +127,8 @@ class EdgeProtocol(HttpToolsProtocol):
         """Parse; whatever is wrong ends the connection with an answer."""
         if self._discarding:
             return
-        self._received += len(data)
+        self._piece = len(data)
+        self._received += self._piece
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -204,6 +206,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._in_head = True
+        # Of the piece that it begins in, some may belong to the request before: not counted until the head is whole.
         self._received = 0
         if self.active is None:
             self.expires = self.loop.time() + self.limits.header_timeout_s
@@ -218,10 +221,10 @@ class EdgeProtocol(HttpToolsProtocol):
         limits = self.limits
         if len(self.headers) > limits.header_count_max or len(self.url) > limits.url_bytes_max:
             raise _Refused(self._oversized_head())
-        # All that came since the first byte fits, so the head does; only otherwise is it worth counting.
-        if self._received > limits.header_bytes_max:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > limits.header_bytes_max + limits.url_bytes_max:
+        # Where all that came since its first byte fits, the head does; only otherwise is it worth counting.
+        if self._received + self._piece > limits.header_bytes_max:
+            size = sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > limits.header_bytes_max:
                 raise _Refused(self._oversized_head())
         headers = dict(self.headers)
         declared = headers.get(b"content-length")
