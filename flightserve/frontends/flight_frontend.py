@@ -63,8 +63,9 @@ class HeadersFactory(flight.ServerMiddlewareFactory):
 class FlightServer(flight.FlightServerBase):
     """The handlers. Those of one descriptor type are a method each, so that another type is one more."""
 
-    def __init__(self, service: Service, location: str, limits: EdgeLimits) -> None:
+    def __init__(self, service: Service, location: str, limits: EdgeLimits, metrics: Any) -> None:
         self._service = service
+        self._metrics = metrics
         self._limits = limits
         self.streams = StreamRegistry(limits, self._cut)
         super().__init__(location, middleware={HEADERS: HeadersFactory()})
@@ -167,6 +168,7 @@ class FlightServer(flight.FlightServerBase):
             self._limits,
             context.is_cancelled,
             partial(self._cut, peer),
+            partial(self._metrics.answered, "flight", deployment.name, method.name),
         )
         with self.streams.entered(stream, peer):
             stream.run()
@@ -187,7 +189,7 @@ class FlightFrontend:
         """Listen: "grpc://host:port". Raises Unavailable where the address cannot be had."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
-            self._server = FlightServer(self._service, f"grpc://{host}:{self._port}", self._limits)
+            self._server = FlightServer(self._service, f"grpc://{host}:{self._port}", self._limits, self._metrics)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise Unavailable(f"Flight cannot listen on {host}:{self._port}: {error}") from error
         return f"grpc://{host}:{self._server.port}"

@@ -26,6 +26,7 @@ from flightserve.errors import (
 from flightserve.fabric.decode import validate_batch
 from flightserve.fabric.service import Reply
 from flightserve.frontends.flight_frontend import FlightFrontend
+from flightserve.metrics import Metrics
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec, RequestMeta
 
 INPUT = pa.schema([("a", pa.int64())])
@@ -112,6 +113,7 @@ class FakeService:
         self.lock = threading.Lock()
         self.pool = ThreadPoolExecutor(max_workers=8)
         self.metas: list[RequestMeta] = []
+        self.metrics = Metrics()
         self.lanes_open = 0
         self.running = 0
         self.running_max = 0
@@ -201,7 +203,7 @@ class FakeService:
 def served(limits: EdgeLimits | None = None) -> Iterator[tuple[FakeService, FlightFrontend, str]]:
     """A fake service behind a real Flight frontend: (service, frontend, address)."""
     service = FakeService()
-    frontend = FlightFrontend(service, "127.0.0.1", 0, limits or EdgeLimits(), None)  # type: ignore[arg-type]
+    frontend = FlightFrontend(service, "127.0.0.1", 0, limits or EdgeLimits(), service.metrics)  # type: ignore[arg-type]
     address = frontend.start()
     try:
         yield service, frontend, address

@@ -191,6 +191,19 @@ def test_the_request_id_is_echoed_and_made_up_when_absent(both: tuple[FakeServic
     assert len(ids) == 3
 
 
+def test_requests_are_counted_by_their_outcome() -> None:
+    with served() as (service, _, address), flight.connect(address) as client:
+        with Exchange(client, "fails") as exchange:
+            exchange.call(rows(1))
+            exchange.send(rows(-1))
+            with pytest.raises(flight.FlightInternalError):
+                exchange.reader.read_chunk()
+        text = service.metrics.text().decode()
+        for code in ("OK", "INTERNAL"):
+            line = f'requests_total{{code="{code}",deployment="Fake",frontend="flight",method="fails"}} 1.0'
+            assert line in text
+
+
 # ---- the catalogue
 
 

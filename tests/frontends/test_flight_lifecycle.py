@@ -15,6 +15,7 @@ from flightserve.config import EdgeLimits
 from flightserve.errors import Unavailable
 from flightserve.frontends import flight_peers, flight_streams
 from flightserve.frontends.flight_frontend import FlightFrontend
+from flightserve.metrics import Metrics
 from flightserve.testing import LocalService
 from tests.frontends.flight_fakes import Exchange, FakeService, good_request_works, rows, served
 from tests.support import eventually
@@ -25,7 +26,7 @@ from tests.support import eventually
 def test_a_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        frontend = FlightFrontend(FakeService(), "127.0.0.1", port, EdgeLimits(), None)  # type: ignore[arg-type]
+        frontend = FlightFrontend(FakeService(), "127.0.0.1", port, EdgeLimits(), Metrics())  # type: ignore[arg-type]
         with pytest.raises(Unavailable, match=f"127.0.0.1:{port}"):
             frontend.start()
 
@@ -200,7 +201,7 @@ class Shop:
 
 def test_real_methods_of_a_local_service() -> None:
     with LocalService(fs.App(Shop.bind())) as service:
-        frontend = FlightFrontend(service, "127.0.0.1", 0, EdgeLimits(), None)
+        frontend = FlightFrontend(service, "127.0.0.1", 0, EdgeLimits(), Metrics())
         address = frontend.start()
         try:
             with flight.connect(address) as client:
