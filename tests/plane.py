@@ -98,8 +98,12 @@ class Plane:
 
     def at_rest(self) -> bool:
         """No region in use anywhere."""
-        pools = [self.client.pool, *(replica.pool for replica in self.replicas)]
-        return all(pool.statistics()["leases"] == 0 for pool in pools)
+        return not any(self.leases().values())
+
+    def leases(self) -> dict[str, float]:
+        """Regions in use, by process."""
+        pools = {f"replica {n}": replica.pool for n, replica in enumerate(self.replicas)} | {"client": self.client.pool}
+        return {name: pool.statistics()["leases"] for name, pool in pools.items()}
 
     def stop(self) -> None:
         self.client.stop()

@@ -29,6 +29,9 @@ READ_BYTES: Final = 64 << 10
 FDS_MAX: Final = 16
 BACKLOG_BYTES_MAX: Final = 32 << 20
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(FDS_MAX * 4)
+# Plain ints: the socket module's flags are enums, whose arithmetic costs 2 us.
+_CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _UCRED: Final = struct.Struct("3i")
 
 # What a channel does with a segment announced to it: the frame and its fd, which the callee now owns.
@@ -86,7 +89,7 @@ class Channel:
                 fds = array.array("i")
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
                 self._fds.extend(fds)
-        if flags & socket.MSG_CTRUNC or len(self._fds) > FDS_MAX:
+        if flags & _TRUNCATED or len(self._fds) > FDS_MAX:
             raise ProtocolError(f"more than {FDS_MAX} fds beside one message")
         frames = self._decoder.feed(data)
         for frame in frames:
@@ -148,7 +151,7 @@ class BlockingChannel(Channel):
             try:
                 if timeout_s is not None and not self._poll.poll(timeout_s * 1000):
                     return []
-                data, ancillary, flags, _ = self.socket.recvmsg(READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+                data, ancillary, flags, _ = self.socket.recvmsg(READ_BYTES, _ANCILLARY_BYTES, _CLOEXEC)
             except OSError as error:
                 raise Unavailable("the connection to the router is lost") from error
             if not data:
@@ -244,7 +247,7 @@ class PollingChannel(Channel):
         """The frames that one read completes; empty when there is nothing now. Raises as `flush` does, and
         ProtocolError when the peer misbehaves."""
         try:
-            data, ancillary, flags, _ = self.socket.recvmsg(READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self.socket.recvmsg(READ_BYTES, _ANCILLARY_BYTES, _CLOEXEC)
         except BlockingIOError:
             return []
         except OSError as error:

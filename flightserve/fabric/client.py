@@ -11,7 +11,6 @@ import asyncio
 import collections
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Sequence
 
@@ -20,18 +19,17 @@ import pyarrow as pa
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits, FabricLimits
 from flightserve.errors import (
-    Cancelled,
-    DeadlineExceeded,
     FlightserveError,
     NotFound,
     ResourceExhausted,
     Unavailable,
 )
-from flightserve.fabric.channels import PollingChannel, connect
+from flightserve.fabric.async_uplink import AsyncUplink
+from flightserve.fabric.calls import RoutedCall
 from flightserve.fabric.lane import BlockingLane, LaneConnection
 from flightserve.fabric.segments import SegmentMap, SegmentPool
 from flightserve.fabric.service import Lane, PartCallback, Payload
-from flightserve.fabric.uplink import Deliver, MemoryFull, SharedSlice, Uplink
+from flightserve.fabric.uplink import Deliver, MemoryFull
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 from flightserve.wire import frames
 from flightserve.wire.table import Entry, Peer, RoutingTable
@@ -40,89 +38,7 @@ log = logging.getLogger(__name__)
 
 # Leases that found no frames to ride back with leave after this long; overdue requests are looked for then.
 SWEEP_S = 0.02
-# How long past its deadline a request waits for a router that should have refused it.
-GRACE_NS = 1 * NS_PER_S
 POOLED_LANES_MAX = 64
-
-
-class AsyncUplink:
-    """One connection to one router, on the event loop."""
-
-    def __init__(self, client: RouterClient, router: Peer, loop: asyncio.AbstractEventLoop) -> None:
-        self.router = router
-        self.state = Uplink(client.pool, client.mapped, client.limits, client.outstanding[router.id])
-        self._client = client
-        self._loop = loop
-        self._flush_due = False
-        self._writing = False
-        self.closed = False
-        sock = connect(router.endpoint, client.fabric.connect_timeout_s)
-        self._channel = PollingChannel(sock, client.mapped.add)
-        self._fd = sock.fileno()
-        loop.add_reader(self._fd, self._readable)
-        self.send(frames.Hello(frames.PROTOCOL_VERSION, client.peer_id, "frontend", True, pid=os.getpid()))
-
-    def send(self, frame: frames.Frame, region: frames.Region | None = None) -> None:
-        """Queue a frame; everything queued in one turn of the loop leaves in one send."""
-        if self.closed:
-            raise Unavailable("the router is gone; try again")
-        if region is not None and (region.owner, region.segment) not in self._channel.known:
-            self._channel.announce(*self._client.pool.announcement(region.segment))
-        self._channel.queue(frame)
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        if self.closed:
-            return
-        release = self.state.releases()
-        if release is not None:
-            self._channel.queue(release)
-        try:
-            done = self._channel.flush()
-        except FlightserveError as error:
-            self.close(error)
-            return
-        if done is self._writing:
-            self._writing = not done
-            if done:
-                self._loop.remove_writer(self._fd)
-            else:
-                self._loop.add_writer(self._fd, self._flush)
-
-    def _readable(self) -> None:
-        try:
-            for frame in self._channel.read():
-                if type(frame) is frames.Ping:
-                    self.send(frames.Pong(frame.number))
-                else:
-                    self.state.receive(frame)
-        except FlightserveError as error:
-            self.close(error)
-
-    def sweep(self, now_ns: int) -> None:
-        """Send leases that wait, and end requests whose router forgot them."""
-        if self.state.released and not self._flush_due:
-            self._flush()
-        overdue = self.state.overdue(now_ns - GRACE_NS)
-        if overdue:
-            self.state.fail(overdue, DeadlineExceeded("the deadline passed and the router did not answer"))
-
-    def close(self, error: FlightserveError) -> None:
-        """End the connection; everything in flight on it fails with Unavailable."""
-        if self.closed:
-            return
-        self.closed = True
-        self._loop.remove_reader(self._fd)
-        if self._writing:
-            self._loop.remove_writer(self._fd)
-        self._channel.close()
-        log.info("connection to router %x ended: %s", self.router.id, error)
-        self.state.router_lost()
-        self.state.fail(list(self.state.pending), Unavailable("the router was lost while the request was in flight"))
-        self._client.uplink_lost(self)
 
 
 class RouterClient:
@@ -190,6 +106,7 @@ class RouterClient:
             self._lanes.clear()
         if self._loop is not None and self._loop.is_running():
             asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(5)
+        self.pool.close()
 
     async def _stop(self) -> None:
         for uplink in list(self._uplinks.values()):
@@ -205,7 +122,7 @@ class RouterClient:
             try:
                 self._uplinks[router.id] = AsyncUplink(self, router, self._loop)
             except FlightserveError as error:
-                log.info("router %x cannot be reached: %s", router.id, error)
+                log.info("router %x cannot be reached: %s", router.id, error.message)
                 self._loop.call_later(0.1, self._connect)
 
     def uplink_lost(self, uplink: AsyncUplink) -> None:
@@ -439,98 +356,3 @@ class RouterClient:
 def _log_failure(done: asyncio.Task[None]) -> None:
     if not done.cancelled() and done.exception() is not None:
         log.error("a group of requests could not be submitted", exc_info=done.exception())
-
-
-class RoutedCall:
-    """One request in flight (`fabric.service.AsyncCall`)."""
-
-    __slots__ = (
-        "_client",
-        "_events",
-        "_finished",
-        "_meta",
-        "_payload",
-        "_request_id",
-        "_target",
-        "_uplink",
-        "_waiting",
-    )
-
-    def __init__(self, client: RouterClient, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
-        self._client = client
-        self._target = (deployment, method)
-        self._payload: Payload | None = payload
-        self._meta = meta
-        self._events: collections.deque[SharedSlice | FlightserveError] = collections.deque()
-        self._waiting: asyncio.Future[None] | None = None
-        self._finished = False
-        self._uplink: AsyncUplink | None = None
-        self._request_id = 0
-        try:
-            self._start()
-        except MemoryFull:
-            self._payload = payload
-        except FlightserveError as error:
-            self._deliver(0, None, error, True)
-
-    def _start(self) -> None:
-        payload, self._payload = self._payload, None
-        assert payload is not None
-        deployment, method = self._target
-        self._uplink, self._request_id = self._client.submit(deployment, method, payload, self._meta, self._deliver)
-
-    def _deliver(self, _: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
-        if self._finished:
-            return
-        if error is not None:
-            self._events.append(error)
-        elif result is not None:
-            self._events.append(result)
-        self._finished = last
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
-    def __aiter__(self) -> RoutedCall:
-        return self
-
-    async def __anext__(self) -> SharedSlice:
-        while not self._events:
-            if self._finished:
-                raise StopAsyncIteration
-            if self._payload is not None:
-                await self._start_late()
-                continue
-            self._waiting = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiting
-            except asyncio.CancelledError:
-                self.cancel()
-                raise
-        event = self._events.popleft()
-        if isinstance(event, FlightserveError):
-            raise event
-        return event
-
-    async def _start_late(self) -> None:
-        payload = self._payload
-        assert payload is not None
-        try:
-            self._start()
-        except MemoryFull as full:
-            self._payload = payload
-            try:
-                await self._client.room(full.nbytes, self._meta.deadline_ns)
-            except FlightserveError as error:
-                self._payload = None
-                self._deliver(0, None, error, True)
-        except FlightserveError as error:
-            self._deliver(0, None, error, True)
-
-    def cancel(self) -> None:
-        """Give up; the router takes the request out of its queue, or tells the replica."""
-        if self._finished:
-            return
-        self._deliver(0, None, Cancelled("the caller gave up"), True)
-        if self._uplink is not None and not self._uplink.closed:
-            self._uplink.state.pending.pop(self._request_id, None)
-            self._uplink.send(frames.Cancel([self._request_id]))

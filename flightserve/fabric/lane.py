@@ -162,7 +162,15 @@ class BlockingLane:
         if self._closed:
             self._give_back()
             raise Cancelled("the stream is closed")
+        if reply is not None and not reply.last:
+            self._took(reply.key)
         return reply
+
+    def _took(self, key: int) -> None:
+        request_id = self._request_ids.get(key)
+        if request_id is not None and self._connection is not None:
+            with contextlib.suppress(Unavailable):
+                self._connection.send(frames.Taken(request_id, 1))
 
     def _receive(self, timeout_s: float | None) -> Reply | None:
         if self._replies:

@@ -133,6 +133,11 @@ class SegmentPool:
         owned = self._segments[segment]
         return Segment(self.owner, segment, owned.nbytes), owned.fd
 
+    def close(self) -> None:
+        """Let go of every segment; memory that is still leased lives on in its readers."""
+        with self._lock:
+            self._segments.clear()
+
     def statistics(self) -> dict[str, float]:
         """Bytes of segments and counts of regions in use."""
         with self._lock:

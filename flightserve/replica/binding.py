@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -191,7 +192,8 @@ class BoundMethod:
         """What the caller gets for what user code raised."""
         if isinstance(error, FlightserveError):
             return error
-        log.error("%s raised %s", self.where, type(error).__name__, exc_info=error)
+        # Text now: a logging handler that keeps the exception would keep the micro-batch's rows.
+        log.error("%s raised\n%s", self.where, "".join(traceback.format_exception(error)))
         return MethodFailed(describe(error))
 
 

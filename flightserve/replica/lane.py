@@ -8,7 +8,6 @@ its socket while it waits, because that is where regions come back.
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import contextlib
 import logging
@@ -61,7 +60,9 @@ class Lane:
         self._waiting: collections.deque[frames.Execute] = collections.deque()
         self._keeping: list[Inputs] = []
         self._flushing = threading.Lock()
-        self._unread: set[tuple[int, int]] = set()
+        # The micro-batch whose reply this thread streams, and its parts that the reader has not taken.
+        self._streaming = 0
+        self._unread = 0
 
     # ---- frames in
 
@@ -79,10 +80,17 @@ class Lane:
                 self._waiting.append(frame)
             elif type(frame) is frames.Release:
                 for _, segment, offset in frame.regions:
-                    self._unread.discard((segment, offset))
                     self.service.freed(segment, offset, frame.lost)
+            elif type(frame) is frames.Taken:
+                self._taken(frame)
             elif type(frame) is frames.SegmentGone:
                 self.service.mapped.forget(frame.owner, frame.segment)
+
+    def _taken(self, frame: frames.Taken) -> None:
+        if frame.id == self._streaming:
+            self._unread -= frame.parts
+        else:
+            self.service.taken(frame.id, frame.parts)
 
     @property
     def idle(self) -> bool:
@@ -152,10 +160,12 @@ class Lane:
 
     def _stream(self, frame: frames.Execute, batches: Iterator[pa.RecordBatch], context: Context) -> tuple[None, int]:
         """Send each batch as it is made; wait while too many lie unread. The stream's end has no region."""
+        self._streaming, self._unread = frame.batch_id, 0
         try:
             for batch in batches:
                 self.send_part(frame, batch)
-                while len(self._unread) >= STREAM_WINDOW and not context.cancelled:
+                self._unread += 1
+                while self._unread >= STREAM_WINDOW and not context.cancelled:
                     self.pump(PUMP_S)
                 if context.cancelled:
                     raise Cancelled("nobody waits for the stream any more")
@@ -163,17 +173,12 @@ class Lane:
             close = getattr(batches, "close", None)
             if close is not None:
                 close()
-            self._unread.clear()
+            self._streaming = 0
         return None, 0
 
-    def send_part(self, frame: frames.Execute, batch: pa.RecordBatch, window: asyncio.Semaphore | None = None) -> None:
-        """Send one batch of a streamed reply. A stream on the event loop brings its window."""
+    def send_part(self, frame: frames.Execute, batch: pa.RecordBatch) -> None:
+        """Send one batch of a streamed reply."""
         region = self.write(batch)
-        key = (region.segment, region.offset)
-        if window is None:
-            self._unread.add(key)
-        else:
-            self.service.windows[key] = window
         self.send(frames.Done(frame.batch_id, region, batch.num_rows, False), region)
 
     # ---- memory and frames out
@@ -207,7 +212,12 @@ class Lane:
             self.service.outstanding.add((region.segment, region.offset))
             if (region.owner, region.segment) not in self.channel.known:
                 announcements = (self.service.pool.announcement(region.segment),)
-        self.channel.send(out, announcements)
+        try:
+            self.channel.send(out, announcements)
+        except Unavailable:
+            if region is not None:
+                self.service.freed(region.segment, region.offset, lost=True)
+            raise
 
     def flush(self) -> None:
         """Send releases of regions that user code kept and has let go. Any thread."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
-from flightserve.errors import FlightserveError, MethodFailed, ProtocolError, Unavailable
+from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ProtocolError, Unavailable
 from flightserve.fabric.channels import BlockingChannel, connect
 from flightserve.fabric.segments import SegmentMap, SegmentPool
 from flightserve.replica.binding import BoundMethod, bind_methods
@@ -63,7 +63,7 @@ class ReplicaService:
         self._threads: list[threading.Thread] = []
         self._lane_threads: dict[int, threading.Thread] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.windows: dict[tuple[int, int], asyncio.Semaphore] = {}
+        self._windows: dict[int, asyncio.Semaphore] = {}
         self._async_running = 0
         self.pool.on_dropped.append(self._segment_dropped)
 
@@ -129,6 +129,7 @@ class ReplicaService:
             thread.join(5)
         if self._loop is not None and not self._loop.is_running():
             self._loop.close()
+        self.pool.close()
 
     def _hang_up(self) -> None:
         for channel in [self._main, *(lane.channel for lane in self._lanes.values())]:
@@ -165,7 +166,7 @@ class ReplicaService:
             except FlightserveError as error:
                 if channel is not None:
                     channel.close()
-                log.info("%s cannot reach its router yet: %s", self.spec.name, error)
+                log.info("%s cannot reach its router yet: %s", self.spec.name, error.message)
                 with self._changed:
                     self._changed.wait(RETRY_S)
 
@@ -193,6 +194,7 @@ class ReplicaService:
                 context = self._contexts.get(frame.batch_id)
                 if context is not None:
                     context.cancel()
+                    self.taken(frame.batch_id, 1)
             elif type(frame) is frames.PeerGone:
                 self.mapped.forget(frame.peer_id)
             elif type(frame) is frames.SegmentGone:
@@ -217,7 +219,7 @@ class ReplicaService:
                 lane.serve()
             except FlightserveError as error:
                 level = logging.WARNING if isinstance(error, ProtocolError) else logging.INFO
-                log.log(level, "lane %d of %s ended: %s", number, self.spec.name, error)
+                log.log(level, "lane %d of %s ended: %s", number, self.spec.name, error.message)
             finally:
                 del self._lanes[number]
                 channel.close()
@@ -235,9 +237,13 @@ class ReplicaService:
             return
         self.outstanding.discard((segment, offset))
         (self.pool.abandon if lost else self.pool.free)(segment, offset)
-        window = self.windows.pop((segment, offset), None)
+
+    def taken(self, batch_id: int, parts: int) -> None:
+        """The reader of a stream on the event loop is ready for more, or has gone. Any thread."""
+        window = self._windows.get(batch_id)
         if window is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(window.release)
+            for _ in range(parts):
+                self._loop.call_soon_threadsafe(window.release)
 
     def context(self, frame: frames.Execute) -> Context:
         """The context of a micro-batch, from now on known as running; `left` ends that."""
@@ -331,9 +337,12 @@ class ReplicaService:
     async def _stream_async(
         self, lane: Lane, frame: frames.Execute, batches: AsyncIterator[pa.RecordBatch], context: Context
     ) -> None:
-        window = asyncio.Semaphore(STREAM_WINDOW)
-        async for batch in batches:
-            await window.acquire()
-            if context.cancelled:
-                break
-            lane.send_part(frame, batch, window)
+        window = self._windows[frame.batch_id] = asyncio.Semaphore(STREAM_WINDOW)
+        try:
+            async for batch in batches:
+                await window.acquire()
+                if context.cancelled:
+                    raise Cancelled("nobody waits for the stream any more")
+                lane.send_part(frame, batch)
+        finally:
+            del self._windows[frame.batch_id]

@@ -99,12 +99,21 @@ class Dispatcher:
         request.results = []
         request.settled = False
         request.streamed = False
+        request.batch = None
         link.requests[part.request_id] = request
         return request
 
     def cancel(self, requests: Sequence[Routed], now_ns: int) -> None:
         """Callers gave these up."""
         self.handle(Cancelled([r.id for r in requests]), now_ns)
+
+    def taken(self, request: Routed, parts: int) -> None:
+        """The reader of a streamed reply is ready for more."""
+        if request.streamed and request.batch is not None:
+            lane, batch_id = request.batch
+            if not lane.channel.closed:
+                lane.channel.queue(frames.Taken(batch_id, parts))
+                self.dirty.add(lane)
 
     # ---- from replicas
 
@@ -199,6 +208,7 @@ class Dispatcher:
                     part.traceparent,
                 )
             )
+            request.batch = (link, effect.batch_id)
             pieces.append((request, piece.row_offset, piece.rows))
         link.running[effect.batch_id] = Running(pieces, holds)
         link.channel.queue(frames.Execute(effect.batch_id, effect.group[0], [h.region for h in holds], parts))

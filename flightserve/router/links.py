@@ -54,7 +54,7 @@ class Hold:
 class Routed(Request):
     """A request with what only the shell knows of it."""
 
-    __slots__ = ("dispatcher", "hold", "link", "part", "results", "settled", "streamed")
+    __slots__ = ("batch", "dispatcher", "hold", "link", "part", "results", "settled", "streamed")
 
     dispatcher: Dispatcher
     link: Link
@@ -64,6 +64,8 @@ class Routed(Request):
     results: list[tuple[int, Hold, int, int]]
     settled: bool
     streamed: bool
+    # The lane and micro-batch it was given to last.
+    batch: tuple[Link, int] | None
 
 
 @dataclass(slots=True)

@@ -58,6 +58,9 @@ class RouterService:
         self._posted: collections.deque[Callable[[], None]] = collections.deque()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll = select.epoll()
+        # Guards the write end of the wake pipe against being closed, and its number used again, under a writer.
+        self._waking = threading.Lock()
+        self._closed = False
         self._running = False
         self._draining = False
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
@@ -82,8 +85,9 @@ class RouterService:
     def post(self, action: Callable[[], None]) -> None:
         """Run `action` on the loop."""
         self._posted.append(action)
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"\0")
+        with self._waking, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.write(self._wake_write, b"\0")
 
     def drain(self, timeout_s: float) -> bool:
         """Take nothing new; True once nothing is queued or running."""
@@ -204,7 +208,7 @@ class RouterService:
             try:
                 check_peer(sock)
             except ProtocolError as error:
-                log.warning("refused a connection: %s", error)
+                log.warning("refused a connection: %s", error.message)
                 sock.close()
                 continue
             link = Link(next(self._numbers), sock, self._segments)
@@ -228,7 +232,7 @@ class RouterService:
             return
         peer = link.peer
         if isinstance(error, ProtocolError):
-            log.warning("closing %s: %s", peer and f"{peer.tier} {peer.id:x}", error)
+            log.warning("closing %s: %s", f"{peer.tier} {peer.id:x}" if peer else "a stranger", error.message)
         self._epoll.unregister(link.fd)
         self._by_fd.pop(link.fd, None)
         self._links.pop(link.number, None)
@@ -258,6 +262,8 @@ class RouterService:
 
     def _gone(self, peer: Peer) -> None:
         self._segments.drop(peer.id)
+        for link in self._links.values():
+            link.channel.known = {key for key in link.channel.known if key[0] != peer.id}
         for other in list(self._peers.values()):
             if other.main is not None:
                 other.main.channel.queue(frames.PeerGone(peer.id))
@@ -326,6 +332,11 @@ class RouterService:
             request = link.requests.get(request_id)
             if request is not None:
                 request.dispatcher.cancel([request], now_ns)
+
+    def _on_taken(self, link: Link, frame: frames.Taken, now_ns: int) -> None:
+        request = link.requests.get(frame.id)
+        if request is not None:
+            request.dispatcher.taken(request, frame.parts)
 
     def _on_release(self, link: Link, frame: frames.Release, now_ns: int) -> None:
         link.released(frame.regions)
@@ -418,8 +429,10 @@ class RouterService:
         self._listener.close()
         self._epoll.close()
         self._segments.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._waking:
+            self._closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
 
 _HANDLERS: dict[type, Callable[[RouterService, Link, Any, int], None]] = dict.fromkeys(
@@ -430,6 +443,7 @@ _HANDLERS.update(
         frames.Hello: RouterService._on_hello,
         frames.Submit: RouterService._on_submit,
         frames.Cancel: RouterService._on_cancel,
+        frames.Taken: RouterService._on_taken,
         frames.Release: RouterService._on_release,
         frames.Done: RouterService._on_done,
         frames.Failed: RouterService._on_failed,

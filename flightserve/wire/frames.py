@@ -176,6 +176,14 @@ class Pong(msgspec.Struct, array_like=True, tag=15):
     number: int
 
 
+class Taken(msgspec.Struct, array_like=True, tag=17):
+    """The reader of a streamed reply took `parts` more of it. From a frontend `id` is the request's, to a
+    replica the micro-batch's. Not the same as a Release: a reader may keep what it took."""
+
+    id: int
+    parts: int
+
+
 class Goodbye(msgspec.Struct, array_like=True, tag=16):
     """The sender drains: it takes nothing new, and finishes what it has."""
 
@@ -197,6 +205,7 @@ Frame = (
     | Ping
     | Pong
     | Goodbye
+    | Taken
 )
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -32,6 +32,7 @@ any_frame = st.one_of(
     st.builds(frames.Ping, numbers),
     st.builds(frames.Pong, numbers),
     st.just(frames.Goodbye()),
+    st.builds(frames.Taken, numbers, numbers),
 )
 
 

@@ -1,0 +1,114 @@
+"""One request in flight, as a frontend's event loop iterates over it."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import TYPE_CHECKING
+
+from flightserve.errors import Cancelled, FlightserveError
+from flightserve.fabric.async_uplink import AsyncUplink
+from flightserve.fabric.service import Payload
+from flightserve.fabric.uplink import MemoryFull, SharedSlice
+from flightserve.types import RequestMeta
+from flightserve.wire import frames
+
+if TYPE_CHECKING:
+    from flightserve.fabric.client import RouterClient
+
+
+class RoutedCall:
+    """One request in flight (`fabric.service.AsyncCall`)."""
+
+    __slots__ = (
+        "_client",
+        "_events",
+        "_finished",
+        "_meta",
+        "_payload",
+        "_request_id",
+        "_target",
+        "_uplink",
+        "_waiting",
+    )
+
+    def __init__(self, client: RouterClient, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
+        self._client = client
+        self._target = (deployment, method)
+        self._payload: Payload | None = payload
+        self._meta = meta
+        self._events: collections.deque[SharedSlice | FlightserveError] = collections.deque()
+        self._waiting: asyncio.Future[None] | None = None
+        self._finished = False
+        self._uplink: AsyncUplink | None = None
+        self._request_id = 0
+        try:
+            self._start()
+        except MemoryFull:
+            self._payload = payload
+        except FlightserveError as error:
+            self._deliver(0, None, error, True)
+
+    def _start(self) -> None:
+        payload, self._payload = self._payload, None
+        assert payload is not None
+        deployment, method = self._target
+        self._uplink, self._request_id = self._client.submit(deployment, method, payload, self._meta, self._deliver)
+
+    def _deliver(self, _: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
+        if self._finished:
+            return
+        if error is not None:
+            self._events.append(error)
+        elif result is not None:
+            self._events.append(result)
+        self._finished = last
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def __aiter__(self) -> RoutedCall:
+        return self
+
+    async def __anext__(self) -> SharedSlice:
+        while not self._events:
+            if self._finished:
+                raise StopAsyncIteration
+            if self._payload is not None:
+                await self._start_late()
+                continue
+            self._waiting = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiting
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        event = self._events.popleft()
+        if isinstance(event, FlightserveError):
+            raise event
+        if self._uplink is not None and not self._finished and not self._uplink.closed:
+            self._uplink.send(frames.Taken(self._request_id, 1))
+        return event
+
+    async def _start_late(self) -> None:
+        payload = self._payload
+        assert payload is not None
+        try:
+            self._start()
+        except MemoryFull as full:
+            self._payload = payload
+            try:
+                await self._client.room(full.nbytes, self._meta.deadline_ns)
+            except FlightserveError as error:
+                self._payload = None
+                self._deliver(0, None, error, True)
+        except FlightserveError as error:
+            self._deliver(0, None, error, True)
+
+    def cancel(self) -> None:
+        """Give up; the router takes the request out of its queue, or tells the replica."""
+        if self._finished:
+            return
+        self._deliver(0, None, Cancelled("the caller gave up"), True)
+        if self._uplink is not None and not self._uplink.closed:
+            self._uplink.state.pending.pop(self._request_id, None)
+            self._uplink.send(frames.Cancel([self._request_id]))
