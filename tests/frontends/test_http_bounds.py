@@ -1,0 +1,162 @@
+"""Heads that are too large, requests that take too long, readers that do not read (rows 18, 19, 22 of RELIABILITY's
+table). After each the server is where it was, and the next good request works."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from flightserve.config import EdgeLimits
+from tests.frontends.http_support import ARROW, Raw, frontend_of, http_served, post
+from tests.support import eventually
+
+LIMITS = EdgeLimits(
+    header_timeout_s=0.4,
+    body_idle_timeout_s=0.4,
+    body_timeout_s=1.5,
+    keep_alive_s=3.0,
+    connections_max=60,
+)
+IDENTITY = "/v1/Probe/identity"
+GOOD = b'{"columns":{"a":[1]}}'
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[Any, httpx.Client]]:
+    with http_served(LIMITS) as served:
+        yield served
+
+
+@pytest.fixture
+def client(server: tuple[Any, httpx.Client]) -> httpx.Client:
+    return server[1]
+
+
+@pytest.fixture
+def url(client: httpx.Client) -> str:
+    return str(client.base_url)
+
+
+@pytest.fixture(autouse=True)
+def unharmed(server: tuple[Any, httpx.Client]) -> Iterator[None]:
+    host, client = server
+    yield
+    assert client.post(IDENTITY, content=GOOD).json() == {"columns": {"a": [1]}}
+    frontend = frontend_of(host)
+    eventually(
+        lambda: frontend.statistics()["http_in_flight"] == 0 and frontend.statistics()["http_held_bytes"] == 0,
+        what=repr(frontend),
+    )
+
+
+# ---- 18: heads
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (f"POST {IDENTITY} HTTP/1.1\r\nx: " + "y" * 65_536 + "\r\n\r\n", 431),
+        (f"POST {IDENTITY} HTTP/1.1\r\nx: " + "y" * 300_000, 431),
+        (f"POST {IDENTITY} HTTP/1.1\r\n" + "y" * 300_000, 431),
+        (f"POST {IDENTITY} HTTP/1.1\r\n" + "".join(f"h{n}: x\r\n" for n in range(1000)) + "\r\n", 431),
+        ("GET /" + "u" * 65_536 + " HTTP/1.1\r\n\r\n", 414),
+        ("GET /" + "u" * 300_000, 414),
+        (f"POST {IDENTITY}?" + "u" * 65_536 + " HTTP/1.1\r\n\r\n", 414),
+    ],
+)
+def test_row_18_heads(url: str, head: str, status: int) -> None:
+    raw = Raw(url).send(head.encode()).until_closed()
+    assert (raw.status, raw.code) == (status, "RESOURCE_EXHAUSTED")
+
+
+def test_row_18_heads_within_the_bounds_are_taken(url: str) -> None:
+    headers = [f"h{n}: {'x' * 100}" for n in range(LIMITS.header_count_max - 10)]
+    assert (
+        Raw(url).send(post(IDENTITY + "?" + "q" * 16_000, GOOD, *headers, "connection: close")).until_closed().status
+        == 200
+    )
+
+
+# ---- 19: time
+
+
+def drip(url: str, request: bytes) -> Raw:
+    """Send a byte every 50 ms until the server closes."""
+    raw = Raw(url)
+    raw.socket.settimeout(0.05)
+    for byte in request:
+        raw.send(bytes((byte,)))
+        try:
+            data = raw.socket.recv(1 << 16)
+        except TimeoutError:
+            continue
+        raw.received += data
+        break
+    else:
+        raise AssertionError("all was taken")
+    raw.socket.settimeout(20)
+    return raw.until_closed()
+
+
+def test_row_19_heads_and_bodies_that_drip(url: str) -> None:
+    head, _, _ = post(IDENTITY, GOOD).partition(b"\r\n\r\n")
+    long_body = post(IDENTITY, b" " * 1000).partition(b"\r\n\r\n")
+    with ThreadPoolExecutor(3) as pool:
+        dripped_head = pool.submit(drip, url, head + b"\r\nx: " + b"y" * 200)
+        dripped_body = pool.submit(drip_body, url, long_body)
+        stopped = pool.submit(lambda: Raw(url).send(head + b"\r\n\r\n" + GOOD[:5]).until_closed())
+        # Meanwhile the good are served.
+        assert httpx.post(url + IDENTITY[1:] if url.endswith("/") else url + IDENTITY, content=GOOD).status_code == 200
+        for slow in (dripped_head, dripped_body, stopped):
+            raw = slow.result()
+            assert (raw.status, raw.code) == (408, "DEADLINE_EXCEEDED")
+            assert b"connection: close" in raw.head
+
+
+def drip_body(url: str, request: tuple[bytes, bytes, bytes]) -> Raw:
+    """The head at once, the body byte by byte: within the time between bytes, not within that of bodies."""
+    raw = Raw(url).send(request[0] + b"\r\n\r\n")
+    raw.socket.settimeout(0.05)
+    for byte in request[2]:
+        raw.send(bytes((byte,)))
+        try:
+            raw.received += raw.socket.recv(1 << 16)
+        except TimeoutError:
+            continue
+        break
+    raw.socket.settimeout(20)
+    return raw.until_closed()
+
+
+def test_row_19_idle_connections_are_closed(url: str) -> None:
+    silent = Raw(url)
+    used = Raw(url).send(post(IDENTITY, GOOD)).read_answer()
+    assert silent.until_closed().received == b""
+    assert used.socket.recv(10) == b""
+    used.close()
+
+
+def test_row_19_connections_are_bounded(url: str, server: tuple[Any, httpx.Client]) -> None:
+    frontend = frontend_of(server[0])
+    held = [Raw(url) for _ in range(LIMITS.connections_max)]
+    eventually(lambda: frontend.statistics()["http_connections"] >= LIMITS.connections_max)
+    extra = Raw(url).until_closed()
+    assert (extra.status, extra.code) == (503, "UNAVAILABLE")
+    for raw in held:
+        raw.close()
+    eventually(lambda: frontend.statistics()["http_connections"] < 5)
+
+
+def test_row_22_a_reader_that_never_reads_is_given_up(url: str, server: tuple[Any, httpx.Client]) -> None:
+    frontend = frontend_of(server[0])
+    raw = Raw(url)
+    raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.send(post("/v1/Probe/large", b'{"columns":{"a":[1000000]}}', f"accept: {ARROW}"))
+    eventually(lambda: frontend.statistics()["http_in_flight"] == 1)
+    eventually(lambda: frontend.statistics()["http_in_flight"] == 0, timeout_s=20)
+    raw.close()
