@@ -1,0 +1,609 @@
+"""User methods in every form: what they get, what becomes of what they return, and how they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from flightserve.declare import deployment, method, single_input, spec_of
+from flightserve.errors import Cancelled, MethodFailed, NotFound, SchemaMismatch
+from flightserve.replica.binding import MESSAGE_BYTES_MAX, BoundMethod, bind_methods, describe
+from flightserve.replica.context import Context, context, entered
+from tests.columns import ROWS, columns
+
+BATCH = pa.record_batch({"a": np.arange(6, dtype=np.int64), "b": np.arange(6.0)})
+PIECES = [BATCH.slice(0, 2), BATCH.slice(2)]
+
+
+def bound(function: Callable[..., Any]) -> BoundMethod:
+    """The function as the one method of a deployment `D`."""
+    made: Any = deployment(type("D", (), {"m": function}))
+    return bind_methods(made(), spec_of(made.bind()))["m"]
+
+
+def returning(value: Any, **options: Any) -> BoundMethod:
+    def m(self: Any, batch: pa.RecordBatch) -> Any:
+        return value
+
+    return bound(method(**options)(m))
+
+
+def address(array: pa.Array) -> int:
+    return int(array.buffers()[-1].address)
+
+
+# ---- forms
+
+
+def test_one_piece_is_handed_on_as_it_is() -> None:
+    got = bound(lambda self, batch: batch)([BATCH])
+    assert got is BATCH
+
+
+def test_several_pieces_are_one_batch() -> None:
+    got = bound(lambda self, batch: batch)(PIECES)
+    assert got.equals(BATCH)
+
+
+def test_a_table_has_the_pieces_as_chunks_without_a_copy() -> None:
+    seen: list[pa.Table] = []
+
+    def m(self: Any, table: pa.Table) -> pa.Table:
+        seen.append(table)
+        return table
+
+    assert bound(m)(PIECES).equals(BATCH)
+    assert [address(chunk) for chunk in seen[0].column("b").chunks] == [address(p.column(1)) for p in PIECES]
+
+
+def test_numpy_gets_views() -> None:
+    seen: dict[str, Any] = {}
+
+    def m(self: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+        seen.update(arrays)
+        return {"c": arrays["b"] * 2}
+
+    assert bound(m)([BATCH.slice(2)]).column(0).to_pylist() == [4.0, 6.0, 8.0, 10.0]
+    assert seen["b"].ctypes.data == address(BATCH.column(1)) + 2 * 8
+    assert not seen["b"].flags.writeable
+    assert list(bound(m)(PIECES).column(0).to_numpy()) == list(np.arange(6.0) * 2)
+
+
+def test_polars_gets_numbers_without_a_copy() -> None:
+    seen: list[pl.DataFrame] = []
+
+    def m(self: Any, frame: pl.DataFrame) -> pl.DataFrame:
+        seen.append(frame)
+        return frame.select(c=pl.col("a") + 1)
+
+    assert bound(m)(PIECES).to_pydict() == {"c": [1, 2, 3, 4, 5, 6]}
+    assert bound(m)([BATCH]).num_rows == 6
+    assert seen[-1]["b"].to_arrow().buffers()[1].address == address(BATCH.column(1))
+
+
+def test_pandas_gets_numbers_without_a_copy() -> None:
+    seen: list[pd.DataFrame] = []
+
+    def m(self: Any, frame: pd.DataFrame) -> pd.DataFrame:
+        seen.append(frame)
+        return frame.assign(c=frame.a + 1)[["c"]]
+
+    assert bound(m)([BATCH]).to_pydict() == {"c": [1, 2, 3, 4, 5, 6]}
+    assert seen[0]["b"].to_numpy().ctypes.data == address(BATCH.column(1))
+    result = bound(m)(PIECES)
+    assert result.to_pydict() == {"c": [1, 2, 3, 4, 5, 6]}
+    assert result.schema.metadata is None
+
+
+def test_pandas_metadata_of_strangers_makes_no_index() -> None:
+    table = pa.Table.from_pandas(pd.DataFrame({"a": [1, 2]}, index=pd.Index([7, 8], name="i")))
+
+    def m(self: Any, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame
+
+    assert sorted(bound(m)(table.to_batches()).schema.names) == ["a", "i"]
+
+
+def passing(form: str) -> BoundMethod:
+    def batch(self: Any, it: pa.RecordBatch) -> Any:
+        return it
+
+    def table(self: Any, it: pa.Table) -> Any:
+        return it
+
+    def numpy(self: Any, it: dict[str, np.ndarray[Any, Any]]) -> Any:
+        return {"n": np.array([len(array) for array in it.values()] * ROWS)}
+
+    def polars(self: Any, it: pl.DataFrame) -> Any:
+        return it
+
+    def pandas(self: Any, it: pd.DataFrame) -> Any:
+        return {"n": np.full(len(it), len(it))}
+
+    @single_input
+    def row(self: Any, it: dict[str, Any]) -> Any:
+        return {"n": len(it)}
+
+    return bound({"batch": batch, "table": table, "numpy": numpy, "polars": polars, "pandas": pandas, "row": row}[form])
+
+
+# Types these libraries do not have; everything else passes.
+NOT_IN = {
+    "polars": {"sparse_union", "dense_union", "run_ends", "interval", "list_view"},
+    "pandas": {"sparse_union", "dense_union", "run_ends"},
+}
+
+
+@pytest.mark.parametrize("name", list(columns()))
+@pytest.mark.parametrize("form", ["batch", "table", "numpy", "polars", "pandas", "row"])
+def test_every_type_in_every_form(form: str, name: str) -> None:
+    batch = pa.record_batch({name: columns()[name]})
+    if name in NOT_IN.get(form, ()):
+        with pytest.raises(SchemaMismatch, match=rf"D\.m takes {form}, which cannot hold these columns"):
+            passing(form)([batch])
+        return
+    result = passing(form)([batch.slice(0, 2), batch.slice(2)] if name != "run_ends" else [batch])
+    assert result.num_rows == ROWS
+    if form in ("batch", "table"):
+        assert result.schema.equals(batch.schema)
+        assert result.column(0).to_pylist() == batch.column(0).to_pylist()
+
+
+def test_numpy_conversions() -> None:
+    seen: dict[str, Any] = {}
+
+    def m(self: Any, arrays: Mapping[str, Any]) -> Any:
+        seen.update(arrays)
+        return arrays["int64"]
+
+    bound(m)([pa.record_batch(columns())])
+    assert seen["int8"].dtype == np.float64
+    assert np.isnan(seen["int8"][1])
+    assert seen["string"].dtype == object
+    assert seen["string"][2] is None
+    assert seen["timestamp"].dtype == np.dtype("datetime64[us]")
+    assert seen["timestamp"][0] == np.datetime64("2013-01-01T05:15")
+    assert np.isnat(seen["timestamp"][1])
+    assert seen["fixed_list"].shape == (ROWS, 2)
+    assert seen["dense_union"].dtype == object
+
+
+def test_fixed_size_lists_are_two_dimensional_views_both_ways() -> None:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(12.0)), 2)
+    seen: list[Any] = []
+
+    def m(self: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+        seen.append(arrays["v"])
+        return {"v": arrays["v"]}
+
+    result = bound(m)([pa.record_batch({"v": vectors}).slice(2)])
+    assert seen[0].tolist() == [[4, 5], [6, 7], [8, 9], [10, 11]]
+    assert seen[0].ctypes.data == address(vectors.values) + 4 * 8
+    assert result.column(0).type == vectors.type
+    assert result.column(0).values.buffers()[1].address == seen[0].ctypes.data
+
+
+@pytest.mark.parametrize("form", ["numpy", "polars", "row"])
+def test_two_columns_of_one_name_are_refused_where_names_count(form: str) -> None:
+    twice = pa.RecordBatch.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    with pytest.raises(SchemaMismatch, match="two of these have the same"):
+        passing(form)([twice])
+
+
+@pytest.mark.parametrize("form", ["batch", "table", "polars"])
+def test_no_rows_are_fine(form: str) -> None:
+    assert passing(form)([BATCH.slice(0, 0)]).num_rows == 0
+
+
+def test_a_batch_that_is_kept_stays_what_it_was() -> None:
+    class Keeper:
+        def __init__(self) -> None:
+            self.kept: list[pa.RecordBatch] = []
+
+        def keep(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+            self.kept.append(batch)
+            return batch
+
+    made: Any = deployment(Keeper)
+    keeper = made()
+    keep = bind_methods(keeper, spec_of(made.bind()))["keep"]
+    for number in range(3):
+        keep([pa.record_batch({"n": [number]})])
+    assert [batch.column(0).to_pylist() for batch in keeper.kept] == [[0], [1], [2]]
+
+
+# ---- results
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pa.table({"result": [1, 2, 3]}),
+        pa.table({"result": pa.chunked_array([[1], [2, 3]])}),
+        pa.RecordBatchReader.from_batches(
+            pa.schema([("result", pa.int64())]), [pa.record_batch({"result": [1]}), pa.record_batch({"result": [2, 3]})]
+        ),
+        {"result": [1, 2, 3]},
+        {"result": np.array([1, 2, 3])},
+        {"result": pa.array([1, 2, 3])},
+        {"result": pa.chunked_array([[1, 2], [3]])},
+        {"result": pl.Series([1, 2, 3])},
+        {"result": pd.Series([1, 2, 3])},
+        {"result": range(1, 4)},
+        pl.DataFrame({"result": [1, 2, 3]}),
+        pd.DataFrame({"result": [1, 2, 3]}, index=[7, 8, 9]),
+        pa.array([1, 2, 3]),
+        pa.chunked_array([[1], [2, 3]]),
+        np.array([1, 2, 3]),
+        pl.Series("x", [1, 2, 3]),
+        pd.Series([1, 2, 3]),
+    ],
+    ids=lambda value: type(value).__module__.partition(".")[0] + "." + type(value).__name__,
+)
+def test_results_of_many_types_become_one_batch(value: Any) -> None:
+    got = returning(value)([BATCH.slice(0, 3)])
+    assert got.equals(pa.record_batch({"result": [1, 2, 3]}))
+
+
+def test_numpy_results_are_not_copied() -> None:
+    array = np.arange(6.0)
+    assert address(returning({"a": array})([BATCH]).column(0)) == array.ctypes.data
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "returned None; a method returns a RecordBatch, a Table"),
+        (3, "returned a value of type int"),
+        ([1, 2], "returned a value of type list"),
+        ((x for x in ()), "returned a value of type generator"),
+        ({"a": 3}, "returned a value of type int as column 'a'; a column is an array or a list"),
+        ({"a": "xyz"}, "returned a value of type str as column 'a'"),
+        ({"a": [1], "b": [1, 2]}, "columns of different lengths .'a': 1, 'b': 2."),
+        ({1: [1]}, "keys that are not strings"),
+        ({"a": [1, "x"]}, "does not make columns"),
+        ({"a": np.zeros((2, 2, 2))}, "does not make columns"),
+    ],
+)
+def test_other_results_fail_by_name(value: Any, words: str) -> None:
+    with pytest.raises(MethodFailed, match=rf"D\.m {words}|D\.m returned .*{words}"):
+        returning(value)([BATCH])
+
+
+def test_row_counts_are_checked() -> None:
+    with pytest.raises(MethodFailed, match=r"D\.m got 6 rows and returned 3"):
+        returning(BATCH.slice(0, 3))(PIECES)
+    assert returning(BATCH.slice(0, 3), row_aligned=False)([BATCH]).num_rows == 3
+
+
+DECLARED = pa.schema([("x", pa.int32()), ("y", pa.string())])
+
+
+def test_arrow_results_must_be_what_is_declared() -> None:
+    good = pa.record_batch({"x": pa.array([1], pa.int32()), "y": ["a"]})
+    assert returning(good, output=DECLARED)([BATCH.slice(0, 1)]) is good
+    swapped = good.select(["y", "x"])
+    assert returning(swapped, output=DECLARED)([BATCH.slice(0, 1)]).schema.names == ["x", "y"]
+    wrong = pa.record_batch({"x": [1], "z": ["a"]})
+    with pytest.raises(MethodFailed, match=r"missing 'y'; unexpected 'z'; column 'x' is int64, not int32"):
+        returning(wrong, output=DECLARED)([BATCH.slice(0, 1)])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"x": np.array([1]), "y": ["a"]},
+        pl.DataFrame({"y": ["a"], "x": [1]}),
+        pd.DataFrame({"x": [1], "y": ["a"]}),
+        {"x": pl.Series([1]), "y": pl.Series(["a"])},
+    ],
+    ids=["numpy", "polars", "pandas", "polars series"],
+)
+def test_other_libraries_results_take_the_declared_types(value: Any) -> None:
+    got = returning(value, output=DECLARED)([BATCH.slice(0, 1)])
+    assert got.schema == DECLARED
+    assert got.to_pylist() == [{"x": 1, "y": "a"}]
+
+
+@pytest.mark.parametrize("value", [pl.DataFrame({"x": [2**40], "y": ["a"]}), {"x": [2**40], "y": ["a"]}])
+def test_a_value_that_does_not_fit_the_declared_type_fails(value: Any) -> None:
+    with pytest.raises(MethodFailed):
+        returning(value, output=DECLARED)([BATCH.slice(0, 1)])
+
+
+# ---- rows
+
+
+def rows(function: Callable[[dict[str, Any]], Any], **options: Any) -> BoundMethod:
+    def m(self: Any, row: dict[str, Any]) -> Any:
+        return function(row)
+
+    return bound(single_input(method(**options)(m)))
+
+
+def test_rows_are_dicts_of_python_values_in_order() -> None:
+    seen: list[dict[str, Any]] = []
+    got = rows(lambda row: seen.append(row) or {"n": row["a"] * 10})(PIECES)
+    assert got.to_pydict() == {"n": [0, 10, 20, 30, 40, 50]}
+    assert seen == BATCH.to_pylist()
+    assert [type(value) for value in seen[0].values()] == [int, float]
+
+
+def test_one_value_is_a_column_called_result() -> None:
+    assert rows(lambda row: row["a"] > 2)([BATCH]).to_pydict() == {"result": [False] * 3 + [True] * 3}
+
+
+def test_keys_that_some_rows_lack_are_null() -> None:
+    got = rows(lambda row: {"even": row["a"]} if row["a"] % 2 == 0 else {"odd": row["a"]})([BATCH.slice(0, 3)])
+    assert got.to_pydict() == {"even": [0, None, 2], "odd": [None, 1, None]}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "returned None for a row"),
+        ({}, "returned an empty dict for every row"),
+        ({1: 2}, "a dict with the key 1"),
+        (object(), "'result' that does not make a column"),
+    ],
+)
+def test_rows_fail_by_name(value: Any, words: str) -> None:
+    with pytest.raises(MethodFailed, match=words):
+        rows(lambda row: value)([BATCH])
+
+
+def test_inferred_types_stay_what_they_were() -> None:
+    answers: list[Any] = [1.5, 2, None, {"a": 1, "b": [1.5]}, {"a": None, "b": []}, {"a": 2, "b": [3]}, "x", None]
+    run = rows(lambda row: {"v": answers[row["a"]]})
+    types = [run([pa.record_batch({"a": [number]})]).column(0).type for number in range(len(answers))]
+    struct = pa.struct([("a", pa.int64()), ("b", pa.list_(pa.float64()))])
+    assert types == [pa.float64()] * 3 + [struct] * 3 + [pa.string()] * 2
+
+
+def test_a_whole_number_that_no_float_holds_stays_whole() -> None:
+    answers = [0.5, 2**53 + 1]
+    run = rows(lambda row: answers[row["a"]])
+    run([pa.record_batch({"a": [0]})])
+    assert run([pa.record_batch({"a": [1]})]).column(0).to_pylist() == [2**53 + 1]
+
+
+def test_no_rows_have_the_schema_that_rows_had() -> None:
+    run = rows(lambda row: {"v": row["a"]})
+    run([BATCH])
+    assert run([BATCH.slice(0, 0)]).schema == pa.schema([("v", pa.int64())])
+    assert rows(lambda row: row, output=DECLARED)([BATCH.slice(0, 0)]).schema == DECLARED
+
+
+def test_declared_rows_take_the_declared_types() -> None:
+    got = rows(lambda row: {"x": row["a"]}, output=DECLARED)([BATCH.slice(0, 2)])
+    assert got.schema == DECLARED
+    assert got.to_pydict() == {"x": [0, 1], "y": [None, None]}
+    with pytest.raises(MethodFailed, match="returned a row with 'z', which it does not declare"):
+        rows(lambda row: {"z": 1}, output=DECLARED)([BATCH])
+    with pytest.raises(MethodFailed, match="returned 'x' that is not int32"):
+        rows(lambda row: {"x": "no"}, output=DECLARED)([BATCH])
+    never = pa.schema([pa.field("x", pa.int64(), nullable=False)])
+    with pytest.raises(MethodFailed, match="returned a row without 'x', declared as never null"):
+        rows(lambda row: {}, output=never)([BATCH])
+
+
+def test_rows_stop_when_nobody_waits() -> None:
+    ran: list[int] = []
+    current = Context("D", "m")
+
+    def one(row: dict[str, Any]) -> int:
+        ran.append(row["a"])
+        current.cancel()
+        return 1
+
+    with entered(current), pytest.raises(Cancelled):
+        rows(one)([BATCH])
+    assert ran == [0]
+
+
+# ---- generators and async
+
+
+def streamed(*values: Any, **options: Any) -> BoundMethod:
+    def m(self: Any, batch: pa.RecordBatch) -> Iterator[Any]:
+        yield from values
+
+    return bound(method(**options)(m))
+
+
+def test_generators_stream_what_they_yield() -> None:
+    first = pa.record_batch({"a": [1]})
+    assert [batch.to_pydict() for batch in streamed(first, {"a": [2, 3]}, pl.DataFrame({"a": [4]}))([BATCH])] == [
+        {"a": [1]},
+        {"a": [2, 3]},
+        {"a": [4]},
+    ]
+
+
+def test_a_generator_keeps_its_schema() -> None:
+    stream = streamed({"a": [1]}, {"a": ["x"]})([BATCH])
+    next(stream)
+    with pytest.raises(MethodFailed, match=r"D\.m changed its schema while streaming: column 'a' is string, not int64"):
+        next(stream)
+
+
+def test_a_generator_that_yields_nothing_has_its_declared_schema() -> None:
+    assert list(streamed()([BATCH])) == []
+    assert [batch.schema for batch in streamed(output=DECLARED)([BATCH])] == [DECLARED]
+
+
+def test_a_generator_that_is_left_is_closed() -> None:
+    closed: list[bool] = []
+
+    def m(self: Any, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        try:
+            while True:
+                yield batch
+        finally:
+            closed.append(True)
+
+    stream = bound(m)([BATCH])
+    next(stream)
+    stream.close()
+    assert closed == [True]
+
+
+def test_a_generator_may_fail_midway() -> None:
+    def m(self: Any, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        yield batch
+        raise KeyError("gone")
+
+    stream = bound(m)([BATCH])
+    assert next(stream) is BATCH
+    with pytest.raises(MethodFailed, match="KeyError: 'gone'"):
+        next(stream)
+
+
+async def awaited(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+async def collected(values: AsyncIterator[Any]) -> list[Any]:
+    return [value async for value in values]
+
+
+def test_async_methods_are_awaited() -> None:
+    async def m(self: Any, table: pa.Table) -> pa.Table:
+        await asyncio.sleep(0)
+        return table
+
+    assert asyncio.run(awaited(bound(m)(PIECES))).equals(BATCH)
+
+
+def test_async_rows() -> None:
+    @single_input
+    async def m(self: Any, row: dict[str, Any]) -> Any:
+        await asyncio.sleep(0)
+        return row["a"]
+
+    assert asyncio.run(awaited(bound(m)(PIECES))).to_pydict() == {"result": [0, 1, 2, 3, 4, 5]}
+
+
+def test_async_generators() -> None:
+    async def m(self: Any, batch: pa.RecordBatch) -> AsyncIterator[Any]:
+        yield batch
+        yield {"a": np.array([1]), "b": np.array([1.0])}
+
+    assert [batch.num_rows for batch in asyncio.run(collected(bound(m)(PIECES)))] == [6, 1]
+
+
+def test_cancelling_an_async_method_is_no_failure_of_its_own() -> None:
+    started = asyncio.Event()
+
+    async def m(self: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
+        started.set()
+        await asyncio.Event().wait()
+        return batch
+
+    async def main() -> None:
+        running = asyncio.ensure_future(awaited(bound(m)([BATCH])))
+        await started.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_error_of_the_methods_own_is_its_failure() -> None:
+    async def m(self: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
+        raise asyncio.CancelledError("mine")
+
+    with pytest.raises(MethodFailed, match="CancelledError: mine"):
+        asyncio.run(awaited(bound(m)([BATCH])))
+
+
+# ---- failures
+
+
+def raising(error: BaseException) -> BoundMethod:
+    def m(self: Any, batch: pa.RecordBatch) -> Any:
+        raise error
+
+    return bound(m)
+
+
+@pytest.mark.parametrize("error", [ValueError("bad tax"), KeyboardInterrupt(), SystemExit(3), StopIteration(1)])
+def test_what_is_raised_is_told_and_logged(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR), pytest.raises(MethodFailed) as caught:
+        raising(error)([BATCH])
+    assert caught.value.message == describe(error)
+    assert caught.value.message.startswith(type(error).__name__)
+    assert caught.value.__cause__ is error
+    assert "D.m raised" in caplog.text
+    assert "Traceback" in caplog.text
+    assert "Traceback" not in caught.value.message
+
+
+def test_our_own_errors_pass_as_they_are() -> None:
+    with pytest.raises(NotFound, match="no such carrier"):
+        raising(NotFound("no such carrier"))([BATCH])
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("boom"), "ValueError: boom"),
+        (ValueError(), "ValueError"),
+        (KeyError("k"), "KeyError: 'k'"),
+        (
+            FileNotFoundError(2, "No such file or directory", "/srv/secret/key"),
+            "FileNotFoundError: No such file or directory",
+        ),
+        (RuntimeError("cannot read /srv/secret/key.pem now"), "RuntimeError: cannot read <path> now"),
+        (
+            RuntimeError("see http://example.org/a/b, 3/4 and a/b/c"),
+            "RuntimeError: see http://example.org/a/b, 3/4 and a/b/c",
+        ),
+    ],
+)
+def test_descriptions(error: BaseException, text: str) -> None:
+    assert describe(error) == text
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "é" * 5000, "\ud800" * 10])
+def test_descriptions_are_bounded(text: str) -> None:
+    assert len(describe(ValueError(text)).encode()) <= MESSAGE_BYTES_MAX
+
+
+def test_an_exception_that_cannot_describe_itself() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert describe(Mute()) == "Mute"
+
+
+# ---- context
+
+
+def test_methods_can_ask_for_their_requests() -> None:
+    seen: list[Context] = []
+    run = bound(lambda self, batch: seen.append(context()) or batch)
+    current = Context("D", "m", ("one", "two"), deadline_ns=5_000_000, priority=3, clock=lambda: 2_000_000)
+    with entered(current):
+        run([BATCH])
+    assert seen == [current]
+    assert (current.request_id, current.remaining_ms(), current.cancelled) == ("one", 3.0, False)
+
+
+def test_outside_a_replica_nothing_ends() -> None:
+    outside = context()
+    assert (outside.request_id, outside.remaining_ms(), outside.cancelled) == ("", float("inf"), False)
+
+
+def test_no_time_is_left_past_the_deadline() -> None:
+    assert Context(deadline_ns=1, clock=lambda: 2).remaining_ms() == 0.0
