@@ -99,8 +99,8 @@ class ResultReader:
         if isinstance(values, pa.Array):
             return values
         if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
-            kind = _kind(values)
-            raise MethodFailed(f"{self.where} returned {kind} as column {name!r}; a column is an array or a list")
+            got = _kind(values)
+            raise MethodFailed(f"{self.where} returned {got} as column {name!r}; a column is an array or a list")
         kind = None
         if self.output is not None and (index := self.output.get_field_index(name)) >= 0:
             kind = self.output.field(index).type

@@ -1,37 +1,24 @@
-"""An app in one process, for unit tests of users' apps and of the frontends: no Ray, no shared memory, no sockets.
-
-    with LocalService(app) as service:
-        result = service.run("Pricing", "charge", pa.record_batch({"price": [1.0]}))
-
-`LocalService` is a `fabric.service.Service`. Requests go through the checks of the real one (schemas, deadlines,
-limits, IPC validation), wait in a queue for each deployment, are cut where they are longer than
-`max_batch_rows`, and run one after another on `concurrency` daemon threads; `async def` methods run on an event loop
-of the service's own. There is one object of each class, whatever `replicas` says, and requests are micro-batched only
-where they came together in `call_parts`.
-"""
+"""The service and the two ways into it: calls from an event loop, lanes from threads."""
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
-from flightserve.declare import App, Bound, spec_of
+from flightserve.declare import App, spec_of
 from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
     FlightserveError,
-    MethodFailed,
     NotFound,
-    ResourceExhausted,
     SchemaMismatch,
     Unavailable,
 )
@@ -39,194 +26,9 @@ from flightserve.fabric.batches import stream_of
 from flightserve.fabric.decode import decode_stream, validate_batch
 from flightserve.fabric.schemas import EXTENSION_NAME, check_schema, decode_schema
 from flightserve.fabric.service import EncodedStream, PartCallback, Payload, Reply
-from flightserve.replica.binding import BoundMethod, bind_methods
-from flightserve.replica.context import Context, entered
+from flightserve.replica.binding import BoundMethod
+from flightserve.testing.engine import Emit, LocalDeployment, LocalRequest, LocalResult
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
-
-Emit = Callable[["LocalResult | None", "FlightserveError | None", bool], None]
-
-
-class LocalResult:
-    """Rows of a reply (`fabric.service.Result`)."""
-
-    __slots__ = ("_batch",)
-
-    def __init__(self, batch: pa.RecordBatch) -> None:
-        self._batch = batch
-
-    @property
-    def num_rows(self) -> int:
-        return int(self._batch.num_rows)
-
-    def batch(self) -> pa.RecordBatch:
-        """The rows, zero-copy."""
-        return self._batch
-
-    def ipc_stream(self) -> pa.Buffer:
-        """The rows as one complete Arrow IPC stream."""
-        return stream_of([self._batch])
-
-
-class _Request:
-    """One request: gets exactly one outcome, whoever comes first."""
-
-    def __init__(self, batch: pa.RecordBatch, method: BoundMethod, meta: RequestMeta, emit: Emit) -> None:
-        self.batch = batch
-        self.method = method
-        self.meta = meta
-        self.context: Context | None = None
-        self.done = False
-        self.timer: asyncio.TimerHandle | None = None
-        self._emit = emit
-        self._lock = threading.Lock()
-
-    def emit(self, result: LocalResult | None, error: FlightserveError | None, last: bool) -> None:
-        with self._lock:
-            if self.done:
-                return
-            self.done = last
-            self._emit(result, error, last)
-        if last and self.timer is not None:
-            self.timer.cancel()
-
-    def fail(self, error: FlightserveError) -> None:
-        """End it with an error; what runs for it is told."""
-        self.emit(None, error, True)
-        if self.context is not None:
-            self.context.cancel()
-
-
-class _Deployment:
-    """One object of the user's class, its queue and its threads."""
-
-    def __init__(self, bound: Bound, spec: DeploymentSpec, loop: asyncio.AbstractEventLoop) -> None:
-        self.spec = spec
-        self.methods = bind_methods(bound.make(), spec)
-        self.queued = 0
-        self.counts: collections.Counter[str] = collections.Counter()
-        self._loop = loop
-        self._queue: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"local-{spec.name}-{number}", daemon=True)
-            for number in range(spec.options.concurrency)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def put(self, requests: list[_Request]) -> None:
-        """Queue requests that may run as one micro-batch. Raises ResourceExhausted when the queue is full."""
-        if self.queued + len(requests) > self.spec.options.max_queued_requests:
-            self.counts["shed"] += len(requests)
-            raise ResourceExhausted(f"the queue of {self.spec.name} is full; retry later")
-        self.queued += len(requests)
-        self.counts["requests"] += len(requests)
-        self._queue.put(requests)
-
-    def stop(self) -> None:
-        """No more; threads end when they are free."""
-        for _ in self._threads:
-            self._queue.put(None)
-
-    def _serve(self) -> None:
-        while (requests := self._queue.get()) is not None:
-            self.queued -= len(requests)
-            waiting = [request for request in requests if not request.done]
-            if waiting:
-                self._run(waiting)
-
-    def _run(self, requests: list[_Request]) -> None:
-        method = requests[0].method
-        current = requests_context(self.spec.name, method.spec.name, [request.meta for request in requests])
-        for request in requests:
-            request.context = current
-        try:
-            with entered(current):
-                if len(requests) == 1:
-                    self._run_one(method, requests[0])
-                else:
-                    self._run_together(method, requests)
-        except FlightserveError as error:
-            for request in requests:
-                request.fail(error)
-        except Exception as error:
-            for request in requests:
-                request.fail(MethodFailed(type(error).__name__))
-
-    def _run_one(self, method: BoundMethod, request: _Request) -> None:
-        if method.spec.streaming:
-            self._stream(method, request)
-            return
-        batch, step = request.batch, self.spec.options.max_batch_rows
-        sliced = method.spec.row_aligned and batch.num_rows > step
-        slices = [batch.slice(at, step) for at in range(0, batch.num_rows, step)] if sliced else [batch]
-        for number, piece in enumerate(slices, 1):
-            if not request.done:
-                self.counts["micro_batches"] += 1
-                request.emit(LocalResult(self._call(method, [piece])), None, number == len(slices))
-
-    def _stream(self, method: BoundMethod, request: _Request) -> None:
-        self.counts["micro_batches"] += 1
-        for batch in self._iterate(method, [request.batch]):
-            request.emit(LocalResult(batch), None, False)
-            if request.done:
-                return
-        request.emit(None, None, True)
-
-    def _run_together(self, method: BoundMethod, requests: list[_Request]) -> None:
-        """One micro-batch; where it raises, each request by itself, so that one bad one harms only itself."""
-        self.counts["micro_batches"] += 1
-        try:
-            result = self._call(method, [request.batch for request in requests])
-        except FlightserveError:
-            if not method.spec.idempotent:
-                raise
-            for request in requests:
-                try:
-                    self._run_one(method, request)
-                except FlightserveError as error:
-                    request.fail(error)
-            return
-        offset = 0
-        for request in requests:
-            rows = request.batch.num_rows
-            request.emit(LocalResult(result.slice(offset, rows)), None, True)
-            offset += rows
-
-    def _call(self, method: BoundMethod, pieces: list[pa.RecordBatch]) -> pa.RecordBatch:
-        if not method.spec.is_async:
-            return method(pieces)
-
-        async def run() -> pa.RecordBatch:
-            return await method(pieces)
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
-
-    def _iterate(self, method: BoundMethod, pieces: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        stream = method(pieces)
-        if not method.spec.is_async:
-            yield from stream
-            return
-
-        async def step(then: str) -> Any:
-            return await (anext(stream, None) if then == "next" else stream.aclose())
-
-        try:
-            while (batch := asyncio.run_coroutine_threadsafe(step("next"), self._loop).result()) is not None:
-                yield batch
-        finally:
-            asyncio.run_coroutine_threadsafe(step("close"), self._loop).result()
-
-
-def requests_context(deployment: str, method: str, metas: Sequence[RequestMeta]) -> Context:
-    """The context of requests that run together."""
-    return Context(
-        deployment,
-        method,
-        tuple(meta.request_id for meta in metas),
-        max(meta.deadline_ns for meta in metas),
-        max(meta.priority for meta in metas),
-        tuple(meta.traceparent for meta in metas),
-    )
 
 
 class LocalService:
@@ -241,10 +43,10 @@ class LocalService:
         self._thread = threading.Thread(target=self._loop.run_forever, name="local-loop", daemon=True)
         self._thread.start()
         self._closed = False
-        self._deployments: dict[str, _Deployment] = {}
+        self._deployments: dict[str, LocalDeployment] = {}
         try:
             for bound in app:
-                self._deployments[bound.name] = _Deployment(bound, spec_of(bound), self._loop)
+                self._deployments[bound.name] = LocalDeployment(bound, spec_of(bound), self._loop)
         except BaseException:
             self.close()
             raise
@@ -340,12 +142,12 @@ class LocalService:
 
             return emit
 
-        requests: list[_Request] = []
+        requests: list[LocalRequest] = []
         try:
             bound, batch = self._admit(deployment, method, batch)
             offset = 0
             for index, (rows, meta) in enumerate(parts):
-                requests.append(_Request(batch.slice(offset, rows), bound, meta, emitter(index)))
+                requests.append(LocalRequest(batch.slice(offset, rows), bound, meta, emitter(index)))
                 offset += rows
             self._enqueue(deployment, requests)
         except FlightserveError as error:
@@ -356,9 +158,9 @@ class LocalService:
         """A lane for a blocking stream. Any thread."""
         return LocalLane(self)
 
-    def _start(self, deployment: str, method: str, payload: Payload, meta: RequestMeta, emit: Emit) -> _Request:
+    def _start(self, deployment: str, method: str, payload: Payload, meta: RequestMeta, emit: Emit) -> LocalRequest:
         bound, batch = self._admit(deployment, method, payload)
-        request = _Request(batch, bound, meta, emit)
+        request = LocalRequest(batch, bound, meta, emit)
         self._enqueue(deployment, [request])
         return request
 
@@ -382,7 +184,7 @@ class LocalService:
         validate_batch(payload, self.limits)
         return payload
 
-    def _enqueue(self, deployment: str, requests: list[_Request]) -> None:
+    def _enqueue(self, deployment: str, requests: list[LocalRequest]) -> None:
         now_ns = monotonic_ns()
         live = [request for request in requests if request.meta.deadline_ns > now_ns]
         for request in requests:
@@ -395,7 +197,7 @@ class LocalService:
         if timed:
             self._loop.call_soon_threadsafe(self._watch, timed)
 
-    def _watch(self, requests: list[_Request]) -> None:
+    def _watch(self, requests: list[LocalRequest]) -> None:
         """Let each request end at its deadline."""
         error = DeadlineExceeded("the deadline passed")
         for request in requests:
@@ -408,7 +210,7 @@ class LocalCall:
     """One request in flight, used from the event loop (`fabric.service.AsyncCall`)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.request: _Request | None = None
+        self.request: LocalRequest | None = None
         self._loop = loop
         self._events: asyncio.Queue[tuple[LocalResult | None, FlightserveError | None, bool]] = asyncio.Queue()
         self._ended = False
@@ -441,7 +243,7 @@ class LocalLane:
     def __init__(self, service: LocalService) -> None:
         self._service = service
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        self._running: dict[int, _Request] = {}
+        self._running: dict[int, LocalRequest] = {}
         self._closed = False
 
     def submit(self, key: int, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:

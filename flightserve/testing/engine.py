@@ -1,0 +1,214 @@
+"""What runs requests in one process: an object of the user's class, its queue and its threads."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from flightserve.declare import Bound
+from flightserve.errors import FlightserveError, MethodFailed, ResourceExhausted
+from flightserve.fabric.batches import stream_of
+from flightserve.replica.binding import BoundMethod, bind_methods
+from flightserve.replica.context import Context, entered
+from flightserve.types import DeploymentSpec, RequestMeta
+
+Emit = Callable[["LocalResult | None", "FlightserveError | None", bool], None]
+
+
+class LocalResult:
+    """Rows of a reply (`fabric.service.Result`)."""
+
+    __slots__ = ("_batch",)
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self._batch = batch
+
+    @property
+    def num_rows(self) -> int:
+        return int(self._batch.num_rows)
+
+    def batch(self) -> pa.RecordBatch:
+        """The rows, zero-copy."""
+        return self._batch
+
+    def ipc_stream(self) -> pa.Buffer:
+        """The rows as one complete Arrow IPC stream."""
+        return stream_of([self._batch])
+
+
+class LocalRequest:
+    """One request: gets exactly one outcome, whoever comes first."""
+
+    def __init__(self, batch: pa.RecordBatch, method: BoundMethod, meta: RequestMeta, emit: Emit) -> None:
+        self.batch = batch
+        self.method = method
+        self.meta = meta
+        self.context: Context | None = None
+        self.done = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.running: concurrent.futures.Future[Any] | None = None
+        self._emit = emit
+        self._lock = threading.Lock()
+
+    def emit(self, result: LocalResult | None, error: FlightserveError | None, last: bool) -> None:
+        with self._lock:
+            if self.done:
+                return
+            self.done = last
+            self._emit(result, error, last)
+        if last and self.timer is not None:
+            self.timer.cancel()
+
+    def fail(self, error: FlightserveError) -> None:
+        """End it with an error; what runs for it is told."""
+        self.emit(None, error, True)
+        if self.context is not None:
+            self.context.cancel()
+        if self.running is not None:
+            self.running.cancel()
+
+
+class LocalDeployment:
+    """One object of the user's class, its queue and its threads."""
+
+    def __init__(self, bound: Bound, spec: DeploymentSpec, loop: asyncio.AbstractEventLoop) -> None:
+        self.spec = spec
+        self.methods = bind_methods(bound.make(), spec)
+        self.queued = 0
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._loop = loop
+        self._queue: queue.SimpleQueue[list[LocalRequest] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"local-{spec.name}-{number}", daemon=True)
+            for number in range(spec.options.concurrency)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, requests: list[LocalRequest]) -> None:
+        """Queue requests that may run as one micro-batch. Raises ResourceExhausted when the queue is full."""
+        if self.queued + len(requests) > self.spec.options.max_queued_requests:
+            self.counts["shed"] += len(requests)
+            raise ResourceExhausted(f"the queue of {self.spec.name} is full; retry later")
+        self.queued += len(requests)
+        self.counts["requests"] += len(requests)
+        self._queue.put(requests)
+
+    def stop(self) -> None:
+        """No more; threads end when they are free."""
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def _serve(self) -> None:
+        while (requests := self._queue.get()) is not None:
+            self.queued -= len(requests)
+            waiting = [request for request in requests if not request.done]
+            if waiting:
+                self._run(waiting)
+
+    def _run(self, requests: list[LocalRequest]) -> None:
+        method = requests[0].method
+        current = requests_context(self.spec.name, method.spec.name, [request.meta for request in requests])
+        for request in requests:
+            request.context = current
+        try:
+            with entered(current):
+                if len(requests) == 1:
+                    self._run_one(method, requests[0])
+                else:
+                    self._run_together(method, requests)
+        except FlightserveError as error:
+            for request in requests:
+                request.fail(error)
+        except Exception as error:
+            for request in requests:
+                request.fail(MethodFailed(type(error).__name__))
+
+    def _run_one(self, method: BoundMethod, request: LocalRequest) -> None:
+        if method.spec.streaming:
+            self._stream(method, request)
+            return
+        batch, step = request.batch, self.spec.options.max_batch_rows
+        sliced = method.spec.row_aligned and batch.num_rows > step
+        slices = [batch.slice(at, step) for at in range(0, batch.num_rows, step)] if sliced else [batch]
+        for number, piece in enumerate(slices, 1):
+            if not request.done:
+                self.counts["micro_batches"] += 1
+                request.emit(LocalResult(self._call(method, [piece], request)), None, number == len(slices))
+
+    def _stream(self, method: BoundMethod, request: LocalRequest) -> None:
+        self.counts["micro_batches"] += 1
+        for batch in self._iterate(method, [request.batch]):
+            request.emit(LocalResult(batch), None, False)
+            if request.done:
+                return
+        request.emit(None, None, True)
+
+    def _run_together(self, method: BoundMethod, requests: list[LocalRequest]) -> None:
+        """One micro-batch; where it raises, each request by itself, so that one bad one harms only itself."""
+        self.counts["micro_batches"] += 1
+        try:
+            result = self._call(method, [request.batch for request in requests], None)
+        except FlightserveError:
+            if not method.spec.idempotent:
+                raise
+            for request in requests:
+                try:
+                    self._run_one(method, request)
+                except FlightserveError as error:
+                    request.fail(error)
+            return
+        offset = 0
+        for request in requests:
+            rows = request.batch.num_rows
+            request.emit(LocalResult(result.slice(offset, rows)), None, True)
+            offset += rows
+
+    def _call(self, method: BoundMethod, pieces: list[pa.RecordBatch], only: LocalRequest | None) -> pa.RecordBatch:
+        """Run a micro-batch; a coroutine is cancelled when the only request it runs for ends first."""
+        if not method.spec.is_async:
+            return method(pieces)
+
+        async def run() -> pa.RecordBatch:
+            return await method(pieces)
+
+        running = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        if only is not None:
+            only.running = running
+            if only.done:
+                running.cancel()
+        return running.result()
+
+    def _iterate(self, method: BoundMethod, pieces: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        stream = method(pieces)
+        if not method.spec.is_async:
+            yield from stream
+            return
+
+        async def step(then: str) -> Any:
+            return await (anext(stream, None) if then == "next" else stream.aclose())
+
+        try:
+            while (batch := asyncio.run_coroutine_threadsafe(step("next"), self._loop).result()) is not None:
+                yield batch
+        finally:
+            asyncio.run_coroutine_threadsafe(step("close"), self._loop).result()
+
+
+def requests_context(deployment: str, method: str, metas: Sequence[RequestMeta]) -> Context:
+    """The context of requests that run together."""
+    return Context(
+        deployment,
+        method,
+        tuple(meta.request_id for meta in metas),
+        max(meta.deadline_ns for meta in metas),
+        max(meta.priority for meta in metas),
+        tuple(meta.traceparent for meta in metas),
+    )
