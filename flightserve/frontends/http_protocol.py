@@ -134,8 +134,10 @@ class EdgeProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             # We speak HTTP/1.1 only: the request is answered as such, and what follows is not read.
             self._discarding = True
-            if self.cycle is not None:
-                self.cycle.keep_alive = False
+            if self.active is None:
+                self.transport.close()
+            else:
+                self.active.keep_alive = False
         except _Refused as refused:
             self.refuse(refused.error)
         except httptools.HttpParserError as error:
@@ -247,6 +249,10 @@ class EdgeProtocol(HttpToolsProtocol):
         declared = headers.get(b"content-length")
         if declared is not None and int(declared) > exchange.size_max and exchange.error is None:
             exchange.error = TooLarge(f"the body has {int(declared)} bytes; at most {exchange.size_max} are taken")
+        if b"upgrade" in headers and self.parser.should_upgrade():
+            # The parser takes the body for the other protocol's first bytes.
+            exchange.error = exchange.error or BadRequest("a call cannot be upgraded; send plain HTTP/1.1")
+            exchange.keep_alive = False
         self.cycle = cast(Any, exchange)
         if headers.get(b"expect", b"").lower() == b"100-continue":
             if exchange.error is not None:

@@ -169,6 +169,14 @@ def test_row_7_what_is_not_http(url: str, data: bytes) -> None:
     assert (raw.status, raw.code) in ((400, "INVALID_ARGUMENT"), (408, "DEADLINE_EXCEEDED"))
 
 
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
+def test_row_7_upgrades(url: str, upgrade: str) -> None:
+    raw = Raw(url).send(post(IDENTITY, GOOD, "connection: upgrade", f"upgrade: {upgrade}")).until_closed()
+    assert (raw.status, raw.code) == (400, "INVALID_ARGUMENT")
+    page = f"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: {upgrade}\r\n\r\n".encode()
+    assert Raw(url).send(page).until_closed().status == 200
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 @pytest.mark.parametrize("kind", [JSON, ARROW])
 def test_row_8_bombs(client: httpx.Client, encoding: str, kind: str) -> None:
