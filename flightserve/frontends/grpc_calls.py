@@ -65,7 +65,8 @@ class Calls:
         self.unsent = IdleGuard(limits.body_timeout_s)
 
     async def call(self, _: Any, context: Any) -> bytes:
-        """The handler of `Call`: the serialised CallReply, or a gRPC status."""
+        """The handler of `Call`: the serialised CallReply, or a gRPC status. The request's id is in the reply; it is
+        trailing metadata as well where it came as metadata, and where there is no reply."""
         if self.in_flight >= self.limits.connections_max:
             await abort(context, ResourceExhausted("too many calls are in flight; try again later"))
         self.in_flight += 1
@@ -75,14 +76,18 @@ class Calls:
             self.in_flight -= 1
 
     async def _answer(self, context: Any) -> bytes:
-        # The message is not named here: it may be large, and must not outlive its copy in shared memory.
-        started = self.start(await self._message(context), self.headers(context))
+        # The message may be large: it must not outlive its copy in shared memory.
+        message = await self._message(context)
+        headers = self.headers(context)
+        started = self.start(message, headers)
+        del message
         try:
             reply = await self.finish(started)
         except FlightserveError as error:
             await abort(context, error, started.request_id)
             raise
-        context.set_trailing_metadata((("x-request-id", started.request_id),))
+        if "x-request-id" in headers.metadata:
+            context.set_trailing_metadata((("x-request-id", started.request_id),))
         return reply
 
     async def _message(self, context: Any) -> bytes:

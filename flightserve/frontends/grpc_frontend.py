@@ -22,6 +22,7 @@ from flightserve.fabric.service import Service
 from flightserve.frontends.grpc_calls import Calls
 from flightserve.frontends.grpc_catalogue import SERVICE, Catalogue, Health
 from flightserve.frontends.grpc_stream import Streams
+from flightserve.frontends.grpc_wakeups import merged_wakeups
 from flightserve.metrics import Metrics
 
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
@@ -40,7 +41,8 @@ class GrpcFrontend:
         self._streams = Streams(self._calls)
         self._catalogue = Catalogue(service)
         self._health = Health(service, limits)
-        self._server = aio.server(options=_options(limits))
+        with merged_wakeups(asyncio.get_running_loop()):
+            self._server = aio.server(options=_options(limits))
 
     async def start(self) -> str:
         """Listen: "host:port". Raises Unavailable where the address cannot be had."""

@@ -16,7 +16,7 @@ from flightserve.fabric.service import AsyncCall, Result
 from flightserve.types import MethodSpec
 
 # gRPC clients refuse trailing metadata above 8 KiB, and a byte that is not ASCII travels there as three.
-MESSAGE_CHARS_MAX: Final = 2000
+MESSAGE_BYTES_MAX: Final = 2000
 
 
 async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryview | pa.Buffer:
@@ -55,6 +55,7 @@ def _empty_stream(spec: MethodSpec) -> pa.Buffer:
 
 def clipped(message: str) -> str:
     """An error's message as any protocol can carry it: of bounded length, and encodable."""
-    if len(message) > MESSAGE_CHARS_MAX:
-        message = message[: MESSAGE_CHARS_MAX - 3] + "..."
-    return message.encode("utf-8", "replace").decode()
+    raw = message.encode("utf-8", "replace")
+    if len(raw) > MESSAGE_BYTES_MAX:
+        raw = raw[: MESSAGE_BYTES_MAX - 3] + b"..."
+    return raw.decode("utf-8", "ignore")

@@ -72,10 +72,11 @@ class Probe:
     async def never(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Never returns, until nobody wants it any more."""
         WATCHED.running += 1
-        while not fs.context().cancelled:  # noqa: ASYNC110 - the context is all a method is told by
-            await asyncio.sleep(0.002)
-        WATCHED.running -= 1
-        WATCHED.stopped += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            WATCHED.running -= 1
+            WATCHED.stopped += 1
         return batch
 
     @fs.method(row_aligned=False)

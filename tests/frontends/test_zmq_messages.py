@@ -102,3 +102,6 @@ def test_reply_headers() -> None:
     assert (told["code"], told["request_id"]) == ("RESOURCE_EXHAUSTED", "r")
     assert len(told["message"]) == 2000
     assert orjson.loads(error_header(InvalidArgument("\ud800"), "r"))["message"] == "?"
+    cut = orjson.loads(error_header(InvalidArgument("é" * 5000), "r"))["message"]
+    assert 1990 < len(cut.encode()) <= 2000
+    assert cut.endswith("é...")
