@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 
@@ -52,6 +53,7 @@ class Child:
         self._actor = actor
         self._limits = limits
         self._hosted: Hosted | None = None
+        self._started_s = time.monotonic()
         self._table = RoutingTable(version=0)
         self._table_lock = threading.Lock()
         self._leaving = threading.Event()
@@ -108,7 +110,9 @@ class Child:
         hosted = self._hosted
         if hosted is None:
             return Report(ready=False)
-        return Report(ready=hosted.ready() and not self._leaving.is_set(), statistics=dict(hosted.statistics()))
+        # A figure that grows with each report tells readers of statistics a new one from an old one.
+        statistics = {**hosted.statistics(), "uptime_s": time.monotonic() - self._started_s}
+        return Report(ready=hosted.ready() and not self._leaving.is_set(), statistics=statistics)
 
     def _take_table(self, table: RoutingTable) -> None:
         with self._table_lock:

@@ -1,0 +1,132 @@
+"""Deployments that behave well and badly on request, for tests of the whole system."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+import flightserve as fs
+
+ONE_INT = pa.schema([pa.field("a", pa.int64())])
+# What the deployments do is theirs to bound; nothing here waits longer than this.
+WAIT_S = 60.0
+
+
+@fs.deployment(replicas=2)
+class Probe:
+    """Two replicas. Every method takes one int64 column `a`, or anything where it says nothing else."""
+
+    def identity(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The same rows."""
+        return batch
+
+    @fs.method(input=ONE_INT, output=ONE_INT)
+    def typed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """One column of int64, checked."""
+        return batch
+
+    @fs.single_input
+    def where(self, row: dict[str, int]) -> dict[str, int]:
+        """The replica's pid."""
+        return {"a": os.getpid()}
+
+    def boom(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Raises."""
+        raise ValueError(f"boom in {__file__} " + "é" * 5000)
+
+    def picky(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Raises where a value is negative, late enough for others to be in the same micro-batch."""
+        threading.Event().wait(0.05)
+        if any(value < 0 for value in batch.column("a").to_pylist()):
+            raise ValueError("no negative values")
+        return batch
+
+    def longer(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """One row too many."""
+        return pa.RecordBatch.from_pydict({"a": list(range(batch.num_rows + 1))})
+
+    @fs.method(output=ONE_INT)
+    def mistyped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Another schema than it says."""
+        return pa.RecordBatch.from_pydict({"b": ["x"] * batch.num_rows})
+
+    def nothing(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """No batch at all."""
+        return None  # type: ignore[return-value]
+
+    @fs.method(idempotent=False)
+    def exits(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Ends its process."""
+        os._exit(3)
+
+    def never(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Never returns, until nobody waits for it any more."""
+        pause = threading.Event()
+        while not fs.context().cancelled:
+            pause.wait(0.01)
+        return batch
+
+    @fs.method(idempotent=False)
+    def once(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Not idempotent."""
+        return batch
+
+    @fs.method(row_aligned=False)
+    def slowly(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows, after as many milliseconds as the first one says."""
+        threading.Event().wait(batch.column(0)[0].as_py() / 1000)
+        return batch
+
+    @fs.method(row_aligned=False)
+    def pieces(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Each row as a batch of its own."""
+        for row in range(batch.num_rows):
+            yield batch.slice(row, 1)
+
+    @fs.method(row_aligned=False)
+    def large(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Batches of 256 KiB, as many as the first row says."""
+        for _ in range(batch.column(0)[0].as_py()):
+            yield pa.RecordBatch.from_pydict({"a": pa.array(range(32768), pa.int64())})
+
+
+@fs.deployment(max_queued_requests=1)
+class Narrow:
+    """One replica with one request waiting; the next is one too many."""
+
+    @fs.method(row_aligned=False)
+    def slowly(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows, after as many milliseconds as the first one says."""
+        threading.Event().wait(batch.column(0)[0].as_py() / 1000)
+        return batch
+
+
+@fs.deployment(replicas=2)
+class Stubborn:
+    """What runs here never ends by itself, whatever becomes of its request."""
+
+    def hangs(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Never returns."""
+        threading.Event().wait()
+        return batch
+
+    def identity(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The same rows."""
+        return batch
+
+
+@fs.deployment
+class Later:
+    """The same on an event loop."""
+
+    async def hangs(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Never returns."""
+        await asyncio.Event().wait()
+        return batch
+
+
+app = fs.App(Probe.bind(), Narrow.bind(), Stubborn.bind(), Later.bind())

@@ -1,0 +1,38 @@
+"""`flightserve run` with small limits, which the command line does not take: `python -m tests.served.serve`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Final
+
+from flightserve.app import make_plan
+from flightserve.cli import serve_until_told
+from flightserve.config import EdgeLimits, FrontendOptions
+from flightserve.control.plan import Plan
+
+MIB: Final = 1 << 20
+LIMITS: Final = EdgeLimits(
+    body_bytes_max=MIB,
+    json_bytes_max=256 << 10,
+    header_bytes_max=16 << 10,
+    header_timeout_s=1.0,
+    body_idle_timeout_s=1.0,
+    body_timeout_s=2.0,
+    keep_alive_s=2.0,
+    connections_max=40,
+    streams_max=6,
+    stream_idle_timeout_s=1.0,
+)
+
+
+def plan() -> Plan:
+    """The app of `tests.served.app` on free ports."""
+    from tests.served.app import app
+
+    options = FrontendOptions(http_port=0, grpc_port=0, flight_port=0, zmq_port=0, limits=LIMITS)
+    return dataclasses.replace(make_plan(app, options, {}, 1))
+
+
+if __name__ == "__main__":
+    sys.exit(serve_until_told(plan))

@@ -1,0 +1,58 @@
+"""Methods that misbehave, over the real system (row 31): each gets its code, its neighbours are unharmed."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.frontends.rpc_support import GOOD, batch_of, stream_of
+from tests.served.callers import Caller
+from tests.served.resting import Resting
+
+
+def check(caller: Caller, answer: Any, code: str, says: str = "") -> None:
+    assert answer.code == caller.sees(code), answer
+    assert says in answer.message
+    assert "Traceback" not in answer.message
+    assert __file__.rpartition("/tests/")[0] + "/flightserve" not in answer.message
+
+
+@pytest.mark.parametrize(
+    ("method", "says"), [("boom", "ValueError: boom"), ("longer", "4"), ("mistyped", "mistyped"), ("nothing", "nothing")]
+)
+def test_31_methods_that_raise_or_return_what_they_may_not(caller: Caller, method: str, says: str) -> None:
+    answer = caller.call(method, GOOD)
+    check(caller, answer, "INTERNAL", says)
+    assert answer.status in (0, 500)
+
+
+def test_31_a_request_that_breaks_its_micro_batch_breaks_only_itself(callers: dict[str, Caller]) -> None:
+    good, bad = stream_of(batch_of(1, 2)), stream_of(batch_of(-1))
+    names = ["http", "grpc", "zmq", "flight"]
+    with ThreadPoolExecutor(4) as pool:
+        for wrong in names:
+            asked = {name: pool.submit(callers[name].call, "picky", bad if name == wrong else good) for name in names}
+            codes = {name: future.result().code for name, future in asked.items()}
+            assert codes == {name: "INTERNAL" if name == wrong else "OK" for name in names}
+
+
+def test_31_a_method_that_never_returns_ends_with_its_deadline(caller: Caller, callers: dict[str, Caller]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        never = pool.submit(caller.call, "never", GOOD, x_timeout_ms="400")
+        neighbour = next(other for name, other in callers.items() if name != caller.name)
+        assert neighbour.call("identity", GOOD).code == "OK"
+        check(caller, never.result(), "DEADLINE_EXCEEDED", "running")
+
+
+def test_31_a_method_that_ends_its_process(caller: Caller, callers: dict[str, Caller], resting: Resting) -> None:
+    pids = {resting.pid(name): name for name in ("replica-Probe-0", "replica-Probe-1")}
+    answer = caller.call("exits", GOOD)
+    check(caller, answer, "UNAVAILABLE")
+    assert answer.status in (0, 503)
+    # Its neighbour serves on at once.
+    assert caller.call("identity", GOOD).code == "OK"
+    (left,) = {callers["grpc"].call("where", GOOD).rows["a"][0].as_py() for _ in range(4)} & set(pids)  # type: ignore[index]
+    (gone,) = [name for pid, name in pids.items() if pid != left]
+    resting.replaced(gone)
