@@ -82,7 +82,9 @@ class Probe:
     @fs.method(row_aligned=False)
     async def slowly(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows, after as many milliseconds as the first one says."""
-        await asyncio.sleep(batch.column(0)[0].as_py() / 1000)
+        passed = asyncio.Event()
+        asyncio.get_running_loop().call_later(batch.column(0)[0].as_py() / 1000, passed.set)
+        await passed.wait()
         return batch
 
     @fs.method(row_aligned=False)
