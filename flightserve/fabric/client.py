@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 # Leases that found no frames to ride back with leave after this long; overdue requests are looked for then.
 SWEEP_S = 0.02
-POOLED_LANES_MAX = 64
 
 
 class RouterClient:
@@ -55,8 +54,7 @@ class RouterClient:
         self._methods: dict[tuple[str, str], tuple[DeploymentSpec, MethodSpec]] = {}
         self._routers: dict[int, Peer] = {}
         self._uplinks: dict[int, AsyncUplink] = {}
-        self._lanes: dict[int, list[LaneConnection]] = collections.defaultdict(list)
-        self._resting: list[LaneConnection] = []
+        self._lane_connections: dict[int, LaneConnection] = {}
         self.outstanding: dict[int, set[tuple[int, int]]] = collections.defaultdict(set)
         self._lock = threading.Lock()
         self._room: collections.deque[asyncio.Future[None]] = collections.deque()
@@ -100,13 +98,13 @@ class RouterClient:
         """Close all connections. Any thread but the loop's."""
         self._stopped = True
         with self._lock:
-            for connection in [*self._resting, *(c for lanes in self._lanes.values() for c in lanes)]:
+            for connection in self._lane_connections.values():
                 connection.disconnect()
-            self._resting.clear()
-            self._lanes.clear()
+            self._lane_connections.clear()
         if self._loop is not None and self._loop.is_running():
             asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(5)
         self.pool.close()
+        self.mapped.close()
 
     async def _stop(self) -> None:
         for uplink in list(self._uplinks.values()):
@@ -267,40 +265,31 @@ class RouterClient:
 
     # ---- lanes' connections
 
-    def lane_connection(self, router: Peer) -> LaneConnection:
-        """A connection for a lane: one that rests, or a new one. Raises Unavailable. Any thread."""
+    def lane_connection(self, deployment: str) -> LaneConnection:
+        """The connection that lanes to the deployment's router share. Raises Unavailable. Any thread."""
+        router = self.router_of(deployment)
         with self._lock:
-            pooled = self._lanes[router.id]
-            if pooled:
-                return pooled.pop()
-        return LaneConnection(self, router)
+            connection = self._lane_connections.get(router.id)
+            if connection is None or connection.channel.closed:
+                connection = self._lane_connections[router.id] = LaneConnection(self, router)
+            return connection
 
-    def lane_closed(self, connection: LaneConnection | None) -> None:
-        """A lane ended. Its connection serves again once nothing is in flight or leased on it. Any thread."""
+    def lane_closed(self) -> None:
+        """A lane ended. Any thread."""
         with self._lock:
             self._open_lanes -= 1
-            if connection is not None:
-                self._resting.append(connection)
 
     def _tend_lanes(self) -> None:
-        """Read what comes for connections no lane uses: the ends of cancelled requests, regions freed late."""
         with self._lock:
-            resting, self._resting = self._resting, []
-            pooled = [connection for lanes in self._lanes.values() for connection in lanes]
-            for connection in [c for c in resting + pooled if not c.tend()]:
+            connections = list(self._lane_connections.values())
+        for connection in connections:
+            if connection.router.id not in self._routers:
                 connection.disconnect()
-                if connection in pooled:
-                    self._lanes[connection.router.id].remove(connection)
-            for connection in resting:
-                if connection.channel.closed:
-                    continue
-                lanes = self._lanes[connection.router.id]
-                if not connection.state.at_rest:
-                    self._resting.append(connection)
-                elif len(lanes) < POOLED_LANES_MAX and connection.router.id in self._routers:
-                    lanes.append(connection)
-                else:
-                    connection.disconnect()
+            connection.tend()
+            if connection.channel.closed:
+                with self._lock:
+                    if self._lane_connections.get(connection.router.id) is connection:
+                        del self._lane_connections[connection.router.id]
 
     # ---- memory
 

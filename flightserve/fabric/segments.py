@@ -145,20 +145,26 @@ class SegmentPool:
         return {"shared_memory_bytes": float(record.segment_bytes), "leases": float(record.regions)}
 
 
+def check_segment(fd: int, nbytes: int) -> None:
+    """Raise ProtocolError unless the fd is a memfd of that size, sealed against shrinking and growing."""
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise ProtocolError("segment is not a sealable memfd") from error
+    if seals & _SEALS != _SEALS:
+        raise ProtocolError("segment is not sealed against shrinking and growing")
+    size = os.fstat(fd).st_size
+    if size != nbytes or nbytes <= 0:
+        raise ProtocolError(f"segment announced with {nbytes} bytes, its memfd has {size}")
+
+
 class MappedSegment:
     """Another process's segment, mapped read-only. Its fd is closed once mapped."""
 
     __slots__ = ("address", "buffer", "memory", "nbytes")
 
     def __init__(self, fd: int, nbytes: int) -> None:
-        if os.fstat(fd).st_size != nbytes or nbytes <= 0:
-            raise ProtocolError(f"segment announced with {nbytes} bytes, its memfd has {os.fstat(fd).st_size}")
-        try:
-            seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-        except OSError as error:
-            raise ProtocolError("segment is not a sealable memfd") from error
-        if seals & _SEALS != _SEALS:
-            raise ProtocolError("segment is not sealed against shrinking and growing")
+        check_segment(fd, nbytes)
         self.nbytes = nbytes
         mapping = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
         self.memory = memoryview(mapping)
@@ -220,6 +226,11 @@ class SegmentMap:
         with self._lock:
             for key in [k for k in self._mapped if k[0] == owner and segment in (None, k[1])]:
                 del self._mapped[key]
+
+    def close(self) -> None:
+        """Unmap everything; memory still leased stays until its buffers die."""
+        with self._lock:
+            self._mapped.clear()
 
     def __len__(self) -> int:
         return len(self._mapped)

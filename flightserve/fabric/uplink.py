@@ -18,7 +18,7 @@ import pyarrow as pa
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, InvalidArgument, SchemaMismatch, from_kind
 from flightserve.fabric.batches import SchemaCache, read_batch, stream_of, write_batch
-from flightserve.fabric.decode import decode_stream
+from flightserve.fabric.decode import decode_stream, validate_batch
 from flightserve.fabric.schemas import check_schema, decode_schema
 from flightserve.fabric.segments import SegmentMap, SegmentPool
 from flightserve.fabric.service import EncodedStream, Payload
@@ -130,7 +130,7 @@ class Uplink:
             region, rows = self._stage_stream(payload, spec, where)
         else:
             if not trusted:
-                validate(payload, self.limits)
+                validate_batch(payload, self.limits)
             _check(spec, payload.schema, where)
             region, rows = write_batch(payload, self.schemas, self._allocate), payload.num_rows
         self._outstanding.add((region.segment, region.offset))
@@ -252,16 +252,6 @@ class Uplink:
     def overdue(self, now_ns: int) -> list[int]:
         """Requests whose deadline is past by so much that the router must be stuck."""
         return [number for number, pending in list(self.pending.items()) if pending.deadline_ns < now_ns]
-
-
-def validate(batch: pa.RecordBatch, limits: EdgeLimits) -> None:
-    """Raise InvalidArgument for a batch that claims what its buffers do not hold, or that nests too deep."""
-    if batch.num_columns > limits.columns_max:
-        raise InvalidArgument(f"the batch has {batch.num_columns} columns; at most {limits.columns_max} are taken")
-    try:
-        batch.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidArgument(f"the batch is not valid: {error}") from error
 
 
 def _check(spec: MethodSpec, schema: pa.Schema, where: str) -> None:

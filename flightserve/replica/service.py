@@ -130,6 +130,7 @@ class ReplicaService:
         if self._loop is not None and not self._loop.is_running():
             self._loop.close()
         self.pool.close()
+        self.mapped.close()
 
     def _hang_up(self) -> None:
         for channel in [self._main, *(lane.channel for lane in self._lanes.values())]:

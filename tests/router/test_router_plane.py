@@ -369,3 +369,25 @@ def test_every_type_passes_unharmed_whole_and_empty(running: Plane, name: str) -
         got.validate(full=True)
         assert got.schema.equals(batch.schema)
         assert got.equals(payload)
+
+
+def test_many_lanes_at_once_each_get_their_own_replies_and_none_is_forgotten(running: Plane) -> None:
+    failures: list[str] = []
+
+    def stream(number: int) -> None:
+        lane = running.client.open_lane()
+        for turn in range(150):
+            value = number * 1000 + turn
+            lane.submit(turn, "Probe", "double", rows(value), meta(30))
+            reply = lane.receive(40)
+            if reply is None or reply.result is None or reply.result.batch() != rows(2 * value):
+                failures.append(f"lane {number}, turn {turn}: {reply}")
+                break
+        lane.close()
+
+    threads = [threading.Thread(target=stream, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+    assert not failures
