@@ -147,15 +147,15 @@ class SegmentPool:
 
 def check_segment(fd: int, nbytes: int) -> None:
     """Raise ProtocolError unless the fd is a memfd of that size, sealed against shrinking and growing."""
+    size = os.fstat(fd).st_size
+    if size != nbytes or nbytes <= 0:
+        raise ProtocolError(f"segment announced with {nbytes} bytes, its memfd has {size}")
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError as error:
         raise ProtocolError("segment is not a sealable memfd") from error
     if seals & _SEALS != _SEALS:
         raise ProtocolError("segment is not sealed against shrinking and growing")
-    size = os.fstat(fd).st_size
-    if size != nbytes or nbytes <= 0:
-        raise ProtocolError(f"segment announced with {nbytes} bytes, its memfd has {size}")
 
 
 class MappedSegment:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from flightserve.errors import FlightserveError
+from flightserve.frontends.replies import clipped
 from flightserve.wire.status import TABLE, Code
 
 log = logging.getLogger("flightserve.frontends.flight")
@@ -53,9 +54,10 @@ def flight_error(error: FlightserveError, untraced: bool = False) -> Exception:
         code = Code(error.code)
     except ValueError:
         code = Code.INTERNAL
+    message = clipped(error.message)
     if untraced or not issubclass(_EXCEPTIONS[code], flight.FlightError):
-        return _UNTRACED[code](error.message)
-    return _EXCEPTIONS[code](error.message)
+        return _UNTRACED[code](message)
+    return _EXCEPTIONS[code](message)
 
 
 def mapped(handler: Callable[P, T], untraced: bool = False) -> Callable[P, T]:

@@ -15,8 +15,9 @@ from flightserve.fabric.batches import stream_of
 from flightserve.fabric.service import AsyncCall, Result
 from flightserve.types import MethodSpec
 
-# gRPC clients refuse trailing metadata above 8 KiB, and a byte that is not ASCII travels there as three.
-MESSAGE_BYTES_MAX: Final = 2000
+# gRPC clients refuse trailing metadata above 8 KiB. A byte that is not ASCII travels there as three, and pyarrow's
+# Flight server sends the message a second time, in base64.
+MESSAGE_BYTES_MAX: Final = 1500
 
 
 async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryview | pa.Buffer:

@@ -248,7 +248,11 @@ class Dispatcher:
             return
         link.show(hold)
         link.read_by(hold)
-        link.channel.queue(frames.Results(hold.region, items))
+        region = hold.region
+        link.channel.queue(frames.Results(region, items))
+        if hold.segment.gone:
+            link.channel.queue(frames.SegmentGone(region.owner, region.segment))
+            link.channel.known.discard((region.owner, region.segment))
         self.dirty.add(link)
 
     def _refuse(self, effect: Refused) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from flightserve.core.events import Request
 from flightserve.errors import ProtocolError
 from flightserve.fabric.channels import PollingChannel
-from flightserve.wire.frames import Hello, Part, Region, Release, Segment
+from flightserve.fabric.segments import check_segment
+from flightserve.wire.frames import Hello, Part, Region, Release, Segment, check_region
 
 if TYPE_CHECKING:
     from flightserve.router.dispatch import Dispatcher
@@ -27,12 +28,30 @@ RegionKey = tuple[int, int, int]
 RELEASES_ALONE = 32
 
 
-class Hold:
-    """A region somebody may still read, and the connection its owner shall hear of it by."""
+class HeldSegment:
+    """A segment's fd, closed when neither `SegmentFds` nor any `Hold` needs it. `gone`: its owner, or the owner's
+    process, has let go of it, so that nobody will be told again to unmap it."""
 
-    __slots__ = ("link", "lost", "refs", "region")
+    __slots__ = ("fd", "frame", "gone")
+
+    def __init__(self, frame: Segment, fd: int) -> None:
+        self.frame = frame
+        self.fd = fd
+        self.gone = False
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class Hold:
+    """A region somebody may still read, its segment, and the connection its owner shall hear of it by. Raises
+    ProtocolError for a region outside its segment, or in one never announced."""
+
+    __slots__ = ("link", "lost", "refs", "region", "segment")
 
     def __init__(self, link: Link, region: Region, refs: int) -> None:
+        self.segment = link.segments.find(region)
+        check_region(region, self.segment.frame.nbytes)
         self.link = link
         self.region = region
         self.refs = refs
@@ -162,7 +181,7 @@ class Link:
         region = hold.region
         key = (region.owner, region.segment)
         if key not in self.channel.known:
-            self.channel.announce(*self.segments.announcement(key))
+            self.channel.announce(hold.segment.frame, hold.segment.fd)
 
     def read_by(self, hold: Hold) -> None:
         """This connection's process was sent the region and will release it."""
@@ -195,37 +214,37 @@ class Link:
 class SegmentFds:
     """fds of all segments announced to this router, kept to be shown to others."""
 
-    def __init__(self) -> None:
-        self._held: dict[tuple[int, int], tuple[Segment, int]] = {}
+    def __init__(self, segments_per_peer_max: int) -> None:
+        self._held: dict[tuple[int, int], HeldSegment] = {}
+        self._segments_per_peer_max = segments_per_peer_max
 
     def add(self, frame: Segment, fd: int) -> None:
-        """Keep the fd, or close it where the segment is known from another connection of its owner."""
+        """Keep the fd, or close it where the segment is known from another connection of its owner. Raises
+        ProtocolError for what readers would refuse: it is the owner's connection that has to end, not theirs."""
+        held = HeldSegment(frame, fd)
+        check_segment(fd, frame.nbytes)
         key = (frame.owner, frame.segment)
         if key in self._held:
-            os.close(fd)
-        else:
-            self._held[key] = (frame, fd)
+            return
+        if sum(owner == frame.owner for owner, _ in self._held) >= self._segments_per_peer_max:
+            raise ProtocolError(f"process announced more than {self._segments_per_peer_max} segments")
+        self._held[key] = held
 
-    def size(self, owner: int, segment: int) -> int:
-        """Bytes of a segment. Raises ProtocolError for one never announced."""
-        held = self._held.get((owner, segment))
+    def find(self, region: Region) -> HeldSegment:
+        """The segment that a region lies in. Raises ProtocolError for one never announced."""
+        held = self._held.get((region.owner, region.segment))
         if held is None:
-            raise ProtocolError(f"region in segment {segment}, which was never announced")
-        return held[0].nbytes
-
-    def announcement(self, key: tuple[int, int]) -> tuple[Segment, int]:
-        """The frame and fd to show."""
-        return self._held[key]
+            raise ProtocolError(f"region in segment {region.segment}, which was never announced")
+        return held
 
     def drop(self, owner: int, segment: int | None = None) -> None:
-        """Close the fd of one segment, or of all of an owner's."""
+        """Let go of one segment, or of all of an owner's. Answers that lie there can still be delivered."""
         for key in [k for k in self._held if k[0] == owner and segment in (None, k[1])]:
-            os.close(self._held.pop(key)[1])
+            self._held.pop(key).gone = True
 
     def close(self) -> None:
-        """Close all."""
-        for owner in {k[0] for k in self._held}:
-            self.drop(owner)
+        """Let go of all."""
+        self._held.clear()
 
     def __len__(self) -> int:
         return len(self._held)

@@ -33,6 +33,8 @@ from flightserve.wire.table import RoutingTable
 log = logging.getLogger(__name__)
 
 REQUESTS_PER_LINK_MAX = 65_536
+# Arrow counts rows in 63 bits, and so do the frames that name rows of a region.
+ROWS_MAX = (1 << 63) - 1
 # Releases that found no frames to ride with leave after this long.
 LAZY_FLUSH_NS = 20_000_000
 _UNAVAILABLE = KINDS.index(Unavailable)
@@ -46,7 +48,7 @@ class RouterService:
         self.peer_id = peer_id
         self.endpoint = endpoint
         self._limits = limits
-        self._segments = SegmentFds()
+        self._segments = SegmentFds(limits.segments_per_peer_max)
         self._links: dict[int, Link] = {}
         self._by_fd: dict[int, Link] = {}
         self._peers: dict[int, Peer] = {}
@@ -310,11 +312,11 @@ class RouterService:
         peer = link.peer
         if peer is None or region.owner != peer.id:
             raise ProtocolError("a region of another process was submitted")
-        frames.check_region(region, self._segments.size(region.owner, region.segment))
-        for part in frame.parts:
-            if part.rows < 0 or part.row_offset < 0 or part.request_id in link.requests:
-                raise ProtocolError(f"request {part.request_id} is malformed or already in flight")
         hold = Hold(link, region, len(frame.parts))
+        for part in frame.parts:
+            last_row = part.row_offset + part.rows
+            if part.rows < 0 or not 0 <= part.row_offset <= last_row <= ROWS_MAX or part.request_id in link.requests:
+                raise ProtocolError(f"request {part.request_id} is malformed or already in flight")
         dispatcher = self._dispatchers.get(frame.deployment)
         if dispatcher is None:
             refuse_all(link, frame, hold, _NOT_FOUND, f"no deployment {frame.deployment!r} at this router")
@@ -348,7 +350,6 @@ class RouterService:
             region = frame.region
             if link.peer is None or region.owner != link.peer.id:
                 raise ProtocolError("a replica answered with a region of another process")
-            frames.check_region(region, self._segments.size(region.owner, region.segment))
             result = Hold(link, region, 1)
         try:
             self._dispatcher_of(link).done(link, frame, result, now_ns)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import grpc
@@ -20,7 +20,10 @@ from flightserve.proto import flightserve_pb2_grpc as pb_grpc
 from flightserve.wire.status import TABLE, Code
 from tests.frontends.http_support import ARROW
 
-TIMEOUT_S = 20.0
+TIMEOUT_S: Final = 20.0
+CODES_OF_FLIGHT: Final = {
+    status.flight: code.name for code, status in TABLE.items() if code is not Code.RESOURCE_EXHAUSTED
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,6 @@ class FlightCaller(Caller):
     """A DoExchange for each call. The stream must be one that pyarrow's own client can read and send."""
 
     name = "flight"
-    _codes = {status.flight: code.name for code, status in TABLE.items() if code is not Code.RESOURCE_EXHAUSTED}
 
     def __init__(self, addresses: Mapping[str, str]) -> None:
         super().__init__(addresses)
@@ -135,7 +137,7 @@ class FlightCaller(Caller):
             self._send(writer, sent)
             return Answer("OK", rows=reader.read_all())
         except (pa.ArrowException, KeyError) as error:
-            return Answer(self._codes[type(error).__name__], str(error))
+            return Answer(CODES_OF_FLIGHT[type(error).__name__], str(error))
         finally:
             self._close(writer)
 

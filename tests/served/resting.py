@@ -15,7 +15,15 @@ from typing import Final
 from flightserve.control.messages import ChildView, View
 from tests.control.served import Served, wait_until
 
-AT_REST: Final = ("leases", "in_flight", "lanes_open", "running", "queued_requests", "queued_bytes", "in_flight_batches")
+AT_REST: Final = (
+    "leases",
+    "in_flight",
+    "lanes_open",
+    "running",
+    "queued_requests",
+    "queued_bytes",
+    "in_flight_batches",
+)
 FDS_MORE_MAX: Final = 8
 # Python's and gRPC's allocators keep what they once took; a leak of one body in each test would pass this.
 ANONYMOUS_MORE_MAX: Final = 64 << 20

@@ -5,8 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pytest
-
 from tests.frontends.rpc_support import GOOD, batch_of, stream_of
 from tests.served.callers import Caller
 from tests.served.resting import Resting
@@ -19,13 +17,14 @@ def check(caller: Caller, answer: Any, code: str, says: str = "") -> None:
     assert __file__.rpartition("/tests/")[0] + "/flightserve" not in answer.message
 
 
-@pytest.mark.parametrize(
-    ("method", "says"), [("boom", "ValueError: boom"), ("longer", "4"), ("mistyped", "mistyped"), ("nothing", "nothing")]
-)
-def test_31_methods_that_raise_or_return_what_they_may_not(caller: Caller, method: str, says: str) -> None:
-    answer = caller.call(method, GOOD)
-    check(caller, answer, "INTERNAL", says)
-    assert answer.status in (0, 500)
+FAILING = {"boom": "ValueError: boom", "longer": "4", "mistyped": "mistyped", "nothing": "nothing"}
+
+
+def test_31_methods_that_raise_or_return_what_they_may_not(caller: Caller) -> None:
+    for method, says in FAILING.items():
+        answer = caller.call(method, GOOD)
+        check(caller, answer, "INTERNAL", says)
+        assert answer.status in (0, 500)
 
 
 def test_31_a_request_that_breaks_its_micro_batch_breaks_only_itself(callers: dict[str, Caller]) -> None:
