@@ -65,12 +65,13 @@ def connect(endpoint: str, timeout_s: float) -> socket.socket:
     return sock
 
 
-def check_peer(sock: socket.socket) -> None:
-    """Raise ProtocolError unless the peer runs as our user (or as root, who could read us anyway)."""
+def check_peer(sock: socket.socket) -> int:
+    """The peer's pid. Raises ProtocolError unless it runs as our user (or as root, who could read us anyway)."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    _, uid, _ = _UCRED.unpack(credentials)
+    pid, uid, _ = _UCRED.unpack(credentials)
     if uid not in (os.geteuid(), 0):
         raise ProtocolError(f"the peer runs as user {uid}, this process as user {os.geteuid()}")
+    return int(pid)
 
 
 class Channel:

@@ -15,6 +15,7 @@ import collections
 import contextlib
 import os
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flightserve.clock import NS_PER_S, monotonic_ns
@@ -28,7 +29,7 @@ from flightserve.errors import (
 from flightserve.fabric.channels import BlockingChannel, connect
 from flightserve.fabric.service import Payload, Reply
 from flightserve.fabric.uplink import MemoryFull, SharedSlice, Uplink
-from flightserve.types import RequestMeta
+from flightserve.types import MethodSpec, RequestMeta
 from flightserve.wire import frames
 from flightserve.wire.table import Peer
 
@@ -41,6 +42,19 @@ PATIENCE_S = 0.1
 GRACE_NS = 1 * NS_PER_S
 
 
+@dataclass(slots=True)
+class Submission:
+    """One request of a lane, not staged yet."""
+
+    lane: BlockingLane
+    key: int
+    deployment: str
+    spec: MethodSpec
+    where: str
+    payload: Payload
+    meta: RequestMeta
+
+
 class LaneConnection:
     """A connection to one router that all lanes to it share."""
 
@@ -48,9 +62,8 @@ class LaneConnection:
         self.router = router
         self.state = Uplink(client.pool, client.mapped, client.limits, client.outstanding[router.id])
         self.channel = BlockingChannel(connect(router.endpoint, client.fabric.connect_timeout_s), client.mapped.add)
-        # Held around staging: Arrow lets go of the interpreter's lock in calls of a microsecond, and threads that
-        # then take turns at each of them cost far more than waiting here (9 % of the rate with 16 streams).
-        self.staging = threading.Lock()
+        self._submissions: collections.deque[Submission] = collections.deque()
+        self._staging = threading.Lock()
         self._pool = client.pool
         self._outbox: collections.deque[tuple[frames.Frame, int]] = collections.deque()
         self._sending = threading.Lock()
@@ -60,6 +73,37 @@ class LaneConnection:
         self.channel.send([hello])
 
     # ---- sending
+
+    def submit(self, submission: Submission) -> None:
+        """Stage and send a request; where another thread is staging, that one does it, and this one goes on to
+        wait for its reply. Arrow lets go of the interpreter's lock in calls of a microsecond: threads that stage
+        side by side take it from each other at each of them."""
+        self._submissions.append(submission)
+        while self._submissions and self._staging.acquire(blocking=False):
+            try:
+                while self._submissions:
+                    self._stage(self._submissions.popleft())
+            finally:
+                self._staging.release()
+        with contextlib.suppress(Unavailable):
+            self._flush()
+        if self.channel.closed:
+            self.disconnect()
+
+    def _stage(self, submission: Submission) -> None:
+        lane, key, meta = submission.lane, submission.key, submission.meta
+        try:
+            region, rows = self.state.stage(submission.payload, submission.spec, submission.where)
+        except MemoryFull as full:
+            lane.defer(submission, full.nbytes)
+            return
+        except FlightserveError as error:
+            lane.deliver(key, None, error, True)
+            return
+        parts = self.state.register(region, [(rows, meta)], lane.deliver, key)
+        lane.sent(key, parts[0].request_id)
+        submit = frames.Submit(submission.deployment, submission.spec.name, region, parts)
+        self._outbox.append((submit, region.segment))
 
     def send(self, frame: frames.Frame, segment: int = -1) -> None:
         """Send a frame; where another thread is sending, that one sends it. `segment` is the one it refers to.
@@ -157,6 +201,7 @@ class BlockingLane:
         self._connection: LaneConnection | None = None
         self._replies: collections.deque[Reply] = collections.deque()
         self._request_ids: dict[int, int] = {}
+        self._deferred: collections.deque[tuple[Submission, int]] = collections.deque()
         self._waking = threading.Lock()
         self._waking.acquire()
         self._closed = False
@@ -166,26 +211,32 @@ class BlockingLane:
     def submit(self, key: int, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
         """Send one request; see `Lane.submit`."""
         _, spec = self._client.method(deployment, method)
-        connection = self._connect(deployment)
-        where = f"{deployment}.{method}"
-        while True:
-            try:
-                with connection.staging:
-                    region, rows = connection.state.stage(payload, spec, where)
-                break
-            except MemoryFull as full:
-                self._wait_for_room(full.nbytes, meta.deadline_ns)
-        parts = connection.state.register(region, [(rows, meta)], self._deliver, key)
-        request_id = self._request_ids[key] = parts[0].request_id
+        submission = Submission(self, key, deployment, spec, f"{deployment}.{method}", payload, meta)
+        self._connect(deployment).submit(submission)
+        while self._deferred:
+            self._submit_deferred()
+
+    def sent(self, key: int, request_id: int) -> None:
+        """The request went out under this id; gives it up at once where the lane was closed meanwhile."""
+        self._request_ids[key] = request_id
+        if self._closed:
+            self.cancel(key)
+
+    def defer(self, submission: Submission, nbytes: int) -> None:
+        """There was no memory for the request: the lane's own thread waits for it."""
+        self._deferred.append((submission, nbytes))
+        self.wake()
+
+    def _submit_deferred(self) -> None:
         try:
-            connection.send(frames.Submit(deployment, method, region, parts), region.segment)
-        except FlightserveError:
-            # Where the thread that reads saw the loss first, it has delivered the error already.
-            if connection.state.pending.pop(request_id, None) is not None:
-                self._request_ids.pop(key, None)
-                raise
-        if connection.channel.closed:
-            connection.disconnect()
+            submission, nbytes = self._deferred.popleft()
+        except IndexError:
+            return
+        try:
+            self._wait_for_room(nbytes, submission.meta.deadline_ns)
+            self._connect(submission.deployment).submit(submission)
+        except FlightserveError as error:
+            self.deliver(submission.key, None, error, True)
 
     def _connect(self, deployment: str) -> LaneConnection:
         if self._closed:
@@ -206,7 +257,8 @@ class BlockingLane:
 
     # ---- replies
 
-    def _deliver(self, key: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
+    def deliver(self, key: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
+        """A reply for the lane arrived. Any thread."""
         if last:
             self._request_ids.pop(key, None)
         self._replies.append(Reply(key, result, error, last))
@@ -214,7 +266,7 @@ class BlockingLane:
 
     @property
     def has_replies(self) -> bool:
-        return bool(self._replies)
+        return bool(self._replies or self._deferred)
 
     def sleep(self, timeout_s: float) -> None:
         """Until `wake`, or the time has passed."""
@@ -234,7 +286,9 @@ class BlockingLane:
             if until_ns is not None and monotonic_ns() >= until_ns:
                 return None
             connection = self._connection
-            if connection is None or connection.channel.closed:
+            if self._deferred:
+                self._submit_deferred()
+            elif connection is None or connection.channel.closed:
                 self.sleep(PATIENCE_S)
             else:
                 connection.wait(self)

@@ -70,8 +70,9 @@ class Lane(Protocol):
     """
 
     def submit(self, key: int, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
-        """Send one request. Blocks while shared memory is full, until the request's deadline; raises a
-        FlightserveError where the request cannot be sent (then no reply follows for the key)."""
+        """Send one request. Blocks while shared memory is full, until the request's deadline. Where the request
+        cannot be sent, raises a FlightserveError (then no reply follows for the key) or delivers it as the
+        key's reply."""
         ...
 
     def receive(self, timeout_s: float | None = None) -> Reply | None:
