@@ -10,6 +10,7 @@ import collections
 
 import pyarrow as pa
 
+from flightserve.errors import InvalidArgument
 from flightserve.fabric.batches import SchemaCache, read_batch
 from flightserve.fabric.segments import SegmentMap
 from flightserve.wire.frames import Execute, Region
@@ -31,7 +32,7 @@ class Inputs:
 
     def pieces(self, frame: Execute, mapped: SegmentMap, schemas: SchemaCache) -> list[pa.RecordBatch]:
         """The micro-batch's rows, in order: as few batches as its regions allow. Raises ProtocolError for a
-        region that is not mapped."""
+        region that is not mapped, InvalidArgument for rows that it does not have."""
         batches = []
         for region in frame.regions:
             buffer, memory = mapped.lease(region, self._returned.append)
@@ -40,7 +41,11 @@ class Inputs:
         parts = frame.parts
         if len(parts) == 1 and parts[0].rows == batches[0].num_rows:
             return batches
-        return [batches[index].slice(start, stop - start) for index, start, stop in _runs(frame)]
+        runs = _runs(frame)
+        for index, _, stop in runs:
+            if stop > batches[index].num_rows:
+                raise InvalidArgument(f"rows up to {stop} asked of a batch that has {batches[index].num_rows}")
+        return [batches[index].slice(start, stop - start) for index, start, stop in runs]
 
     def settle(self) -> list[int]:
         """Indices of regions still held. Call once, after every reference of our own is gone."""

@@ -101,6 +101,7 @@ class Peer:
 
     id: int
     tier: str
+    pid: int = 0
     main: Link | None = None
     lanes: list[Link] = field(default_factory=list)
     last_heard_ns: int = 0
@@ -110,8 +111,9 @@ class Peer:
 class Link:
     """One connection, with all that has to be undone when it ends."""
 
-    def __init__(self, number: int, sock: socket.socket, segments: SegmentFds) -> None:
+    def __init__(self, number: int, sock: socket.socket, pid: int, segments: SegmentFds) -> None:
         self.number = number
+        self.pid = pid
         self._arrived: collections.deque[tuple[Segment, int]] = collections.deque()
         self.channel = PollingChannel(sock, lambda frame, fd: self._arrived.append((frame, fd)))
         self.segments = segments

@@ -208,12 +208,12 @@ class RouterService:
             except BlockingIOError:
                 return
             try:
-                check_peer(sock)
+                pid = check_peer(sock)
             except ProtocolError as error:
                 log.warning("refused a connection: %s", error.message)
                 sock.close()
                 continue
-            link = Link(next(self._numbers), sock, self._segments)
+            link = Link(next(self._numbers), sock, pid, self._segments)
             self._links[link.number] = link
             self._by_fd[link.fd] = link
             self._epoll.register(link.fd, select.EPOLLIN)
@@ -224,7 +224,11 @@ class RouterService:
             self._flush(link, lazily=True)
         if mask & ~select.EPOLLOUT and not link.channel.closed:
             now_ns = monotonic_ns()
-            for frame in link.channel.read():
+            channel = link.channel
+            for frame in channel.read():
+                # An answer to one frame may have found the peer gone; the rest of what it said is void.
+                if channel.closed:
+                    return
                 self._frames_read += 1
                 _HANDLERS[type(frame)](self, link, frame, now_ns)
 
@@ -288,9 +292,13 @@ class RouterService:
     def _on_hello(self, link: Link, frame: frames.Hello, now_ns: int) -> None:
         if frame.protocol != frames.PROTOCOL_VERSION or link.peer is not None:
             raise ProtocolError(f"unexpected Hello of protocol {frame.protocol}")
+        if frame.credits < 0:
+            raise ProtocolError(f"{frame.credits} credits offered")
         peer = self._peers.get(frame.peer_id)
         if peer is None:
-            peer = self._peers[frame.peer_id] = Peer(frame.peer_id, frame.tier)
+            peer = self._peers[frame.peer_id] = Peer(frame.peer_id, frame.tier, link.pid)
+        elif peer.pid != link.pid:
+            raise ProtocolError(f"process {link.pid} says that it is {peer.tier} {peer.id:x}, which is another")
         link.greet(frame, peer)
         link.channel.queue(
             frames.Hello(frames.PROTOCOL_VERSION, self.peer_id, "router", frame.main, "", REQUESTS_PER_LINK_MAX)
