@@ -36,11 +36,14 @@ from flightserve.fabric.service import Lane, Reply
 from flightserve.frontends.flight_errors import unforeseen
 from flightserve.types import MethodSpec, RequestMeta
 
-# Not evidence: a batch that arrives later than this after the last reply began to be written. On a busy machine
-# the client's whole round fits between the two (measured: 60 us and more), while this thread waits for its turn.
+# A batch found waiting later than this after the last reply began to be written is weak evidence: on a busy
+# machine the client's whole round fits between the two (measured: 60 us and more), while this thread waits for
+# its turn. It still counts, because on a busy machine no other is to be had.
 ROUND_NS: Final = 100_000
-# So many batches must be found waiting one after another before the stream is read ahead.
-AHEAD_AFTER: Final = 2
+STRONG: Final = 4
+WEAK: Final = 1
+# The evidence that must come in a row, with no read that had to wait between, before the stream is read ahead.
+AHEAD_AFTER: Final = 8
 # How often a thread that waits for a reply looks whether the client is still there.
 POLL_S: Final = 0.1
 ERROR_GRACE_S: Final = 1.0
@@ -238,7 +241,7 @@ class RequestStream:
             # Not before the second batch: the first one may come with the call itself.
             waiting = self._read_sleeps == sleeps and self._written > 0
             soon = self.moved_ns - self._write_began_ns < ROUND_NS + 2 * self._read_bytes
-            self._streak = self._streak + 1 if waiting and soon else 0
+            self._streak = self._streak + (STRONG if soon else WEAK) if waiting else 0
             if self._streak >= AHEAD_AFTER:
                 self._ahead = min(2, self._window)
         return True

@@ -321,8 +321,9 @@ def test_full_memory_makes_callers_wait_and_then_refuses_in_words() -> None:
         target.gate.clear()
         lane = running.client.open_lane()
         megabyte = rows(*range(100_000))
-        for key in range(8):
-            lane.submit(key, "Probe", "count" if key else "slow", megabyte, meta(0.5 if key else 20))
+        lane.submit(0, "Probe", "slow", rows(1), meta())
+        for key in range(1, 8):
+            lane.submit(key, "Probe", "count", megabyte, meta(0.5))
         lane.submit(99, "Probe", "count", rows(*range(700_000)), meta())
         target.gate.set()
         replies = {reply.key: reply for reply in receive_all(lane, 9)}
