@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flightserve.config import FrontendOptions
-from flightserve.errors import ConfigError, FlightserveError
+from flightserve.errors import ConfigError, FlightserveError, PermissionDenied
 
 if TYPE_CHECKING:
     from flightserve.app import Running
@@ -114,7 +114,8 @@ def serve_until_told(make: Callable[[], Plan], address: str | None = None) -> in
         try:
             running.start(cancelled=stop.is_set)
             if not stop.is_set():
-                print(f"ready {json.dumps(_ready(running))}", file=out, flush=True)
+                addresses = json.dumps(_ready(running), separators=(",", ":"))
+                print(f"ready {addresses}", file=out, flush=True)
             while not stop.wait(POLL_S):
                 running.check()
         except SystemExit as told:
@@ -201,9 +202,15 @@ def _status(arguments: argparse.Namespace) -> int:
             view = ask_view(app)
         except FlightserveError as error:
             print(f"{app}: {error.message}", file=sys.stderr)
-            failed = True
+            # Another user's app is there to see and no fault, unless it is the one that was asked for.
+            failed |= bool(arguments.app) or not isinstance(error, PermissionDenied)
             continue
-        print(_as_json(view) if arguments.json else render(view))
+        try:
+            print(_as_json(view) if arguments.json else render(view), flush=True)
+        except BrokenPipeError:
+            # Who reads our output (`... | head`) has had enough; nothing more may be flushed to it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 1
     return 1 if failed else 0
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from flightserve.control.logs import carry_logs
 from flightserve.control.messages import View
 from flightserve.control.observer import Observer
 from flightserve.control.plan import Plan
@@ -64,7 +65,10 @@ class Launcher:
         return view
 
     def check(self) -> None:
-        """Raise Unavailable when the supervisor has been silent for so long that Ray itself must be gone."""
+        """Raise Unavailable when Ray is gone: its own processes, or the supervisor for so long that Ray must be."""
+        lost = self._local.lost() if self._local is not None else ""
+        if lost:
+            raise Unavailable(f"Ray's {lost} died: what dies now would not be replaced, so the app ends")
         if self._observer is not None and self._observer.silent_s() > LOST_S:
             raise Unavailable(f"no word of the supervisor for {LOST_S:.0f} s; is Ray gone?")
 
@@ -89,6 +93,7 @@ class Launcher:
         if self._address is not None:
             with keeping_sigterm():
                 ray.init(address=self._address, logging_level="ERROR")
+            carry_logs()
             self._connected = True
             return
         self._local = LocalRay(self._plan.app_id)

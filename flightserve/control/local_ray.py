@@ -22,11 +22,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from flightserve.control import reaper
+from flightserve.control.logs import carry_logs
 from flightserve.control.names import APP_ID_VARIABLE
 
 log = logging.getLogger("flightserve.control.local_ray")
 
+# Nothing of ours goes through it. Ray puts it into a file of its directory where /dev/shm is too small.
 OBJECT_STORE_BYTES: Final = 128 << 20
+LOOPBACK: Final = "127.0.0.1"
+# Ray's names of its processes.
+VITAL: Final = frozenset({"gcs_server", "raylet"})
 # Ray adds about 75 characters for its longest socket.
 BASE_CHARACTERS_MAX: Final = 20
 REAP_TIMEOUT_S: Final = 15.0
@@ -60,7 +66,20 @@ class LocalRay:
                 log_to_driver=True,
                 logging_level="ERROR",
                 _temp_dir=self.directory,
+                # Ray's own ports, which run what they are sent, are nobody's business but this machine's; and
+                # without this Ray looks for its address by a way to the internet, and says so where there is none.
+                _node_ip_address=LOOPBACK,
             )
+        carry_logs()
+
+    def lost(self) -> str:
+        """Which of the processes that Ray cannot be without has died; empty while all live. What is served goes on
+        without them for a while, but nothing that dies is replaced any more."""
+        from ray._private import worker
+
+        node = worker._global_node
+        dead = {kind for kind, _ in node.dead_processes()} if node is not None else set()
+        return ", ".join(sorted(dead & VITAL))
 
     def stop(self) -> None:
         """Shut Ray down and wait until its processes and its directory are gone."""
@@ -70,14 +89,15 @@ class LocalRay:
         _forget_token()
         assert self._reaper.stdin is not None
         self._reaper.stdin.close()
-        self._reaper.wait(REAP_TIMEOUT_S)
+        if self._reaper.wait(REAP_TIMEOUT_S) != 0:
+            log.warning("the reaper was killed: its work is done here")
+            reaper.end(f"{APP_ID_VARIABLE}={self._app_id}".encode(), self.directory)
 
     def _variables(self) -> dict[str, str]:
         variables = {
             "RAY_worker_niceness": "0",
             "RAY_worker_oom_score_adjustment": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_DEDUP_LOGS": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             APP_ID_VARIABLE: self._app_id,
         }

@@ -1,4 +1,8 @@
-"""Logs of our processes: one JSON object a line on stderr; Ray carries the children's to the launcher."""
+"""Logs of our processes: one JSON object a line on stderr; Ray carries the children's to the launcher.
+
+Ray would print what it carries with a coloured prefix on every line, leave out lines that look alike, and send
+what user code prints to standard output. `carry_logs` has each line written to standard error as it was.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import json
 import logging
 import sys
 import time
-from typing import Final
+from typing import Any, Final
 
 # What a record carries beside these was passed as `extra` and belongs in the line.
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+# The name under which `ray.init` registers what prints the children's lines.
+RAY_PRINTER: Final = "ray_print_logs"
 
 
 class JsonFormatter(logging.Formatter):
@@ -41,3 +47,27 @@ def configure_logging(process: str, level: int = logging.INFO) -> None:
     logger.handlers[:] = [stream]
     logger.setLevel(level)
     logger.propagate = False
+
+
+def carry_logs() -> None:
+    """Write what Ray brings from the children to this process's standard error, unchanged. Call it after
+    `ray.init`; it lasts until `ray.shutdown`, which removes Ray's printer, and so ours, by its name."""
+    try:
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+    except ImportError:
+        logging.getLogger(__name__).debug("this Ray's printer cannot be replaced: its lines have a prefix")
+        return
+    dispatcher.remove_handler(RAY_PRINTER)
+    dispatcher.add_handler(RAY_PRINTER, _write_lines)
+
+
+def _write_lines(batch: dict[str, Any]) -> None:
+    """`batch["lines"]`: what one process wrote, without line ends. A closed standard error loses them."""
+    if batch.get("pid") == "autoscaler":
+        # Its whole log; Ray, too, prints none of it but events, which one node has none of.
+        return
+    try:
+        sys.stderr.write("".join(f"{line}\n" for line in batch.get("lines", ())))
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return

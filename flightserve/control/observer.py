@@ -17,7 +17,7 @@ from pathlib import Path
 
 from flightserve.control.messages import Ask, Attach, Inbox, Shutdown, View, encode
 from flightserve.control.names import peer_credentials, supervisor_socket
-from flightserve.errors import FlightserveError, NotFound, ProtocolError, Unavailable
+from flightserve.errors import FlightserveError, NotFound, PermissionDenied, ProtocolError, Unavailable
 
 log = logging.getLogger("flightserve.control.observer")
 
@@ -29,14 +29,14 @@ FROZEN_AFTER_S = 10.0
 
 def connect(app_id: str, timeout_s: float) -> tuple[socket.socket, int]:
     """A connection to the app's supervisor and that process's pid. Raises NotFound where none listens and
-    ProtocolError where it is another user's."""
+    PermissionDenied where it is another user's."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout_s)
         sock.connect(supervisor_socket(app_id))
         pid, uid = peer_credentials(sock)
         if uid != os.getuid():
-            raise ProtocolError(f"the supervisor of app {app_id} belongs to another user")
+            raise PermissionDenied(f"the supervisor of app {app_id} belongs to another user")
     except OSError as error:
         sock.close()
         raise NotFound(f"no supervisor of app {app_id} listens on this machine") from error
@@ -47,7 +47,7 @@ def connect(app_id: str, timeout_s: float) -> tuple[socket.socket, int]:
 
 
 def ask_view(app_id: str, timeout_s: float = 2.0) -> View:
-    """One look at a running app. Raises NotFound, ProtocolError, or Unavailable where no answer came in time."""
+    """One look at a running app. Raises as `connect` does, and Unavailable where no answer came in time."""
     sock, _ = connect(app_id, timeout_s)
     inbox = Inbox()
     with sock:

@@ -2,8 +2,9 @@
 
 Standard input is a pipe whose other end only the launcher holds; it closes when the launcher ends, however
 that happens. Ray's own processes end with the launcher, most of them at once; this waits for all that carry
-the app's id in their environment, kills those that outlive `GRACE_S`, and deletes Ray's directory. It imports
-nothing but the standard library, so that it costs little to have it wait.
+the app's id in their environment, or have a file of Ray's directory open for writing (Ray's agents give themselves
+a title, which may be written over their environment), kills those that outlive `GRACE_S`, and deletes Ray's
+directory. It imports nothing but the standard library, so that it costs little to have it wait.
 """
 
 import os
@@ -17,27 +18,43 @@ POLL_S = 0.1
 GIVE_UP_S = 30.0
 
 
-def marked(marker: bytes) -> list[int]:
-    """Pids, except our own, with the marker in their environment. Zombies have none."""
+def marked(marker: bytes, directory: str) -> list[int]:
+    """Pids, except our own, with the marker in their environment or writing into the directory. Zombies do neither."""
     pids = []
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != os.getpid():
             try:
                 with open(f"/proc/{entry}/environ", "rb") as file:
-                    if marker in file.read().split(b"\0"):
-                        pids.append(int(entry))
+                    found = marker in file.read().split(b"\0")
+                if found or writes_into(entry, directory):
+                    pids.append(int(entry))
             except OSError:
                 continue
     return pids
 
 
-def end(marker: bytes) -> None:
-    """Wait for the marked processes, then kill those that stay."""
+def writes_into(pid: str, directory: str) -> bool:
+    """Whether the process has a file below the directory open for writing. Raises OSError when it is not ours or
+    just ended."""
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{number}").startswith(f"{directory}/"):
+                with open(f"/proc/{pid}/fdinfo/{number}") as file:
+                    flags = next(line for line in file if line.startswith("flags:"))
+                if int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY:
+                    return True
+        except OSError:  # the descriptor was closed while we looked
+            continue
+    return False
+
+
+def end(marker: bytes, directory: str) -> None:
+    """Wait for the marked processes, then kill those that stay; then delete the directory."""
     start = time.monotonic()
     while time.monotonic() - start < GIVE_UP_S:
-        pids = marked(marker)
+        pids = marked(marker, directory)
         if not pids:
-            return
+            break
         if time.monotonic() - start > GRACE_S:
             for pid in pids:
                 try:
@@ -45,6 +62,7 @@ def end(marker: bytes) -> None:
                 except ProcessLookupError:
                     continue
         time.sleep(POLL_S)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def main() -> None:
@@ -54,8 +72,7 @@ def main() -> None:
     while os.read(0, 1):
         pass
     directory, app_id = sys.argv[1:3]
-    end(f"FLIGHTSERVE_APP_ID={app_id}".encode())
-    shutil.rmtree(directory, ignore_errors=True)
+    end(f"FLIGHTSERVE_APP_ID={app_id}".encode(), directory)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import signal
@@ -22,6 +23,8 @@ WAIT_S = 60.0
 POLL_S = 0.05
 ROOT = Path(__file__).parents[2]
 MARK = "FLIGHTSERVE_CONTROL_TEST"
+# The state of a listening socket in /proc/net/tcp.
+TCP_LISTEN = "0A"
 
 
 class Served:
@@ -89,6 +92,27 @@ class Served:
                     continue
         return found
 
+    def named(self, name: str) -> int:
+        """The one process of ours whose program, or script that it runs, has that file name."""
+        found = []
+        for pid in self.processes():
+            arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:5]
+            if name in [Path(argument).name for argument in arguments]:
+                found.append(pid)
+        (pid,) = found
+        return pid
+
+    def listening(self) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+        """The local addresses of all TCP sockets on which our processes listen."""
+        inodes = {inode for pid in self.processes() for inode in _socket_inodes(pid)}
+        found = []
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == TCP_LISTEN and fields[9] in inodes:
+                    found.append(_address(fields[1].partition(":")[0]))
+        return found
+
     def left(self) -> list[str]:
         """What is still there and should not be, after the launcher's end."""
         left = [f"process {pid}" for pid in self.processes()]
@@ -113,6 +137,25 @@ class Served:
             assert self.process.stdout is not None
             self.process.stdout.close()
             self._errors.close()
+
+
+def _socket_inodes(pid: int) -> set[str]:
+    links = set()
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            links.add(os.readlink(entry))
+    except OSError:  # it ended while we looked, or the descriptor closed
+        return set()
+    return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
+
+
+def _address(digits: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address as /proc/net/tcp has it: words of 4 bytes, each in the machine's byte order."""
+    raw = bytes.fromhex(digits)
+    words = b"".join(int.from_bytes(raw[at : at + 4], sys.byteorder).to_bytes(4, "big") for at in range(0, len(raw), 4))
+    address = ipaddress.ip_address(words)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:

@@ -140,13 +140,21 @@ def test_the_reaper_waits_for_the_processes_and_removes_the_directory(tmp_path: 
     waiting = subprocess.Popen(
         [sys.executable, "-I", "-S", reaper.__file__, str(directory), "reaped"], stdin=subprocess.PIPE
     )
-    assert reaper.marked(b"FLIGHTSERVE_APP_ID=reaped") == [marked.pid]
+    (directory / "logs" / "read").touch()
+    # Reads, as somebody who looks at a log does, and writes, as a process does that lost the mark.
+    with (directory / "logs" / "read").open() as reading, (directory / "logs" / "written").open("a") as writing:
+        child = [sys.executable, "-c", "input()"]
+        reader = subprocess.Popen(child, stdin=subprocess.PIPE, pass_fds=[reading.fileno()])
+        writer = subprocess.Popen(child, stdin=subprocess.PIPE, pass_fds=[writing.fileno()])
+    assert set(reaper.marked(b"FLIGHTSERVE_APP_ID=reaped", str(directory))) == {marked.pid, writer.pid}
     assert waiting.stdin is not None
     waiting.stdin.close()
     assert directory.exists()
     marked.communicate(b"\n")
+    writer.communicate(b"\n")
     assert waiting.wait(30) == 0
     assert not directory.exists()
+    reader.communicate(b"\n")
 
 
 def test_errors_of_the_declaration_are_config_errors() -> None:

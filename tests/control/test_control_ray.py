@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flightserve.control.names import running_apps
-from tests.control.served import Served, wait_until
+from tests.control.served import ROOT, Served, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -85,6 +88,26 @@ def test_status_finds_the_app_without_ray(app: Served, capsys: pytest.CaptureFix
         assert name in shown
 
 
+def test_a_reader_of_status_may_stop_reading(app: Served) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "flightserve", "status", "--app", app.app_id]
+    with os.fdopen(writing, "w") as broken:
+        shown = subprocess.run(command, stdout=broken, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert (shown.returncode, shown.stderr) == (1, "")
+
+
+def test_all_logs_are_one_json_object_a_line(app: Served) -> None:
+    lines = [json.loads(line) for line in app.errors().splitlines()]
+    assert {"supervisor", "launcher"} <= {line["process"] for line in lines}
+
+
+def test_everything_listens_on_loopback_alone(app: Served) -> None:
+    listening = app.listening()
+    assert len(listening) > len(app.view().addresses)
+    assert [address for address in listening if not address.is_loopback] == []
+
+
 def test_sigterm_drains_exits_0_and_leaves_nothing_and_its_neighbour_alone(app: Served, short_directory: Path) -> None:
     with Served(short_directory) as other:
         other.wait_ready()
@@ -102,6 +125,24 @@ def test_ctrl_c_reaches_the_whole_group_and_still_drains(short_directory: Path) 
         served.wait_ready()
         os.killpg(served.process.pid, signal.SIGINT)
         assert served.process.wait(30) == 0
+        assert served.left() == []
+
+
+def test_when_ray_dies_the_app_ends_says_so_and_leaves_nothing(short_directory: Path) -> None:
+    with Served(short_directory) as served:
+        served.wait_ready()
+        os.kill(served.named("gcs_server"), signal.SIGKILL)
+        assert served.process.wait(60) == 1
+        assert "Ray's gcs_server died" in served.errors()
+        wait_until(lambda: served.left() == [], "everything gone")
+
+
+def test_without_the_reaper_a_stop_still_leaves_nothing(short_directory: Path) -> None:
+    with Served(short_directory) as served:
+        served.wait_ready()
+        os.kill(served.named("reaper.py"), signal.SIGKILL)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(60) == 0
         assert served.left() == []
 
 
