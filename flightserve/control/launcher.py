@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ log = logging.getLogger("flightserve.control.launcher")
 
 POLL_S = 0.2
 LOST_S = 60.0
+# Without Ray nobody starts a silent supervisor again.
+DEAD_S = 3.0
 # Beyond the drain limit: routers and replicas (3 s), stragglers (killed after 3 s more), Ray itself.
 STOP_GRACE_S = 8.0
 
@@ -77,7 +80,7 @@ class Launcher:
         observer, self._observer = self._observer, None
         if observer is not None:
             observer.shut_down(drain_timeout_s)
-            view = observer.wait_for(lambda view: view.phase == "stopped", drain_timeout_s + STOP_GRACE_S)
+            view = self._wait_stopped(observer, drain_timeout_s + STOP_GRACE_S)
             if view is None or view.phase != "stopped":
                 log.warning("the app did not stop in time: %s", view.problem if view else "no supervisor answered")
             observer.close()
@@ -98,6 +101,17 @@ class Launcher:
             return
         self._local = LocalRay(self._plan.app_id)
         self._local.start()
+
+    def _wait_stopped(self, observer: Observer, timeout_s: float) -> View | None:
+        """Until all children have left; not longer than it takes to see that the supervisor died with Ray."""
+        end_s = time.monotonic() + timeout_s
+        while (left_s := end_s - time.monotonic()) > 0:
+            view = observer.wait_for(lambda view: view.phase == "stopped", min(POLL_S, left_s))
+            if view is not None and view.phase == "stopped":
+                break
+            if observer.silent_s() > DEAD_S and self._local is not None and self._local.lost():
+                break
+        return observer.view
 
     def _wait_ready(self, cancelled: Callable[[], bool]) -> None:
         assert self._observer is not None

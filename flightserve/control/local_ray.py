@@ -46,7 +46,15 @@ class LocalRay:
         base = tempfile.gettempdir()
         self.directory = tempfile.mkdtemp(prefix="fs-", dir=base if len(base) <= BASE_CHARACTERS_MAX else "/tmp")
         self._reaper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("reaper.py")), self.directory, app_id],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                str(Path(__file__).with_name("reaper.py")),
+                self.directory,
+                app_id,
+                str(os.getpid()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -91,7 +99,7 @@ class LocalRay:
         self._reaper.stdin.close()
         if self._reaper.wait(REAP_TIMEOUT_S) != 0:
             log.warning("the reaper was killed: its work is done here")
-            reaper.end(f"{APP_ID_VARIABLE}={self._app_id}".encode(), self.directory)
+            reaper.end(f"{APP_ID_VARIABLE}={self._app_id}".encode(), self.directory, os.getpid())
 
     def _variables(self) -> dict[str, str]:
         variables = {

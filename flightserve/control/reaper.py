@@ -1,4 +1,4 @@
-"""Removes what a launcher leaves when it is killed: run as `python -I -S reaper.py DIRECTORY APP_ID`.
+"""Removes what a launcher leaves when it is killed: run as `python -I -S reaper.py DIRECTORY APP_ID LAUNCHER_PID`.
 
 Standard input is a pipe whose other end only the launcher holds; it closes when the launcher ends, however
 that happens. Ray's own processes end with the launcher, most of them at once; this waits for all that carry
@@ -18,11 +18,12 @@ POLL_S = 0.1
 GIVE_UP_S = 30.0
 
 
-def marked(marker: bytes, directory: str) -> list[int]:
-    """Pids, except our own, with the marker in their environment or writing into the directory. Zombies do neither."""
+def marked(marker: bytes, directory: str, launcher: int) -> list[int]:
+    """Pids, except our own and the launcher's (Ray's log files stay open in it), with the marker in their
+    environment or writing into the directory. Zombies do neither."""
     pids = []
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) != os.getpid():
+        if entry.isdigit() and int(entry) not in (os.getpid(), launcher):
             try:
                 with open(f"/proc/{entry}/environ", "rb") as file:
                     found = marker in file.read().split(b"\0")
@@ -48,11 +49,11 @@ def writes_into(pid: str, directory: str) -> bool:
     return False
 
 
-def end(marker: bytes, directory: str) -> None:
+def end(marker: bytes, directory: str, launcher: int) -> None:
     """Wait for the marked processes, then kill those that stay; then delete the directory."""
     start = time.monotonic()
     while time.monotonic() - start < GIVE_UP_S:
-        pids = marked(marker, directory)
+        pids = marked(marker, directory, launcher)
         if not pids:
             break
         if time.monotonic() - start > GRACE_S:
@@ -71,8 +72,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 1):
         pass
-    directory, app_id = sys.argv[1:3]
-    end(f"FLIGHTSERVE_APP_ID={app_id}".encode(), directory)
+    directory, app_id, launcher = sys.argv[1:4]
+    end(f"FLIGHTSERVE_APP_ID={app_id}".encode(), directory, int(launcher))
 
 
 if __name__ == "__main__":

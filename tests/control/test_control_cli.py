@@ -138,7 +138,7 @@ def test_the_reaper_waits_for_the_processes_and_removes_the_directory(tmp_path: 
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, "FLIGHTSERVE_APP_ID": "reaped"}
     )
     waiting = subprocess.Popen(
-        [sys.executable, "-I", "-S", reaper.__file__, str(directory), "reaped"], stdin=subprocess.PIPE
+        [sys.executable, "-I", "-S", reaper.__file__, str(directory), "reaped", str(os.getpid())], stdin=subprocess.PIPE
     )
     (directory / "logs" / "read").touch()
     # Reads, as somebody who looks at a log does, and writes, as a process does that lost the mark.
@@ -146,7 +146,8 @@ def test_the_reaper_waits_for_the_processes_and_removes_the_directory(tmp_path: 
         child = [sys.executable, "-c", "input()"]
         reader = subprocess.Popen(child, stdin=subprocess.PIPE, pass_fds=[reading.fileno()])
         writer = subprocess.Popen(child, stdin=subprocess.PIPE, pass_fds=[writing.fileno()])
-    assert set(reaper.marked(b"FLIGHTSERVE_APP_ID=reaped", str(directory))) == {marked.pid, writer.pid}
+    assert set(reaper.marked(b"FLIGHTSERVE_APP_ID=reaped", str(directory), os.getpid())) == {marked.pid, writer.pid}
+    assert set(reaper.marked(b"FLIGHTSERVE_APP_ID=reaped", str(directory), writer.pid)) == {marked.pid}
     assert waiting.stdin is not None
     waiting.stdin.close()
     assert directory.exists()
