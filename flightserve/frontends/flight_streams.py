@@ -209,6 +209,16 @@ class RequestStream:
             self._lane.close()
             self._retire()
             self._count_unanswered()
+            self._forget()
+
+    def _forget(self) -> None:
+        """Break the cycle of this object, the error it ended with, and the frames of that error's traceback, which
+        hold the last reply's rows, hence a lease, until some collection of garbage."""
+        self._ended = Unavailable("the stream has ended")
+        self._input_error = None
+        self._refusal = None
+        self._requests.clear()
+        self._order.clear()
 
     def _count_unanswered(self) -> None:
         """The oldest request got the stream's error; those behind it were cancelled."""
