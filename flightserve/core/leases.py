@@ -1,90 +1,89 @@
-"""Who may read which region: the owner's ledger of leases.
+"""Who may still read a region: counted where both sides are seen, undone when a reader's connection ends.
 
-A region is granted to a holder (a peer, or the owner itself while it writes) as often as it is handed over, and is
-freed when the last grant of the last holder comes back. A peer that dies gives back all it held. Regions and
-holders are any hashable values; regions are usually (segment, offset). All operations O(1), but for `holder_died`,
-which is linear in what the holder held.
+A `Hold` counts the reasons to keep one region: requests that are not settled, micro-batches that run over it,
+leases of processes it was sent to. `Leases` are those of one connection, so that its end can give them back.
+Regions are any hashable keys. All operations are O(1), but for `Leases.end`, which is linear in what is leased.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from flightserve.errors import ProtocolError
 
-RegionT = TypeVar("RegionT", bound=Hashable)
-HolderT = TypeVar("HolderT", bound=Hashable)
+KeyT = TypeVar("KeyT", bound=Hashable)
+HoldT = TypeVar("HoldT", bound="Hold")
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerStatistics:
-    """Regions that are leased, leases over them (grants not yet returned), and holders of any."""
+class Hold:
+    """A region somebody may still read. `freed` is called once, when the last reason has gone.
 
-    regions: int
-    leases: int
-    holders: int
+    `lost` is true once a reader was cut off while it may have been reading: the owner must then not write
+    there again, though nobody waits for the region any more.
+    """
+
+    __slots__ = ("lost", "refs")
+
+    def __init__(self, refs: int) -> None:
+        self.refs = refs
+        self.lost = False
+
+    def freed(self) -> None:
+        """Nobody needs the region any more. For subclasses."""
+
+    def drop(self) -> None:
+        """One reason to keep the region less."""
+        self.refs -= 1
+        if self.refs == 0:
+            self.freed()
+
+    def lose(self) -> None:
+        """As `drop`, for a reader that was cut off and may still be reading."""
+        self.lost = True
+        self.drop()
 
 
-class Ledger(Generic[RegionT, HolderT]):
-    """Counts of grants, by region and by holder."""
+class Leases(Generic[KeyT, HoldT]):
+    """What one connection's process was granted and has not given back. A region may be granted several times."""
 
-    __slots__ = ("_held", "_totals")
+    __slots__ = ("_holds",)
 
     def __init__(self) -> None:
-        self._totals: dict[RegionT, int] = {}
-        self._held: dict[HolderT, dict[RegionT, int]] = {}
+        self._holds: dict[KeyT, list[HoldT]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._holds.values()))
 
     def __repr__(self) -> str:
-        s = self.statistics()
-        return f"<Ledger {s.leases} leases over {s.regions} regions by {s.holders} holders>"
+        return f"<Leases: {len(self)} on {len(self._holds)} regions>"
 
-    def statistics(self) -> LedgerStatistics:
-        """Counts at this moment. O(regions)."""
-        return LedgerStatistics(len(self._totals), sum(self._totals.values()), len(self._held))
-
-    def grant(self, region: RegionT, holder: HolderT, count: int = 1) -> None:
-        """Hand the region over to the holder, `count` times."""
-        if count < 1:
-            raise ValueError(f"a region cannot be granted {count} times")
-        totals = self._totals
-        totals[region] = totals.get(region, 0) + count
-        held = self._held.get(holder)
-        if held is None:
-            held = self._held[holder] = {}
-        held[region] = held.get(region, 0) + count
-
-    def release(self, region: RegionT, holder: HolderT, count: int = 1) -> bool:
-        """The holder gives `count` grants back; True when the region is thereby free.
-
-        Raises ProtocolError, and changes nothing, when it holds fewer.
-        """
-        held = self._held.get(holder)
-        have = held.get(region, 0) if held is not None else 0
-        if held is None or count < 1 or have < count:
-            raise ProtocolError(f"{holder} gives back {count} leases of region {region} and holds {have}")
-        if have > count:
-            held[region] = have - count
+    def take_over(self, key: KeyT, hold: HoldT) -> None:
+        """A reason that already counts becomes a lease: it will be given back by its key."""
+        holds = self._holds.get(key)
+        if holds is None:
+            self._holds[key] = [hold]
         else:
-            del held[region]
-            if not held:
-                del self._held[holder]
-        return self._take(region, count)
+            holds.append(hold)
 
-    def holder_died(self, holder: HolderT) -> list[RegionT]:
-        """The holder gives back all it held; the regions that are thereby free."""
-        held = self._held.pop(holder, {})
-        return [region for region, count in held.items() if self._take(region, count)]
+    def grant(self, key: KeyT, hold: HoldT) -> None:
+        """The region was sent to the process: one reason more to keep it."""
+        hold.refs += 1
+        self.take_over(key, hold)
 
-    def leased(self, region: RegionT) -> bool:
-        """True while anybody holds the region."""
-        return region in self._totals
+    def release(self, key: KeyT) -> None:
+        """The process gives one lease back. Raises ProtocolError where it holds none."""
+        holds = self._holds.get(key)
+        if holds is None:
+            raise ProtocolError("process released a region it holds no lease on")
+        hold = holds.pop()
+        if not holds:
+            del self._holds[key]
+        hold.drop()
 
-    def _take(self, region: RegionT, count: int) -> bool:
-        left = self._totals[region] - count
-        if left:
-            self._totals[region] = left
-            return False
-        del self._totals[region]
-        return True
+    def end(self) -> None:
+        """The connection ended: all its leases are lost."""
+        ended, self._holds = self._holds, {}
+        for holds in ended.values():
+            for hold in holds:
+                hold.lose()

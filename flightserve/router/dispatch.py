@@ -27,7 +27,7 @@ from flightserve.core.events import (
 )
 from flightserve.core.routing import DeploymentMachine
 from flightserve.errors import KINDS, InvalidArgument, NotFound, ProtocolError
-from flightserve.router.links import Hold, Link, Routed, Running
+from flightserve.router.links import Link, RegionHold, Routed, Running
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire import frames
 
@@ -56,7 +56,7 @@ class Dispatcher:
 
     # ---- from frontends
 
-    def submit(self, link: Link, frame: frames.Submit, hold: Hold, now_ns: int) -> None:
+    def submit(self, link: Link, frame: frames.Submit, hold: RegionHold, now_ns: int) -> None:
         """Take in the requests of one frame; each gets exactly one outcome on `link`."""
         method = self._methods.get(frame.method)
         if method is None:
@@ -74,7 +74,7 @@ class Dispatcher:
     def _routed(
         self,
         link: Link,
-        hold: Hold,
+        hold: RegionHold,
         part: frames.Part,
         group: tuple[str, int],
         nbytes: int,
@@ -132,7 +132,7 @@ class Dispatcher:
             for hold in batch.holds:
                 hold.lose()
 
-    def done(self, link: Link, frame: frames.Done, result: Hold | None, now_ns: int) -> None:
+    def done(self, link: Link, frame: frames.Done, result: RegionHold | None, now_ns: int) -> None:
         """A micro-batch, or one part of a streamed reply, is answered by `result`."""
         running = link.running.get(frame.batch_id)
         if running is None:
@@ -148,7 +148,7 @@ class Dispatcher:
         self.handle(Finished(link.number, frame.batch_id), now_ns)
         settle_holds(link, running, frame.kept)
 
-    def _stream(self, link: Link, frame: frames.Done, running: Running, result: Hold | None, now_ns: int) -> None:
+    def _stream(self, link: Link, frame: frames.Done, running: Running, result: RegionHold | None, now_ns: int) -> None:
         request = running.pieces[0][0]
         if not request.streamed:
             request.streamed = True
@@ -183,10 +183,10 @@ class Dispatcher:
 
     def _dispatch(self, effect: Dispatch) -> None:
         link = self._lanes[effect.replica_id]
-        holds: list[Hold] = []
+        holds: list[RegionHold] = []
         parts: list[frames.Part] = []
         pieces: list[tuple[Routed, int, int]] = []
-        last: Hold | None = None
+        last: RegionHold | None = None
         for piece in effect.pieces:
             request = piece.request
             assert isinstance(request, Routed)
@@ -215,7 +215,7 @@ class Dispatcher:
         self.dirty.add(link)
 
     def _complete(self, requests: list[Routed]) -> None:
-        whole: dict[tuple[int, int], tuple[Link, Hold, list[frames.Item]]] = {}
+        whole: dict[tuple[int, int], tuple[Link, RegionHold, list[frames.Item]]] = {}
         for request in requests:
             results = request.results
             if len(results) == 1:
@@ -243,11 +243,11 @@ class Dispatcher:
         for index, (_, hold, offset, rows) in enumerate(request.results):
             self._send_results(request.link, hold, [frames.Item(request_id, offset, rows, index == final)])
 
-    def _send_results(self, link: Link, hold: Hold, items: list[frames.Item]) -> None:
+    def _send_results(self, link: Link, hold: RegionHold, items: list[frames.Item]) -> None:
         if link.channel.closed:
             return
         link.show(hold)
-        link.read_by(hold)
+        link.leases.grant(hold.key, hold)
         region = hold.region
         link.channel.queue(frames.Results(region, items))
         if hold.segment.gone:
@@ -278,7 +278,7 @@ class Dispatcher:
             self.dirty.add(main)
 
 
-def _share(running: Running, result: Hold, rows_answered: int) -> None:
+def _share(running: Running, result: RegionHold, rows_answered: int) -> None:
     """Give each piece its rows of the result region: as many as it brought, or all where it ran alone."""
     offset = 0
     alone = len(running.pieces) == 1
@@ -297,13 +297,12 @@ def settle_holds(link: Link, running: Running, kept: list[int]) -> None:
     """The replica is done with the micro-batch's regions, except those its user's code keeps."""
     for index, hold in enumerate(running.holds):
         if index in kept:
-            region = hold.region
-            link.kept.setdefault((region.owner, region.segment, region.offset), []).append(hold)
+            link.leases.take_over(hold.key, hold)
         else:
             hold.drop()
 
 
-def refuse_all(link: Link, frame: frames.Submit, hold: Hold, kind: int, message: str) -> None:
+def refuse_all(link: Link, frame: frames.Submit, hold: RegionHold, kind: int, message: str) -> None:
     """Answer every request of a frame with one error."""
     for part in frame.parts:
         link.channel.queue(frames.Outcome(part.request_id, kind, message))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flightserve.core.events import Request
+from flightserve.core.leases import Hold, Leases
 from flightserve.errors import ProtocolError
 from flightserve.fabric.channels import PollingChannel
 from flightserve.fabric.segments import check_segment
@@ -43,31 +44,28 @@ class HeldSegment:
         os.close(self.fd)
 
 
-class Hold:
-    """A region somebody may still read, its segment, and the connection its owner shall hear of it by. Raises
-    ProtocolError for a region outside its segment, or in one never announced."""
+class RegionHold(Hold):
+    """A hold on a region, its segment, and the connection its owner shall hear of it by. Raises ProtocolError for
+    a region outside its segment, or in one never announced."""
 
-    __slots__ = ("link", "lost", "refs", "region", "segment")
+    __slots__ = ("link", "region", "segment")
 
     def __init__(self, link: Link, region: Region, refs: int) -> None:
+        super().__init__(refs)
         self.segment = link.segments.find(region)
         check_region(region, self.segment.frame.nbytes)
         self.link = link
         self.region = region
-        self.refs = refs
-        self.lost = False
 
-    def drop(self) -> None:
-        """One reason to keep the region less."""
-        self.refs -= 1
-        if self.refs == 0:
-            region = self.region
-            self.link.release((region.owner, region.segment, region.offset), self.lost)
+    @property
+    def key(self) -> RegionKey:
+        """What `Release` frames name the region by."""
+        region = self.region
+        return region.owner, region.segment, region.offset
 
-    def lose(self) -> None:
-        """As `drop`, for a reader that was cut off and may still be reading."""
-        self.lost = True
-        self.drop()
+    def freed(self) -> None:
+        """Tell the owner."""
+        self.link.release(self.key, self.lost)
 
 
 class Routed(Request):
@@ -77,10 +75,10 @@ class Routed(Request):
 
     dispatcher: Dispatcher
     link: Link
-    hold: Hold
+    hold: RegionHold
     part: Part
     # Answered slices as (row offset in the request, result region, row offset in it, rows).
-    results: list[tuple[int, Hold, int, int]]
+    results: list[tuple[int, RegionHold, int, int]]
     settled: bool
     streamed: bool
     # The lane and micro-batch it was given to last.
@@ -92,7 +90,7 @@ class Running:
     """A micro-batch a replica has: which regions it may read and which requests it answers, in order."""
 
     pieces: list[tuple[Routed, int, int]]
-    holds: list[Hold]
+    holds: list[RegionHold]
 
 
 @dataclass(slots=True, eq=False)
@@ -121,9 +119,9 @@ class Link:
         self.deployment = ""
         self.credits = 0
         self.requests: dict[int, Routed] = {}
-        self.reading: dict[RegionKey, list[Hold]] = {}
+        # Results it was sent, and regions that user code keeps.
+        self.leases: Leases[RegionKey, RegionHold] = Leases()
         self.running: dict[int, Running] = {}
-        self.kept: dict[RegionKey, list[Hold]] = {}
         self.releases: list[RegionKey] = []
         self.losses: list[RegionKey] = []
         self.writing = False
@@ -178,36 +176,16 @@ class Link:
                 self.losses = []
         return self.channel.has_queued
 
-    def show(self, hold: Hold) -> None:
+    def show(self, hold: RegionHold) -> None:
         """Announce the region's segment here, if this peer has not seen it."""
         region = hold.region
         key = (region.owner, region.segment)
         if key not in self.channel.known:
             self.channel.announce(hold.segment.frame, hold.segment.fd)
 
-    def read_by(self, hold: Hold) -> None:
-        """This connection's process was sent the region and will release it."""
-        region = hold.region
-        hold.refs += 1
-        self.reading.setdefault((region.owner, region.segment, region.offset), []).append(hold)
-
-    def released(self, keys: list[RegionKey]) -> None:
-        """The process gave leases back."""
-        for key in keys:
-            holds = self.reading.get(key) or self.kept.get(key)
-            if not holds:
-                raise ProtocolError("process released a region it holds no lease on")
-            holds.pop().drop()
-            if not holds:
-                (self.reading if key in self.reading else self.kept).pop(key)
-
     def forget_leases(self) -> None:
         """The connection ended: its leases are void, and what it still had to tell goes another way."""
-        for table in (self.reading, self.kept):
-            for holds in table.values():
-                for hold in holds:
-                    hold.lose()
-            table.clear()
+        self.leases.end()
         if self.peer is not None and self.peer.main is not None:
             self.peer.main.releases += self.releases
             self.peer.main.losses += self.losses

@@ -26,7 +26,7 @@ from flightserve.core.events import ReplicaDraining, Tick
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.fabric.channels import check_peer, listen
 from flightserve.router.dispatch import Dispatcher, refuse_all
-from flightserve.router.links import Hold, Link, Peer, SegmentFds
+from flightserve.router.links import Link, Peer, RegionHold, SegmentFds
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -320,7 +320,7 @@ class RouterService:
         peer = link.peer
         if peer is None or region.owner != peer.id:
             raise ProtocolError("a region of another process was submitted")
-        hold = Hold(link, region, len(frame.parts))
+        hold = RegionHold(link, region, len(frame.parts))
         for part in frame.parts:
             last_row = part.row_offset + part.rows
             if part.rows < 0 or not 0 <= part.row_offset <= last_row <= ROWS_MAX or part.request_id in link.requests:
@@ -349,7 +349,8 @@ class RouterService:
             request.dispatcher.taken(request, frame.parts)
 
     def _on_release(self, link: Link, frame: frames.Release, now_ns: int) -> None:
-        link.released(frame.regions)
+        for key in frame.regions:
+            link.leases.release(key)
         self._next_lazy_ns = min(self._next_lazy_ns, now_ns + LAZY_FLUSH_NS)
 
     def _on_done(self, link: Link, frame: frames.Done, now_ns: int) -> None:
@@ -358,7 +359,7 @@ class RouterService:
             region = frame.region
             if link.peer is None or region.owner != link.peer.id:
                 raise ProtocolError("a replica answered with a region of another process")
-            result = Hold(link, region, 1)
+            result = RegionHold(link, region, 1)
         try:
             self._dispatcher_of(link).done(link, frame, result, now_ns)
         finally:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flightserve.core.leases import Ledger
+from flightserve.core.leases import Hold, Leases
 from flightserve.core.regions import ALIGNMENT, Allocator, Placement, size_class
 from flightserve.errors import ProtocolError, TooLarge
 
@@ -15,13 +15,26 @@ SEGMENT = 4096
 BYTES_MAX = 5 * SEGMENT
 
 
+class Counted(Hold):
+    """A hold that counts how often it was freed."""
+
+    def __init__(self, refs: int) -> None:
+        super().__init__(refs)
+        self.times_freed = 0
+
+    def freed(self) -> None:
+        self.times_freed += 1
+
+
 class Memory(RuleBasedStateMachine):
-    """An owner's memory: the allocator, the ledger, and the segments that the caller would have made."""
+    """An owner's memory: the allocator, its regions' holds, two readers' leases, and the segments that the caller
+    would have made."""
 
     def __init__(self) -> None:
         super().__init__()
         self.allocator = Allocator(SEGMENT, BYTES_MAX, spare_segments=1)
-        self.ledger: Ledger[tuple[int, int], str] = Ledger()
+        self.tables: dict[str, Leases[tuple[int, int], Counted]] = {"a": Leases(), "b": Leases()}
+        self.holds: dict[tuple[int, int], Counted] = {}
         self.segments: dict[int, int] = {}
         self.regions: dict[tuple[int, int], Placement] = {}
         self.leases: dict[tuple[int, int], list[str]] = {}
@@ -43,14 +56,14 @@ class Memory(RuleBasedStateMachine):
         assert placement.offset + placement.length <= self.segments[placement.segment]
         assert placement.segment not in self.retired
         self.regions[placement.segment, placement.offset] = placement
-        self.ledger.grant((placement.segment, placement.offset), "owner")
+        self.holds[placement.segment, placement.offset] = Counted(1)
         self.leases[placement.segment, placement.offset] = ["owner"]
 
     @precondition(lambda self: self.regions)
     @rule(data=st.data(), holder=st.sampled_from("ab"))
     def lease(self, data: st.DataObject, holder: str) -> None:
         region = data.draw(st.sampled_from(sorted(self.regions)))
-        self.ledger.grant(region, holder)
+        self.tables[holder].grant(region, self.holds[region])
         self.leases[region].append(holder)
 
     @precondition(lambda self: self.regions)
@@ -59,22 +72,29 @@ class Memory(RuleBasedStateMachine):
         region = data.draw(st.sampled_from(sorted(self.regions)))
         holder = data.draw(st.sampled_from(self.leases[region]))
         self.leases[region].remove(holder)
-        assert self.ledger.release(region, holder) == (not self.leases[region])
+        hold = self.holds[region]
+        if holder == "owner":
+            hold.drop()
+        else:
+            self.tables[holder].release(region)
+        assert hold.times_freed == (not self.leases[region])
         if not self.leases[region]:
             self.free(region)
 
     @rule(holder=st.sampled_from("ab"))
     def die(self, holder: str) -> None:
         expected = set()
+        before = {region: list(holders) for region, holders in self.leases.items()}
         for region, holders in self.leases.items():
             if holder in holders:
                 holders[:] = [other for other in holders if other != holder]
                 if not holders:
                     expected.add(region)
-        freed = self.ledger.holder_died(holder)
-        assert set(freed) == expected
-        assert len(freed) == len(expected)
-        for region in freed:
+        lost = {region for region, holders in before.items() if holder in holders}
+        self.tables[holder].end()
+        assert {region for region, hold in self.holds.items() if hold.times_freed} == expected
+        assert all(self.holds[region].lost for region in lost)
+        for region in expected:
             self.free(region)
 
     @precondition(lambda self: set(self.segments) - self.retired)
@@ -90,6 +110,7 @@ class Memory(RuleBasedStateMachine):
     def free(self, region: tuple[int, int]) -> None:
         del self.regions[region]
         del self.leases[region]
+        del self.holds[region]
         dropped = self.allocator.free(*region)
         if dropped is not None:
             self.drop(dropped)
@@ -103,8 +124,10 @@ class Memory(RuleBasedStateMachine):
         self.allocator.check_invariants()
         statistics = self.allocator.statistics()
         assert statistics.segment_bytes == sum(self.segments.values()) <= BYTES_MAX
-        assert statistics.regions == len(self.regions) == self.ledger.statistics().regions
-        assert self.ledger.statistics().leases == sum(map(len, self.leases.values()))
+        assert statistics.regions == len(self.regions) == len(self.holds)
+        assert not any(hold.times_freed for hold in self.holds.values())
+        for holder, table in self.tables.items():
+            assert len(table) == sum(holders.count(holder) for holders in self.leases.values())
 
     @invariant()
     def no_overlap(self) -> None:
@@ -114,9 +137,12 @@ class Memory(RuleBasedStateMachine):
             last_segment, last_end = segment, offset + placement.length
 
     def teardown(self) -> None:
-        for holder in ("owner", "a", "b"):
+        for holder in "ab":
             self.die(holder)
-        assert self.ledger.statistics().holders == 0
+        for region in list(self.regions):
+            self.holds[region].drop()
+            assert self.holds[region].times_freed == 1
+            self.free(region)
         self.books_agree()
         assert len(self.segments) <= 1
         # All is reusable: the whole of a segment can be given out at once, as often as there is room.
@@ -204,19 +230,27 @@ def test_surplus_empty_segments_are_dropped_coldest_first() -> None:
     assert dropped == [None, None, held[0].segment, held[1].segment]
 
 
-def test_a_holder_cannot_give_back_more_than_it_holds() -> None:
-    ledger: Ledger[int, str] = Ledger()
-    ledger.grant(5, "a", 2)
-    with pytest.raises(ProtocolError, match="holds 0"):
-        ledger.release(5, "b")
-    with pytest.raises(ProtocolError, match="holds 2"):
-        ledger.release(5, "a", 3)
-    assert not ledger.release(5, "a")
-    assert ledger.leased(5)
-    assert ledger.release(5, "a")
-    assert not ledger.leased(5)
-    with pytest.raises(ValueError):
-        ledger.grant(5, "a", 0)
+def test_a_reader_cannot_give_back_what_it_does_not_hold() -> None:
+    hold, mine, others = Counted(1), Leases[int, Counted](), Leases[int, Counted]()
+    mine.grant(5, hold)
+    mine.grant(5, hold)
+    with pytest.raises(ProtocolError, match="no lease"):
+        others.release(5)
+    mine.release(5)
+    hold.drop()
+    assert (hold.times_freed, len(mine)) == (0, 1)
+    mine.release(5)
+    assert (hold.times_freed, hold.lost) == (1, False)
+    with pytest.raises(ProtocolError, match="no lease"):
+        mine.release(5)
+
+
+def test_a_kept_region_is_lost_with_its_keeper() -> None:
+    hold, keeper = Counted(1), Leases[int, Counted]()
+    keeper.take_over(5, hold)
+    keeper.end()
+    keeper.end()
+    assert (hold.times_freed, hold.lost) == (1, True)
 
 
 def _place(allocator: Allocator, length: int) -> Placement:
