@@ -151,7 +151,9 @@ class Auditor:
         elif isinstance(event, ReplicaDraining) and event.replica_id in self.replicas:
             self.replicas[event.replica_id].draining = True
         elif isinstance(event, Streamed):
-            self.streamed.add(event.batch_id)
+            # What a replica says of a micro-batch it was never given counts for nothing.
+            if event.replica_id in self.replicas and event.batch_id in self.replicas[event.replica_id].batches:
+                self.streamed.add(event.batch_id)
         elif isinstance(event, ReplicaDown):
             for batch in self.replicas.pop(event.replica_id, Books(0)).batches.values():
                 self._end(batch, now_ns, answered=False, ran=True)
