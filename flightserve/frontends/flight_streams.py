@@ -201,6 +201,9 @@ class RequestStream:
                 pass
         except FlightserveError as error:
             self._ended = self._ended or error
+            if self._ended is error:
+                # Not "from" itself: an error that is its own cause is never freed by counting references.
+                raise
             raise self._ended from error
         except BaseException as error:
             self._ended = unforeseen(self._target.where, error)

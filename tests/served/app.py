@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Iterator
@@ -12,8 +11,6 @@ import pyarrow as pa
 import flightserve as fs
 
 ONE_INT = pa.schema([pa.field("a", pa.int64())])
-# What the deployments do is theirs to bound; nothing here waits longer than this.
-WAIT_S = 60.0
 
 
 @fs.deployment(replicas=2)
@@ -105,28 +102,4 @@ class Narrow:
         return batch
 
 
-@fs.deployment(replicas=2)
-class Stubborn:
-    """What runs here never ends by itself, whatever becomes of its request."""
-
-    def hangs(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Never returns."""
-        threading.Event().wait()
-        return batch
-
-    def identity(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The same rows."""
-        return batch
-
-
-@fs.deployment
-class Later:
-    """The same on an event loop."""
-
-    async def hangs(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Never returns."""
-        await asyncio.Event().wait()
-        return batch
-
-
-app = fs.App(Probe.bind(), Narrow.bind(), Stubborn.bind(), Later.bind())
+app = fs.App(Probe.bind(), Narrow.bind())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from typing import Final
 
@@ -31,7 +30,7 @@ def plan() -> Plan:
     from tests.served.app import app
 
     options = FrontendOptions(http_port=0, grpc_port=0, flight_port=0, zmq_port=0, limits=LIMITS)
-    return dataclasses.replace(make_plan(app, options, {}, 1))
+    return make_plan(app, options, {}, 1)
 
 
 if __name__ == "__main__":

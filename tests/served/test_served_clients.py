@@ -87,21 +87,18 @@ def test_19_silent_connections_of_others(callers: dict[str, Any]) -> None:
 # ---- 21
 
 
-def test_21_a_full_queue(system: Served, caller: Caller, callers: dict[str, Any]) -> None:
+def test_21_a_full_queue(caller: Caller, callers: dict[str, Any]) -> None:
     """One runs, at most two wait (one of them at the replica); the next is one too many."""
     slow = stream_of(batch_of(600))
     with ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(callers["grpc"].call, "slowly", slow, "Narrow") for _ in range(5)]
-        refused = caller.call("slowly", slow, "Narrow") if caller.name == "grpc" else _refused(caller, slow)
+        mine = caller.call("slowly", slow, "Narrow").code
         codes = sorted(future.result().code for future in asked)
     assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}, codes
     assert "OK" in codes
-    assert refused.code in {caller.sees("RESOURCE_EXHAUSTED"), "OK"}
-    assert "RESOURCE_EXHAUSTED" in codes or refused.code == caller.sees("RESOURCE_EXHAUSTED")
-
-
-def _refused(caller: Caller, stream: bytes) -> Any:
-    return caller.call("slowly", stream, "Narrow")
+    assert mine in {caller.sees("RESOURCE_EXHAUSTED"), "OK"}
+    # Six came at once for three places.
+    assert codes.count("RESOURCE_EXHAUSTED") + (mine != "OK") >= 2
 
 
 # ---- 22
@@ -168,7 +165,7 @@ def test_22_a_reader_that_never_reads(system: Served, callers: dict[str, Any], n
     else:
         exchange = Exchange(callers["flight"].client, "", path("large"))
         exchange.send(pa.ipc.open_stream(endless).read_next_batch())
-        done = exchange.__exit__
+        done = lambda: (exchange.reader.cancel(), exchange.__exit__())  # noqa: E731
     eventually(lambda: statistic(system, "router-0", "Probe.arrived") > 0)
     eventually(lambda: statistic(system, "router-0", "Probe.in_flight_batches") == 0, 30, "the stream is given up")
     assert statistic(system, "replica-Probe-0", "shared_memory_bytes") <= before + (128 << 20)
