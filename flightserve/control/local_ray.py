@@ -30,7 +30,6 @@ log = logging.getLogger("flightserve.control.local_ray")
 
 # Nothing of ours goes through it. Ray puts it into a file of its directory where /dev/shm is too small.
 OBJECT_STORE_BYTES: Final = 128 << 20
-LOOPBACK: Final = "127.0.0.1"
 # Ray's names of its processes.
 VITAL: Final = frozenset({"gcs_server", "raylet"})
 # Ray adds about 75 characters for its longest socket.
@@ -66,7 +65,7 @@ class LocalRay:
         """`ray.init` with what we need in the environment of Ray's processes, and only there."""
         import ray
 
-        with _environment(self._variables()), keeping_sigterm():
+        with _environment(self._variables()), keeping_sigterm(), _on_loopback():
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -74,9 +73,6 @@ class LocalRay:
                 log_to_driver=True,
                 logging_level="ERROR",
                 _temp_dir=self.directory,
-                # Ray's own ports, which run what they are sent, are nobody's business but this machine's; and
-                # without this Ray looks for its address by a way to the internet, and says so where there is none.
-                _node_ip_address=LOOPBACK,
             )
         carry_logs()
 
@@ -135,6 +131,22 @@ def keeping_sigterm() -> Iterator[None]:
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray's own ports run what they are sent, and are nobody's business outside this machine. Ray takes loopback
+    for its address only where it believes in no clusters, which can be said by its private names alone (of
+    `_node_ip_address` it makes an outer address again). It then asks no outer address which interface leads
+    there, either, and prints no warning where none does."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

@@ -1,20 +1,26 @@
-"""One request in flight, as a frontend's event loop iterates over it."""
+"""Requests in flight on a frontend's event loop: one that is iterated over, and a group that answers by callback."""
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from flightserve.errors import Cancelled, FlightserveError
 from flightserve.fabric.async_uplink import AsyncUplink
-from flightserve.fabric.service import Payload
+from flightserve.fabric.service import PartCallback, Payload
 from flightserve.fabric.uplink import MemoryFull, SharedSlice
 from flightserve.types import RequestMeta
 from flightserve.wire import frames
 
 if TYPE_CHECKING:
     from flightserve.fabric.client import RouterClient
+
+log = logging.getLogger(__name__)
 
 
 class RoutedCall:
@@ -112,3 +118,67 @@ class RoutedCall:
         if self._uplink is not None and not self._uplink.closed:
             self._uplink.state.pending.pop(self._request_id, None)
             self._uplink.send(frames.Cancel([self._request_id]))
+
+
+class PartsCall:
+    """A group of requests in flight that lie in one region."""
+
+    __slots__ = ("_batch", "_client", "_done", "_first_id", "_parts", "_target", "_uplink")
+
+    def __init__(
+        self,
+        client: RouterClient,
+        target: tuple[str, str],
+        batch: pa.RecordBatch,
+        parts: Sequence[tuple[int, RequestMeta]],
+        done: PartCallback,
+    ) -> None:
+        self._client = client
+        self._target = target
+        self._batch = batch
+        self._parts = parts
+        self._done = done
+        self._uplink: AsyncUplink | None = None
+        self._first_id = 0
+
+    def start(self) -> None:
+        """Send the group now, or as soon as there is memory for it."""
+        try:
+            self._submit()
+        except MemoryFull as full:
+            waiting = asyncio.get_running_loop().create_task(self._start_late(full.nbytes))
+            waiting.add_done_callback(_log_failure)
+        except FlightserveError as error:
+            self._fail(error)
+
+    def _submit(self) -> None:
+        self._uplink, self._first_id = self._client.submit_parts(self._target, self._batch, self._parts, self._done)
+
+    async def _start_late(self, nbytes: int) -> None:
+        deadline_ns = min(meta.deadline_ns for _, meta in self._parts)
+        try:
+            while self._uplink is None:
+                await self._client.room(nbytes, deadline_ns)
+                try:
+                    self._submit()
+                except MemoryFull as again:
+                    nbytes = again.nbytes
+        except FlightserveError as error:
+            self._fail(error)
+
+    def _fail(self, error: FlightserveError) -> None:
+        for index in range(len(self._parts)):
+            self._done(index, None, error, True)
+
+    def cancel(self, index: int) -> None:
+        """Give one of the requests up."""
+        uplink = self._uplink
+        if uplink is not None and not uplink.closed:
+            request_id = self._first_id + index
+            if uplink.state.pending.pop(request_id, None) is not None:
+                uplink.send(frames.Cancel([request_id]))
+
+
+def _log_failure(done: asyncio.Task[None]) -> None:
+    if not done.cancelled() and done.exception() is not None:
+        log.error("a group of requests could not be submitted", exc_info=done.exception())

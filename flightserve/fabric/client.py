@@ -12,7 +12,7 @@ import collections
 import contextlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -25,11 +25,11 @@ from flightserve.errors import (
     Unavailable,
 )
 from flightserve.fabric.async_uplink import AsyncUplink
-from flightserve.fabric.calls import RoutedCall
+from flightserve.fabric.calls import PartsCall, RoutedCall
 from flightserve.fabric.lane import BlockingLane, LaneConnection
 from flightserve.fabric.segments import SegmentMap, SegmentPool
 from flightserve.fabric.service import Lane, PartCallback, Payload
-from flightserve.fabric.uplink import Deliver, MemoryFull
+from flightserve.fabric.uplink import Deliver
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 from flightserve.wire import frames
 from flightserve.wire.table import Entry, Peer, RoutingTable
@@ -209,53 +209,24 @@ class RouterClient:
         batch: pa.RecordBatch,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
-    ) -> None:
+    ) -> Callable[[int], None]:
         """Start a group of requests in one region (`Service.call_parts`)."""
-        try:
-            self._submit_parts(deployment, method, batch, parts, done)
-        except MemoryFull as full:
-            assert self._loop is not None
-            waiting = self._loop.create_task(self._submit_parts_later(deployment, method, batch, parts, done, full))
-            waiting.add_done_callback(_log_failure)
-        except FlightserveError as error:
-            for index in range(len(parts)):
-                done(index, None, error, True)
+        group = PartsCall(self, (deployment, method), batch, parts, done)
+        group.start()
+        return group.cancel
 
-    def _submit_parts(
-        self,
-        deployment: str,
-        method: str,
-        batch: pa.RecordBatch,
-        parts: Sequence[tuple[int, RequestMeta]],
-        done: PartCallback,
-    ) -> None:
+    def submit_parts(
+        self, target: tuple[str, str], batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]], deliver: Deliver
+    ) -> tuple[AsyncUplink, int]:
+        """Stage and send a group: its uplink and the id of its first request there, which those of the others
+        follow. Raises as `submit` does."""
+        deployment, method = target
         _, spec = self.method(deployment, method)
         uplink = self._uplink(deployment)
         region, _ = uplink.state.stage(batch, spec, f"{deployment}.{method}", trusted=True)
-        wire_parts = uplink.state.register(region, parts, done)
+        wire_parts = uplink.state.register(region, parts, deliver)
         uplink.send(frames.Submit(deployment, method, region, wire_parts), region)
-
-    async def _submit_parts_later(
-        self,
-        deployment: str,
-        method: str,
-        batch: pa.RecordBatch,
-        parts: Sequence[tuple[int, RequestMeta]],
-        done: PartCallback,
-        full: MemoryFull,
-    ) -> None:
-        deadline_ns = min(meta.deadline_ns for _, meta in parts)
-        try:
-            while True:
-                await self.room(full.nbytes, deadline_ns)
-                try:
-                    self._submit_parts(deployment, method, batch, parts, done)
-                    return
-                except MemoryFull as again:
-                    full = again
-        except FlightserveError as error:
-            for index in range(len(parts)):
-                done(index, None, error, True)
+        return uplink, wire_parts[0].request_id
 
     def open_lane(self) -> Lane:
         """A lane for a thread; pooled ones are used again. Any thread."""
@@ -340,8 +311,3 @@ class RouterClient:
             "mapped_segments": float(len(self.mapped)),
             "lanes_open": float(self._open_lanes),
         }
-
-
-def _log_failure(done: asyncio.Task[None]) -> None:
-    if not done.cancelled() and done.exception() is not None:
-        log.error("a group of requests could not be submitted", exc_info=done.exception())

@@ -117,9 +117,10 @@ class Service(Protocol):
         batch: pa.RecordBatch,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
-    ) -> None:
+    ) -> Callable[[int], None]:
         """Start len(parts) requests whose rows lie one after another in `batch`: written once, one region.
-        Each part is (rows, meta). For row-aligned methods only."""
+        Each part is (rows, meta). For row-aligned methods only. What it returns gives up the part of that
+        index; `done` may still be told that it was cancelled."""
         ...
 
     def open_lane(self) -> Lane:

@@ -181,7 +181,10 @@ class Calls:
         for one in built:
             members = [exchanges[index] for index in one.members]
             parts: list[tuple[int, RequestMeta]] = [(member.body.num_rows, member.meta) for member in members]
-            self.service.call_parts(route.deployment, route.method, one.batch, parts, _Group(self, members).reply)
+            group = _Group(self, members)
+            cancel = self.service.call_parts(route.deployment, route.method, one.batch, parts, group.reply)
+            for index, member in enumerate(members):
+                member.part = (cancel, index)
 
     # ---- answers
 

@@ -52,6 +52,7 @@ class Exchange:
         "meta",
         "on_done",
         "packed",
+        "part",
         "pieces",
         "protocol",
         "read",
@@ -95,6 +96,8 @@ class Exchange:
         self.results: list[Result] = []
         # The running call, where there is one to cancel.
         self.call: asyncio.Task[None] | None = None
+        # The same of a request that was submitted with others: what gives up the part of an index.
+        self.part: tuple[Callable[[int], None], int] | None = None
 
     def content(self) -> bytes:
         """The body in one piece. JSON needs it so; Arrow does not."""
@@ -110,6 +113,9 @@ class Exchange:
         self.error = self.error or Cancelled("the client went away")
         if self.call is not None:
             self.call.cancel()
+        if self.part is not None:
+            cancel, index = self.part
+            cancel(index)
         self._done(self.error.code)
 
     # ---- the answer

@@ -132,7 +132,7 @@ class LocalService:
         batch: pa.RecordBatch,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
-    ) -> None:
+    ) -> Callable[[int], None]:
         """Start len(parts) requests whose rows lie one after another in `batch`; they run as one micro-batch."""
         loop = asyncio.get_running_loop()
 
@@ -153,6 +153,12 @@ class LocalService:
         except FlightserveError as error:
             for index in range(len(parts)):
                 emitter(index)(None, error, True)
+
+        def cancel(index: int) -> None:
+            if index < len(requests):
+                requests[index].fail(Cancelled("the caller gave up"))
+
+        return cancel
 
     def open_lane(self) -> LocalLane:
         """A lane for a blocking stream. Any thread."""

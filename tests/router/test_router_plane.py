@@ -256,6 +256,27 @@ def test_cancelling_reaches_a_running_method(running: Plane) -> None:
     eventually(lambda: target.seen == [{"cancelled": True}])
 
 
+def test_giving_up_one_of_a_group_reaches_its_method_and_spares_the_others(running: Plane) -> None:
+    target = running.targets[0]
+    answered: list[int] = []
+
+    async def start_and_give_up() -> None:
+        parts = [(1, meta()), (1, meta())]
+        waiting = running.client.call_parts(
+            "Probe", "wait_cancelled", rows(1, 2), parts, lambda index, result, error, last: answered.append(-1)
+        )
+        await asyncio.to_thread(target.started.acquire)
+        running.client.call_parts(
+            "Probe", "double", rows(3), [(1, meta())], lambda index, result, error, last: answered.append(3)
+        )
+        waiting(0)
+        waiting(1)
+
+    running.run(start_and_give_up())
+    eventually(lambda: target.seen == [{"cancelled": True}])
+    eventually(lambda: answered == [3])
+
+
 def test_closing_a_lane_gives_everything_back(running: Plane) -> None:
     target = running.targets[0]
     target.gate.clear()
