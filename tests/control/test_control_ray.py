@@ -97,9 +97,12 @@ def test_a_reader_of_status_may_stop_reading(app: Served) -> None:
     assert (shown.returncode, shown.stderr) == (1, "")
 
 
-def test_all_logs_are_one_json_object_a_line(app: Served) -> None:
-    lines = [json.loads(line) for line in app.errors().splitlines()]
-    assert {"supervisor", "launcher"} <= {line["process"] for line in lines}
+def test_logs_are_one_json_object_a_line_whatever_process_wrote_them(app: Served) -> None:
+    lines = app.errors().splitlines()
+    # Ray itself says, too, in its own words, that a process died.
+    assert [line for line in lines if not line.startswith("{") and "(raylet)" not in line] == []
+    writers = {json.loads(line)["process"] for line in lines if line.startswith("{")}
+    assert "supervisor" in writers
 
 
 def test_everything_listens_on_loopback_alone(app: Served) -> None:
@@ -131,9 +134,9 @@ def test_ctrl_c_reaches_the_whole_group_and_still_drains(short_directory: Path) 
 def test_when_ray_dies_the_app_ends_says_so_and_leaves_nothing(short_directory: Path) -> None:
     with Served(short_directory) as served:
         served.wait_ready()
-        os.kill(served.named("gcs_server"), signal.SIGKILL)
+        os.kill(served.named("raylet"), signal.SIGKILL)
         assert served.process.wait(60) == 1
-        assert "Ray's gcs_server died" in served.errors()
+        assert "Ray's raylet died" in served.errors()
         wait_until(lambda: served.left() == [], "everything gone")
 
 
