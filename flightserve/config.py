@@ -45,6 +45,7 @@ class FabricLimits:
     frame_bytes_max: int = 4 * MIB
     segments_per_peer_max: int = 1024
     heartbeat_s: float = 0.5
+    abandoned_s_max: float = 10.0
     heartbeats_missed_max: int = 3
     connect_timeout_s: float = 10.0
 

@@ -46,6 +46,7 @@ class Plane:
         self._thread = threading.Thread(target=self.loop.run_forever, name="plane-loop")
         self._thread.start()
         self.targets: list[Any] = []
+        self.stuck: list[Any] = []
         self.replicas: list[ReplicaService] = []
         self.router = self.start_router()
         for _ in range(replicas):
@@ -63,7 +64,7 @@ class Plane:
 
     def start_replica(self) -> ReplicaService:
         target = self.bound.make()
-        replica = ReplicaService(next(self._ids), self.spec, target, self.limits)
+        replica = ReplicaService(next(self._ids), self.spec, target, self.limits, lambda: self.stuck.append(target))
         self.targets.append(target)
         self.replicas.append(replica)
         replica.start()

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -40,10 +40,22 @@ RETRY_S = 0.05
 FLUSH_S = 0.1
 
 
+def _end_process() -> None:
+    os._exit(70)
+
+
 class ReplicaService:
     """One replica. `start` returns at once; `ready` tells when the router knows all lanes."""
 
-    def __init__(self, peer_id: int, spec: DeploymentSpec, target: object, limits: FabricLimits) -> None:
+    def __init__(
+        self,
+        peer_id: int,
+        spec: DeploymentSpec,
+        target: object,
+        limits: FabricLimits,
+        stuck: Callable[[], None] = _end_process,
+    ) -> None:
+        """`stuck` is called when a method goes on and on after everybody gave it up."""
         self.peer_id = peer_id
         self.spec = spec
         self.methods: dict[str, BoundMethod] = bind_methods(target, spec)
@@ -58,6 +70,10 @@ class ReplicaService:
         self._lanes: dict[int, Lane] = {}
         self._main: BlockingChannel | None = None
         self._contexts: dict[int, Context] = {}
+        self._tasks: dict[int, asyncio.Task[None] | None] = {}
+        # Micro-batches nobody waits for, and when they must have ended.
+        self._abandoned: dict[int, int] = {}
+        self._stuck = stuck
         self._counts: collections.Counter[str] = collections.Counter()
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -194,8 +210,7 @@ class ReplicaService:
             elif type(frame) is frames.Abandon:
                 context = self._contexts.get(frame.batch_id)
                 if context is not None:
-                    context.cancel()
-                    self.taken(frame.batch_id, 1)
+                    self._abandon(frame.batch_id, context)
             elif type(frame) is frames.PeerGone:
                 self.mapped.forget(frame.peer_id)
             elif type(frame) is frames.SegmentGone:
@@ -205,11 +220,33 @@ class ReplicaService:
                     self.freed(segment, offset, frame.lost)
         for lane in list(self._lanes.values()):
             lane.flush()
+        self._end_if_stuck()
+
+    def _abandon(self, batch_id: int, context: Context) -> None:
+        """Nobody wants the micro-batch's result: say so to its method, cancel it where it is a coroutine."""
+        context.cancel()
+        self._abandoned[batch_id] = monotonic_ns() + int(self._limits.abandoned_s_max * NS_PER_S)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel_task, batch_id)
+
+    def _end_if_stuck(self) -> None:
+        """A method that does not return holds its lane for ever, and no thread can be ended from outside: the
+        process goes, its neighbours' requests run elsewhere, and the supervisor starts another."""
+        now_ns = monotonic_ns()
+        for batch_id, until_ns in list(self._abandoned.items()):
+            context = self._contexts.get(batch_id)
+            if context is None:
+                del self._abandoned[batch_id]
+            elif now_ns > until_ns:
+                del self._abandoned[batch_id]
+                seconds = self._limits.abandoned_s_max
+                log.critical("%s.%s was abandoned %g s ago and still runs", self.spec.name, context.method, seconds)
+                self._stuck()
 
     def _router_lost(self) -> None:
         """Callers may still read results they were sent through it: their segments are not written again."""
-        for context in list(self._contexts.values()):
-            context.cancel()
+        for batch_id, context in list(self._contexts.items()):
+            self._abandon(batch_id, context)
         while self.outstanding:
             self.pool.abandon(*self.outstanding.pop())
 
@@ -302,6 +339,11 @@ class ReplicaService:
             self._answer_async(lane, frame, inputs, method, list(pieces), context), self._loop
         )
 
+    def _cancel_task(self, batch_id: int) -> None:
+        task = self._tasks.get(batch_id)
+        if task is not None:
+            task.cancel()
+
     async def _answer_async(
         self,
         lane: Lane,
@@ -313,8 +355,11 @@ class ReplicaService:
     ) -> None:
         started_ns = monotonic_ns()
         answer: Answer
+        self._tasks[frame.batch_id] = asyncio.current_task()
         try:
             with entered(context):
+                if context.cancelled:
+                    raise Cancelled("nobody waits for the result any more")
                 if method.spec.streaming:
                     await self._stream_async(lane, frame, method(pieces), context)
                     answer = (None, 0)
@@ -322,6 +367,8 @@ class ReplicaService:
                     result = await method(pieces)
                     answer = (lane.write(result), result.num_rows)
                     del result
+        except asyncio.CancelledError:
+            answer = Cancelled("nobody waits for the result any more")
         except FlightserveError as error:
             answer = bare(error)
         except Exception as error:
@@ -329,6 +376,7 @@ class ReplicaService:
             answer = MethodFailed(type(error).__name__)
         finally:
             pieces.clear()
+            del self._tasks[frame.batch_id]
             self.left(frame.batch_id)
             with self._counting:
                 self._async_running -= 1

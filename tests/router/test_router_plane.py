@@ -16,6 +16,7 @@ import pytest
 import flightserve as fs
 from flightserve import errors
 from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.config import FabricLimits
 from flightserve.fabric.service import EncodedStream
 from flightserve.types import RequestMeta
 from tests.plane import Plane, meta, plane, receive_all, small_limits
@@ -78,6 +79,14 @@ class Probe:
 
     async def later(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         await asyncio.sleep(0)
+        return batch
+
+    async def forever(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.seen.append({"cancelled": True})
+            raise
         return batch
 
     def too_many(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -254,6 +263,22 @@ def test_cancelling_reaches_a_running_method(running: Plane) -> None:
 
     running.run(start_and_give_up())
     eventually(lambda: target.seen == [{"cancelled": True}])
+
+
+def test_a_replica_whose_method_never_returns_is_found_out() -> None:
+    with plane(Probe.bind(), limits=FabricLimits(abandoned_s_max=0.2)) as running:
+        target = running.targets[0]
+        target.gate.clear()
+        with pytest.raises(errors.DeadlineExceeded):
+            running.call("slow", rows(1), meta(0.2))
+        eventually(lambda: running.stuck == [target])
+        target.gate.set()
+
+
+def test_a_coroutine_that_nobody_waits_for_is_cancelled(running: Plane) -> None:
+    with pytest.raises(errors.DeadlineExceeded):
+        running.call("forever", rows(1), meta(0.2))
+    eventually(lambda: running.targets[0].seen == [{"cancelled": True}])
 
 
 def test_giving_up_one_of_a_group_reaches_its_method_and_spares_the_others(running: Plane) -> None:
