@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:
+def eventually(condition: Callable[[], object], timeout_s: float = 60.0, what: str = "") -> None:
     """Wait until `condition()` is true, looking again every 5 ms; fail with `what` when the time is up."""
     pause = threading.Event()
     end = time.monotonic() + timeout_s

@@ -153,7 +153,7 @@ def test_the_reaper_waits_for_the_processes_and_removes_the_directory(tmp_path: 
     assert directory.exists()
     marked.communicate(b"\n")
     writer.communicate(b"\n")
-    assert waiting.wait(30) == 0
+    assert waiting.wait(60) == 0
     assert not directory.exists()
     reader.communicate(b"\n")
 

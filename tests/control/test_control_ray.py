@@ -116,7 +116,7 @@ def test_sigterm_drains_exits_0_and_leaves_nothing_and_its_neighbour_alone(app: 
         other.wait_ready()
         assert other.app_id != app.app_id
         other.process.send_signal(signal.SIGTERM)
-        assert other.process.wait(30) == 0
+        assert other.process.wait(60) == 0
         assert other.left() == []
         assert other.process.stdout is not None
         assert other.process.stdout.read() == ""
@@ -127,7 +127,7 @@ def test_ctrl_c_reaches_the_whole_group_and_still_drains(short_directory: Path) 
     with Served(short_directory, group=True) as served:
         served.wait_ready()
         os.killpg(served.process.pid, signal.SIGINT)
-        assert served.process.wait(30) == 0
+        assert served.process.wait(60) == 0
         assert served.left() == []
 
 
