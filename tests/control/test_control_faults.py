@@ -27,6 +27,8 @@ COMMAND = (
     "--no-http", "--no-flight", "--grpc-port", "0", "--zmq-port", "0",
 )  # fmt: skip
 CLIENT_TIMEOUT_S = 60.0
+# How long a request runs that is to be cut short.
+SLOW_S = 600.0
 
 
 def _body(prices: list[float]) -> bytes:
@@ -122,7 +124,7 @@ def test_a_replica_that_dies_under_a_request_that_may_not_run_twice_makes_it_una
         pids = {child.pid for child in app.view().children if child.tier == "replica"}
         assert rows.column("pid")[0].as_py() in pids
         for number in range(4):
-            client.send("slow", [CLIENT_TIMEOUT_S], f"slow-{number}")
+            client.send("slow", [SLOW_S], f"slow-{number}")
         wait_until(lambda: _busy(app) >= 2, "both replicas run one")
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -141,7 +143,7 @@ def test_sigterm_lets_requests_finish_refuses_new_ones_and_exits_0() -> None:
             served.wait_ready()
             with Client(served.addresses["zmq"]) as client:
                 client.send("slow", [1.0], "finishes")
-                client.send("slow", [600.0], "does not")
+                client.send("slow", [SLOW_S], "does not")
                 wait_until(lambda: _busy(served) >= 2, "both run")
                 served.process.send_signal(signal.SIGTERM)
                 replies = dict(_by_id(client.receive()) for _ in range(2))
