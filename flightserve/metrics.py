@@ -4,7 +4,8 @@ One `Metrics` is made by the composition root and passed to every frontend; ther
 a request takes two dictionary look-ups and two increments: the children of each label set are kept.
 
 The other tiers have no HTTP port of their own. Their statistics come with the routing table, and `set_tiers` shows
-the latest ones as gauges named `flightserve_tier_<statistic>{process="router-0"}`.
+the latest ones: under the conventional names where there is one (`flightserve_queue_depth`, ...), others as
+gauges named `flightserve_tier_<statistic>`, all with the process's name as a label.
 """
 
 from __future__ import annotations
@@ -13,39 +14,79 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from flightserve.wire.status import Code
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_COUNTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536)
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 _CODE_NAMES: Final = {int(code): code.name for code in Code}
 # Bound on label sets: an unknown deployment or method is counted as "-", never under the caller's text.
 UNKNOWN: Final = "-"
 
 
+# Statistics that have a conventional name. A router keeps its own by deployment.
+_GAUGES: Final = {
+    "queued_requests": ("flightserve_queue_depth", "Requests queued"),
+    "in_flight_batches": ("flightserve_in_flight_micro_batches", "Micro-batches that replicas have"),
+    "in_flight": ("flightserve_in_flight", "Requests of the frontend's event loop without an outcome"),
+    "shared_memory_bytes": ("flightserve_shared_memory_bytes", "Bytes of segments"),
+    "leases": ("flightserve_leases", "Regions in use"),
+}
+_TOTALS: Final = {
+    "shed": ("flightserve_shed", "Requests refused to protect the others", ("reason", "queue_full")),
+    "retries": ("flightserve_retries", "Requests sent again after a failure", None),
+    "expired_at_arrival": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "arrival")),
+    "expired_queued": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "queued")),
+    "expired_in_flight": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "in_flight")),
+}
+# A micro-batch's size, as a summary: the statistics that hold its sum; the count is that of micro-batches.
+_SIZES: Final = {
+    "dispatched_rows": ("flightserve_micro_batch_rows", "Rows of each micro-batch"),
+    "dispatched_requests": ("flightserve_micro_batch_requests", "Requests of each micro-batch"),
+}
+
+
 class _TierCollector(Collector):
-    """Gauges of the other tiers, as they were published last."""
+    """The other tiers' statistics, as they were published last: under their conventional names where they have one,
+    else as they are."""
 
     def __init__(self) -> None:
         self.tiers: Mapping[str, Mapping[str, float]] = {}
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        families: dict[str, GaugeMetricFamily] = {}
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
         for process, statistics in self.tiers.items():
             for name, value in statistics.items():
-                metric = f"flightserve_tier_{_NOT_IN_A_NAME.sub('_', name)}"
-                family = families.get(metric)
-                if family is None:
-                    family = families[metric] = GaugeMetricFamily(
-                        metric, f"{name}, as each process of the tiers says of itself", labels=["process"]
-                    )
-                family.add_metric([process], float(value))
+                deployment, _, statistic = name.rpartition(".")
+                labels = {"process": process} | ({"deployment": deployment} if deployment else {})
+                if statistic in _GAUGES:
+                    _sample(families, "gauge", *_GAUGES[statistic], labels, "", value)
+                elif deployment and statistic in _TOTALS:
+                    metric, doc, extra = _TOTALS[statistic]
+                    _sample(families, "counter", metric, doc, labels | dict([extra] if extra else []), "_total", value)
+                elif deployment and statistic in _SIZES:
+                    metric, doc = _SIZES[statistic]
+                    batches = statistics.get(f"{deployment}.dispatched_batches", 0.0)
+                    _sample(families, "summary", metric, doc, labels, "_sum", value)
+                    _sample(families, "summary", metric, doc, labels, "_count", batches)
+                else:
+                    metric = f"flightserve_tier_{_NOT_IN_A_NAME.sub('_', statistic)}"
+                    doc = f"{statistic}, as each process of the tiers says of itself"
+                    _sample(families, "gauge", metric, doc, labels, "", value)
         yield from families.values()
+
+
+def _sample(
+    families: dict[str, Metric], kind: str, metric: str, doc: str, labels: dict[str, str], suffix: str, value: float
+) -> None:
+    family = families.get(metric)
+    if family is None:
+        family = families[metric] = Metric(metric, doc, kind)
+    family.add_sample(metric + suffix, labels, float(value))
 
 
 class Metrics:
@@ -65,39 +106,6 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.queue_wait = Histogram(
-            "flightserve_queue_wait_seconds",
-            "From arrival at the router to dispatch",
-            ["deployment"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.queue_depth = Gauge("flightserve_queue_depth", "Requests queued", ["deployment"], registry=registry)
-        self.micro_batch_rows = Histogram(
-            "flightserve_micro_batch_rows",
-            "Rows of each micro-batch",
-            ["deployment"],
-            buckets=_COUNTS,
-            registry=registry,
-        )
-        self.micro_batch_requests = Histogram(
-            "flightserve_micro_batch_requests",
-            "Requests of each micro-batch",
-            ["deployment"],
-            buckets=_COUNTS,
-            registry=registry,
-        )
-        self.in_flight = Gauge(
-            "flightserve_in_flight", "Requests without an answer yet", ["frontend"], registry=registry
-        )
-        self.shed = Counter("flightserve_shed", "Requests refused to protect the others", ["reason"], registry=registry)
-        self.retries = Counter("flightserve_retries", "Requests sent again after a failure", registry=registry)
-        self.replica_ejections = Counter("flightserve_replica_ejections", "Replicas ejected", registry=registry)
-        self.deadline_exceeded = Counter(
-            "flightserve_deadline_exceeded", "Requests that ran out of time", ["stage"], registry=registry
-        )
-        self.shared_memory_bytes = Gauge("flightserve_shared_memory_bytes", "Bytes of segments", registry=registry)
-        self.leases = Gauge("flightserve_leases", "Leases held on regions", registry=registry)
         self._counters: dict[tuple[str, str, str, int], Counter] = {}
         self._durations: dict[tuple[str, str, str], Histogram] = {}
 

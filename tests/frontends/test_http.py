@@ -250,7 +250,7 @@ def test_health_and_readiness(client: httpx.Client) -> None:
 def test_metrics_count_calls_and_show_the_tiers(client: httpx.Client, server: tuple[Any, httpx.Client]) -> None:
     client.post(IDENTITY, json={"columns": {"a": [1]}})
     client.post("/v1/Probe/no_such_method", json={"columns": {"a": [1]}})
-    server[0].service.metrics = {"router-0": {"queued_requests": 3.0}}
+    server[0].service.metrics = {"router-0": {"Probe.queued_requests": 3.0, "Probe.shed": 2.0, "frames": 7.0}}
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     labels = 'deployment="Probe",frontend="http",method="identity"'
@@ -258,7 +258,10 @@ def test_metrics_count_calls_and_show_the_tiers(client: httpx.Client, server: tu
     assert f"flightserve_request_duration_seconds_count{{{labels}}}" in answer.text
     assert 'flightserve_requests_total{code="NOT_FOUND",deployment="-",frontend="http",method="-"}' in answer.text
     assert "no_such_method" not in answer.text
-    assert 'flightserve_tier_queued_requests{process="router-0"} 3.0' in answer.text
+    of_router = 'deployment="Probe",process="router-0"'
+    assert f"flightserve_queue_depth{{{of_router}}} 3.0" in answer.text
+    assert f'flightserve_shed_total{{{of_router},reason="queue_full"}} 2.0' in answer.text
+    assert 'flightserve_tier_frames{process="router-0"} 7.0' in answer.text
 
 
 def test_deployments_and_methods_are_described(client: httpx.Client) -> None:

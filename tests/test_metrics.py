@@ -1,0 +1,52 @@
+"""What /metrics says of the tiers: every statistic once, under its conventional name where it has one."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from flightserve.metrics import Metrics
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(metrics.text().decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def test_a_routers_statistics_have_conventional_names_by_deployment() -> None:
+    metrics = Metrics()
+    metrics.set_tiers(
+        {
+            "router-0": {
+                "a.b.queued_requests": 4,
+                "a.b.expired_queued": 5,
+                "a.b.expired_in_flight": 6,
+                "a.b.retries": 7,
+                "a.b.dispatched_batches": 2,
+                "a.b.dispatched_rows": 90,
+                "connections": 3,
+            },
+            "frontend-0": {"leases": 1, "shared_memory_bytes": 64, "in_flight": 8},
+        }
+    )
+    got = samples(metrics)
+    of_router = (("deployment", "a.b"), ("process", "router-0"))
+    assert got["flightserve_queue_depth", of_router] == 4
+    assert got["flightserve_deadline_exceeded_total", (*of_router, ("stage", "queued"))] == 5
+    assert got["flightserve_deadline_exceeded_total", (*of_router, ("stage", "in_flight"))] == 6
+    assert got["flightserve_retries_total", of_router] == 7
+    assert got["flightserve_micro_batch_rows_sum", of_router] == 90
+    assert got["flightserve_micro_batch_rows_count", of_router] == 2
+    assert got["flightserve_tier_dispatched_batches", of_router] == 2
+    assert got["flightserve_tier_connections", (("process", "router-0"),)] == 3
+    of_frontend = (("process", "frontend-0"),)
+    assert got["flightserve_leases", of_frontend] == 1
+    assert got["flightserve_shared_memory_bytes", of_frontend] == 64
+    assert got["flightserve_in_flight", of_frontend] == 8
+
+
+def test_new_statistics_replace_the_old() -> None:
+    metrics = Metrics()
+    metrics.set_tiers({"router-0": {"frames": 1}})
+    metrics.set_tiers({"router-1": {"frames": 2}})
+    tiers = {key: value for key, value in samples(metrics).items() if key[0] == "flightserve_tier_frames"}
+    assert tiers == {("flightserve_tier_frames", (("process", "router-1"),)): 2}
