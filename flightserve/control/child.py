@@ -8,6 +8,7 @@ end by `os._exit`, because Ray's own way waits for methods to return and a user'
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -86,6 +87,10 @@ class Child:
             else:
                 log.exception("cannot start %s", self._assignment.slot.name)
             _exit(1)
+        # Ray, Arrow and the user's modules are some hundred thousand objects that never go away: without this,
+        # the collector walks them all again and again.
+        gc.collect()
+        gc.freeze()
         with self._table_lock:
             self._hosted = hosted
             hosted.apply_table(self._table)
