@@ -1,7 +1,7 @@
 """The caller's side of the data plane: what frontends hold instead of routers and sockets.
 
-`RouterClient` implements `fabric.service.Service` over one connection per router on the event loop, and one
-connection per lane for threads that block. It follows the routing table: which router owns a deployment, where
+`RouterClient` implements `fabric.service.Service` over two connections to each router: one of the event loop, one
+that all threads that block share. It follows the routing table: which router owns a deployment, where
 that router listens.
 """
 
@@ -229,7 +229,7 @@ class RouterClient:
         return uplink, wire_parts[0].request_id
 
     def open_lane(self) -> Lane:
-        """A lane for a thread; pooled ones are used again. Any thread."""
+        """A lane for a thread that blocks. Any thread."""
         with self._lock:
             self._open_lanes += 1
         return BlockingLane(self)
