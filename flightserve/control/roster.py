@@ -177,10 +177,6 @@ class Roster:
         """Where the slot's frontend listened before; {} when it never did."""
         return self._addresses.get(slot.name, {})
 
-    def all_addresses(self) -> dict[str, dict[str, str]]:
-        """Of every frontend, by its name."""
-        return self._addresses
-
     def table(self, version: int) -> RoutingTable:
         """The routing table as it is now. Suspect children stay in it: taking a router out breaks what is in
         flight there, and routers find out for themselves which replicas do not answer."""

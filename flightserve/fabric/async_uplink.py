@@ -11,8 +11,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from flightserve.clock import NS_PER_S
-from flightserve.errors import DeadlineExceeded, FlightserveError, Unavailable
+from flightserve.errors import FlightserveError, Unavailable
 from flightserve.fabric.channels import PollingChannel, connect
 from flightserve.fabric.uplink import Uplink
 from flightserve.wire import frames
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from flightserve.fabric.client import RouterClient
 
 log = logging.getLogger(__name__)
-
-# How long past its deadline a request waits for a router that should have refused it.
-GRACE_NS = 1 * NS_PER_S
 
 
 class AsyncUplink:
@@ -88,9 +84,7 @@ class AsyncUplink:
         """Send leases that wait, and end requests whose router forgot them."""
         if self.state.released and not self._flush_due:
             self._flush()
-        overdue = self.state.overdue(now_ns - GRACE_NS)
-        if overdue:
-            self.state.fail(overdue, DeadlineExceeded("the deadline passed and the router did not answer"))
+        self.state.end_overdue(now_ns)
 
     def close(self, error: FlightserveError) -> None:
         """End the connection; everything in flight on it fails with Unavailable."""

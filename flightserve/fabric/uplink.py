@@ -12,11 +12,13 @@ import collections
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 
+from flightserve.clock import NS_PER_S
 from flightserve.config import EdgeLimits
-from flightserve.errors import FlightserveError, InvalidArgument, SchemaMismatch, from_kind
+from flightserve.errors import DeadlineExceeded, FlightserveError, InvalidArgument, SchemaMismatch, from_kind
 from flightserve.fabric.batches import SchemaCache, read_batch, stream_of, write_batch
 from flightserve.fabric.decode import decode_stream, validate_batch
 from flightserve.fabric.schemas import check_schema, decode_schema
@@ -24,6 +26,9 @@ from flightserve.fabric.segments import SegmentMap, SegmentPool
 from flightserve.fabric.service import EncodedStream, Payload
 from flightserve.types import MethodSpec, RequestMeta
 from flightserve.wire import frames
+
+# How long past its deadline a request waits for a router that should have refused it.
+GRACE_NS: Final = 1 * NS_PER_S
 
 # Delivered for each event of a request: (index given at submission, result, error, last).
 Deliver = Callable[[int, "SharedSlice | None", FlightserveError | None, bool], None]
@@ -112,7 +117,6 @@ class Uplink:
         self.pending: dict[int, Pending] = {}
         self.released: collections.deque[tuple[int, int, int]] = collections.deque()
         self._outstanding = outstanding
-        self._leased = 0
         self._request_ids = itertools.count(1)
 
     # ---- requests
@@ -212,7 +216,6 @@ class Uplink:
         if frame.region is not None:
             buffer, memory = self.mapped.lease(frame.region, self.released.append)
             shared = _Shared(buffer, memory, self.schemas)
-            self._leased += 1
         for item in frame.items:
             pending = self.pending.get(item.request_id)
             if pending is None:
@@ -229,13 +232,7 @@ class Uplink:
         keys = []
         while self.released:
             keys.append(self.released.popleft())
-        self._leased -= len(keys)
         return frames.Release(keys)
-
-    @property
-    def at_rest(self) -> bool:
-        """Nothing in flight, no lease held: the connection could serve somebody else."""
-        return not self.pending and not self._leased
 
     def router_lost(self) -> None:
         """The router is gone: no region it was sent comes back by itself."""
@@ -249,9 +246,12 @@ class Uplink:
             if pending is not None:
                 pending.deliver(pending.index, None, error, True)
 
-    def overdue(self, now_ns: int) -> list[int]:
-        """Requests whose deadline is past by so much that the router must be stuck."""
-        return [number for number, pending in list(self.pending.items()) if pending.deadline_ns < now_ns]
+    def end_overdue(self, now_ns: int) -> None:
+        """End the requests whose deadline is past by so much that the router must be stuck."""
+        late_ns = now_ns - GRACE_NS
+        overdue = [number for number, pending in list(self.pending.items()) if pending.deadline_ns < late_ns]
+        if overdue:
+            self.fail(overdue, DeadlineExceeded("the deadline passed and the router did not answer"))
 
 
 def _check(spec: MethodSpec, schema: pa.Schema, where: str) -> None:

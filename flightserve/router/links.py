@@ -102,7 +102,6 @@ class Peer:
     pid: int = 0
     main: Link | None = None
     lanes: list[Link] = field(default_factory=list)
-    last_heard_ns: int = 0
     pings_open: int = 0
 
 

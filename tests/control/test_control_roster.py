@@ -143,7 +143,7 @@ def test_a_frontends_addresses_outlive_it() -> None:
     roster.happened(record, Event.EXITED, NOW)
     assert roster.addresses_of(SLOTS[1]) == {"http": "http://127.0.0.1:41"}
     other = _roster()
-    other.attached(True, roster.all_addresses())
+    other.attached(True, {SLOTS[1].name: roster.addresses_of(SLOTS[1])})
     assert other.addresses_of(SLOTS[1]) == {"http": "http://127.0.0.1:41"}
     assert other.was_ready
 

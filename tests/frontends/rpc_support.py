@@ -21,10 +21,11 @@ ONE_INT = pa.schema([pa.field("a", pa.int64())])
 
 
 class Watched:
-    """How many calls of `never` run now, and how many were told to stop."""
+    """How many calls of `never` run now, how many ran at once at the most, and how many were told to stop."""
 
     def __init__(self) -> None:
         self.running = 0
+        self.most = 0
         self.stopped = 0
 
 
@@ -72,6 +73,7 @@ class Probe:
     async def never(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Never returns, until nobody wants it any more."""
         WATCHED.running += 1
+        WATCHED.most = max(WATCHED.most, WATCHED.running)
         try:
             await asyncio.Event().wait()
         finally:

@@ -81,12 +81,17 @@ def test_a_slow_request_holds_back_the_replies_behind_it_not_their_work(host: An
 
 
 def test_the_window_bounds_what_is_in_flight(stub: Any) -> None:
+    eventually(lambda: not WATCHED.running)
+    WATCHED.most = 0
     requests = Requests(*[request("never") for _ in range(WINDOW + 3)])
     replies = stub.Stream(requests, timeout=30)
     eventually(lambda: WATCHED.running == WINDOW)
+    # A whole call behind it: by then the stream would have started more, if it could.
+    stub.Call(request(), timeout=30)
     replies.cancel()
     requests.end()
     eventually(lambda: not WATCHED.running)
+    assert WATCHED.most == WINDOW
 
 
 def test_errors_do_not_end_the_stream(stub: Any) -> None:
