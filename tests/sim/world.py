@@ -9,13 +9,13 @@ and the world adds what only it can know: which rows each replica really ran, an
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from benchmarks.event_heap import Alarm, EventHeap
 from flightserve import errors
 from flightserve.clock import NEVER_NS
 from flightserve.core.events import (
@@ -80,7 +80,7 @@ class FakeReplica:
     abandoned: set[int] = field(default_factory=set)
 
 
-class World:
+class World(EventHeap):
     """Runs one seed. `corrupt` may tamper with the rows that a replica answers, to test the checks."""
 
     def __init__(
@@ -91,15 +91,13 @@ class World:
         machine: DeploymentMachine | None = None,
         corrupt: Callable[[list[tuple[int, int]]], list[tuple[int, int]]] = lambda rows: rows,
     ) -> None:
+        super().__init__()
         self.seed = seed
         self.random = random.Random(seed)
         self.weather = weather
         self.machine = machine or DeploymentMachine(options)
         self.auditor = Auditor(self.machine, options)
         self.corrupt = corrupt
-        self.now_ns = 0
-        self.heap: list[tuple[int, int, Callable[[], None]]] = []
-        self.numbers = itertools.count()
         self.request_ids = itertools.count(1)
         self.replica_ids = itertools.count(1)
         self.replicas: dict[int, FakeReplica] = {}
@@ -110,13 +108,8 @@ class World:
         self.poison: dict[int, str] = {}
         self.requests: dict[int, Request] = {}
         self.outcomes: dict[int, str] = {}
-        self.wake_at_ns = NEVER_NS
+        self.alarm = Alarm(self, lambda: self.send(Tick()))
         self.arriving = True
-
-    # ---- the event heap
-
-    def after(self, delay_ns: float, act: Callable[[], None]) -> None:
-        heapq.heappush(self.heap, (self.now_ns + int(delay_ns), next(self.numbers), act))
 
     def run(self, seconds: float) -> None:
         """Let that much time pass, then no more arrive, and all that is there comes to its end."""
@@ -132,11 +125,6 @@ class World:
             self.check_at_rest()
         except AuditError as error:
             raise AuditError(f"seed {self.seed}, {self.now_ns / S:.3f} s: {error}") from error
-
-    def run_until(self, end_ns: int) -> None:
-        while self.heap and self.heap[0][0] <= end_ns:
-            self.now_ns, _, act = heapq.heappop(self.heap)
-            act()
 
     def check(self, true: bool, message: str) -> None:
         self.auditor.check(true, message)
@@ -157,14 +145,7 @@ class World:
                 for request in effect.requests:
                     self.check_reply(request)
                     self.ended(request, "ok")
-        wake_ns = self.machine.next_wake_ns
-        if wake_ns < self.wake_at_ns:
-            self.wake_at_ns = wake_ns
-            heapq.heappush(self.heap, (wake_ns, next(self.numbers), self.timer_fires))
-
-    def timer_fires(self) -> None:
-        self.wake_at_ns = NEVER_NS
-        self.send(Tick())
+        self.alarm.set(self.machine.next_wake_ns)
 
     def ended(self, request: Request, outcome: str) -> None:
         self.check(request.id not in self.outcomes, f"{request} ended twice")
