@@ -285,15 +285,7 @@ class ReplicaService:
 
     def context(self, frame: frames.Execute) -> Context:
         """The context of a micro-batch, from now on known as running; `left` ends that."""
-        parts = frame.parts
-        context = self._contexts[frame.batch_id] = Context(
-            self.spec.name,
-            frame.method,
-            tuple([part.label for part in parts]),
-            max([part.deadline_ns for part in parts]),
-            max([part.priority for part in parts]),
-            tuple([part.traceparent for part in parts]),
-        )
+        context = self._contexts[frame.batch_id] = Context(self.spec.name, frame.method, frame.parts)
         return context
 
     def left(self, batch_id: int) -> None:

@@ -18,6 +18,7 @@ from flightserve.fabric.batches import stream_of
 from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.context import Context, entered
 from flightserve.types import DeploymentSpec, RequestMeta
+from flightserve.wire.frames import Part
 
 Emit = Callable[["LocalResult | None", "FlightserveError | None", bool], None]
 
@@ -115,7 +116,7 @@ class LocalDeployment:
 
     def _run(self, requests: list[LocalRequest]) -> None:
         method = requests[0].method
-        current = requests_context(self.spec.name, method.spec.name, [request.meta for request in requests])
+        current = requests_context(self.spec.name, method.spec.name, requests)
         for request in requests:
             request.context = current
         try:
@@ -202,13 +203,10 @@ class LocalDeployment:
             asyncio.run_coroutine_threadsafe(step("close"), self._loop).result()
 
 
-def requests_context(deployment: str, method: str, metas: Sequence[RequestMeta]) -> Context:
+def requests_context(deployment: str, method: str, requests: Sequence[LocalRequest]) -> Context:
     """The context of requests that run together."""
-    return Context(
-        deployment,
-        method,
-        tuple(meta.request_id for meta in metas),
-        max(meta.deadline_ns for meta in metas),
-        max(meta.priority for meta in metas),
-        tuple(meta.traceparent for meta in metas),
-    )
+    parts = []
+    for number, request in enumerate(requests):
+        meta, rows = request.meta, request.batch.num_rows
+        parts.append(Part(number, 0, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent))
+    return Context(deployment, method, parts)

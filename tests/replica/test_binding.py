@@ -16,7 +16,7 @@ import pytest
 from flightserve.declare import method, single_input
 from flightserve.errors import Cancelled, MethodFailed, NotFound
 from flightserve.replica.binding import MESSAGE_BYTES_MAX, BoundMethod, describe
-from flightserve.replica.context import Context, context, entered
+from flightserve.replica.context import Context, entered
 from tests.replica.methods import BATCH, PIECES, address, bound, returning
 
 # ---- results
@@ -384,25 +384,3 @@ def test_an_exception_that_cannot_describe_itself() -> None:
             raise RuntimeError
 
     assert describe(Mute()) == "Mute"
-
-
-# ---- context
-
-
-def test_methods_can_ask_for_their_requests() -> None:
-    seen: list[Context] = []
-    run = bound(lambda self, batch: seen.append(context()) or batch)
-    current = Context("D", "m", ("one", "two"), deadline_ns=5_000_000, priority=3, clock=lambda: 2_000_000)
-    with entered(current):
-        run([BATCH])
-    assert seen == [current]
-    assert (current.request_id, current.remaining_ms(), current.cancelled) == ("one", 3.0, False)
-
-
-def test_outside_a_replica_nothing_ends() -> None:
-    outside = context()
-    assert (outside.request_id, outside.remaining_ms(), outside.cancelled) == ("", float("inf"), False)
-
-
-def test_no_time_is_left_past_the_deadline() -> None:
-    assert Context(deadline_ns=1, clock=lambda: 2).remaining_ms() == 0.0
