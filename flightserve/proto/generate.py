@@ -1,9 +1,12 @@
-"""Writes the gRPC stubs of `proto/` into this package: `python -m flightserve.proto.generate [--check]`.
+"""Writes the stubs of `proto/` into this package: `python -m flightserve.proto.generate [--check]`.
 
-protoc keeps a file's path as its identity in the process-wide descriptor pool, so the stubs are generated
-under the path every other user of the .proto has (`flightserve/v1/...`): a client that made its own stubs and
-imports flightserve too registers the same file twice, which protobuf allows. Only the import inside the
-service stub is changed, to the package where the stubs live.
+protoc keeps a file's path as its identity in the process-wide descriptor pool, so flightserve's own stubs are
+generated under the path every other user of the .proto has (`flightserve/v1/...`): a client that made its own stubs
+and imports flightserve too registers the same file twice, which protobuf allows. Only the import inside the service
+stub is changed, to the package where the stubs live.
+
+Arrow's messages are another matter: clients such as flightsql-dbapi register Arrow's own .proto files, whose texts
+differ from ours, and one pool refuses two files that define the same names. Their stubs use `private_pool`.
 
 `--check` writes nothing and exits with 1 where a checked-in stub differs from what would be written.
 """
@@ -16,27 +19,36 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROTO_ROOT = HERE.parents[1] / "proto"
-SOURCE = "flightserve/v1/flightserve.proto"
-NAMES = ("flightserve_pb2.py", "flightserve_pb2.pyi", "flightserve_pb2_grpc.py")
+SHARED = "flightserve/v1/flightserve.proto"
+PRIVATE = ("arrow/flight/flight.proto", "arrow/flight/sql.proto")
+POOL_IMPORT = "from google.protobuf import descriptor_pool as _descriptor_pool"
 
 
 def generate() -> dict[str, str]:
-    """The stubs' file names and texts. RuntimeError where protoc refuses the .proto."""
+    """The stubs' file names and texts. RuntimeError where protoc refuses a .proto."""
+    stubs = _stubs(SHARED, "python", "pyi", "grpc_python")
+    for source in PRIVATE:
+        stubs |= _stubs(source, "python", "pyi")
+    return stubs
+
+
+def _stubs(source: str, *kinds: str) -> dict[str, str]:
     # Developers' tools only: not installed where flightserve merely runs.
     import grpc_tools
     from grpc_tools import protoc
 
     well_known = str(Path(grpc_tools.__file__).parent / "_proto")
     with tempfile.TemporaryDirectory() as out:
-        args = ["protoc", f"-I{PROTO_ROOT}", f"-I{well_known}"]
-        args += [f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python")]
-        if protoc.main([*args, SOURCE]):
-            raise RuntimeError(f"protoc refused {SOURCE}")
-        written = Path(out, SOURCE).parent
-        return {name: _as_package(written.joinpath(name).read_text()) for name in NAMES}
+        args = ["protoc", f"-I{PROTO_ROOT}", f"-I{well_known}", *(f"--{kind}_out={out}" for kind in kinds)]
+        if protoc.main([*args, source]):
+            raise RuntimeError(f"protoc refused {source}")
+        written = sorted(Path(out, source).parent.iterdir())
+        return {path.name: _as_package(path.read_text(), source in PRIVATE) for path in written}
 
 
-def _as_package(text: str) -> str:
+def _as_package(text: str, private: bool) -> str:
+    if private:
+        return text.replace(POOL_IMPORT, "from flightserve.proto import private_pool as _descriptor_pool")
     return text.replace("from flightserve.v1 import", "from flightserve.proto import")
 
 
