@@ -1,0 +1,254 @@
+"""The children's processes: started through Ray, told to leave, killed, and seen to exit.
+
+Exits come from the kernel (a pidfd each, so that a pid that was used again can never be hit); calls to Ray are
+made on a thread of their own because they block. What happened goes into the roster, and `changed` is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from flightserve.control.connections import send
+from flightserve.control.messages import Leave, Message
+from flightserve.control.names import new_peer_id
+from flightserve.control.plan import Assignment, Plan
+from flightserve.control.roster import Record, Roster
+from flightserve.core.lifecycle import Event, Phase
+from flightserve.core.reconciling import NS_PER_S, Action, Drain, Kill, Slot, Start, Suspect, shortfalls
+
+log = logging.getLogger("flightserve.control.processes")
+
+EXIT_WAIT_S = 3.0
+
+
+class Cluster(Protocol):
+    """What the supervisor needs of Ray (`control.cluster.RayCluster`); blocking."""
+
+    def start(self, assignment: Assignment, actor: str, on_failure: Any) -> None: ...
+    def end(self, actor: str) -> None: ...
+    def total(self) -> dict[str, float]: ...
+    def free(self) -> dict[str, float]: ...
+
+
+class Processes:
+    """All children's processes. Everything but Ray's calls happens on the event loop. `changed(at_once)`: the
+    routing table is another now; `at_once` where a process is gone."""
+
+    def __init__(
+        self, plan: Plan, cluster: Cluster, roster: Roster, node: str, changed: Callable[[bool], None]
+    ) -> None:
+        self._plan = plan
+        self._limits = plan.limits
+        self._cluster = cluster
+        self._roster = roster
+        self._node = node
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._pidfds: dict[int, int] = {}
+        self._ray_calls = ThreadPoolExecutor(1, thread_name_prefix="flightserve-ray")
+        self._somebody_left = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Processes {len(self._writers)} connected, {len(self._pidfds)} alive>"
+
+    # ---- connections
+
+    def connected(self, record: Record, pid: int, writer: asyncio.StreamWriter) -> None:
+        """A child announced itself on this connection: watch its process, and tell it what it missed."""
+        if record.peer_id not in self._pidfds:
+            pidfd = os.pidfd_open(pid)
+            self._pidfds[record.peer_id] = pidfd
+            self._loop.add_reader(pidfd, self._exited, record)
+        self._writers[record.peer_id] = writer
+        if record.phase is Phase.KILLED:
+            _signal(self._pidfds[record.peer_id])
+        elif record.phase is Phase.DRAINING:
+            send(writer, Leave(self._limits.tier_drain_s))
+        elif self._roster.draining:
+            self.drain(record, "it came when the app was stopping", 0.0)
+
+    def disconnected(self, record: Record, writer: asyncio.StreamWriter) -> None:
+        """The connection ended; the child may have made another one since."""
+        if self._writers.get(record.peer_id) is writer:
+            del self._writers[record.peer_id]
+
+    def tell_all(self, message: Message) -> None:
+        """Send a message to every child that is connected."""
+        for writer in self._writers.values():
+            send(writer, message)
+
+    # ---- actions
+
+    def act(self, action: Action, now_ns: int) -> None:
+        """Carry out one action of `reconcile`."""
+        match action:
+            case Start(slot, version):
+                self._start(slot, version, now_ns)
+            case Suspect(peer_id):
+                record = self._roster.records[peer_id]
+                log.warning("%s (pid %d) is silent", record.slot.name, record.pid)
+                self._roster.happened(record, Event.SILENT, now_ns)
+                self._changed(False)
+            case Drain(peer_id, reason):
+                self.drain(self._roster.records[peer_id], reason, self._limits.tier_drain_s)
+            case Kill(peer_id, reason):
+                self.kill(self._roster.records[peer_id], reason)
+
+    def _start(self, slot: Slot, version: str, now_ns: int) -> None:
+        peer_id = new_peer_id()
+        actor = f"{slot.name}-{version}-{peer_id:x}"
+        planned = self._plan.deployment(slot.deployment)
+        assignment = Assignment(
+            app_id=self._plan.app_id,
+            peer_id=peer_id,
+            slot=slot,
+            version=version,
+            node=self._node,
+            options=self._plan.options,
+            fabric=self._plan.fabric,
+            spec=planned.spec if planned else None,
+            code=planned.code if planned else b"",
+            addresses=self._roster.addresses_of(slot),
+        )
+        record = self._roster.started(peer_id, slot, version, actor, now_ns)
+        log.info("starting %s as %s", slot.name, actor)
+
+        def failed(message: str) -> None:
+            self._loop.call_soon_threadsafe(self._start_failed, record, message)
+
+        def ask_ray() -> None:
+            try:
+                self._cluster.start(assignment, actor, failed)
+            except Exception as error:
+                log.exception("Ray refused to start %s", actor)
+                failed(f"{type(error).__name__}: {error}")
+
+        self._ray_calls.submit(ask_ray)
+
+    def _start_failed(self, record: Record, message: str) -> None:
+        # With a pidfd the kernel tells of the exit; Ray's word counts only for what never connected.
+        if record.peer_id in self._roster.records and record.peer_id not in self._pidfds:
+            log.error("%s did not start: %s", record.slot.name, message)
+            record.last_words = message
+            self._exited(record)
+
+    def drain(self, record: Record, reason: str, timeout_s: float) -> None:
+        """Have the child finish what it has, for at most that long, and exit."""
+        log.info("draining %s (pid %d): %s", record.slot.name, record.pid, reason)
+        self._roster.happened(record, Event.DRAIN, time.monotonic_ns())
+        writer = self._writers.get(record.peer_id)
+        if writer is not None:
+            send(writer, Leave(timeout_s))
+        elif not record.pid:
+            self.kill(record, "it has no process yet")
+        self._changed(False)
+
+    def kill(self, record: Record, reason: str) -> None:
+        """SIGKILL, and have Ray forget it."""
+        log.warning("killing %s (pid %d): %s", record.slot.name, record.pid, reason)
+        self._roster.happened(record, Event.KILL, time.monotonic_ns())
+        pidfd = self._pidfds.get(record.peer_id)
+        if pidfd is not None:
+            _signal(pidfd)
+        self.end_in_ray(record)
+        self._changed(False)
+
+    def end_in_ray(self, record: Record) -> None:
+        """Have Ray end the actor: it left, it failed, or it was killed. Returns at once."""
+        self._ray_calls.submit(self._end_in_ray, record)
+
+    def _end_in_ray(self, record: Record) -> None:
+        try:
+            self._cluster.end(record.actor)
+        except Exception:
+            log.exception("Ray could not end %s", record.actor)
+            return
+        if record.peer_id not in self._pidfds:
+            self._loop.call_soon_threadsafe(self._exited, record)
+
+    def _exited(self, record: Record) -> None:
+        pidfd = self._pidfds.pop(record.peer_id, None)
+        self._writers.pop(record.peer_id, None)
+        if pidfd is not None:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+        if record.peer_id not in self._roster.records:
+            return
+        log.info("%s (pid %d) is gone", record.slot.name, record.pid)
+        self._roster.happened(record, Event.EXITED, time.monotonic_ns())
+        self._somebody_left.set()
+        self._changed(True)
+        # At once and not at the next round: a replacement should not wait for a heartbeat.
+        for action in self._roster.plan_actions(time.monotonic_ns()):
+            self.act(action, time.monotonic_ns())
+
+    # ---- placement
+
+    def check_spawning(self, now_ns: int) -> None:
+        """Say when Ray, although it has the resources, does not start a process."""
+        limit_s = self._limits.spawn_timeout_s
+        for record in self._roster.unplaced(now_ns, int(limit_s * NS_PER_S)):
+            record.last_words = f"Ray started no process for it in {limit_s:.0f} s"
+            self.kill(record, record.last_words)
+
+    async def check_placement(self, now_ns: int) -> None:
+        """Say what is missing: at once when the node never has it, after a while when others hold it."""
+        roster, limits = self._roster, self._limits
+        demands = [self._plan.demand(record.slot) for record in roster.unplaced(now_ns, 0)]
+        everything = [self._plan.demand(slot) for slot in self._plan.wanted()]
+        if not any(demands) and (roster.records or not any(everything)):
+            roster.placement_problem = ""
+            return
+        total = await self._loop.run_in_executor(self._ray_calls, self._cluster.total)
+        missing, kind = shortfalls(everything, total), "has"
+        if not missing and roster.unplaced(now_ns, int(limits.placement_timeout_s * NS_PER_S)):
+            free = await self._loop.run_in_executor(self._ray_calls, self._cluster.free)
+            missing, kind = shortfalls(demands, free), "has free"
+        roster.placement_problem = (
+            "placement cannot be satisfied: "
+            + "; ".join(
+                f"{short.wanted:g} {short.resource} wanted, the node {kind} {short.there:g}" for short in missing
+            )
+            if missing
+            else ""
+        )
+
+    # ---- the end
+
+    async def empty(self, tiers: list[str] | None, drain_timeout_s: float) -> None:
+        """Drain all children of these tiers (None: of all) for at most that long, then kill what is left."""
+
+        def left() -> list[Record]:
+            return [record for record in self._roster.records.values() if tiers is None or record.slot.tier in tiers]
+
+        for record in left():
+            if record.phase is not Phase.KILLED:
+                self.drain(record, "shutdown", drain_timeout_s)
+        await self._until_gone(left, drain_timeout_s + EXIT_WAIT_S)
+        for record in left():
+            self.kill(record, "did not leave in time")
+        await self._until_gone(left, EXIT_WAIT_S)
+
+    async def _until_gone(self, left: Callable[[], list[Record]], timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while left():
+                    self._somebody_left.clear()
+                    await self._somebody_left.wait()
+        except TimeoutError:
+            log.warning("still there after %.1f s: %s", timeout_s, ", ".join(each.slot.name for each in left()))
+
+
+def _signal(pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        log.debug("the process is gone already")
