@@ -17,7 +17,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 
@@ -62,6 +62,8 @@ class SegmentPool:
         self.owner = owner
         self._allocator = Allocator(limits.segment_bytes, limits.memory_bytes_max)
         self._segments: dict[int, OwnedSegment] = {}
+        # Regions that come back more than once, and how many times more (`keep`).
+        self._kept: dict[tuple[int, int], int] = {}
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self.on_dropped: list[Callable[[int], None]] = []
@@ -104,9 +106,25 @@ class SegmentPool:
                 self._waiting -= 1
         return got
 
-    def free(self, segment: int, offset: int) -> None:
-        """The region's last lease came back."""
+    def keep(self, segment: int, offset: int) -> None:
+        """The region comes back once more than it would have: one `free` more is needed to end it."""
         with self._lock:
+            key = (segment, offset)
+            self._kept[key] = self._kept.get(key, 0) + 1
+
+    def _let_go(self, segment: int, offset: int) -> bool:
+        """Take one `keep` back; False where there is none left."""
+        key = (segment, offset)
+        count = self._kept.pop(key, 0)
+        if count > 1:
+            self._kept[key] = count - 1
+        return count > 0
+
+    def free(self, segment: int, offset: int) -> None:
+        """The region's last lease came back, or one of those that `keep` added."""
+        with self._lock:
+            if self._kept and self._let_go(segment, offset):
+                return
             dropped = self._allocator.free(segment, offset)
             if dropped is not None:
                 self._segments.pop(dropped, None)
@@ -118,8 +136,9 @@ class SegmentPool:
             wake()
 
     def abandon(self, segment: int, offset: int) -> None:
-        """The region's leases are lost from sight (its router died): somebody may still read it, so its
-        segment is never written again; the kernel keeps the pages until the last reader has gone."""
+        """The region's leases are lost from sight (its router died): somebody may still read it, so nothing
+        is placed in its segment again; the kernel keeps the pages until the last reader has gone. What `keep`
+        still holds stays readable."""
         with self._lock:
             self._allocator.retire(segment)
         self.free(segment, offset)
@@ -190,23 +209,30 @@ class Lease:
 
 
 class SegmentMap:
-    """Segments of other processes that this process has mapped, shared by all of its connections."""
+    """Segments of other processes that this process has mapped, shared by all of its connections.
+
+    Several routers may have shown one segment, and each tells only of what it knows: a segment stays mapped for as
+    long as one of the sources that announced it has not said that it is gone.
+    """
 
     def __init__(self, limits: FabricLimits) -> None:
         self._mapped: dict[tuple[int, int], MappedSegment] = {}
+        self._sources: dict[tuple[int, int], set[int]] = {}
         self._lock = threading.Lock()
         self._segments_per_peer_max = limits.segments_per_peer_max
 
-    def add(self, frame: Segment, fd: int) -> None:
+    def add(self, frame: Segment, fd: int, source: int = 0) -> None:
         """Map a segment another process announced, unless it is mapped already. Takes over the fd."""
         try:
             with self._lock:
                 key = (frame.owner, frame.segment)
                 if key in self._mapped:
+                    self._sources[key].add(source)
                     return
                 if sum(owner == frame.owner for owner, _ in self._mapped) >= self._segments_per_peer_max:
                     raise ProtocolError(f"peer announced more than {self._segments_per_peer_max} segments")
                 self._mapped[key] = MappedSegment(fd, frame.nbytes)
+                self._sources[key] = {source}
         finally:
             os.close(fd)
 
@@ -221,16 +247,30 @@ class SegmentMap:
         buffer = pa.foreign_buffer(mapped.address + region.offset, region.length, base=lease)
         return buffer, mapped.memory[region.offset : region.offset + region.length]
 
-    def forget(self, owner: int, segment: int | None = None) -> None:
-        """Unmap one segment, or all of an owner's; memory still leased stays until its buffers die."""
+    def forget(self, owner: int, segment: int | None = None, source: int = 0) -> None:
+        """A source says that one segment, or all of an owner's, are gone. Memory still leased stays until its
+        buffers die."""
         with self._lock:
-            for key in [k for k in self._mapped if k[0] == owner and segment in (None, k[1])]:
+            self._forget([k for k in self._mapped if k[0] == owner and segment in (None, k[1])], source)
+
+    def forget_source(self, source: int) -> None:
+        """The source is gone: unmap what nobody else has shown."""
+        with self._lock:
+            self._forget(list(self._mapped), source)
+
+    def _forget(self, keys: Iterable[tuple[int, int]], source: int) -> None:
+        for key in keys:
+            sources = self._sources[key]
+            sources.discard(source)
+            if not sources:
+                del self._sources[key]
                 del self._mapped[key]
 
     def close(self) -> None:
         """Unmap everything; memory still leased stays until its buffers die."""
         with self._lock:
             self._mapped.clear()
+            self._sources.clear()
 
     def __len__(self) -> int:
         return len(self._mapped)

@@ -140,6 +140,53 @@ def test_an_abandoned_region_is_never_written_again_and_stays_readable() -> None
     assert read_batch(buffer, memory, schemas).equals(batch)
 
 
+def test_a_kept_region_comes_back_once_for_each_keep_and_once_more() -> None:
+    pool = SegmentPool(1, LIMITS)
+    got = pool.allocate(100)
+    assert got is not None
+    region, _ = got
+    pool.keep(region.segment, region.offset)
+    pool.keep(region.segment, region.offset)
+    for _ in range(2):
+        pool.free(region.segment, region.offset)
+        other = pool.allocate(100)
+        assert other is not None and other[0] != region, "somebody still needs it"
+    pool.free(region.segment, region.offset)
+    again = pool.allocate(100)
+    assert again is not None and again[0] == region
+
+
+def test_an_abandoned_region_that_is_kept_can_still_be_shown_and_is_then_dropped() -> None:
+    pool = SegmentPool(1, LIMITS)
+    got = pool.allocate(100)
+    assert got is not None
+    region, _ = got
+    dropped: list[int] = []
+    pool.on_dropped.append(dropped.append)
+    pool.keep(region.segment, region.offset)
+    pool.abandon(region.segment, region.offset)
+    assert pool.announcement(region.segment)[0].segment == region.segment
+    assert dropped == []
+    elsewhere = pool.allocate(100)
+    assert elsewhere is not None and elsewhere[0].segment != region.segment
+    pool.free(region.segment, region.offset)
+    assert dropped == [region.segment]
+
+
+def test_a_segment_stays_mapped_until_every_router_that_showed_it_says_that_it_is_gone() -> None:
+    mapped = SegmentMap(LIMITS)
+    for source in (1, 2):
+        mapped.add(Segment(7, 1, 4096), memfd(4096, ALL_SEALS), source)
+    mapped.add(Segment(7, 2, 4096), memfd(4096, ALL_SEALS), 1)
+    mapped.forget(7, source=1)
+    assert len(mapped) == 1
+    mapped.lease(Region(7, 1, 0, 8), lambda key: None)
+    mapped.forget_source(1)
+    assert len(mapped) == 1
+    mapped.forget_source(2)
+    assert len(mapped) == 0
+
+
 def test_dropping_a_segment_closes_its_memfd() -> None:
     pool = SegmentPool(1, LIMITS)
     got = pool.allocate(2 << 20)
