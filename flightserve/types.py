@@ -48,13 +48,17 @@ class DeploymentOptions:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentSpec:
-    """A deployment as every tier knows it: name, version, options and methods, without the user's code."""
+    """A deployment as every tier knows it: name, version, options and methods, without the user's code.
+
+    `kind` is "class", or "sql" for a warehouse, whose methods the SQL frontends call.
+    """
 
     name: str
     version: str
     options: DeploymentOptions
     methods: tuple[MethodSpec, ...]
     doc: str = ""
+    kind: str = "class"
 
     def method(self, name: str) -> MethodSpec | None:
         """The method of that name, or None."""

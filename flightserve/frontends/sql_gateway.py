@@ -1,0 +1,225 @@
+"""SQL as every frontend sees it: which warehouse a statement is for, what it returns, and its batches.
+
+A warehouse is a deployment like any other (`DeploymentSpec.kind` is "sql"). Its replicas answer three methods through
+the same routers as all: `query` (one row: the statement and its parameters; streams batches, the first of which has
+the schema even where there are no rows), `describe` (schemas without running) and `tables`. So this module knows the
+`Service` protocol and no engine.
+
+What a statement returns is remembered for a short time, because clients ask three times for each execution
+(prepare, GetFlightInfo, DoGet). Blocking; for threads of the Flight frontend. The others only take `request_batch`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import pyarrow as pa
+
+from flightserve.clock import NS_PER_S, Clock, monotonic_ns
+from flightserve.config import EdgeLimits
+from flightserve.errors import Cancelled, FlightserveError, InvalidArgument, NotFound, TooLarge
+from flightserve.fabric.service import Service
+from flightserve.types import DeploymentSpec, RequestMeta
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+QUERY: Final = "query"
+DESCRIBE: Final = "describe"
+TABLES: Final = "tables"
+REQUEST: Final = pa.schema([pa.field("sql", pa.utf8(), nullable=False), pa.field("parameters", pa.binary())])
+
+# A client's three calls for one execution come within milliseconds; files that change are noticed after this.
+REMEMBERED_NS: Final = 2 * NS_PER_S
+REMEMBERED_MAX: Final = 1024
+POLL_S: Final = 0.1
+SQL_BYTES_MAX: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL for one warehouse. `parameters` is an Arrow IPC stream with one row for each execution, or empty."""
+
+    warehouse: str
+    sql: str
+    parameters: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a statement returns and takes."""
+
+    result_schema: pa.Schema
+    parameter_schema: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """A table of a warehouse. `kind` is BASE TABLE or VIEW."""
+
+    name: str
+    kind: str
+    schema: pa.Schema
+
+
+def warehouses(service: Service) -> list[DeploymentSpec]:
+    """All warehouses that are deployed, by name."""
+    return [spec for spec in service.deployments() if spec.kind == "sql"]
+
+
+def choose(service: Service, name: str | None) -> DeploymentSpec:
+    """The warehouse of that name, or the only one. Raises NotFound, or InvalidArgument where one must be named."""
+    known = warehouses(service)
+    if not known:
+        raise NotFound("no warehouse is deployed here; fs.sql.Warehouse or `flightserve sql` make one")
+    names = ", ".join(spec.name for spec in known)
+    if name:
+        found = next((spec for spec in known if spec.name == name), None)
+        if found is None:
+            raise NotFound(f"no warehouse {name[:128]!r}; there are: {names}")
+        return found
+    if len(known) > 1:
+        raise InvalidArgument(f"there are several warehouses ({names}); name one")
+    return known[0]
+
+
+def request_batch(statement: Statement) -> pa.RecordBatch:
+    """The one row that `query` and `describe` take. Raises InvalidArgument, TooLarge."""
+    if not statement.sql.strip():
+        raise InvalidArgument("the query is empty")
+    if "\0" in statement.sql:
+        raise InvalidArgument("the query has a NUL character")
+    if len(statement.sql) > SQL_BYTES_MAX:
+        raise TooLarge(f"the query has {len(statement.sql)} characters; at most {SQL_BYTES_MAX} are taken")
+    return pa.record_batch([[statement.sql], [statement.parameters or None]], schema=REQUEST)
+
+
+class Answer:
+    """The batches of one request, read by a thread. Iterate; `close` gives the rest up. `cancel` may come from any
+    thread, and ends the iteration with Cancelled."""
+
+    def __init__(
+        self,
+        service: Service,
+        method: str,
+        statement: Statement,
+        meta: RequestMeta,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        batch = request_batch(statement)
+        self._gone = gone
+        self._cancelled = False
+        self._finished = False
+        self._lane = service.open_lane()
+        try:
+            self._lane.submit(0, statement.warehouse, method, batch, meta)
+        except BaseException:
+            self._lane.close()
+            raise
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        while not self._finished:
+            reply = self._lane.receive(POLL_S)
+            if self._cancelled or self._gone():
+                self.close()
+                raise Cancelled("the query was cancelled")
+            if reply is None:
+                continue
+            if reply.last:
+                self.close()
+            if reply.error is not None:
+                raise reply.error
+            if reply.result is not None:
+                return reply.result.batch()
+        raise StopIteration
+
+    def cancel(self) -> None:
+        """End the query."""
+        self._cancelled = True
+        self._lane.cancel(0)
+
+    def close(self) -> None:
+        """Give up what is still to come; idempotent."""
+        if not self._finished:
+            self._finished = True
+            self._lane.close()
+
+
+class Gateway:
+    """Statements of blocking clients: describes, lists tables, opens answers. Any thread."""
+
+    def __init__(self, service: Service, limits: EdgeLimits, clock: Clock = monotonic_ns) -> None:
+        self.service = service
+        self.limits = limits
+        self._clock = clock
+        self._descriptions: _Recent[Statement, Description] = _Recent(clock)
+        self._tables: _Recent[str, tuple[TableInfo, ...]] = _Recent(clock)
+
+    def describe(self, statement: Statement, meta: RequestMeta) -> Description:
+        """The statement's schemas. Raises what the engine says of it."""
+        known = self._descriptions.get(statement)
+        if known is None:
+            row = self._one(DESCRIBE, statement, meta)
+            known = Description(_schema(row["result_schema"]), _schema(row["parameter_schema"]))
+            self._descriptions.put(statement, known)
+        return known
+
+    def tables(self, warehouse: str, meta: RequestMeta) -> tuple[TableInfo, ...]:
+        """The warehouse's tables, by name."""
+        known = self._tables.get(warehouse)
+        if known is None:
+            answer = Answer(self.service, TABLES, Statement(warehouse, "tables"), meta)
+            with contextlib.closing(answer):
+                rows = [row for batch in answer for row in batch.to_pylist()]
+            tables = (TableInfo(row["table_name"], row["table_type"], _schema(row["table_schema"])) for row in rows)
+            known = tuple(sorted(tables, key=lambda table: table.name))
+            self._tables.put(warehouse, known)
+        return known
+
+    def open(self, statement: Statement, meta: RequestMeta, gone: Callable[[], bool]) -> Answer:
+        """Run the statement. `gone` is asked now and then whether the client is."""
+        return Answer(self.service, QUERY, statement, meta, gone)
+
+    def _one(self, method: str, statement: Statement, meta: RequestMeta) -> dict[str, bytes]:
+        answer = Answer(self.service, method, statement, meta)
+        with contextlib.closing(answer):
+            rows = [row for batch in answer for row in batch.to_pylist()]
+        if len(rows) != 1:
+            raise FlightserveError(f"{method} of the warehouse answered {len(rows)} rows where one was expected")
+        only: dict[str, bytes] = rows[0]
+        return only
+
+
+def _schema(message: bytes) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(message))
+
+
+class _Recent(Generic[K, V]):
+    """Values for a short time, at most so many; the oldest goes first."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._values: collections.OrderedDict[K, tuple[int, V]] = collections.OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        with self._lock:
+            found = self._values.get(key)
+            if found is None or self._clock() - found[0] > REMEMBERED_NS:
+                return None
+            return found[1]
+
+    def put(self, key: K, value: V) -> None:
+        with self._lock:
+            self._values[key] = (self._clock(), value)
+            self._values.move_to_end(key)
+            while len(self._values) > REMEMBERED_MAX:
+                self._values.popitem(last=False)

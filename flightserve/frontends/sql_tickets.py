@@ -1,0 +1,146 @@
+"""Tickets and handles that carry all they stand for: any frontend of the app can open one, none has to remember it.
+
+A ticket is a version byte, a MAC over the rest (keyed BLAKE2b, 16 bytes) and a msgpack array. The key is made when the
+app starts and is shared by its frontends, so a ticket outlives a frontend but not the app. Times are wall-clock,
+because a client reads them too (`FlightEndpoint.expiration_time`); no deadline depends on them.
+"""
+
+from __future__ import annotations
+
+import collections
+import hmac
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Final, TypeVar
+
+import msgspec
+
+from flightserve.errors import InvalidArgument, NotFound, PermissionDenied, TooLarge
+from flightserve.frontends.sql_gateway import Statement
+
+VERSION: Final = b"\x01"
+MAC_BYTES: Final = 16
+LIFETIME_S: Final = 3600
+# A ticket travels in one gRPC message, back and forth.
+TICKET_BYTES_MAX: Final = 8 << 20
+CLOSED_MAX: Final = 100_000
+
+
+class Sealed(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    """What all tickets have: an id, when they end (seconds since 1970), and who they were made for."""
+
+    id: str
+    expires_s: float
+    owner: str
+
+
+class QueryTicket(Sealed, frozen=True):
+    """A statement to be read by DoGet."""
+
+    warehouse: str
+    sql: str
+    parameters: bytes
+
+    @property
+    def statement(self) -> Statement:
+        return Statement(self.warehouse, self.sql, self.parameters)
+
+
+class CommandTicket(Sealed, frozen=True):
+    """A command whose answer needs no statement (catalogs, tables, ...), as the client sent it."""
+
+    command: bytes
+
+
+class PreparedHandle(Sealed, frozen=True):
+    """A prepared statement, with the parameters bound to it."""
+
+    warehouse: str
+    sql: str
+    parameters: bytes
+
+    @property
+    def statement(self) -> Statement:
+        return Statement(self.warehouse, self.sql, self.parameters)
+
+
+class SessionToken(Sealed, frozen=True):
+    """Says which session a client is in; `owner` is the user."""
+
+
+T = TypeVar("T", QueryTicket, CommandTicket, PreparedHandle, SessionToken)
+_ANY: Final = QueryTicket | CommandTicket | PreparedHandle | SessionToken
+
+
+class Tickets:
+    """Makes tickets and opens them. Any thread."""
+
+    def __init__(self, key: bytes, clock_s: Callable[[], float] = time.time, lifetime_s: float = LIFETIME_S) -> None:
+        self._key = key
+        self._clock_s = clock_s
+        self.lifetime_s = lifetime_s
+        self._decoder: msgspec.msgpack.Decoder[Sealed] = msgspec.msgpack.Decoder(_ANY)
+        self._lock = threading.Lock()
+        self._closed: collections.OrderedDict[str, float] = collections.OrderedDict()
+
+    def expiry_s(self) -> float:
+        """When what is made now ends."""
+        return self._clock_s() + self.lifetime_s
+
+    def query(self, statement: Statement, owner: str) -> QueryTicket:
+        """A ticket for the statement, not sealed yet."""
+        return QueryTicket(new_id(), self.expiry_s(), owner, statement.warehouse, statement.sql, statement.parameters)
+
+    def prepared(self, statement: Statement, owner: str, handle_id: str = "") -> PreparedHandle:
+        """A handle for the statement; with `handle_id`, the one that replaces an earlier handle."""
+        number = handle_id or new_id()
+        return PreparedHandle(number, self.expiry_s(), owner, statement.warehouse, statement.sql, statement.parameters)
+
+    def command(self, command: bytes, owner: str) -> CommandTicket:
+        """A ticket for a command's answer."""
+        return CommandTicket(new_id(), self.expiry_s(), owner, command)
+
+    def seal(self, content: Sealed) -> bytes:
+        """The bytes a client gets. Raises TooLarge."""
+        body = msgspec.msgpack.encode(content)
+        if len(body) > TICKET_BYTES_MAX:
+            raise TooLarge(f"the statement and its parameters make a ticket of {len(body)} bytes; bind fewer rows")
+        return VERSION + self._mac(body) + body
+
+    def open(self, data: bytes, kind: type[T], owner: str) -> T:
+        """What was sealed. Raises InvalidArgument for what is no ticket of this app or of another kind, NotFound
+        for one that expired or was closed, PermissionDenied for another user's."""
+        body = data[1 + MAC_BYTES :]
+        if data[:1] != VERSION or not hmac.compare_digest(data[1 : 1 + MAC_BYTES], self._mac(body)):
+            raise InvalidArgument("not a ticket of this app: damaged, forged, or from before a restart")
+        content = self._decoder.decode(body)
+        if not isinstance(content, kind):
+            raise InvalidArgument(f"a ticket of another kind, {type(content).__name__}; {kind.__name__} is needed here")
+        if content.owner != owner:
+            raise PermissionDenied("the ticket was made for another user")
+        if content.expires_s <= self._clock_s() or content.id in self._closed:
+            raise NotFound("the ticket has expired or was closed; prepare or ask again")
+        return content
+
+    def renewed(self, content: QueryTicket) -> QueryTicket:
+        """The same with a full lifetime."""
+        return msgspec.structs.replace(content, expires_s=self.expiry_s())
+
+    def close(self, content: Sealed) -> None:
+        """Refuse the handle, and those that replaced it, from now on (in this process)."""
+        now_s = self._clock_s()
+        with self._lock:
+            self._closed[content.id] = max(content.expires_s, self.expiry_s())
+            while self._closed and (len(self._closed) > CLOSED_MAX or next(iter(self._closed.values())) <= now_s):
+                self._closed.popitem(last=False)
+
+    def _mac(self, body: bytes) -> bytes:
+        return blake2b(body, digest_size=MAC_BYTES, key=self._key).digest()
+
+
+def new_id() -> str:
+    """128 random bits."""
+    return secrets.token_hex(16)
