@@ -44,6 +44,7 @@ class FabricLimits:
     memory_bytes_max: int = 2048 * MIB
     frame_bytes_max: int = 4 * MIB
     segments_per_peer_max: int = 1024
+    requests_per_connection_max: int = 65_536
     heartbeat_s: float = 0.5
     abandoned_s_max: float = 10.0
     heartbeats_missed_max: int = 3

@@ -7,6 +7,7 @@ what `plan_actions` returns.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from flightserve.control.messages import Announce, ChildView, Report, View
 from flightserve.control.plan import Plan
@@ -20,10 +21,9 @@ from flightserve.core.reconciling import (
     Child,
     Failures,
     Slot,
-    assign,
     reconcile,
 )
-from flightserve.wire.table import Entry, Peer, RoutingTable
+from flightserve.wire.table import Entry, Peer, RoutingTable, assign
 
 # A child that served this long did not fail by itself: its slot's count of failures starts again.
 STABLE_NS = 30 * NS_PER_S
@@ -60,6 +60,13 @@ class Record:
         return Child(self.peer_id, self.slot, self.version, self.phase, self.since_ns, self.heard_ns, self.stopped)
 
 
+class Owner(NamedTuple):
+    """The router that owns a deployment (0: none), since the table of which version."""
+
+    router_id: int
+    epoch: int
+
+
 class Roster:
     """All children by peer id. Invariant: a record's phase changes only through `lifecycle.step`."""
 
@@ -71,6 +78,7 @@ class Roster:
         self._restarts: dict[Slot, int] = {}
         # A frontend's addresses outlive it, so that its successor takes the same ports.
         self._addresses: dict[str, dict[str, str]] = {}
+        self._owners: dict[str, Owner] = {}
         self.records: dict[int, Record] = {}
         self.was_ready = False
         self.draining = False
@@ -181,25 +189,38 @@ class Roster:
         """The routing table as it is now. Suspect children stay in it: taking a router out breaks what is in
         flight there, and routers find out for themselves which replicas do not answer."""
         serving = [record for record in self.records.values() if record.phase in IN_TABLE]
-        routers = sorted(
-            record.peer_id for record in serving if record.slot.tier == ROUTER and record.phase is not Phase.DRAINING
-        )
-        owners = assign((planned.spec.name for planned in self._plan.deployments), routers)
+        owners = self._assigned(version)
         return RoutingTable(
             version=version,
             peers=tuple(_peer(record) for record in serving),
             deployments=tuple(
                 Entry(
                     planned.spec,
-                    owners[planned.spec.name],
+                    owners[planned.spec.name].router_id,
                     self._ready_replicas(planned.spec.name),
                     planned.spec.options.replicas,
+                    owners[planned.spec.name].epoch,
                 )
                 for planned in self._plan.deployments
             ),
             draining=self.draining,
             metrics={record.slot.name: record.statistics for record in serving},
         )
+
+    def _assigned(self, version: int) -> dict[str, Owner]:
+        """Who owns each deployment in the table of this version. What is with another router than in the table
+        before begins a new epoch."""
+        places: dict[str, int] = {}
+        # Of two in one place the one that serves counts; only where none does, one that is suspect.
+        for record in sorted(self.records.values(), key=lambda record: record.phase is Phase.SERVING):
+            if record.slot.tier == ROUTER and record.phase in (Phase.SERVING, Phase.SUSPECT):
+                places[record.slot.name] = record.peer_id
+        owners = {}
+        for name, router_id in assign((planned.spec.name for planned in self._plan.deployments), places).items():
+            before = self._owners.get(name)
+            owners[name] = before if before and before.router_id == router_id else Owner(router_id, version)
+        self._owners = owners
+        return owners
 
     def _ready_replicas(self, deployment: str) -> int:
         return sum(

@@ -12,14 +12,10 @@ children observed and returns actions; the shell carries them out and feeds back
 - A slot whose children keep dying waits, `backoff_ns * 2**(failures - 2)` up to `backoff_max_ns`; the first
   replacement comes at once.
 - A frontend's slot stays taken until the process is really gone, because its successor needs the same ports.
-
-`assign` spreads deployments over routers by rendezvous hashing (Thaler and Ravishankar, "Using name-based
-mappings to increase hit rates", IEEE/ACM ToN 6(1), 1998): a router that comes or goes moves only its own.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -188,16 +184,6 @@ def _judge(child: Child, keep: bool, slot_wanted: bool, now_ns: int, limits: Rec
         case Phase.SUSPECT if silence > limits.frozen_ns:
             return [Kill(child.peer_id, f"silent for {silence / NS_PER_S:.1f} s")]
     return []
-
-
-def assign(deployments: Iterable[str], router_ids: Sequence[int]) -> dict[str, int]:
-    """Which router owns each deployment; 0 for all when there is no router."""
-    return {name: max(router_ids, key=lambda router: _weight(name, router), default=0) for name in deployments}
-
-
-def _weight(name: str, router_id: int) -> bytes:
-    # Not Python's hash(): it differs between processes, and a supervisor that comes back must agree.
-    return hashlib.blake2b(f"{router_id}:{name}".encode(), digest_size=8).digest()
 
 
 class Shortfall(NamedTuple):

@@ -84,12 +84,15 @@ class SegmentGone(msgspec.Struct, array_like=True, tag=3):
 
 
 class Submit(msgspec.Struct, array_like=True, tag=4):
-    """Frontend to router: requests whose rows lie one after another in one region."""
+    """Frontend to router: requests whose rows lie in one region. `epoch` is that of the deployment's assignment to
+    this router, as the sender's routing table has it: a router that does not own the deployment knows by it which
+    of the two is behind."""
 
     deployment: str
     method: str
     region: Region
     parts: list[Part]
+    epoch: int = 0
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=5):
@@ -111,6 +114,13 @@ class Outcome(msgspec.Struct, array_like=True, tag=7):
     request_id: int
     kind: int
     message: str
+
+
+class Moved(msgspec.Struct, array_like=True, tag=18):
+    """Router to frontend: these requests were never given to a replica, and their deployment is another router's
+    now. For this router they are over, without an outcome; ask the other one."""
+
+    request_ids: list[int]
 
 
 class Release(msgspec.Struct, array_like=True, tag=8):
@@ -185,7 +195,8 @@ class Taken(msgspec.Struct, array_like=True, tag=17):
 
 
 class Goodbye(msgspec.Struct, array_like=True, tag=16):
-    """The sender drains: it takes nothing new, and finishes what it has."""
+    """From a replica: it drains, takes nothing new, and finishes what it has. From a router, on a lane: the
+    deployment is another router's now and nothing is left to do here; connect there."""
 
 
 Frame = (
@@ -206,6 +217,7 @@ Frame = (
     | Pong
     | Goodbye
     | Taken
+    | Moved
 )
 
 _encode = msgspec.msgpack.Encoder().encode

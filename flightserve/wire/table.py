@@ -2,9 +2,18 @@
 
 It names every process's node and address, so that a descriptor of a region on another node can be resolved
 to its owner without a change of format. Versions only grow; a table older than the one held is ignored.
+
+A deployment is owned by one router at a time. `assign` says by which, by rendezvous hashing, also called highest
+random weight (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", IEEE/ACM Transactions on
+Networking 6(1), 1998): each router has a weight for each deployment, and the greatest wins. So a router that comes
+or goes moves only the deployments that it wins or owned. The weights are of routers' places ("router-0"), not of
+processes: one that replaces another in its place takes over what that one owned, and nothing else moves.
 """
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -29,12 +38,15 @@ class Peer(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """One deployment, the router that owns it, and how many replicas are ready / wanted."""
+    """One deployment, the router that owns it, and how many replicas are ready / wanted. `epoch` is the version of
+    the table in which that router came to own it: it grows with every move, so that of two that disagree on the
+    owner the one with the greater epoch is right."""
 
     spec: DeploymentSpec
     router_id: int
     ready: int
     wanted: int
+    epoch: int = 0
 
 
 class RoutingTable(msgspec.Struct, array_like=True, frozen=True):
@@ -47,5 +59,14 @@ class RoutingTable(msgspec.Struct, array_like=True, frozen=True):
     metrics: dict[str, dict[str, float]] = {}
 
 
-ENCODER = msgspec.msgpack.Encoder()
-DECODER = msgspec.msgpack.Decoder(RoutingTable)
+def assign(deployments: Iterable[str], routers: Mapping[str, int]) -> dict[str, int]:
+    """Which of the routers (name of the place -> id) owns each deployment; 0 for all where there is none."""
+    return {
+        name: routers[max(routers, key=lambda place: _weight(name, place))] if routers else 0 for name in deployments
+    }
+
+
+def _weight(deployment: str, place: str) -> bytes:
+    # Not Python's hash(): it differs between processes, and a supervisor that comes back must agree. The length
+    # keeps ("a", "b:c") and ("a:b", "c") apart; the digest is long enough that weights are never equal.
+    return hashlib.blake2b(f"{len(place)}:{place}:{deployment}".encode(), digest_size=16).digest()

@@ -21,7 +21,6 @@ from flightserve.core.reconciling import (
     Slot,
     Start,
     Suspect,
-    assign,
     not_before_ns,
     reconcile,
     shortfalls,
@@ -186,22 +185,6 @@ def test_backoff_grows_to_its_bound_and_no_further(count: int) -> None:
     failures = {slot: Failures(count, NOW)}
     assert reconcile({slot: "1"}, [], failures, NOW + LIMITS.backoff_max_ns, LIMITS) == [Start(slot, "1")]
     assert bool(reconcile({slot: "1"}, [], failures, NOW, LIMITS)) == (count == 1)
-
-
-@given(st.sets(st.text(max_size=8), max_size=20), st.lists(st.integers(1, 2**31), unique=True, min_size=1, max_size=6))
-def test_a_router_that_leaves_moves_only_its_own_deployments(names: set[str], routers: list[int]) -> None:
-    before = assign(names, routers)
-    assert set(before) == names
-    assert set(before.values()) <= set(routers)
-    after = assign(names, routers[1:])
-    for name, owner in before.items():
-        if owner != routers[0]:
-            assert after[name] == owner
-    assert assign(names, routers[::-1]) == before
-
-
-def test_without_a_router_deployments_belong_to_nobody() -> None:
-    assert assign(["Pricing"], []) == {"Pricing": 0}
 
 
 def test_shortfalls_add_up_and_name_what_is_missing() -> None:

@@ -64,6 +64,29 @@ def test_the_table_names_the_owner_and_counts_ready_replicas() -> None:
     assert records[0].peer_id not in {peer.id for peer in roster.table(8).peers}
 
 
+def test_a_deployment_that_moves_begins_a_new_epoch_and_one_that_stays_does_not() -> None:
+    roster = Roster(plan(routers=2), "node")
+    routers = [roster.announced(_announce(Slot("router", "", n), 10 + n), NOW) for n in (0, 1)]
+    first = roster.table(5).deployments[0]
+    assert first.epoch == 5
+    assert roster.table(6).deployments[0] == first
+    owner, other = sorted(routers, key=lambda record: record.peer_id != first.router_id)
+    roster.happened(owner, Event.EXITED, NOW)
+    moved = roster.table(7).deployments[0]
+    assert (moved.router_id, moved.epoch) == (other.peer_id, 7)
+    roster.announced(_announce(owner.slot, 30), NOW)
+    assert (roster.table(8).deployments[0].router_id, roster.table(9).deployments[0].epoch) == (30, 8)
+
+
+def test_a_router_that_was_replaced_and_comes_back_owns_nothing() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    roster.happened(records[0], Event.SILENT, NOW)
+    assert roster.table(5).deployments[0].router_id == records[0].peer_id, "better a slow router than none"
+    roster.announced(_announce(SLOTS[0], 30), NOW)
+    assert roster.table(6).deployments[0].router_id == 30
+
+
 def test_suspects_stay_in_the_table_because_breaking_what_is_in_flight_helps_nobody() -> None:
     roster = _roster()
     records = _serve_all(roster)

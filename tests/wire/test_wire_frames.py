@@ -19,7 +19,7 @@ any_frame = st.one_of(
     st.builds(frames.Hello, numbers, numbers, texts, st.booleans(), texts, numbers, numbers),
     st.builds(frames.Segment, numbers, numbers, numbers),
     st.builds(frames.SegmentGone, numbers, numbers),
-    st.builds(frames.Submit, texts, texts, regions, st.lists(parts, max_size=4)),
+    st.builds(frames.Submit, texts, texts, regions, st.lists(parts, max_size=4), numbers),
     st.builds(frames.Cancel, st.lists(numbers, max_size=4)),
     st.builds(frames.Results, st.none() | regions, st.lists(items, max_size=4)),
     st.builds(frames.Outcome, numbers, st.integers(0, 12), texts),
@@ -33,6 +33,7 @@ any_frame = st.one_of(
     st.builds(frames.Pong, numbers),
     st.just(frames.Goodbye()),
     st.builds(frames.Taken, numbers, numbers),
+    st.builds(frames.Moved, st.lists(numbers, max_size=4)),
 )
 
 
