@@ -15,9 +15,9 @@ What a repeat costs says how it came about:
 A fifth is too little for one sort of burst that is no storm: a replica dies and all that it held runs again, at
 a time when little ran before (the first seconds, or after a quiet night). It may hold thousands of requests: two
 micro-batches for each lane, of up to `Bounds.max_requests` each. A fixed reserve of that size would be no bound at
-all for a small deployment. So the first process that dies in a window pays for what it held (`cover`), and every further
-one within the window draws from the budget, which in a busy deployment holds far more: with a fifth of ten seconds' runs,
-a death among n replicas is covered where requests spend less than 2 * n seconds at a replica.
+all for a small deployment. So the first process that dies in a window pays for what it held (`cover`), and every
+further one within the window draws from the budget. In a busy deployment that holds far more: with a fifth of ten
+seconds' runs, a death among n replicas is covered where requests spend less than 2 * n seconds at a replica.
 """
 
 from __future__ import annotations

@@ -33,9 +33,7 @@ def drawn(budget: RetryBudget, cost: int, now_ns: int, wanted: int = 10**6) -> i
 
 
 @given(STEPS, st.integers(0, 10 * WINDOW_NS))
-def test_the_balance_is_the_reserve_and_what_the_window_added(
-    steps: list[tuple[str, int, int]], start_ns: int
-) -> None:
+def test_the_balance_is_the_reserve_and_what_the_window_added(steps: list[tuple[str, int, int]], start_ns: int) -> None:
     budget, now_ns = RetryBudget(), start_ns
     ledger: list[tuple[int, int]] = []
     covered_until_ns = 0
