@@ -3,7 +3,8 @@
 A replica offers credits: how many micro-batches it will hold at a time, running and prefetched. A credit is
 taken before a micro-batch is formed and comes back when it ends; a replica without credit is not offered any.
 The replica that holds the fewest micro-batches is chosen, so that nobody prefetches while another is idle, and
-among equals the one that has waited longest, so that the load is spread evenly.
+among equals the one that has waited longest, so that the load is spread evenly. A replica may be limited to fewer than
+it offers (`limit`), for a reason that is the caller's.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections import OrderedDict
 
 
 class _Account:
-    __slots__ = ("credits", "draining", "taken")
+    __slots__ = ("credits", "credits_max", "draining", "offered", "taken")
 
-    def __init__(self, credits: int) -> None:
-        self.credits = credits
+    def __init__(self, offered: int) -> None:
+        self.offered = offered
+        self.credits_max: int | None = None
+        # The lesser of the two.
+        self.credits = offered
         self.taken = 0
         self.draining = False
 
@@ -57,9 +61,19 @@ class CreditPool:
             account = self._accounts[replica_id] = _Account(credits)
         else:
             self._close(replica_id, account)
-            account.credits = credits
+            account.offered = credits
+            account.credits = credits if account.credits_max is None else min(credits, account.credits_max)
             account.draining = False
         self._open(replica_id, account)
+
+    def limit(self, replica_id: int, credits_max: int | None) -> None:
+        """Let this replica hold at most so many micro-batches, whatever it offers; None lifts the limit."""
+        account = self._accounts.get(replica_id)
+        if account is not None:
+            self._close(replica_id, account)
+            account.credits_max = credits_max
+            account.credits = account.offered if credits_max is None else min(account.offered, credits_max)
+            self._open(replica_id, account)
 
     def drain(self, replica_id: int) -> None:
         """Give this replica nothing more; what it holds may come back."""

@@ -10,10 +10,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from flightserve.core.credits import CreditPool
 
 REPLICAS = st.integers(0, 4)
+UNLIMITED = 1000
 
 
 class Credits(RuleBasedStateMachine):
-    """The pool against a dict of [credits, taken, draining]."""
+    """The pool against a dict of [credits, taken, draining, limit]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,12 +22,22 @@ class Credits(RuleBasedStateMachine):
         self.model: dict[int, list[int]] = {}
 
     def open(self) -> dict[int, int]:
-        return {r: taken for r, (credits, taken, draining) in self.model.items() if taken < credits and not draining}
+        return {r: m[1] for r, m in self.model.items() if m[1] < self.credits(r) and not m[2]}
+
+    def credits(self, replica_id: int) -> int:
+        return min(self.model[replica_id][0], self.model[replica_id][3])
 
     @rule(replica_id=REPLICAS, credits=st.integers(0, 3))
     def offer(self, replica_id: int, credits: int) -> None:
         self.pool.offer(replica_id, credits)
-        self.model[replica_id] = [credits, self.model.get(replica_id, [0, 0, 0])[1], 0]
+        _, taken, _, limit = self.model.get(replica_id, [0, 0, 0, UNLIMITED])
+        self.model[replica_id] = [credits, taken, 0, limit]
+
+    @rule(replica_id=REPLICAS, credits_max=st.one_of(st.none(), st.integers(0, 2)))
+    def limit(self, replica_id: int, credits_max: int | None) -> None:
+        self.pool.limit(replica_id, credits_max)
+        if replica_id in self.model:
+            self.model[replica_id][3] = UNLIMITED if credits_max is None else credits_max
 
     @rule(replica_id=REPLICAS)
     def drain(self, replica_id: int) -> None:
@@ -52,16 +63,16 @@ class Credits(RuleBasedStateMachine):
 
     @rule(replica_id=REPLICAS)
     def give_back(self, replica_id: int) -> None:
-        if self.model.get(replica_id, [0, 0, 0])[1]:
+        if self.model.get(replica_id, [0, 0])[1]:
             self.pool.give_back(replica_id)
             self.model[replica_id][1] -= 1
 
     @invariant()
     def conserved(self) -> None:
         open_ = self.open()
-        assert self.pool.free == sum(self.model[replica_id][0] - taken for replica_id, taken in open_.items())
+        assert self.pool.free == sum(self.credits(replica_id) - taken for replica_id, taken in open_.items())
         assert len(self.pool) == len(self.model)
-        for replica_id, (_, taken, _) in self.model.items():
+        for replica_id, (_, taken, _, _) in self.model.items():
             assert replica_id in self.pool
             assert self.pool.taken(replica_id) == taken
 
