@@ -1,0 +1,119 @@
+"""Flight SQL's metadata results: what catalogs, schemas, tables and keys there are.
+
+Schemas are the specification's to the letter, nullability included: ADBC refuses any difference. A warehouse is a
+catalog with one schema, `main`, as DuckDB names it. There are no keys: the tables are read-only files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import pyarrow as pa
+
+from flightserve.frontends.sql_gateway import TableInfo
+
+DB_SCHEMA: Final = "main"
+TABLE_TYPES: Final = ("BASE TABLE", "VIEW")
+
+
+def required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+_UTF8: Final = pa.utf8()
+_PK: Final = ("catalog_name", "db_schema_name", "table_name", "column_name")
+
+CATALOGS: Final = pa.schema([required("catalog_name", _UTF8)])
+DB_SCHEMAS: Final = pa.schema([pa.field("catalog_name", _UTF8), required("db_schema_name", _UTF8)])
+TABLE_TYPES_SCHEMA: Final = pa.schema([required("table_type", _UTF8)])
+TABLES: Final = pa.schema(
+    [
+        pa.field("catalog_name", _UTF8),
+        pa.field("db_schema_name", _UTF8),
+        required("table_name", _UTF8),
+        required("table_type", _UTF8),
+    ]
+)
+TABLES_WITH_SCHEMA: Final = TABLES.append(required("table_schema", pa.binary()))
+PRIMARY_KEYS: Final = pa.schema(
+    [
+        pa.field("catalog_name", _UTF8),
+        pa.field("db_schema_name", _UTF8),
+        required("table_name", _UTF8),
+        required("column_name", _UTF8),
+        required("key_sequence", pa.int32()),
+        pa.field("key_name", _UTF8),
+    ]
+)
+REFERENCES: Final = pa.schema(
+    [
+        *(pa.field(f"{side}_{name}", _UTF8, nullable=name in _PK[:2]) for side in ("pk", "fk") for name in _PK),
+        required("key_sequence", pa.int32()),
+        pa.field("fk_key_name", _UTF8),
+        pa.field("pk_key_name", _UTF8),
+        required("update_rule", pa.uint8()),
+        required("delete_rule", pa.uint8()),
+    ]
+)
+
+
+def like(pattern: str | None, text: str) -> bool:
+    """SQL's LIKE with `%` and `_`, case included; no pattern matches all."""
+    if pattern is None:
+        return True
+    regex = "".join(".*" if c == "%" else "." if c == "_" else re.escape(c) for c in pattern)
+    return re.fullmatch(regex, text, re.DOTALL) is not None
+
+
+def catalogs(names: Iterable[str]) -> pa.Table:
+    """One row for each warehouse."""
+    return pa.table([pa.array(sorted(names), _UTF8)], schema=CATALOGS)
+
+
+def db_schemas(names: Iterable[str], catalog: str | None, pattern: str | None) -> pa.Table:
+    """The one schema of each catalog that was asked for."""
+    found = sorted(n for n in names if catalog in (None, n)) if like(pattern, DB_SCHEMA) else []
+    return pa.table([pa.array(found, _UTF8), pa.array([DB_SCHEMA] * len(found), _UTF8)], schema=DB_SCHEMAS)
+
+
+def tables(found: Sequence[tuple[str, TableInfo]], include_schema: bool) -> pa.Table:
+    """Rows for (catalog, table), with serialised schemas where they were asked for."""
+    columns = [
+        pa.array([catalog for catalog, _ in found], _UTF8),
+        pa.array([DB_SCHEMA] * len(found), _UTF8),
+        pa.array([table.name for _, table in found], _UTF8),
+        pa.array([table.kind for _, table in found], _UTF8),
+    ]
+    if not include_schema:
+        return pa.table(columns, schema=TABLES)
+    schemas = [described(catalog, table).serialize().to_pybytes() for catalog, table in found]
+    return pa.table([*columns, pa.array(schemas, pa.binary())], schema=TABLES_WITH_SCHEMA)
+
+
+def described(catalog: str, table: TableInfo) -> pa.Schema:
+    """A table's schema with Flight SQL's notes on each column."""
+    return pa.schema([_noted(field, catalog, table.name) for field in table.schema])
+
+
+def _noted(field: pa.Field, catalog: str, table: str) -> pa.Field:
+    notes = {
+        "CATALOG_NAME": catalog,
+        "SCHEMA_NAME": DB_SCHEMA,
+        "TABLE_NAME": table,
+        "TYPE_NAME": str(field.type),
+        "IS_AUTO_INCREMENT": "0",
+        "IS_CASE_SENSITIVE": "1" if pa.types.is_string(field.type) or pa.types.is_large_string(field.type) else "0",
+        "IS_READ_ONLY": "1",
+        "IS_SEARCHABLE": "1",
+    }
+    if pa.types.is_decimal(field.type):
+        notes |= {"PRECISION": str(field.type.precision), "SCALE": str(field.type.scale)}
+    named = {f"ARROW:FLIGHT:SQL:{name}": value for name, value in notes.items()}
+    return field.with_metadata({**(field.metadata or {}), **named})
+
+
+def table_types() -> pa.Table:
+    """The kinds of tables there may be."""
+    return pa.table([pa.array(TABLE_TYPES, _UTF8)], schema=TABLE_TYPES_SCHEMA)
