@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flightserve.app import Running as Running
     from flightserve.app import serve as serve
-    from flightserve.declare import App as App
+    from flightserve.composition import App as App
     from flightserve.declare import deployment as deployment
     from flightserve.declare import method as method
     from flightserve.declare import single_input as single_input
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "App": "flightserve.declare",
+    "App": "flightserve.composition",
     "deployment": "flightserve.declare",
     "method": "flightserve.declare",
     "single_input": "flightserve.declare",

@@ -17,9 +17,10 @@ from flightserve.config import FrontendOptions
 from flightserve.errors import ConfigError
 
 if TYPE_CHECKING:
+    from flightserve.composition import App
     from flightserve.control.messages import View
     from flightserve.control.plan import Assignment, Factory, Plan, PlannedDeployment
-    from flightserve.declare import App, Bound
+    from flightserve.declare import Bound
     from flightserve.wire.table import RoutingTable
 
 REPLICAS_MAX: Final = 1024
@@ -167,12 +168,19 @@ class ReplicaHosted:
     endpoint = ""
 
     def __init__(self, assignment: Assignment) -> None:
+        from flightserve.control.names import new_peer_id
         from flightserve.control.pickling import loads
+        from flightserve.replica.onward import Onward
         from flightserve.replica.service import ReplicaService
 
         bound: Bound = loads(assignment.code)
         assert assignment.spec is not None
-        self._service = ReplicaService(assignment.peer_id, assignment.spec, bound.make(), assignment.fabric)
+        callees = bound.callees()
+        onward = Onward(new_peer_id(), assignment.fabric, callees) if callees else None
+        target = bound.make(onward.remote if onward is not None else None)
+        self._service = ReplicaService(
+            assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward
+        )
         self._service.start()
         self.apply_table = self._service.apply_table
         self.statistics = self._service.statistics

@@ -165,7 +165,7 @@ class _StdoutForPrograms:
 
 def load_app(target: str) -> Any:
     """The object named by `module:attribute`; the current directory is importable. Raises ConfigError."""
-    from flightserve.declare import App
+    from flightserve.composition import App
 
     module, separator, attribute = target.partition(":")
     if not (module and separator and attribute):

@@ -2,8 +2,8 @@
 
 `@deployment(...)` leaves the class what it was, a plain class that is instantiated and tested without
 flightserve, and adds `bind`, which notes the arguments its replicas are made with. `@single_input` and
-`@method(...)` leave notes on functions. `App` collects what is bound; `spec_of` turns one of them into the
-`DeploymentSpec` that the tiers share.
+`@method(...)` leave notes on functions. `App` (`composition`) collects what is bound; `spec_of` turns one of them into
+the `DeploymentSpec` that the tiers share.
 
 The annotation of a method's first parameter picks the form it takes; without one it gets a record batch.
 Annotations that are strings are looked up among the function's globals, and where that fails (a name that is
@@ -36,6 +36,8 @@ F = TypeVar("F")
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 ROUTERS: Final = ("fifo", "deadline")
 DOC_CHARACTERS_MAX: Final = 2048
+# How deep in an argument's containers other deployments are looked for.
+NESTING_MAX: Final = 8
 
 _MARKS: Final = "__flightserve_method__"
 _DECLARED: Final = "__flightserve_deployment__"
@@ -84,9 +86,45 @@ class Bound:
             name=self.name if name is None else check_name(name),
         )
 
-    def make(self) -> Any:
-        """A new object of the class, as every replica makes its own."""
-        return self.cls(*self.args, **self.kwargs)
+    def callees(self) -> tuple[str, ...]:
+        """Names of the deployments that it calls."""
+        found: list[str] = []
+        for value in (*self.args, *self.kwargs.values()):
+            replaced(value, Callee, lambda callee: found.append(callee.name))
+        return tuple(dict.fromkeys(found))
+
+    def make(self, remote: Callable[[str], Any] | None = None) -> Any:
+        """A new object of the class, as every replica makes its own. `remote` gives what stands for the deployment
+        of a name that it calls; raises ConfigError where it calls one and there is no `remote`."""
+
+        def stand_in(callee: Callee) -> Any:
+            if remote is None:
+                raise ConfigError(f"{self.name} calls {callee.name}, which is only there when both are served")
+            return remote(callee.name)
+
+        args = [replaced(value, Callee, stand_in) for value in self.args]
+        return self.cls(*args, **{key: replaced(value, Callee, stand_in) for key, value in self.kwargs.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """A deployment of the same app, by its name, among the arguments of one that calls it."""
+
+    name: str
+
+
+def replaced(value: Any, kind: type, change: Callable[[Any], Any], depth: int = 0) -> Any:
+    """The value with every instance of `kind` in it changed; looked for in lists, tuples and dicts' values, down to
+    `NESTING_MAX`. Containers without one are handed back as they are."""
+    if isinstance(value, kind):
+        return change(value)
+    if type(value) not in (list, tuple, dict) or depth == NESTING_MAX:
+        return value
+    inside = list(value.values() if type(value) is dict else value)
+    changed = [replaced(each, kind, change, depth + 1) for each in inside]
+    if all(new is old for new, old in zip(changed, inside, strict=True)):
+        return value
+    return dict(zip(value, changed, strict=True)) if type(value) is dict else type(value)(changed)
 
 
 @overload
@@ -183,44 +221,8 @@ def check_name(name: Any) -> str:
     return name
 
 
-class App:
-    """What is served together: `App(Pricing.bind(tax=0.08), ...)`, or with other names,
-    `App(pricing=Pricing.bind(tax=0.08))`.
-
-    Raises ConfigError for what is not bound, a name given twice, or a class that cannot be served.
-    """
-
-    def __init__(self, *bound: Bound, **named: Bound) -> None:
-        given = [*bound, *(_renamed(name, value) for name, value in named.items())]
-        for value in given:
-            if not isinstance(value, Bound):
-                raise ConfigError(f"App takes what bind() returns, as in App(Pricing.bind()); not {_described(value)}")
-        seen: dict[str, Bound] = {}
-        for value in given:
-            if value.name in seen:
-                raise ConfigError(
-                    f"two deployments are called {value.name!r}; name one of them, as in "
-                    f"App(other={value.cls.__name__}.bind())"
-                )
-            seen[value.name] = value
-        self.bound: tuple[Bound, ...] = tuple(given)
-        self.specs: tuple[DeploymentSpec, ...] = tuple(spec_of(value) for value in given)
-
-    def __iter__(self) -> Iterator[Bound]:
-        return iter(self.bound)
-
-    def __len__(self) -> int:
-        return len(self.bound)
-
-    def __repr__(self) -> str:
-        return f"App({', '.join(value.name for value in self.bound)})"
-
-
-def _renamed(name: str, value: Any) -> Any:
-    return value.options(name=name) if isinstance(value, Bound) else value
-
-
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
+    """A value that is not what it should be, for messages."""
     return f"the class {value.__name__}" if inspect.isclass(value) else type(value).__name__
 
 

@@ -15,9 +15,11 @@ import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits, FabricLimits
+from flightserve.composition import App
 from flightserve.declare import Bound, spec_of
 from flightserve.fabric.client import RouterClient
 from flightserve.fabric.service import Reply
+from flightserve.replica.onward import Onward
 from flightserve.replica.service import ReplicaService
 from flightserve.router.service import RouterService
 from flightserve.types import RequestMeta
@@ -34,12 +36,15 @@ def meta(timeout_s: float = 20.0, request_id: str = "", priority: int = 0) -> Re
 
 
 class Plane:
-    """One deployment behind one router. Every part can be stopped and started again by the tests."""
+    """One deployment, and those it calls, behind one router. Every part can be stopped and started again by the
+    tests."""
 
     def __init__(self, bound: Bound, replicas: int, limits: FabricLimits, edge: EdgeLimits) -> None:
         self.limits = limits
-        self.bound = bound
-        self.spec = spec_of(bound)
+        self.bounds = {each.name: each for each in App(bound)}
+        self.bound = next(iter(self.bounds.values()))
+        self.spec = spec_of(self.bound)
+        self.specs = {each.name: spec_of(each) for each in self.bounds.values()}
         self._ids = itertools.count(1000 * next(_numbers))
         self._version = itertools.count(1)
         self.loop = asyncio.new_event_loop()
@@ -49,8 +54,9 @@ class Plane:
         self.stuck: list[Any] = []
         self.replicas: list[ReplicaService] = []
         self.router = self.start_router()
-        for _ in range(replicas):
-            self.start_replica()
+        for name in self.bounds:
+            for _ in range(replicas):
+                self.start_replica(name)
         self.client = RouterClient(next(self._ids), limits, edge)
         self.client.start(self.loop)
         self.publish()
@@ -62,9 +68,14 @@ class Plane:
         self.router.start()
         return self.router
 
-    def start_replica(self) -> ReplicaService:
-        target = self.bound.make()
-        replica = ReplicaService(next(self._ids), self.spec, target, self.limits, lambda: self.stuck.append(target))
+    def start_replica(self, name: str = "") -> ReplicaService:
+        bound = self.bounds[name] if name else self.bound
+        callees = bound.callees()
+        onward = Onward(next(self._ids), self.limits, callees) if callees else None
+        target = bound.make(onward.remote if onward is not None else None)
+        replica = ReplicaService(
+            next(self._ids), self.specs[bound.name], target, self.limits, lambda: self.stuck.append(target), onward
+        )
         self.targets.append(target)
         self.replicas.append(replica)
         replica.start()
@@ -74,8 +85,9 @@ class Plane:
 
     def table(self) -> RoutingTable:
         router = Peer(self.router.peer_id, "router", "router", self.router.endpoint, "node")
-        entry = Entry(self.spec, self.router.peer_id, len(self.replicas), len(self.replicas))
-        table = RoutingTable(next(self._version), (router,), (entry,))
+        count = len(self.replicas)
+        entries = tuple(Entry(spec, self.router.peer_id, count, count) for spec in self.specs.values())
+        table = RoutingTable(next(self._version), (router,), entries)
         self.router.apply_table(table)
         return table
 
@@ -103,8 +115,8 @@ class Plane:
 
     def leases(self) -> dict[str, float]:
         """Regions in use, by process."""
-        pools = {f"replica {n}": replica.pool for n, replica in enumerate(self.replicas)} | {"client": self.client.pool}
-        return {name: pool.statistics()["leases"] for name, pool in pools.items()}
+        held = {f"replica {n}": replica.statistics()["leases"] for n, replica in enumerate(self.replicas)}
+        return held | {"client": self.client.pool.statistics()["leases"]}
 
     def stop(self) -> None:
         self.client.stop()

@@ -13,7 +13,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from flightserve.declare import App, Bound, deployment, method, single_input, spec_of
+from flightserve.composition import App
+from flightserve.declare import Bound, deployment, method, single_input, spec_of
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions, MethodSpec
 

@@ -12,7 +12,7 @@ import collections
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pyarrow as pa
 
@@ -164,6 +164,12 @@ class RouterClient:
             bool(table.version)
             and not (self._draining or table.draining)
             and all(entry.ready > 0 and entry.router_id in self._uplinks for entry in table.deployments)
+        )
+
+    def reaches(self, deployments: Iterable[str]) -> bool:
+        """The routers that own these deployments are connected."""
+        return all(
+            (entry := self._entries.get(name)) is not None and entry.router_id in self._uplinks for name in deployments
         )
 
     def router_of(self, deployment: str) -> Peer:

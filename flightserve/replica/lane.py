@@ -120,6 +120,10 @@ class Lane:
             self.refuse(frame, NotFound(f"this replica has no method {frame.method!r}"))
             return None
         context = self.service.context(frame)
+        if context.cancelled:
+            self.service.left(frame.batch_id)
+            self.refuse(frame, Cancelled("nobody waits for the result any more"))
+            return None
         try:
             pieces = inputs.pieces(frame, self.service.mapped, self._schemas)
             if method.spec.is_async:

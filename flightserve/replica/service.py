@@ -26,6 +26,7 @@ from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.context import Context, entered
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.lane import STREAM_WINDOW, Answer, Lane, bare
+from flightserve.replica.onward import Onward
 from flightserve.types import DeploymentSpec
 from flightserve.wire import frames
 from flightserve.wire.table import Peer, RoutingTable
@@ -37,6 +38,8 @@ LANE_CREDITS = 2
 # Micro-batches an event loop of `async def` methods takes at once.
 ASYNC_CREDITS = 64
 RETRY_S = 0.05
+# More than the micro-batches that a router can have given one replica.
+GIVEN_UP_MAX = 4096
 FLUSH_S = 0.1
 
 
@@ -54,8 +57,10 @@ class ReplicaService:
         target: object,
         limits: FabricLimits,
         stuck: Callable[[], None] = _end_process,
+        onward: Onward | None = None,
     ) -> None:
-        """`stuck` is called when a method goes on and on after everybody gave it up."""
+        """`stuck` is called when a method goes on and on after everybody gave it up; `onward` is what the target's
+        calls to other deployments go through, which lives and ends with this service."""
         self.peer_id = peer_id
         self.spec = spec
         self.methods: dict[str, BoundMethod] = bind_methods(target, spec)
@@ -63,6 +68,7 @@ class ReplicaService:
         self.mapped = SegmentMap(limits)
         self.outstanding: set[tuple[int, int]] = set()
         self._limits = limits
+        self._onward = onward
         self._router: Peer | None = None
         self._table_version = 0
         self._changed = threading.Condition()
@@ -73,6 +79,9 @@ class ReplicaService:
         self._tasks: dict[int, asyncio.Task[None] | None] = {}
         # Micro-batches nobody waits for, and when they must have ended.
         self._abandoned: dict[int, int] = {}
+        # Those given up before they began to run: the word may come by the main connection while the micro-batch
+        # waits in a lane, or lies in its socket. Oldest first.
+        self._given_up: dict[int, None] = {}
         self._stuck = stuck
         self._counts: collections.Counter[str] = collections.Counter()
         self._counting = threading.Lock()
@@ -87,6 +96,8 @@ class ReplicaService:
 
     def start(self) -> None:
         """Begin to look for the router."""
+        if self._onward is not None:
+            self._onward.start()
         if any(method.spec.is_async for method in self.methods.values()):
             self._loop = asyncio.new_event_loop()
             self._spawn("async", self._loop.run_forever)
@@ -102,6 +113,8 @@ class ReplicaService:
 
     def apply_table(self, table: RoutingTable) -> None:
         """Follow the deployment to the router that owns it now. Any thread."""
+        if self._onward is not None:
+            self._onward.apply_table(table)
         with self._changed:
             if table.version <= self._table_version:
                 return
@@ -114,8 +127,9 @@ class ReplicaService:
             self._changed.notify_all()
 
     def ready(self) -> bool:
-        """The router greeted the main connection and every lane."""
-        return self._main is not None and len(self._lanes) == self.spec.options.concurrency
+        """The router greeted the main connection and every lane, and onward calls have a way."""
+        connected = self._main is not None and len(self._lanes) == self.spec.options.concurrency
+        return connected and (self._onward is None or self._onward.ready())
 
     def drain(self, timeout_s: float) -> bool:
         """Ask for nothing new; True once nothing runs."""
@@ -139,6 +153,9 @@ class ReplicaService:
             self._stopping = True
             self._hang_up()
             self._changed.notify_all()
+        if self._onward is not None:
+            # First: a lane in the middle of an onward call ends with it.
+            self._onward.stop()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
         for thread in self._threads:
@@ -157,12 +174,17 @@ class ReplicaService:
         """Counts since the start, and what is in use now."""
         with self._counting:
             counts = {name: float(value) for name, value in self._counts.items()}
-        return {
+        out = {
             **counts,
             **self.pool.statistics(),
             "running": float(len(self._contexts)),
             "lanes": float(len(self._lanes)),
         }
+        if self._onward is not None:
+            # What both have, as bytes and leases, counts for the process.
+            for name, value in self._onward.statistics().items():
+                out[name] = out.get(name, 0.0) + value
+        return out
 
     # ---- connections
 
@@ -208,9 +230,7 @@ class ReplicaService:
             if type(frame) is frames.Ping:
                 channel.send([frames.Pong(frame.number)])
             elif type(frame) is frames.Abandon:
-                context = self._contexts.get(frame.batch_id)
-                if context is not None:
-                    self._abandon(frame.batch_id, context)
+                self._give_up(frame.batch_id)
             elif type(frame) is frames.PeerGone:
                 self.mapped.forget(frame.peer_id)
             elif type(frame) is frames.SegmentGone:
@@ -221,6 +241,17 @@ class ReplicaService:
         for lane in list(self._lanes.values()):
             lane.flush()
         self._end_if_stuck()
+
+    def _give_up(self, batch_id: int) -> None:
+        # Noted before it is looked for, as `context` does it the other way round: one of the two sees the other.
+        self._given_up[batch_id] = None
+        context = self._contexts.get(batch_id)
+        if context is not None:
+            self._given_up.pop(batch_id, None)
+            self._abandon(batch_id, context)
+        elif len(self._given_up) > GIVEN_UP_MAX:
+            # It had ended before the word of it came.
+            self._given_up.pop(next(iter(self._given_up)), None)
 
     def _abandon(self, batch_id: int, context: Context) -> None:
         """Nobody wants the micro-batch's result: say so to its method, cancel it where it is a coroutine."""
@@ -247,6 +278,7 @@ class ReplicaService:
         """Callers may still read results they were sent through it: their segments are not written again."""
         for batch_id, context in list(self._contexts.items()):
             self._abandon(batch_id, context)
+        self._given_up.clear()
         while self.outstanding:
             self.pool.abandon(*self.outstanding.pop())
 
@@ -286,6 +318,9 @@ class ReplicaService:
     def context(self, frame: frames.Execute) -> Context:
         """The context of a micro-batch, from now on known as running; `left` ends that."""
         context = self._contexts[frame.batch_id] = Context(self.spec.name, frame.method, frame.parts)
+        if self._given_up and frame.batch_id in self._given_up:
+            self._given_up.pop(frame.batch_id, None)
+            context.cancel()
         return context
 
     def left(self, batch_id: int) -> None:

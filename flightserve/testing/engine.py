@@ -79,9 +79,11 @@ class LocalRequest:
 class LocalDeployment:
     """One object of the user's class, its queue and its threads."""
 
-    def __init__(self, bound: Bound, spec: DeploymentSpec, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, bound: Bound, spec: DeploymentSpec, loop: asyncio.AbstractEventLoop, remote: Callable[[str], Any]
+    ) -> None:
         self.spec = spec
-        self.methods = bind_methods(bound.make(), spec)
+        self.methods = bind_methods(bound.make(remote), spec)
         self.queued = 0
         self.counts: collections.Counter[str] = collections.Counter()
         self._loop = loop

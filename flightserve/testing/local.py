@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
+from flightserve.composition import App
 from flightserve.config import EdgeLimits
-from flightserve.declare import App, spec_of
+from flightserve.declare import spec_of
 from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -27,6 +28,7 @@ from flightserve.fabric.decode import decode_stream, validate_batch
 from flightserve.fabric.schemas import EXTENSION_NAME, check_schema, decode_schema
 from flightserve.fabric.service import EncodedStream, PartCallback, Payload, Reply
 from flightserve.replica.binding import BoundMethod
+from flightserve.replica.remote import Remote
 from flightserve.testing.engine import Emit, LocalDeployment, LocalRequest, LocalResult
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
@@ -46,7 +48,8 @@ class LocalService:
         self._deployments: dict[str, LocalDeployment] = {}
         try:
             for bound in app:
-                self._deployments[bound.name] = LocalDeployment(bound, spec_of(bound), self._loop)
+                spec = spec_of(bound)
+                self._deployments[bound.name] = LocalDeployment(bound, spec, self._loop, self._remote)
         except BaseException:
             self.close()
             raise
@@ -68,6 +71,9 @@ class LocalService:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _remote(self, name: str) -> Remote:
+        return Remote(name, self, self._loop)
 
     # ---- what there is
 

@@ -265,6 +265,24 @@ def test_cancelling_reaches_a_running_method(running: Plane) -> None:
     eventually(lambda: target.seen == [{"cancelled": True}])
 
 
+def test_a_micro_batch_that_waits_in_a_lane_and_is_given_up_never_runs(running: Plane) -> None:
+    target = running.targets[0]
+    target.gate.clear()
+    lane = running.client.open_lane()
+    lane.submit(1, "Probe", "slow", rows(1), meta())
+    assert target.started.acquire(timeout=20)
+    lane.submit(2, "Probe", "echo", rows(2), meta())
+    eventually(lambda: running.router.statistics()["Probe.in_flight_batches"] == 2)
+    lane.cancel(2)
+    eventually(lambda: running.replicas[0]._given_up, what="the replica heard of it")
+    target.gate.set()
+    assert [reply.key for reply in receive_all(lane, 2)] == [2, 1]
+    eventually(lambda: running.replicas[0].statistics().get("refused") == 1)
+    assert target.seen == []
+    assert not running.replicas[0]._given_up
+    lane.close()
+
+
 def test_a_replica_whose_method_never_returns_is_found_out() -> None:
     with plane(Probe.bind(), limits=FabricLimits(abandoned_s_max=0.2)) as running:
         target = running.targets[0]

@@ -1,0 +1,94 @@
+"""What is served together: the deployments of an app, and which of them call which others.
+
+A bound deployment among the arguments of another's `bind()`, also in lists, tuples and dicts there, is served as
+well. A `Callee`, its name, takes its place among the arguments, and in each replica an object whose methods call that
+deployment (`replica.remote`).
+
+A bound deployment is a value that exists before it can be an argument, so calls cannot go round in a circle, short
+of a container that is changed afterwards, and that is refused. Hence a method that waits for an onward call never
+waits for its own deployment, and composed deployments cannot block each other for good.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from flightserve.declare import Bound, Callee, check_name, described, replaced, spec_of
+from flightserve.errors import ConfigError
+from flightserve.types import DeploymentSpec
+
+
+class App:
+    """What is served together: `App(Pricing.bind(tax=0.08), ...)`, or with other names,
+    `App(pricing=Pricing.bind(tax=0.08))`. Deployments that are arguments of these are served with them.
+
+    Raises ConfigError for what is not bound, a name given twice, deployments that call each other in a circle, or a
+    class that cannot be served.
+    """
+
+    def __init__(self, *bound: Bound, **named: Bound) -> None:
+        for value in (*bound, *named.values()):
+            if not isinstance(value, Bound):
+                raise ConfigError(f"App takes what bind() returns, as in App(Pricing.bind()); not {described(value)}")
+        given = [(value.name, value) for value in bound]
+        given += [(check_name(name), value) for name, value in named.items()]
+        self.bound: tuple[Bound, ...] = tuple(_Collecting(given).all())
+        seen: set[str] = set()
+        for value in self.bound:
+            if value.name in seen:
+                raise ConfigError(
+                    f"two deployments are called {value.name!r}; name one of them, as in "
+                    f"App(other={value.cls.__name__}.bind()) or {value.cls.__name__}.bind().options(name='other')"
+                )
+            seen.add(value.name)
+        self.specs: tuple[DeploymentSpec, ...] = tuple(spec_of(value) for value in self.bound)
+
+    def __iter__(self) -> Iterator[Bound]:
+        return iter(self.bound)
+
+    def __len__(self) -> int:
+        return len(self.bound)
+
+    def __repr__(self) -> str:
+        return f"App({', '.join(value.name for value in self.bound)})"
+
+
+class _Collecting:
+    """Finds the deployments behind those that were given. One object passed to several others is one deployment."""
+
+    def __init__(self, given: list[tuple[str, Bound]]) -> None:
+        self._given = given
+        self._names: dict[int, list[str]] = {}
+        for name, bound in given:
+            self._names.setdefault(id(bound), []).append(name)
+        # In the order met; None while its own arguments are looked at.
+        self._made: dict[tuple[int, str], Bound | None] = {}
+
+    def all(self) -> Iterator[Bound]:
+        """Every deployment, callers before what they alone call."""
+        for name, bound in self._given:
+            self._add(name, bound)
+        return (made for made in self._made.values() if made is not None)
+
+    def _add(self, name: str, bound: Bound) -> None:
+        key = (id(bound), name)
+        if key in self._made:
+            if self._made[key] is None:
+                raise ConfigError(f"{name!r} is an argument of itself; deployments cannot call each other in a circle")
+            return
+        self._made[key] = None
+        args = tuple([replaced(value, Bound, self._callee) for value in bound.args])
+        kwargs = {key: replaced(value, Bound, self._callee) for key, value in bound.kwargs.items()}
+        self._made[key] = dataclasses.replace(bound, name=name, args=args, kwargs=kwargs)
+
+    def _callee(self, bound: Any) -> Callee:
+        names = self._names.get(id(bound), [bound.name])
+        if len(names) > 1:
+            raise ConfigError(
+                f"{bound.cls.__name__}.bind() is served as {' and '.join(names)}, and it is an argument of another "
+                "deployment, which cannot tell which one to call; bind it twice"
+            )
+        self._add(names[0], bound)
+        return Callee(names[0])
