@@ -24,6 +24,7 @@ from typing import Final
 from tests.chaos.allowed import SLACK_NS, TABLE, TIGHT, Allowance
 from tests.chaos.history import (
     BEHIND,
+    CUT,
     DISCONNECTED,
     GAVE_UP,
     NO_ANSWER,
@@ -42,7 +43,7 @@ LATE_NS: Final = 2 * NS_PER_S
 # How long after its caller gave it up, or had its outcome, a request may still begin to run.
 ENDED_NS: Final = 2 * NS_PER_S
 # The server's answer is not known of these: it may have counted anything, and the method may have run.
-UNCERTAIN: Final = frozenset({GAVE_UP, DISCONNECTED, NO_ANSWER, BEHIND})
+UNCERTAIN: Final = frozenset({GAVE_UP, DISCONNECTED, NO_ANSWER, BEHIND, CUT})
 # Refusals that say that the request never reached a replica.
 _NEVER_RAN_CODES: Final = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "UNAUTHENTICATED"})
 _NEVER_RAN: Final = re.compile(
@@ -167,12 +168,16 @@ def _is_allowed(books: Books, invoke: Invoke, outcome: Outcome) -> bool:
     code = outcome.code
     if code in (invoke.expect, GAVE_UP):
         return True
-    if invoke.tight and code in TIGHT:
-        return True
     if code == BEHIND:
         return any(other.code not in ("OK", BEHIND) for other in books.outcomes.get(outcome.after, []))
-    # pyarrow's server says UNAVAILABLE for RESOURCE_EXHAUSTED.
-    meant = {code, "RESOURCE_EXHAUSTED"} if invoke.protocol == "flight" and code == "UNAVAILABLE" else {code}
+    meant = {code}
+    if code == CUT:
+        meant = {DISCONNECTED, "UNAVAILABLE"} | (TIGHT if invoke.tight else set())
+    elif invoke.protocol == "flight" and code == "UNAVAILABLE":
+        # What pyarrow's server says for RESOURCE_EXHAUSTED.
+        meant = {code, "RESOURCE_EXHAUSTED"}
+    if invoke.tight and meant & TIGHT:
+        return True
     allowances = books.excusing(invoke, outcome.at_ns)
     return any(meant & allowance.codes.get(invoke.kind, frozenset()) for allowance in allowances)
 

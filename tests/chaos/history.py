@@ -29,6 +29,8 @@ DISCONNECTED: Final = "DISCONNECTED"
 GAVE_UP: Final = "GAVE_UP"
 NO_ANSWER: Final = "NO_ANSWER"
 BEHIND: Final = "BEHIND"
+# A reply over HTTP that had begun broke off: the only way left to say an error, or the end of the connection.
+CUT: Final = "CUT"
 
 
 class Invoke(msgspec.Struct, frozen=True, tag="invoke"):
