@@ -72,6 +72,12 @@ class MethodFailed(FlightserveError):
     code = 13
 
 
+class ReplicaFailed(FlightserveError):
+    """What this replica serves from is broken for good: it answers with this once, and its process is replaced."""
+
+    code = 13
+
+
 class Unavailable(FlightserveError):
     """Draining, no replica, or the replica died and the method is not idempotent."""
 

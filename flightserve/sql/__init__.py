@@ -1,0 +1,1 @@
+"""SQL over the tables of a deployment: a locked DuckDB in each replica, named queries, merged executions."""

@@ -1,0 +1,175 @@
+"""One DuckDB for one replica: its tables opened, then locked.
+
+The order matters. First everything that reaches outside is switched off at the connection, then tables are
+registered, then the files of these tables are named as the only ones that may be read, external access ends, and the
+configuration is locked: `allowed_paths` does nothing while external access is on, and nothing can be switched on again
+afterwards. Spilled data goes to a private folder that dies with the engine.
+
+Each running query has a connection of its own (`session`); idle ones are kept for the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from flightserve.errors import ConfigError, Unavailable
+from flightserve.sql.errors import translate
+from flightserve.sql.sources import Source, quoted, quoted_name
+from flightserve.sql.statements import Parser
+
+LOADS: Final = ("memory", "view")
+# Connections kept for the next query; more are opened and closed as needed.
+IDLE_SESSIONS_MAX: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is opened. `threads` 0: one for each core; `memory_limit` "" is DuckDB's own, 80 % of the
+    machine's memory, otherwise as "4GB". `temp_directory` is where its private folder is made ("": the system's)."""
+
+    load: str = "memory"
+    threads: int = 0
+    memory_limit: str = ""
+    temp_directory: str = ""
+    temp_bytes_max: str = "32GB"
+
+
+class Engine:
+    """The open database. Any thread may take sessions; `parser` has its own lock (`parse`)."""
+
+    def __init__(self, sources: tuple[Source, ...], options: EngineOptions) -> None:
+        """Raises ConfigError for a table that cannot be opened or an option that DuckDB does not take."""
+        if options.load not in LOADS:
+            raise ConfigError(f"load is {options.load!r}; it is one of {', '.join(map(repr, LOADS))}")
+        self.sources = sources
+        self.options = options
+        self.tables: dict[str, pa.Schema] = {}
+        self._registered: dict[str, pa.Table] = {}
+        self._idle: list[duckdb.DuckDBPyConnection] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._folder = tempfile.mkdtemp(prefix="flightserve-sql-", dir=options.temp_directory or None)
+        try:
+            self._connection = self._connect()
+            for source in sources:
+                self._open(source)
+            self._lock_down()
+            with self.session() as session:
+                for source in sources:
+                    relation = session.sql(f"FROM {quoted_name(source.name)} LIMIT 0")
+                    self.tables[source.name] = relation.to_arrow_table().schema
+            self.parser = Parser(self._connection, frozenset(name.lower() for name in self.tables))
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Engine {len(self.tables)} tables, {len(self._idle)} idle sessions>"
+
+    def close(self) -> None:
+        """Close every idle session and the database, and remove what was spilled. Sessions in use end with their
+        queries."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for session in [*idle, self._connection]:
+            session.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # ---- opening
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        options = self.options
+        settings: dict[str, Any] = {
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "allow_unsigned_extensions": False,
+            "allow_persistent_secrets": False,
+            "python_enable_replacements": False,
+            "temp_directory": self._folder,
+            "max_temp_directory_size": options.temp_bytes_max,
+            # SHOW of a name that is no table would show the setting of that name.
+            "show_behavior": "table",
+        }
+        if options.threads:
+            settings["threads"] = options.threads
+        if options.memory_limit:
+            settings["memory_limit"] = options.memory_limit
+        try:
+            connection = duckdb.connect(":memory:", config=settings)
+            connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        except duckdb.Error as error:
+            raise ConfigError(f"the engine does not start: {translate(error).message}") from error
+        return connection
+
+    def _open(self, source: Source) -> None:
+        name = quoted_name(source.name)
+        kind = "TABLE" if self.options.load == "memory" else "VIEW"
+        try:
+            if source.format != "arrow":
+                self._connection.execute(f"CREATE {kind} {name} AS FROM {source.scan()}")
+            elif kind == "TABLE":
+                self._connection.register("__fs_source", source.read_arrow())
+                self._connection.execute(f"CREATE TABLE {name} AS FROM __fs_source")
+                self._connection.unregister("__fs_source")
+            else:
+                # A registered table is seen by the connection that registered it: each session does.
+                self._registered[source.name] = source.read_arrow()
+        except duckdb.Error as error:
+            raise ConfigError(f"table {source.name!r} cannot be opened: {translate(error).message}") from error
+
+    def _lock_down(self) -> None:
+        files: list[str] = []
+        if self.options.load == "view":
+            files = [name for source in self.sources if source.format != "arrow" for name in source.files]
+        execute = self._connection.execute
+        execute(f"SET allowed_paths = [{', '.join(quoted(name) for name in files)}]")
+        execute("SET enable_external_access = false")
+        execute("SET lock_configuration = true")
+
+    # ---- sessions
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for one query. One whose query raised, or that was given up, is not used again."""
+        session = self.take()
+        try:
+            yield session
+        except BaseException:
+            session.close()
+            raise
+        self.give_back(session)
+
+    def take(self) -> duckdb.DuckDBPyConnection:
+        """A connection for one query; `give_back` it, or close it. Raises Unavailable when the engine is closed."""
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the engine is closed")
+            if self._idle:
+                return self._idle.pop()
+            session = self._connection.cursor()
+        for name, table in self._registered.items():
+            session.register(name, table)
+        return session
+
+    def give_back(self, session: duckdb.DuckDBPyConnection) -> None:
+        """The query on this connection ended well and nothing of it is left."""
+        with self._lock:
+            if not self._closed and len(self._idle) < IDLE_SESSIONS_MAX:
+                self._idle.append(session)
+                return
+        session.close()
+
+    def versions(self) -> Mapping[str, str]:
+        """A fingerprint for each table's files."""
+        return {source.name: source.fingerprint() for source in self.sources}

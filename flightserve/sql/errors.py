@@ -1,0 +1,90 @@
+"""What DuckDB raises, as flightserve's errors.
+
+The kind of a DuckDB error is the first words of its text ("Binder Error: ..."): that is all that is left of errors
+that come out of an open Arrow reader, which raises OSError for every one of them. Texts go to the caller without
+paths of this machine and bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from flightserve.errors import (
+    Cancelled,
+    FlightserveError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ReplicaFailed,
+    ResourceExhausted,
+    Unimplemented,
+)
+
+MESSAGE_CHARACTERS_MAX: Final = 2048
+
+_PREFIX: Final = re.compile(r"([A-Za-z][A-Za-z ]{0,40}?) Error: ")
+# Absolute paths of one part or more; what follows a letter, a colon or a slash is part of something else.
+_PATH: Final = re.compile(r"(?<![\w:/.<])/(?:[\w.+@~=*-]+/)*[\w.+@~=*-]+")
+# Advice to change settings, which callers cannot.
+_ADVICE: Final = re.compile(
+    r"\s*(?:Possible solutions:|Did you mean to|Candidate functions:|Use \"SET |You can disable).*", re.DOTALL
+)
+
+_INVALID: Final = (
+    "Parser",
+    "Syntax",
+    "Binder",
+    "Conversion",
+    "Invalid Input",
+    "Invalid type",
+    "Invalid",
+    "Out of Range",
+    "Mismatch Type",
+    "Unknown Type",
+    "Decimal",
+    "Divide by Zero",
+    "Expression",
+    "Parameter Not Resolved",
+    "Parameter Not Allowed",
+    "Planner",
+    "Object Size",
+    "Constraint",
+)
+_CLASSES: Final[dict[str, type[FlightserveError]]] = {
+    **dict.fromkeys(_INVALID, InvalidArgument),
+    "Catalog": NotFound,
+    "Permission": PermissionDenied,
+    "Out of Memory": ResourceExhausted,
+    "INTERRUPT": Cancelled,
+    "Not implemented": Unimplemented,
+    "INTERNAL": ReplicaFailed,
+    "FATAL": ReplicaFailed,
+}
+# An extension that is not there, an attempt to change what is locked: DuckDB has its own words for each.
+_LOCKED: Final = re.compile(r"configuration has been locked|disabled by configuration|disabled through configuration")
+
+
+def kind_of_text(text: str) -> str:
+    """DuckDB's name for the kind of the error, "" where the text has none."""
+    found = _PREFIX.match(text)
+    return found.group(1) if found else ""
+
+
+def translate(error: BaseException) -> FlightserveError:
+    """The error for the caller. One that is flightserve's already is given back as it is."""
+    if isinstance(error, FlightserveError):
+        return error
+    text = str(error)
+    kind = kind_of_text(text)
+    if _LOCKED.search(text) or kind == "Missing Extension":
+        return PermissionDenied(scrubbed(text))
+    if isinstance(error, MemoryError):
+        return ResourceExhausted("the query needs more memory than this server has for it")
+    return _CLASSES.get(kind, FlightserveError)(scrubbed(text) or type(error).__name__)
+
+
+def scrubbed(text: str) -> str:
+    """The text without paths and without advice on settings, bounded."""
+    text = _PATH.sub("<path>", _ADVICE.sub("", text)).strip()
+    return text if len(text) <= MESSAGE_CHARACTERS_MAX else text[: MESSAGE_CHARACTERS_MAX - 3] + "..."

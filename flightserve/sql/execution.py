@@ -1,0 +1,276 @@
+"""Running one query: record batches as the engine makes them, bounded, and interrupted when nobody wants them.
+
+The engine buffers a fixed amount and stops when it is full, so that a result's size and a slow reader cost the same
+small memory. Its batches are put together until they are worth sending (the first goes at once, the next are larger
+by and by), and cut where they are too large for clients. Dictionaries are written out: a dictionary goes with every
+batch, or is a message of its own size.
+
+`Watch` interrupts. A query that does not end all the same is its process's to end (`replica.service` does, as for
+any method that goes on after everybody gave it up).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
+from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError
+from flightserve.sql.engine import Engine
+from flightserve.sql.errors import translate
+
+# Rows the engine hands over at once: half as many cost a quarter more time, more delay the first.
+READ_ROWS: Final = 16_384
+# Batches are put together up to the first, cut above the second. Flight clients refuse messages of 16 MiB.
+GATHER_BYTES: Final = 2 << 20
+BATCH_BYTES_MAX: Final = 8 << 20
+WATCH_NS: Final = NS_PER_S // 20
+
+
+class Watched:
+    """One running query as `Watch` sees it. `why` is set when it was interrupted."""
+
+    __slots__ = ("cancelled", "deadline_ns", "session", "why")
+
+    def __init__(self, session: duckdb.DuckDBPyConnection, deadline_ns: int, cancelled: Callable[[], bool]) -> None:
+        self.session = session
+        self.deadline_ns = deadline_ns
+        self.cancelled = cancelled
+        self.why: type[FlightserveError] | None = None
+
+
+class Watch:
+    """Interrupts queries at their deadline, or within `WATCH_NS` after they were given up; one thread, which is
+    asleep while nothing runs."""
+
+    def __init__(self, clock: Clock = monotonic_ns) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._running: set[Watched] = set()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def over(
+        self, session: duckdb.DuckDBPyConnection, deadline_ns: int, cancelled: Callable[[], bool]
+    ) -> Iterator[Watched]:
+        """Watch over the session's query until the block ends."""
+        watched = Watched(session, deadline_ns, cancelled)
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="sql-watch", daemon=True)
+                self._thread.start()
+            self._running.add(watched)
+            self._changed.notify()
+        try:
+            yield watched
+        finally:
+            with self._changed:
+                self._running.discard(watched)
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(5)
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._stopping:
+                if not self._running:
+                    self._changed.wait()
+                    continue
+                now_ns = self._clock()
+                for watched in self._running:
+                    self._look(watched, now_ns)
+                first_ns = min((w.deadline_ns for w in self._running if w.why is None), default=NEVER_NS)
+                self._changed.wait(max(1_000_000, min(WATCH_NS, first_ns - now_ns)) / NS_PER_S)
+
+    def _look(self, watched: Watched, now_ns: int) -> None:
+        """Interrupt again each time: an interrupt that comes between two steps of the engine is lost."""
+        if watched.why is None:
+            if now_ns >= watched.deadline_ns:
+                watched.why = DeadlineExceeded
+            elif watched.cancelled():
+                watched.why = Cancelled
+        if watched.why is not None:
+            watched.session.interrupt()
+
+
+class Execution:
+    """One query on a session of its own. `schema` is known at once; iterate for the batches; `close` gives up.
+
+    `text` is an allowed statement's, `values` its parameters by name. `relations` are Arrow data that the text may
+    name. Raises the FlightserveError of whatever goes wrong, when it is made and while it is iterated.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        watch: Watch,
+        text: str,
+        values: Mapping[str, Any] | None = None,
+        *,
+        deadline_ns: int = NEVER_NS,
+        cancelled: Callable[[], bool] = lambda: False,
+        relations: Mapping[str, pa.RecordBatch] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._ended = False
+        self._relations = relations or {}
+        self._session = engine.take()
+        self._stack = contextlib.ExitStack()
+        self._watched = self._stack.enter_context(watch.over(self._session, deadline_ns, cancelled))
+        try:
+            for name, rows in self._relations.items():
+                self._session.register(name, pa.Table.from_batches([rows]))
+            relation = self._session.sql(text, params=dict(values) if values else None)
+            self._reader = relation.to_arrow_reader(READ_ROWS)
+            self._plain = plain_schema(self._reader.schema)
+            self.schema: pa.Schema = self._plain or self._reader.schema
+        except BaseException as error:
+            raise self._failed(error) from error
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from gathered(self._read(), self.schema)
+        finally:
+            self.close()
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        while True:
+            try:
+                batch = self._reader.read_next_batch()
+            except StopIteration:
+                self._end_well()
+                return
+            except BaseException as error:
+                raise self._failed(error) from error
+            if self._watched.why is not None:
+                # Interrupted between two batches, where the engine does not notice.
+                raise self._failed(Cancelled("interrupted"))
+            yield batch if self._plain is None else undictionaried(batch, self._plain)
+
+    def read_all(self, bytes_max: int) -> pa.Table | None:
+        """Everything, or None when it is more than `bytes_max`; the query is given up then."""
+        batches, nbytes = [], 0
+        with contextlib.closing(self):
+            for batch in self._read():
+                batches.append(batch)
+                nbytes += batch.nbytes
+                if nbytes > bytes_max:
+                    return None
+        return pa.Table.from_batches(batches, self.schema)
+
+    def close(self) -> None:
+        """Give up what is not yet read. Idempotent."""
+        if not self._ended:
+            self._session.interrupt()
+            self._abandon()
+
+    def _end_well(self) -> None:
+        if self._watched.why is not None:
+            # Everything was read, but an interrupt may still hang in the session.
+            self._abandon()
+            return
+        self._ended = True
+        self._stack.close()
+        self._reader.close()
+        for name in self._relations:
+            self._session.unregister(name)
+        self._engine.give_back(self._session)
+
+    def _abandon(self) -> None:
+        """The session is not used again: what it was doing may still end in it."""
+        self._ended = True
+        self._stack.close()
+        reader = getattr(self, "_reader", None)
+        if reader is not None:
+            reader.close()
+        self._session.close()
+
+    def _failed(self, error: BaseException) -> BaseException:
+        why = self._watched.why
+        self._abandon()
+        if why is DeadlineExceeded:
+            return DeadlineExceeded("the deadline passed while the query ran")
+        if why is Cancelled:
+            return Cancelled("nobody waits for the query any more")
+        if not isinstance(error, Exception):
+            return error
+        return translate(error)
+
+
+# ---- batches
+
+
+def gathered(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows in batches worth sending: the first at once, later ones of `GATHER_BYTES` and more, none above
+    `BATCH_BYTES_MAX` but for single rows that are. Without rows there is one batch of none."""
+    waiting: list[pa.RecordBatch] = []
+    nbytes, enough, sent = 0, 1, False
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        waiting.append(batch)
+        nbytes += batch.nbytes
+        if nbytes >= enough:
+            yield from cut(joined(waiting))
+            waiting, nbytes, sent = [], 0, True
+            enough = min(GATHER_BYTES, max(enough * 8, 1 << 16))
+    if waiting:
+        yield from cut(joined(waiting))
+    elif not sent:
+        yield pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
+def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """The batches as one."""
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in slices of at most `BATCH_BYTES_MAX`, or of one row."""
+    nbytes, rows = batch.nbytes, batch.num_rows
+    if nbytes <= BATCH_BYTES_MAX or rows <= 1:
+        yield batch
+        return
+    # Halves, because the mean says nothing of where the large rows lie.
+    half = rows // 2
+    yield from cut(batch.slice(0, half))
+    yield from cut(batch.slice(half))
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema | None:
+    """The schema with dictionaries written out, None where it has none."""
+    fields = [field.with_type(_plain_type(field.type)) for field in schema]
+    return None if all(a.type == b.type for a, b in zip(fields, schema, strict=True)) else pa.schema(fields)
+
+
+def undictionaried(batch: pa.RecordBatch, plain: pa.Schema) -> pa.RecordBatch:
+    """The batch in its plain schema."""
+    pairs = zip(batch.columns, plain, strict=True)
+    return pa.RecordBatch.from_arrays(
+        [column if column.type == field.type else column.cast(field.type) for column, field in pairs], schema=plain
+    )
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([kind.field(i).with_type(_plain_type(kind.field(i).type)) for i in range(kind.num_fields)])
+    if pa.types.is_map(kind):
+        return pa.map_(_plain_type(kind.key_type), _plain_type(kind.item_type))
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)), kind.list_size)
+    return kind

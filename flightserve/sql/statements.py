@@ -1,0 +1,240 @@
+"""Statements of strangers: parsed, looked at, and allowed or refused before the engine runs them.
+
+Exactly one statement, a SELECT (also as WITH, VALUES, FROM, TABLE, DESCRIBE, SHOW, SUMMARIZE) or EXPLAIN of one.
+The engine's own parser gives the tree (`json_serialize_sql`), so that comments, quotes and dollar strings mean here
+what they mean there; `sql.policy` says what may be in it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import duckdb
+
+from flightserve.errors import InvalidArgument, PermissionDenied, TooLarge, Unimplemented
+from flightserve.sql import policy
+from flightserve.sql.errors import translate
+
+# The tree takes some fifty times the text's memory.
+SQL_BYTES_MAX: Final = 256 << 10
+DEPTH_MAX: Final = 4000
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One allowed statement.
+
+    `tree` is its query as the engine's parser gives it (of an EXPLAIN: what is explained), `parameters` the
+    names of its parameters in the order of their numbers; `?` and `$1` are called "1" and so on.
+    """
+
+    text: str
+    explain: bool
+    tree: Tree = field(repr=False)
+    parameters: tuple[str, ...]
+
+    @property
+    def positional(self) -> bool:
+        """True where parameters are numbered, not named."""
+        return bool(self.parameters) and self.parameters[0].isdigit()
+
+
+class Parser:
+    """Checks statements for one engine. `tables` are the names that may be read, in lower case.
+
+    It has a connection of its own, on which nothing of strangers ever runs. Any thread.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, tables: frozenset[str]) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._tables = tables
+        rows = connection.execute(
+            "SELECT lower(view_name) FROM duckdb_views() WHERE internal "
+            "UNION SELECT lower(table_name) FROM duckdb_tables() WHERE internal"
+        ).fetchall()
+        self._system = frozenset(name for (name,) in rows) | {"sqlite_master", "sqlite_schema"}
+        rows = connection.execute(
+            "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE stability = 'VOLATILE'"
+        ).fetchall()
+        self.volatile = frozenset(name for (name,) in rows)
+        self.parse = functools.lru_cache(maxsize=512)(self._parse)
+
+    def _parse(self, sql: str) -> Statement:
+        """The statement. Raises InvalidArgument, PermissionDenied, TooLarge, Unimplemented."""
+        size = len(sql.encode("utf-8", "replace"))
+        if size > SQL_BYTES_MAX:
+            raise TooLarge(f"the statement has {size} bytes; at most {SQL_BYTES_MAX} are taken")
+        if "\0" in sql:
+            raise InvalidArgument("the statement holds a NUL character")
+        try:
+            with self._lock:
+                found = self._connection.extract_statements(sql)
+        except Exception as error:
+            if _MIXED in str(error):
+                raise InvalidArgument("named and positional parameters cannot be mixed") from error
+            raise translate(error) from error
+        if len(found) != 1:
+            raise InvalidArgument(f"{len(found)} statements came; send one at a time")
+        explain = _kind_of(found[0])
+        text = found[0].query
+        tree, order = self._tree(_explained(text) if explain else text)
+        if explain and set(found[0].named_parameters) != set(order):
+            raise InvalidArgument("EXPLAIN takes no options here: EXPLAIN SELECT ...")
+        self._check(tree)
+        return Statement(text, explain, tree, order)
+
+    def _tree(self, text: str) -> tuple[Tree, tuple[str, ...]]:
+        """The query as a tree, and its parameters' names by their numbers."""
+        try:
+            found = json.loads(self._value("SELECT json_serialize_sql($1::VARCHAR)", text))
+        except RecursionError as error:
+            raise InvalidArgument("the statement is nested too deeply") from error
+        except Exception as error:
+            raise translate(error) from error
+        if found.get("error"):
+            message = found.get("error_message", "")
+            if "Only SELECT" in message:
+                raise PermissionDenied("only queries are run and explained here: this server is read-only")
+            if found.get("error_type") == "not implemented":
+                raise Unimplemented(message)
+            raise InvalidArgument(message or "the statement cannot be parsed")
+        if len(found["statements"]) != 1:
+            raise InvalidArgument("send one statement at a time")
+        statement = found["statements"][0]
+        numbers = {entry["key"]: entry["value"] for entry in statement.get("named_param_map", [])}
+        return statement["node"], tuple(sorted(numbers, key=lambda name: int(numbers[name])))
+
+    def deparse(self, tree: Tree) -> str:
+        """The text of a query's tree. Raises what the engine says of it, as a FlightserveError."""
+        whole = {"error": False, "statements": [{"node": tree, "named_param_map": _parameter_map(tree)}]}
+        try:
+            return self._value("SELECT json_deserialize_sql($1::JSON)", json.dumps(whole))
+        except Exception as error:
+            raise translate(error) from error
+
+    def _value(self, sql: str, argument: str) -> str:
+        with self._lock:
+            row = self._connection.execute(sql, [argument]).fetchone()
+        return str(row[0]) if row else ""
+
+    # ---- what may be in it
+
+    def _check(self, tree: Tree) -> None:
+        names = {name.lower() for name in cte_names(tree)}
+        for node in walk(tree):
+            kind = node.get("type")
+            if isinstance(kind, str) and kind.endswith("_NODE") and kind not in policy.QUERY_NODES:
+                raise PermissionDenied(f"{kind.split('_')[0]} is not allowed: tables are read-only here")
+            if kind == "BASE_TABLE":
+                self._check_table(node, names)
+            elif kind == "TABLE_FUNCTION":
+                self._check_table_function(node)
+            elif node.get("class") == "FUNCTION":
+                self._check_function(function_name(node))
+
+    def _check_table(self, node: Tree, ctes: set[str]) -> None:
+        path = node["qualified_name"]["path"]
+        name = str(path[-1])
+        lower = name.lower()
+        if lower.startswith(policy.RESERVED_PREFIX):
+            raise PermissionDenied(f"names that begin with {policy.RESERVED_PREFIX} are the server's own")
+        if len(path) == 1 and lower in self._tables:
+            return
+        # A CTE of that name may be in scope elsewhere only, so it does not excuse a catalogue's name.
+        if lower in self._system and lower not in policy.CATALOGUE:
+            raise PermissionDenied(
+                f"the catalogue's {name[:128]} is closed; information_schema.tables and .columns are not"
+            )
+        if policy.looks_like_file(name) and lower not in self._tables and lower not in ctes:
+            raise PermissionDenied(f"{name[:128]!r} is no table of this server, and files cannot be read")
+
+    def _check_table_function(self, node: Tree) -> None:
+        function = node.get("function") or {}
+        name = function_name(function) if function.get("class") == "FUNCTION" else ""
+        if name not in policy.TABLE_FUNCTIONS:
+            what = f"{name}()" if name else "this kind of table function"
+            raise PermissionDenied(f"{what} is not allowed: queries read the tables of this server only")
+
+    def _check_function(self, name: str) -> None:
+        if name in policy.FUNCTIONS_REFUSED or (name in self.volatile and name not in policy.VOLATILE_ALLOWED):
+            raise PermissionDenied(f"{name}() is not allowed here")
+
+
+# ---- trees
+
+
+def walk(tree: Any) -> Iterator[Tree]:
+    """Every object of the tree, in no particular order. Raises InvalidArgument for one that is nested too deeply."""
+    stack = [(tree, 0)]
+    while stack:
+        value, depth = stack.pop()
+        if depth > DEPTH_MAX:
+            raise InvalidArgument("the statement is nested too deeply")
+        if isinstance(value, dict):
+            yield value
+            stack.extend((inner, depth + 1) for inner in value.values() if isinstance(inner, dict | list))
+        else:
+            stack.extend((inner, depth + 1) for inner in value if isinstance(inner, dict | list))
+
+
+def cte_names(tree: Tree) -> Iterator[str]:
+    """Names that the tree's WITH clauses define."""
+    for node in walk(tree):
+        if "cte_map" in node:
+            for entry in node["cte_map"].get("map", []):
+                yield entry["key"]
+        if node.get("type") in ("RECURSIVE_CTE_NODE", "CTE_NODE") and node.get("cte_name"):
+            yield node["cte_name"]
+
+
+def function_name(node: Tree) -> str:
+    """A function node's name in lower case, without its schema."""
+    return str(node.get("function_name", "")).lower()
+
+
+def parameters_of(tree: Tree) -> set[str]:
+    """Names of the parameters in the tree."""
+    return {node["identifier"] for node in walk(tree) if node.get("class") == "PARAMETER"}
+
+
+def _parameter_map(tree: Tree) -> list[dict[str, Any]]:
+    names = sorted(parameters_of(tree))
+    return [{"key": name, "value": int(name) if name.isdigit() else n} for n, name in enumerate(names, 1)]
+
+
+# ---- kinds of statements
+
+_EXPLAIN: Final = "EXPLAIN"
+_MIXED: Final = "Mixing named and positional"
+# What each kind is called when it is refused.
+_MULTI: Final = "PIVOT without the values to pivot on is several statements; name them: PIVOT ... ON column IN (...)"
+
+
+def _kind_of(statement: duckdb.Statement) -> bool:
+    """True for an EXPLAIN, False for a SELECT. Raises PermissionDenied for all else."""
+    kind = statement.type.name
+    if kind in ("SELECT", _EXPLAIN):
+        return bool(kind == _EXPLAIN)
+    if kind == "MULTI":
+        raise Unimplemented(_MULTI)
+    raise PermissionDenied(f"{kind.replace('_', ' ')} statements are not allowed: this server is read-only")
+
+
+def _explained(text: str) -> str:
+    """What is explained. EXPLAIN ANALYZE is refused: it runs the statement and shows where files lie."""
+    # Offsets are of bytes.
+    words = [offset for offset, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
+    if len(words) < 2:
+        raise InvalidArgument("EXPLAIN of what?")
+    rest = text.encode()[words[1] :].decode()
+    if rest[:7].upper() == "ANALYZE":
+        raise PermissionDenied("EXPLAIN ANALYZE is not allowed here; EXPLAIN is")
+    return rest
