@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, monotonic_ns
-from flightserve.config import EdgeLimits, FabricLimits
 from flightserve.composition import App
+from flightserve.config import EdgeLimits, FabricLimits
 from flightserve.declare import Bound, spec_of
 from flightserve.fabric.client import RouterClient
 from flightserve.fabric.service import Reply

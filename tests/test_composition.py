@@ -100,7 +100,7 @@ def test_a_circle_is_refused() -> None:
     others: list[Bound] = []
     first = Front.bind(None, others=others)
     others.append(Front.bind(first).options(name="second"))
-    with pytest.raises(ConfigError, match="'Front' is an argument of itself; .* in a circle"):
+    with pytest.raises(ConfigError, match=r"'Front' is an argument of itself; .* in a circle"):
         fs.App(first)
 
 

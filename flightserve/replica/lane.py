@@ -151,16 +151,19 @@ class Lane:
 
     def finish(self, frame: frames.Execute, inputs: Inputs, answer: Answer, started_ns: int) -> None:
         """Send the micro-batch's last frame, with word of the regions user code keeps."""
+        busy_ns = monotonic_ns() - started_ns
         kept = inputs.settle()
-        if kept:
-            with self._flushing:
-                self._keeping.append(inputs)
         if isinstance(answer, FlightserveError):
             self.send(frames.Failed(frame.batch_id, kind_of(answer), answer.message, True, kept))
         else:
             region, rows = answer
-            self.send(frames.Done(frame.batch_id, region, rows, True, kept), region)
-        self.service.ran(frame, started_ns)
+            self.send(frames.Done(frame.batch_id, region, rows, True, kept, busy_ns), region)
+        if kept:
+            # Behind the frame that says what is kept: another thread may flush at any moment, and a release of what
+            # the router does not know to be kept would be lost.
+            with self._flushing:
+                self._keeping.append(inputs)
+        self.service.ran(frame, busy_ns)
 
     def _stream(self, frame: frames.Execute, batches: Iterator[pa.RecordBatch], context: Context) -> tuple[None, int]:
         """Send each batch as it is made; wait while too many lie unread. The stream's end has no region."""

@@ -149,6 +149,7 @@ class RemoteMethod:
 
     async def _collect(self, payload: pa.RecordBatch, meta: RequestMeta) -> pa.RecordBatch:
         call = self._start(payload, meta)
+        del payload
         try:
             return _joined([result.batch() async for result in call])
         except BaseException:

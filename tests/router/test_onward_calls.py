@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -197,9 +198,9 @@ def test_deadline_priority_trace_and_id_are_inherited(running: Plane, method: st
 
 @pytest.mark.parametrize("method", ["picky", "picky_async"])
 def test_errors_of_the_callee_keep_their_type(running: Plane, method: str) -> None:
-    with pytest.raises(errors.InvalidArgument, match="^below zero$"):
+    with pytest.raises(errors.InvalidArgument, match=r"^below zero$"):
         running.call(method, rows(-1))
-    with pytest.raises(errors.MethodFailed, match="^ValueError: zero$"):
+    with pytest.raises(errors.MethodFailed, match=r"^ValueError: zero$"):
         running.call(method, rows(0))
 
 
@@ -250,6 +251,27 @@ def test_an_onward_call_that_waits_and_is_given_up_never_runs(running: Plane) ->
     assert running.call("doubled", rows(1)) == [rows(2)]
     assert len(model.seen) == 1
     lane.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "error"),
+    [
+        ("waits", 1, errors.DeadlineExceeded),
+        ("async_waits", 1, errors.DeadlineExceeded),
+        ("picky", -1, errors.InvalidArgument),
+        ("picky_async", -1, errors.InvalidArgument),
+    ],
+)
+def test_what_failed_holds_no_rows(running: Plane, method: str, value: int, error: type[Exception]) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            with pytest.raises(error):
+                running.call(method, rows(value), meta(0.05 if error is errors.DeadlineExceeded else 20))
+            eventually(running.at_rest, what="no cycle of references waits for the collector")
+    finally:
+        gc.enable()
 
 
 def test_many_callers_share_the_callees_micro_batches(running: Plane) -> None:

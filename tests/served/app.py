@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -102,4 +103,21 @@ class Narrow:
         return batch
 
 
-app = fs.App(Probe.bind(), Narrow.bind())
+@fs.deployment
+class Chain:
+    """Calls Probe, from a thread and from an event loop."""
+
+    def __init__(self, probe: Any) -> None:
+        self._probe = probe
+
+    def identity(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The same rows, by way of Probe."""
+        return self._probe.identity(batch)
+
+    async def never(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Waits for Probe, which never answers."""
+        return await self._probe.never.aio(batch)
+
+
+_probe = Probe.bind()
+app = fs.App(_probe, Narrow.bind(), Chain.bind(_probe))

@@ -49,6 +49,8 @@ def warm_up(callers: dict[str, Any]) -> None:
         assert exchange.call(batch_of(1)).num_rows == 1
     for exchange in exchanges:
         exchange.__exit__()
+    # A replica that calls onwards connects its threads with the first call.
+    assert callers["http"].call("identity", GOOD, "Chain").code == "OK"
 
 
 def _path(method: str) -> Any:
