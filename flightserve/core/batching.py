@@ -8,10 +8,13 @@ slice a micro-batch. A request that is not row-aligned, or that is being run aga
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from flightserve.core.events import Piece
 from flightserve.core.queue import Entry, Queue
 from flightserve.core.slicing import Cut, must_cut, rows_per_slice
+
+_ROWS = attrgetter("rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +32,21 @@ class MicroBatch:
     """One micro-batch in flight. `wanted` counts the members that have no outcome yet; `streamed` is set when a
     part of its reply went out. It holds one slice of one request, or any number of whole requests."""
 
-    __slots__ = ("entries", "id", "pieces", "replica_id", "streamed", "wanted")
+    __slots__ = ("entries", "id", "pieces", "replica_id", "rows", "streamed", "wanted")
 
     def __init__(self, id: int, replica_id: int, entries: list[Entry], pieces: list[Piece]) -> None:
         self.id = id
         self.replica_id = replica_id
         self.entries = entries
         self.pieces = pieces
+        self.rows = sum(map(_ROWS, pieces))
         self.wanted = len(entries)
         self.streamed = False
+
+    @property
+    def repeatable(self) -> int:
+        """How many of its members would run again if its replica died now."""
+        return self.wanted if self.entries[0].request.idempotent and not self.streamed else 0
 
     def __repr__(self) -> str:
         return f"<MicroBatch {self.id} at {self.replica_id}: {len(self.entries)} requests, {self.wanted} wanted>"

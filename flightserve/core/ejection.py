@@ -117,6 +117,13 @@ class SlowReplicas:
         """Replicas ejected or on probation."""
         return sum(replica.out for replica in self._replicas.values())
 
+    def credits_max(self, replica_id: int) -> int | None:
+        """How many micro-batches the replica may hold; None: as many as it offers."""
+        replica = self._replicas.get(replica_id)
+        if replica is None or not replica.out:
+            return None
+        return 1 if replica.probing else 0
+
     def joined(self, replica_id: int) -> None:
         """A replica came, in good standing."""
         self._replicas.setdefault(replica_id, _Replica())

@@ -57,18 +57,21 @@ class Cancelled:
 
 @dataclass(slots=True)
 class ReplicaUp:
-    """A replica offers `credits` micro-batches at a time (running plus prefetched)."""
+    """A replica's lane offers `credits` micro-batches at a time (running plus prefetched). `process` is what it shares
+    with the replica's other lanes; they are slow, and die, together."""
 
     replica_id: int
     credits: int
+    process: int = 0
 
 
 @dataclass(slots=True)
 class ReplicaDown:
-    """A replica is gone, or is ejected; nothing it says later counts."""
+    """A replica is gone, or is ejected because it was `silent`; nothing it says later counts."""
 
     replica_id: int
     reason: str
+    silent: bool = False
 
 
 @dataclass(slots=True)
@@ -80,10 +83,11 @@ class ReplicaDraining:
 
 @dataclass(slots=True)
 class Finished:
-    """A micro-batch ran to its end."""
+    """A micro-batch ran to its end, in `busy_ns` by the replica's clock (0: it did not say)."""
 
     replica_id: int
     batch_id: int
+    busy_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -151,4 +155,20 @@ class Abandon:
     batch_id: int
 
 
-Effect = Dispatch | Completed | Refused | Abandon
+@dataclass(slots=True)
+class Ejected:
+    """The process is slower than the others by `factor` and gets nothing until then. For the log."""
+
+    process: int
+    factor: float
+    until_ns: int
+
+
+@dataclass(slots=True)
+class Readmitted:
+    """The process is as fast as the others again, or they left. For the log."""
+
+    process: int
+
+
+Effect = Dispatch | Completed | Refused | Abandon | Ejected | Readmitted

@@ -8,14 +8,14 @@ of its reply went out, at most `ATTEMPTS_MAX` times; after a run that ended badl
 that breaks its micro-batch, or kills its replica, harms its neighbours once and then only itself.
 
 `queue`, `groups` say what runs next, `batching` and `slicing` what a micro-batch holds, `credits` where it goes,
-`deadline` when it is too late. Every event costs O(log n) amortised for each request that it moves.
+`fleet` and `ejection` who gets nothing because it is slow, `retry_budget` how much may run again, `deadline` when it
+is too late. Every event costs O(log n) amortised for each request that it moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from operator import attrgetter
 from typing import Any
 
 from flightserve import errors
@@ -31,6 +31,7 @@ from flightserve.core.events import (
     Completed,
     Dispatch,
     Effect,
+    Ejected,
     Event,
     Finished,
     Refused,
@@ -41,17 +42,17 @@ from flightserve.core.events import (
     Streamed,
     Tick,
 )
+from flightserve.core.fleet import Fleet
 from flightserve.core.groups import Groups
 from flightserve.core.options import check_options
 from flightserve.core.policies import POLICIES
 from flightserve.core.queue import Entry, Queue
+from flightserve.core.retry_budget import DEATH_COST, ISOLATION_COST, RetryBudget
 from flightserve.core.statistics import Counters, MachineStatistics
 from flightserve.types import DeploymentOptions
 
 # Runs of one request that may end without an answer (its replica died, or refused it at the door).
 ATTEMPTS_MAX = 3
-
-_ROWS = attrgetter("rows")
 
 _CANCELLED = errors.KINDS.index(errors.Cancelled)
 _DEADLINE = errors.KINDS.index(errors.DeadlineExceeded)
@@ -75,6 +76,8 @@ class DeploymentMachine:
         self._bounds = Bounds(options.max_batch_rows, options.max_batch_bytes)
         self._groups = Groups(policy or POLICIES[options.router], self._bounds, round(options.linger_ms * NS_PER_MS))
         self._credits = CreditPool()
+        self._fleet = Fleet(self._credits)
+        self._budget = RetryBudget()
         self._deadlines = Deadlines()
         self._entries: dict[int, Entry] = {}
         # Micro-batches by replica, in the order they were sent.
@@ -106,12 +109,15 @@ class DeploymentMachine:
         effects: list[Effect] = []
         if self.next_wake_ns <= now_ns:
             self._expire(now_ns, effects)
+            self._fleet.tick(now_ns)
         self._handlers[type(event)](event, now_ns, effects)
         if self._credits.free and self._groups.requests:
             self._dispatch(now_ns, effects)
         deadline_ns = self._deadlines.next_ns(len(self._entries))
         linger_ns = self._groups.wake_ns(now_ns)
-        self.next_wake_ns = deadline_ns if deadline_ns < linger_ns else linger_ns
+        wake_ns = deadline_ns if deadline_ns < linger_ns else linger_ns
+        ejection_ns = self._fleet.slow.wake_ns
+        self.next_wake_ns = wake_ns if wake_ns < ejection_ns else ejection_ns
         return effects
 
     def statistics(self) -> MachineStatistics:
@@ -168,12 +174,12 @@ class DeploymentMachine:
 
     def _on_replica_up(self, event: ReplicaUp, now_ns: int, effects: list[Effect]) -> None:
         self._replicas.setdefault(event.replica_id, {})
-        self._credits.offer(event.replica_id, event.credits)
+        self._fleet.up(event.replica_id, event.credits, event.process or event.replica_id)
 
     def _on_replica_draining(self, event: ReplicaDraining, now_ns: int, effects: list[Effect]) -> None:
         if event.replica_id not in self._replicas:
             self._counters.late += 1
-        self._credits.drain(event.replica_id)
+        effects += self._fleet.drain(event.replica_id, now_ns)
 
     def _on_replica_down(self, event: ReplicaDown, now_ns: int, effects: list[Effect]) -> None:
         """in flight there -> queued | refused (not idempotent, reply begun, too many attempts)."""
@@ -181,11 +187,15 @@ class DeploymentMachine:
         if batches is None:
             self._counters.late += 1
             return
-        self._credits.remove(event.replica_id)
+        process = self._fleet.process_of(event.replica_id)
+        effects += self._fleet.down(event.replica_id, now_ns)
+        if event.silent and not self._fleet.has(process):
+            self._counters.ejected_silent += 1
+        self._budget.cover(process, sum(batch.repeatable for batch in batches.values()), now_ns)
         # A replica runs micro-batches in the order sent: only the oldest can have killed it.
         suspects = self.options.concurrency
         for batch in batches.values():
-            self._bereave(batch, suspects > 0, event.reason, effects)
+            self._bereave(batch, suspects > 0, event.reason, now_ns, effects)
             suspects -= 1
 
     def _on_streamed(self, event: Streamed, now_ns: int, effects: list[Effect]) -> None:
@@ -199,8 +209,11 @@ class DeploymentMachine:
     def _on_finished(self, event: Finished, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> completed, or still waiting for other slices."""
         batch = self._retire(event.replica_id, event.batch_id)
-        if batch is None or not batch.wanted:
+        if batch is None:
             return
+        # A stream takes as long as its reader does.
+        if event.busy_ns and not batch.streamed:
+            self._measure(batch, event.busy_ns, now_ns, effects)
         entries = self._entries
         done = []
         for entry in batch.entries:
@@ -231,8 +244,10 @@ class DeploymentMachine:
                 again = company and entry.request.idempotent and not batch.streamed
             else:
                 again = self._attempts(entry, batch) < ATTEMPTS_MAX and not batch.streamed
-            if again:
+            if again and self._budget.draw(ISOLATION_COST, now_ns):
                 self._run_again(entry, batch)
+            elif again:
+                self._refuse_retry(entry, "its micro-batch failed", effects)
             else:
                 self._counters.failed += 1
                 self._refuse(entry, event.kind, event.message, effects)
@@ -272,7 +287,9 @@ class DeploymentMachine:
                     entry.batches[batch_id] = batch
             counters.dispatched_batches += 1
             counters.dispatched_requests += len(pieces)
-            counters.dispatched_rows += sum(map(_ROWS, pieces))
+            counters.dispatched_rows += batch.rows
+            if not entries[0].alone:
+                self._budget.pay_in(len(entries), now_ns)
             effects.append(Dispatch(replica_id, batch_id, group.key, pieces))
 
     def _over_bound(self, request: Request) -> Refused | None:
@@ -323,7 +340,14 @@ class DeploymentMachine:
             return entry.attempts
         return entry.cut.count_attempt(batch.pieces[0].row_offset)
 
-    def _bereave(self, batch: MicroBatch, suspect: bool, reason: str, effects: list[Effect]) -> None:
+    def _measure(self, batch: MicroBatch, busy_ns: int, now_ns: int, effects: list[Effect]) -> None:
+        """Let the replica be judged by the time it took."""
+        method = batch.entries[0].request.group[0]
+        for effect in self._fleet.finished(batch.replica_id, method, batch.rows, busy_ns, now_ns):
+            self._counters.ejected_slow += type(effect) is Ejected
+            effects.append(effect)
+
+    def _bereave(self, batch: MicroBatch, suspect: bool, reason: str, now_ns: int, effects: list[Effect]) -> None:
         """The replica of this micro-batch died."""
         for entry in batch.entries:
             if entry.done:
@@ -340,6 +364,9 @@ class DeploymentMachine:
                 message = f"the replica died ({reason}) and method {method!r} is not idempotent"
             elif attempts >= ATTEMPTS_MAX:
                 message = f"{attempts} replicas died running this request of method {method!r} (last: {reason})"
+            elif not self._budget.draw(DEATH_COST, now_ns):
+                self._refuse_retry(entry, f"the replica died ({reason})", effects)
+                continue
             else:
                 self._run_again(entry, batch)
                 continue
@@ -353,6 +380,13 @@ class DeploymentMachine:
             entry.cut.give_back(batch.pieces[0].row_offset)
         if not entry.queued:
             self._groups.requeue(entry)
+
+    def _refuse_retry(self, entry: Entry, why: str, effects: list[Effect]) -> None:
+        """It may run again, but too much did."""
+        self._counters.lost += 1
+        self._counters.retries_refused += 1
+        message = f"{why}, and the retry budget is empty: too much of what ran lately ran again; try again later"
+        self._refuse(entry, _UNAVAILABLE, message, effects)
 
     def _refuse(self, entry: Entry, kind: int, message: str, effects: list[Effect]) -> None:
         """The request's outcome is an error. Micro-batches that run for nobody now are abandoned."""
@@ -381,6 +415,7 @@ class DeploymentMachine:
         assert self._groups.requests == len(queued) == sum(len(group.queue) for group in self._groups)
         assert self._groups.nbytes == sum(entry.request.nbytes for entry in queued)
         assert len(self._credits) == len(self._replicas)
+        self._fleet.check_invariants()
         assert len(self._deadlines) <= 2 * len(self._entries) + 64
         running: dict[int, int] = {}
         for replica_id, batches in self._replicas.items():

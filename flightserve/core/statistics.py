@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Counters:
     """Totals since the machine was made. Every request that arrived is in exactly one of `completed`, `expired_*`,
     `cancelled`, `shed` (over an admission bound), `failed` (the method raised), `lost` (a replica died), or still
-    in the machine."""
+    in the machine. `retries_refused` are those among `lost` that the retry budget did not allow to run again."""
 
     arrived: int = 0
     completed: int = 0
@@ -24,6 +24,9 @@ class Counters:
     dispatched_requests: int = 0
     dispatched_rows: int = 0
     retries: int = 0
+    retries_refused: int = 0
+    ejected_slow: int = 0
+    ejected_silent: int = 0
     abandoned: int = 0
     late: int = 0
 

@@ -332,14 +332,14 @@ class ReplicaService:
         with self._counting:
             self._counts[name] += by  # type: ignore[assignment]
 
-    def ran(self, frame: frames.Execute, started_ns: int) -> None:
+    def ran(self, frame: frames.Execute, busy_ns: int) -> None:
         """A micro-batch was answered."""
         with self._counting:
             counts = self._counts
             counts["micro_batches"] += 1
             counts["micro_batch_requests"] += len(frame.parts)
             counts["micro_batch_rows"] += sum(part.rows for part in frame.parts)
-            counts["busy_seconds"] += (monotonic_ns() - started_ns) / NS_PER_S  # type: ignore[assignment]
+            counts["busy_seconds"] += busy_ns / NS_PER_S  # type: ignore[assignment]
 
     def _segment_dropped(self, segment: int) -> None:
         main = self._main

@@ -7,6 +7,7 @@ never touched: a micro-batch is the list of its requests' regions, a reply is ro
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from typing import cast
 
@@ -18,8 +19,10 @@ from flightserve.core.events import (
     Completed,
     Dispatch,
     Effect,
+    Ejected,
     Event,
     Finished,
+    Readmitted,
     Refused,
     ReplicaDown,
     ReplicaUp,
@@ -30,6 +33,8 @@ from flightserve.errors import KINDS, InvalidArgument, NotFound, ProtocolError
 from flightserve.router.links import Link, RegionHold, Routed, Running
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire import frames
+
+log = logging.getLogger(__name__)
 
 _NOT_FOUND = KINDS.index(NotFound)
 _INVALID = KINDS.index(InvalidArgument)
@@ -145,7 +150,7 @@ class Dispatcher:
             _share(running, result, frame.rows)
         elif not running.pieces[0][0].streamed:
             raise ProtocolError("replica ended a micro-batch without a result")
-        self.handle(Finished(link.number, frame.batch_id), now_ns)
+        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns), now_ns)
         settle_holds(link, running, frame.kept)
 
     def _stream(self, link: Link, frame: frames.Done, running: Running, result: RegionHold | None, now_ns: int) -> None:
@@ -178,8 +183,10 @@ class Dispatcher:
             self._complete(cast("list[Routed]", effect.requests))
         elif isinstance(effect, Refused):
             self._refuse(effect)
-        else:
+        elif isinstance(effect, Abandon):
             self._abandon(effect)
+        else:
+            self._log(effect)
 
     def _dispatch(self, effect: Dispatch) -> None:
         link = self._lanes[effect.replica_id]
@@ -269,6 +276,17 @@ class Dispatcher:
             hold.drop()
         request.results = []
         request.hold.drop()
+
+    def _log(self, effect: Ejected | Readmitted) -> None:
+        if isinstance(effect, Readmitted):
+            log.info("replica %x of %s serves again", effect.process, self.spec.name)
+        else:
+            log.warning(
+                "replica %x of %s is %.1f times slower than the others; it gets nothing for a while",
+                effect.process,
+                self.spec.name,
+                effect.factor,
+            )
 
     def _abandon(self, effect: Abandon) -> None:
         lane = self._lanes.get(effect.replica_id)

@@ -143,13 +143,15 @@ class Execute(msgspec.Struct, array_like=True, tag=9):
 class Done(msgspec.Struct, array_like=True, tag=10):
     """Replica to router: the micro-batch's rows, in the order of its parts. Without `last`, one part of a
     streamed reply. `kept` indexes the regions of the Execute that user code still holds: their leases come
-    back later by `Release`, all others are given back by this frame when `last` is set."""
+    back later by `Release`, all others are given back by this frame when `last` is set. `busy_ns` is how long the
+    method and the writing of its result took."""
 
     batch_id: int
     region: Region | None
     rows: int
     last: bool
     kept: list[int] = []
+    busy_ns: int = 0
 
 
 class Failed(msgspec.Struct, array_like=True, tag=11):

@@ -9,6 +9,8 @@ out what is queued, in flight and answered, and checks after each event:
 4. rows in = rows out: `Completed` comes when the last row is answered, exactly then;
 5. the machine's counters agree with the outcomes;
 6. at rest nothing is queued, in flight or out of credit (`at_rest`);
+7. of the processes that serve at most half are ejected, and never all; one that is ejected gets at most one
+   micro-batch at a time;
 
 and, where nothing lingers: whoever has credit is busy, the first to arrive is served first, by the least busy
 replica. A violation raises `AuditError` with the last events and effects.
@@ -28,8 +30,10 @@ from flightserve.core.events import (
     Completed,
     Dispatch,
     Effect,
+    Ejected,
     Event,
     Finished,
+    Readmitted,
     Refused,
     ReplicaDown,
     ReplicaDraining,
@@ -83,12 +87,13 @@ class Books:
     """One replica as the auditor sees it."""
 
     credits: int
+    process: int = 0
     draining: bool = False
     batches: dict[int, Dispatch] = field(default_factory=dict)
 
-    @property
-    def open(self) -> bool:
-        return not self.draining and len(self.batches) < self.credits
+    def open(self, ejected: set[int]) -> bool:
+        """Must be used before anything waits."""
+        return not self.draining and len(self.batches) < self.credits and self.process not in ejected
 
 
 class Auditor:
@@ -101,6 +106,7 @@ class Auditor:
         self.lingers = options.linger_ms > 0
         self.live: dict[int, Account] = {}
         self.replicas: dict[int, Books] = {}
+        self.ejected: set[int] = set()
         self.abandoned: set[int] = set()
         self.streamed: set[int] = set()
         self.outcomes: dict[str, int] = {"completed": 0, "refused": 0}
@@ -119,6 +125,11 @@ class Auditor:
                 self._abandoned(effect)
             elif isinstance(effect, Refused):
                 self._outcome(effect.request, "refused")
+            elif isinstance(effect, Ejected):
+                self.check(effect.until_ns > now_ns and effect.factor > 1, f"{effect} at {now_ns}")
+                self.ejected.add(effect.process)
+            elif isinstance(effect, Readmitted):
+                self.ejected.remove(effect.process)
             else:
                 self._completed(effect)
         self._check_moment(now_ns)
@@ -135,8 +146,9 @@ class Auditor:
         self.check(statistics.queued_requests == statistics.queued_bytes == 0, f"queued at rest: {statistics}")
         self.check(statistics.in_flight_batches == 0, f"in flight at rest: {statistics}")
         self.check(statistics.next_wake_ns == NEVER_NS, f"a wake is due at rest: {statistics}")
-        credits = sum(books.credits for books in self.replicas.values() if not books.draining)
-        self.check(statistics.free_credits == credits, f"{credits} credits were offered: {statistics}")
+        credits = sum(books.credits for books in self.replicas.values() if books.open(self.ejected))
+        probes = statistics.free_credits - credits
+        self.check(0 <= probes <= len(self.ejected), f"{credits} credits were offered: {statistics}")
 
     # ---- what the event means
 
@@ -148,15 +160,20 @@ class Auditor:
         elif isinstance(event, ReplicaUp):
             books = self.replicas.setdefault(event.replica_id, Books(event.credits))
             books.credits, books.draining = event.credits, False
+            books.process = event.process or event.replica_id
         elif isinstance(event, ReplicaDraining) and event.replica_id in self.replicas:
             self.replicas[event.replica_id].draining = True
+            self.ejected.discard(self.replicas[event.replica_id].process)
         elif isinstance(event, Streamed):
             # What a replica says of a micro-batch it was never given counts for nothing.
             if event.replica_id in self.replicas and event.batch_id in self.replicas[event.replica_id].batches:
                 self.streamed.add(event.batch_id)
         elif isinstance(event, ReplicaDown):
-            for batch in self.replicas.pop(event.replica_id, Books(0)).batches.values():
+            books = self.replicas.pop(event.replica_id, Books(0))
+            for batch in books.batches.values():
                 self._end(batch, now_ns, answered=False, ran=True)
+            if books.process not in {other.process for other in self.replicas.values()}:
+                self.ejected.discard(books.process)
         elif isinstance(event, Finished | BatchFailed) and event.replica_id in self.replicas:
             ended = self.replicas[event.replica_id].batches.pop(event.batch_id, None)
             if ended is not None:
@@ -180,10 +197,14 @@ class Auditor:
 
     def _dispatched(self, effect: Dispatch, now_ns: int) -> None:
         books = self.replicas.get(effect.replica_id)
-        self.check(books is not None and books.open, f"no credit for {effect}")
-        assert books is not None
-        least = min(len(other.batches) for other in self.replicas.values() if other.open)
-        self.check(self.lingers or len(books.batches) == least, f"a less busy replica was passed over: {effect}")
+        assert books is not None, f"nobody to take {effect}"
+        if books.process in self.ejected:
+            held = sum(len(other.batches) for other in self.replicas.values() if other.process == books.process)
+            self.check(held == 0 and books.credits > 0, f"ejected and has work: {effect}")
+        else:
+            self.check(books.open(self.ejected), f"no credit for {effect}")
+            least = min(len(other.batches) for other in self.replicas.values() if other.open(self.ejected))
+            self.check(self.lingers or len(books.batches) == least, f"a less busy replica was passed over: {effect}")
         self._check_bounds(effect)
         first = effect.pieces[0].request
         for number, piece in enumerate(effect.pieces):
@@ -280,7 +301,9 @@ class Auditor:
             statistics.in_flight_batches == sum(len(books.batches) for books in self.replicas.values()),
             f"in flight: {statistics}",
         )
-        idle = [number for number, books in self.replicas.items() if books.open]
+        serving = {books.process for books in self.replicas.values() if not books.draining}
+        self.check(2 * len(self.ejected) <= len(serving), f"{self.ejected} of {serving} are ejected")
+        idle = [number for number, books in self.replicas.items() if books.open(self.ejected)]
         if idle and waiting:
             self.check(self.lingers, f"{len(waiting)} requests wait and replicas {idle} have credit")
             linger_ns = int(self.options.linger_ms * 1e6)

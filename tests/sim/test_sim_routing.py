@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from flightserve.clock import NEVER_NS
+from flightserve.core import ejection
+from flightserve.core.credits import CreditPool
 from flightserve.core.events import Abandon, Completed, Dispatch, Effect, Event, Piece, Refused
 from flightserve.core.routing import DeploymentMachine
 from flightserve.types import DeploymentOptions
@@ -15,6 +18,8 @@ from tests.core.auditing import AuditError
 from tests.sim.world import Weather, World
 
 OPTIONS = DeploymentOptions(max_batch_rows=40, max_batch_bytes=3_000, max_queued_requests=60, max_queued_bytes=40_000)
+# No replica dies or lies, and no request is bad.
+CLEAR = Weather(12.0, *[0.0] * 8, slow_replica=0.0, cancels=0.0, poison_raises=0.0, poison_kills=0.0, drains_per_s=0.0)
 LINGERING = DeploymentOptions(
     max_batch_rows=40, max_batch_bytes=3_000, max_queued_requests=60, max_queued_bytes=40_000, linger_ms=4.0
 )
@@ -34,8 +39,7 @@ def test_nothing_is_lost_under_overload() -> None:
 
 
 def test_in_good_weather_only_deadlines_and_poison_fail() -> None:
-    weather = Weather(4.0, *[0.0] * 8, slow_replica=0.0, cancels=0.0, poison_raises=0.0, poison_kills=0.0)
-    world = World(7, OPTIONS, weather)
+    world = World(7, OPTIONS, replace(CLEAR, arrivals_per_s=4.0, drains_per_s=0.02))
     world.run(seconds=100)
     assert set(world.outcomes.values()) == {"ok", "DeadlineExceeded"}
     assert world.machine.statistics().counts["late"] == 0
@@ -49,6 +53,50 @@ def test_a_seed_is_a_whole_history() -> None:
     assert list(first.auditor.story) == list(second.auditor.story)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_slow_and_frozen_replicas_cost_little_and_nobody_else_is_ejected(seed: int) -> None:
+    """One of three crawls from time to time, none dies; what is slow is ejected, and what is not stays."""
+    world = Slow(seed, OPTIONS, CLEAR)
+    world.run(seconds=150)
+    counts = world.machine.statistics().counts
+    assert counts["ejected_slow"] >= 1, counts
+    assert counts["failed"] == counts["lost"] == 0
+    assert world.ejected <= world.crawled
+    assert world.ejected_at_once_max == 1
+    share = world.ran[world.slow_id] / sum(world.ran.values())
+    assert share < 0.05, world.ran
+
+
+def test_a_frozen_replica_is_counted_and_what_it_held_runs_elsewhere() -> None:
+    weather = replace(CLEAR, hangs=0.01, not_idempotent=0.0)
+    world = World(11, OPTIONS, weather)
+    world.run(seconds=200)
+    counts = world.machine.statistics().counts
+    assert counts["ejected_silent"] > 10, counts
+    assert counts["retries"] > 5, counts
+    assert set(world.outcomes.values()) == {"ok", "DeadlineExceeded"}
+
+
+class Slow(World):
+    """Its first replica works ten times slower than the others, always."""
+
+    slow_id = 1
+
+    def __init__(self, seed: int, options: DeploymentOptions, weather: Weather) -> None:
+        super().__init__(seed, options, weather)
+        self.ran: Counter[int] = Counter()
+        self.ejected: set[int] = set()
+        self.crawled = {self.slow_id}
+        self.ejected_at_once_max = 0
+
+    def replica_receives(self, batch: Dispatch) -> None:
+        self.replicas[self.slow_id].slowness = 10.0
+        self.ran[batch.replica_id] += 1
+        self.ejected |= self.auditor.ejected
+        self.ejected_at_once_max = max(self.ejected_at_once_max, len(self.auditor.ejected))
+        super().replica_receives(batch)
+
+
 def _check_that_all_happened(world: World) -> None:
     """A simulation in which nothing goes wrong proves nothing."""
     counts = world.machine.statistics().counts
@@ -56,6 +104,8 @@ def _check_that_all_happened(world: World) -> None:
         assert counts[name] > 0, f"no {name} with seed {world.seed}: {counts}"
     assert counts["late"] > 0
     assert counts["abandoned"] > 0
+    assert counts["ejected_slow"] > 0
+    assert counts["ejected_silent"] > 0
     outcomes = Counter(world.outcomes.values())
     assert outcomes["ok"] > 0.3 * len(world.requests), outcomes
 
@@ -139,6 +189,19 @@ def test_the_checks_find_a_machine_that_forgets_to_wake() -> None:
         World(5, OPTIONS, machine=Sleeper(OPTIONS)).run(seconds=50)
 
 
+def test_the_checks_find_a_machine_that_ejects_whom_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ejection, "EJECTED_SHARE_MAX", 1.0)
+    with pytest.raises(AuditError, match="are ejected"):
+        for seed in range(10):
+            World(seed, OPTIONS, replace(CLEAR, slow_replica=0.5, dies=0.003)).run(seconds=300)
+
+
+def test_the_checks_find_a_machine_that_gives_the_ejected_more_than_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CreditPool, "limit", lambda self, replica_id, credits_max: None)
+    with pytest.raises(AuditError, match="ejected and has work"):
+        Slow(0, OPTIONS, replace(CLEAR, arrivals_per_s=60.0)).run(seconds=400)
+
+
 def test_the_checks_find_a_machine_that_loses_a_credit() -> None:
     class Leak(DeploymentMachine):
         def _retire(self, replica_id: int, batch_id: int) -> object:
@@ -153,10 +216,10 @@ def test_the_checks_find_a_machine_that_loses_a_credit() -> None:
 
 def test_the_checks_find_a_machine_that_runs_again_what_it_must_not() -> None:
     class Careless(DeploymentMachine):
-        def _bereave(self, batch: object, suspect: bool, reason: str, effects: list[Effect]) -> None:
+        def _bereave(self, batch: object, suspect: bool, reason: str, now_ns: int, effects: list[Effect]) -> None:
             for entry in batch.entries:  # type: ignore[attr-defined]
                 entry.request.idempotent = True
-            super()._bereave(batch, suspect, reason, effects)  # type: ignore[arg-type]
+            super()._bereave(batch, suspect, reason, now_ns, effects)  # type: ignore[arg-type]
             for entry in batch.entries:  # type: ignore[attr-defined]
                 entry.request.idempotent = False
 

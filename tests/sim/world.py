@@ -42,6 +42,7 @@ from tests.core.auditing import AuditError, Auditor
 MS = 1_000_000
 S = 1_000_000_000
 HEARTBEATS_MISSED_NS = 1_500 * MS
+SILENT = "missed its heartbeats"
 METHOD_FAILED = errors.KINDS.index(errors.MethodFailed)
 INVALID = errors.KINDS.index(errors.InvalidArgument)
 
@@ -224,7 +225,7 @@ class World(EventHeap):
 
     def shell_sees_death(self, replica: FakeReplica, reason: str) -> None:
         del self.replicas[replica.id]
-        self.send(ReplicaDown(replica.id, reason))
+        self.send(ReplicaDown(replica.id, reason, silent=reason == SILENT))
         self.after(self.random.uniform(0.1, 3.0) * S, self.replica_starts)
 
     def replica_ejected(self, replica: FakeReplica) -> None:
@@ -232,7 +233,7 @@ class World(EventHeap):
             # What it still says comes later, and must be fenced off.
             for batch in replica.waiting[:1]:
                 self.after(S, lambda b=batch: self.send(Finished(replica.id, b.batch_id)))
-            self.replica_dies(replica, "missed its heartbeats")
+            self.replica_dies(replica, SILENT)
 
     def somebody_drains(self) -> None:
         if not self.arriving:
@@ -263,13 +264,13 @@ class World(EventHeap):
         if rng.random() < weather.streams:
             batch = replica.waiting[0]
             self.after(service_ns / 2, lambda: self.replica_says(replica, Streamed(replica.id, batch.batch_id)))
-        self.after(service_ns, lambda: self.replica_ends(replica))
+        self.after(service_ns, lambda: self.replica_ends(replica, int(service_ns)))
 
     def replica_says(self, replica: FakeReplica, event: Event) -> None:
         if replica.alive:
             self.send(event)
 
-    def replica_ends(self, replica: FakeReplica) -> None:
+    def replica_ends(self, replica: FakeReplica, busy_ns: int) -> None:
         if not replica.alive:
             return
         replica.busy = False
@@ -292,7 +293,7 @@ class World(EventHeap):
         else:
             self.execute(batch)
             self.answer(batch)
-            self.send(Finished(replica.id, batch.batch_id))
+            self.send(Finished(replica.id, batch.batch_id, busy_ns))
             if rng.random() < weather.finishes_twice:
                 self.send(Finished(replica.id, batch.batch_id))
         if rng.random() < weather.lies:

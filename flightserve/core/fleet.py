@@ -1,0 +1,90 @@
+"""The lanes of a deployment's replicas, by process, and which of them may be given work.
+
+A lane is what has credits; a process is what is slow, and what dies. `core.ejection` judges processes, and what it
+says is carried out here on the credits of their lanes: a process on probation has one lane with one credit.
+"""
+
+from __future__ import annotations
+
+from flightserve.core.credits import CreditPool
+from flightserve.core.ejection import SlowReplicas, Verdict
+from flightserve.core.events import Effect, Ejected, Readmitted
+
+
+class Fleet:
+    """Lanes come and go, drain, and finish micro-batches. Each method returns the effects that follow."""
+
+    def __init__(self, credits: CreditPool) -> None:
+        self.slow = SlowReplicas()
+        self._credits = credits
+        self._process_of: dict[int, int] = {}
+        self._lanes: dict[int, list[int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Fleet {len(self._process_of)} lanes of {len(self._lanes)} processes, {self.slow.out} ejected>"
+
+    def process_of(self, lane: int) -> int:
+        """The process a lane belongs to."""
+        return self._process_of[lane]
+
+    def up(self, lane: int, credits: int, process: int) -> None:
+        """A lane offers credits, or changes its offer. A process that drained no longer does."""
+        if lane not in self._process_of:
+            self._process_of[lane] = process
+            self._lanes.setdefault(process, []).append(lane)
+        self._credits.offer(lane, credits)
+        self.slow.joined(process)
+        self._limit(process, self.slow.credits_max(process))
+
+    def drain(self, lane: int, now_ns: int) -> list[Effect]:
+        """The lane gets nothing more, and its process no longer counts among those there are."""
+        self._credits.drain(lane)
+        process = self._process_of.get(lane)
+        return [] if process is None else self._obey(self.slow.left(process, now_ns))
+
+    def down(self, lane: int, now_ns: int) -> list[Effect]:
+        """The lane is gone; with its last one, its process."""
+        self._credits.remove(lane)
+        process = self._process_of.pop(lane)
+        lanes = self._lanes[process]
+        lanes.remove(lane)
+        if lanes:
+            # The one lane of a process on probation may have been this one.
+            self._limit(process, self.slow.credits_max(process))
+            return []
+        del self._lanes[process]
+        return self._obey(self.slow.left(process, now_ns))
+
+    def has(self, process: int) -> bool:
+        """True while a lane of the process is here."""
+        return process in self._lanes
+
+    def finished(self, lane: int, method: str, rows: int, busy_ns: int, now_ns: int) -> list[Effect]:
+        """The lane ran a micro-batch of `rows` rows of the method in `busy_ns`."""
+        verdicts = self.slow.finished(self._process_of[lane], method, rows, busy_ns, now_ns)
+        return self._obey(verdicts) if verdicts else []
+
+    def tick(self, now_ns: int) -> None:
+        """Ejections that are over become probation."""
+        for verdict in self.slow.tick(now_ns):
+            self._limit(verdict.replica, verdict.credits_max)
+
+    def check_invariants(self) -> None:
+        """AssertionError where processes and lanes do not fit together. For tests."""
+        self.slow.check_invariants()
+        assert sorted(lane for lanes in self._lanes.values() for lane in lanes) == sorted(self._process_of)
+
+    def _obey(self, verdicts: list[Verdict]) -> list[Effect]:
+        effects: list[Effect] = []
+        for verdict in verdicts:
+            process = verdict.replica
+            self._limit(process, verdict.credits_max)
+            if verdict.credits_max == 0:
+                effects.append(Ejected(process, verdict.factor, verdict.until_ns))
+            else:
+                effects.append(Readmitted(process))
+        return effects
+
+    def _limit(self, process: int, credits_max: int | None) -> None:
+        for number, lane in enumerate(self._lanes[process]):
+            self._credits.limit(lane, 0 if credits_max is not None and number else credits_max)
