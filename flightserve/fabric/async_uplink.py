@@ -7,45 +7,53 @@ together.
 from __future__ import annotations
 
 import asyncio
-import logging
+import functools
 import os
 from typing import TYPE_CHECKING
 
-from flightserve.errors import FlightserveError, Unavailable
+from flightserve.errors import FlightserveError
 from flightserve.fabric.channels import PollingChannel, connect
-from flightserve.fabric.uplink import Uplink
+from flightserve.fabric.uplink import RouterSession
 from flightserve.wire import frames
-from flightserve.wire.table import Peer
 
 if TYPE_CHECKING:
     from flightserve.fabric.client import RouterClient
-
-log = logging.getLogger(__name__)
 
 
 class AsyncUplink:
     """One connection to one router, on the event loop."""
 
-    def __init__(self, client: RouterClient, router: Peer, loop: asyncio.AbstractEventLoop) -> None:
-        self.router = router
-        self.state = Uplink(client.pool, client.mapped, client.limits, client.outstanding[router.id])
+    def __init__(self, client: RouterClient, session: RouterSession, loop: asyncio.AbstractEventLoop) -> None:
+        self.session = session
+        self.state = client.bookkeeping(session)
         self._client = client
         self._loop = loop
         self._flush_due = False
         self._writing = False
         self.closed = False
-        sock = connect(router.endpoint, client.fabric.connect_timeout_s)
-        self._channel = PollingChannel(sock, client.mapped.add)
+        sock = connect(session.router.endpoint, client.fabric.connect_timeout_s)
+        self._channel = PollingChannel(sock, functools.partial(client.mapped.add, source=session.source))
         self._fd = sock.fileno()
         loop.add_reader(self._fd, self._readable)
         self.send(frames.Hello(frames.PROTOCOL_VERSION, client.peer_id, "frontend", True, pid=os.getpid()))
 
+    @property
+    def ready(self) -> bool:
+        """The router greeted, and said how many requests it takes."""
+        return bool(self.session.credits)
+
     def send(self, frame: frames.Frame, region: frames.Region | None = None) -> None:
-        """Queue a frame; everything queued in one turn of the loop leaves in one send."""
+        """Queue a frame; everything queued in one turn of the loop leaves in one send. Nothing happens once the
+        connection is lost: what it was about is somebody else's by then."""
         if self.closed:
-            raise Unavailable("the router is gone; try again")
+            return
         if region is not None and (region.owner, region.segment) not in self._channel.known:
-            self._channel.announce(*self._client.pool.announcement(region.segment))
+            try:
+                self._channel.announce(*self._client.pool.announcement(region.segment))
+            except (FlightserveError, OSError) as error:
+                # Not now: the request is being submitted, and can be taken back only when it is whole.
+                self._loop.call_soon(self._client.end_session, self.session, str(error))
+                return
         self._channel.queue(frame)
         if not self._flush_due:
             self._flush_due = True
@@ -61,7 +69,7 @@ class AsyncUplink:
         try:
             done = self._channel.flush()
         except FlightserveError as error:
-            self.close(error)
+            self._client.end_session(self.session, error.message)
             return
         if done is self._writing:
             self._writing = not done
@@ -75,10 +83,13 @@ class AsyncUplink:
             for frame in self._channel.read():
                 if type(frame) is frames.Ping:
                     self.send(frames.Pong(frame.number))
+                elif type(frame) is frames.Hello:
+                    self.session.greeted(frame)
+                    self._client.router_ready()
                 else:
                     self.state.receive(frame)
         except FlightserveError as error:
-            self.close(error)
+            self._client.end_session(self.session, error.message)
 
     def sweep(self, now_ns: int) -> None:
         """Send leases that wait, and end requests whose router forgot them."""
@@ -86,8 +97,8 @@ class AsyncUplink:
             self._flush()
         self.state.end_overdue(now_ns)
 
-    def close(self, error: FlightserveError) -> None:
-        """End the connection; everything in flight on it fails with Unavailable."""
+    def hang_up(self) -> None:
+        """Close the connection. Idempotent. What was in flight is the client's to settle."""
         if self.closed:
             return
         self.closed = True
@@ -95,7 +106,3 @@ class AsyncUplink:
         if self._writing:
             self._loop.remove_writer(self._fd)
         self._channel.close()
-        log.info("connection to router %x ended: %s", self.router.id, error.message)
-        self.state.router_lost()
-        self.state.fail(list(self.state.pending), Unavailable("the router was lost while the request was in flight"))
-        self._client.uplink_lost(self)

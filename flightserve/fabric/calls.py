@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from flightserve.errors import Cancelled, FlightserveError
-from flightserve.fabric.async_uplink import AsyncUplink
 from flightserve.fabric.service import PartCallback, Payload
 from flightserve.fabric.uplink import MemoryFull, SharedSlice
 from flightserve.types import RequestMeta
@@ -34,7 +33,6 @@ class RoutedCall:
         "_payload",
         "_request_id",
         "_target",
-        "_uplink",
         "_waiting",
     )
 
@@ -46,7 +44,6 @@ class RoutedCall:
         self._events: collections.deque[SharedSlice | FlightserveError] = collections.deque()
         self._waiting: asyncio.Future[None] | None = None
         self._finished = False
-        self._uplink: AsyncUplink | None = None
         self._request_id = 0
         try:
             self._start()
@@ -58,8 +55,7 @@ class RoutedCall:
     def _start(self) -> None:
         payload, self._payload = self._payload, None
         assert payload is not None
-        deployment, method = self._target
-        self._uplink, self._request_id = self._client.submit(deployment, method, payload, self._meta, self._deliver)
+        self._request_id = self._client.submit(self._target, payload, [(0, self._meta)], self._deliver)
 
     def _deliver(self, _: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
         if self._finished:
@@ -90,9 +86,13 @@ class RoutedCall:
                 raise
         event = self._events.popleft()
         if isinstance(event, FlightserveError):
-            raise event
-        if self._uplink is not None and not self._finished and not self._uplink.closed:
-            self._uplink.send(frames.Taken(self._request_id, 1))
+            try:
+                raise event
+            finally:
+                # What is raised holds this frame and those that called it, with the rows they hold.
+                del event
+        if not self._finished:
+            self._client.tell(self._request_id, frames.Taken(self._request_id, 1))
         return event
 
     async def _start_late(self) -> None:
@@ -115,15 +115,13 @@ class RoutedCall:
         if self._finished:
             return
         self._deliver(0, None, Cancelled("the caller gave up"), True)
-        if self._uplink is not None and not self._uplink.closed:
-            self._uplink.state.pending.pop(self._request_id, None)
-            self._uplink.send(frames.Cancel([self._request_id]))
+        self._client.give_up(self._request_id)
 
 
 class PartsCall:
     """A group of requests in flight that lie in one region."""
 
-    __slots__ = ("_batch", "_client", "_done", "_first_id", "_parts", "_target", "_uplink")
+    __slots__ = ("_batch", "_client", "_done", "_first_id", "_parts", "_target")
 
     def __init__(
         self,
@@ -138,7 +136,6 @@ class PartsCall:
         self._batch = batch
         self._parts = parts
         self._done = done
-        self._uplink: AsyncUplink | None = None
         self._first_id = 0
 
     def start(self) -> None:
@@ -152,12 +149,12 @@ class PartsCall:
             self._fail(error)
 
     def _submit(self) -> None:
-        self._uplink, self._first_id = self._client.submit_parts(self._target, self._batch, self._parts, self._done)
+        self._first_id = self._client.submit(self._target, self._batch, self._parts, self._done, trusted=True)
 
     async def _start_late(self, nbytes: int) -> None:
         deadline_ns = min(meta.deadline_ns for _, meta in self._parts)
         try:
-            while self._uplink is None:
+            while not self._first_id:
                 await self._client.room(nbytes, deadline_ns)
                 try:
                     self._submit()
@@ -172,11 +169,8 @@ class PartsCall:
 
     def cancel(self, index: int) -> None:
         """Give one of the requests up."""
-        uplink = self._uplink
-        if uplink is not None and not uplink.closed:
-            request_id = self._first_id + index
-            if uplink.state.pending.pop(request_id, None) is not None:
-                uplink.send(frames.Cancel([request_id]))
+        if self._first_id:
+            self._client.give_up(self._first_id + index)
 
 
 def _log_failure(done: asyncio.Task[None]) -> None:

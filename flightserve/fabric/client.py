@@ -2,14 +2,14 @@
 
 `RouterClient` implements `fabric.service.Service` over two connections to each router: one of the event loop, one
 that all threads that block share. It follows the routing table: which router owns a deployment, where
-that router listens.
+that router listens. When one of the two connections is lost, or the table no longer names the router, both end; the
+event loop settles what was in flight there (`orphans`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +19,7 @@ import pyarrow as pa
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits, FabricLimits
 from flightserve.errors import (
+    Cancelled,
     FlightserveError,
     NotFound,
     ResourceExhausted,
@@ -26,10 +27,11 @@ from flightserve.errors import (
 )
 from flightserve.fabric.async_uplink import AsyncUplink
 from flightserve.fabric.calls import PartsCall, RoutedCall
-from flightserve.fabric.lane import BlockingLane, LaneConnection
+from flightserve.fabric.lane import BlockingLane, LaneConnection, Submission
+from flightserve.fabric.orphans import Orphans, Owner
 from flightserve.fabric.segments import SegmentMap, SegmentPool
 from flightserve.fabric.service import Lane, PartCallback, Payload
-from flightserve.fabric.uplink import Deliver
+from flightserve.fabric.uplink import Deliver, MemoryFull, Pending, RequestIds, RouterSession, Sent, Uplink
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 from flightserve.wire import frames
 from flightserve.wire.table import Entry, Peer, RoutingTable
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 
 # Leases that found no frames to ride back with leave after this long; overdue requests are looked for then.
 SWEEP_S = 0.02
+# How long after a connection was lost, or was refused, it is tried again; a new table is tried at once.
+RECONNECT_S = 0.1
 
 
 class RouterClient:
@@ -54,8 +58,13 @@ class RouterClient:
         self._methods: dict[tuple[str, str], tuple[DeploymentSpec, MethodSpec]] = {}
         self._routers: dict[int, Peer] = {}
         self._uplinks: dict[int, AsyncUplink] = {}
-        self._lane_connections: dict[int, LaneConnection] = {}
-        self.outstanding: dict[int, set[tuple[int, int]]] = collections.defaultdict(set)
+        # Those of lanes, by session; some may have hung up.
+        self._lane_connections: dict[RouterSession, LaneConnection] = {}
+        self._request_ids = RequestIds()
+        # Requests from nowhere are staged here; none is ever in flight.
+        self._unsent = self.bookkeeping(RouterSession(Peer(0, "router", "", "", "")))
+        self._unsent.session.credits = limits.requests_per_connection_max
+        self._orphans = Orphans(self.pool, self._owner_of, limits.requests_per_connection_max)
         self._lock = threading.Lock()
         self._room: collections.deque[asyncio.Future[None]] = collections.deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -97,10 +106,6 @@ class RouterClient:
     def stop(self) -> None:
         """Close all connections. Any thread but the loop's."""
         self._stopped = True
-        with self._lock:
-            for connection in self._lane_connections.values():
-                connection.disconnect()
-            self._lane_connections.clear()
         if self._loop is not None and self._loop.is_running():
             asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(5)
         self.pool.close()
@@ -108,27 +113,77 @@ class RouterClient:
 
     async def _stop(self) -> None:
         for uplink in list(self._uplinks.values()):
-            uplink.close(Unavailable("the frontend stops"))
+            self.end_session(uplink.session, "the frontend stops")
+        self._orphans.fail_all(Unavailable("the frontend stops"))
+
+    # ---- routers
 
     def _connect(self) -> None:
         assert self._loop is not None
         for gone in [u for i, u in self._uplinks.items() if i not in self._routers]:
-            gone.close(Unavailable("the router left the routing table"))
+            self.end_session(gone.session, "the router left the routing table")
         for router in self._routers.values():
             if router.id in self._uplinks or self._stopped:
                 continue
             try:
-                self._uplinks[router.id] = AsyncUplink(self, router, self._loop)
+                self._uplinks[router.id] = AsyncUplink(self, RouterSession(router), self._loop)
             except FlightserveError as error:
                 log.info("router %x cannot be reached: %s", router.id, error.message)
-                self._loop.call_later(0.1, self._connect)
+                self._loop.call_later(RECONNECT_S, self._connect)
+        self.router_ready()
 
-    def uplink_lost(self, uplink: AsyncUplink) -> None:
-        """Called by an uplink that ended: connect again, if the table still names its router."""
-        if self._uplinks.get(uplink.router.id) is uplink:
-            del self._uplinks[uplink.router.id]
+    def bookkeeping(self, session: RouterSession) -> Uplink:
+        """For a new connection of the session."""
+        return Uplink(self.pool, self.mapped, self.limits, session, self._request_ids, self._moved)
+
+    def router_ready(self) -> None:
+        """A router takes requests now, or the table changed. On the loop."""
+        self._orphans.resubmit(monotonic_ns())
+
+    def _moved(self, requests: list[tuple[int, Pending]]) -> None:
+        """A router gave requests back. Any thread."""
+
+        def take() -> None:
+            self._orphans.take_moved(requests)
+            self.router_ready()
+
+        self._on_loop(take)
+
+    def session_lost(self, session: RouterSession, why: str) -> None:
+        """A connection of the session is lost. Any thread."""
+        self._on_loop(lambda: self.end_session(session, why))
+
+    def end_session(self, session: RouterSession, why: str) -> None:
+        """Close what the session has left, and settle what was in flight. On the loop. Idempotent."""
+        if session.ended:
+            return
+        with self._lock:
+            # From here on no lane connects in this session.
+            session.ended = True
+            lanes = self._lane_connections.pop(session, None)
+        log.info("connection to router %x ended: %s", session.router.id, why)
+        uplink = self._uplinks.pop(session.router.id)
+        uplink.hang_up()
+        lost = uplink.state.take_pending()
+        if lanes is not None:
+            lanes.hang_up()
+            lost += lanes.take_pending()
+        if self._stopped:
+            for _, pending in lost:
+                pending.deliver(pending.index, None, Unavailable(why), True)
+        else:
+            self._orphans.take_lost(lost, monotonic_ns())
+        # Whom the router showed them to nobody can say any more: nothing is written into those segments again.
+        while session.outstanding:
+            self.pool.abandon(*session.outstanding.pop())
+        self.mapped.forget_source(session.source)
         if self._loop is not None and not self._stopped:
-            self._loop.call_later(0.1, self._connect)
+            self._loop.call_later(RECONNECT_S, self._connect)
+            self.router_ready()
+
+    def _on_loop(self, action: Callable[[], None]) -> None:
+        if self._loop is not None and not self._stopped:
+            self._loop.call_soon_threadsafe(action)
 
     def _sweep(self) -> None:
         if self._stopped or self._loop is None:
@@ -136,6 +191,9 @@ class RouterClient:
         now_ns = monotonic_ns()
         for uplink in list(self._uplinks.values()):
             uplink.sweep(now_ns)
+        if self._orphans:
+            self._orphans.expire(now_ns)
+            self._orphans.resubmit(now_ns)
         self._tend_lanes()
         self._loop.call_later(SWEEP_S, self._sweep)
 
@@ -163,22 +221,25 @@ class RouterClient:
         return (
             bool(table.version)
             and not (self._draining or table.draining)
-            and all(entry.ready > 0 and entry.router_id in self._uplinks for entry in table.deployments)
+            and all(entry.ready > 0 for entry in table.deployments)
+            and self.reaches(self._entries)
         )
 
     def reaches(self, deployments: Iterable[str]) -> bool:
-        """The routers that own these deployments are connected."""
-        return all(
-            (entry := self._entries.get(name)) is not None and entry.router_id in self._uplinks for name in deployments
-        )
+        """The routers that own these deployments take requests."""
+        return all(self._owner_of(name) is not None for name in deployments)
 
-    def router_of(self, deployment: str) -> Peer:
-        """The router that owns a deployment. Raises Unavailable while there is none."""
+    def entry(self, deployment: str) -> Entry:
+        """The deployment's line of the routing table. Raises NotFound."""
         entry = self._entries.get(deployment)
-        router = self._routers.get(entry.router_id) if entry is not None else None
-        if router is None:
-            raise Unavailable(f"no router owns {deployment!r} now; try again")
-        return router
+        if entry is None:
+            raise NotFound(f"no deployment {deployment[:128]!r}")
+        return entry
+
+    def _owner_of(self, deployment: str) -> Owner | None:
+        entry = self._entries.get(deployment)
+        uplink = self._uplinks.get(entry.router_id) if entry is not None else None
+        return (uplink, entry.epoch) if entry is not None and uplink is not None and uplink.ready else None
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -187,26 +248,77 @@ class RouterClient:
 
     # ---- calls
 
-    def _uplink(self, deployment: str) -> AsyncUplink:
-        uplink = self._uplinks.get(self.router_of(deployment).id)
-        if uplink is None:
-            raise Unavailable(f"the router of {deployment!r} is not connected; try again")
-        return uplink
-
     def call(self, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> RoutedCall:
         """Start one request (`Service.call`)."""
         return RoutedCall(self, deployment, method, payload, meta)
 
     def submit(
-        self, deployment: str, method: str, payload: Payload, meta: RequestMeta, deliver: Deliver
-    ) -> tuple[AsyncUplink, int]:
-        """Stage and send one request: its uplink and id there. Raises MemoryFull, and what `stage` raises."""
+        self,
+        target: tuple[str, str],
+        payload: Payload,
+        parts: Sequence[tuple[int, RequestMeta]],
+        deliver: Deliver,
+        trusted: bool = False,
+        first_index: int = 0,
+    ) -> int:
+        """Stage requests whose rows lie one after another in the payload, and send them, or keep them until there is
+        a router to send them to. Each part is (rows, meta); the rows of a lone one are those of the payload. Returns
+        the id of the first, which those of the others follow. On the loop. Raises MemoryFull, and what `stage` raises.
+        """
+        deployment, method = target
         _, spec = self.method(deployment, method)
-        uplink = self._uplink(deployment)
-        region, rows = uplink.state.stage(payload, spec, f"{deployment}.{method}")
-        parts = uplink.state.register(region, [(rows, meta)], deliver)
-        uplink.send(frames.Submit(deployment, method, region, parts), region)
-        return uplink, parts[0].request_id
+        owner = self._owner_of(deployment)
+        if owner is None:
+            return self._keep(target, spec, payload, parts, deliver, trusted, first_index)
+        uplink, epoch = owner
+        state = uplink.state
+        region, rows = state.stage(payload, spec, f"{deployment}.{method}", trusted, len(parts))
+        if len(parts) == 1:
+            parts = [(rows, parts[0][1])]
+        wire_parts = state.register(Sent(deployment, spec, region, epoch), parts, deliver, first_index)
+        uplink.send(frames.Submit(deployment, method, region, wire_parts, epoch), region)
+        return wire_parts[0].request_id
+
+    def _keep(
+        self,
+        target: tuple[str, str],
+        spec: MethodSpec,
+        payload: Payload,
+        parts: Sequence[tuple[int, RequestMeta]],
+        deliver: Deliver,
+        trusted: bool,
+        first_index: int,
+    ) -> int:
+        if self._stopped:
+            raise Unavailable("the frontend stops")
+        state = self._unsent
+        self._orphans.check_room(len(parts))
+        region, rows = state.stage(payload, spec, ".".join(target), trusted)
+        state.session.outstanding.discard((region.segment, region.offset))
+        if len(parts) == 1:
+            parts = [(rows, parts[0][1])]
+        wire_parts = state.register(Sent(target[0], spec, region, 0), parts, deliver, first_index)
+        state.answered = state.registered
+        self._orphans.take_new(sorted(state.take_pending()))
+        return wire_parts[0].request_id
+
+    def give_up(self, request_id: int) -> None:
+        """Its caller does not want the outcome: nothing is delivered any more. On the loop."""
+        for uplink in self._uplinks.values():
+            if uplink.state.pending.pop(request_id, None) is not None:
+                uplink.send(frames.Cancel([request_id]))
+                return
+        if request_id in self._orphans:
+            self._orphans.drop(request_id)
+
+    def tell(self, request_id: int, frame: frames.Taken | frames.Cancel) -> None:
+        """Tell the router that has the request; where none has it, and it shall be cancelled, it is. On the loop."""
+        for uplink in self._uplinks.values():
+            if request_id in uplink.state.pending:
+                uplink.send(frame)
+                return
+        if request_id in self._orphans and isinstance(frame, frames.Cancel):
+            self._orphans.fail([request_id], Cancelled("the caller gave up"))
 
     def call_parts(
         self,
@@ -221,19 +333,6 @@ class RouterClient:
         group.start()
         return group.cancel
 
-    def submit_parts(
-        self, target: tuple[str, str], batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]], deliver: Deliver
-    ) -> tuple[AsyncUplink, int]:
-        """Stage and send a group: its uplink and the id of its first request there, which those of the others
-        follow. Raises as `submit` does."""
-        deployment, method = target
-        _, spec = self.method(deployment, method)
-        uplink = self._uplink(deployment)
-        region, _ = uplink.state.stage(batch, spec, f"{deployment}.{method}", trusted=True)
-        wire_parts = uplink.state.register(region, parts, deliver)
-        uplink.send(frames.Submit(deployment, method, region, wire_parts), region)
-        return uplink, wire_parts[0].request_id
-
     def open_lane(self) -> Lane:
         """A lane for a thread that blocks. Any thread."""
         with self._lock:
@@ -242,14 +341,47 @@ class RouterClient:
 
     # ---- lanes' connections
 
-    def lane_connection(self, deployment: str) -> LaneConnection:
-        """The connection that lanes to the deployment's router share. Raises Unavailable. Any thread."""
-        router = self.router_of(deployment)
+    def lane_connection(self, router_id: int) -> LaneConnection:
+        """The connection that lanes to the router share. Raises Unavailable while the router does not take requests.
+        Any thread."""
+        uplink = self._uplinks.get(router_id)
+        if uplink is None or not uplink.ready:
+            raise Unavailable("the router is not connected; try again")
+        session = uplink.session
         with self._lock:
-            connection = self._lane_connections.get(router.id)
+            connection = self._lane_connections.get(session)
+            if connection is None and not session.ended:
+                connection = self._lane_connections[session] = LaneConnection(self, session)
             if connection is None or connection.channel.closed:
-                connection = self._lane_connections[router.id] = LaneConnection(self, router)
+                raise Unavailable("the router was lost; try again")
             return connection
+
+    def submit_late(self, submission: Submission) -> None:
+        """Submit a lane's request from the loop, which also keeps those that no router takes now. Any thread."""
+        lane, key = submission.lane, submission.key
+
+        def submit() -> None:
+            target = (submission.deployment, submission.spec.name)
+            try:
+                request_id = self.submit(
+                    target, submission.payload, [(0, submission.meta)], lane.deliver, first_index=key
+                )
+            except MemoryFull as full:
+                lane.defer(submission, full.nbytes)
+            except FlightserveError as error:
+                lane.deliver(key, None, error, True)
+            else:
+                lane.sent(key, request_id)
+
+        if self._stopped:
+            lane.deliver(key, None, Unavailable("the frontend stops"), True)
+        else:
+            self._on_loop(submit)
+
+    def tell_late(self, request_id: int, frame: frames.Taken | frames.Cancel) -> None:
+        """As `tell`, for a lane whose own connection does not have the request. Any thread."""
+        if request_id in self._orphans or any(request_id in u.state.pending for u in list(self._uplinks.values())):
+            self._on_loop(lambda: self.tell(request_id, frame))
 
     def lane_closed(self) -> None:
         """A lane ended. Any thread."""
@@ -260,13 +392,7 @@ class RouterClient:
         with self._lock:
             connections = list(self._lane_connections.values())
         for connection in connections:
-            if connection.router.id not in self._routers:
-                connection.disconnect()
             connection.tend()
-            if connection.channel.closed:
-                with self._lock:
-                    if self._lane_connections.get(connection.router.id) is connection:
-                        del self._lane_connections[connection.router.id]
 
     # ---- memory
 
@@ -300,14 +426,13 @@ class RouterClient:
 
     def _tell_dropped(self, segment: int) -> None:
         for uplink in self._uplinks.values():
-            with contextlib.suppress(Unavailable):
-                uplink.send(frames.SegmentGone(self.peer_id, segment))
+            uplink.send(frames.SegmentGone(self.peer_id, segment))
 
     # ---- counts
 
     def in_flight(self) -> int:
         """Requests of the event loop that have no outcome yet."""
-        return sum(len(uplink.state.pending) for uplink in list(self._uplinks.values()))
+        return sum(len(uplink.state.pending) for uplink in list(self._uplinks.values())) + len(self._orphans)
 
     def statistics(self) -> dict[str, float]:
         """Counts of this process's side of the data plane."""
@@ -316,4 +441,5 @@ class RouterClient:
             "in_flight": float(self.in_flight()),
             "mapped_segments": float(len(self.mapped)),
             "lanes_open": float(self._open_lanes),
+            "without_router": float(len(self._orphans)),
         }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import os
 import threading
 from dataclasses import dataclass
@@ -27,10 +28,9 @@ from flightserve.errors import (
 )
 from flightserve.fabric.channels import BlockingChannel, connect
 from flightserve.fabric.service import Payload, Reply
-from flightserve.fabric.uplink import MemoryFull, SharedSlice, Uplink
+from flightserve.fabric.uplink import MemoryFull, Pending, RouterSession, Sent, SharedSlice
 from flightserve.types import MethodSpec, RequestMeta
 from flightserve.wire import frames
-from flightserve.wire.table import Peer
 
 if TYPE_CHECKING:
     from flightserve.fabric.client import RouterClient
@@ -51,17 +51,22 @@ class Submission:
     where: str
     payload: Payload
     meta: RequestMeta
+    epoch: int = 0
 
 
 class LaneConnection:
     """A connection to one router that all lanes to it share."""
 
-    def __init__(self, client: RouterClient, router: Peer) -> None:
-        self.router = router
-        self.state = Uplink(client.pool, client.mapped, client.limits, client.outstanding[router.id])
-        self.channel = BlockingChannel(connect(router.endpoint, client.fabric.connect_timeout_s), client.mapped.add)
+    def __init__(self, client: RouterClient, session: RouterSession) -> None:
+        self.session = session
+        self.state = client.bookkeeping(session)
+        self.channel = BlockingChannel(
+            connect(session.router.endpoint, client.fabric.connect_timeout_s),
+            functools.partial(client.mapped.add, source=session.source),
+        )
         self._submissions: collections.deque[Submission] = collections.deque()
         self._staging = threading.Lock()
+        self._client = client
         self._pool = client.pool
         self._outbox: collections.deque[tuple[frames.Frame, int]] = collections.deque()
         self._sending = threading.Lock()
@@ -83,13 +88,17 @@ class LaneConnection:
                     self._stage(self._submissions.popleft())
             finally:
                 self._staging.release()
-        with contextlib.suppress(Unavailable):
+        try:
             self._flush()
-        if self.channel.closed:
-            self.disconnect()
+        except Unavailable as error:
+            self._lost(error)
 
     def _stage(self, submission: Submission) -> None:
         lane, key, meta = submission.lane, submission.key, submission.meta
+        if self.channel.closed:
+            # What was pending here has been taken already.
+            self._client.submit_late(submission)
+            return
         try:
             region, rows = self.state.stage(submission.payload, submission.spec, submission.where)
         except MemoryFull as full:
@@ -98,9 +107,10 @@ class LaneConnection:
         except FlightserveError as error:
             lane.deliver(key, None, error, True)
             return
-        parts = self.state.register(region, [(rows, meta)], lane.deliver, key)
+        sent = Sent(submission.deployment, submission.spec, region, submission.epoch)
+        parts = self.state.register(sent, [(rows, meta)], lane.deliver, key)
         lane.sent(key, parts[0].request_id)
-        submit = frames.Submit(submission.deployment, submission.spec.name, region, parts)
+        submit = frames.Submit(submission.deployment, submission.spec.name, region, parts, submission.epoch)
         self._outbox.append((submit, region.segment))
 
     def send(self, frame: frames.Frame, segment: int = -1) -> None:
@@ -154,15 +164,14 @@ class LaneConnection:
             self._followers.popleft().wake()
 
     def receive(self, timeout_s: float) -> bool:
-        """Act on what arrives within the time; False when nothing did. A lost connection fails all that is
-        in flight and is closed. For the leader only."""
+        """Act on what arrives within the time; False when nothing did. For the leader only."""
         try:
             received = self.channel.receive(timeout_s)
             for frame in received:
                 self.state.receive(frame)
             return bool(received)
-        except FlightserveError:
-            self.disconnect()
+        except FlightserveError as error:
+            self._lost(error)
             return True
 
     def tend(self) -> None:
@@ -181,13 +190,27 @@ class LaneConnection:
             self._flush()
         self.state.end_overdue(monotonic_ns())
 
-    def disconnect(self) -> None:
-        """Close for good; what is in flight fails. Idempotent."""
+    def _lost(self, error: FlightserveError) -> None:
+        """The connection is of no further use, and with it the session; the event loop settles what was in flight."""
+        self.hang_up()
+        self._client.session_lost(self.session, error.message)
+
+    def hang_up(self) -> None:
+        """Close the connection. Idempotent. What was in flight is the client's to settle."""
         self.channel.shutdown()
         self.channel.close()
-        self.state.fail(
-            list(self.state.pending), Unavailable("the router was lost while the request was in flight; try again")
-        )
+
+    def take_pending(self) -> list[tuple[int, Pending]]:
+        """Once hung up: what was in flight. Requests that are not staged yet go the way of late ones."""
+        with self._staging:
+            pending = self.state.take_pending()
+        # Their regions may be gone soon: nobody shall announce those any more.
+        with self._sending:
+            self._outbox.clear()
+        # A thread that met the first lock left its request to its holder.
+        while self._submissions:
+            self._client.submit_late(self._submissions.popleft())
+        return pending
 
 
 class BlockingLane:
@@ -208,10 +231,18 @@ class BlockingLane:
     def submit(self, key: int, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
         """Send one request; see `Lane.submit`."""
         _, spec = self._client.method(deployment, method)
-        submission = Submission(self, key, deployment, spec, f"{deployment}.{method}", payload, meta)
-        self._connect(deployment).submit(submission)
+        self._submit(Submission(self, key, deployment, spec, f"{deployment}.{method}", payload, meta))
         while self._deferred:
             self._submit_deferred()
+
+    def _submit(self, submission: Submission) -> None:
+        try:
+            connection = self._connect(submission)
+        except Unavailable:
+            # It waits where requests without a router do.
+            self._client.submit_late(submission)
+        else:
+            connection.submit(submission)
 
     def sent(self, key: int, request_id: int) -> None:
         """The request went out under this id; gives it up at once where the lane was closed meanwhile."""
@@ -231,16 +262,18 @@ class BlockingLane:
             return
         try:
             self._wait_for_room(nbytes, submission.meta.deadline_ns)
-            self._connect(submission.deployment).submit(submission)
+            self._submit(submission)
         except FlightserveError as error:
             self.deliver(submission.key, None, error, True)
 
-    def _connect(self, deployment: str) -> LaneConnection:
+    def _connect(self, submission: Submission) -> LaneConnection:
+        """The connection to the deployment's owner, looked up again with every routing table."""
         if self._closed:
             raise Cancelled("the stream is closed")
-        connection = self._connection
-        if connection is None or connection.channel.closed:
-            connection = self._connection = self._client.lane_connection(deployment)
+        connection, entry = self._connection, self._client.entry(submission.deployment)
+        submission.epoch = entry.epoch
+        if connection is None or connection.channel.closed or connection.session.router.id != entry.router_id:
+            connection = self._connection = self._client.lane_connection(entry.router_id)
             self.wake()
         return connection
 
@@ -297,18 +330,22 @@ class BlockingLane:
     def _took(self, key: int) -> None:
         request_id = self._request_ids.get(key)
         if request_id is not None:
-            self._tell(frames.Taken(request_id, 1))
+            self._tell(request_id, frames.Taken(request_id, 1))
 
-    def _tell(self, frame: frames.Frame) -> None:
-        if self._connection is not None:
+    def _tell(self, request_id: int, frame: frames.Taken | frames.Cancel) -> None:
+        """Tell the router that has the request."""
+        connection = self._connection
+        if connection is not None and request_id in connection.state.pending:
             with contextlib.suppress(Unavailable):
-                self._connection.send(frame)
+                connection.send(frame)
+        else:
+            self._client.tell_late(request_id, frame)
 
     def cancel(self, key: int) -> None:
         """Give one request up; its reply is Cancelled."""
         request_id = self._request_ids.get(key)
         if request_id is not None:
-            self._tell(frames.Cancel([request_id]))
+            self._tell(request_id, frames.Cancel([request_id]))
 
     def close(self) -> None:
         """Cancel what is in flight. A thread inside `receive` gets Cancelled."""
@@ -316,11 +353,13 @@ class BlockingLane:
             return
         self._closed = True
         connection = self._connection
-        if connection is not None and self._request_ids:
-            request_ids = list(self._request_ids.values())
-            for request_id in request_ids:
-                connection.state.pending.pop(request_id, None)
-            self._tell(frames.Cancel(request_ids))
+        request_ids = list(self._request_ids.values())
+        here = [number for number in request_ids if connection and connection.state.pending.pop(number, None)]
+        if connection is not None and here:
+            with contextlib.suppress(Unavailable):
+                connection.send(frames.Cancel(here))
+        for request_id in set(request_ids).difference(here):
+            self._client.tell_late(request_id, frames.Cancel([request_id]))
         self._replies.clear()
         self.wake()
         self._client.lane_closed()

@@ -4,12 +4,16 @@ A caller writes a request's rows once, into a region of its own process's pool, 
 descriptor. The region comes back by a `Release` when nobody reads it any more. Results arrive as row ranges
 of a replica's region; one lease serves all requests answered by one frame, and is given back when the last
 Arrow buffer over it dies, with the next frames that go that way.
+
+What was sent is remembered until its outcome is there, so that it can be sent to another router (`orphans`).
+A router takes as many requests from one connection as its Hello offered; one more is refused here.
 """
 
 from __future__ import annotations
 
 import collections
 import itertools
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +22,15 @@ import pyarrow as pa
 
 from flightserve.clock import NS_PER_S
 from flightserve.config import EdgeLimits
-from flightserve.errors import DeadlineExceeded, FlightserveError, InvalidArgument, SchemaMismatch, from_kind
+from flightserve.errors import (
+    DeadlineExceeded,
+    FlightserveError,
+    InvalidArgument,
+    ProtocolError,
+    ResourceExhausted,
+    SchemaMismatch,
+    from_kind,
+)
 from flightserve.fabric.batches import SchemaCache, read_batch, stream_of, write_batch
 from flightserve.fabric.decode import decode_stream, validate_batch
 from flightserve.fabric.schemas import check_schema, decode_schema
@@ -26,6 +38,7 @@ from flightserve.fabric.segments import SegmentMap, SegmentPool
 from flightserve.fabric.service import EncodedStream, Payload
 from flightserve.types import MethodSpec, RequestMeta
 from flightserve.wire import frames
+from flightserve.wire.table import Peer
 
 # How long past its deadline a request waits for a router that should have refused it.
 GRACE_NS: Final = 1 * NS_PER_S
@@ -95,29 +108,95 @@ class SharedSlice:
 
 
 @dataclass(slots=True)
+class Sent:
+    """Where requests went and what they were: all that one `Submit` says beside its parts."""
+
+    deployment: str
+    spec: MethodSpec
+    region: frames.Region
+    epoch: int
+
+
+@dataclass(slots=True)
 class Pending:
-    """A request that has no outcome yet."""
+    """A request that has no outcome yet. `begun`: a part of its reply was delivered. `losses`: how many routers
+    were lost with it."""
 
     deliver: Deliver
     index: int
-    deadline_ns: int
+    part: frames.Part
+    sent: Sent
+    begun: bool = False
+    losses: int = 0
+
+
+class RequestIds:
+    """Ids that are unique in this process, and so stay a request's own with another router. Thread-safe."""
+
+    __slots__ = ("_lock", "_next")
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> int:
+        """The first of so many ids that follow each other."""
+        with self._lock:
+            first = self._next
+            self._next = first + count
+        return first
+
+
+_sources = itertools.count(1)
+
+
+class RouterSession:
+    """What this process's connections to one router share, until one of them is lost: then all end."""
+
+    __slots__ = ("credits", "ended", "outstanding", "router", "source")
+
+    def __init__(self, router: Peer) -> None:
+        self.router = router
+        # Which router showed a segment, in `SegmentMap`'s words.
+        self.source = next(_sources)
+        # Regions the router was sent, as (segment, offset).
+        self.outstanding: set[tuple[int, int]] = set()
+        # Requests that each connection may have in flight; 0 until the router said how many.
+        self.credits = 0
+        self.ended = False
+
+    def greeted(self, hello: frames.Hello) -> None:
+        """The router's first frame. Raises ProtocolError where it is not the one that the table names."""
+        if hello.peer_id != self.router.id or hello.protocol != frames.PROTOCOL_VERSION:
+            raise ProtocolError(f"router {hello.peer_id:x} answers in the place of {self.router.id:x}")
+        self.credits = hello.credits
 
 
 class Uplink:
     """Bookkeeping of one connection to a router. The I/O is its subclass's or owner's."""
 
     def __init__(
-        self, pool: SegmentPool, mapped: SegmentMap, limits: EdgeLimits, outstanding: set[tuple[int, int]]
+        self,
+        pool: SegmentPool,
+        mapped: SegmentMap,
+        limits: EdgeLimits,
+        session: RouterSession,
+        request_ids: RequestIds,
+        on_moved: Callable[[list[tuple[int, Pending]]], None],
     ) -> None:
-        """`outstanding` names the regions a router was sent; all connections to one router share it."""
+        """`on_moved` is given requests that the router never dispatched, whose regions were kept once more for each."""
         self.pool = pool
         self.mapped = mapped
         self.limits = limits
+        self.session = session
         self.schemas = SchemaCache()
         self.pending: dict[int, Pending] = {}
         self.released: collections.deque[tuple[int, int, int]] = collections.deque()
-        self._outstanding = outstanding
-        self._request_ids = itertools.count(1)
+        self._request_ids = request_ids
+        self._on_moved = on_moved
+        # Each has one writer: what registers, and what receives. They may be two threads.
+        self.registered = 0
+        self.answered = 0
 
     # ---- requests
 
@@ -127,9 +206,22 @@ class Uplink:
             raise MemoryFull(nbytes)
         return got
 
-    def stage(self, payload: Payload, spec: MethodSpec, where: str, trusted: bool = False) -> tuple[frames.Region, int]:
-        """Write a payload into a region: (region, rows). Raises InvalidArgument or SchemaMismatch for what
-        the method cannot take, MemoryFull while there is no room."""
+    @property
+    def in_flight(self) -> int:
+        """Requests that the router has not answered, those that were given up here included."""
+        return self.registered - self.answered
+
+    def stage(
+        self, payload: Payload, spec: MethodSpec, where: str, trusted: bool = False, requests: int = 1
+    ) -> tuple[frames.Region, int]:
+        """Write the payload of that many requests into a region: (region, rows). Raises InvalidArgument or
+        SchemaMismatch for what the method cannot take, MemoryFull while there is no room, ResourceExhausted when
+        the router has not offered to take so many."""
+        if self.registered - self.answered + requests > self.session.credits:
+            raise ResourceExhausted(
+                f"{self.in_flight} requests of this process are in flight at the router; it takes "
+                f"{self.session.credits} at a time; retry later"
+            )
         if isinstance(payload, EncodedStream):
             region, rows = self._stage_stream(payload, spec, where)
         else:
@@ -137,7 +229,7 @@ class Uplink:
                 validate_batch(payload, self.limits)
             _check(spec, payload.schema, where)
             region, rows = write_batch(payload, self.schemas, self._allocate), payload.num_rows
-        self._outstanding.add((region.segment, region.offset))
+        self.session.outstanding.add((region.segment, region.offset))
         return region, rows
 
     def _stage_stream(self, payload: EncodedStream, spec: MethodSpec, where: str) -> tuple[frames.Region, int]:
@@ -177,20 +269,21 @@ class Uplink:
         return rest == 0 or (rest == 8 and bytes(memory[start + expected :]) == b"\xff\xff\xff\xff\0\0\0\0")
 
     def register(
-        self, region: frames.Region, parts: Sequence[tuple[int, RequestMeta]], deliver: Deliver, first_index: int = 0
+        self, sent: Sent, parts: Sequence[tuple[int, RequestMeta]], deliver: Deliver, first_index: int = 0
     ) -> list[frames.Part]:
         """The wire parts of requests whose rows lie one after another in the region, now pending."""
         out: list[frames.Part] = []
         offset = 0
+        request_id = self._request_ids.take(len(parts))
         for index, (rows, meta) in enumerate(parts, first_index):
-            request_id = next(self._request_ids)
-            self.pending[request_id] = Pending(deliver, index, meta.deadline_ns)
-            out.append(
-                frames.Part(
-                    request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent
-                )
+            part = frames.Part(
+                request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent
             )
+            self.pending[request_id] = Pending(deliver, index, part, sent)
+            out.append(part)
             offset += rows
+            request_id += 1
+        self.registered += len(out)
         return out
 
     # ---- what comes back
@@ -201,15 +294,20 @@ class Uplink:
             self._results(frame)
         elif isinstance(frame, frames.Release):
             give_back = self.pool.abandon if frame.lost else self.pool.free
+            outstanding = self.session.outstanding
             for _, segment, offset in frame.regions:
-                self._outstanding.discard((segment, offset))
-                give_back(segment, offset)
+                if (segment, offset) in outstanding:
+                    outstanding.discard((segment, offset))
+                    give_back(segment, offset)
         elif isinstance(frame, frames.Outcome):
+            self.answered += 1
             self.fail([frame.request_id], from_kind(frame.kind, frame.message))
+        elif isinstance(frame, frames.Moved):
+            self._moved(frame)
         elif isinstance(frame, frames.SegmentGone):
-            self.mapped.forget(frame.owner, frame.segment)
+            self.mapped.forget(frame.owner, frame.segment, self.session.source)
         elif isinstance(frame, frames.PeerGone):
-            self.mapped.forget(frame.peer_id)
+            self.mapped.forget(frame.peer_id, source=self.session.source)
 
     def _results(self, frame: frames.Results) -> None:
         shared = None
@@ -218,10 +316,14 @@ class Uplink:
             shared = _Shared(buffer, memory, self.schemas)
         for item in frame.items:
             pending = self.pending.get(item.request_id)
+            if item.last:
+                self.answered += 1
             if pending is None:
                 continue
             if item.last:
                 del self.pending[item.request_id]
+            else:
+                pending.begun = True
             result = None if shared is None else SharedSlice(shared, item.row_offset, item.rows)
             pending.deliver(pending.index, result, None, item.last)
 
@@ -234,10 +336,24 @@ class Uplink:
             keys.append(self.released.popleft())
         return frames.Release(keys)
 
-    def router_lost(self) -> None:
-        """The router is gone: no region it was sent comes back by itself."""
-        while self._outstanding:
-            self.pool.abandon(*self._outstanding.pop())
+    def _moved(self, frame: frames.Moved) -> None:
+        """Kept before the router's Release of their region can be read."""
+        moved = []
+        for request_id in frame.request_ids:
+            self.answered += 1
+            pending = self.pending.pop(request_id, None)
+            if pending is not None:
+                region = pending.sent.region
+                self.pool.keep(region.segment, region.offset)
+                moved.append((request_id, pending))
+        self._on_moved(moved)
+
+    def take_pending(self) -> list[tuple[int, Pending]]:
+        """The connection is lost: what is pending, from now on somebody else's to end."""
+        taken = []
+        while self.pending:
+            taken.append(self.pending.popitem())
+        return taken
 
     def fail(self, request_ids: Sequence[int], error: FlightserveError) -> None:
         """End these requests here, whatever the router may still say of them."""
@@ -249,7 +365,7 @@ class Uplink:
     def end_overdue(self, now_ns: int) -> None:
         """End the requests whose deadline is past by so much that the router must be stuck."""
         late_ns = now_ns - GRACE_NS
-        overdue = [number for number, pending in list(self.pending.items()) if pending.deadline_ns < late_ns]
+        overdue = [number for number, pending in list(self.pending.items()) if pending.part.deadline_ns < late_ns]
         if overdue:
             self.fail(overdue, DeadlineExceeded("the deadline passed and the router did not answer"))
 
