@@ -111,11 +111,28 @@ class BatchFailed:
 
 
 @dataclass(slots=True)
+class HandOver:
+    """The deployment is another router's now: give back what has not begun here. What has begun ends here. May come
+    again, for what came back to the queue since."""
+
+
+@dataclass(slots=True)
 class Tick:
     """Time passed: expire, end lingering."""
 
 
-Event = Arrived | Cancelled | ReplicaUp | ReplicaDown | ReplicaDraining | Finished | Streamed | BatchFailed | Tick
+Event = (
+    Arrived
+    | Cancelled
+    | ReplicaUp
+    | ReplicaDown
+    | ReplicaDraining
+    | Finished
+    | Streamed
+    | BatchFailed
+    | HandOver
+    | Tick
+)
 
 
 # ---- effects
@@ -148,6 +165,14 @@ class Refused:
 
 
 @dataclass(slots=True)
+class Moved:
+    """These requests wait, no row of theirs is answered or running, and they are not this machine's any more: they
+    get their outcome elsewhere."""
+
+    requests: list[Request]
+
+
+@dataclass(slots=True)
 class Abandon:
     """No request of this running micro-batch wants its result any more: tell the replica's context."""
 
@@ -171,4 +196,4 @@ class Readmitted:
     process: int
 
 
-Effect = Dispatch | Completed | Refused | Abandon | Ejected | Readmitted
+Effect = Dispatch | Completed | Refused | Moved | Abandon | Ejected | Readmitted

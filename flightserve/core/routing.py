@@ -34,6 +34,8 @@ from flightserve.core.events import (
     Ejected,
     Event,
     Finished,
+    HandOver,
+    Moved,
     Refused,
     ReplicaDown,
     ReplicaDraining,
@@ -94,6 +96,7 @@ class DeploymentMachine:
             Finished: self._on_finished,
             Streamed: self._on_streamed,
             BatchFailed: self._on_batch_failed,
+            HandOver: self._on_hand_over,
             Tick: self._on_tick,
         }
 
@@ -251,6 +254,17 @@ class DeploymentMachine:
             else:
                 self._counters.failed += 1
                 self._refuse(entry, event.kind, event.message, effects)
+
+    def _on_hand_over(self, event: HandOver, now_ns: int, effects: list[Effect]) -> None:
+        """queued -> moved, unless a slice of it is running or answered."""
+        moved = [entry for entry in self._entries.values() if _may_move(entry)]
+        for entry in moved:
+            entry.done = True
+            del self._entries[entry.request.id]
+            self._groups.discard(entry)
+        if moved:
+            self._counters.moved += len(moved)
+            effects.append(Moved([entry.request for entry in moved]))
 
     # ---- transitions
 
@@ -439,6 +453,10 @@ class DeploymentMachine:
             else:
                 assert entry.queued != (in_flight == 1)
         counts = self._counters
-        outcomes = counts.completed + counts.cancelled + counts.shed + counts.failed + counts.lost
+        outcomes = counts.completed + counts.cancelled + counts.shed + counts.failed + counts.lost + counts.moved
         expired = counts.expired_at_arrival + counts.expired_queued + counts.expired_in_flight
         assert counts.arrived == outcomes + expired + len(self._entries), counts
+
+
+def _may_move(entry: Entry) -> bool:
+    return entry.queued and (entry.cut is None or entry.cut.untouched)

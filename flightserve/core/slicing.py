@@ -62,6 +62,11 @@ class Cut:
         """Rows by offset of the slices taken and not yet finished or given back."""
         return self._in_flight
 
+    @property
+    def untouched(self) -> bool:
+        """True while no slice is in flight or finished."""
+        return not self._in_flight and self._unfinished == self.rows
+
     def take(self) -> tuple[int, int]:
         """The next slice as (row offset, rows), lowest offset first. Raises IndexError when none is left."""
         if self._returned:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class Counters:
     """Totals since the machine was made. Every request that arrived is in exactly one of `completed`, `expired_*`,
-    `cancelled`, `shed` (over an admission bound), `failed` (the method raised), `lost` (a replica died), or still
-    in the machine. `retries_refused` are those among `lost` that the retry budget did not allow to run again."""
+    `cancelled`, `shed` (over an admission bound), `failed` (the method raised), `lost` (a replica died),
+    `moved` (to another router), or still in the machine. `retries_refused` are those among `lost` that the retry budget did not allow to run again."""
 
     arrived: int = 0
     completed: int = 0
@@ -20,6 +20,7 @@ class Counters:
     shed: int = 0
     failed: int = 0
     lost: int = 0
+    moved: int = 0
     dispatched_batches: int = 0
     dispatched_requests: int = 0
     dispatched_rows: int = 0

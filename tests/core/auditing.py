@@ -3,7 +3,8 @@
 The auditor sees what the shell sees: the events that go in and the effects that come out. From them alone it works
 out what is queued, in flight and answered, and checks after each event:
 
-1. every request that arrived has at most one outcome, and none lives at or past its deadline;
+1. every request that arrived has at most one outcome, and none lives at or past its deadline; one that moved to
+   another router had not begun, and none that has not begun stays when the deployment moves;
 2. a micro-batch holds one group, within the bounds, and only requests that wait for exactly those rows;
 3. rows of a method that is not idempotent, and rows whose reply began, are not run again;
 4. rows in = rows out: `Completed` comes when the last row is answered, exactly then;
@@ -33,6 +34,8 @@ from flightserve.core.events import (
     Ejected,
     Event,
     Finished,
+    HandOver,
+    Moved,
     Readmitted,
     Refused,
     ReplicaDown,
@@ -109,7 +112,7 @@ class Auditor:
         self.ejected: set[int] = set()
         self.abandoned: set[int] = set()
         self.streamed: set[int] = set()
-        self.outcomes: dict[str, int] = {"completed": 0, "refused": 0}
+        self.outcomes: dict[str, int] = {"completed": 0, "refused": 0, "moved": 0}
         self.arrived = 0
         self.story: deque[str] = deque(maxlen=STORY_LENGTH)
 
@@ -125,6 +128,8 @@ class Auditor:
                 self._abandoned(effect)
             elif isinstance(effect, Refused):
                 self._outcome(effect.request, "refused")
+            elif isinstance(effect, Moved):
+                self._moved(effect)
             elif isinstance(effect, Ejected):
                 self.check(effect.until_ns > now_ns and effect.factor > 1, f"{effect} at {now_ns}")
                 self.ejected.add(effect.process)
@@ -132,6 +137,9 @@ class Auditor:
                 self.ejected.remove(effect.process)
             else:
                 self._completed(effect)
+        if isinstance(event, HandOver):
+            left = [account for account in self.live.values() if not (account.running or account.answered)]
+            self.check(not left, f"not handed over: {left}")
         self._check_moment(now_ns)
         return effects
 
@@ -252,6 +260,15 @@ class Auditor:
             self.check(account is not None and account.complete, f"completed before its rows: {account}")
             self._outcome(request, "completed")
 
+    def _moved(self, effect: Moved) -> None:
+        for request in effect.requests:
+            account = self.live.get(request.id)
+            self.check(account is not None, f"moved, and has its outcome: {request}")
+            assert account is not None
+            begun = account.answered or account.running or account.once
+            self.check(not begun, f"moved, and begun here: {account}")
+            self._outcome(request, "moved")
+
     def _abandoned(self, effect: Abandon) -> None:
         books = self.replicas.get(effect.replica_id)
         self.check(books is not None and effect.batch_id in books.batches, f"{effect} of what does not run")
@@ -294,6 +311,7 @@ class Auditor:
         refused = sum(counts[name] for name in REFUSALS)
         self.check(counts["arrived"] == self.arrived, f"{self.arrived} arrived: {counts}")
         self.check(counts["completed"] == self.outcomes["completed"], f"{self.outcomes}: {counts}")
+        self.check(counts["moved"] == self.outcomes["moved"], f"{self.outcomes}: {counts}")
         self.check(refused == self.outcomes["refused"], f"{self.outcomes}: {counts}")
         self.check(statistics.live_requests == len(self.live), f"{len(self.live)} live: {statistics}")
         self.check(statistics.queued_requests == len(waiting), f"{len(waiting)} wait: {statistics}")

@@ -14,6 +14,7 @@ from flightserve.core.events import (
     Cancelled,
     Event,
     Finished,
+    HandOver,
     ReplicaDown,
     ReplicaDraining,
     ReplicaUp,
@@ -145,6 +146,10 @@ class Routing(RuleBasedStateMachine):
         known = sorted(self.auditor.live)
         ids = data.draw(st.lists(st.sampled_from(known), max_size=3)) if known else []
         self.send(Cancelled([*ids, 0]))
+
+    @rule()
+    def deployment_moves(self) -> None:
+        self.send(HandOver())
 
     @rule(steps=st.integers(0, 8))
     def time_passes(self, steps: int) -> None:
