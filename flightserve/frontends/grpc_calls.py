@@ -151,6 +151,9 @@ class Calls:
         except Exception as caught:
             error = edge.as_error(caught, started.request_id)
             code = error.code
+            if error is caught:
+                # Not "from" itself: an error that is its own cause is never freed by counting references.
+                raise
             raise error from caught
         finally:
             seconds = (monotonic_ns() - started.started_ns) / NS_PER_S

@@ -28,6 +28,7 @@ async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryvi
     schema, or by one without columns, and no rows.
     """
     results: list[Result] = []
+    result: Result | None
     nbytes = 0
     try:
         async for result in call:
@@ -38,6 +39,9 @@ async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryvi
                     raise TooLarge(f"the reply is larger than {bytes_max} bytes; ask for fewer rows at a time")
     except BaseException:
         call.cancel()
+        # What is raised holds this frame; the rows must not wait until it goes.
+        results.clear()
+        result = None
         raise
     if len(results) == 1:
         return results[0].ipc_stream()

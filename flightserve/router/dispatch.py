@@ -276,6 +276,8 @@ class Dispatcher:
             hold.drop()
         request.results = []
         request.hold.drop()
+        # The machine forgets what is done when it next looks there; no segment may stay open for so long.
+        del request.hold
 
     def _log(self, effect: Ejected | Readmitted) -> None:
         if isinstance(effect, Readmitted):
