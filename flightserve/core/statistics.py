@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Counters:
     """Totals since the machine was made. Every request that arrived is in exactly one of `completed`, `expired_*`,
     `cancelled`, `shed` (over an admission bound), `failed` (the method raised), `lost` (a replica died),
-    `moved` (to another router), or still in the machine. `retries_refused` are those among `lost` that the retry budget did not allow to run again."""
+    `moved` (to another router), or still in the machine. `retries_refused` are those among `lost` that the retry
+    budget did not allow to run again."""
 
     arrived: int = 0
     completed: int = 0

@@ -32,6 +32,7 @@ from flightserve.fabric.batches import SchemaCache, write_batch
 from flightserve.fabric.channels import BlockingChannel
 from flightserve.replica.context import Context, entered
 from flightserve.replica.inputs import Inputs
+from flightserve.replica.session import Session
 from flightserve.wire import frames
 
 if TYPE_CHECKING:
@@ -52,9 +53,12 @@ Answer: TypeAlias = tuple[frames.Region | None, int] | FlightserveError
 class Lane:
     """Runs micro-batches that its router sends, until the connection ends."""
 
-    def __init__(self, service: ReplicaService, channel: BlockingChannel) -> None:
+    def __init__(self, service: ReplicaService, channel: BlockingChannel, session: Session) -> None:
         self.service = service
         self.channel = channel
+        self.session = session
+        # The router has nothing left for this lane: the deployment is another's.
+        self.dismissed = False
         self.running = 0
         self._schemas = SchemaCache()
         self._waiting: collections.deque[frames.Execute] = collections.deque()
@@ -80,17 +84,20 @@ class Lane:
                 self._waiting.append(frame)
             elif type(frame) is frames.Release:
                 for _, segment, offset in frame.regions:
-                    self.service.freed(segment, offset, frame.lost)
+                    self.session.freed(segment, offset, frame.lost)
             elif type(frame) is frames.Taken:
                 self._taken(frame)
             elif type(frame) is frames.SegmentGone:
-                self.service.mapped.forget(frame.owner, frame.segment)
+                self.service.mapped.forget(frame.owner, frame.segment, self.session.source)
+            elif type(frame) is frames.Goodbye:
+                self.dismissed = True
+                raise Unavailable("the deployment moved to another router")
 
     def _taken(self, frame: frames.Taken) -> None:
         if frame.id == self._streaming:
             self._unread -= frame.parts
         else:
-            self.service.taken(frame.id, frame.parts)
+            self.session.taken(frame.id, frame.parts)
 
     @property
     def idle(self) -> bool:
@@ -119,9 +126,9 @@ class Lane:
         if method is None:
             self.refuse(frame, NotFound(f"this replica has no method {frame.method!r}"))
             return None
-        context = self.service.context(frame)
+        context = self.session.begin(self.service.spec.name, frame)
         if context.cancelled:
-            self.service.left(frame.batch_id)
+            self.session.left(frame.batch_id)
             self.refuse(frame, Cancelled("nobody waits for the result any more"))
             return None
         try:
@@ -142,7 +149,7 @@ class Lane:
             return MethodFailed(type(error).__name__)
         finally:
             if not method.spec.is_async:
-                self.service.left(frame.batch_id)
+                self.session.left(frame.batch_id)
 
     def refuse(self, frame: frames.Execute, error: FlightserveError) -> None:
         """Turn the micro-batch away at the door: it did not run."""
@@ -216,14 +223,14 @@ class Lane:
         out = [frame, *self._late_releases()] if self._keeping else [frame]
         announcements: tuple[tuple[frames.Segment, int], ...] = ()
         if region is not None:
-            self.service.outstanding.add((region.segment, region.offset))
+            self.session.outstanding.add((region.segment, region.offset))
             if (region.owner, region.segment) not in self.channel.known:
                 announcements = (self.service.pool.announcement(region.segment),)
         try:
             self.channel.send(out, announcements)
         except Unavailable:
             if region is not None:
-                self.service.freed(region.segment, region.offset, lost=True)
+                self.session.freed(region.segment, region.offset, lost=True)
             raise
 
     def flush(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -27,6 +28,7 @@ from flightserve.replica.context import Context, entered
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.lane import STREAM_WINDOW, Answer, Lane, bare
 from flightserve.replica.onward import Onward
+from flightserve.replica.session import Session
 from flightserve.types import DeploymentSpec
 from flightserve.wire import frames
 from flightserve.wire.table import Peer, RoutingTable
@@ -38,8 +40,6 @@ LANE_CREDITS = 2
 # Micro-batches an event loop of `async def` methods takes at once.
 ASYNC_CREDITS = 64
 RETRY_S = 0.05
-# More than the micro-batches that a router can have given one replica.
-GIVEN_UP_MAX = 4096
 FLUSH_S = 0.1
 
 
@@ -66,29 +66,25 @@ class ReplicaService:
         self.methods: dict[str, BoundMethod] = bind_methods(target, spec)
         self.pool = SegmentPool(peer_id, limits)
         self.mapped = SegmentMap(limits)
-        self.outstanding: set[tuple[int, int]] = set()
         self._limits = limits
         self._onward = onward
         self._router: Peer | None = None
+        self._router_ids: frozenset[int] = frozenset()
+        self._epoch = 0
+        # By router: the one that owns the deployment, and while it moves the one before.
+        self._sessions: dict[int, Session] = {}
         self._table_version = 0
         self._changed = threading.Condition()
         self._stopping = False
         self._lanes: dict[int, Lane] = {}
         self._main: BlockingChannel | None = None
-        self._contexts: dict[int, Context] = {}
-        self._tasks: dict[int, asyncio.Task[None] | None] = {}
-        # Micro-batches nobody waits for, and when they must have ended.
-        self._abandoned: dict[int, int] = {}
-        # Those given up before they began to run: the word may come by the main connection while the micro-batch
-        # waits in a lane, or lies in its socket. Oldest first.
-        self._given_up: dict[int, None] = {}
+        self._main_session: Session | None = None
         self._stuck = stuck
         self._counts: collections.Counter[str] = collections.Counter()
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._lane_threads: dict[int, threading.Thread] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._windows: dict[int, asyncio.Semaphore] = {}
         self._async_running = 0
         self.pool.on_dropped.append(self._segment_dropped)
 
@@ -119,11 +115,15 @@ class ReplicaService:
             if table.version <= self._table_version:
                 return
             self._table_version = table.version
-            owner = next((e.router_id for e in table.deployments if e.spec.name == self.spec.name), None)
-            router = next((p for p in table.peers if p.id == owner), None)
-            if router is not None and (self._router is None or router.id != self._router.id):
-                self._router = router
-                self._hang_up()
+            entry = next((e for e in table.deployments if e.spec.name == self.spec.name), None)
+            routers = {peer.id: peer for peer in table.peers if peer.tier == "router"}
+            self._router = routers.get(entry.router_id) if entry is not None else None
+            self._epoch = entry.epoch if entry is not None else 0
+            # A router that is not in the table died, or was given up: nothing it may still say counts. One that
+            # lives, and only lost the deployment, says goodbye when nothing of its own is left here.
+            self._router_ids = frozenset(routers)
+            for router_id in self._sessions.keys() - self._router_ids:
+                self._hang_up(router_id)
             self._changed.notify_all()
 
     def ready(self) -> bool:
@@ -144,7 +144,9 @@ class ReplicaService:
 
     def _idle(self) -> bool:
         return (
-            not self.outstanding and not self._async_running and all(lane.idle for lane in list(self._lanes.values()))
+            not any(session.outstanding for session in list(self._sessions.values()))
+            and not self._async_running
+            and all(lane.idle for lane in list(self._lanes.values()))
         )
 
     def stop(self) -> None:
@@ -165,10 +167,14 @@ class ReplicaService:
         self.pool.close()
         self.mapped.close()
 
-    def _hang_up(self) -> None:
-        for channel in [self._main, *(lane.channel for lane in self._lanes.values())]:
-            if channel is not None:
-                channel.shutdown()
+    def _hang_up(self, router_id: int | None = None) -> None:
+        """End the connections to one router, or all."""
+        for lane in list(self._lanes.values()):
+            if router_id in (None, lane.session.router.id):
+                lane.channel.shutdown()
+        main, session = self._main, self._main_session
+        if main is not None and session is not None and router_id in (None, session.router.id):
+            main.shutdown()
 
     def statistics(self) -> dict[str, float]:
         """Counts since the start, and what is in use now."""
@@ -177,7 +183,7 @@ class ReplicaService:
         out = {
             **counts,
             **self.pool.statistics(),
-            "running": float(len(self._contexts)),
+            "running": float(sum(len(session.contexts) for session in list(self._sessions.values()))),
             "lanes": float(len(self._lanes)),
         }
         if self._onward is not None:
@@ -188,20 +194,23 @@ class ReplicaService:
 
     # ---- connections
 
-    def _connect(self, main: bool) -> BlockingChannel | None:
+    def _connect(self, main: bool) -> tuple[BlockingChannel, Session] | None:
         """A greeted connection to the router, waiting for one as long as it takes; None when stopping."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._router is not None or self._stopping)
-                router = self._router
-            if self._stopping or router is None:
-                return None
+                if self._stopping or self._router is None:
+                    return None
+                session = self._session(self._router)
             channel = None
             try:
-                channel = BlockingChannel(connect(router.endpoint, self._limits.connect_timeout_s), self.mapped.add)
-                channel.send([self._hello(main)])
-                channel.receive(self._limits.connect_timeout_s)
-                return channel
+                channel = BlockingChannel(
+                    connect(session.router.endpoint, self._limits.connect_timeout_s),
+                    functools.partial(self.mapped.add, source=session.source),
+                )
+                channel.send([self._hello(main, session.epoch)])
+                self._greeted(channel, session)
+                return channel, session
             except FlightserveError as error:
                 if channel is not None:
                     channel.close()
@@ -209,82 +218,89 @@ class ReplicaService:
                 with self._changed:
                     self._changed.wait(RETRY_S)
 
-    def _hello(self, main: bool) -> frames.Hello:
+    def _greeted(self, channel: BlockingChannel, session: Session) -> None:
+        """Wait for the router's Hello. Raises Unavailable when none comes, or the router is given up meanwhile."""
+        until_ns = monotonic_ns() + int(self._limits.connect_timeout_s * NS_PER_S)
+        while not channel.receive(FLUSH_S):
+            if self._is_gone(session) or self._stopping or monotonic_ns() > until_ns:
+                raise Unavailable("the router does not answer")
+
+    def _is_gone(self, session: Session) -> bool:
+        """The routing table does not name the router any more."""
+        with self._changed:
+            return session.router.id not in self._router_ids
+
+    def _session(self, router: Peer) -> Session:
+        """That of a router, or a new one. Under the lock."""
+        session = self._sessions.get(router.id)
+        if session is None or session.ended:
+            abandoned_ns_max = int(self._limits.abandoned_s_max * NS_PER_S)
+            session = self._sessions[router.id] = Session(router, self._epoch, self.pool, self._loop, abandoned_ns_max)
+        session.epoch = self._epoch
+        return session
+
+    def _hello(self, main: bool, epoch: int) -> frames.Hello:
         credits = ASYNC_CREDITS if self._loop is not None else LANE_CREDITS
         return frames.Hello(
-            frames.PROTOCOL_VERSION, self.peer_id, "replica", main, self.spec.name, credits, os.getpid()
+            frames.PROTOCOL_VERSION, self.peer_id, "replica", main, self.spec.name, credits, os.getpid(), epoch
         )
 
     def _run_main(self) -> None:
-        while (channel := self._connect(main=True)) is not None:
-            self._main = channel
+        while (connected := self._connect(main=True)) is not None:
+            channel, session = connected
+            self._main, self._main_session = channel, session
+            if self._is_gone(session):
+                # Given up before it could be hung up from.
+                channel.shutdown()
             with contextlib.suppress(FlightserveError):
-                while True:
-                    self._hear(channel)
-            self._main = None
+                while self._stays(session) or any(lane.session is session for lane in list(self._lanes.values())):
+                    self._hear(channel, session)
+            self._main = self._main_session = None
             channel.close()
-            self._router_lost()
+            session.end()
+            self.mapped.forget_source(session.source)
 
-    def _hear(self, channel: BlockingChannel) -> None:
+    def _stays(self, session: Session) -> bool:
+        """The deployment is with this router, or nobody knows yet with whom."""
+        with self._changed:
+            return self._router is None or self._router.id == session.router.id
+
+    def _hear(self, channel: BlockingChannel, session: Session) -> None:
         for frame in channel.receive(FLUSH_S):
             if type(frame) is frames.Ping:
                 channel.send([frames.Pong(frame.number)])
             elif type(frame) is frames.Abandon:
-                self._give_up(frame.batch_id)
+                session.give_up(frame.batch_id)
             elif type(frame) is frames.PeerGone:
-                self.mapped.forget(frame.peer_id)
+                self.mapped.forget(frame.peer_id, source=session.source)
             elif type(frame) is frames.SegmentGone:
-                self.mapped.forget(frame.owner, frame.segment)
+                self.mapped.forget(frame.owner, frame.segment, session.source)
             elif type(frame) is frames.Release:
                 for _, segment, offset in frame.regions:
-                    self.freed(segment, offset, frame.lost)
+                    session.freed(segment, offset, frame.lost)
         for lane in list(self._lanes.values()):
             lane.flush()
         self._end_if_stuck()
-
-    def _give_up(self, batch_id: int) -> None:
-        # Noted before it is looked for, as `context` does it the other way round: one of the two sees the other.
-        self._given_up[batch_id] = None
-        context = self._contexts.get(batch_id)
-        if context is not None:
-            self._given_up.pop(batch_id, None)
-            self._abandon(batch_id, context)
-        elif len(self._given_up) > GIVEN_UP_MAX:
-            # It had ended before the word of it came.
-            self._given_up.pop(next(iter(self._given_up)), None)
-
-    def _abandon(self, batch_id: int, context: Context) -> None:
-        """Nobody wants the micro-batch's result: say so to its method, cancel it where it is a coroutine."""
-        context.cancel()
-        self._abandoned[batch_id] = monotonic_ns() + int(self._limits.abandoned_s_max * NS_PER_S)
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._cancel_task, batch_id)
 
     def _end_if_stuck(self) -> None:
         """A method that does not return holds its lane for ever, and no thread can be ended from outside: the
         process goes, its neighbours' requests run elsewhere, and the supervisor starts another."""
         now_ns = monotonic_ns()
-        for batch_id, until_ns in list(self._abandoned.items()):
-            context = self._contexts.get(batch_id)
-            if context is None:
-                del self._abandoned[batch_id]
-            elif now_ns > until_ns:
-                del self._abandoned[batch_id]
+        for session in list(self._sessions.values()):
+            for context in session.stuck(now_ns):
                 seconds = self._limits.abandoned_s_max
                 log.critical("%s.%s was abandoned %g s ago and still runs", self.spec.name, context.method, seconds)
                 self._stuck()
-
-    def _router_lost(self) -> None:
-        """Callers may still read results they were sent through it: their segments are not written again."""
-        for batch_id, context in list(self._contexts.items()):
-            self._abandon(batch_id, context)
-        self._given_up.clear()
-        while self.outstanding:
-            self.pool.abandon(*self.outstanding.pop())
+            if session.ended and not session.contexts:
+                with self._changed:
+                    if self._sessions.get(session.router.id) is session:
+                        del self._sessions[session.router.id]
 
     def _run_lane(self, number: int) -> None:
-        while (channel := self._connect(main=False)) is not None:
-            lane = self._lanes[number] = Lane(self, channel)
+        while (connected := self._connect(main=False)) is not None:
+            lane = self._lanes[number] = Lane(self, *connected)
+            if self._is_gone(lane.session):
+                lane.channel.shutdown()
             try:
                 lane.serve()
             except FlightserveError as error:
@@ -292,7 +308,11 @@ class ReplicaService:
                 log.log(level, "lane %d of %s ended: %s", number, self.spec.name, error.message)
             finally:
                 del self._lanes[number]
-                channel.close()
+                lane.channel.close()
+            if lane.dismissed and self._stays(lane.session):
+                # The router knew before us that the deployment moved.
+                with self._changed:
+                    self._changed.wait(RETRY_S)
 
     # ---- for lanes
 
@@ -300,32 +320,6 @@ class ReplicaService:
         """The thread that reads this lane's connection."""
         number = next((n for n, other in self._lanes.items() if other is lane), -1)
         return self._lane_threads.get(number)
-
-    def freed(self, segment: int, offset: int, lost: bool) -> None:
-        """The router says nobody reads this result any more (`lost`: nobody it can speak for)."""
-        if (segment, offset) not in self.outstanding:
-            return
-        self.outstanding.discard((segment, offset))
-        (self.pool.abandon if lost else self.pool.free)(segment, offset)
-
-    def taken(self, batch_id: int, parts: int) -> None:
-        """The reader of a stream on the event loop is ready for more, or has gone. Any thread."""
-        window = self._windows.get(batch_id)
-        if window is not None and self._loop is not None:
-            for _ in range(parts):
-                self._loop.call_soon_threadsafe(window.release)
-
-    def context(self, frame: frames.Execute) -> Context:
-        """The context of a micro-batch, from now on known as running; `left` ends that."""
-        context = self._contexts[frame.batch_id] = Context(self.spec.name, frame.method, frame.parts)
-        if self._given_up and frame.batch_id in self._given_up:
-            self._given_up.pop(frame.batch_id, None)
-            context.cancel()
-        return context
-
-    def left(self, batch_id: int) -> None:
-        """The micro-batch's method returned."""
-        self._contexts.pop(batch_id, None)
 
     def count(self, name: str, by: float = 1) -> None:
         """Add to a counter."""
@@ -366,11 +360,6 @@ class ReplicaService:
             self._answer_async(lane, frame, inputs, method, list(pieces), context), self._loop
         )
 
-    def _cancel_task(self, batch_id: int) -> None:
-        task = self._tasks.get(batch_id)
-        if task is not None:
-            task.cancel()
-
     async def _answer_async(
         self,
         lane: Lane,
@@ -382,7 +371,7 @@ class ReplicaService:
     ) -> None:
         started_ns = monotonic_ns()
         answer: Answer
-        self._tasks[frame.batch_id] = asyncio.current_task()
+        lane.session.tasks[frame.batch_id] = asyncio.current_task()
         try:
             with entered(context):
                 if context.cancelled:
@@ -403,8 +392,8 @@ class ReplicaService:
             answer = MethodFailed(type(error).__name__)
         finally:
             pieces.clear()
-            del self._tasks[frame.batch_id]
-            self.left(frame.batch_id)
+            del lane.session.tasks[frame.batch_id]
+            lane.session.left(frame.batch_id)
             with self._counting:
                 self._async_running -= 1
         with contextlib.suppress(Unavailable):
@@ -413,7 +402,7 @@ class ReplicaService:
     async def _stream_async(
         self, lane: Lane, frame: frames.Execute, batches: AsyncIterator[pa.RecordBatch], context: Context
     ) -> None:
-        window = self._windows[frame.batch_id] = asyncio.Semaphore(STREAM_WINDOW)
+        window = lane.session.windows[frame.batch_id] = asyncio.Semaphore(STREAM_WINDOW)
         try:
             async for batch in batches:
                 await window.acquire()
@@ -421,4 +410,4 @@ class ReplicaService:
                     raise Cancelled("nobody waits for the stream any more")
                 lane.send_part(frame, batch)
         finally:
-            del self._windows[frame.batch_id]
+            del lane.session.windows[frame.batch_id]

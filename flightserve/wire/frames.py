@@ -57,7 +57,8 @@ class Item(msgspec.Struct, array_like=True, gc=False):
 class Hello(msgspec.Struct, array_like=True, tag=1):
     """First frame each way. `main` marks the connection that carries a process's heartbeats; the others are
     lanes. A replica's lane offers `credits` micro-batches at a time; a router's Hello offers the number of
-    requests a connection may have in flight."""
+    requests a connection may have in flight. A replica says in which `epoch` its deployment is, so that a router
+    that does not own it knows whether it is behind."""
 
     protocol: int
     peer_id: int
@@ -66,6 +67,7 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
     deployment: str = ""
     credits: int = 0
     pid: int = 0
+    epoch: int = 0
 
 
 class Segment(msgspec.Struct, array_like=True, tag=2):

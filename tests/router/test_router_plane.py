@@ -274,12 +274,13 @@ def test_a_micro_batch_that_waits_in_a_lane_and_is_given_up_never_runs(running: 
     lane.submit(2, "Probe", "echo", rows(2), meta())
     eventually(lambda: running.router.statistics()["Probe.in_flight_batches"] == 2)
     lane.cancel(2)
-    eventually(lambda: running.replicas[0]._given_up, what="the replica heard of it")
+    (session,) = running.replicas[0]._sessions.values()
+    eventually(lambda: session._given_up, what="the replica heard of it")
     target.gate.set()
     assert [reply.key for reply in receive_all(lane, 2)] == [2, 1]
     eventually(lambda: running.replicas[0].statistics().get("refused") == 1)
     assert target.seen == []
-    assert not running.replicas[0]._given_up
+    assert not session._given_up
     lane.close()
 
 

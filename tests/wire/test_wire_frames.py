@@ -16,7 +16,7 @@ regions = st.builds(frames.Region, numbers, numbers, numbers, numbers, numbers)
 parts = st.builds(frames.Part, numbers, numbers, numbers, numbers, st.integers(0, 9), texts, texts)
 items = st.builds(frames.Item, numbers, numbers, numbers, st.booleans())
 any_frame = st.one_of(
-    st.builds(frames.Hello, numbers, numbers, texts, st.booleans(), texts, numbers, numbers),
+    st.builds(frames.Hello, numbers, numbers, texts, st.booleans(), texts, numbers, numbers, numbers),
     st.builds(frames.Segment, numbers, numbers, numbers),
     st.builds(frames.SegmentGone, numbers, numbers),
     st.builds(frames.Submit, texts, texts, regions, st.lists(parts, max_size=4), numbers),

@@ -1,0 +1,141 @@
+"""What a replica's connections to one router share: the micro-batches it gave and the results it was given.
+
+A deployment may move to another router while micro-batches of the first still run. Each router numbers its own and
+speaks of its own, so the books of one are never those of another. When the main connection to a router ends, all
+that it gave is abandoned: nobody can be told the results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+from flightserve.clock import monotonic_ns
+from flightserve.fabric.segments import SegmentPool
+from flightserve.replica.context import Context
+from flightserve.wire.frames import Execute
+from flightserve.wire.table import Peer
+
+# More than the micro-batches that a router can have given one replica.
+GIVEN_UP_MAX = 4096
+
+_sources = itertools.count(1)
+
+
+class Session:
+    """From the first connection to a router to the end of the main one. `epoch` is the deployment's, as the routing
+    table had it. Any thread may use it."""
+
+    def __init__(
+        self,
+        router: Peer,
+        epoch: int,
+        pool: SegmentPool,
+        loop: asyncio.AbstractEventLoop | None,
+        abandoned_ns_max: int,
+    ) -> None:
+        self.router = router
+        self.epoch = epoch
+        # Which router showed a segment, in `SegmentMap`'s words.
+        self.source = next(_sources)
+        # Results it was sent, as (segment, offset).
+        self.outstanding: set[tuple[int, int]] = set()
+        self.contexts: dict[int, Context] = {}
+        self.tasks: dict[int, asyncio.Task[None] | None] = {}
+        self.windows: dict[int, asyncio.Semaphore] = {}
+        self.ended = False
+        self._pool = pool
+        self._loop = loop
+        self._abandoned_ns_max = abandoned_ns_max
+        # Micro-batches nobody waits for, and when they must have ended.
+        self._abandoned: dict[int, int] = {}
+        # Those given up before they began to run: the word may come by the main connection while the micro-batch
+        # waits in a lane, or lies in its socket. Oldest first.
+        self._given_up: dict[int, None] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"<Session with router {self.router.id:x}: {len(self.contexts)} micro-batches run, "
+            f"{len(self.outstanding)} results are out>"
+        )
+
+    # ---- micro-batches
+
+    def begin(self, deployment: str, frame: Execute) -> Context:
+        """The context of a micro-batch, from now on known as running; `left` ends that. It is cancelled from the
+        start where nobody wants the result any more."""
+        context = self.contexts[frame.batch_id] = Context(deployment, frame.method, frame.parts)
+        if self._given_up and frame.batch_id in self._given_up:
+            self._given_up.pop(frame.batch_id, None)
+            context.cancel()
+        elif self.ended:
+            context.cancel()
+        return context
+
+    def left(self, batch_id: int) -> None:
+        """The micro-batch's method returned."""
+        self.contexts.pop(batch_id, None)
+
+    def give_up(self, batch_id: int) -> None:
+        """The router says that nobody wants the result."""
+        # Noted before it is looked for, as `begin` does it the other way round: one of the two sees the other.
+        self._given_up[batch_id] = None
+        context = self.contexts.get(batch_id)
+        if context is not None:
+            self._given_up.pop(batch_id, None)
+            self._abandon(batch_id, context)
+        elif len(self._given_up) > GIVEN_UP_MAX:
+            # It had ended before the word of it came.
+            self._given_up.pop(next(iter(self._given_up)), None)
+
+    def _abandon(self, batch_id: int, context: Context) -> None:
+        """Nobody wants the micro-batch's result: say so to its method, cancel it where it is a coroutine."""
+        context.cancel()
+        self._abandoned[batch_id] = monotonic_ns() + self._abandoned_ns_max
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel_task, batch_id)
+
+    def _cancel_task(self, batch_id: int) -> None:
+        task = self.tasks.get(batch_id)
+        if task is not None:
+            task.cancel()
+
+    def stuck(self, now_ns: int) -> list[Context]:
+        """Micro-batches that run on too long after they were abandoned; each is named once."""
+        out = []
+        for batch_id, until_ns in list(self._abandoned.items()):
+            context = self.contexts.get(batch_id)
+            if context is None:
+                del self._abandoned[batch_id]
+            elif now_ns > until_ns:
+                del self._abandoned[batch_id]
+                out.append(context)
+        return out
+
+    # ---- results
+
+    def freed(self, segment: int, offset: int, lost: bool) -> None:
+        """The router says nobody reads this result any more (`lost`: nobody it can speak for)."""
+        if (segment, offset) not in self.outstanding:
+            return
+        self.outstanding.discard((segment, offset))
+        (self._pool.abandon if lost else self._pool.free)(segment, offset)
+
+    def taken(self, batch_id: int, parts: int) -> None:
+        """The reader of a stream on the event loop is ready for more, or has gone."""
+        window = self.windows.get(batch_id)
+        if window is not None and self._loop is not None:
+            for _ in range(parts):
+                self._loop.call_soon_threadsafe(window.release)
+
+    # ---- the end
+
+    def end(self) -> None:
+        """The main connection ended. Callers may still read results they were sent by way of this router: their
+        segments are not written again."""
+        self.ended = True
+        for batch_id, context in list(self.contexts.items()):
+            self._abandon(batch_id, context)
+        self._given_up.clear()
+        while self.outstanding:
+            self._pool.abandon(*self.outstanding.pop())
