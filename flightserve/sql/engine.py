@@ -62,12 +62,13 @@ class Engine:
             self._connection = self._connect()
             for source in sources:
                 self._open(source)
-            self._lock_down()
+            self._lock_down(self._connection, self._files())
             with self.session() as session:
                 for source in sources:
                     relation = session.sql(f"FROM {quoted_name(source.name)} LIMIT 0")
                     self.tables[source.name] = relation.to_arrow_table().schema
-            self.parser = Parser(self._connection, frozenset(name.lower() for name in self.tables))
+            self.shadow = self._shadow()
+            self.parser = Parser(self.shadow, frozenset(name.lower() for name in self.tables))
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
@@ -81,7 +82,7 @@ class Engine:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for session in [*idle, self._connection]:
+        for session in [*idle, self._connection, self.shadow]:
             session.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -128,14 +129,33 @@ class Engine:
         except duckdb.Error as error:
             raise ConfigError(f"table {source.name!r} cannot be opened: {translate(error).message}") from error
 
-    def _lock_down(self) -> None:
-        files: list[str] = []
-        if self.options.load == "view":
-            files = [name for source in self.sources if source.format != "arrow" for name in source.files]
-        execute = self._connection.execute
-        execute(f"SET allowed_paths = [{', '.join(quoted(name) for name in files)}]")
-        execute("SET enable_external_access = false")
-        execute("SET lock_configuration = true")
+    def _shadow(self) -> duckdb.DuckDBPyConnection:
+        """A database with the same tables, all empty: statements are parsed, bound and planned here, whatever the
+        sources are and however much they hold."""
+        shadow = self._connect()
+        for name in self.tables:
+            columns = self._connection_of(name).execute(f"DESCRIBE {quoted_name(name)}").fetchall()
+            spelled = ", ".join(f"{quoted_name(column)} {kind}" for column, kind, *_ in columns)
+            shadow.execute(f"CREATE TABLE {quoted_name(name)} ({spelled})")
+        self._lock_down(shadow, [])
+        return shadow
+
+    def _connection_of(self, table: str) -> duckdb.DuckDBPyConnection:
+        session = self._connection.cursor()
+        if table in self._registered:
+            session.register(table, self._registered[table])
+        return session
+
+    def _files(self) -> list[str]:
+        if self.options.load == "memory":
+            return []
+        return [name for source in self.sources if source.format != "arrow" for name in source.files]
+
+    @staticmethod
+    def _lock_down(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
+        connection.execute(f"SET allowed_paths = [{', '.join(quoted(name) for name in files)}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
 
     # ---- sessions
 

@@ -144,6 +144,12 @@ class Execution:
         finally:
             self.close()
 
+    def renamed(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """The batches with that schema's names; its types are theirs. Statements whose parameters were written out
+        have other names for columns without one."""
+        for batch in self:
+            yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+
     def _read(self) -> Iterator[pa.RecordBatch]:
         while True:
             try:

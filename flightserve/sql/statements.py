@@ -84,7 +84,7 @@ class Parser:
         if len(found) != 1:
             raise InvalidArgument(f"{len(found)} statements came; send one at a time")
         explain = _kind_of(found[0])
-        text = found[0].query
+        text = _bare(found[0].query)
         tree, order = self._tree(_explained(text) if explain else text)
         if explain and set(found[0].named_parameters) != set(order):
             raise InvalidArgument("EXPLAIN takes no options here: EXPLAIN SELECT ...")
@@ -111,6 +111,10 @@ class Parser:
         statement = found["statements"][0]
         numbers = {entry["key"]: entry["value"] for entry in statement.get("named_param_map", [])}
         return statement["node"], tuple(sorted(numbers, key=lambda name: int(numbers[name])))
+
+    def tree(self, text: str) -> Tree:
+        """The tree of one query, which is not looked at. Raises as `parse` does."""
+        return self._tree(text)[0]
 
     def deparse(self, tree: Tree) -> str:
         """The text of a query's tree. Raises what the engine says of it, as a FlightserveError."""
@@ -238,3 +242,13 @@ def _explained(text: str) -> str:
     if rest[:7].upper() == "ANALYZE":
         raise PermissionDenied("EXPLAIN ANALYZE is not allowed here; EXPLAIN is")
     return rest
+
+
+def _bare(text: str) -> str:
+    """The text without the semicolons that end it, which a comment may follow."""
+    words = [(start, kind) for start, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
+    raw = text.encode()
+    while words and raw[words[-1][0] : words[-1][0] + 1] == b";":
+        start, _ = words.pop()
+        raw = raw[:start] + b" " + raw[start + 1 :]
+    return raw.decode()

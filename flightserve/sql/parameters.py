@@ -1,0 +1,217 @@
+"""Parameters of statements: their types, and their values from Arrow columns.
+
+A parameter has one type, the engine's, and stands in the text as `CAST($name AS TYPE)`: so a value bound one by one and
+the same value in a column of that type (`sql.merging`) mean the same. Types are declared, or read off the bound
+plan, where the engine writes down what it took each parameter for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, SchemaMismatch
+from flightserve.sql.errors import translate
+from flightserve.sql.statements import Statement, Tree, walk
+
+_NO_LOCATION: Final = 1 << 63
+
+
+class Types:
+    """The engine's types and Arrow's, as the engine itself converts them. Any thread (each call is one statement)."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def arrow(self, kind: str) -> pa.DataType:
+        """The Arrow type of an engine's type, dictionaries written out. Raises ConfigError for one that is none."""
+        try:
+            relation = self._connection.cursor().sql(f"SELECT CAST(NULL AS {kind}) AS v")
+            found = relation.to_arrow_table().schema.field(0).type
+        except Exception as error:
+            raise ConfigError(f"{kind!r} is no type of the engine: {translate(error).message}") from error
+        return pa.string() if pa.types.is_dictionary(found) else found
+
+    def engine(self, kind: pa.DataType) -> str:
+        """The engine's type of an Arrow type. Raises InvalidArgument for one that it does not take."""
+        session = self._connection.cursor()
+        try:
+            session.register("__fs_type", pa.table({"v": pa.array([], type=kind)}))
+            return str(session.sql("FROM __fs_type").types[0])
+        except Exception as error:
+            raise InvalidArgument(f"parameters of type {kind} are not taken") from error
+        finally:
+            session.close()
+
+
+def infer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> dict[str, str | None]:
+    """The type that the engine takes each parameter for; None where it could be several."""
+    found: dict[str, set[str]] = {name: set() for name in statement.parameters}
+    if not found or statement.explain:
+        return dict.fromkeys(found)
+    sql = "SELECT json_serialize_plan($1::VARCHAR)"
+    try:
+        row = connection.cursor().execute(sql, [statement.text]).fetchone()
+        plan = json.loads(row[0]) if row else {}
+    except Exception as error:
+        raise translate(error) from error
+    for node in walk(plan):
+        if node.get("expression_class") == "BOUND_PARAMETER" and node.get("identifier") in found:
+            kind = _spelled(node["return_type"])
+            found[node["identifier"]].add(kind or "")
+    casts = _casts(statement)
+    return {name: _common(kinds) or casts.get(name) for name, kinds in found.items()}
+
+
+# From the narrowest on: each holds the values of those before it.
+_INTEGERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+
+
+def _common(kinds: set[str]) -> str | None:
+    """The one type, or the widest of whole numbers."""
+    if len(kinds) == 1:
+        return next(iter(kinds)) or None
+    return max(kinds, key=_INTEGERS.index) if kinds and kinds <= set(_INTEGERS) else None
+
+
+def _casts(statement: Statement) -> dict[str, str]:
+    """Types that the text itself casts parameters to, where they agree; for parts that the plan does not show."""
+    raw = statement.text.encode()
+    found: dict[str, set[str]] = {}
+    for node in walk(statement.tree):
+        child = node.get("child") or {}
+        if node.get("class") == "CAST" and isinstance(child, dict) and child.get("class") == "PARAMETER":
+            kind = node["type_expr"]
+            start, length = kind["query_location"], kind["query_location_length"]
+            if start < _NO_LOCATION:
+                found.setdefault(child["identifier"], set()).add(raw[start : start + length].decode().upper())
+    return {name: next(iter(kinds)) for name, kinds in found.items() if len(kinds) == 1}
+
+
+def _spelled(kind: Tree) -> str | None:
+    """A type of a serialised plan as SQL spells it; None for one that is open, or of no simple spelling."""
+    info = kind.get("type_info") or {}
+    name = kind["id"]
+    if name in ("UNKNOWN", "INVALID", "ANY", "NULL", "SQLNULL", '"NULL"', "INTEGER_LITERAL", "STRING_LITERAL", "ENUM"):
+        return None
+    if name == "DECIMAL":
+        return f"DECIMAL({info['width']}, {info['scale']})" if info.get("width") else None
+    if name == "LIST":
+        inner = _spelled(info["child_type"])
+        return None if inner is None else f"{inner}[]"
+    if name in ("STRUCT", "MAP", "ARRAY", "UNION", "USER", "VARIANT"):
+        return None
+    return str(name)
+
+
+def cast_text(statement: Statement, replacements: Mapping[str, str]) -> str | None:
+    """The statement's text with each parameter replaced, all else as it was written; None where the parser did not
+    say where each of them stands."""
+    raw = statement.text.encode()
+    places: dict[int, tuple[int, str]] = {}
+    for node in walk(statement.tree):
+        if node.get("class") == "PARAMETER":
+            start, length, name = node["query_location"], node["query_location_length"], node["identifier"]
+            if start >= _NO_LOCATION or raw[start : start + length] not in (f"${name}".encode(), b"?"):
+                return None
+            places[start] = (length, name)
+    for start in sorted(places, reverse=True):
+        length, name = places[start]
+        raw = raw[:start] + replacements[name].encode() + raw[start + length :]
+    return raw.decode()
+
+
+class Parameters:
+    """The parameters of one statement: names, engine's types, Arrow's types, all in the order of their numbers."""
+
+    __slots__ = ("names", "schema", "types")
+
+    def __init__(self, names: tuple[str, ...], types: tuple[str, ...], arrow: tuple[pa.DataType, ...]) -> None:
+        self.names = names
+        self.types = types
+        self.schema = pa.schema(list(zip(names, arrow, strict=True)))
+
+    def typed(self) -> dict[str, str]:
+        """What stands for each parameter in a text that is run one by one."""
+        return {name: f"CAST(${name} AS {kind})" for name, kind in zip(self.names, self.types, strict=True)}
+
+    def columns(self, rows: pa.RecordBatch) -> list[pa.Array]:
+        """The rows' columns in the parameters' order and types. Columns are found by name; those of numbered
+        parameters may be called "0", "1", ... (as ADBC does), "1", "2", ..., or stand in order under any names.
+        Raises SchemaMismatch for others, InvalidArgument for values that the type cannot hold."""
+        arrays = []
+        for name, column, kind in zip(self.names, self._found(rows), self.schema.types, strict=True):
+            if column.type == kind:
+                arrays.append(column)
+                continue
+            try:
+                arrays.append(column.cast(kind))
+            except pa.ArrowException as error:
+                raise InvalidArgument(f"parameter {name!r} is {kind}; {column.type} does not fit: {error}") from error
+        return arrays
+
+    def _found(self, rows: pa.RecordBatch) -> list[pa.Array]:
+        given = rows.schema.names
+        if len(given) != len(self.names):
+            wanted = ", ".join(self.names) or "none"
+            raise SchemaMismatch(f"the statement has {len(self.names)} parameters ({wanted}); {len(given)} came")
+        if set(given) == set(self.names):
+            return [rows.column(name) for name in self.names]
+        if not self.names[0].isdigit():
+            raise SchemaMismatch(
+                f"the statement's parameters are {', '.join(self.names)}; these came: {', '.join(given)[:512]}"
+            )
+        return list(rows.columns)
+
+    def values(self, columns: Sequence[pa.Array], row: int) -> dict[str, Any]:
+        """One row's values by name, as the engine's binding takes them."""
+        return {name: _value(column[row]) for name, column in zip(self.names, columns, strict=True)}
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    value = scalar.as_py()
+    if value is not None and pa.types.is_interval(scalar.type):
+        # The binding knows no intervals of three parts; the cast around the parameter reads their text.
+        return f"{value.months} months {value.days} days {value.nanoseconds // 1000} microseconds"
+    return value
+
+
+def resolve(
+    statement: Statement, inferred: Mapping[str, str | None], declared: Mapping[str, str], types: Types
+) -> Parameters:
+    """The parameters with a type each: the declared one, else the inferred. Raises ConfigError that names those that
+    have neither, and declarations of parameters that there are not."""
+    unknown = sorted(set(declared) - set(statement.parameters))
+    if unknown:
+        raise ConfigError(f"the query has no parameter {', '.join(unknown)}")
+    chosen = {name: declared.get(name) or inferred.get(name) for name in statement.parameters}
+    open_ones = [name for name, kind in chosen.items() if not kind]
+    if open_ones:
+        raise ConfigError(
+            f"the type of parameter {', '.join(open_ones)} does not follow from the query; declare it, as in "
+            f"types={{{open_ones[0]!r}: 'BIGINT'}}, or write CAST(${open_ones[0]} AS BIGINT)"
+        )
+    kinds = tuple(str(kind) for kind in chosen.values())
+    return Parameters(statement.parameters, kinds, tuple(types.arrow(kind) for kind in kinds))
+
+
+def decode_rows(stream: bytes | None) -> pa.RecordBatch | None:
+    """Parameter rows out of an Arrow IPC stream, as one batch; None where there are none. Raises InvalidArgument."""
+    if not stream:
+        return None
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
+            table = reader.read_all()
+        batches = table.combine_chunks().to_batches()
+        if not batches:
+            return pa.RecordBatch.from_arrays([pa.array([], type=f.type) for f in table.schema], schema=table.schema)
+        batches[0].validate(full=True)
+    except FlightserveError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InvalidArgument(f"the parameters are no Arrow stream: {error}") from error
+    return batches[0]

@@ -1,0 +1,251 @@
+"""Prepared statements: what they take and give, known without running them, and many executions run as one.
+
+`Runner.prepare` decides once whether executions of a statement can be merged, and says why where they cannot. Results
+of many executions are one table that begins with `rid`, the number of the parameter row that each row belongs to,
+ascending.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from flightserve.clock import NEVER_NS
+from flightserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FlightserveError,
+    InvalidArgument,
+    PermissionDenied,
+    ReplicaFailed,
+)
+from flightserve.sql.engine import Engine
+from flightserve.sql.errors import translate
+from flightserve.sql.execution import Execution, Watch, plain_schema
+from flightserve.sql.merging import PARAMS, RID, NotMergeable, merge, parameter_relation
+from flightserve.sql.parameters import Parameters, Types, cast_text, infer, resolve
+from flightserve.sql.statements import Statement
+
+# Parameter rows of one merged query: more of them save next to nothing, and its result lies in memory.
+MERGED_ROWS_MAX: Final = 2048
+# Results of one merged query; above that its rows run one by one.
+MERGED_BYTES_MAX: Final = 256 << 20
+REMEMBERED_MAX: Final = 512
+
+# Errors that running row by row would not change.
+_FINAL: Final = (Cancelled, DeadlineExceeded, PermissionDenied, ReplicaFailed)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request allows: until when, and whether anybody still waits."""
+
+    deadline_ns: int = NEVER_NS
+    cancelled: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A statement that is ready to run.
+
+    `single` is its text with typed parameters, `merged` its merged form or None, `reason` why it has none. `result`
+    is the schema of one execution's result.
+    """
+
+    statement: Statement
+    parameters: Parameters
+    single: str
+    merged: str | None
+    reason: str
+    result: pa.Schema
+
+
+class Runner:
+    """Prepares and runs statements on one engine. Any thread."""
+
+    def __init__(self, engine: Engine, watch: Watch) -> None:
+        self.engine = engine
+        self.watch = watch
+        self.types = Types(engine.shadow)
+        self._lock = threading.Lock()
+        self._prepared: OrderedDict[tuple[str, tuple[tuple[str, str], ...]], Prepared] = OrderedDict()
+
+    # ---- preparing
+
+    def prepare(self, sql: str, types: Mapping[str, str] | None = None) -> Prepared:
+        """The statement, ready to run, remembered for the next time. `types` declares parameters' types, as the engine
+        spells them. Raises what `Parser.parse` does, ConfigError for parameters of no known type, and what the engine
+        says of the statement."""
+        key = (sql, tuple(sorted((types or {}).items())))
+        with self._lock:
+            known = self._prepared.get(key)
+            if known is not None:
+                self._prepared.move_to_end(key)
+                return known
+        statement = self.engine.parser.parse(sql)
+        inferred = infer(self.engine.shadow, statement)
+        prepared = self._prepare(statement, resolve(statement, inferred, types or {}, self.types))
+        with self._lock:
+            self._prepared[key] = prepared
+            while len(self._prepared) > REMEMBERED_MAX:
+                self._prepared.popitem(last=False)
+        return prepared
+
+    def prepare_for(self, sql: str, rows: pa.Schema | None) -> Prepared:
+        """The statement for parameter rows of these types. What the statement says of a parameter wins over what came
+        where that is text or nothing; a client that has no dates sends them so."""
+        statement = self.engine.parser.parse(sql)
+        if rows is None or not statement.parameters:
+            return self.prepare(sql)
+        inferred = infer(self.engine.shadow, statement) if _vague(rows) else {}
+        by_name = set(rows.names) == set(statement.parameters)
+        types = {}
+        for n, name in enumerate(statement.parameters[: len(rows)]):
+            given = rows.field(name if by_name else n).type
+            types[name] = (inferred.get(name) if _is_vague(given) else None) or self._spelled(given)
+        return self.prepare(sql, types)
+
+    def _spelled(self, kind: pa.DataType) -> str:
+        return "VARCHAR" if pa.types.is_null(kind) else self.types.engine(kind)
+
+    def _prepare(self, statement: Statement, parameters: Parameters) -> Prepared:
+        single = cast_text(statement, parameters.typed())
+        if single is None:
+            raise InvalidArgument("the parser does not say where the parameters stand; write them as $1, $2 or $name")
+        raw, names = self._described(single, parameters, statement)
+        raw = pa.schema([field.with_name(name) for field, name in zip(raw, names, strict=True)])
+        merged, reason = None, ""
+        try:
+            if statement.explain:
+                raise NotMergeable("it explains a statement")
+            merged = merge(self.engine.parser, self.engine.shadow, statement, parameters, raw)
+        except NotMergeable as error:
+            reason = str(error)
+        return Prepared(statement, parameters, single, merged, reason, plain_schema(raw) or raw)
+
+    def _described(self, single: str, parameters: Parameters, statement: Statement) -> tuple[pa.Schema, list[str]]:
+        """The result's schema, and its columns' names as the statement was written; nothing is run."""
+        session = self.engine.shadow.cursor()
+        nulls = dict.fromkeys(parameters.names)
+        try:
+            typed = session.sql(single, params=nulls or None)
+            if statement.explain:
+                return typed.to_arrow_table().schema, list(typed.columns)
+            renamed = ", ".join(f"c{n}" for n in range(len(typed.columns)))
+            empty = f"SELECT * FROM ({single}\n) AS d({renamed}) LIMIT 0"
+            schema = session.sql(empty, params=nulls or None).to_arrow_table().schema
+            return schema, _names(session, statement.text, nulls) or list(typed.columns)
+        except Exception as error:
+            raise translate(error) from error
+        finally:
+            session.close()
+
+    # ---- running
+
+    def run(self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = Limits()) -> pa.Table:
+        """Every row's result, behind `rid`. `columns` are in the parameters' order and types."""
+        parts: list[pa.Table] = []
+        for start in range(0, rows, MERGED_ROWS_MAX):
+            some = range(start, min(rows, start + MERGED_ROWS_MAX))
+            table = self._merged_or_none(prepared, columns, some, limits)
+            parts.extend([table] if table is not None else self._one_by_one(prepared, columns, some, limits))
+        schema = pa.schema([pa.field(RID, pa.int64()), *prepared.result])
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def stream(
+        self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = Limits()
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows' results one after another, without `rid`; the first batch has the schema even where it has no
+        rows."""
+        if rows == 1:
+            yield from self._execution(prepared, prepared.single, columns, 0, limits).renamed(prepared.result)
+            return
+        yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in prepared.result.types], schema=prepared.result)
+        for start in range(0, rows, MERGED_ROWS_MAX):
+            some = range(start, min(rows, start + MERGED_ROWS_MAX))
+            table = self._merged_or_none(prepared, columns, some, limits)
+            if table is not None:
+                yield from table.remove_column(0).to_batches()
+                continue
+            for row in some:
+                execution = self._execution(prepared, prepared.single, columns, row, limits)
+                yield from execution.renamed(prepared.result)
+
+    def _merged_or_none(
+        self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits
+    ) -> pa.Table | None:
+        """The rows' results by one query; None where they have to run one by one."""
+        if prepared.merged is None or len(rows) < 2:
+            return None
+        try:
+            return self.merged(prepared, columns, rows, limits)
+        except _FINAL:
+            raise
+        except FlightserveError:
+            # One row's error, or memory that suffices for each but not for all: each by itself says which.
+            return None
+
+    def merged(
+        self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits = Limits()
+    ) -> pa.Table | None:
+        """The rows' results by one query; None where they are too large for that."""
+        if prepared.merged is None:
+            raise InvalidArgument(f"the statement is not merged: {prepared.reason}")
+        some = [column.slice(rows.start, len(rows)) for column in columns]
+        relation = parameter_relation(some, rows.start, rows.stop)
+        execution = Execution(
+            self.engine,
+            self.watch,
+            prepared.merged,
+            deadline_ns=limits.deadline_ns,
+            cancelled=limits.cancelled,
+            relations={PARAMS: relation},
+        )
+        table = execution.read_all(MERGED_BYTES_MAX)
+        return None if table is None else table.rename_columns([RID, *prepared.result.names])
+
+    def one(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits = Limits()) -> pa.Table:
+        """One row's result."""
+        execution = self._execution(prepared, prepared.single, columns, row, limits)
+        return pa.Table.from_batches(list(execution.renamed(prepared.result)), prepared.result)
+
+    def _one_by_one(
+        self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits
+    ) -> Iterator[pa.Table]:
+        for row in rows:
+            table = self.one(prepared, columns, row, limits)
+            yield table.add_column(0, pa.field(RID, pa.int64()), pa.repeat(pa.scalar(row, pa.int64()), table.num_rows))
+
+    def _execution(
+        self, prepared: Prepared, text: str, columns: Sequence[pa.Array], row: int, limits: Limits
+    ) -> Execution:
+        return Execution(
+            self.engine,
+            self.watch,
+            text,
+            prepared.parameters.values(columns, row),
+            deadline_ns=limits.deadline_ns,
+            cancelled=limits.cancelled,
+        )
+
+
+def _names(session: duckdb.DuckDBPyConnection, text: str, nulls: dict[str, None]) -> list[str] | None:
+    """The columns' names in the text as it was written; None where it does not bind without types."""
+    try:
+        return list(session.sql(text, params=nulls or None).columns)
+    except duckdb.Error:
+        return None
+
+
+def _is_vague(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _vague(rows: pa.Schema) -> bool:
+    return any(_is_vague(kind) for kind in rows.types)
