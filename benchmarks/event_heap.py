@@ -1,7 +1,7 @@
 """Simulated time: what happens when, on one heap. Nothing runs by itself and nothing waits.
 
-The simulations of faults (`tests/sim/world.py`) and of overload (`benchmarks/overload_simulation.py`) live on it. Things
-that happen at the same time happen in the order in which they were put there, so a seeded simulation is a whole history.
+The simulations of faults (`tests/sim/world.py`) and of overload (`benchmarks/overload_simulation.py`) live on it.
+What happens at the same time happens in the order in which it was put there, so a seed is a whole history.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Alarm:
         self._at_ns = NEVER_NS
 
     def set(self, time_ns: int) -> None:
-        """Ring at `time_ns`, if nothing earlier is set. `NEVER_NS` sets nothing. It may ring too often, never too late."""
+        """Ring at `time_ns`, if nothing earlier is set; `NEVER_NS` sets nothing. It may ring too often, never late."""
         if time_ns < self._at_ns:
             self._at_ns = time_ns
             self._heap.at(time_ns, self._rings)

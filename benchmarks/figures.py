@@ -8,7 +8,7 @@ its own median; one without a bar is only reported.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -100,6 +100,12 @@ class Figure:
             "baseline": side_as_dict(self.baseline),
             "notes": list(self.notes),
         }
+
+
+def p99(values: Iterable[float]) -> float:
+    """The 99th percentile, by nearest rank; 0 of none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)] if ordered else 0.0
 
 
 def median_of(samples: Sequence[Sample]) -> float | None:

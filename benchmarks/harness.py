@@ -68,7 +68,11 @@ class Bench:
 
     def end_flightserve(self) -> None:
         """Stop the shared flightserve, if it runs; the next use starts another."""
-        server = self._servers.pop(FLIGHTSERVE, None)
+        self.end_server(*FLIGHTSERVE)
+
+    def end_server(self, *argv: str) -> None:
+        """Stop the server that was started by these arguments, if it runs; the next use starts another."""
+        server = self._servers.pop(argv, None)
         if server is not None:
             server.stop()
 

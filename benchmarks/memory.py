@@ -8,9 +8,6 @@ is warm-up; growth is the last third's median against the middle third's.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +16,7 @@ from benchmarks.figures import Bar, Figure, Sample
 from benchmarks.harness import Bench
 from benchmarks.payloads import MB
 from benchmarks.processes import Load
+from benchmarks.tiers import apps, descendants
 
 GROWTH_MAX = 1.05
 SAMPLES_MIN = 6
@@ -85,19 +83,9 @@ def start_loads(bench: Bench, seconds: float) -> list[Load]:
 def tree_pss_mb(pid: int, names: Mapping[int, str] | None = None) -> dict[Key, float]:
     """PSS in MB of a process and all its descendants, by (pid, name). Those that end meanwhile are left out;
     `names` gives better names than the command lines do."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
     names = names or {}
     found: dict[Key, float] = {}
-    waiting = [pid]
-    while waiting:
-        each = waiting.pop()
-        waiting += children.get(each, [])
+    for each in descendants(pid):
         try:
             found[each, names.get(each) or process_name(each)] = pss_mb(each)
         except OSError:
@@ -107,11 +95,8 @@ def tree_pss_mb(pid: int, names: Mapping[int, str] | None = None) -> dict[Key, f
 
 def tier_names() -> dict[int, str]:
     """What flightserve calls its processes, by pid, of all apps on this machine."""
-    command = [sys.executable, "-m", "flightserve", "status", "--json"]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     names: dict[int, str] = {}
-    for line in said.splitlines():
-        app = json.loads(line)
+    for app in apps():
         names[app["supervisor_pid"]] = "supervisor"
         names.update({child["pid"]: child["name"] for child in app["children"]})
     return names

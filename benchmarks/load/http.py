@@ -51,13 +51,19 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Collect an answer, check it, go on until the run's time is over."""
         received = self._received + data if self._received else data
-        end = received.find(b"\r\n\r\n") + 4
-        if end < 4 or len(received) < end + self._run.content_length(received, end):
+        try:
+            answer = whole_answer(received)
+        except WrongAnswer as error:
+            self._run.fail(error)
+            return
+        if answer is None:
             self._received = received
             return
         self._received = b""
-        body = received[end:]
-        if not self._body:
+        status, body = answer
+        if status != 200:
+            self._run.fail(WrongAnswer(f"{received[:300]!r}"))
+        elif not self._body:
             self._check_first(body)
         elif body != self._body:
             self._run.fail(WrongAnswer(f"expected {self._body[:200]!r}, got {body[:200]!r}"))
@@ -127,18 +133,21 @@ class Run:
         """What happens from now on does not matter."""
         self.ended.cancel()
 
-    def content_length(self, received: bytes, end: int) -> int:
-        """The body's length, of an answer whose head ends at `end`; any status but 200 fails the run."""
-        if not received.startswith(b"HTTP/1.1 200"):
-            self.fail(WrongAnswer(f"{received[:300]!r}"))
-            return 0
-        at = received.find(b"ontent-length: ", 0, end)
-        if at < 0:
-            at = received.find(b"ontent-Length: ", 0, end)
-        if at < 0:
-            self.fail(WrongAnswer(f"no content-length in {received[:end]!r}"))
-            return 0
-        return int(received[at + 15 : received.find(b"\r", at)])
+
+def whole_answer(received: bytes) -> tuple[int, bytes] | None:
+    """Status and body of the answer that was received, None until it is whole. Raises WrongAnswer where it is no
+    answer with a length."""
+    end = received.find(b"\r\n\r\n") + 4
+    if end < 4:
+        return None
+    at = received.find(b"ontent-length: ", 0, end)
+    if at < 0:
+        at = received.find(b"ontent-Length: ", 0, end)
+    status = received[9:12]
+    if at < 0 or not status.isdigit():
+        raise WrongAnswer(f"no status or no content-length in {received[: min(end, 300)]!r}")
+    whole = end + int(received[at + 15 : received.find(b"\r", at)])
+    return (int(status), received[end:whole]) if len(received) >= whole else None
 
 
 def address_of(url: str) -> tuple[str, int]:
@@ -147,13 +156,13 @@ def address_of(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or 80
 
 
-def json_request(url: str, values: list[float]) -> bytes:
-    """The bytes of a POST of one column `x`."""
+def json_request(url: str, values: list[float], headers: str = "") -> bytes:
+    """The bytes of a POST of one column `x`. `headers` are more of them, each with its line end."""
     parts = urlsplit(url)
     body = json.dumps({"columns": {"x": values}}).encode()
     head = (
         f"POST {parts.path or '/'} HTTP/1.1\r\nhost: {parts.netloc}\r\naccept: application/json\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"content-type: application/json\r\n{headers}content-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
