@@ -138,6 +138,7 @@ class RouterClient:
 
     def router_ready(self) -> None:
         """A router takes requests now, or the table changed. On the loop."""
+        self._orphans.forget(self._entries)
         self._orphans.resubmit(monotonic_ns())
 
     def _moved(self, requests: list[tuple[int, Pending]]) -> None:

@@ -15,11 +15,11 @@ Each request here keeps its region once (`SegmentPool.keep`). Used from the even
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from flightserve.errors import DeadlineExceeded, FlightserveError, ResourceExhausted, Unavailable
+from flightserve.errors import DeadlineExceeded, FlightserveError, NotFound, ResourceExhausted, Unavailable
 from flightserve.fabric.async_uplink import AsyncUplink
 from flightserve.fabric.segments import SegmentPool
 from flightserve.fabric.uplink import Pending
@@ -159,6 +159,12 @@ class Orphans:
     def fail_all(self, error: FlightserveError) -> None:
         """End all."""
         self.fail(list(self._pending), error)
+
+    def forget(self, deployed: Container[str]) -> None:
+        """End those whose deployment is not there any more."""
+        for request_id, pending in list(self._pending.items()):
+            if pending.sent.deployment not in deployed:
+                self.fail([request_id], NotFound(f"deployment {pending.sent.deployment!r} was taken down"))
 
     def expire(self, now_ns: int) -> None:
         """End those whose deadline is now or past."""

@@ -22,11 +22,14 @@ from flightserve.core.events import (
     Ejected,
     Event,
     Finished,
+    HandOver,
+    Moved,
     Readmitted,
     Refused,
     ReplicaDown,
     ReplicaUp,
     Streamed,
+    Tick,
 )
 from flightserve.core.routing import DeploymentMachine
 from flightserve.errors import KINDS, InvalidArgument, NotFound, ProtocolError
@@ -48,6 +51,8 @@ class Dispatcher:
         self._ids = ids
         self._lanes: dict[int, Link] = {}
         self.dirty: set[Link] = set()
+        # The deployment is another router's: nothing new is taken in.
+        self.leaving = False
         self.update(spec)
 
     def update(self, spec: DeploymentSpec) -> None:
@@ -137,6 +142,18 @@ class Dispatcher:
             for hold in batch.holds:
                 hold.lose()
 
+    def see_off(self, now_ns: int) -> bool:
+        """Called now and then while leaving: give back what has not begun, and let go of lanes with nothing left to
+        do. True once nothing is left."""
+        self.handle(HandOver(), now_ns)
+        record = self.machine.statistics()
+        for lane in list(self._lanes.values()):
+            if not lane.running and not record.queued_requests:
+                self.lane_down(lane, "the deployment moved to another router", now_ns)
+                lane.channel.queue(frames.Goodbye())
+                self.dirty.add(lane)
+        return not (self._lanes or record.live_requests or self.dirty)
+
     def done(self, link: Link, frame: frames.Done, result: RegionHold | None, now_ns: int) -> None:
         """A micro-batch, or one part of a streamed reply, is answered by `result`."""
         running = link.running.get(frame.batch_id)
@@ -145,11 +162,34 @@ class Dispatcher:
         if not frame.last:
             self._stream(link, frame, running, result, now_ns)
             return
-        del link.running[frame.batch_id]
         if result is not None:
             _share(running, result, frame.rows)
         elif not running.pieces[0][0].streamed:
             raise ProtocolError("replica ended a micro-batch without a result")
+        del link.running[frame.batch_id]
+        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns), now_ns)
+        settle_holds(link, running, frame.kept)
+
+    def shared(self, link: Link, frame: frames.Done, results: list[RegionHold], now_ns: int) -> None:
+        """A micro-batch is answered by several results, or not all of it is: those left out have expired."""
+        running = link.running.get(frame.batch_id)
+        if running is None:
+            raise ProtocolError(f"replica answered micro-batch {frame.batch_id}, which it does not have")
+        pieces = running.pieces
+        answered = [place for share in frame.shares for place in share.parts]
+        left = set(range(len(pieces))).difference(answered)
+        if len(answered) + len(left) != len(pieces) or not answered:
+            raise ProtocolError("replica answered a part of a micro-batch twice, or one that there is not")
+        # Both clocks are one: what had expired there has expired here.
+        self.handle(Tick(), now_ns)
+        if not all(pieces[place][0].settled for place in left):
+            raise ProtocolError("replica left out a part of a micro-batch that has not expired")
+        for share in frame.shares:
+            if share.rows != (asked := sum([pieces[place][2] for place in share.parts])):
+                raise ProtocolError(f"replica answered {share.rows} rows to parts of a micro-batch that have {asked}")
+        for share, result in zip(frame.shares, results, strict=True):
+            _share(Running([pieces[place] for place in share.parts], []), result, share.rows)
+        del link.running[frame.batch_id]
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns), now_ns)
         settle_holds(link, running, frame.kept)
 
@@ -185,6 +225,8 @@ class Dispatcher:
             self._refuse(effect)
         elif isinstance(effect, Abandon):
             self._abandon(effect)
+        elif isinstance(effect, Moved):
+            self._move(cast("list[Routed]", effect.requests))
         else:
             self._log(effect)
 
@@ -268,6 +310,18 @@ class Dispatcher:
         request.link.channel.queue(frames.Outcome(request.part.request_id, effect.kind, effect.message))
         self.dirty.add(request.link)
         self._settle(request)
+
+    def _move(self, requests: list[Routed]) -> None:
+        """Give requests back to their callers, who ask the deployment's next router."""
+        by_link: dict[Link, list[int]] = {}
+        for request in requests:
+            by_link.setdefault(request.link, []).append(request.part.request_id)
+        for link, request_ids in by_link.items():
+            link.channel.queue(frames.Moved(request_ids))
+            self.dirty.add(link)
+        # After the frames: a caller keeps the region when it reads them, before it reads of its release.
+        for request in requests:
+            self._settle(request)
 
     def _settle(self, request: Routed) -> None:
         request.settled = True

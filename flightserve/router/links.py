@@ -116,6 +116,7 @@ class Link:
         self.segments = segments
         self.peer: Peer | None = None
         self.deployment = ""
+        self.epoch = 0
         self.credits = 0
         self.requests: dict[int, Routed] = {}
         # Results it was sent, and regions that user code keeps.
@@ -147,6 +148,7 @@ class Link:
         """Take the connection's place in its process."""
         self.peer = peer
         self.deployment = hello.deployment
+        self.epoch = hello.epoch
         self.credits = hello.credits
         if hello.main:
             peer.main = self
