@@ -41,6 +41,8 @@ _TOTALS: Final = {
     "retries": ("flightserve_retries", "Requests sent again after a failure", None),
     "expired_at_arrival": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "arrival")),
     "expired_queued": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "queued")),
+    # Of those in flight, the requests that their replica did not run any more. Counted by the replica.
+    "expired_at_door": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "door")),
     "expired_in_flight": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "in_flight")),
 }
 # A micro-batch's size, as a summary: the statistics that hold its sum; the count is that of micro-batches.

@@ -5,7 +5,7 @@ another. What it gives back depends on the method:
 
 | method | call gives |
 |---|---|
-| plain | the result, a record batch |
+| plain | the result, a record batch; where its requests have unlike columns, several (`replica.results.Apart`) |
 | `async def` | an awaitable of it |
 | generator | an iterator of record batches |
 | `async def` generator | an async iterator of them |
@@ -30,7 +30,7 @@ from flightserve.errors import Cancelled, FlightserveError, MethodFailed
 from flightserve.fabric.schemas import decode_schema, empty_batch
 from flightserve.replica.context import context
 from flightserve.replica.forms import FORMS, rows_of
-from flightserve.replica.results import ROW_RESULT, ResultReader
+from flightserve.replica.results import ROW_RESULT, Apart, ResultReader
 from flightserve.types import DeploymentSpec, MethodSpec
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class BoundMethod:
 
     # ---- @single_input
 
-    def _rows(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    def _rows(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch | list[Apart]:
         function, current, values = self._function, context(), []
         try:
             for row in rows_of(pieces, self.where):
@@ -163,9 +163,9 @@ class BoundMethod:
                 values.append(value if type(value) is dict else self._row_result(value))
         except BaseException as error:
             raise self._failed(error) from error
-        return self._results.from_rows(values)
+        return self._results.from_rows(values, current.rows)
 
-    async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch | list[Apart]:
         function, current, values = self._function, context(), []
         try:
             for row in rows_of(pieces, self.where):
@@ -177,7 +177,7 @@ class BoundMethod:
             if _is_our_cancellation(error):
                 raise
             raise self._failed(error) from error
-        return self._results.from_rows(values)
+        return self._results.from_rows(values, current.rows)
 
     def _row_result(self, value: Any) -> dict[str, Any]:
         if value is None:

@@ -29,14 +29,17 @@ class Context:
     none): until then somebody may still want the result. `cancelled` turns true when nobody does any more.
     """
 
-    __slots__ = ("_children", "_clock", "_parts", "cancelled", "deadline", "deployment", "method")
+    __slots__ = ("_children", "_clock", "_parts", "cancelled", "deadline", "deployment", "earliest_ns", "method")
 
     def __init__(
         self, deployment: str = "", method: str = "", parts: Sequence[Part] = (), clock: Clock = monotonic_ns
     ) -> None:
         self.deployment = deployment
         self.method = method
-        self.deadline: int = max([part.deadline_ns for part in parts], default=NEVER_NS)
+        deadlines = [part.deadline_ns for part in parts] or [NEVER_NS]
+        self.deadline: int = max(deadlines)
+        # Whether any of the requests is late is asked once for each micro-batch.
+        self.earliest_ns: int = min(deadlines)
         self.cancelled = False
         self._parts = parts
         self._clock = clock

@@ -7,13 +7,14 @@ buffer over it. What is still held when the method has returned is reported as k
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from flightserve.errors import InvalidArgument
 from flightserve.fabric.batches import SchemaCache, read_batch
 from flightserve.fabric.segments import SegmentMap
-from flightserve.wire.frames import Execute, Region
+from flightserve.wire.frames import Execute, Part, Region
 
 RegionKey = tuple[int, int, int]
 
@@ -21,14 +22,27 @@ RegionKey = tuple[int, int, int]
 class Inputs:
     """The leases of one micro-batch. `pieces` gives its rows; `settle` says which regions are kept."""
 
-    __slots__ = ("_regions", "_returned", "holding")
+    __slots__ = ("_regions", "_returned", "holding", "parts")
 
     def __init__(self) -> None:
+        # Places in the Execute of the parts that run; None where all do.
+        self.parts: list[int] | None = None
         self._regions: list[Region] = []
         # Leases still out after `settle`.
         self.holding = 0
         # Appended to by finalisers, on any thread.
         self._returned: collections.deque[RegionKey] = collections.deque()
+
+    def drop_late(self, frame: Execute, now_ns: int) -> int:
+        """Take the parts out whose deadline has passed; how many there were. All stay where one is late between
+        others of one region: the rows around it would have to be copied together, for all of them."""
+        places = [place for place, part in enumerate(frame.parts) if part.deadline_ns > now_ns]
+        live = [frame.parts[place] for place in places]
+        if len(_runs(live)) > len(_runs(frame.parts)):
+            return 0
+        dropped = len(frame.parts) - len(live)
+        self.parts, frame.parts = places, live
+        return dropped
 
     def pieces(self, frame: Execute, mapped: SegmentMap, schemas: SchemaCache) -> list[pa.RecordBatch]:
         """The micro-batch's rows, in order: as few batches as its regions allow. Raises ProtocolError for a
@@ -41,7 +55,7 @@ class Inputs:
         parts = frame.parts
         if len(parts) == 1 and parts[0].rows == batches[0].num_rows:
             return batches
-        runs = _runs(frame)
+        runs = _runs(parts)
         for index, _, stop in runs:
             if stop > batches[index].num_rows:
                 raise InvalidArgument(f"rows up to {stop} asked of a batch that has {batches[index].num_rows}")
@@ -72,10 +86,10 @@ class Inputs:
         return keys
 
 
-def _runs(frame: Execute) -> list[tuple[int, int, int]]:
+def _runs(parts: Sequence[Part]) -> list[tuple[int, int, int]]:
     """The parts as (region index, first row, row behind the last), neighbours in one region joined."""
     runs: list[tuple[int, int, int]] = []
-    for part in frame.parts:
+    for part in parts:
         start, stop = part.row_offset, part.row_offset + part.rows
         if runs and runs[-1][0] == part.request_id and runs[-1][2] == start:
             runs[-1] = (part.request_id, runs[-1][1], stop)

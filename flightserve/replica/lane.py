@@ -32,6 +32,7 @@ from flightserve.fabric.batches import SchemaCache, write_batch
 from flightserve.fabric.channels import BlockingChannel
 from flightserve.replica.context import Context, entered
 from flightserve.replica.inputs import Inputs
+from flightserve.replica.results import Apart
 from flightserve.replica.session import Session
 from flightserve.wire import frames
 
@@ -46,8 +47,9 @@ STREAM_WINDOW = 4
 MEMORY_WAIT_S = 10.0
 PUMP_S = 0.1
 
-# How a micro-batch ended: result region (none at the end of a stream) and its rows, or an error.
-Answer: TypeAlias = tuple[frames.Region | None, int] | FlightserveError
+# How a micro-batch ended: result region (none at the end of a stream) and its rows, who is answered by what where
+# that is not all by one, or an error.
+Answer: TypeAlias = tuple[frames.Region | None, int] | list[frames.Share] | FlightserveError
 
 
 class Lane:
@@ -117,19 +119,14 @@ class Lane:
             self.finish(frame, inputs, answer, started_ns)
 
     def _answer(self, frame: frames.Execute, inputs: Inputs, now_ns: int) -> Answer | None:
-        """(result region, rows), or why there is none; None where the answer is sent already, or will be by
+        """What `answered` gives, or why there is nothing; None where the answer is sent already, or will be by
         the event loop."""
-        if all(part.deadline_ns <= now_ns for part in frame.parts):
-            self.refuse(frame, DeadlineExceeded("the deadline passed before the method could start"))
-            return None
         method = self.service.methods.get(frame.method)
         if method is None:
             self.refuse(frame, NotFound(f"this replica has no method {frame.method!r}"))
             return None
-        context = self.session.begin(self.service.spec.name, frame)
-        if context.cancelled:
-            self.session.left(frame.batch_id)
-            self.refuse(frame, Cancelled("nobody waits for the result any more"))
+        context = self._admit(frame, inputs, now_ns)
+        if context is None:
             return None
         try:
             pieces = inputs.pieces(frame, self.service.mapped, self._schemas)
@@ -141,7 +138,7 @@ class Lane:
                 del pieces
                 if method.spec.streaming:
                     return self._stream(frame, result, context)
-                return self.write(result), result.num_rows
+                return self.answered(result, inputs)
         except FlightserveError as error:
             return bare(error)
         except Exception as error:
@@ -150,6 +147,29 @@ class Lane:
         finally:
             if not method.spec.is_async:
                 self.session.left(frame.batch_id)
+
+    def _admit(self, frame: frames.Execute, inputs: Inputs, now_ns: int) -> Context | None:
+        """The door: the micro-batch's context, or None where nobody could use its result any more. Requests that are
+        late do not run, if the others can do without them (`Inputs.drop_late`)."""
+        name = self.service.spec.name
+        context = self.session.begin(name, frame)
+        if context.earliest_ns <= now_ns:
+            dead = context.deadline <= now_ns
+            late = len(frame.parts) if dead else inputs.drop_late(frame, now_ns)
+            self.service.count(f"{name}.expired_at_door", late)
+            if late and not dead:
+                everybodys, context = context, self.session.begin(name, frame)
+                if everybodys.cancelled:
+                    context.cancel()
+            elif dead:
+                self.session.left(frame.batch_id)
+                self.refuse(frame, DeadlineExceeded("the deadline passed before the method could start"))
+                return None
+        if context.cancelled:
+            self.session.left(frame.batch_id)
+            self.refuse(frame, Cancelled("nobody waits for the result any more"))
+            return None
+        return context
 
     def refuse(self, frame: frames.Execute, error: FlightserveError) -> None:
         """Turn the micro-batch away at the door: it did not run."""
@@ -162,9 +182,12 @@ class Lane:
         kept = inputs.settle()
         if isinstance(answer, FlightserveError):
             self.send(frames.Failed(frame.batch_id, kind_of(answer), answer.message, True, kept))
+        elif isinstance(answer, list):
+            regions = [share.region for share in answer]
+            self.send(frames.Done(frame.batch_id, None, 0, True, kept, busy_ns, answer), *regions)
         else:
             region, rows = answer
-            self.send(frames.Done(frame.batch_id, region, rows, True, kept, busy_ns), region)
+            self.send(frames.Done(frame.batch_id, region, rows, True, kept, busy_ns), *([region] if region else ()))
         if kept:
             # Behind the frame that says what is kept: another thread may flush at any moment, and a release of what
             # the router does not know to be kept would be lost.
@@ -201,6 +224,23 @@ class Lane:
         """The result in a region of this process. Raises ResourceExhausted where memory stays full."""
         return write_batch(batch, self._schemas, self._allocate)
 
+    def answered(self, result: pa.RecordBatch | list[Apart], inputs: Inputs) -> Answer:
+        """A method's result, written. Raises ResourceExhausted where memory stays full."""
+        places = inputs.parts
+        if not isinstance(result, list):
+            region = self.write(result)
+            return (region, result.num_rows) if places is None else [frames.Share(region, result.num_rows, places)]
+        shares: list[frames.Share] = []
+        try:
+            for parts, batch in result:
+                own = parts if places is None else [places[part] for part in parts]
+                shares.append(frames.Share(self.write(batch), batch.num_rows, own))
+        except BaseException:
+            for share in shares:
+                self.service.pool.free(share.region.segment, share.region.offset)
+            raise
+        return shares
+
     def _allocate(self, nbytes: int) -> tuple[frames.Region, memoryview]:
         pool = self.service.pool
         got = pool.allocate(nbytes)
@@ -218,18 +258,18 @@ class Lane:
             )
         return got
 
-    def send(self, frame: frames.Frame, region: frames.Region | None = None) -> None:
-        """Send a frame and the releases that wait; shows the region's segment first if need be."""
+    def send(self, frame: frames.Frame, *regions: frames.Region) -> None:
+        """Send a frame and the releases that wait; shows the segments of its regions first if need be."""
         out = [frame, *self._late_releases()] if self._keeping else [frame]
         announcements: tuple[tuple[frames.Segment, int], ...] = ()
-        if region is not None:
+        for region in regions:
             self.session.outstanding.add((region.segment, region.offset))
             if (region.owner, region.segment) not in self.channel.known:
-                announcements = (self.service.pool.announcement(region.segment),)
+                announcements += (self.service.pool.announcement(region.segment),)
         try:
             self.channel.send(out, announcements)
         except Unavailable:
-            if region is not None:
+            for region in regions:
                 self.session.freed(region.segment, region.offset, lost=True)
             raise
 

@@ -7,12 +7,16 @@ its own and is converted to the declared ones.
 
 `@single_input` results are collected into columns. Where no output is declared Arrow infers the types, and what was
 inferred before steadies it: a column of nulls, or of whole numbers where there were floats, takes the type the
-column had, so that equal requests get equal schemas whatever rows they share a micro-batch with.
+column had, so that equal requests get equal schemas whatever rows they share a micro-batch with. Which columns a
+request gets, and in which order, is up to its own rows: where requests of a micro-batch differ in that, or where
+their values do not make one column, each group of alike neighbours gets a batch of its own (`Apart`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
@@ -24,6 +28,14 @@ ROW_RESULT: Final = "result"
 REMEMBERED_COLUMNS_MAX: Final = 1024
 
 _ARROW_ERRORS: Final = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
+
+class Apart(NamedTuple):
+    """The rows of some requests of a micro-batch, which have other columns than those of others. `parts` are the
+    requests' places in the micro-batch."""
+
+    parts: list[int]
+    batch: pa.RecordBatch
 
 
 class ResultReader:
@@ -163,15 +175,40 @@ class ResultReader:
 
     # ---- rows
 
-    def from_rows(self, rows: list[dict[str, Any]]) -> pa.RecordBatch:
-        """One column for each key. Raises MethodFailed."""
+    def from_rows(self, rows: list[dict[str, Any]], counts: Sequence[int] = ()) -> pa.RecordBatch | list[Apart]:
+        """One column for each key. `counts` says how many rows each request has, where there are several: they are
+        answered by one batch where their columns are alike, else apart. Raises MethodFailed."""
         if self.output is not None:
             return self._declared_rows(rows, self.output)
+        several = len(counts) > 1 and sum(counts) == len(rows)
+        names = tuple(rows[0]) if rows else ()
+        if not rows or all(tuple(row) == names for row in rows):
+            try:
+                return self._columns(names, rows)
+            except MethodFailed:
+                if not several:
+                    raise
+        elif not several:
+            return self._columns(_names_of(rows), rows)
+        return list(self._apart(rows, counts))
+
+    def _apart(self, rows: list[dict[str, Any]], counts: Sequence[int]) -> Iterator[Apart]:
+        """Neighbours with the same columns together, or each request by itself where their values do not go
+        together."""
+        offsets = list(itertools.accumulate(counts, initial=0))
+        own = [rows[start:stop] for start, stop in itertools.pairwise(offsets)]
+        for names, group in itertools.groupby(range(len(own)), lambda index: _names_of(own[index])):
+            parts = list(group)
+            try:
+                yield Apart(parts, self._columns(names, [row for index in parts for row in own[index]]))
+            except MethodFailed:
+                if len(parts) == 1:
+                    raise
+                yield from (Apart([index], self._columns(names, own[index])) for index in parts)
+
+    def _columns(self, names: tuple[str, ...], rows: list[dict[str, Any]]) -> pa.RecordBatch:
         if not rows:
             return empty_batch(self._row_schema or pa.schema([]))
-        names = rows[0].keys()
-        if not all(row.keys() == names for row in rows):
-            names = dict.fromkeys(name for row in rows for name in row).keys()
         arrays = [self._inferred(name, [row.get(name) for row in rows]) for name in names]
         if not arrays:
             raise MethodFailed(f"{self.where} returned an empty dict for every row; a column is needed")
@@ -237,6 +274,11 @@ class StreamReader:
             found = "; ".join(differences(self._schema, batch.schema)) or "another order of columns"
             raise MethodFailed(f"{self._results.where} changed its schema while streaming: {found}")
         return batch
+
+
+def _names_of(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The keys of all rows, in the order they first appear."""
+    return tuple(dict.fromkeys(name for row in rows for name in row))
 
 
 def fits(inferred: pa.DataType, before: pa.DataType) -> bool:

@@ -381,7 +381,7 @@ class ReplicaService:
                     answer = (None, 0)
                 else:
                     result = await method(pieces)
-                    answer = (lane.write(result), result.num_rows)
+                    answer = lane.answered(result, inputs)
                     del result
         except asyncio.CancelledError:
             answer = Cancelled("nobody waits for the result any more")

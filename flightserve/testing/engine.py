@@ -17,6 +17,7 @@ from flightserve.errors import FlightserveError, MethodFailed, ResourceExhausted
 from flightserve.fabric.batches import stream_of
 from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.context import Context, entered
+from flightserve.replica.results import Apart
 from flightserve.types import DeploymentSpec, RequestMeta
 from flightserve.wire.frames import Part
 
@@ -163,23 +164,30 @@ class LocalDeployment:
             if not method.spec.idempotent:
                 raise
             for request in requests:
-                try:
-                    self._run_one(method, request)
-                except FlightserveError as error:
-                    request.fail(error)
+                self._run_alone(method, request)
             return
-        offset = 0
-        for request in requests:
-            rows = request.batch.num_rows
-            request.emit(LocalResult(result.slice(offset, rows)), None, True)
-            offset += rows
+        alike = result if isinstance(result, list) else [Apart(list(range(len(requests))), result)]
+        for parts, batch in alike:
+            offset = 0
+            for part in parts:
+                rows = requests[part].batch.num_rows
+                requests[part].emit(LocalResult(batch.slice(offset, rows)), None, True)
+                offset += rows
 
-    def _call(self, method: BoundMethod, pieces: list[pa.RecordBatch], only: LocalRequest | None) -> pa.RecordBatch:
+    def _run_alone(self, method: BoundMethod, request: LocalRequest) -> None:
+        request.context = requests_context(self.spec.name, method.spec.name, [request])
+        try:
+            with entered(request.context):
+                self._run_one(method, request)
+        except FlightserveError as error:
+            request.fail(error)
+
+    def _call(self, method: BoundMethod, pieces: list[pa.RecordBatch], only: LocalRequest | None) -> Any:
         """Run a micro-batch; a coroutine is cancelled when the only request it runs for ends first."""
         if not method.spec.is_async:
             return method(pieces)
 
-        async def run() -> pa.RecordBatch:
+        async def run() -> Any:
             return await method(pieces)
 
         running = asyncio.run_coroutine_threadsafe(run(), self._loop)

@@ -142,11 +142,21 @@ class Execute(msgspec.Struct, array_like=True, tag=9):
     parts: list[Part]
 
 
+class Share(msgspec.Struct, array_like=True, gc=False):
+    """A result region that answers some parts of an Execute, given by their places there; their rows lie in it in that
+    order."""
+
+    region: Region
+    rows: int
+    parts: list[int]
+
+
 class Done(msgspec.Struct, array_like=True, tag=10):
     """Replica to router: the micro-batch's rows, in the order of its parts. Without `last`, one part of a
-    streamed reply. `kept` indexes the regions of the Execute that user code still holds: their leases come
-    back later by `Release`, all others are given back by this frame when `last` is set. `busy_ns` is how long the
-    method and the writing of its result took."""
+    streamed reply. Where parts have unlike columns, or some did not run because their deadline had passed, `region`
+    is None and `shares` say who is answered by what. `kept` indexes the regions of the Execute that user code still
+    holds: their leases come back later by `Release`, all others are given back by this frame when `last` is set.
+    `busy_ns` is how long the method and the writing of its result took."""
 
     batch_id: int
     region: Region | None
@@ -154,6 +164,7 @@ class Done(msgspec.Struct, array_like=True, tag=10):
     last: bool
     kept: list[int] = []
     busy_ns: int = 0
+    shares: list[Share] = []
 
 
 class Failed(msgspec.Struct, array_like=True, tag=11):

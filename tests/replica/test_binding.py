@@ -13,10 +13,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from flightserve.clock import NEVER_NS
 from flightserve.declare import method, single_input
 from flightserve.errors import Cancelled, MethodFailed, NotFound
 from flightserve.replica.binding import MESSAGE_BYTES_MAX, BoundMethod, describe
 from flightserve.replica.context import Context, entered
+from flightserve.wire.frames import Part
 from tests.replica.methods import BATCH, PIECES, address, bound, returning
 
 # ---- results
@@ -157,6 +159,43 @@ def test_keys_that_some_rows_lack_are_null() -> None:
 def test_rows_fail_by_name(value: Any, words: str) -> None:
     with pytest.raises(MethodFailed, match=words):
         rows(lambda row: value)([BATCH])
+
+
+def _apart(answers: list[list[Any]]) -> list[tuple[list[int], list[dict[str, Any]]]] | None:
+    """What requests that answer these rows get when they run together; None where it is one batch."""
+    flat = [row for request in answers for row in request]
+    run = rows(lambda row: flat[row["a"]])
+    parts = [Part(number, 0, len(request), NEVER_NS) for number, request in enumerate(answers)]
+    with entered(Context("D", "m", parts)):
+        got = run([pa.record_batch({"a": pa.array(range(len(flat)), pa.int64())})])
+    return None if isinstance(got, pa.RecordBatch) else [(each.parts, each.batch.to_pylist()) for each in got]
+
+
+def test_neighbours_do_not_change_which_columns_a_request_gets() -> None:
+    one, other = {"x": 1}, {"y": 2}
+    assert _apart([[one, one], [one]]) is None
+    assert _apart([[one], [one, one], [other], [one]]) == [([0, 1], [one] * 3), ([2], [other]), ([3], [one])]
+    assert _apart([[one, other], [one]]) == [([0], [{"x": 1, "y": None}, {"x": None, "y": 2}]), ([1], [one])]
+
+
+def test_neighbours_do_not_change_the_order_of_columns() -> None:
+    got = _apart([[{"x": 1, "y": 2}], [{"y": 3, "x": 4}]])
+    assert got is not None
+    assert [list(batch[0]) for _, batch in got] == [["x", "y"], ["y", "x"]]
+
+
+def test_values_that_make_no_common_column_are_apart() -> None:
+    assert _apart([[{"x": 1}], [{"x": "a"}], [{"x": "b"}]]) == [
+        ([0], [{"x": 1}]),
+        ([1], [{"x": "a"}]),
+        ([2], [{"x": "b"}]),
+    ]
+    with pytest.raises(MethodFailed, match="'x' that does not make a column"):
+        _apart([[{"x": 1}, {"x": "a"}], [{"x": 1}]])
+
+
+def test_a_request_without_rows_has_a_part_of_its_own() -> None:
+    assert _apart([[{"x": 1}], [], [{"y": 2}]]) == [([0], [{"x": 1}]), ([1], []), ([2], [{"y": 2}])]
 
 
 def test_inferred_types_stay_what_they_were() -> None:
