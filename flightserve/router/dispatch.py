@@ -22,6 +22,8 @@ from flightserve.core.events import (
     Ejected,
     Event,
     Finished,
+    HandOver,
+    Moved,
     Readmitted,
     Refused,
     ReplicaDown,
@@ -49,6 +51,8 @@ class Dispatcher:
         self._ids = ids
         self._lanes: dict[int, Link] = {}
         self.dirty: set[Link] = set()
+        # The deployment is another router's: nothing new is taken in.
+        self.leaving = False
         self.update(spec)
 
     def update(self, spec: DeploymentSpec) -> None:
@@ -138,6 +142,18 @@ class Dispatcher:
             for hold in batch.holds:
                 hold.lose()
 
+    def see_off(self, now_ns: int) -> bool:
+        """Called now and then while leaving: give back what has not begun, and let go of lanes with nothing left to
+        do. True once nothing is left."""
+        self.handle(HandOver(), now_ns)
+        record = self.machine.statistics()
+        for lane in list(self._lanes.values()):
+            if not lane.running and not record.queued_requests:
+                self.lane_down(lane, "the deployment moved to another router", now_ns)
+                lane.channel.queue(frames.Goodbye())
+                self.dirty.add(lane)
+        return not (self._lanes or record.live_requests or self.dirty)
+
     def done(self, link: Link, frame: frames.Done, result: RegionHold | None, now_ns: int) -> None:
         """A micro-batch, or one part of a streamed reply, is answered by `result`."""
         running = link.running.get(frame.batch_id)
@@ -209,6 +225,8 @@ class Dispatcher:
             self._refuse(effect)
         elif isinstance(effect, Abandon):
             self._abandon(effect)
+        elif isinstance(effect, Moved):
+            self._move(cast("list[Routed]", effect.requests))
         else:
             self._log(effect)
 
@@ -292,6 +310,18 @@ class Dispatcher:
         request.link.channel.queue(frames.Outcome(request.part.request_id, effect.kind, effect.message))
         self.dirty.add(request.link)
         self._settle(request)
+
+    def _move(self, requests: list[Routed]) -> None:
+        """Give requests back to their callers, who ask the deployment's next router."""
+        by_link: dict[Link, list[int]] = {}
+        for request in requests:
+            by_link.setdefault(request.link, []).append(request.part.request_id)
+        for link, request_ids in by_link.items():
+            link.channel.queue(frames.Moved(request_ids))
+            self.dirty.add(link)
+        # After the frames: a caller keeps the region when it reads them, before it reads of its release.
+        for request in requests:
+            self._settle(request)
 
     def _settle(self, request: Routed) -> None:
         request.settled = True

@@ -32,7 +32,6 @@ from flightserve.wire.table import RoutingTable
 
 log = logging.getLogger(__name__)
 
-REQUESTS_PER_LINK_MAX = 65_536
 # Arrow counts rows in 63 bits, and so do the frames that name rows of a region.
 ROWS_MAX = (1 << 63) - 1
 # Releases that found no frames to ride with leave after this long.
@@ -54,6 +53,9 @@ class RouterService:
         self._peers: dict[int, Peer] = {}
         self._dispatchers: dict[str, Dispatcher] = {}
         self._homeless: set[Link] = set()
+        # Requests from callers whose routing table is newer than ours.
+        self._early: dict[Link, list[tuple[frames.Submit, RegionHold]]] = {}
+        self._leaving = False
         self._table = RoutingTable(0)
         self._ids = itertools.count(1)
         self._numbers = itertools.count(1)
@@ -156,6 +158,8 @@ class RouterService:
                 self._accept()
         now_ns = monotonic_ns()
         self._tick(now_ns)
+        if self._leaving:
+            self._see_off(now_ns)
         self._flush_dirty(now_ns)
         if self._on_idle is not None and self._idle():
             self._on_idle()
@@ -243,6 +247,7 @@ class RouterService:
         self._by_fd.pop(link.fd, None)
         self._links.pop(link.number, None)
         self._homeless.discard(link)
+        self._early.pop(link, None)
         link.close()
         now_ns = monotonic_ns()
         if peer is not None and peer.main is link:
@@ -301,19 +306,34 @@ class RouterService:
             raise ProtocolError(f"process {link.pid} says that it is {peer.tier} {peer.id:x}, which is another")
         link.greet(frame, peer)
         link.channel.queue(
-            frames.Hello(frames.PROTOCOL_VERSION, self.peer_id, "router", frame.main, "", REQUESTS_PER_LINK_MAX)
+            frames.Hello(
+                frames.PROTOCOL_VERSION,
+                self.peer_id,
+                "router",
+                frame.main,
+                "",
+                self._limits.requests_per_connection_max,
+            )
         )
         self._flush(link, lazily=False)
         if frame.tier == "replica" and not frame.main:
             self._house(link, now_ns)
 
     def _house(self, link: Link, now_ns: int) -> None:
+        """A replica's lane finds its deployment, waits for a table that says it is here, or is sent away."""
         dispatcher = self._dispatchers.get(link.deployment)
-        if dispatcher is None:
+        if dispatcher is not None and not dispatcher.leaving:
+            self._homeless.discard(link)
+            dispatcher.lane_up(link, now_ns)
+        elif link.epoch > self._table.version or not self._is_anothers(link.deployment):
             self._homeless.add(link)
         else:
             self._homeless.discard(link)
-            dispatcher.lane_up(link, now_ns)
+            link.channel.queue(frames.Goodbye())
+            self._flush(link, lazily=False)
+
+    def _is_anothers(self, deployment: str) -> bool:
+        return any(e.spec.name == deployment and e.router_id != self.peer_id for e in self._table.deployments)
 
     def _on_submit(self, link: Link, frame: frames.Submit, now_ns: int) -> None:
         region = frame.region
@@ -325,17 +345,35 @@ class RouterService:
             last_row = part.row_offset + part.rows
             if part.rows < 0 or not 0 <= part.row_offset <= last_row <= ROWS_MAX or part.request_id in link.requests:
                 raise ProtocolError(f"request {part.request_id} is malformed or already in flight")
+        self._submit(link, frame, hold, now_ns)
+
+    def _submit(self, link: Link, frame: frames.Submit, hold: RegionHold, now_ns: int) -> None:
+        if len(link.requests) + len(frame.parts) > self._limits.requests_per_connection_max:
+            most = self._limits.requests_per_connection_max
+            raise ProtocolError(f"more than {most} requests in flight on one connection")
         dispatcher = self._dispatchers.get(frame.deployment)
-        if dispatcher is None:
-            refuse_all(link, frame, hold, _NOT_FOUND, f"no deployment {frame.deployment!r} at this router")
+        if dispatcher is None or dispatcher.leaving:
+            self._elsewhere(link, frame, hold)
         elif self._draining:
             refuse_all(link, frame, hold, _UNAVAILABLE, "the router is draining; try again")
-        elif len(link.requests) + len(frame.parts) > REQUESTS_PER_LINK_MAX:
-            raise ProtocolError(f"more than {REQUESTS_PER_LINK_MAX} requests in flight on one connection")
         else:
             dispatcher.submit(link, frame, hold, now_ns)
             return
         self._flush(link, lazily=False)
+
+    def _elsewhere(self, link: Link, frame: frames.Submit, hold: RegionHold) -> None:
+        """The deployment is not ours: not yet, not any more, or nobody's. Whose table is newer knows."""
+        if frame.epoch > self._table.version:
+            early = self._early.setdefault(link, [])
+            if sum(len(before.parts) for before, _ in early) > self._limits.requests_per_connection_max:
+                raise ProtocolError(f"too many requests for {frame.deployment!r}, which this router does not own")
+            early.append((frame, hold))
+        elif self._is_anothers(frame.deployment):
+            link.channel.queue(frames.Moved([part.request_id for part in frame.parts]))
+            for _ in frame.parts:
+                hold.drop()
+        else:
+            refuse_all(link, frame, hold, _NOT_FOUND, f"no deployment {frame.deployment!r} at this router")
 
     def _on_cancel(self, link: Link, frame: frames.Cancel, now_ns: int) -> None:
         for request_id in frame.request_ids:
@@ -425,16 +463,32 @@ class RouterService:
             return
         self._table = table
         now_ns = monotonic_ns()
-        for entry in table.deployments:
-            if entry.router_id != self.peer_id:
-                continue
-            dispatcher = self._dispatchers.get(entry.spec.name)
-            if dispatcher is None:
-                self._dispatchers[entry.spec.name] = Dispatcher(entry.spec, self._ids)
-            elif dispatcher.spec != entry.spec:
-                dispatcher.update(entry.spec)
+        owned = {entry.spec.name: entry.spec for entry in table.deployments if entry.router_id == self.peer_id}
+        for name, dispatcher in self._dispatchers.items():
+            dispatcher.leaving = name not in owned
+        self._leaving = any(dispatcher.leaving for dispatcher in self._dispatchers.values())
+        for name, spec in owned.items():
+            known = self._dispatchers.get(name)
+            if known is None:
+                self._dispatchers[name] = Dispatcher(spec, self._ids)
+            elif known.spec != spec:
+                known.update(spec)
         for link in list(self._homeless):
             self._house(link, now_ns)
+        early, self._early = self._early, {}
+        for link, submits in early.items():
+            try:
+                for frame, hold in submits:
+                    self._submit(link, frame, hold, now_ns)
+            except FlightserveError as error:
+                self._drop(link, error)
+
+    def _see_off(self, now_ns: int) -> None:
+        """End what is left of deployments that are other routers' now."""
+        for name, dispatcher in list(self._dispatchers.items()):
+            if dispatcher.leaving and dispatcher.see_off(now_ns):
+                del self._dispatchers[name]
+        self._leaving = any(dispatcher.leaving for dispatcher in self._dispatchers.values())
 
     def _run_posted(self) -> None:
         with contextlib.suppress(BlockingIOError):
