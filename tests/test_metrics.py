@@ -25,6 +25,7 @@ def test_a_routers_statistics_have_conventional_names_by_deployment() -> None:
                 "a.b.dispatched_rows": 90,
                 "connections": 3,
             },
+            "replica-a.b-0": {"a.b.expired_at_door": 9},
             "frontend-0": {"leases": 1, "shared_memory_bytes": 64, "in_flight": 8},
         }
     )
@@ -33,6 +34,8 @@ def test_a_routers_statistics_have_conventional_names_by_deployment() -> None:
     assert got["flightserve_queue_depth", of_router] == 4
     assert got["flightserve_deadline_exceeded_total", (*of_router, ("stage", "queued"))] == 5
     assert got["flightserve_deadline_exceeded_total", (*of_router, ("stage", "in_flight"))] == 6
+    of_replica = (("deployment", "a.b"), ("process", "replica-a.b-0"))
+    assert got["flightserve_deadline_exceeded_total", (*of_replica, ("stage", "door"))] == 9
     assert got["flightserve_retries_total", of_router] == 7
     assert got["flightserve_micro_batch_rows_sum", of_router] == 90
     assert got["flightserve_micro_batch_rows_count", of_router] == 2
