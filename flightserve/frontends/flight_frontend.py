@@ -1,13 +1,14 @@
 """The Flight frontend: pyarrow's server with handlers that look up, check and hand on.
 
-What a descriptor means is decided by its type: a path of two names is a method; a command is SQL, which is not
-served yet. Every handler is wrapped by `flight_errors.mapped`. pyarrow makes a thread for each RPC;
+What a descriptor means is decided by its type: a path of two names is a method, or a table of a warehouse; a
+command is SQL (`flight_sql`). Every handler is wrapped by `flight_errors.mapped`. pyarrow makes a thread for each RPC;
 `flight_streams` holds what a stream does in it.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -16,29 +17,37 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import flight
 
-from flightserve.clock import NEVER_NS, monotonic_ns
+from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
-from flightserve.errors import InvalidArgument, Unavailable, Unimplemented
+from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, Unimplemented
 from flightserve.fabric.service import Service
 from flightserve.frontends import edge, flight_peers
 from flightserve.frontends.flight_catalogue import all_methods, method_info, method_schema
-from flightserve.frontends.flight_errors import mapped
+from flightserve.frontends.flight_errors import flight_error, mapped
 from flightserve.frontends.flight_registry import StreamRegistry
+from flightserve.frontends.flight_sessions import COOKIE, Session, Sessions
+from flightserve.frontends.flight_sql import Caller, FlightSql, find_table
+from flightserve.frontends.flight_sql_actions import ACTIONS, SqlActions
 from flightserve.frontends.flight_streams import ExchangeSink, NoSink, ReplySink, RequestStream, Target
-from flightserve.types import DeploymentSpec, MethodSpec
+from flightserve.frontends.sql_gateway import Gateway, TableInfo, warehouses
+from flightserve.frontends.sql_tickets import Tickets
+from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
-NO_SQL: Final = "SQL over Flight is not served yet: use FlightDescriptor.for_path(deployment, method)"
+NO_COMMAND: Final = "a command is SQL and has rows to be got; methods are called by FlightDescriptor.for_path"
 STOP_GRACE_S: Final = 1.0
 HEADERS: Final = "headers"
 
 
 class Headers(flight.ServerMiddleware):
-    """The client's headers, kept for the handler; sends the request's id back."""
+    """The client's headers, kept for the handler; sends the request's id back, and what the client needs to stay
+    in its session."""
 
-    def __init__(self, headers: dict[str, list[str]]) -> None:
+    def __init__(self, headers: dict[str, list[str]], session: Session | None) -> None:
         super().__init__()
         self._headers = headers
         self.request_id = ""
+        self.session = session
+        self.answer: dict[str, str] = {}
 
     def get(self, name: str) -> str | None:
         """The first value of a header; None where there is none or it is not text."""
@@ -49,26 +58,54 @@ class Headers(flight.ServerMiddleware):
         """Called by pyarrow, twice for some RPCs."""
         if not self.request_id:
             self.request_id = edge.echoable_request_id(self.get("x-request-id"))
-        return {"x-request-id": self.request_id}
+        return {"x-request-id": self.request_id, **self.answer}
 
 
 class HeadersFactory(flight.ServerMiddlewareFactory):
-    """Makes `Headers` for each RPC."""
+    """Makes `Headers` for each RPC, and finds its session. Basic credentials are answered by a bearer token."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        super().__init__()
+        self._sessions = sessions
 
     def start_call(self, info: Any, headers: dict[str, list[str]]) -> Headers:
         """Called by pyarrow in the RPC's thread, before the handler."""
-        return Headers(headers)
+        call = Headers(headers, None)
+        authorization, cookie = call.get("authorization"), call.get("cookie")
+        if authorization is not None or cookie is not None:
+            try:
+                call.session = self._sessions.of(authorization, cookie)
+            except FlightserveError as error:
+                raise flight_error(error) from None
+        if call.session is not None and authorization is not None and authorization[:5].lower() == "basic":
+            call.answer["authorization"] = f"Bearer {call.session.token}"
+        return call
+
+
+class OpenHandshake(flight.ServerAuthHandler):
+    """Lets every Handshake pass: without a handler pyarrow refuses them, and credentials are looked at in the
+    headers, where all clients put them."""
+
+    def authenticate(self, outgoing: Any, incoming: Any) -> None:
+        """Nothing is exchanged in the Handshake itself."""
+
+    def is_valid(self, token: bytes) -> str:
+        """Called for each RPC; the identity is the session's, not this."""
+        return ""
 
 
 class FlightServer(flight.FlightServerBase):
     """The handlers. Those of one descriptor type are a method each, so that another type is one more."""
 
-    def __init__(self, service: Service, location: str, limits: EdgeLimits, metrics: Any) -> None:
+    def __init__(self, service: Service, location: str, limits: EdgeLimits, metrics: Any, tickets: Tickets) -> None:
         self._service = service
         self._metrics = metrics
         self._limits = limits
         self.streams = StreamRegistry(limits, self._cut)
-        super().__init__(location, middleware={HEADERS: HeadersFactory()})
+        self._sessions = Sessions(tickets)
+        self.sql = FlightSql(Gateway(service, limits), tickets, partial(metrics.answered, "flight"))
+        self._actions = SqlActions(self.sql, self._sessions)
+        super().__init__(location, auth_handler=OpenHandshake(), middleware={HEADERS: HeadersFactory(self._sessions)})
 
     def _cut(self, peer: str) -> bool:
         return flight_peers.cut(peer, self.port)
@@ -78,39 +115,87 @@ class FlightServer(flight.FlightServerBase):
     def _method(self, descriptor: Any) -> tuple[DeploymentSpec, MethodSpec]:
         """What a descriptor names. Raises Unimplemented for commands, InvalidArgument, NotFound."""
         if descriptor.descriptor_type != flight.DescriptorType.PATH:
-            raise Unimplemented(NO_SQL)
+            raise Unimplemented(NO_COMMAND)
+        return self._service.method(*self._names(descriptor))
+
+    def _names(self, descriptor: Any) -> tuple[str, str]:
         path = descriptor.path
         if len(path) != 2:
             raise InvalidArgument(f"a path of two names is expected, deployment and method; got {len(path)}")
         try:
-            deployment, method = (name.decode() for name in path)
+            first, second = (name.decode() for name in path)
         except UnicodeDecodeError as error:
             raise InvalidArgument("the path's names are not UTF-8") from error
-        edge.check_name(deployment, self._limits)
-        edge.check_name(method, self._limits)
-        return self._service.method(deployment, method)
+        edge.check_name(first, self._limits)
+        edge.check_name(second, self._limits)
+        return first, second
+
+    def _caller(self, context: Any) -> Caller:
+        headers = context.get_middleware(HEADERS)
+
+        def meta(spec: DeploymentSpec) -> RequestMeta:
+            made = edge.meta_of(headers.get, spec, self._limits, monotonic_ns())
+            headers.request_id = made.request_id
+            return made
+
+        user = "" if headers.session is None else headers.session.user
+        return Caller(user, headers.session, meta, context.is_cancelled)
+
+    def _begin_session(self, context: Any) -> Session:
+        """A session for a client that has none and keeps cookies."""
+        headers = context.get_middleware(HEADERS)
+        session = headers.session = self._sessions.begin()
+        headers.answer["set-cookie"] = f"{COOKIE}={session.token}"
+        return session
+
+    def _table(self, descriptor: Any, caller: Caller) -> tuple[str, TableInfo] | None:
+        """The table that a path names, where no method has the name."""
+        names = self._names(descriptor)
+        try:
+            self._service.method(*names)
+        except NotFound:
+            return find_table(self.sql.gateway, names, caller)
+        return None
 
     # ---- RPCs without a stream of requests
 
     @mapped
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
-        """Every method; `criteria` is not looked at."""
-        return iter(list(all_methods(self._service)))
+        """Every method and every table; `criteria` is not looked at."""
+        caller = self._caller(context)
+        tables = [
+            self.sql.table_info(spec.name, table, caller.user)
+            for spec in warehouses(self._service)
+            for table in self.sql.gateway.tables(spec.name, caller.meta(spec))
+        ]
+        return iter([*all_methods(self._service), *tables])
 
     @mapped
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
-        """See `flight_catalogue`."""
+        """Of a method (see `flight_catalogue`), a table, or SQL (see `flight_sql`)."""
+        caller = self._caller(context)
+        if descriptor.descriptor_type == flight.DescriptorType.CMD:
+            return self.sql.info(descriptor, caller)
+        table = self._table(descriptor, caller)
+        if table is not None:
+            return self.sql.table_info(*table, caller.user)
         return method_info(*self._method(descriptor))
 
     @partial(mapped, untraced=True)
     def get_schema(self, context: Any, descriptor: Any) -> Any:
-        """See `flight_catalogue`."""
+        """Of a method, a table, or SQL."""
+        caller = self._caller(context)
+        if descriptor.descriptor_type == flight.DescriptorType.CMD:
+            return flight.SchemaResult(self.sql.schema(descriptor, caller))
+        table = self._table(descriptor, caller)
+        if table is not None:
+            return flight.SchemaResult(table[1].schema)
         return flight.SchemaResult(method_schema(self._method(descriptor)[1])[0])
 
     @mapped
     def do_get(self, context: Any, ticket: Any) -> Any:
-        """No ticket was ever given out while SQL is not served."""
-        raise InvalidArgument("not a ticket of this server. Methods are called by DoExchange; SQL is not served yet")
+        """The rows of a ticket that GetFlightInfo gave."""
+        return self.sql.get(ticket.ticket, self._caller(context))
 
     @mapped
     def list_actions(self, context: Any) -> list[tuple[str, str]]:
@@ -118,18 +203,23 @@ class FlightServer(flight.FlightServerBase):
         return [
             ("healthz", 'Is the frontend up? Answers {"ready": bool}.'),
             ("readyz", "Can every deployment serve? UNAVAILABLE when not."),
+            *ACTIONS.items(),
         ]
 
     @mapped
     def do_action(self, context: Any, action: Any) -> Iterator[bytes]:
-        """`healthz` and `readyz`; anything else is Unimplemented."""
+        """`healthz`, `readyz` and those of `flight_sql_actions`; anything else is Unimplemented."""
         if action.type == "healthz":
             return iter([json.dumps({"ready": self._service.ready()}).encode()])
         if action.type == "readyz":
             if not self._service.ready():
                 raise Unavailable("not ready")
             return iter([b'{"ready": true}'])
-        raise Unimplemented(f"no action {action.type[:64]!r}; list_actions names those there are")
+        body = action.body.to_pybytes()
+        results = self._actions.run(action.type, body, self._caller(context), partial(self._begin_session, context))
+        if results is None:
+            raise Unimplemented(f"no action {action.type[:64]!r}; list_actions names those there are")
+        return results
 
     # ---- streams of requests
 
@@ -145,8 +235,11 @@ class FlightServer(flight.FlightServerBase):
 
     @mapped
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """As DoExchange without replies: the RPC's end says that every batch has run."""
+        """As DoExchange without replies: the RPC's end says that every batch has run. A command is Flight SQL's."""
         self.streams.check_open()
+        if descriptor.descriptor_type == flight.DescriptorType.CMD:
+            self.sql.put(descriptor, reader, writer, self._caller(context))
+            return
         deployment, method = self._method(descriptor)
         self._serve(context, deployment, method, reader, NoSink())
 
@@ -177,19 +270,24 @@ class FlightServer(flight.FlightServerBase):
 class FlightFrontend:
     """Serves Flight on its own threads. `start` once, then `drain` and `stop`, all blocking."""
 
-    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Any) -> None:
+    def __init__(
+        self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Any, ticket_key: bytes = b""
+    ) -> None:
+        """`ticket_key` signs tickets; frontends that share it open each other's. Empty: one of its own."""
         self._service = service
         self._host = host
         self._port = port
         self._limits = limits
         self._metrics = metrics
+        self._tickets = Tickets(ticket_key or secrets.token_bytes(32))
         self._server: FlightServer | None = None
 
     def start(self) -> str:
         """Listen: "grpc://host:port". Raises Unavailable where the address cannot be had."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
-            self._server = FlightServer(self._service, f"grpc://{host}:{self._port}", self._limits, self._metrics)
+            location = f"grpc://{host}:{self._port}"
+            self._server = FlightServer(self._service, location, self._limits, self._metrics, self._tickets)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise Unavailable(f"Flight cannot listen on {host}:{self._port}: {error}") from error
         return f"grpc://{host}:{self._server.port}"
@@ -198,14 +296,19 @@ class FlightFrontend:
         """Refuse new streams and batches and let what is in flight finish. False when some did not in time."""
         if self._server is None:
             return True
-        self._server.streams.refuse("the frontend is draining")
-        return self._server.streams.wait_quiet(timeout_s)
+        why = "the frontend is draining"
+        until_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
+        self._server.streams.refuse(why)
+        self._server.sql.refuse(why)
+        quiet = self._server.streams.wait_quiet(timeout_s)
+        return self._server.sql.wait_quiet(max(0.0, (until_ns - monotonic_ns()) / NS_PER_S)) and quiet
 
     def stop(self) -> None:
         """End every stream and close the port, within about three times `STOP_GRACE_S`. Idempotent."""
         server, self._server = self._server, None
         if server is None:
             return
+        server.sql.end_all()
         server.streams.end_all("the frontend is stopping", STOP_GRACE_S)
         # pyarrow's shutdown has no deadline: it waits for every RPC.
         closing = threading.Thread(target=server.shutdown, name="flightserve-flight-stop", daemon=True)
@@ -213,8 +316,10 @@ class FlightFrontend:
         closing.join(STOP_GRACE_S)
 
     def statistics(self) -> dict[str, int]:
-        """Open streams and requests in flight."""
-        return {} if self._server is None else self._server.streams.statistics()
+        """Open streams, requests in flight on them, and queries."""
+        if self._server is None:
+            return {}
+        return {**self._server.streams.statistics(), "queries": self._server.sql.running}
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.statistics().items())

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.config import EdgeLimits
-from flightserve.errors import Cancelled, FlightserveError, InvalidArgument, NotFound, TooLarge
+from flightserve.errors import Cancelled, FlightserveError, InvalidArgument, NotFound, TooLarge, Unimplemented
 from flightserve.fabric.service import Service
 from flightserve.types import DeploymentSpec, RequestMeta
 
@@ -73,10 +73,11 @@ def warehouses(service: Service) -> list[DeploymentSpec]:
 
 
 def choose(service: Service, name: str | None) -> DeploymentSpec:
-    """The warehouse of that name, or the only one. Raises NotFound, or InvalidArgument where one must be named."""
+    """The warehouse of that name, or the only one. Raises NotFound, InvalidArgument where one must be
+    named, Unimplemented where there is none."""
     known = warehouses(service)
     if not known:
-        raise NotFound("no warehouse is deployed here; fs.sql.Warehouse or `flightserve sql` make one")
+        raise Unimplemented("no warehouse is deployed here; fs.sql.Warehouse or `flightserve sql` make one")
     names = ", ".join(spec.name for spec in known)
     if name:
         found = next((spec for spec in known if spec.name == name), None)

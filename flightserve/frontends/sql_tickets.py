@@ -71,7 +71,7 @@ class SessionToken(Sealed, frozen=True):
     """Says which session a client is in; `owner` is the user."""
 
 
-T = TypeVar("T", QueryTicket, CommandTicket, PreparedHandle, SessionToken)
+T = TypeVar("T", bound=Sealed)
 _ANY: Final = QueryTicket | CommandTicket | PreparedHandle | SessionToken
 
 
@@ -110,16 +110,16 @@ class Tickets:
             raise TooLarge(f"the statement and its parameters make a ticket of {len(body)} bytes; bind fewer rows")
         return VERSION + self._mac(body) + body
 
-    def open(self, data: bytes, kind: type[T], owner: str) -> T:
+    def open(self, data: bytes, kind: type[T], owner: str | None = None) -> T:
         """What was sealed. Raises InvalidArgument for what is no ticket of this app or of another kind, NotFound
-        for one that expired or was closed, PermissionDenied for another user's."""
+        for one that expired or was closed, PermissionDenied for one of another user than `owner`."""
         body = data[1 + MAC_BYTES :]
         if data[:1] != VERSION or not hmac.compare_digest(data[1 : 1 + MAC_BYTES], self._mac(body)):
             raise InvalidArgument("not a ticket of this app: damaged, forged, or from before a restart")
         content = self._decoder.decode(body)
         if not isinstance(content, kind):
-            raise InvalidArgument(f"a ticket of another kind, {type(content).__name__}; {kind.__name__} is needed here")
-        if content.owner != owner:
+            raise InvalidArgument(f"a {type(content).__name__} was sent where a {kind.__name__} is needed")
+        if owner is not None and content.owner != owner:
             raise PermissionDenied("the ticket was made for another user")
         if content.expires_s <= self._clock_s() or content.id in self._closed:
             raise NotFound("the ticket has expired or was closed; prepare or ask again")

@@ -229,7 +229,7 @@ def test_the_schema_is_the_outputs_else_the_inputs_else_empty(
 
 
 def test_the_actions(client: Any, service: FakeService) -> None:
-    assert {action.type for action in client.list_actions()} == {"healthz", "readyz"}
+    assert {"healthz", "readyz"} <= {action.type for action in client.list_actions()}
     assert json.loads(next(client.do_action("healthz")).body.to_pybytes()) == {"ready": True}
     service.is_ready = False
     try:
