@@ -188,8 +188,6 @@ def _check_option(key: str, value: Any) -> None:
     if key == "router":
         if value not in ROUTERS:
             raise ConfigError(f"router is {value!r}; it is one of {', '.join(map(repr, ROUTERS))}")
-        if value == "deadline":
-            raise ConfigError("router='deadline' is not there yet; use router='fifo'")
     elif key == "resources":
         if not isinstance(value, dict) or not all(isinstance(k, str) and _is_number(v) for k, v in value.items()):
             raise ConfigError(f"resources is {value!r}; it is a dict of names and amounts")

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flightserve.core.queue import FifoQueue, Queue
+from flightserve.core.queue import DeadlineQueue, FifoQueue, Queue
 
-POLICIES: dict[str, Callable[[], Queue]] = {"fifo": FifoQueue}
+POLICIES: dict[str, Callable[[], Queue]] = {"fifo": FifoQueue, "deadline": DeadlineQueue}

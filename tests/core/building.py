@@ -22,10 +22,11 @@ def request(
     arrived_ns: int = 0,
     sliceable: bool = True,
     idempotent: bool = True,
+    priority: int = 0,
 ) -> Request:
     """A request with a new id; 8 bytes a row where nothing else is said."""
     size = 8 * rows if nbytes is None else nbytes
-    return Request(next(_ids), group, rows, size, deadline_ns, 0, arrived_ns, sliceable, idempotent)
+    return Request(next(_ids), group, rows, size, deadline_ns, priority, arrived_ns, sliceable, idempotent)
 
 
 def entry(order: int, **options: object) -> Entry:

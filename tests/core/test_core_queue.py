@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flightserve.clock import NEVER_NS
 from flightserve.core import deadline, queue
 from flightserve.core.deadline import Deadlines
-from flightserve.core.queue import Entry, FifoQueue
+from flightserve.core.queue import DeadlineQueue, Entry, FifoQueue
 from tests.core.building import entry
 
 STEPS = st.lists(st.tuples(st.sampled_from(["push", "push", "pop", "requeue", "discard"]), st.integers(0, 99)))
@@ -45,8 +46,45 @@ def test_fifo_queue_agrees_with_a_list_sorted_by_arrival(steps: list[tuple[str, 
     assert drained == oracle
 
 
-def test_discarded_entries_do_not_pile_up_behind_a_waiting_head() -> None:
-    tested = FifoQueue()
+def _urgency(item: Entry) -> tuple[int, int, int]:
+    return -item.request.priority, item.request.deadline_ns, item.order
+
+
+@given(STEPS, st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=1))
+def test_deadline_queue_agrees_with_a_list_sorted_by_urgency(
+    steps: list[tuple[str, int]], urgencies: list[tuple[int, int]]
+) -> None:
+    tested, oracle, out = DeadlineQueue(), [], []
+    for order, (step, pick) in enumerate(steps):
+        if step == "push":
+            priority, deadline_ns = urgencies[pick % len(urgencies)]
+            item = entry(order, deadline_ns=deadline_ns, priority=priority)
+            oracle = sorted([*oracle, item], key=_urgency)
+            assert tested.push(item) == (oracle[0] is item)
+        elif step == "pop" and oracle:
+            tested.pop()
+            out.append(oracle.pop(0))
+            assert not out[-1].queued
+        elif step == "requeue" and out:
+            item = out.pop(pick % len(out))
+            oracle = sorted([*oracle, item], key=_urgency)
+            assert tested.requeue(item) == (oracle[0] is item)
+        elif step == "discard" and oracle:
+            tested.discard(oracle.pop(pick % len(oracle)))
+        assert len(tested) == len(oracle)
+        assert tested.head() is (oracle[0] if oracle else None)
+        if oracle:
+            assert tested.head_key() == _urgency(oracle[0])
+    drained = []
+    while (head := tested.head()) is not None:
+        drained.append(head)
+        tested.pop()
+    assert drained == oracle
+
+
+@pytest.mark.parametrize("policy", [FifoQueue, DeadlineQueue])
+def test_discarded_entries_do_not_pile_up_behind_a_waiting_head(policy: type[FifoQueue | DeadlineQueue]) -> None:
+    tested = policy()
     head = entry(0)
     tested.push(head)
     for order in range(1, 10_000):
