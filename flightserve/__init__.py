@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flightserve import sql as sql
     from flightserve.app import Running as Running
     from flightserve.app import serve as serve
     from flightserve.composition import App as App
@@ -55,10 +56,14 @@ __all__ = [
     "method",
     "serve",
     "single_input",
+    "sql",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sql":
+        # The room itself; importing it makes it an attribute of this package.
+        return import_module("flightserve.sql")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'flightserve' has no attribute {name!r}")

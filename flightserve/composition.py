@@ -29,6 +29,8 @@ class App:
     """
 
     def __init__(self, *bound: Bound, **named: Bound) -> None:
+        bound = tuple(_bound(value) for value in bound)
+        named = {name: _bound(value) for name, value in named.items()}
         for value in (*bound, *named.values()):
             if not isinstance(value, Bound):
                 raise ConfigError(f"App takes what bind() returns, as in App(Pricing.bind()); not {described(value)}")
@@ -53,6 +55,12 @@ class App:
 
     def __repr__(self) -> str:
         return f"App({', '.join(value.name for value in self.bound)})"
+
+
+def _bound(value: Any) -> Any:
+    """What is served in the value's place: a warehouse says so itself."""
+    own = getattr(value, "flightserve_bound", None)
+    return value if own is None else own()
 
 
 class _Collecting:

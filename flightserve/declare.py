@@ -302,7 +302,14 @@ def _plain(function: Any) -> Any:
 def spec_of(bound: Bound, version: str = "") -> DeploymentSpec:
     """The deployment as the tiers know it. `version` changes when what it runs does; by default it is a hash
     of the class's source, arguments, options and methods. Raises ConfigError for a class that cannot be served.
+
+    A class whose methods are not written down in it says itself what it serves, by a class method
+    `flightserve_spec(bound, version)`.
     """
+    own = getattr(bound.cls, "flightserve_spec", None)
+    if own is not None:
+        spec: DeploymentSpec = own(bound, version)
+        return spec
     methods = tuple(_method_specs(bound.cls))
     if not methods:
         raise ConfigError(f"{bound.cls.__name__} has no public method that takes a batch; there is nothing to serve")

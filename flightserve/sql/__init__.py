@@ -1,1 +1,7 @@
 """SQL over the tables of a deployment: a locked DuckDB in each replica, named queries, merged executions."""
+
+from __future__ import annotations
+
+from flightserve.sql.warehouse import Warehouse as Warehouse
+
+__all__ = ["Warehouse"]

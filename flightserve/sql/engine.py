@@ -29,6 +29,8 @@ from flightserve.sql.statements import Parser
 LOADS: Final = ("memory", "view")
 # Connections kept for the next query; more are opened and closed as needed.
 IDLE_SESSIONS_MAX: Final = 16
+# How long an engine that closes waits for queries that it interrupted.
+CLOSE_WAIT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,13 @@ class Engine:
 
     def __init__(self, sources: tuple[Source, ...], options: EngineOptions) -> None:
         """Raises ConfigError for a table that cannot be opened or an option that DuckDB does not take."""
-        if options.load not in LOADS:
-            raise ConfigError(f"load is {options.load!r}; it is one of {', '.join(map(repr, LOADS))}")
         self.sources = sources
         self.options = options
         self.tables: dict[str, pa.Schema] = {}
         self._registered: dict[str, pa.Table] = {}
         self._idle: list[duckdb.DuckDBPyConnection] = []
-        self._lock = threading.Lock()
+        self._busy: set[duckdb.DuckDBPyConnection] = set()
+        self._changed = threading.Condition()
         self._closed = False
         self._folder = tempfile.mkdtemp(prefix="flightserve-sql-", dir=options.temp_directory or None)
         try:
@@ -77,13 +78,18 @@ class Engine:
         return f"<Engine {len(self.tables)} tables, {len(self._idle)} idle sessions>"
 
     def close(self) -> None:
-        """Close every idle session and the database, and remove what was spilled. Sessions in use end with their
-        queries."""
-        with self._lock:
+        """Interrupt what runs, wait a moment for it to end, close the database, and remove what was spilled."""
+        with self._changed:
             self._closed = True
+            for session in self._busy:
+                session.interrupt()
+            ended = self._changed.wait_for(lambda: not self._busy, CLOSE_WAIT_S)
             idle, self._idle = self._idle, []
-        for session in [*idle, self._connection, self.shadow]:
+        for session in [*idle, self.shadow]:
             session.close()
+        if ended:
+            # While a query of any session runs the database does not close; it goes with the process then.
+            self._connection.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # ---- opening
@@ -166,29 +172,38 @@ class Engine:
         try:
             yield session
         except BaseException:
-            session.close()
+            self.drop(session)
             raise
         self.give_back(session)
 
     def take(self) -> duckdb.DuckDBPyConnection:
-        """A connection for one query; `give_back` it, or close it. Raises Unavailable when the engine is closed."""
-        with self._lock:
+        """A connection for one query; `give_back` or `drop` it. Raises Unavailable when the engine is closed."""
+        with self._changed:
             if self._closed:
                 raise Unavailable("the engine is closed")
-            if self._idle:
-                return self._idle.pop()
-            session = self._connection.cursor()
-        for name, table in self._registered.items():
-            session.register(name, table)
+            new = not self._idle
+            session = self._connection.cursor() if new else self._idle.pop()
+            self._busy.add(session)
+        if new:
+            for name, table in self._registered.items():
+                session.register(name, table)
         return session
 
     def give_back(self, session: duckdb.DuckDBPyConnection) -> None:
         """The query on this connection ended well and nothing of it is left."""
-        with self._lock:
+        with self._changed:
             if not self._closed and len(self._idle) < IDLE_SESSIONS_MAX:
                 self._idle.append(session)
+                self._busy.discard(session)
                 return
+        self.drop(session)
+
+    def drop(self, session: duckdb.DuckDBPyConnection) -> None:
+        """Close the connection: what it was doing may still end in it."""
         session.close()
+        with self._changed:
+            self._busy.discard(session)
+            self._changed.notify_all()
 
     def versions(self) -> Mapping[str, str]:
         """A fingerprint for each table's files."""

@@ -200,7 +200,7 @@ class Execution:
         reader = getattr(self, "_reader", None)
         if reader is not None:
             reader.close()
-        self._session.close()
+        self._engine.drop(self._session)
 
     def _failed(self, error: BaseException) -> BaseException:
         why = self._watched.why

@@ -358,16 +358,19 @@ def _direction(item: Tree) -> str:
 
 
 def _try(connection: duckdb.DuckDBPyConnection, text: str, parameters: Parameters, result: pa.Schema) -> None:
-    """Let the engine plan the merged form, and compare its columns with the statement's."""
+    """Let the engine plan the merged form, and compare its columns with the statement's. It is not run."""
     session = connection.cursor()
     try:
         empty = [pa.array([], type=kind) for kind in parameters.schema.types]
         session.register(PARAMS, pa.Table.from_batches([parameter_relation(empty, 0, 0)]))
-        found = session.sql(text).to_arrow_table().schema
+        kinds = session.sql(text).types[1:]
+        session.execute(f"EXPLAIN {text}").fetchall()
+        spelled = ", ".join(f"CAST(NULL AS {kind}) AS c{n}" for n, kind in enumerate(kinds))
+        found = session.sql(f"SELECT {spelled}").to_arrow_table().schema
     except Exception as error:
         raise translate(error) from error
     finally:
         session.close()
-    if found.types[1:] != result.types:
-        differing = [name for name, a, b in zip(result.names, result.types, found.types[1:], strict=True) if a != b]
-        raise NotMergeable(f"merged, it gives another type for {', '.join(differing)[:256] or 'its columns'}")
+    if found.types != result.types:
+        differing = [name for name, a, b in zip(result.names, result.types, found.types, strict=True) if a != b]
+        raise NotMergeable(f"merged, it gives another type for {', '.join(differing)[:256]}")

@@ -7,6 +7,7 @@ ascending.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +25,12 @@ from flightserve.errors import (
     InvalidArgument,
     PermissionDenied,
     ReplicaFailed,
+    SchemaMismatch,
 )
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import translate
 from flightserve.sql.execution import Execution, Watch, plain_schema
-from flightserve.sql.merging import PARAMS, RID, NotMergeable, merge, parameter_relation
+from flightserve.sql.merging import PARAMS, RID, NotMergeable, merge, parameter_relation, refuse_undefined
 from flightserve.sql.parameters import Parameters, Types, cast_text, infer, resolve
 from flightserve.sql.statements import Statement
 
@@ -37,6 +39,7 @@ MERGED_ROWS_MAX: Final = 2048
 # Results of one merged query; above that its rows run one by one.
 MERGED_BYTES_MAX: Final = 256 << 20
 REMEMBERED_MAX: Final = 512
+EXPLAINED: Final = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
 
 # Errors that running row by row would not change.
 _FINAL: Final = (Cancelled, DeadlineExceeded, PermissionDenied, ReplicaFailed)
@@ -50,20 +53,48 @@ class Limits:
     cancelled: Callable[[], bool] = lambda: False
 
 
-@dataclass(frozen=True)
 class Prepared:
     """A statement that is ready to run.
 
-    `single` is its text with typed parameters, `merged` its merged form or None, `reason` why it has none. `result`
-    is the schema of one execution's result.
+    `single` is its text with typed parameters. What is only needed sometimes is found out when it is: `result` is the
+    schema of one execution's result, `merged` the merged form or None, `reason` why it has none. `shared` is true where
+    every execution gives the same, so that one does for all.
     """
 
-    statement: Statement
-    parameters: Parameters
-    single: str
-    merged: str | None
-    reason: str
-    result: pa.Schema
+    def __init__(self, runner: Runner, statement: Statement, parameters: Parameters, single: str) -> None:
+        self.statement = statement
+        self.parameters = parameters
+        self.single = single
+        self._runner = runner
+
+    @functools.cached_property
+    def raw(self) -> pa.Schema:
+        """The result's schema as the engine gives it, dictionaries and all."""
+        return self._runner.described(self)
+
+    @functools.cached_property
+    def result(self) -> pa.Schema:
+        """The result's schema."""
+        return plain_schema(self.raw) or self.raw
+
+    @functools.cached_property
+    def shared(self) -> bool:
+        """No parameters, and nothing that changes from one execution to the next."""
+        return not self.parameters.names and not self._decided[1]
+
+    @property
+    def merged(self) -> str | None:
+        """The merged form's text."""
+        return self._decided[0]
+
+    @property
+    def reason(self) -> str:
+        """Why executions run one by one; "" where they are merged or shared."""
+        return self._decided[1]
+
+    @functools.cached_property
+    def _decided(self) -> tuple[str | None, str]:
+        return self._runner.decide(self)
 
 
 class Runner:
@@ -99,15 +130,21 @@ class Runner:
 
     def prepare_for(self, sql: str, rows: pa.Schema | None) -> Prepared:
         """The statement for parameter rows of these types. What the statement says of a parameter wins over what came
-        where that is text or nothing; a client that has no dates sends them so."""
+        where that is text or nothing; a client that has no dates sends them so. Where nothing is known of one, it is
+        taken for text. Raises InvalidArgument, SchemaMismatch, and as `prepare`."""
         statement = self.engine.parser.parse(sql)
-        if rows is None or not statement.parameters:
+        if not statement.parameters:
             return self.prepare(sql)
-        inferred = infer(self.engine.shadow, statement) if _vague(rows) else {}
-        by_name = set(rows.names) == set(statement.parameters)
+        if rows is not None and len(rows) != len(statement.parameters):
+            wanted = ", ".join(statement.parameters)
+            raise SchemaMismatch(
+                f"the statement has {len(statement.parameters)} parameters ({wanted}); {len(rows)} came"
+            )
+        inferred = infer(self.engine.shadow, statement) if rows is None or _vague(rows) else {}
+        by_name = rows is not None and set(rows.names) == set(statement.parameters)
         types = {}
-        for n, name in enumerate(statement.parameters[: len(rows)]):
-            given = rows.field(name if by_name else n).type
+        for n, name in enumerate(statement.parameters):
+            given = pa.null() if rows is None else rows.field(name if by_name else n).type
             types[name] = (inferred.get(name) if _is_vague(given) else None) or self._spelled(given)
         return self.prepare(sql, types)
 
@@ -118,29 +155,35 @@ class Runner:
         single = cast_text(statement, parameters.typed())
         if single is None:
             raise InvalidArgument("the parser does not say where the parameters stand; write them as $1, $2 or $name")
-        raw, names = self._described(single, parameters, statement)
-        raw = pa.schema([field.with_name(name) for field, name in zip(raw, names, strict=True)])
-        merged, reason = None, ""
+        return Prepared(self, statement, parameters, single)
+
+    def decide(self, prepared: Prepared) -> tuple[str | None, str]:
+        """The merged form, or why there is none."""
+        statement, parser = prepared.statement, self.engine.parser
         try:
             if statement.explain:
                 raise NotMergeable("it explains a statement")
-            merged = merge(self.engine.parser, self.engine.shadow, statement, parameters, raw)
+            if not prepared.parameters.names:
+                refuse_undefined(statement.tree, parser.volatile)
+                return None, ""
+            return merge(parser, self.engine.shadow, statement, prepared.parameters, prepared.raw), ""
         except NotMergeable as error:
-            reason = str(error)
-        return Prepared(statement, parameters, single, merged, reason, plain_schema(raw) or raw)
+            return None, str(error)
 
-    def _described(self, single: str, parameters: Parameters, statement: Statement) -> tuple[pa.Schema, list[str]]:
-        """The result's schema, and its columns' names as the statement was written; nothing is run."""
+    def described(self, prepared: Prepared) -> pa.Schema:
+        """The result's schema, with the columns' names as the statement was written. The statement is bound over empty
+        tables and not run, nor optimized: the optimizer computes what is constant, however long that takes."""
+        statement = prepared.statement
+        if statement.explain:
+            return EXPLAINED
         session = self.engine.shadow.cursor()
-        nulls = dict.fromkeys(parameters.names)
+        nulls = dict.fromkeys(prepared.parameters.names)
         try:
-            typed = session.sql(single, params=nulls or None)
-            if statement.explain:
-                return typed.to_arrow_table().schema, list(typed.columns)
-            renamed = ", ".join(f"c{n}" for n in range(len(typed.columns)))
-            empty = f"SELECT * FROM ({single}\n) AS d({renamed}) LIMIT 0"
-            schema = session.sql(empty, params=nulls or None).to_arrow_table().schema
-            return schema, _names(session, statement.text, nulls) or list(typed.columns)
+            typed = session.sql(prepared.single, params=nulls or None)
+            kinds = ", ".join(f"CAST(NULL AS {kind}) AS c{n}" for n, kind in enumerate(typed.types))
+            schema = session.sql(f"SELECT {kinds}").to_arrow_table().schema
+            names = _names(session, statement.text, nulls) if nulls else None
+            return pa.schema([f.with_name(name) for f, name in zip(schema, names or typed.columns, strict=True)])
         except Exception as error:
             raise translate(error) from error
         finally:
@@ -150,6 +193,8 @@ class Runner:
 
     def run(self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = Limits()) -> pa.Table:
         """Every row's result, behind `rid`. `columns` are in the parameters' order and types."""
+        if prepared.shared and rows > 1:
+            return _repeated(self.one(prepared, columns, 0, limits), rows)
         parts: list[pa.Table] = []
         for start in range(0, rows, MERGED_ROWS_MAX):
             some = range(start, min(rows, start + MERGED_ROWS_MAX))
@@ -163,8 +208,12 @@ class Runner:
     ) -> Iterator[pa.RecordBatch]:
         """The rows' results one after another, without `rid`; the first batch has the schema even where it has no
         rows."""
+        if not prepared.parameters.names:
+            # As it was written: its columns have their names, and nothing needs to be known before it runs.
+            yield from self._execution(prepared, columns, 0, limits)
+            return
         if rows == 1:
-            yield from self._execution(prepared, prepared.single, columns, 0, limits).renamed(prepared.result)
+            yield from self._execution(prepared, columns, 0, limits).renamed(prepared.result)
             return
         yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in prepared.result.types], schema=prepared.result)
         for start in range(0, rows, MERGED_ROWS_MAX):
@@ -174,14 +223,14 @@ class Runner:
                 yield from table.remove_column(0).to_batches()
                 continue
             for row in some:
-                execution = self._execution(prepared, prepared.single, columns, row, limits)
+                execution = self._execution(prepared, columns, row, limits)
                 yield from execution.renamed(prepared.result)
 
     def _merged_or_none(
         self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits
     ) -> pa.Table | None:
         """The rows' results by one query; None where they have to run one by one."""
-        if prepared.merged is None or len(rows) < 2:
+        if len(rows) < 2 or prepared.merged is None:
             return None
         try:
             return self.merged(prepared, columns, rows, limits)
@@ -212,7 +261,7 @@ class Runner:
 
     def one(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits = Limits()) -> pa.Table:
         """One row's result."""
-        execution = self._execution(prepared, prepared.single, columns, row, limits)
+        execution = self._execution(prepared, columns, row, limits)
         return pa.Table.from_batches(list(execution.renamed(prepared.result)), prepared.result)
 
     def _one_by_one(
@@ -222,17 +271,21 @@ class Runner:
             table = self.one(prepared, columns, row, limits)
             yield table.add_column(0, pa.field(RID, pa.int64()), pa.repeat(pa.scalar(row, pa.int64()), table.num_rows))
 
-    def _execution(
-        self, prepared: Prepared, text: str, columns: Sequence[pa.Array], row: int, limits: Limits
-    ) -> Execution:
+    def _execution(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> Execution:
         return Execution(
             self.engine,
             self.watch,
-            text,
+            prepared.single,
             prepared.parameters.values(columns, row),
             deadline_ns=limits.deadline_ns,
             cancelled=limits.cancelled,
         )
+
+
+def _repeated(table: pa.Table, times: int) -> pa.Table:
+    """One execution's result for each of so many, behind `rid`; the columns are not copied until they are joined."""
+    rid = pa.chunked_array([pa.repeat(pa.scalar(n, pa.int64()), table.num_rows) for n in range(times)], type=pa.int64())
+    return pa.concat_tables([table] * times).add_column(0, pa.field(RID, pa.int64()), rid)
 
 
 def _names(session: duckdb.DuckDBPyConnection, text: str, nulls: dict[str, None]) -> list[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from flightserve.errors import ConfigError, Unavailable
+from flightserve.errors import Cancelled, ConfigError, FlightserveError, Unavailable
 from flightserve.sql.engine import Engine, EngineOptions
 from flightserve.sql.sources import find_sources
 from tests.sql.warehouses import PEOPLE, opened, run
+from tests.support import eventually
 
 
 def parquet(folder: Path) -> Any:
@@ -133,7 +135,7 @@ def test_what_cannot_be_opened_says_which_table(tmp_path: Path, tables: dict[str
         Engine(find_sources(spelled), EngineOptions())
 
 
-@pytest.mark.parametrize("options", [{"load": "disk"}, {"memory_limit": "much"}, {"threads": -3}])
+@pytest.mark.parametrize("options", [{"memory_limit": "much"}, {"threads": -3}])
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Engine(find_sources({"people": PEOPLE}), EngineOptions(**options))
@@ -179,3 +181,21 @@ def test_sessions_are_used_again_unless_their_query_failed() -> None:
             assert third is not first
     with pytest.raises(Unavailable):
         engine.take()
+
+
+def test_closing_ends_what_runs() -> None:
+    raised: list[FlightserveError] = []
+
+    def endless() -> None:
+        try:
+            run(engine, "SELECT count(*) FROM range(1000000000000)")
+        except FlightserveError as error:
+            raised.append(error)
+
+    with opened() as engine:
+        thread = threading.Thread(target=endless)
+        thread.start()
+        eventually(lambda: engine._busy, what="the query runs")
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [type(error) for error in raised] == [Cancelled]

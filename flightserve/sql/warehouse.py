@@ -1,0 +1,259 @@
+"""A warehouse: tables served as a deployment, with queries by name and any other SQL.
+
+    warehouse = fs.sql.Warehouse(tables={"flights": "data/flights.parquet"}, replicas=2)
+    warehouse.query("delays", "SELECT ... FROM flights WHERE carrier = $carrier")
+    app = fs.App(warehouse)
+
+It is one more deployment: `bind` gives what `App` takes. Its replicas' methods are the named queries, and three that
+the SQL frontends call:
+
+| method | input, one row | output |
+|---|---|---|
+| `query` | `sql`, `parameters` (an Arrow IPC stream, one row for each execution, or null) | streamed batches |
+| `describe` | the same; its rows are not read, their types are | one row (`DESCRIPTION`) |
+| `tables` | the same; not read | one row for each table (`TABLES`) |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pyarrow as pa
+
+import flightserve
+from flightserve.declare import NAME, Bound, check_name, first_paragraph, make_options
+from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, SchemaMismatch
+from flightserve.sql.engine import LOADS, Engine, EngineOptions
+from flightserve.sql.execution import Watch
+from flightserve.sql.merging import RID
+from flightserve.sql.parameters import decode_rows
+from flightserve.sql.queries import Limits, Prepared, Runner
+from flightserve.sql.sources import find_sources
+from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
+
+log = logging.getLogger(__name__)
+
+REQUEST: Final = pa.schema([pa.field("sql", pa.string(), nullable=False), pa.field("parameters", pa.binary())])
+DESCRIPTION: Final = pa.schema(
+    [("result_schema", pa.binary()), ("parameter_schema", pa.binary()), ("merged", pa.bool_()), ("reason", pa.string())]
+)
+TABLES: Final = pa.schema(
+    [("table_name", pa.string()), ("table_type", pa.string()), ("table_schema", pa.binary()), ("version", pa.string())]
+)
+# Queries that run at the same time in a replica; a reader that is slow holds one of them.
+CONCURRENCY: Final = 4
+# Parameter rows that executions may bring together into one micro-batch.
+BATCH_ROWS_MAX: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class NamedQuery:
+    """A query of the warehouse's own: its name, its text, and types for parameters whose type is open."""
+
+    name: str
+    sql: str
+    types: Mapping[str, str]
+
+
+class Warehouse:
+    """Tables, and queries by name over them. Raises ConfigError for what cannot be served.
+
+    `tables` maps names to a path (a Parquet, CSV or Arrow IPC file, a glob, a folder, also one partitioned as Hive
+    does), or to a `pyarrow.Table`. With `load="memory"` each replica copies them into its own memory when it starts,
+    with "view" it reads the files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica.
+    Other options are those of `@fs.deployment`.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, Any],
+        *,
+        name: str = "warehouse",
+        load: str = "memory",
+        threads: int = 0,
+        memory_limit: str = "",
+        **options: Any,
+    ) -> None:
+        if load not in LOADS:
+            raise ConfigError(f"load is {load!r}; it is one of {', '.join(map(repr, LOADS))}")
+        self._engine = EngineOptions(load, threads, memory_limit)
+        self._tables = dict(tables)
+        find_sources(self._tables)
+        base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX)
+        self._options = make_options(options, base)
+        self._queries: dict[str, NamedQuery] = {}
+        self.name = check_name(name)
+
+    def query(self, name: str, sql: str, *, types: Mapping[str, str] | None = None) -> Warehouse:
+        """Serve the query as a method of that name. Its parameters, `$name`, are the method's input; `types` gives the
+        engine's type of those whose type the query leaves open, as in `types={"day": "DATE"}`. Returns the
+        warehouse. The text is checked when the app is made."""
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name.startswith("_"):
+            raise ConfigError(f"{str(name)[:160]!r} cannot name a query: a letter, then letters, digits, '_', '.', '-'")
+        if name in self._queries or name in _OWN:
+            raise ConfigError(f"the warehouse has a method {name!r} already")
+        self._queries[name] = NamedQuery(name, sql, dict(types or {}))
+        return self
+
+    def bind(self) -> Bound:
+        """What `App` serves."""
+        arguments = (self._tables, tuple(self._queries.values()), self._engine)
+        return Bound(WarehouseReplica, arguments, {}, self._options, self.name)
+
+    # How `App` recognises what is served in another's place.
+    flightserve_bound = bind
+
+    def __repr__(self) -> str:
+        return f"Warehouse({', '.join(self._tables)}; {len(self._queries)} named queries)"
+
+
+class WarehouseReplica:
+    """What runs in each replica. Methods of named queries are made when they are asked for by name."""
+
+    def __init__(self, tables: Mapping[str, Any], queries: tuple[NamedQuery, ...], options: EngineOptions) -> None:
+        self._engine = Engine(find_sources(tables), options)
+        self._watch = Watch()
+        self._runner = Runner(self._engine, self._watch)
+        self._named = {query.name: _prepared(self._runner, query) for query in queries}
+
+    @classmethod
+    def flightserve_spec(cls, bound: Bound, version: str) -> DeploymentSpec:
+        """The deployment as the tiers know it. The tables are opened here for their columns; nothing is copied."""
+        tables, queries, options = bound.args
+        replica = cls(tables, queries, replace(options, load="view"))
+        try:
+            methods = (*replica._own_methods(), *(replica._named_method(query) for query in queries))
+            stamp = repr((queries, options, bound.settings, methods, sorted(replica._engine.versions().items())))
+        finally:
+            replica.close()
+        version = version or hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()
+        names = ", ".join(tables)
+        return DeploymentSpec(bound.name, version, bound.settings, methods, f"SQL over the tables {names}.", kind="sql")
+
+    def close(self) -> None:
+        """End the engine."""
+        self._watch.stop()
+        self._engine.close()
+
+    # ---- methods
+
+    def query(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Run SQL: rows `sql` and `parameters`; streams the result."""
+        sql, rows = _request(batch)
+        prepared = self._runner.prepare_for(sql, None if rows is None else rows.schema)
+        columns = _columns(prepared, rows)
+        yield from self._runner.stream(prepared, columns, 1 if rows is None else rows.num_rows, _limits())
+
+    def describe(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """What a statement takes and gives, and whether executions of it are merged; nothing is run."""
+        sql, rows = _request(batch)
+        prepared = self._runner.prepare_for(sql, None if rows is None else rows.schema)
+        schemas = [schema.serialize().to_pybytes() for schema in (prepared.result, prepared.parameters.schema)]
+        values = [*schemas, not prepared.reason, prepared.reason]
+        return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
+
+    def tables(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The warehouse's tables."""
+        versions = self._engine.versions()
+        kind = "VIEW" if self._engine.options.load == "view" else "BASE TABLE"
+        rows = [
+            (name, kind, schema.serialize().to_pybytes(), versions[name])
+            for name, schema in sorted(self._engine.tables.items())
+        ]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return pa.record_batch(columns, schema=TABLES)
+
+    def __getattr__(self, name: str) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+        prepared = self.__dict__.get("_named", {}).get(name)
+        if prepared is None:
+            raise AttributeError(name)
+        return lambda batch: self._run(prepared, batch)
+
+    def _run(self, prepared: Prepared, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Every row of the batch is one execution; `rid` says which row a result belongs to."""
+        columns = prepared.parameters.columns(batch) if prepared.parameters.names else []
+        rows = batch.num_rows if batch.num_columns else 1
+        table = self._runner.run(prepared, columns, rows, _limits())
+        batches = table.combine_chunks().to_batches()
+        return batches[0] if batches else _empty(table.schema)
+
+    # ---- specs
+
+    def _own_methods(self) -> Iterator[MethodSpec]:
+        for name, output in (("query", None), ("describe", DESCRIPTION), ("tables", TABLES)):
+            yield MethodSpec(
+                name,
+                row_aligned=False,
+                streaming=output is None,
+                input_schema=REQUEST.serialize().to_pybytes(),
+                output_schema=None if output is None else output.serialize().to_pybytes(),
+                doc=first_paragraph(getattr(WarehouseReplica, name).__doc__),
+            )
+
+    def _named_method(self, query: NamedQuery) -> MethodSpec:
+        prepared = self._named[query.name]
+        how = "Executions are merged." if not prepared.reason else f"Executions run one by one: {prepared.reason}."
+        return MethodSpec(
+            query.name,
+            row_aligned=False,
+            input_schema=prepared.parameters.schema.serialize().to_pybytes(),
+            output_schema=pa.schema([pa.field(RID, pa.int64()), *prepared.result]).serialize().to_pybytes(),
+            doc=f"{' '.join(query.sql.split())[:1024]} -- {how}",
+        )
+
+
+_OWN: Final = frozenset(name for name in vars(WarehouseReplica) if not name.startswith("_"))
+
+
+def _prepared(runner: Runner, query: NamedQuery) -> Prepared:
+    """The named query, ready to run. Raises ConfigError that names it."""
+    try:
+        prepared = runner.prepare(query.sql, query.types)
+        names = [RID, *prepared.result.names]
+        # Whether it is merged is decided now, not by the first request.
+        log.info("query %s: %s", query.name, prepared.reason or "merged")
+    except FlightserveError as error:
+        raise ConfigError(f"query {query.name!r}: {error.message}") from error
+    if prepared.statement.positional:
+        raise ConfigError(f"query {query.name!r}: its parameters need names, $name; they are the method's columns")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(
+            f"query {query.name!r}: columns of a result have different names, and none is {RID!r}, which says what row "
+            f"a result belongs to; rename {', '.join(repeated)} with AS"
+        )
+    return prepared
+
+
+def _request(batch: pa.RecordBatch) -> tuple[str, pa.RecordBatch | None]:
+    """The statement and its parameter rows. Raises InvalidArgument."""
+    if batch.num_rows != 1:
+        raise InvalidArgument(f"{batch.num_rows} rows came; a request has one statement, in one row")
+    sql = batch.column("sql")[0].as_py()
+    if sql is None:
+        raise InvalidArgument("the statement is null")
+    return sql, decode_rows(batch.column("parameters")[0].as_py())
+
+
+def _columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:
+    if rows is None:
+        if prepared.parameters.names:
+            names = ", ".join(prepared.parameters.names)
+            raise SchemaMismatch(f"the statement has parameters ({names}), and no values came")
+        return []
+    if not prepared.parameters.names and rows.num_columns:
+        raise SchemaMismatch(f"the statement has no parameters; {rows.num_columns} came")
+    return prepared.parameters.columns(rows) if prepared.parameters.names else []
+
+
+def _limits() -> Limits:
+    current = flightserve.context()
+    return Limits(current.deadline, lambda: current.cancelled)
+
+
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
