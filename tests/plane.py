@@ -53,6 +53,9 @@ class Plane:
         self.targets: list[Any] = []
         self.stuck: list[Any] = []
         self.replicas: list[ReplicaService] = []
+        # Routers that live and own nothing.
+        self.others: list[RouterService] = []
+        self._epoch = (0, 0)
         self.router = self.start_router()
         for name in self.bounds:
             for _ in range(replicas):
@@ -84,11 +87,16 @@ class Plane:
         return replica
 
     def table(self) -> RoutingTable:
-        router = Peer(self.router.peer_id, "router", "router", self.router.endpoint, "node")
-        count = len(self.replicas)
-        entries = tuple(Entry(spec, self.router.peer_id, count, count) for spec in self.specs.values())
-        table = RoutingTable(next(self._version), (router,), entries)
-        self.router.apply_table(table)
+        """The next table, which every router in it has taken over."""
+        routers = [self.router, *self.others]
+        peers = tuple(Peer(router.peer_id, "router", "router", router.endpoint, "node") for router in routers)
+        count, version = len(self.replicas), next(self._version)
+        if self._epoch[0] != self.router.peer_id:
+            self._epoch = (self.router.peer_id, version)
+        entries = tuple(Entry(spec, self.router.peer_id, count, count, self._epoch[1]) for spec in self.specs.values())
+        table = RoutingTable(version, peers, entries)
+        for router in routers:
+            router.apply_table(table)
         return table
 
     def publish(self) -> None:
@@ -122,7 +130,8 @@ class Plane:
         self.client.stop()
         for replica in self.replicas:
             replica.stop()
-        self.router.stop()
+        for router in [self.router, *self.others]:
+            router.stop()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
