@@ -25,6 +25,7 @@ from tests.chaos.history import Exec, Journal
 BATCH_S: Final = 0.002
 ROW_S: Final = 0.00001
 SLOWER: Final = 10
+HOLD_S: Final = 0.2
 PIECE_ROWS: Final = 8
 MAX_BATCH_ROWS: Final = 256
 MAX_QUEUED: Final = 2000
@@ -89,9 +90,14 @@ class Chaos:
     @fs.method(row_aligned=False)
     def bulky(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """As many batches of `PAD_BYTES` as there are rows, for readers that are slow to take them."""
-        self._note(batch)
         for _ in range(batch.num_rows):
             yield pa.RecordBatch.from_arrays([pa.array([b"\0" * PAD_BYTES])], names=["pad"])
+
+    @fs.method(row_aligned=False)
+    def hold(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A moment for a batch of any kind; answers with its first row."""
+        threading.Event().wait(HOLD_S)
+        return batch.slice(0, 1)
 
     # ---- not served
 
@@ -138,6 +144,7 @@ def make_app(directory: Path, replicas: int = 2, revision: int = 0) -> fs.App:
     """The two deployments; another `revision` is another version of both."""
     options: dict[str, Any] = {
         "replicas": replicas,
+        "concurrency": 2,
         "max_batch_rows": MAX_BATCH_ROWS,
         "max_queued_requests": MAX_QUEUED,
     }

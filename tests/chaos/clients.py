@@ -20,7 +20,6 @@ import grpc
 import httpx
 import pyarrow as pa
 import zmq
-import zmq.asyncio
 from grpc import aio
 from pyarrow import flight
 
@@ -292,16 +291,30 @@ class _FlightExchange:
     def _read(self) -> None:
         """A request's reply is one batch, or with a streaming method as many as carry its id."""
         index, pieces, echo = 0, [], ""
-        for chunk in self._reader:
-            came = "" if chunk.app_metadata is None else chunk.app_metadata.to_pybytes().decode()
-            if pieces and (came != echo or not self._arrival.method.streams):
-                self._tell(index, Answer("OK", table=pa.Table.from_batches(pieces), echo=echo))
-                index, pieces = index + 1, []
-            pieces.append(chunk.data)
-            echo = came
-        if pieces:
+        streams = self._arrival.method.streams
+
+        def answered() -> None:
+            nonlocal index
             self._tell(index, Answer("OK", table=pa.Table.from_batches(pieces), echo=echo))
+            pieces.clear()
             index += 1
+
+        try:
+            for chunk in self._reader:
+                came = "" if chunk.app_metadata is None else chunk.app_metadata.to_pybytes().decode()
+                if pieces and came != echo:
+                    answered()
+                pieces.append(chunk.data)
+                echo = came
+                if not streams:
+                    answered()
+        except (pa.ArrowException, KeyError):
+            # Whose error it is: the next request's, where this one has all its rows.
+            if pieces and sum(map(len, pieces)) == self._arrival.wanted[index].rows:
+                answered()
+            raise
+        if pieces:
+            answered()
         if index < len(self._batches):
             raise Failed("SHORT", f"the stream ended after {index} of {len(self._batches)} replies")
 
@@ -322,80 +335,71 @@ class ZmqClient(Client):
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._context = zmq.asyncio.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._shared: _Dealer | None = None
-        self._closing: set[asyncio.Task[None]] = set()
 
     async def exchange(self, arrival: Arrival, batches: Sequence[pa.RecordBatch], tell: Tell) -> None:
         """See `Client`."""
-        own = arrival.give_up_ms is not None
-        if own or self._shared is None or self._shared.broken:
-            dealer = _Dealer(self._context, self._address)
-            if not own:
-                self._retire()
-                self._shared = dealer
-        else:
-            dealer = self._shared
         (wanted,), (batch,) = arrival.wanted, batches
         head = {"deployment": arrival.deployment, "method": arrival.method.name, "x-request-id": str(wanted.id)}
+        own = _Dealer(self._context, self._address) if arrival.give_up_ms is not None else None
         try:
+            dealer = own or self._dealer()
             await dealer.ask(head | metadata_of(arrival), stream_of(batch), lambda answer: tell(0, answer))
         finally:
-            if own:
-                await dealer.close()
+            if own is not None:
+                own.close()
 
-    def _retire(self) -> None:
-        if self._shared is not None:
-            closing = asyncio.ensure_future(self._shared.close())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+    def _dealer(self) -> _Dealer:
+        if self._shared is None or self._shared.closed:
+            self._shared = _Dealer(self._context, self._address)
+        return self._shared
 
     async def close(self) -> None:
         """See `Client`."""
-        self._retire()
-        if self._closing:
-            await asyncio.wait(self._closing)
-        self._context.term()
+        if self._shared is not None:
+            self._shared.close()
+        self._context.destroy(linger=0)
 
 
 class _Dealer:
     """One DEALER socket and the requests that wait on it. When its connection breaks, all of them are told so, and
-    the socket is of no more use: libzmq would connect again, but what was sent is lost."""
+    the socket is closed: libzmq would connect again, but what was sent is lost."""
 
-    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self._loop = asyncio.get_running_loop()
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._waiting: dict[str, asyncio.Future[None]] = {}
         # Kept, so that a second reply to a request is told as one.
         self._tell: dict[str, Callable[[Answer], None]] = {}
-        self.broken = False
+        self.closed = False
         self._socket.connect(address)
-        self._serving = asyncio.ensure_future(self._serve())
+        for sock in (self._socket, self._monitor):
+            self._loop.add_reader(sock.fileno(), self._look)
 
     async def ask(self, head: Mapping[str, str], body: bytes, tell: Callable[[Answer], None]) -> None:
         request_id = head["x-request-id"]
-        done = self._waiting[request_id] = asyncio.get_running_loop().create_future()
+        done = self._waiting[request_id] = self._loop.create_future()
         self._tell[request_id] = tell
         try:
-            await self._socket.send_multipart([json.dumps(dict(head)).encode(), body])
+            self._socket.send_multipart([json.dumps(dict(head)).encode(), body], zmq.NOBLOCK)
+            # The descriptor tells only once of what came meanwhile.
+            self._loop.call_soon(self._look)
             await done
         finally:
             del self._waiting[request_id]
 
-    async def _serve(self) -> None:
-        poller = zmq.asyncio.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
-        while not self.broken:
-            ready = dict(await poller.poll())
-            # What came before the end counts: replies first.
-            while await self._socket.poll(0):
-                self._take(await self._socket.recv_multipart())
-            self.broken = self._monitor in ready
-        for done in self._waiting.values():
-            if not done.done():
-                done.set_exception(Disconnected("the ZeroMQ connection ended"))
+    def _look(self) -> None:
+        if self.closed:
+            return
+        ended = self._monitor.poll(0)
+        # What came before the end counts.
+        while self._socket.poll(0):
+            self._take(self._socket.recv_multipart())
+        if ended:
+            self.close()
 
     def _take(self, parts: Sequence[bytes]) -> None:
         told = json.loads(parts[0])
@@ -408,11 +412,19 @@ class _Dealer:
         if done is not None and not done.done():
             done.set_result(None)
 
-    async def close(self) -> None:
-        self._serving.cancel()
-        await asyncio.wait([self._serving])
+    def close(self) -> None:
+        """Close the socket; what still waits is disconnected."""
+        if self.closed:
+            return
+        self.closed = True
+        for sock in (self._socket, self._monitor):
+            self._loop.remove_reader(sock.fileno())
         self._socket.disable_monitor()
-        self._socket.close()
+        self._monitor.close(0)
+        self._socket.close(0)
+        for done in self._waiting.values():
+            if not done.done():
+                done.set_exception(Disconnected("the ZeroMQ connection ended"))
 
 
 CLIENTS: Final[dict[str, type[Client]]] = {

@@ -147,6 +147,11 @@ class Load:
 
     async def run(self) -> dict[str, Any]:
         """Until stopped, or the time is over, and every request has an outcome."""
+        self._clients = {
+            (index, protocol): make(addresses[protocol])
+            for index, addresses in enumerate(self.orders.addresses)
+            for protocol, make in CLIENTS.items()
+        }
         self.begin_ns = monotonic_ns()
         asyncio.get_running_loop().call_later(self.orders.seconds, self.stop)
         try:
@@ -194,7 +199,7 @@ class Load:
 
     async def _fire(self, arrival: Arrival) -> None:
         batches = [rows.make(wanted.id, wanted.rows, wanted.poisoned) for wanted in arrival.wanted]
-        client = self._client(arrival)
+        client = self._clients[arrival.frontend, arrival.protocol]
         noted = Noted(self, arrival, batches)
         patience_s = arrival.timeout_ms / 1000 + PATIENCE_S
         limit_s = patience_s if arrival.give_up_ms is None else arrival.give_up_ms / 1000
@@ -210,14 +215,6 @@ class Load:
             noted.ended(error.code, error.message)
         except Exception as error:
             noted.ended(f"CLIENT_{type(error).__name__}", str(error))
-
-    def _client(self, arrival: Arrival) -> Client:
-        key = (arrival.frontend, arrival.protocol)
-        client = self._clients.get(key)
-        if client is None:
-            address = self.orders.addresses[arrival.frontend][arrival.protocol]
-            client = self._clients[key] = CLIENTS[arrival.protocol](address)
-        return client
 
 
 async def obey(orders: Orders) -> dict[str, Any]:

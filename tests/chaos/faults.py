@@ -1,0 +1,252 @@
+"""The faults: each breaks something of the running app on purpose, and sees it whole again.
+
+A fault runs on a thread of the runner's: it begins, waits until the system has recovered or `allowed.TABLE`'s bound has
+passed, and returns what it did as a `Fault`. Signals go through pidfds, so that a pid that was used again is never
+hit, and only to processes of the app under test, as its supervisor names them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from flightserve.clock import monotonic_ns
+from flightserve.control.messages import ChildView, View
+from flightserve.errors import FlightserveError
+from tests.chaos.allowed import TABLE
+from tests.chaos.history import Fault
+from tests.chaos.system import LoadProcess, System
+from tests.control.served import ROOT
+
+# Shorter than anybody would notice, around three heartbeats, and until long after.
+STOPS_S: Final = (0.3, 1.5, 4.0, 60.0)
+SLOW_S: Final = 4.0
+STRANGE_S: Final = 3.0
+POLL_S: Final = 0.02
+SUPERVISOR: Final = "supervisor"
+
+
+@dataclass(slots=True)
+class Chance:
+    """What a fault has to work with: the system, a seed of its own, where clients may connect, and ids nobody uses."""
+
+    system: System
+    rng: random.Random
+    addresses: list[dict[str, str]]
+    first_id: int
+    # What other faults have in hand now.
+    held: frozenset[str] = frozenset()
+
+    def targets(self, view: View, tier: str) -> list[ChildView]:
+        """Children of a tier that may be broken: well, and with a companion that is well and stays so."""
+        children = [c for c in view.children if c.tier == tier and c.name not in self.held and c.ready]
+        well = [child for child in children if child.phase == "serving"]
+        return [c for c in well if any(o.deployment == c.deployment and o.name != c.name for o in well)]
+
+
+class NotNow(Exception):
+    """The fault cannot be made without breaking the last one of a tier; another one is due."""
+
+
+@dataclass(slots=True)
+class Planned:
+    """A fault that was decided on: what it holds (names of children) and how to make it."""
+
+    kind: str
+    target: str
+    run: Callable[[], Fault]
+    holds: frozenset[str] = field(default_factory=frozenset)
+
+
+def plan(kind: str, chance: Chance) -> Planned:
+    """Choose the target. Raises NotNow."""
+    return _PLANS[kind](kind, chance)
+
+
+# ---- processes
+
+
+def _on_child(kind: str, chance: Chance) -> Planned:
+    tier = kind.partition("-")[0]
+    if SUPERVISOR in chance.held:
+        raise NotNow(kind)
+    targets = chance.targets(_view(chance.system), tier)
+    if not targets:
+        raise NotNow(kind)
+    child = chance.rng.choice(sorted(targets, key=lambda each: each.name))
+    run = _kill if kind.endswith("-kill") else _stop
+    stop_s = chance.rng.choice(STOPS_S)
+    return Planned(
+        kind, child.name, lambda: run(chance.system, kind, child.name, child.pid, stop_s), frozenset({child.name})
+    )
+
+
+def _on_supervisor(kind: str, chance: Chance) -> Planned:
+    # While something else is to be replaced, the supervisor is needed.
+    if chance.held:
+        raise NotNow(kind)
+    pid = _view(chance.system).supervisor_pid
+    run = _kill if kind.endswith("-kill") else _stop
+    stop_s = chance.rng.choice(STOPS_S)
+    return Planned(kind, SUPERVISOR, lambda: run(chance.system, kind, SUPERVISOR, pid, stop_s), frozenset({SUPERVISOR}))
+
+
+def _kill(system: System, kind: str, name: str, pid: int, _: float) -> Fault:
+    with _pidfd(pid) as pidfd:
+        begin_ns = monotonic_ns()
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    return _recovered(system, kind, name, pid, begin_ns, lambda: _replaced(system, name, pid))
+
+
+def _stop(system: System, kind: str, name: str, pid: int, stop_s: float) -> Fault:
+    """SIGSTOP, and SIGCONT after a while, where it still lives by then."""
+    with _pidfd(pid) as pidfd:
+        begin_ns = monotonic_ns()
+        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+        until = time.monotonic() + stop_s
+        note = f"stopped for {stop_s:g} s"
+        while time.monotonic() < until and not _replaced(system, name, pid):
+            threading.Event().wait(POLL_S)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+        except ProcessLookupError:
+            note += ", killed meanwhile"
+    return _recovered(system, kind, name, pid, begin_ns, lambda: _well(system, name, pid), note)
+
+
+def _recovered(
+    system: System, kind: str, name: str, pid: int, begin_ns: int, whole: Callable[[], bool], note: str = ""
+) -> Fault:
+    bound_ns = begin_ns + int(TABLE[kind].bound_s * 1e9)
+    while not whole():
+        if monotonic_ns() > bound_ns:
+            said = _problem(system)
+            return Fault(kind, name, pid, begin_ns, monotonic_ns(), False, f"{note} {said}".strip())
+        threading.Event().wait(POLL_S)
+    return Fault(kind, name, pid, begin_ns, monotonic_ns(), True, note)
+
+
+def _replaced(system: System, name: str, pid: int) -> bool:
+    """Another process has the place, and does its part."""
+    with contextlib.suppress(FlightserveError, KeyError):
+        if name == SUPERVISOR:
+            return _view(system).supervisor_pid != pid
+        child = system.child(name)
+        return child.pid not in (0, pid) and child.ready and child.phase == "serving"
+    return False
+
+
+def _well(system: System, name: str, pid: int) -> bool:
+    """The same process goes on, or another one does."""
+    with contextlib.suppress(FlightserveError, KeyError):
+        if name == SUPERVISOR:
+            return _view(system).supervisor_pid > 0
+        child = system.child(name)
+        return child.pid != 0 and child.ready and child.phase == "serving"
+    return False
+
+
+def _problem(system: System) -> str:
+    try:
+        view = _view(system)
+    except FlightserveError as error:
+        return error.message
+    return f"the app is {view.phase}: {view.problem}"
+
+
+def _view(system: System) -> View:
+    return system.view()
+
+
+@contextlib.contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    pidfd = os.pidfd_open(pid)
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+# ---- slowness, and clients
+
+
+def _slow_replica(kind: str, chance: Chance) -> Planned:
+    targets = chance.targets(_view(chance.system), "replica")
+    if not targets:
+        raise NotNow(kind)
+    child = chance.rng.choice(sorted(targets, key=lambda each: each.name))
+
+    def run() -> Fault:
+        switch = chance.system.records / f"slow-{child.pid}"
+        begin_ns = monotonic_ns()
+        switch.touch()
+        threading.Event().wait(SLOW_S)
+        switch.unlink()
+        return Fault(kind, child.name, child.pid, begin_ns, monotonic_ns())
+
+    return Planned(kind, child.name, run, frozenset({child.name}))
+
+
+def _clients_gone(kind: str, chance: Chance) -> Planned:
+    """A process full of clients is killed while their requests are queued, running and streaming."""
+    orders = {
+        "directory": str(chance.system.records),
+        "name": f"doomed-{chance.first_id}",
+        "addresses": chance.addresses,
+        "seed": chance.rng.randrange(1 << 30),
+        "first_id": chance.first_id,
+        "rate": 60.0,
+        "doomed": True,
+    }
+    alive_s = chance.rng.uniform(0.2, 1.0)
+
+    def run() -> Fault:
+        load = LoadProcess(orders)
+        journal = chance.system.records / f"client-{orders['name']}.jsonl"
+        while not (journal.exists() and journal.stat().st_size):
+            threading.Event().wait(POLL_S)
+        begin_ns = monotonic_ns()
+        threading.Event().wait(alive_s)
+        load.kill()
+        return Fault(kind, "", 0, begin_ns, monotonic_ns())
+
+    return Planned(kind, "", run)
+
+
+def _strange(kind: str, chance: Chance) -> Planned:
+    addresses = chance.rng.choice(chance.addresses)
+
+    def run() -> Fault:
+        begin_ns = monotonic_ns()
+        command = [sys.executable, "-m", "tests.chaos.strangers", kind, json.dumps(addresses), str(STRANGE_S)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return Fault(kind, "", 0, begin_ns, monotonic_ns())
+
+    return Planned(kind, "", run)
+
+
+_PLANS: Final[dict[str, Callable[[str, Chance], Planned]]] = {
+    "replica-kill": _on_child,
+    "replica-stop": _on_child,
+    "replica-slow": _slow_replica,
+    "router-kill": _on_child,
+    "router-stop": _on_child,
+    "frontend-kill": _on_child,
+    "frontend-stop": _on_child,
+    "supervisor-kill": _on_supervisor,
+    "supervisor-stop": _on_supervisor,
+    "clients-gone": _clients_gone,
+    "slow-readers": _strange,
+    "memory-full": _strange,
+}
+KINDS: Final = tuple(_PLANS)
