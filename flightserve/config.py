@@ -48,6 +48,7 @@ class FabricLimits:
     heartbeat_s: float = 0.5
     abandoned_s_max: float = 10.0
     heartbeats_missed_max: int = 3
+    busy_s_max: float = 30.0
     connect_timeout_s: float = 10.0
 
 

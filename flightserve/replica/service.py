@@ -208,7 +208,7 @@ class ReplicaService:
                     connect(session.router.endpoint, self._limits.connect_timeout_s),
                     functools.partial(self.mapped.add, source=session.source),
                 )
-                channel.send([self._hello(main, session.epoch)])
+                channel.send([self._hello(main, session)])
                 self._greeted(channel, session)
                 return channel, session
             except FlightserveError as error:
@@ -239,10 +239,17 @@ class ReplicaService:
         session.epoch = self._epoch
         return session
 
-    def _hello(self, main: bool, epoch: int) -> frames.Hello:
-        credits = ASYNC_CREDITS if self._loop is not None else LANE_CREDITS
+    def _hello(self, main: bool, session: Session) -> frames.Hello:
         return frames.Hello(
-            frames.PROTOCOL_VERSION, self.peer_id, "replica", main, self.spec.name, credits, os.getpid(), epoch
+            frames.PROTOCOL_VERSION,
+            self.peer_id,
+            "replica",
+            main,
+            self.spec.name,
+            ASYNC_CREDITS if self._loop is not None else LANE_CREDITS,
+            os.getpid(),
+            session.epoch,
+            session.source,
         )
 
     def _run_main(self) -> None:

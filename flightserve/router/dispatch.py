@@ -27,6 +27,7 @@ from flightserve.core.events import (
     Readmitted,
     Refused,
     ReplicaDown,
+    ReplicaDraining,
     ReplicaUp,
     Streamed,
     Tick,
@@ -129,18 +130,37 @@ class Dispatcher:
 
     def lane_up(self, link: Link, now_ns: int) -> None:
         """A replica's lane offers its credits."""
+        assert link.peer is not None
         self._lanes[link.number] = link
-        self.handle(ReplicaUp(link.number, link.credits), now_ns)
+        self.handle(ReplicaUp(link.number, link.credits, link.peer.id), now_ns)
 
-    def lane_down(self, link: Link, reason: str, now_ns: int) -> None:
-        """The lane is gone; what it was running is the machine's to settle."""
-        if self._lanes.pop(link.number, None) is None:
-            return
-        running, link.running = link.running, {}
-        self.handle(ReplicaDown(link.number, reason), now_ns)
-        for batch in running.values():
-            for hold in batch.holds:
-                hold.lose()
+    def serves(self, link: Link) -> bool:
+        """True for a lane that may be given work, or has some."""
+        return link.number in self._lanes
+
+    def pause(self, link: Link, now_ns: int) -> None:
+        """Give the lane nothing new until it is up again."""
+        if self.serves(link):
+            self.handle(ReplicaDraining(link.number), now_ns)
+
+    def resume(self, link: Link, now_ns: int) -> None:
+        """The lane may be given work again, unless it said goodbye."""
+        if self.serves(link) and not link.draining:
+            self.lane_up(link, now_ns)
+
+    def lanes_down(self, links: Sequence[Link], reason: str, now_ns: int, silent: bool = False) -> None:
+        """These lanes are gone, with their process; what they were running is the machine's to settle. `silent`: it
+        was ejected because it answered nothing."""
+        lanes = [link for link in links if self._lanes.pop(link.number, None) is not None]
+        for link in lanes[1:]:
+            # Or what the first was running would be given to the second.
+            self.handle(ReplicaDraining(link.number), now_ns)
+        for link in lanes:
+            running, link.running = link.running, {}
+            self.handle(ReplicaDown(link.number, reason, silent), now_ns)
+            for batch in running.values():
+                for hold in batch.holds:
+                    hold.lose()
 
     def see_off(self, now_ns: int) -> bool:
         """Called now and then while leaving: give back what has not begun, and let go of lanes with nothing left to
@@ -149,7 +169,7 @@ class Dispatcher:
         record = self.machine.statistics()
         for lane in list(self._lanes.values()):
             if not lane.running and not record.queued_requests:
-                self.lane_down(lane, "the deployment moved to another router", now_ns)
+                self.lanes_down([lane], "the deployment moved to another router", now_ns)
                 lane.channel.queue(frames.Goodbye())
                 self.dirty.add(lane)
         return not (self._lanes or record.live_requests or self.dirty)

@@ -1,4 +1,4 @@
-"""What the router keeps of the processes connected to it: peers, connections, and holds on regions.
+"""What the router keeps of the connections to it, and the holds on regions.
 
 A router never maps a region. It holds the fds of the segments its peers announced, shows them to whoever is
 sent a region in them, and counts the leases: a `Hold` lives from a region's arrival until nobody needs the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flightserve.core.events import Request
@@ -22,6 +22,7 @@ from flightserve.wire.frames import Hello, Part, Region, Release, Segment, check
 
 if TYPE_CHECKING:
     from flightserve.router.dispatch import Dispatcher
+    from flightserve.router.peers import Peer
 
 RegionKey = tuple[int, int, int]
 
@@ -93,18 +94,6 @@ class Running:
     holds: list[RegionHold]
 
 
-@dataclass(slots=True, eq=False)
-class Peer:
-    """One process: its main connection and its lanes."""
-
-    id: int
-    tier: str
-    pid: int = 0
-    main: Link | None = None
-    lanes: list[Link] = field(default_factory=list)
-    pings_open: int = 0
-
-
 class Link:
     """One connection, with all that has to be undone when it ends."""
 
@@ -117,7 +106,9 @@ class Link:
         self.peer: Peer | None = None
         self.deployment = ""
         self.epoch = 0
+        self.session = 0
         self.credits = 0
+        self.draining = False
         self.requests: dict[int, Routed] = {}
         # Results it was sent, and regions that user code keeps.
         self.leases: Leases[RegionKey, RegionHold] = Leases()
@@ -149,6 +140,7 @@ class Link:
         self.peer = peer
         self.deployment = hello.deployment
         self.epoch = hello.epoch
+        self.session = hello.session
         self.credits = hello.credits
         if hello.main:
             peer.main = self

@@ -26,7 +26,8 @@ from flightserve.core.events import ReplicaDraining, Tick
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.fabric.channels import check_peer, listen
 from flightserve.router.dispatch import Dispatcher, refuse_all
-from flightserve.router.links import Link, Peer, RegionHold, SegmentFds
+from flightserve.router.links import Link, RegionHold, SegmentFds
+from flightserve.router.peers import REPLICA, Peer, Peers
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -50,7 +51,7 @@ class RouterService:
         self._segments = SegmentFds(limits.segments_per_peer_max)
         self._links: dict[int, Link] = {}
         self._by_fd: dict[int, Link] = {}
-        self._peers: dict[int, Peer] = {}
+        self._peers = Peers(limits)
         self._dispatchers: dict[str, Dispatcher] = {}
         self._homeless: set[Link] = set()
         # Requests from callers whose routing table is newer than ours.
@@ -236,34 +237,34 @@ class RouterService:
                 self._frames_read += 1
                 _HANDLERS[type(frame)](self, link, frame, now_ns)
 
-    def _drop(self, link: Link, error: FlightserveError | None) -> None:
-        """End a connection and undo all it held; the end of a main connection ends its process's others."""
+    def _drop(self, link: Link, error: FlightserveError | None, silent: str = "") -> None:
+        """End a connection, with all that end with it, and undo all they held. `silent` says why a process that
+        is still there is ejected."""
         if link.channel.closed:
             return
         peer = link.peer
         if isinstance(error, ProtocolError):
-            log.warning("closing %s: %s", f"{peer.tier} {peer.id:x}" if peer else "a stranger", error.message)
+            log.warning("closing %s: %s", peer or "a stranger", error.message)
+        dispatcher = self._dispatchers.get(link.deployment)
+        ending = self._peers.ending_with(link, dispatcher is not None and dispatcher.serves(link))
+        for each in ending:
+            self._disconnect(each)
+        now_ns = monotonic_ns()
+        if dispatcher is not None:
+            dispatcher.lanes_down(ending, silent or "its connection ended", now_ns, bool(silent))
+        for each in ending:
+            self._cancel_all(each, now_ns)
+            each.forget_leases()
+        if peer is not None and self._peers.forget_if_gone(peer):
+            self._gone(peer)
+
+    def _disconnect(self, link: Link) -> None:
         self._epoll.unregister(link.fd)
         self._by_fd.pop(link.fd, None)
         self._links.pop(link.number, None)
         self._homeless.discard(link)
         self._early.pop(link, None)
         link.close()
-        now_ns = monotonic_ns()
-        if peer is not None and peer.main is link:
-            peer.main = None
-            for lane in list(peer.lanes):
-                self._drop(lane, None)
-        elif peer is not None and link in peer.lanes:
-            peer.lanes.remove(link)
-        dispatcher = self._dispatchers.get(link.deployment)
-        if dispatcher is not None:
-            dispatcher.lane_down(link, "its connection ended", now_ns)
-        self._cancel_all(link, now_ns)
-        link.forget_leases()
-        if peer is not None and peer.main is None and not peer.lanes and peer.id in self._peers:
-            del self._peers[peer.id]
-            self._gone(peer)
 
     def _cancel_all(self, link: Link, now_ns: int) -> None:
         for dispatcher in self._dispatchers.values():
@@ -275,22 +276,32 @@ class RouterService:
         self._segments.drop(peer.id)
         for link in self._links.values():
             link.channel.known = {key for key in link.channel.known if key[0] != peer.id}
-        for other in list(self._peers.values()):
+        for other in self._peers:
             if other.main is not None:
                 other.main.channel.queue(frames.PeerGone(peer.id))
                 self._flush(other.main, lazily=False)
 
     def _beat(self, now_ns: int) -> None:
-        for peer in list(self._peers.values()):
+        for peer in self._peers:
             main = peer.main
             if main is None:
                 continue
-            if peer.pings_open >= self._limits.heartbeats_missed_max:
-                self._drop(main, Unavailable(f"{peer.tier} {peer.id:x} missed {peer.pings_open} heartbeats"))
+            was_paused = peer.paused
+            why = self._peers.judge(peer)
+            if why:
+                log.warning("ejecting %s: %s", peer, why)
+                self._drop(main, None, why)
                 continue
+            if peer.paused and not was_paused:
+                for lane, dispatcher in self._housed(peer):
+                    dispatcher.pause(lane, now_ns)
             peer.pings_open += 1
             main.channel.queue(frames.Ping(now_ns))
             self._flush(main, lazily=False)
+
+    def _housed(self, peer: Peer) -> list[tuple[Link, Dispatcher]]:
+        found = [(lane, self._dispatchers.get(lane.deployment)) for lane in peer.lanes]
+        return [(lane, dispatcher) for lane, dispatcher in found if dispatcher is not None]
 
     # ---- frames
 
@@ -299,12 +310,9 @@ class RouterService:
             raise ProtocolError(f"unexpected Hello of protocol {frame.protocol}")
         if frame.credits < 0:
             raise ProtocolError(f"{frame.credits} credits offered")
-        peer = self._peers.get(frame.peer_id)
-        if peer is None:
-            peer = self._peers[frame.peer_id] = Peer(frame.peer_id, frame.tier, link.pid)
-        elif peer.pid != link.pid:
-            raise ProtocolError(f"process {link.pid} says that it is {peer.tier} {peer.id:x}, which is another")
-        link.greet(frame, peer)
+        for old in self._peers.superseded(frame):
+            self._drop(old, None)
+        peer = self._peers.greet(link, frame)
         link.channel.queue(
             frames.Hello(
                 frames.PROTOCOL_VERSION,
@@ -316,12 +324,15 @@ class RouterService:
             )
         )
         self._flush(link, lazily=False)
-        if frame.tier == "replica" and not frame.main:
-            self._house(link, now_ns)
+        if frame.tier == REPLICA and peer.main is not None:
+            for lane in peer.lanes if frame.main else [link]:
+                self._house(lane, now_ns)
 
     def _house(self, link: Link, now_ns: int) -> None:
         """A replica's lane finds its deployment, waits for a table that says it is here, or is sent away."""
         dispatcher = self._dispatchers.get(link.deployment)
+        if link.peer is None or link.peer.main is None:
+            return  # Nobody would notice if its process were stopped: its main connection houses it.
         if dispatcher is not None and not dispatcher.leaving:
             self._homeless.discard(link)
             dispatcher.lane_up(link, now_ns)
@@ -447,10 +458,17 @@ class RouterService:
         self._flush(link, lazily=False)
 
     def _on_pong(self, link: Link, frame: frames.Pong, now_ns: int) -> None:
-        if link.peer is not None:
-            link.peer.pings_open = 0
+        peer = link.peer
+        if peer is None or link is not peer.main:
+            return
+        peer.pings_open = 0
+        if peer.paused:
+            peer.paused = False
+            for lane, dispatcher in self._housed(peer):
+                dispatcher.resume(lane, now_ns)
 
     def _on_goodbye(self, link: Link, frame: frames.Goodbye, now_ns: int) -> None:
+        link.draining = True
         self._dispatcher_of(link).handle(ReplicaDraining(link.number), now_ns)
 
     def _unexpected(self, link: Link, frame: frames.Frame, now_ns: int) -> None:

@@ -58,7 +58,8 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
     """First frame each way. `main` marks the connection that carries a process's heartbeats; the others are
     lanes. A replica's lane offers `credits` micro-batches at a time; a router's Hello offers the number of
     requests a connection may have in flight. A replica says in which `epoch` its deployment is, so that a router
-    that does not own it knows whether it is behind."""
+    that does not own it knows whether it is behind, and of which `session` with this router a connection is: the
+    main one begins it, and sessions of a process only grow."""
 
     protocol: int
     peer_id: int
@@ -68,6 +69,7 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
     credits: int = 0
     pid: int = 0
     epoch: int = 0
+    session: int = 0
 
 
 class Segment(msgspec.Struct, array_like=True, tag=2):

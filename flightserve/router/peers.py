@@ -1,0 +1,130 @@
+"""The processes connected to a router: which connections are whose, and whether they live.
+
+**Sessions.** A replica's main connection begins a session, its lanes belong to one, and sessions of a process are
+numbered. Lanes are given work only while the main connection of their session is there, because only that is watched. All
+connections of a session end together: a replica that was silent comes back with a new session, and what it still says of
+an earlier one finds its connection closed (the number is the fence; a lane of an earlier session is turned away).
+
+**Heartbeats.** A process that leaves one ping unanswered is looked at in /proc: if it is stopped (SIGSTOP), it is ejected
+at once. One that leaves `heartbeats_missed_max` unanswered is ejected too, unless it uses processor time: then a method may
+hold the interpreter, and its requests are better answered late than run again or refused. Such a process gets nothing new
+until it answers, and has `busy_s_max` to do so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flightserve.config import FabricLimits
+from flightserve.errors import ProtocolError
+from flightserve.fabric.processes import look_at
+from flightserve.wire.frames import Hello
+
+if TYPE_CHECKING:
+    from flightserve.router.links import Link
+
+log = logging.getLogger(__name__)
+
+REPLICA = "replica"
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One process: its main connection and its lanes. `paused`: it is silent and busy, and gets nothing new."""
+
+    id: int
+    tier: str
+    pid: int = 0
+    session: int = 0
+    main: Link | None = None
+    lanes: list[Link] = field(default_factory=list)
+    pings_open: int = 0
+    ticks: int = 0
+    paused: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.tier} {self.id:x}"
+
+    @property
+    def links(self) -> list[Link]:
+        """All its connections, lanes first."""
+        return self.lanes if self.main is None else [*self.lanes, self.main]
+
+
+class Peers:
+    """All processes connected now, by id. `unanswered` is for the loop's heartbeat."""
+
+    def __init__(self, limits: FabricLimits) -> None:
+        self._peers: dict[int, Peer] = {}
+        self._missed_max = limits.heartbeats_missed_max
+        self._busy_beats_max = int(limits.busy_s_max / limits.heartbeat_s)
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(list(self._peers.values()))
+
+    def __repr__(self) -> str:
+        return f"<Peers: {len(self._peers)}, {sum(peer.paused for peer in self)} paused>"
+
+    def superseded(self, hello: Hello) -> list[Link]:
+        """Connections that a Hello makes void: those of an earlier session of its process. Raises ProtocolError for a
+        Hello that comes too late itself."""
+        peer = self._peers.get(hello.peer_id)
+        if peer is None or hello.tier != REPLICA or hello.session == peer.session:
+            return []
+        if hello.session < peer.session:
+            raise ProtocolError(f"session {hello.session} of {peer} is over; it has begun session {peer.session}")
+        return list(peer.links)
+
+    def greet(self, link: Link, hello: Hello) -> Peer:
+        """The connection takes its place in its process. Raises ProtocolError for one that is another's."""
+        peer = self._peers.get(hello.peer_id)
+        if peer is None:
+            peer = self._peers[hello.peer_id] = Peer(hello.peer_id, hello.tier, link.pid, hello.session)
+        elif peer.pid != link.pid:
+            raise ProtocolError(f"process {link.pid} says that it is {peer}, which is another")
+        link.greet(hello, peer)
+        return peer
+
+    def ending_with(self, link: Link, serving: bool) -> list[Link]:
+        """The connections that end when this one does, itself included, no longer their process's: with a main
+        connection all, and with a lane that was `serving` too, because it is its process that died. A lane that was
+        sent to another router, or one of a frontend's, ends by itself."""
+        peer = link.peer
+        if peer is None:
+            return [link]
+        if peer.main is link or serving:
+            ending = list(peer.links)
+            peer.main = None
+            peer.lanes.clear()
+            return ending
+        if link in peer.lanes:
+            peer.lanes.remove(link)
+        return [link]
+
+    def forget_if_gone(self, peer: Peer | None) -> bool:
+        """True where that was the process's last connection."""
+        if peer is None or peer.links or self._peers.get(peer.id) is not peer:
+            return False
+        del self._peers[peer.id]
+        return True
+
+    def judge(self, peer: Peer) -> str:
+        """Once a heartbeat: why the process has to be ejected, "" where it has not. May set `paused`."""
+        if not peer.pings_open:
+            return ""
+        look = look_at(peer.pid)
+        if look is not None and look.stopped:
+            return "its process is stopped"
+        used = look is not None and look.ticks > peer.ticks
+        peer.ticks = look.ticks if look is not None else 0
+        if peer.pings_open < self._missed_max:
+            return ""
+        if not used or peer.pings_open >= max(self._busy_beats_max, self._missed_max):
+            return f"it left {peer.pings_open} heartbeats unanswered"
+        if not peer.paused:
+            peer.paused = True
+            log.warning("%s left %d heartbeats unanswered and is busy: it gets nothing new", peer, peer.pings_open)
+        return ""
