@@ -14,6 +14,9 @@ class MethodSpec:
     `input_schema` and `output_schema` are serialised Arrow schemas (`pa.Schema.serialize()`), or None where
     the method declares none. `form` is the Python type the method takes: `record_batch`, `table`, `numpy`,
     `polars`, `pandas` or `row` (`@single_input`).
+
+    A `delimited` method is not row-aligned, and its requests share micro-batches all the same: its result begins with
+    the column `rid`, which says for each row what row of the input it belongs to.
     """
 
     name: str
@@ -25,6 +28,7 @@ class MethodSpec:
     input_schema: bytes | None = None
     output_schema: bytes | None = None
     doc: str = ""
+    delimited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

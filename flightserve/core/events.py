@@ -14,8 +14,8 @@ class Request:
     """One admitted request as the machine sees it.
 
     `id` is the shell's and unique. `group` says what may share a micro-batch: (method, schema id).
-    `sliceable` requests (row-aligned) may be cut and merged; others run alone and whole. A request whose
-    method is not `idempotent` is never dispatched twice.
+    `sliceable` requests (row-aligned, or delimited and small) may be cut and merged; others run alone and whole. A
+    request whose method is not `idempotent` is never dispatched twice.
     """
 
     id: int

@@ -5,7 +5,7 @@ another. What it gives back depends on the method:
 
 | method | call gives |
 |---|---|
-| plain | the result, a record batch; where its requests have unlike columns, several (`replica.results.Apart`) |
+| plain | the result, a record batch; a list of `replica.results.Apart` where its requests differ in it |
 | `async def` | an awaitable of it |
 | generator | an iterator of record batches |
 | `async def` generator | an async iterator of them |
@@ -29,6 +29,7 @@ import pyarrow as pa
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed
 from flightserve.fabric.schemas import decode_schema, empty_batch
 from flightserve.replica.context import context
+from flightserve.replica.delimiting import delimited
 from flightserve.replica.forms import FORMS, rows_of
 from flightserve.replica.results import ROW_RESULT, Apart, ResultReader
 from flightserve.types import DeploymentSpec, MethodSpec
@@ -73,7 +74,7 @@ class BoundMethod:
 
     # ---- batch methods
 
-    def _batch(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    def _batch(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch | list[Apart]:
         argument = self._argument(pieces)
         try:
             value = self._function(argument)
@@ -81,7 +82,7 @@ class BoundMethod:
             raise self._failed(error) from error
         return self._checked(value, pieces)
 
-    async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch | list[Apart]:
         argument = self._argument(pieces)
         try:
             value = await self._function(argument)
@@ -95,8 +96,10 @@ class BoundMethod:
         assert self._form is not None
         return self._form(pieces, self.where)
 
-    def _checked(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    def _checked(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch | list[Apart]:
         batch = self._results.read(value)
+        if self.spec.delimited:
+            return delimited(batch, context().rows, self.where)
         if self.spec.row_aligned:
             expected = sum([piece.num_rows for piece in pieces])
             if batch.num_rows != expected:

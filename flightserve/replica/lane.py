@@ -232,9 +232,9 @@ class Lane:
             return (region, result.num_rows) if places is None else [frames.Share(region, result.num_rows, places)]
         shares: list[frames.Share] = []
         try:
-            for parts, batch in result:
+            for parts, batch, counts in result:
                 own = parts if places is None else [places[part] for part in parts]
-                shares.append(frames.Share(self.write(batch), batch.num_rows, own))
+                shares.append(frames.Share(self.write(batch), batch.num_rows, own, list(counts)))
         except BaseException:
             for share in shares:
                 self.service.pool.free(share.region.segment, share.region.offset)

@@ -31,11 +31,13 @@ _ARROW_ERRORS: Final = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
 class Apart(NamedTuple):
-    """The rows of some requests of a micro-batch, which have other columns than those of others. `parts` are the
-    requests' places in the micro-batch."""
+    """The rows of some requests of a micro-batch: those that have other columns than the others' do, or whose number
+    is not the requests' own. `parts` are the requests' places in the micro-batch, `counts` the rows of each, where
+    they are not as many as the request brought."""
 
     parts: list[int]
     batch: pa.RecordBatch
+    counts: Sequence[int] = ()
 
 
 class ResultReader:

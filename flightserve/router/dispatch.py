@@ -100,7 +100,8 @@ class Dispatcher:
             part.deadline_ns,
             part.priority,
             now_ns,
-            method.row_aligned,
+            # What is cut would have to be numbered anew: a delimited request runs whole.
+            method.row_aligned or (method.delimited and self._fits(part.rows, nbytes)),
             method.idempotent,
         )
         request.dispatcher = self
@@ -113,6 +114,11 @@ class Dispatcher:
         request.batch = None
         link.requests[part.request_id] = request
         return request
+
+    def _fits(self, rows: int, nbytes: int) -> bool:
+        """True for a request that a micro-batch has room for."""
+        options = self.spec.options
+        return rows <= options.max_batch_rows and nbytes <= options.max_batch_bytes
 
     def cancel(self, requests: Sequence[Routed], now_ns: int) -> None:
         """Callers gave these up."""
@@ -205,10 +211,13 @@ class Dispatcher:
         if not all(pieces[place][0].settled for place in left):
             raise ProtocolError("replica left out a part of a micro-batch that has not expired")
         for share in frame.shares:
-            if share.rows != (asked := sum([pieces[place][2] for place in share.parts])):
+            counts = share.counts
+            if counts and (len(counts) != len(share.parts) or min(counts) < 0 or sum(counts) != share.rows):
+                raise ProtocolError("replica counted other rows for parts of a micro-batch than it answered")
+            if not counts and share.rows != (asked := sum([pieces[place][2] for place in share.parts])):
                 raise ProtocolError(f"replica answered {share.rows} rows to parts of a micro-batch that have {asked}")
         for share, result in zip(frame.shares, results, strict=True):
-            _share(Running([pieces[place] for place in share.parts], []), result, share.rows)
+            _share(Running([pieces[place] for place in share.parts], []), result, share.rows, share.counts)
         del link.running[frame.batch_id]
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns), now_ns)
         settle_holds(link, running, frame.kept)
@@ -372,19 +381,19 @@ class Dispatcher:
             self.dirty.add(main)
 
 
-def _share(running: Running, result: RegionHold, rows_answered: int) -> None:
-    """Give each piece its rows of the result region: as many as it brought, or all where it ran alone."""
+def _share(running: Running, result: RegionHold, rows_answered: int, counts: Sequence[int] = ()) -> None:
+    """Give each piece its rows of the result region: as many as it brought, all where it ran alone, or `counts`."""
     offset = 0
     alone = len(running.pieces) == 1
     rows_asked = sum(rows for _, _, rows in running.pieces)
-    if not alone and rows_answered != rows_asked:
+    if not alone and not counts and rows_answered != rows_asked:
         raise ProtocolError(f"replica answered {rows_answered} rows to a micro-batch of {rows_asked}")
-    for request, row_offset, rows in running.pieces:
-        count = rows_answered if alone else rows
+    for place, (request, row_offset, rows) in enumerate(running.pieces):
+        count = counts[place] if counts else rows_answered if alone else rows
         if not request.settled:
             result.refs += 1
             request.results.append((row_offset, result, offset, count))
-        offset += rows
+        offset += count
 
 
 def settle_holds(link: Link, running: Running, kept: list[int]) -> None:

@@ -167,10 +167,10 @@ class LocalDeployment:
                 self._run_alone(method, request)
             return
         alike = result if isinstance(result, list) else [Apart(list(range(len(requests))), result)]
-        for parts, batch in alike:
+        for parts, batch, counts in alike:
             offset = 0
-            for part in parts:
-                rows = requests[part].batch.num_rows
+            for place, part in enumerate(parts):
+                rows = counts[place] if counts else requests[part].batch.num_rows
                 requests[part].emit(LocalResult(batch.slice(offset, rows)), None, True)
                 offset += rows
 

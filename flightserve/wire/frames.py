@@ -146,11 +146,12 @@ class Execute(msgspec.Struct, array_like=True, tag=9):
 
 class Share(msgspec.Struct, array_like=True, gc=False):
     """A result region that answers some parts of an Execute, given by their places there; their rows lie in it in that
-    order."""
+    order: as many as each part brought, or `counts` of them."""
 
     region: Region
     rows: int
     parts: list[int]
+    counts: list[int] = []
 
 
 class Done(msgspec.Struct, array_like=True, tag=10):

@@ -1,0 +1,40 @@
+"""Results whose first column, `rid`, says which row of the micro-batch each of their rows belongs to.
+
+A delimited method gets the rows of many requests at once and returns any number of rows for each, in the order of
+their `rid`. Here the result is divided among the requests without a copy of its columns, and `rid` is counted from
+each request's own first row, so that a caller cannot tell what company its rows had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from flightserve.errors import MethodFailed
+from flightserve.replica.results import Apart
+
+RID: Final = "rid"
+
+
+def delimited(batch: pa.RecordBatch, rows: Sequence[int], where: str) -> pa.RecordBatch | list[Apart]:
+    """The batch as the answer of requests with so many rows each; as it is where there is one. Raises MethodFailed for
+    a batch without `rid`, or with row numbers that do not ascend or that there are not."""
+    if not batch.num_columns or batch.schema.field(0).name != RID or batch.column(0).type != pa.int64():
+        raise MethodFailed(f"{where} returned a batch that does not begin with a column {RID!r} of int64")
+    if batch.column(0).null_count:
+        raise MethodFailed(f"{where} returned {RID!r} with nulls; it is a row's number")
+    rid = batch.column(0).to_numpy()
+    total = sum(rows)
+    if len(rid) and (rid[0] < 0 or rid[-1] >= max(total, 1) or (rid[1:] < rid[:-1]).any()):
+        raise MethodFailed(f"{where} got {total} rows and returned {RID!r} that does not ascend from 0 to {total - 1}")
+    if len(rows) <= 1:
+        return batch
+    ends = np.cumsum(rows)
+    stops = np.searchsorted(rid, ends)
+    counts = np.diff(stops, prepend=0)
+    own = pa.array(rid - np.repeat(ends - np.asarray(rows), counts))
+    answer = pa.RecordBatch.from_arrays([own, *batch.columns[1:]], schema=batch.schema)
+    return [Apart(list(range(len(rows))), answer, counts.tolist())]
