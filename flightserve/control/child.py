@@ -87,13 +87,14 @@ class Child:
             else:
                 log.exception("cannot start %s", self._assignment.slot.name)
             _exit(1)
+        # At once: a frontend listens already, and until it has a table it serves nobody.
+        with self._table_lock:
+            self._hosted = hosted
+            hosted.apply_table(self._table)
         # Ray, Arrow and the user's modules are some hundred thousand objects that never go away: without this,
         # the collector walks them all again and again.
         gc.collect()
         gc.freeze()
-        with self._table_lock:
-            self._hosted = hosted
-            hosted.apply_table(self._table)
         self._link.announce_again()
 
     def _announce(self) -> Announce:

@@ -205,9 +205,11 @@ class RouterClient:
         return [entry.spec for entry in self._entries.values()]
 
     def method(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:
-        """Specs of a method. Raises NotFound, naming what there is."""
+        """Specs of a method. Raises NotFound, naming what there is, and Unavailable before that is known."""
         found = self._methods.get((deployment, method))
         if found is None:
+            if not self._table.version:
+                raise Unavailable("the frontend has just started and knows no deployments yet; try again")
             entry = self._entries.get(deployment)
             if entry is None:
                 known = ", ".join(sorted(self._entries)) or "none"
