@@ -116,9 +116,9 @@ def test_5_unknown_actions_and_commands(client: Any) -> None:
         with pytest.raises(NotImplementedError, match="no action"):
             list(client.do_action(action, options()))
     command = flight.FlightDescriptor.for_command(b"SELECT 1")
-    with pytest.raises(NotImplementedError, match="SQL over Flight is not served yet"):
+    with pytest.raises(NotImplementedError, match="no warehouse is deployed"):
         client.get_flight_info(command, options())
-    with pytest.raises(NotImplementedError, match="SQL over Flight is not served yet"):
+    with pytest.raises(NotImplementedError, match="a command is SQL"):
         refused(client, "", rows(1), descriptor=command)
 
 
