@@ -35,7 +35,8 @@ def _codes(*codes: str, kinds: tuple[str, ...] = KINDS) -> dict[str, frozenset[s
 
 # A part of a streamed reply that went out cannot be taken back, so a stream is not run again either.
 _NOT_AGAIN: Final = _codes("UNAVAILABLE", kinds=(ONCE, STREAM))
-_CUT: Final = _codes(DISCONNECTED)
+# A frontend that took another's place may be asked before it knows what is deployed.
+_CUT: Final = _codes(DISCONNECTED, "UNAVAILABLE")
 
 TABLE: Final[dict[str, Allowance]] = {
     "replica-kill": Allowance(_NOT_AGAIN),

@@ -22,7 +22,9 @@ from flightserve.clock import monotonic_ns
 from tests.chaos import rows
 from tests.chaos.history import Exec, Journal
 
-BATCH_S: Final = 0.002
+# Enough that replicas are busy, and a death meets requests, at a load that leaves room on two cores.
+BATCH_S: Final = 0.03
+SINGLE_S: Final = 0.005
 ROW_S: Final = 0.00001
 SLOWER: Final = 10
 HOLD_S: Final = 0.2
@@ -30,7 +32,6 @@ PIECE_ROWS: Final = 8
 MAX_BATCH_ROWS: Final = 256
 MAX_QUEUED: Final = 2000
 PAD_BYTES: Final = 64 << 10
-URGENT_ROUTER: Final = "fifo"
 DIRECTORY: Final = "FLIGHTSERVE_CHAOS_DIRECTORY"
 REVISION: Final = "FLIGHTSERVE_CHAOS_REVISION"
 
@@ -108,18 +109,21 @@ class Chaos:
 
     def _run_row(self, row: dict[str, int], method: str) -> dict[str, int]:
         self._journal.write([self._exec(row["id"], row["index"], 1)])
-        threading.Event().wait(self._seconds(1))
+        threading.Event().wait(self._slowed(SINGLE_S))
         return {**row, "value": rows.derive_one(row["value"], method)}
 
     def _pieces(self, batch: pa.RecordBatch, method: str) -> Iterator[pa.RecordBatch]:
         self._note(batch)
         answer = rows.derive(batch, method)
         for first in range(0, batch.num_rows, PIECE_ROWS):
-            threading.Event().wait(self._seconds(PIECE_ROWS) / 2)
+            threading.Event().wait(self._slowed(SINGLE_S))
             yield answer.slice(first, PIECE_ROWS)
 
     def _seconds(self, count: int) -> float:
-        return (BATCH_S + ROW_S * count) * (SLOWER if self._slow.exists() else 1)
+        return self._slowed(BATCH_S + ROW_S * count)
+
+    def _slowed(self, seconds: float) -> float:
+        return seconds * SLOWER if self._slow.exists() else seconds
 
     def _note(self, batch: pa.RecordBatch) -> None:
         self._journal.write([self._exec(*run) for run in rows.runs(batch)])
@@ -149,7 +153,7 @@ def make_app(directory: Path, replicas: int = 2, revision: int = 0) -> fs.App:
         "max_queued_requests": MAX_QUEUED,
     }
     plain = fs.deployment(name="Fifo", **options)(Chaos)
-    urgent = fs.deployment(name="Urgent", router=URGENT_ROUTER, **options)(ChaosAsync)
+    urgent = fs.deployment(name="Urgent", router="deadline", **options)(ChaosAsync)
     return fs.App(plain.bind(str(directory), revision), urgent.bind(str(directory), revision))
 
 

@@ -264,20 +264,26 @@ class _FlightExchange:
         arrival = self._arrival
         headers = [(name.encode(), value.encode()) for name, value in metadata_of(arrival).items()]
         descriptor = flight.FlightDescriptor.for_path(arrival.deployment, arrival.method.name)
-        with self._lock:
-            if self._cancelled:
-                return
-            writer, self._reader = self._client.do_exchange(descriptor, flight.FlightCallOptions(headers=headers))
+        options = flight.FlightCallOptions(headers=headers)
+        writer = None
         try:
+            with self._lock:
+                if self._cancelled:
+                    return
+                writer, self._reader = self._client.do_exchange(descriptor, options)
             self._send(writer)
             self._read()
         except (pa.ArrowException, KeyError) as error:
             raise _flight_failure(error) from error
         finally:
-            try:
+            self._close(writer)
+
+    def _close(self, writer: Any) -> None:
+        try:
+            if writer is not None:
                 writer.close()
-            except (pa.ArrowException, OSError, KeyError):
-                self._reader = None  # the same error again
+        except (pa.ArrowException, OSError, KeyError):
+            self._reader = None  # the same error again
 
     def _send(self, writer: Any) -> None:
         try:
