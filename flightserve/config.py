@@ -5,7 +5,8 @@ Every bound in the system that an operator may want to move has its name here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 
 from flightserve.errors import ConfigError
 
@@ -54,7 +55,8 @@ class FabricLimits:
 
 @dataclass(frozen=True, slots=True)
 class FrontendOptions:
-    """Where the frontends listen. A port of None leaves the protocol out; 0 takes a free one."""
+    """Where the frontends listen. A port of None leaves the protocol out; 0 takes a free one. `ticket_key` signs what
+    SQL clients are handed; the frontends of an app share it."""
 
     host: str = "127.0.0.1"
     http_port: int | None = 8080
@@ -64,6 +66,7 @@ class FrontendOptions:
     frontends: int = 1
     drain_timeout_s: float = 20.0
     limits: EdgeLimits = EdgeLimits()
+    ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("http_port", "grpc_port", "flight_port", "zmq_port"):

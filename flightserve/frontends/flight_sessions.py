@@ -5,7 +5,8 @@ A client gets a session in one of two ways. Basic credentials in a Handshake, or
 cookie of Arrow's session middleware. Both carry a sealed token, so that any frontend knows whose it is; the options
 are kept by the frontend that the client is connected to.
 
-There is no list of users yet: every name and password is taken, and the name owns the tickets made for it.
+There is no list of users yet: every name and password is taken, and the name owns the tickets made for it. Bearer
+tokens that are not ours (of a proxy, or a client's placeholder) name no session and do no harm.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Final
 
-from flightserve.errors import FlightserveError, Unauthenticated
+from flightserve.errors import InvalidArgument, NotFound, Unauthenticated
 from flightserve.frontends.sql_tickets import SessionToken, Tickets, new_id
 
 COOKIE: Final = "arrow_flight_session_id"
@@ -66,10 +67,14 @@ class Sessions:
         """Forget the session and refuse its token."""
         with self._lock:
             self._sessions.pop(session.token, None)
-        self._tickets.close(self._opened(session.token))
+        content = self._opened(session.token)
+        if content is not None:
+            self._tickets.close(content)
 
-    def _known(self, token: str) -> Session:
+    def _known(self, token: str) -> Session | None:
         content = self._opened(token)
+        if content is None:
+            return None
         with self._lock:
             session = self._sessions.get(token)
         if session is None:
@@ -78,13 +83,14 @@ class Sessions:
         self._keep(session)
         return session
 
-    def _opened(self, token: str) -> SessionToken:
+    def _opened(self, token: str) -> SessionToken | None:
+        """What the token says; None for one that is not ours. Raises Unauthenticated for a session that is over."""
         try:
-            if len(token) > _TOKEN_CHARS_MAX:
-                raise Unauthenticated("the session token is too long")
-            return self._tickets.open(base64.b64decode(token, "-_", validate=True), SessionToken)
-        except (FlightserveError, binascii.Error, ValueError) as error:
-            raise Unauthenticated("the session is unknown or over; log in again") from error
+            return self._tickets.open(base64.b64decode(token[:_TOKEN_CHARS_MAX], "-_", validate=True), SessionToken)
+        except NotFound as error:
+            raise Unauthenticated("the session is over; log in again") from error
+        except (InvalidArgument, binascii.Error, ValueError):
+            return None
 
     def _keep(self, session: Session) -> None:
         with self._lock:

@@ -122,7 +122,9 @@ class FrontendHost:
     def _start_one(self, protocol: str, port: int) -> str:
         module, name, on_loop = FRONTENDS[protocol]
         frontend_class = getattr(importlib.import_module(module), name)
-        arguments = (self._service, self._options.host, port, self._options.limits, self._metrics)
+        arguments: tuple[Any, ...] = (self._service, self._options.host, port, self._options.limits, self._metrics)
+        if protocol == "flight":
+            arguments = (*arguments, self._options.ticket_key)
 
         async def build_and_start() -> tuple[Any, str]:
             # Built on the loop: grpc.aio and zmq.asyncio take the running loop in their constructors.
