@@ -127,11 +127,13 @@ class Replica:
 class OverloadWorld(EventHeap):
     """One machine and its replicas in simulated time. A seed is a whole history."""
 
-    def __init__(self, scenario: Scenario, options: DeploymentOptions, seed: int) -> None:
+    def __init__(
+        self, scenario: Scenario, options: DeploymentOptions, seed: int, machine: DeploymentMachine | None = None
+    ) -> None:
         super().__init__()
         self.scenario = scenario
         self.random = random.Random(seed)
-        self.machine = DeploymentMachine(options)
+        self.machine = machine or DeploymentMachine(options)
         self.replicas = {n: Replica(n, self) for n in range(scenario.replicas)}
         self._alarm = Alarm(self, lambda: self.send(Tick()))
         self._ids = 0
@@ -191,11 +193,18 @@ class FullQueue(OverloadWorld):
 class OpenLoop(OverloadWorld):
     """Requests arrive at `rate` a second whatever becomes of them."""
 
-    def __init__(self, scenario: Scenario, options: DeploymentOptions, seed: int, capacity: Capacity) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        options: DeploymentOptions,
+        seed: int,
+        capacity: Capacity,
+        machine: DeploymentMachine | None = None,
+    ) -> None:
         self._capacity = capacity
         self._rate = 0.0
         self._from_ns = self._until_ns = 0
-        super().__init__(scenario, options, seed)
+        super().__init__(scenario, options, seed, machine)
 
     def measure(self, load: float, requests: int) -> Outcomes:
         """About that many arrivals at `load` times the capacity; the outcomes of those after the warm-up."""

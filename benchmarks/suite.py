@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from benchmarks import data_plane, flight, grpc_call, http_arrow, http_json, memory, micro_batch, startup
+from benchmarks import (
+    data_plane,
+    flight,
+    grpc_call,
+    http_arrow,
+    http_json,
+    memory,
+    micro_batch,
+    overload,
+    overload_sweep,
+    policy_cost,
+    recovery,
+    startup,
+)
 from benchmarks.harness import Benchmark
 
 SUITE = (
@@ -13,6 +26,10 @@ SUITE = (
     Benchmark("http_arrow", "HTTP Arrow body", http_arrow.run),
     Benchmark("micro_batch", "rows per replica call under load", micro_batch.run),
     Benchmark("memory", "memory of each process under minutes of load", memory.run),
+    Benchmark("simulation", "overload of the router's machine in simulated time", overload_sweep.run),
+    Benchmark("policy_cost", "the deadline policy against FIFO in the router's machine", policy_cost.run),
+    Benchmark("overload", "goodput, misses, refusals and urgent requests at twice the capacity", overload.run),
+    Benchmark("recovery", "how long callers wait after SIGKILL of a replica or a router", recovery.run),
     Benchmark("startup", "from `flightserve run` to `ready`", startup.run),
 )
 

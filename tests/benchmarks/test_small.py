@@ -16,8 +16,10 @@ from benchmarks.suite import SUITE, Benchmark
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-WITHOUT_BASELINE = {"micro_batch", "startup"}
+WITHOUT_BASELINE = {"micro_batch", "startup", "recovery"}
 WITHOUT_CALLS = {"startup"}
+# Here an outcome may well be that nothing was missed, or that nothing was answered in time.
+OVERLOADED = {"simulation", "overload"}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,10 @@ def check(figure: Figure, name: str) -> None:
     """Both sides were measured, every call was answered, and what had to be was compared."""
     assert figure.result() is not None
     assert figure.verdict() in {"pass", "MISS", "reported"}
+    if name in OVERLOADED:
+        assert sum(sample.answered for sample in figure.subject) > 0
+        assert all(sample.answered == sample.verified for sample in (*figure.subject, *figure.baseline))
+        return
     assert all(sample.value > 0 for sample in figure.subject)
     assert bool(figure.baseline) == (name not in WITHOUT_BASELINE)
     if name == "memory":
