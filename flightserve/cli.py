@@ -1,4 +1,5 @@
-"""The `flightserve` command: `run` serves an app until it is told to stop, `status` shows what runs.
+"""The `flightserve` command: `run` serves an app until it is told to stop, `sql` files as tables; `status` shows what
+runs.
 
 Standard output is for programs: `run` writes exactly one line there, `ready {addresses as JSON}`, when every
 replica answers. All else (logs, what user code prints) goes to standard error. Exit status: 0 after SIGINT or
@@ -11,10 +12,12 @@ import argparse
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flightserve.config import FrontendOptions
@@ -22,6 +25,7 @@ from flightserve.errors import ConfigError, FlightserveError, PermissionDenied
 
 if TYPE_CHECKING:
     from flightserve.app import Running
+    from flightserve.composition import App
     from flightserve.control.messages import View
     from flightserve.control.plan import Plan
 
@@ -45,12 +49,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flightserve", description="Serve Python methods on Arrow record batches.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    defaults = FrontendOptions()
 
     run = commands.add_parser("run", help="serve an app until SIGINT or SIGTERM")
     run.set_defaults(command=_run)
-    option = run.add_argument
-    option("app", metavar="module:app", help="where the fs.App is, e.g. examples.flights.app:app")
+    run.add_argument("app", metavar="module:app", help="where the fs.App is, e.g. examples.flights.app:app")
+    _serving_options(run)
+
+    sql = commands.add_parser("sql", help="serve Parquet, CSV or Arrow files as SQL tables, without code")
+    sql.set_defaults(command=_sql)
+    option = sql.add_argument
+    about = "a file, a quoted glob, or a folder: one table each, called NAME, or as the file or folder is"
+    option("tables", nargs="+", metavar="[NAME=]PATH", type=_table, help=about)
+    about = "memory: each replica copies the tables when it starts; view: it reads the files for each query"
+    option("--load", choices=("memory", "view"), default="memory", help=f"{about} (default: %(default)s)")
+    option("--name", default="warehouse", help="the deployment's name, and the catalog's (default: %(default)s)")
+    option("--threads", type=int, default=0, metavar="N", help="of each replica (default: all cores)")
+    option("--memory-limit", default="", metavar="SIZE", help="of each replica's engine, e.g. 4GB (default: its own)")
+    _serving_options(sql)
+
+    status = commands.add_parser("status", help="show the tiers of the apps that run on this machine")
+    status.set_defaults(command=_status)
+    status.add_argument("--app", metavar="ID", help="only this app")
+    status.add_argument("--json", action="store_true", help="everything, one JSON object a line and app")
+    return parser
+
+
+def _serving_options(parser: argparse.ArgumentParser) -> None:
+    """What `run` and `sql` have in common."""
+    defaults = FrontendOptions()
+    option = parser.add_argument
     option("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
     for protocol in PROTOCOLS:
         port = getattr(defaults, f"{protocol}_port")
@@ -67,11 +94,18 @@ def _parser() -> argparse.ArgumentParser:
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
     option("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS", help=about)
 
-    status = commands.add_parser("status", help="show the tiers of the apps that run on this machine")
-    status.set_defaults(command=_status)
-    status.add_argument("--app", metavar="ID", help="only this app")
-    status.add_argument("--json", action="store_true", help="everything, one JSON object a line and app")
-    return parser
+
+def _table(text: str) -> tuple[str, str]:
+    """NAME=PATH, or PATH: the name is then the file's without its ending, or the folder's."""
+    name, separator, path = text.partition("=")
+    if separator and name.isidentifier():
+        return name, path
+    where = Path(text)
+    stem = where.parent.name if any(c in where.name for c in "*?[") else where.name.partition(".")[0]
+    name = re.sub(r"\W", "_", stem)
+    if not name or name[0].isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} gives no name to call the table by; write NAME=PATH")
+    return name, text
 
 
 def _replicas(text: str) -> tuple[str, int]:
@@ -85,6 +119,32 @@ def _replicas(text: str) -> tuple[str, int]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    return _serve(arguments, lambda: load_app(arguments.app))
+
+
+def _sql(arguments: argparse.Namespace) -> int:
+    names = [name for name, _ in arguments.tables]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"two tables would be called {repeated[0]!r}; write NAME=PATH for one of them")
+
+    def make() -> App:
+        from flightserve.composition import App
+        from flightserve.sql import Warehouse
+
+        warehouse = Warehouse(
+            dict(arguments.tables),
+            name=arguments.name,
+            load=arguments.load,
+            threads=arguments.threads,
+            memory_limit=arguments.memory_limit,
+        )
+        return App(warehouse.bind())
+
+    return _serve(arguments, make)
+
+
+def _serve(arguments: argparse.Namespace, make: Callable[[], App]) -> int:
     ports: dict[str, Any] = {
         f"{protocol}_port": None if getattr(arguments, f"no_{protocol}") else getattr(arguments, f"{protocol}_port")
         for protocol in PROTOCOLS
@@ -96,7 +156,7 @@ def _run(arguments: argparse.Namespace) -> int:
     def plan() -> Plan:
         from flightserve.app import make_plan
 
-        return make_plan(load_app(arguments.app), options, dict(arguments.replicas), arguments.routers)
+        return make_plan(make(), options, dict(arguments.replicas), arguments.routers)
 
     return serve_until_told(plan, arguments.address)
 
