@@ -23,6 +23,8 @@ def server(answer: Answer) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Head and body leave together: two writes wait for an acknowledgement in between.
+        wbufsize = -1
 
         def do_POST(self) -> None:
             status, body = answer(self, self.rfile.read(int(self.headers["content-length"])))
