@@ -7,8 +7,10 @@ frontends meet; each imports its own tier when it runs, so that a process loads 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
     from flightserve.declare import Bound
     from flightserve.wire.table import RoutingTable
 
-REPLICAS_MAX: Final = 1024
 ROUTERS_MAX: Final = 64
 FRONTENDS_MAX: Final = 64
+# How long a change of a running app may take until what is new is ready.
+CHANGE_TIMEOUT_S: Final = 600.0
+APPLY_TIMEOUT_S: Final = 5.0
 
 
 class Running:
@@ -58,6 +62,34 @@ class Running:
     def check(self) -> None:
         """Raises Unavailable when the app is lost for good: its supervisor is silent and nobody restarts it."""
         self._launcher.check()
+
+    def scale(self, replicas: Mapping[str, int], timeout_s: float = CHANGE_TIMEOUT_S) -> str:
+        """That many replicas of each deployment named; returns what changed, once they serve and what is too many has
+        finished and gone. No request fails for it. Raises NotFound for a name that is not deployed,
+        InvalidArgument for a count below 1, and `control.commands.ChangeFailed` where new replicas cannot be
+        placed, do not start or are not ready within `timeout_s`: then all is as before."""
+        from flightserve.control.commands import scale
+
+        return scale(self.app_id, replicas, timeout_s)
+
+    def deploy(
+        self,
+        app: App,
+        *,
+        replicas: Mapping[str, int] | None = None,
+        everything: bool = False,
+        timeout_s: float = CHANGE_TIMEOUT_S,
+    ) -> str:
+        """Serve this app instead: its new replicas start beside the old ones, clients change over in one step when
+        all are ready, and the old ones finish what they have and go. No request fails for it.
+
+        Deployments whose class, arguments, options and modules are as they were are left alone, or replaced as well
+        with `everything`. `replicas` sets counts by name; else a deployment keeps its count unless its class declares
+        another one than before. Raises ConfigError for an app that cannot be served, and otherwise as `scale`.
+        """
+        from flightserve.control.commands import deploy
+
+        return deploy(self.app_id, planned(app, everything), replicas or {}, timeout_s)
 
     def stop(self, drain_timeout_s: float | None = None) -> None:
         """Drain for at most that long (default: the options' `drain_timeout_s`), then end. Idempotent."""
@@ -98,38 +130,63 @@ def serve(
 
 def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], routers: int) -> Plan:
     """The plan for an app. Raises ConfigError."""
+    from flightserve.control.changes import REPLICAS_MAX
+    from flightserve.control.desired import counted
     from flightserve.control.names import new_app_id
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import Plan
 
     _check_count("routers", routers, ROUTERS_MAX)
     _check_count("frontends", options.frontends, FRONTENDS_MAX)
-    deployments = tuple(_planned(bound, replicas) for bound in app)
-    unknown = sorted(set(replicas) - {planned.spec.name for planned in deployments})
+    deployments = {each.spec.name: each for each in planned(app)}
+    unknown = sorted(set(replicas) - deployments.keys())
     if unknown:
-        known = ", ".join(planned.spec.name for planned in deployments)
-        raise ConfigError(f"replicas are given for {', '.join(unknown)}; the app's deployments are: {known}")
+        raise ConfigError(
+            f"replicas are given for {', '.join(unknown)}; the app's deployments are: {', '.join(deployments)}"
+        )
+    for name, count in replicas.items():
+        _check_count(f"replicas of {name}", count, REPLICAS_MAX)
+        deployments[name] = counted(deployments[name], count)
     return Plan(
         app_id=new_app_id(),
-        deployments=deployments,
+        deployments=tuple(deployments.values()),
         options=options,
         factories={tier: dumps(factory) for tier, factory in FACTORIES.items()},
         routers=routers,
-        sys_path=tuple(os.path.abspath(entry) for entry in sys.path),
+        sys_path=_sys_path(),
         cwd=os.getcwd(),
     )
 
 
-def _planned(bound: Bound, replicas: Mapping[str, int]) -> PlannedDeployment:
+def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]:
+    """The app's deployments as they can be sent to a running app. Their versions are of all that they run: equal ones
+    mean that nothing is to be replaced, except with `everything`. Raises ConfigError."""
+    from flightserve.control.changes import REPLICAS_MAX
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import PlannedDeployment
+    from flightserve.control.sources import loaded
     from flightserve.declare import spec_of
 
-    spec = spec_of(bound)
-    count = replicas.get(spec.name, spec.options.replicas)
-    _check_count(f"replicas of {spec.name}", count, REPLICAS_MAX)
-    spec = dataclasses.replace(spec, options=dataclasses.replace(spec.options, replicas=count))
-    return PlannedDeployment(spec, dumps(bound))
+    sources = loaded()
+    salt = os.urandom(8) if everything else b""
+    out = []
+    for bound in app:
+        spec, code = spec_of(bound), dumps(bound)
+        _check_count(f"replicas of {spec.name}", spec.options.replicas, REPLICAS_MAX)
+        spec = dataclasses.replace(spec, version=_version(spec.version.encode(), code, repr(sources).encode(), salt))
+        out.append(PlannedDeployment(spec, code, spec.options.replicas, _sys_path(), os.getcwd(), sources))
+    return tuple(out)
+
+
+def _version(*parts: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=6)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _sys_path() -> tuple[str, ...]:
+    return tuple(os.path.abspath(entry) for entry in sys.path)
 
 
 def _check_count(what: str, count: int, most: int) -> None:
@@ -151,10 +208,16 @@ class RouterHosted:
         self.endpoint = _endpoint(assignment)
         self._service = RouterService(assignment.peer_id, self.endpoint, assignment.fabric)
         self._service.start()
-        self.apply_table = self._service.apply_table
         self.statistics = self._service.statistics
         self.drain = self._service.drain
         self.stop = self._service.stop
+
+    def apply_table(self, table: RoutingTable) -> None:
+        """Waits for the loop: reports are to name the table that is in force, not one that lies in its mailbox."""
+        in_force = threading.Event()
+        self._service.apply_table(table)
+        self._service.post(in_force.set)
+        in_force.wait(APPLY_TIMEOUT_S)
 
     def ready(self) -> bool:
         """A router that listens can do its part."""
@@ -178,9 +241,7 @@ class ReplicaHosted:
         callees = bound.callees()
         onward = Onward(new_peer_id(), assignment.fabric, callees) if callees else None
         target = bound.make(onward.remote if onward is not None else None)
-        self._service = ReplicaService(
-            assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward
-        )
+        self._service = ReplicaService(assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward)
         self._service.start()
         self.apply_table = self._service.apply_table
         self.statistics = self._service.statistics

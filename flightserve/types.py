@@ -45,7 +45,9 @@ class DeploymentOptions:
     num_gpus: float = 0.0
     resources: dict[str, float] = field(default_factory=dict)
     max_queued_requests: int = 10_000
-    max_queued_bytes: int = 512 << 20
+    max_queued_bytes: int = 1 << 30
+    max_queue_wait_ms: float = 0.0
+    adaptive_limit: bool = False
     default_timeout_ms: int = 60_000
     max_timeout_ms: int = 3_600_000
 
@@ -63,6 +65,11 @@ class DeploymentSpec:
     methods: tuple[MethodSpec, ...]
     doc: str = ""
     kind: str = "class"
+
+    @property
+    def key(self) -> str:
+        """`name@version`: what the data plane calls it by, so that no request meets another version's replicas."""
+        return f"{self.name}@{self.version}"
 
     def method(self, name: str) -> MethodSpec | None:
         """The method of that name, or None."""

@@ -22,6 +22,7 @@ from flightserve.control.logs import configure_logging
 from flightserve.control.messages import Announce, Failed, Left, Report
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
+from flightserve.control.sources import install
 from flightserve.core.reconciling import ROUTER
 from flightserve.errors import FlightserveError
 from flightserve.wire.table import RoutingTable
@@ -35,7 +36,7 @@ TELL_TIMEOUT_S = 5.0
 
 class Child:
     """What the Ray actor runs. The factory comes pickled, because unpickling it may import user modules, which
-    need `sys_path` first."""
+    need the assignment's `sys_path` and `sources` first."""
 
     def __init__(
         self,
@@ -43,11 +44,10 @@ class Child:
         factory: bytes,
         actor: str,
         limits: ControlLimits,
-        sys_path: Sequence[str],
-        cwd: str,
     ) -> None:
         configure_logging(assignment.slot.name)
-        adopt_environment(sys_path, cwd)
+        adopt_environment(assignment.sys_path, assignment.cwd)
+        install(assignment.sources)
         if assignment.slot.tier == ROUTER:
             threading.excepthook = _end_with_thread
         self._assignment = assignment
@@ -113,12 +113,13 @@ class Child:
         )
 
     def _report(self) -> Report:
-        hosted = self._hosted
+        with self._table_lock:
+            hosted, version = self._hosted, self._table.version
         if hosted is None:
             return Report(ready=False)
         # A figure that grows with each report tells readers of statistics a new one from an old one.
         statistics = {**hosted.statistics(), "uptime_s": time.monotonic() - self._started_s}
-        return Report(ready=hosted.ready() and not self._leaving.is_set(), statistics=statistics)
+        return Report(hosted.ready() and not self._leaving.is_set(), statistics, version)
 
     def _take_table(self, table: RoutingTable) -> None:
         with self._table_lock:

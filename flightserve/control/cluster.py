@@ -8,7 +8,7 @@ slot is still wanted, and a process that comes back under an old name would be t
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -30,26 +30,26 @@ class RayCluster:
         self._node = node
         self._pings: dict[str, concurrent.futures.Future[Any]] = {}
 
-    def start(self, assignment: Assignment, actor: str, on_failure: Callable[[str], None]) -> None:
-        """Ask Ray for the child; returns before it runs. `on_failure(message)` is called from another thread
-        when Ray gives up on it."""
+    def start(
+        self, assignment: Assignment, demand: Mapping[str, float], actor: str, on_failure: Callable[[str], None]
+    ) -> None:
+        """Ask Ray for the child, with these resources; returns before it runs. `on_failure(message)` is called from
+        another thread when Ray gives up on it."""
         plan = self._plan
-        demand = plan.demand(assignment.slot)
+        custom = {name: amount for name, amount in demand.items() if name not in ("CPU", "GPU")}
         options: dict[str, Any] = {
             "name": actor,
             "namespace": namespace(plan.app_id),
             "lifetime": "detached",
             "max_restarts": 0,
-            "num_cpus": demand.pop("CPU", 0.0),
-            "num_gpus": demand.pop("GPU", 0.0),
-            "resources": demand,
+            "num_cpus": demand.get("CPU", 0.0),
+            "num_gpus": demand.get("GPU", 0.0),
+            "resources": custom,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(self._node, soft=False),
             **_CONCURRENCY,
         }
         remote = ray.remote(Child).options(**options)
-        handle = remote.remote(
-            assignment, plan.factories[assignment.slot.tier], actor, plan.limits, plan.sys_path, plan.cwd
-        )
+        handle = remote.remote(assignment, plan.factories[assignment.slot.tier], actor, plan.limits)
         ping = handle.ping.remote().future()
         self._pings[actor] = ping
         ping.add_done_callback(lambda done: self._pinged(actor, done, on_failure))

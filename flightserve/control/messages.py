@@ -1,4 +1,4 @@
-"""What travels between the supervisor and its children, the launcher, and `flightserve status`.
+"""What travels between the supervisor and its children, the launcher, and commands (`flightserve status`, ...).
 
 One abstract unix socket, `flightserve-<app id>-supervisor`. Each message is a 4-byte little-endian length and
 a msgpack array tagged with its type. Both ends are our own processes of our own user, which `SO_PEERCRED`
@@ -38,10 +38,12 @@ class Announce(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
 
 class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
-    """A child's heartbeat. `ready`: it can do its part of a request. `statistics`: its counters and gauges."""
+    """A child's heartbeat. `ready`: it can do its part of a request. `statistics`: its counters and gauges.
+    `table_version`: of the routing table that it acts by."""
 
     ready: bool
     statistics: dict[str, float] = {}
+    table_version: int = 0
 
 
 class Failed(msgspec.Struct, array_like=True, frozen=True, tag=3):
@@ -65,10 +67,12 @@ class Leave(msgspec.Struct, array_like=True, frozen=True, tag=6):
 
 class Attach(msgspec.Struct, array_like=True, frozen=True, tag=7):
     """The launcher's first message: answer with a `View` on every change. `was_ready` and `addresses` (by
-    frontend's name) tell a supervisor that came back what the one before it knew."""
+    frontend's name) tell a supervisor that came back what the one before it knew, and `kept` is what that one last
+    sent in a `Keep` (b"": nothing)."""
 
     was_ready: bool = False
     addresses: dict[str, dict[str, str]] = {}
+    kept: bytes = b""
 
 
 class Shutdown(msgspec.Struct, array_like=True, frozen=True, tag=8):
@@ -86,6 +90,53 @@ class Ask(msgspec.Struct, array_like=True, frozen=True, tag=9):
     """`flightserve status` to supervisor: one `View`, please."""
 
 
+class Scale(msgspec.Struct, array_like=True, frozen=True, tag=11):
+    """Command to supervisor: that many replicas of each of these deployments. Answered by one `Answer` when they
+    serve, or when they do not within `timeout_s` and all is as before. `id` is made up by whoever asks: the same
+    one again, to a supervisor that came back, asks for the answer and not for another change."""
+
+    id: str
+    replicas: dict[str, int]
+    timeout_s: float
+
+
+class Deploy(msgspec.Struct, array_like=True, frozen=True, tag=12):
+    """Command to supervisor: serve these deployments (a pickled tuple of `PlannedDeployment`) instead of those there
+    are. `replicas` overrides their number by name. Otherwise as `Scale`."""
+
+    id: str
+    deployments: bytes
+    replicas: dict[str, int]
+    timeout_s: float
+
+
+class Answer(msgspec.Struct, array_like=True, frozen=True, tag=13):
+    """Supervisor to command: how the change ended. `kind` indexes `errors.KINDS`, -1 for success; `detail` is a
+    traceback, where there is one."""
+
+    id: str
+    kind: int
+    message: str
+    detail: str = ""
+
+
+class Keep(msgspec.Struct, array_like=True, frozen=True, tag=14):
+    """Supervisor to launcher: what its successor has to know; comes back in `Attach`."""
+
+    state: bytes
+
+
+class DeploymentView(msgspec.Struct, frozen=True):
+    """One version of a deployment, for people. `state`: served, coming or going. Counts are of replicas."""
+
+    name: str
+    version: str
+    state: str
+    desired: int
+    ready: int
+    draining: int
+
+
 class ChildView(msgspec.Struct, frozen=True):
     """One child, for people."""
 
@@ -98,13 +149,15 @@ class ChildView(msgspec.Struct, frozen=True):
     peer_id: int
     restarts: int
     age_s: float
+    version: str = ""
     addresses: dict[str, str] = {}
     statistics: dict[str, float] = {}
 
 
 class View(msgspec.Struct, frozen=True):
     """The whole app, for people. `phase`: starting, ready, degraded, draining, stopped or failed; `problem`
-    says what is wrong, "" when nothing is; `detail` is the traceback where there is one."""
+    says what is wrong, "" when nothing is; `detail` is the traceback where there is one. `change`: what is being
+    changed and how far that is, "" when nothing is."""
 
     app_id: str
     phase: str
@@ -114,9 +167,12 @@ class View(msgspec.Struct, frozen=True):
     table_version: int
     addresses: dict[str, str]
     children: tuple[ChildView, ...]
+    deployments: tuple[DeploymentView, ...] = ()
+    change: str = ""
 
 
-Message = Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | Left | View
+_Arrays = Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | Left | Scale | Deploy | Answer | Keep
+Message = _Arrays | View
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -127,9 +183,7 @@ class _Tagged(msgspec.Struct, array_like=True, frozen=True, tag=5):
     view: View
 
 
-_decoder: msgspec.msgpack.Decoder[
-    Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | Left | _Tagged
-] = msgspec.msgpack.Decoder(Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | Left | _Tagged)
+_decoder: msgspec.msgpack.Decoder[_Arrays | _Tagged] = msgspec.msgpack.Decoder(_Arrays | _Tagged)
 
 
 def encode(message: Message) -> bytes:

@@ -1,4 +1,4 @@
-"""The launcher's and `flightserve status`'s side of the supervisor's socket.
+"""The launcher's and `flightserve status`'s side of the supervisor's socket (`commands` has that of the others).
 
 The launcher's observer also guards the supervisor: Ray starts it again when it dies, but does not notice when
 it is stopped (SIGSTOP) or hangs. Then the observer kills it, so that Ray does.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flightserve.control.messages import Ask, Attach, Inbox, Shutdown, View, encode
+from flightserve.control.messages import Ask, Attach, Inbox, Keep, Shutdown, View, encode
 from flightserve.control.names import peer_credentials, supervisor_socket
 from flightserve.errors import FlightserveError, NotFound, PermissionDenied, ProtocolError, Unavailable
 
@@ -119,8 +119,8 @@ class Observer:
                     log.debug("lost the supervisor: %s", error)
 
     def _watch(self, sock: socket.socket, pid: int) -> None:
-        sock.settimeout(POLL_S)
         sock.sendall(encode(self._attach))
+        sock.settimeout(POLL_S)
         inbox = Inbox()
         asked = None
         heard = time.monotonic()
@@ -139,10 +139,13 @@ class Observer:
             for message in inbox.feed(data):
                 if isinstance(message, View):
                     self._take(message)
+                elif isinstance(message, Keep):
+                    self._attach = Attach(self._attach.was_ready, self._attach.addresses, message.state)
 
     def _take(self, view: View) -> None:
         addresses = {child.name: child.addresses for child in view.children if child.addresses}
-        self._attach = Attach(self._attach.was_ready or view.phase == "ready", {**self._attach.addresses, **addresses})
+        before = self._attach
+        self._attach = Attach(before.was_ready or view.phase == "ready", {**before.addresses, **addresses}, before.kept)
         with self._changed:
             self._heard = time.monotonic()
             self._view = view

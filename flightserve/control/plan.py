@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flightserve.config import FabricLimits, FrontendOptions
-from flightserve.core.reconciling import FRONTEND, REPLICA, ROUTER, ReconcileLimits, Slot
+from flightserve.control.sources import Source
+from flightserve.core.reconciling import ReconcileLimits, Slot
 from flightserve.types import DeploymentSpec
 from flightserve.wire.table import RoutingTable
 
@@ -46,7 +47,8 @@ class Hosted(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one child is to be. `code` is the cloudpickled user class and its arguments, for replicas."""
+    """What one child is to be. `code` is the cloudpickled user class and its arguments, for replicas, and `sources`
+    the modules it is in; `sys_path` and `cwd` are those of the process that launched or deployed it."""
 
     app_id: str
     peer_id: int
@@ -58,6 +60,9 @@ class Assignment:
     spec: DeploymentSpec | None = None
     code: bytes = b""
     addresses: Mapping[str, str] = field(default_factory=dict)
+    sys_path: tuple[str, ...] = ()
+    cwd: str = ""
+    sources: tuple[Source, ...] = ()
 
 
 Factory = Callable[[Assignment], Hosted]
@@ -80,16 +85,27 @@ class ControlLimits:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDeployment:
-    """A deployment with the code its replicas run."""
+    """One version of a deployment with the code its replicas run and where that runs. `spec.options.replicas` is how
+    many are wanted, `declared` how many the class asks for."""
 
     spec: DeploymentSpec
     code: bytes
+    declared: int = 1
+    sys_path: tuple[str, ...] = ()
+    cwd: str = ""
+    sources: tuple[Source, ...] = ()
+
+    def demand(self) -> dict[str, float]:
+        """Ray resources one replica takes."""
+        options: Any = self.spec.options
+        demand = {"CPU": options.num_cpus, "GPU": options.num_gpus, **options.resources}
+        return {name: float(amount) for name, amount in demand.items() if amount}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a supervisor needs, also after a restart. `factories` are by tier, cloudpickled: a child unpickles
-    its own when `sys_path` is in place."""
+    """What an app starts with. `deployments` may change while it runs (`desired`), the rest does not. `factories` are
+    by tier, cloudpickled: a child unpickles its own when `sys_path` is in place."""
 
     app_id: str
     deployments: tuple[PlannedDeployment, ...]
@@ -100,25 +116,3 @@ class Plan:
     limits: ControlLimits = field(default_factory=ControlLimits)
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
-
-    def wanted(self) -> dict[Slot, str]:
-        """Every slot, with the version it is to run."""
-        slots = {Slot(ROUTER, "", index): "1" for index in range(self.routers)}
-        slots |= {Slot(FRONTEND, "", index): "1" for index in range(self.options.frontends)}
-        for deployment in self.deployments:
-            spec = deployment.spec
-            slots |= {Slot(REPLICA, spec.name, index): spec.version for index in range(spec.options.replicas)}
-        return slots
-
-    def deployment(self, name: str) -> PlannedDeployment | None:
-        """The deployment of that name, or None (routers and frontends have "")."""
-        return next((planned for planned in self.deployments if planned.spec.name == name), None)
-
-    def demand(self, slot: Slot) -> dict[str, float]:
-        """Ray resources one child of the slot takes; routers and frontends take none."""
-        planned = self.deployment(slot.deployment)
-        if planned is None:
-            return {}
-        options: Any = planned.spec.options
-        demand = {"CPU": options.num_cpus, "GPU": options.num_gpus, **options.resources}
-        return {name: float(amount) for name, amount in demand.items() if amount}

@@ -11,17 +11,18 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from flightserve.control.connections import send
+from flightserve.control.desired import Desired
 from flightserve.control.messages import Leave, Message
 from flightserve.control.names import new_peer_id
 from flightserve.control.plan import Assignment, Plan
 from flightserve.control.roster import Record, Roster
 from flightserve.core.lifecycle import Event, Phase
-from flightserve.core.reconciling import NS_PER_S, Action, Drain, Kill, Slot, Start, Suspect, shortfalls
+from flightserve.core.reconciling import NS_PER_S, REPLICA, Action, Drain, Kill, Slot, Start, Suspect, shortfalls
 
 log = logging.getLogger("flightserve.control.processes")
 
@@ -31,7 +32,7 @@ EXIT_WAIT_S = 3.0
 class Cluster(Protocol):
     """What the supervisor needs of Ray (`control.cluster.RayCluster`); blocking."""
 
-    def start(self, assignment: Assignment, actor: str, on_failure: Any) -> None: ...
+    def start(self, assignment: Assignment, demand: Mapping[str, float], actor: str, on_failure: Any) -> None: ...
     def end(self, actor: str) -> None: ...
     def total(self) -> dict[str, float]: ...
     def free(self) -> dict[str, float]: ...
@@ -42,13 +43,13 @@ class Processes:
     routing table is another now; `at_once` where a process is gone."""
 
     def __init__(
-        self, plan: Plan, cluster: Cluster, roster: Roster, node: str, changed: Callable[[bool], None]
+        self, plan: Plan, desired: Desired, cluster: Cluster, roster: Roster, changed: Callable[[bool], None]
     ) -> None:
         self._plan = plan
+        self._desired = desired
         self._limits = plan.limits
         self._cluster = cluster
         self._roster = roster
-        self._node = node
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._writers: dict[int, asyncio.StreamWriter] = {}
@@ -71,7 +72,7 @@ class Processes:
         if record.phase is Phase.KILLED:
             _signal(self._pidfds[record.peer_id])
         elif record.phase is Phase.DRAINING:
-            send(writer, Leave(self._limits.tier_drain_s))
+            send(writer, Leave(self._drain_timeout_s(record)))
         elif self._roster.draining:
             self.drain(record, "it came when the app was stopping", 0.0)
 
@@ -98,26 +99,35 @@ class Processes:
                 self._roster.happened(record, Event.SILENT, now_ns)
                 self._changed(False)
             case Drain(peer_id, reason):
-                self.drain(self._roster.records[peer_id], reason, self._limits.tier_drain_s)
+                record = self._roster.records[peer_id]
+                self.drain(record, reason, self._drain_timeout_s(record))
             case Kill(peer_id, reason):
                 self.kill(self._roster.records[peer_id], reason)
+
+    def _drain_timeout_s(self, record: Record) -> float:
+        # A replica has requests that run as long as users' methods do.
+        return self._plan.options.drain_timeout_s if record.slot.tier == REPLICA else self._limits.tier_drain_s
 
     def _start(self, slot: Slot, version: str, now_ns: int) -> None:
         peer_id = new_peer_id()
         actor = f"{slot.name}-{version}-{peer_id:x}"
-        planned = self._plan.deployment(slot.deployment)
+        planned = self._desired.planned(slot.deployment, version)
         assignment = Assignment(
             app_id=self._plan.app_id,
             peer_id=peer_id,
             slot=slot,
             version=version,
-            node=self._node,
+            node=self._roster.node,
             options=self._plan.options,
             fabric=self._plan.fabric,
             spec=planned.spec if planned else None,
             code=planned.code if planned else b"",
             addresses=self._roster.addresses_of(slot),
+            sys_path=planned.sys_path if planned else self._plan.sys_path,
+            cwd=planned.cwd if planned else self._plan.cwd,
+            sources=planned.sources if planned else (),
         )
+        demand = self._desired.demand(slot, version)
         record = self._roster.started(peer_id, slot, version, actor, now_ns)
         log.info("starting %s as %s", slot.name, actor)
 
@@ -126,7 +136,7 @@ class Processes:
 
         def ask_ray() -> None:
             try:
-                self._cluster.start(assignment, actor, failed)
+                self._cluster.start(assignment, demand, actor, failed)
             except Exception as error:
                 log.exception("Ray refused to start %s", actor)
                 failed(f"{type(error).__name__}: {error}")
@@ -202,9 +212,10 @@ class Processes:
     async def check_placement(self, now_ns: int) -> None:
         """Say what is missing: at once when the node never has it, after a while when others hold it."""
         roster, limits = self._roster, self._limits
-        demands = [self._plan.demand(record.slot) for record in roster.unplaced(now_ns, 0)]
-        everything = [self._plan.demand(slot) for slot in self._plan.wanted()]
-        if not any(demands) and (roster.records or not any(everything)):
+        demand = self._desired.demand
+        demands = [demand(record.slot, record.version) for record in roster.unplaced(now_ns, 0)]
+        everything = [demand(slot, version) for slot, version in self._desired.everything().items()]
+        if not (any(demands) or self._desired.layout.fresh) and (roster.records or not any(everything)):
             roster.placement_problem = ""
             return
         total = await self._loop.run_in_executor(self._ray_calls, self._cluster.total)

@@ -6,12 +6,14 @@ what `plan_actions` returns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from flightserve.control.messages import Announce, ChildView, Report, View
+from flightserve.control.desired import Desired
+from flightserve.control.messages import Announce, ChildView, DeploymentView, Report, View
 from flightserve.control.plan import Plan
-from flightserve.core.lifecycle import Event, Phase, step
+from flightserve.core.lifecycle import LIVE, Event, Phase, step
 from flightserve.core.reconciling import (
     FRONTEND,
     NS_PER_S,
@@ -23,13 +25,18 @@ from flightserve.core.reconciling import (
     Slot,
     reconcile,
 )
+from flightserve.core.updating import Layout, Seen
+from flightserve.types import DeploymentSpec
 from flightserve.wire.table import Entry, Peer, RoutingTable, assign
 
 # A child that served this long did not fail by itself: its slot's count of failures starts again.
 STABLE_NS = 30 * NS_PER_S
 # Deaths without a word (os._exit, out of memory) that a slot may have before the start is given up.
 START_ATTEMPTS = 3
-
+DRAIN_GRACE_S = 5.0
+# A version that is not served any more has come to rest when for so long no router had a request of it: several
+# heartbeats, and longer than a caller takes between its look at the routing table and its sending.
+QUIET_NS = 2 * NS_PER_S
 
 IN_TABLE = frozenset({Phase.SERVING, Phase.SUSPECT, Phase.DRAINING})
 
@@ -54,6 +61,7 @@ class Record:
     last_words: str = "without saying why"
     addresses: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
+    table_version: int = 0
 
     def observed(self) -> Child:
         """As the pure function wants it."""
@@ -70,10 +78,13 @@ class Owner(NamedTuple):
 class Roster:
     """All children by peer id. Invariant: a record's phase changes only through `lifecycle.step`."""
 
-    def __init__(self, plan: Plan, node: str) -> None:
+    def __init__(self, plan: Plan, node: str, desired: Desired | None = None) -> None:
         self._plan = plan
-        self._node = node
-        self._wanted = plan.wanted()
+        self.node = node
+        self._desired = desired or Desired(plan)
+        # Drains end by themselves; this is for those that do not.
+        drain_ns = int((plan.options.drain_timeout_s + DRAIN_GRACE_S) * NS_PER_S)
+        self._limits = replace(plan.limits.reconcile, drain_ns=max(drain_ns, plan.limits.reconcile.drain_ns))
         self._failures: dict[Slot, Failures] = {}
         self._restarts: dict[Slot, int] = {}
         # A frontend's addresses outlive it, so that its successor takes the same ports.
@@ -85,16 +96,21 @@ class Roster:
         self.failure = ""
         self.detail = ""
         self.placement_problem = ""
+        # What keeps the change that is under way from its end, and a traceback.
+        self.change_failure: tuple[str, str] | None = None
+        # The layout that tables are of, since which version.
+        self._published: tuple[Layout | None, int] = (None, 0)
+        self._busy_ns = 0
 
     def __repr__(self) -> str:
         serving = sum(record.phase is Phase.SERVING for record in self.records.values())
-        return f"<Roster {serving} of {len(self._wanted)} serving, {len(self.records)} known>"
+        return f"<Roster {serving} of {len(self._desired.serving())} serving, {len(self.records)} known>"
 
     # ---- what happened
 
     def started(self, peer_id: int, slot: Slot, version: str, actor: str, now_ns: int) -> Record:
         """A child was asked of Ray."""
-        record = Record(peer_id, slot, version, actor, Phase.STARTING, now_ns, now_ns, now_ns, node=self._node)
+        record = Record(peer_id, slot, version, actor, Phase.STARTING, now_ns, now_ns, now_ns, node=self.node)
         self.records[peer_id] = record
         return record
 
@@ -118,7 +134,10 @@ class Roster:
         record.heard_ns = now_ns
         record.ready = message.ready
         record.statistics = message.statistics
+        record.table_version = message.table_version
         record.stopped = False
+        if message.statistics.get("going_requests"):
+            self._busy_ns = now_ns
         self._move(record, Event.HEARD, now_ns)
         return (record.ready, record.phase) != before
 
@@ -131,14 +150,17 @@ class Roster:
         self._move(record, event, now_ns)
         if event is Event.EXITED:
             del self.records[record.peer_id]
-            self._restarts[record.slot] = self._restarts.get(record.slot, 0) + 1
             if unexpected:
+                self._restarts[record.slot] = self._restarts.get(record.slot, 0) + 1
                 self._count_failure(record, served_ns, now_ns)
 
     def failed(self, record: Record, message: str, detail: str) -> None:
-        """A child said why it cannot start. Before the app was ever ready, that ends the start."""
+        """A child said why it cannot start. Before the app was ever ready, that ends the start, later the change that
+        the child is a part of."""
         record.last_words = message
-        if self.was_ready or not self.failure:
+        if record.slot in self._desired.layout.fresh:
+            self.change_failure = (message, detail)
+        elif self.was_ready or not self.failure:
             self.failure, self.detail = message, detail
 
     def note_ready(self) -> None:
@@ -168,6 +190,8 @@ class Roster:
         before = self._failures.get(slot)
         count = 1 if before is None or served_ns > STABLE_NS else before.count + 1
         self._failures[slot] = Failures(count, now_ns)
+        if count >= START_ATTEMPTS and slot in self._desired.layout.fresh:
+            self.change_failure = (f"{slot.name} died {count} times while starting: {record.last_words}", "")
         if count >= START_ATTEMPTS and not self.was_ready and not self.failure:
             self.failure = f"{slot.name} died {count} times while starting: {record.last_words}"
 
@@ -179,7 +203,49 @@ class Roster:
         if self.draining or self._phase() == "failed":
             return []
         observed = [record.observed() for record in self.records.values()]
-        return reconcile(self._wanted, observed, self._failures, now_ns, self._plan.limits.reconcile)
+        return reconcile(self._desired.wanted(self.places()), observed, self._failures, now_ns, self._limits)
+
+    # ---- changes
+
+    def change_began(self) -> None:
+        """There is another layout to lead to: what died in its places before is nothing to it."""
+        self.change_failure = None
+        for slot in self._desired.layout.fresh:
+            self._failures.pop(slot, None)
+
+    def switched(self, now_ns: int) -> None:
+        """Another layout is served: what was served until now is not quiet yet, whatever routers said before."""
+        self._busy_ns = now_ns
+
+    def seen(self, now_ns: int) -> Seen:
+        """How far the change is."""
+        told = self._told()
+        if not told:
+            self._busy_ns = now_ns
+        return replace(self.places(), told=told, quiet=now_ns - self._busy_ns > QUIET_NS)
+
+    def surplus(self) -> list[Record]:
+        """Children of places, or versions, that are not wanted any more."""
+        wanted = self._desired.everything()
+        return [record for record in self.records.values() if wanted.get(record.slot) != record.version]
+
+    def places(self) -> Seen:
+        """Which places of the layout have a child, and which of these are ready."""
+        wanted = self._desired.everything()
+        ours = [record for record in self.records.values() if wanted.get(record.slot) == record.version]
+        return Seen(
+            ready=frozenset(record.slot for record in ours if _ready(record)),
+            held=frozenset(record.slot for record in ours if record.phase in LIVE),
+        )
+
+    def _told(self) -> bool:
+        """Every process acts by a table of this layout."""
+        layout, version = self._published
+        return layout is self._desired.layout and all(
+            record.table_version >= version
+            for record in self.records.values()
+            if record.phase in (Phase.SERVING, Phase.SUSPECT)
+        )
 
     def addresses_of(self, slot: Slot) -> dict[str, str]:
         """Where the slot's frontend listened before; {} when it never did."""
@@ -189,23 +255,26 @@ class Roster:
         """The routing table as it is now. Suspect children stay in it: taking a router out breaks what is in
         flight there, and routers find out for themselves which replicas do not answer."""
         serving = [record for record in self.records.values() if record.phase in IN_TABLE]
+        layout = self._desired.layout
+        if layout is not self._published[0]:
+            self._published = (layout, version)
         owners = self._assigned(version)
+
+        def entries(specs: list[DeploymentSpec]) -> tuple[Entry, ...]:
+            return tuple(self._entry(spec, owners[spec.name]) for spec in specs)
+
         return RoutingTable(
             version=version,
             peers=tuple(_peer(record) for record in serving),
-            deployments=tuple(
-                Entry(
-                    planned.spec,
-                    owners[planned.spec.name].router_id,
-                    self._ready_replicas(planned.spec.name),
-                    planned.spec.options.replicas,
-                    owners[planned.spec.name].epoch,
-                )
-                for planned in self._plan.deployments
-            ),
+            deployments=entries(self._desired.specs(layout.served)),
             draining=self.draining,
             metrics={record.slot.name: record.statistics for record in serving},
+            others=entries(self._desired.specs((*layout.coming, *layout.going))),
         )
+
+    def _entry(self, spec: DeploymentSpec, owner: Owner) -> Entry:
+        ready = self._replicas(spec.name, spec.version, _ready)
+        return Entry(spec, owner.router_id, ready, spec.options.replicas, owner.epoch)
 
     def _assigned(self, version: int) -> dict[str, Owner]:
         """Who owns each deployment in the table of this version. What is with another router than in the table
@@ -216,22 +285,26 @@ class Roster:
             if record.slot.tier == ROUTER and record.phase in (Phase.SERVING, Phase.SUSPECT):
                 places[record.slot.name] = record.peer_id
         owners = {}
-        for name, router_id in assign((planned.spec.name for planned in self._plan.deployments), places).items():
+        layout = self._desired.layout
+        names = {each.name for each in (*layout.served, *layout.coming, *layout.going)}
+        for name, router_id in assign(sorted(names), places).items():
             before = self._owners.get(name)
             owners[name] = before if before and before.router_id == router_id else Owner(router_id, version)
         self._owners = owners
         return owners
 
-    def _ready_replicas(self, deployment: str) -> int:
+    def _replicas(self, deployment: str, version: str, condition: Callable[[Record], bool]) -> int:
         return sum(
-            record.slot.tier == REPLICA and record.slot.deployment == deployment and _ready(record)
+            record.slot.tier == REPLICA
+            and (record.slot.deployment, record.version) == (deployment, version)
+            and condition(record)
             for record in self.records.values()
         )
 
     def all_ready(self) -> bool:
         """True when every wanted slot has a child that serves and is ready."""
         ready = {record.slot for record in self.records.values() if _ready(record)}
-        return ready.issuperset(self._wanted)
+        return ready.issuperset(self._desired.serving())
 
     def unplaced(self, now_ns: int, after_ns: int) -> list[Record]:
         """Children that were asked of Ray more than `after_ns` ago and have no process yet."""
@@ -246,10 +319,10 @@ class Roster:
         if self.failure or self.placement_problem:
             return self.failure or self.placement_problem
         ready = {record.slot for record in self.records.values() if _ready(record)}
-        waiting = sorted(slot.name for slot in self._wanted if slot not in ready)
+        waiting = sorted(slot.name for slot in self._desired.serving() if slot not in ready)
         return f"waiting for {', '.join(waiting)}" if waiting else ""
 
-    def view(self, table_version: int, supervisor_pid: int, now_ns: int) -> View:
+    def view(self, table_version: int, supervisor_pid: int, now_ns: int, change: str = "") -> View:
         """Everything, for people."""
         return View(
             app_id=self._plan.app_id,
@@ -263,7 +336,23 @@ class Roster:
                 self._child_view(record, now_ns)
                 for record in sorted(self.records.values(), key=lambda record: record.slot)
             ),
+            deployments=tuple(self._deployment_views()),
+            change=change,
         )
+
+    def _deployment_views(self) -> Iterator[DeploymentView]:
+        layout = self._desired.layout
+        states = {"served": layout.served, "coming": layout.coming, "going": layout.going}
+        counts = {each.key: (state, each.replicas) for state, all_ in states.items() for each in all_}
+        # More of what is served is wanted already, before it is served.
+        counts |= {each.key: (counts[each.key][0], each.replicas) for each in layout.target or () if each.key in counts}
+        for record in self.records.values():
+            if record.slot.tier == REPLICA:
+                counts.setdefault((record.slot.deployment, record.version), ("going", 0))
+        for (name, version), (state, desired) in sorted(counts.items()):
+            ready = self._replicas(name, version, _ready)
+            draining = self._replicas(name, version, lambda record: record.phase is Phase.DRAINING)
+            yield DeploymentView(name, version, state, desired, ready, draining)
 
     def _phase(self) -> str:
         if self.draining:
@@ -285,6 +374,7 @@ class Roster:
             peer_id=record.peer_id,
             restarts=self._restarts.get(record.slot, 0),
             age_s=(now_ns - record.since_ns) / NS_PER_S,
+            version=record.version,
             addresses=record.addresses,
             statistics=record.statistics,
         )

@@ -2,8 +2,9 @@
 
 Inputs: children's announcements and heartbeats over the app's abstract unix socket, exits of their processes,
 the launcher's wishes, and time. Outputs: routing tables, views, and what `processes` does.
-A supervisor that Ray started again binds the same socket, waits `adopt_s` for living children to announce
-themselves, and goes on from there; its table versions are monotonic ns, so they exceed its predecessor's.
+A supervisor that Ray started again binds the same socket, waits `adopt_s` for living children to announce themselves
+and as long as it takes for the launcher to say what had been changed since the start, and goes on from there; until
+then it publishes nothing. Its table versions are monotonic ns, so they exceed its predecessor's.
 """
 
 from __future__ import annotations
@@ -14,17 +15,22 @@ import os
 import time
 from typing import Any
 
+from flightserve.control.changes import Changes
 from flightserve.control.connections import bind, send
+from flightserve.control.desired import Desired
 from flightserve.control.messages import (
     Announce,
     Ask,
     Attach,
+    Deploy,
     Failed,
     Inbox,
+    Keep,
     Left,
     Message,
     Publish,
     Report,
+    Scale,
     Shutdown,
 )
 from flightserve.control.names import peer_credentials
@@ -49,10 +55,12 @@ class Supervisor:
         self._plan = plan
         self._limits = plan.limits
         self._cluster = cluster
-        self._node = node
-        self._roster = Roster(plan, node)
+        self._desired = Desired(plan)
+        self._roster = Roster(plan, node, self._desired)
+        self._changes = Changes(self._desired, self._roster, plan.options.drain_timeout_s, self._layout_changed)
         self._version = 0
         self._adopt_until_ns = time.monotonic_ns() + int(self._limits.adopt_s * NS_PER_S) if adopting else 0
+        self._attached = not adopting
         self._observers: set[asyncio.StreamWriter] = set()
         self._publishing: asyncio.TimerHandle | None = None
         self._shutdown: asyncio.Task[None] | None = None
@@ -62,7 +70,7 @@ class Supervisor:
     async def run(self) -> None:
         """Serve for ever."""
         self._loop = asyncio.get_running_loop()
-        self._processes = Processes(self._plan, self._cluster, self._roster, self._node, self._changed)
+        self._processes = Processes(self._plan, self._desired, self._cluster, self._roster, self._changed)
         server = await asyncio.start_unix_server(self._connected, sock=await bind(self._plan.app_id))
         async with server:
             await self._tick_for_ever()
@@ -88,16 +96,21 @@ class Supervisor:
 
     async def _tick(self) -> None:
         now_ns = time.monotonic_ns()
-        if now_ns < self._adopt_until_ns:
+        if self._adopting():
             return
         self._processes.check_spawning(now_ns)
         if not self._roster.draining:
             # Before anything is started: Ray would refuse what the node can never hold, and not say why.
             await self._processes.check_placement(now_ns)
+            self._changes.step(now_ns)
         for record in self._roster.records.values():
             record.stopped = record.phase is Phase.SUSPECT and is_stopped(record.pid)
         for action in self._roster.plan_actions(now_ns):
             self._processes.act(action, now_ns)
+
+    def _adopting(self) -> bool:
+        early = time.monotonic_ns() < self._adopt_until_ns
+        return not self._attached or (early and not self._roster.all_ready())
 
     # ---- connections
 
@@ -133,9 +146,14 @@ class Supervisor:
                 self._processes.end_in_ray(record)
             case Left() if record is not None:
                 self._processes.end_in_ray(record)
-            case Attach(was_ready, addresses):
-                self._roster.attached(was_ready, addresses)
-                self._observers.add(writer)
+            case Attach():
+                self._attach(message, writer)
+            case Scale() | Deploy():
+                if self._adopting():
+                    # We do not know yet whether this is under way already: whoever asks will ask again.
+                    writer.close()
+                else:
+                    self._changes.ask(message, lambda answer: send(writer, answer), now_ns)
             case Shutdown(drain_timeout_s):
                 if self._shutdown is None:
                     self._shutdown = asyncio.create_task(self._shut_down(drain_timeout_s))
@@ -144,6 +162,14 @@ class Supervisor:
             case _:
                 raise ProtocolError(f"{type(message).__name__} out of place")
         return record
+
+    def _attach(self, message: Attach, writer: asyncio.StreamWriter) -> None:
+        self._roster.attached(message.was_ready, message.addresses)
+        self._observers.add(writer)
+        if not self._attached:
+            self._attached = True
+            if message.kept:
+                self._changes.restore(message.kept)
 
     def _announced(self, message: Announce, pid: int, writer: asyncio.StreamWriter, now_ns: int) -> Record:
         if message.pid != pid:
@@ -157,13 +183,22 @@ class Supervisor:
         return record
 
     def _view(self) -> Any:
-        return self._roster.view(self._version, os.getpid(), time.monotonic_ns())
+        change = self._changes.progress()
+        return self._roster.view(self._version, os.getpid(), time.monotonic_ns(), change)
 
     def _send_views(self) -> None:
         if self._roster.all_ready():
             self._roster.note_ready()
+        view = self._view()
         for writer in self._observers:
-            send(writer, self._view())
+            send(writer, view)
+
+    def _layout_changed(self) -> None:
+        # Before anything follows from it: a supervisor after this one would otherwise undo that.
+        kept = Keep(self._changes.state())
+        for writer in self._observers:
+            send(writer, kept)
+        self._publish()
 
     def _changed(self, at_once: bool) -> None:
         if at_once:
@@ -180,6 +215,9 @@ class Supervisor:
         if self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
+        if self._adopting():
+            # Whoever has not announced itself yet would be missing in the table, and requests fail for it.
+            return
         self._version = max(self._version + 1, time.monotonic_ns())
         table = Publish(self._roster.table(self._version))
         self._processes.tell_all(table)

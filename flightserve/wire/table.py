@@ -50,13 +50,16 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class RoutingTable(msgspec.Struct, array_like=True, frozen=True):
-    """Everything, whole: small enough to send again on every change, so that nobody has to merge."""
+    """Everything, whole: small enough to send again on every change, so that nobody has to merge. `deployments` are
+    what clients are served; `others` are versions that are still coming, which nobody calls yet, and those that are
+    going, which nobody calls any more but which finish what they were sent."""
 
     version: int
     peers: tuple[Peer, ...] = ()
     deployments: tuple[Entry, ...] = ()
     draining: bool = False
     metrics: dict[str, dict[str, float]] = {}
+    others: tuple[Entry, ...] = ()
 
 
 def assign(deployments: Iterable[str], routers: Mapping[str, int]) -> dict[str, int]:

@@ -102,7 +102,9 @@ def plan(
     specs = deployments or (spec("Echo", replicas=2),)
     return Plan(
         app_id=new_app_id(),
-        deployments=tuple(PlannedDeployment(each, dumps(code)) for each in specs),
+        deployments=tuple(
+            PlannedDeployment(each, dumps(code), each.options.replicas, tuple(sys_path)) for each in specs
+        ),
         options=options or FrontendOptions(http_port=0),
         factories={tier: dumps(factory) for tier, factory in FACTORIES.items()},
         routers=routers,

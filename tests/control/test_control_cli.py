@@ -14,6 +14,7 @@ from flightserve.app import FACTORIES, frontend_options, make_plan
 from flightserve.cli import load_app, main, render
 from flightserve.config import FabricLimits, FrontendOptions
 from flightserve.control import reaper
+from flightserve.control.desired import Desired
 from flightserve.control.messages import ChildView, View
 from flightserve.control.names import running_apps
 from flightserve.control.pickling import loads
@@ -67,7 +68,7 @@ def test_an_import_error_inside_the_users_module_is_not_mistaken_for_a_wrong_nam
 
 def test_the_plan_carries_options_counts_and_code() -> None:
     plan = make_plan(pricing.app, FrontendOptions(frontends=2), {"Pricing": 3}, 2)
-    wanted = plan.wanted()
+    wanted = Desired(plan).serving()
     assert len(wanted) == 2 + 2 + 3
     (planned,) = plan.deployments
     assert planned.spec.options.replicas == 3

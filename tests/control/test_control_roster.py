@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from flightserve.config import FrontendOptions
+from flightserve.control.desired import Desired
 from flightserve.control.messages import Announce, Report
 from flightserve.control.roster import START_ATTEMPTS, Record, Roster
 from flightserve.core.lifecycle import Event, Phase
 from flightserve.core.reconciling import NS_PER_S, Slot, Start
+from flightserve.core.updating import Seen
 from tests.control.standins import plan, spec
 
 NOW = 1_000 * NS_PER_S
@@ -35,7 +37,7 @@ def _serve_all(roster: Roster) -> list[Record]:
 
 def test_an_empty_roster_starts_every_slot_once() -> None:
     roster = _roster()
-    assert roster.plan_actions(NOW) == [Start(slot, "1") for slot in plan().wanted()]
+    assert roster.plan_actions(NOW) == [Start(slot, "1") for slot in Desired(plan()).serving()]
     assert roster.view(0, 1, NOW).phase == "starting"
     assert "replica-Echo-1" in roster.problem()
 
@@ -194,15 +196,18 @@ def test_a_pause_of_our_own_is_nobodys_silence() -> None:
 
 
 def test_demands_and_slots_follow_the_options() -> None:
-    planned = plan(
-        spec("A", replicas=2, num_cpus=1.5, resources={"disk": 1.0}), spec("B"),
-        options=FrontendOptions(frontends=2), routers=3,
+    desired = Desired(
+        plan(
+            spec("A", replicas=2, num_cpus=1.5, resources={"disk": 1.0}), spec("B"),
+            options=FrontendOptions(frontends=2), routers=3,
+        )
     )  # fmt: skip
-    slots = planned.wanted()
+    slots = desired.wanted(Seen())
     assert len(slots) == 3 + 2 + 2 + 1
-    assert planned.demand(Slot("replica", "A", 1)) == {"CPU": 1.5, "disk": 1.0}
-    assert planned.demand(Slot("replica", "B", 0)) == {}
-    assert planned.demand(Slot("router", "", 2)) == {}
+    assert desired.serving() == desired.everything() == slots
+    assert desired.demand(Slot("replica", "A", 1), "1") == {"CPU": 1.5, "disk": 1.0}
+    assert desired.demand(Slot("replica", "B", 0), "1") == {}
+    assert desired.demand(Slot("router", "", 2), "1") == {}
 
 
 def test_phases_of_adopted_children_that_still_start() -> None:

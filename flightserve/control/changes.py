@@ -1,0 +1,220 @@
+"""Changes of a running app, as the supervisor sees them through: `flightserve scale`, `flightserve deploy`.
+
+One at a time. What it takes is `core.updating`; here is who asked for it, what stands in its way, and how it ended. A
+change that does not come to its switch in time, or whose new replicas cannot be placed or do not start, is taken
+back, and whoever asked is told why. A command that went away changes nothing about that.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flightserve.control.desired import Desired, counted
+from flightserve.control.messages import Answer, Deploy, Scale
+from flightserve.control.plan import PlannedDeployment
+from flightserve.control.roster import Roster
+from flightserve.core.reconciling import NS_PER_S
+from flightserve.core.updating import advance, dismiss, undo
+from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, kind_of
+
+log = logging.getLogger("flightserve.control.changes")
+
+REPLICAS_MAX: Final = 1024
+# Answers kept for commands that lost the supervisor they asked and come back.
+ANSWERS_MAX = 16
+OK: Final = -1
+
+Reply = Callable[[Answer], None]
+
+
+@dataclass(slots=True)
+class Change:
+    """One change under way. Times are monotonic ns; `switched_ns` is 0 until the switch."""
+
+    id: str
+    summary: str
+    began_ns: int
+    timeout_s: float
+    switched_ns: int = 0
+
+
+class Changes:
+    """The change that is under way, if any. `changed` is called whenever there is another layout."""
+
+    def __init__(self, desired: Desired, roster: Roster, drain_timeout_s: float, changed: Callable[[], None]) -> None:
+        self._desired = desired
+        self._roster = roster
+        self._drain_timeout_s = drain_timeout_s
+        self._changed = changed
+        self._change: Change | None = None
+        self._waiting: list[Reply] = []
+        self._answers: dict[str, Answer] = {}
+
+    def __repr__(self) -> str:
+        return f"<Changes {self.progress() or 'none'}>"
+
+    def progress(self) -> str:
+        """What is being changed and how far that is, for people; "" when nothing is."""
+        change, layout = self._change, self._desired.layout
+        if change is None:
+            return ""
+        if layout.target is None:
+            return f"{change.summary}: switched; what is not served any more finishes"
+        ready = len(layout.fresh & self._roster.places().ready)
+        return f"{change.summary}: {ready} of {len(layout.fresh)} new replicas ready"
+
+    # ---- what is asked
+
+    def ask(self, message: Scale | Deploy, reply: Reply, now_ns: int) -> None:
+        """Begin the change; `reply` is called once, when it has ended or at once when it cannot begin. The same
+        change asked for again is not another one."""
+        if message.id in self._answers:
+            reply(self._answers[message.id])
+            return
+        if self._change is None or self._change.id != message.id:
+            try:
+                if not self._begin(message, now_ns):
+                    reply(Answer(message.id, OK, "nothing to change"))
+                    return
+            except FlightserveError as error:
+                reply(Answer(message.id, kind_of(error), error.message))
+                return
+        self._waiting.append(reply)
+
+    def _begin(self, message: Scale | Deploy, now_ns: int) -> bool:
+        """False when all is as it is asked for."""
+        if self._change is not None:
+            raise Unavailable(f"another change is under way ({self._change.summary}); try again when it has ended")
+        if self._roster.draining or not self._roster.was_ready:
+            raise Unavailable("the app is not ready yet, or not any more; try again when `flightserve status` says so")
+        before = self._desired.served()
+        target = _scaled(before, message) if isinstance(message, Scale) else _deployed(before, message)
+        summary = "; ".join(_summary(before, target))
+        if not summary:
+            return False
+        log.info("changing: %s", summary)
+        self._desired.begin(target)
+        self._change = Change(message.id, summary, now_ns, message.timeout_s)
+        self._roster.change_began()
+        self._changed()
+        return True
+
+    # ---- how it goes on
+
+    def step(self, now_ns: int) -> None:
+        """Go as far as what the supervisor sees allows."""
+        change, before = self._change, self._desired.layout
+        if change is None:
+            return
+        after = advance(before, self._roster.seen(now_ns))
+        if before.target is not None and after.target is None:
+            change.switched_ns = now_ns
+            self._roster.switched(now_ns)
+            log.info("switched: %s", change.summary)
+        elif before.target is not None and (problem := self._problem(change, now_ns)):
+            self._desired.move(undo(before))
+            self._end(Answer(change.id, kind_of(Unavailable("")), f"taken back: {problem[0]}", problem[1]))
+            return
+        elif after.going and now_ns - change.switched_ns > self._drain_timeout_s * NS_PER_S:
+            log.warning("requests of a version before still run after %g s; they are cut off", self._drain_timeout_s)
+            after = dismiss(after)
+        if after is not before:
+            self._desired.move(after)
+            self._changed()
+        elif after.target is None and not after.going and not self._roster.surplus():
+            self._end(Answer(change.id, OK, change.summary))
+
+    def _problem(self, change: Change, now_ns: int) -> tuple[str, str] | None:
+        """Why the change cannot be: a message and a traceback, or None."""
+        roster = self._roster
+        missing = self._desired.layout.fresh - roster.places().ready
+        if roster.change_failure is not None:
+            return roster.change_failure
+        if missing and roster.placement_problem:
+            return roster.placement_problem, ""
+        if now_ns - change.began_ns > change.timeout_s * NS_PER_S:
+            names = ", ".join(sorted(slot.name for slot in missing)) or "every process to hear of it"
+            return f"not ready after {change.timeout_s:g} s: waiting for {names}", ""
+        return None
+
+    def _end(self, answer: Answer) -> None:
+        if answer.kind == OK:
+            log.info("changed: %s", answer.message)
+        else:
+            log.error("the change was %s", answer.message, extra={"exception": answer.detail} if answer.detail else {})
+        self._change = None
+        self._roster.change_failure = None
+        self._answers[answer.id] = answer
+        while len(self._answers) > ANSWERS_MAX:
+            del self._answers[next(iter(self._answers))]
+        waiting, self._waiting = self._waiting, []
+        for reply in waiting:
+            reply(answer)
+        self._changed()
+
+    # ---- for the supervisor after this one
+
+    def state(self) -> bytes:
+        """What `restore` takes."""
+        return pickle.dumps((self._desired.state(), self._change, self._answers))
+
+    def restore(self, state: bytes) -> None:
+        """Go on where the supervisor before this one stopped. Only for bytes that came back from our own launcher."""
+        desired, self._change, self._answers = pickle.loads(state)
+        self._desired.restore(desired)
+
+
+def _scaled(before: list[PlannedDeployment], message: Scale) -> list[PlannedDeployment]:
+    _check_counts(message.replicas, before)
+    return [counted(each, message.replicas.get(each.spec.name, each.spec.options.replicas)) for each in before]
+
+
+def _deployed(before: list[PlannedDeployment], message: Deploy) -> list[PlannedDeployment]:
+    target: tuple[PlannedDeployment, ...] = pickle.loads(message.deployments)
+    _check_counts(message.replicas, target)
+    served = {each.spec.name: each for each in before}
+    return [_merged(served.get(each.spec.name), each, message.replicas) for each in target]
+
+
+def _merged(before: PlannedDeployment | None, after: PlannedDeployment, replicas: Any) -> PlannedDeployment:
+    """As many replicas as are asked for; else as the class newly declares; else as there are."""
+    name = after.spec.name
+    count = after.declared
+    if before is not None and before.declared == after.declared:
+        count = before.spec.options.replicas
+    same = before is not None and before.spec.version == after.spec.version
+    return counted(before if before is not None and same else after, replicas.get(name, count))
+
+
+def _check_counts(replicas: dict[str, int], deployments: Any) -> None:
+    known = sorted(each.spec.name for each in deployments)
+    for name, count in replicas.items():
+        if name not in known:
+            raise NotFound(f"no deployment {name!r}; there are: {', '.join(known)}")
+        if not 1 <= count <= REPLICAS_MAX:
+            raise InvalidArgument(
+                f"{count} replicas of {name}: it must be 1 to {REPLICAS_MAX}. A deployment goes by a deploy without it"
+            )
+
+
+def _summary(before: list[PlannedDeployment], after: list[PlannedDeployment]) -> Iterator[str]:
+    old = {each.spec.name: each.spec for each in before}
+    new = {each.spec.name: each.spec for each in after}
+    for name in dict.fromkeys([*new, *old]):
+        if name not in old:
+            yield f"{name} comes, version {new[name].version} with {_replicas(new[name])}"
+        elif name not in new:
+            yield f"{name} goes"
+        elif old[name].version != new[name].version:
+            yield f"{name} from version {old[name].version} to {new[name].version} with {_replicas(new[name])}"
+        elif old[name].options.replicas != new[name].options.replicas:
+            yield f"{name} from {old[name].options.replicas} to {_replicas(new[name])}"
+
+
+def _replicas(spec: Any) -> str:
+    count = spec.options.replicas
+    return f"{count} replica{'s' * (count != 1)}"

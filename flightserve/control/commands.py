@@ -1,0 +1,118 @@
+"""`flightserve scale` and `deploy`: which app is meant, and a change that is asked for until it is answered."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+
+from flightserve.control.changes import OK
+from flightserve.control.messages import MESSAGE_BYTES_MAX, Answer, Deploy, Inbox, Scale, encode
+from flightserve.control.names import running_apps
+from flightserve.control.observer import connect
+from flightserve.control.plan import PlannedDeployment
+from flightserve.errors import (
+    ConfigError,
+    FlightserveError,
+    NotFound,
+    PermissionDenied,
+    ProtocolError,
+    Unavailable,
+    from_kind,
+    kind_of,
+)
+
+log = logging.getLogger("flightserve.control.commands")
+
+CONNECT_TIMEOUT_S = 5.0
+# The supervisor itself ends a change that takes too long; this much later we stop waiting for its word.
+ANSWER_GRACE_S = 90.0
+RETRY_S = 0.2
+# A supervisor that died is back sooner.
+GONE_S = 15.0
+_UNAVAILABLE = kind_of(Unavailable(""))
+
+
+class ChangeFailed(FlightserveError):
+    """The app could not be changed, and serves what it served before. `detail` is the traceback, where there is one."""
+
+    code = 14
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+def find_app(app_id: str | None = None) -> str:
+    """The running app of that id, or the only one of this user. Raises NotFound where there is none, and ConfigError
+    where it takes an id to say which."""
+    mine = []
+    for each in running_apps():
+        if app_id in (None, each):
+            try:
+                connect(each, CONNECT_TIMEOUT_S)[0].close()
+            except (NotFound, PermissionDenied):
+                if app_id is not None:
+                    raise
+                continue
+            mine.append(each)
+    if not mine:
+        raise NotFound(f"no app {app_id} runs on this machine" if app_id else "no flightserve app runs on this machine")
+    if len(mine) > 1:
+        raise ConfigError(f"several apps run on this machine; say which one: --app {' or --app '.join(mine)}")
+    return mine[0]
+
+
+def scale(app_id: str, replicas: Mapping[str, int], timeout_s: float) -> str:
+    """That many replicas of each of these deployments; returns what changed, once they serve. Raises NotFound and
+    InvalidArgument for what cannot be asked, and ChangeFailed where it cannot be done: then all is as before."""
+    return _change(app_id, Scale(secrets.token_hex(8), dict(replicas), timeout_s))
+
+
+def deploy(app_id: str, deployments: Sequence[PlannedDeployment], replicas: Mapping[str, int], timeout_s: float) -> str:
+    """Serve these deployments instead of those there are; otherwise as `scale`."""
+    body = pickle.dumps(tuple(deployments))
+    if len(body) > MESSAGE_BYTES_MAX // 2:
+        raise ConfigError(
+            f"the app's code and arguments are {len(body)} bytes; at most {MESSAGE_BYTES_MAX // 2} can be deployed to "
+            "a running app. Load what is large in __init__ instead of passing it to bind()"
+        )
+    return _change(app_id, Deploy(secrets.token_hex(8), body, dict(replicas), timeout_s))
+
+
+def _change(app_id: str, message: Scale | Deploy) -> str:
+    """Ask until there is an answer: a supervisor that comes back knows the change by its id."""
+    until = time.monotonic() + message.timeout_s + ANSWER_GRACE_S
+    gone_s = 0.0
+    while True:
+        try:
+            answer = _ask(app_id, message, until)
+        except (OSError, ProtocolError, NotFound) as error:
+            gone_s = gone_s + RETRY_S if isinstance(error, NotFound) else 0.0
+            if time.monotonic() > until or gone_s > GONE_S:
+                raise Unavailable(f"app {app_id} gave no answer; look at: flightserve status --app {app_id}") from error
+            log.debug("the supervisor did not answer: %s", error)
+            time.sleep(RETRY_S)
+            continue
+        if answer.kind == OK:
+            return answer.message
+        if answer.kind == _UNAVAILABLE:
+            raise ChangeFailed(answer.message, answer.detail)
+        raise from_kind(answer.kind, answer.message)
+
+
+def _ask(app_id: str, message: Scale | Deploy, until: float) -> Answer:
+    sock, _ = connect(app_id, CONNECT_TIMEOUT_S)
+    inbox = Inbox()
+    with sock:
+        sock.sendall(encode(message))
+        while True:
+            sock.settimeout(max(0.1, until - time.monotonic()))
+            data = sock.recv(1 << 16)
+            if not data:
+                raise ConnectionError("the supervisor closed the connection")
+            for answer in inbox.feed(data):
+                if isinstance(answer, Answer):
+                    return answer

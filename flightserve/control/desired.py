@@ -1,0 +1,99 @@
+"""What the supervisor is to keep running: the plan's routers and frontends, and deployments that may change."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from flightserve.control.plan import Plan, PlannedDeployment
+from flightserve.core.reconciling import FRONTEND, ROUTER, Slot
+from flightserve.core.updating import Deployed, Layout, Seen, begin, wanted
+from flightserve.types import DeploymentSpec
+
+
+class Desired:
+    """The layout of `core.updating`, with the code of each version in it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._tiers = {Slot(ROUTER, "", index): "1" for index in range(plan.routers)}
+        self._tiers |= {Slot(FRONTEND, "", index): "1" for index in range(plan.options.frontends)}
+        self._first = {_key(planned): planned for planned in plan.deployments}
+        self._planned = dict(self._first)
+        self.layout = Layout(tuple(Deployed(*_wish(planned)) for planned in plan.deployments))
+
+    def __repr__(self) -> str:
+        return f"<Desired {self.layout}>"
+
+    # ---- places
+
+    def wanted(self, seen: Seen) -> dict[Slot, str]:
+        """Every place there should be a child in now, with the version it is to run."""
+        return self._tiers | wanted(self.layout, seen)
+
+    def serving(self) -> dict[Slot, str]:
+        """The places that must be ready for the app to be: what is going, or only coming, is not among them."""
+        return self._tiers | {slot: each.version for each in self.layout.served for slot in each.slots()}
+
+    def everything(self) -> dict[Slot, str]:
+        """All places of the layout, also those whose turn has not come yet."""
+        layout = self.layout
+        deployed = (*layout.served, *layout.going, *(layout.target or ()))
+        return self._tiers | {slot: each.version for each in deployed for slot in each.slots()}
+
+    def demand(self, slot: Slot, version: str) -> dict[str, float]:
+        """Ray resources a child in this place takes; routers and frontends take none."""
+        planned = self._planned.get((slot.deployment, version))
+        return planned.demand() if planned is not None else {}
+
+    # ---- deployments
+
+    def planned(self, name: str, version: str) -> PlannedDeployment | None:
+        """That version with its code, or None (routers and frontends have "")."""
+        return self._planned.get((name, version))
+
+    def specs(self, deployed: Iterable[Deployed]) -> list[DeploymentSpec]:
+        """As the tiers know them, with the number of replicas of now."""
+        return [counted(self._planned[each.key], each.replicas).spec for each in deployed]
+
+    def served(self) -> list[PlannedDeployment]:
+        """What clients are sent to, with the number of replicas of now."""
+        return [counted(self._planned[each.key], each.replicas) for each in self.layout.served]
+
+    def begin(self, target: Iterable[PlannedDeployment]) -> None:
+        """From now on these are what all leads to. There must be no change under way."""
+        target = tuple(target)
+        self.layout = begin(self.layout, [_wish(planned) for planned in target])
+        self._planned |= {_key(planned): planned for planned in target}
+
+    def move(self, layout: Layout) -> None:
+        """Go on to this layout, and forget the code that it has no more use for."""
+        self.layout = layout
+        used = {each.key for each in (*layout.served, *layout.going, *(layout.target or ()))}
+        self._planned = {key: planned for key, planned in self._planned.items() if key in used}
+
+    # ---- for the supervisor after this one
+
+    def state(self) -> tuple[Layout, dict[tuple[str, str], PlannedDeployment]]:
+        """All that the plan does not say."""
+        return self.layout, {key: planned for key, planned in self._planned.items() if key not in self._first}
+
+    def restore(self, state: tuple[Layout, dict[tuple[str, str], PlannedDeployment]]) -> None:
+        """Go on where the supervisor before this one stopped."""
+        self.layout, changed = state
+        self._planned = self._first | changed
+
+
+def _key(planned: PlannedDeployment) -> tuple[str, str]:
+    return planned.spec.name, planned.spec.version
+
+
+def _wish(planned: PlannedDeployment) -> tuple[str, str, int]:
+    return planned.spec.name, planned.spec.version, planned.spec.options.replicas
+
+
+def counted(planned: PlannedDeployment, replicas: int) -> PlannedDeployment:
+    """The same with that number of replicas."""
+    if planned.spec.options.replicas == replicas:
+        return planned
+    options = dataclasses.replace(planned.spec.options, replicas=replicas)
+    return dataclasses.replace(planned, spec=dataclasses.replace(planned.spec, options=options))

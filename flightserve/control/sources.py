@@ -1,0 +1,109 @@
+"""The user's modules as a deployment was made with them, carried to its replicas.
+
+Classes are pickled by reference, so a replica imports their modules. If it did so from the disk, one that is replaced
+an hour later would run whatever lies there then, under the version of before. So the sources of the user's modules
+that the deploying process has loaded travel with the deployment, and in its replicas an importer of these comes
+before all others. What is not among them (installed packages, compiled modules, modules that are imported only
+later) is found as always.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import site
+import sys
+import sysconfig
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import flightserve
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One module: its full name, where it was read, its packed text, and whether it is a package."""
+
+    name: str
+    path: str
+    packed: bytes
+    package: bool
+
+
+def loaded() -> tuple[Source, ...]:
+    """The user's modules of this process, by name: those with a source file that does not lie where Python, its
+    packages or flightserve are installed. As the files are now."""
+    elsewhere = _installed()
+    found = []
+    for name, module in sorted(sys.modules.items()):
+        spec = getattr(module, "__spec__", None)
+        if spec is None or spec.name != name or not spec.has_location or not str(spec.origin).endswith(".py"):
+            continue
+        path = os.path.abspath(spec.origin)
+        if path.startswith(elsewhere) or "site-packages" in path or "dist-packages" in path:
+            continue
+        try:
+            with open(path, "rb") as file:
+                text = file.read()
+        except OSError:
+            continue
+        package = spec.submodule_search_locations is not None
+        found.append(Source(name, path, zlib.compress(text), package))
+    return tuple(found)
+
+
+def _installed() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    places = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    places += [site.getusersitepackages(), *flightserve.__path__]
+    return tuple(os.path.join(os.path.abspath(place), "") for place in places)
+
+
+class _Importer(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
+    """Finds and loads modules among the sources."""
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self._sources = {source.name: source for source in sources}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The module's spec, None for one that is not ours."""
+        source = self._sources.get(fullname)
+        if source is None:
+            return None
+        # With its directory, so that what is not among the sources is found beside it.
+        places = [os.path.dirname(source.path)] if source.package else None
+        return importlib.util.spec_from_file_location(
+            fullname, source.path, loader=self, submodule_search_locations=places
+        )
+
+    def get_source(self, fullname: str) -> str:
+        """The module's text."""
+        return importlib.util.decode_source(zlib.decompress(self._source(fullname).packed))
+
+    def get_filename(self, fullname: str) -> str:
+        """Where it was read in the deploying process."""
+        return self._source(fullname).path
+
+    def is_package(self, fullname: str) -> bool:
+        """True for a package."""
+        return self._source(fullname).package
+
+    def _source(self, fullname: str) -> Source:
+        try:
+            return self._sources[fullname]
+        except KeyError as error:
+            raise ImportError(f"{fullname} did not come with the deployment") from error
+
+
+def install(sources: Sequence[Source]) -> None:
+    """From now on these modules are imported from here. What this process has already imported of them, which may be
+    of another version, is forgotten."""
+    sys.meta_path.insert(0, _Importer(sources))
+    for source in sources:
+        sys.modules.pop(source.name, None)
