@@ -90,7 +90,7 @@ def _panel(panel: Panel, names: Sequence[str], x_label: str) -> str:
         value, label = panel.rule
         y = HEIGHT - value / y_max * HEIGHT
         parts.append(f'<path class="rule" d="M0 {y:.1f}H{WIDTH}"/>')
-        parts.append(f'<text class="faint" x="4" y="{y - 5:.1f}">{escape(label)}</text>')
+        parts.append(f'<text class="faint" x="{WIDTH - 4}" y="{y + 15:.1f}" text-anchor="end">{escape(label)}</text>')
     for series in panel.series:
         path = "L".join(at(x, y) for x, y in series.points)
         parts.append(f'<path class="line s{names.index(series.name)}" d="M{path}"/>')
