@@ -126,6 +126,7 @@ class BlockingChannel(Channel):
         super().__init__(sock, on_segment)
         self._sending = threading.Lock()
         self._timeout_s: float | None = None
+        self._unread: list[Frame] = []
 
     def send(self, frames: Iterable[Frame], announcements: Iterable[tuple[Segment, int]] = ()) -> None:
         """Send announcements not yet made on this connection, then the frames. Raises Unavailable when the
@@ -148,6 +149,9 @@ class BlockingChannel(Channel):
     def receive(self, timeout_s: float | None = None) -> list[Frame]:
         """Frames that arrived; empty when `timeout_s` passed. Raises Unavailable when the peer is gone and
         ProtocolError when it misbehaves."""
+        if self._unread:
+            unread, self._unread = self._unread, []
+            return unread
         while True:
             try:
                 if timeout_s != self._timeout_s:
@@ -163,6 +167,10 @@ class BlockingChannel(Channel):
             frames = self._decode(data, ancillary, flags)
             if frames:
                 return frames
+
+    def put_back(self, frames: list[Frame]) -> None:
+        """Have the next `receive` return these first. For the thread that receives."""
+        self._unread = frames + self._unread
 
     def _set_timeout(self, timeout_s: float | None) -> None:
         """Let the kernel time the read: one system call instead of a poll before each. 0 there means for ever."""

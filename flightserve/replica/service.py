@@ -219,16 +219,20 @@ class ReplicaService:
                     self._changed.wait(RETRY_S)
 
     def _greeted(self, channel: BlockingChannel, session: Session) -> None:
-        """Wait for the router's Hello. Raises Unavailable when none comes, or the router is given up meanwhile."""
+        """Wait for the router's Hello; what came with it is read later. Raises Unavailable when none comes, or the
+        router is given up meanwhile."""
         until_ns = monotonic_ns() + int(self._limits.connect_timeout_s * NS_PER_S)
-        while not channel.receive(FLUSH_S):
+        while not (received := channel.receive(FLUSH_S)):
             if self._is_gone(session) or self._stopping or monotonic_ns() > until_ns:
                 raise Unavailable("the router does not answer")
+        if type(received[0]) is not frames.Hello:
+            raise ProtocolError(f"the router's first frame is {type(received[0]).__name__}")
+        channel.put_back(received[1:])
 
     def _is_gone(self, session: Session) -> bool:
-        """The routing table does not name the router any more."""
+        """The routing table does not name the router any more, or the main connection to it ended."""
         with self._changed:
-            return session.router.id not in self._router_ids
+            return session.ended or session.router.id not in self._router_ids
 
     def _session(self, router: Peer) -> Session:
         """That of a router, or a new one. Under the lock."""
@@ -265,6 +269,9 @@ class ReplicaService:
             self._main = self._main_session = None
             channel.close()
             session.end()
+            for lane in list(self._lanes.values()):
+                if lane.session is session:
+                    lane.channel.shutdown()
             self.mapped.forget_source(session.source)
 
     def _stays(self, session: Session) -> bool:
