@@ -18,6 +18,7 @@ from flightserve.wire import frames
 from flightserve.wire.frames import Frame, Hello
 from flightserve.wire.table import Entry, Peer, RoutingTable
 from tests.plane import meta
+from tests.support import eventually
 
 LIMITS = FabricLimits()
 
@@ -73,7 +74,7 @@ def test_what_comes_in_one_read_with_the_routers_hello_is_not_lost() -> None:
                 assert isinstance(failed, frames.Failed) and failed.batch_id == 1
             channel.shutdown()
             channel.close()
-        assert not replica.ready()
+        eventually(lambda: not replica.ready())
 
 
 def test_a_router_that_answers_out_of_turn_is_hung_up_on_and_tried_again() -> None:
@@ -83,4 +84,4 @@ def test_a_router_that_answers_out_of_turn_is_hung_up_on_and_tried_again() -> No
             channel, _ = _accept(listener)
             channel.send([frames.Ping(1)])
             channel.close()
-        assert not replica.ready()
+        eventually(lambda: not replica.ready())
