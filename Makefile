@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo test check lint types contracts stubs bench proto format clean
+.PHONY: help venv run demo test check lint types contracts stubs bench chaos proto format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ stubs: $(STAMP)
 
 bench: $(STAMP)  ## Measure flightserve against bare servers; prints tables, writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(STAMP)  ## Break a loaded system for 10 minutes and check that nothing is lost; options in ARGS="--minutes 2 --seed 7"
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 proto: $(STAMP)  ## Write the gRPC stubs again from proto/
 	$(BIN)/python -m flightserve.proto.generate

@@ -12,6 +12,8 @@ from pathlib import Path
 from tests.chaos import faults, report
 from tests.chaos.run import Options, Run
 
+RESULT = Path("benchmarks/results/chaos.json")
+
 
 def options_of(arguments: argparse.Namespace) -> Options:
     """The options that the command line asks for."""
@@ -39,13 +41,14 @@ def main() -> int:
     option("--replicas", type=int, default=2, metavar="N", help="of each of two deployments (default: %(default)s)")
     option("--routers", type=int, default=2, metavar="N", help="(default: %(default)s)")
     option("--frontends", type=int, default=2, metavar="N", help="(default: %(default)s)")
-    option("--json", type=Path, default=Path("chaos.json"), help="where the result goes (default: %(default)s)")
+    option("--json", type=Path, default=RESULT, help="where the result goes (default: %(default)s)")
     option("--keep", action="store_true", help="leave the histories and logs where they are, and say where")
     arguments = parser.parse_args()
     # Short: Ray's sockets lie in it.
     directory = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
     result = Run(options_of(arguments), directory).execute()
     print(report.render(result))
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(dataclasses.asdict(result), indent=1))
     if arguments.keep or result.violations:
         print(f"\nhistories and logs: {directory}")

@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from flightserve.clock import monotonic_ns
-from flightserve.control.messages import ChildView, View
-from flightserve.errors import FlightserveError
+from flightserve.control.messages import ChildView
 from tests.chaos.allowed import TABLE
 from tests.chaos.history import Fault
 from tests.chaos.system import LoadProcess, System
@@ -33,6 +32,7 @@ STOPS_S: Final = (0.3, 1.5, 4.0, 60.0)
 SLOW_S: Final = 4.0
 STRANGE_S: Final = 3.0
 POLL_S: Final = 0.02
+BUSY_S: Final = 1.0
 SUPERVISOR: Final = "supervisor"
 
 
@@ -47,11 +47,16 @@ class Chance:
     # What other faults have in hand now.
     held: frozenset[str] = frozenset()
 
-    def targets(self, view: View, tier: str) -> list[ChildView]:
-        """Children of a tier that may be broken: well, and with a companion that is well and stays so."""
-        children = [c for c in view.children if c.tier == tier and c.name not in self.held and c.ready]
-        well = [child for child in children if child.phase == "serving"]
-        return [c for c in well if any(o.deployment == c.deployment and o.name != c.name for o in well)]
+    def target(self, tier: str) -> ChildView:
+        """A child of a tier that may be broken: well, and with a companion that is well and stays so. Raises NotNow."""
+        children = [
+            child for child in self.system.view().children if child.tier == tier and child.name not in self.held
+        ]
+        well = [child for child in children if child.ready and child.phase == "serving"]
+        may = [c for c in well if any(o.deployment == c.deployment and o.name != c.name for o in well)]
+        if not may:
+            raise NotNow(tier)
+        return self.rng.choice(sorted(may, key=lambda child: child.name))
 
 
 class NotNow(Exception):
@@ -80,32 +85,30 @@ def _on_child(kind: str, chance: Chance) -> Planned:
     tier = kind.partition("-")[0]
     if SUPERVISOR in chance.held:
         raise NotNow(kind)
-    targets = chance.targets(_view(chance.system), tier)
-    if not targets:
-        raise NotNow(kind)
-    child = chance.rng.choice(sorted(targets, key=lambda each: each.name))
-    run = _kill if kind.endswith("-kill") else _stop
-    stop_s = chance.rng.choice(STOPS_S)
-    return Planned(
-        kind, child.name, lambda: run(chance.system, kind, child.name, child.pid, stop_s), frozenset({child.name})
-    )
+    child = chance.target(tier)
+    return _planned(kind, chance, child.name, child.pid)
 
 
 def _on_supervisor(kind: str, chance: Chance) -> Planned:
     # While something else is to be replaced, the supervisor is needed.
     if chance.held:
         raise NotNow(kind)
-    pid = _view(chance.system).supervisor_pid
-    run = _kill if kind.endswith("-kill") else _stop
-    stop_s = chance.rng.choice(STOPS_S)
-    return Planned(kind, SUPERVISOR, lambda: run(chance.system, kind, SUPERVISOR, pid, stop_s), frozenset({SUPERVISOR}))
+    return _planned(kind, chance, SUPERVISOR, chance.system.view().supervisor_pid)
+
+
+def _planned(kind: str, chance: Chance, name: str, pid: int) -> Planned:
+    system, stop_s = chance.system, chance.rng.choice(STOPS_S)
+    make = _kill if kind.endswith("-kill") else _stop
+    return Planned(kind, name, lambda: make(system, kind, name, pid, stop_s), frozenset({name}))
 
 
 def _kill(system: System, kind: str, name: str, pid: int, _: float) -> Fault:
     with _pidfd(pid) as pidfd:
+        if kind == "replica-kill":
+            _wait_busy(system, pid)
         begin_ns = monotonic_ns()
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    return _recovered(system, kind, name, pid, begin_ns, lambda: _replaced(system, name, pid))
+    return _recovered(system, kind, name, pid, begin_ns, lambda: system.pid_of(name) not in (0, pid))
 
 
 def _stop(system: System, kind: str, name: str, pid: int, stop_s: float) -> Fault:
@@ -115,13 +118,21 @@ def _stop(system: System, kind: str, name: str, pid: int, stop_s: float) -> Faul
         signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
         until = time.monotonic() + stop_s
         note = f"stopped for {stop_s:g} s"
-        while time.monotonic() < until and not _replaced(system, name, pid):
+        while time.monotonic() < until and system.pid_of(name) in (0, pid):
             threading.Event().wait(POLL_S)
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
         except ProcessLookupError:
             note += ", killed meanwhile"
-    return _recovered(system, kind, name, pid, begin_ns, lambda: _well(system, name, pid), note)
+    return _recovered(system, kind, name, pid, begin_ns, lambda: system.pid_of(name) != 0, note)
+
+
+def _wait_busy(system: System, pid: int) -> None:
+    """Until the replica begins a micro-batch, or has had `BUSY_S` to do so: a death shall meet a request."""
+    (journal,) = system.records.glob(f"exec-{pid}-*.jsonl")
+    before, until = journal.stat().st_size, time.monotonic() + BUSY_S
+    while journal.stat().st_size == before and time.monotonic() < until:
+        threading.Event().wait(0.001)
 
 
 def _recovered(
@@ -130,42 +141,10 @@ def _recovered(
     bound_ns = begin_ns + int(TABLE[kind].bound_s * 1e9)
     while not whole():
         if monotonic_ns() > bound_ns:
-            said = _problem(system)
+            said = system.problem()
             return Fault(kind, name, pid, begin_ns, monotonic_ns(), False, f"{note} {said}".strip())
         threading.Event().wait(POLL_S)
     return Fault(kind, name, pid, begin_ns, monotonic_ns(), True, note)
-
-
-def _replaced(system: System, name: str, pid: int) -> bool:
-    """Another process has the place, and does its part."""
-    with contextlib.suppress(FlightserveError, KeyError):
-        if name == SUPERVISOR:
-            return _view(system).supervisor_pid != pid
-        child = system.child(name)
-        return child.pid not in (0, pid) and child.ready and child.phase == "serving"
-    return False
-
-
-def _well(system: System, name: str, pid: int) -> bool:
-    """The same process goes on, or another one does."""
-    with contextlib.suppress(FlightserveError, KeyError):
-        if name == SUPERVISOR:
-            return _view(system).supervisor_pid > 0
-        child = system.child(name)
-        return child.pid != 0 and child.ready and child.phase == "serving"
-    return False
-
-
-def _problem(system: System) -> str:
-    try:
-        view = _view(system)
-    except FlightserveError as error:
-        return error.message
-    return f"the app is {view.phase}: {view.problem}"
-
-
-def _view(system: System) -> View:
-    return system.view()
 
 
 @contextlib.contextmanager
@@ -181,10 +160,7 @@ def _pidfd(pid: int) -> Iterator[int]:
 
 
 def _slow_replica(kind: str, chance: Chance) -> Planned:
-    targets = chance.targets(_view(chance.system), "replica")
-    if not targets:
-        raise NotNow(kind)
-    child = chance.rng.choice(sorted(targets, key=lambda each: each.name))
+    child = chance.target("replica")
 
     def run() -> Fault:
         switch = chance.system.records / f"slow-{child.pid}"

@@ -28,6 +28,8 @@ RATE_MAX: Final = 120.0
 # Ids of requests begin at a multiple of this for each load generator.
 IDS: Final = 10_000_000
 STORIES_MAX: Final = 5
+# A run goes on for so long at the most to see a fault of every kind.
+UNDEALT_S: Final = 60.0
 STRETCH: Final = ("memory-full", "slow-readers")
 
 
@@ -57,8 +59,12 @@ class Run:
         self._rng = random.Random(options.seed)
         self._next_ids = IDS
         self._deck: list[str] = []
+        self._undealt = set(options.kinds)
+        self._pause = threading.Event()
         self._active: dict[Future[Fault], Planned] = {}
         self._journal: Journal
+        # A fault takes as long as a process is stopped, or until the system is whole: several may be under way.
+        self._threads = ThreadPoolExecutor(16, thread_name_prefix="chaos-fault")
         self._counts: list[Count] = []
         self._notes: list[str] = []
         self._span_ns = (0, 0)
@@ -72,7 +78,8 @@ class Run:
             capacity = self._capacity(system, addresses)
             rate = options.rate or min(RATE_MAX, capacity / 2)
             for kind in STRETCH:
-                self._inject(system, addresses, kind)
+                if kind in options.kinds:
+                    self._inject(system, addresses, kind)
             self._drain_faults()
             baseline, busy = system.settle()
             self._journal.write(busy)
@@ -80,6 +87,7 @@ class Run:
             self._count_calm(system, addresses, rate)
             _, leaks = system.settle(baseline)
             self._journal.write([*leaks, *system.balances(), *self._counts])
+        self._threads.shutdown()
         self._journal.close()
         return self._judge(capacity, rate)
 
@@ -129,14 +137,14 @@ class Run:
     # ---- faults
 
     def _inject_all(self, system: System, addresses: list[dict[str, str]]) -> None:
-        pause = threading.Event()
-        end = time.monotonic() + self._options.seconds
-        due = time.monotonic() + min(2.0, self._options.fault_every_s)
-        while due < end:
-            pause.wait(max(0.0, due - time.monotonic()))
+        """Faults for as long as is wanted, and until there was one of every kind."""
+        every_s = self._options.fault_every_s
+        due, end = time.monotonic() + min(2.0, every_s), time.monotonic() + self._options.seconds
+        while due < end or (self._undealt and due < end + UNDEALT_S):
+            self._pause.wait(max(0.0, due - time.monotonic()))
             self._inject(system, addresses)
-            due += self._options.fault_every_s
-        pause.wait(max(0.0, end - time.monotonic()))
+            due += every_s
+        self._pause.wait(max(0.0, end - time.monotonic()))
 
     def _inject(self, system: System, addresses: list[dict[str, str]], kind: str = "") -> None:
         """Begin a fault: the first in the deck that may be made now. Decks hold every kind, in an order of the seed."""
@@ -153,7 +161,8 @@ class Run:
                 continue
             if not kind:
                 self._deck.remove(each)
-            self._active[_POOL.submit(planned.run)] = planned
+                self._undealt.discard(each)
+            self._active[self._threads.submit(planned.run)] = planned
             return
         self._notes.append("no fault could be made at a time: all were waiting for the system to be whole")
 
@@ -188,7 +197,3 @@ class Run:
             [str(violation) for violation in violations],
             [books.story(request_id) for request_id in list(dict.fromkeys(named))[:STORIES_MAX]],
         )
-
-
-# A fault may take as long as a process is stopped; several may be under way.
-_POOL: Final = ThreadPoolExecutor(16, thread_name_prefix="chaos-fault")

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping
@@ -16,12 +18,15 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from flightserve.control.messages import ChildView, View
+from flightserve.errors import FlightserveError
 from tests.chaos.history import Balance, Count, Leak
 from tests.chaos.schedule import BY_NAME
 from tests.control.served import ROOT, Served, wait_until
 from tests.served.resting import AT_REST, anonymous_bytes
 
 SETTLE_S: Final = 30.0
+AWAY_S: Final = 15.0
+POLL_S: Final = 0.05
 FDS_MORE_MAX: Final = 16
 MEMFDS_MORE_MAX: Final = 16
 # Python's and gRPC's allocators keep what they once took.
@@ -55,22 +60,41 @@ class System:
         self.served.__exit__(None, None, None)
 
     def view(self) -> View:
-        """As `flightserve status`. Raises FlightserveError while the supervisor is away."""
-        return self.served.view()
+        """As `flightserve status`, asked again while the supervisor is away. Raises FlightserveError when that is
+        longer than it may be."""
+        until = time.monotonic() + AWAY_S
+        while True:
+            try:
+                return self.served.view()
+            except FlightserveError:
+                if time.monotonic() > until:
+                    raise
+            threading.Event().wait(POLL_S)
 
-    def child(self, name: str) -> ChildView:
-        """The child of that name that is there to stay. Raises KeyError."""
-        found = {child.name: child for child in self.view().children if child.phase not in ("draining", "killed")}
-        return found[name]
+    def well(self) -> list[ChildView]:
+        """The children that do their part."""
+        return _well(self.view())
+
+    def pid_of(self, name: str) -> int:
+        """The process of that place ("supervisor", or a child's name), if it does its part; 0 while there is none."""
+        try:
+            view = self.served.view()
+        except FlightserveError:
+            return 0
+        return {"supervisor": view.supervisor_pid, **{child.name: child.pid for child in _well(view)}}.get(name, 0)
+
+    def problem(self) -> str:
+        """What the supervisor says is wrong."""
+        try:
+            view = self.served.view()
+        except FlightserveError as error:
+            return error.message
+        return f"the app is {view.phase}: {view.problem}"
 
     def addresses(self) -> list[dict[str, str]]:
         """The frontends' addresses by protocol, each with its `name`; they keep them when they are replaced."""
         children = [child for child in self.view().children if child.addresses]
         return [{"name": child.name, **child.addresses} for child in children]
-
-    def wait_whole(self, what: str, timeout_s: float = SETTLE_S) -> None:
-        """Until the supervisor says that all is ready. Raises AssertionError."""
-        wait_until(lambda: self.view().phase == "ready", what, timeout_s)
 
     # ---- counters
 
@@ -137,6 +161,10 @@ class Snapshot:
 
     children: Mapping[str, Held]
     processes: int
+
+
+def _well(view: View) -> list[ChildView]:
+    return [child for child in view.children if child.ready and child.phase == "serving"]
 
 
 def _held(child: ChildView) -> Held:
