@@ -1,4 +1,4 @@
-"""One deployment over the flights: a method of each kind that flightserve serves.
+"""A deployment with a method of each kind that flightserve serves, and a warehouse of the tables (`warehouse`).
 
     distance   vectorised and row-aligned: great-circle distance and implied speed of every flight sent
     explain    @single_input: one flight's delay in words; a for loop over the rows of the micro-batch
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 import flightserve as fs
 from examples.flights import data
+from examples.flights.warehouse import warehouse
 
 EARTH_RADIUS_KM = 6371.0088
 WORST_OF_MONTH = 10
@@ -115,4 +116,4 @@ def _empty(schema: pa.Schema) -> pa.RecordBatch:
 
 
 # Type checkers do not see what a class decorator adds.
-app = fs.App(Flights.bind())  # type: ignore[attr-defined]
+app = fs.App(Flights.bind(), warehouse().bind())  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`make demo`: every method of the example through every protocol, on all 336,776 flights.
+"""`make demo`: every method of the example through every protocol, on all 336,776 flights; then SQL (`sql_demo`).
 
 Each answer is compared exactly with what the class answers when its methods are called directly, so the four
 protocols agree with each other where they agree with that; and with `reference.py`, which is plain pyarrow.
@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
-from examples.flights import clients, data, reference
+from examples.flights import clients, data, reference, sql_demo
 from examples.flights.launch import Example
 
 DEFAULT_ADDRESSES = {
@@ -156,13 +156,29 @@ def run_all(addresses: dict[str, str], flights: pa.Table) -> list[Line]:
     return lines
 
 
+def run_sql(addresses: dict[str, str]) -> list[Line]:
+    """The warehouse through every protocol that takes SQL."""
+    wanted = sql_demo.expected()
+    lines = []
+    for protocol in sql_demo.CLIENTS:
+        address = addresses.get("flight" if protocol == "adbc" else protocol)
+        if address is None:
+            continue
+        try:
+            for name, executions, rows, seconds, problem in sql_demo.run(protocol, address, wanted):
+                lines.append(Line(protocol, name, executions, rows, seconds, problem))
+        except Exception as error:  # as in run_case
+            lines.append(Line(protocol, "sql", 0, 0, 0.0, in_words(error)))
+    return lines
+
+
 def format_table(lines: Sequence[Line]) -> str:
     """The lines as they are printed."""
-    rows = [f"{'protocol':<10} {'method':<9} {'rows in':>9} {'rows out':>9} {'seconds':>8} {'rows/s':>12}  agrees"]
+    rows = [f"{'protocol':<10} {'method':<17} {'rows in':>9} {'rows out':>9} {'seconds':>8} {'rows/s':>12}  agrees"]
     for line in lines:
         rate = line.rows_in / line.seconds if line.seconds else 0.0
         rows.append(
-            f"{line.protocol:<10} {line.method:<9} {line.rows_in:>9,} {line.rows_out:>9,} {line.seconds:>8.3f}"
+            f"{line.protocol:<10} {line.method:<17} {line.rows_in:>9,} {line.rows_out:>9,} {line.seconds:>8.3f}"
             f" {rate:>12,.0f}  {'NO: ' + line.problem if line.problem else 'yes'}"
         )
     return "\n".join(rows)
@@ -194,12 +210,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     flights = data.read("flights")
     if options.addresses:
         addresses = json.loads(options.addresses)
-        return report(run_all(addresses, flights), addresses)
+        return report([*run_all(addresses, flights), *run_sql(addresses)], addresses)
     if not options.start and answers_on(DEFAULT_ADDRESSES):
-        return report(run_all(DEFAULT_ADDRESSES, flights), DEFAULT_ADDRESSES)
+        lines = [*run_all(DEFAULT_ADDRESSES, flights), *run_sql(DEFAULT_ADDRESSES)]
+        return report(lines, DEFAULT_ADDRESSES)
     print("Starting the example on free ports (`make run` keeps one running).", flush=True)
     with Example() as example:
-        return report(run_all(example.addresses, flights), example.addresses)
+        lines = [*run_all(example.addresses, flights), *run_sql(example.addresses)]
+        return report(lines, example.addresses)
 
 
 def report(lines: Sequence[Line], addresses: dict[str, str]) -> int:
@@ -210,7 +228,7 @@ def report(lines: Sequence[Line], addresses: dict[str, str]) -> int:
     if not lines or wrong:
         print(f"{wrong} of {len(lines)} answers are wrong." if lines else "No protocol has an address.")
         return 1
-    print(f"All {len(lines)} answers agree with the class called directly and with plain pyarrow.")
+    print(f"All {len(lines)} answers agree with the class called directly, plain pyarrow and plain DuckDB.")
     return 0
 
 

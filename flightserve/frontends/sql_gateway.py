@@ -165,12 +165,13 @@ class Gateway:
         self._tables: _Recent[str, tuple[TableInfo, ...]] = _Recent(clock)
 
     def describe(self, statement: Statement, meta: RequestMeta) -> Description:
-        """The statement's schemas. Raises what the engine says of it."""
-        known = self._descriptions.get(statement)
+        """The statement's schemas; of its parameters only the types count. Raises what the engine says of it."""
+        shape = Statement(statement.warehouse, statement.sql, _without_rows(statement.parameters))
+        known = self._descriptions.get(shape)
         if known is None:
-            row = self._one(DESCRIBE, statement, meta)
+            row = self._one(DESCRIBE, shape, meta)
             known = Description(_schema(row["result_schema"]), _schema(row["parameter_schema"]))
-            self._descriptions.put(statement, known)
+            self._descriptions.put(shape, known)
         return known
 
     def tables(self, warehouse: str, meta: RequestMeta) -> tuple[TableInfo, ...]:
@@ -197,6 +198,19 @@ class Gateway:
             raise FlightserveError(f"{method} of the warehouse answered {len(rows)} rows where one was expected")
         only: dict[str, bytes] = rows[0]
         return only
+
+
+def _without_rows(parameters: bytes) -> bytes:
+    """The stream's schema as a stream of its own."""
+    if not parameters:
+        return parameters
+    try:
+        schema = pa.ipc.open_stream(parameters).schema
+    except pa.ArrowException as error:
+        raise InvalidArgument("the parameters are no Arrow IPC stream") from error
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_stream(sink, schema).close()
+    return bytes(sink.getvalue())
 
 
 def _schema(message: bytes) -> pa.Schema:

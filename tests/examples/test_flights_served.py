@@ -17,7 +17,7 @@ def test_the_demo_agrees(flights_addresses: dict[str, str], capsys: pytest.Captu
     status = demo.main(["--addresses", json.dumps(flights_addresses)])
     printed = capsys.readouterr().out
     assert status == 0, printed
-    assert "All 17 answers agree" in printed
+    assert "All 33 answers agree" in printed
 
 
 @pytest.mark.parametrize("protocol", ["http", "flight", "grpc", "zmq"])
