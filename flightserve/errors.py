@@ -60,6 +60,10 @@ class TooLarge(ResourceExhausted):
     """The input itself is over a limit; a retry will not help (HTTP 413)."""
 
 
+class OutOfMemory(ResourceExhausted):
+    """The request's own work needed more memory than there is for it (HTTP 503)."""
+
+
 class Unimplemented(FlightserveError):
     """Nothing answers to this route, action or command."""
 
@@ -123,6 +127,7 @@ KINDS: tuple[type[FlightserveError], ...] = (
     Unavailable,
     Unauthenticated,
     Cancelled,
+    OutOfMemory,
 )
 _KIND_BY_CLASS = {kind: index for index, kind in enumerate(KINDS)}
 

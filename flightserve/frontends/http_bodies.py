@@ -15,6 +15,8 @@ from flightserve.frontends.http_errors import NotAcceptable, UnsupportedMediaTyp
 JSON: Final = b"application/json"
 ARROW: Final = b"application/vnd.apache.arrow.stream"
 NDJSON: Final = b"application/x-ndjson"
+CSV: Final = b"text/csv"
+PARQUET: Final = b"application/vnd.apache.parquet"
 FORMS_IN: Final = (JSON, ARROW)
 FORMS_OUT: Final = (JSON, ARROW, NDJSON)
 _PIECE_BYTES: Final = 1 << 20
@@ -35,19 +37,19 @@ def form_in(content_type: bytes | None) -> bytes:
 
 
 @functools.lru_cache(maxsize=256)
-def form_out(accept: bytes | None, sent: bytes) -> bytes:
+def form_out(accept: bytes | None, sent: bytes, forms: tuple[bytes, ...] = FORMS_OUT) -> bytes:
     """The form of the answer: what `Accept` likes best, the question's form among equals. Raises NotAcceptable."""
     if accept is None or accept == b"*/*" or not accept.strip():
         return sent
     wishes = [_wish(part) for part in accept.lower().split(b",") if part.strip()]
     best, best_quality = b"", 0.0
-    for form in (sent, *(f for f in FORMS_OUT if f != sent)):
+    for form in (sent, *(f for f in forms if f != sent)):
         quality = _quality(form, wishes)
         if quality > best_quality:
             best, best_quality = form, quality
     if best:
         return best
-    produced = ", ".join(form.decode() for form in FORMS_OUT)
+    produced = ", ".join(form.decode() for form in forms)
     raise NotAcceptable(f"Accept is {accept[:128].decode('latin-1')!r}; what can be produced: {produced}")
 
 

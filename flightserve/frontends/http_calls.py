@@ -23,7 +23,7 @@ from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, MethodFailed
 from flightserve.fabric.batches import stream_of
 from flightserve.fabric.service import Result, Service
-from flightserve.frontends import http_streams
+from flightserve.frontends import http_sql, http_streams
 from flightserve.frontends.edge import as_error, check_name, default_meta, echoable_request_id, meta_of
 from flightserve.frontends.http_bodies import ARROW, JSON, form_in, form_out, packing
 from flightserve.frontends.http_exchange import Exchange, Route
@@ -88,9 +88,13 @@ class Calls:
         exchange.size_max = limits.body_bytes_max
         get = headers.get
         try:
+            if route is http_sql.SQL:
+                exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
+                http_sql.open_exchange(exchange, limits)
+                return exchange
             spec, exchange.spec = self.service.method(*route)
             if not _META_HEADERS.isdisjoint(headers):
-                exchange.meta = meta_of(_texts(headers), spec, limits, exchange.arrived_ns)
+                exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
             else:
                 exchange.meta = default_meta(spec, limits, exchange.arrived_ns)
             exchange.request_id = exchange.meta.request_id
@@ -107,8 +111,7 @@ class Calls:
 
     def _refuse_later(self, exchange: Exchange, error: FlightserveError) -> None:
         exchange.error = error
-        given = exchange.headers.get(b"x-request-id")
-        exchange.request_id = echoable_request_id(None if given is None else given.decode("latin-1"))
+        exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
         if not hasattr(exchange, "spec"):
             # `Service.method` says what it does not know; what can be no name at all is said first.
             try:
@@ -126,6 +129,7 @@ class Calls:
                 exchange.fail(exchange.error)
             elif (
                 exchange.form_in is JSON
+                and exchange.route is not http_sql.SQL
                 and exchange.size <= GROUPED_BYTES_MAX
                 and exchange.spec.row_aligned
                 and not exchange.packed
@@ -295,18 +299,12 @@ def _common(
     return whole.slice(first, end - first), [(exchange, result, start - first) for exchange, result, start in members]
 
 
-def _texts(headers: dict[bytes, bytes]) -> Any:
-    def get(name: str) -> str | None:
-        value = headers.get(name.encode())
-        return None if value is None else value.decode("latin-1")
-
-    return get
-
-
 def _parsed_route(url: bytes) -> Route | None:
     path = url.partition(b"?")[0]
     if not path.startswith(b"/"):  # the absolute form, which proxies send
         path = httptools.parse_url(url).path or b""
+    if unquote_to_bytes(path) == http_sql.PATH:
+        return http_sql.SQL
     segments = path.split(b"/")
     if len(segments) != 4 or segments[0] or segments[1] != b"v1" or not segments[2] or not segments[3]:
         return None

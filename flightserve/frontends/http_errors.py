@@ -11,6 +11,7 @@ from flightserve.errors import (
     DeadlineExceeded,
     FlightserveError,
     InvalidArgument,
+    OutOfMemory,
     ResourceExhausted,
     SchemaMismatch,
     TooLarge,
@@ -71,7 +72,7 @@ class BadRequest(InvalidArgument):
     http_status: ClassVar[int] = 400
 
 
-_BY_CLASS: Final[dict[type[FlightserveError], int]] = {SchemaMismatch: 422, TooLarge: 413}
+_BY_CLASS: Final[dict[type[FlightserveError], int]] = {SchemaMismatch: 422, TooLarge: 413, OutOfMemory: 503}
 
 
 def http_status(error: FlightserveError) -> int:

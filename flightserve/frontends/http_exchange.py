@@ -99,6 +99,11 @@ class Exchange:
         # The same of a request that was submitted with others: what gives up the part of an index.
         self.part: tuple[Callable[[int], None], int] | None = None
 
+    def header(self, name: str) -> str | None:
+        """A header by its lower-case name."""
+        value = self.headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
+
     def content(self) -> bytes:
         """The body in one piece. JSON needs it so; Arrow does not."""
         pieces, self.pieces = self.pieces, []

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flightserve.config import EdgeLimits
-from flightserve.errors import FlightserveError, Unavailable, Unimplemented
+from flightserve.errors import FlightserveError, Unavailable
 from flightserve.fabric.service import Service
 from flightserve.frontends.edge import as_error, check_name, echoable_request_id
 from flightserve.frontends.http_docs import PAGE
@@ -88,7 +88,8 @@ class _Pages:
         return _json(request, describe_method(spec, method))
 
     async def sql(self, request: Request) -> Response:
-        raise Unimplemented("no SQL deployment is served here")
+        """A POST is a call, and never comes here (`http_calls`); this is for what to say to other HTTP methods."""
+        raise MethodNotAllowed("/v1/sql takes POST")
 
 
 def _json(request: Request, content: object) -> Response:

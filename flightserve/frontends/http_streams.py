@@ -8,17 +8,20 @@ produced, as Arrow or as lines of JSON (`application/x-ndjson`); as one JSON obj
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
-from flightserve.errors import FlightserveError, MethodFailed, TooLarge
+from flightserve.errors import FlightserveError, TooLarge
 from flightserve.fabric.service import AsyncCall, EncodedStream, Payload, Result
+from flightserve.frontends import http_sql
 from flightserve.frontends.edge import as_error
 from flightserve.frontends.http_bodies import ARROW, JSON, NDJSON, unpack
+from flightserve.frontends.http_encoders import ENCODERS, Encoder
 from flightserve.frontends.http_errors import error_body
 from flightserve.frontends.http_exchange import Exchange
-from flightserve.frontends.json_columns import JsonColumns, build, declared_schema, parse
+from flightserve.frontends.json_columns import build, declared_schema, parse
 
 if TYPE_CHECKING:
     from flightserve.frontends.http_calls import Calls
@@ -31,11 +34,15 @@ async def run(calls: Calls, exchange: Exchange) -> None:
     """Answer one exchange. Cancelled when its client goes away; raises nothing else."""
     call: AsyncCall | None = None
     try:
+        if exchange.route is http_sql.SQL:
+            call, encoder = await http_sql.start(calls, exchange, b"".join(await _unpacked(exchange)))
+            await _stream(exchange, call, encoder)
+            return
         payload = await _payload(calls, exchange)
         call = calls.service.call(*exchange.route, payload, exchange.meta)
         del payload
         if exchange.spec.streaming and exchange.form_out is not JSON:
-            await _stream(exchange, call)
+            await _stream(exchange, call, ENCODERS[exchange.form_out]())
         else:
             calls.answer_pieces(exchange, await _collect(calls, exchange, call))
         call = None
@@ -52,25 +59,27 @@ async def run(calls: Calls, exchange: Exchange) -> None:
 
 
 async def _payload(calls: Calls, exchange: Exchange) -> Payload:
-    limits = calls.limits
-    pieces, exchange.pieces = exchange.pieces, []
-    if exchange.packed:
-        how, size_max = exchange.packed, exchange.size_max
-        if exchange.size >= _THREAD_BYTES_MIN:
-            loop = asyncio.get_running_loop()
-            pieces = await loop.run_in_executor(None, unpack, pieces, how, size_max)
-        else:
-            pieces = unpack(pieces, how, size_max)
+    pieces = await _unpacked(exchange)
     if exchange.form_in is ARROW:
         return EncodedStream(pieces)
     serialised = exchange.spec.input_schema
     schema = None if serialised is None else declared_schema(serialised)
-    body = parse(pieces[0] if len(pieces) == 1 else b"".join(pieces), limits, schema)
+    body = parse(pieces[0] if len(pieces) == 1 else b"".join(pieces), calls.limits, schema)
     exchange.body = body
     batch = build([body], schema)
     # Only the shape of the answer is still needed, not the lists.
     body.columns = {}
     return batch
+
+
+async def _unpacked(exchange: Exchange) -> list[bytes]:
+    pieces, exchange.pieces = exchange.pieces, []
+    if not exchange.packed:
+        return pieces
+    how, size_max = exchange.packed, exchange.size_max
+    if exchange.size < _THREAD_BYTES_MIN:
+        return unpack(pieces, how, size_max)
+    return await asyncio.get_running_loop().run_in_executor(None, unpack, pieces, how, size_max)
 
 
 async def _collect(calls: Calls, exchange: Exchange, call: AsyncCall) -> list[Result]:
@@ -115,77 +124,44 @@ def _empty(exchange: Exchange) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
-async def _stream(exchange: Exchange, call: AsyncCall) -> None:
-    """Write each result as it comes. The head waits for the first: until then an error still has a status."""
-    encoder = _ArrowPieces() if exchange.form_out is ARROW else _Lines()
+async def _stream(exchange: Exchange, call: AsyncCall, encoder: Encoder) -> None:
+    """Write each result as it comes. The head waits for the first rows: until then an error still has a status."""
+    held = b""
+    told = False
     try:
         async for result in call:
-            piece = encoder.piece(result.batch())
-            if not exchange.response_started:
-                exchange.begin(exchange.form_out)
-            await exchange.write(piece)
+            told = True
+            for batch in _parts(result.batch(), encoder.rows_max):
+                held += await _encoded(encoder, batch)
+                if held and (batch.num_rows or exchange.response_started):
+                    if not exchange.response_started:
+                        exchange.begin(encoder.form)
+                    await exchange.write(held)
+                    held = b""
+        if not told:
+            held = encoder.piece(_empty(exchange))
+        held += encoder.end()
         if not exchange.response_started:
-            exchange.begin(exchange.form_out)
-            await exchange.write(encoder.piece(_empty(exchange)))
-        await exchange.write(encoder.end())
+            exchange.answer(encoder.form, held)
+            return
+        await exchange.write(held)
     except FlightserveError as error:
-        if exchange.response_started and exchange.form_out is NDJSON:
+        if exchange.response_started and encoder.form is NDJSON:
             # The last line says what happened; the missing end of the body, that it is not whole.
             await exchange.write(error_body(error, exchange.request_id) + b"\n")
         raise
     exchange.end()
 
 
-class _ArrowPieces:
-    """Results as one Arrow IPC stream, piece by piece."""
-
-    def __init__(self) -> None:
-        self._sink = _Sink()
-        self._writer: Any = None
-
-    def piece(self, batch: pa.RecordBatch) -> bytes:
-        """The bytes that this batch adds; the first batch brings the schema."""
-        if self._writer is None:
-            self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, mode="w"), batch.schema)
-        try:
-            self._writer.write_batch(batch)
-        except pa.ArrowException as error:
-            raise MethodFailed(f"a batch of the reply does not have the schema of the first: {error}") from error
-        return self._sink.take()
-
-    def end(self) -> bytes:
-        """The end of the stream."""
-        self._writer.close()
-        return self._sink.take()
+def _parts(batch: pa.RecordBatch, rows_max: int) -> Iterator[pa.RecordBatch]:
+    if not rows_max or batch.num_rows <= rows_max:
+        yield batch
+        return
+    for start in range(0, batch.num_rows, rows_max):
+        yield batch.slice(start, rows_max)
 
 
-class _Sink:
-    """A file that gives away what was written to it."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self.closed = False
-
-    def write(self, data: bytes) -> int:
-        self._pieces.append(bytes(data))
-        return len(data)
-
-    def take(self) -> bytes:
-        pieces, self._pieces = self._pieces, []
-        return b"".join(pieces)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class _Lines:
-    """Results as NDJSON."""
-
-    def piece(self, batch: pa.RecordBatch) -> bytes:
-        return JsonColumns(batch).lines()
-
-    def end(self) -> bytes:
-        return b""
+async def _encoded(encoder: Encoder, batch: pa.RecordBatch) -> bytes:
+    if batch.nbytes < _THREAD_BYTES_MIN:
+        return encoder.piece(batch)
+    return await asyncio.get_running_loop().run_in_executor(None, encoder.piece, batch)

@@ -30,7 +30,7 @@ In `rows`, a key that a row leaves out is null there; columns come in the order 
 
 Refused with InvalidArgument: what is not JSON or not UTF-8, NaN literals, integers beyond 64 bits, nesting beyond
 the limit, columns of unequal length, and a key that comes twice in one object (the decoder keeps the last one; see
-`_refuse_repeated_keys`). Columns or types that a declared schema does not have are SchemaMismatch.
+`refuse_repeated_keys`). Columns or types that a declared schema does not have are SchemaMismatch.
 
 **Groups.** Requests that arrive together become one record batch: their lists are concatenated, and each column is
 built once. Requests share a batch only where each alone would have had the same schema, so that nobody's answer
@@ -42,7 +42,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -107,9 +107,8 @@ def parse(data: bytes, limits: EdgeLimits, schema: pa.Schema | None = None) -> J
     _check_lengths(body, limits)
     # Counting bytes is the cheapest proof that nothing nests and no key repeats: an object's key has one colon.
     if data.count(b"[") + data.count(b"{") > brackets:
-        keys += _walk(body, limits)
-    if data.count(b":") != keys:
-        _refuse_repeated_keys(data, keys)
+        keys += keys_within([v for values in body.columns.values() for v in values], 2, limits)
+    refuse_repeated_keys(data, keys)
     if schema is None:
         kinds = [inferred_type(values) for values in body.columns.values()]
         # A body whose types take a closer look (None) shares a batch with no other: id() is its own.
@@ -142,11 +141,12 @@ def _check_lengths(body: JsonBody, limits: EdgeLimits) -> None:
             )
 
 
-def _walk(body: JsonBody, limits: EdgeLimits) -> int:
-    """How many keys the objects inside of columns have. Raises InvalidArgument where nesting goes too deep."""
+def keys_within(values: list[Any], depth: int, limits: EdgeLimits) -> int:
+    """How many keys the objects have that are in `values`, or in those. `depth` is how deep in the body `values` is.
+    Raises InvalidArgument where nesting goes too deep."""
     keys = 0
-    depth = 2 + 1
-    level: list[Any] = [v for values in body.columns.values() for v in values if type(v) is list or type(v) is dict]
+    depth += 1
+    level: list[Any] = [v for v in values if type(v) is list or type(v) is dict]
     while level:
         depth += 1
         if depth > limits.json_depth_max:
@@ -157,12 +157,14 @@ def _walk(body: JsonBody, limits: EdgeLimits) -> int:
     return keys
 
 
-def _refuse_repeated_keys(data: bytes, keys: int) -> None:
+def refuse_repeated_keys(data: bytes, keys: int) -> None:
     """Raise InvalidArgument where an object has a key twice; `keys` is how many keys survived decoding.
 
     A colon that ends a key follows a quote, or space after a quote; most colons inside of strings (times, URLs) do
     not. Only where that count is still too high is the body parsed again, slowly and exactly.
     """
+    if data.count(b":") == keys:
+        return
     if sum(data.count(mark) for mark in (b'":', b" :", b"\t:", b"\n:", b"\r:")) != keys:
         json.loads(data, object_pairs_hook=_checked_object, parse_float=_ignored, parse_int=_ignored)
 
@@ -301,6 +303,10 @@ class JsonColumns:
             return orjson.dumps({"columns": {names[0]: self._lists[0][start:stop]}})
         lists = self._lists
         return orjson.dumps({"columns": {name: lists[i][start:stop] for i, name in enumerate(names)}})
+
+    def lists(self) -> Iterator[tuple[str, list[Any]]]:
+        """Names and values of all columns."""
+        return zip(self.names, self._lists, strict=True)
 
     def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
         """Rows [start, stop) as objects."""

@@ -47,19 +47,21 @@ def values_of(array: pa.Array) -> Values:
 
 
 def _text(array: pa.Array) -> Values:
-    values: Values = array.cast(pa.string()).to_pylist()
+    values: Values = texts_of(array).to_pylist()
     return values
 
 
-def _timestamps(array: pa.Array) -> Values:
+def texts_of(array: pa.Array) -> pa.Array:
+    """The array as strings. Instants are ISO 8601."""
     # Arrow keeps instants in UTC; casting the zone away gives the UTC wall clock. `Z` says so, and needs no
     # time zone database.
     kind = array.type
+    if not pt.is_timestamp(kind):
+        return array.cast(pa.string())
     text = pc.replace_substring(array.cast(pa.timestamp(kind.unit)).cast(pa.string()), " ", "T", max_replacements=1)
     if kind.tz is not None:
         text = pc.binary_join_element_wise(text, "Z", "")
-    values: Values = text.to_pylist()
-    return values
+    return text
 
 
 def _durations(array: pa.Array) -> Values:
@@ -136,7 +138,7 @@ def _unions(array: pa.UnionArray) -> Values:
 
 
 _CONVERSIONS: Final[tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Values]], ...]] = (
-    (pt.is_timestamp, _timestamps),
+    (pt.is_timestamp, _text),
     (pt.is_struct, _structs),
     (lambda t: pt.is_list(t) or pt.is_large_list(t) or pt.is_fixed_size_list(t), _lists),
     (lambda t: pt.is_list_view(t) or pt.is_large_list_view(t), _lists),

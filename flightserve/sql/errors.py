@@ -15,9 +15,9 @@ from flightserve.errors import (
     FlightserveError,
     InvalidArgument,
     NotFound,
+    OutOfMemory,
     PermissionDenied,
     ReplicaFailed,
-    ResourceExhausted,
     Unimplemented,
 )
 
@@ -55,7 +55,7 @@ _CLASSES: Final[dict[str, type[FlightserveError]]] = {
     **dict.fromkeys(_INVALID, InvalidArgument),
     "Catalog": NotFound,
     "Permission": PermissionDenied,
-    "Out of Memory": ResourceExhausted,
+    "Out of Memory": OutOfMemory,
     "INTERRUPT": Cancelled,
     "Not implemented": Unimplemented,
     "INTERNAL": ReplicaFailed,
@@ -80,7 +80,7 @@ def translate(error: BaseException) -> FlightserveError:
     if _LOCKED.search(text) or kind == "Missing Extension":
         return PermissionDenied(scrubbed(text))
     if isinstance(error, MemoryError):
-        return ResourceExhausted("the query needs more memory than this server has for it")
+        return OutOfMemory("the query needs more memory than this server has for it")
     return _CLASSES.get(kind, FlightserveError)(scrubbed(text) or type(error).__name__)
 
 

@@ -242,14 +242,18 @@ def _request(batch: pa.RecordBatch) -> tuple[str, pa.RecordBatch | None]:
 
 
 def _columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:
+    """The values. Raises InvalidArgument, and not its SchemaMismatch: the request's own columns are right."""
     if rows is None:
         if prepared.parameters.names:
             names = ", ".join(prepared.parameters.names)
-            raise SchemaMismatch(f"the statement has parameters ({names}), and no values came")
+            raise InvalidArgument(f"the statement has parameters ({names}), and no values came")
         return []
     if not prepared.parameters.names and rows.num_columns:
-        raise SchemaMismatch(f"the statement has no parameters; {rows.num_columns} came")
-    return prepared.parameters.columns(rows) if prepared.parameters.names else []
+        raise InvalidArgument(f"the statement has no parameters; {rows.num_columns} came")
+    try:
+        return prepared.parameters.columns(rows) if prepared.parameters.names else []
+    except SchemaMismatch as error:
+        raise InvalidArgument(error.message) from error
 
 
 def _limits() -> Limits:

@@ -289,7 +289,7 @@ def test_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
     assert not re.search(r"(?:src|href|url|import)\s*[=(]?\s*[\"']?(?:https?:)?//", page.text)
 
 
-def test_sql_is_not_there_yet(client: httpx.Client) -> None:
+def test_sql_needs_a_warehouse(client: httpx.Client) -> None:
     answer = client.post("/v1/sql", json={"query": "SELECT 1"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (501, "UNIMPLEMENTED")
 

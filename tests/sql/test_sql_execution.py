@@ -166,7 +166,7 @@ def test_values_are_bound_by_name_and_by_number(engine: Engine) -> None:
     [
         ("INTERNAL Error: Attempted to dereference", ReplicaFailed),
         ("FATAL Error: database has been invalidated", ReplicaFailed),
-        ("Out of Memory Error: failed to allocate", ResourceExhausted),
+        ("Out of Memory Error: failed to allocate", OutOfMemory),
         ("Invalid Input Error: Cannot change configuration - the configuration has been locked", PermissionDenied),
         ("IO Error: Cannot open /var/lib/data/x.parquet", FlightserveError),
         ("something else", FlightserveError),
