@@ -50,7 +50,10 @@ def listen(endpoint: str) -> socket.socket:
 
 def connect(endpoint: str, timeout_s: float) -> socket.socket:
     """A blocking socket to an abstract address. Raises Unavailable where nobody listens, or not one of us."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise Unavailable("this process has no file descriptor left for a connection; try again") from error
     try:
         sock.settimeout(timeout_s)
         sock.connect("\0" + endpoint)
@@ -91,6 +94,9 @@ class Channel:
                 fds = array.array("i")
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
                 self._fds.extend(fds)
+        if flags & _TRUNCATED and len(self._fds) < FDS_MAX:
+            # The kernel could not give them to us: not the peer's doing.
+            raise Unavailable("this process has no file descriptor left for a segment; try again")
         if flags & _TRUNCATED or len(self._fds) > FDS_MAX:
             raise ProtocolError(f"more than {FDS_MAX} fds beside one message")
         frames = self._decoder.feed(data)
@@ -191,16 +197,19 @@ class PollingChannel(Channel):
         sock.setblocking(False)
         super().__init__(sock, on_segment)
         self._queued: list[Frame] = []
-        self._backlog: collections.deque[tuple[bytes, int]] = collections.deque()
+        # Bytes, the fd to go beside them (-1: none), and what keeps that open (None: it is ours to close).
+        self._backlog: collections.deque[tuple[bytes, int, object]] = collections.deque()
         self._backlog_bytes = 0
 
-    def announce(self, segment: Segment, fd: int) -> None:
-        """Queue the segment's announcement with a duplicate of its fd, unless the peer knows it."""
+    def announce(self, segment: Segment, fd: int, keeper: object = None) -> None:
+        """Queue the segment's announcement with its fd, unless the peer knows it. The fd stays open until it is sent
+        because `keeper` does, or else because it is duplicated, which may raise OSError."""
         key = (segment.owner, segment.segment)
         if key not in self.known:
+            kept = fd if keeper is not None else os.dup(fd)
             self.known.add(key)
             self._spill()
-            self._push(encode([segment]), os.dup(fd))
+            self._push(encode([segment]), kept, keeper)
 
     def queue(self, frame: Frame) -> None:
         """Put the frame behind those already queued; `flush` sends them all at once."""
@@ -221,7 +230,7 @@ class PollingChannel(Channel):
             sent = self._try_send(data, -1)
             if sent == len(data):
                 return True
-            self._push(data[sent:], -1)
+            self._push(data[sent:])
         else:
             self._spill()
         return self._drain()
@@ -230,23 +239,24 @@ class PollingChannel(Channel):
         if self._queued:
             data = encode(self._queued)
             self._queued.clear()
-            self._push(data, -1)
+            self._push(data)
 
-    def _push(self, data: bytes, fd: int) -> None:
-        self._backlog.append((data, fd))
+    def _push(self, data: bytes, fd: int = -1, keeper: object = None) -> None:
+        self._backlog.append((data, fd, keeper))
         self._backlog_bytes += len(data)
         if self._backlog_bytes > BACKLOG_BYTES_MAX:
             raise Unavailable("the peer does not read")
 
     def _drain(self) -> bool:
         while self._backlog:
-            data, fd = self._backlog[0]
+            data, fd, keeper = self._backlog[0]
             sent = self._try_send(data, fd)
             if sent and fd >= 0:
-                os.close(fd)
-                fd = -1
+                if keeper is None:
+                    os.close(fd)
+                fd, keeper = -1, None
             if sent < len(data):
-                self._backlog[0] = (data[sent:], fd)
+                self._backlog[0] = (data[sent:], fd, keeper)
                 self._backlog_bytes -= sent
                 return False
             self._backlog.popleft()
@@ -276,8 +286,8 @@ class PollingChannel(Channel):
 
     def close(self) -> None:
         """As Channel.close; announcements never sent give their fds back."""
-        for _, fd in self._backlog:
-            if fd >= 0:
+        for _, fd, keeper in self._backlog:
+            if fd >= 0 and keeper is None:
                 os.close(fd)
         self._backlog.clear()
         super().close()

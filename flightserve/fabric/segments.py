@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from flightserve.config import FabricLimits
 from flightserve.core.regions import Allocator
-from flightserve.errors import ProtocolError, ResourceExhausted
+from flightserve.errors import ProtocolError, ResourceExhausted, Unavailable
 from flightserve.wire.frames import Region, Segment, check_region
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -185,7 +185,10 @@ class MappedSegment:
     def __init__(self, fd: int, nbytes: int) -> None:
         check_segment(fd, nbytes)
         self.nbytes = nbytes
-        mapping = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
+        try:
+            mapping = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
+        except OSError as error:
+            raise Unavailable("this process has no address space left for a segment; try again") from error
         self.memory = memoryview(mapping)
         self.buffer = pa.py_buffer(mapping)
         self.address = self.buffer.address

@@ -61,9 +61,15 @@ class Dispatcher:
         self.spec = spec
         self._methods: dict[str, MethodSpec] = {m.name: m for m in spec.methods}
 
-    @property
-    def lanes(self) -> int:
-        return len(self._lanes)
+    def statistics(self) -> dict[str, float]:
+        """Counts since the start, and what is queued and in flight now."""
+        record = self.machine.statistics()
+        return {key: float(value) for key, value in record.counts.items()} | {
+            "queued_requests": float(record.queued_requests),
+            "queued_bytes": float(record.queued_bytes),
+            "in_flight_batches": float(record.in_flight_batches),
+            "lanes": float(len(self._lanes)),
+        }
 
     # ---- from frontends
 

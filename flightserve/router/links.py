@@ -174,7 +174,7 @@ class Link:
         region = hold.region
         key = (region.owner, region.segment)
         if key not in self.channel.known:
-            self.channel.announce(hold.segment.frame, hold.segment.fd)
+            self.channel.announce(hold.segment.frame, hold.segment.fd, hold.segment)
 
     def forget_leases(self) -> None:
         """The connection ended: its leases are void, and what it still had to tell goes another way."""

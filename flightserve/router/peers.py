@@ -1,14 +1,15 @@
 """The processes connected to a router: which connections are whose, and whether they live.
 
 **Sessions.** A replica's main connection begins a session, its lanes belong to one, and sessions of a process are
-numbered. Lanes are given work only while the main connection of their session is there, because only that is watched. All
-connections of a session end together: a replica that was silent comes back with a new session, and what it still says of
-an earlier one finds its connection closed (the number is the fence; a lane of an earlier session is turned away).
+numbered. Lanes are given work only while the main connection of their session is there, because only that is watched.
+All connections of a session end together: a replica that was silent comes back with a new session, and what it still
+says of an earlier one finds its connection closed (the number is the fence; a lane of an earlier session is turned
+away).
 
-**Heartbeats.** A process that leaves one ping unanswered is looked at in /proc: if it is stopped (SIGSTOP), it is ejected
-at once. One that leaves `heartbeats_missed_max` unanswered is ejected too, unless it uses processor time: then a method may
-hold the interpreter, and its requests are better answered late than run again or refused. Such a process gets nothing new
-until it answers, and has `busy_s_max` to do so.
+**Heartbeats.** A process that leaves one ping unanswered is looked at in /proc: if it is stopped (SIGSTOP), it is
+ejected at once. One that leaves `heartbeats_missed_max` unanswered is ejected too, unless it uses processor time: then
+a method may hold the interpreter, and its requests are better answered late than run again or refused. Such a process
+gets nothing new until it answers, and has `busy_s_max` to do so.
 """
 
 from __future__ import annotations

@@ -10,11 +10,8 @@ reach it through `post`.
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import itertools
 import logging
-import os
 import select
 import threading
 from collections.abc import Callable
@@ -24,10 +21,11 @@ from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.core.events import ReplicaDraining, Tick
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
-from flightserve.fabric.channels import check_peer, listen
 from flightserve.router.dispatch import Dispatcher, refuse_all
+from flightserve.router.door import Door
 from flightserve.router.links import Link, RegionHold, SegmentFds
 from flightserve.router.peers import REPLICA, Peer, Peers
+from flightserve.router.posts import Posts
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -60,12 +58,8 @@ class RouterService:
         self._table = RoutingTable(0)
         self._ids = itertools.count(1)
         self._numbers = itertools.count(1)
-        self._posted: collections.deque[Callable[[], None]] = collections.deque()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._posts = Posts()
         self._epoll = select.epoll()
-        # Guards the write end of the wake pipe against being closed, and its number used again, under a writer.
-        self._waking = threading.Lock()
-        self._closed = False
         self._running = False
         self._draining = False
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
@@ -77,9 +71,8 @@ class RouterService:
 
     def start(self) -> None:
         """Listen and run. Raises OSError where the endpoint is taken."""
-        self._listener = listen(self.endpoint)
-        self._epoll.register(self._listener, select.EPOLLIN)
-        self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._door = Door(self.endpoint, self._epoll)
+        self._epoll.register(self._posts.fd, select.EPOLLIN)
         self._running = True
         self._thread.start()
 
@@ -89,10 +82,7 @@ class RouterService:
 
     def post(self, action: Callable[[], None]) -> None:
         """Run `action` on the loop."""
-        self._posted.append(action)
-        with self._waking, contextlib.suppress(BlockingIOError):
-            if not self._closed:
-                os.write(self._wake_write, b"\0")
+        self._posts.put(action)
 
     def drain(self, timeout_s: float) -> bool:
         """Take nothing new; True once nothing is queued or running."""
@@ -123,12 +113,7 @@ class RouterService:
             "frames": float(self._frames_read),
         }
         for name, dispatcher in list(self._dispatchers.items()):
-            record = dispatcher.machine.statistics()
-            out |= {f"{name}.{key}": float(value) for key, value in record.counts.items()}
-            out[f"{name}.queued_requests"] = float(record.queued_requests)
-            out[f"{name}.queued_bytes"] = float(record.queued_bytes)
-            out[f"{name}.in_flight_batches"] = float(record.in_flight_batches)
-            out[f"{name}.lanes"] = float(dispatcher.lanes)
+            out |= {f"{name}.{key}": value for key, value in dispatcher.statistics().items()}
         return out
 
     # ---- the loop
@@ -153,8 +138,8 @@ class RouterService:
                     self._serve(link, mask)
                 except FlightserveError as error:
                     self._drop(link, error)
-            elif fd == self._wake_read:
-                self._run_posted()
+            elif fd == self._posts.fd:
+                self._posts.run()
             else:
                 self._accept()
         now_ns = monotonic_ns()
@@ -167,7 +152,7 @@ class RouterService:
             self._on_idle = None
 
     def _timeout_s(self, now_ns: int) -> float:
-        wake_ns = min(self._next_beat_ns, self._next_lazy_ns)
+        wake_ns = min(self._next_beat_ns, self._next_lazy_ns, self._door.wake_ns)
         for dispatcher in self._dispatchers.values():
             wake_ns = min(wake_ns, dispatcher.machine.next_wake_ns)
         return max(0.0, (wake_ns - now_ns) / NS_PER_S)
@@ -176,6 +161,7 @@ class RouterService:
         for dispatcher in self._dispatchers.values():
             if dispatcher.machine.next_wake_ns <= now_ns:
                 dispatcher.handle(Tick(), now_ns)
+        self._door.tick(now_ns)
         if now_ns >= self._next_beat_ns:
             self._next_beat_ns = now_ns + int(self._limits.heartbeat_s * NS_PER_S)
             self._beat(now_ns)
@@ -207,17 +193,7 @@ class RouterService:
     # ---- connections
 
     def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            try:
-                pid = check_peer(sock)
-            except ProtocolError as error:
-                log.warning("refused a connection: %s", error.message)
-                sock.close()
-                continue
+        for sock, pid in self._door.accept(monotonic_ns()):
             link = Link(next(self._numbers), sock, pid, self._segments)
             self._links[link.number] = link
             self._by_fd[link.fd] = link
@@ -508,25 +484,16 @@ class RouterService:
                 del self._dispatchers[name]
         self._leaving = any(dispatcher.leaving for dispatcher in self._dispatchers.values())
 
-    def _run_posted(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
-        while self._posted:
-            self._posted.popleft()()
-
     def _idle(self) -> bool:
         return not any(link.requests or link.running for link in self._links.values())
 
     def _close(self) -> None:
         for link in list(self._links.values()):
             link.close()
-        self._listener.close()
+        self._door.close()
         self._epoll.close()
         self._segments.close()
-        with self._waking:
-            self._closed = True
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+        self._posts.close()
 
 
 _HANDLERS: dict[type, Callable[[RouterService, Link, Any, int], None]] = dict.fromkeys(
