@@ -77,7 +77,7 @@ class Calls:
 
     async def _answer(self, context: Any) -> bytes:
         # The message may be large: it must not outlive its copy in shared memory.
-        message = await self._message(context)
+        message = await self.message(context)
         headers = self.headers(context)
         started = self.start(message, headers)
         del message
@@ -90,7 +90,8 @@ class Calls:
             context.set_trailing_metadata((("x-request-id", started.request_id),))
         return reply
 
-    async def _message(self, context: Any) -> bytes:
+    async def message(self, context: Any) -> bytes:
+        """The one message of an RPC, within `body_timeout_s`; ends the RPC where there is none."""
         task = asyncio.current_task()
         assert task is not None
         self.unsent.enter(task)

@@ -1,4 +1,4 @@
-"""What the gRPC frontend says of itself: `ListDeployments`, `DescribeMethod`, `Query`, and `grpc.health.v1`.
+"""What the gRPC frontend says of itself: `ListDeployments`, `DescribeMethod`, and `grpc.health.v1`.
 
 Health names are "" for the whole server, `flightserve.v1.FlightServe`, and every deployment; all of them follow
 `Service.ready()`, and say NOT_SERVING as soon as the server drains.
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
 
 from flightserve.config import EdgeLimits
-from flightserve.errors import InvalidArgument, NotFound, ResourceExhausted, Unimplemented
+from flightserve.errors import InvalidArgument, NotFound, ResourceExhausted
 from flightserve.fabric.service import Service
 from flightserve.frontends.grpc_calls import abort
 from flightserve.proto import flightserve_pb2 as pb
@@ -45,11 +45,6 @@ class Catalogue:
             await abort(context, error)
             raise
         return _bytes(describe_method(deployment.name, method))
-
-    async def query(self, message: bytes, context: Any) -> None:
-        """The handler of `Query`."""
-        await _parsed(pb.QueryRequest, message, context)
-        await abort(context, Unimplemented("SQL is not served yet"))
 
 
 class Health:

@@ -21,6 +21,7 @@ from flightserve.errors import Unavailable
 from flightserve.fabric.service import Service
 from flightserve.frontends.grpc_calls import Calls
 from flightserve.frontends.grpc_catalogue import SERVICE, Catalogue, Health
+from flightserve.frontends.grpc_sql import Queries
 from flightserve.frontends.grpc_stream import Streams
 from flightserve.frontends.grpc_wakeups import merged_wakeups
 from flightserve.metrics import Metrics
@@ -39,6 +40,7 @@ class GrpcFrontend:
         self._address = (host, port)
         self._calls = Calls(service, limits, metrics)
         self._streams = Streams(self._calls)
+        self._queries = Queries(self._calls)
         self._catalogue = Catalogue(service)
         self._health = Health(service, limits)
         with merged_wakeups(asyncio.get_running_loop()):
@@ -77,7 +79,7 @@ class GrpcFrontend:
         await self._server.stop(None)
 
     def statistics(self) -> dict[str, int]:
-        """Calls in flight outside of streams, and open streams."""
+        """Calls and queries in flight outside of streams, and open streams."""
         return {"calls_in_flight": self._calls.in_flight, "streams_open": len(self._streams.open)}
 
     def __repr__(self) -> str:
@@ -87,7 +89,7 @@ class GrpcFrontend:
         return {
             "Call": grpc.stream_unary_rpc_method_handler(self._calls.call),
             "Stream": grpc.stream_stream_rpc_method_handler(self._streams.stream),
-            "Query": grpc.unary_stream_rpc_method_handler(self._catalogue.query),
+            "Query": grpc.stream_stream_rpc_method_handler(self._queries.query),
             "ListDeployments": grpc.unary_unary_rpc_method_handler(self._catalogue.list_deployments),
             "DescribeMethod": grpc.unary_unary_rpc_method_handler(self._catalogue.describe_method),
         }

@@ -101,6 +101,11 @@ def write_call_reply(arrow_stream: Any, request_id: str) -> bytes:
     )
 
 
+def write_query_reply(arrow_stream: Any) -> bytes:
+    """A `QueryReply`; see `write_call_reply`."""
+    return b"".join((_REPLY_STREAM, _size(len(arrow_stream)), arrow_stream))
+
+
 def _size(value: int) -> bytes:
     if value < 0x80:
         return bytes((value,))

@@ -28,6 +28,11 @@ PAGE: Final = """<!doctype html>
 <p>A call is a <code>POST</code> of JSON (<code>{"columns": {...}}</code> or <code>{"rows": [...]}</code>) or of an
 Arrow IPC stream (<code>application/vnd.apache.arrow.stream</code>). For machines:
 <a href="/openapi.json">openapi.json</a>. State: <a href="/readyz">readyz</a>, <a href="/metrics">metrics</a>.</p>
+<section id="sql" hidden>
+<h2>SQL</h2>
+<p>A query is a <code>POST</code> of <code>{"query": "...", "parameters": [...]}</code> to <code>/v1/sql</code>. The
+answer is JSON, NDJSON, CSV, an Arrow stream or a Parquet file, as <code>Accept</code> asks.</p>
+</section>
 <main id="deployments">Loading...</main>
 <script>
 const element = (name, attributes, ...children) => {
@@ -48,10 +53,8 @@ const fieldsTable = (title, fields) => {
   block.append(element("table", {}, ...rows));
   return block;
 };
-const methodBlock = (method) => {
-  const columns = Object.fromEntries((method.input_schema || [{name: "x", type: "double"}])
-    .map((f) => [f.name, [sampleOf(f.type)]]));
-  const body = element("textarea", {value: JSON.stringify({columns}, null, 2), spellcheck: false});
+const sender = (path, sample, accept) => {
+  const body = element("textarea", {value: JSON.stringify(sample, null, 2), spellcheck: false});
   body.setAttribute("aria-label", "request body");
   const answer = element("pre", {hidden: true});
   const send = element("button", {textContent: "Send"});
@@ -60,8 +63,7 @@ const methodBlock = (method) => {
     answer.hidden = false;
     answer.textContent = "...";
     try {
-      const accept = method.streaming ? "application/x-ndjson" : "application/json";
-      const response = await fetch(method.path, {method: "POST", body: body.value,
+      const response = await fetch(path, {method: "POST", body: body.value,
         headers: {"content-type": "application/json", accept}});
       const text = await response.text();
       const took = (performance.now() - begun).toFixed(1);
@@ -70,14 +72,28 @@ const methodBlock = (method) => {
       answer.textContent = `${response.status} in ${took} ms\\n${shown.slice(0, 100000)}`;
     } catch (error) { answer.textContent = String(error); }
   };
-  const kinds = [method.form, method.row_aligned ? "row-aligned" : "any number of rows",
+  return [body, send, answer];
+};
+const methodBlock = (method) => {
+  const columns = Object.fromEntries((method.input_schema || [{name: "x", type: "double"}])
+    .map((f) => [f.name, [sampleOf(f.type)]]));
+  const accept = method.streaming ? "application/x-ndjson" : "application/json";
+  const kinds = [method.form, method.row_aligned ? "row-aligned"
+    : method.delimited ? "any number of rows for each, marked by rid" : "any number of rows",
     method.streaming ? "streaming" : "", method.idempotent ? "" : "not idempotent"].filter(Boolean).join(", ");
   return element("details", {}, element("summary", {}, `POST ${method.path}`, element("small", {textContent: kinds})),
     element("p", {textContent: method.doc}), fieldsTable("Input", method.input_schema),
-    fieldsTable("Output", method.output_schema), body, send, answer);
+    fieldsTable("Output", method.output_schema), ...sender(method.path, {columns}, accept));
 };
 fetch("/v1/deployments").then((response) => response.json()).then(({deployments}) => {
   const main = document.getElementById("deployments");
+  const sql = document.getElementById("sql");
+  const warehouses = deployments.filter((d) => d.kind === "sql").map((d) => d.name);
+  sql.hidden = !warehouses.length;
+  if (warehouses.length) {
+    sql.append(...sender("/v1/sql", {query: "SELECT $1 + 1 AS answer", parameters: [41], warehouse: warehouses[0]},
+      "application/json"));
+  }
   main.replaceChildren(...deployments.flatMap((d) => [element("h2", {textContent: `${d.name} ${d.version}`}),
     element("p", {textContent: d.doc}), ...d.methods.map(methodBlock)]));
   if (!deployments.length) main.textContent = "Nothing is deployed.";

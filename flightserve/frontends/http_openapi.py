@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from flightserve.frontends.http_bodies import ARROW, NDJSON
+from flightserve.frontends.http_sql import FORMS as SQL_FORMS
 from flightserve.frontends.json_columns import declared_schema
 from flightserve.types import DeploymentSpec, MethodSpec
 
 Json = dict[str, Any]
 _ARROW: Final = ARROW.decode()
 _NDJSON: Final = NDJSON.decode()
-_HEADERS: Final = (
+_HEADERS: Final[tuple[tuple[str, Json, str], ...]] = (
     ("x-timeout-ms", {"type": "integer", "minimum": 0}, "Milliseconds that the caller waits."),
     ("x-priority", {"type": "integer", "minimum": 0, "maximum": 9, "default": 0}, "Greater is more urgent."),
     ("x-request-id", {"type": "string", "maxLength": 128}, "Echoed in the answer; made up when absent."),
@@ -35,10 +36,11 @@ _STATUSES: Final = {
 
 
 def describe_deployment(spec: DeploymentSpec) -> Json:
-    """Name, version, options and methods."""
+    """Name, version, kind, options and methods."""
     return {
         "name": spec.name,
         "version": spec.version,
+        "kind": spec.kind,
         "doc": spec.doc,
         "options": dataclasses.asdict(spec.options),
         "methods": [describe_method(spec, method) for method in spec.methods],
@@ -56,6 +58,7 @@ def describe_method(spec: DeploymentSpec, method: MethodSpec) -> Json:
         "row_aligned": method.row_aligned,
         "idempotent": method.idempotent,
         "streaming": method.streaming,
+        "delimited": method.delimited,
         "input_schema": _fields(method.input_schema),
         "output_schema": _fields(method.output_schema),
     }
@@ -79,6 +82,9 @@ def openapi(deployments: Sequence[DeploymentSpec]) -> Json:
     for spec in deployments:
         for method in spec.methods:
             paths[f"/v1/{spec.name}/{method.name}"] = {"post": _call(spec, method), "get": _describe(spec, method)}
+    names = [spec.name for spec in deployments if spec.kind == "sql"]
+    if names:
+        paths["/v1/sql"] = {"post": _sql(names)}
     return {
         "openapi": "3.1.0",
         "info": {"title": "flightserve", "version": "1"},
@@ -127,16 +133,54 @@ def _call(spec: DeploymentSpec, method: MethodSpec) -> Json:
         "description": rest.strip(),
         "operationId": f"{spec.name}_{method.name}",
         "tags": [spec.name],
-        "parameters": [
-            {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
-            for name, schema, description in _HEADERS
-        ],
+        "parameters": _headers(*_HEADERS),
         "requestBody": {"required": True, "content": _forms(method.input_schema)},
         "responses": {
             "200": {"description": "The reply, in the form that `Accept` asks for.", "content": answer},
             **{status: _error(description) for status, description in _STATUSES.items()},
         },
     }
+
+
+def _sql(warehouses: list[str]) -> Json:
+    values = {"type": "array", "items": {}}
+    how = "A list by position, an object by name; a list of those: one execution for each."
+    body: Json = {
+        "query": {"type": "string", "description": "One SELECT; parameters are $1, ? or $name."},
+        "parameters": {
+            **anyhow,
+            "description": "A list by position, an object by name; a list of them: one execution each.",
+        },
+        "warehouse": {"type": "string", "enum": warehouses, "description": "Needed where there are several."},
+        "shape": {"type": "string", "enum": ["rows", "columns"], "default": "rows"},
+    }
+    rows = {"type": "array", "items": {"type": "object"}}
+    columns = {"type": "object", "additionalProperties": {"type": "array"}}
+    answer: Json = {form.decode(): {"schema": {"type": "string"}} for form in SQL_FORMS}
+    answer["application/json"] = {"schema": {"oneOf": [_object({"rows": rows}), _object({"columns": columns})]}}
+    more = {"400": "Malformed, or the query or its parameters are wrong.", "403": "The query may not do this."}
+    named = ("x-warehouse", {"type": "string", "enum": warehouses}, "The warehouse, where there are several.")
+    return {
+        "summary": "Run SQL",
+        "operationId": "sql",
+        "tags": warehouses,
+        "parameters": _headers(*_HEADERS, named),
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {**_object(body), "required": ["query"]}}},
+        },
+        "responses": {
+            "200": {"description": "The result, in the form that `Accept` asks for, streamed.", "content": answer},
+            **{status: _error(description) for status, description in {**_STATUSES, **more}.items() if status != "422"},
+        },
+    }
+
+
+def _headers(*headers: tuple[str, Json, str]) -> list[Json]:
+    return [
+        {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
+        for name, schema, description in headers
+    ]
 
 
 def _forms(serialised: bytes | None) -> Json:

@@ -14,7 +14,9 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, SchemaMismatch
+from flightserve.config import EdgeLimits
+from flightserve.errors import ConfigError, InvalidArgument, SchemaMismatch
+from flightserve.fabric.decode import decode_stream
 from flightserve.sql.errors import translate
 from flightserve.sql.statements import Statement, Tree, walk
 
@@ -200,18 +202,12 @@ def resolve(
 
 
 def decode_rows(stream: bytes | None) -> pa.RecordBatch | None:
-    """Parameter rows out of an Arrow IPC stream, as one batch; None where there are none. Raises InvalidArgument."""
+    """Parameter rows out of an Arrow IPC stream, as one batch; None where there are none. Raises InvalidArgument,
+    TooLarge."""
     if not stream:
         return None
+    # The replica is the first to decode it: for the frontends it is a value like any other.
     try:
-        with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
-            table = reader.read_all()
-        batches = table.combine_chunks().to_batches()
-        if not batches:
-            return pa.RecordBatch.from_arrays([pa.array([], type=f.type) for f in table.schema], schema=table.schema)
-        batches[0].validate(full=True)
-    except FlightserveError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InvalidArgument(f"the parameters are no Arrow stream: {error}") from error
-    return batches[0]
+        return decode_stream(pa.py_buffer(stream), EdgeLimits())
+    except InvalidArgument as error:
+        raise InvalidArgument(f"parameters: {error.message}") from error

@@ -313,7 +313,7 @@ def test_what_is_deployed(stub: Any) -> None:
     assert caught.value.code() == Code.NOT_FOUND
 
 
-def test_query_is_not_served_yet(stub: Any) -> None:
+def test_query_needs_a_warehouse(stub: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         list(stub.Query(pb.QueryRequest(query="SELECT 1")))
     assert caught.value.code() == Code.UNIMPLEMENTED

@@ -19,6 +19,7 @@ from flightserve.errors import (
     DeadlineExceeded,
     FlightserveError,
     InvalidArgument,
+    OutOfMemory,
     PermissionDenied,
     ReplicaFailed,
     ResourceExhausted,
