@@ -53,7 +53,8 @@ class Inputs:
             self._regions.append(region)
             batches.append(read_batch(buffer, memory, schemas))
         parts = frame.parts
-        if len(parts) == 1 and parts[0].rows == batches[0].num_rows:
+        # Of several regions, those of late parts are not run: one part that is left is not all there is.
+        if len(batches) == 1 and len(parts) == 1 and parts[0].rows == batches[0].num_rows:
             return batches
         runs = _runs(parts)
         for index, _, stop in runs:
