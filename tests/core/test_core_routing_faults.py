@@ -5,17 +5,24 @@ from __future__ import annotations
 import pytest
 
 from flightserve import errors
+from flightserve.core.ejection import CHECK_NS
 from flightserve.core.events import (
     Abandon,
     BatchFailed,
     Completed,
     Dispatch,
+    Effect,
+    Ejected,
     Finished,
     Refused,
     ReplicaDown,
+    ReplicaDraining,
     ReplicaUp,
+    Request,
     Streamed,
+    Tick,
 )
+from flightserve.core.retry_budget import DEATH_COST, RESERVE, WINDOW_NS
 from flightserve.core.routing import ATTEMPTS_MAX
 from tests.core.bench import Bench, refusals, shape, whole
 from tests.core.building import request
@@ -162,3 +169,116 @@ def test_one_failed_slice_fails_the_request_once() -> None:
     assert effects[1:] == [Abandon(2, 2)]
     assert bench.send(BatchFailed(2, 2, 9, "ValueError: bad")) == []
     assert bench.machine.statistics().free_credits == 2
+
+
+# ---- the retry budget
+
+
+def full(bench: Bench, count: int, replica: int = 1) -> list[Request]:
+    """So many requests, in one micro-batch at that replica."""
+    requests = [request() for _ in range(count)]
+    (dispatched,) = shape(bench.arrive(*requests))
+    assert dispatched == (replica, whole(*requests))
+    return requests
+
+
+def test_one_death_is_covered_however_much_was_in_flight_and_however_little_ran_before() -> None:
+    bench = Bench(2, max_batch_rows=5000)
+    running, prefetched = full(bench, 1500), full(bench, 1500)
+    assert bench.send(ReplicaDown(1, "signal 9")) == []
+    assert bench.count("retries") == 3000
+    bench.send(ReplicaUp(2, 1))
+    done = 0
+    while done < len(running) + len(prefetched):
+        (batch_id,) = bench.machine._replicas[2]
+        done += sum(len(e.requests) for e in bench.send(Finished(2, batch_id)) if isinstance(e, Completed))
+    assert bench.count("retries_refused") == bench.count("lost") == 0
+
+
+def test_when_replicas_go_on_dying_requests_are_refused_and_told_why() -> None:
+    bench = Bench()
+    bench.arrive(*(request() for _ in range(400)))
+    refused: list[Refused] = []
+    # All 400 share the first micro-batch, whose death is covered; then they run, and kill, one by one.
+    for number in range(1, 1000):
+        bench.send(ReplicaUp(number, 1))
+        refused += [e for e in bench.send(ReplicaDown(number, "signal 9")) if isinstance(e, Refused)]
+        if bench.count("retries_refused") == 3:
+            break
+    budget = [e for e in refused if "retry budget is empty" in e.message]
+    assert len(budget) == 3
+    assert {errors.KINDS[e.kind] for e in budget} == {errors.Unavailable}
+    assert all("the replica died (signal 9)" in e.message for e in budget)
+    assert bench.count("retries") == 400 + (RESERVE + 400) // DEATH_COST
+    bench.now_ns += WINDOW_NS
+    bench.send(ReplicaUp(5000, 1))
+    bench.send(ReplicaDown(5000, "signal 9"))
+    assert bench.count("retries_refused") == 3, "the budget came back"
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_isolating_a_bad_request_costs_its_neighbours_nothing_even_in_the_largest_micro_batch(ran: bool) -> None:
+    bench = Bench(1, max_batch_rows=5000)
+    full(bench, 4096)
+    effects = bench.send(BatchFailed(1, 1, 9, "ValueError: bad", ran))
+    assert refusals(effects) == []
+    assert bench.count("retries") == 4096
+
+
+def test_nothing_runs_again_at_its_deadline() -> None:
+    bench = Bench(1, 1)
+    late = request(deadline_ns=10 * MS)
+    bench.arrive(late)
+    bench.now_ns = 10 * MS
+    effects = bench.send(ReplicaDown(1, "signal 9"))
+    assert refusals(effects) == [(late.id, errors.DeadlineExceeded)]
+    assert shape(effects) == []
+    assert bench.count("retries") == 0
+
+
+def test_a_process_that_dies_with_several_lanes_is_one_death() -> None:
+    bench = Bench(max_batch_rows=5000, concurrency=2)
+    bench.send(ReplicaUp(1, 1, process=77))
+    bench.send(ReplicaUp(2, 1, process=77))
+    full(bench, 1000)
+    full(bench, 1000, replica=2)
+    bench.send(ReplicaDraining(2))
+    assert bench.send(ReplicaDown(1, "silent", silent=True)) == []
+    assert bench.count("ejected_silent") == 0
+    assert bench.send(ReplicaDown(2, "silent", silent=True)) == []
+    assert bench.count("retries") == 2000
+    assert bench.count("ejected_silent") == 1
+
+
+# ---- slow replicas
+
+
+def test_an_ejected_process_gets_nothing_by_any_lane_and_then_one_probe() -> None:
+    bench = Bench()
+    for process in (1, 2):
+        for lane in (1, 2):
+            bench.send(ReplicaUp(10 * process + lane, 2, process))
+    ejected: list[Ejected] = []
+    for _ in range(40):
+        bench.now_ns += CHECK_NS // 4
+        ejected += [e for e in run_four(bench) if isinstance(e, Ejected)]
+        if ejected:
+            break
+    (verdict,) = ejected
+    assert verdict.process == 2
+    assert verdict.factor == pytest.approx(10, rel=0.3)
+    assert bench.count("ejected_slow") == 1
+    filling = bench.arrive(*(request(sliceable=False) for _ in range(6)))
+    assert [lane for lane, _ in shape(filling)] == [11, 12, 11, 12]
+    bench.now_ns = bench.machine.next_wake_ns
+    assert bench.now_ns == verdict.until_ns
+    assert [lane for lane, _ in shape(bench.send(Tick()))] in ([21], [22])
+
+
+def run_four(bench: Bench) -> list[Effect]:
+    """A request for each of four lanes; those of the second process take ten times as long."""
+    effects = bench.arrive(*(request(sliceable=False) for _ in range(4)))
+    for lane, batches in list(bench.machine._replicas.items()):
+        for batch_id in list(batches):
+            effects += bench.send(Finished(lane, batch_id, (50 if lane > 20 else 5) * MS))
+    return effects
