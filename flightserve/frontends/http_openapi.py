@@ -147,10 +147,7 @@ def _sql(warehouses: list[str]) -> Json:
     how = "A list by position, an object by name; a list of those: one execution for each."
     body: Json = {
         "query": {"type": "string", "description": "One SELECT; parameters are $1, ? or $name."},
-        "parameters": {
-            **anyhow,
-            "description": "A list by position, an object by name; a list of them: one execution each.",
-        },
+        "parameters": {"oneOf": [values, {"type": "object"}, {"type": "null"}], "description": how},
         "warehouse": {"type": "string", "enum": warehouses, "description": "Needed where there are several."},
         "shape": {"type": "string", "enum": ["rows", "columns"], "default": "rows"},
     }
