@@ -48,11 +48,13 @@ class Alarm:
         self._at_ns = NEVER_NS
 
     def set(self, time_ns: int) -> None:
-        """Ring at `time_ns`, if nothing earlier is set; `NEVER_NS` sets nothing. It may ring too often, never late."""
+        """Ring at `time_ns`, if nothing earlier is set; `NEVER_NS` sets nothing. It rings once, for the earliest."""
         if time_ns < self._at_ns:
             self._at_ns = time_ns
             self._heap.at(time_ns, self._rings)
 
     def _rings(self) -> None:
-        self._at_ns = NEVER_NS
-        self._ring()
+        # A time that an earlier one took the place of is still on the heap, and means nothing.
+        if self._heap.now_ns == self._at_ns:
+            self._at_ns = NEVER_NS
+            self._ring()

@@ -25,5 +25,20 @@ def test_an_alarm_rings_at_the_earliest_time_that_was_set() -> None:
     heap.run_until(15)
     assert rung == [10]
     alarm.set(25)
-    heap.run_until(25)
+    heap.run_until(NEVER_NS)
     assert rung == [10, 25]
+
+
+def test_an_alarm_that_is_set_when_it_rings_rings_once_each_time() -> None:
+    heap, rung = EventHeap(), []
+
+    def ring() -> None:
+        rung.append(heap.now_ns)
+        if heap.now_ns < 50:
+            alarm.set(heap.now_ns + 10)
+
+    alarm = Alarm(heap, ring)
+    for time_ns in (20, 15, 10):
+        alarm.set(time_ns)
+    heap.run_until(NEVER_NS)
+    assert rung == [10, 20, 30, 40, 50]
