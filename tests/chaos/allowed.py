@@ -16,6 +16,7 @@ from tests.chaos.history import DISCONNECTED, KINDS, ONCE, STREAM
 SLACK_NS: Final = 1_000_000_000
 # A replica's replacement: 5 s, and the time it takes to start Python, Ray's part of it and the imports.
 REPLACED_S: Final = 15.0
+CHANGED_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,9 @@ TABLE: Final[dict[str, Allowance]] = {
     "clients-gone": Allowance(),
     "slow-readers": Allowance(),
     "memory-full": Allowance(_codes("RESOURCE_EXHAUSTED")),
-    "scale": Allowance(),
-    "deploy": Allowance(),
+    "scale": Allowance(bound_s=CHANGED_S),
+    "deploy": Allowance(bound_s=CHANGED_S),
+    "deploy-broken": Allowance(bound_s=CHANGED_S),
 }
 
 # A tight deadline may pass at any time, and may be refused because it would.

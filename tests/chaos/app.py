@@ -32,14 +32,14 @@ PIECE_ROWS: Final = 8
 MAX_BATCH_ROWS: Final = 256
 MAX_QUEUED: Final = 2000
 PAD_BYTES: Final = 64 << 10
-DIRECTORY: Final = "FLIGHTSERVE_CHAOS_DIRECTORY"
-REVISION: Final = "FLIGHTSERVE_CHAOS_REVISION"
 
 
 class Chaos:
     """Methods that answer with `rows.derive` of what they got."""
 
-    def __init__(self, directory: str, revision: int = 0) -> None:
+    def __init__(self, directory: str, revision: int = 0, broken: bool = False) -> None:
+        if broken:
+            raise RuntimeError("this revision does not start")
         self._slow = Path(directory) / f"slow-{os.getpid()}"
         self._epoch = uuid.uuid4().hex[:8]
         self._journal = Journal(Path(directory) / f"exec-{os.getpid()}-{self._epoch}.jsonl")
@@ -144,8 +144,8 @@ class ChaosAsync(Chaos):
         return rows.derive(batch, "later")
 
 
-def make_app(directory: Path, replicas: int = 2, revision: int = 0) -> fs.App:
-    """The two deployments; another `revision` is another version of both."""
+def make_app(directory: Path, replicas: int = 2, revision: int = 0, broken: bool = False) -> fs.App:
+    """The two deployments; another `revision` is another version of both, and one that is `broken` does not start."""
     options: dict[str, Any] = {
         "replicas": replicas,
         "concurrency": 2,
@@ -154,11 +154,4 @@ def make_app(directory: Path, replicas: int = 2, revision: int = 0) -> fs.App:
     }
     plain = fs.deployment(name="Fifo", **options)(Chaos)
     urgent = fs.deployment(name="Urgent", router="deadline", **options)(ChaosAsync)
-    return fs.App(plain.bind(str(directory), revision), urgent.bind(str(directory), revision))
-
-
-def __getattr__(name: str) -> fs.App:
-    """`app`, for commands that take module:app: the run's directory and the revision come from the environment."""
-    if name != "app":
-        raise AttributeError(name)
-    return make_app(Path(os.environ[DIRECTORY]), revision=int(os.environ.get(REVISION, "0")))
+    return fs.App(*(each.bind(str(directory), revision, broken) for each in (plain, urgent)))

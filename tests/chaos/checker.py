@@ -295,7 +295,7 @@ def _check_span(books: Books, span: tuple[int, int], counts: list[Count]) -> Ite
             continue
         place = (invoke.protocol, invoke.deployment, invoke.method)
         outcomes = books.outcomes.get(invoke.id, [])
-        if not outcomes or any(outcome.code in UNCERTAIN for outcome in outcomes):
+        if not outcomes or any(outcome.own or outcome.code in UNCERTAIN for outcome in outcomes):
             open_ended[place] += 1
             continue
         for outcome in outcomes:

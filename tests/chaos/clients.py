@@ -55,20 +55,22 @@ class Disconnected(Exception):
 class Failed(Exception):
     """The server ended the stream with this error."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, own: bool = False) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+        self.own = own
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for one request. `echo` is the id that the server says it answers."""
+    """What came back for one request. `echo` is the id that the server says it answers; `own` as in `Outcome`."""
 
     code: str
     message: str = ""
     table: pa.Table | None = None
     echo: str = ""
+    own: bool = False
 
 
 # Called with the index of a request in its arrival. From any thread.
@@ -184,7 +186,7 @@ class GrpcClient(Client):
         except aio.AioRpcError as error:
             failure = _grpc_failure(error)
             if isinstance(failure, Failed):
-                return Answer(failure.code, failure.message)
+                return Answer(failure.code, failure.message, own=failure.own)
             raise failure from error
         return Answer("OK", table=table_of(reply.arrow_stream), echo=reply.request_id)
 
@@ -211,7 +213,7 @@ def _grpc_failure(error: aio.AioRpcError) -> Exception:
     answered = any(key == "x-request-id" for key, _ in error.trailing_metadata() or ())
     if error.code() is grpc.StatusCode.UNAVAILABLE and not answered and CHANNEL_BROKE.search(details):
         return Disconnected(details)
-    return Failed(error.code().name, details)
+    return Failed(error.code().name, details, own=not answered)
 
 
 # ---- Flight

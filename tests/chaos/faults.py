@@ -20,9 +20,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from flightserve.app import planned
 from flightserve.clock import monotonic_ns
+from flightserve.control import commands
 from flightserve.control.messages import ChildView
+from flightserve.errors import FlightserveError
 from tests.chaos.allowed import TABLE
+from tests.chaos.app import make_app
 from tests.chaos.history import Fault
 from tests.chaos.system import LoadProcess, System
 from tests.control.served import ROOT
@@ -34,6 +38,8 @@ STRANGE_S: Final = 3.0
 POLL_S: Final = 0.02
 BUSY_S: Final = 1.0
 SUPERVISOR: Final = "supervisor"
+CHANGE: Final = "change"
+CHANGE_S: Final = 50.0
 
 
 @dataclass(slots=True)
@@ -108,7 +114,7 @@ def _kill(system: System, kind: str, name: str, pid: int, _: float) -> Fault:
             _wait_busy(system, pid)
         begin_ns = monotonic_ns()
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    return _recovered(system, kind, name, pid, begin_ns, lambda: system.pid_of(name) not in (0, pid))
+    return _recovered(system, kind, name, pid, begin_ns, lambda: system.is_whole(name, without=pid))
 
 
 def _stop(system: System, kind: str, name: str, pid: int, stop_s: float) -> Fault:
@@ -118,13 +124,13 @@ def _stop(system: System, kind: str, name: str, pid: int, stop_s: float) -> Faul
         signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
         until = time.monotonic() + stop_s
         note = f"stopped for {stop_s:g} s"
-        while time.monotonic() < until and system.pid_of(name) in (0, pid):
+        while time.monotonic() < until and not system.is_whole(name, without=pid):
             threading.Event().wait(POLL_S)
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
         except ProcessLookupError:
             note += ", killed meanwhile"
-    return _recovered(system, kind, name, pid, begin_ns, lambda: system.pid_of(name) != 0, note)
+    return _recovered(system, kind, name, pid, begin_ns, lambda: system.is_whole(name), note)
 
 
 def _wait_busy(system: System, pid: int) -> None:
@@ -211,6 +217,35 @@ def _strange(kind: str, chance: Chance) -> Planned:
     return Planned(kind, "", run)
 
 
+# ---- changes of the running app
+
+
+def _change(kind: str, chance: Chance) -> Planned:
+    """Scale up and down again, replace the code, or try to with code that does not start: no request may notice."""
+    if CHANGE in chance.held or SUPERVISOR in chance.held:
+        raise NotNow(kind)
+    system, revision = chance.system, chance.first_id
+    app_id, replicas = system.served.app_id, system.replicas
+
+    def run() -> Fault:
+        begin_ns = monotonic_ns()
+        problem = ""
+        try:
+            if kind == "scale":
+                for count in (replicas + 1, replicas):
+                    commands.scale(app_id, {"Fifo": count}, CHANGE_S)
+            else:
+                app = make_app(system.records, replicas, revision, broken=kind == "deploy-broken")
+                commands.deploy(app_id, planned(app), {}, CHANGE_S)
+        except FlightserveError as error:
+            problem = error.message
+        if kind == "deploy-broken":
+            problem = "" if "this revision does not start" in problem else f"not taken back: {problem or 'deployed'}"
+        return Fault(kind, "", 0, begin_ns, monotonic_ns(), not problem, problem)
+
+    return Planned(kind, "", run, frozenset({CHANGE}))
+
+
 _PLANS: Final[dict[str, Callable[[str, Chance], Planned]]] = {
     "replica-kill": _on_child,
     "replica-stop": _on_child,
@@ -224,5 +259,8 @@ _PLANS: Final[dict[str, Callable[[str, Chance], Planned]]] = {
     "clients-gone": _clients_gone,
     "slow-readers": _strange,
     "memory-full": _strange,
+    "scale": _change,
+    "deploy": _change,
+    "deploy-broken": _change,
 }
 KINDS: Final = tuple(_PLANS)

@@ -65,7 +65,8 @@ class Invoke(msgspec.Struct, frozen=True, tag="invoke"):
 
 class Outcome(msgspec.Struct, frozen=True, tag="outcome"):
     """A client has an answer. Of an OK one: how many rows, the `rows_hash` of what they derive from, and the request
-    ids found in them. `after` is the request whose error ended the Flight stream that this one was sent on."""
+    ids found in them. `after` is the request whose error ended the Flight stream that this one was sent on. `own`: the
+    code is the client library's word (gRPC's native deadline passed), not the server's."""
 
     id: int
     code: str
@@ -75,6 +76,7 @@ class Outcome(msgspec.Struct, frozen=True, tag="outcome"):
     rows_hash: str = ""
     ids: tuple[int, ...] = ()
     after: int = 0
+    own: bool = False
 
 
 class Exec(msgspec.Struct, frozen=True, tag="exec"):

@@ -86,7 +86,7 @@ class Noted:
     def tell(self, index: int, answer: Answer) -> None:
         """The server's word for a request."""
         request_id = self._arrival.wanted[index].id
-        outcome = Outcome(request_id, answer.code, monotonic_ns(), answer.message[:300])
+        outcome = Outcome(request_id, answer.code, monotonic_ns(), answer.message[:300], own=answer.own)
         if answer.table is not None:
             outcome = self._with_rows(outcome, answer.table)
         if answer.echo not in ("", str(request_id)):

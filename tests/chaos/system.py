@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -44,6 +44,7 @@ class System:
     def __init__(self, directory: Path, replicas: int, routers: int, frontends: int) -> None:
         self.records = directory / "records"
         self.records.mkdir()
+        self.replicas = replicas
         wish = {"directory": str(self.records), "replicas": replicas, "routers": routers, "frontends": frontends}
         self.served = Served(directory, command=("tests.chaos.serve", json.dumps(wish)))
 
@@ -51,6 +52,7 @@ class System:
         self.served.__enter__()
         try:
             self.served.wait_ready()
+            self._wanted = _places(self.view().children)
         except BaseException:
             self.served.__exit__(None, None, None)
             raise
@@ -75,13 +77,18 @@ class System:
         """The children that do their part."""
         return _well(self.view())
 
-    def pid_of(self, name: str) -> int:
-        """The process of that place ("supervisor", or a child's name), if it does its part; 0 while there is none."""
+    def is_whole(self, name: str, without: int = 0) -> bool:
+        """The place ("supervisor", or a child's name) and others like it are taken by as many processes as there were
+        at first, all of which do their part, and process `without` is none of them. False while nobody can say."""
         try:
             view = self.served.view()
         except FlightserveError:
-            return 0
-        return {"supervisor": view.supervisor_pid, **{child.name: child.pid for child in _well(view)}}.get(name, 0)
+            return False
+        if name == "supervisor":
+            return view.supervisor_pid != without
+        if without in (child.pid for child in view.children):
+            return False
+        return _places(_well(view))[_kind_of(name)] >= self._wanted[_kind_of(name)]
 
     def problem(self) -> str:
         """What the supervisor says is wrong."""
@@ -167,6 +174,15 @@ def _well(view: View) -> list[ChildView]:
     return [child for child in view.children if child.ready and child.phase == "serving"]
 
 
+def _places(children: Iterable[ChildView]) -> Counter[str]:
+    return Counter(_kind_of(child.name) for child in children)
+
+
+def _kind_of(name: str) -> str:
+    """`replica-Fifo` of `replica-Fifo-0`: a rolling update numbers them anew."""
+    return name.rpartition("-")[0]
+
+
 def _held(child: ChildView) -> Held:
     try:
         links = [_link(entry.path) for entry in os.scandir(f"/proc/{child.pid}/fd")]
@@ -208,7 +224,7 @@ def leaks_of(baseline: Snapshot, now: Snapshot) -> list[Leak]:
             before, value = max(getattr(peer, what) for peer in peers), getattr(held, what)
             if value > before + more_max:
                 found.append(Leak(name, what, before, value))
-    if set(now.children) != set(baseline.children):
+    if len(now.children) != len(baseline.children):
         found.append(Leak("the app", "number of children", len(baseline.children), len(now.children)))
     if now.processes > baseline.processes:
         found.append(Leak("the app", "number of processes", baseline.processes, now.processes))
