@@ -210,4 +210,6 @@ class Exchange:
         self.results = []
         self.body = None
         self.on_done(self)
+        # An error holds the frames that it came through, and those hold rows, which are somebody's memory.
+        self.error = None
         self.protocol.exchange_done(self)

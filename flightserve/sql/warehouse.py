@@ -16,6 +16,7 @@ the SQL frontends call:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -144,8 +145,9 @@ class WarehouseReplica:
     def query(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """Run SQL: rows `sql` and `parameters`; streams the result."""
         sql, rows = _request(batch)
-        prepared = self._runner.prepare_for(sql, None if rows is None else rows.schema)
-        columns = _columns(prepared, rows)
+        with _parameters_are_values():
+            prepared = self._runner.prepare_for(sql, None if rows is None else rows.schema)
+            columns = _columns(prepared, rows)
         yield from self._runner.stream(prepared, columns, 1 if rows is None else rows.num_rows, _limits())
 
     def describe(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -242,7 +244,6 @@ def _request(batch: pa.RecordBatch) -> tuple[str, pa.RecordBatch | None]:
 
 
 def _columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:
-    """The values. Raises InvalidArgument, and not its SchemaMismatch: the request's own columns are right."""
     if rows is None:
         if prepared.parameters.names:
             names = ", ".join(prepared.parameters.names)
@@ -250,8 +251,15 @@ def _columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:
         return []
     if not prepared.parameters.names and rows.num_columns:
         raise InvalidArgument(f"the statement has no parameters; {rows.num_columns} came")
+    return prepared.parameters.columns(rows) if prepared.parameters.names else []
+
+
+@contextlib.contextmanager
+def _parameters_are_values() -> Iterator[None]:
+    """A statement's parameters are no columns of the request, which are right: what is wrong with them is a wrong
+    value (HTTP 400), and no SchemaMismatch (422)."""
     try:
-        return prepared.parameters.columns(rows) if prepared.parameters.names else []
+        yield
     except SchemaMismatch as error:
         raise InvalidArgument(error.message) from error
 
