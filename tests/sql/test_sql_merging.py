@@ -7,6 +7,7 @@ column, because the order among equals is nobody's promise.
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,6 +57,11 @@ def runner(engine: Engine, watch: Watch) -> Runner:
     return Runner(engine, watch)
 
 
+# DuckDB 2.0.0 packs a sum into fewer bytes than it needs where a LEFT JOIN's right side is known to be empty, and says
+# so by an error, merged or not (`test_the_engine_still_has_its_bug`). No statement here casts numbers down itself.
+ENGINE_BUG = re.compile(r"Type INT\d+ with value -?\d+ can't be cast because the value is out of range for the dest")
+
+
 def rows_of(prepared: Prepared, rows: Sequence[tuple[Any, ...]]) -> list[pa.Array]:
     kinds = prepared.parameters.schema.types
     return [pa.array([row[n] for row in rows], type=kind) for n, kind in enumerate(kinds)]
@@ -77,11 +83,15 @@ def compare(runner: Runner, prepared: Prepared, rows: Sequence[tuple[Any, ...]])
     for n in range(len(rows)):
         try:
             single.append(exactly(runner.one(prepared, columns, n)))
-        except FlightserveError:
+        except FlightserveError as error:
+            if ENGINE_BUG.search(error.message):
+                return
             single.append(None)
     try:
         merged = runner.merged(prepared, columns, range(len(rows)))
-    except FlightserveError:
+    except FlightserveError as error:
+        if ENGINE_BUG.search(error.message):
+            return
         assert None in single, f"merged fails, one by one does not: {prepared.statement.text}"
         return
     assert merged is not None
@@ -332,6 +342,13 @@ def test_merged_and_one_by_one_agree(runner: Runner, sql: str, data: st.DataObje
     assert prepared.merged is not None, prepared.reason
     drawn = data.draw(st.lists(st.tuples(*(VALUES[name] for name in names)), min_size=2, max_size=6), label="rows")
     compare(runner, prepared, [*drawn, drawn[0]])
+
+
+def test_the_engine_still_has_its_bug(runner: Runner) -> None:
+    """When this fails, the engine is right, and `ENGINE_BUG` has to go."""
+    sql = "SELECT t.k, sum(i) AS a FROM t LEFT JOIN u ON t.k = u.k AND u.k = -1 GROUP BY t.k ORDER BY a"
+    with pytest.raises(InvalidArgument, match=ENGINE_BUG):
+        runner.one(runner.prepare(sql), [], 0)
 
 
 # ---- how results come back
