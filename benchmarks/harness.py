@@ -21,20 +21,21 @@ Measure = Callable[[], Sample]
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How much to measure: rounds (each side once), seconds of one side of a round, minutes of the memory run,
-    and fresh starts of the startup figure (0: the shared start is the sample). `subject` false leaves flightserve
-    out, to look at the baselines alone."""
+    fresh starts of the startup figure (0: the shared start is the sample), and TPC-H's scale. `subject` false leaves
+    flightserve out, to look at the baselines alone."""
 
     rounds: int = 7
     seconds: float = 2.0
     load_minutes: float = 10.0
     load_slice_s: float = 10.0
     starts: int = 3
+    scale: float = 1.0
     subject: bool = True
 
     @classmethod
     def small(cls, subject: bool = True) -> Settings:
         """The size the tests run: seconds in all, figures without meaning."""
-        return cls(rounds=2, seconds=0.25, load_minutes=0.03, load_slice_s=0.3, starts=0, subject=subject)
+        return cls(rounds=2, seconds=0.25, load_minutes=0.03, load_slice_s=0.3, starts=0, scale=0.01, subject=subject)
 
 
 class Bench:

@@ -14,6 +14,7 @@ from benchmarks import (
     overload_sweep,
     policy_cost,
     recovery,
+    sql,
     startup,
 )
 from benchmarks.harness import Benchmark
@@ -30,6 +31,7 @@ SUITE = (
     Benchmark("policy_cost", "the deadline policy against FIFO in the router's machine", policy_cost.run),
     Benchmark("overload", "goodput, misses, refusals and urgent requests at twice the capacity", overload.run),
     Benchmark("recovery", "how long callers wait after SIGKILL of a replica or a router", recovery.run),
+    Benchmark("sql", "TPC-H, scans, small queries and merged lookups against DuckDB and ROAPI", sql.run),
     Benchmark("startup", "from `flightserve run` to `ready`", startup.run),
 )
 
