@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 from google.protobuf.message import DecodeError
+from grpc import aio
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import Cancelled, InvalidArgument, ResourceExhausted, TooLarge
@@ -64,10 +65,18 @@ class Queries:
         except asyncio.CancelledError:
             code = Cancelled.code
             raise
+        except aio.InternalError as gone:
+            # What a write says when the client has gone.
+            code = Cancelled.code
+            raise asyncio.CancelledError from gone
         except Exception as caught:
             error = edge.as_error(caught, query.request_id)
             code = error.code
-            await abort(context, error, query.request_id)
+            try:
+                await abort(context, error, query.request_id)
+            finally:
+                # It holds this frame, and the frame holds rows: together they would wait for the collector.
+                del error
         finally:
             if call is not None:
                 call.cancel()
