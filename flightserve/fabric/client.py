@@ -13,6 +13,7 @@ import collections
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -44,6 +45,14 @@ SWEEP_S = 0.02
 RECONNECT_S = 0.1
 
 
+class Route(NamedTuple):
+    """Where requests for a method go: all of one routing table. `key` is the deployment's, with its version."""
+
+    entry: Entry
+    method: MethodSpec
+    key: str
+
+
 class RouterClient:
     """The tiers behind a frontend (`fabric.service.Service`)."""
 
@@ -55,7 +64,7 @@ class RouterClient:
         self.mapped = SegmentMap(limits)
         self._table = RoutingTable(0)
         self._entries: dict[str, Entry] = {}
-        self._methods: dict[tuple[str, str], tuple[DeploymentSpec, MethodSpec]] = {}
+        self._routes: dict[tuple[str, str], Route] = {}
         self._routers: dict[int, Peer] = {}
         self._uplinks: dict[int, AsyncUplink] = {}
         # Those of lanes, by session; some may have hung up.
@@ -89,7 +98,11 @@ class RouterClient:
                 return
             self._table = table
             self._entries = {entry.spec.name: entry for entry in table.deployments}
-            self._methods = {(e.spec.name, m.name): (e.spec, m) for e in table.deployments for m in e.spec.methods}
+            self._routes = {
+                (entry.spec.name, method.name): Route(entry, method, entry.spec.key)
+                for entry in table.deployments
+                for method in entry.spec.methods
+            }
             self._routers = {peer.id: peer for peer in table.peers if peer.tier == "router"}
         if self._loop is not None and not self._stopped:
             self._loop.call_soon_threadsafe(self._connect)
@@ -206,7 +219,12 @@ class RouterClient:
 
     def method(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:
         """Specs of a method. Raises NotFound, naming what there is, and Unavailable before that is known."""
-        found = self._methods.get((deployment, method))
+        route = self.route(deployment, method)
+        return route.entry.spec, route.method
+
+    def route(self, deployment: str, method: str) -> Route:
+        """Where requests for a method go now. Raises as `method` does."""
+        found = self._routes.get((deployment, method))
         if found is None:
             if not self._table.version:
                 raise Unavailable("the frontend has just started and knows no deployments yet; try again")
@@ -232,17 +250,14 @@ class RouterClient:
         """The routers that own these deployments take requests."""
         return all(self._owner_of(name) is not None for name in deployments)
 
-    def entry(self, deployment: str) -> Entry:
-        """The deployment's line of the routing table. Raises NotFound."""
-        entry = self._entries.get(deployment)
-        if entry is None:
-            raise NotFound(f"no deployment {deployment[:128]!r}")
-        return entry
-
     def _owner_of(self, deployment: str) -> Owner | None:
         entry = self._entries.get(deployment)
-        uplink = self._uplinks.get(entry.router_id) if entry is not None else None
-        return (uplink, entry.epoch) if entry is not None and uplink is not None and uplink.ready else None
+        uplink = self._uplink_of(entry) if entry is not None else None
+        return (uplink, entry) if entry is not None and uplink is not None else None
+
+    def _uplink_of(self, entry: Entry) -> AsyncUplink | None:
+        uplink = self._uplinks.get(entry.router_id)
+        return uplink if uplink is not None and uplink.ready else None
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -269,17 +284,17 @@ class RouterClient:
         the id of the first, which those of the others follow. On the loop. Raises MemoryFull, and what `stage` raises.
         """
         deployment, method = target
-        _, spec = self.method(deployment, method)
-        owner = self._owner_of(deployment)
-        if owner is None:
+        entry, spec, key = self.route(deployment, method)
+        uplink = self._uplink_of(entry)
+        if uplink is None:
             return self._keep(target, spec, payload, parts, deliver, trusted, first_index)
-        uplink, epoch = owner
+        epoch = entry.epoch
         state = uplink.state
         region, rows = state.stage(payload, spec, f"{deployment}.{method}", trusted, len(parts))
         if len(parts) == 1:
             parts = [(rows, parts[0][1])]
         wire_parts = state.register(Sent(deployment, spec, region, epoch), parts, deliver, first_index)
-        uplink.send(frames.Submit(deployment, method, region, wire_parts, epoch), region)
+        uplink.send(frames.Submit(key, method, region, wire_parts, epoch), region)
         return wire_parts[0].request_id
 
     def _keep(

@@ -51,6 +51,8 @@ class Submission:
     where: str
     payload: Payload
     meta: RequestMeta
+    # What the data plane calls the deployment, and since when it is its owner's: as of the last look at the table.
+    deployment_key: str = ""
     epoch: int = 0
 
 
@@ -110,7 +112,7 @@ class LaneConnection:
         sent = Sent(submission.deployment, submission.spec, region, submission.epoch)
         parts = self.state.register(sent, [(rows, meta)], lane.deliver, key)
         lane.sent(key, parts[0].request_id)
-        submit = frames.Submit(submission.deployment, submission.spec.name, region, parts, submission.epoch)
+        submit = frames.Submit(submission.deployment_key, submission.spec.name, region, parts, submission.epoch)
         self._outbox.append((submit, region.segment))
 
     def send(self, frame: frames.Frame, segment: int = -1) -> None:
@@ -270,7 +272,10 @@ class BlockingLane:
         """The connection to the deployment's owner, looked up again with every routing table."""
         if self._closed:
             raise Cancelled("the stream is closed")
-        connection, entry = self._connection, self._client.entry(submission.deployment)
+        connection = self._connection
+        entry, submission.spec, submission.deployment_key = self._client.route(
+            submission.deployment, submission.spec.name
+        )
         submission.epoch = entry.epoch
         if connection is None or connection.channel.closed or connection.session.router.id != entry.router_id:
             connection = self._connection = self._client.lane_connection(entry.router_id)

@@ -10,6 +10,9 @@ A lost router may have given them to a replica. So only requests of idempotent m
 reply a part was delivered; the others end with Unavailable. None is sent at or after its deadline. One that had
 `LOSSES_MAX` routers die under it does not try a further one.
 
+A deployment may have been replaced meanwhile (`flightserve deploy`): its new version gets the request where the method
+is as it was, which is what the request's rows were checked for.
+
 Each request here keeps its region once (`SegmentPool.keep`). Used from the event loop only.
 """
 
@@ -23,12 +26,14 @@ from flightserve.errors import DeadlineExceeded, FlightserveError, NotFound, Res
 from flightserve.fabric.async_uplink import AsyncUplink
 from flightserve.fabric.segments import SegmentPool
 from flightserve.fabric.uplink import Pending
+from flightserve.types import MethodSpec
 from flightserve.wire import frames
+from flightserve.wire.table import Entry
 
 LOSSES_MAX: Final = 3
 
-# Who takes requests of a deployment now, and the epoch of its assignment; None while nobody does.
-Owner = tuple[AsyncUplink, int]
+# Who takes requests of a deployment now, and its line of the routing table; None while nobody does.
+Owner = tuple[AsyncUplink, Entry]
 
 
 def why_not_again(pending: Pending, now_ns: int) -> FlightserveError | None:
@@ -45,6 +50,11 @@ def why_not_again(pending: Pending, now_ns: int) -> FlightserveError | None:
     if pending.losses >= LOSSES_MAX:
         return Unavailable(f"{pending.losses} routers were lost while they had this request")
     return None
+
+
+def _same(method: MethodSpec | None, before: MethodSpec) -> bool:
+    """Rows that were checked for the one may go to the other."""
+    return method is before or (method is not None and replace(method, doc=before.doc) == before)
 
 
 class Orphans:
@@ -110,19 +120,27 @@ class Orphans:
         for (deployment, _, _), request_ids in groups.items():
             owner = self._owner_of(deployment)
             if owner is not None:
-                self._send(*owner, [number for number in request_ids if self._may_go(number, owner[1], now_ns)])
+                uplink, entry = owner
+                self._send(uplink, entry, [number for number in request_ids if self._may_go(number, entry, now_ns)])
 
-    def _may_go(self, request_id: int, epoch: int, now_ns: int) -> bool:
-        return self._past.get(request_id, -1) < epoch and self._pending[request_id].part.deadline_ns > now_ns
+    def _may_go(self, request_id: int, entry: Entry, now_ns: int) -> bool:
+        pending = self._pending[request_id]
+        if self._past.get(request_id, -1) >= entry.epoch or pending.part.deadline_ns <= now_ns:
+            return False
+        if not _same(entry.spec.method(pending.sent.spec.name), pending.sent.spec):
+            where = f"{entry.spec.name}.{pending.sent.spec.name}"
+            self.fail([request_id], Unavailable(f"{where} was replaced by another while the request waited; try again"))
+            return False
+        return True
 
-    def _send(self, uplink: AsyncUplink, epoch: int, request_ids: list[int]) -> None:
+    def _send(self, uplink: AsyncUplink, entry: Entry, request_ids: list[int]) -> None:
         """Requests of one region. What is left over waits: for credit, or, where the router still has the region
         from before, for its Release."""
         state = uplink.state
         del request_ids[max(0, state.session.credits - state.in_flight) :]
         if not request_ids:
             return
-        sent = replace(self._pending[request_ids[0]].sent, epoch=epoch)
+        sent = replace(self._pending[request_ids[0]].sent, epoch=entry.epoch)
         region = sent.region
         if (region.segment, region.offset) in state.session.outstanding:
             return
@@ -136,7 +154,7 @@ class Orphans:
         # The router's Release ends one of the times that the region is kept.
         for _ in request_ids[1:]:
             self._pool.free(region.segment, region.offset)
-        uplink.send(frames.Submit(sent.deployment, sent.spec.name, region, parts, epoch), region)
+        uplink.send(frames.Submit(entry.spec.key, sent.spec.name, region, parts, entry.epoch), region)
 
     def _remove(self, request_id: int) -> Pending:
         self._past.pop(request_id, None)

@@ -61,7 +61,6 @@ class Lane:
         self.session = session
         # The router has nothing left for this lane: the deployment is another's.
         self.dismissed = False
-        self.running = 0
         self._schemas = SchemaCache()
         self._waiting: collections.deque[frames.Execute] = collections.deque()
         self._keeping: list[Inputs] = []
@@ -93,7 +92,7 @@ class Lane:
                 self.service.mapped.forget(frame.owner, frame.segment, self.session.source)
             elif type(frame) is frames.Goodbye:
                 self.dismissed = True
-                raise Unavailable("the deployment moved to another router")
+                raise Unavailable("the router has nothing more for it")
 
     def _taken(self, frame: frames.Taken) -> None:
         if frame.id == self._streaming:
@@ -101,20 +100,12 @@ class Lane:
         else:
             self.session.taken(frame.id, frame.parts)
 
-    @property
-    def idle(self) -> bool:
-        return not self.running and not self._waiting
-
     # ---- one micro-batch
 
     def _execute(self, frame: frames.Execute) -> None:
-        self.running += 1
         started_ns = monotonic_ns()
         inputs = Inputs()
-        try:
-            answer = self._answer(frame, inputs, started_ns)
-        finally:
-            self.running -= 1
+        answer = self._answer(frame, inputs, started_ns)
         if answer is not None:
             self.finish(frame, inputs, answer, started_ns)
 

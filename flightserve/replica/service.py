@@ -75,6 +75,7 @@ class ReplicaService:
         self._sessions: dict[int, Session] = {}
         self._table_version = 0
         self._changed = threading.Condition()
+        self._draining = False
         self._stopping = False
         self._lanes: dict[int, Lane] = {}
         self._main: BlockingChannel | None = None
@@ -85,7 +86,6 @@ class ReplicaService:
         self._threads: list[threading.Thread] = []
         self._lane_threads: dict[int, threading.Thread] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._async_running = 0
         self.pool.on_dropped.append(self._segment_dropped)
 
     # ---- life
@@ -115,7 +115,8 @@ class ReplicaService:
             if table.version <= self._table_version:
                 return
             self._table_version = table.version
-            entry = next((e for e in table.deployments if e.spec.name == self.spec.name), None)
+            entries = (*table.deployments, *table.others)
+            entry = next((e for e in entries if e.spec.key == self.spec.key), None)
             routers = {peer.id: peer for peer in table.peers if peer.tier == "router"}
             self._router = routers.get(entry.router_id) if entry is not None else None
             self._epoch = entry.epoch if entry is not None else 0
@@ -132,22 +133,23 @@ class ReplicaService:
         return connected and (self._onward is None or self._onward.ready())
 
     def drain(self, timeout_s: float) -> bool:
-        """Ask for nothing new; True once nothing runs."""
+        """Ask for nothing new; True once nothing runs and no result is out. What the router had sent before it read
+        our word runs too: a lane is done when the router says goodbye in turn."""
+        with self._changed:
+            # No lane connects from here on.
+            self._draining = True
+            self._changed.notify_all()
         for lane in list(self._lanes.values()):
             with contextlib.suppress(Unavailable):
                 lane.channel.send([frames.Goodbye()])
         until_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
         with self._changed:
-            while not self._idle() and monotonic_ns() < until_ns:
+            while not self._drained() and monotonic_ns() < until_ns:
                 self._changed.wait(0.02)
-        return self._idle()
+        return self._drained()
 
-    def _idle(self) -> bool:
-        return (
-            not any(session.outstanding for session in list(self._sessions.values()))
-            and not self._async_running
-            and all(lane.idle for lane in list(self._lanes.values()))
-        )
+    def _drained(self) -> bool:
+        return not self._lanes and not any(session.outstanding for session in list(self._sessions.values()))
 
     def stop(self) -> None:
         """End all threads and connections."""
@@ -195,11 +197,11 @@ class ReplicaService:
     # ---- connections
 
     def _connect(self, main: bool) -> tuple[BlockingChannel, Session] | None:
-        """A greeted connection to the router, waiting for one as long as it takes; None when stopping."""
+        """A greeted connection to the router, waiting for one as long as it takes; None when draining or stopping."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._router is not None or self._stopping)
-                if self._stopping or self._router is None:
+                self._changed.wait_for(lambda: self._router is not None or self._draining or self._stopping)
+                if self._draining or self._stopping or self._router is None:
                     return None
                 session = self._session(self._router)
             channel = None
@@ -249,7 +251,7 @@ class ReplicaService:
             self.peer_id,
             "replica",
             main,
-            self.spec.name,
+            self.spec.key,
             ASYNC_CREDITS if self._loop is not None else LANE_CREDITS,
             os.getpid(),
             session.epoch,
@@ -316,6 +318,9 @@ class ReplicaService:
             if self._is_gone(lane.session):
                 lane.channel.shutdown()
             try:
+                if self._draining:
+                    # It was not there yet when the others said so.
+                    lane.channel.send([frames.Goodbye()])
                 lane.serve()
             except FlightserveError as error:
                 level = logging.WARNING if isinstance(error, ProtocolError) else logging.INFO
@@ -368,8 +373,6 @@ class ReplicaService:
     ) -> None:
         """Run the micro-batch on the event loop; it answers by itself."""
         assert self._loop is not None
-        with self._counting:
-            self._async_running += 1
         asyncio.run_coroutine_threadsafe(
             self._answer_async(lane, frame, inputs, method, list(pieces), context), self._loop
         )
@@ -408,8 +411,6 @@ class ReplicaService:
             pieces.clear()
             del lane.session.tasks[frame.batch_id]
             lane.session.left(frame.batch_id)
-            with self._counting:
-                self._async_running -= 1
         with contextlib.suppress(Unavailable):
             lane.finish(frame, inputs, answer, started_ns)
 

@@ -52,8 +52,11 @@ class Dispatcher:
         self._ids = ids
         self._lanes: dict[int, Link] = {}
         self.dirty: set[Link] = set()
-        # The deployment is another router's: nothing new is taken in.
+        # The deployment is another router's, or replaced: nothing new is taken in.
         self.leaving = False
+        # This version of it is not served yet, or not any more.
+        self.going = False
+        self._draining: set[Link] = set()
         self.update(spec)
 
     def update(self, spec: DeploymentSpec) -> None:
@@ -67,6 +70,7 @@ class Dispatcher:
         return {key: float(value) for key, value in record.counts.items()} | {
             "queued_requests": float(record.queued_requests),
             "queued_bytes": float(record.queued_bytes),
+            "live_requests": float(record.live_requests),
             "in_flight_batches": float(record.in_flight_batches),
             "lanes": float(len(self._lanes)),
         }
@@ -167,6 +171,7 @@ class Dispatcher:
         for link in lanes[1:]:
             # Or what the first was running would be given to the second.
             self.handle(ReplicaDraining(link.number), now_ns)
+        self._draining.difference_update(lanes)
         for link in lanes:
             running, link.running = link.running, {}
             self.handle(ReplicaDown(link.number, reason, silent), now_ns)
@@ -174,17 +179,35 @@ class Dispatcher:
                 for hold in batch.holds:
                     hold.lose()
 
+    def drain(self, link: Link, now_ns: int) -> None:
+        """The replica takes nothing new on this lane, and wants to hear when it has answered all it was given."""
+        if self.serves(link):
+            self._draining.add(link)
+            self.handle(ReplicaDraining(link.number), now_ns)
+
+    @property
+    def departing(self) -> bool:
+        """True while there is something to `see_off`."""
+        return self.leaving or bool(self._draining)
+
     def see_off(self, now_ns: int) -> bool:
-        """Called now and then while leaving: give back what has not begun, and let go of lanes with nothing left to
-        do. True once nothing is left."""
+        """Called now and then: let go of lanes that drain and have answered everything. While leaving, also give back
+        what has not begun, and let go of all lanes with nothing left to do; True once nothing is left then."""
+        if not self.leaving:
+            for lane in [lane for lane in self._draining if not lane.running]:
+                self._let_go(lane, "it drained", now_ns)
+            return False
         self.handle(HandOver(), now_ns)
         record = self.machine.statistics()
         for lane in list(self._lanes.values()):
             if not lane.running and not record.queued_requests:
-                self.lanes_down([lane], "the deployment moved to another router", now_ns)
-                lane.channel.queue(frames.Goodbye())
-                self.dirty.add(lane)
+                self._let_go(lane, "the deployment moved to another router, or was replaced", now_ns)
         return not (self._lanes or record.live_requests or self.dirty)
+
+    def _let_go(self, lane: Link, why: str, now_ns: int) -> None:
+        self.lanes_down([lane], why, now_ns)
+        lane.channel.queue(frames.Goodbye())
+        self.dirty.add(lane)
 
     def done(self, link: Link, frame: frames.Done, result: RegionHold | None, now_ns: int) -> None:
         """A micro-batch, or one part of a streamed reply, is answered by `result`."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
-from flightserve.core.events import ReplicaDraining, Tick
+from flightserve.core.events import Tick
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.router.dispatch import Dispatcher, refuse_all
 from flightserve.router.door import Door
@@ -112,9 +112,16 @@ class RouterService:
             "segments": float(len(self._segments)),
             "frames": float(self._frames_read),
         }
-        for name, dispatcher in list(self._dispatchers.items()):
-            out |= {f"{name}.{key}": value for key, value in dispatcher.statistics().items()}
-        return out
+        going = 0.0
+        for dispatcher in list(self._dispatchers.values()):
+            name, statistics = dispatcher.spec.name, dispatcher.statistics()
+            for statistic, value in statistics.items():
+                # Versions of one deployment are one to who looks from outside.
+                key = f"{name}.{statistic}"
+                out[key] = out.get(key, 0.0) + value
+            if dispatcher.going:
+                going += statistics["live_requests"]
+        return {**out, "going_requests": going}
 
     # ---- the loop
 
@@ -307,7 +314,7 @@ class RouterService:
     def _house(self, link: Link, now_ns: int) -> None:
         """A replica's lane finds its deployment, waits for a table that says it is here, or is sent away."""
         dispatcher = self._dispatchers.get(link.deployment)
-        if link.peer is None or link.peer.main is None:
+        if link.draining or link.peer is None or link.peer.main is None:
             return  # Nobody would notice if its process were stopped: its main connection houses it.
         if dispatcher is not None and not dispatcher.leaving:
             self._homeless.discard(link)
@@ -319,8 +326,13 @@ class RouterService:
             link.channel.queue(frames.Goodbye())
             self._flush(link, lazily=False)
 
-    def _is_anothers(self, deployment: str) -> bool:
-        return any(e.spec.name == deployment and e.router_id != self.peer_id for e in self._table.deployments)
+    def _is_anothers(self, key: str) -> bool:
+        """This version of the deployment is another router's, or another version of it is served now."""
+        name = key.rpartition("@")[0]
+        entries = self._table.deployments
+        if any(entry.spec.name == name and entry.spec.key != key for entry in entries):
+            return True
+        return any(e.spec.key == key and e.router_id != self.peer_id for e in (*entries, *self._table.others))
 
     def _on_submit(self, link: Link, frame: frames.Submit, now_ns: int) -> None:
         region = frame.region
@@ -360,7 +372,8 @@ class RouterService:
             for _ in frame.parts:
                 hold.drop()
         else:
-            refuse_all(link, frame, hold, _NOT_FOUND, f"no deployment {frame.deployment!r} at this router")
+            name = frame.deployment.rpartition("@")[0]
+            refuse_all(link, frame, hold, _NOT_FOUND, f"no deployment {name!r} at this router")
 
     def _on_cancel(self, link: Link, frame: frames.Cancel, now_ns: int) -> None:
         for request_id in frame.request_ids:
@@ -444,8 +457,17 @@ class RouterService:
                 dispatcher.resume(lane, now_ns)
 
     def _on_goodbye(self, link: Link, frame: frames.Goodbye, now_ns: int) -> None:
+        if link.peer is None or link.peer.tier != REPLICA:
+            raise ProtocolError("only a replica's lane says goodbye")
         link.draining = True
-        self._dispatcher_of(link).handle(ReplicaDraining(link.number), now_ns)
+        dispatcher = self._dispatchers.get(link.deployment)
+        if dispatcher is not None and dispatcher.serves(link):
+            dispatcher.drain(link, now_ns)
+            self._leaving = True
+        else:
+            self._homeless.discard(link)
+            link.channel.queue(frames.Goodbye())
+            self._flush(link, lazily=False)
 
     def _unexpected(self, link: Link, frame: frames.Frame, now_ns: int) -> None:
         raise ProtocolError(f"unexpected {type(frame).__name__} frame")
@@ -457,16 +479,19 @@ class RouterService:
             return
         self._table = table
         now_ns = monotonic_ns()
-        owned = {entry.spec.name: entry.spec for entry in table.deployments if entry.router_id == self.peer_id}
-        for name, dispatcher in self._dispatchers.items():
-            dispatcher.leaving = name not in owned
-        self._leaving = any(dispatcher.leaving for dispatcher in self._dispatchers.values())
-        for name, spec in owned.items():
-            known = self._dispatchers.get(name)
+        entries = (*table.deployments, *table.others)
+        owned = {entry.spec.key: entry.spec for entry in entries if entry.router_id == self.peer_id}
+        served = {entry.spec.key for entry in table.deployments}
+        for key, spec in owned.items():
+            known = self._dispatchers.get(key)
             if known is None:
-                self._dispatchers[name] = Dispatcher(spec, self._ids)
+                self._dispatchers[key] = Dispatcher(spec, self._ids)
             elif known.spec != spec:
                 known.update(spec)
+        for key, dispatcher in self._dispatchers.items():
+            dispatcher.leaving = key not in owned
+            dispatcher.going = key not in served
+        self._leaving = True
         for link in list(self._homeless):
             self._house(link, now_ns)
         early, self._early = self._early, {}
@@ -478,11 +503,11 @@ class RouterService:
                 self._drop(link, error)
 
     def _see_off(self, now_ns: int) -> None:
-        """End what is left of deployments that are other routers' now."""
-        for name, dispatcher in list(self._dispatchers.items()):
-            if dispatcher.leaving and dispatcher.see_off(now_ns):
-                del self._dispatchers[name]
-        self._leaving = any(dispatcher.leaving for dispatcher in self._dispatchers.values())
+        """End what is left of deployments that are other routers' now, and let go of lanes that drain."""
+        for key, dispatcher in list(self._dispatchers.items()):
+            if dispatcher.see_off(now_ns):
+                del self._dispatchers[key]
+        self._leaving = any(dispatcher.departing for dispatcher in self._dispatchers.values())
 
     def _idle(self) -> bool:
         return not any(link.requests or link.running for link in self._links.values())

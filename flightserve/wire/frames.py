@@ -88,9 +88,9 @@ class SegmentGone(msgspec.Struct, array_like=True, tag=3):
 
 
 class Submit(msgspec.Struct, array_like=True, tag=4):
-    """Frontend to router: requests whose rows lie in one region. `epoch` is that of the deployment's assignment to
-    this router, as the sender's routing table has it: a router that does not own the deployment knows by it which
-    of the two is behind."""
+    """Frontend to router: requests whose rows lie in one region. `deployment` is its `DeploymentSpec.key`. `epoch` is
+    that of the deployment's assignment to this router, as the sender's routing table has it: a router that does not
+    own the deployment knows by it which of the two is behind."""
 
     deployment: str
     method: str
@@ -213,8 +213,8 @@ class Taken(msgspec.Struct, array_like=True, tag=17):
 
 
 class Goodbye(msgspec.Struct, array_like=True, tag=16):
-    """From a replica: it drains, takes nothing new, and finishes what it has. From a router, on a lane: the
-    deployment is another router's now and nothing is left to do here; connect there."""
+    """From a replica, on a lane: it drains, takes nothing new, and finishes what it has. From a router, on a lane:
+    nothing is left to do here. The replica drains, and has answered all; or its deployment is another router's."""
 
 
 Frame = (
