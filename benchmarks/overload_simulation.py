@@ -203,11 +203,14 @@ class OpenLoop(OverloadWorld):
     ) -> None:
         self._capacity = capacity
         self._rate = 0.0
+        self._burst = 1
         self._from_ns = self._until_ns = 0
         super().__init__(scenario, options, seed, machine)
 
-    def measure(self, load: float, requests: int) -> Outcomes:
-        """About that many arrivals at `load` times the capacity; the outcomes of those after the warm-up."""
+    def measure(self, load: float, requests: int, burst: int = 1) -> Outcomes:
+        """About that many arrivals at `load` times the capacity, in groups of `burst`; the outcomes of those after
+        the warm-up."""
+        self._burst = burst
         self._rate = load * self._capacity.per_s
         seconds = requests / self._rate
         self._from_ns, self._until_ns = int(WARM_SHARE * seconds * NS_PER_S), int(seconds * NS_PER_S)
@@ -217,16 +220,16 @@ class OpenLoop(OverloadWorld):
         return self.outcomes
 
     def _next_arrival(self) -> None:
-        self.after(self.random.expovariate(self._rate) * NS_PER_S, self._arrive)
+        self.after(self.random.expovariate(self._rate / self._burst) * NS_PER_S, self._arrive)
 
     def _arrive(self) -> None:
         if self.now_ns >= self._until_ns:
             return
-        request = self.request(self._capacity.service_ns)
+        requests = [self.request(self._capacity.service_ns) for _ in range(self._burst)]
         if self.now_ns >= self._from_ns:
-            self.outcomes.offered += 1
-            self.outcomes.urgent_offered += request.priority == URGENT
-        self.send(Arrived([request]))
+            self.outcomes.offered += self._burst
+            self.outcomes.urgent_offered += sum(request.priority == URGENT for request in requests)
+        self.send(Arrived(requests))
         self._next_arrival()
 
     def answered(self, request: Request) -> None:

@@ -1,7 +1,7 @@
 """What the deadline policy costs in the router's machine: time per request against FIFO, below and over the capacity.
 
-The machine is fed by the overload simulation, and only the time inside `handle` is counted. One request arrives
-at a time, which is the dearest way: requests that come together share the cost of an event.
+The machine is fed by the overload simulation, and only the time inside `handle` is counted. Requests arrive one by
+one, which is the dearest way, and sixteen at a time, as from a frontend that is busy.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from flightserve.core.routing import DeploymentMachine
 
 SCENARIO = Scenario("cost", (Kind(1.0, fixed_ms=4.0, row_ms=1.0),), max_batch_rows=16)
 LOADS = (0.8, 2.0)
+BURSTS = (1, 16)
 REQUESTS = 20_000
 REQUESTS_SMALL = 500
 COST_MAX = 1.5
@@ -45,18 +46,19 @@ def run(bench: Bench) -> Sequence[Figure]:
         bench.alternate(
             partial(
                 Figure,
-                f"policy cost per request at {load:g} times the capacity (FIFO)",
+                f"policy cost per request, {burst} at a time, {load:g} times the capacity (FIFO)",
                 "us",
                 bar=Bar("at_most", COST_MAX),
             ),
-            partial(measure, "deadline", load, requests),
-            partial(measure, "fifo", load, requests),
+            partial(measure, "deadline", load, burst, requests),
+            partial(measure, "fifo", load, burst, requests),
         )
+        for burst in BURSTS
         for load in LOADS
     ]
 
 
-def measure(router: str, load: float, requests: int) -> Sample:
+def measure(router: str, load: float, burst: int, requests: int) -> Sample:
     """Microseconds in the machine per request that arrived."""
     options = options_of(SCENARIO, router)
     machine = Timed(options)
@@ -64,7 +66,7 @@ def measure(router: str, load: float, requests: int) -> Sample:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        world.measure(load, requests)
+        world.measure(load, requests, burst)
     finally:
         if collecting:
             gc.enable()
