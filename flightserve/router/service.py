@@ -21,7 +21,8 @@ from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.core.events import Tick
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
-from flightserve.router.dispatch import Dispatcher, refuse_all
+from flightserve.router.deployments import Deployments
+from flightserve.router.dispatch import Dispatcher
 from flightserve.router.door import Door
 from flightserve.router.links import Link, RegionHold, SegmentFds
 from flightserve.router.peers import REPLICA, Peer, Peers
@@ -50,18 +51,11 @@ class RouterService:
         self._links: dict[int, Link] = {}
         self._by_fd: dict[int, Link] = {}
         self._peers = Peers(limits)
-        self._dispatchers: dict[str, Dispatcher] = {}
-        self._homeless: set[Link] = set()
-        # Requests from callers whose routing table is newer than ours.
-        self._early: dict[Link, list[tuple[frames.Submit, RegionHold]]] = {}
-        self._leaving = False
-        self._table = RoutingTable(0)
-        self._ids = itertools.count(1)
+        self._deployments = Deployments(peer_id, limits.requests_per_connection_max)
         self._numbers = itertools.count(1)
         self._posts = Posts()
         self._epoll = select.epoll()
         self._running = False
-        self._draining = False
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
         self._next_beat_ns = 0
         self._next_lazy_ns = 0
@@ -89,7 +83,7 @@ class RouterService:
         empty = threading.Event()
 
         def check() -> None:
-            self._draining = True
+            self._deployments.draining = True
             self._on_idle = empty.set
 
         self.post(check)
@@ -112,16 +106,7 @@ class RouterService:
             "segments": float(len(self._segments)),
             "frames": float(self._frames_read),
         }
-        going = 0.0
-        for dispatcher in list(self._dispatchers.values()):
-            name, statistics = dispatcher.spec.name, dispatcher.statistics()
-            for statistic, value in statistics.items():
-                # Versions of one deployment are one to who looks from outside.
-                key = f"{name}.{statistic}"
-                out[key] = out.get(key, 0.0) + value
-            if dispatcher.going:
-                going += statistics["live_requests"]
-        return {**out, "going_requests": going}
+        return out | self._deployments.statistics()
 
     # ---- the loop
 
@@ -151,8 +136,8 @@ class RouterService:
                 self._accept()
         now_ns = monotonic_ns()
         self._tick(now_ns)
-        if self._leaving:
-            self._see_off(now_ns)
+        if self._deployments.departing:
+            self._deployments.see_off(now_ns)
         self._flush_dirty(now_ns)
         if self._on_idle is not None and self._idle():
             self._on_idle()
@@ -160,12 +145,12 @@ class RouterService:
 
     def _timeout_s(self, now_ns: int) -> float:
         wake_ns = min(self._next_beat_ns, self._next_lazy_ns, self._door.wake_ns)
-        for dispatcher in self._dispatchers.values():
+        for dispatcher in self._deployments:
             wake_ns = min(wake_ns, dispatcher.machine.next_wake_ns)
         return max(0.0, (wake_ns - now_ns) / NS_PER_S)
 
     def _tick(self, now_ns: int) -> None:
-        for dispatcher in self._dispatchers.values():
+        for dispatcher in self._deployments:
             if dispatcher.machine.next_wake_ns <= now_ns:
                 dispatcher.handle(Tick(), now_ns)
         self._door.tick(now_ns)
@@ -174,9 +159,9 @@ class RouterService:
             self._beat(now_ns)
 
     def _flush_dirty(self, now_ns: int) -> None:
-        for dispatcher in self._dispatchers.values():
-            if dispatcher.dirty:
-                dirty, dispatcher.dirty = dispatcher.dirty, set()
+        for owner in (*self._deployments, self._deployments):
+            if owner.dirty:
+                dirty, owner.dirty = owner.dirty, set()
                 for link in dirty:
                     self._flush(link, lazily=False)
         if now_ns >= self._next_lazy_ns:
@@ -228,7 +213,7 @@ class RouterService:
         peer = link.peer
         if isinstance(error, ProtocolError):
             log.warning("closing %s: %s", peer or "a stranger", error.message)
-        dispatcher = self._dispatchers.get(link.deployment)
+        dispatcher = self._deployments.of(link)
         ending = self._peers.ending_with(link, dispatcher is not None and dispatcher.serves(link))
         for each in ending:
             self._disconnect(each)
@@ -245,12 +230,11 @@ class RouterService:
         self._epoll.unregister(link.fd)
         self._by_fd.pop(link.fd, None)
         self._links.pop(link.number, None)
-        self._homeless.discard(link)
-        self._early.pop(link, None)
+        self._deployments.forget(link)
         link.close()
 
     def _cancel_all(self, link: Link, now_ns: int) -> None:
-        for dispatcher in self._dispatchers.values():
+        for dispatcher in self._deployments:
             mine = [request for request in link.requests.values() if request.dispatcher is dispatcher]
             if mine:
                 dispatcher.cancel(mine, now_ns)
@@ -283,7 +267,7 @@ class RouterService:
             self._flush(main, lazily=False)
 
     def _housed(self, peer: Peer) -> list[tuple[Link, Dispatcher]]:
-        found = [(lane, self._dispatchers.get(lane.deployment)) for lane in peer.lanes]
+        found = [(lane, self._deployments.of(lane)) for lane in peer.lanes]
         return [(lane, dispatcher) for lane, dispatcher in found if dispatcher is not None]
 
     # ---- frames
@@ -309,30 +293,7 @@ class RouterService:
         self._flush(link, lazily=False)
         if frame.tier == REPLICA and peer.main is not None:
             for lane in peer.lanes if frame.main else [link]:
-                self._house(lane, now_ns)
-
-    def _house(self, link: Link, now_ns: int) -> None:
-        """A replica's lane finds its deployment, waits for a table that says it is here, or is sent away."""
-        dispatcher = self._dispatchers.get(link.deployment)
-        if link.draining or link.peer is None or link.peer.main is None:
-            return  # Nobody would notice if its process were stopped: its main connection houses it.
-        if dispatcher is not None and not dispatcher.leaving:
-            self._homeless.discard(link)
-            dispatcher.lane_up(link, now_ns)
-        elif link.epoch > self._table.version or not self._is_anothers(link.deployment):
-            self._homeless.add(link)
-        else:
-            self._homeless.discard(link)
-            link.channel.queue(frames.Goodbye())
-            self._flush(link, lazily=False)
-
-    def _is_anothers(self, key: str) -> bool:
-        """This version of the deployment is another router's, or another version of it is served now."""
-        name = key.rpartition("@")[0]
-        entries = self._table.deployments
-        if any(entry.spec.name == name and entry.spec.key != key for entry in entries):
-            return True
-        return any(e.spec.key == key and e.router_id != self.peer_id for e in (*entries, *self._table.others))
+                self._deployments.house(lane, now_ns)
 
     def _on_submit(self, link: Link, frame: frames.Submit, now_ns: int) -> None:
         region = frame.region
@@ -344,36 +305,7 @@ class RouterService:
             last_row = part.row_offset + part.rows
             if part.rows < 0 or not 0 <= part.row_offset <= last_row <= ROWS_MAX or part.request_id in link.requests:
                 raise ProtocolError(f"request {part.request_id} is malformed or already in flight")
-        self._submit(link, frame, hold, now_ns)
-
-    def _submit(self, link: Link, frame: frames.Submit, hold: RegionHold, now_ns: int) -> None:
-        if len(link.requests) + len(frame.parts) > self._limits.requests_per_connection_max:
-            most = self._limits.requests_per_connection_max
-            raise ProtocolError(f"more than {most} requests in flight on one connection")
-        dispatcher = self._dispatchers.get(frame.deployment)
-        if dispatcher is None or dispatcher.leaving:
-            self._elsewhere(link, frame, hold)
-        elif self._draining:
-            refuse_all(link, frame, hold, _UNAVAILABLE, "the router is draining; try again")
-        else:
-            dispatcher.submit(link, frame, hold, now_ns)
-            return
-        self._flush(link, lazily=False)
-
-    def _elsewhere(self, link: Link, frame: frames.Submit, hold: RegionHold) -> None:
-        """The deployment is not ours: not yet, not any more, or nobody's. Whose table is newer knows."""
-        if frame.epoch > self._table.version:
-            early = self._early.setdefault(link, [])
-            if sum(len(before.parts) for before, _ in early) > self._limits.requests_per_connection_max:
-                raise ProtocolError(f"too many requests for {frame.deployment!r}, which this router does not own")
-            early.append((frame, hold))
-        elif self._is_anothers(frame.deployment):
-            link.channel.queue(frames.Moved([part.request_id for part in frame.parts]))
-            for _ in frame.parts:
-                hold.drop()
-        else:
-            name = frame.deployment.rpartition("@")[0]
-            refuse_all(link, frame, hold, _NOT_FOUND, f"no deployment {name!r} at this router")
+        self._deployments.submit(link, frame, hold, now_ns)
 
     def _on_cancel(self, link: Link, frame: frames.Cancel, now_ns: int) -> None:
         for request_id in frame.request_ids:
@@ -397,7 +329,7 @@ class RouterService:
             if frame.shares:
                 self._on_shares(link, frame, now_ns)
             else:
-                self._dispatcher_of(link).done(link, frame, result, now_ns)
+                self._deployments.answering(link).done(link, frame, result, now_ns)
         finally:
             if result is not None:
                 result.drop()
@@ -406,7 +338,7 @@ class RouterService:
         results: list[RegionHold] = []
         try:
             results.extend(self._result(link, share.region) for share in frame.shares)
-            self._dispatcher_of(link).shared(link, frame, results, now_ns)
+            self._deployments.answering(link).shared(link, frame, results, now_ns)
         finally:
             for result in results:
                 result.drop()
@@ -417,13 +349,7 @@ class RouterService:
         return RegionHold(link, region, 1)
 
     def _on_failed(self, link: Link, frame: frames.Failed, now_ns: int) -> None:
-        self._dispatcher_of(link).failed(link, frame, now_ns)
-
-    def _dispatcher_of(self, link: Link) -> Dispatcher:
-        dispatcher = self._dispatchers.get(link.deployment)
-        if dispatcher is None:
-            raise ProtocolError(f"answer for {link.deployment!r}, which this router does not own")
-        return dispatcher
+        self._deployments.answering(link).failed(link, frame, now_ns)
 
     def _on_segment(self, link: Link, frame: frames.Segment, now_ns: int) -> None:
         link.take_segment()
@@ -459,15 +385,7 @@ class RouterService:
     def _on_goodbye(self, link: Link, frame: frames.Goodbye, now_ns: int) -> None:
         if link.peer is None or link.peer.tier != REPLICA:
             raise ProtocolError("only a replica's lane says goodbye")
-        link.draining = True
-        dispatcher = self._dispatchers.get(link.deployment)
-        if dispatcher is not None and dispatcher.serves(link):
-            dispatcher.drain(link, now_ns)
-            self._leaving = True
-        else:
-            self._homeless.discard(link)
-            link.channel.queue(frames.Goodbye())
-            self._flush(link, lazily=False)
+        self._deployments.goodbye(link, now_ns)
 
     def _unexpected(self, link: Link, frame: frames.Frame, now_ns: int) -> None:
         raise ProtocolError(f"unexpected {type(frame).__name__} frame")
@@ -475,39 +393,8 @@ class RouterService:
     # ---- routing table, posts, the end
 
     def _apply(self, table: RoutingTable) -> None:
-        if table.version <= self._table.version:
-            return
-        self._table = table
-        now_ns = monotonic_ns()
-        entries = (*table.deployments, *table.others)
-        owned = {entry.spec.key: entry.spec for entry in entries if entry.router_id == self.peer_id}
-        served = {entry.spec.key for entry in table.deployments}
-        for key, spec in owned.items():
-            known = self._dispatchers.get(key)
-            if known is None:
-                self._dispatchers[key] = Dispatcher(spec, self._ids)
-            elif known.spec != spec:
-                known.update(spec)
-        for key, dispatcher in self._dispatchers.items():
-            dispatcher.leaving = key not in owned
-            dispatcher.going = key not in served
-        self._leaving = True
-        for link in list(self._homeless):
-            self._house(link, now_ns)
-        early, self._early = self._early, {}
-        for link, submits in early.items():
-            try:
-                for frame, hold in submits:
-                    self._submit(link, frame, hold, now_ns)
-            except FlightserveError as error:
-                self._drop(link, error)
-
-    def _see_off(self, now_ns: int) -> None:
-        """End what is left of deployments that are other routers' now, and let go of lanes that drain."""
-        for key, dispatcher in list(self._dispatchers.items()):
-            if dispatcher.see_off(now_ns):
-                del self._dispatchers[key]
-        self._leaving = any(dispatcher.departing for dispatcher in self._dispatchers.values())
+        for link, error in self._deployments.apply(table, monotonic_ns()):
+            self._drop(link, error)
 
     def _idle(self) -> bool:
         return not any(link.requests or link.running for link in self._links.values())

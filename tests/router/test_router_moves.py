@@ -289,7 +289,7 @@ def test_a_router_whose_table_is_older_than_its_callers_keeps_their_requests_unt
     eventually(lambda: replacement.statistics()["connections"] > 0)
     for key in range(3):
         lane.submit(key, "Steps", "book", rows(key), meta())
-    eventually(lambda: replacement._early, what="requests came early")
+    eventually(lambda: replacement.statistics()["early_requests"] > 0, what="requests came early")
     assert lane.receive(0.1) is None
     apply(held[-1])
     replies = receive_all(lane, 3)

@@ -1,0 +1,191 @@
+"""Which deployments a router serves: the routing table's view of it, and who comes with something else in mind.
+
+The table may be behind or ahead of what callers and replicas know, and epochs say which of the two it is. Requests and
+lanes that are ahead wait for the next table. Those that are behind are sent on: requests with `Moved`, lanes with
+`Goodbye`. That holds for deployments that another router owns now, and for versions that were replaced.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
+from flightserve.router.dispatch import Dispatcher, refuse_all
+from flightserve.router.links import Link, RegionHold
+from flightserve.wire import frames
+from flightserve.wire.table import RoutingTable
+
+_UNAVAILABLE = KINDS.index(Unavailable)
+_NOT_FOUND = KINDS.index(NotFound)
+
+
+class Deployments:
+    """Iterates over the dispatchers; for the loop's thread. Connections in `dirty` have frames to be sent."""
+
+    def __init__(self, router_id: int, requests_per_connection_max: int) -> None:
+        self._router_id = router_id
+        self._requests_max = requests_per_connection_max
+        # By the deployments' keys.
+        self._dispatchers: dict[str, Dispatcher] = {}
+        # Lanes whose deployment may come to this router with the next table.
+        self._homeless: set[Link] = set()
+        # Requests from callers whose routing table is newer than ours.
+        self._early: dict[Link, list[tuple[frames.Submit, RegionHold]]] = {}
+        self._table = RoutingTable(0)
+        self._ids = itertools.count(1)
+        self.dirty: set[Link] = set()
+        # The router takes nothing new.
+        self.draining = False
+        # There may be something to `see_off`.
+        self.departing = False
+
+    def __iter__(self) -> Iterator[Dispatcher]:
+        return iter(self._dispatchers.values())
+
+    def __repr__(self) -> str:
+        return f"<Deployments {', '.join(self._dispatchers)}; {len(self._homeless)} lanes wait for theirs>"
+
+    def of(self, link: Link) -> Dispatcher | None:
+        """The dispatcher of a lane's deployment, if it is here."""
+        return self._dispatchers.get(link.deployment)
+
+    def answering(self, link: Link) -> Dispatcher:
+        """That of a lane which answers. Raises ProtocolError where there is none."""
+        dispatcher = self._dispatchers.get(link.deployment)
+        if dispatcher is None:
+            raise ProtocolError(f"answer for {link.deployment!r}, which this router does not own")
+        return dispatcher
+
+    def statistics(self) -> dict[str, float]:
+        """Those of all dispatchers, by `{name}.{statistic}`: versions of one deployment are one to who looks from
+        outside. `going_requests` are those of versions that are not served any more, `early_requests` those that
+        wait for a newer table. Any thread."""
+        early = [len(frame.parts) for submits in list(self._early.values()) for frame, _ in submits]
+        out: dict[str, float] = {"going_requests": 0.0, "early_requests": float(sum(early))}
+        for dispatcher in list(self._dispatchers.values()):
+            statistics = dispatcher.statistics()
+            for statistic, value in statistics.items():
+                key = f"{dispatcher.spec.name}.{statistic}"
+                out[key] = out.get(key, 0.0) + value
+            if dispatcher.going:
+                out["going_requests"] += statistics["live_requests"]
+        return out
+
+    # ---- lanes
+
+    def house(self, link: Link, now_ns: int) -> None:
+        """A replica's lane finds its deployment, waits for a table that says it is here, or is sent away."""
+        dispatcher = self._dispatchers.get(link.deployment)
+        if link.peer is None or link.peer.main is None:
+            return  # Nobody would notice if its process were stopped: its main connection houses it.
+        if link.draining:
+            return
+        if dispatcher is not None and not dispatcher.leaving:
+            self._homeless.discard(link)
+            dispatcher.lane_up(link, now_ns)
+        elif link.epoch > self._table.version or not self._is_elsewhere(link.deployment):
+            self._homeless.add(link)
+        else:
+            self._send_away(link)
+
+    def goodbye(self, link: Link, now_ns: int) -> None:
+        """A replica's lane takes nothing new."""
+        link.draining = True
+        dispatcher = self._dispatchers.get(link.deployment)
+        if dispatcher is not None and dispatcher.serves(link):
+            dispatcher.drain(link, now_ns)
+            self.departing = True
+        else:
+            self._send_away(link)
+
+    def _send_away(self, link: Link) -> None:
+        self._homeless.discard(link)
+        link.channel.queue(frames.Goodbye())
+        self.dirty.add(link)
+
+    def forget(self, link: Link) -> None:
+        """The connection ended."""
+        self._homeless.discard(link)
+        self._early.pop(link, None)
+
+    # ---- requests
+
+    def submit(self, link: Link, frame: frames.Submit, hold: RegionHold, now_ns: int) -> None:
+        """Take in the requests of one frame, or say where they belong. Raises ProtocolError for too many."""
+        if len(link.requests) + len(frame.parts) > self._requests_max:
+            raise ProtocolError(f"more than {self._requests_max} requests in flight on one connection")
+        dispatcher = self._dispatchers.get(frame.deployment)
+        if dispatcher is None or dispatcher.leaving:
+            self._elsewhere(link, frame, hold)
+        elif self.draining:
+            refuse_all(link, frame, hold, _UNAVAILABLE, "the router is draining; try again")
+        else:
+            dispatcher.submit(link, frame, hold, now_ns)
+            return
+        self.dirty.add(link)
+
+    def _elsewhere(self, link: Link, frame: frames.Submit, hold: RegionHold) -> None:
+        """The deployment is not ours: not yet, not any more, or nobody's. Whose table is newer knows."""
+        if frame.epoch > self._table.version:
+            early = self._early.setdefault(link, [])
+            if sum(len(before.parts) for before, _ in early) > self._requests_max:
+                raise ProtocolError(f"too many requests for {frame.deployment!r}, which this router does not own")
+            early.append((frame, hold))
+        elif self._is_elsewhere(frame.deployment):
+            link.channel.queue(frames.Moved([part.request_id for part in frame.parts]))
+            for _ in frame.parts:
+                hold.drop()
+        else:
+            name = frame.deployment.rpartition("@")[0]
+            refuse_all(link, frame, hold, _NOT_FOUND, f"no deployment {name!r} at this router")
+
+    def _is_elsewhere(self, key: str) -> bool:
+        """This version of the deployment is another router's, or another version of it is served now."""
+        name = key.rpartition("@")[0]
+        entries = self._table.deployments
+        if any(entry.spec.name == name and entry.spec.key != key for entry in entries):
+            return True
+        return any(e.spec.key == key and e.router_id != self._router_id for e in (*entries, *self._table.others))
+
+    # ---- the table
+
+    def apply(self, table: RoutingTable, now_ns: int) -> list[tuple[Link, FlightserveError]]:
+        """Take over a newer table; returns connections that broke the protocol with what had waited for it."""
+        if table.version <= self._table.version:
+            return []
+        self._table = table
+        entries = (*table.deployments, *table.others)
+        owned = {entry.spec.key: entry.spec for entry in entries if entry.router_id == self._router_id}
+        served = {entry.spec.key for entry in table.deployments}
+        for key, spec in owned.items():
+            known = self._dispatchers.get(key)
+            if known is None:
+                self._dispatchers[key] = Dispatcher(spec, self._ids)
+            elif known.spec != spec:
+                known.update(spec)
+        for key, dispatcher in self._dispatchers.items():
+            dispatcher.leaving = key not in owned
+            dispatcher.going = key not in served
+        self.departing = True
+        for link in list(self._homeless):
+            self.house(link, now_ns)
+        return self._submit_early(now_ns)
+
+    def _submit_early(self, now_ns: int) -> list[tuple[Link, FlightserveError]]:
+        early, self._early = self._early, {}
+        broken: list[tuple[Link, FlightserveError]] = []
+        for link, submits in early.items():
+            try:
+                for frame, hold in submits:
+                    self.submit(link, frame, hold, now_ns)
+            except FlightserveError as error:
+                broken.append((link, error))
+        return broken
+
+    def see_off(self, now_ns: int) -> None:
+        """End what is left of deployments that are not here any more, and let go of lanes that drain."""
+        for key, dispatcher in list(self._dispatchers.items()):
+            if dispatcher.see_off(now_ns):
+                del self._dispatchers[key]
+        self.departing = any(dispatcher.departing for dispatcher in self)
