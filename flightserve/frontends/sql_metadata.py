@@ -19,6 +19,7 @@ TABLE_TYPES: Final = ("BASE TABLE", "VIEW")
 
 
 def required(name: str, kind: pa.DataType) -> pa.Field:
+    """A field that is never null."""
     return pa.field(name, kind, nullable=False)
 
 
