@@ -21,6 +21,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import ConfigError, Unavailable
 from flightserve.sql.errors import translate
 from flightserve.sql.sources import Source, quoted, quoted_name
@@ -31,6 +32,7 @@ LOADS: Final = ("memory", "view")
 IDLE_SESSIONS_MAX: Final = 16
 # How long an engine that closes waits for queries that it interrupted.
 CLOSE_WAIT_S: Final = 5.0
+INTERRUPT_AGAIN_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,13 @@ class Engine:
         """Interrupt what runs, wait a moment for it to end, close the database, and remove what was spilled."""
         with self._changed:
             self._closed = True
-            for session in self._busy:
-                session.interrupt()
-            ended = self._changed.wait_for(lambda: not self._busy, CLOSE_WAIT_S)
+            until_ns = monotonic_ns() + int(CLOSE_WAIT_S * NS_PER_S)
+            while self._busy and monotonic_ns() < until_ns:
+                # Again and again: one that comes before the query has begun is lost.
+                for session in self._busy:
+                    session.interrupt()
+                self._changed.wait(INTERRUPT_AGAIN_S)
+            ended = not self._busy
             idle, self._idle = self._idle, []
         for session in [*idle, self.shadow]:
             session.close()
