@@ -216,6 +216,8 @@ class Calls:
         replied, self._replied = self._replied, []
         shared: dict[int, list[tuple[Exchange, Result, int]]] = {}
         for exchange, result in replied:
+            if exchange.disconnected or exchange.response_complete:
+                continue  # since its result came: what it asked is forgotten, and its neighbours are not to fail for it
             if exchange.form_out is not JSON:
                 self.answer_pieces(exchange, [result])
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,10 +14,12 @@ import pytest
 import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http import HttpFrontend
+from flightserve.frontends.http_bodies import JSON
 from flightserve.frontends.http_calls import Calls, _common
 from flightserve.metrics import Metrics
 from tests.frontends.http_support import ARROW, Raw, ipc, post, table_of
 from tests.plane import Plane, plane
+from tests.support import eventually
 
 CALL = "/v1/Echo/call"
 
@@ -92,6 +95,46 @@ def test_a_shared_result_is_decoded_only_where_enough_of_it_is_wanted() -> None:
     assert [start for _, _, start in members] == [0, 4]
     apart: list[tuple[Any, Any, int]] = [(None, _Slice(whole, 1), 0), (None, _Slice(whole, 1), 99)]
     assert _common(apart) == (None, apart)
+
+
+class _Asked:
+    """An exchange as answers see it."""
+
+    def __init__(self) -> None:
+        self.disconnected = self.response_complete = False
+        self.form_out = JSON
+        self.body: Any = SimpleNamespace(as_rows=True)
+        self.results: list[Any] = []
+        self.answered: list[Any] = []
+
+    def answer(self, form: bytes, body: bytes) -> None:
+        self.answered.append(json.loads(body))
+
+    def fail(self, error: Exception) -> None:
+        raise AssertionError(f"a request whose result is there failed: {error}")
+
+    def abandon(self) -> None:
+        self.disconnected = self.response_complete = True
+        self.body = None
+
+
+def test_a_client_that_leaves_after_its_result_came_does_not_harm_its_neighbours(
+    served: tuple[Plane, HttpFrontend],
+) -> None:
+    running, frontend = served
+    calls: Any = frontend._calls
+    whole = pa.record_batch({"a": [1, 2, 3]})
+    asked = [_Asked() for _ in range(3)]
+
+    async def answer_in_one_turn() -> None:
+        for row, exchange in enumerate(asked):
+            result = SimpleNamespace(origin=(7, row), num_rows=1, whole=lambda: whole)
+            calls.reply(exchange, result, None, True)
+        asked[1].abandon()
+
+    running.run(answer_in_one_turn())
+    eventually(lambda: asked[2].answered)
+    assert [each.answered for each in asked] == [[{"rows": [{"a": 1}]}], [], [{"rows": [{"a": 3}]}]]
 
 
 @pytest.mark.parametrize(
