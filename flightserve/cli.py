@@ -1,9 +1,10 @@
 """The `flightserve` command: `run` serves an app until it is told to stop, `sql` files as tables; `status` shows what
-runs.
+runs; `scale` and `deploy` change it while it runs.
 
 Standard output is for programs: `run` writes exactly one line there, `ready {addresses as JSON}`, when every
 replica answers. All else (logs, what user code prints) goes to standard error. Exit status: 0 after SIGINT or
-SIGTERM and a drain, 1 when the app cannot be served, 2 for wrong arguments.
+SIGTERM and a drain, or a change that was made; 1 when the app cannot be served, or not be changed (then it serves
+what it did before); 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from flightserve.app import CHANGE_TIMEOUT_S
 from flightserve.config import FrontendOptions
 from flightserve.errors import ConfigError, FlightserveError, PermissionDenied
 
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"flightserve: {error.message}", file=sys.stderr)
         return 2
     except FlightserveError as error:
-        print(getattr(error, "detail", ""), f"flightserve: {error.message}", sep="\n", file=sys.stderr)
+        print(*filter(None, [getattr(error, "detail", ""), f"flightserve: {error.message}"]), sep="\n", file=sys.stderr)
         return 1
 
 
@@ -71,7 +74,34 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(command=_status)
     status.add_argument("--app", metavar="ID", help="only this app")
     status.add_argument("--json", action="store_true", help="everything, one JSON object a line and app")
+
+    scale = commands.add_parser("scale", help="change how many replicas a running app has")
+    scale.set_defaults(command=_scale)
+    scale.add_argument(
+        "replicas", nargs="+", type=_replicas, metavar="NAME=N", help="replicas of a deployment, 1 or more"
+    )
+    _changing_options(scale)
+
+    deploy = commands.add_parser("deploy", help="replace what a running app serves, without a failed request")
+    deploy.set_defaults(command=_deploy)
+    deploy.add_argument("app", metavar="module:app", help="where the new fs.App is")
+    about = (
+        "replicas of a deployment (default: as many as it has, or as a class declares that declared otherwise before)"
+    )
+    deploy.add_argument("--replicas", action="append", default=[], type=_replicas, metavar="NAME=N", help=about)
+    about = "replace also deployments that are as they were, e.g. to have them load their data again"
+    deploy.add_argument("--everything", action="store_true", help=about)
+    _changing_options(deploy)
     return parser
+
+
+def _changing_options(parser: argparse.ArgumentParser) -> None:
+    """What `scale` and `deploy` have in common."""
+    parser.add_argument(
+        "--app", dest="app_id", metavar="ID", help="which app (default: the only one of yours that runs)"
+    )
+    about = "how long new replicas may take to be ready before all is as it was (default: %(default)s)"
+    parser.add_argument("--timeout", type=float, default=CHANGE_TIMEOUT_S, metavar="SECONDS", help=about)
 
 
 def _serving_options(parser: argparse.ArgumentParser) -> None:
@@ -245,6 +275,34 @@ def load_app(target: str) -> Any:
     return app
 
 
+# ---- scale, deploy
+
+
+def _scale(arguments: argparse.Namespace) -> int:
+    from flightserve.control import commands
+
+    print(commands.scale(commands.find_app(arguments.app_id), dict(arguments.replicas), arguments.timeout))
+    return 0
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    from flightserve.app import planned
+    from flightserve.control import commands
+
+    running = commands.find_app(arguments.app_id)
+    with _StdoutForPrograms() as out:
+        try:
+            deployments = planned(load_app(arguments.app), arguments.everything)
+        except FlightserveError:
+            raise
+        except Exception as error:
+            # Whatever a stranger's module raises.
+            message = f"nothing was changed: {arguments.app} cannot be imported: {type(error).__name__}: {error}"
+            raise commands.ChangeFailed(message, traceback.format_exc()) from error
+        print(commands.deploy(running, deployments, dict(arguments.replicas), arguments.timeout), file=out)
+    return 0
+
+
 # ---- status
 
 
@@ -283,21 +341,42 @@ def _as_json(view: View) -> str:
 def render(view: View) -> str:
     """The view as a table for people."""
     lines = [f"app {view.app_id}: {view.phase}" + (f" ({view.problem})" if view.problem else "")]
+    lines += [f"  changing: {view.change}"] if view.change else []
     lines += [f"  {protocol:8}{address}" for protocol, address in view.addresses.items()]
-    rows = [("NAME", "PHASE", "READY", "PID", "RESTARTS", "AGE", "ADDRESSES")]
-    rows.append(("supervisor", "serving", "yes", str(view.supervisor_pid), "", "", ""))
-    rows += [
-        (
-            child.name,
-            child.phase,
-            "yes" if child.ready else "no",
-            str(child.pid or ""),
-            str(child.restarts),
-            f"{child.age_s:.0f} s",
-            " ".join(child.addresses.values()),
-        )
-        for child in view.children
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += _columns(
+        [("DEPLOYMENT", "VERSION", "STATE", "DESIRED", "READY", "DRAINING")],
+        [
+            (each.name, each.version, each.state, str(each.desired), str(each.ready), str(each.draining))
+            for each in view.deployments
+        ],
+    )
+    lines += _columns(
+        [
+            ("PROCESS", "PHASE", "READY", "VERSION", "PID", "RESTARTS", "AGE", "ADDRESSES"),
+            ("supervisor", "serving", "yes", "", str(view.supervisor_pid), "", "", ""),
+        ],
+        [
+            (
+                child.name,
+                child.phase,
+                "yes" if child.ready else "no",
+                child.version if child.deployment else "",
+                str(child.pid or ""),
+                str(child.restarts),
+                f"{child.age_s:.0f} s",
+                " ".join(child.addresses.values()),
+            )
+            for child in view.children
+        ],
+    )
     return "\n".join(lines)
+
+
+def _columns(head: list[tuple[str, ...]], rows: list[tuple[str, ...]]) -> list[str]:
+    """An empty line, then the rows with cells of equal width; nothing where there is only a head line."""
+    rows = [*head, *rows]
+    if len(rows) == 1:
+        return []
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return ["", *("  ".join(row).rstrip() for row in cells)]

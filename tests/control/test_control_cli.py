@@ -15,7 +15,7 @@ from flightserve.cli import load_app, main, render
 from flightserve.config import FabricLimits, FrontendOptions
 from flightserve.control import reaper
 from flightserve.control.desired import Desired
-from flightserve.control.messages import ChildView, View
+from flightserve.control.messages import ChildView, DeploymentView, View
 from flightserve.control.names import running_apps
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment
@@ -95,12 +95,45 @@ def test_the_first_frontend_takes_the_ports_given_the_others_free_ones_and_succe
 
 
 def test_status_is_a_table_for_people() -> None:
-    child = ChildView("router-0", "router", "", "serving", True, 12, 1, 3, 61.5)
-    view = View("id", "degraded", "waiting for replica-Pricing-0", "", 11, 9, {"http": "http://x"}, (child,))
-    lines = render(view).splitlines()
-    assert lines[0] == "app id: degraded (waiting for replica-Pricing-0)"
-    assert lines[1].split() == ["http", "http://x"]
-    assert lines[-1].split() == ["router-0", "serving", "yes", "12", "3", "62", "s"]
+    children = (
+        ChildView("replica-Pricing-2", "replica", "Pricing", "serving", True, 13, 2, 0, 2.0, "b2"),
+        ChildView("router-0", "router", "", "serving", True, 12, 1, 3, 61.5, "1"),
+    )
+    deployments = (
+        DeploymentView("Pricing", "a1", "going", 2, 1, 1),
+        DeploymentView("Pricing", "b2", "served", 1, 1, 0),
+    )
+    problem = "waiting for replica-Pricing-0"
+    addresses = {"http": "http://x"}
+    view = View("id", "degraded", problem, "", 11, 9, addresses, children, deployments, "Pricing: 1 of 1")
+    lines = [line.split() for line in render(view).splitlines()]
+    assert " ".join(lines[0]) == "app id: degraded (waiting for replica-Pricing-0)"
+    assert " ".join(lines[1]) == "changing: Pricing: 1 of 1"
+    assert lines[2] == ["http", "http://x"]
+    assert lines[4:7] == [
+        ["DEPLOYMENT", "VERSION", "STATE", "DESIRED", "READY", "DRAINING"],
+        ["Pricing", "a1", "going", "2", "1", "1"],
+        ["Pricing", "b2", "served", "1", "1", "0"],
+    ]
+    assert lines[-2:] == [
+        ["replica-Pricing-2", "serving", "yes", "b2", "13", "0", "2", "s"],
+        ["router-0", "serving", "yes", "12", "3", "62", "s"],
+    ]
+
+
+@pytest.mark.parametrize("command", [["scale", "Pricing=2"], ["deploy", APP]])
+def test_a_change_needs_an_app_that_runs(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--app", "no such app"]) == 1
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "flightserve: no app no such app runs on this machine\n")
+
+
+@pytest.mark.parametrize("wish", ["Pricing", "Pricing=-1", "=2"])
+def test_scale_takes_names_and_counts(wish: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["scale", wish])
+    assert exit_.value.code == 2
+    assert "is not NAME=N" in capsys.readouterr().err
 
 
 def test_status_says_when_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
