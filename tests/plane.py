@@ -90,7 +90,8 @@ class Plane:
         """The next table, which every router in it has taken over."""
         routers = [self.router, *self.others]
         peers = tuple(Peer(router.peer_id, "router", "router", router.endpoint, "node") for router in routers)
-        count, version = len(self.replicas), next(self._version)
+        # Replicas that are processes of their own are not counted here; callers want one at least.
+        count, version = max(1, len(self.replicas)), next(self._version)
         if self._epoch[0] != self.router.peer_id:
             self._epoch = (self.router.peer_id, version)
         entries = tuple(Entry(spec, self.router.peer_id, count, count, self._epoch[1]) for spec in self.specs.values())
