@@ -40,6 +40,9 @@ from tests.chaos.history import (
 NS_PER_S: Final = 1_000_000_000
 # How long after its deadline a request's outcome may come: what is needed to notice it and to say so, under load.
 LATE_NS: Final = 2 * NS_PER_S
+# Processes that a request and its outcome pass. Where the generator, which only has to wake up in time, was behind its
+# own schedule, the machine was short of time, and each of them may have been as far behind.
+HOPS: Final = 6
 # How long after its caller gave it up, or had its outcome, a request may still begin to run.
 ENDED_NS: Final = 2 * NS_PER_S
 # The server's answer is not known of these: it may have counted anything, and the method may have run.
@@ -76,6 +79,11 @@ class Books:
         self.execs: dict[int, list[Exec]] = defaultdict(list)
         for run in history.execs:
             self.execs[run.id].append(run)
+        # By second, the most that a request was sent after its time.
+        self._lags_ns: dict[int, int] = {}
+        for invoke in history.invokes:
+            second = invoke.sent_ns // NS_PER_S
+            self._lags_ns[second] = max(self._lags_ns.get(second, 0), invoke.sent_ns - invoke.intended_ns)
         self.stopped_pids = {fault.pid for fault in history.faults if fault.kind.endswith("-stop")}
 
     def excusing(self, invoke: Invoke, end_ns: int) -> Iterator[Allowance]:
@@ -89,13 +97,18 @@ class Books:
 
     def late_ns(self, invoke: Invoke) -> int:
         """The last moment for the request's outcome."""
-        last_ns = invoke.deadline_ns + LATE_NS
+        last_ns = invoke.deadline_ns + LATE_NS + HOPS * self.lag_ns(invoke)
         for fault in self.history.faults:
             allowance = TABLE[fault.kind]
             own = not allowance.own_connections or fault.target == invoke.frontend
             if allowance.delays and own and fault.begin_ns <= last_ns and invoke.sent_ns <= closes_ns(fault):
                 last_ns = max(last_ns, closes_ns(fault) + LATE_NS)
         return last_ns
+
+    def lag_ns(self, invoke: Invoke) -> int:
+        """How far behind the generator was at the most while the request was under way."""
+        seconds = range(invoke.sent_ns // NS_PER_S, (invoke.deadline_ns + LATE_NS) // NS_PER_S + 1)
+        return max((self._lags_ns[second] for second in seconds if second in self._lags_ns), default=0)
 
     def story(self, request_id: int) -> str:
         """All that is known of a request, one record a line, in the order of time."""
@@ -258,7 +271,7 @@ def _check_ended(books: Books, invoke: Invoke, runs: list[Exec], outcomes: list[
         return
     ended_ns = max(outcome.at_ns for outcome in outcomes)
     for run in runs:
-        if run.at_ns > ended_ns + ENDED_NS and run.pid not in books.stopped_pids:
+        if run.at_ns > ended_ns + ENDED_NS + HOPS * books.lag_ns(invoke) and run.pid not in books.stopped_pids:
             after_s = (run.at_ns - ended_ns) / NS_PER_S
             yield Violation(
                 3, invoke.id, f"{invoke} began to run {after_s:.2f} s after its outcome, {outcomes[0].code}"

@@ -328,6 +328,15 @@ def test_a_frozen_frontend_delays_its_own_clients_only() -> None:
     assert any("late" in message for message in messages(history("frontend-1")))
 
 
+def test_where_the_generator_was_behind_its_schedule_others_may_have_been() -> None:
+    invoke = invoke_of(1, timeout_ms=100)
+    after_ms = 100 + checker.LATE_NS / MS + 500
+    late = [invoke, exec_of(invoke), answer_of(invoke, after_ms=after_ms)]
+    assert any("late" in message for message in messages(History().add(late)))
+    held_up = invoke_of(2, intended_ns=invoke_of(2).sent_ns - 100 * MS)
+    assert messages(History().add([*late, held_up, exec_of(held_up), answer_of(held_up)])) == []
+
+
 def test_a_client_that_is_killed_takes_its_outcomes_along_and_nothing_else() -> None:
     invoke = invoke_of(1, ONCE, doomed=True)
     assert messages(History().add([invoke, exec_of(invoke)])) == []
