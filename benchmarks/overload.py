@@ -7,6 +7,7 @@ deadline router a fifth of it, as a Poisson process from a load generator of its
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,9 +34,10 @@ GOODPUT_MIN, MISSED_MAX, REFUSAL_MS_MAX, URGENT_MAX = 0.85, 0.01, 20.0, 3.0
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: the capacity in answers a second, and the load generator's answers."""
+    """One round: the capacity in answers a second and what they are worth, and the load generator's answers."""
 
     capacity_per_s: float
+    work_per_s: float
     deadline: dict[str, Any]
     fifo: dict[str, Any]
     quiet: dict[str, Any]
@@ -63,8 +65,8 @@ def measure(bench: Bench, seed: int) -> Round:
     url = f"{bench.server(*SERVED).addresses['http']}/v1"
     load, seconds, timeout = bench.load(LOAD), bench.settings.seconds, timeout_ms()
 
-    def saturate(name: str) -> float:
-        answer = load.run(
+    def saturate(name: str) -> dict[str, Any]:
+        return load.run(
             "saturate",
             TIMEOUT_S,
             url=f"{url}/{name}",
@@ -73,7 +75,6 @@ def measure(bench: Bench, seed: int) -> Round:
             connections=FULL_QUEUE,
             seed=seed,
         )
-        return float(answer["answers_per_s"])
 
     def open_loop(name: str, times: float) -> dict[str, Any]:
         return load.run(
@@ -88,10 +89,13 @@ def measure(bench: Bench, seed: int) -> Round:
             seed=seed,
         )
 
-    capacity_per_s = saturate("Fifo")
+    full = saturate("Fifo")
+    capacity_per_s = full["answers_per_s"]
     # The deadline router too has run full micro-batches before it is measured.
     saturate("Deadline")
-    return Round(capacity_per_s, open_loop("Deadline", 2), open_loop("Fifo", 2), open_loop("Deadline", 0.2))
+    return Round(
+        capacity_per_s, full["work_per_s"], open_loop("Deadline", 2), open_loop("Fifo", 2), open_loop("Deadline", 0.2)
+    )
 
 
 # ---- figures
@@ -100,18 +104,23 @@ def measure(bench: Bench, seed: int) -> Round:
 def _goodput(rounds: Sequence[Round]) -> Figure:
     def sample(r: Round, answer: dict[str, Any]) -> Sample:
         share = answer["goodput_per_s"] / r.capacity_per_s
-        return _sample(share, answer, capacity_per_s=r.capacity_per_s)
+        return _sample(share, answer, capacity_per_s=r.capacity_per_s, work=answer["work_per_s"] / r.work_per_s)
 
+    def work(samples: Sequence[Sample]) -> float:
+        return float(statistics.median(sample.extra["work"] for sample in samples))
+
+    ours, theirs = [sample(r, r.deadline) for r in rounds], [sample(r, r.fifo) for r in rounds]
     capacities = [int(each.capacity_per_s) for each in rounds]
     lag = p99(each for r in rounds for each in r.deadline["lag_ms"])
     return Figure(
         "overload, twice the capacity: goodput (FIFO without shedding)",
         "of capacity",
-        tuple(sample(r, r.deadline) for r in rounds),
-        tuple(sample(r, r.fifo) for r in rounds),
+        tuple(ours),
+        tuple(theirs),
         Bar("at_least", GOODPUT_MIN),
         "value",
         (
+            f"counted by the time that answers take: {work(ours):.3f} ({work(theirs):.3f})",
             f"capacity {min(capacities)}-{max(capacities)} answers/s, deadlines {timeout_ms():.0f} ms",
             f"requests left the generator at most {lag:.1f} ms late (p99)",
         ),

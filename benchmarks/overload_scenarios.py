@@ -56,8 +56,16 @@ class Scenario:
 
     def service_ms(self, method: str, rows: int, rng: random.Random) -> float:
         """How long a micro-batch of that method runs."""
-        kind = next(kind for kind in self.kinds if kind.method == method)
+        kind = self._of(method)
         return (kind.fixed_ms + kind.row_ms * rows) * rng.lognormvariate(0.0, self.noise)
+
+    def work_ms(self, method: str, rows: int) -> float:
+        """What an answer is worth: the time it takes of a replica whose micro-batches are full."""
+        kind = self._of(method)
+        return (kind.fixed_ms / self.max_batch_rows + kind.row_ms) * rows
+
+    def _of(self, method: str) -> Kind:
+        return next(kind for kind in self.kinds if kind.method == method)
 
 
 def _chosen(rng: random.Random, weighted: Sequence[tuple[T, float]]) -> T:

@@ -4,8 +4,8 @@ A run first finds the capacity of the scenario, in answers a second and in micro
 FIFO machine full for a while without deadlines. Then requests arrive at a multiple of that rate, as a Poisson process,
 whatever becomes of them. What arrives in the first part of the time is not counted: the policy is learning.
 
-Goodput is the share of the capacity that was answered within the deadline. The machine ends every request at
-its deadline, so no answer is late; what is admitted and not answered has missed its deadline.
+Goodput is the answers within their deadline as a share of the capacity. The machine ends every request at its
+deadline, so no answer is late. A request that is refused later than at once was admitted, and counts as missed.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ _DEADLINE = errors.KINDS.index(errors.DeadlineExceeded)
 
 @dataclass(slots=True)
 class Capacity:
-    """What the replicas can do: answers a second of the scenario's mix, and the mean time of a micro-batch."""
+    """What the replicas can do: answers a second of the scenario's mix, what they are worth (`Scenario.work_ms`),
+    and the mean time of a micro-batch."""
 
     per_s: float
+    work_per_s: float
     service_ns: float
 
 
@@ -54,8 +56,8 @@ class Capacity:
 class Outcomes:
     """What became of the requests that arrived in `seconds`. Times in ns, from arrival.
 
-    `answered_ns` holds answers, `refused_ns` refusals before the deadline, `missed_ns` the admitted requests whose
-    deadline passed, at that time; `urgent_ns` and `urgent_missed_ns` those of priority 9 among them.
+    `answered_ns` holds answers, `refused` counts refusals on arrival; `missed_ns` are the admitted requests that were
+    not answered, at the time when they were told. `urgent_ns`, `urgent_missed_ns`: those of priority 9 among them.
     """
 
     seconds: float
@@ -63,10 +65,11 @@ class Outcomes:
     offered: int = 0
     answered_ns: list[int] = field(default_factory=list)
     urgent_ns: list[int] = field(default_factory=list)
-    refused_ns: list[int] = field(default_factory=list)
+    refused: int = 0
     missed_ns: list[int] = field(default_factory=list)
     urgent_offered: int = 0
     urgent_missed_ns: list[int] = field(default_factory=list)
+    work_ms: float = 0.0
 
     @property
     def goodput(self) -> float:
@@ -74,8 +77,14 @@ class Outcomes:
         return len(self.answered_ns) / self.seconds / self.capacity.per_s
 
     @property
+    def work(self) -> float:
+        """Goodput where an answer counts by the time that it takes of a replica. A router that prefers what is
+        quickly done can have a goodput above 1; not so here."""
+        return self.work_ms / self.seconds / self.capacity.work_per_s
+
+    @property
     def missed_share(self) -> float:
-        """The share of the admitted requests that missed their deadline."""
+        """The share of the admitted requests that were not answered in time."""
         admitted = len(self.missed_ns) + len(self.answered_ns)
         return len(self.missed_ns) / admitted if admitted else 0.0
 
@@ -174,11 +183,13 @@ class FullQueue(OverloadWorld):
 
     def __init__(self, scenario: Scenario, options: DeploymentOptions, seed: int) -> None:
         self.answers = 0
+        self.work_ms = 0.0
         super().__init__(scenario, options, seed)
 
     def answered(self, request: Request) -> None:
         """Another one arrives in its place."""
         self.answers += 1
+        self.work_ms += self.scenario.work_ms(request.group[0], request.rows)
         self.after(0, lambda: self.send(Arrived([self.request(0)])))
 
     def measure(self, seconds: float) -> Capacity:
@@ -187,7 +198,7 @@ class FullQueue(OverloadWorld):
         self.run_until(int(seconds * NS_PER_S))
         busy_ns = sum(replica.busy_ns for replica in self.replicas.values())
         batches = sum(replica.batches for replica in self.replicas.values())
-        return Capacity(self.answers / seconds, busy_ns / batches)
+        return Capacity(self.answers / seconds, self.work_ms / seconds, busy_ns / batches)
 
 
 class OpenLoop(OverloadWorld):
@@ -237,16 +248,17 @@ class OpenLoop(OverloadWorld):
         if request.arrived_ns >= self._from_ns:
             taken_ns = self.now_ns - request.arrived_ns
             self.outcomes.answered_ns.append(taken_ns)
+            self.outcomes.work_ms += self.scenario.work_ms(request.group[0], request.rows)
             if request.priority == URGENT:
                 self.outcomes.urgent_ns.append(taken_ns)
 
     def refused(self, request: Request) -> None:
-        """Note whether it was told in time to do something else."""
+        """Note whether it was told at once."""
         if request.arrived_ns < self._from_ns:
             return
         outcomes, taken_ns = self.outcomes, self.now_ns - request.arrived_ns
-        if self.now_ns < request.deadline_ns:
-            outcomes.refused_ns.append(taken_ns)
+        if not taken_ns:
+            outcomes.refused += 1
             return
         outcomes.missed_ns.append(taken_ns)
         if request.priority == URGENT:

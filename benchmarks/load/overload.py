@@ -15,7 +15,7 @@ import functools
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -56,6 +56,7 @@ class Tally:
 
     from_ns: int = 0
     answered_ns: list[int] = field(default_factory=list)
+    answered_of: collections.Counter[str] = field(default_factory=collections.Counter)
     late_ns: list[int] = field(default_factory=list)
     refused_ns: list[int] = field(default_factory=list)
     missed: int = 0
@@ -71,7 +72,11 @@ class Tally:
             return
         urgent = plan.priority == URGENT
         if status == 200:
-            (self.answered_ns if taken_ns < plan.timeout_ns else self.late_ns).append(taken_ns)
+            if taken_ns < plan.timeout_ns:
+                self.answered_ns.append(taken_ns)
+                self.answered_of[plan.method] += 1
+            else:
+                self.late_ns.append(taken_ns)
             if urgent:
                 self.urgent_ns.append(taken_ns)
             return
@@ -252,10 +257,10 @@ def open_loop(
 ) -> dict[str, Any]:
     """Order `open_loop`: Poisson arrivals of `per_s` a second for `seconds`, each to be answered in `timeout_ms`.
 
-    The answer has how many were `sent`, and of those after the first fifth of the time: `goodput_per_s`, how many
-    were `answered` in time, `late`, or `missed` (told at their deadline), how many urgent ones were lost, and all
-    times in ms from the intended time, sorted: of answers, of urgent answers, of refusals. `lag_ms` is how late
-    requests left.
+    The answer has how many were `sent`, and of those after the first fifth of the time: `goodput_per_s` and what it
+    is worth, `work_per_s`; how many were `answered` in time, `late`, or `missed` (told at their deadline), how many
+    urgent ones were lost; and all times in ms from the intended time, sorted: of answers, of urgent answers, of
+    refusals. `lag_ms` is how late requests left.
     """
     plans = arrivals(named(scenario), per_s, seconds, timeout_ms, seed)
     warm_s = WARM_SHARE * seconds
@@ -264,6 +269,7 @@ def open_loop(
     return {
         "sent": len(tally.lag_ns),
         "goodput_per_s": len(tally.answered_ns) / counted_s,
+        "work_per_s": work_ms(named(scenario), tally.answered_of) / counted_s,
         "answered": len(tally.answered_ns),
         "verified": len(tally.answered_ns),
         "late": len(tally.late_ns),
@@ -297,17 +303,25 @@ def steady(url: str, per_s: float, seconds: float, timeout_ms: float, seed: int)
 
 
 def saturate(url: str, scenario: str, seconds: float, connections: int, seed: int) -> dict[str, Any]:
-    """Order `saturate`: `connections` requests are always with the server, without deadlines: `answers_per_s`.
+    """Order `saturate`: `connections` requests are always with the server, without deadlines: `answers_per_s`, and
+    `work_per_s`, what they are worth.
 
     The first fifth of the time is not counted.
     """
-    tally = uvloop.run(_run(url, always_more(named(scenario), seconds, seed), connections, seconds))
+    mix = named(scenario)
+    tally = uvloop.run(_run(url, always_more(mix, seconds, seed), connections, seconds))
     if set(tally.statuses) != {200}:
         raise WrongAnswer(f"statuses {dict(tally.statuses)}")
     from_ns, until_ns = WARM_SHARE * seconds * 1e9, seconds * 1e9
     counted = sum(from_ns < ended_ns <= until_ns for ended_ns in tally.answered_ns)
-    answered = len(tally.answered_ns)
-    return {"answers_per_s": counted / (seconds * (1 - WARM_SHARE)), "answered": answered, "verified": answered}
+    answers_per_s, answered = counted / (seconds * (1 - WARM_SHARE)), len(tally.answered_ns)
+    work_per_s = work_ms(mix, tally.answered_of) / answered * answers_per_s
+    return {"answers_per_s": answers_per_s, "work_per_s": work_per_s, "answered": answered, "verified": answered}
+
+
+def work_ms(scenario: Scenario, answered_of: Mapping[str, int]) -> float:
+    """What answers are worth, by method; each of them has one row."""
+    return sum(scenario.work_ms(method, 1) * count for method, count in answered_of.items())
 
 
 def in_ms(times_ns: list[int]) -> list[float]:
