@@ -43,7 +43,7 @@ _MARKS: Final = "__flightserve_method__"
 _DECLARED: Final = "__flightserve_deployment__"
 _OPTIONS: Final = {field.name: field for field in dataclasses.fields(DeploymentOptions)}
 # Zero is a choice for these; every other number is a size, a count or a time and must be greater.
-_ZERO_ALLOWED: Final = frozenset({"linger_ms", "num_cpus", "num_gpus"})
+_ZERO_ALLOWED: Final = frozenset({"linger_ms", "max_queue_wait_ms", "num_cpus", "num_gpus"})
 # How forms are spelled where the name behind an annotation is known to type checkers only.
 _SPELLED: Final = {
     "RecordBatch": "record_batch",
@@ -193,6 +193,9 @@ def _check_option(key: str, value: Any) -> None:
             raise ConfigError(f"resources is {value!r}; it is a dict of names and amounts")
         for name, amount in value.items():
             _check_amount(f"resources[{name!r}]", amount, zero_allowed=False)
+    elif key == "adaptive_limit":
+        if not isinstance(value, bool):
+            raise ConfigError(f"adaptive_limit is {value!r}; it is True or False")
     else:
         whole = _OPTIONS[key].type == "int"
         if not _is_number(value) or (whole and not isinstance(value, int)):

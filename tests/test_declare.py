@@ -134,6 +134,8 @@ def test_a_subclass_is_served_by_its_own_name() -> None:
         ({"concurrency": 0}, "concurrency is 0"),
         ({"linger_ms": -0.1}, "linger_ms is -0.1; it must be at least 0"),
         ({"linger_ms": float("nan")}, "linger_ms is nan"),
+        ({"max_queue_wait_ms": -1}, "max_queue_wait_ms is -1; it must be at least 0"),
+        ({"adaptive_limit": 1}, "adaptive_limit is 1; it is True or False"),
         ({"num_cpus": float("inf")}, "num_cpus is inf"),
         ({"num_gpus": None}, "num_gpus is None; it is a number"),
         ({"resources": ["gpu"]}, "resources is"),

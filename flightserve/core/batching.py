@@ -30,18 +30,27 @@ class Bounds:
 
 class MicroBatch:
     """One micro-batch in flight. `wanted` counts the members that have no outcome yet; `streamed` is set when a
-    part of its reply went out. It holds one slice of one request, or any number of whole requests."""
+    part of its reply went out; it was sent at `sent_ns` and should take `expected_ns`. It holds one slice of one
+    request, or any number of whole requests."""
 
-    __slots__ = ("entries", "id", "pieces", "replica_id", "rows", "streamed", "wanted")
+    __slots__ = ("entries", "expected_ns", "id", "pieces", "replica_id", "rows", "sent_ns", "streamed", "wanted")
 
-    def __init__(self, id: int, replica_id: int, entries: list[Entry], pieces: list[Piece]) -> None:
+    def __init__(self, id: int, replica_id: int, entries: list[Entry], pieces: list[Piece], sent_ns: int = 0) -> None:
         self.id = id
         self.replica_id = replica_id
         self.entries = entries
         self.pieces = pieces
         self.rows = sum(map(_ROWS, pieces))
         self.wanted = len(entries)
+        self.sent_ns = sent_ns
+        self.expected_ns = 0
         self.streamed = False
+
+    @property
+    def first(self) -> bool:
+        """True where its members run for the first time; of a request that is cut, the first slice."""
+        head = self.entries[0]
+        return not head.alone and not head.attempts and (head.cut is None or self.pieces[0].row_offset == 0)
 
     @property
     def repeatable(self) -> int:

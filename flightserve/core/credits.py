@@ -10,6 +10,10 @@ it offers (`limit`), for a reason that is the caller's.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Final
+
+# One to run and one ahead. A lane that offers more runs its micro-batches side by side.
+SERIAL_CREDITS_MAX: Final = 2
 
 
 class _Account:
@@ -27,11 +31,17 @@ class _Account:
     def open(self) -> bool:
         return self.taken < self.credits and not self.draining
 
+    @property
+    def servers(self) -> int:
+        if self.draining or not self.credits:
+            return 0
+        return 1 if self.offered <= SERIAL_CREDITS_MAX else self.credits
+
 
 class CreditPool:
     """Credits of all replicas of a deployment. `take` and `give_back` are O(1) amortised."""
 
-    __slots__ = ("_accounts", "_by_taken", "_lowest", "free")
+    __slots__ = ("_accounts", "_by_taken", "_lowest", "free", "servers")
 
     def __init__(self) -> None:
         self._accounts: dict[int, _Account] = {}
@@ -41,6 +51,8 @@ class CreditPool:
         self._lowest = 0
         # Credits that `take` can still give.
         self.free = 0
+        # How many micro-batches run at a time when all are busy.
+        self.servers = 0
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -102,6 +114,20 @@ class CreditPool:
             self._bucket(account.taken)[replica_id] = account
         return replica_id
 
+    def peek(self) -> int | None:
+        """The replica whose credit `take` would give."""
+        if not self.free:
+            return None
+        buckets = self._by_taken
+        while not buckets[self._lowest]:
+            self._lowest += 1
+        return next(iter(buckets[self._lowest]))
+
+    @property
+    def idle(self) -> bool:
+        """True while a replica that may be given something has nothing."""
+        return bool(self._by_taken[0])
+
     def give_back(self, replica_id: int) -> None:
         """One credit comes back. A replica that is not known raises KeyError."""
         account = self._accounts[replica_id]
@@ -122,12 +148,14 @@ class CreditPool:
         return self._accounts[replica_id].taken
 
     def _open(self, replica_id: int, account: _Account) -> None:
+        self.servers += account.servers
         if account.open:
             self._bucket(account.taken)[replica_id] = account
             self._lowest = min(self._lowest, account.taken)
             self.free += account.credits - account.taken
 
     def _close(self, replica_id: int, account: _Account) -> None:
+        self.servers -= account.servers
         if account.open:
             del self._by_taken[account.taken][replica_id]
             self.free -= account.credits - account.taken

@@ -157,11 +157,13 @@ class Completed:
 
 @dataclass(slots=True)
 class Refused:
-    """The request's one outcome is an error; the shell answers it and forgets it."""
+    """The request's one outcome is an error; the shell answers it and forgets it. `retry_after_ms` is when it may be
+    worth another try, 0 where nobody can tell."""
 
     request: Request
     kind: int
     message: str
+    retry_after_ms: int = 0
 
 
 @dataclass(slots=True)

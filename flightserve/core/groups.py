@@ -84,7 +84,7 @@ class Groups:
         if self._linger_ns:
             bounds = self._bounds
             entry.urgent = (
-                request.deadline_ns <= request.arrived_ns + self._linger_ns
+                request.deadline_ns - entry.service_ns <= request.arrived_ns + self._linger_ns
                 or not request.sliceable
                 or must_cut(request.rows, request.nbytes, bounds.max_rows, bounds.max_bytes)
             )

@@ -26,10 +26,12 @@ def check_options(options: DeploymentOptions) -> None:
         value = getattr(options, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} is {value!r}; it is a whole number, 1 or more")
-    for name in ("linger_ms", "num_cpus", "num_gpus"):
+    for name in ("linger_ms", "max_queue_wait_ms", "num_cpus", "num_gpus"):
         value = getattr(options, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise ConfigError(f"{name} is {value!r}; it is a finite number, 0 or more")
+    if not isinstance(options.adaptive_limit, bool):
+        raise ConfigError(f"adaptive_limit is {options.adaptive_limit!r}; it is True or False")
     if options.router not in POLICIES:
         known = ", ".join(sorted(POLICIES))
         raise ConfigError(f"router is {options.router!r}; the routers are: {known}")

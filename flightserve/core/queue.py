@@ -1,9 +1,10 @@
 """The queue of one group: who runs next among requests that may share a micro-batch.
 
 `Queue` is what the routing machine needs of an ordering policy, `FifoQueue` the order of arrival, `DeadlineQueue` the
-order of urgency. A request that left the queue for a replica and comes back (the replica died, or its micro-batch failed) takes its old
-place. One that is cancelled or expires while queued is only marked, which is O(1); marked entries are passed
-over at the head, and swept out once they outnumber the others, so they cannot pile up behind a head that waits.
+order of urgency. A request that left the queue for a replica and comes back (the replica died, or its micro-batch
+failed) takes its old place. One that is cancelled or expires while queued is only marked, which is O(1); marked
+entries are passed over at the head, and swept out once they outnumber the others, so they cannot pile up behind a head
+that waits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
+
+from flightserve.core.backlog import Backlog
 
 if TYPE_CHECKING:
     from flightserve.core.batching import MicroBatch
@@ -27,10 +30,24 @@ class Entry:
     `order` is its place among arrivals. `queued` and `done` say where it is: queued, in flight, both (a large
     request of which some slices run), or neither and forgotten. `attempts` counts runs that ended without an
     answer; an `alone` request shares no micro-batch again; an `urgent` one does not linger. A request runs whole
-    in `batch`, or is `cut`, with the micro-batches of its slices in `batches`.
+    in `batch`, or is `cut`, with the micro-batches of its slices in `batches`. `service_ns` is how long a micro-batch
+    of it alone should take, `work_ns` what it adds to the replicas' work; 0 where nobody forecasts.
     """
 
-    __slots__ = ("alone", "attempts", "batch", "batches", "cut", "done", "order", "queued", "request", "urgent")
+    __slots__ = (
+        "alone",
+        "attempts",
+        "batch",
+        "batches",
+        "cut",
+        "done",
+        "order",
+        "queued",
+        "request",
+        "service_ns",
+        "urgent",
+        "work_ns",
+    )
 
     def __init__(self, request: Request, order: int) -> None:
         self.request = request
@@ -39,7 +56,7 @@ class Entry:
         self.done = False
         self.alone = False
         self.urgent = False
-        self.attempts = 0
+        self.attempts = self.service_ns = self.work_ns = 0
         self.cut: Cut | None = None
         self.batch: MicroBatch | None = None
         self.batches: dict[int, MicroBatch] | None = None
@@ -163,11 +180,13 @@ class DeadlineQueue:
     """Most urgent first: the greater priority, then the earlier deadline, then the order of arrival. Earliest deadline
     first meets all deadlines where that can be done at all (Liu and Layland, "Scheduling algorithms for
     multiprogramming in a hard-real-time environment", JACM 20(1), 1973; Dertouzos, 1974). A binary heap; all operations
-    O(log n) amortised. An entry that comes back has its old place because its key is the same."""
+    O(log n) amortised. An entry that comes back has its old place because its key is the same. The work of what is
+    queued is kept in `backlog`, which the queues of all groups share."""
 
-    __slots__ = ("_heap", "_marked", "_size")
+    __slots__ = ("_backlog", "_heap", "_marked", "_size")
 
-    def __init__(self) -> None:
+    def __init__(self, backlog: Backlog | None = None) -> None:
+        self._backlog = backlog or Backlog()
         self._heap: list[tuple[int, int, int, Entry]] = []
         self._size = 0
         self._marked = 0
@@ -184,6 +203,8 @@ class DeadlineQueue:
         entry.queued = True
         self._size += 1
         heapq.heappush(self._heap, (-request.priority, request.deadline_ns, entry.order, entry))
+        if entry.work_ns:
+            self._backlog.add(request.priority, request.deadline_ns, entry.work_ns)
         return self.head() is entry
 
     requeue = push
@@ -207,18 +228,24 @@ class DeadlineQueue:
 
     def pop(self) -> None:
         """Take out the entry that `head` just returned."""
-        heapq.heappop(self._heap)[3].queued = False
-        self._size -= 1
+        entry = heapq.heappop(self._heap)[3]
+        self._leave(entry)
 
     def discard(self, entry: Entry) -> None:
         """Take out a queued entry from anywhere."""
-        entry.queued = False
-        self._size -= 1
+        self._leave(entry)
         self._marked += 1
         if self._marked > self._size + SWEEP_MIN:
             self._heap = [item for item in self._heap if item[3].queued]
             heapq.heapify(self._heap)
             self._marked = 0
+
+    def _leave(self, entry: Entry) -> None:
+        entry.queued = False
+        self._size -= 1
+        if entry.work_ns:
+            request = entry.request
+            self._backlog.remove(request.priority, request.deadline_ns, entry.work_ns)
 
     @property
     def held(self) -> int:

@@ -7,20 +7,24 @@ credit. A request that ran without an answer runs again, in its old place, if it
 of its reply went out, at most `ATTEMPTS_MAX` times; after a run that ended badly it runs alone, so that a request
 that breaks its micro-batch, or kills its replica, harms its neighbours once and then only itself.
 
-`queue`, `groups` say what runs next, `batching` and `slicing` what a micro-batch holds, `credits` where it goes,
-`fleet` and `ejection` who gets nothing because it is slow, `retry_budget` how much may run again, `deadline` when it
-is too late. Every event costs O(log n) amortised for each request that it moves.
+`admission` says who is taken in, `queue` and `groups` what runs next, `batching` and `slicing` what a micro-batch
+holds, `credits` where it goes, `fleet` and `ejection` who gets nothing because it is slow, `retry_budget` how much may
+run again, `deadline` when it is too late; with the deadline router, `forecast` when it will be. Every event costs
+O(log n) amortised for each request that it moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
 from flightserve import errors
 from flightserve.clock import NEVER_NS, NS_PER_MS
+from flightserve.core.admission import WOULD_MISS, Admission
 from flightserve.core.batching import Bounds, MicroBatch, form
+from flightserve.core.checking import check
 from flightserve.core.credits import CreditPool
 from flightserve.core.deadline import Deadlines
 from flightserve.core.events import (
@@ -36,18 +40,19 @@ from flightserve.core.events import (
     Finished,
     HandOver,
     Moved,
+    Piece,
     Refused,
     ReplicaDown,
     ReplicaDraining,
     ReplicaUp,
-    Request,
     Streamed,
     Tick,
 )
 from flightserve.core.fleet import Fleet
-from flightserve.core.groups import Groups
+from flightserve.core.forecast import Forecast
+from flightserve.core.groups import Group, Groups
 from flightserve.core.options import check_options
-from flightserve.core.policies import POLICIES
+from flightserve.core.policies import policy_of
 from flightserve.core.queue import Entry, Queue
 from flightserve.core.retry_budget import DEATH_COST, ISOLATION_COST, RetryBudget
 from flightserve.core.statistics import Counters, MachineStatistics
@@ -56,10 +61,10 @@ from flightserve.types import DeploymentOptions
 # Runs of one request that may end without an answer (its replica died, or refused it at the door).
 ATTEMPTS_MAX = 3
 
+_ARRIVED = attrgetter("request.arrived_ns")
 _CANCELLED = errors.KINDS.index(errors.Cancelled)
 _DEADLINE = errors.KINDS.index(errors.DeadlineExceeded)
 _EXHAUSTED = errors.KINDS.index(errors.ResourceExhausted)
-_TOO_LARGE = errors.KINDS.index(errors.TooLarge)
 _UNAVAILABLE = errors.KINDS.index(errors.Unavailable)
 
 
@@ -76,8 +81,11 @@ class DeploymentMachine:
         self.options = options
         self.next_wake_ns = NEVER_NS
         self._bounds = Bounds(options.max_batch_rows, options.max_batch_bytes)
-        self._groups = Groups(policy or POLICIES[options.router], self._bounds, round(options.linger_ms * NS_PER_MS))
         self._credits = CreditPool()
+        self._forecast = Forecast(self._bounds, self._credits) if options.router == "deadline" else None
+        policy = policy or policy_of(options.router, self._forecast)
+        self._groups = Groups(policy, self._bounds, round(options.linger_ms * NS_PER_MS))
+        self._admission = Admission(options, self._groups, self._forecast)
         self._fleet = Fleet(self._credits)
         self._budget = RetryBudget()
         self._deadlines = Deadlines()
@@ -112,6 +120,8 @@ class DeploymentMachine:
         effects: list[Effect] = []
         if self.next_wake_ns <= now_ns:
             self._expire(now_ns, effects)
+            if self._admission.wake_ns <= now_ns:
+                self._end_waits(now_ns, effects)
             self._fleet.tick(now_ns)
         self._handlers[type(event)](event, now_ns, effects)
         if self._credits.free and self._groups.requests:
@@ -121,7 +131,17 @@ class DeploymentMachine:
         wake_ns = deadline_ns if deadline_ns < linger_ns else linger_ns
         ejection_ns = self._fleet.slow.wake_ns
         self.next_wake_ns = wake_ns if wake_ns < ejection_ns else ejection_ns
+        if self._admission.choosy:
+            self._wake_earlier(now_ns)
         return effects
+
+    def _wake_earlier(self, now_ns: int) -> None:
+        """For a wait that gets too long, or a lane that may be sent the next micro-batch by then."""
+        admission, forecast = self._admission, self._forecast
+        admission.look()
+        self.next_wake_ns = min(self.next_wake_ns, admission.wake_ns)
+        if forecast is not None and forecast.hold_until_ns > now_ns and self._groups.requests and self._credits.free:
+            self.next_wake_ns = min(self.next_wake_ns, forecast.hold_until_ns)
 
     def statistics(self) -> MachineStatistics:
         """Counts and gauges at this moment."""
@@ -142,30 +162,42 @@ class DeploymentMachine:
         """Nothing by itself: `handle` expires and dispatches around every event."""
 
     def _on_arrived(self, event: Arrived, now_ns: int, effects: list[Effect]) -> None:
-        """arrived -> queued | refused (expired, over an admission bound)."""
+        """arrived -> queued | refused (expired, over an admission bound, would miss its deadline)."""
         groups, entries, deadlines = self._groups, self._entries, self._deadlines
         requests_max, bytes_max = self.options.max_queued_requests, self.options.max_queued_bytes
-        order = self._order
+        choosy = self._admission.choosy
         for request in event.requests:
             if request.deadline_ns <= now_ns:
                 self._counters.expired_at_arrival += 1
                 effects.append(Refused(request, _DEADLINE, "the deadline passed before the request was queued"))
                 continue
-            if groups.requests >= requests_max or groups.nbytes + request.nbytes > bytes_max:
-                # What idle replicas can take at once does not count as queued.
-                self._dispatch(now_ns, effects)
-                refusal = self._over_bound(request)
+            self._order = order = self._order + 1
+            entry = Entry(request, order)
+            if choosy or groups.requests >= requests_max or groups.nbytes + request.nbytes > bytes_max:
+                refusal = self._not_taken(entry, now_ns, effects)
                 if refusal is not None:
                     effects.append(refusal)
                     continue
             assert request.id not in entries, f"request id {request.id} is in use"
-            order += 1
-            entry = Entry(request, order)
             entries[request.id] = entry
             deadlines.add(entry)
             groups.push(entry, now_ns)
-        self._order = order
         self._counters.arrived += len(event.requests)
+
+    def _not_taken(self, entry: Entry, now_ns: int, effects: list[Effect]) -> Refused | None:
+        """The refusal of a request that cannot be taken in, or None."""
+        admission = self._admission
+        refusal = admission.refusal(entry, len(self._entries), now_ns)
+        if refusal is not None and refusal[0] != WOULD_MISS:
+            # What idle replicas can take at once does not count as queued.
+            self._dispatch(now_ns, effects)
+            refusal = admission.refusal(entry, len(self._entries), now_ns)
+        if refusal is None:
+            admission.came(entry)
+            return None
+        counter, refused = refusal
+        self._counters.count(counter)
+        return refused
 
     def _on_cancelled(self, event: Cancelled, now_ns: int, effects: list[Effect]) -> None:
         """queued | in flight -> refused. Ids that have their outcome are passed over."""
@@ -178,6 +210,8 @@ class DeploymentMachine:
     def _on_replica_up(self, event: ReplicaUp, now_ns: int, effects: list[Effect]) -> None:
         self._replicas.setdefault(event.replica_id, {})
         self._fleet.up(event.replica_id, event.credits, event.process or event.replica_id)
+        if self._forecast is not None:
+            self._forecast.lane_up(event.replica_id, event.credits)
 
     def _on_replica_draining(self, event: ReplicaDraining, now_ns: int, effects: list[Effect]) -> None:
         if event.replica_id not in self._replicas:
@@ -190,6 +224,8 @@ class DeploymentMachine:
         if batches is None:
             self._counters.late += 1
             return
+        if self._forecast is not None:
+            self._forecast.lane_down(event.replica_id, batches.values())
         process = self._fleet.process_of(event.replica_id)
         effects += self._fleet.down(event.replica_id, now_ns)
         if event.silent and not self._fleet.has(process):
@@ -214,9 +250,7 @@ class DeploymentMachine:
         batch = self._retire(event.replica_id, event.batch_id)
         if batch is None:
             return
-        # A stream takes as long as its reader does.
-        if event.busy_ns and not batch.streamed:
-            self._measure(batch, event.busy_ns, now_ns, effects)
+        self._measure(batch, event.busy_ns, now_ns, effects)
         entries = self._entries
         done = []
         for entry in batch.entries:
@@ -229,14 +263,18 @@ class DeploymentMachine:
             del entries[request.id]
             done.append(request)
         if done:
+            if self._admission.limit is not None:
+                self._admission.finished(done, batch.sent_ns, len(entries), now_ns)
             self._counters.completed += len(done)
             effects.append(Completed(done))
 
     def _on_batch_failed(self, event: BatchFailed, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> queued, alone (to find who failed; or it did not run) | refused with the error."""
         batch = self._retire(event.replica_id, event.batch_id)
-        if batch is None or not batch.wanted:
+        if batch is None:
             return
+        if self._forecast is not None:
+            self._forecast.ended(batch, 0, False, now_ns)
         company = len(batch.entries) > 1
         for entry in batch.entries:
             if entry.done:
@@ -279,49 +317,73 @@ class DeploymentMachine:
                 message = "the deadline passed while the request was running"
             self._refuse(entry, _DEADLINE, message, effects)
 
+    def _end_waits(self, now_ns: int, effects: list[Effect]) -> None:
+        """queued for too long -> refused."""
+        for entry in self._admission.overdue(now_ns):
+            self._counters.shed_wait += 1
+            message, retry_after_ms = self._admission.waited()
+            self._refuse(entry, _EXHAUSTED, message, effects, retry_after_ms)
+
     def _dispatch(self, now_ns: int, effects: list[Effect]) -> None:
         """queued -> in flight, while a group is ready and a replica has credit."""
-        groups, credits, counters = self._groups, self._credits, self._counters
+        groups, credits, forecast = self._groups, self._credits, self._forecast
+        if forecast is not None and now_ns < forecast.hold_until_ns and not credits.idle:
+            return
+        before = self._counters.dispatched_requests
         while credits.free:
             group = groups.front(now_ns)
             if group is None:
-                return
+                break
+            if forecast is not None:
+                if not self._dispatch_in_time(forecast, group, now_ns, effects):
+                    break
+                continue
             replica_id = credits.take()
             assert replica_id is not None
             entries, pieces = form(group.queue, self._bounds)
             groups.taken(group, entries, now_ns)
-            self._batch_id = batch_id = self._batch_id + 1
-            batch = MicroBatch(batch_id, replica_id, entries, pieces)
-            self._replicas[replica_id][batch_id] = batch
-            for entry in entries:
-                if entry.cut is None:
-                    entry.batch = batch
-                else:
-                    assert entry.batches is not None
-                    entry.batches[batch_id] = batch
-            counters.dispatched_batches += 1
-            counters.dispatched_requests += len(pieces)
-            counters.dispatched_rows += batch.rows
-            if not entries[0].alone:
-                self._budget.pay_in(len(entries), now_ns)
-            effects.append(Dispatch(replica_id, batch_id, group.key, pieces))
+            self._send(replica_id, entries, pieces, now_ns, effects)
+        self._admission.left(self._counters.dispatched_requests - before, now_ns)
 
-    def _over_bound(self, request: Request) -> Refused | None:
-        """The refusal of a request that the queue has no room for, or None."""
-        options, groups = self.options, self._groups
-        if request.nbytes > options.max_queued_bytes:
-            kind = _TOO_LARGE
-            message = f"the request has {request.nbytes} bytes; the queue holds at most {options.max_queued_bytes}"
-        elif groups.requests >= options.max_queued_requests:
-            kind = _EXHAUSTED
-            message = f"the queue is full: {groups.requests} requests wait; retry later"
-        elif groups.nbytes + request.nbytes > options.max_queued_bytes:
-            kind = _EXHAUSTED
-            message = f"the queue is full: {groups.nbytes} bytes wait; retry later"
-        else:
-            return None
-        self._counters.shed += 1
-        return Refused(request, kind, message)
+    def _dispatch_in_time(self, forecast: Forecast, group: Group, now_ns: int, effects: list[Effect]) -> bool:
+        """queued -> in flight | refused (would miss its deadline). False where it is too early to send more."""
+        replica_id = self._credits.peek()
+        assert replica_id is not None
+        if forecast.holds(replica_id, now_ns):
+            return False
+        entries, pieces, missed = forecast.take(group.queue, replica_id, now_ns)
+        self._groups.taken(group, [*entries, *(entry for entry, _ in missed)], now_ns)
+        for entry, message in missed:
+            self._counters.would_miss_queued += 1
+            self._refuse(entry, _DEADLINE, message, effects)
+        if entries:
+            self._credits.take()
+            forecast.sent(self._send(replica_id, entries, pieces, now_ns, effects), now_ns)
+        return True
+
+    def _send(
+        self, replica_id: int, entries: list[Entry], pieces: list[Piece], now_ns: int, effects: list[Effect]
+    ) -> MicroBatch:
+        """Give a micro-batch to a replica whose credit is taken."""
+        self._batch_id = batch_id = self._batch_id + 1
+        batch = self._replicas[replica_id][batch_id] = MicroBatch(batch_id, replica_id, entries, pieces, now_ns)
+        for entry in entries:
+            if entry.cut is None:
+                entry.batch = batch
+            else:
+                assert entry.batches is not None
+                entry.batches[batch_id] = batch
+        counters = self._counters
+        counters.dispatched_batches += 1
+        counters.dispatched_requests += len(pieces)
+        counters.dispatched_rows += batch.rows
+        if batch.first:
+            counters.queue_waits += len(entries)
+            counters.queue_wait_ns += len(entries) * now_ns - sum(map(_ARRIVED, entries))
+        if not entries[0].alone:
+            self._budget.pay_in(len(entries), now_ns)
+        effects.append(Dispatch(replica_id, batch_id, entries[0].request.group, pieces))
+        return batch
 
     def _retire(self, replica_id: int, batch_id: int) -> MicroBatch | None:
         """Take out a micro-batch that ended and give its credit back; None, counted, for one that is not there."""
@@ -355,7 +417,11 @@ class DeploymentMachine:
         return entry.cut.count_attempt(batch.pieces[0].row_offset)
 
     def _measure(self, batch: MicroBatch, busy_ns: int, now_ns: int, effects: list[Effect]) -> None:
-        """Let the replica be judged by the time it took."""
+        """Learn from the time it took, and let the replica be judged by it. A stream takes as long as its reader."""
+        if self._forecast is not None:
+            self._forecast.ended(batch, busy_ns, not batch.streamed, now_ns)
+        if not busy_ns or batch.streamed:
+            return
         method = batch.entries[0].request.group[0]
         for effect in self._fleet.finished(batch.replica_id, method, batch.rows, busy_ns, now_ns):
             self._counters.ejected_slow += type(effect) is Ejected
@@ -402,13 +468,13 @@ class DeploymentMachine:
         message = f"{why}, and the retry budget is empty: too much of what ran lately ran again; try again later"
         self._refuse(entry, _UNAVAILABLE, message, effects)
 
-    def _refuse(self, entry: Entry, kind: int, message: str, effects: list[Effect]) -> None:
+    def _refuse(self, entry: Entry, kind: int, message: str, effects: list[Effect], retry_after_ms: int = 0) -> None:
         """The request's outcome is an error. Micro-batches that run for nobody now are abandoned."""
         entry.done = True
         del self._entries[entry.request.id]
         if entry.queued:
             self._groups.discard(entry)
-        effects.append(Refused(entry.request, kind, message))
+        effects.append(Refused(entry.request, kind, message, retry_after_ms))
         if entry.batch is not None:
             self._unwant(entry.batch, effects)
         elif entry.batches:
@@ -423,39 +489,8 @@ class DeploymentMachine:
             effects.append(Abandon(batch.replica_id, batch.id))
 
     def check_invariants(self) -> None:
-        """Recount everything; AssertionError where the books disagree. For tests: O(requests)."""
-        live = self._entries.values()
-        queued = [entry for entry in live if entry.queued]
-        assert self._groups.requests == len(queued) == sum(len(group.queue) for group in self._groups)
-        assert self._groups.nbytes == sum(entry.request.nbytes for entry in queued)
-        assert len(self._credits) == len(self._replicas)
-        self._fleet.check_invariants()
-        assert len(self._deadlines) <= 2 * len(self._entries) + 64
-        running: dict[int, int] = {}
-        for replica_id, batches in self._replicas.items():
-            assert self._credits.taken(replica_id) == len(batches), (replica_id, batches)
-            for batch in batches.values():
-                assert len({entry.request.group for entry in batch.entries}) == 1
-                wanted = [entry for entry in batch.entries if not entry.done]
-                assert batch.wanted == len(wanted), batch
-                for entry in wanted:
-                    running[entry.request.id] = running.get(entry.request.id, 0) + 1
-        for request_id, entry in self._entries.items():
-            assert not entry.done
-            assert request_id == entry.request.id
-            in_flight = int(entry.batch is not None) + len(entry.batches or ())
-            assert in_flight == running.get(request_id, 0), entry
-            assert entry.queued or in_flight, f"{entry} is nowhere"
-            assert entry.attempts < ATTEMPTS_MAX
-            if entry.cut is not None:
-                assert len(entry.cut.in_flight) == in_flight
-                assert entry.cut.more == entry.queued
-            else:
-                assert entry.queued != (in_flight == 1)
-        counts = self._counters
-        outcomes = counts.completed + counts.cancelled + counts.shed + counts.failed + counts.lost + counts.moved
-        expired = counts.expired_at_arrival + counts.expired_queued + counts.expired_in_flight
-        assert counts.arrived == outcomes + expired + len(self._entries), counts
+        """AssertionError where the books disagree. For tests: O(requests)."""
+        check(self, ATTEMPTS_MAX)
 
 
 def _may_move(entry: Entry) -> bool:

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+# What becomes of a request, each counted once.
+OUTCOMES: Final = (
+    "completed",
+    "expired_at_arrival",
+    "expired_queued",
+    "expired_in_flight",
+    "cancelled",
+    "shed",
+    "shed_wait",
+    "shed_limit",
+    "would_miss",
+    "would_miss_queued",
+    "failed",
+    "lost",
+    "moved",
+)
 
 
 @dataclass(slots=True)
 class Counters:
     """Totals since the machine was made. Every request that arrived is in exactly one of `completed`, `expired_*`,
-    `cancelled`, `shed` (over an admission bound), `failed` (the method raised), `lost` (a replica died),
-    `moved` (to another router), or still in the machine. `retries_refused` are those among `lost` that the retry
-    budget did not allow to run again."""
+    `cancelled`, `shed` (the queue is full), `shed_wait` (by age), `shed_limit` (over the adaptive limit), `would_miss`
+    (its deadline; on arrival) and `would_miss_queued` (when its turn came), `failed` (the method raised), `lost` (a
+    replica died), `moved` (to another router), or still in the machine. `retries_refused` are those among `lost` that
+    the retry budget did not allow to run again. `queue_wait_ns` is how long `queue_waits` requests waited for their
+    first run, all together."""
 
     arrived: int = 0
     completed: int = 0
@@ -19,6 +39,10 @@ class Counters:
     expired_in_flight: int = 0
     cancelled: int = 0
     shed: int = 0
+    shed_wait: int = 0
+    shed_limit: int = 0
+    would_miss: int = 0
+    would_miss_queued: int = 0
     failed: int = 0
     lost: int = 0
     moved: int = 0
@@ -29,8 +53,19 @@ class Counters:
     retries_refused: int = 0
     ejected_slow: int = 0
     ejected_silent: int = 0
+    queue_waits: int = 0
+    queue_wait_ns: int = 0
     abandoned: int = 0
     late: int = 0
+
+    @property
+    def outcomes(self) -> int:
+        """How many requests are no longer in the machine."""
+        return sum(getattr(self, name) for name in OUTCOMES)
+
+    def count(self, name: str) -> None:
+        """One more of that name."""
+        setattr(self, name, getattr(self, name) + 1)
 
 
 @dataclass(frozen=True, slots=True)
