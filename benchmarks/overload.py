@@ -27,6 +27,8 @@ DEADLINES = 10.0
 CONNECTIONS = 512
 # Overload is measured this many times longer than a round's side usually takes: tails need many requests.
 LONGER = 4
+# Below that a full queue has hardly begun to move.
+SATURATE_S_MIN = 1.0
 TIMEOUT_S = 300.0
 
 GOODPUT_MIN, MISSED_MAX, REFUSAL_MS_MAX, URGENT_MAX = 0.85, 0.01, 20.0, 3.0
@@ -71,7 +73,7 @@ def measure(bench: Bench, seed: int) -> Round:
             TIMEOUT_S,
             url=f"{url}/{name}",
             scenario=REAL.name,
-            seconds=seconds,
+            seconds=max(seconds, SATURATE_S_MIN),
             connections=FULL_QUEUE,
             seed=seed,
         )

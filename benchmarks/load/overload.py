@@ -314,6 +314,8 @@ def saturate(url: str, scenario: str, seconds: float, connections: int, seed: in
         raise WrongAnswer(f"statuses {dict(tally.statuses)}")
     from_ns, until_ns = WARM_SHARE * seconds * 1e9, seconds * 1e9
     counted = sum(from_ns < ended_ns <= until_ns for ended_ns in tally.answered_ns)
+    if not counted:
+        raise WrongAnswer(f"nothing was answered in {seconds:g} s")
     answers_per_s, answered = counted / (seconds * (1 - WARM_SHARE)), len(tally.answered_ns)
     work_per_s = work_ms(mix, tally.answered_of) / answered * answers_per_s
     return {"answers_per_s": answers_per_s, "work_per_s": work_per_s, "answered": answered, "verified": answered}
