@@ -34,13 +34,18 @@ class Fleet:
             self._lanes.setdefault(process, []).append(lane)
         self._credits.offer(lane, credits)
         self.slow.joined(process)
-        self._limit(process, self.slow.credits_max(process))
+        self._keep_limit(process)
 
     def drain(self, lane: int, now_ns: int) -> list[Effect]:
         """The lane gets nothing more, and its process no longer counts among those there are."""
-        self._credits.drain(lane)
         process = self._process_of.get(lane)
-        return [] if process is None else self._obey(self.slow.left(process, now_ns))
+        if process is None:
+            return []
+        self._credits.drain(lane)
+        if self.slow.credits_max(process) is not None:
+            # Should it serve again, it begins anew.
+            self._limit(process, None)
+        return self._obey(self.slow.left(process, now_ns))
 
     def down(self, lane: int, now_ns: int) -> list[Effect]:
         """The lane is gone; with its last one, its process."""
@@ -50,7 +55,7 @@ class Fleet:
         lanes.remove(lane)
         if lanes:
             # The one lane of a process on probation may have been this one.
-            self._limit(process, self.slow.credits_max(process))
+            self._keep_limit(process)
             return []
         del self._lanes[process]
         return self._obey(self.slow.left(process, now_ns))
@@ -84,6 +89,12 @@ class Fleet:
             else:
                 effects.append(Readmitted(process))
         return effects
+
+    def _keep_limit(self, process: int) -> None:
+        """Its lanes are other ones; what its process may hold is the same."""
+        credits_max = self.slow.credits_max(process)
+        if credits_max is not None:
+            self._limit(process, credits_max)
 
     def _limit(self, process: int, credits_max: int | None) -> None:
         for number, lane in enumerate(self._lanes[process]):

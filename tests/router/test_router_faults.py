@@ -117,6 +117,24 @@ def test_what_a_killed_replica_ran_is_answered_by_another_and_only_once_methods_
         lane.close()
 
 
+def test_lanes_of_one_process_die_together_and_nothing_is_given_from_one_to_the_next(tmp_path: Path) -> None:
+    with killable(tmp_path, concurrency=8) as system:
+        lane = system.plane.client.open_lane()
+        for key in range(16):
+            lane.submit(key, "Mortal", "held", rows(key), meta())
+            # One for each lane; all could take another.
+            eventually(lambda key=key: system.count("in_flight_batches") == key + 1)
+        eventually(lambda: len(system.ran) == 16)
+        system.victim().send(signal.SIGKILL)
+        eventually(lambda: system.count("lanes") == 8)
+        assert system.count("retries") == 8
+        system.open_gate()
+        ok, failed = answers(lane, 16)
+        assert failed == {}
+        assert len(ok) == 16
+        lane.close()
+
+
 def test_a_stream_whose_replica_is_killed_is_unavailable(tmp_path: Path) -> None:
     with killable(tmp_path) as system:
         lane = submit(system, {7: "parts"})
