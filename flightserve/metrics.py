@@ -39,6 +39,13 @@ _GAUGES: Final = {
 _TOTALS: Final = {
     "shed": ("flightserve_shed", "Requests refused to protect the others", ("reason", "queue_full")),
     "retries": ("flightserve_retries", "Requests sent again after a failure", None),
+    "retries_refused": (
+        "flightserve_shed",
+        "Requests refused to protect the others",
+        ("reason", "retry_budget"),
+    ),
+    "ejected_slow": ("flightserve_replica_ejections", "Replicas that got nothing for a while", ("reason", "slow")),
+    "ejected_silent": ("flightserve_replica_ejections", "Replicas that got nothing for a while", ("reason", "silent")),
     "expired_at_arrival": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "arrival")),
     "expired_queued": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "queued")),
     # Of those in flight, the requests that their replica did not run any more. Counted by the replica.

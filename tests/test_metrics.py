@@ -21,6 +21,9 @@ def test_a_routers_statistics_have_conventional_names_by_deployment() -> None:
                 "a.b.expired_queued": 5,
                 "a.b.expired_in_flight": 6,
                 "a.b.retries": 7,
+                "a.b.retries_refused": 12,
+                "a.b.ejected_slow": 10,
+                "a.b.ejected_silent": 11,
                 "a.b.dispatched_batches": 2,
                 "a.b.dispatched_rows": 90,
                 "connections": 3,
@@ -37,6 +40,9 @@ def test_a_routers_statistics_have_conventional_names_by_deployment() -> None:
     of_replica = (("deployment", "a.b"), ("process", "replica-a.b-0"))
     assert got["flightserve_deadline_exceeded_total", (*of_replica, ("stage", "door"))] == 9
     assert got["flightserve_retries_total", of_router] == 7
+    assert got["flightserve_shed_total", (*of_router, ("reason", "retry_budget"))] == 12
+    assert got["flightserve_replica_ejections_total", (*of_router, ("reason", "slow"))] == 10
+    assert got["flightserve_replica_ejections_total", (*of_router, ("reason", "silent"))] == 11
     assert got["flightserve_micro_batch_rows_sum", of_router] == 90
     assert got["flightserve_micro_batch_rows_count", of_router] == 2
     assert got["flightserve_tier_dispatched_batches", of_router] == 2
