@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flightserve.app import CHANGE_TIMEOUT_S
 from flightserve.config import FrontendOptions
-from flightserve.errors import ConfigError, FlightserveError, PermissionDenied
+from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, PermissionDenied
 
 if TYPE_CHECKING:
     from flightserve.app import Running
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.command(arguments))
-    except ConfigError as error:
+    except (ConfigError, InvalidArgument) as error:
         print(f"flightserve: {error.message}", file=sys.stderr)
         return 2
     except FlightserveError as error:

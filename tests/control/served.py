@@ -32,27 +32,36 @@ class Served:
     Every process carries a mark of its own in its environment, and Ray's directory lies in `directory`. `group`:
     as a terminal starts it, leader of a process group of its own."""
 
-    def __init__(self, directory: Path, *, command: Sequence[str] = (), group: bool = False, **wish: object) -> None:
+    def __init__(
+        self, directory: Path, *, command: Sequence[str] = (), group: bool = False, cwd: Path = ROOT, **wish: object
+    ) -> None:
         self.mark = uuid.uuid4().hex
         self.directory = directory
         self._errors = (directory / f"stderr-{self.mark}").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", *(command or ("tests.control.serve_standins", json.dumps(wish)))],
-            stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=ROOT,
+            stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=cwd,
             env={**os.environ, MARK: self.mark, "TMPDIR": str(directory)}, start_new_session=group,
         )  # fmt: skip
         self.addresses: dict[str, str] = {}
         self.app_id = ""
 
     def wait_ready(self) -> Served:
-        """Read the `ready` line, and find the app's id."""
+        """Read the `ready` line, find the app's id, and wait for the standby, which starts last."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         word, _, addresses = line.partition(" ")
         assert word == "ready", f"{line!r}\n{self.errors()}"
         self.addresses = json.loads(addresses)
         (self.app_id,) = self._app_ids()
+        wait_until(self.whole, "the standby")
         return self
+
+    def whole(self) -> bool:
+        """The app is ready, and so is its standby."""
+        view = self.view()
+        standbys = [child for child in view.children if child.tier == "standby"]
+        return view.phase == "ready" and [child.phase for child in standbys] == ["serving"]
 
     def _app_ids(self) -> set[str]:
         ids = set()

@@ -1,0 +1,105 @@
+"""A load that goes on while a test changes the app, and counts every outcome.
+
+One DEALER socket over ZeroMQ with a window of requests in flight; every other one is of `book`, which is not idempotent
+and writes down each run, the rest of `price`. Each request is one row with its own id, which comes back with the
+version of the code that ran it.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import json
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import zmq
+
+WINDOW = 12
+POLL_MS = 50
+SILENCE_S_MAX = 60.0
+
+
+class Load:
+    """Use as a context manager. `ledger` is the file that `book` writes to."""
+
+    def __init__(self, address: str, deployment: str, ledger: Path) -> None:
+        self._address = address
+        self._deployment = deployment
+        self._ledger = ledger
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="load")
+        self.open: dict[int, str] = {}
+        self.bad: list[dict[str, Any]] = []
+        self.silent = False
+        self.answered = 0
+        # Versions in the order of the replies, each once for a stretch.
+        self.versions: list[int] = []
+        self._booked: list[int] = []
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send nothing more, and wait for what is open."""
+        self._stop.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """After the end: every request was answered well, and what may run once ran once."""
+        assert not self._thread.is_alive()
+        assert self.bad == []
+        assert self.open == {}, f"no answer for {SILENCE_S_MAX} s"
+        runs = collections.Counter(int(line) for line in self._ledger.read_text().split())
+        assert {request: count for request, count in runs.items() if count != 1} == {}
+        assert sorted(runs) == sorted(self._booked)
+
+    def _run(self) -> None:
+        context = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(self._address)
+        sent, waited_ms = 0, 0
+        while self.open or not self._stop.is_set():
+            while len(self.open) < WINDOW and not self._stop.is_set():
+                self._send(socket, sent)
+                sent += 1
+            if socket.poll(POLL_MS):
+                waited_ms = 0
+                self._take(*socket.recv_multipart()[-2:])
+            elif (waited_ms := waited_ms + POLL_MS) > SILENCE_S_MAX * 1000:
+                break
+        context.destroy()
+
+    def _send(self, socket: zmq.Socket[bytes], number: int) -> None:
+        method = "book" if number % 2 else "price"
+        self.open[number] = method
+        header = {"deployment": self._deployment, "method": method, "x-request-id": str(number)}
+        batch = pa.RecordBatch.from_pydict({"id": [number]})
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        socket.send_multipart([b"", json.dumps(header).encode(), sink.getvalue()])
+
+    def _take(self, head: bytes, body: bytes) -> None:
+        header = json.loads(head)
+        number = int(header["request_id"])
+        method = self.open.pop(number)
+        if header["code"] != "OK":
+            self.bad.append(header)
+            return
+        (row,) = pa.ipc.open_stream(body).read_all().to_pylist()
+        if row["id"] != number:
+            self.bad.append({**header, "row": row})
+            return
+        self.answered += 1
+        if method == "book":
+            self._booked.append(number)
+        if self.versions[-1:] != [row["version"]]:
+            self.versions.append(row["version"])
