@@ -38,6 +38,7 @@ from tests.chaos.history import (
 )
 
 NS_PER_S: Final = 1_000_000_000
+NS_PER_MS: Final = 1_000_000
 # How long after its deadline a request's outcome may come: what is needed to notice it and to say so, under load.
 LATE_NS: Final = 2 * NS_PER_S
 # Processes that a request and its outcome pass. Where the generator, which only has to wake up in time, was behind its
@@ -189,7 +190,7 @@ def _is_allowed(books: Books, invoke: Invoke, outcome: Outcome) -> bool:
     elif invoke.protocol == "flight" and code == "UNAVAILABLE":
         # What pyarrow's server says for RESOURCE_EXHAUSTED.
         meant = {code, "RESOURCE_EXHAUSTED"}
-    if invoke.tight and meant & TIGHT:
+    if meant & TIGHT and (invoke.tight or HOPS * books.lag_ns(invoke) > invoke.timeout_ms * NS_PER_MS):
         return True
     allowances = books.excusing(invoke, outcome.at_ns)
     return any(meant & allowance.codes.get(invoke.kind, frozenset()) for allowance in allowances)

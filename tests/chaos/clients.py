@@ -8,6 +8,7 @@ where the connection broke and the server's word is not known. Cancelling it goe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import threading
@@ -191,8 +192,13 @@ class GrpcClient(Client):
         return Answer("OK", table=table_of(reply.arrow_stream), echo=reply.request_id)
 
     async def _stream(self, arrival: Arrival, requests: Sequence[Any], tell: Tell) -> None:
-        stream = self._stub.Stream(iter(requests), metadata=tuple(metadata_of(arrival).items()))
+        stream = self._stub.Stream(metadata=tuple(metadata_of(arrival).items()))
         index = 0
+        # Where the stream has ended already, reading says why.
+        with contextlib.suppress(asyncio.InvalidStateError):
+            for request in requests:
+                await stream.write(request)
+            await stream.done_writing()
         async for reply in stream:
             if reply.status.code:
                 tell(index, Answer(Code(reply.status.code).name, reply.status.message, echo=reply.request_id))

@@ -1,8 +1,8 @@
 """The faults: each breaks something of the running app on purpose, and sees it whole again.
 
-A fault runs on a thread of the runner's: it begins, waits until the system has recovered or `GIVE_UP_S` have passed, and
-returns what it did as a `Fault`. Signals go through pidfds, so that a pid that was used again is never hit, and only to
-processes of the app under test, as its supervisor names them.
+A fault runs on a thread of the runner's: it begins, waits until the system has recovered or `GIVE_UP_S` have passed,
+and returns what it did as a `Fault`. Signals go through pidfds, so that a pid that was used again is never hit, and
+only to processes of the app under test, as its supervisor names them.
 """
 
 from __future__ import annotations

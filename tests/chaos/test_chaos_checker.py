@@ -335,6 +335,9 @@ def test_where_the_generator_was_behind_its_schedule_others_may_have_been() -> N
     assert any("late" in message for message in messages(History().add(late)))
     held_up = invoke_of(2, intended_ns=invoke_of(2).sent_ns - 100 * MS)
     assert messages(History().add([*late, held_up, exec_of(held_up), answer_of(held_up)])) == []
+    expired = answer_of(invoke, "DEADLINE_EXCEEDED", after_ms=100)
+    assert "may not fail so" in messages(History().add([invoke, expired]))[0]
+    assert messages(History().add([invoke, expired, held_up, exec_of(held_up), answer_of(held_up)])) == []
 
 
 def test_a_client_that_is_killed_takes_its_outcomes_along_and_nothing_else() -> None:

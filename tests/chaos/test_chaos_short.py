@@ -13,7 +13,8 @@ import pytest
 from tests.chaos.report import Result
 from tests.chaos.run import Options, Run
 
-pytestmark = pytest.mark.ray
+# On a machine that is short of time, processes take long to come back.
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 KINDS = ("replica-kill", "router-kill", "frontend-kill", "supervisor-kill", "clients-gone")
 OPTIONS = Options(
