@@ -8,7 +8,19 @@ import pytest
 
 from benchmarks.overload_scenarios import REAL, SCENARIOS, Kind, Scenario
 from benchmarks.overload_simulation import Outcomes, capacity_of, options_of, simulate
-from benchmarks.overload_sweep import ROUTERS, chart, known_capacity, run_one, table
+from benchmarks.overload_sweep import (
+    GOODPUT_MIN,
+    MISSED_MAX,
+    QUIET,
+    ROUTERS,
+    TWICE,
+    URGENT_MAX,
+    chart,
+    known_capacity,
+    p99_ms,
+    run_one,
+    table,
+)
 
 PLAIN = SCENARIOS[0]
 REQUESTS = 4_000
@@ -61,6 +73,16 @@ def test_fifo_without_shedding_runs_what_is_already_too_late() -> None:
     outcomes = run_one(PLAIN, "FIFO", 2.0, REQUESTS)
     assert outcomes.goodput < 0.2
     assert outcomes.missed_share > 0.8
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_deadline_router_holds_its_bars_at_twice_the_capacity(scenario: Scenario) -> None:
+    outcomes, quiet = (run_one(scenario, "deadline", load, 20_000) for load in (TWICE, QUIET))
+    assert outcomes.goodput >= GOODPUT_MIN
+    assert outcomes.work >= GOODPUT_MIN
+    assert outcomes.missed_share < MISSED_MAX
+    assert p99_ms(outcomes.urgent_ns) <= URGENT_MAX * p99_ms(quiet.urgent_ns)
+    assert outcomes.urgent_answered_share > 0.98
 
 
 def test_the_table_and_the_chart_show_every_run() -> None:
