@@ -7,9 +7,9 @@ says of an earlier one finds its connection closed (the number is the fence; a l
 away).
 
 **Heartbeats.** A process that leaves one ping unanswered is looked at in /proc: if it is stopped (SIGSTOP), it is
-ejected at once. One that leaves `heartbeats_missed_max` unanswered is ejected too, unless it uses processor time: then
-a method may hold the interpreter, and its requests are better answered late than run again or refused. Such a process
-gets nothing new until it answers, and has `busy_s_max` to do so.
+ejected at once. One that leaves `heartbeats_missed_max` unanswered is ejected too, unless it used processor time since
+the first of them: then a method may hold the interpreter, and its requests are better answered late than run again or
+refused. Such a process gets nothing new until it answers, and has `busy_s_max` to do so.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ REPLICA = "replica"
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """One process: its main connection and its lanes. `paused`: it is silent and busy, and gets nothing new."""
+    """One process: its main connection and its lanes. `paused`: it is silent and busy, and gets nothing new. `idle`
+    heartbeats have passed in which it used no processor time; a single one may only mean that others did."""
 
     id: int
     tier: str
@@ -44,6 +45,7 @@ class Peer:
     lanes: list[Link] = field(default_factory=list)
     pings_open: int = 0
     ticks: int = 0
+    idle: int = 0
     paused: bool = False
 
     def __str__(self) -> str:
@@ -119,11 +121,12 @@ class Peers:
         look = look_at(peer.pid)
         if look is not None and look.stopped:
             return "its process is stopped"
-        used = look is not None and look.ticks > peer.ticks
-        peer.ticks = look.ticks if look is not None else 0
+        ticks = look.ticks if look is not None else peer.ticks
+        peer.idle = peer.idle + 1 if ticks == peer.ticks and peer.pings_open > 1 else 0
+        peer.ticks = ticks
         if peer.pings_open < self._missed_max:
             return ""
-        if not used or peer.pings_open >= max(self._busy_beats_max, self._missed_max):
+        if peer.idle >= self._missed_max - 1 or peer.pings_open >= max(self._busy_beats_max, self._missed_max):
             return f"it left {peer.pings_open} heartbeats unanswered"
         if not peer.paused:
             peer.paused = True

@@ -23,7 +23,7 @@ from tests.support import eventually
 # So long that nothing in a test can be due to a heartbeat.
 NO_HEARTBEATS = FabricLimits(heartbeat_s=600.0)
 # A call that holds the interpreter for some seconds, which is many heartbeats.
-ENGROSSING = 300_000_000
+ENGROSSING = 600_000_000
 
 
 def rows(*values: int) -> pa.RecordBatch:
@@ -189,7 +189,7 @@ def test_a_replica_whose_method_holds_the_interpreter_is_given_nothing_new_and_n
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    with killable(tmp_path, count=1, limits=FabricLimits(heartbeat_s=0.2)) as system:
+    with killable(tmp_path, count=1, limits=FabricLimits(heartbeat_s=0.5)) as system:
         lane = submit(system, {ENGROSSING: "engross"})
         eventually(lambda: "is busy: it gets nothing new" in caplog.text)
         assert system.count("in_flight_batches") == 1
