@@ -288,10 +288,44 @@ class FrontendHosted:
         self._host.stop()
 
 
+class StandbyHosted:
+    """A process that has loaded what routers and frontends need, and waits to become one of them."""
+
+    addresses: Mapping[str, str] = {}
+    endpoint = ""
+
+    def __init__(self, assignment: Assignment) -> None:
+        import flightserve.fabric.client
+        import flightserve.metrics
+        import flightserve.router.service  # noqa: F401
+        from flightserve.frontends.host import load
+
+        load(assignment.options)
+
+    def apply_table(self, table: RoutingTable) -> None:
+        """It has no part in the data plane yet."""
+
+    def ready(self) -> bool:
+        """Its part is to wait."""
+        return True
+
+    def statistics(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def drain(self, timeout_s: float) -> bool:
+        """There is nothing to finish."""
+        return True
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+
 FACTORIES: Final[dict[str, Factory]] = {
     "router": RouterHosted,
     "replica": ReplicaHosted,
     "frontend": FrontendHosted,
+    "standby": StandbyHosted,
 }
 
 

@@ -45,12 +45,9 @@ class Child:
         actor: str,
         limits: ControlLimits,
     ) -> None:
-        configure_logging(assignment.slot.name)
         adopt_environment(assignment.sys_path, assignment.cwd)
         install(assignment.sources)
-        if assignment.slot.tier == ROUTER:
-            threading.excepthook = _end_with_thread
-        self._assignment = assignment
+        self._take(assignment)
         self._actor = actor
         self._limits = limits
         self._hosted: Hosted | None = None
@@ -65,6 +62,7 @@ class Child:
             self._take_table,
             self._leave,
             self._orphaned,
+            self._become,
             limits.heartbeat_s,
             limits.orphan_timeout_s,
         )
@@ -74,6 +72,19 @@ class Child:
     def ping(self) -> bool:
         """Lets Ray say whether the constructor ran."""
         return True
+
+    def _take(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        configure_logging(assignment.slot.name)
+        if assignment.slot.tier == ROUTER:
+            threading.excepthook = _end_with_thread
+
+    def _become(self, assignment: bytes, factory: bytes) -> None:
+        """A standby gets its place. The link's thread goes on with reports while another one builds."""
+        with self._table_lock:
+            self._hosted = None
+        self._take(loads(assignment))
+        threading.Thread(target=self._build, args=(factory,), name="flightserve-become").start()
 
     def _build(self, factory: bytes) -> None:
         try:

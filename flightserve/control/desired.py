@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from flightserve.control.plan import Plan, PlannedDeployment
-from flightserve.core.reconciling import FRONTEND, ROUTER, Slot
+from flightserve.core.reconciling import FRONTEND, ROUTER, STANDBY, Slot
 from flightserve.core.updating import Deployed, Layout, Seen, begin, wanted
 from flightserve.types import DeploymentSpec
 
@@ -17,6 +17,8 @@ class Desired:
     def __init__(self, plan: Plan) -> None:
         self._tiers = {Slot(ROUTER, "", index): "1" for index in range(plan.routers)}
         self._tiers |= {Slot(FRONTEND, "", index): "1" for index in range(plan.options.frontends)}
+        # One process that waits to take the place of a router or a frontend, where there is a factory for it.
+        self.standby = {Slot(STANDBY, "", 0): "1"} if STANDBY in plan.factories else {}
         self._first = {_key(planned): planned for planned in plan.deployments}
         self._planned = dict(self._first)
         self.layout = Layout(tuple(Deployed(*_wish(planned)) for planned in plan.deployments))
@@ -38,7 +40,7 @@ class Desired:
         """All places of the layout, also those whose turn has not come yet."""
         layout = self.layout
         deployed = (*layout.served, *layout.going, *(layout.target or ()))
-        return self._tiers | {slot: each.version for each in deployed for slot in each.slots()}
+        return self._tiers | self.standby | {slot: each.version for each in deployed for slot in each.slots()}
 
     def demand(self, slot: Slot, version: str) -> dict[str, float]:
         """Ray resources a child in this place takes; routers and frontends take none."""

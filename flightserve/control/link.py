@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from flightserve.control.messages import Announce, Failed, Inbox, Leave, Left, Message, Publish, Report, encode
+from flightserve.control.messages import Announce, Become, Failed, Inbox, Leave, Left, Message, Publish, Report, encode
 from flightserve.control.names import peer_credentials, supervisor_socket
 from flightserve.errors import ProtocolError
 from flightserve.wire.table import RoutingTable
@@ -41,6 +41,7 @@ class Link:
         on_table: Callable[[RoutingTable], None],
         on_leave: Callable[[float], None],
         on_orphaned: Callable[[], None],
+        on_become: Callable[[bytes, bytes], None],
         heartbeat_s: float,
         orphan_timeout_s: float,
     ) -> None:
@@ -50,6 +51,7 @@ class Link:
         self._on_table = on_table
         self._on_leave = on_leave
         self._on_orphaned = on_orphaned
+        self._on_become = on_become
         self._heartbeat_s = heartbeat_s
         self._orphan_timeout_s = orphan_timeout_s
         self._closed = threading.Event()
@@ -180,5 +182,7 @@ class Link:
                 self._on_table(table)
             case Leave(drain_timeout_s):
                 self._on_leave(drain_timeout_s)
+            case Become(assignment, factory):
+                self._on_become(assignment, factory)
             case _:
                 raise ProtocolError(f"a supervisor does not send {type(message).__name__}")

@@ -65,6 +65,14 @@ class Leave(msgspec.Struct, array_like=True, frozen=True, tag=6):
     drain_timeout_s: float
 
 
+class Become(msgspec.Struct, array_like=True, frozen=True, tag=15):
+    """Supervisor to standby: be this child from now on. Both are pickled: its `Assignment`, and the factory of its
+    tier."""
+
+    assignment: bytes
+    factory: bytes
+
+
 class Attach(msgspec.Struct, array_like=True, frozen=True, tag=7):
     """The launcher's first message: answer with a `View` on every change. `was_ready` and `addresses` (by
     frontend's name) tell a supervisor that came back what the one before it knew, and `kept` is what that one last
@@ -171,7 +179,22 @@ class View(msgspec.Struct, frozen=True):
     change: str = ""
 
 
-_Arrays = Announce | Report | Failed | Publish | Leave | Attach | Shutdown | Ask | Left | Scale | Deploy | Answer | Keep
+_Arrays = (
+    Announce
+    | Report
+    | Failed
+    | Publish
+    | Leave
+    | Attach
+    | Shutdown
+    | Ask
+    | Left
+    | Scale
+    | Deploy
+    | Answer
+    | Keep
+    | Become
+)
 Message = _Arrays | View
 
 _encoder = msgspec.msgpack.Encoder()

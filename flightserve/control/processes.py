@@ -17,12 +17,25 @@ from typing import Any, Protocol
 
 from flightserve.control.connections import send
 from flightserve.control.desired import Desired
-from flightserve.control.messages import Leave, Message
+from flightserve.control.messages import Become, Leave, Message
 from flightserve.control.names import new_peer_id
+from flightserve.control.pickling import dumps
 from flightserve.control.plan import Assignment, Plan
 from flightserve.control.roster import Record, Roster
 from flightserve.core.lifecycle import Event, Phase
-from flightserve.core.reconciling import NS_PER_S, REPLICA, Action, Drain, Kill, Slot, Start, Suspect, shortfalls
+from flightserve.core.reconciling import (
+    FRONTEND,
+    NS_PER_S,
+    REPLICA,
+    ROUTER,
+    Action,
+    Drain,
+    Kill,
+    Slot,
+    Start,
+    Suspect,
+    shortfalls,
+)
 
 log = logging.getLogger("flightserve.control.processes")
 
@@ -109,24 +122,14 @@ class Processes:
         return self._plan.options.drain_timeout_s if record.slot.tier == REPLICA else self._limits.tier_drain_s
 
     def _start(self, slot: Slot, version: str, now_ns: int) -> None:
+        if slot.tier in (ROUTER, FRONTEND) and (standby := self._roster.assigned(slot, version, self._writers, now_ns)):
+            log.info("%s (pid %d) becomes %s", standby.actor, standby.pid, slot.name)
+            assignment = self._assignment(slot, version, standby.peer_id)
+            send(self._writers[standby.peer_id], Become(dumps(assignment), self._plan.factories[slot.tier]))
+            return
         peer_id = new_peer_id()
         actor = f"{slot.name}-{version}-{peer_id:x}"
-        planned = self._desired.planned(slot.deployment, version)
-        assignment = Assignment(
-            app_id=self._plan.app_id,
-            peer_id=peer_id,
-            slot=slot,
-            version=version,
-            node=self._roster.node,
-            options=self._plan.options,
-            fabric=self._plan.fabric,
-            spec=planned.spec if planned else None,
-            code=planned.code if planned else b"",
-            addresses=self._roster.addresses_of(slot),
-            sys_path=planned.sys_path if planned else self._plan.sys_path,
-            cwd=planned.cwd if planned else self._plan.cwd,
-            sources=planned.sources if planned else (),
-        )
+        assignment = self._assignment(slot, version, peer_id)
         demand = self._desired.demand(slot, version)
         record = self._roster.started(peer_id, slot, version, actor, now_ns)
         log.info("starting %s as %s", slot.name, actor)
@@ -142,6 +145,24 @@ class Processes:
                 failed(f"{type(error).__name__}: {error}")
 
         self._ray_calls.submit(ask_ray)
+
+    def _assignment(self, slot: Slot, version: str, peer_id: int) -> Assignment:
+        planned = self._desired.planned(slot.deployment, version)
+        return Assignment(
+            app_id=self._plan.app_id,
+            peer_id=peer_id,
+            slot=slot,
+            version=version,
+            node=self._roster.node,
+            options=self._plan.options,
+            fabric=self._plan.fabric,
+            spec=planned.spec if planned else None,
+            code=planned.code if planned else b"",
+            addresses=self._roster.addresses_of(slot),
+            sys_path=planned.sys_path if planned else self._plan.sys_path,
+            cwd=planned.cwd if planned else self._plan.cwd,
+            sources=planned.sources if planned else (),
+        )
 
     def _start_failed(self, record: Record, message: str) -> None:
         # With a pidfd the kernel tells of the exit; Ray's word counts only for what never connected.

@@ -6,7 +6,7 @@ what `plan_actions` returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from flightserve.core.reconciling import (
     NS_PER_S,
     REPLICA,
     ROUTER,
+    STANDBY,
     Action,
     Child,
     Failures,
@@ -30,7 +31,7 @@ from flightserve.types import DeploymentSpec
 from flightserve.wire.table import Entry, Peer, RoutingTable, assign
 
 # A child that served this long did not fail by itself: its slot's count of failures starts again.
-STABLE_NS = 30 * NS_PER_S
+STABLE_NS = 5 * NS_PER_S
 # Deaths without a word (os._exit, out of memory) that a slot may have before the start is given up.
 START_ATTEMPTS = 3
 DRAIN_GRACE_S = 5.0
@@ -62,6 +63,8 @@ class Record:
     addresses: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
     table_version: int = 0
+    # How long it served, once it does not any more.
+    served_ns: int = 0
 
     def observed(self) -> Child:
         """As the pure function wants it."""
@@ -89,7 +92,7 @@ class Roster:
         self._restarts: dict[Slot, int] = {}
         # A frontend's addresses outlive it, so that its successor takes the same ports.
         self._addresses: dict[str, dict[str, str]] = {}
-        self._owners: dict[str, Owner] = {}
+        self._owners: dict[tuple[str, str], Owner] = {}
         self.records: dict[int, Record] = {}
         self.was_ready = False
         self.draining = False
@@ -124,9 +127,23 @@ class Roster:
         if message.addresses:
             record.addresses = dict(message.addresses)
             self._addresses[message.slot.name] = record.addresses
-        if message.serving and record.phase is not Phase.SERVING:
+        # What a standby said before it heard that it is another child now does not count.
+        if message.serving and record.phase is not Phase.SERVING and message.slot == record.slot:
+            record.ready = False
             self._move(record, Event.SERVES, now_ns)
         return record
+
+    def assigned(self, slot: Slot, version: str, connected: Container[int], now_ns: int) -> Record | None:
+        """Give a place to a standby that waits for one and is connected: its record, which is that place's from now
+        on; None where there is none."""
+        for record in self.records.values():
+            waits = record.slot.tier == STANDBY and record.phase is Phase.SERVING and record.ready
+            if waits and record.peer_id in connected:
+                record.slot, record.version, record.asked_ns = slot, version, now_ns
+                record.ready, record.statistics = False, {}
+                self._move(record, Event.ASSIGNED, now_ns)
+                return record
+        return None
 
     def reported(self, record: Record, message: Report, now_ns: int) -> bool:
         """A heartbeat; True when it changes the routing table."""
@@ -146,13 +163,12 @@ class Roster:
         if record.phase is Phase.GONE:
             return
         unexpected = event is Event.EXITED and record.phase is not Phase.DRAINING
-        served_ns = now_ns - record.since_ns if record.phase in (Phase.SERVING, Phase.SUSPECT) else 0
         self._move(record, event, now_ns)
         if event is Event.EXITED:
             del self.records[record.peer_id]
             if unexpected:
                 self._restarts[record.slot] = self._restarts.get(record.slot, 0) + 1
-                self._count_failure(record, served_ns, now_ns)
+                self._count_failure(record, now_ns)
 
     def failed(self, record: Record, message: str, detail: str) -> None:
         """A child said why it cannot start. Before the app was ever ready, that ends the start, later the change that
@@ -182,13 +198,15 @@ class Roster:
         phase = step(record.phase, event)
         # SUSPECT and back is one stretch of serving.
         if phase is not record.phase and {phase, record.phase} != {Phase.SERVING, Phase.SUSPECT}:
+            if record.phase in (Phase.SERVING, Phase.SUSPECT):
+                record.served_ns = now_ns - record.since_ns
             record.since_ns = now_ns
         record.phase = phase
 
-    def _count_failure(self, record: Record, served_ns: int, now_ns: int) -> None:
+    def _count_failure(self, record: Record, now_ns: int) -> None:
         slot = record.slot
         before = self._failures.get(slot)
-        count = 1 if before is None or served_ns > STABLE_NS else before.count + 1
+        count = 1 if before is None or record.served_ns > STABLE_NS else before.count + 1
         self._failures[slot] = Failures(count, now_ns)
         if count >= START_ATTEMPTS and slot in self._desired.layout.fresh:
             self.change_failure = (f"{slot.name} died {count} times while starting: {record.last_words}", "")
@@ -203,7 +221,11 @@ class Roster:
         if self.draining or self._phase() == "failed":
             return []
         observed = [record.observed() for record in self.records.values()]
-        return reconcile(self._desired.wanted(self.places()), observed, self._failures, now_ns, self._limits)
+        wanted = self._desired.wanted(self.places())
+        # A standby starts when all else is there: it would only take the processor from what is waited for.
+        if self.all_ready() or any(child.slot in self._desired.standby for child in observed):
+            wanted |= self._desired.standby
+        return reconcile(wanted, observed, self._failures, now_ns, self._limits)
 
     # ---- changes
 
@@ -254,14 +276,16 @@ class Roster:
     def table(self, version: int) -> RoutingTable:
         """The routing table as it is now. Suspect children stay in it: taking a router out breaks what is in
         flight there, and routers find out for themselves which replicas do not answer."""
-        serving = [record for record in self.records.values() if record.phase in IN_TABLE]
+        serving = [
+            record for record in self.records.values() if record.phase in IN_TABLE and record.slot.tier != STANDBY
+        ]
         layout = self._desired.layout
         if layout is not self._published[0]:
             self._published = (layout, version)
         owners = self._assigned(version)
 
         def entries(specs: list[DeploymentSpec]) -> tuple[Entry, ...]:
-            return tuple(self._entry(spec, owners[spec.name]) for spec in specs)
+            return tuple(self._entry(spec, owners[spec.name, spec.version]) for spec in specs)
 
         return RoutingTable(
             version=version,
@@ -276,9 +300,9 @@ class Roster:
         ready = self._replicas(spec.name, spec.version, _ready)
         return Entry(spec, owner.router_id, ready, spec.options.replicas, owner.epoch)
 
-    def _assigned(self, version: int) -> dict[str, Owner]:
-        """Who owns each deployment in the table of this version. What is with another router than in the table
-        before begins a new epoch."""
+    def _assigned(self, version: int) -> dict[tuple[str, str], Owner]:
+        """Who owns each version of a deployment in the table of this version. What is with another router than in the
+        table before, or was not there, begins a new epoch."""
         places: dict[str, int] = {}
         # Of two in one place the one that serves counts; only where none does, one that is suspect.
         for record in sorted(self.records.values(), key=lambda record: record.phase is Phase.SERVING):
@@ -286,10 +310,11 @@ class Roster:
                 places[record.slot.name] = record.peer_id
         owners = {}
         layout = self._desired.layout
-        names = {each.name for each in (*layout.served, *layout.coming, *layout.going)}
-        for name, router_id in assign(sorted(names), places).items():
-            before = self._owners.get(name)
-            owners[name] = before if before and before.router_id == router_id else Owner(router_id, version)
+        keys = [each.key for each in (*layout.served, *layout.coming, *layout.going)]
+        routers = assign({name for name, _ in keys}, places)
+        for key in keys:
+            before, router_id = self._owners.get(key), routers[key[0]]
+            owners[key] = before if before and before.router_id == router_id else Owner(router_id, version)
         self._owners = owners
         return owners
 

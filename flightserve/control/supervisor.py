@@ -59,6 +59,8 @@ class Supervisor:
         self._roster = Roster(plan, node, self._desired)
         self._changes = Changes(self._desired, self._roster, plan.options.drain_timeout_s, self._layout_changed)
         self._version = 0
+        # A child that is so long silent missed a heartbeat: it is looked at in /proc.
+        self._look_ns = int(1.5 * self._limits.heartbeat_s * NS_PER_S)
         self._adopt_until_ns = time.monotonic_ns() + int(self._limits.adopt_s * NS_PER_S) if adopting else 0
         self._attached = not adopting
         self._observers: set[asyncio.StreamWriter] = set()
@@ -104,7 +106,8 @@ class Supervisor:
             await self._processes.check_placement(now_ns)
             self._changes.step(now_ns)
         for record in self._roster.records.values():
-            record.stopped = record.phase is Phase.SUSPECT and is_stopped(record.pid)
+            silent = record.phase in (Phase.SERVING, Phase.SUSPECT) and now_ns - record.heard_ns > self._look_ns
+            record.stopped = silent and is_stopped(record.pid)
         for action in self._roster.plan_actions(now_ns):
             self._processes.act(action, now_ns)
 
@@ -179,6 +182,8 @@ class Supervisor:
         what = "serves" if message.serving else "has a process"
         log.info("%s (pid %d) %s after %.2f s", record.slot.name, pid, what, (now_ns - record.asked_ns) / NS_PER_S)
         self._processes.connected(record, pid, writer)
+        if message.slot != record.slot and record.phase is not Phase.KILLED:
+            self._processes.kill(record, f"it did not hear that it is to be {record.slot.name}")
         self._publish_soon()
         return record
 

@@ -12,7 +12,8 @@
 
 A child is SUSPECT when its heartbeats stop. It is replaced at once when its process turns out to be stopped, but
 otherwise not for a while, because a method that holds the interpreter for some seconds looks the same. KILLED
-means that the signal was sent and the process is not yet seen gone. GONE is final.
+means that the signal was sent and the process is not yet seen gone. GONE is final. A standby that is given the place
+of another child starts again, as that (ASSIGNED).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Event(enum.Enum):
     DRAIN = "drain"
     KILL = "kill"
     EXITED = "exited"
+    ASSIGNED = "assigned"
 
 
 class InvalidTransition(Exception):
@@ -61,6 +63,7 @@ TRANSITIONS: Final[dict[tuple[Phase, Event], Phase]] = {
     (Phase.STARTING, Event.DRAIN): Phase.DRAINING,
     (Phase.STARTING, Event.KILL): Phase.KILLED,
     (Phase.STARTING, Event.EXITED): Phase.GONE,
+    (Phase.SERVING, Event.ASSIGNED): Phase.STARTING,
     (Phase.SERVING, Event.SERVES): Phase.SERVING,
     (Phase.SERVING, Event.HEARD): Phase.SERVING,
     (Phase.SERVING, Event.SILENT): Phase.SUSPECT,

@@ -7,8 +7,9 @@ children observed and returns actions; the shell carries them out and feeds back
   serves and was there first stays.
 - A child of another version than wanted, or of a slot nobody wants, is drained, and killed when the drain
   takes too long.
-- Silence: SERVING becomes suspect after `suspect_ns`, and is killed when its process is stopped (SIGSTOP), or
-  when the silence lasts `frozen_ns`. A starting child may be busy importing and gets `start_ns` in all.
+- Silence: a child whose process is stopped (SIGSTOP) is killed when it lasts `stopped_ns`. Otherwise SERVING becomes
+  suspect after `suspect_ns`, and is killed after `frozen_ns`. A starting child may be busy importing and gets
+  `start_ns` in all.
 - A slot whose children keep dying waits, `backoff_ns * 2**(failures - 2)` up to `backoff_max_ns`; the first
   replacement comes at once.
 - A frontend's slot stays taken until the process is really gone, because its successor needs the same ports.
@@ -25,6 +26,8 @@ from flightserve.core.lifecycle import LIVE, Phase
 FRONTEND: Final = "frontend"
 ROUTER: Final = "router"
 REPLICA: Final = "replica"
+# A process that waits to become a router or a frontend.
+STANDBY: Final = "standby"
 
 NS_PER_S: Final = 1_000_000_000
 
@@ -67,6 +70,7 @@ class Failures:
 class ReconcileLimits:
     """Durations in ns."""
 
+    stopped_ns: int = NS_PER_S
     suspect_ns: int = 1_500_000_000
     frozen_ns: int = 30 * NS_PER_S
     start_ns: int = 600 * NS_PER_S
@@ -177,10 +181,10 @@ def _judge(child: Child, keep: bool, slot_wanted: bool, now_ns: int, limits: Rec
             return [Drain(child.peer_id, "replaced" if slot_wanted else "no longer wanted")]
         case Phase.STARTING if age > limits.start_ns:
             return [Kill(child.peer_id, "did not start in time")]
+        case Phase.SERVING | Phase.SUSPECT if child.stopped and silence > limits.stopped_ns:
+            return [Kill(child.peer_id, "its process is stopped")]
         case Phase.SERVING if silence > limits.suspect_ns:
             return [Suspect(child.peer_id)]
-        case Phase.SUSPECT if child.stopped and silence > limits.suspect_ns:
-            return [Kill(child.peer_id, "its process is stopped")]
         case Phase.SUSPECT if silence > limits.frozen_ns:
             return [Kill(child.peer_id, f"silent for {silence / NS_PER_S:.1f} s")]
     return []

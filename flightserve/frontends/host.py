@@ -39,6 +39,13 @@ class BindFailed(Unavailable):
     """A frontend could not listen where it was told to."""
 
 
+def load(options: FrontendOptions) -> None:
+    """Import all that the frontends with these ports need, which takes longer than to start them."""
+    for protocol, (module, _, _) in FRONTENDS.items():
+        if getattr(options, f"{protocol}_port") is not None:
+            importlib.import_module(module)
+
+
 class FrontendHost:
     """The frontends of one process. `on_loop` is called once, with the event loop, before any of them starts:
     the place to start what else lives there."""

@@ -76,6 +76,7 @@ FACTORIES: dict[str, Callable[[Assignment], Standin]] = {
     "router": Standin,
     "replica": StandinReplica,
     "frontend": StandinFrontend,
+    "standby": Standin,
 }
 
 

@@ -103,6 +103,7 @@ def test_a_child_that_is_killed_or_stopped_is_replaced_and_requests_are_answered
 
 
 def test_a_killed_supervisor_is_not_noticed_by_requests(app: Served) -> None:
+    wait_until(app.whole, "the standby")
     before = app.view()
     os.kill(before.supervisor_pid, signal.SIGKILL)
     with Client(app.addresses["zmq"]) as client:

@@ -37,7 +37,7 @@ def app() -> Iterator[Served]:
 
 
 def _ready(served: Served) -> bool:
-    return served.view().phase == "ready"
+    return served.whole()
 
 
 def _greeted(address: str) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flightserve.config import FrontendOptions
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Announce, Report
-from flightserve.control.roster import START_ATTEMPTS, Record, Roster
+from flightserve.control.roster import STABLE_NS, START_ATTEMPTS, Record, Roster
 from flightserve.core.lifecycle import Event, Phase
 from flightserve.core.reconciling import NS_PER_S, Slot, Start
 from flightserve.core.updating import Seen
@@ -13,10 +15,13 @@ from tests.control.standins import plan, spec
 
 NOW = 1_000 * NS_PER_S
 SLOTS = [Slot("router", "", 0), Slot("frontend", "", 0), Slot("replica", "Echo", 0), Slot("replica", "Echo", 1)]
+STANDBY = Slot("standby", "", 0)
 
 
-def _roster() -> Roster:
-    return Roster(plan(), "node")
+def _roster(*, standby: bool = False) -> Roster:
+    planned = plan()
+    factories = {tier: factory for tier, factory in planned.factories.items() if standby or tier != "standby"}
+    return Roster(replace(planned, factories=factories), "node")
 
 
 def _announce(slot: Slot, peer_id: int, *, serving: bool = True, addresses: dict[str, str] | None = None) -> Announce:
@@ -173,6 +178,74 @@ def test_a_frontends_addresses_outlive_it() -> None:
     assert other.was_ready
 
 
+def _with_standby() -> tuple[Roster, list[Record], Record]:
+    roster = _roster(standby=True)
+    records = _serve_all(roster)
+    roster.note_ready()
+    assert roster.plan_actions(NOW) == [Start(STANDBY, "1")]
+    standby = roster.announced(_announce(STANDBY, 60), NOW)
+    roster.reported(standby, Report(ready=True), NOW)
+    assert roster.plan_actions(NOW) == []
+    return roster, records, standby
+
+
+def test_a_standby_starts_when_all_else_is_ready_and_stays_when_that_changes() -> None:
+    roster = _roster(standby=True)
+    assert Start(STANDBY, "1") not in roster.plan_actions(NOW)
+    roster, records, _ = _with_standby()
+    roster.happened(records[2], Event.EXITED, NOW)
+    assert roster.plan_actions(NOW) == [Start(SLOTS[2], "1")]
+    assert roster.surplus() == []
+
+
+def test_a_standby_has_no_part_in_the_data_plane_and_the_app_is_ready_without_it() -> None:
+    roster, _, standby = _with_standby()
+    table = roster.table(5)
+    assert standby.peer_id not in {peer.id for peer in table.peers}
+    assert "standby-0" not in table.metrics
+    roster.happened(standby, Event.EXITED, NOW)
+    assert roster.all_ready()
+
+
+def test_a_standby_takes_the_place_of_a_router_that_died() -> None:
+    roster, records, standby = _with_standby()
+    roster.happened(records[0], Event.EXITED, NOW)
+    assert roster.plan_actions(NOW) == [Start(SLOTS[0], "1")]
+    assert roster.assigned(SLOTS[0], "1", {1, 2, 3}, NOW) is None, "it is not connected"
+    assert roster.assigned(SLOTS[0], "1", {60}, NOW) is standby
+    assert roster.plan_actions(NOW) == [], "the next one waits until the app is ready again"
+    assert roster.assigned(SLOTS[1], "1", {60}, NOW) is None, "it is taken"
+    # What it said before it heard of its new place says nothing of that.
+    roster.announced(_announce(STANDBY, 60), NOW)
+    roster.reported(standby, Report(ready=True), NOW)
+    assert (standby.phase, roster.table(5).deployments[0].router_id) == (Phase.STARTING, 0)
+    roster.announced(_announce(SLOTS[0], 60), NOW)
+    assert roster.table(6).deployments[0].router_id == 60
+    assert not roster.all_ready()
+    roster.reported(standby, Report(ready=True), NOW)
+    assert roster.plan_actions(NOW) == [Start(STANDBY, "1")]
+
+
+def test_a_standby_that_is_silent_or_drains_is_given_no_place() -> None:
+    for event in (Event.SILENT, Event.DRAIN, Event.KILL):
+        roster, _, standby = _with_standby()
+        roster.happened(standby, event, NOW)
+        assert roster.assigned(SLOTS[0], "1", {60}, NOW) is None
+
+
+def test_a_child_that_served_long_before_it_was_killed_is_replaced_at_once() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    roster.note_ready()
+    for peer_id in (50, 51):
+        roster.happened(roster.started(peer_id, SLOTS[2], "1", "actor", NOW), Event.EXITED, NOW)
+    later = NOW + 2 * STABLE_NS
+    roster.unheard(later)
+    roster.happened(records[2], Event.KILL, later)
+    roster.happened(records[2], Event.EXITED, later + NS_PER_S)
+    assert Start(SLOTS[2], "1") in roster.plan_actions(later + NS_PER_S)
+
+
 def test_while_draining_nothing_is_started_and_the_end_is_stopped() -> None:
     roster = _roster()
     records = _serve_all(roster)
@@ -204,7 +277,8 @@ def test_demands_and_slots_follow_the_options() -> None:
     )  # fmt: skip
     slots = desired.wanted(Seen())
     assert len(slots) == 3 + 2 + 2 + 1
-    assert desired.serving() == desired.everything() == slots
+    assert desired.serving() == slots
+    assert desired.everything() == slots | desired.standby
     assert desired.demand(Slot("replica", "A", 1), "1") == {"CPU": 1.5, "disk": 1.0}
     assert desired.demand(Slot("replica", "B", 0), "1") == {}
     assert desired.demand(Slot("router", "", 2), "1") == {}
