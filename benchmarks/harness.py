@@ -21,8 +21,9 @@ Measure = Callable[[], Sample]
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How much to measure: rounds (each side once), seconds of one side of a round, minutes of the memory run,
-    fresh starts of the startup figure (0: the shared start is the sample), and TPC-H's scale. `subject` false leaves
-    flightserve out, to look at the baselines alone."""
+    fresh starts of the startup figure (0: the shared start is the sample), and TPC-H's scale. `brief` takes one round where
+    rounds are long, and less of what has a size of its own. `subject` false leaves flightserve out, to look at the
+    baselines alone."""
 
     rounds: int = 7
     seconds: float = 2.0
@@ -30,12 +31,18 @@ class Settings:
     load_slice_s: float = 10.0
     starts: int = 3
     scale: float = 1.0
+    brief: bool = False
     subject: bool = True
 
     @classmethod
     def small(cls, subject: bool = True) -> Settings:
         """The size the tests run: seconds in all, figures without meaning."""
-        return cls(rounds=2, seconds=0.25, load_minutes=0.03, load_slice_s=0.3, starts=0, scale=0.01, subject=subject)
+        return cls(2, 0.25, load_minutes=0.03, load_slice_s=0.3, starts=0, scale=0.01, brief=True, subject=subject)
+
+    @property
+    def long_rounds(self) -> range:
+        """The numbers of the rounds, where one takes long."""
+        return range(1 if self.brief else self.rounds)
 
 
 class Bench:

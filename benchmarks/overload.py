@@ -50,7 +50,7 @@ def run(bench: Bench) -> Sequence[Figure]:
     if not bench.settings.subject:
         return []
     try:
-        rounds = [measure(bench, seed) for seed in range(bench.settings.rounds)]
+        rounds = [measure(bench, seed) for seed in bench.settings.long_rounds]
     finally:
         bench.end_server(*SERVED)
         bench.end_load(LOAD)

@@ -20,7 +20,7 @@ from flightserve.types import DeploymentOptions
 LOADS = (0.2, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 QUIET, TWICE = 0.2, 2.0
 REQUESTS = 30_000
-REQUESTS_SMALL = 2_000
+REQUESTS_BRIEF = 2_000
 DRAWN = "90 % short, 10 % eight times as long"
 # FIFO that sheds by age lets a request wait this long, in service times: half of the usual deadline.
 QUEUE_WAIT = 5.0
@@ -142,10 +142,10 @@ def main() -> None:
 
 def run(bench: Bench) -> Sequence[Figure]:
     """The bars at twice the capacity, for each scenario. The baseline is FIFO without shedding."""
-    requests = REQUESTS if bench.settings.rounds > 2 else REQUESTS_SMALL
+    brief = bench.settings.brief
     figures: list[Figure] = []
-    for scenario in SCENARIOS if bench.settings.rounds > 2 else SCENARIOS[:2]:
-        figures += bars(scenario, requests)
+    for scenario in SCENARIOS[:2] if brief else SCENARIOS:
+        figures += bars(scenario, REQUESTS_BRIEF if brief else REQUESTS)
     return figures
 
 

@@ -22,7 +22,7 @@ SCENARIO = Scenario("cost", (Kind(1.0, fixed_ms=4.0, row_ms=1.0),), max_batch_ro
 LOADS = (0.8, 2.0)
 BURSTS = (1, 16)
 REQUESTS = 20_000
-REQUESTS_SMALL = 500
+REQUESTS_BRIEF = 500
 COST_MAX = 1.5
 
 
@@ -41,7 +41,7 @@ class Timed(DeploymentMachine):
 
 def run(bench: Bench) -> Sequence[Figure]:
     """Time per request of both policies, below and over the capacity."""
-    requests = REQUESTS_SMALL if bench.settings.seconds < 1 else REQUESTS
+    requests = REQUESTS_BRIEF if bench.settings.brief else REQUESTS
     return [
         bench.alternate(
             partial(

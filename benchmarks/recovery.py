@@ -28,7 +28,7 @@ PER_S = 100.0
 TIMEOUT_MS = 10_000.0
 BEFORE_S = 0.5
 AFTER_S = 4.0
-AFTER_SMALL_S = 2.0
+AFTER_BRIEF_S = 2.0
 BACK_S = 60.0
 
 REPLICA_S_MAX, ROUTER_S_MAX = 1.0, 2.0
@@ -38,7 +38,7 @@ def run(bench: Bench) -> Sequence[Figure]:
     """The longest wait after SIGKILL of a replica, and of a router."""
     if not bench.settings.subject:
         return []
-    rounds = range(bench.settings.rounds if bench.settings.seconds >= 1 else 1)
+    rounds = bench.settings.long_rounds
     try:
         replicas = [kill(bench, f"replica-{DEPLOYMENT}-{seed % 2}", seed) for seed in rounds]
         routers = [kill_owner(bench, seed) for seed in rounds]
@@ -74,7 +74,7 @@ def kill(bench: Bench, name: str, seed: int) -> Sample:
     server = bench.server(*SERVED)
     launcher = server.process.pid
     before = next(child for child in children_of(launcher) if child["name"] == name)
-    after_s = AFTER_S if bench.settings.seconds >= 1 else AFTER_SMALL_S
+    after_s = AFTER_BRIEF_S if bench.settings.brief else AFTER_S
     load = bench.load(LOAD)
     load.order(
         "steady",
