@@ -21,9 +21,9 @@ Measure = Callable[[], Sample]
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How much to measure: rounds (each side once), seconds of one side of a round, minutes of the memory run,
-    fresh starts of the startup figure (0: the shared start is the sample), and TPC-H's scale. `brief` takes one round where
-    rounds are long, and less of what has a size of its own. `subject` false leaves flightserve out, to look at the
-    baselines alone."""
+    fresh starts of the startup figure (0: the shared start is the sample), and TPC-H's scale. `brief` takes one round
+    where rounds are long, and less of what has a size of its own. `subject` false leaves flightserve out, to look at
+    the baselines alone."""
 
     rounds: int = 7
     seconds: float = 2.0

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.figures import Bar, Figure, Sample, p99
 from benchmarks.harness import Bench
 from benchmarks.overload_scenarios import FULL_QUEUE, REAL
-from benchmarks.overload_simulation import capacity_of
+from benchmarks.overload_sweep import known_capacity
 from flightserve.clock import NS_PER_MS
 
 LOAD = "load.overload"
@@ -59,7 +59,7 @@ def run(bench: Bench) -> Sequence[Figure]:
 
 def timeout_ms() -> float:
     """Ten service times: the mean time of a micro-batch with full queues, as the simulation has it."""
-    return DEADLINES * capacity_of(REAL).service_ns / NS_PER_MS
+    return DEADLINES * known_capacity(REAL).service_ns / NS_PER_MS
 
 
 def measure(bench: Bench, seed: int) -> Round:
