@@ -22,7 +22,7 @@ from flightserve.fabric.service import Reply
 from flightserve.replica.onward import Onward
 from flightserve.replica.service import ReplicaService
 from flightserve.router.service import RouterService
-from flightserve.types import RequestMeta
+from flightserve.types import DeploymentSpec, RequestMeta
 from flightserve.wire.table import Entry, Peer, RoutingTable
 from tests.support import eventually
 
@@ -55,7 +55,9 @@ class Plane:
         self.replicas: list[ReplicaService] = []
         # Routers that live and own nothing.
         self.others: list[RouterService] = []
-        self._epoch = (0, 0)
+        # Versions that are still coming, or going.
+        self.other_specs: list[DeploymentSpec] = []
+        self._owned: dict[str, tuple[int, int]] = {}
         self.router = self.start_router()
         for name in self.bounds:
             for _ in range(replicas):
@@ -92,13 +94,19 @@ class Plane:
         peers = tuple(Peer(router.peer_id, "router", "router", router.endpoint, "node") for router in routers)
         # Replicas that are processes of their own are not counted here; callers want one at least.
         count, version = max(1, len(self.replicas)), next(self._version)
-        if self._epoch[0] != self.router.peer_id:
-            self._epoch = (self.router.peer_id, version)
-        entries = tuple(Entry(spec, self.router.peer_id, count, count, self._epoch[1]) for spec in self.specs.values())
-        table = RoutingTable(version, peers, entries)
+        entries, others = (
+            tuple(Entry(spec, self.router.peer_id, count, count, self._epoch(spec, version)) for spec in specs)
+            for specs in (self.specs.values(), self.other_specs)
+        )
+        table = RoutingTable(version, peers, entries, others=others)
         for router in routers:
             router.apply_table(table)
         return table
+
+    def _epoch(self, spec: DeploymentSpec, version: int) -> int:
+        if self._owned.get(spec.key, (0, 0))[0] != self.router.peer_id:
+            self._owned[spec.key] = (self.router.peer_id, version)
+        return self._owned[spec.key][1]
 
     def publish(self) -> None:
         table = self.table()

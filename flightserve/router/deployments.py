@@ -7,6 +7,7 @@ lanes that are ahead wait for the next table. Those that are behind are sent on:
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Iterator
 
@@ -32,6 +33,8 @@ class Deployments:
         self._homeless: set[Link] = set()
         # Requests from callers whose routing table is newer than ours.
         self._early: dict[Link, list[tuple[frames.Submit, RegionHold]]] = {}
+        # Counts of versions that are gone, by deployment: counters must not fall.
+        self._past: dict[str, collections.Counter[str]] = {}
         self._table = RoutingTable(0)
         self._ids = itertools.count(1)
         self.dirty: set[Link] = set()
@@ -63,6 +66,8 @@ class Deployments:
         wait for a newer table. Any thread."""
         early = [len(frame.parts) for submits in list(self._early.values()) for frame, _ in submits]
         out: dict[str, float] = {"going_requests": 0.0, "early_requests": float(sum(early))}
+        for name, counts in list(self._past.items()):
+            out |= {f"{name}.{statistic}": float(count) for statistic, count in counts.items()}
         for dispatcher in list(self._dispatchers.values()):
             statistics = dispatcher.statistics()
             for statistic, value in statistics.items():
@@ -101,7 +106,7 @@ class Deployments:
 
     def _send_away(self, link: Link) -> None:
         self._homeless.discard(link)
-        link.channel.queue(frames.Goodbye())
+        link.dismiss()
         self.dirty.add(link)
 
     def forget(self, link: Link) -> None:
@@ -187,5 +192,7 @@ class Deployments:
         """End what is left of deployments that are not here any more, and let go of lanes that drain."""
         for key, dispatcher in list(self._dispatchers.items()):
             if dispatcher.see_off(now_ns):
+                past = self._past.setdefault(dispatcher.spec.name, collections.Counter())
+                past.update(dispatcher.machine.statistics().counts)
                 del self._dispatchers[key]
         self.departing = any(dispatcher.departing for dispatcher in self)

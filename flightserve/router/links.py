@@ -18,7 +18,7 @@ from flightserve.core.leases import Hold, Leases
 from flightserve.errors import ProtocolError
 from flightserve.fabric.channels import PollingChannel
 from flightserve.fabric.segments import check_segment
-from flightserve.wire.frames import Hello, Part, Region, Release, Segment, check_region
+from flightserve.wire.frames import Goodbye, Hello, Part, Region, Release, Segment, check_region
 
 if TYPE_CHECKING:
     from flightserve.router.dispatch import Dispatcher
@@ -108,7 +108,9 @@ class Link:
         self.epoch = 0
         self.session = 0
         self.credits = 0
+        # The replica said goodbye here; we did.
         self.draining = False
+        self.dismissed = False
         self.requests: dict[int, Routed] = {}
         # Results it was sent, and regions that user code keeps.
         self.leases: Leases[RegionKey, RegionHold] = Leases()
@@ -148,9 +150,10 @@ class Link:
             peer.lanes.append(self)
 
     def release(self, key: RegionKey, lost: bool) -> None:
-        """Tell the owner, with the next frames that go its way; by its main connection if this one ended."""
+        """Tell the owner, with the next frames that go its way; by its main connection if this one ended, or is about
+        to."""
         link = self
-        if self.channel.closed and self.peer is not None and self.peer.main is not None:
+        if (self.channel.closed or self.dismissed) and self.peer is not None and self.peer.main is not None:
             link = self.peer.main
         (link.losses if lost else link.releases).append(key)
 
@@ -176,12 +179,22 @@ class Link:
         if key not in self.channel.known:
             self.channel.announce(hold.segment.frame, hold.segment.fd, hold.segment)
 
+    def dismiss(self) -> None:
+        """Say goodbye to a replica's lane. It may hang up when it reads that, so nothing is said here any more."""
+        self.dismissed = True
+        self.channel.queue(Goodbye())
+        self._hand_on()
+
     def forget_leases(self) -> None:
         """The connection ended: its leases are void, and what it still had to tell goes another way."""
         self.leases.end()
-        if self.peer is not None and self.peer.main is not None:
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        if self.peer is not None and self.peer.main is not None and self.peer.main is not self:
             self.peer.main.releases += self.releases
             self.peer.main.losses += self.losses
+            self.releases, self.losses = [], []
 
 
 class SegmentFds:
