@@ -30,10 +30,21 @@ class Bounds:
 
 class MicroBatch:
     """One micro-batch in flight. `wanted` counts the members that have no outcome yet; `streamed` is set when a
-    part of its reply went out; it was sent at `sent_ns` and should take `expected_ns`. It holds one slice of one
-    request, or any number of whole requests."""
+    part of its reply went out, `holds_lane` when its lane is not free before the reader has had all; it was sent at
+    `sent_ns` and should take `expected_ns`. It holds one slice of one request, or any number of whole requests."""
 
-    __slots__ = ("entries", "expected_ns", "id", "pieces", "replica_id", "rows", "sent_ns", "streamed", "wanted")
+    __slots__ = (
+        "entries",
+        "expected_ns",
+        "holds_lane",
+        "id",
+        "pieces",
+        "replica_id",
+        "rows",
+        "sent_ns",
+        "streamed",
+        "wanted",
+    )
 
     def __init__(self, id: int, replica_id: int, entries: list[Entry], pieces: list[Piece], sent_ns: int = 0) -> None:
         self.id = id
@@ -45,6 +56,7 @@ class MicroBatch:
         self.sent_ns = sent_ns
         self.expected_ns = 0
         self.streamed = False
+        self.holds_lane = False
 
     @property
     def first(self) -> bool:

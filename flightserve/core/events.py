@@ -92,16 +92,19 @@ class Finished:
 
 @dataclass(slots=True)
 class Streamed:
-    """First part of a streamed reply went out: the request can no longer be run again."""
+    """First part of a streamed reply went out: the request can no longer be run again. `holds_lane`: nothing else runs
+    in its lane until the stream's reader has had enough, so nothing is prefetched behind it."""
 
     replica_id: int
     batch_id: int
+    holds_lane: bool = False
 
 
 @dataclass(slots=True)
 class BatchFailed:
     """A micro-batch raised. `kind` indexes `errors.KINDS`. `ran` is false when the replica refused it at the
-    door (expired, undecodable), so that running it elsewhere is safe for every method."""
+    door (expired, undecodable), so that running it elsewhere is safe for every method. With the kind of UNAVAILABLE the
+    replica only had no place for it (it waited behind a stream), and it runs elsewhere as if nothing had been."""
 
     replica_id: int
     batch_id: int

@@ -1,22 +1,28 @@
 """The lanes of a deployment's replicas, by process, and which of them may be given work.
 
 A lane is what has credits; a process is what is slow, and what dies. `core.ejection` judges processes, and what it
-says is carried out here on the credits of their lanes: a process on probation has one lane with one credit.
+says is carried out here on the credits of their lanes: a process on probation has one lane with one credit. A lane
+that a stream holds has one too, the stream's own, because its reader may be slow.
 """
 
 from __future__ import annotations
 
+from flightserve.core.batching import MicroBatch
 from flightserve.core.credits import CreditPool
 from flightserve.core.ejection import SlowReplicas, Verdict
 from flightserve.core.events import Effect, Ejected, Readmitted
+from flightserve.core.statistics import Counters
 
 
 class Fleet:
     """Lanes come and go, drain, and finish micro-batches. Each method returns the effects that follow."""
 
-    def __init__(self, credits: CreditPool) -> None:
+    def __init__(self, credits: CreditPool, counters: Counters) -> None:
         self.slow = SlowReplicas()
         self._credits = credits
+        self._counters = counters
+        # Lanes that streams hold, and by how many.
+        self._held: dict[int, int] = {}
         self._process_of: dict[int, int] = {}
         self._lanes: dict[int, list[int]] = {}
 
@@ -47,9 +53,25 @@ class Fleet:
             self._limit(process, None)
         return self._obey(self.slow.left(process, now_ns))
 
-    def down(self, lane: int, now_ns: int) -> list[Effect]:
-        """The lane is gone; with its last one, its process."""
+    def hold(self, lane: int) -> None:
+        """A stream has begun in the lane, and nothing else runs there until it ends."""
+        self._held[lane] = self._held.get(lane, 0) + 1
+        if self.slow.credits_max(self._process_of[lane]) is None:
+            self._credits.limit(lane, 1)
+
+    def release(self, lane: int) -> None:
+        """The stream ended."""
+        self._held[lane] -= 1
+        if self._held[lane]:
+            return
+        del self._held[lane]
+        if self.slow.credits_max(self._process_of[lane]) is None:
+            self._credits.limit(lane, None)
+
+    def down(self, lane: int, silent: bool, now_ns: int) -> list[Effect]:
+        """The lane is gone; with its last one, its process, which was perhaps ejected because it was `silent`."""
         self._credits.remove(lane)
+        self._held.pop(lane, None)
         process = self._process_of.pop(lane)
         lanes = self._lanes[process]
         lanes.remove(lane)
@@ -58,15 +80,13 @@ class Fleet:
             self._keep_limit(process)
             return []
         del self._lanes[process]
+        self._counters.ejected_silent += silent
         return self._obey(self.slow.left(process, now_ns))
 
-    def has(self, process: int) -> bool:
-        """True while a lane of the process is here."""
-        return process in self._lanes
-
-    def finished(self, lane: int, method: str, rows: int, busy_ns: int, now_ns: int) -> list[Effect]:
-        """The lane ran a micro-batch of `rows` rows of the method in `busy_ns`."""
-        verdicts = self.slow.finished(self._process_of[lane], method, rows, busy_ns, now_ns)
+    def finished(self, batch: MicroBatch, busy_ns: int, now_ns: int) -> list[Effect]:
+        """A micro-batch was run in `busy_ns`: its process is judged by that."""
+        process, method = self._process_of[batch.replica_id], batch.entries[0].request.group[0]
+        verdicts = self.slow.finished(process, method, batch.rows, busy_ns, now_ns)
         return self._obey(verdicts) if verdicts else []
 
     def tick(self, now_ns: int) -> None:
@@ -85,6 +105,7 @@ class Fleet:
             process = verdict.replica
             self._limit(process, verdict.credits_max)
             if verdict.credits_max == 0:
+                self._counters.ejected_slow += 1
                 effects.append(Ejected(process, verdict.factor, verdict.until_ns))
             else:
                 effects.append(Readmitted(process))
@@ -98,4 +119,7 @@ class Fleet:
 
     def _limit(self, process: int, credits_max: int | None) -> None:
         for number, lane in enumerate(self._lanes[process]):
-            self._credits.limit(lane, 0 if credits_max is not None and number else credits_max)
+            if credits_max is not None:
+                self._credits.limit(lane, 0 if number else credits_max)
+            else:
+                self._credits.limit(lane, 1 if lane in self._held else None)

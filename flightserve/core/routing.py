@@ -35,7 +35,6 @@ from flightserve.core.events import (
     Completed,
     Dispatch,
     Effect,
-    Ejected,
     Event,
     Finished,
     HandOver,
@@ -81,12 +80,13 @@ class DeploymentMachine:
         self.options = options
         self.next_wake_ns = NEVER_NS
         self._bounds = Bounds(options.max_batch_rows, options.max_batch_bytes)
+        self._counters = Counters()
         self._credits = CreditPool()
         self._forecast = Forecast(self._bounds, self._credits) if options.router == "deadline" else None
         policy = policy or policy_of(options.router, self._forecast)
         self._groups = Groups(policy, self._bounds, round(options.linger_ms * NS_PER_MS))
         self._admission = Admission(options, self._groups, self._forecast)
-        self._fleet = Fleet(self._credits)
+        self._fleet = Fleet(self._credits, self._counters)
         self._budget = RetryBudget()
         self._deadlines = Deadlines()
         self._entries: dict[int, Entry] = {}
@@ -94,7 +94,6 @@ class DeploymentMachine:
         self._replicas: dict[int, dict[int, MicroBatch]] = {}
         self._order = 0
         self._batch_id = 0
-        self._counters = Counters()
         self._handlers: dict[type, Callable[[Any, int, list[Effect]], None]] = {
             Arrived: self._on_arrived,
             Cancelled: self._on_cancelled,
@@ -227,9 +226,7 @@ class DeploymentMachine:
         if self._forecast is not None:
             self._forecast.lane_down(event.replica_id, batches.values())
         process = self._fleet.process_of(event.replica_id)
-        effects += self._fleet.down(event.replica_id, now_ns)
-        if event.silent and not self._fleet.has(process):
-            self._counters.ejected_silent += 1
+        effects += self._fleet.down(event.replica_id, event.silent, now_ns)
         self._budget.cover(process, sum(batch.repeatable for batch in batches.values()), now_ns)
         # A replica runs micro-batches in the order sent: only the oldest can have killed it.
         suspects = self.options.concurrency
@@ -244,6 +241,9 @@ class DeploymentMachine:
             self._counters.late += 1
         else:
             batch.streamed = True
+            if event.holds_lane and not batch.holds_lane:
+                batch.holds_lane = True
+                self._fleet.hold(event.replica_id)
 
     def _on_finished(self, event: Finished, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> completed, or still waiting for other slices."""
@@ -276,10 +276,14 @@ class DeploymentMachine:
         if self._forecast is not None:
             self._forecast.ended(batch, 0, False, now_ns)
         company = len(batch.entries) > 1
+        turned_away = not event.ran and event.kind == _UNAVAILABLE and not batch.streamed
         for entry in batch.entries:
             if entry.done:
                 continue
             self._detach(entry, batch)
+            if turned_away:
+                self._run_again(entry, batch)
+                continue
             entry.alone = True
             if event.ran:
                 again = company and entry.request.idempotent and not batch.streamed
@@ -393,6 +397,8 @@ class DeploymentMachine:
             self._counters.late += 1
             return None
         self._credits.give_back(replica_id)
+        if batch.holds_lane:
+            self._fleet.release(replica_id)
         return batch
 
     def _finish_slice(self, entry: Entry, batch: MicroBatch) -> bool:
@@ -422,10 +428,7 @@ class DeploymentMachine:
             self._forecast.ended(batch, busy_ns, not batch.streamed, now_ns)
         if not busy_ns or batch.streamed:
             return
-        method = batch.entries[0].request.group[0]
-        for effect in self._fleet.finished(batch.replica_id, method, batch.rows, busy_ns, now_ns):
-            self._counters.ejected_slow += type(effect) is Ejected
-            effects.append(effect)
+        effects += self._fleet.finished(batch, busy_ns, now_ns)
 
     def _bereave(self, batch: MicroBatch, suspect: bool, reason: str, now_ns: int, effects: list[Effect]) -> None:
         """The replica of this micro-batch died."""

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 # Parts of one streamed reply that may lie unread; then its generator waits.
 STREAM_WINDOW = 4
+# A reader that takes nothing for so long is slow.
+SLOW_READER_NS = 100_000_000
 # How long a lane waits for memory before the micro-batch fails.
 MEMORY_WAIT_S = 10.0
 PUMP_S = 0.1
@@ -193,8 +195,7 @@ class Lane:
             for batch in batches:
                 self.send_part(frame, batch)
                 self._unread += 1
-                while self._unread >= STREAM_WINDOW and not context.cancelled:
-                    self.pump(PUMP_S)
+                self._await_reader(context)
                 if context.cancelled:
                     raise Cancelled("nobody waits for the stream any more")
         finally:
@@ -203,6 +204,17 @@ class Lane:
                 close()
             self._streaming = 0
         return None, 0
+
+    def _await_reader(self, context: Context) -> None:
+        """Wait while too many parts lie unread. What waits behind the stream is given back once the reader turns out
+        to be slow: another lane may be free."""
+        until_ns = 0
+        while self._unread >= STREAM_WINDOW and not context.cancelled:
+            now_ns = monotonic_ns()
+            until_ns = until_ns or now_ns + SLOW_READER_NS
+            while self._waiting and now_ns >= until_ns:
+                self.refuse(self._waiting.popleft(), Unavailable("the replica waits for the reader of a stream"))
+            self.pump(PUMP_S)
 
     def send_part(self, frame: frames.Execute, batch: pa.RecordBatch) -> None:
         """Send one batch of a streamed reply."""

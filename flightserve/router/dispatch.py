@@ -206,7 +206,7 @@ class Dispatcher:
 
     def _let_go(self, lane: Link, why: str, now_ns: int) -> None:
         self.lanes_down([lane], why, now_ns)
-        lane.channel.queue(frames.Goodbye())
+        lane.dismiss()
         self.dirty.add(lane)
 
     def done(self, link: Link, frame: frames.Done, result: RegionHold | None, now_ns: int) -> None:
@@ -255,7 +255,8 @@ class Dispatcher:
         request = running.pieces[0][0]
         if not request.streamed:
             request.streamed = True
-            self.handle(Streamed(link.number, frame.batch_id), now_ns)
+            method = self._methods.get(request.group[0])
+            self.handle(Streamed(link.number, frame.batch_id, method is None or not method.is_async), now_ns)
         if result is not None and not request.settled:
             self._send_results(request.link, result, [frames.Item(request.part.request_id, 0, frame.rows, False)])
 

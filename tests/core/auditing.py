@@ -92,11 +92,13 @@ class Books:
     credits: int
     process: int = 0
     draining: bool = False
+    held: set[int] = field(default_factory=set)
     batches: dict[int, Dispatch] = field(default_factory=dict)
 
     def open(self, ejected: set[int]) -> bool:
         """Must be used before anything waits."""
-        return not self.draining and len(self.batches) < self.credits and self.process not in ejected
+        credits = min(1, self.credits) if self.held else self.credits
+        return not self.draining and len(self.batches) < credits and self.process not in ejected
 
 
 class Auditor:
@@ -176,6 +178,8 @@ class Auditor:
             # What a replica says of a micro-batch it was never given counts for nothing.
             if event.replica_id in self.replicas and event.batch_id in self.replicas[event.replica_id].batches:
                 self.streamed.add(event.batch_id)
+                if event.holds_lane:
+                    self.replicas[event.replica_id].held.add(event.batch_id)
         elif isinstance(event, ReplicaDown):
             books = self.replicas.pop(event.replica_id, Books(0))
             for batch in books.batches.values():
@@ -185,6 +189,7 @@ class Auditor:
         elif isinstance(event, Finished | BatchFailed) and event.replica_id in self.replicas:
             ended = self.replicas[event.replica_id].batches.pop(event.batch_id, None)
             if ended is not None:
+                self.replicas[event.replica_id].held.discard(event.batch_id)
                 finished = isinstance(event, Finished)
                 self._end(ended, now_ns, answered=finished, ran=isinstance(event, Finished) or event.ran)
 

@@ -28,6 +28,7 @@ from tests.core.bench import Bench, refusals, shape, whole
 from tests.core.building import request
 
 MS = 1_000_000
+UNAVAILABLE = errors.KINDS.index(errors.Unavailable)
 
 
 # ---- replicas that die
@@ -282,3 +283,43 @@ def run_four(bench: Bench) -> list[Effect]:
         for batch_id in list(batches):
             effects += bench.send(Finished(lane, batch_id, (50 if lane > 20 else 5) * MS))
     return effects
+
+
+# ---- streams
+
+
+def test_nothing_is_prefetched_behind_a_stream_whose_reader_may_be_slow() -> None:
+    bench = Bench(2, 2)
+    stream, beside = request(sliceable=False), request(sliceable=False)
+    assert [lane for lane, _ in shape(bench.arrive(stream, beside))] == [1, 2]
+    bench.send(Streamed(1, 1, holds_lane=True))
+    more = [request(sliceable=False) for _ in range(3)]
+    assert shape(bench.arrive(*more)) == [(2, whole(more[0]))]
+    # The stream's end frees its lane, for all that it offers.
+    assert [lane for lane, _ in shape(bench.send(Finished(1, 1)))] == [1, 1]
+
+
+def test_what_waited_behind_a_stream_runs_elsewhere_as_if_nothing_had_been() -> None:
+    bench = Bench(2)
+    stream = request(sliceable=False)
+    bench.arrive(stream)
+    # May run only once; may share a micro-batch; and is turned away more often than a request may fail.
+    behind = [request(idempotent=False), request(idempotent=False)]
+    assert shape(bench.arrive(*behind)) == [(1, whole(*behind))]
+    bench.send(Streamed(1, 1, holds_lane=True))
+    assert bench.send(BatchFailed(1, 2, UNAVAILABLE, "a stream", ran=False)) == []
+    for replica in range(2, 2 + 2 * ATTEMPTS_MAX):
+        assert shape(bench.send(ReplicaUp(replica, 1))) == [(replica, whole(*behind))]
+        bench.send(ReplicaDraining(replica))
+        assert bench.send(BatchFailed(replica, replica + 1, UNAVAILABLE, "a stream", ran=False)) == []
+    (again,) = [e for e in bench.send(ReplicaUp(99, 1)) if isinstance(e, Dispatch)]
+    assert bench.send(Finished(99, again.batch_id)) == [Completed(behind)]
+
+
+def test_a_stream_cannot_be_turned_away() -> None:
+    bench = Bench(1)
+    stream = request(sliceable=False)
+    bench.arrive(stream)
+    bench.send(Streamed(1, 1))
+    effects = bench.send(BatchFailed(1, 1, UNAVAILABLE, "a stream", ran=False))
+    assert refusals(effects) == [(stream.id, errors.Unavailable)]

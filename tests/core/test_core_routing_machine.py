@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from flightserve import errors
 from flightserve.clock import NEVER_NS
 from flightserve.core.events import (
     Arrived,
@@ -27,6 +28,7 @@ from tests.core.auditing import Auditor
 from tests.core.building import GROUPS, ROWS, request
 
 MS = 1_000_000
+UNAVAILABLE = errors.KINDS.index(errors.Unavailable)
 
 
 class Routing(RuleBasedStateMachine):
@@ -119,15 +121,15 @@ class Routing(RuleBasedStateMachine):
         self.send(Finished(*data.draw(st.sampled_from(self.running()))))
 
     @precondition(lambda self: self.running())
-    @rule(data=st.data(), ran=st.booleans())
-    def fail(self, data: st.DataObject, ran: bool) -> None:
+    @rule(data=st.data(), ran=st.booleans(), kind=st.sampled_from([9, UNAVAILABLE]))
+    def fail(self, data: st.DataObject, ran: bool, kind: int) -> None:
         replica_id, batch_id = data.draw(st.sampled_from(self.running()))
-        self.send(BatchFailed(replica_id, batch_id, 9, "ValueError: no", ran))
+        self.send(BatchFailed(replica_id, batch_id, kind, "ValueError: no", ran))
 
     @precondition(lambda self: self.running())
-    @rule(data=st.data())
-    def stream(self, data: st.DataObject) -> None:
-        self.send(Streamed(*data.draw(st.sampled_from(self.running()))))
+    @rule(data=st.data(), holds_lane=st.booleans())
+    def stream(self, data: st.DataObject, holds_lane: bool) -> None:
+        self.send(Streamed(*data.draw(st.sampled_from(self.running())), holds_lane))
 
     @rule(replica_id=st.integers(0, 5), batch_id=st.integers(0, 3), kind=st.integers(0, 3))
     def lie(self, replica_id: int, batch_id: int, kind: int) -> None:
