@@ -62,7 +62,8 @@ def _accept(listener: socket.socket) -> tuple[BlockingChannel, Hello]:
 def test_what_comes_in_one_read_with_the_routers_hello_is_not_lost() -> None:
     endpoint = f"flightserve-test-greeting-{os.getpid()}"
     with contextlib.closing(listen(endpoint)) as listener, _replica(endpoint) as replica:
-        for channel, hello in (_accept(listener), _accept(listener)):
+        accepted = [_accept(listener), _accept(listener)]
+        for channel, hello in accepted:
             greeting = Hello(frames.PROTOCOL_VERSION, 9, "router", hello.main)
             if hello.main:
                 channel.send([greeting, frames.Ping(4)])
@@ -72,6 +73,8 @@ def test_what_comes_in_one_read_with_the_routers_hello_is_not_lost() -> None:
                 channel.send([greeting, execute])
                 failed = _receive(channel, frames.Failed)
                 assert isinstance(failed, frames.Failed) and failed.batch_id == 1
+        # Not before: the end of the main connection is the end of the lanes.
+        for channel, _ in accepted:
             channel.shutdown()
             channel.close()
         eventually(lambda: not replica.ready())
