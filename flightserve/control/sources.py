@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import linecache
 import os
 import site
 import sys
@@ -81,6 +82,14 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
         return importlib.util.spec_from_file_location(
             fullname, source.path, loader=self, submodule_search_locations=places
         )
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run it, and let tracebacks show this text and not what the file says by then."""
+        source = self._source(module.__name__)
+        lines = self.get_source(source.name).splitlines(keepends=True)
+        # Without a time of modification, the entry is never compared with the file.
+        linecache.cache[source.path] = (len(lines), None, lines, source.path)
+        super().exec_module(module)
 
     def get_source(self, fullname: str) -> str:
         """The module's text."""

@@ -1,0 +1,62 @@
+"""The user's modules travel with a deployment: what is imported later is what was loaded then."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flightserve.control.sources import Source, install, loaded
+
+
+@pytest.fixture(autouse=True)
+def imports() -> Iterator[None]:
+    """What a test imports, and how, ends with it."""
+    meta_path, modules = list(sys.meta_path), dict(sys.modules)
+    yield
+    sys.meta_path[:] = meta_path
+    for name in sys.modules.keys() - modules.keys():
+        del sys.modules[name]
+    sys.modules.update(modules)
+
+
+def _ours(directory: Path) -> list[Source]:
+    return [source for source in loaded() if source.path.startswith(str(directory))]
+
+
+def test_what_was_loaded_is_imported_whatever_lies_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "carried").mkdir()
+    (tmp_path / "carried" / "__init__.py").write_text("from carried.inner import VALUE\n")
+    (tmp_path / "carried" / "inner.py").write_text("# \N{LATIN SMALL LETTER E WITH ACUTE}\nVALUE = 1\n")
+    assert importlib.import_module("carried").VALUE == 1
+    sources = _ours(tmp_path)
+    assert [(source.name, source.package) for source in sources] == [("carried", True), ("carried.inner", False)]
+
+    (tmp_path / "carried" / "inner.py").write_text("VALUE = 2\n")
+    (tmp_path / "carried" / "later.py").write_text("VALUE = 3\n")
+    install(sources)
+    again = importlib.import_module("carried")
+    assert again.VALUE == 1
+    assert again.__file__ == str(tmp_path / "carried" / "__init__.py")
+    assert "VALUE = 1" in inspect.getsource(sys.modules["carried.inner"])
+    # What was not loaded then is found as always, beside what was.
+    assert importlib.import_module("carried.later").VALUE == 3
+
+
+def test_nothing_that_is_installed_travels() -> None:
+    names = {source.name for source in loaded()}
+    assert __name__ in names
+    assert not {name for name in names if name.partition(".")[0] in ("flightserve", "pyarrow", "pytest", "json")}
+
+
+def test_a_module_whose_file_is_gone_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "short_lived.py").write_text("")
+    importlib.import_module("short_lived")
+    (tmp_path / "short_lived.py").unlink()
+    assert _ours(tmp_path) == []
