@@ -24,6 +24,7 @@ from flightserve.errors import (
     FlightserveError,
     MethodFailed,
     NotFound,
+    ReplicaFailed,
     ResourceExhausted,
     Unavailable,
     kind_of,
@@ -187,6 +188,8 @@ class Lane:
             with self._flushing:
                 self._keeping.append(inputs)
         self.service.ran(frame, busy_ns)
+        if isinstance(answer, ReplicaFailed):
+            self.service.broken(answer)
 
     def _stream(self, frame: frames.Execute, batches: Iterator[pa.RecordBatch], context: Context) -> tuple[None, int]:
         """Send each batch as it is made; wait while too many lie unread. The stream's end has no region."""

@@ -312,6 +312,12 @@ class ReplicaService:
                     if self._sessions.get(session.router.id) is session:
                         del self._sessions[session.router.id]
 
+    def broken(self, error: FlightserveError) -> None:
+        """What the target serves from is broken for good, and the caller has been told: the process goes, and the
+        supervisor starts another."""
+        log.critical("%s cannot go on: %s", self.spec.name, error.message)
+        self._stuck()
+
     def _run_lane(self, number: int) -> None:
         while (connected := self._connect(main=False)) is not None:
             lane = self._lanes[number] = Lane(self, *connected)

@@ -294,6 +294,20 @@ def test_a_replica_whose_method_never_returns_is_found_out() -> None:
         target.gate.set()
 
 
+class Broken:
+    """Its database is gone."""
+
+    def query(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        raise errors.ReplicaFailed("the database was invalidated")
+
+
+def test_a_replica_that_is_broken_says_so_and_goes() -> None:
+    with plane(fs.deployment(Broken).bind()) as running:
+        with pytest.raises(errors.FlightserveError, match="was invalidated"):
+            running.call("query", rows(1), meta())
+        eventually(lambda: running.stuck == running.targets)
+
+
 def test_a_coroutine_that_nobody_waits_for_is_cancelled(running: Plane) -> None:
     with pytest.raises(errors.DeadlineExceeded):
         running.call("forever", rows(1), meta(0.2))
