@@ -51,7 +51,10 @@ class Second(OnLoop):
 class Blocking:
     """A frontend with threads of its own."""
 
-    def __init__(self, service: object, address: str, port: int, limits: object, metrics: object) -> None:
+    def __init__(
+        self, service: object, address: str, port: int, limits: object, metrics: object, ticket_key: bytes
+    ) -> None:
+        assert len(ticket_key) == 32
         self.port = port
 
     def start(self) -> str:
