@@ -9,11 +9,13 @@ import array
 import fcntl
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from flightserve.clock import monotonic_ns
@@ -23,6 +25,8 @@ from tests.control.served import Served
 from tests.frontends.rpc_support import batch_of
 
 NOBODY = 65_534
+# Set for each test by `probe`, to the version that runs.
+PROBE = "Probe"
 PEER_ID = 666
 NBYTES = 4096
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -36,6 +40,14 @@ def endpoint(system: Served) -> str:
     names = {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "router-0" in line}
     (name,) = [name for name in names if name.startswith(f"@flightserve-{system.app_id}-")]
     return "\0" + name[1:]
+
+
+@pytest.fixture(autouse=True)
+def probe(system: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data plane knows a deployment by name and version."""
+    answer = httpx.get(f"{system.addresses['http']}/v1/deployments", trust_env=False).json()
+    (version,) = [each["version"] for each in answer["deployments"] if each["name"] == "Probe"]
+    monkeypatch.setattr(sys.modules[__name__], "PROBE", f"Probe@{version}")
 
 
 def memfd(content: bytes = b"", nbytes: int = NBYTES, seals: int = SEALS) -> int:
@@ -112,7 +124,7 @@ def submit(
 ) -> frames.Submit:
     """One request for Probe.identity whose rows are said to lie there."""
     part = frames.Part(key, row, rows, monotonic_ns() + 10_000_000_000)
-    return frames.Submit("Probe", "identity", frames.Region(owner, segment, offset, length, 5), [part])
+    return frames.Submit(PROBE, "identity", frames.Region(owner, segment, offset, length, 5), [part])
 
 
 def test_30_segments_that_are_none(endpoint: str) -> None:
