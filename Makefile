@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# After Ctrl-C the app drains and exits 0. GNU make was sent the signal as well, and when the recipe has ended it dies
+# of it (status 130); no recipe can change that. For the app's own status: .venv/bin/python -m examples.flights.run
 run: $(STAMP)  ## Serve the example on all frontends until Ctrl-C; options of `flightserve run` in ARGS="..."
 	$(BIN)/python -m examples.flights.run $(ARGS)
 

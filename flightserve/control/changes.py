@@ -27,6 +27,7 @@ REPLICAS_MAX: Final = 1024
 # Answers kept for commands that lost the supervisor they asked and come back.
 ANSWERS_MAX = 16
 OK: Final = -1
+UNAVAILABLE: Final = kind_of(Unavailable(""))
 
 Reply = Callable[[Answer], None]
 
@@ -117,7 +118,7 @@ class Changes:
             log.info("switched: %s", change.summary)
         elif before.target is not None and (problem := self._problem(change, now_ns)):
             self._desired.move(undo(before))
-            self._end(Answer(change.id, kind_of(Unavailable("")), f"taken back: {problem[0]}", problem[1]))
+            self._end(Answer(change.id, UNAVAILABLE, f"taken back: {problem[0]}", problem[1]))
             return
         elif after.going and now_ns - change.switched_ns > self._drain_timeout_s * NS_PER_S:
             log.warning("requests of a version before still run after %g s; they are cut off", self._drain_timeout_s)
@@ -127,6 +128,11 @@ class Changes:
             self._changed()
         elif after.target is None and not after.going and not self._roster.surplus():
             self._end(Answer(change.id, OK, change.summary))
+
+    def stop(self) -> None:
+        """The app stops: whoever waits for a change need not."""
+        if self._change is not None:
+            self._end(Answer(self._change.id, UNAVAILABLE, "not made: the app stops"))
 
     def _problem(self, change: Change, now_ns: int) -> tuple[str, str] | None:
         """Why the change cannot be: a message and a traceback, or None."""

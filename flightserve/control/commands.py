@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 
-from flightserve.control.changes import OK
+from flightserve.control.changes import OK, UNAVAILABLE
 from flightserve.control.messages import MESSAGE_BYTES_MAX, Answer, Deploy, Inbox, Scale, encode
 from flightserve.control.names import running_apps
 from flightserve.control.observer import connect
@@ -21,7 +21,6 @@ from flightserve.errors import (
     ProtocolError,
     Unavailable,
     from_kind,
-    kind_of,
 )
 
 log = logging.getLogger("flightserve.control.commands")
@@ -32,7 +31,6 @@ ANSWER_GRACE_S = 90.0
 RETRY_S = 0.2
 # A supervisor that died is back sooner.
 GONE_S = 15.0
-_UNAVAILABLE = kind_of(Unavailable(""))
 
 
 class ChangeFailed(FlightserveError):
@@ -98,7 +96,7 @@ def _change(app_id: str, message: Scale | Deploy) -> str:
             continue
         if answer.kind == OK:
             return answer.message
-        if answer.kind == _UNAVAILABLE:
+        if answer.kind == UNAVAILABLE:
             raise ChangeFailed(answer.message, answer.detail)
         raise from_kind(answer.kind, answer.message)
 

@@ -233,6 +233,7 @@ class Supervisor:
     async def _shut_down(self, drain_timeout_s: float) -> None:
         """Frontends first, while routers and replicas still answer what is in flight; then the rest."""
         self._roster.draining = True
+        self._changes.stop()
         self._publish()
         await self._processes.empty([FRONTEND], drain_timeout_s)
         await self._processes.empty(None, self._limits.tier_drain_s)

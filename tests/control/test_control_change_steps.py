@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from flightserve.control.changes import OK, Changes
+from flightserve.control.changes import OK, UNAVAILABLE, Changes
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Announce, Answer, Deploy, Report, Scale
 from flightserve.control.plan import Plan, PlannedDeployment
 from flightserve.control.roster import QUIET_NS, START_ATTEMPTS, Record, Roster
 from flightserve.core.lifecycle import Event, Phase
 from flightserve.core.reconciling import NS_PER_S, Drain, Start
-from flightserve.errors import InvalidArgument, NotFound, Unavailable, kind_of
+from flightserve.errors import InvalidArgument, NotFound, kind_of
 from tests.control.standins import plan, spec
 
 NOW = 1_000 * NS_PER_S
@@ -165,9 +165,7 @@ def test_a_new_replica_that_cannot_start_ends_the_change_and_the_old_ones_stay(w
     world.turn(3)
     world.roster.failed(world.record(name), f"{name}: ValueError: no model", "Traceback")
     world.turn()
-    assert world.answers == [
-        Answer("d", kind_of(Unavailable("")), f"taken back: {name}: ValueError: no model", "Traceback")
-    ]
+    assert world.answers == [Answer("d", UNAVAILABLE, f"taken back: {name}: ValueError: no model", "Traceback")]
     assert world.roster.failure == ""
     world.turn(2)
     assert world.replicas() == before
@@ -239,7 +237,7 @@ def test_one_change_at_a_time_and_the_same_one_asked_for_again_is_the_same(world
     world.ask(Scale("t", {"A": 4}, 60.0))
     world.ask(first)
     (refused,) = world.answers
-    assert (refused.id, refused.kind) == ("t", kind_of(Unavailable("")))
+    assert (refused.id, refused.kind) == ("t", UNAVAILABLE)
     world.turn(4)
     assert [answer.id for answer in world.answers[1:]] == ["s", "s"]
     world.ask(first)
@@ -255,6 +253,15 @@ def test_counts_stay_unless_asked_for_or_declared_otherwise(world: World) -> Non
         world.turn(16)
         assert world.answers[-1].kind == OK
         assert list(world.replicas().values()) == [str(number)] * expected
+
+
+def test_a_change_that_the_apps_end_overtakes_is_answered(world: World) -> None:
+    world.stuck = {"replica-A-2"}
+    world.ask(Scale("s", {"A": 3}, 60.0))
+    world.turn()
+    world.changes.stop()
+    world.changes.stop()
+    assert world.answers == [Answer("s", UNAVAILABLE, "not made: the app stops")]
 
 
 def test_nothing_to_change_is_said_at_once(world: World) -> None:

@@ -21,7 +21,7 @@ import pytest
 from flightserve.control.messages import DeploymentView
 from tests.control import shop
 from tests.control.load import Load
-from tests.control.served import Served, wait_until
+from tests.control.served import ROOT, Served, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -236,3 +236,17 @@ def test_a_supervisor_that_dies_in_the_middle_of_a_deploy_is_replaced_by_one_tha
 def _under_way(app: Served) -> str:
     summary = app.view().change.partition(":")[0]
     return f"flightserve: another change is under way ({summary}); try again when it has ended\n"
+
+
+def test_the_same_from_python_with_classes_that_travel_by_value() -> None:
+    command = [sys.executable, "-m", "tests.control.twins"]
+    shown = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True, timeout=COMMAND_TIMEOUT_S
+    ).stdout
+    steps = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
+    assert [(each["step"], each["version"], each["replicas"]) for each in steps] == [
+        ("served", 1, 1), ("scaled", 1, 2), ("unknown", 1, 2), ("none", 1, 2), ("deployed", 2, 2), ("failed", 2, 2),
+    ]  # fmt: skip
+    assert steps[1]["done"] == "Who from 1 to 2 replicas"
+    assert [each["error"][0] for each in steps if "error" in each] == ["NotFound", "InvalidArgument", "ChangeFailed"]
+    assert "OSError: no disk" in steps[-1]["error"][1]

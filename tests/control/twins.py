@@ -1,0 +1,73 @@
+"""A program that serves classes of its own, which travel by value, and changes its app: `-m tests.control.twins`.
+
+Prints a JSON line for every step.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from typing import Any
+
+import pyarrow as pa
+
+import flightserve as fs
+from flightserve.app import Running
+from flightserve.errors import FlightserveError
+
+
+def app(version: int, *, fails: bool = False) -> fs.App:
+    """That version of the app; versions differ in nothing but what the class closes over."""
+
+    @fs.deployment
+    class Who:
+        def __init__(self) -> None:
+            if fails:
+                raise OSError("no disk")
+
+        def version(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+            return pa.RecordBatch.from_pydict({"version": [version] * batch.num_rows})
+
+    return fs.App(Who.bind())
+
+
+def served(running: Running) -> int:
+    """The version that answers."""
+    request = urllib.request.Request(
+        running.addresses["http"] + "/v1/Who/version",
+        b'{"columns": {"x": [1]}}',
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return int(json.load(answer)["columns"]["version"][0])
+
+
+def say(running: Running, step: str, **what: Any) -> None:
+    """One line for the test to read."""
+    replicas = sum(child.tier == "replica" and child.ready for child in running.status().children)
+    print(json.dumps({"step": step, "version": served(running), "replicas": replicas, **what}), flush=True)
+
+
+def refused(change: Any) -> list[str]:
+    """The class and message of the error that it raises."""
+    try:
+        change()
+    except FlightserveError as error:
+        return [type(error).__name__, error.message]
+    return []
+
+
+def main() -> None:
+    """All steps."""
+    with fs.serve(app(1), http_port=0, grpc_port=None, flight_port=None, zmq_port=None) as running:
+        say(running, "served")
+        say(running, "scaled", done=running.scale({"Who": 2}))
+        say(running, "unknown", error=refused(lambda: running.scale({"Whom": 2})))
+        say(running, "none", error=refused(lambda: running.scale({"Who": 0})))
+        running.deploy(app(2))
+        say(running, "deployed")
+        say(running, "failed", error=refused(lambda: running.deploy(app(3, fails=True))))
+
+
+if __name__ == "__main__":
+    main()
