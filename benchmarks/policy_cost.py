@@ -1,7 +1,9 @@
-"""What the deadline policy costs in the router's machine: time per request against FIFO, below and over the capacity.
+"""What the deadline policy costs in the router: time per request against FIFO.
 
-The machine is fed by the overload simulation, and only the time inside `handle` is counted. Requests arrive one by
-one, which is the dearest way, and sixteen at a time, as from a frontend that is busy.
+In the router as it is: its process's processor time while requests come over HTTP at three quarters of the capacity,
+which is what a request costs it in all. And in its machine alone, below and over the capacity, where the policy is
+nearly all that there is: fed by the overload simulation, only the time inside `handle` counted. There requests arrive
+one by one, which is the dearest way, and sixteen at a time, as from a frontend that is busy.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from functools import partial
 
 from benchmarks.figures import Bar, Figure, Sample
 from benchmarks.harness import Bench
+from benchmarks.overload import LOAD, SERVED
 from benchmarks.overload_scenarios import Kind, Scenario
 from benchmarks.overload_simulation import OpenLoop, capacity_of, options_of
+from benchmarks.tiers import children_of, cpu_ns
 from flightserve.core.events import Effect, Event
 from flightserve.core.routing import DeploymentMachine
 
@@ -24,6 +28,9 @@ BURSTS = (1, 16)
 REQUESTS = 20_000
 REQUESTS_BRIEF = 500
 COST_MAX = 1.5
+# Short requests alone: two replicas answer 800 of them a second.
+PER_S = 600.0
+TIMEOUT_MS = 5_000.0
 
 
 class Timed(DeploymentMachine):
@@ -40,13 +47,33 @@ class Timed(DeploymentMachine):
 
 
 def run(bench: Bench) -> Sequence[Figure]:
-    """Time per request of both policies, below and over the capacity."""
+    """Time per request of both policies, in the router and in its machine."""
+    return [_in_the_router(bench), *_in_the_machine(bench)]
+
+
+def _in_the_router(bench: Bench) -> Figure:
+    figure = partial(Figure, "router's processor time per request (FIFO)", "us", bar=Bar("at_most", COST_MAX))
+    return bench.alternate(figure, partial(spend, bench, "Deadline"), partial(spend, bench, "Fifo"))
+
+
+def spend(bench: Bench, deployment: str) -> Sample:
+    """Microseconds of the router process per request of a steady stream."""
+    server = bench.server(*SERVED)
+    pid = next(child["pid"] for child in children_of(server.process.pid) if child["tier"] == "router")
+    url, seconds = f"{server.addresses['http']}/v1/{deployment}", bench.settings.seconds
+    spent_ns = cpu_ns(pid)
+    answer = bench.load(LOAD).run("steady", url=url, per_s=PER_S, seconds=seconds, timeout_ms=TIMEOUT_MS, seed=0)
+    spent_ns = cpu_ns(pid) - spent_ns
+    return Sample(spent_ns / answer["sent"] / 1e3, answer["answered"], answer["verified"], {"failed": answer["failed"]})
+
+
+def _in_the_machine(bench: Bench) -> list[Figure]:
     requests = REQUESTS_BRIEF if bench.settings.brief else REQUESTS
     return [
         bench.alternate(
             partial(
                 Figure,
-                f"policy cost per request, {burst} at a time, {load:g} times the capacity (FIFO)",
+                f"router's machine per request, {burst} at a time, {load:g} times the capacity (FIFO)",
                 "us",
                 bar=Bar("at_most", COST_MAX),
             ),

@@ -51,6 +51,11 @@ def children_of(pid: int) -> list[dict[str, Any]]:
     raise ProcessFailed(f"process {pid} has launched no app that answers")
 
 
+def cpu_ns(pid: int) -> int:
+    """Processor time that all threads of a process have used, in ns, as the kernel's scheduler counts it."""
+    return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
 def wait_for(pid: int, condition: Callable[[list[dict[str, Any]]], bool], timeout_s: float) -> list[dict[str, Any]]:
     """The app's children once the condition holds of them; raises ProcessFailed when it does not in time."""
     until = time.monotonic() + timeout_s
