@@ -52,7 +52,8 @@ UNCERTAIN: Final = frozenset({GAVE_UP, DISCONNECTED, NO_ANSWER, BEHIND, CUT})
 _NEVER_RAN_CODES: Final = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "UNAUTHENTICATED"})
 _NEVER_RAN: Final = re.compile(
     r"before the request was queued|while the request was queued|the queue is full|the queue holds at most"
-    r"|no router owns|is not connected; try again|is draining; try again|would miss its deadline"
+    r"|would wait about|waited too long in the queue|as many as are answered in good time|would finish in about"
+    r"|knows no deployments yet|is draining; try again"
 )
 
 

@@ -44,7 +44,8 @@ CHANNEL_BROKE: Final = re.compile(
 )
 RECONNECT: Final = [
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Not the pause before an attempt, but how long one may take.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 
@@ -307,9 +308,9 @@ class _FlightExchange:
         index, pieces, echo = 0, [], ""
         streams = self._arrival.method.streams
 
-        def answered() -> None:
+        def answered(own: bool = False) -> None:
             nonlocal index
-            self._tell(index, Answer("OK", table=pa.Table.from_batches(pieces), echo=echo))
+            self._tell(index, Answer("OK", table=pa.Table.from_batches(pieces), echo=echo, own=own))
             pieces.clear()
             index += 1
 
@@ -322,11 +323,16 @@ class _FlightExchange:
                 echo = came
                 if not streams:
                     answered()
-        except (pa.ArrowException, KeyError):
-            # Whose error it is: the next request's, where this one has all its rows.
-            if pieces and sum(map(len, pieces)) == self._arrival.wanted[index].rows:
-                answered()
-            raise
+        except (pa.ArrowException, KeyError) as error:
+            whole = pieces and sum(map(len, pieces)) == self._arrival.wanted[index].rows
+            if not whole or index == len(self._batches) - 1:
+                raise
+            # Was it the end of this request's stream that failed, or the next one's beginning? Nobody can tell.
+            answered(own=True)
+            failure = _flight_failure(error)
+            raise (
+                Failed(failure.code, failure.message, own=True) if isinstance(failure, Failed) else failure
+            ) from error
         if pieces:
             answered()
         if index < len(self._batches):

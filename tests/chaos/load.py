@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+from msgspec.structs import replace
 
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tests.chaos import rows
@@ -90,10 +91,8 @@ class Noted:
         if answer.table is not None:
             outcome = self._with_rows(outcome, answer.table)
         if answer.echo not in ("", str(request_id)):
-            outcome = Outcome(
-                request_id, outcome.code, outcome.at_ns, f"echoed as {answer.echo}", outcome.rows, outcome.rows_hash,
-                (*outcome.ids, int(answer.echo) if answer.echo.isdigit() else 0),
-            )  # fmt: skip
+            ids = (*outcome.ids, int(answer.echo) if answer.echo.isdigit() else 0)
+            outcome = replace(outcome, message=f"echoed as {answer.echo}", ids=ids)
         with self._lock:
             if not self._gave_up:
                 self._has_outcome[index] = True
@@ -104,11 +103,10 @@ class Noted:
             (batch,) = table.combine_chunks().to_batches() or [rows.make(0, 0)]
             source = rows.source(batch, self._arrival.method.name)
         except ValueError as error:
-            return Outcome(outcome.id, outcome.code, outcome.at_ns, f"not our rows: {error}"[:300])
-        ids = rows.ids_in(batch)
-        return Outcome(outcome.id, outcome.code, outcome.at_ns, "", batch.num_rows, rows.rows_hash(source), ids)
+            return replace(outcome, message=f"not our rows: {error}"[:300])
+        return replace(outcome, rows=batch.num_rows, rows_hash=rows.rows_hash(source), ids=rows.ids_in(batch))
 
-    def ended(self, code: str, message: str) -> None:
+    def ended(self, code: str, message: str, own: bool = False) -> None:
         """The client's own word for all that have no outcome; `Failed` is about the first of them only."""
         with self._lock:
             self._gave_up = True
@@ -119,7 +117,7 @@ class Noted:
                 if first and code not in (DISCONNECTED, GAVE_UP, NO_ANSWER):
                     self._write(Outcome(wanted.id, BEHIND, at_ns, after=first))
                 else:
-                    self._write(Outcome(wanted.id, code, at_ns, message[:300]))
+                    self._write(Outcome(wanted.id, code, at_ns, message[:300], own=own))
                 first = first or wanted.id
 
     def _write(self, outcome: Outcome) -> None:
@@ -212,7 +210,7 @@ class Load:
         except Disconnected as error:
             noted.ended(DISCONNECTED, str(error))
         except Failed as error:
-            noted.ended(error.code, error.message)
+            noted.ended(error.code, error.message, error.own)
         except Exception as error:
             noted.ended(f"CLIENT_{type(error).__name__}", str(error))
 

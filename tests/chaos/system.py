@@ -18,6 +18,8 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from flightserve.control.messages import ChildView, View
+from flightserve.core.reconciling import REPLICA
+from flightserve.core.statistics import OUTCOMES
 from flightserve.errors import FlightserveError
 from tests.chaos.history import Balance, Count, Leak
 from tests.chaos.schedule import BY_NAME
@@ -31,10 +33,6 @@ FDS_MORE_MAX: Final = 16
 MEMFDS_MORE_MAX: Final = 16
 # Python's and gRPC's allocators keep what they once took.
 ANONYMOUS_MORE_MAX: Final = 64 << 20
-# The counters of a router's machine that are outcomes.
-OUTCOMES: Final = (
-    "completed", "expired_at_arrival", "expired_queued", "expired_in_flight", "cancelled", "shed", "failed", "lost",
-)  # fmt: skip
 Counts = Counter[tuple[str, str, str, str]]
 
 
@@ -212,10 +210,11 @@ def busy(snapshot: Snapshot) -> list[Leak]:
 
 def leaks_of(baseline: Snapshot, now: Snapshot) -> list[Leak]:
     """What there is more of than at the baseline. A process is held against the most that one of its tier had then:
-    which router owns what, and who is older, may have changed."""
+    which router owns what, and who is older, may have changed. Routers and frontends are made of standbys, and all
+    of these count as one tier."""
     found = []
     for name, held in now.children.items():
-        peers = [other for other in baseline.children.values() if other.tier == held.tier]
+        peers = [other for other in baseline.children.values() if (other.tier == REPLICA) == (held.tier == REPLICA)]
         for what, more_max in (
             ("fds", FDS_MORE_MAX),
             ("memfds", MEMFDS_MORE_MAX),

@@ -229,7 +229,7 @@ def once_history(*runs: tuple[int, int, int], code: str = "OK", message: str = "
         (once_history((0, 6, 7)), "OK, but 4 of its rows never ran"),
         (once_history(), "OK, but 10 of its rows never ran"),
         (
-            once_history((0, 10, 7), code="UNAVAILABLE", message="no router owns 'Fifo' now; try again"),
+            once_history((0, 10, 7), code="UNAVAILABLE", message="the server is draining; try again"),
             "refused before it ran",
         ),
     ],
@@ -246,7 +246,7 @@ def test_runs_that_may_not_be(history: History, words: str) -> None:
     [
         once_history((0, 6, 7), (6, 4, 8)),
         once_history((0, 10, 7), code="UNAVAILABLE", message="the replica died"),
-        once_history(code="UNAVAILABLE", message="no router owns 'Fifo' now; try again"),
+        once_history(code="UNAVAILABLE", message="the server is draining; try again"),
     ],
 )
 def test_runs_that_may_be(history: History) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from flightserve.core.statistics import OUTCOMES
 from tests.chaos import faults, report
 from tests.chaos.allowed import TABLE
 from tests.chaos.history import GAVE_UP, IDEMPOTENT, ONCE, Exec, Fault, History, Invoke, Outcome
@@ -110,10 +111,9 @@ def test_counts_of_a_replaced_frontend_are_not_complete() -> None:
 
 
 def test_a_router_s_books_are_found_by_deployment() -> None:
-    names = ("completed", "expired_at_arrival", "expired_queued", "expired_in_flight", "cancelled", "shed", "failed")
-    statistics = {f"Fifo.{name}": 1.0 for name in (*names, "lost")} | {"Fifo.arrived": 9.0, "connections": 3.0}
+    statistics = {f"Fifo.{name}": 1.0 for name in OUTCOMES} | {"Fifo.arrived": 99.0, "connections": 3.0}
     (balance,) = balances_of("router-0", statistics)
-    assert (balance.deployment, balance.arrived, sum(balance.outcomes.values())) == ("Fifo", 9, 8)
+    assert (balance.deployment, balance.arrived, sum(balance.outcomes.values())) == ("Fifo", 99, len(OUTCOMES))
 
 
 # ---- what is measured
