@@ -82,8 +82,6 @@ class Deployments:
     def house(self, link: Link, now_ns: int) -> None:
         """A replica's lane finds its deployment, waits for a table that says it is here, or is sent away."""
         dispatcher = self._dispatchers.get(link.deployment)
-        if link.peer is None or link.peer.main is None:
-            return  # Nobody would notice if its process were stopped: its main connection houses it.
         if link.draining:
             return
         if dispatcher is not None and not dispatcher.leaving:

@@ -292,6 +292,7 @@ class RouterService:
         )
         self._flush(link, lazily=False)
         if frame.tier == REPLICA and peer.main is not None:
+            # Not before: nobody would notice if the process of a lane alone were stopped.
             for lane in peer.lanes if frame.main else [link]:
                 self._deployments.house(lane, now_ns)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ class Sluggish:
     """A method that takes `delay_s`, and one that streams for ever."""
 
     def __init__(self) -> None:
-        self.delay_s = 0.002
+        self.delay_s = 0.005
         self.ran = 0
         self.parts_made = 0
         self.pause = threading.Event()
@@ -55,24 +56,39 @@ def count(running: Plane, name: str) -> float:
     return running.router.statistics()[f"Sluggish.{name}"]
 
 
-def test_a_slow_replica_is_ejected_probed_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ejection, "EJECTION_NS", NS_PER_S // 5)
-    monkeypatch.setattr(ejection, "EJECTION_NS_MAX", NS_PER_S // 5)
+@contextmanager
+def one_slow(monkeypatch: pytest.MonkeyPatch, ejection_ns: int) -> Iterator[tuple[Plane, Any, Any]]:
+    """A plane, a lane and its slow replica's object, which has just been ejected for so long."""
+    monkeypatch.setattr(ejection, "EJECTION_NS", ejection_ns)
+    monkeypatch.setattr(ejection, "EJECTION_NS_MAX", ejection_ns)
     with plane(Sluggish.bind(), replicas=3) as running:
         lane = running.client.open_lane()
         slow = running.targets[0]
-        slow.delay_s = 0.1
+        slow.delay_s = 0.05
 
         def ejected() -> bool:
             work(running, lane, 30)
             return count(running, "ejected_slow") > 0
 
         eventually(ejected, what="the slow one is ejected")
+        yield running, lane, slow
+        lane.close()
+
+
+def test_a_replica_ten_times_slower_than_the_others_gets_nothing_while_it_is_ejected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with one_slow(monkeypatch, 600 * NS_PER_S) as (running, lane, slow):
         ran = slow.ran
-        work(running, lane, 100)
-        # What it had before, and its probes.
-        assert slow.ran - ran <= 10, "an ejected replica goes on getting work"
-        slow.delay_s = 0.002
+        for _ in range(10):
+            work(running, lane, 60)
+        assert slow.ran - ran <= 2, "more than what it had before"
+        assert sum(target.ran for target in running.targets[1:]) >= 600
+
+
+def test_a_slow_replica_is_probed_and_taken_back_when_it_is_fast_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with one_slow(monkeypatch, NS_PER_S // 5) as (running, lane, slow):
+        slow.delay_s = 0.005
         before = slow.ran
 
         def back() -> bool:
@@ -80,7 +96,6 @@ def test_a_slow_replica_is_ejected_probed_and_taken_back(monkeypatch: pytest.Mon
             return slow.ran > before + 30
 
         eventually(back, what="it serves again")
-        lane.close()
 
 
 def test_a_reader_that_reads_nothing_holds_one_lane_and_bounded_memory_and_others_go_on() -> None:
