@@ -1,10 +1,10 @@
 """What the deadline policy costs in the router: time per request against FIFO.
 
-In the router as it is: its process's processor time while requests come over HTTP at three quarters of the
-capacity, which is what a request costs it in all; the bar is on this. And in its machine alone, below and over the
-capacity, where the policy is nearly all that there is: fed by the overload simulation, only the time inside
-`handle` counted. There requests arrive one by one, which is the dearest way, and sixteen at a time, as from a
-frontend that is busy.
+In the router as it is: its process's processor time while requests come over HTTP at three quarters of the capacity,
+which is what a request costs it in all; the bar is on this. And in its machine alone, below and over the capacity,
+where the policy is nearly all that there is: it is fed by the overload simulation, and only the time inside `handle`
+is counted. There requests arrive one by one, which is the dearest way, and sixteen at a time, as from a frontend that
+is busy.
 """
 
 from __future__ import annotations
