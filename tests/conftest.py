@@ -29,8 +29,16 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-# No deadline: how long an example takes says more about the machine's other load than about the code.
-hypothesis.settings.register_profile("flightserve", deadline=None, max_examples=60, print_blob=True)
+# How long an example takes, or takes to be drawn, says more about the machine's other load than about the code. CI draws
+# the same examples each time, so that it is green or red for what was changed; everybody else looks for new ones.
+hypothesis.settings.register_profile(
+    "flightserve",
+    deadline=None,
+    max_examples=60,
+    print_blob=True,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("flightserve")
 
 

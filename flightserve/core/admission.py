@@ -35,8 +35,8 @@ _PACE_KEEP: Final = 0.9
 _SWEEP_MIN: Final = 64
 
 _ARRIVED: Final = attrgetter("arrived_ns")
-# The counter of what the forecast refuses.
-WOULD_MISS: Final = "would_miss"
+# Counters of refusals that there may be no reason for once idle replicas have taken what they can.
+OF_THE_QUEUE: Final = ("shed", "shed_wait")
 _DEADLINE: Final = errors.KINDS.index(errors.DeadlineExceeded)
 _EXHAUSTED: Final = errors.KINDS.index(errors.ResourceExhausted)
 _TOO_LARGE: Final = errors.KINDS.index(errors.TooLarge)
@@ -83,7 +83,7 @@ class Admission:
         if self._forecast is not None:
             miss = self._forecast.miss_at_arrival(entry, now_ns)
             if miss:
-                return WOULD_MISS, Refused(request, _DEADLINE, miss)
+                return "would_miss", Refused(request, _DEADLINE, miss)
         return None
 
     def _would_wait(self, request: Request, now_ns: int) -> tuple[str, Refused] | None:
@@ -157,7 +157,7 @@ class Admission:
 
 def _waits(entry: Entry) -> bool:
     """True for one that has not run at all."""
-    return entry.queued and not entry.attempts and not entry.alone and entry.cut is None
+    return entry.queued and not entry.again and entry.cut is None
 
 
 def _retry_ms(time_ns: float) -> int:

@@ -159,8 +159,8 @@ class Forecast:
 
     def take(self, queue: Queue, replica_id: int, now_ns: int) -> tuple[list[Entry], list[Piece], list[Missed]]:
         """Form a micro-batch for that lane from the head of a queue, as `batching.form` does: its members and their
-        row ranges, and beside them those that are out of the queue because they would miss their deadline. There may
-        be no members."""
+        row ranges, and beside them those that are out of the queue because they would miss their deadline. There are
+        no members where the head was one of those: whoever is first now may be in another queue."""
         head = queue.head()
         assert head is not None, "no micro-batch can be formed from an empty queue"
         times = self._methods.get(head.request.group[0])
@@ -200,6 +200,9 @@ class Forecast:
                     missed.append((entry, _message(expected_ns, request.deadline_ns - now_ns)))
                     entry = queue.head()
                     continue
+                if missed and not entries:
+                    # What is first now may be in another queue.
+                    break
                 if not entries and (entry.alone or not request.sliceable or self._rows_alone(request) < request.rows):
                     return form(queue, bounds)
                 tightest_ns, rows_max = request.deadline_ns, min(rows_max, within)

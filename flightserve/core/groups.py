@@ -102,7 +102,7 @@ class Groups:
         self.requests += 1
         self.nbytes += request.nbytes
         group.queue.requeue(entry)
-        entry.urgent = True
+        entry.again = entry.urgent = True
         if self._linger_ns:
             self._count(group, entry, 1)
         self._make_ready(group)

@@ -29,12 +29,14 @@ class Entry:
 
     `order` is its place among arrivals. `queued` and `done` say where it is: queued, in flight, both (a large
     request of which some slices run), or neither and forgotten. `attempts` counts runs that ended without an
-    answer; an `alone` request shares no micro-batch again; an `urgent` one does not linger. A request runs whole
-    in `batch`, or is `cut`, with the micro-batches of its slices in `batches`. `service_ns` is how long a micro-batch
-    of it alone should take, `work_ns` what it adds to the replicas' work; 0 where nobody forecasts.
+    answer; one that is queued `again` had its turn before; an `alone` request shares no micro-batch again; an `urgent`
+    one does not linger. A request runs whole in `batch`, or is `cut`, with the micro-batches of its slices in
+    `batches`. `service_ns` is how long a micro-batch of it alone should take, `work_ns` what it adds to the replicas'
+    work; 0 where nobody forecasts.
     """
 
     __slots__ = (
+        "again",
         "alone",
         "attempts",
         "batch",
@@ -54,6 +56,7 @@ class Entry:
         self.order = order
         self.queued = False
         self.done = False
+        self.again = False
         self.alone = False
         self.urgent = False
         self.attempts = self.service_ns = self.work_ns = 0

@@ -22,7 +22,7 @@ from typing import Any
 
 from flightserve import errors
 from flightserve.clock import NEVER_NS, NS_PER_MS
-from flightserve.core.admission import WOULD_MISS, Admission
+from flightserve.core.admission import OF_THE_QUEUE, Admission
 from flightserve.core.batching import Bounds, MicroBatch, form
 from flightserve.core.checking import check
 from flightserve.core.credits import CreditPool
@@ -187,7 +187,7 @@ class DeploymentMachine:
         """The refusal of a request that cannot be taken in, or None."""
         admission = self._admission
         refusal = admission.refusal(entry, len(self._entries), now_ns)
-        if refusal is not None and refusal[0] != WOULD_MISS:
+        if refusal is not None and refusal[0] in OF_THE_QUEUE:
             # What idle replicas can take at once does not count as queued.
             self._dispatch(now_ns, effects)
             refusal = admission.refusal(entry, len(self._entries), now_ns)

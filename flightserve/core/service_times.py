@@ -8,7 +8,7 @@ things keep it sensible on what a router sees:
   to what it was, as by ridge regression, with the weight of rows that vary by `RIDGE` of their mean.
 - Neither part may be below zero: more rows never take less time, and nothing takes less than none.
 - A time that is off by more than `CLIP` spreads counts as off by that much (Huber, "Robust estimation of a location
-  parameter", 1964): one pause of a replica is no news, and a lasting change still shows within some twenty samples. The
+  parameter", 1964): one pause of a replica is no news, and a lasting change still shows within some fifty samples. The
   first line is drawn by medians (Theil, 1950; Sen, 1968), because a method's first runs are often its slowest.
 
 The spread is relative, because a micro-batch that is late is late by a share of its time.
@@ -153,11 +153,9 @@ class ServiceTime:
         variance = max(0.0, self._rows_rows / self._weight - rows * rows)
         covariance = self._rows_time / self._weight - rows * time
         slope = (covariance + ridge * self.row_ns) / (variance + ridge) if variance + ridge > 0.0 else 0.0
-        slope = max(0.0, slope)
-        if slope * rows > time:
-            slope = time / rows
-        self.row_ns = slope
-        self.fixed_ns = time - slope * rows
+        self.row_ns = min(max(0.0, slope), time / rows) if rows > 0.0 else 0.0
+        # `time / rows` times `rows` may be more than `time` by an error in the last digit.
+        self.fixed_ns = max(0.0, time - self.row_ns * rows)
 
     def _derive(self) -> None:
         self.caution = 1.0 + min(CAUTION_MAX, CAUTION * self.spread)

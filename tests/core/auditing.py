@@ -13,8 +13,9 @@ out what is queued, in flight and answered, and checks after each event:
 7. of the processes that serve at most half are ejected, and never all; one that is ejected gets at most one
    micro-batch at a time;
 
-and, where nothing lingers: whoever has credit is busy, the first to arrive is served first, by the least busy
-replica. A violation raises `AuditError` with the last events and effects.
+and, where nothing lingers: whoever has credit is busy (with the deadline router, until it is time to send more), the
+first to arrive or the most urgent is served first, by the least busy replica. A violation raises `AuditError` with the
+last events and effects.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 
 from flightserve.clock import NEVER_NS
 from flightserve.core.batching import Bounds
+from flightserve.core.credits import SERIAL_CREDITS_MAX
 from flightserve.core.events import (
     Abandon,
     Arrived,
@@ -45,18 +47,11 @@ from flightserve.core.events import (
     Streamed,
 )
 from flightserve.core.routing import DeploymentMachine
+from flightserve.core.statistics import OUTCOMES
 from flightserve.types import DeploymentOptions
 
 STORY_LENGTH = 40
-REFUSALS = (
-    "expired_at_arrival",
-    "expired_queued",
-    "expired_in_flight",
-    "cancelled",
-    "shed",
-    "failed",
-    "lost",
-)
+REFUSALS = [name for name in OUTCOMES if name not in ("completed", "moved")]
 
 
 class AuditError(AssertionError):
@@ -70,6 +65,7 @@ class Account:
 
     request: Request
     order: int
+    dispatched: bool = False
     answered: list[tuple[int, int]] = field(default_factory=list)
     running: dict[int, tuple[int, int]] = field(default_factory=dict)
     executed: list[tuple[int, int]] = field(default_factory=list)
@@ -109,6 +105,8 @@ class Auditor:
         self.bounds = Bounds(options.max_batch_rows, options.max_batch_bytes)
         self.options = options
         self.lingers = options.linger_ms > 0
+        self.by_urgency = options.router == "deadline"
+        self.wait_ns_max = int(options.max_queue_wait_ms * 1e6)
         self.live: dict[int, Account] = {}
         self.replicas: dict[int, Books] = {}
         self.ejected: set[int] = set()
@@ -116,12 +114,14 @@ class Auditor:
         self.streamed: set[int] = set()
         self.outcomes: dict[str, int] = {"completed": 0, "refused": 0, "moved": 0}
         self.arrived = 0
+        self.before = 0
         self.story: deque[str] = deque(maxlen=STORY_LENGTH)
 
     def watch(self, event: Event, now_ns: int) -> list[Effect]:
         self.story.append(f"{now_ns} > {event}")
         effects = self.machine.handle(event, now_ns)
         self.story.extend(f"{now_ns} < {effect}" for effect in effects)
+        self.before = self.arrived
         self._apply(event, now_ns)
         for effect in effects:
             if isinstance(effect, Dispatch):
@@ -225,14 +225,24 @@ class Auditor:
             self.check(account is not None, f"{piece} has its outcome already")
             assert account is not None
             if number == 0 and not self.lingers:
-                oldest = min(other.order for other in self.live.values() if other.waits)
-                self.check(account.order == oldest, f"{piece} was served before its turn")
+                # What came with the same event may not have been looked at yet when a full queue was relieved.
+                members = [self.live[p.request.id].order for p in effect.pieces if p.request.id in self.live]
+                known = max(self.before, *members)
+                waiting = [other for other in self.live.values() if other.waits and other.order <= known]
+                first_place = min(self._place(other) for other in waiting)
+                self.check(self._place(account) == first_place, f"{piece} was served before its turn")
             self.check(piece.request.group == effect.group, f"{piece} is of another group")
             self.check(piece.request.deadline_ns > now_ns, f"{piece} is expired")
             self._check_span(account, piece.row_offset, piece.rows)
             account.running[effect.batch_id] = (piece.row_offset, piece.rows)
+            account.dispatched = True
         self.check(len({id(p.request) for p in effect.pieces}) == len(effect.pieces), f"{first} twice in {effect}")
         books.batches[effect.batch_id] = effect
+
+    def _place(self, account: Account) -> tuple[int, ...]:
+        request = account.request
+        urgency = (-request.priority, request.deadline_ns) if self.by_urgency else ()
+        return *urgency, account.order
 
     def _check_bounds(self, effect: Dispatch) -> None:
         pieces = effect.pieces
@@ -303,6 +313,8 @@ class Auditor:
             self.check(self.machine.next_wake_ns <= request.deadline_ns, f"nobody wakes for {request}")
             if account.waits:
                 waiting.append(account)
+            if self.wait_ns_max and not account.dispatched:
+                self.check(request.arrived_ns + self.wait_ns_max > now_ns, f"{request} waits for too long")
         for books in self.replicas.values():
             for batch in books.batches.values():
                 unwanted = all(piece.request.id not in self.live for piece in batch.pieces)
@@ -327,6 +339,12 @@ class Auditor:
         serving = {books.process for books in self.replicas.values() if not books.draining}
         self.check(2 * len(self.ejected) <= len(serving), f"{self.ejected} of {serving} are ejected")
         idle = [number for number, books in self.replicas.items() if books.open(self.ejected)]
+        if self.by_urgency and all(len(self.replicas[number].batches) > 0 for number in idle):
+            # Nothing is sent ahead too early; but then somebody must wake for it.
+            serial = any(self.replicas[number].credits <= SERIAL_CREDITS_MAX for number in idle)
+            held = bool(idle and waiting and not self.lingers)
+            self.check(not held or (serial and self.machine.next_wake_ns < NEVER_NS), f"{waiting} are held for ever")
+            idle = []
         if idle and waiting:
             self.check(self.lingers, f"{len(waiting)} requests wait and replicas {idle} have credit")
             linger_ns = int(self.options.linger_ms * 1e6)

@@ -23,6 +23,7 @@ from flightserve.core.events import (
     Tick,
 )
 from flightserve.core.routing import DeploymentMachine
+from flightserve.core.service_times import SAMPLES_MIN
 from flightserve.types import DeploymentOptions
 from tests.core.auditing import Auditor
 from tests.core.building import GROUPS, ROWS, request
@@ -41,9 +42,23 @@ class Routing(RuleBasedStateMachine):
         queued=st.integers(1, 30),
         queued_bytes=st.sampled_from([200, 10_000]),
         concurrency=st.integers(1, 2),
+        router=st.sampled_from(["fifo", "fifo", "deadline"]),
+        wait_ms=st.sampled_from([0.0, 0.0, 3.0]),
+        adaptive=st.sampled_from([False, False, True]),
+        taught=st.booleans(),
     )
     def start(
-        self, max_rows: int, max_bytes: int, linger_ms: float, queued: int, queued_bytes: int, concurrency: int
+        self,
+        max_rows: int,
+        max_bytes: int,
+        linger_ms: float,
+        queued: int,
+        queued_bytes: int,
+        concurrency: int,
+        router: str,
+        wait_ms: float,
+        adaptive: bool,
+        taught: bool,
     ) -> None:
         options = DeploymentOptions(
             max_batch_rows=max_rows,
@@ -52,10 +67,26 @@ class Routing(RuleBasedStateMachine):
             max_queued_requests=queued,
             max_queued_bytes=queued_bytes,
             concurrency=concurrency,
+            router=router,
+            max_queue_wait_ms=wait_ms,
+            adaptive_limit=adaptive,
         )
         self.now_ns = 0
         self.replicas = 0
         self.auditor = Auditor(DeploymentMachine(options), options)
+        if taught:
+            self.teach()
+
+    def teach(self) -> None:
+        """Let each method run often enough that the machine knows its time: 1 ms a row, more or less."""
+        self.replica_up(1)
+        for number in range(SAMPLES_MIN):
+            for method in ("score", "explain"):
+                rows = 1 + number % 3
+                self.send(Arrived([request(rows, 0, group=(method, 1), arrived_ns=self.now_ns)]))
+                while self.running():
+                    self.now_ns += rows * MS
+                    self.send(Finished(*self.running()[0]))
 
     def send(self, event: Event) -> None:
         self.auditor.watch(event, self.now_ns)
@@ -70,6 +101,7 @@ class Routing(RuleBasedStateMachine):
         timeout_ms=st.one_of(st.none(), st.integers(0, 12)),
         sliceable=st.sampled_from([True, True, True, False]),
         idempotent=st.sampled_from([True, True, False]),
+        priority=st.sampled_from([0, 0, 9]),
     )
     def arrive(
         self,
@@ -79,6 +111,7 @@ class Routing(RuleBasedStateMachine):
         timeout_ms: int | None,
         sliceable: bool,
         idempotent: bool,
+        priority: int,
     ) -> None:
         deadline_ns = NEVER_NS if timeout_ms is None else self.now_ns + timeout_ms * MS
         requests = [
@@ -90,6 +123,7 @@ class Routing(RuleBasedStateMachine):
                 arrived_ns=self.now_ns,
                 sliceable=sliceable,
                 idempotent=idempotent,
+                priority=priority,
             )
             for count in rows
         ]

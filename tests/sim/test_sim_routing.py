@@ -20,6 +20,7 @@ from tests.sim.world import Weather, World
 OPTIONS = DeploymentOptions(max_batch_rows=40, max_batch_bytes=3_000, max_queued_requests=60, max_queued_bytes=40_000)
 # No replica dies or lies, and no request is bad.
 CLEAR = Weather(12.0, *[0.0] * 8, slow_replica=0.0, cancels=0.0, poison_raises=0.0, poison_kills=0.0, drains_per_s=0.0)
+DEADLINE = replace(OPTIONS, router="deadline")
 LINGERING = DeploymentOptions(
     max_batch_rows=40, max_batch_bytes=3_000, max_queued_requests=60, max_queued_bytes=40_000, linger_ms=4.0
 )
@@ -32,10 +33,43 @@ def test_nothing_is_lost_in_bad_weather(seed: int) -> None:
     _check_that_all_happened(world)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [DEADLINE, replace(DEADLINE, linger_ms=4.0, max_queue_wait_ms=400.0), replace(DEADLINE, adaptive_limit=True)],
+    ids=["plain", "lingering, by age", "adaptive"],
+)
+def test_nothing_is_lost_by_the_deadline_router_in_bad_weather(options: DeploymentOptions) -> None:
+    world = World(50, options)
+    world.run(seconds=250)
+    counts = world.machine.statistics().counts
+    assert counts["would_miss"] > 100, counts
+    assert counts["would_miss_queued"] > 10, counts
+
+
 def test_nothing_is_lost_under_overload() -> None:
     world = World(100, OPTIONS, Weather(arrivals_per_s=150.0))
     world.run(seconds=10)
     assert world.machine.statistics().counts["shed"] > 100
+
+
+@pytest.mark.parametrize("options", [OPTIONS, DEADLINE], ids=["fifo", "deadline"])
+def test_under_overload_age_and_limit_shed_before_the_queue_is_full(options: DeploymentOptions) -> None:
+    world = World(101, replace(options, max_queue_wait_ms=300.0, adaptive_limit=True), Weather(arrivals_per_s=150.0))
+    world.run(seconds=30)
+    counts = world.machine.statistics().counts
+    assert counts["shed_wait"] > 10, counts
+    assert counts["shed_limit"] > 10, counts
+
+
+def test_under_overload_the_deadline_router_wastes_little_on_what_comes_too_late() -> None:
+    weather = replace(CLEAR, arrivals_per_s=300.0)
+    fifo, deadline = World(102, OPTIONS, weather), World(102, DEADLINE, weather)
+    late = {}
+    for world in (fifo, deadline):
+        world.run(seconds=8)
+        counts = world.machine.statistics().counts
+        late[world] = counts["expired_queued"] / counts["completed"]
+    assert late[deadline] < late[fifo] / 4, late
 
 
 def test_in_good_weather_only_deadlines_and_poison_fail() -> None:

@@ -198,7 +198,7 @@ class World(EventHeap):
             rows,
             rows * rng.choice([0, 8, 100]),
             self.now_ns + timeout_ns,
-            0,
+            rng.choice([0, 0, 0, 4, 9]) if self.auditor.by_urgency else 0,
             self.now_ns,
             sliceable=rng.random() < 0.85,
             idempotent=rng.random() >= self.weather.not_idempotent,
