@@ -29,7 +29,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-# How long an example takes, or takes to be drawn, says more about the machine's other load than about the code. CI draws
+# How long an example takes to run or to be drawn tells of the machine's other load, not of the code. CI draws
 # the same examples each time, so that it is green or red for what was changed; everybody else looks for new ones.
 hypothesis.settings.register_profile(
     "flightserve",
