@@ -104,7 +104,7 @@ class Probe:
 
 @fs.deployment(name="Narrow", concurrency=1, max_queued_requests=1)
 class Narrow(Probe):
-    """One request runs, one waits, a third is one too many."""
+    """One request runs, one waits, a third is <b>one too many</b>."""
 
 
 @contextmanager
