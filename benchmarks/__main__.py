@@ -21,13 +21,18 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     settings = Settings.small() if arguments.small else Settings()
     given = {k: getattr(arguments, k) for k in ("rounds", "seconds", "load_minutes")}
     chosen = {k: v for k, v in given.items() if v is not None}
-    return dataclasses.replace(settings, subject=not arguments.baselines_only, **chosen)
+    return dataclasses.replace(
+        settings, subject=not arguments.baselines_only, figures=tuple(arguments.figure), **chosen
+    )
 
 
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this benchmark (repeatable)")
+    parser.add_argument(
+        "--figure", action="append", default=[], metavar="TEXT", help="figures with this in their name (repeatable)"
+    )
     parser.add_argument("--small", action="store_true", help="the size the tests run, in seconds")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where the JSON goes")
     parser.add_argument("--rounds", type=int, help="rounds, each side measured once in each")
@@ -53,6 +58,7 @@ def main() -> int:
                 figures += benchmark.run(bench)
             except (ProcessFailed, OSError) as error:  # the others can still be measured
                 failures[benchmark.name] = str(error)
+        figures = [figure for figure in figures if bench.wants(figure.name)]
     print(report.table(figures))
     document = report.as_json(figures, dataclasses.asdict(settings), failures)
     print(f"\nJSON: {report.write_json(document, arguments.json)}")

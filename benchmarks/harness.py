@@ -23,7 +23,7 @@ class Settings:
     """How much to measure: rounds (each side once), seconds of one side of a round, minutes of the memory run,
     fresh starts of the startup figure (0: the shared start is the sample), and TPC-H's scale. `brief` takes one round
     where rounds are long, and less of what has a size of its own. `subject` false leaves flightserve out, to look at
-    the baselines alone."""
+    the baselines alone. `figures` leaves out figures that have none of these texts in their names."""
 
     rounds: int = 7
     seconds: float = 2.0
@@ -33,6 +33,7 @@ class Settings:
     scale: float = 1.0
     brief: bool = False
     subject: bool = True
+    figures: tuple[str, ...] = ()
 
     @classmethod
     def small(cls, subject: bool = True) -> Settings:
@@ -100,8 +101,17 @@ class Bench:
         """Where flightserve takes calls of a method of the identity deployment over HTTP."""
         return f"{self.flightserve().addresses['http']}/v1/Identity/{method}"
 
+    def wants(self, name: str) -> bool:
+        """True for a figure that was asked for; all are where none is named."""
+        texts = self.settings.figures
+        return not texts or any(text.lower() in name.lower() for text in texts)
+
     def alternate(self, figure: Callable[..., Figure], subject: Measure, baseline: Measure) -> Figure:
-        """Measure both sides in turn, subject first, `rounds` times, and make the figure of the samples."""
+        """Measure both sides in turn, subject first, `rounds` times, and make the figure of the samples; of no samples
+        where nobody asked for it. Sides start their servers when they are called, so that those are left out too."""
+        nothing = figure(subject=(), baseline=())
+        if not self.wants(nothing.name):
+            return nothing
         ours, theirs = alternate(self.settings.rounds, subject if self.settings.subject else None, baseline)
         return figure(subject=ours, baseline=theirs)
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 from benchmarks import lookups, tpch
 from benchmarks.figures import Bar, Figure, Sample
 from benchmarks.harness import Bench
-from benchmarks.memory import tree_pss_mb
+from benchmarks.memory import pss_mb
 from benchmarks.processes import Server
-from benchmarks.tiers import descendants
+from benchmarks.tiers import children_of
 
 LOAD = "load.sql"
 THREADS = 2
@@ -25,10 +25,13 @@ PORTS = ("--http-port", "0", "--grpc-port", "0", "--flight-port", "0", "--no-zmq
 IN_FLIGHT = 256
 BATCH = 256
 BOUND = 1000
+SLOW_READER = "replica's memory above its tables, slow reader of the full scan"
+
+most, least = partial(Bar, "at_most"), partial(Bar, "at_least")
 
 
 def run(bench: Bench) -> Sequence[Figure]:
-    """All figures; first those of TPC-H, whose server then ends, then the lookups."""
+    """All figures: those of TPC-H, then the lookups."""
     figures = [*_tpch(bench), *_lookups(bench)]
     bench.end_load(LOAD)
     return figures
@@ -36,62 +39,74 @@ def run(bench: Bench) -> Sequence[Figure]:
 
 def warehouse(bench: Bench) -> Server:
     """`flightserve sql` over the TPC-H files."""
-    tables = [f"{name}={path}" for name, path in tpch.ensure(bench.settings.scale).items()]
-    return bench.server("-m", "flightserve", "sql", *tables, "--threads", str(THREADS), *PORTS)
+    return bench.server("-m", "flightserve", "sql", *_tables(bench), "--threads", str(THREADS), *PORTS)
 
 
-def _bare(bench: Bench, module: str, *arguments: str) -> str:
-    tables = [f"{name}={path}" for name, path in tpch.ensure(bench.settings.scale).items()]
-    return bench.bare(module, *arguments, *tables).addresses["flight"]
+def _tables(bench: Bench) -> list[str]:
+    return [f"{name}={path}" for name, path in tpch.ensure(bench.settings.scale).items()]
 
 
 def _tpch(bench: Bench) -> list[Figure]:
     scale, seconds = bench.settings.scale, bench.settings.seconds
-    load = bench.load(LOAD)
-    ours = warehouse(bench)
-    address = ours.addresses["flight"]
-    same = {"scale": scale, "threads": THREADS}
-    sample = partial(load.sample, timeout_s=600.0)
-    rows = load.run("tpch_adbc", 600.0, address=address, check=True, **same)["answered"]
-    assert rows == len(tpch.QUERIES)
-
-    def queries(address: str, check: bool) -> Sample:
-        return sample("tpch_adbc", "total_s", address=address, check=check, **same)
-
-    def figure(name: str, unit: str, bar: Bar, compare: str = "of_baseline") -> partial[Figure]:
-        return partial(Figure, name, unit, bar=bar, compare=compare)  # type: ignore[arg-type]
-
     size = f"scale {scale:g}"
-    bare = _bare(bench, "sql", str(THREADS))
-    return [
+    engine: dict[str, Any] = {"scale": scale, "threads": THREADS}
+
+    def side(server: Callable[[Bench], Server] | None, order: str, key: str, **arguments: Any) -> Callable[[], Sample]:
+        def measure() -> Sample:
+            where = {} if server is None else {"address": server(bench).addresses["flight"]}
+            return bench.load(LOAD).sample(order, key, timeout_s=600.0, **where, **arguments)
+
+        return measure
+
+    def queries(server: Callable[[Bench], Server]) -> Callable[[], Sample]:
+        return side(server, "tpch_adbc", "total_s", **engine)
+
+    def scan(server: Callable[[Bench], Server]) -> Callable[[], Sample]:
+        return side(server, "scan", "rows_per_s", scale=scale)
+
+    figures = [
         bench.alternate(
-            figure(f"TPC-H {size}, 22 queries over ADBC (embedded DuckDB)", "s", Bar("at_most", 1.2)),
-            partial(queries, address, True),
-            partial(sample, "tpch_embedded", "total_s", **same),
+            _figure(f"TPC-H {size}, 22 queries over ADBC (embedded DuckDB)", "s", most(1.2)),
+            queries(warehouse),
+            side(None, "tpch_embedded", "total_s", **engine),
         ),
         bench.alternate(
-            figure(f"TPC-H {size}, 22 queries over ADBC (ROAPI)", "s", Bar("at_least", 4), "speedup"),
-            partial(queries, address, False),
-            partial(queries, _bare(bench, "roapi"), False),
+            _figure(f"TPC-H {size}, 22 queries over ADBC (ROAPI)", "s", least(4), "speedup"),
+            queries(warehouse),
+            queries(_roapi),
         ),
         bench.alternate(
-            figure("full scan of lineitem (bare Flight around DuckDB)", "rows/s", Bar("at_least", 0.9)),
-            partial(sample, "scan", "rows_per_s", address=address, rows=0),
-            partial(sample, "scan", "rows_per_s", address=bare, rows=0),
+            _figure("full scan of lineitem (bare Flight around DuckDB)", "rows/s", least(0.9)),
+            scan(warehouse),
+            scan(_bare),
         ),
         bench.alternate(
-            figure("small query over ADBC, p50 (embedded and three bare RPCs)", "us", Bar("at_most", 1.5)),
-            partial(sample, "small_adbc", "p50_us", address=address, seconds=seconds),
-            partial(sample, "small_embedded", "p50_us", address=bare, seconds=seconds, **same),
+            _figure("small query over ADBC, p50 (embedded and three bare RPCs)", "us", most(1.5)),
+            side(warehouse, "small_adbc", "p50_us", seconds=seconds),
+            side(_bare, "small_embedded", "p50_us", seconds=seconds, **engine),
         ),
-        _slow_reader(bench, ours),
     ]
+    if bench.wants(SLOW_READER):
+        figures.append(_slow_reader(bench, warehouse(bench)))
+    return figures
+
+
+def _bare(bench: Bench) -> Server:
+    return bench.bare("sql", str(THREADS), *_tables(bench))
+
+
+def _roapi(bench: Bench) -> Server:
+    return bench.bare("roapi", *_tables(bench))
+
+
+def _figure(name: str, unit: str, bar: Bar, compare: str = "of_baseline") -> partial[Figure]:
+    return partial(Figure, name, unit, bar=bar, compare=compare)  # type: ignore[arg-type]
 
 
 def _slow_reader(bench: Bench, server: Server) -> Figure:
     """The replica's memory while a slow client takes the full scan, above what it had before."""
-    names = {pid: "replica" for pid in descendants(server.process.pid) if "replica" in _title(pid)}
-    before = sum(tree_pss_mb(server.process.pid, names).values())
+    replicas = [child["pid"] for child in children_of(server.process.pid) if child["tier"] == "replica"]
+    before = sum(map(pss_mb, replicas))
     load = bench.load(LOAD)
     seconds = max(3.0, 2 * bench.settings.seconds)
     load.order("slow_scan", address=server.addresses["flight"], seconds=seconds)
@@ -99,65 +114,58 @@ def _slow_reader(bench: Bench, server: Server) -> Figure:
     sampling = threading.Event()
     until = time.monotonic() + seconds
     while time.monotonic() < until and not sampling.wait(0.25):
-        peaks.append(sum(tree_pss_mb(server.process.pid, names).values()) - before)
-    load.answer()
+        peaks.append(sum(map(pss_mb, replicas)) - before)
+    rows = load.answer()["rows"]
     return Figure(
-        "replica's memory above its tables, slow reader of the full scan",
+        SLOW_READER,
         "MB",
-        (Sample(max(peaks)),),
-        bar=Bar("at_most", 300),
+        (Sample(max(peaks), rows, rows),),
+        bar=most(300),
         compare="value",
-        notes=(f"{before:.0f} MB before",),
+        notes=(f"{before:.0f} MB before; {rows:,} rows taken",),
     )
-
-
-def _title(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
 
 
 def _lookups(bench: Bench) -> list[Figure]:
     seconds = bench.settings.seconds
-    load = bench.load(LOAD)
-    server = bench.server("-m", "flightserve", "run", "benchmarks.lookups:app", *PORTS)
-    http, address = server.addresses["http"], server.addresses["flight"]
 
-    def rate(name: str, number: float) -> partial[Figure]:
-        return partial(Figure, name, "answers/s", bar=Bar("at_least", number))
+    def load(protocol: str, order: str, key: str, **arguments: Any) -> Callable[[], Sample]:
+        def measure() -> Sample:
+            server = bench.server("-m", "flightserve", "run", "benchmarks.lookups:app", *PORTS)
+            where = server.addresses[protocol]
+            address: dict[str, Any] = {"url": f"{where}/v1/lookups/point"} if protocol == "http" else {"address": where}
+            return bench.load(LOAD).sample(order, key, **address, **arguments)
 
-    def singly(query: str) -> Sample:
-        answer = load.run("one_by_one", query=query, seconds=seconds)
-        return Sample(answer["answers_per_s"], answer["answered"])
+        return measure
 
-    def exchanged(query: str) -> Sample:
-        return load.sample("exchange", "answers_per_s", address=address, query=query, rows=BATCH, seconds=seconds)
+    def singly(query: str) -> Callable[[], Sample]:
+        return lambda: bench.load(LOAD).sample("one_by_one", "answers_per_s", query=query, seconds=seconds)
 
-    url = f"{http}/v1/lookups/point"
+    def exchanged(query: str) -> Callable[[], Sample]:
+        return load("flight", "exchange", "answers_per_s", query=query, rows=BATCH, seconds=seconds)
+
     return [
         bench.alternate(
-            rate(f"point lookup, HTTP JSON, {IN_FLIGHT} in flight (embedded, one by one)", 6),
-            partial(load.sample, "http_points", "answers_per_s", url=url, in_flight=IN_FLIGHT, seconds=seconds),
-            partial(singly, "point"),
+            _figure(f"point lookup, HTTP JSON, {IN_FLIGHT} in flight (embedded, one by one)", "answers/s", least(6)),
+            load("http", "http_points", "answers_per_s", in_flight=IN_FLIGHT, seconds=seconds),
+            singly("point"),
         ),
         bench.alternate(
-            rate(f"point lookup, DoExchange, {BATCH} a batch (embedded, one by one)", 25),
-            partial(exchanged, "point"),
-            partial(singly, "point"),
+            _figure(f"point lookup, DoExchange, {BATCH} a batch (embedded, one by one)", "answers/s", least(25)),
+            exchanged("point"),
+            singly("point"),
         ),
         bench.alternate(
-            rate(f"grouped aggregate, DoExchange, {BATCH} a batch (embedded, one by one)", 30),
-            partial(exchanged, "grouped"),
-            partial(singly, "grouped"),
+            _figure(f"grouped aggregate, DoExchange, {BATCH} a batch (embedded, one by one)", "answers/s", least(30)),
+            exchanged("grouped"),
+            singly("grouped"),
         ),
         bench.alternate(
-            partial(
-                Figure,
-                f"ADBC SELECT, {BOUND} parameter rows bound together ({BOUND} executes)",
-                "s",
-                bar=Bar("at_least", 20),
-                compare="speedup",
+            _figure(
+                f"ADBC SELECT, {BOUND} parameter rows bound together ({BOUND} executes)", "s", least(20), "speedup"
             ),
-            partial(load.sample, "bound", "seconds", address=address, rows=_bound(bench), together=True),
-            partial(load.sample, "bound", "seconds", address=address, rows=_bound(bench), together=False),
+            load("flight", "bound", "seconds", rows=_bound(bench), together=True),
+            load("flight", "bound", "seconds", rows=_bound(bench), together=False),
         ),
     ]
 

@@ -1,8 +1,7 @@
 """HTTP load: many JSON connections in a closed loop, or Arrow bodies one after another.
 
 The JSON connections are bare uvloop protocols: the request's bytes are built once, and of the answer only status
-and length are parsed. Each connection sends its own numbers. Its first answer is decoded and compared; all later
-ones must be the same bytes. One unmeasured answer per connection comes first.
+and length are parsed. Each connection sends its own numbers, and one unmeasured answer per connection comes first.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import functools
 import json
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -26,60 +26,58 @@ WARM_CALLS = 3
 
 
 class Connection(asyncio.Protocol):
-    """One connection in a closed loop: the next request leaves when the answer to the last one is whole.
+    """One connection in a closed loop: the next request leaves when the answer to the last one is whole. What is
+    asked, and what has to come back, is the subclass's to say.
 
     Errors and the end of the run go to `run`, which all connections share.
     """
 
-    def __init__(self, run: Run, request: bytes, expected: list[float]) -> None:
-        self._run, self._request, self._expected = run, request, expected
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._warm = False
         self._received = b""
-        self._body = b""
         self._sent_ns = 0
         self._transport: asyncio.Transport
+
+    def request(self) -> bytes:
+        """The next request."""
+        raise NotImplementedError
+
+    def check(self, body: bytes) -> None:
+        """Raise WrongAnswer unless this answers the last request."""
+        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the unmeasured first request."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's transport does not inherit from it
-        self._transport.write(self._request)
+        self._transport.write(self.request())
 
     def send(self) -> None:
         """Send the next measured request."""
         self._sent_ns = time.perf_counter_ns()
-        self._transport.write(self._request)
+        self._transport.write(self.request())
 
     def data_received(self, data: bytes) -> None:
         """Collect an answer, check it, go on until the run's time is over."""
         received = self._received + data if self._received else data
         try:
             answer = whole_answer(received)
+            if answer is None:
+                self._received = received
+                return
+            self._received = b""
+            status, body = answer
+            if status != 200:
+                raise WrongAnswer(f"{received[:300]!r}")
+            self.check(body)
         except WrongAnswer as error:
             self._run.fail(error)
             return
-        if answer is None:
-            self._received = received
-            return
-        self._received = b""
-        status, body = answer
-        if status != 200:
-            self._run.fail(WrongAnswer(f"{received[:300]!r}"))
-        elif not self._body:
-            self._check_first(body)
-        elif body != self._body:
-            self._run.fail(WrongAnswer(f"expected {self._body[:200]!r}, got {body[:200]!r}"))
+        if not self._warm:
+            self._warm = True
+            self._run.warmed(self)
         elif self._run.count(time.perf_counter_ns(), self._sent_ns):
             self.send()
-
-    def _check_first(self, body: bytes) -> None:
-        try:
-            values = json.loads(body)["columns"]["x"]
-        except (ValueError, LookupError, TypeError):
-            values = body[:200]
-        if values == self._expected:
-            self._body = body
-            self._run.warmed(self)
-        else:
-            self._run.fail(WrongAnswer(f"sent {self._expected}, got {values!r}"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """The server may not close before the run is over."""
@@ -88,6 +86,33 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close without waiting for an answer."""
         self._transport.close()
+
+
+class Numbers(Connection):
+    """The same numbers again and again. The first answer is decoded and compared, the later ones are its bytes."""
+
+    def __init__(self, run: Run, request: bytes, expected: list[float]) -> None:
+        super().__init__(run)
+        self._request, self._expected = request, expected
+        self._body = b""
+
+    def request(self) -> bytes:
+        """The same each time."""
+        return self._request
+
+    def check(self, body: bytes) -> None:
+        """The numbers that were sent."""
+        if self._body:
+            if body != self._body:
+                raise WrongAnswer(f"expected {self._body[:200]!r}, got {body[:200]!r}")
+            return
+        try:
+            values = json.loads(body)["columns"]["x"]
+        except (ValueError, LookupError, TypeError):
+            values = body[:200]
+        if values != self._expected:
+            raise WrongAnswer(f"sent {self._expected}, got {values!r}")
+        self._body = body
 
 
 class Run:
@@ -167,17 +192,18 @@ def json_request(url: str, values: list[float], headers: str = "") -> bytes:
     return head.encode() + body
 
 
-async def json_run(url: str, connections: int, seconds: float, values: int) -> dict[str, Any]:
-    """Requests of `values` numbers over `connections` connections for `seconds`: `calls_per_s`, p50, p99."""
+async def closed_loop(
+    url: str, connections: int, seconds: float, make: Callable[[Run, int], Connection]
+) -> dict[str, Any]:
+    """So many connections for `seconds`, made of the run and their number: `calls_per_s`, p50, p99."""
     loop = asyncio.get_running_loop()
     run = Run(connections, seconds)
     host, port = address_of(url)
     opened: list[Connection] = []
     try:
-        for seed in range(connections):
-            expected = payloads.numbers(seed, values)
-            make = functools.partial(Connection, run, json_request(url, expected), expected)
-            opened.append((await loop.create_connection(make, host, port))[1])
+        for number in range(connections):
+            _, connection = await loop.create_connection(functools.partial(make, run, number), host, port)
+            opened.append(connection)
         await asyncio.wait_for(run.ended, seconds + OVERTIME_S)
     finally:
         run.close()
@@ -193,8 +219,13 @@ async def json_run(url: str, connections: int, seconds: float, values: int) -> d
 
 
 def json_load(url: str, connections: int, seconds: float, values: int = 10) -> dict[str, Any]:
-    """Order `json`: see `json_run`."""
-    return uvloop.run(json_run(url, connections, seconds, values))
+    """Order `json`: requests of `values` numbers; answers as `closed_loop`."""
+
+    def make(run: Run, seed: int) -> Connection:
+        expected = payloads.numbers(seed, values)
+        return Numbers(run, json_request(url, expected), expected)
+
+    return uvloop.run(closed_loop(url, connections, seconds, make))
 
 
 class ArrowPoster:

@@ -1,29 +1,30 @@
 """SQL load, and the embedded engine it is compared with: TPC-H, scans, small queries, merged lookups.
 
-Everything that DuckDB answers inside this process is a baseline; everything over a connection is the subject. Answers
-of the subject are compared with the engine's own: TPC-H in the first pass, lookups in every request.
+Everything that DuckDB answers inside this process is a baseline; everything over a connection is the subject. All
+answers are compared with what they have to be: TPC-H's with the engine's own, lookups with ones computed without it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import math
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import adbc_driver_flightsql.dbapi as adbc
 import duckdb
-import httpx
+import orjson
 import pyarrow as pa
-from pyarrow import flight
+import uvloop
+from pyarrow import flight, parquet
 
 from benchmarks import lookups, tpch
+from benchmarks.load import http
 from benchmarks.load.orders import WrongAnswer, latencies, obey
 
 SMALL = "SELECT n_name, n_regionkey FROM nation WHERE n_nationkey = 7"
-TIMEOUT_S = 120.0
 
 
 @functools.cache
@@ -62,24 +63,29 @@ def answers(scale: float, threads: int) -> dict[int, pa.Table]:
 def tpch_embedded(scale: float, threads: int) -> dict[str, Any]:
     """All 22 queries in the engine: `total_s`."""
     engine = embedded(scale, threads)
-    begun = time.perf_counter()
-    for sql in tpch.QUERIES.values():
-        engine.sql(sql).to_arrow_table()
-    return {"total_s": time.perf_counter() - begun, "answered": len(tpch.QUERIES), "verified": 0}
+    return tpch_all(lambda sql: engine.sql(sql).to_arrow_table(), scale, threads)
 
 
-def tpch_adbc(address: str, scale: float, threads: int, check: bool = True) -> dict[str, Any]:
-    """All 22 queries over ADBC: `total_s`. Each answer is compared with the engine's where `check` says so."""
-    total_s = 0.0
+def tpch_adbc(address: str, scale: float, threads: int) -> dict[str, Any]:
+    """All 22 queries over ADBC: `total_s`."""
     with connected(address).cursor() as cursor:
-        for number, sql in tpch.QUERIES.items():
-            begun = time.perf_counter()
+
+        def fetched(sql: str) -> pa.Table:
             cursor.execute(sql)
-            table = cursor.fetch_arrow_table()
-            total_s += time.perf_counter() - begun
-            if check:
-                compare(number, table, answers(scale, threads)[number])
-    return {"total_s": total_s, "answered": len(tpch.QUERIES), "verified": len(tpch.QUERIES) if check else 0}
+            return cursor.fetch_arrow_table()
+
+        return tpch_all(fetched, scale, threads)
+
+
+def tpch_all(run: Callable[[str], pa.Table], scale: float, threads: int) -> dict[str, Any]:
+    """Each query's time, and their sum; every answer is compared with the engine's, off the clock."""
+    seconds: dict[int, float] = {}
+    for number, sql in tpch.QUERIES.items():
+        begun = time.perf_counter()
+        table = run(sql)
+        seconds[number] = time.perf_counter() - begun
+        compare(number, table, answers(scale, threads)[number])
+    return {"total_s": sum(seconds.values()), "seconds": seconds, "answered": len(seconds), "verified": len(seconds)}
 
 
 def compare(number: int, got: pa.Table, wanted: pa.Table) -> None:
@@ -96,14 +102,15 @@ def compare(number: int, got: pa.Table, wanted: pa.Table) -> None:
 # ---- scans
 
 
-def scan(address: str, rows: int) -> dict[str, Any]:
+def scan(address: str, scale: float) -> dict[str, Any]:
     """All of lineitem to a pyarrow client: `rows_per_s`."""
+    rows = parquet.read_metadata(tpch.ensure(scale)["lineitem"]).num_rows
     with flight.connect(address) as client:
         begun = time.perf_counter()
         info = client.get_flight_info(flight.FlightDescriptor.for_command(b"SELECT * FROM lineitem"))
         got = sum(piece.data.num_rows for piece in client.do_get(info.endpoints[0].ticket))
         seconds = time.perf_counter() - begun
-    if rows and got != rows:
+    if got != rows:
         raise WrongAnswer(f"{got} rows where {rows} were expected")
     return {"rows_per_s": got / seconds, "answered": 1, "verified": 1}
 
@@ -169,67 +176,91 @@ def timed(once: Callable[[], None], seconds: float) -> dict[str, Any]:
 # ---- merged executions
 
 
+@functools.cache
+def expected() -> lookups.Expected:
+    """What the named queries answer."""
+    return lookups.Expected()
+
+
+COLUMNS = {"point": ("id", lookups.ROWS), "grouped": ("grp", lookups.GROUPS)}
+
+
 def one_by_one(query: str, seconds: float) -> dict[str, Any]:
     """A named query in the engine, one execution after another: `answers_per_s`."""
     engine = embedded_facts()
-    sql, column, values = (
-        (lookups.POINT, "id", lookups.ROWS) if query == "point" else (lookups.GROUPED, "grp", lookups.GROUPS)
-    )
-    number = 0
+    sql = lookups.POINT if query == "point" else lookups.GROUPED
+    column, values = COLUMNS[query]
+    got: list[list[Any]] = []
     begun = time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        engine.execute(sql, {column: number * 7919 % values}).fetchall()
-        number += 1
-    return {"answers_per_s": number / (time.perf_counter() - begun), "answered": number}
+    while (took := time.perf_counter() - begun) < seconds:
+        got.append(engine.execute(sql, {column: len(got) * 7919 % values}).fetchall())
+    wanted = expected().answer(query, lookups.asked(0, len(got), values)).to_pylist()
+    if [(rid, *row) for rid, rows in enumerate(got) for row in rows] != [tuple(row.values()) for row in wanted]:
+        raise WrongAnswer("the engine and the expected answers differ")
+    return {"answers_per_s": len(got) / took, "answered": len(got), "verified": len(got)}
 
 
-async def _http_points(url: str, in_flight: int, seconds: float) -> dict[str, Any]:
-    count = 0
-    until = time.perf_counter() + seconds
-    limits = httpx.Limits(max_connections=in_flight, max_keepalive_connections=in_flight)
+class Point(http.Connection):
+    """A point lookup of another row in each request."""
 
-    async def caller(number: int, client: httpx.AsyncClient) -> None:
-        nonlocal count
-        while time.perf_counter() < until:
-            number = (number + 7919) % lookups.ROWS
-            answer = await client.post(url, json={"columns": {"id": [number]}})
-            columns = answer.json()["columns"]
-            if columns["id"] != [number] or columns["label"] != [f"label {number}"]:
-                raise WrongAnswer(f"asked for {number}, got {columns}")
-            count += 1
+    def __init__(self, url: str, run: http.Run, number: int) -> None:
+        super().__init__(run)
+        where = urlsplit(url)
+        self._head = (
+            f"POST {where.path} HTTP/1.1\r\nhost: {where.netloc}\r\naccept: application/json\r\n"
+            "content-type: application/json\r\ncontent-length: "
+        ).encode()
+        self._id = number * 31
 
-    begun = time.perf_counter()
-    async with httpx.AsyncClient(limits=limits, timeout=TIMEOUT_S, trust_env=False) as client:
-        await asyncio.gather(*(caller(number * 31, client) for number in range(in_flight)))
-    return {"answers_per_s": count / (time.perf_counter() - begun), "answered": count, "verified": count}
+    def request(self) -> bytes:
+        """The next row."""
+        self._id = (self._id + 7919) % lookups.ROWS
+        body = b'{"columns":{"id":[%d]}}' % self._id
+        return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
+
+    def check(self, body: bytes) -> None:
+        """That row, all of it."""
+        columns = orjson.loads(body)["columns"]
+        amount = amounts()[self._id]
+        if columns != {"rid": [0], "id": [self._id], "label": [f"label {self._id}"], "amount": [amount]}:
+            raise WrongAnswer(f"asked for {self._id}, got {columns}")
+
+
+@functools.cache
+def amounts() -> list[int]:
+    """The column of the points, by id."""
+    values: list[int] = expected().points["amount"].to_pylist()
+    return values
 
 
 def http_points(url: str, in_flight: int, seconds: float) -> dict[str, Any]:
     """Point lookups as JSON, one in each request, so many in flight: `answers_per_s`."""
-    return asyncio.run(_http_points(url, in_flight, seconds))
+    amounts()
+    answer = uvloop.run(http.closed_loop(url, in_flight, seconds, functools.partial(Point, url)))
+    return {"answers_per_s": answer.pop("calls_per_s"), **answer}
 
 
 def exchange(address: str, query: str, rows: int, seconds: float) -> dict[str, Any]:
-    """A named query over one DoExchange stream, `rows` executions a batch: `answers_per_s`."""
-    column, values = ("id", lookups.ROWS) if query == "point" else ("grp", lookups.GROUPS)
+    """A named query over one DoExchange stream, `rows` executions a batch, each batch once the last one is answered:
+    `answers_per_s`."""
+    column, values = COLUMNS[query]
     schema = pa.schema([(column, pa.int64())])
-    count, number = 0, 0
+    replies: list[pa.RecordBatch] = []
     with flight.connect(address) as client:
         writer, reader = client.do_exchange(flight.FlightDescriptor.for_path("lookups", query))
         with writer:
             writer.begin(schema)
             begun = time.perf_counter()
-            while time.perf_counter() - begun < seconds:
-                asked = [(number + i) * 7919 % values for i in range(rows)]
-                number += rows
-                writer.write_batch(pa.record_batch([pa.array(asked, pa.int64())], schema=schema))
-                reply = reader.read_chunk().data
-                if query == "point" and reply["id"].to_pylist() != asked:
-                    raise WrongAnswer("a point lookup answered other rows")
-                count += rows
-            took = time.perf_counter() - begun
+            while (took := time.perf_counter() - begun) < seconds:
+                asked = lookups.asked(len(replies) * rows, rows, values)
+                writer.write_batch(pa.record_batch([pa.array(asked)], schema=schema))
+                replies.append(reader.read_chunk().data)
             writer.done_writing()
-    return {"answers_per_s": count / took, "answered": count, "verified": count if query == "point" else 0}
+    for number, reply in enumerate(replies):
+        if not reply.equals(expected().answer(query, lookups.asked(number * rows, rows, values))):
+            raise WrongAnswer(f"batch {number} of {query}")
+    count = len(replies) * rows
+    return {"answers_per_s": count / took, "answered": count, "verified": count}
 
 
 def bound(address: str, rows: int, together: bool) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from benchmarks import suite
 from benchmarks.__main__ import main
 from benchmarks.figures import Figure, Sample
-from benchmarks.harness import Bench, Benchmark, alternate
+from benchmarks.harness import Bench, Benchmark, Settings, alternate
 from benchmarks.memory import tree_pss_mb
 from benchmarks.processes import Child, Load, ProcessFailed, Server
 
@@ -102,3 +104,21 @@ def test_the_command_refuses_an_unknown_name(
     with pytest.raises(SystemExit):
         main()
     assert "no benchmark 'nope'" in capsys.readouterr().err
+
+
+def test_figures_that_nobody_asked_for_are_not_measured() -> None:
+    measured: list[str] = []
+
+    def side(name: str) -> Callable[[], Sample]:
+        return lambda: measured.append(name) or Sample(1)
+
+    with Bench(Settings(rounds=1, figures=("LOOK", "scan"))) as bench:
+        figures = [
+            bench.alternate(partial(Figure, name, "s"), side(name), side(f"{name}, bare"))
+            for name in ("point lookup", "small query", "full scan")
+        ]
+    assert measured == ["point lookup", "point lookup, bare", "full scan", "full scan, bare"]
+    assert [len(figure.subject) for figure in figures] == [1, 0, 1]
+    assert bench.wants("point lookup")
+    assert not bench.wants("small query")
+    assert Bench(Settings()).wants("small query")
