@@ -7,7 +7,8 @@ What uvicorn 0.5x leaves open, and what holds here (`EdgeLimits`):
   connection would have to be set and cancelled with every request.
 - The bytes and the number of headers, the bytes of the URL (431, 414) and of bodies (413), on every route. Bytes of an
   unfinished head are counted as they are received: the parser collects a long header silently.
-- The number of connections.
+- The number of connections. One too many takes the place of the one that is idle for longest: whoever holds ten thousand
+  and says nothing keeps nobody out.
 - A reader that does not read: its connection ends when nothing was taken for `body_idle_timeout_s`.
 
 After a refusal in the middle of a request, the rest of it is read and dropped for a moment (RFC 9112, 9.6): closing
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import heapq
 import math
 from typing import Any, Final, Protocol, cast
 
@@ -41,6 +43,8 @@ from flightserve.frontends.http_errors import (
 from flightserve.frontends.http_exchange import Exchange, Route
 
 LINGER_S: Final = 2.0
+# Of all connections one in so many is closed at a time to make room, so that looking at each of them is seldom.
+ROOM_SHARE: Final = 100
 SWEEP_S: Final = 0.5
 _NEVER: Final = math.inf
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -105,8 +109,16 @@ class EdgeProtocol(HttpToolsProtocol):
         self.scheme = "http"
         self.connections.add(self)
         self.expires = self.loop.time() + self.limits.keep_alive_s
-        if len(self.connections) > self.limits.connections_max:
+        if len(self.connections) > self.limits.connections_max and not self._make_room():
             self.refuse(Unavailable("too many connections; try again"))
+
+    def _make_room(self) -> bool:
+        """Close connections that are idle, those first that are for longest. False where all are in use."""
+        others = cast("set[EdgeProtocol]", self.connections)
+        idle = [one for one in others if one.idle and one is not self and not one.transport.is_closing()]
+        for one in heapq.nsmallest(1 + len(others) // ROOM_SHARE, idle, key=lambda one: one.expires):
+            one.transport.close()
+        return bool(idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what was asked on it."""
@@ -163,7 +175,7 @@ class EdgeProtocol(HttpToolsProtocol):
     @property
     def idle(self) -> bool:
         """No request has begun that is not answered."""
-        return self.active is None and not self._in_head
+        return self.active is None and not self._in_head and not self._discarding
 
     # ---- time
 

@@ -16,9 +16,9 @@ from tests.frontends.http_support import ARROW, Raw, frontend_of, http_served, p
 from tests.support import eventually
 
 LIMITS = EdgeLimits(
-    header_timeout_s=0.4,
-    body_idle_timeout_s=0.4,
-    body_timeout_s=1.5,
+    header_timeout_s=1.0,
+    body_idle_timeout_s=1.0,
+    body_timeout_s=2.5,
     keep_alive_s=3.0,
     connections_max=60,
 )
@@ -143,13 +143,37 @@ def test_row_19_idle_connections_are_closed(url: str) -> None:
 
 def test_row_19_connections_are_bounded(url: str, server: tuple[Any, httpx.Client]) -> None:
     frontend = frontend_of(server[0])
-    held = [Raw(url) for _ in range(LIMITS.connections_max)]
+    held = [Raw(url).send(b"POST") for _ in range(LIMITS.connections_max)]
     eventually(lambda: frontend.statistics()["http_connections"] >= LIMITS.connections_max)
     extra = Raw(url).until_closed()
     assert (extra.status, extra.code) == (503, "UNAVAILABLE")
     for raw in held:
         raw.close()
     eventually(lambda: frontend.statistics()["http_connections"] < 5)
+
+
+def test_row_19_one_connection_too_many_takes_the_place_of_the_longest_idle() -> None:
+    with http_served(EdgeLimits(connections_max=20)) as (host, client):
+        frontend, url = frontend_of(host), str(client.base_url)
+
+        def connected(count: int) -> None:
+            eventually(lambda: frontend.statistics()["http_connections"] == count)
+
+        busy = Raw(url).send(b"POST")
+        connected(1)
+        oldest = Raw(url)
+        connected(2)
+        # The loop's clock has moved on when this is answered.
+        assert client.post("/v1/Probe/slowly", json={"columns": {"a": [20]}}).status_code == 200
+        held = [Raw(url) for _ in range(17)]
+        connected(20)
+        held.append(Raw(url).send(post(IDENTITY, GOOD)).read_answer())
+        assert held[-1].status == 200
+        assert oldest.until_closed().received == b""
+        assert busy.send(post(IDENTITY, GOOD)[4:]).read_answer().status == 200, "one that was in use was closed"
+        for raw in (busy, *held):
+            raw.close()
+        eventually(lambda: frontend.statistics()["http_connections"] <= 1)
 
 
 def test_row_22_a_reader_that_never_reads_is_given_up(url: str, server: tuple[Any, httpx.Client]) -> None:
