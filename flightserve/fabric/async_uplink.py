@@ -7,7 +7,6 @@ together.
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ class AsyncUplink:
         self._writing = False
         self.closed = False
         sock = connect(session.router.endpoint, client.fabric.connect_timeout_s)
-        self._channel = PollingChannel(sock, functools.partial(client.mapped.add, source=session.source))
+        self._channel = PollingChannel(sock, self.state.shown.add)
         self._fd = sock.fileno()
         loop.add_reader(self._fd, self._readable)
         self.send(frames.Hello(frames.PROTOCOL_VERSION, client.peer_id, "frontend", True, pid=os.getpid()))
@@ -86,6 +85,8 @@ class AsyncUplink:
                 elif type(frame) is frames.Hello:
                     self.session.greeted(frame)
                     self._client.router_ready()
+                elif type(frame) is frames.Segment:
+                    self._channel.take_segment()
                 else:
                     self.state.receive(frame)
         except FlightserveError as error:
@@ -106,3 +107,4 @@ class AsyncUplink:
         if self._writing:
             self._loop.remove_writer(self._fd)
         self._channel.close()
+        self.state.shown.end()

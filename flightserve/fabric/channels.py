@@ -4,7 +4,9 @@ An abstract socket has no file: nothing is left behind when its process dies. Wh
 kernel's word (`SO_PEERCRED`): the peer must run as our own user.
 
 `Channel` is what both kinds of use share: decoding, the pairing of `Segment` frames with the fds that came
-beside them, and the memory of which segments the peer has been shown. `BlockingChannel` is for a thread of
+beside them, and the memory of which segments the peer has been shown. Who reads frames acts on them in their order,
+and has a segment handed over when its frame's turn comes (`take_segment`): one read may tell that a segment is gone
+and show it again. `BlockingChannel` is for a thread of
 its own (a Flight stream, a replica's lane), `PollingChannel` for an event loop (the router's, asyncio's).
 Neither ever waits for the other side while holding something that side needs.
 """
@@ -86,6 +88,8 @@ class Channel:
         self.closed = False
         self._decoder = FrameDecoder()
         self._fds: collections.deque[int] = collections.deque()
+        # Segment frames that were decoded and not taken yet, with their fds.
+        self._shown: collections.deque[tuple[Segment, int]] = collections.deque()
         self._on_segment = on_segment
 
     def _decode(self, data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) -> list[Frame]:
@@ -102,20 +106,23 @@ class Channel:
         frames = self._decoder.feed(data)
         for frame in frames:
             if type(frame) is Segment:
-                self._take(frame)
+                if not self._fds:
+                    raise ProtocolError("a Segment frame arrived without its fd")
+                self._shown.append((frame, self._fds.popleft()))
         if self._fds and not self._decoder.pending:
             raise ProtocolError("an fd arrived that no Segment frame names")
         return frames
 
-    def _take(self, frame: Segment) -> None:
-        if not self._fds:
-            raise ProtocolError("a Segment frame arrived without its fd")
-        self.known.add((frame.owner, frame.segment))
-        self._on_segment(frame, self._fds.popleft())
+    def take_segment(self) -> None:
+        """Hand over the segment of the next `Segment` frame. For each such frame once, in its turn. Raises what
+        `on_segment` does."""
+        self._on_segment(*self._shown.popleft())
 
     def close(self) -> None:
-        """Close the socket and every fd that found no frame. Idempotent."""
+        """Close the socket and every fd that nobody took. Idempotent."""
         self.closed = True
+        while self._shown:
+            os.close(self._shown.popleft()[1])
         while self._fds:
             os.close(self._fds.popleft())
         self.socket.close()

@@ -190,7 +190,6 @@ class RouterClient:
         # Whom the router showed them to nobody can say any more: nothing is written into those segments again.
         while session.outstanding:
             self.pool.abandon(*session.outstanding.pop())
-        self.mapped.forget_source(session.source)
         if self._loop is not None and not self._stopped:
             self._loop.call_later(RECONNECT_S, self._connect)
             self.router_ready()

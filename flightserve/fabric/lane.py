@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import os
 import threading
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ class LaneConnection:
         self.state = client.bookkeeping(session)
         self.channel = BlockingChannel(
             connect(session.router.endpoint, client.fabric.connect_timeout_s),
-            functools.partial(client.mapped.add, source=session.source),
+            self.state.shown.add,
         )
         self._submissions: collections.deque[Submission] = collections.deque()
         self._staging = threading.Lock()
@@ -170,7 +169,10 @@ class LaneConnection:
         try:
             received = self.channel.receive(timeout_s)
             for frame in received:
-                self.state.receive(frame)
+                if type(frame) is frames.Segment:
+                    self.channel.take_segment()
+                else:
+                    self.state.receive(frame)
             return bool(received)
         except FlightserveError as error:
             self._lost(error)
@@ -201,6 +203,7 @@ class LaneConnection:
         """Close the connection. Idempotent. What was in flight is the client's to settle."""
         self.channel.shutdown()
         self.channel.close()
+        self.state.shown.end()
 
     def take_pending(self) -> list[tuple[int, Pending]]:
         """Once hung up: what was in flight. Requests that are not staged yet go the way of late ones."""

@@ -17,14 +17,14 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pyarrow as pa
 
 from flightserve.config import FabricLimits
 from flightserve.core.regions import Allocator
 from flightserve.errors import ProtocolError, ResourceExhausted, Unavailable
-from flightserve.wire.frames import Region, Segment, check_region
+from flightserve.wire.frames import PeerGone, Region, Segment, SegmentGone, check_region
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -214,28 +214,30 @@ class Lease:
 class SegmentMap:
     """Segments of other processes that this process has mapped, shared by all of its connections.
 
-    Several routers may have shown one segment, and each tells only of what it knows: a segment stays mapped for as
-    long as one of the sources that announced it has not said that it is gone.
+    Several connections may have shown one segment, and each is read at its own pace: a segment stays mapped for as
+    long as one of those that showed it (`Shown`) has not said that it is gone.
     """
 
     def __init__(self, limits: FabricLimits) -> None:
         self._mapped: dict[tuple[int, int], MappedSegment] = {}
-        self._sources: dict[tuple[int, int], set[int]] = {}
+        self._shown: dict[tuple[int, int], set[Shown]] = {}
         self._lock = threading.Lock()
         self._segments_per_peer_max = limits.segments_per_peer_max
 
-    def add(self, frame: Segment, fd: int, source: int = 0) -> None:
+    def add(self, shown: Shown, frame: Segment, fd: int) -> None:
         """Map a segment another process announced, unless it is mapped already. Takes over the fd."""
         try:
             with self._lock:
                 key = (frame.owner, frame.segment)
+                if shown.ended:
+                    return
                 if key in self._mapped:
-                    self._sources[key].add(source)
+                    self._shown[key].add(shown)
                     return
                 if sum(owner == frame.owner for owner, _ in self._mapped) >= self._segments_per_peer_max:
                     raise ProtocolError(f"peer announced more than {self._segments_per_peer_max} segments")
                 self._mapped[key] = MappedSegment(fd, frame.nbytes)
-                self._sources[key] = {source}
+                self._shown[key] = {shown}
         finally:
             os.close(fd)
 
@@ -250,30 +252,49 @@ class SegmentMap:
         buffer = pa.foreign_buffer(mapped.address + region.offset, region.length, base=lease)
         return buffer, mapped.memory[region.offset : region.offset + region.length]
 
-    def forget(self, owner: int, segment: int | None = None, source: int = 0) -> None:
-        """A source says that one segment, or all of an owner's, are gone. Memory still leased stays until its
-        buffers die."""
+    def forget(self, shown: Shown, owner: int | None = None, segment: int | None = None) -> None:
+        """One segment, all of an owner's, or all at all, are shown there no more. Memory still leased stays until
+        its buffers die."""
         with self._lock:
-            self._forget([k for k in self._mapped if k[0] == owner and segment in (None, k[1])], source)
-
-    def forget_source(self, source: int) -> None:
-        """The source is gone: unmap what nobody else has shown."""
-        with self._lock:
-            self._forget(list(self._mapped), source)
-
-    def _forget(self, keys: Iterable[tuple[int, int]], source: int) -> None:
-        for key in keys:
-            sources = self._sources[key]
-            sources.discard(source)
-            if not sources:
-                del self._sources[key]
-                del self._mapped[key]
+            for key in [k for k in self._mapped if owner in (None, k[0]) and segment in (None, k[1])]:
+                holders = self._shown[key]
+                holders.discard(shown)
+                if not holders:
+                    del self._shown[key]
+                    del self._mapped[key]
 
     def close(self) -> None:
         """Unmap everything; memory still leased stays until its buffers die."""
         with self._lock:
             self._mapped.clear()
-            self._sources.clear()
+            self._shown.clear()
 
     def __len__(self) -> int:
         return len(self._mapped)
+
+
+class Shown:
+    """What one connection has shown of the segments in a map. For the thread that reads it, frame by frame; any may
+    `end` it."""
+
+    __slots__ = ("_map", "ended")
+
+    def __init__(self, mapped: SegmentMap) -> None:
+        self._map = mapped
+        self.ended = False
+
+    def add(self, frame: Segment, fd: int) -> None:
+        """As `SegmentMap.add`."""
+        self._map.add(self, frame, fd)
+
+    def gone(self, frame: SegmentGone | PeerGone) -> None:
+        """The connection says that a segment is gone, or all of a process's."""
+        if isinstance(frame, SegmentGone):
+            self._map.forget(self, frame.owner, frame.segment)
+        else:
+            self._map.forget(self, frame.peer_id)
+
+    def end(self) -> None:
+        """The connection ended: unmap what no other has shown. Nothing is added any more."""
+        self.ended = True
+        self._map.forget(self)

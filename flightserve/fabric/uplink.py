@@ -12,7 +12,6 @@ A router takes as many requests from one connection as its Hello offered; one mo
 from __future__ import annotations
 
 import collections
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from flightserve.errors import (
 from flightserve.fabric.batches import SchemaCache, read_batch, stream_of, write_batch
 from flightserve.fabric.decode import decode_stream, validate_batch
 from flightserve.fabric.schemas import check_schema, decode_schema
-from flightserve.fabric.segments import SegmentMap, SegmentPool
+from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
 from flightserve.fabric.service import EncodedStream, Payload
 from flightserve.types import MethodSpec, RequestMeta
 from flightserve.wire import frames
@@ -147,18 +146,13 @@ class RequestIds:
         return first
 
 
-_sources = itertools.count(1)
-
-
 class RouterSession:
     """What this process's connections to one router share, until one of them is lost: then all end."""
 
-    __slots__ = ("credits", "ended", "outstanding", "router", "source")
+    __slots__ = ("credits", "ended", "outstanding", "router")
 
     def __init__(self, router: Peer) -> None:
         self.router = router
-        # Which router showed a segment, in `SegmentMap`'s words.
-        self.source = next(_sources)
         # Regions the router was sent, as (segment, offset).
         self.outstanding: set[tuple[int, int]] = set()
         # Requests that each connection may have in flight; 0 until the router said how many.
@@ -187,6 +181,7 @@ class Uplink:
         """`on_moved` is given requests that the router never dispatched, whose regions were kept once more for each."""
         self.pool = pool
         self.mapped = mapped
+        self.shown = Shown(mapped)
         self.limits = limits
         self.session = session
         self.schemas = SchemaCache()
@@ -304,10 +299,8 @@ class Uplink:
             self.fail([frame.request_id], from_kind(frame.kind, frame.message))
         elif isinstance(frame, frames.Moved):
             self._moved(frame)
-        elif isinstance(frame, frames.SegmentGone):
-            self.mapped.forget(frame.owner, frame.segment, self.session.source)
-        elif isinstance(frame, frames.PeerGone):
-            self.mapped.forget(frame.peer_id, source=self.session.source)
+        elif isinstance(frame, (frames.SegmentGone, frames.PeerGone)):
+            self.shown.gone(frame)
 
     def _results(self, frame: frames.Results) -> None:
         shared = None

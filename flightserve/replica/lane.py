@@ -31,6 +31,7 @@ from flightserve.errors import (
 )
 from flightserve.fabric.batches import SchemaCache, write_batch
 from flightserve.fabric.channels import BlockingChannel
+from flightserve.fabric.segments import Shown
 from flightserve.replica.context import Context, entered
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.results import Apart
@@ -58,14 +59,17 @@ Answer: TypeAlias = tuple[frames.Region | None, int] | list[frames.Share] | Flig
 class Lane:
     """Runs micro-batches that its router sends, until the connection ends."""
 
-    def __init__(self, service: ReplicaService, channel: BlockingChannel, session: Session) -> None:
+    def __init__(self, service: ReplicaService, channel: BlockingChannel, session: Session, shown: Shown) -> None:
         self.service = service
         self.channel = channel
         self.session = session
+        self._shown = shown
         # The router has nothing left for this lane: the deployment is another's.
         self.dismissed = False
         self._schemas = SchemaCache()
         self._waiting: collections.deque[frames.Execute] = collections.deque()
+        # What the router said is gone, from behind the last of those that wait.
+        self._gone: collections.deque[frames.SegmentGone | frames.PeerGone] = collections.deque()
         self._keeping: list[Inputs] = []
         self._flushing = threading.Lock()
         # The micro-batch whose reply this thread streams, and its parts that the reader has not taken.
@@ -79,6 +83,8 @@ class Lane:
         while True:
             while self._waiting:
                 self._execute(self._waiting.popleft())
+            while self._gone:
+                self._shown.gone(self._gone.popleft())
             self.pump(None)
 
     def pump(self, timeout_s: float | None) -> None:
@@ -91,11 +97,18 @@ class Lane:
                     self.session.freed(segment, offset, frame.lost)
             elif type(frame) is frames.Taken:
                 self._taken(frame)
-            elif type(frame) is frames.SegmentGone:
-                self.service.mapped.forget(frame.owner, frame.segment, self.session.source)
+            elif type(frame) is frames.Segment:
+                self.channel.take_segment()
+            elif isinstance(frame, (frames.SegmentGone, frames.PeerGone)):
+                self._gone.append(frame)
             elif type(frame) is frames.Goodbye:
                 self.dismissed = True
                 raise Unavailable("the router has nothing more for it")
+
+    def close(self) -> None:
+        """Close the connection; what it showed is unmapped when nobody reads it any more."""
+        self.channel.close()
+        self._shown.end()
 
     def _taken(self, frame: frames.Taken) -> None:
         if frame.id == self._streaming:

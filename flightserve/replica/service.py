@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import functools
 import logging
 import os
 import threading
@@ -22,7 +21,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ProtocolError, Unavailable
 from flightserve.fabric.channels import BlockingChannel, connect
-from flightserve.fabric.segments import SegmentMap, SegmentPool
+from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
 from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.context import Context, entered
 from flightserve.replica.inputs import Inputs
@@ -196,7 +195,7 @@ class ReplicaService:
 
     # ---- connections
 
-    def _connect(self, main: bool) -> tuple[BlockingChannel, Session] | None:
+    def _connect(self, main: bool) -> tuple[BlockingChannel, Session, Shown] | None:
         """A greeted connection to the router, waiting for one as long as it takes; None when draining or stopping."""
         while True:
             with self._changed:
@@ -206,13 +205,12 @@ class ReplicaService:
                 session = self._session(self._router)
             channel = None
             try:
-                channel = BlockingChannel(
-                    connect(session.router.endpoint, self._limits.connect_timeout_s),
-                    functools.partial(self.mapped.add, source=session.source),
-                )
+                sock = connect(session.router.endpoint, self._limits.connect_timeout_s)
+                shown = Shown(self.mapped)
+                channel = BlockingChannel(sock, shown.add)
                 channel.send([self._hello(main, session)])
                 self._greeted(channel, session)
-                return channel, session
+                return channel, session, shown
             except FlightserveError as error:
                 if channel is not None:
                     channel.close()
@@ -255,12 +253,12 @@ class ReplicaService:
             ASYNC_CREDITS if self._loop is not None else LANE_CREDITS,
             os.getpid(),
             session.epoch,
-            session.source,
+            session.number,
         )
 
     def _run_main(self) -> None:
         while (connected := self._connect(main=True)) is not None:
-            channel, session = connected
+            channel, session, _ = connected
             self._main, self._main_session = channel, session
             if self._is_gone(session):
                 # Given up before it could be hung up from.
@@ -274,7 +272,6 @@ class ReplicaService:
             for lane in list(self._lanes.values()):
                 if lane.session is session:
                     lane.channel.shutdown()
-            self.mapped.forget_source(session.source)
 
     def _stays(self, session: Session) -> bool:
         """The deployment is with this router, or nobody knows yet with whom."""
@@ -287,10 +284,6 @@ class ReplicaService:
                 channel.send([frames.Pong(frame.number)])
             elif type(frame) is frames.Abandon:
                 session.give_up(frame.batch_id)
-            elif type(frame) is frames.PeerGone:
-                self.mapped.forget(frame.peer_id, source=session.source)
-            elif type(frame) is frames.SegmentGone:
-                self.mapped.forget(frame.owner, frame.segment, session.source)
             elif type(frame) is frames.Release:
                 for _, segment, offset in frame.regions:
                     session.freed(segment, offset, frame.lost)
@@ -333,7 +326,7 @@ class ReplicaService:
                 log.log(level, "lane %d of %s ended: %s", number, self.spec.name, error.message)
             finally:
                 del self._lanes[number]
-                lane.channel.close()
+                lane.close()
             if lane.dismissed and self._stays(lane.session):
                 # The router knew before us that the deployment moved.
                 with self._changed:

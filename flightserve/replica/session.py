@@ -19,7 +19,7 @@ from flightserve.wire.table import Peer
 # More than the micro-batches that a router can have given one replica.
 GIVEN_UP_MAX = 4096
 
-_sources = itertools.count(1)
+_numbers = itertools.count(1)
 
 
 class Session:
@@ -36,8 +36,8 @@ class Session:
     ) -> None:
         self.router = router
         self.epoch = epoch
-        # Which router showed a segment, in `SegmentMap`'s words.
-        self.source = next(_sources)
+        # Later ones of this process have greater numbers.
+        self.number = next(_numbers)
         # Results it was sent, as (segment, offset).
         self.outstanding: set[tuple[int, int]] = set()
         self.contexts: dict[int, Context] = {}

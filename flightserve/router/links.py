@@ -7,7 +7,6 @@ region, and then tells the owner. When a connection ends, whatever its process s
 
 from __future__ import annotations
 
-import collections
 import os
 import socket
 from dataclasses import dataclass
@@ -100,8 +99,7 @@ class Link:
     def __init__(self, number: int, sock: socket.socket, pid: int, segments: SegmentFds) -> None:
         self.number = number
         self.pid = pid
-        self._arrived: collections.deque[tuple[Segment, int]] = collections.deque()
-        self.channel = PollingChannel(sock, lambda frame, fd: self._arrived.append((frame, fd)))
+        self.channel = PollingChannel(sock, self._add_segment)
         self.segments = segments
         self.peer: Peer | None = None
         self.deployment = ""
@@ -123,19 +121,12 @@ class Link:
     def fd(self) -> int:
         return self.channel.socket.fileno()
 
-    def take_segment(self) -> None:
-        """Keep the next segment that arrived. Frames are judged in order, so that a Hello before it counts."""
-        frame, fd = self._arrived.popleft()
+    def _add_segment(self, frame: Segment, fd: int) -> None:
         if self.peer is None or frame.owner != self.peer.id:
             os.close(fd)
             raise ProtocolError(f"process announced a segment of another, {frame.owner}")
+        self.channel.known.add((frame.owner, frame.segment))
         self.segments.add(frame, fd)
-
-    def close(self) -> None:
-        """Close the connection, and the fds that came last and were not looked at."""
-        while self._arrived:
-            os.close(self._arrived.popleft()[1])
-        self.channel.close()
 
     def greet(self, hello: Hello, peer: Peer) -> None:
         """Take the connection's place in its process."""

@@ -231,7 +231,7 @@ class RouterService:
         self._by_fd.pop(link.fd, None)
         self._links.pop(link.number, None)
         self._deployments.forget(link)
-        link.close()
+        link.channel.close()
 
     def _cancel_all(self, link: Link, now_ns: int) -> None:
         for dispatcher in self._deployments:
@@ -241,12 +241,12 @@ class RouterService:
 
     def _gone(self, peer: Peer) -> None:
         self._segments.drop(peer.id)
-        for link in self._links.values():
-            link.channel.known = {key for key in link.channel.known if key[0] != peer.id}
-        for other in self._peers:
-            if other.main is not None:
-                other.main.channel.queue(frames.PeerGone(peer.id))
-                self._flush(other.main, lazily=False)
+        for link in list(self._links.values()):
+            shown = {key for key in link.channel.known if key[0] == peer.id}
+            if shown:
+                link.channel.known -= shown
+                link.channel.queue(frames.PeerGone(peer.id))
+                self._flush(link, lazily=False)
 
     def _beat(self, now_ns: int) -> None:
         for peer in self._peers:
@@ -353,19 +353,18 @@ class RouterService:
         self._deployments.answering(link).failed(link, frame, now_ns)
 
     def _on_segment(self, link: Link, frame: frames.Segment, now_ns: int) -> None:
-        link.take_segment()
+        link.channel.take_segment()
 
     def _on_segment_gone(self, link: Link, frame: frames.SegmentGone, now_ns: int) -> None:
         if link.peer is None or frame.owner != link.peer.id:
             raise ProtocolError("a process dropped a segment of another")
         self._segments.drop(frame.owner, frame.segment)
         key = (frame.owner, frame.segment)
-        told: set[int] = set()
         for other in list(self._links.values()):
             if key in other.channel.known:
                 other.channel.known.discard(key)
-                if other.peer is not None and other is not link and other.peer.id not in told:
-                    told.add(other.peer.id)
+                if other.peer is not link.peer:
+                    # By each connection that showed it: it is read behind what was sent there before.
                     other.channel.queue(frame)
                     self._flush(other, lazily=False)
 
@@ -402,7 +401,7 @@ class RouterService:
 
     def _close(self) -> None:
         for link in list(self._links.values()):
-            link.close()
+            link.channel.close()
         self._door.close()
         self._epoll.close()
         self._segments.close()

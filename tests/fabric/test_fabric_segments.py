@@ -13,8 +13,8 @@ import pytest
 from flightserve.config import FabricLimits
 from flightserve.errors import ProtocolError
 from flightserve.fabric.batches import SchemaCache, read_batch, write_batch
-from flightserve.fabric.segments import SegmentMap, SegmentPool
-from flightserve.wire.frames import Region, Segment
+from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
+from flightserve.wire.frames import PeerGone, Region, Segment
 
 LIMITS = FabricLimits(segment_bytes=1 << 20, memory_bytes_max=3 << 20)
 
@@ -44,14 +44,14 @@ def test_a_segment_that_is_not_what_it_claims_is_refused_and_its_fd_closed(fd, c
     mapped = SegmentMap(LIMITS)
     number = fd()
     with pytest.raises(ProtocolError, match=complaint):
-        mapped.add(Segment(1, 1, claimed), number)
+        Shown(mapped).add(Segment(1, 1, claimed), number)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
 
 
 def test_a_region_outside_its_segment_or_in_none_is_refused() -> None:
     mapped = SegmentMap(LIMITS)
-    mapped.add(Segment(1, 1, 4096), memfd(4096, ALL_SEALS))
+    Shown(mapped).add(Segment(1, 1, 4096), memfd(4096, ALL_SEALS))
     for region in (Region(1, 1, 4000, 97), Region(1, 1, -1, 5), Region(1, 1, 0, 0), Region(1, 1, 2**62, 2**62)):
         with pytest.raises(ProtocolError, match="outside"):
             mapped.lease(region, lambda key: None)
@@ -61,23 +61,26 @@ def test_a_region_outside_its_segment_or_in_none_is_refused() -> None:
 
 def test_segments_per_peer_are_bounded() -> None:
     mapped = SegmentMap(FabricLimits(segments_per_peer_max=2))
+    shown = Shown(mapped)
     for number in range(2):
-        mapped.add(Segment(1, number, 4096), memfd(4096, ALL_SEALS))
-    mapped.add(Segment(2, 0, 4096), memfd(4096, ALL_SEALS))
+        shown.add(Segment(1, number, 4096), memfd(4096, ALL_SEALS))
+    shown.add(Segment(2, 0, 4096), memfd(4096, ALL_SEALS))
     with pytest.raises(ProtocolError, match="more than 2"):
-        mapped.add(Segment(1, 2, 4096), memfd(4096, ALL_SEALS))
+        shown.add(Segment(1, 2, 4096), memfd(4096, ALL_SEALS))
 
 
-def share(pool: SegmentPool, region: Region, mapped: SegmentMap) -> None:
+def share(pool: SegmentPool, region: Region, mapped: SegmentMap) -> Shown:
     frame, fd = pool.announcement(region.segment)
-    mapped.add(frame, os.dup(fd))
+    shown = Shown(mapped)
+    shown.add(frame, os.dup(fd))
+    return shown
 
 
 def test_a_batch_is_read_where_it_was_written_and_its_lease_lives_as_long_as_its_buffers() -> None:
     pool, mapped, schemas = SegmentPool(1, LIMITS), SegmentMap(LIMITS), SchemaCache()
     batch = pa.record_batch({"a": np.arange(1000), "s": [f"row {i}" for i in range(1000)]})
     region = write_batch(batch, schemas, lambda n: pool.allocate(n) or pytest.fail("full"))
-    share(pool, region, mapped)
+    shown = share(pool, region, mapped)
     released: list[tuple[int, int, int]] = []
     buffer, memory = mapped.lease(region, released.append)
     base = buffer.address
@@ -90,7 +93,7 @@ def test_a_batch_is_read_where_it_was_written_and_its_lease_lives_as_long_as_its
                 assert base <= part.address and part.address + part.size <= base + region.length
     kept = read.slice(10, 5).column(0)
     del read, column, part
-    mapped.forget(1)
+    shown.gone(PeerGone(1))
     gc.collect()
     assert released == []
     assert kept.to_pylist() == [10, 11, 12, 13, 14]
@@ -173,18 +176,31 @@ def test_an_abandoned_region_that_is_kept_can_still_be_shown_and_is_then_dropped
     assert dropped == [region.segment]
 
 
-def test_a_segment_stays_mapped_until_every_router_that_showed_it_says_that_it_is_gone() -> None:
+def test_a_segment_stays_mapped_until_every_connection_that_showed_it_says_that_it_is_gone() -> None:
     mapped = SegmentMap(LIMITS)
-    for source in (1, 2):
-        mapped.add(Segment(7, 1, 4096), memfd(4096, ALL_SEALS), source)
-    mapped.add(Segment(7, 2, 4096), memfd(4096, ALL_SEALS), 1)
-    mapped.forget(7, source=1)
+    first, second = Shown(mapped), Shown(mapped)
+    for shown in (first, second):
+        shown.add(Segment(7, 1, 4096), memfd(4096, ALL_SEALS))
+    first.add(Segment(7, 2, 4096), memfd(4096, ALL_SEALS))
+    first.gone(PeerGone(7))
     assert len(mapped) == 1
     mapped.lease(Region(7, 1, 0, 8), lambda key: None)
-    mapped.forget_source(1)
+    first.end()
     assert len(mapped) == 1
-    mapped.forget_source(2)
+    second.end()
     assert len(mapped) == 0
+
+
+def test_a_connection_that_ended_shows_nothing_any_more() -> None:
+    """Its reader may be a thread that has not noticed yet."""
+    mapped = SegmentMap(LIMITS)
+    shown = Shown(mapped)
+    shown.end()
+    late = memfd(4096, ALL_SEALS)
+    shown.add(Segment(7, 1, 4096), late)
+    assert len(mapped) == 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(late)
 
 
 def test_dropping_a_segment_closes_its_memfd() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from flightserve.config import FabricLimits
 from flightserve.fabric.batches import SchemaCache, write_batch
-from flightserve.fabric.segments import SegmentMap, SegmentPool
+from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
 from flightserve.replica.inputs import Inputs
 from flightserve.wire.frames import Execute, Part
 
@@ -40,7 +40,7 @@ class Shared:
         assert got is not None
         if not len(self.mapped):
             frame, fd = self.pool.announcement(got[0].segment)
-            self.mapped.add(frame, os.dup(fd))
+            Shown(self.mapped).add(frame, os.dup(fd))
         return got
 
 
