@@ -37,6 +37,8 @@ from flightserve.wire.status import TABLE, Code
 
 log = logging.getLogger("flightserve.edge")
 
+# Connections that may wait to be taken in.
+BACKLOG: Final = 2048
 REQUEST_ID_CHARS_MAX: Final = 128
 # More digits than any clamp: spares `int()` the quadratic conversion of a hostile header.
 _TIMEOUT_DIGITS_MAX: Final = 18

@@ -23,6 +23,7 @@ import uvicorn
 from flightserve.config import EdgeLimits
 from flightserve.errors import Unavailable
 from flightserve.fabric.service import Service
+from flightserve.frontends.edge import BACKLOG
 from flightserve.frontends.http_calls import Calls
 from flightserve.frontends.http_pages import pages
 from flightserve.frontends.http_protocol import SWEEP_S, EdgeProtocol
@@ -30,7 +31,6 @@ from flightserve.metrics import Metrics
 
 log = logging.getLogger("flightserve.http")
 
-BACKLOG: Final = 2048
 # How long a connection stays idle in a drain before it is closed.
 DRAIN_IDLE_S: Final = 1.0
 _POLL_S: Final = 0.02

@@ -7,7 +7,7 @@ What uvicorn 0.5x leaves open, and what holds here (`EdgeLimits`):
   connection would have to be set and cancelled with every request.
 - The bytes and the number of headers, the bytes of the URL (431, 414) and of bodies (413), on every route. Bytes of an
   unfinished head are counted as they are received: the parser collects a long header silently.
-- The number of connections. One too many takes the place of the one that is idle for longest: whoever holds ten thousand
+- The number of connections. One too many takes the place of the one that is idle for longest: whoever holds all of them
   and says nothing keeps nobody out.
 - A reader that does not read: its connection ends when nothing was taken for `body_idle_timeout_s`.
 

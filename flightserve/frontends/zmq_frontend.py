@@ -112,6 +112,8 @@ class ZmqFrontend:
         sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
         sock.setsockopt(zmq.LINGER, LINGER_MS)
         sock.setsockopt(zmq.IPV6, 1 if ":" in self._address[0] else 0)
+        # Of its own 100, a crowd that connects at once is refused most, and each of those tries again after a second.
+        sock.setsockopt(zmq.BACKLOG, edge.BACKLOG)
 
     async def drain(self, timeout_s: float) -> bool:
         """Answer new requests UNAVAILABLE and finish those in flight; True when all ended in time."""
