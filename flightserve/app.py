@@ -241,7 +241,9 @@ class ReplicaHosted:
         callees = bound.callees()
         onward = Onward(new_peer_id(), assignment.fabric, callees) if callees else None
         target = bound.make(onward.remote if onward is not None else None)
-        self._service = ReplicaService(assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward)
+        self._service = ReplicaService(
+            assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward, own_process=True
+        )
         self._service.start()
         self.apply_table = self._service.apply_table
         self.statistics = self._service.statistics

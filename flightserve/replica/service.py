@@ -57,9 +57,11 @@ class ReplicaService:
         limits: FabricLimits,
         stuck: Callable[[], None] = _end_process,
         onward: Onward | None = None,
+        own_process: bool = False,
     ) -> None:
         """`stuck` is called when a method goes on and on after everybody gave it up; `onward` is what the target's
-        calls to other deployments go through, which lives and ends with this service."""
+        calls to other deployments go through, which lives and ends with this service. `own_process`: nothing else
+        is in this process."""
         self.peer_id = peer_id
         self.spec = spec
         self.methods: dict[str, BoundMethod] = bind_methods(target, spec)
@@ -86,6 +88,12 @@ class ReplicaService:
         self._lane_threads: dict[int, threading.Thread] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self.pool.on_dropped.append(self._segment_dropped)
+        self.own_process = own_process
+        # Of the class: an object may answer to any name.
+        if hasattr(type(target), "flightserve_hosted"):
+            target.flightserve_hosted(self)  # type: ignore[attr-defined]
+        counted = hasattr(type(target), "flightserve_statistics")
+        self._of_target: Callable[[], dict[str, float]] = target.flightserve_statistics if counted else dict  # type: ignore[attr-defined]
 
     # ---- life
 
@@ -183,6 +191,7 @@ class ReplicaService:
             counts = {name: float(value) for name, value in self._counts.items()}
         out = {
             **counts,
+            **{f"{self.spec.name}.{name}": value for name, value in self._of_target().items()},
             **self.pool.statistics(),
             "running": float(sum(len(session.contexts) for session in list(self._sessions.values()))),
             "lanes": float(len(self._lanes)),

@@ -33,6 +33,7 @@ IDLE_SESSIONS_MAX: Final = 16
 # How long an engine that closes waits for queries that it interrupted.
 CLOSE_WAIT_S: Final = 5.0
 INTERRUPT_AGAIN_S: Final = 0.05
+_UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Engine:
         self._folder = tempfile.mkdtemp(prefix="flightserve-sql-", dir=options.temp_directory or None)
         try:
             self._connection = self._connect()
+            self.memory_bytes = self._memory_limit()
             for source in sources:
                 self._open(source)
             self._lock_down(self._connection, self._files())
@@ -124,6 +126,12 @@ class Engine:
         except duckdb.Error as error:
             raise ConfigError(f"the engine does not start: {translate(error).message}") from error
         return connection
+
+    def _memory_limit(self) -> int:
+        """The limit that the engine holds itself to, in bytes."""
+        ((said,),) = self._connection.execute("SELECT current_setting('memory_limit')").fetchall()
+        number, unit = said.split()
+        return int(float(number) * _UNITS[unit])
 
     def _open(self, source: Source) -> None:
         name = quoted_name(source.name)

@@ -22,6 +22,7 @@ from flightserve.errors import (
 )
 
 MESSAGE_CHARACTERS_MAX: Final = 2048
+NO_MEMORY: Final = "the query needs more memory than this server has for it"
 
 _PREFIX: Final = re.compile(r"([A-Za-z][A-Za-z ]{0,40}?) Error: ")
 # Absolute paths of one part or more; what follows a letter, a colon or a slash is part of something else.
@@ -79,8 +80,9 @@ def translate(error: BaseException) -> FlightserveError:
     kind = kind_of_text(text)
     if _LOCKED.search(text) or kind == "Missing Extension":
         return PermissionDenied(scrubbed(text))
-    if isinstance(error, MemoryError):
-        return OutOfMemory("the query needs more memory than this server has for it")
+    # What C++ says where an allocation failed in a place that has no words of its own for it.
+    if isinstance(error, MemoryError) or "bad_alloc" in text:
+        return OutOfMemory(NO_MEMORY)
     return _CLASSES.get(kind, FlightserveError)(scrubbed(text) or type(error).__name__)
 
 

@@ -20,9 +20,10 @@ import duckdb
 import pyarrow as pa
 
 from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
-from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError
+from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, OutOfMemory
 from flightserve.sql.engine import Engine
-from flightserve.sql.errors import translate
+from flightserve.sql.errors import NO_MEMORY, translate
+from flightserve.sql.memory import MemoryWatch
 
 # Rows the engine hands over at once: half as many cost a quarter more time, more delay the first.
 READ_ROWS: Final = 16_384
@@ -33,25 +34,35 @@ WATCH_NS: Final = NS_PER_S // 20
 
 
 class Watched:
-    """One running query as `Watch` sees it. `why` is set when it was interrupted."""
+    """One running query as `Watch` sees it. `why` is set when it was interrupted; `inside` while it is in the engine,
+    `visited` when it was since somebody last looked."""
 
-    __slots__ = ("cancelled", "deadline_ns", "session", "why")
+    __slots__ = ("cancelled", "deadline_ns", "inside", "session", "visited", "why")
 
     def __init__(self, session: duckdb.DuckDBPyConnection, deadline_ns: int, cancelled: Callable[[], bool]) -> None:
         self.session = session
         self.deadline_ns = deadline_ns
         self.cancelled = cancelled
+        self.inside = self.visited = False
         self.why: type[FlightserveError] | None = None
+
+    def __enter__(self) -> None:
+        self.inside = self.visited = True
+
+    def __exit__(self, *_: object) -> None:
+        self.inside = False
 
 
 class Watch:
-    """Interrupts queries at their deadline, or within `WATCH_NS` after they were given up; one thread, which is
-    asleep while nothing runs."""
+    """Interrupts queries at their deadline, or within `WATCH_NS` after they were given up or took too much memory
+    (`memory`, where somebody watches over that); one thread, which is asleep while nothing runs."""
 
     def __init__(self, clock: Clock = monotonic_ns) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._running: set[Watched] = set()
+        # The oldest first.
+        self._running: dict[Watched, None] = {}
+        self.memory: MemoryWatch[Watched] | None = None
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -65,13 +76,13 @@ class Watch:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="sql-watch", daemon=True)
                 self._thread.start()
-            self._running.add(watched)
+            self._running[watched] = None
             self._changed.notify()
         try:
             yield watched
         finally:
             with self._changed:
-                self._running.discard(watched)
+                self._running.pop(watched, None)
 
     def stop(self) -> None:
         """End the thread."""
@@ -84,14 +95,26 @@ class Watch:
     def _run(self) -> None:
         with self._changed:
             while not self._stopping:
+                now_ns = self._clock()
+                # Also after the last query, so that what it gave back may be taken by others.
+                self._look_at_memory(now_ns)
                 if not self._running:
                     self._changed.wait()
                     continue
-                now_ns = self._clock()
                 for watched in self._running:
                     self._look(watched, now_ns)
                 first_ns = min((w.deadline_ns for w in self._running if w.why is None), default=NEVER_NS)
                 self._changed.wait(max(1_000_000, min(WATCH_NS, first_ns - now_ns)) / NS_PER_S)
+
+    def _look_at_memory(self, now_ns: int) -> None:
+        if self.memory is None:
+            return
+        active = [watched for watched in self._running if watched.inside or watched.visited]
+        for watched in active:
+            watched.visited = False
+        worst = self.memory.look(self._running, active, now_ns)
+        if worst is not None and worst.why is None:
+            worst.why = OutOfMemory
 
     def _look(self, watched: Watched, now_ns: int) -> None:
         """Interrupt again each time: an interrupt that comes between two steps of the engine is lost."""
@@ -131,8 +154,9 @@ class Execution:
         try:
             for name, rows in self._relations.items():
                 self._session.register(name, pa.Table.from_batches([rows]))
-            relation = self._session.sql(text, params=dict(values) if values else None)
-            self._reader = relation.to_arrow_reader(READ_ROWS)
+            with self._watched:
+                relation = self._session.sql(text, params=dict(values) if values else None)
+                self._reader = relation.to_arrow_reader(READ_ROWS)
             self._plain = plain_schema(self._reader.schema)
             self.schema: pa.Schema = self._plain or self._reader.schema
         except BaseException as error:
@@ -153,7 +177,8 @@ class Execution:
     def _read(self) -> Iterator[pa.RecordBatch]:
         while True:
             try:
-                batch = self._reader.read_next_batch()
+                with self._watched:
+                    batch = self._reader.read_next_batch()
             except StopIteration:
                 self._end_well()
                 return
@@ -209,6 +234,8 @@ class Execution:
             return DeadlineExceeded("the deadline passed while the query ran")
         if why is Cancelled:
             return Cancelled("nobody waits for the query any more")
+        if why is OutOfMemory:
+            return OutOfMemory(NO_MEMORY)
         if not isinstance(error, Exception):
             return error
         return translate(error)

@@ -28,8 +28,10 @@ import pyarrow as pa
 import flightserve
 from flightserve.declare import NAME, Bound, check_name, first_paragraph, make_options
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, SchemaMismatch
+from flightserve.fabric.hosting import Host
 from flightserve.sql.engine import LOADS, Engine, EngineOptions
-from flightserve.sql.execution import Watch
+from flightserve.sql.execution import Watch, Watched
+from flightserve.sql.memory import MemoryWatch, bound, private_bytes
 from flightserve.sql.merging import RID
 from flightserve.sql.parameters import decode_rows
 from flightserve.sql.queries import Limits, Prepared, Runner
@@ -116,6 +118,8 @@ class WarehouseReplica:
     """What runs in each replica. Methods of named queries are made when they are asked for by name."""
 
     def __init__(self, tables: Mapping[str, Any], queries: tuple[NamedQuery, ...], options: EngineOptions) -> None:
+        # What there is before the engine, and tables that came as Arrow data, is none of the engine's.
+        self._base_bytes = private_bytes()
         self._engine = Engine(find_sources(tables), options)
         self._watch = Watch()
         self._runner = Runner(self._engine, self._watch)
@@ -139,6 +143,20 @@ class WarehouseReplica:
         """End the engine."""
         self._watch.stop()
         self._engine.close()
+
+    # ---- the process it is in
+
+    def flightserve_hosted(self, host: Host) -> None:
+        """In a process of its own its memory is watched over."""
+        if host.own_process:
+            memory: MemoryWatch[Watched] = MemoryWatch(host.broken)
+            memory.allow(bound(self._base_bytes, self._engine.memory_bytes))
+            self._watch.memory = memory
+
+    def flightserve_statistics(self) -> dict[str, float]:
+        """What `/metrics` shows of it."""
+        memory = self._watch.memory
+        return {} if memory is None else {"queries_out_of_memory": float(memory.interrupted)}
 
     # ---- methods
 

@@ -1,0 +1,30 @@
+"""What a served object may have of the process that serves it.
+
+Most objects need nothing of it. One that does has `flightserve_hosted(host)`, which is called once, before the first
+request, and may have `flightserve_statistics()`: counts and gauges that `/metrics` shows under its deployment's name.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flightserve.errors import FlightserveError
+from flightserve.fabric.segments import SegmentPool
+
+
+class Host(Protocol):
+    """A replica's process, as the object in it sees it. Any thread."""
+
+    @property
+    def pool(self) -> SegmentPool:
+        """Where its results lie."""
+        ...
+
+    @property
+    def own_process(self) -> bool:
+        """True where nothing but this replica is in the process, so that the process's limits are the replica's."""
+        ...
+
+    def broken(self, error: FlightserveError) -> None:
+        """The object cannot go on: the process ends, and another takes its place."""
+        ...
