@@ -16,6 +16,7 @@ def check(machine: DeploymentMachine, attempts_max: int) -> None:
     assert groups.nbytes == sum(entry.request.nbytes for entry in queued)
     assert len(machine._credits) == len(replicas)
     machine._fleet.check_invariants()
+    machine._gathering.check_invariants(batch for batches in replicas.values() for batch in batches.values())
     if machine._forecast is not None:
         assert machine._forecast.backlog.total == sum(entry.work_ns for entry in queued)
         machine._forecast.check_invariants()

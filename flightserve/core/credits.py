@@ -10,6 +10,7 @@ it offers (`limit`), for a reason that is the caller's.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 # One to run and one ahead. A lane that offers more runs its micro-batches side by side.
@@ -41,7 +42,7 @@ class _Account:
 class CreditPool:
     """Credits of all replicas of a deployment. `take` and `give_back` are O(1) amortised."""
 
-    __slots__ = ("_accounts", "_by_taken", "_lowest", "free", "servers")
+    __slots__ = ("_accounts", "_by_taken", "_lowest", "free", "freed", "servers")
 
     def __init__(self) -> None:
         self._accounts: dict[int, _Account] = {}
@@ -49,8 +50,9 @@ class CreditPool:
         self._by_taken: list[OrderedDict[int, _Account]] = [OrderedDict()]
         # No bucket below this one has a replica.
         self._lowest = 0
-        # Credits that `take` can still give.
+        # Credits that `take` can still give; and whether any became so since somebody set this to false.
         self.free = 0
+        self.freed = False
         # How many micro-batches run at a time when all are busy.
         self.servers = 0
 
@@ -100,14 +102,18 @@ class CreditPool:
         if account is not None:
             self._close(replica_id, account)
 
-    def take(self) -> int | None:
-        """Take one credit of the replica that holds the fewest micro-batches; None when none is free."""
+    def take(self, replica_id: int | None = None) -> int | None:
+        """Take one credit of the replica that holds the fewest micro-batches; None when none is free. Or of the one
+        given, which has a free one."""
         if not self.free:
             return None
         buckets = self._by_taken
-        while not buckets[self._lowest]:
-            self._lowest += 1
-        replica_id, account = buckets[self._lowest].popitem(last=False)
+        if replica_id is not None:
+            account = buckets[self._accounts[replica_id].taken].pop(replica_id)
+        else:
+            while not buckets[self._lowest]:
+                self._lowest += 1
+            replica_id, account = buckets[self._lowest].popitem(last=False)
         account.taken += 1
         self.free -= 1
         if account.taken < account.credits:
@@ -122,6 +128,10 @@ class CreditPool:
         while not buckets[self._lowest]:
             self._lowest += 1
         return next(iter(buckets[self._lowest]))
+
+    def idle_one(self, allowed: Callable[[int], bool]) -> int | None:
+        """The first replica that has nothing and is allowed. O(replicas)."""
+        return next(filter(allowed, self._by_taken[0]), None)
 
     @property
     def idle(self) -> bool:
@@ -140,6 +150,7 @@ class CreditPool:
         taken = account.taken = account.taken - 1
         if taken < account.credits:
             self.free += 1
+            self.freed = True
             self._bucket(taken)[replica_id] = account
             self._lowest = min(self._lowest, taken)
 
@@ -153,6 +164,7 @@ class CreditPool:
             self._bucket(account.taken)[replica_id] = account
             self._lowest = min(self._lowest, account.taken)
             self.free += account.credits - account.taken
+            self.freed = True
 
     def _close(self, replica_id: int, account: _Account) -> None:
         self.servers -= account.servers

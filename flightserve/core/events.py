@@ -15,7 +15,8 @@ class Request:
 
     `id` is the shell's and unique. `group` says what may share a micro-batch: (method, schema id).
     `sliceable` requests (row-aligned, or delimited and small) may be cut and merged; others run alone and whole. A
-    request whose method is not `idempotent` is never dispatched twice.
+    request whose method is not `idempotent` is never dispatched twice. Requests of a group that `gathers` cost little
+    more together than one of them: they wait for each other while some of them run (`core.gathering`).
     """
 
     id: int
@@ -27,6 +28,7 @@ class Request:
     arrived_ns: int
     sliceable: bool
     idempotent: bool
+    gathers: bool = False
 
 
 @dataclass(slots=True)

@@ -25,11 +25,13 @@ EMPTY_GROUPS_MIN = 64
 
 
 class State(enum.Enum):
-    """Where a group is found: nowhere, among those that wait for more, or among those that may be served."""
+    """Where a group is found: nowhere, among those that wait for more, among those that may be served, or among those
+    that no replica may serve now."""
 
     IDLE = 0
     LINGERING = 1
     READY = 2
+    PARKED = 3
 
 
 class Group:
@@ -62,6 +64,7 @@ class Groups:
         self._ready: list[tuple[Any, Group]] = []
         self._lingering: list[tuple[int, int, Group]] = []
         self._lingered = 0
+        self._parked: dict[tuple[str, int], Group] = {}
         self._groups_max = EMPTY_GROUPS_MIN
         self.requests = 0
         self.nbytes = 0
@@ -147,6 +150,22 @@ class Groups:
                 if not entry.queued:
                     self._count(group, entry, -1)
             self._settle(group, now_ns)
+
+    def park(self, group: Group) -> None:
+        """Put aside the group that `front` returned, until `unpark`, or until it has another head."""
+        group.state = State.PARKED
+        self._parked[group.key] = group
+
+    def unpark(self) -> None:
+        """All groups that were put aside may be served again."""
+        if not self._parked:
+            return
+        parked, self._parked = self._parked, {}
+        for group in parked.values():
+            if group.state is State.PARKED:
+                group.state = State.IDLE
+                if len(group.queue):
+                    self._make_ready(group)
 
     def wake_ns(self, now_ns: int) -> int:
         """When the next lingering group becomes ready by itself, later than now, or `NEVER_NS`."""

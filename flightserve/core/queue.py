@@ -64,6 +64,28 @@ class Entry:
         self.batch: MicroBatch | None = None
         self.batches: dict[int, MicroBatch] | None = None
 
+    def finish_slice(self, batch: MicroBatch) -> bool:
+        """The slice in this micro-batch is answered; True when all of the request is."""
+        assert self.cut is not None
+        assert self.batches is not None
+        del self.batches[batch.id]
+        return self.cut.finish(batch.pieces[0].row_offset)
+
+    def detach(self, batch: MicroBatch) -> None:
+        """The micro-batch ended without an answer for this request."""
+        if self.cut is None:
+            self.batch = None
+        else:
+            assert self.batches is not None
+            del self.batches[batch.id]
+
+    def count_attempt(self, batch: MicroBatch) -> int:
+        """Count a run that ended without an answer; how many there are now, of this slice where it is cut."""
+        if self.cut is None:
+            self.attempts += 1
+            return self.attempts
+        return self.cut.count_attempt(batch.pieces[0].row_offset)
+
     def __repr__(self) -> str:
         where = ("queued " if self.queued else "") + ("done" if self.done else "")
         return f"<Entry {self.request.id} order={self.order} attempts={self.attempts} {where}>"

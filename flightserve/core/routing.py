@@ -49,6 +49,7 @@ from flightserve.core.events import (
 )
 from flightserve.core.fleet import Fleet
 from flightserve.core.forecast import Forecast
+from flightserve.core.gathering import Gathering
 from flightserve.core.groups import Group, Groups
 from flightserve.core.options import check_options
 from flightserve.core.policies import policy_of
@@ -87,6 +88,7 @@ class DeploymentMachine:
         self._groups = Groups(policy, self._bounds, round(options.linger_ms * NS_PER_MS))
         self._admission = Admission(options, self._groups, self._forecast)
         self._fleet = Fleet(self._credits, self._counters)
+        self._gathering = Gathering(self._groups, self._credits, self._fleet, self._bounds)
         self._budget = RetryBudget()
         self._deadlines = Deadlines()
         self._entries: dict[int, Entry] = {}
@@ -256,7 +258,7 @@ class DeploymentMachine:
         for entry in batch.entries:
             if entry.done:
                 continue
-            if entry.cut is not None and not self._finish_slice(entry, batch):
+            if entry.cut is not None and not entry.finish_slice(batch):
                 continue
             entry.done = True
             request = entry.request
@@ -280,7 +282,7 @@ class DeploymentMachine:
         for entry in batch.entries:
             if entry.done:
                 continue
-            self._detach(entry, batch)
+            entry.detach(batch)
             if turned_away:
                 self._run_again(entry, batch)
                 continue
@@ -288,7 +290,7 @@ class DeploymentMachine:
             if event.ran:
                 again = company and entry.request.idempotent and not batch.streamed
             else:
-                again = self._attempts(entry, batch) < ATTEMPTS_MAX and not batch.streamed
+                again = entry.count_attempt(batch) < ATTEMPTS_MAX and not batch.streamed
             if again and self._budget.draw(ISOLATION_COST, now_ns):
                 self._run_again(entry, batch)
             elif again:
@@ -334,25 +336,30 @@ class DeploymentMachine:
         if forecast is not None and now_ns < forecast.hold_until_ns and not credits.idle:
             return
         before = self._counters.dispatched_requests
+        if credits.freed:
+            credits.freed = False
+            groups.unpark()
         while credits.free:
             group = groups.front(now_ns)
             if group is None:
                 break
+            replica_id = self._gathering.lane(group)
+            if replica_id is None:
+                continue
             if forecast is not None:
-                if not self._dispatch_in_time(forecast, group, now_ns, effects):
+                if not self._dispatch_in_time(forecast, group, replica_id, now_ns, effects):
                     break
                 continue
-            replica_id = credits.take()
-            assert replica_id is not None
+            credits.take(replica_id)
             entries, pieces = form(group.queue, self._bounds)
             groups.taken(group, entries, now_ns)
             self._send(replica_id, entries, pieces, now_ns, effects)
         self._admission.left(self._counters.dispatched_requests - before, now_ns)
 
-    def _dispatch_in_time(self, forecast: Forecast, group: Group, now_ns: int, effects: list[Effect]) -> bool:
+    def _dispatch_in_time(
+        self, forecast: Forecast, group: Group, replica_id: int, now_ns: int, effects: list[Effect]
+    ) -> bool:
         """queued -> in flight | refused (would miss its deadline). False where it is too early to send more."""
-        replica_id = self._credits.peek()
-        assert replica_id is not None
         if forecast.holds(replica_id, now_ns):
             return False
         entries, pieces, missed = forecast.take(group.queue, replica_id, now_ns)
@@ -361,7 +368,7 @@ class DeploymentMachine:
             self._counters.would_miss_queued += 1
             self._refuse(entry, _DEADLINE, message, effects)
         if entries:
-            self._credits.take()
+            self._credits.take(replica_id)
             forecast.sent(self._send(replica_id, entries, pieces, now_ns, effects), now_ns)
         return True
 
@@ -386,6 +393,7 @@ class DeploymentMachine:
             counters.queue_wait_ns += len(entries) * now_ns - sum(map(_ARRIVED, entries))
         if not entries[0].alone:
             self._budget.pay_in(len(entries), now_ns)
+        self._gathering.sent(batch)
         effects.append(Dispatch(replica_id, batch_id, entries[0].request.group, pieces))
         return batch
 
@@ -397,30 +405,10 @@ class DeploymentMachine:
             self._counters.late += 1
             return None
         self._credits.give_back(replica_id)
+        self._gathering.ended(batch)
         if batch.holds_lane:
             self._fleet.release(replica_id)
         return batch
-
-    def _finish_slice(self, entry: Entry, batch: MicroBatch) -> bool:
-        assert entry.cut is not None
-        assert entry.batches is not None
-        del entry.batches[batch.id]
-        return entry.cut.finish(batch.pieces[0].row_offset)
-
-    def _detach(self, entry: Entry, batch: MicroBatch) -> None:
-        """The micro-batch ended without an answer for this request."""
-        if entry.cut is None:
-            entry.batch = None
-        else:
-            assert entry.batches is not None
-            del entry.batches[batch.id]
-
-    def _attempts(self, entry: Entry, batch: MicroBatch) -> int:
-        """Count a run that ended without an answer; how many there are now, of this slice where it is cut."""
-        if entry.cut is None:
-            entry.attempts += 1
-            return entry.attempts
-        return entry.cut.count_attempt(batch.pieces[0].row_offset)
 
     def _measure(self, batch: MicroBatch, busy_ns: int, now_ns: int, effects: list[Effect]) -> None:
         """Learn from the time it took, and let the replica be judged by it. A stream takes as long as its reader."""
@@ -432,14 +420,15 @@ class DeploymentMachine:
 
     def _bereave(self, batch: MicroBatch, suspect: bool, reason: str, now_ns: int, effects: list[Effect]) -> None:
         """The replica of this micro-batch died."""
+        self._gathering.ended(batch)
         for entry in batch.entries:
             if entry.done:
                 continue
-            self._detach(entry, batch)
+            entry.detach(batch)
             method = entry.request.group[0]
             attempts = 0
             if suspect:
-                attempts = self._attempts(entry, batch)
+                attempts = entry.count_attempt(batch)
                 entry.alone = True
             if batch.streamed:
                 message = f"the replica died ({reason}) after a part of the reply was sent"

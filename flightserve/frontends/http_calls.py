@@ -1,12 +1,12 @@
 """The call route: heads checked, JSON requests that arrive together grouped, answers made together.
 
-JSON requests of row-aligned methods take the grouped path. All that arrive in one turn of the event loop for one
+JSON requests of methods that run many requests at once (row-aligned, or delimited as named queries are) take the
+grouped path. All that arrive in one turn of the event loop for one
 method become one record batch and one `call_parts`: one region, one frame. What comes back together is decoded
 together: requests whose rows lie in one result region share its columns as Python lists. Neither way has a task or a
 future for a single request.
 
-Every other request (Arrow bodies, packed or large ones, methods that are not row-aligned) has a task of its own:
-`http_streams.run`.
+Every other request (Arrow bodies, packed or large ones, other methods) has a task of its own: `http_streams.run`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Calls:
                 exchange.form_in is JSON
                 and exchange.route is not http_sql.SQL
                 and exchange.size <= GROUPED_BYTES_MAX
-                and exchange.spec.row_aligned
+                and (exchange.spec.row_aligned or exchange.spec.delimited)
                 and not exchange.packed
                 and not exchange.spec.streaming
             ):
@@ -238,6 +238,11 @@ class Calls:
                 for exchange, result, _ in members:
                     self._answer_shared(result.batch(), [(exchange, result, 0)])
                 return
+            if batch.nbytes > self.limits.json_bytes_max:
+                # Only somebody's own rows count, and they are not decoded with the others'.
+                for exchange, result, start in members:
+                    self._answer_large(exchange, batch.slice(start, result.num_rows))
+                return
             columns = JsonColumns(batch)
             for exchange, result, start in members:
                 exchange.answer(JSON, columns.encode(start, start + result.num_rows, exchange.body.as_rows))
@@ -245,6 +250,13 @@ class Calls:
             shown = as_error(error)
             for exchange, _, _ in members:
                 exchange.fail(shown)
+
+    def _answer_large(self, exchange: Exchange, batch: pa.RecordBatch) -> None:
+        try:
+            http_streams.check_size(batch.nbytes, self.limits.json_bytes_max)
+            exchange.answer(JSON, JsonColumns(batch).encode(0, batch.num_rows, exchange.body.as_rows))
+        except Exception as error:
+            exchange.fail(as_error(error, exchange.request_id))
 
     def answer_pieces(self, exchange: Exchange, results: list[Result]) -> None:
         """Answer a request with all its results, in row order, in the form it asked for."""
@@ -255,7 +267,9 @@ class Calls:
                 one = results[0].ipc_stream() if len(results) == 1 else stream_of([r.batch() for r in results])
                 exchange.answer(ARROW, memoryview(one))
                 return
-            batch = results[0].batch() if len(results) == 1 else pa.concat_batches([r.batch() for r in results])
+            batches = [result.batch() for result in results]
+            http_streams.check_size(sum([batch.nbytes for batch in batches]), self.limits.json_bytes_max)
+            batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
             columns = JsonColumns(batch)
             if exchange.form_out is JSON:
                 as_rows = exchange.body is not None and exchange.body.as_rows

@@ -91,13 +91,16 @@ async def _collect(calls: Calls, exchange: Exchange, call: AsyncCall) -> list[Re
         results.append(result)
         if len(results) > 1 or exchange.form_out is not ARROW:
             nbytes += result.batch().nbytes
-            if nbytes > bytes_max:
-                raise TooLarge(
-                    f"the reply holds more than {bytes_max} bytes; send fewer rows, or ask for {ARROW.decode()}"
-                )
+            check_size(nbytes, bytes_max)
     if not results and (exchange.spec.streaming or not exchange.spec.row_aligned):
         return [_Nothing(_empty(exchange))]
     return results
+
+
+def check_size(nbytes: int, bytes_max: int) -> None:
+    """Raise TooLarge for a reply that is larger than one JSON text may be."""
+    if nbytes > bytes_max:
+        raise TooLarge(f"the reply holds more than {bytes_max} bytes; send fewer rows, or ask for {ARROW.decode()}")
 
 
 class _Nothing:

@@ -113,6 +113,7 @@ class Dispatcher:
             # What is cut would have to be numbered anew: a delimited request runs whole.
             method.row_aligned or (method.delimited and self._fits(part.rows, nbytes)),
             method.idempotent,
+            method.delimited,
         )
         request.dispatcher = self
         request.link = link

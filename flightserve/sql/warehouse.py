@@ -220,8 +220,8 @@ class WarehouseReplica:
         return MethodSpec(
             query.name,
             row_aligned=False,
-            # Executions of several requests are merged as well; without parameters there are no rows to tell apart.
-            delimited=bool(prepared.parameters.names),
+            # Executions of several requests are merged as well.
+            delimited=prepared.merged is not None,
             input_schema=prepared.parameters.schema.serialize().to_pybytes(),
             output_schema=pa.schema([pa.field(RID, pa.int64()), *prepared.result]).serialize().to_pybytes(),
             doc=f"{' '.join(query.sql.split())[:1024]} -- {how}",

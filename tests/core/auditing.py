@@ -211,12 +211,13 @@ class Auditor:
     def _dispatched(self, effect: Dispatch, now_ns: int) -> None:
         books = self.replicas.get(effect.replica_id)
         assert books is not None, f"nobody to take {effect}"
+        self.check(not self._keeps_waiting(effect.pieces[0].request, books), f"it was to wait for others: {effect}")
         if books.process in self.ejected:
             held = sum(len(other.batches) for other in self.replicas.values() if other.process == books.process)
             self.check(held == 0 and books.credits > 0, f"ejected and has work: {effect}")
         else:
             self.check(books.open(self.ejected), f"no credit for {effect}")
-            least = min(len(other.batches) for other in self.replicas.values() if other.open(self.ejected))
+            least = min(len(other.batches) for other in self._open_to(effect.pieces[0].request))
             self.check(self.lingers or len(books.batches) == least, f"a less busy replica was passed over: {effect}")
         self._check_bounds(effect)
         first = effect.pieces[0].request
@@ -229,7 +230,11 @@ class Auditor:
                 members = [self.live[p.request.id].order for p in effect.pieces if p.request.id in self.live]
                 known = max(self.before, *members)
                 waiting = [other for other in self.live.values() if other.waits and other.order <= known]
-                first_place = min(self._place(other) for other in waiting)
+                first_place = min(
+                    self._place(other)
+                    for other in waiting
+                    if not self._keeps_waiting(other.request, books) or self._open_to(other.request)
+                )
                 self.check(self._place(account) == first_place, f"{piece} was served before its turn")
             self.check(piece.request.group == effect.group, f"{piece} is of another group")
             self.check(piece.request.deadline_ns > now_ns, f"{piece} is expired")
@@ -238,6 +243,20 @@ class Auditor:
             account.dispatched = True
         self.check(len({id(p.request) for p in effect.pieces}) == len(effect.pieces), f"{first} twice in {effect}")
         books.batches[effect.batch_id] = effect
+
+    def _open_to(self, request: Request) -> list[Books]:
+        """The replicas that may be given this request."""
+        return [b for b in self.replicas.values() if b.open(self.ejected) and not self._keeps_waiting(request, b)]
+
+    def _keeps_waiting(self, request: Request, books: Books) -> bool:
+        """Of those that gather a process runs one micro-batch at a time, not counting full ones, and never in a lane
+        that has something else."""
+        if not request.gathers:
+            return False
+        lanes = [other for other in self.replicas.values() if other.process == books.process]
+        running = [batch for lane in lanes for batch in lane.batches.values() if batch.group == request.group]
+        small = any(sum(piece.rows for piece in batch.pieces) < self.bounds.max_rows for batch in running)
+        return small or bool(books.batches)
 
     def _place(self, account: Account) -> tuple[int, ...]:
         request = account.request
@@ -339,6 +358,7 @@ class Auditor:
         serving = {books.process for books in self.replicas.values() if not books.draining}
         self.check(2 * len(self.ejected) <= len(serving), f"{self.ejected} of {serving} are ejected")
         idle = [number for number, books in self.replicas.items() if books.open(self.ejected)]
+        waiting = [account for account in waiting if self._open_to(account.request)]
         if self.by_urgency and all(len(self.replicas[number].batches) > 0 for number in idle):
             # Nothing is sent ahead too early; but then somebody must wake for it.
             serial = any(self.replicas[number].credits <= SERIAL_CREDITS_MAX for number in idle)

@@ -24,9 +24,10 @@ def request(
     idempotent: bool = True,
     priority: int = 0,
 ) -> Request:
-    """A request with a new id; 8 bytes a row where nothing else is said."""
+    """A request with a new id; 8 bytes a row where nothing else is said. Those of the method `lookup` gather."""
     size = 8 * rows if nbytes is None else nbytes
-    return Request(next(_ids), group, rows, size, deadline_ns, priority, arrived_ns, sliceable, idempotent)
+    gathers = group[0] == "lookup"
+    return Request(next(_ids), group, rows, size, deadline_ns, priority, arrived_ns, sliceable, idempotent, gathers)
 
 
 def entry(order: int, **options: object) -> Entry:
@@ -34,5 +35,5 @@ def entry(order: int, **options: object) -> Entry:
     return Entry(request(**options), order)  # type: ignore[arg-type]
 
 
-GROUPS = st.sampled_from([("score", 1), ("score", 2), ("explain", 1)])
+GROUPS = st.sampled_from([("score", 1), ("score", 2), ("explain", 1), ("lookup", 1), ("lookup", 2)])
 ROWS = st.one_of(st.integers(0, 12), st.integers(0, 60))

@@ -129,10 +129,12 @@ class Routing(RuleBasedStateMachine):
         ]
         self.send(Arrived(requests))
 
-    @rule(credits=st.integers(0, 3))
-    def replica_up(self, credits: int) -> None:
-        self.replicas += 1
-        self.send(ReplicaUp(self.replicas, credits))
+    @rule(credits=st.integers(0, 3), lanes=st.sampled_from([1, 1, 1, 2]))
+    def replica_up(self, credits: int, lanes: int = 1) -> None:
+        process = self.replicas + 1
+        for _ in range(lanes):
+            self.replicas += 1
+            self.send(ReplicaUp(self.replicas, credits, process))
 
     @precondition(lambda self: self.auditor.replicas)
     @rule(data=st.data(), credits=st.integers(0, 3))

@@ -397,3 +397,54 @@ def test_named_queries_are_methods(client: httpx.Client) -> None:
     assert table_of(arrow.content).to_pydict() == {"rid": [0, 1], "id": [6, 1], "name": ["Flo", "Ada"]}
     check(client.post("/v1/lake/person", json={"rows": [{"nope": 2}]}), 422, "INVALID_ARGUMENT")
     check(client.post("/v1/lake/person", json={"rows": [{"id": "two"}]}), 422, "INVALID_ARGUMENT")
+
+
+def test_named_queries_that_arrive_together_are_merged_and_answered_apart(served: Served) -> None:
+    def batches() -> int:
+        counts = served.plane.router.statistics()
+        return int(sum(value for name, value in counts.items() if name.endswith("dispatched_batches")))
+
+    raws = [Raw(served.http) for _ in range(60)]
+    before = batches()
+    for number, raw in enumerate(raws):
+        ids = [1 + (number + row) % 8 for row in range(number % 4)]
+        accept = [f"accept: {ARROW}"] if number % 7 == 0 else []
+        raw.send(post("/v1/lake/person", json.dumps({"columns": {"id": ids}}).encode(), *accept))
+    for number, raw in enumerate(raws):
+        ids = [1 + (number + row) % 8 for row in range(number % 4)]
+        rows = [(rid, id, PEOPLE["name"][id - 1].as_py()) for rid, id in enumerate(ids) if id <= 6]
+        expected = {"rid": [r for r, _, _ in rows], "id": [i for _, i, _ in rows], "name": [n for _, _, n in rows]}
+        body = raw.read_answer().body
+        found = table_of(body).to_pydict() if number % 7 == 0 else json.loads(body)["columns"]
+        assert found == expected, number
+        raw.close()
+    assert batches() - before < 30, "hardly two requests shared a micro-batch"
+
+
+def test_one_that_cannot_be_read_does_not_harm_those_that_arrive_with_it(served: Served) -> None:
+    raws = [Raw(served.http) for _ in range(9)]
+    for number, raw in enumerate(raws):
+        rows = [{"id": "two"}] if number == 4 else [{"id": 2}]
+        raw.send(post("/v1/lake/person", json.dumps({"rows": rows}).encode()))
+    statuses = []
+    for raw in raws:
+        answer = raw.read_answer()
+        statuses.append(answer.status)
+        if answer.status == 200:
+            assert json.loads(answer.body) == {"rows": [{"rid": 0, "id": 2, "name": "Bo"}]}
+        raw.close()
+    assert statuses == [200] * 4 + [422] + [200] * 4
+
+
+def test_an_answer_is_bounded_and_its_neighbours_are_not_counted_with_it(served: Served) -> None:
+    size = LIMITS.json_bytes_max // 8
+    raws = [Raw(served.http) for _ in range(5)]
+    for number, raw in enumerate(raws):
+        length = size if number == 2 else size // 5
+        raw.send(post("/v1/lake/numbers", json.dumps({"rows": [{"length": length}]}).encode()))
+    for number, raw in enumerate(raws):
+        answer = raw.read_answer()
+        assert answer.status == (413 if number == 2 else 200)
+        if number != 2:
+            assert len(json.loads(answer.body)["rows"]) == size // 5
+        raw.close()

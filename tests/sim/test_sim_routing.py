@@ -212,6 +212,13 @@ def test_the_checks_find_a_machine_that(name: str) -> None:
         World(5, OPTIONS, machine=Planted(FAULTS[name])).run(seconds=200)
 
 
+def test_the_checks_find_a_machine_that_does_not_gather() -> None:
+    machine = DeploymentMachine(OPTIONS)
+    machine._gathering.sent = lambda batch: None  # type: ignore[method-assign]
+    with pytest.raises(AuditError, match=r"(?s)seed 5, .*Arrived"):
+        World(5, OPTIONS, machine=machine).run(seconds=200)
+
+
 def test_the_checks_find_a_machine_that_forgets_to_wake() -> None:
     class Sleeper(DeploymentMachine):
         def handle(self, event: Event, now_ns: int) -> list[Effect]:

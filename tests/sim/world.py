@@ -191,7 +191,7 @@ class World(EventHeap):
         number = next(self.request_ids)
         rows = rng.choice([0, 1, 1, 1, 3, 10, 40, 95])
         timeout_ns = rng.choice([0, 5, 50, 500, 5_000, 30_000]) * MS
-        method = rng.choice(["score", "score", "explain"])
+        method = rng.choice(["score", "score", "explain", "lookup"])
         request = Request(
             number,
             (method, rng.choice([1, 1, 2])),
@@ -202,6 +202,7 @@ class World(EventHeap):
             self.now_ns,
             sliceable=rng.random() < 0.85,
             idempotent=rng.random() >= self.weather.not_idempotent,
+            gathers=method == "lookup",
         )
         self.requests[number] = request
         if rng.random() < self.weather.poison_raises:
