@@ -139,7 +139,8 @@ class Routing(RuleBasedStateMachine):
     @precondition(lambda self: self.auditor.replicas)
     @rule(data=st.data(), credits=st.integers(0, 3))
     def replica_offers_again(self, data: st.DataObject, credits: int) -> None:
-        self.send(ReplicaUp(data.draw(st.sampled_from(sorted(self.auditor.replicas))), credits))
+        replica_id = data.draw(st.sampled_from(sorted(self.auditor.replicas)))
+        self.send(ReplicaUp(replica_id, credits, self.auditor.replicas[replica_id].process))
 
     @precondition(lambda self: self.auditor.replicas)
     @rule(data=st.data())
