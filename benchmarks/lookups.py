@@ -70,4 +70,8 @@ def make() -> fs.App:
     return fs.App(warehouse.query("point", POINT).query("grouped", GROUPED).bind())
 
 
-app = make()
+def __getattr__(name: str) -> fs.App:
+    """`app`, made when it is asked for: the load generator imports this module for what has to be answered."""
+    if name != "app":
+        raise AttributeError(name)
+    return make()

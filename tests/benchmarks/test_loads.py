@@ -7,11 +7,12 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 
 import pytest
 
 from benchmarks import payloads
-from benchmarks.load import http
+from benchmarks.load import http, sql
 from benchmarks.load.orders import WrongAnswer, latencies
 from benchmarks.processes import Load, ProcessFailed, Server
 
@@ -162,3 +163,22 @@ def test_memcpy_copies_at_least_twenty_times() -> None:
     with Load("benchmarks.load.memcpy") as load:
         answer = load.run("memcpy", size_bytes=1000, seconds=0.0)
     assert answer["answered"] == answer["verified"] >= 20
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        (1, 1, True),
+        (1, 2, False),
+        ("a", "b", False),
+        (None, 0.0, False),
+        (0.1 + 0.2, 0.3, True),
+        (0.3, 0.31, False),
+        (Decimal("25.575154"), 25.5751548, True),
+        (25.58, Decimal("25.575154"), False),
+        (Decimal("1.00"), Decimal("1.01"), False),
+        (Decimal("1.00"), Decimal("1.000"), True),
+    ],
+)
+def test_answers_of_engines_are_alike_but_for_what_their_types_cannot_say(a: object, b: object, same: bool) -> None:
+    assert sql.alike(a, b) is same

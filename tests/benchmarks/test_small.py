@@ -12,6 +12,7 @@ from benchmarks.figures import Figure
 from benchmarks.harness import Bench, Settings
 from benchmarks.memory import tier_names, tree_pss_mb
 from benchmarks.micro_batch import counts, measure
+from benchmarks.sql import SLOW_READER
 from benchmarks.suite import SUITE, Benchmark
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -48,7 +49,8 @@ def check(figure: Figure, name: str) -> None:
         return
     assert figure.result() is not None
     assert figure.verdict() in {"pass", "MISS", "reported"}
-    assert all(sample.value > 0 for sample in figure.subject)
+    # What a reader costs beyond the tables may be less than the kernel took back meanwhile.
+    assert all(sample.value > 0 for sample in figure.subject) or figure.name == SLOW_READER
     assert bool(figure.baseline) == (name not in WITHOUT_BASELINE)
     if name == "memory":
         assert sum(s.answered for s in figure.subject) > 0
