@@ -17,7 +17,6 @@ from benchmarks.suite import SUITE, Benchmark
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-WITHOUT_BASELINE = {"micro_batch", "startup", "recovery"}
 WITHOUT_CALLS = {"startup"}
 # What these measure may well be nothing: nothing missed, and on a busy machine nothing answered in time.
 OVERLOADED = {"simulation", "overload"}
@@ -51,7 +50,7 @@ def check(figure: Figure, name: str) -> None:
     assert figure.verdict() in {"pass", "MISS", "reported"}
     # What a reader costs beyond the tables may be less than the kernel took back meanwhile.
     assert all(sample.value > 0 for sample in figure.subject) or figure.name == SLOW_READER
-    assert bool(figure.baseline) == (name not in WITHOUT_BASELINE)
+    assert bool(figure.baseline) == (figure.compare != "value")
     if name == "memory":
         assert sum(s.answered for s in figure.subject) > 0
     elif name not in WITHOUT_CALLS:
