@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
 POLL_S: Final = 0.5
+_UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--name", default="warehouse", help="the deployment's name, and the catalog's (default: %(default)s)")
     option("--threads", type=int, default=0, metavar="N", help="of each replica (default: all cores)")
     option("--memory-limit", default="", metavar="SIZE", help="of each replica's engine, e.g. 4GB (default: its own)")
+    about = "look so often whether the files changed, and serve them as they are now, e.g. 30s, 5m (default: never)"
+    option("--refresh", type=_seconds, default=0.0, metavar="TIME", help=about)
     _serving_options(sql)
 
     status = commands.add_parser("status", help="show the tiers of the apps that run on this machine")
@@ -138,6 +141,14 @@ def _table(text: str) -> tuple[str, str]:
     return name, text
 
 
+def _seconds(text: str) -> float:
+    """30, 30s, 500ms, 5m or 1h, in seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write it as 30s, 500ms, 5m or 1h")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
 def _replicas(text: str) -> tuple[str, int]:
     name, separator, count = text.partition("=")
     if not (name and separator and count.isdigit()):
@@ -168,6 +179,7 @@ def _sql(arguments: argparse.Namespace) -> int:
             load=arguments.load,
             threads=arguments.threads,
             memory_limit=arguments.memory_limit,
+            refresh_s=arguments.refresh,
         )
         return App(warehouse.bind())
 

@@ -1,11 +1,12 @@
 """Flight SQL's and Flight's actions: prepared statements, cancellation, renewal, sessions.
 
 Bodies of Flight SQL's actions are an Any, those of Flight's own are plain messages; so are their results
-(PollFlightInfo cannot be served with pyarrow at all).
+(PollFlightInfo cannot be served with pyarrow at all). `flightserve.Refresh` is ours (`_refresh`).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ ACTIONS: Final = {
     "SetSessionOptions": "Set options of the session: catalog, schema.",
     "GetSessionOptions": "The session's options.",
     "CloseSession": "End the session.",
+    "flightserve.Refresh": "Serve files as they are now. The body: a warehouse's name, or empty for the only one.",
 }
 TRANSACTIONS: Final = frozenset({"BeginTransaction", "EndTransaction", "BeginSavepoint", "EndSavepoint"})
 
@@ -58,6 +60,7 @@ class SqlActions:
             "RenewFlightEndpoint": self._renew,
             "GetSessionOptions": self._get_options,
             "CloseSession": self._close_session,
+            "flightserve.Refresh": self._refresh,
         }
         handler = handlers.get(name)
         if handler is None:
@@ -121,6 +124,20 @@ class SqlActions:
         if not isinstance(ticket, QueryTicket):
             raise InvalidArgument("only a query's ticket can be renewed")
         return bytes(self._sql.endpoint(self._sql.tickets.renewed(ticket)).serialize())
+
+    # ---- tables
+
+    def _refresh(self, body: bytes, caller: Caller) -> bytes:
+        """The body is a warehouse's name in UTF-8, or empty: the session's, or the only one. The result is JSON:
+        `{"warehouse": name, "replicas": [{"replica", "changes", "problem"}, ...]}`, with a `problem` where the files
+        cannot be served as they are and the replica serves what it did before."""
+        try:
+            name = body.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidArgument("the body of flightserve.Refresh is a warehouse's name, in UTF-8") from error
+        spec = choose(self._sql.gateway.service, name or caller.catalog)
+        replicas = self._sql.gateway.refresh(spec, caller.meta(spec))
+        return json.dumps({"warehouse": spec.name, "replicas": replicas}).encode()
 
     # ---- sessions
 

@@ -1,9 +1,9 @@
 """SQL as every frontend sees it: which warehouse a statement is for, what it returns, and its batches.
 
-A warehouse is a deployment like any other (`DeploymentSpec.kind` is "sql"). Its replicas answer three methods through
+A warehouse is a deployment like any other (`DeploymentSpec.kind` is "sql"). Its replicas answer four methods through
 the same routers as all: `query` (one row: the statement and its parameters; streams batches, the first of which has
-the schema even where there are no rows), `describe` (schemas without running) and `tables`. So this module knows the
-`Service` protocol and no engine.
+the schema even where there are no rows), `describe` (schemas without running), `tables` and `refresh`. So this module
+knows the `Service` protocol and no engine.
 
 What a statement returns is remembered for a short time, because clients ask three times for each execution
 (prepare, GetFlightInfo, DoGet). Blocking; for threads of the Flight frontend. The others only take `request_batch`.
@@ -16,13 +16,21 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.config import EdgeLimits
-from flightserve.errors import Cancelled, FlightserveError, InvalidArgument, NotFound, TooLarge, Unimplemented
+from flightserve.errors import (
+    Cancelled,
+    FlightserveError,
+    InvalidArgument,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    Unimplemented,
+)
 from flightserve.fabric.service import Service
 from flightserve.types import DeploymentSpec, RequestMeta
 
@@ -32,6 +40,7 @@ V = TypeVar("V")
 QUERY: Final = "query"
 DESCRIBE: Final = "describe"
 TABLES: Final = "tables"
+REFRESH: Final = "refresh"
 REQUEST: Final = pa.schema([pa.field("sql", pa.utf8(), nullable=False), pa.field("parameters", pa.binary())])
 
 # A client's three calls for one execution come within milliseconds; files that change are noticed after this.
@@ -190,13 +199,31 @@ class Gateway:
         """Run the statement. `gone` is asked now and then whether the client is."""
         return Answer(self.service, QUERY, statement, meta, gone)
 
-    def _one(self, method: str, statement: Statement, meta: RequestMeta) -> dict[str, bytes]:
+    def refresh(self, spec: DeploymentSpec, meta: RequestMeta) -> list[dict[str, Any]]:
+        """Have every replica look at its tables' files: what each answered. One after another, so that they do not all
+        read at the same time. Raises Unavailable where some were not reached; those that were have looked."""
+        answers: dict[str, dict[str, Any]] = {}
+        # Replicas cannot be asked by name. A router gives each request to the lane that has waited longest, so that as
+        # many as there are lanes reach all of them; twice as many where others are asking too.
+        for _ in range(2 * spec.options.replicas * spec.options.concurrency):
+            row = self._one(REFRESH, Statement(spec.name, REFRESH), meta)
+            answers[row["replica"]] = row
+            if len(answers) >= spec.options.replicas:
+                self._descriptions.clear()
+                self._tables.clear()
+                return list(answers.values())
+        raise Unavailable(
+            f"{len(answers)} of the {spec.options.replicas} replicas of {spec.name} were reached and have looked at "
+            "their files; ask again"
+        )
+
+    def _one(self, method: str, statement: Statement, meta: RequestMeta) -> dict[str, Any]:
         answer = Answer(self.service, method, statement, meta)
         with contextlib.closing(answer):
             rows = [row for batch in answer for row in batch.to_pylist()]
         if len(rows) != 1:
             raise FlightserveError(f"{method} of the warehouse answered {len(rows)} rows where one was expected")
-        only: dict[str, bytes] = rows[0]
+        only: dict[str, Any] = rows[0]
         return only
 
 
@@ -231,6 +258,10 @@ class _Recent(Generic[K, V]):
             if found is None or self._clock() - found[0] > REMEMBERED_NS:
                 return None
             return found[1]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._values.clear()
 
     def put(self, key: K, value: V) -> None:
         with self._lock:

@@ -137,7 +137,7 @@ class MemoryWatch(Generic[KeyT]):
         self._judge: Judge[KeyT] = Judge()
         self._grant = Grant()
         self._set = 0
-        # 0: nothing is bounded, as while tables are loaded.
+        # 0: nothing is bounded.
         self.bytes_max = 0
         self.interrupted = 0
 
@@ -150,7 +150,9 @@ class MemoryWatch(Generic[KeyT]):
         """The bound from now on, 0 for none."""
         self.bytes_max = bytes_max
         self._grant = Grant()
-        if not bytes_max:
+        if bytes_max:
+            self._limit(self._grant.renew(*usage(os.pread(self._statm, 256, 0)), bytes_max))
+        else:
             self._limit(resource.RLIM_INFINITY)
 
     def look(self, running: Collection[KeyT], active: Collection[KeyT], now_ns: int) -> KeyT | None:

@@ -4,7 +4,7 @@
     warehouse.query("delays", "SELECT ... FROM flights WHERE carrier = $carrier")
     app = fs.App(warehouse)
 
-It is one more deployment: `bind` gives what `App` takes. Its replicas' methods are the named queries, and three that
+It is one more deployment: `bind` gives what `App` takes. Its replicas' methods are the named queries, and four that
 the SQL frontends call:
 
 | method | input, one row | output |
@@ -12,6 +12,7 @@ the SQL frontends call:
 | `query` | `sql`, `parameters` (an Arrow IPC stream, one row for each execution, or null) | streamed batches |
 | `describe` | the same; its rows are not read, their types are | one row (`DESCRIPTION`) |
 | `tables` | the same; not read | one row for each table (`TABLES`) |
+| `refresh` | the same; not read | one row (`REFRESHED`): the replica that was asked looked at its tables' files |
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -29,12 +31,13 @@ import flightserve
 from flightserve.declare import NAME, Bound, check_name, first_paragraph, make_options
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, SchemaMismatch
 from flightserve.fabric.hosting import Host
-from flightserve.sql.engine import LOADS, Engine, EngineOptions
+from flightserve.sql.engine import LOADS, EngineOptions
 from flightserve.sql.execution import Watch, Watched
 from flightserve.sql.memory import MemoryWatch, bound, private_bytes
 from flightserve.sql.merging import RID
 from flightserve.sql.parameters import decode_rows
 from flightserve.sql.queries import Limits, Prepared, Runner
+from flightserve.sql.refresh import Generation, Generations, Refresher
 from flightserve.sql.sources import find_sources
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
 
@@ -45,12 +48,30 @@ DESCRIPTION: Final = pa.schema(
     [("result_schema", pa.binary()), ("parameter_schema", pa.binary()), ("merged", pa.bool_()), ("reason", pa.string())]
 )
 TABLES: Final = pa.schema(
-    [("table_name", pa.string()), ("table_type", pa.string()), ("table_schema", pa.binary()), ("version", pa.string())]
+    [
+        ("table_name", pa.string()),
+        ("table_type", pa.string()),
+        ("table_schema", pa.binary()),
+        # Of the files as they were when they were read; why newer ones are not served, "" where they are.
+        ("version", pa.string()),
+        ("problem", pa.string()),
+    ]
 )
+# `replica` is some name of the process; `changes` counts how often it took new files into service.
+REFRESHED: Final = pa.schema([("replica", pa.string()), ("changes", pa.int64()), ("problem", pa.string())])
 # Queries that run at the same time in a replica; a reader that is slow holds one of them.
 CONCURRENCY: Final = 4
 # Parameter rows that executions may bring together into one micro-batch.
 BATCH_ROWS_MAX: Final = 2048
+# A month.
+REFRESH_S_MAX: Final = 31 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """How often a replica looks whether its tables' files changed, in seconds; 0: when it is told to."""
+
+    refresh_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +89,7 @@ class Warehouse:
     `tables` maps names to a path (a Parquet, CSV or Arrow IPC file, a glob, a folder, also one partitioned as Hive
     does), or to a `pyarrow.Table`. With `load="memory"` each replica copies them into its own memory when it starts,
     with "view" it reads the files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica.
+    With `refresh_s` each replica looks so often whether the files changed, and serves them as they are now.
     Other options are those of `@fs.deployment`.
     """
 
@@ -79,11 +101,15 @@ class Warehouse:
         load: str = "memory",
         threads: int = 0,
         memory_limit: str = "",
+        refresh_s: float = 0.0,
         **options: Any,
     ) -> None:
         if load not in LOADS:
             raise ConfigError(f"load is {load!r}; it is one of {', '.join(map(repr, LOADS))}")
+        if not 0 <= refresh_s < REFRESH_S_MAX:
+            raise ConfigError(f"refresh_s is {refresh_s}; it is 0 (off) or more, in seconds")
         self._engine = EngineOptions(load, threads, memory_limit)
+        self._upkeep = Upkeep(refresh_s)
         self._tables = dict(tables)
         find_sources(self._tables)
         base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX)
@@ -104,7 +130,7 @@ class Warehouse:
 
     def bind(self) -> Bound:
         """What `App` serves."""
-        arguments = (self._tables, tuple(self._queries.values()), self._engine)
+        arguments = (self._tables, tuple(self._queries.values()), self._engine, self._upkeep)
         return Bound(WarehouseReplica, arguments, {}, self._options, self.name)
 
     # How `App` recognises what is served in another's place.
@@ -117,22 +143,34 @@ class Warehouse:
 class WarehouseReplica:
     """What runs in each replica. Methods of named queries are made when they are asked for by name."""
 
-    def __init__(self, tables: Mapping[str, Any], queries: tuple[NamedQuery, ...], options: EngineOptions) -> None:
+    def __init__(
+        self,
+        tables: Mapping[str, Any],
+        queries: tuple[NamedQuery, ...],
+        options: EngineOptions,
+        upkeep: Upkeep = Upkeep(),
+    ) -> None:
         # What there is before the engine, and tables that came as Arrow data, is none of the engine's.
         self._base_bytes = private_bytes()
-        self._engine = Engine(find_sources(tables), options)
+        self._options = options
         self._watch = Watch()
-        self._runner = Runner(self._engine, self._watch)
-        self._named = {query.name: _prepared(self._runner, query) for query in queries}
+        self._tables = Generations(
+            tables, options, self._watch, lambda runner: {query.name: _prepared(runner, query) for query in queries}
+        )
+        self._replica = secrets.token_hex(8)
+        self._refresher = Refresher(self._tables.look, upkeep.refresh_s)
+        if upkeep.refresh_s:
+            self._refresher.start()
 
     @classmethod
     def flightserve_spec(cls, bound: Bound, version: str) -> DeploymentSpec:
         """The deployment as the tiers know it. The tables are opened here for their columns; nothing is copied."""
-        tables, queries, options = bound.args
+        tables, queries, options, upkeep = bound.args
         replica = cls(tables, queries, replace(options, load="view"))
         try:
-            methods = (*replica._own_methods(), *(replica._named_method(query) for query in queries))
-            stamp = repr((queries, options, bound.settings, methods, sorted(replica._engine.versions().items())))
+            generation = replica._tables.current
+            methods = (*replica._own_methods(), *(_named_method(query, generation) for query in queries))
+            stamp = repr((queries, options, upkeep, bound.settings, methods, sorted(generation.versions.items())))
         finally:
             replica.close()
         version = version or hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()
@@ -141,70 +179,92 @@ class WarehouseReplica:
 
     def close(self) -> None:
         """End the engine."""
+        self._refresher.stop()
         self._watch.stop()
-        self._engine.close()
+        self._tables.close()
 
     # ---- the process it is in
 
     def flightserve_hosted(self, host: Host) -> None:
         """In a process of its own its memory is watched over."""
-        if host.own_process:
-            memory: MemoryWatch[Watched] = MemoryWatch(host.broken)
-            memory.allow(bound(self._base_bytes, self._engine.memory_bytes))
-            self._watch.memory = memory
+        if not host.own_process:
+            return
+        memory: MemoryWatch[Watched] = MemoryWatch(host.broken)
+        each = self._tables.current.engine.memory_bytes
+
+        def allow(engines: int) -> None:
+            memory.allow(bound(self._base_bytes, each, engines))
+
+        allow(1)
+        self._tables.on_change.append(allow)
+        self._watch.memory = memory
 
     def flightserve_statistics(self) -> dict[str, float]:
         """What `/metrics` shows of it."""
-        memory = self._watch.memory
-        return {} if memory is None else {"queries_out_of_memory": float(memory.interrupted)}
+        tables, memory = self._tables, self._watch.memory
+        return {
+            "table_changes": float(tables.changes),
+            "tables_out_of_date": float(bool(tables.problem)),
+            "queries_out_of_memory": 0.0 if memory is None else float(memory.interrupted),
+        }
 
     # ---- methods
 
     def query(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """Run SQL: rows `sql` and `parameters`; streams the result."""
         sql, rows = _request(batch)
-        with _parameters_are_values():
-            prepared = self._runner.prepare_for(sql, None if rows is None else rows.schema)
-            columns = _columns(prepared, rows)
-        yield from self._runner.stream(prepared, columns, 1 if rows is None else rows.num_rows, _limits())
+        with self._tables.using() as tables:
+            with _parameters_are_values():
+                prepared = tables.runner.prepare_for(sql, None if rows is None else rows.schema)
+                columns = _columns(prepared, rows)
+            yield from tables.runner.stream(prepared, columns, 1 if rows is None else rows.num_rows, _limits())
 
     def describe(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """What a statement takes and gives, and whether executions of it are merged; nothing is run."""
         sql, rows = _request(batch)
-        prepared = self._runner.prepare_for(sql, None if rows is None else rows.schema)
-        schemas = [schema.serialize().to_pybytes() for schema in (prepared.result, prepared.parameters.schema)]
-        values = [*schemas, not prepared.reason, prepared.reason]
+        with self._tables.using() as tables:
+            prepared = tables.runner.prepare_for(sql, None if rows is None else rows.schema)
+            schemas = [schema.serialize().to_pybytes() for schema in (prepared.result, prepared.parameters.schema)]
+            values = [*schemas, not prepared.reason, prepared.reason]
         return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
 
     def tables(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The warehouse's tables."""
-        versions = self._engine.versions()
-        kind = "VIEW" if self._engine.options.load == "view" else "BASE TABLE"
+        generation, problem = self._tables.current, self._tables.problem
+        kind = "VIEW" if self._options.load == "view" else "BASE TABLE"
         rows = [
-            (name, kind, schema.serialize().to_pybytes(), versions[name])
-            for name, schema in sorted(self._engine.tables.items())
+            (name, kind, schema.serialize().to_pybytes(), generation.versions[name], problem)
+            for name, schema in sorted(generation.engine.tables.items())
         ]
         columns = [list(column) for column in zip(*rows, strict=True)]
         return pa.record_batch(columns, schema=TABLES)
 
-    def __getattr__(self, name: str) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
-        prepared = self.__dict__.get("_named", {}).get(name)
-        if prepared is None:
-            raise AttributeError(name)
-        return lambda batch: self._run(prepared, batch)
+    def refresh(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Look whether the tables' files changed, and serve them as they are now; in this replica alone."""
+        self._refresher.now(_limits())
+        return pa.record_batch([[self._replica], [self._tables.changes], [self._tables.problem]], schema=REFRESHED)
 
-    def _run(self, prepared: Prepared, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def __getattr__(self, name: str) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+        tables = self.__dict__.get("_tables")
+        if tables is None or name not in tables.current.named:
+            raise AttributeError(name)
+        return lambda batch: self._run(name, batch)
+
+    def _run(self, name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Every row of the batch is one execution; `rid` says which row a result belongs to."""
-        columns = prepared.parameters.columns(batch) if prepared.parameters.names else []
-        rows = batch.num_rows if batch.num_columns else 1
-        table = self._runner.run(prepared, columns, rows, _limits())
+        with self._tables.using() as tables:
+            prepared = tables.named[name]
+            columns = prepared.parameters.columns(batch) if prepared.parameters.names else []
+            rows = batch.num_rows if batch.num_columns else 1
+            table = tables.runner.run(prepared, columns, rows, _limits())
         batches = table.combine_chunks().to_batches()
         return batches[0] if batches else _empty(table.schema)
 
     # ---- specs
 
     def _own_methods(self) -> Iterator[MethodSpec]:
-        for name, output in (("query", None), ("describe", DESCRIPTION), ("tables", TABLES)):
+        outputs = (("query", None), ("describe", DESCRIPTION), ("tables", TABLES), ("refresh", REFRESHED))
+        for name, output in outputs:
             yield MethodSpec(
                 name,
                 row_aligned=False,
@@ -214,18 +274,19 @@ class WarehouseReplica:
                 doc=first_paragraph(getattr(WarehouseReplica, name).__doc__),
             )
 
-    def _named_method(self, query: NamedQuery) -> MethodSpec:
-        prepared = self._named[query.name]
-        how = "Executions are merged." if not prepared.reason else f"Executions run one by one: {prepared.reason}."
-        return MethodSpec(
-            query.name,
-            row_aligned=False,
-            # Executions of several requests are merged as well.
-            delimited=prepared.merged is not None,
-            input_schema=prepared.parameters.schema.serialize().to_pybytes(),
-            output_schema=pa.schema([pa.field(RID, pa.int64()), *prepared.result]).serialize().to_pybytes(),
-            doc=f"{' '.join(query.sql.split())[:1024]} -- {how}",
-        )
+
+def _named_method(query: NamedQuery, generation: Generation) -> MethodSpec:
+    prepared = generation.named[query.name]
+    how = "Executions are merged." if not prepared.reason else f"Executions run one by one: {prepared.reason}."
+    return MethodSpec(
+        query.name,
+        row_aligned=False,
+        # Executions of several requests are merged as well.
+        delimited=prepared.merged is not None,
+        input_schema=prepared.parameters.schema.serialize().to_pybytes(),
+        output_schema=pa.schema([pa.field(RID, pa.int64()), *prepared.result]).serialize().to_pybytes(),
+        doc=f"{' '.join(query.sql.split())[:1024]} -- {how}",
+    )
 
 
 _OWN: Final = frozenset(name for name in vars(WarehouseReplica) if not name.startswith("_"))

@@ -11,7 +11,7 @@ import pytest
 
 import flightserve
 from flightserve.app import FACTORIES, frontend_options, make_plan
-from flightserve.cli import load_app, main, render
+from flightserve.cli import _parser, load_app, main, render
 from flightserve.config import FabricLimits, FrontendOptions
 from flightserve.control import reaper
 from flightserve.control.desired import Desired
@@ -55,6 +55,21 @@ def test_replicas_are_name_and_count(text: str, capsys: pytest.CaptureFixture[st
         main(["run", APP, "--replicas", text])
     assert exit_.value.code == 2
     assert "is not NAME=N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30", 30.0), ("30s", 30.0), ("1.5s", 1.5), ("250ms", 0.25), ("5m", 300.0), ("2h", 7200.0)]
+)
+def test_times_have_units(text: str, seconds: float) -> None:
+    assert _parser().parse_args(["sql", "a.parquet", "--refresh", text]).refresh == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "5 m", "1d", "nan", "1e3"])
+def test_other_times_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["sql", "a.parquet", f"--refresh={text}"])
+    assert exit_.value.code == 2
+    assert "is no time" in capsys.readouterr().err
 
 
 def test_an_import_error_inside_the_users_module_is_not_mistaken_for_a_wrong_name(

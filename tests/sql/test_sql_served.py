@@ -1,7 +1,9 @@
-"""`flightserve sql` as it is served: real processes, real clients, tables that are too small for what is asked of them."""
+"""`flightserve sql` as it is served: real processes and clients, files that change, more memory asked than there is."""
 
 from __future__ import annotations
 
+import json
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -12,8 +14,10 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import flight
 
 from tests.control.served import Served
+from tests.support import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -33,12 +37,14 @@ def served(folder: Path) -> Iterator[Served]:
     write(folder / "numbers" / "1.parquet", [1, 2, 3])
     ports = [f"--{protocol}-port=0" for protocol in ("http", "grpc", "flight")]
     command = ("flightserve", "sql", f"numbers={folder}/numbers/*.parquet", "--no-zmq", "--memory-limit=300MB", *ports)
-    with Served(folder, command=(*command, "--threads=2")) as served:
+    with Served(folder, command=(*command, "--threads=2", "--refresh=2s", "--replicas=warehouse=2")) as served:
         yield served.wait_ready()
 
 
 def write(path: Path, values: list[int]) -> None:
-    pq.write_table(pa.table({"n": pa.array(values, pa.int64())}), path)
+    beside = path.with_name(f".{path.name}")
+    pq.write_table(pa.table({"n": pa.array(values, pa.int64())}), beside)
+    os.replace(beside, path)
 
 
 def ask(served: Served, sql: str, **more: Any) -> httpx.Response:
@@ -51,9 +57,38 @@ def total(served: Served) -> int:
     return int(answer.json()["rows"][0]["s"])
 
 
+def refresh(served: Served) -> dict[str, Any]:
+    with flight.connect(served.addresses["flight"]) as client:
+        (result,) = client.do_action(flight.Action("flightserve.Refresh", b"warehouse"))
+    found: dict[str, Any] = json.loads(result.body.to_pybytes())
+    return found
+
+
+def test_all_replicas_serve_new_files_when_told_to(served: Served, folder: Path) -> None:
+    write(folder / "numbers" / "2.parquet", [10])
+    found = refresh(served)
+    assert found["warehouse"] == "warehouse" and [each["problem"] for each in found["replicas"]] == ["", ""]
+    assert [total(served) for _ in range(16)] == [16] * 16
+    (folder / "numbers" / "2.parquet").write_bytes(b"torn")
+    assert all("cannot be opened" in each["problem"] for each in refresh(served)["replicas"])
+    assert [total(served) for _ in range(8)] == [16] * 8
+    (folder / "numbers" / "2.parquet").unlink()
+    assert [each["problem"] for each in refresh(served)["replicas"]] == ["", ""]
+    assert [total(served) for _ in range(8)] == [6] * 8
+
+
+def test_they_look_by_themselves(served: Served, folder: Path) -> None:
+    write(folder / "numbers" / "3.parquet", [100])
+    eventually(lambda: {total(served) for _ in range(8)} == {106}, what="both replicas looked")
+    (folder / "numbers" / "3.parquet").unlink()
+    eventually(lambda: {total(served) for _ in range(8)} == {6}, what="both replicas looked")
+    metrics = httpx.get(f"{served.addresses['http']}/metrics").text
+    assert 'flightserve_tier_table_changes{deployment="warehouse",process="replica-warehouse-0"}' in metrics
+
+
 def test_more_memory_than_the_limit_is_refused_and_harms_nobody(served: Served) -> None:
-    replica = "replica-warehouse-0"
-    before = served.child(replica).pid
+    names = ("replica-warehouse-0", "replica-warehouse-1")
+    before = [served.child(name).pid for name in names]
     codes: list[int] = []
     stop = threading.Event()
 
@@ -71,5 +106,5 @@ def test_more_memory_than_the_limit_is_refused_and_harms_nobody(served: Served) 
         stop.set()
         thread.join()
     assert set(codes) == {200}
-    assert served.child(replica).pid == before
+    assert [served.child(name).pid for name in names] == before
     assert total(served) == 6

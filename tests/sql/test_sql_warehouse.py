@@ -63,7 +63,16 @@ def rows_of(batches: list[pa.RecordBatch]) -> list[dict[str, Any]]:
 def test_it_says_what_it_serves() -> None:
     (spec,) = fs.App(warehouse()).specs
     assert (spec.name, spec.kind) == ("people", "sql")
-    assert [method.name for method in spec.methods] == ["query", "describe", "tables", "team", "best", "size", "any"]
+    assert [method.name for method in spec.methods] == [
+        "query",
+        "describe",
+        "tables",
+        "refresh",
+        "team",
+        "best",
+        "size",
+        "any",
+    ]
     team = spec.method("team")
     assert team is not None and team.input_schema and team.output_schema and not team.row_aligned
     assert decode_schema(team.input_schema) == pa.schema([("team", pa.string())])
