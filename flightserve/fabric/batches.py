@@ -135,6 +135,14 @@ def read_batch(buffer: pa.Buffer, memory: memoryview, schemas: SchemaCache) -> p
     return pa.ipc.read_record_batch(buffer.slice(len(known.message)), known.schema)
 
 
+def encoded(batch: pa.RecordBatch, schemas: SchemaCache) -> bytes | pa.Buffer:
+    """A fresh IPC stream of the batch."""
+    known = schemas.of(batch.schema)
+    if known.dictionaries or batch.num_rows * batch.num_columns > SMALL_CELLS:
+        return stream_of([batch])
+    return b"".join((known.message, batch.serialize(), END_OF_STREAM))
+
+
 def stream_of(batches: list[pa.RecordBatch]) -> pa.Buffer:
     """A fresh IPC stream of these batches, which share a schema."""
     sink = pa.BufferOutputStream()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from flightserve.errors import Cancelled, FlightserveError
-from flightserve.fabric.service import PartCallback, Payload
+from flightserve.fabric.service import EncodedStream, PartCallback, Payload
 from flightserve.fabric.uplink import MemoryFull, SharedSlice
 from flightserve.types import RequestMeta
 from flightserve.wire import frames
@@ -28,12 +28,12 @@ class RoutedCall:
     __slots__ = (
         "_client",
         "_events",
-        "_finished",
         "_meta",
         "_payload",
         "_request_id",
         "_target",
         "_waiting",
+        "finished",
     )
 
     def __init__(self, client: RouterClient, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
@@ -43,28 +43,44 @@ class RoutedCall:
         self._meta = meta
         self._events: collections.deque[SharedSlice | FlightserveError] = collections.deque()
         self._waiting: asyncio.Future[None] | None = None
-        self._finished = False
         self._request_id = 0
+        self.finished = False
         try:
-            self._start()
+            if isinstance(payload, EncodedStream) and client.gathering.join(self, self._target, payload, meta):
+                self._payload = None
+            else:
+                self._start()
         except MemoryFull:
             self._payload = payload
         except FlightserveError as error:
-            self._deliver(0, None, error, True)
+            self.deliver(0, None, error, True)
 
     def _start(self) -> None:
         payload, self._payload = self._payload, None
         assert payload is not None
-        self._request_id = self._client.submit(self._target, payload, [(0, self._meta)], self._deliver)
+        self._request_id = self._client.submit(self._target, payload, [(0, self._meta)], self.deliver)
 
-    def _deliver(self, _: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
-        if self._finished:
+    def gathered(self, request_id: int) -> None:
+        """It left together with others, under this id."""
+        self._request_id = request_id
+
+    def start_alone(self, payload: Payload) -> None:
+        """It could not leave together with others."""
+        self._payload = payload
+        self._wake()
+
+    def deliver(self, _: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
+        """One event of the request (`fabric.uplink.Deliver`)."""
+        if self.finished:
             return
         if error is not None:
             self._events.append(error)
         elif result is not None:
             self._events.append(result)
-        self._finished = last
+        self.finished = last
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
@@ -73,7 +89,7 @@ class RoutedCall:
 
     async def __anext__(self) -> SharedSlice:
         while not self._events:
-            if self._finished:
+            if self.finished:
                 raise StopAsyncIteration
             if self._payload is not None:
                 await self._start_late()
@@ -91,7 +107,7 @@ class RoutedCall:
             finally:
                 # What is raised holds this frame and those that called it, with the rows they hold.
                 del event
-        if not self._finished:
+        if not self.finished:
             self._client.tell(self._request_id, frames.Taken(self._request_id, 1))
         return event
 
@@ -106,15 +122,15 @@ class RoutedCall:
                 await self._client.room(full.nbytes, self._meta.deadline_ns)
             except FlightserveError as error:
                 self._payload = None
-                self._deliver(0, None, error, True)
+                self.deliver(0, None, error, True)
         except FlightserveError as error:
-            self._deliver(0, None, error, True)
+            self.deliver(0, None, error, True)
 
     def cancel(self) -> None:
         """Give up; the router takes the request out of its queue, or tells the replica."""
-        if self._finished:
+        if self.finished:
             return
-        self._deliver(0, None, Cancelled("the caller gave up"), True)
+        self.deliver(0, None, Cancelled("the caller gave up"), True)
         self._client.give_up(self._request_id)
 
 

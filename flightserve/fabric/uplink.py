@@ -30,7 +30,7 @@ from flightserve.errors import (
     SchemaMismatch,
     from_kind,
 )
-from flightserve.fabric.batches import SchemaCache, read_batch, stream_of, write_batch
+from flightserve.fabric.batches import SchemaCache, encoded, read_batch, write_batch
 from flightserve.fabric.decode import decode_stream, validate_batch
 from flightserve.fabric.schemas import check_schema, decode_schema
 from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
@@ -70,6 +70,10 @@ class _Shared:
             self._batch = read_batch(self.buffer, self._memory, self._schemas)
         return self._batch
 
+    def encoded(self, rows: pa.RecordBatch) -> bytes | pa.Buffer:
+        """Some of its rows as an IPC stream."""
+        return encoded(rows, self._schemas)
+
 
 class SharedSlice:
     """Rows of a result region (`fabric.service.Result`)."""
@@ -99,11 +103,11 @@ class SharedSlice:
         """All rows of the region, of which this slice is a part."""
         return self._shared.batch()
 
-    def ipc_stream(self) -> pa.Buffer:
+    def ipc_stream(self) -> bytes | pa.Buffer:
         """The rows as one Arrow IPC stream: the region itself where the slice is all of it."""
         if self._rows == self._shared.batch().num_rows:
             return self._shared.buffer
-        return stream_of([self.batch()])
+        return self._shared.encoded(self.batch())
 
 
 @dataclass(slots=True)

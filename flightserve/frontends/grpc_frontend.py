@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from flightserve.config import EdgeLimits
 from flightserve.errors import Unavailable
 from flightserve.fabric.service import Service
+from flightserve.frontends.grpc_accepting import accepting_ahead
 from flightserve.frontends.grpc_calls import Calls
 from flightserve.frontends.grpc_catalogue import SERVICE, Catalogue, Health
 from flightserve.frontends.grpc_sql import Queries
@@ -43,14 +44,19 @@ class GrpcFrontend:
         self._queries = Queries(self._calls)
         self._catalogue = Catalogue(service)
         self._health = Health(service, limits)
-        with merged_wakeups(asyncio.get_running_loop()):
+        with merged_wakeups(asyncio.get_running_loop()), accepting_ahead():
             self._server = aio.server(options=_options(limits))
 
     async def start(self) -> str:
         """Listen: "host:port". Raises Unavailable where the address cannot be had."""
         host, port = self._address
-        self._server.add_registered_method_handlers(SERVICE, self._handlers())
-        self._server.add_registered_method_handlers(HEALTH_SERVICE, self._health_handlers())
+        # Not registered with the core, method by method: then each would be waited for by itself.
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(SERVICE, self._handlers()),
+                grpc.method_handlers_generic_handler(HEALTH_SERVICE, self._health_handlers()),
+            )
+        )
         reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)
         try:
             bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
