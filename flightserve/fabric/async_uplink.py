@@ -58,6 +58,11 @@ class AsyncUplink:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
+    def flush(self) -> None:
+        """Send what is queued now: what was to leave with it has come."""
+        if self._flush_due:
+            self._flush()
+
     def _flush(self) -> None:
         self._flush_due = False
         if self.closed:

@@ -298,6 +298,11 @@ class RouterClient:
         uplink.send(frames.Submit(key, method, region, wire_parts, epoch), region)
         return wire_parts[0].request_id
 
+    def flush(self) -> None:
+        """Send what is queued for all routers. On the loop."""
+        for uplink in list(self._uplinks.values()):
+            uplink.flush()
+
     def _keep(
         self,
         target: tuple[str, str],

@@ -100,6 +100,7 @@ class Gathering:
         self._patient = any(len(group) > 1 for group in groups.values())
         for (deployment, method, _), group in groups.items():
             self._submit((deployment, method), group)
+        self._client.flush()
 
     def _submit(self, target: tuple[str, str], group: list[_Member]) -> None:
         members = [member for member in group if not member.call.finished]
@@ -137,14 +138,16 @@ def _gathers(limits: EdgeLimits, head: bytes, spec: MethodSpec) -> bool:
     return bool(len(schema)) and all(_plain(field.type) for field in schema)
 
 
+_PLAIN: Final = (
+    pa.types.is_primitive,
+    pa.types.is_decimal,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+)
+
+
 def _plain(kind: pa.DataType) -> bool:
-    types = pa.types
-    return (
-        types.is_primitive(kind)
-        or types.is_decimal(kind)
-        or types.is_fixed_size_binary(kind)
-        or types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-    )
+    return any(is_kind(kind) for is_kind in _PLAIN)
