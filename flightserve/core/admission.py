@@ -57,10 +57,10 @@ class Admission:
         self._waiting: deque[Entry] = deque()
         self._sweep_at = _SWEEP_MIN
         self.wake_ns = NEVER_NS
-        # Of what left the queue lately: time and requests, and since when somebody was left behind.
+        # Of what left the queue lately: time and requests, and since when somebody was left behind (0: nobody is).
         self._pace_ns = 0.0
         self._pace_requests = 0.0
-        self._behind_since_ns = 0
+        self.behind_since_ns = 0
 
     def refusal(self, entry: Entry, held: int, now_ns: int) -> tuple[str, Refused] | None:
         """Why the request is not taken in, and the name of the counter for it; None where it is. `held` is how many
@@ -126,10 +126,10 @@ class Admission:
 
     def left(self, requests: int, now_ns: int) -> None:
         """`requests` left the queue for replicas. O(1), once for all micro-batches that go at the same time."""
-        if self._behind_since_ns:
-            self._pace_ns = self._pace_ns * _PACE_KEEP + (now_ns - self._behind_since_ns)
+        if self.behind_since_ns:
+            self._pace_ns = self._pace_ns * _PACE_KEEP + (now_ns - self.behind_since_ns)
             self._pace_requests = self._pace_requests * _PACE_KEEP + requests
-        self._behind_since_ns = now_ns if self._groups.requests else 0
+        self.behind_since_ns = now_ns if self._groups.requests else 0
 
     def finished(self, requests: list[Request], sent_ns: int, held: int, now_ns: int) -> None:
         """The micro-batch sent at `sent_ns` answered these, while the deployment held `held` others."""

@@ -8,13 +8,12 @@ slice a micro-batch. A request that is not row-aligned, or that is being run aga
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import attrgetter
+
+import msgspec
 
 from flightserve.core.events import Piece
 from flightserve.core.queue import Entry, Queue
 from flightserve.core.slicing import Cut, must_cut, rows_per_slice
-
-_ROWS = attrgetter("rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,35 +27,21 @@ class Bounds:
     max_requests: int = 4096
 
 
-class MicroBatch:
+class MicroBatch(msgspec.Struct, eq=False):
     """One micro-batch in flight. `wanted` counts the members that have no outcome yet; `streamed` is set when a
     part of its reply went out, `holds_lane` when its lane is not free before the reader has had all; it was sent at
     `sent_ns` and should take `expected_ns`. It holds one slice of one request, or any number of whole requests."""
 
-    __slots__ = (
-        "entries",
-        "expected_ns",
-        "holds_lane",
-        "id",
-        "pieces",
-        "replica_id",
-        "rows",
-        "sent_ns",
-        "streamed",
-        "wanted",
-    )
-
-    def __init__(self, id: int, replica_id: int, entries: list[Entry], pieces: list[Piece], sent_ns: int = 0) -> None:
-        self.id = id
-        self.replica_id = replica_id
-        self.entries = entries
-        self.pieces = pieces
-        self.rows = sum(map(_ROWS, pieces))
-        self.wanted = len(entries)
-        self.sent_ns = sent_ns
-        self.expected_ns = 0
-        self.streamed = False
-        self.holds_lane = False
+    id: int
+    replica_id: int
+    entries: list[Entry]
+    pieces: list[Piece]
+    rows: int
+    wanted: int
+    sent_ns: int = 0
+    expected_ns: int = 0
+    streamed: bool = False
+    holds_lane: bool = False
 
     @property
     def first(self) -> bool:

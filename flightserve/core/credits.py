@@ -173,6 +173,7 @@ class CreditPool:
             self.free -= account.credits - account.taken
 
     def _bucket(self, taken: int) -> OrderedDict[int, _Account]:
-        while len(self._by_taken) <= taken:
-            self._by_taken.append(OrderedDict())
-        return self._by_taken[taken]
+        buckets = self._by_taken
+        while len(buckets) <= taken:
+            buckets.append(OrderedDict())
+        return buckets[taken]

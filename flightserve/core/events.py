@@ -1,16 +1,16 @@
 """What goes into the routing machine and what comes out: plain values, ids and counts only.
 
 The shell (`router/`) maps ids to connections, regions and futures; nothing here knows they exist.
-One `Dispatch` or `Finished` stands for a whole micro-batch, so their cost is shared by its requests.
+One `Dispatch` or `Finished` stands for a whole micro-batch, so their cost is shared by its requests. They are
+`msgspec.Struct`s because those are made in a half to a quarter of a dataclass's time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(slots=True, eq=False)
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One admitted request as the machine sees it.
 
     `id` is the shell's and unique. `group` says what may share a micro-batch: (method, schema id).
@@ -31,8 +31,7 @@ class Request:
     gathers: bool = False
 
 
-@dataclass(slots=True)
-class Piece:
+class Piece(msgspec.Struct):
     """Rows [row_offset, row_offset + rows) of one request."""
 
     request: Request
@@ -43,22 +42,19 @@ class Piece:
 # ---- events
 
 
-@dataclass(slots=True)
-class Arrived:
+class Arrived(msgspec.Struct):
     """Requests that came together, in order."""
 
     requests: list[Request]
 
 
-@dataclass(slots=True)
-class Cancelled:
+class Cancelled(msgspec.Struct):
     """The caller gave these up."""
 
     request_ids: list[int]
 
 
-@dataclass(slots=True)
-class ReplicaUp:
+class ReplicaUp(msgspec.Struct):
     """A replica's lane offers `credits` micro-batches at a time (running plus prefetched). `process` is what it shares
     with the replica's other lanes; they are slow, and die, together."""
 
@@ -67,8 +63,7 @@ class ReplicaUp:
     process: int = 0
 
 
-@dataclass(slots=True)
-class ReplicaDown:
+class ReplicaDown(msgspec.Struct):
     """A replica is gone, or is ejected because it was `silent`; nothing it says later counts."""
 
     replica_id: int
@@ -76,15 +71,13 @@ class ReplicaDown:
     silent: bool = False
 
 
-@dataclass(slots=True)
-class ReplicaDraining:
+class ReplicaDraining(msgspec.Struct):
     """Give this replica no new micro-batches; what it has may finish."""
 
     replica_id: int
 
 
-@dataclass(slots=True)
-class Finished:
+class Finished(msgspec.Struct):
     """A micro-batch ran to its end, in `busy_ns` by the replica's clock (0: it did not say)."""
 
     replica_id: int
@@ -92,8 +85,7 @@ class Finished:
     busy_ns: int = 0
 
 
-@dataclass(slots=True)
-class Streamed:
+class Streamed(msgspec.Struct):
     """First part of a streamed reply went out: the request can no longer be run again. `holds_lane`: nothing else runs
     in its lane until the stream's reader has had enough, so nothing is prefetched behind it."""
 
@@ -102,8 +94,7 @@ class Streamed:
     holds_lane: bool = False
 
 
-@dataclass(slots=True)
-class BatchFailed:
+class BatchFailed(msgspec.Struct):
     """A micro-batch raised. `kind` indexes `errors.KINDS`. `ran` is false when the replica refused it at the
     door (expired, undecodable), so that running it elsewhere is safe for every method. With the kind of UNAVAILABLE the
     replica only had no place for it (it waited behind a stream), and it runs elsewhere as if nothing had been."""
@@ -115,14 +106,12 @@ class BatchFailed:
     ran: bool = True
 
 
-@dataclass(slots=True)
-class HandOver:
+class HandOver(msgspec.Struct):
     """The deployment is another router's now: give back what has not begun here. What has begun ends here. May come
     again, for what came back to the queue since."""
 
 
-@dataclass(slots=True)
-class Tick:
+class Tick(msgspec.Struct):
     """Time passed: expire, end lingering."""
 
 
@@ -143,8 +132,7 @@ Event = (
 # ---- effects
 
 
-@dataclass(slots=True)
-class Dispatch:
+class Dispatch(msgspec.Struct):
     """Send this micro-batch to the replica. All pieces are of one group."""
 
     replica_id: int
@@ -153,15 +141,13 @@ class Dispatch:
     pieces: list[Piece]
 
 
-@dataclass(slots=True)
-class Completed:
+class Completed(msgspec.Struct):
     """These requests have every row answered (in the order of the micro-batch that finished last)."""
 
     requests: list[Request]
 
 
-@dataclass(slots=True)
-class Refused:
+class Refused(msgspec.Struct):
     """The request's one outcome is an error; the shell answers it and forgets it. `retry_after_ms` is when it may be
     worth another try, 0 where nobody can tell."""
 
@@ -171,24 +157,21 @@ class Refused:
     retry_after_ms: int = 0
 
 
-@dataclass(slots=True)
-class Moved:
+class Moved(msgspec.Struct):
     """These requests wait, no row of theirs is answered or running, and they are not this machine's any more: they
     get their outcome elsewhere."""
 
     requests: list[Request]
 
 
-@dataclass(slots=True)
-class Abandon:
+class Abandon(msgspec.Struct):
     """No request of this running micro-batch wants its result any more: tell the replica's context."""
 
     replica_id: int
     batch_id: int
 
 
-@dataclass(slots=True)
-class Ejected:
+class Ejected(msgspec.Struct):
     """The process is slower than the others by `factor` and gets nothing until then. For the log."""
 
     process: int
@@ -196,8 +179,7 @@ class Ejected:
     until_ns: int
 
 
-@dataclass(slots=True)
-class Readmitted:
+class Readmitted(msgspec.Struct):
     """The process is as fast as the others again, or they left. For the log."""
 
     process: int

@@ -13,6 +13,8 @@ import heapq
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from flightserve.core.backlog import Backlog
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 SWEEP_MIN = 32
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False):
     """What the machine remembers of a request from its arrival to its outcome.
 
     `order` is its place among arrivals. `queued` and `done` say where it is: queued, in flight, both (a large
@@ -35,34 +37,19 @@ class Entry:
     work; 0 where nobody forecasts.
     """
 
-    __slots__ = (
-        "again",
-        "alone",
-        "attempts",
-        "batch",
-        "batches",
-        "cut",
-        "done",
-        "order",
-        "queued",
-        "request",
-        "service_ns",
-        "urgent",
-        "work_ns",
-    )
-
-    def __init__(self, request: Request, order: int) -> None:
-        self.request = request
-        self.order = order
-        self.queued = False
-        self.done = False
-        self.again = False
-        self.alone = False
-        self.urgent = False
-        self.attempts = self.service_ns = self.work_ns = 0
-        self.cut: Cut | None = None
-        self.batch: MicroBatch | None = None
-        self.batches: dict[int, MicroBatch] | None = None
+    request: Request
+    order: int
+    queued: bool = False
+    done: bool = False
+    again: bool = False
+    alone: bool = False
+    urgent: bool = False
+    attempts: int = 0
+    service_ns: int = 0
+    work_ns: int = 0
+    cut: Cut | None = None
+    batch: MicroBatch | None = None
+    batches: dict[int, MicroBatch] | None = None
 
     def finish_slice(self, batch: MicroBatch) -> bool:
         """The slice in this micro-batch is answered; True when all of the request is."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from flightserve.core.routing import DeploymentMachine
 
 # What becomes of a request, each counted once.
 OUTCOMES: Final = (
@@ -81,3 +84,17 @@ class MachineStatistics:
     free_credits: int
     next_wake_ns: int
     counts: dict[str, int]
+
+
+def statistics_of(machine: DeploymentMachine) -> MachineStatistics:
+    """Counts and gauges of a machine at this moment."""
+    return MachineStatistics(
+        queued_requests=machine._groups.requests,
+        queued_bytes=machine._groups.nbytes,
+        live_requests=len(machine._entries),
+        in_flight_batches=sum(map(len, machine._replicas.values())),
+        replicas=len(machine._replicas),
+        free_credits=machine._credits.free,
+        next_wake_ns=machine.next_wake_ns,
+        counts=asdict(machine._counters),
+    )

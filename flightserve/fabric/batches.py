@@ -55,6 +55,7 @@ class SchemaCache:
         self._by_message: dict[bytes, KnownSchema] = {}
         self._by_schema: dict[pa.Schema, KnownSchema] = {}
         self._last: KnownSchema | None = None
+        self._last_read: KnownSchema | None = None
 
     def of(self, schema: pa.Schema) -> KnownSchema:
         """The entry of a schema object; metadata counts."""
@@ -70,6 +71,9 @@ class SchemaCache:
 
     def at_head(self, memory: memoryview) -> KnownSchema:
         """The entry of the schema message that a stream begins with. Raises InvalidArgument for none."""
+        last = self._last_read
+        if last is not None and bytes(memory[: len(last.message)]) == last.message:
+            return last
         if bytes(memory[:4]) != _CONTINUATION:
             raise InvalidArgument("not an Arrow IPC stream: it does not begin with a schema message")
         message = bytes(memory[: 8 + int.from_bytes(memory[4:8], "little")])
@@ -80,6 +84,7 @@ class SchemaCache:
             except (pa.ArrowException, OSError) as error:
                 raise InvalidArgument(f"the stream's schema cannot be read: {error}") from error
             self._add(known)
+        self._last_read = known
         return known
 
     def _add(self, known: KnownSchema) -> None:

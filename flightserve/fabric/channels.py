@@ -93,6 +93,17 @@ class Channel:
         self._on_segment = on_segment
 
     def _decode(self, data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) -> list[Frame]:
+        """The frames of a read that brought fds, or came behind one that did."""
+        self._take_fds(ancillary, flags)
+        frames = self._decoder.feed(data)
+        for frame in frames:
+            if type(frame) is Segment and self._fds:
+                self._shown.append((frame, self._fds.popleft()))
+        if self._fds and not self._decoder.pending:
+            raise ProtocolError("an fd arrived that no Segment frame names")
+        return frames
+
+    def _take_fds(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds = array.array("i")
@@ -103,19 +114,12 @@ class Channel:
             raise Unavailable("this process has no file descriptor left for a segment; try again")
         if flags & _TRUNCATED or len(self._fds) > FDS_MAX:
             raise ProtocolError(f"more than {FDS_MAX} fds beside one message")
-        frames = self._decoder.feed(data)
-        for frame in frames:
-            if type(frame) is Segment:
-                if not self._fds:
-                    raise ProtocolError("a Segment frame arrived without its fd")
-                self._shown.append((frame, self._fds.popleft()))
-        if self._fds and not self._decoder.pending:
-            raise ProtocolError("an fd arrived that no Segment frame names")
-        return frames
 
     def take_segment(self) -> None:
-        """Hand over the segment of the next `Segment` frame. For each such frame once, in its turn. Raises what
-        `on_segment` does."""
+        """Hand over the segment of the next `Segment` frame. For each such frame once, in its turn and before the next
+        read. Raises ProtocolError where it came without its fd, and what `on_segment` does."""
+        if not self._shown:
+            raise ProtocolError("a Segment frame arrived without its fd")
         self._on_segment(*self._shown.popleft())
 
     def close(self) -> None:
@@ -177,7 +181,10 @@ class BlockingChannel(Channel):
                 raise Unavailable("the connection to the router is lost") from error
             if not data:
                 raise Unavailable("the router closed the connection")
-            frames = self._decode(data, ancillary, flags)
+            if ancillary or flags & _TRUNCATED or self._fds:
+                frames = self._decode(data, ancillary, flags)
+            else:
+                frames = self._decoder.feed(data)
             if frames:
                 return frames
 
@@ -203,7 +210,9 @@ class PollingChannel(Channel):
     def __init__(self, sock: socket.socket, on_segment: SegmentSeen) -> None:
         sock.setblocking(False)
         super().__init__(sock, on_segment)
-        self._queued: list[Frame] = []
+        # Frames that `flush` will send, all at once; `queue` puts one more behind them.
+        self.queued: list[Frame] = []
+        self.queue: Callable[[Frame], None] = self.queued.append
         # Bytes, the fd to go beside them (-1: none), and what keeps that open (None: it is ours to close).
         self._backlog: collections.deque[tuple[bytes, int, object]] = collections.deque()
         self._backlog_bytes = 0
@@ -218,34 +227,32 @@ class PollingChannel(Channel):
             self._spill()
             self._push(encode([segment]), kept, keeper)
 
-    def queue(self, frame: Frame) -> None:
-        """Put the frame behind those already queued; `flush` sends them all at once."""
-        self._queued.append(frame)
-
-    @property
-    def has_queued(self) -> bool:
-        return bool(self._queued or self._backlog)
-
     def flush(self) -> bool:
         """Send what is queued. False when the socket took only a part: flush again when it is writable.
         Raises Unavailable when the peer is gone or takes nothing while its backlog passes the bound."""
-        if not self._backlog:
-            if not self._queued:
-                return True
-            data = encode(self._queued)
-            self._queued.clear()
-            sent = self._try_send(data, -1)
-            if sent == len(data):
-                return True
-            self._push(data[sent:])
-        else:
+        if self._backlog:
             self._spill()
+            return self._drain()
+        if not self.queued:
+            return True
+        data = encode(self.queued)
+        self.queued.clear()
+        # Nearly always all of it goes at once.
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise Unavailable("the peer is gone") from error
+        if sent == len(data):
+            return True
+        self._push(data[sent:])
         return self._drain()
 
     def _spill(self) -> None:
-        if self._queued:
-            data = encode(self._queued)
-            self._queued.clear()
+        if self.queued:
+            data = encode(self.queued)
+            self.queued.clear()
             self._push(data)
 
     def _push(self, data: bytes, fd: int = -1, keeper: object = None) -> None:
@@ -289,7 +296,9 @@ class PollingChannel(Channel):
             raise Unavailable("the peer is gone") from error
         if not data:
             raise Unavailable("the peer closed the connection")
-        return self._decode(data, ancillary, flags)
+        if ancillary or flags & _TRUNCATED or self._fds:
+            return self._decode(data, ancillary, flags)
+        return self._decoder.feed(data)
 
     def close(self) -> None:
         """As Channel.close; announcements never sent give their fds back."""

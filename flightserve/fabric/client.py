@@ -47,11 +47,23 @@ RECONNECT_S = 0.1
 
 
 class Route(NamedTuple):
-    """Where requests for a method go: all of one routing table. `key` is the deployment's, with its version."""
+    """Where requests for a method go: all of one routing table. `key` is the deployment's, with its version; `where`
+    is the method's full name, for messages."""
 
     entry: Entry
     method: MethodSpec
     key: str
+    deployment: str
+    where: str
+
+
+def _routes_of(entries: Iterable[Entry]) -> dict[tuple[str, str], Route]:
+    return {
+        (spec.name, method.name): Route(entry, method, spec.key, spec.name, f"{spec.name}.{method.name}")
+        for entry in entries
+        for spec in (entry.spec,)
+        for method in spec.methods
+    }
 
 
 class RouterClient:
@@ -100,11 +112,7 @@ class RouterClient:
                 return
             self._table = table
             self._entries = {entry.spec.name: entry for entry in table.deployments}
-            self._routes = {
-                (entry.spec.name, method.name): Route(entry, method, entry.spec.key)
-                for entry in table.deployments
-                for method in entry.spec.methods
-            }
+            self._routes = _routes_of(table.deployments)
             self._routers = {peer.id: peer for peer in table.peers if peer.tier == "router"}
         if self._loop is not None and not self._stopped:
             self._loop.call_soon_threadsafe(self._connect)
@@ -284,18 +292,17 @@ class RouterClient:
         a router to send them to. Each part is (rows, meta); the rows of a lone one are those of the payload. Returns
         the id of the first, which those of the others follow. On the loop. Raises MemoryFull, and what `stage` raises.
         """
-        deployment, method = target
-        entry, spec, key = self.route(deployment, method)
-        uplink = self._uplink_of(entry)
+        route = self.route(*target)
+        spec, epoch = route.method, route.entry.epoch
+        uplink = self._uplink_of(route.entry)
         if uplink is None:
             return self._keep(target, spec, payload, parts, deliver, trusted, first_index)
-        epoch = entry.epoch
         state = uplink.state
-        region, rows = state.stage(payload, spec, f"{deployment}.{method}", trusted, len(parts))
+        region, rows = state.stage(payload, spec, route.where, trusted, len(parts))
         if len(parts) == 1:
             parts = [(rows, parts[0][1])]
-        wire_parts = state.register(Sent(deployment, spec, region, epoch), parts, deliver, first_index)
-        uplink.send(frames.Submit(key, method, region, wire_parts, epoch), region)
+        wire_parts = state.register(Sent(route.deployment, spec, region, epoch), parts, deliver, first_index)
+        uplink.send(frames.Submit(route.key, spec.name, region, wire_parts, epoch), region)
         return wire_parts[0].request_id
 
     def flush(self) -> None:
@@ -385,7 +392,7 @@ class RouterClient:
         lane, key = submission.lane, submission.key
 
         def submit() -> None:
-            target = (submission.deployment, submission.spec.name)
+            target = (submission.route.deployment, submission.route.method.name)
             try:
                 request_id = self.submit(
                     target, submission.payload, [(0, submission.meta)], lane.deliver, first_index=key

@@ -15,8 +15,9 @@ import collections
 import contextlib
 import os
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import (
@@ -28,31 +29,25 @@ from flightserve.errors import (
 from flightserve.fabric.channels import BlockingChannel, connect
 from flightserve.fabric.service import Payload, Reply
 from flightserve.fabric.uplink import MemoryFull, Pending, RouterSession, Sent, SharedSlice
-from flightserve.types import MethodSpec, RequestMeta
+from flightserve.types import RequestMeta
 from flightserve.wire import frames
 
 if TYPE_CHECKING:
-    from flightserve.fabric.client import RouterClient
+    from flightserve.fabric.client import Route, RouterClient
 
 # The longest a thread blocks before it looks whether its lane was closed. One value for all reads, because the
 # kernel is told of a change by a system call.
 PATIENCE_S = 0.1
 
 
-@dataclass(slots=True)
-class Submission:
-    """One request of a lane, not staged yet."""
+class Submission(msgspec.Struct, eq=False):
+    """One request of a lane, not staged yet, and where it goes as of the last look at the routing table."""
 
     lane: BlockingLane
     key: int
-    deployment: str
-    spec: MethodSpec
-    where: str
+    route: Route
     payload: Payload
     meta: RequestMeta
-    # What the data plane calls the deployment, and since when it is its owner's: as of the last look at the table.
-    deployment_key: str = ""
-    epoch: int = 0
 
 
 class LaneConnection:
@@ -95,24 +90,24 @@ class LaneConnection:
             self._lost(error)
 
     def _stage(self, submission: Submission) -> None:
-        lane, key, meta = submission.lane, submission.key, submission.meta
+        lane, key, route, meta = submission.lane, submission.key, submission.route, submission.meta
         if self.channel.closed:
             # What was pending here has been taken already.
             self._client.submit_late(submission)
             return
         try:
-            region, rows = self.state.stage(submission.payload, submission.spec, submission.where)
+            region, rows = self.state.stage(submission.payload, route.method, route.where)
         except MemoryFull as full:
             lane.defer(submission, full.nbytes)
             return
         except FlightserveError as error:
             lane.deliver(key, None, error, True)
             return
-        sent = Sent(submission.deployment, submission.spec, region, submission.epoch)
+        epoch = route.entry.epoch
+        sent = Sent(route.deployment, route.method, region, epoch)
         parts = self.state.register(sent, [(rows, meta)], lane.deliver, key)
         lane.sent(key, parts[0].request_id)
-        submit = frames.Submit(submission.deployment_key, submission.spec.name, region, parts, submission.epoch)
-        self._outbox.append((submit, region.segment))
+        self._outbox.append((frames.Submit(route.key, route.method.name, region, parts, epoch), region.segment))
 
     def send(self, frame: frames.Frame, segment: int = -1) -> None:
         """Send a frame; where another thread is sending, that one sends it. `segment` is the one it refers to.
@@ -161,8 +156,9 @@ class LaneConnection:
             self._followers.remove(lane)
 
     def _promote(self) -> None:
-        with contextlib.suppress(IndexError):
-            self._followers.popleft().wake()
+        if self._followers:
+            with contextlib.suppress(IndexError):
+                self._followers.popleft().wake()
 
     def receive(self, timeout_s: float) -> bool:
         """Act on what arrives within the time; False when nothing did. For the leader only."""
@@ -235,14 +231,13 @@ class BlockingLane:
 
     def submit(self, key: int, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
         """Send one request; see `Lane.submit`."""
-        _, spec = self._client.method(deployment, method)
-        self._submit(Submission(self, key, deployment, spec, f"{deployment}.{method}", payload, meta))
+        self._submit(Submission(self, key, self._client.route(deployment, method), payload, meta))
         while self._deferred:
             self._submit_deferred()
 
     def _submit(self, submission: Submission) -> None:
         try:
-            connection = self._connect(submission)
+            connection = self._connect(submission.route.entry.router_id)
         except Unavailable:
             # It waits where requests without a router do.
             self._client.submit_late(submission)
@@ -267,21 +262,19 @@ class BlockingLane:
             return
         try:
             self._wait_for_room(nbytes, submission.meta.deadline_ns)
+            route = submission.route
+            submission.route = self._client.route(route.deployment, route.method.name)
             self._submit(submission)
         except FlightserveError as error:
             self.deliver(submission.key, None, error, True)
 
-    def _connect(self, submission: Submission) -> LaneConnection:
-        """The connection to the deployment's owner, looked up again with every routing table."""
+    def _connect(self, router_id: int) -> LaneConnection:
+        """The connection to the router that owns the deployment now."""
         if self._closed:
             raise Cancelled("the stream is closed")
         connection = self._connection
-        entry, submission.spec, submission.deployment_key = self._client.route(
-            submission.deployment, submission.spec.name
-        )
-        submission.epoch = entry.epoch
-        if connection is None or connection.channel.closed or connection.session.router.id != entry.router_id:
-            connection = self._connection = self._client.lane_connection(entry.router_id)
+        if connection is None or connection.channel.closed or connection.session.router.id != router_id:
+            connection = self._connection = self._client.lane_connection(router_id)
             self.wake()
         return connection
 
@@ -312,8 +305,10 @@ class BlockingLane:
 
     def wake(self) -> None:
         """End the current or the next `sleep`."""
-        with contextlib.suppress(RuntimeError):
-            self._waking.release()
+        # Asked first: who leads never sleeps, and is told of each of its own replies.
+        if self._waking.locked():
+            with contextlib.suppress(RuntimeError):
+                self._waking.release()
 
     def receive(self, timeout_s: float | None = None) -> Reply | None:
         """The next reply; see `Lane.receive`. Raises Cancelled once the lane is closed."""

@@ -22,6 +22,8 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from msgspec import structs
+
 from flightserve.errors import DeadlineExceeded, FlightserveError, NotFound, ResourceExhausted, Unavailable
 from flightserve.fabric.async_uplink import AsyncUplink
 from flightserve.fabric.segments import SegmentPool
@@ -140,7 +142,7 @@ class Orphans:
         del request_ids[max(0, state.session.credits - state.in_flight) :]
         if not request_ids:
             return
-        sent = replace(self._pending[request_ids[0]].sent, epoch=entry.epoch)
+        sent = structs.replace(self._pending[request_ids[0]].sent, epoch=entry.epoch)
         region = sent.region
         if (region.segment, region.offset) in state.session.outstanding:
             return

@@ -247,10 +247,11 @@ class SegmentMap:
         mapped = self._mapped.get((region.owner, region.segment))
         if mapped is None:
             raise ProtocolError(f"region in segment {region.segment}, which its owner never announced")
+        offset, length = region.offset, region.length
         check_region(region, mapped.nbytes)
-        lease = Lease(mapped, (region.owner, region.segment, region.offset), released)
-        buffer = pa.foreign_buffer(mapped.address + region.offset, region.length, base=lease)
-        return buffer, mapped.memory[region.offset : region.offset + region.length]
+        lease = Lease(mapped, (region.owner, region.segment, offset), released)
+        buffer = pa.foreign_buffer(mapped.address + offset, length, base=lease)
+        return buffer, mapped.memory[offset : offset + length]
 
     def forget(self, shown: Shown, owner: int | None = None, segment: int | None = None) -> None:
         """One segment, all of an owner's, or all at all, are shown there no more. Memory still leased stays until

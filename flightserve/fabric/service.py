@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
 import pyarrow as pa
 
 from flightserve.errors import FlightserveError
@@ -53,8 +54,7 @@ class AsyncCall(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """One event on a lane: `result` (with `last` false when more follow), or `error`. `key` is the sender's."""
 
     key: int

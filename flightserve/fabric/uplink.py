@@ -14,9 +14,9 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import pyarrow as pa
 
 from flightserve.clock import NS_PER_S
@@ -54,64 +54,49 @@ class MemoryFull(Exception):
         self.nbytes = nbytes
 
 
-class _Shared:
+class _Shared(msgspec.Struct, eq=False):
     """A leased result region, decoded at most once."""
 
-    __slots__ = ("_batch", "_memory", "_schemas", "buffer")
-
-    def __init__(self, buffer: pa.Buffer, memory: memoryview, schemas: SchemaCache) -> None:
-        self.buffer = buffer
-        self._memory = memory
-        self._schemas = schemas
-        self._batch: pa.RecordBatch | None = None
+    buffer: pa.Buffer
+    memory: memoryview
+    schemas: SchemaCache
+    decoded: pa.RecordBatch | None = None
 
     def batch(self) -> pa.RecordBatch:
-        if self._batch is None:
-            self._batch = read_batch(self.buffer, self._memory, self._schemas)
-        return self._batch
-
-    def encoded(self, rows: pa.RecordBatch) -> bytes | pa.Buffer:
-        """Some of its rows as an IPC stream."""
-        return encoded(rows, self._schemas)
+        if self.decoded is None:
+            self.decoded = read_batch(self.buffer, self.memory, self.schemas)
+        return self.decoded
 
 
-class SharedSlice:
+class SharedSlice(msgspec.Struct, eq=False):
     """Rows of a result region (`fabric.service.Result`)."""
 
-    __slots__ = ("_offset", "_rows", "_shared")
-
-    def __init__(self, shared: _Shared, offset: int, rows: int) -> None:
-        self._shared = shared
-        self._offset = offset
-        self._rows = rows
-
-    @property
-    def num_rows(self) -> int:
-        return self._rows
+    shared: _Shared
+    offset: int
+    num_rows: int
 
     @property
     def origin(self) -> tuple[int, int]:
         """Which shared result this is a slice of, and from which row: slices of one origin share columns."""
-        return id(self._shared), self._offset
+        return id(self.shared), self.offset
 
     def batch(self) -> pa.RecordBatch:
         """The rows, zero-copy."""
-        whole = self._shared.batch()
-        return whole if self._rows == whole.num_rows else whole.slice(self._offset, self._rows)
+        whole = self.shared.batch()
+        return whole if self.num_rows == whole.num_rows else whole.slice(self.offset, self.num_rows)
 
     def whole(self) -> pa.RecordBatch:
         """All rows of the region, of which this slice is a part."""
-        return self._shared.batch()
+        return self.shared.batch()
 
     def ipc_stream(self) -> bytes | pa.Buffer:
         """The rows as one Arrow IPC stream: the region itself where the slice is all of it."""
-        if self._rows == self._shared.batch().num_rows:
-            return self._shared.buffer
-        return self._shared.encoded(self.batch())
+        if self.num_rows == self.shared.batch().num_rows:
+            return self.shared.buffer
+        return encoded(self.batch(), self.shared.schemas)
 
 
-@dataclass(slots=True)
-class Sent:
+class Sent(msgspec.Struct, eq=False):
     """Where requests went and what they were: all that one `Submit` says beside its parts."""
 
     deployment: str
@@ -120,8 +105,7 @@ class Sent:
     epoch: int
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """A request that has no outcome yet. `begun`: a part of its reply was delivered. `losses`: how many routers
     were lost with it."""
 
@@ -289,9 +273,9 @@ class Uplink:
 
     def receive(self, frame: frames.Frame) -> None:
         """Act on a frame of the router's; delivers results and errors."""
-        if isinstance(frame, frames.Results):
+        if type(frame) is frames.Results:
             self._results(frame)
-        elif isinstance(frame, frames.Release):
+        elif type(frame) is frames.Release:
             give_back = self.pool.abandon if frame.lost else self.pool.free
             outstanding = self.session.outstanding
             for _, segment, offset in frame.regions:

@@ -45,7 +45,7 @@ _PATH: Final = re.compile(r"(?<![\w:/.<])/(?:[\w.+@~-]+/)+[\w.+@~-]*")
 class BoundMethod:
     """One public method of one object. Safe to call from several threads if the user's method is."""
 
-    __slots__ = ("_call", "_form", "_function", "_results", "spec", "where")
+    __slots__ = ("_form", "_function", "_results", "run", "spec", "where")
 
     def __init__(self, function: Callable[[Any], Any], spec: MethodSpec, where: str) -> None:
         self.spec = spec
@@ -54,12 +54,13 @@ class BoundMethod:
         self._function = function
         self._form = FORMS.get(spec.form)
         self._results = ResultReader(where, output)
-        self._call = self._pick()
+        # Runs a micro-batch. Raises MethodFailed, SchemaMismatch where the form cannot hold the columns, or the
+        # FlightserveError that the method raised; iterators raise while they are iterated.
+        self.run: Callable[[Sequence[pa.RecordBatch]], Any] = self._pick()
 
     def __call__(self, pieces: Sequence[pa.RecordBatch]) -> Any:
-        """Run a micro-batch. Raises MethodFailed, SchemaMismatch where the form cannot hold the columns, or the
-        FlightserveError that the method raised; iterators raise while they are iterated."""
-        return self._call(pieces)
+        """As `run`."""
+        return self.run(pieces)
 
     def __repr__(self) -> str:
         return f"<BoundMethod {self.where} of {self.spec.form}>"
@@ -101,7 +102,7 @@ class BoundMethod:
         if self.spec.delimited:
             return delimited(batch, context().rows, self.where)
         if self.spec.row_aligned:
-            expected = sum([piece.num_rows for piece in pieces])
+            expected = pieces[0].num_rows if len(pieces) == 1 else sum([piece.num_rows for piece in pieces])
             if batch.num_rows != expected:
                 raise MethodFailed(
                     f"{self.where} got {expected} rows and returned {batch.num_rows}; a row-aligned method returns a "

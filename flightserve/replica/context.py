@@ -43,7 +43,8 @@ class Context:
         self.cancelled = False
         self._parts = parts
         self._clock = clock
-        self._children = itertools.count(1)
+        # Calls made onwards so far, where there are any.
+        self._children: Iterator[int] | None = None
 
     @property
     def remaining_ms(self) -> float:
@@ -85,6 +86,7 @@ class Context:
         limit_ms = timeout_ms_max if self.deadline < NEVER_NS else timeout_ms_default
         request_id = ""
         if self.request_id:
+            self._children = self._children or itertools.count(1)
             number = f".{next(self._children)}"
             request_id = self.request_id[: REQUEST_ID_CHARS_MAX - len(number)] + number
         traceparent = next((part.traceparent for part in self._parts if part.traceparent), "")
@@ -106,11 +108,17 @@ def context() -> Context:
     return _CURRENT.get() or Context()
 
 
+# Make a context what `context()` gives in this thread or asyncio task, until its token is given to `leave`. Without a
+# context manager between, which costs five calls.
+enter: Final = _CURRENT.set
+leave: Final = _CURRENT.reset
+
+
 @contextlib.contextmanager
 def entered(current: Context) -> Iterator[Context]:
-    """Make `current` what `context()` gives, in this thread or asyncio task, until the block ends."""
-    token = _CURRENT.set(current)
+    """Make `current` what `context()` gives until the block ends."""
+    token = enter(current)
     try:
         yield current
     finally:
-        _CURRENT.reset(token)
+        leave(token)

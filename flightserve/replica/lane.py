@@ -32,7 +32,7 @@ from flightserve.errors import (
 from flightserve.fabric.batches import SchemaCache, write_batch
 from flightserve.fabric.channels import BlockingChannel
 from flightserve.fabric.segments import Shown
-from flightserve.replica.context import Context, entered
+from flightserve.replica.context import Context, enter, leave
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.results import Apart
 from flightserve.replica.session import Session
@@ -140,12 +140,15 @@ class Lane:
             if method.spec.is_async:
                 self.service.run_async(self, frame, inputs, method, pieces, context)
                 return None
-            with entered(context):
-                result = method(pieces)
+            token = enter(context)
+            try:
+                result = method.run(pieces)
                 del pieces
                 if method.spec.streaming:
                     return self._stream(frame, result, context)
                 return self.answered(result, inputs)
+            finally:
+                leave(token)
         except FlightserveError as error:
             return bare(error)
         except Exception as error:

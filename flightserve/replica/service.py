@@ -355,11 +355,13 @@ class ReplicaService:
 
     def ran(self, frame: frames.Execute, busy_ns: int) -> None:
         """A micro-batch was answered."""
+        parts = frame.parts
+        rows = parts[0].rows if len(parts) == 1 else sum([part.rows for part in parts])
         with self._counting:
             counts = self._counts
             counts["micro_batches"] += 1
-            counts["micro_batch_requests"] += len(frame.parts)
-            counts["micro_batch_rows"] += sum(part.rows for part in frame.parts)
+            counts["micro_batch_requests"] += len(parts)
+            counts["micro_batch_rows"] += rows
             counts["busy_seconds"] += busy_ns / NS_PER_S  # type: ignore[assignment]
 
     def _segment_dropped(self, segment: int) -> None:

@@ -11,6 +11,7 @@ import collections
 import itertools
 from collections.abc import Iterator
 
+from flightserve.clock import NEVER_NS
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.router.dispatch import Dispatcher, refuse_all
 from flightserve.router.links import Link, RegionHold
@@ -45,6 +46,14 @@ class Deployments:
 
     def __iter__(self) -> Iterator[Dispatcher]:
         return iter(self._dispatchers.values())
+
+    @property
+    def next_wake_ns(self) -> int:
+        """When the first of the machines must hear of the time."""
+        wake_ns = NEVER_NS
+        for dispatcher in self._dispatchers.values():
+            wake_ns = min(wake_ns, dispatcher.machine.next_wake_ns)
+        return wake_ns
 
     def __repr__(self) -> str:
         return f"<Deployments {', '.join(self._dispatchers)}; {len(self._homeless)} lanes wait for theirs>"
@@ -164,7 +173,7 @@ class Deployments:
         for key, spec in owned.items():
             known = self._dispatchers.get(key)
             if known is None:
-                self._dispatchers[key] = Dispatcher(spec, self._ids)
+                self._dispatchers[key] = Dispatcher(spec, self._ids, self.dirty)
             elif known.spec != spec:
                 known.update(spec)
         for key, dispatcher in self._dispatchers.items():

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from flightserve.core.events import (
     Abandon,
@@ -18,7 +18,6 @@ from flightserve.core.events import (
     Cancelled,
     Completed,
     Dispatch,
-    Effect,
     Ejected,
     Event,
     Finished,
@@ -29,6 +28,7 @@ from flightserve.core.events import (
     ReplicaDown,
     ReplicaDraining,
     ReplicaUp,
+    Request,
     Streamed,
     Tick,
 )
@@ -45,13 +45,14 @@ _INVALID = KINDS.index(InvalidArgument)
 
 
 class Dispatcher:
-    """Runs one deployment: requests of all frontends, replicas' lanes. Used from the router's loop only."""
+    """Runs one deployment: requests of all frontends, replicas' lanes. Used from the router's loop only. Connections
+    that have frames to be sent are put into `dirty`."""
 
-    def __init__(self, spec: DeploymentSpec, ids: itertools.count[int]) -> None:
+    def __init__(self, spec: DeploymentSpec, ids: itertools.count[int], dirty: set[Link]) -> None:
         self.machine = DeploymentMachine(spec.options)
         self._ids = ids
         self._lanes: dict[int, Link] = {}
-        self.dirty: set[Link] = set()
+        self.dirty = dirty
         # The deployment is another router's, or replaced: nothing new is taken in.
         self.leaving = False
         # This version of it is not served yet, or not any more.
@@ -84,47 +85,21 @@ class Dispatcher:
             refuse_all(link, frame, hold, _NOT_FOUND, f"{self.spec.name} has no method {frame.method!r}")
             self.dirty.add(link)
             return
-        rows_total = sum(part.rows for part in frame.parts) or 1
-        group = (frame.method, frame.region.schema_id)
-        requests = [
-            self._routed(link, hold, part, group, frame.region.length * part.rows // rows_total, now_ns, method)
-            for part in frame.parts
-        ]
-        self.handle(Arrived(list(requests)), now_ns)
-
-    def _routed(
-        self,
-        link: Link,
-        hold: RegionHold,
-        part: frames.Part,
-        group: tuple[str, int],
-        nbytes: int,
-        now_ns: int,
-        method: MethodSpec,
-    ) -> Routed:
-        request = Routed(
-            next(self._ids),
-            group,
-            part.rows,
-            nbytes,
-            part.deadline_ns,
-            part.priority,
-            now_ns,
+        parts, region = frame.parts, frame.region
+        group = (frame.method, region.schema_id)
+        rows_total = parts[0].rows if len(parts) == 1 else sum([part.rows for part in parts])
+        requests: list[Request] = []
+        for part in parts:
+            nbytes = region.length * part.rows // rows_total if rows_total else 0
             # What is cut would have to be numbered anew: a delimited request runs whole.
-            method.row_aligned or (method.delimited and self._fits(part.rows, nbytes)),
-            method.idempotent,
-            method.delimited,
-        )
-        request.dispatcher = self
-        request.link = link
-        request.hold = hold
-        request.part = part
-        request.results = []
-        request.settled = False
-        request.streamed = False
-        request.batch = None
-        link.requests[part.request_id] = request
-        return request
+            sliceable = method.row_aligned or (method.delimited and self._fits(part.rows, nbytes))
+            request = Routed(
+                next(self._ids), group, part.rows, nbytes, part.deadline_ns, part.priority, now_ns,
+                sliceable, method.idempotent, method.delimited, dispatcher=self, link=link, hold=hold, part=part,
+            )  # fmt: skip
+            link.requests[part.request_id] = request
+            requests.append(request)
+        self.handle(Arrived(requests), now_ns)
 
     def _fits(self, rows: int, nbytes: int) -> bool:
         """True for a request that a micro-batch has room for."""
@@ -274,68 +249,58 @@ class Dispatcher:
     def handle(self, event: Event, now_ns: int) -> None:
         """Feed the machine and carry out what it says."""
         for effect in self.machine.handle(event, now_ns):
-            self._perform(effect)
-
-    def _perform(self, effect: Effect) -> None:
-        if isinstance(effect, Dispatch):
-            self._dispatch(effect)
-        elif isinstance(effect, Completed):
-            self._complete(cast("list[Routed]", effect.requests))
-        elif isinstance(effect, Refused):
-            self._refuse(effect)
-        elif isinstance(effect, Abandon):
-            self._abandon(effect)
-        elif isinstance(effect, Moved):
-            self._move(cast("list[Routed]", effect.requests))
-        else:
-            self._log(effect)
+            _PERFORMERS[type(effect)](self, effect)
 
     def _dispatch(self, effect: Dispatch) -> None:
         link = self._lanes[effect.replica_id]
         holds: list[RegionHold] = []
+        regions: list[frames.Region] = []
         parts: list[frames.Part] = []
         pieces: list[tuple[Routed, int, int]] = []
         last: RegionHold | None = None
+        batch = (link, effect.batch_id)
         for piece in effect.pieces:
             request = piece.request
             assert isinstance(request, Routed)
             hold, part = request.hold, request.part
+            assert hold is not None, "a settled request was dispatched"
             # Requests that were submitted together stand together, so comparing with the last is enough.
             if hold is not last:
                 last = hold
                 hold.refs += 1
                 holds.append(hold)
+                regions.append(hold.region)
                 link.show(hold)
+            offset, rows = piece.row_offset, piece.rows
             parts.append(
                 frames.Part(
-                    len(holds) - 1,
-                    part.row_offset + piece.row_offset,
-                    piece.rows,
-                    part.deadline_ns,
-                    part.priority,
-                    part.label,
-                    part.traceparent,
+                    len(holds) - 1, part.row_offset + offset, rows,
+                    part.deadline_ns, part.priority, part.label, part.traceparent,
                 )
-            )
-            request.batch = (link, effect.batch_id)
-            pieces.append((request, piece.row_offset, piece.rows))
+            )  # fmt: skip
+            request.batch = batch
+            pieces.append((request, offset, rows))
         link.running[effect.batch_id] = Running(pieces, holds)
-        link.channel.queue(frames.Execute(effect.batch_id, effect.group[0], [h.region for h in holds], parts))
+        link.channel.queue(frames.Execute(effect.batch_id, effect.group[0], regions, parts))
         self.dirty.add(link)
 
-    def _complete(self, requests: list[Routed]) -> None:
-        whole: dict[tuple[int, int], tuple[Link, RegionHold, list[frames.Item]]] = {}
+    def _complete(self, effect: Completed) -> None:
+        requests = cast("list[Routed]", effect.requests)
+        whole: dict[tuple[Link, RegionHold], list[frames.Item]] = {}
         for request in requests:
             results = request.results
             if len(results) == 1:
                 _, hold, offset, rows = results[0]
-                entry = whole.get((request.link.number, id(hold)))
-                if entry is None:
-                    entry = whole[request.link.number, id(hold)] = (request.link, hold, [])
-                entry[2].append(frames.Item(request.part.request_id, offset, rows, True))
+                item = frames.Item(request.part.request_id, offset, rows, True)
+                key = (request.link, hold)
+                items = whole.get(key)
+                if items is None:
+                    whole[key] = [item]
+                else:
+                    items.append(item)
             else:
                 self._complete_in_order(request)
-        for link, hold, items in whole.values():
+        for (link, hold), items in whole.items():
             self._send_results(link, hold, items)
         for request in requests:
             self._settle(request)
@@ -371,8 +336,9 @@ class Dispatcher:
         self.dirty.add(request.link)
         self._settle(request)
 
-    def _move(self, requests: list[Routed]) -> None:
+    def _move(self, effect: Moved) -> None:
         """Give requests back to their callers, who ask the deployment's next router."""
+        requests = cast("list[Routed]", effect.requests)
         by_link: dict[Link, list[int]] = {}
         for request in requests:
             by_link.setdefault(request.link, []).append(request.part.request_id)
@@ -386,12 +352,14 @@ class Dispatcher:
     def _settle(self, request: Routed) -> None:
         request.settled = True
         request.link.requests.pop(request.part.request_id, None)
-        for _, hold, _, _ in request.results:
-            hold.drop()
-        request.results = []
-        request.hold.drop()
+        if request.results:
+            for _, result, _, _ in request.results:
+                result.drop()
+            request.results = []
+        hold, request.hold = request.hold, None
         # The machine forgets what is done when it next looks there; no segment may stay open for so long.
-        del request.hold
+        assert hold is not None, "a request was settled twice"
+        hold.drop()
 
     def _log(self, effect: Ejected | Readmitted) -> None:
         if isinstance(effect, Readmitted):
@@ -412,13 +380,23 @@ class Dispatcher:
             self.dirty.add(main)
 
 
+_PERFORMERS: dict[type, Callable[[Dispatcher, Any], None]] = {
+    Dispatch: Dispatcher._dispatch,
+    Completed: Dispatcher._complete,
+    Refused: Dispatcher._refuse,
+    Abandon: Dispatcher._abandon,
+    Moved: Dispatcher._move,
+    Ejected: Dispatcher._log,
+    Readmitted: Dispatcher._log,
+}
+
+
 def _share(running: Running, result: RegionHold, rows_answered: int, counts: Sequence[int] = ()) -> None:
     """Give each piece its rows of the result region: as many as it brought, all where it ran alone, or `counts`."""
     offset = 0
     alone = len(running.pieces) == 1
-    rows_asked = sum(rows for _, _, rows in running.pieces)
-    if not alone and not counts and rows_answered != rows_asked:
-        raise ProtocolError(f"replica answered {rows_answered} rows to a micro-batch of {rows_asked}")
+    if not alone and not counts and rows_answered != (asked := sum([rows for _, _, rows in running.pieces])):
+        raise ProtocolError(f"replica answered {rows_answered} rows to a micro-batch of {asked}")
     for place, (request, row_offset, rows) in enumerate(running.pieces):
         count = counts[place] if counts else rows_answered if alone else rows
         if not request.settled:

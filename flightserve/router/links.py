@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from flightserve.core.events import Request
 from flightserve.core.leases import Hold, Leases
@@ -48,45 +49,39 @@ class RegionHold(Hold):
     """A hold on a region, its segment, and the connection its owner shall hear of it by. Raises ProtocolError for
     a region outside its segment, or in one never announced."""
 
-    __slots__ = ("link", "region", "segment")
+    __slots__ = ("key", "link", "region", "segment")
 
     def __init__(self, link: Link, region: Region, refs: int) -> None:
-        super().__init__(refs)
+        self.refs = refs
+        self.lost = False
         self.segment = link.segments.find(region)
-        check_region(region, self.segment.frame.nbytes)
         self.link = link
         self.region = region
-
-    @property
-    def key(self) -> RegionKey:
-        """What `Release` frames name the region by."""
-        region = self.region
-        return region.owner, region.segment, region.offset
+        # What `Release` frames name the region by.
+        self.key: RegionKey = (region.owner, region.segment, region.offset)
 
     def freed(self) -> None:
         """Tell the owner."""
         self.link.release(self.key, self.lost)
 
 
-class Routed(Request):
+class Routed(Request, eq=False, kw_only=True):
     """A request with what only the shell knows of it."""
-
-    __slots__ = ("batch", "dispatcher", "hold", "link", "part", "results", "settled", "streamed")
 
     dispatcher: Dispatcher
     link: Link
-    hold: RegionHold
+    # None once the request is settled.
+    hold: RegionHold | None
     part: Part
     # Answered slices as (row offset in the request, result region, row offset in it, rows).
-    results: list[tuple[int, RegionHold, int, int]]
-    settled: bool
-    streamed: bool
+    results: list[tuple[int, RegionHold, int, int]] = msgspec.field(default_factory=list)
+    settled: bool = False
+    streamed: bool = False
     # The lane and micro-batch it was given to last.
-    batch: tuple[Link, int] | None
+    batch: tuple[Link, int] | None = None
 
 
-@dataclass(slots=True)
-class Running:
+class Running(msgspec.Struct, eq=False):
     """A micro-batch a replica has: which regions it may read and which requests it answers, in order."""
 
     pieces: list[tuple[Routed, int, int]]
@@ -152,16 +147,17 @@ class Link:
     def has_releases(self) -> bool:
         return bool(self.releases or self.losses)
 
-    def ready_to_flush(self, lazily: bool) -> bool:
-        """True when there is something worth a send; `lazily` counts a few lone releases as worth it."""
-        if self.has_releases and (lazily or self.channel.has_queued or len(self.releases) >= RELEASES_ALONE):
-            if self.releases:
-                self.channel.queue(Release(self.releases))
-                self.releases = []
-            if self.losses:
-                self.channel.queue(Release(self.losses, True))
-                self.losses = []
-        return self.channel.has_queued
+    def queue_releases(self, lazily: bool) -> None:
+        """Queue the releases that wait, if there are other frames to ride with, or many; `lazily`: or a few."""
+        channel = self.channel
+        if not (lazily or channel.queued or len(self.releases) >= RELEASES_ALONE):
+            return
+        if self.releases:
+            channel.queue(Release(self.releases))
+            self.releases = []
+        if self.losses:
+            channel.queue(Release(self.losses, True))
+            self.losses = []
 
     def show(self, hold: RegionHold) -> None:
         """Announce the region's segment here, if this peer has not seen it."""
@@ -208,10 +204,12 @@ class SegmentFds:
         self._held[key] = held
 
     def find(self, region: Region) -> HeldSegment:
-        """The segment that a region lies in. Raises ProtocolError for one never announced."""
+        """The segment that a region lies in. Raises ProtocolError for one never announced, and for a region outside
+        its segment."""
         held = self._held.get((region.owner, region.segment))
         if held is None:
             raise ProtocolError(f"region in segment {region.segment}, which was never announced")
+        check_region(region, held.frame.nbytes)
         return held
 
     def drop(self, owner: int, segment: int | None = None) -> None:

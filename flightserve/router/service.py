@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 ROWS_MAX = (1 << 63) - 1
 # Releases that found no frames to ride with leave after this long.
 LAZY_FLUSH_NS = 20_000_000
+_WRITABLE = select.EPOLLOUT
 _UNAVAILABLE = KINDS.index(Unavailable)
 _NOT_FOUND = KINDS.index(NotFound)
 
@@ -59,6 +60,8 @@ class RouterService:
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
         self._next_beat_ns = 0
         self._next_lazy_ns = 0
+        # When the loop has something to do by itself, and when all was read last.
+        self._wake_ns = self._turned_ns = 0
         self._frames_read = 0
 
     # ---- from any thread
@@ -123,7 +126,8 @@ class RouterService:
             self._close()
 
     def _turn(self) -> None:
-        for fd, mask in self._epoll.poll(self._timeout_s(monotonic_ns())):
+        timeout_ns = self._wake_ns - self._turned_ns
+        for fd, mask in self._epoll.poll(timeout_ns / NS_PER_S if timeout_ns > 0 else 0):
             link = self._by_fd.get(fd)
             if link is not None:
                 try:
@@ -134,20 +138,19 @@ class RouterService:
                 self._posts.run()
             else:
                 self._accept()
-        now_ns = monotonic_ns()
-        self._tick(now_ns)
+        self._turned_ns = now_ns = monotonic_ns()
+        if self._wake_ns <= now_ns:
+            self._tick(now_ns)
         if self._deployments.departing:
             self._deployments.see_off(now_ns)
-        self._flush_dirty(now_ns)
+        dirty = self._deployments.dirty
+        # A peer that turns out to be gone leaves others with something to be told.
+        while dirty:
+            self._flush(dirty.pop(), lazily=False)
         if self._on_idle is not None and self._idle():
             self._on_idle()
             self._on_idle = None
-
-    def _timeout_s(self, now_ns: int) -> float:
-        wake_ns = min(self._next_beat_ns, self._next_lazy_ns, self._door.wake_ns)
-        for dispatcher in self._deployments:
-            wake_ns = min(wake_ns, dispatcher.machine.next_wake_ns)
-        return max(0.0, (wake_ns - now_ns) / NS_PER_S)
+        self._wake_ns = min(self._next_beat_ns, self._next_lazy_ns, self._door.wake_ns, self._deployments.next_wake_ns)
 
     def _tick(self, now_ns: int) -> None:
         for dispatcher in self._deployments:
@@ -157,24 +160,19 @@ class RouterService:
         if now_ns >= self._next_beat_ns:
             self._next_beat_ns = now_ns + int(self._limits.heartbeat_s * NS_PER_S)
             self._beat(now_ns)
-
-    def _flush_dirty(self, now_ns: int) -> None:
-        for owner in (*self._deployments, self._deployments):
-            if owner.dirty:
-                dirty, owner.dirty = owner.dirty, set()
-                for link in dirty:
-                    self._flush(link, lazily=False)
         if now_ns >= self._next_lazy_ns:
-            lazy = [link for link in self._links.values() if link.has_releases]
-            for link in lazy:
+            for link in [link for link in self._links.values() if link.has_releases]:
                 self._flush(link, lazily=True)
             self._next_lazy_ns = now_ns + LAZY_FLUSH_NS if self._links else NEVER_NS
 
     def _flush(self, link: Link, lazily: bool) -> None:
-        if link.channel.closed or not link.ready_to_flush(lazily):
+        channel = link.channel
+        if channel.closed:
             return
+        if link.releases or link.losses:
+            link.queue_releases(lazily)
         try:
-            done = link.channel.flush()
+            done = channel.flush()
         except FlightserveError as error:
             self._drop(link, error)
             return
@@ -193,16 +191,17 @@ class RouterService:
             self._next_lazy_ns = 0
 
     def _serve(self, link: Link, mask: int) -> None:
-        if mask & select.EPOLLOUT:
+        if mask & _WRITABLE:
             self._flush(link, lazily=True)
-        if mask & ~select.EPOLLOUT and not link.channel.closed:
-            now_ns = monotonic_ns()
+        if mask != _WRITABLE and not link.channel.closed:
             channel = link.channel
-            for frame in channel.read():
+            received = channel.read()
+            now_ns = monotonic_ns()
+            self._frames_read += len(received)
+            for frame in received:
                 # An answer to one frame may have found the peer gone; the rest of what it said is void.
                 if channel.closed:
                     return
-                self._frames_read += 1
                 _HANDLERS[type(frame)](self, link, frame, now_ns)
 
     def _drop(self, link: Link, error: FlightserveError | None, silent: str = "") -> None:

@@ -10,6 +10,7 @@ which a `Release` gives back. Row ranges select rows inside the region's one rec
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from typing import Final
 
@@ -238,20 +239,23 @@ Frame = (
     | Moved
 )
 
+_LENGTH: Final = struct.Struct("<I")
+_pack_length = _LENGTH.pack
+_length_at = _LENGTH.unpack_from
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 
 def encode(frames: Iterable[Frame], frame_bytes_max: int = 4 << 20) -> bytes:
     """The frames as bytes, one after another. Raises ProtocolError for one over the bound."""
-    out = bytearray()
+    out: list[bytes] = []
     for frame in frames:
         body = _encode(frame)
-        if len(body) > frame_bytes_max:
-            raise ProtocolError(f"{type(frame).__name__} frame of {len(body)} bytes; at most {frame_bytes_max} fit")
-        out += len(body).to_bytes(PREFIX_BYTES, "little")
-        out += body
-    return bytes(out)
+        length = len(body)
+        if length > frame_bytes_max:
+            raise ProtocolError(f"{type(frame).__name__} frame of {length} bytes; at most {frame_bytes_max} fit")
+        out += (_pack_length(length), body)
+    return b"".join(out)
 
 
 class FrameDecoder:
@@ -270,7 +274,7 @@ class FrameDecoder:
         position, end = 0, len(data)
         while end - position >= PREFIX_BYTES:
             start = position + PREFIX_BYTES
-            length = int.from_bytes(data[position:start], "little")
+            (length,) = _length_at(data, position)
             if length > self._frame_bytes_max:
                 raise ProtocolError(f"frame of {length} bytes announced; at most {self._frame_bytes_max} are taken")
             if end - start < length:
@@ -280,7 +284,8 @@ class FrameDecoder:
             except msgspec.DecodeError as error:
                 raise ProtocolError(f"{length} bytes that are no frame: {error}") from error
             position = start + length
-        self._rest = data[position:] if position else data
+        # Usually whole frames arrive, and nothing is left.
+        self._rest = data[position:] if position < end else b""
         return frames
 
     @property
