@@ -14,6 +14,7 @@ import contextlib
 import shutil
 import tempfile
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,11 +26,14 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import ConfigError, Unavailable
 from flightserve.sql.errors import translate
 from flightserve.sql.sources import Source, quoted, quoted_name
+from flightserve.sql.standing import Standing
 from flightserve.sql.statements import Parser
 
 LOADS: Final = ("memory", "view")
 # Connections kept for the next query; more are opened and closed as needed.
 IDLE_SESSIONS_MAX: Final = 16
+# Merged queries that stand ready, each on a connection of its own.
+STANDING_MAX: Final = 64
 # How long an engine that closes waits for queries that it interrupted.
 CLOSE_WAIT_S: Final = 5.0
 INTERRUPT_AGAIN_S: Final = 0.05
@@ -58,6 +62,8 @@ class Engine:
         self.tables: dict[str, pa.Schema] = {}
         self._registered: dict[str, pa.Table] = {}
         self._idle: list[duckdb.DuckDBPyConnection] = []
+        # By their texts, the one used longest ago first.
+        self._standing: OrderedDict[str, Standing] = OrderedDict()
         self._busy: set[duckdb.DuckDBPyConnection] = set()
         self._changed = threading.Condition()
         self._closed = False
@@ -92,7 +98,9 @@ class Engine:
                     session.interrupt()
                 self._changed.wait(INTERRUPT_AGAIN_S)
             ended = not self._busy
-            idle, self._idle = self._idle, []
+            idle = [*self._idle, *(standing.session for standing in self._standing.values())]
+            self._idle.clear()
+            self._standing.clear()
         for session in [*idle, self.shadow]:
             session.close()
         if ended:
@@ -211,6 +219,29 @@ class Engine:
                 self._busy.discard(session)
                 return
         self.drop(session)
+
+    def take_standing(self, text: str) -> Standing | None:
+        """The query that stands ready, if one does; `keep` it, or `drop` its session."""
+        with self._changed:
+            standing = self._standing.pop(text, None)
+            if standing is not None:
+                self._busy.add(standing.session)
+            return standing
+
+    def keep(self, standing: Standing) -> None:
+        """The query on its session ended well and is ready for the next time. One of a text is kept: executions that
+        gather come one after another."""
+        with self._changed:
+            kept = not self._closed and standing.text not in self._standing
+            if kept:
+                self._standing[standing.text] = standing
+                self._busy.discard(standing.session)
+            over = len(self._standing) > STANDING_MAX
+            oldest = self._standing.popitem(last=False)[1] if over else None
+        if not kept:
+            self.drop(standing.session)
+        if oldest is not None:
+            oldest.session.close()
 
     def drop(self, session: duckdb.DuckDBPyConnection) -> None:
         """Close the connection: what it was doing may still end in it."""

@@ -24,6 +24,7 @@ from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, Ou
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import NO_MEMORY, translate
 from flightserve.sql.memory import MemoryWatch
+from flightserve.sql.standing import Standing
 
 # Rows the engine hands over at once: half as many cost a quarter more time, more delay the first.
 READ_ROWS: Final = 16_384
@@ -130,8 +131,9 @@ class Watch:
 class Execution:
     """One query on a session of its own. `schema` is known at once; iterate for the batches; `close` gives up.
 
-    `text` is an allowed statement's, `values` its parameters by name. `relations` are Arrow data that the text may
-    name. Raises the FlightserveError of whatever goes wrong, when it is made and while it is iterated.
+    `text` is an allowed statement's, `values` its parameters by name. With `rows`, a name and the rows that the text
+    finds under it, the query stands ready for the next time (`sql.standing`). Raises the FlightserveError of whatever
+    goes wrong, when it is made and while it is iterated.
     """
 
     def __init__(
@@ -143,24 +145,32 @@ class Execution:
         *,
         deadline_ns: int = NEVER_NS,
         cancelled: Callable[[], bool] = lambda: False,
-        relations: Mapping[str, pa.RecordBatch] | None = None,
+        rows: tuple[str, pa.RecordBatch] | None = None,
     ) -> None:
         self._engine = engine
         self._ended = False
-        self._relations = relations or {}
-        self._session = engine.take()
+        self._standing = engine.take_standing(text) if rows is not None else None
+        self._session = self._standing.session if self._standing is not None else engine.take()
         self._stack = contextlib.ExitStack()
         self._watched = self._stack.enter_context(watch.over(self._session, deadline_ns, cancelled))
         try:
-            for name, rows in self._relations.items():
-                self._session.register(name, pa.Table.from_batches([rows]))
             with self._watched:
-                relation = self._session.sql(text, params=dict(values) if values else None)
-                self._reader = relation.to_arrow_reader(READ_ROWS)
+                self._reader = self._relation(text, values, rows).to_arrow_reader(READ_ROWS)
             self._plain = plain_schema(self._reader.schema)
             self.schema: pa.Schema = self._plain or self._reader.schema
         except BaseException as error:
             raise self._failed(error) from error
+
+    def _relation(
+        self, text: str, values: Mapping[str, Any] | None, rows: tuple[str, pa.RecordBatch] | None
+    ) -> duckdb.DuckDBPyRelation:
+        if rows is None:
+            return self._session.sql(text, params=dict(values) if values else None)
+        name, batch = rows
+        if self._standing is None:
+            self._standing = Standing(self._session, text, name, batch.schema)
+        self._standing.rows.batch = batch
+        return self._standing.relation
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
@@ -214,9 +224,11 @@ class Execution:
         self._ended = True
         self._stack.close()
         self._reader.close()
-        for name in self._relations:
-            self._session.unregister(name)
-        self._engine.give_back(self._session)
+        if self._standing is None:
+            self._engine.give_back(self._session)
+            return
+        self._standing.rows.batch = None
+        self._engine.keep(self._standing)
 
     def _abandon(self) -> None:
         """The session is not used again: what it was doing may still end in it."""

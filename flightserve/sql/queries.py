@@ -254,7 +254,7 @@ class Runner:
             prepared.merged,
             deadline_ns=limits.deadline_ns,
             cancelled=limits.cancelled,
-            relations={PARAMS: relation},
+            rows=(PARAMS, relation),
         )
         table = execution.read_all(MERGED_BYTES_MAX)
         return None if table is None else table.rename_columns([RID, *prepared.result.names])
