@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import grpc
 from grpc import aio
 
-from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
+from flightserve.clock import NEVER_NS, NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import (
     Cancelled,
@@ -32,12 +32,15 @@ from flightserve.frontends.replies import clipped, collect
 from flightserve.metrics import UNKNOWN, Metrics
 from flightserve.types import MethodSpec
 
+# The client's timer is started first, so its RST_STREAM may be here before our deadline is.
+_EARLY_NS: Final = 20 * NS_PER_MS
+
 STATUS_CODES: Final[Mapping[int, Any]] = {status.value[0]: status for status in grpc.StatusCode}
 
 
 class Started(NamedTuple):
     """A request that was handed to the data plane, or the error that kept it from there. `known` is its
-    deployment and method, as far as they exist."""
+    deployment and method, as far as they exist; `deadline_ns` is that of `Headers`."""
 
     known: tuple[str, str]
     request_id: str
@@ -45,6 +48,7 @@ class Started(NamedTuple):
     call: AsyncCall | None
     spec: MethodSpec | None
     error: FlightserveError | None
+    deadline_ns: int
 
 
 class Headers(NamedTuple):
@@ -133,10 +137,10 @@ class Calls:
             known = (deployment, method)
             meta = edge.meta_of(metadata.get, deployment_spec, self.limits, now_ns, native_ns)
             call = self.service.call(deployment, method, EncodedStream((stream,)), meta)
-            return Started(known, meta.request_id, now_ns, call, spec, None)
+            return Started(known, meta.request_id, now_ns, call, spec, None, native_ns)
         except Exception as error:
             request_id = edge.echoable_request_id(request_id)
-            return Started(known, request_id, now_ns, None, None, edge.as_error(error, request_id))
+            return Started(known, request_id, now_ns, None, None, edge.as_error(error, request_id), native_ns)
 
     async def finish(self, started: Started) -> bytes:
         """Await a started request: its serialised CallReply. Raises FlightserveError; counts the outcome."""
@@ -147,7 +151,7 @@ class Calls:
             stream = await collect(started.call, started.spec, self.limits.body_bytes_max)
             return write_call_reply(stream, started.request_id)
         except asyncio.CancelledError:
-            code = Cancelled.code
+            code = code_of_end(started.deadline_ns)
             raise
         except Exception as caught:
             error = edge.as_error(caught, started.request_id)
@@ -159,6 +163,11 @@ class Calls:
         finally:
             seconds = (monotonic_ns() - started.started_ns) / NS_PER_S
             self.metrics.answered("grpc", *started.known, code, seconds)
+
+
+def code_of_end(deadline_ns: int) -> int:
+    """The code of an RPC that gRPC just cancelled: its own deadline passed, or else its client gave it up."""
+    return DeadlineExceeded.code if monotonic_ns() >= deadline_ns - _EARLY_NS else Cancelled.code
 
 
 async def abort(context: Any, error: FlightserveError, request_id: str = "") -> None:

@@ -18,11 +18,11 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from flightserve.clock import NS_PER_S, monotonic_ns
-from flightserve.errors import Cancelled, InvalidArgument, ResourceExhausted, TooLarge
+from flightserve.errors import InvalidArgument, ResourceExhausted, TooLarge
 from flightserve.fabric.batches import stream_of
 from flightserve.fabric.service import AsyncCall, Result
 from flightserve.frontends import edge
-from flightserve.frontends.grpc_calls import Calls, Headers, abort
+from flightserve.frontends.grpc_calls import Calls, Headers, abort, code_of_end
 from flightserve.frontends.grpc_messages import write_query_reply
 from flightserve.frontends.sql_gateway import QUERY, Statement, choose, request_batch
 from flightserve.metrics import UNKNOWN
@@ -63,11 +63,11 @@ class Queries:
             if "x-request-id" in query.headers.metadata:
                 context.set_trailing_metadata((("x-request-id", query.request_id),))
         except asyncio.CancelledError:
-            code = Cancelled.code
+            code = code_of_end(query.headers.deadline_ns)
             raise
         except aio.InternalError as gone:
             # What a write says when the client has gone.
-            code = Cancelled.code
+            code = code_of_end(query.headers.deadline_ns)
             raise asyncio.CancelledError from gone
         except Exception as caught:
             error = edge.as_error(caught, query.request_id)

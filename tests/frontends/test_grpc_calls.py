@@ -347,6 +347,29 @@ def test_outcomes_are_counted(host: Any, stub: Any) -> None:
     assert b"nobody-knows-this" not in host._metrics.text()
 
 
+@pytest.mark.parametrize("ended_by", ["its deadline", "its client"])
+def test_a_call_that_grpc_ends_is_counted_by_why_it_ended(stub: Any, host: Any, ended_by: str) -> None:
+    """gRPC cancels the handler either way."""
+
+    def counts() -> tuple[float, float]:
+        counted = host._metrics.requests
+        missed, given_up = (
+            counted.labels("grpc", "Probe", "never", code)._value.get() for code in ("DEADLINE_EXCEEDED", "CANCELLED")
+        )
+        return missed, given_up
+
+    missed, given_up = counts()
+    running = WATCHED.running
+    by_deadline = ended_by == "its deadline"
+    request = pb.CallRequest(deployment="Probe", method="never", arrow_stream=GOOD)
+    call = stub.Call.future(request, timeout=0.3 if by_deadline else 20)
+    if not by_deadline:
+        eventually(lambda: WATCHED.running == running + 1)
+        call.cancel()
+    eventually(lambda: sum(counts()) > missed + given_up)
+    assert counts() == ((missed + 1, given_up) if by_deadline else (missed, given_up + 1))
+
+
 def test_a_taken_port_is_an_error(host: Any) -> None:
     port = int(host.addresses["grpc"].rpartition(":")[2])
     with pytest.raises(Unavailable, match=f"cannot listen on 127.0.0.1:{port}"), served(grpc_port=port):
