@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--memory-limit", default="", metavar="SIZE", help="of each replica's engine, e.g. 4GB (default: its own)")
     about = "look so often whether the files changed, and serve them as they are now, e.g. 30s, 5m (default: never)"
     option("--refresh", type=_seconds, default=0.0, metavar="TIME", help=about)
+    about = "MiB of results that each replica keeps, and gives again until the files change (default: 0, none)"
+    option("--cache-mb", type=int, default=0, metavar="N", help=about)
     _serving_options(sql)
 
     status = commands.add_parser("status", help="show the tiers of the apps that run on this machine")
@@ -180,6 +182,7 @@ def _sql(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             memory_limit=arguments.memory_limit,
             refresh_s=arguments.refresh,
+            cache_mb=arguments.cache_mb,
         )
         return App(warehouse.bind())
 

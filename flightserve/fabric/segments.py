@@ -11,6 +11,7 @@ the memory behind its decisions.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
 import mmap
@@ -69,10 +70,14 @@ class SegmentPool:
         self.on_dropped: list[Callable[[int], None]] = []
         self.on_freed: list[Callable[[], None]] = []
         self._waiting = 0
+        # What finalisers gave back, which may run while this thread holds the lock.
+        self._given_back: collections.deque[tuple[int, int]] = collections.deque()
 
     def allocate(self, nbytes: int) -> tuple[Region, memoryview] | None:
         """A region of `nbytes` to write and the memory to write it to, or None while memory is full. Raises
         TooLarge for what can never fit."""
+        if self._given_back:
+            self._take_back()
         with self._lock:
             place = self._allocator.allocate(nbytes)
             if place is None:
@@ -112,6 +117,10 @@ class SegmentPool:
             key = (segment, offset)
             self._kept[key] = self._kept.get(key, 0) + 1
 
+    def memory(self, region: Region) -> memoryview:
+        """The bytes of a region that is held."""
+        return self._segments[region.segment].memory[region.offset : region.offset + region.length]
+
     def _let_go(self, segment: int, offset: int) -> bool:
         """Take one `keep` back; False where there is none left."""
         key = (segment, offset)
@@ -119,6 +128,15 @@ class SegmentPool:
         if count > 1:
             self._kept[key] = count - 1
         return count > 0
+
+    def give_back(self, segment: int, offset: int) -> None:
+        """As `free`, from a finaliser: done with the next allocation, or when somebody asks for the figures."""
+        self._given_back.append((segment, offset))
+
+    def _take_back(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self.free(*self._given_back.popleft())
 
     def free(self, segment: int, offset: int) -> None:
         """The region's last lease came back, or one of those that `keep` added."""
@@ -159,6 +177,7 @@ class SegmentPool:
 
     def statistics(self) -> dict[str, float]:
         """Bytes of segments and counts of regions in use."""
+        self._take_back()
         with self._lock:
             record = self._allocator.statistics()
         return {"shared_memory_bytes": float(record.segment_bytes), "leases": float(record.regions)}

@@ -5,7 +5,7 @@ another. What it gives back depends on the method:
 
 | method | call gives |
 |---|---|
-| plain | the result, a record batch; a list of `replica.results.Apart` where its requests differ in it |
+| plain | the result (`replica.results.Part`), most often a record batch; a list of `Apart` where its requests differ |
 | `async def` | an awaitable of it |
 | generator | an iterator of record batches |
 | `async def` generator | an async iterator of them |
@@ -28,10 +28,11 @@ import pyarrow as pa
 
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed
 from flightserve.fabric.schemas import decode_schema, empty_batch
+from flightserve.fabric.stored import Stored
 from flightserve.replica.context import context
 from flightserve.replica.delimiting import delimited
 from flightserve.replica.forms import FORMS, rows_of
-from flightserve.replica.results import ROW_RESULT, Apart, ResultReader
+from flightserve.replica.results import ROW_RESULT, Apart, Part, ResultReader
 from flightserve.types import DeploymentSpec, MethodSpec
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class BoundMethod:
 
     # ---- batch methods
 
-    def _batch(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch | list[Apart]:
+    def _batch(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         argument = self._argument(pieces)
         try:
             value = self._function(argument)
@@ -83,7 +84,7 @@ class BoundMethod:
             raise self._failed(error) from error
         return self._checked(value, pieces)
 
-    async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch | list[Apart]:
+    async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         argument = self._argument(pieces)
         try:
             value = await self._function(argument)
@@ -97,10 +98,10 @@ class BoundMethod:
         assert self._form is not None
         return self._form(pieces, self.where)
 
-    def _checked(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch | list[Apart]:
-        batch = self._results.read(value)
+    def _checked(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         if self.spec.delimited:
-            return delimited(batch, context().rows, self.where)
+            return self._delimited(value)
+        batch = self._results.placed(value)
         if self.spec.row_aligned:
             expected = pieces[0].num_rows if len(pieces) == 1 else sum([piece.num_rows for piece in pieces])
             if batch.num_rows != expected:
@@ -110,9 +111,24 @@ class BoundMethod:
                 )
         return batch
 
+    def _delimited(self, value: Any) -> Part | list[Apart]:
+        rows = context().rows
+        if type(value) is not list:
+            return delimited(self._results.placed(value), rows, self.where)
+        apart: list[Apart] = []
+        for parts, answer in value:
+            if isinstance(answer, Stored):
+                apart.append(Apart(parts, answer, answer.counts))
+                continue
+            found = delimited(self._results.placed(answer), [rows[part] for part in parts], self.where)
+            if not isinstance(found, list):
+                found = [Apart([0], found, [found.num_rows])]
+            apart += [Apart([parts[part] for part in each.parts], each.batch, each.counts) for each in found]
+        return apart
+
     # ---- generators
 
-    def _stream(self, pieces: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _stream(self, pieces: Sequence[pa.RecordBatch]) -> Iterator[Part]:
         stream = self._results.stream()
         try:
             values = iter(self._function(self._argument(pieces)))
@@ -135,7 +151,7 @@ class BoundMethod:
         if not stream.started and self._results.output is not None:
             yield empty_batch(self._results.output)
 
-    async def _stream_async(self, pieces: Sequence[pa.RecordBatch]) -> AsyncIterator[pa.RecordBatch]:
+    async def _stream_async(self, pieces: Sequence[pa.RecordBatch]) -> AsyncIterator[Part]:
         stream = self._results.stream()
         values = self._function(self._argument(pieces))
         try:
@@ -157,7 +173,7 @@ class BoundMethod:
 
     # ---- @single_input
 
-    def _rows(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch | list[Apart]:
+    def _rows(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         function, current, values = self._function, context(), []
         try:
             for row in rows_of(pieces, self.where):
@@ -169,7 +185,7 @@ class BoundMethod:
             raise self._failed(error) from error
         return self._results.from_rows(values, current.rows)
 
-    async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> pa.RecordBatch | list[Apart]:
+    async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         function, current, values = self._function, context(), []
         try:
             for row in rows_of(pieces, self.where):

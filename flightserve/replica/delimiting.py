@@ -14,14 +14,18 @@ import numpy as np
 import pyarrow as pa
 
 from flightserve.errors import MethodFailed
-from flightserve.replica.results import Apart
+from flightserve.fabric.stored import Fresh, Stored
+from flightserve.replica.results import Apart, Part
 
 RID: Final = "rid"
 
 
-def delimited(batch: pa.RecordBatch, rows: Sequence[int], where: str) -> pa.RecordBatch | list[Apart]:
-    """The batch as the answer of requests with so many rows each; as it is where there is one. Raises MethodFailed for
+def delimited(result: Part, rows: Sequence[int], where: str) -> Part | list[Apart]:
+    """The result as the answer of requests with so many rows each; as it is where there is one. Raises MethodFailed for
     a batch without `rid`, or with row numbers that do not ascend or that there are not."""
+    if isinstance(result, Stored):
+        return result
+    batch = result.batch if isinstance(result, Fresh) else result
     if not batch.num_columns or batch.schema.field(0).name != RID or batch.column(0).type != pa.int64():
         raise MethodFailed(f"{where} returned a batch that does not begin with a column {RID!r} of int64")
     if batch.column(0).null_count:
@@ -31,10 +35,11 @@ def delimited(batch: pa.RecordBatch, rows: Sequence[int], where: str) -> pa.Reco
     if len(rid) and (rid[0] < 0 or rid[-1] >= max(total, 1) or (rid[1:] < rid[:-1]).any()):
         raise MethodFailed(f"{where} got {total} rows and returned {RID!r} that does not ascend from 0 to {total - 1}")
     if len(rows) <= 1:
-        return batch
+        return result
     ends = np.cumsum(rows)
     stops = np.searchsorted(rid, ends)
     counts = np.diff(stops, prepend=0)
     own = pa.array(rid - np.repeat(ends - np.asarray(rows), counts))
     answer = pa.RecordBatch.from_arrays([own, *batch.columns[1:]], schema=batch.schema)
-    return [Apart(list(range(len(rows))), answer, counts.tolist())]
+    whole = Fresh(answer, result.written) if isinstance(result, Fresh) else answer
+    return [Apart(list(range(len(rows))), whole, counts.tolist())]

@@ -32,9 +32,10 @@ from flightserve.errors import (
 from flightserve.fabric.batches import SchemaCache, write_batch
 from flightserve.fabric.channels import BlockingChannel
 from flightserve.fabric.segments import Shown
+from flightserve.fabric.stored import Stored
 from flightserve.replica.context import Context, enter, leave
 from flightserve.replica.inputs import Inputs
-from flightserve.replica.results import Apart
+from flightserve.replica.results import Apart, Part
 from flightserve.replica.session import Session
 from flightserve.wire import frames
 
@@ -235,9 +236,9 @@ class Lane:
                 self.refuse(self._waiting.popleft(), Unavailable("the replica waits for the reader of a stream"))
             self.pump(PUMP_S)
 
-    def send_part(self, frame: frames.Execute, batch: pa.RecordBatch) -> None:
+    def send_part(self, frame: frames.Execute, batch: Part) -> None:
         """Send one batch of a streamed reply."""
-        region = self.write(batch)
+        region = self.placed(batch)
         self.send(frames.Done(frame.batch_id, region, batch.num_rows, False), region)
 
     # ---- memory and frames out
@@ -246,17 +247,30 @@ class Lane:
         """The result in a region of this process. Raises ResourceExhausted where memory stays full."""
         return write_batch(batch, self._schemas, self._allocate)
 
-    def answered(self, result: pa.RecordBatch | list[Apart], inputs: Inputs) -> Answer:
+    def placed(self, batch: Part) -> frames.Region:
+        """The region of a result, which is written unless it lies there already; one lease on it is the answer's."""
+        if type(batch) is pa.RecordBatch:
+            return self.write(batch)
+        if isinstance(batch, Stored):
+            return batch.taken()
+        region = self.write(batch.batch)
+        batch.written(region)
+        return region
+
+    def answered(self, result: Part | list[Apart], inputs: Inputs) -> Answer:
         """A method's result, written. Raises ResourceExhausted where memory stays full."""
         places = inputs.parts
+        if isinstance(result, Stored) and result.offsets:
+            result = [Apart([0], result, result.counts)]
         if not isinstance(result, list):
-            region = self.write(result)
+            region = self.placed(result)
             return (region, result.num_rows) if places is None else [frames.Share(region, result.num_rows, places)]
         shares: list[frames.Share] = []
         try:
             for parts, batch, counts in result:
-                own = parts if places is None else [places[part] for part in parts]
-                shares.append(frames.Share(self.write(batch), batch.num_rows, own, list(counts)))
+                own = list(parts) if places is None else [places[part] for part in parts]
+                offsets = batch.offsets if isinstance(batch, Stored) else []
+                shares.append(frames.Share(self.placed(batch), batch.num_rows, own, list(counts), offsets))
         except BaseException:
             for share in shares:
                 self.service.pool.free(share.region.segment, share.region.offset)
@@ -285,7 +299,7 @@ class Lane:
         out = [frame, *self._late_releases()] if self._keeping else [frame]
         announcements: tuple[tuple[frames.Segment, int], ...] = ()
         for region in regions:
-            self.session.outstanding.add((region.segment, region.offset))
+            self.session.sent(region.segment, region.offset)
             if (region.owner, region.segment) not in self.channel.known:
                 announcements += (self.service.pool.announcement(region.segment),)
         try:

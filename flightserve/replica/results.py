@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
 from flightserve.errors import MethodFailed
 from flightserve.fabric.schemas import differences, empty_batch
+from flightserve.fabric.stored import Fresh, Stored
 
 ROW_RESULT: Final = "result"
 # Methods that make up names from their data must not make this process grow.
@@ -29,14 +30,17 @@ REMEMBERED_COLUMNS_MAX: Final = 1024
 
 _ARROW_ERRORS: Final = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
+# One result of a method, checked.
+Part: TypeAlias = pa.RecordBatch | Stored | Fresh
+
 
 class Apart(NamedTuple):
     """The rows of some requests of a micro-batch: those that have other columns than the others' do, or whose number
     is not the requests' own. `parts` are the requests' places in the micro-batch, `counts` the rows of each, where
     they are not as many as the request brought."""
 
-    parts: list[int]
-    batch: pa.RecordBatch
+    parts: Sequence[int]
+    batch: Part
     counts: Sequence[int] = ()
 
 
@@ -50,6 +54,14 @@ class ResultReader:
         self.output = output
         self._remembered: dict[str, pa.DataType] = {}
         self._row_schema: pa.Schema | None = output
+
+    def placed(self, value: Any) -> Part:
+        """As `read`; what says itself where it lies, or shall be told, stays as it is."""
+        if isinstance(value, Stored):
+            return value
+        if isinstance(value, Fresh):
+            return Fresh(self.read(value.batch), value.written)
+        return self.read(value)
 
     def read(self, value: Any) -> pa.RecordBatch:
         """The value as one record batch. Raises MethodFailed."""
@@ -256,26 +268,28 @@ class ResultReader:
 class StreamReader:
     """The batches of one run of a generator, all of one schema."""
 
-    __slots__ = ("_results", "_schema")
+    __slots__ = ("_results", "_schema", "started")
 
     def __init__(self, results: ResultReader) -> None:
         self._results = results
         self._schema: pa.Schema | None = None
+        # A batch was read.
+        self.started = False
 
-    @property
-    def started(self) -> bool:
-        """True when a batch was read."""
-        return self._schema is not None
-
-    def read(self, value: Any) -> pa.RecordBatch:
+    def read(self, value: Any) -> Part:
         """The next one. Raises MethodFailed, also for a schema unlike the first one's."""
-        batch = self._results.read(value)
+        part = self._results.placed(value)
+        self.started = True
+        if isinstance(part, Stored):
+            # It was looked at when it was written.
+            return part
+        batch = part.batch if isinstance(part, Fresh) else part
         if self._schema is None:
             self._schema = batch.schema
         elif not batch.schema.equals(self._schema):
             found = "; ".join(differences(self._schema, batch.schema)) or "another order of columns"
             raise MethodFailed(f"{self._results.where} changed its schema while streaming: {found}")
-        return batch
+        return part
 
 
 def _names_of(rows: list[dict[str, Any]]) -> tuple[str, ...]:

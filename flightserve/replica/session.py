@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 
 from flightserve.clock import monotonic_ns
 from flightserve.fabric.segments import SegmentPool
@@ -38,8 +39,9 @@ class Session:
         self.epoch = epoch
         # Later ones of this process have greater numbers.
         self.number = next(_numbers)
-        # Results it was sent, as (segment, offset).
-        self.outstanding: set[tuple[int, int]] = set()
+        # Results it was sent, as (segment, offset), and how often.
+        self.outstanding: dict[tuple[int, int], int] = {}
+        self._counting = threading.Lock()
         self.contexts: dict[int, Context] = {}
         self.tasks: dict[int, asyncio.Task[None] | None] = {}
         self.windows: dict[int, asyncio.Semaphore] = {}
@@ -114,12 +116,22 @@ class Session:
 
     # ---- results
 
+    def sent(self, segment: int, offset: int) -> None:
+        """The router is sent this result."""
+        key = (segment, offset)
+        with self._counting:
+            self.outstanding[key] = self.outstanding.get(key, 0) + 1
+
     def freed(self, segment: int, offset: int, lost: bool) -> None:
-        """The router says nobody reads this result any more (`lost`: nobody it can speak for)."""
-        if (segment, offset) not in self.outstanding:
-            return
-        self.outstanding.discard((segment, offset))
-        (self._pool.abandon if lost else self._pool.free)(segment, offset)
+        """The router says nobody reads this result any more (`lost`: nobody it can speak for); of one that it was sent
+        several times, one of these."""
+        key = (segment, offset)
+        with self._counting:
+            count = self.outstanding.pop(key, 0)
+            if count > 1:
+                self.outstanding[key] = count - 1
+        if count:
+            (self._pool.abandon if lost else self._pool.free)(segment, offset)
 
     def taken(self, batch_id: int, parts: int) -> None:
         """The reader of a stream on the event loop is ready for more, or has gone."""
@@ -137,5 +149,8 @@ class Session:
         for batch_id, context in list(self.contexts.items()):
             self._abandon(batch_id, context)
         self._given_up.clear()
-        while self.outstanding:
-            self._pool.abandon(*self.outstanding.pop())
+        with self._counting:
+            lost, self.outstanding = self.outstanding, {}
+        for key, count in lost.items():
+            for _ in range(count):
+                self._pool.abandon(*key)

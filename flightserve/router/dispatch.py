@@ -219,10 +219,13 @@ class Dispatcher:
             counts = share.counts
             if counts and (len(counts) != len(share.parts) or min(counts) < 0 or sum(counts) != share.rows):
                 raise ProtocolError("replica counted other rows for parts of a micro-batch than it answered")
+            if share.offsets and (len(share.offsets) != len(counts) or min(share.offsets) < 0):
+                raise ProtocolError("replica did not say for each part of a micro-batch where its rows begin")
             if not counts and share.rows != (asked := sum([pieces[place][2] for place in share.parts])):
                 raise ProtocolError(f"replica answered {share.rows} rows to parts of a micro-batch that have {asked}")
         for share, result in zip(frame.shares, results, strict=True):
-            _share(Running([pieces[place] for place in share.parts], []), result, share.rows, share.counts)
+            shared = Running([pieces[place] for place in share.parts], [])
+            _share(shared, result, share.rows, share.counts, share.offsets)
         del link.running[frame.batch_id]
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns), now_ns)
         settle_holds(link, running, frame.kept)
@@ -391,8 +394,11 @@ _PERFORMERS: dict[type, Callable[[Dispatcher, Any], None]] = {
 }
 
 
-def _share(running: Running, result: RegionHold, rows_answered: int, counts: Sequence[int] = ()) -> None:
-    """Give each piece its rows of the result region: as many as it brought, all where it ran alone, or `counts`."""
+def _share(
+    running: Running, result: RegionHold, rows_answered: int, counts: Sequence[int] = (), offsets: Sequence[int] = ()
+) -> None:
+    """Give each piece its rows of the result region: as many as it brought, all where it ran alone, or `counts`; one
+    behind the other, or from `offsets` on."""
     offset = 0
     alone = len(running.pieces) == 1
     if not alone and not counts and rows_answered != (asked := sum([rows for _, _, rows in running.pieces])):
@@ -401,7 +407,7 @@ def _share(running: Running, result: RegionHold, rows_answered: int, counts: Seq
         count = counts[place] if counts else rows_answered if alone else rows
         if not request.settled:
             result.refs += 1
-            request.results.append((row_offset, result, offset, count))
+            request.results.append((row_offset, result, offsets[place] if offsets else offset, count))
         offset += count
 
 

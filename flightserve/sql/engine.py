@@ -60,6 +60,8 @@ class Engine:
         self.sources = sources
         self.options = options
         self.tables: dict[str, pa.Schema] = {}
+        # Of the files before they are read: what is written meanwhile makes a difference to the next fingerprint.
+        self.versions: Mapping[str, str] = {source.name: source.fingerprint() for source in sources}
         self._registered: dict[str, pa.Table] = {}
         self._idle: list[duckdb.DuckDBPyConnection] = []
         # By their texts, the one used longest ago first.
@@ -249,7 +251,3 @@ class Engine:
         with self._changed:
             self._busy.discard(session)
             self._changed.notify_all()
-
-    def versions(self) -> Mapping[str, str]:
-        """A fingerprint for each table's files."""
-        return {source.name: source.fingerprint() for source in self.sources}

@@ -27,6 +27,7 @@ from flightserve.errors import (
     ReplicaFailed,
     SchemaMismatch,
 )
+from flightserve.sql.caching import Scope, scope_of
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import translate
 from flightserve.sql.execution import Execution, Watch, plain_schema
@@ -91,6 +92,12 @@ class Prepared:
     def reason(self) -> str:
         """Why executions run one by one; "" where they are merged or shared."""
         return self._decided[1]
+
+    @functools.cached_property
+    def scope(self) -> Scope | None:
+        """What its results may be kept under; None where they may not be kept."""
+        engine = self._runner.engine
+        return scope_of(self.statement, self.parameters.types, engine.parser, engine.versions)
 
     @functools.cached_property
     def _decided(self) -> tuple[str | None, str]:

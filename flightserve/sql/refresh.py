@@ -42,8 +42,8 @@ class Generation:
 
     def __init__(self, sources: tuple[Source, ...], options: EngineOptions, watch: Watch, prepare: Prepare) -> None:
         """Raises ConfigError."""
-        self.versions = {source.name: source.fingerprint() for source in sources}
         self.engine = Engine(sources, options)
+        self.versions = self.engine.versions
         try:
             self.runner = Runner(self.engine, watch)
             self.named = prepare(self.runner)
@@ -56,6 +56,11 @@ class Generation:
     def __repr__(self) -> str:
         return f"<Generation of {len(self.versions)} tables, {self.using} in use{', retired' * self.retired}>"
 
+    @property
+    def version_set(self) -> set[tuple[str, str]]:
+        """The tables' names with their versions."""
+        return set(self.versions.items())
+
     def shapes(self) -> dict[str, tuple[pa.Schema, pa.Schema]]:
         """What each query by name takes and gives."""
         return {name: (prepared.parameters.schema, prepared.result) for name, prepared in self.named.items()}
@@ -64,7 +69,8 @@ class Generation:
 class Generations:
     """The generation in service, and those that still run something. Any thread.
 
-    `on_change` is called, with how many engines there are, before one is opened and after one was closed.
+    `on_change` is called, with how many engines there are, before one is opened and after one was closed; `on_switch`
+    with the generation that came into service.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class Generations:
         self._closed = False
         self._retired = 0
         self.on_change: list[Callable[[int], None]] = []
+        self.on_switch: list[Callable[[Generation], None]] = []
         # Why the files as they are now are not in service, "" where they are.
         self.problem = ""
         self.changes = 0
@@ -140,6 +147,8 @@ class Generations:
             self._retired += 1
             self.changes += 1
             over = not before.using
+        for tell in self.on_switch:
+            tell(generation)
         names = [name for name, version in generation.versions.items() if before.versions.get(name) != version]
         log.info("tables %s are served as their files are now", ", ".join(names))
         if over:

@@ -65,6 +65,11 @@ class Parser:
             "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE stability = 'VOLATILE'"
         ).fetchall()
         self.volatile = frozenset(name for (name,) in rows)
+        # Those whose value one query and the next may disagree on: the clock, the transaction, settings.
+        rows = connection.execute(
+            "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+        ).fetchall()
+        self.unsteady = frozenset(name for (name,) in rows)
         self.parse = functools.lru_cache(maxsize=512)(self._parse)
 
     def _parse(self, sql: str) -> Statement:

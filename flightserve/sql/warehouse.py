@@ -18,6 +18,7 @@ the SQL frontends call:
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import secrets
@@ -31,9 +32,12 @@ import flightserve
 from flightserve.declare import NAME, Bound, check_name, first_paragraph, make_options
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, SchemaMismatch
 from flightserve.fabric.hosting import Host
+from flightserve.fabric.stored import Fresh, Stored
+from flightserve.sql.caching import Key, ResultCache, Scope, rows_digest
 from flightserve.sql.engine import LOADS, EngineOptions
 from flightserve.sql.execution import Watch, Watched
-from flightserve.sql.memory import MemoryWatch, bound, private_bytes
+from flightserve.sql.executions import Executions, Result, answer, one_batch
+from flightserve.sql.memory import MIB, MemoryWatch, bound, private_bytes
 from flightserve.sql.merging import RID
 from flightserve.sql.parameters import decode_rows
 from flightserve.sql.queries import Limits, Prepared, Runner
@@ -63,15 +67,21 @@ REFRESHED: Final = pa.schema([("replica", pa.string()), ("changes", pa.int64()),
 CONCURRENCY: Final = 4
 # Parameter rows that executions may bring together into one micro-batch.
 BATCH_ROWS_MAX: Final = 2048
+# Half of the shared memory that a replica may have (`FabricLimits.memory_bytes_max`).
+CACHE_MB_MAX: Final = 1024
+# How often files are looked at which queries read anew, and of which results are kept.
+VIEW_REFRESH_S: Final = 1.0
 # A month.
 REFRESH_S_MAX: Final = 31 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """How often a replica looks whether its tables' files changed, in seconds; 0: when it is told to."""
+    """How often a replica looks whether its tables' files changed, in seconds; 0: when it is told to. How many bytes of
+    results it keeps."""
 
     refresh_s: float = 0.0
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,9 @@ class Warehouse:
     `tables` maps names to a path (a Parquet, CSV or Arrow IPC file, a glob, a folder, also one partitioned as Hive
     does), or to a `pyarrow.Table`. With `load="memory"` each replica copies them into its own memory when it starts,
     with "view" it reads the files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica.
-    With `refresh_s` each replica looks so often whether the files changed, and serves them as they are now.
+    With `refresh_s` each replica looks so often whether the files changed, and serves them as they are now. With
+    `cache_mb` each keeps so many MiB of results, which are given again until a table that they are of changes; with
+    `load="view"` the files are looked at every second then, where `refresh_s` says nothing else.
     Other options are those of `@fs.deployment`.
     """
 
@@ -102,6 +114,7 @@ class Warehouse:
         threads: int = 0,
         memory_limit: str = "",
         refresh_s: float = 0.0,
+        cache_mb: int = 0,
         **options: Any,
     ) -> None:
         if load not in LOADS:
@@ -109,7 +122,11 @@ class Warehouse:
         if not 0 <= refresh_s < REFRESH_S_MAX:
             raise ConfigError(f"refresh_s is {refresh_s}; it is 0 (off) or more, in seconds")
         self._engine = EngineOptions(load, threads, memory_limit)
-        self._upkeep = Upkeep(refresh_s)
+        if not 0 <= cache_mb <= CACHE_MB_MAX:
+            raise ConfigError(f"cache_mb is {cache_mb}; it is 0 (off) to {CACHE_MB_MAX}")
+        if cache_mb and load == "view":
+            refresh_s = refresh_s or VIEW_REFRESH_S
+        self._upkeep = Upkeep(refresh_s, int(cache_mb * MIB))
         self._tables = dict(tables)
         find_sources(self._tables)
         base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX)
@@ -157,6 +174,8 @@ class WarehouseReplica:
         self._tables = Generations(
             tables, options, self._watch, lambda runner: {query.name: _prepared(runner, query) for query in queries}
         )
+        self._upkeep = upkeep
+        self._cache: ResultCache | None = None
         self._replica = secrets.token_hex(8)
         self._refresher = Refresher(self._tables.look, upkeep.refresh_s)
         if upkeep.refresh_s:
@@ -181,12 +200,17 @@ class WarehouseReplica:
         """End the engine."""
         self._refresher.stop()
         self._watch.stop()
+        if self._cache is not None:
+            self._cache.clear()
         self._tables.close()
 
     # ---- the process it is in
 
     def flightserve_hosted(self, host: Host) -> None:
-        """In a process of its own its memory is watched over."""
+        """Results are kept in its shared memory. In a process of its own its memory is watched over."""
+        if self._upkeep.cache_bytes:
+            cache = self._cache = ResultCache(host.pool, self._upkeep.cache_bytes)
+            self._tables.on_switch.append(lambda now: cache.retain(lambda scope: set(scope.tables) <= now.version_set))
         if not host.own_process:
             return
         memory: MemoryWatch[Watched] = MemoryWatch(host.broken)
@@ -206,18 +230,32 @@ class WarehouseReplica:
             "table_changes": float(tables.changes),
             "tables_out_of_date": float(bool(tables.problem)),
             "queries_out_of_memory": 0.0 if memory is None else float(memory.interrupted),
+            **({} if self._cache is None else self._cache.statistics()),
         }
 
     # ---- methods
 
-    def query(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    def query(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | Stored | Fresh]:
         """Run SQL: rows `sql` and `parameters`; streams the result."""
         sql, rows = _request(batch)
         with self._tables.using() as tables:
             with _parameters_are_values():
                 prepared = tables.runner.prepare_for(sql, None if rows is None else rows.schema)
                 columns = _columns(prepared, rows)
-            yield from tables.runner.stream(prepared, columns, 1 if rows is None else rows.num_rows, _limits())
+            cache, scope = self._cache_for(prepared)
+            count = 1 if rows is None else rows.num_rows
+            if cache is None or scope is None:
+                yield from tables.runner.stream(prepared, columns, count, _limits())
+            else:
+                key = (scope, (count, rows_digest(columns)))
+                yield from _kept(cache, key, lambda: tables.runner.stream(prepared, columns, count, _limits()))
+
+    def _cache_for(self, prepared: Prepared) -> tuple[ResultCache | None, Scope | None]:
+        """Where the statement's results are kept and under what, or nothing. Files that are read by each query and have
+        changed, though they are not served as they are, are those of no version."""
+        if self._cache is None or (self._tables.problem and self._options.load == "view"):
+            return None, None
+        return self._cache, prepared.scope
 
     def describe(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """What a statement takes and gives, and whether executions of it are merged; nothing is run."""
@@ -244,21 +282,25 @@ class WarehouseReplica:
         self._refresher.now(_limits())
         return pa.record_batch([[self._replica], [self._tables.changes], [self._tables.problem]], schema=REFRESHED)
 
-    def __getattr__(self, name: str) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+    def __getattr__(self, name: str) -> Callable[[pa.RecordBatch], Result]:
         tables = self.__dict__.get("_tables")
         if tables is None or name not in tables.current.named:
             raise AttributeError(name)
         return lambda batch: self._run(name, batch)
 
-    def _run(self, name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _run(self, name: str, batch: pa.RecordBatch) -> Result:
         """Every row of the batch is one execution; `rid` says which row a result belongs to."""
         with self._tables.using() as tables:
             prepared = tables.named[name]
             columns = prepared.parameters.columns(batch) if prepared.parameters.names else []
             rows = batch.num_rows if batch.num_columns else 1
-            table = tables.runner.run(prepared, columns, rows, _limits())
-        batches = table.combine_chunks().to_batches()
-        return batches[0] if batches else _empty(table.schema)
+            cache, scope = self._cache_for(prepared)
+            run = functools.partial(tables.runner.run, prepared, limits=_limits())
+            if cache is None or scope is None:
+                return one_batch(run(columns, rows))
+            delimited = prepared.merged is not None
+            spans = flightserve.context().rows if delimited else (rows,)
+            return answer(cache, scope, Executions(columns, rows, spans), run, delimited)
 
     # ---- specs
 
@@ -348,5 +390,18 @@ def _limits() -> Limits:
     return Limits(current.deadline, lambda: current.cancelled)
 
 
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
+def _kept(
+    cache: ResultCache, key: Key, run: Callable[[], Iterator[pa.RecordBatch]]
+) -> Iterator[pa.RecordBatch | Stored | Fresh]:
+    """A stream's batches, from the cache or for it."""
+    kept = cache.stream(key)
+    if kept is not None:
+        yield from kept
+        return
+    recording = cache.record(key)
+    try:
+        for batch in run():
+            yield recording.fresh(batch)
+        recording.end()
+    finally:
+        recording.drop()

@@ -168,6 +168,8 @@ class LocalDeployment:
             return
         alike = result if isinstance(result, list) else [Apart(list(range(len(requests))), result)]
         for parts, batch, counts in alike:
+            # What lies in shared memory is of methods that were told where that is; here there is none.
+            assert isinstance(batch, pa.RecordBatch)
             offset = 0
             for place, part in enumerate(parts):
                 rows = counts[place] if counts else requests[part].batch.num_rows

@@ -147,12 +147,14 @@ class Execute(msgspec.Struct, array_like=True, tag=9):
 
 class Share(msgspec.Struct, array_like=True, gc=False):
     """A result region that answers some parts of an Execute, given by their places there; their rows lie in it in that
-    order: as many as each part brought, or `counts` of them."""
+    order: as many as each part brought, or `counts` of them. `offsets` says where each begins, where they do not just
+    follow one another from the first row on."""
 
     region: Region
     rows: int
     parts: list[int]
     counts: list[int] = []
+    offsets: list[int] = []
 
 
 class Done(msgspec.Struct, array_like=True, tag=10):

@@ -37,7 +37,9 @@ def served(folder: Path) -> Iterator[Served]:
     write(folder / "numbers" / "1.parquet", [1, 2, 3])
     ports = [f"--{protocol}-port=0" for protocol in ("http", "grpc", "flight")]
     command = ("flightserve", "sql", f"numbers={folder}/numbers/*.parquet", "--no-zmq", "--memory-limit=300MB", *ports)
-    with Served(folder, command=(*command, "--threads=2", "--refresh=2s", "--replicas=warehouse=2")) as served:
+    with Served(
+        folder, command=(*command, "--threads=2", "--refresh=2s", "--replicas=warehouse=2", "--cache-mb=8")
+    ) as served:
         yield served.wait_ready()
 
 
@@ -84,6 +86,18 @@ def test_they_look_by_themselves(served: Served, folder: Path) -> None:
     eventually(lambda: {total(served) for _ in range(8)} == {6}, what="both replicas looked")
     metrics = httpx.get(f"{served.addresses['http']}/metrics").text
     assert 'flightserve_tier_table_changes{deployment="warehouse",process="replica-warehouse-0"}' in metrics
+
+
+def test_what_is_kept_is_counted(served: Served) -> None:
+    for _ in range(16):
+        assert ask(served, "SELECT count(*) AS a FROM numbers").json()["rows"] == [{"a": 3}]
+
+    def hits() -> float:
+        lines = httpx.get(f"{served.addresses['http']}/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("flightserve_tier_cache_hits{"))
+
+    # Each replica keeps for itself.
+    eventually(lambda: hits() >= 14, what="the figures came")
 
 
 def test_more_memory_than_the_limit_is_refused_and_harms_nobody(served: Served) -> None:
