@@ -151,17 +151,37 @@ def test_requests_of_unlike_columns_share_a_micro_batch_and_not_their_columns(ru
 
 
 @pytest.mark.parametrize(
-    ("parts", "count"),
-    [([0, 0], 2), ([0, 1, 2], 3), ([-1, 0], 2), ([0], 1), ([0, 1], 5), ([], 0)],
-    ids=["twice", "one too many", "before the first", "one left out that is not late", "other rows", "none"],
-)
+    ("parts", "count", "counts", "offsets"),
+    [
+        ([0, 0], 2, [], []),
+        ([0, 1, 2], 3, [], []),
+        ([-1, 0], 2, [], []),
+        ([0], 1, [], []),
+        ([0, 1], 5, [], []),
+        ([], 0, [], []),
+        ([0, 1], 2, [1, 1], [0]),
+        ([0, 1], 2, [1, 1], [0, -1]),
+        ([0, 1], 2, [], [0, 1]),
+    ],
+    ids=[
+        "twice", "one too many", "before the first", "one left out that is not late", "other rows", "none",
+        "one has no place", "a place before the first", "places without counts",
+    ],
+)  # fmt: skip
 def test_shares_that_are_not_true_end_the_lane_and_not_the_requests(
-    running: Plane, monkeypatch: pytest.MonkeyPatch, parts: list[int], count: int
+    running: Plane,
+    monkeypatch: pytest.MonkeyPatch,
+    parts: list[int],
+    count: int,
+    counts: list[int],
+    offsets: list[int],
 ) -> None:
     truth, lies = Lane.answered, [True]
 
     def answered(lane: Lane, result: Any, inputs: Any) -> Any:
-        return [Share(lane.write(result), count, parts)] if lies and lies.pop() else truth(lane, result, inputs)
+        if lies and lies.pop():
+            return [Share(lane.write(result), count, parts, counts, offsets)]
+        return truth(lane, result, inputs)
 
     monkeypatch.setattr(Lane, "answered", answered)
     replies: dict[int, Any] = {}
