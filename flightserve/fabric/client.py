@@ -196,7 +196,7 @@ class RouterClient:
             for _, pending in lost:
                 pending.deliver(pending.index, None, Unavailable(why), True)
         else:
-            self._orphans.take_lost(lost, monotonic_ns())
+            self._orphans.take_lost(session.router.id, lost, monotonic_ns())
         # Whom the router showed them to nobody can say any more: nothing is written into those segments again.
         while session.outstanding:
             self.pool.abandon(*session.outstanding.pop())
@@ -214,10 +214,11 @@ class RouterClient:
         now_ns = monotonic_ns()
         for uplink in list(self._uplinks.values()):
             uplink.sweep(now_ns)
+            self._orphans.were_sent(uplink.state.count_sent(), now_ns)
         if self._orphans:
             self._orphans.expire(now_ns)
             self._orphans.resubmit(now_ns)
-        self._tend_lanes()
+        self._tend_lanes(now_ns)
         self._loop.call_later(SWEEP_S, self._sweep)
 
     # ---- what is deployed
@@ -419,11 +420,12 @@ class RouterClient:
         with self._lock:
             self._open_lanes -= 1
 
-    def _tend_lanes(self) -> None:
+    def _tend_lanes(self, now_ns: int) -> None:
         with self._lock:
             connections = list(self._lane_connections.values())
         for connection in connections:
             connection.tend()
+            self._orphans.were_sent(connection.state.count_sent(), now_ns)
 
     # ---- memory
 

@@ -8,7 +8,9 @@ the oldest first.
 
 A lost router may have given them to a replica. So only requests of idempotent methods go again, and none of whose
 reply a part was delivered; the others end with Unavailable. None is sent at or after its deadline. One that had
-`LOSSES_MAX` routers die under it does not try a further one.
+`LOSSES_MAX` routers die under it does not try a further one. All together are bounded by a retry budget as the
+replicas' runs are (`core/retry_budget.py`): the first router lost in a window pays for what it had, the next ones draw
+from what was sent lately.
 
 A deployment may have been replaced meanwhile (`flightserve deploy`): its new version gets the request where the method
 is as it was, which is what the request's rows were checked for.
@@ -24,6 +26,7 @@ from typing import Final
 
 from msgspec import structs
 
+from flightserve.core.retry_budget import DEATH_COST, RetryBudget
 from flightserve.errors import DeadlineExceeded, FlightserveError, NotFound, ResourceExhausted, Unavailable
 from flightserve.fabric.async_uplink import AsyncUplink
 from flightserve.fabric.segments import SegmentPool
@@ -69,6 +72,7 @@ class Orphans:
         self._pending: dict[int, Pending] = {}
         # Requests given back by a router, and the epoch that their deployment must have passed.
         self._past: dict[int, int] = {}
+        self._budget = RetryBudget()
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -93,17 +97,29 @@ class Orphans:
         for _ in requests[1:]:
             self._pool.keep(region.segment, region.offset)
 
-    def take_lost(self, requests: Iterable[tuple[int, Pending]], now_ns: int) -> None:
+    def were_sent(self, requests: int, now_ns: int) -> None:
+        """So many were sent to routers for the first time since this was last called."""
+        self._budget.pay_in(requests, now_ns)
+
+    def take_lost(self, router_id: int, requests: Iterable[tuple[int, Pending]], now_ns: int) -> None:
         """What a router had when it was lost. Call before the router's regions are abandoned."""
+        again: list[tuple[int, Pending]] = []
         for request_id, pending in requests:
             pending.losses += 1
             error = why_not_again(pending, now_ns)
             if error is None:
+                again.append((request_id, pending))
+            else:
+                pending.deliver(pending.index, None, error, True)
+        self._budget.cover(router_id, len(again), now_ns)
+        for request_id, pending in again:
+            if self._budget.draw(DEATH_COST, now_ns):
                 region = pending.sent.region
                 self._pool.keep(region.segment, region.offset)
                 self._pending[request_id] = pending
             else:
-                pending.deliver(pending.index, None, error, True)
+                message = "the router was lost, and the retry budget is empty: too much was sent again lately"
+                pending.deliver(pending.index, None, Unavailable(f"{message}; try again later"), True)
 
     def take_moved(self, requests: Iterable[tuple[int, Pending]]) -> None:
         """What a router gave back without having run it. The regions have been kept once for each."""
@@ -153,6 +169,7 @@ class Orphans:
             pending.sent = sent
             parts.append(pending.part)
         state.registered += len(parts)
+        state.repeated += len(parts)
         # The router's Release ends one of the times that the region is kept.
         for _ in request_ids[1:]:
             self._pool.free(region.segment, region.offset)

@@ -180,6 +180,9 @@ class Uplink:
         # Each has one writer: what registers, and what receives. They may be two threads.
         self.registered = 0
         self.answered = 0
+        # Of those registered, how many had been sent before; and how many were counted as sent for the first time.
+        self.repeated = 0
+        self.counted = 0
 
     # ---- requests
 
@@ -193,6 +196,12 @@ class Uplink:
     def in_flight(self) -> int:
         """Requests that the router has not answered, those that were given up here included."""
         return self.registered - self.answered
+
+    def count_sent(self) -> int:
+        """Requests that were sent here for the first time since this was last called."""
+        first = self.registered - self.repeated
+        news, self.counted = first - self.counted, first
+        return news
 
     def stage(
         self, payload: Payload, spec: MethodSpec, where: str, trusted: bool = False, requests: int = 1
