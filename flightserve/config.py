@@ -50,6 +50,7 @@ class FabricLimits:
     abandoned_s_max: float = 10.0
     heartbeats_missed_max: int = 3
     busy_s_max: float = 30.0
+    turn_s_max: float = 2.0
     connect_timeout_s: float = 10.0
 
 

@@ -27,6 +27,7 @@ from flightserve.router.door import Door
 from flightserve.router.links import Link, RegionHold, SegmentFds
 from flightserve.router.peers import REPLICA, Peer, Peers
 from flightserve.router.posts import Posts
+from flightserve.router.watch import Watch, end_process
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -44,7 +45,10 @@ _NOT_FOUND = KINDS.index(NotFound)
 class RouterService:
     """One router: owns the deployments that the routing table gives it. `start` returns when it listens."""
 
-    def __init__(self, peer_id: int, endpoint: str, limits: FabricLimits) -> None:
+    def __init__(
+        self, peer_id: int, endpoint: str, limits: FabricLimits, stuck: Callable[[], None] = end_process
+    ) -> None:
+        """`stuck` is called, by another thread, when a turn of the loop does not end within `turn_s_max`."""
         self.peer_id = peer_id
         self.endpoint = endpoint
         self._limits = limits
@@ -58,6 +62,7 @@ class RouterService:
         self._epoll = select.epoll()
         self._running = False
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
+        self._watch = Watch(lambda: self._turned_ns, limits, stuck)
         self._next_beat_ns = 0
         self._next_lazy_ns = 0
         # When the loop has something to do by itself, and when all was read last.
@@ -72,6 +77,7 @@ class RouterService:
         self._epoll.register(self._posts.fd, select.EPOLLIN)
         self._running = True
         self._thread.start()
+        self._watch.start()
 
     def apply_table(self, table: RoutingTable) -> None:
         """Take over a newer routing table."""
@@ -98,6 +104,7 @@ class RouterService:
         def halt() -> None:
             self._running = False
 
+        self._watch.stop()
         if self._thread.is_alive():
             self.post(halt)
             self._thread.join(5)
@@ -123,6 +130,7 @@ class RouterService:
             log.exception("router loop failed")
             raise
         finally:
+            self._watch.stop()
             self._close()
 
     def _turn(self) -> None:
