@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from flightserve.control.observer import ask_view
 from flightserve.errors import FlightserveError
 
 WAIT_S = 60.0
+READY_S = 120.0
 POLL_S = 0.05
 ROOT = Path(__file__).parents[2]
 MARK = "FLIGHTSERVE_CONTROL_TEST"
@@ -49,6 +51,9 @@ class Served:
     def wait_ready(self) -> Served:
         """Read the `ready` line, find the app's id, and wait for the standby, which starts last."""
         assert self.process.stdout is not None
+        # So that a start that hangs says what it was at, before the test's own time is up.
+        readable, _, _ = select.select([self.process.stdout], [], [], READY_S)
+        assert readable, f"no `ready` line within {READY_S} s\n{self.errors()}"
         line = self.process.stdout.readline()
         word, _, addresses = line.partition(" ")
         assert word == "ready", f"{line!r}\n{self.errors()}"
