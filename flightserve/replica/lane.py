@@ -238,19 +238,16 @@ class Lane:
 
     def send_part(self, frame: frames.Execute, batch: Part) -> None:
         """Send one batch of a streamed reply."""
-        region = self.placed(batch)
+        region = self.write(batch)
         self.send(frames.Done(frame.batch_id, region, batch.num_rows, False), region)
 
     # ---- memory and frames out
 
-    def write(self, batch: pa.RecordBatch) -> frames.Region:
-        """The result in a region of this process. Raises ResourceExhausted where memory stays full."""
-        return write_batch(batch, self._schemas, self._allocate)
-
-    def placed(self, batch: Part) -> frames.Region:
-        """The region of a result, which is written unless it lies there already; one lease on it is the answer's."""
+    def write(self, batch: Part) -> frames.Region:
+        """The result in a region of this process, written unless it lies there; one lease on it is the answer's.
+        Raises ResourceExhausted where memory stays full."""
         if type(batch) is pa.RecordBatch:
-            return self.write(batch)
+            return write_batch(batch, self._schemas, self._allocate)
         if isinstance(batch, Stored):
             return batch.taken()
         region = self.write(batch.batch)
@@ -263,14 +260,14 @@ class Lane:
         if isinstance(result, Stored) and result.offsets:
             result = [Apart([0], result, result.counts)]
         if not isinstance(result, list):
-            region = self.placed(result)
+            region = self.write(result)
             return (region, result.num_rows) if places is None else [frames.Share(region, result.num_rows, places)]
         shares: list[frames.Share] = []
         try:
             for parts, batch, counts in result:
                 own = list(parts) if places is None else [places[part] for part in parts]
                 offsets = batch.offsets if isinstance(batch, Stored) else []
-                shares.append(frames.Share(self.placed(batch), batch.num_rows, own, list(counts), offsets))
+                shares.append(frames.Share(self.write(batch), batch.num_rows, own, list(counts), offsets))
         except BaseException:
             for share in shares:
                 self.service.pool.free(share.region.segment, share.region.offset)

@@ -398,10 +398,11 @@ def _kept(
     if kept is not None:
         yield from kept
         return
-    recording = cache.record(key)
+    recording, current = cache.record(key), flightserve.context()
     try:
         for batch in run():
-            yield recording.fresh(batch)
+            # Where the end travels with the last batch, nothing behind it is run.
+            yield recording.fresh(batch, getattr(current, "last", False))
         recording.end()
     finally:
         recording.drop()
