@@ -8,12 +8,15 @@ slice a micro-batch. A request that is not row-aligned, or that is being run aga
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from flightserve.core.events import Piece
 from flightserve.core.queue import Entry, Queue
 from flightserve.core.slicing import Cut, must_cut, rows_per_slice
+
+REQUESTS_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Bounds:
 
     max_rows: int
     max_bytes: int
-    max_requests: int = 4096
+    max_requests: int = REQUESTS_MAX
 
 
 class MicroBatch(msgspec.Struct, eq=False):
@@ -58,9 +61,9 @@ class MicroBatch(msgspec.Struct, eq=False):
         return f"<MicroBatch {self.id} at {self.replica_id}: {len(self.entries)} requests, {self.wanted} wanted>"
 
 
-def form(queue: Queue, bounds: Bounds) -> tuple[list[Entry], list[Piece]]:
+def form(queue: Queue, bounds: Bounds, share: int = REQUESTS_MAX) -> tuple[list[Entry], list[Piece]]:
     """Take one micro-batch from the head of a queue that is not empty: its members and their row ranges, in
-    order. Members that have more slices to give stay queued."""
+    order. Members that have more slices to give stay queued. It has at most `share` members, unless they gather."""
     head = queue.head()
     assert head is not None, "no micro-batch can be formed from an empty queue"
     request = head.request
@@ -68,13 +71,18 @@ def form(queue: Queue, bounds: Bounds) -> tuple[list[Entry], list[Piece]]:
         if must_cut(request.rows, request.nbytes, bounds.max_rows, bounds.max_bytes):
             return [head], [_next_slice(queue, head, bounds)]
         if not head.alone:
-            return _merge(queue, head, bounds)
+            return _merge(queue, head, bounds, room(head, bounds, share))
     queue.pop()
     return [head], [Piece(request, 0, request.rows)]
 
 
-def _merge(queue: Queue, head: Entry, bounds: Bounds) -> tuple[list[Entry], list[Piece]]:
-    max_rows, max_bytes, room = bounds.max_rows, bounds.max_bytes, bounds.max_requests
+def room(head: Entry, bounds: Bounds, share: int) -> int:
+    """The most members of a micro-batch that begins with this one."""
+    return bounds.max_requests if head.request.gathers else min(share, bounds.max_requests)
+
+
+def _merge(queue: Queue, head: Entry, bounds: Bounds, members_max: int) -> tuple[list[Entry], list[Piece]]:
+    max_rows, max_bytes = bounds.max_rows, bounds.max_bytes
     pop, peek = queue.pop, queue.head
     request = head.request
     rows, nbytes = request.rows, request.nbytes
@@ -86,7 +94,7 @@ def _merge(queue: Queue, head: Entry, bounds: Bounds) -> tuple[list[Entry], list
         request = entry.request
         rows += request.rows
         nbytes += request.nbytes
-        if rows > max_rows or nbytes > max_bytes or not request.sliceable or len(entries) >= room:
+        if rows > max_rows or nbytes > max_bytes or not request.sliceable or len(entries) >= members_max:
             break
         pop()
         entries.append(entry)

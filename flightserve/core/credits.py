@@ -134,9 +134,9 @@ class CreditPool:
         return next(filter(allowed, self._by_taken[0]), None)
 
     @property
-    def idle(self) -> bool:
-        """True while a replica that may be given something has nothing."""
-        return bool(self._by_taken[0])
+    def idle(self) -> int:
+        """How many replicas that may be given something have nothing."""
+        return len(self._by_taken[0])
 
     def give_back(self, replica_id: int) -> None:
         """One credit comes back. A replica that is not known raises KeyError."""

@@ -28,7 +28,7 @@ from typing import Final
 
 from flightserve.clock import NEVER_NS, NS_PER_MS
 from flightserve.core.backlog import Backlog
-from flightserve.core.batching import Bounds, MicroBatch, form
+from flightserve.core.batching import Bounds, MicroBatch, form, room
 from flightserve.core.credits import SERIAL_CREDITS_MAX, CreditPool
 from flightserve.core.events import Piece, Request
 from flightserve.core.queue import Entry, Queue
@@ -132,7 +132,7 @@ class Forecast:
 
     def _at_once(self) -> bool:
         """True where a lane would begin the next micro-batch at once."""
-        return self._credits.idle or (self._side_by_side and self._credits.free > 0)
+        return self._credits.idle > 0 or (self._side_by_side and self._credits.free > 0)
 
     def _alone_ns(self, times: ServiceTime, request: Request, servers: int) -> float:
         """How long the request takes by itself; one that is cut runs on all lanes at once."""
@@ -157,7 +157,9 @@ class Forecast:
         self.hold_until_ns = lane.free_ns - AHEAD_NS
         return True
 
-    def take(self, queue: Queue, replica_id: int, now_ns: int) -> tuple[list[Entry], list[Piece], list[Missed]]:
+    def take(
+        self, queue: Queue, replica_id: int, share: int, now_ns: int
+    ) -> tuple[list[Entry], list[Piece], list[Missed]]:
         """Form a micro-batch for that lane from the head of a queue, as `batching.form` does: its members and their
         row ranges, and beside them those that are out of the queue because they would miss their deadline. There are
         no members where the head was one of those: whoever is first now may be in another queue."""
@@ -165,13 +167,13 @@ class Forecast:
         assert head is not None, "no micro-batch can be formed from an empty queue"
         times = self._methods.get(head.request.group[0])
         if times is None or not times.known(now_ns):
-            return *form(queue, self._bounds), []
+            return *form(queue, self._bounds, share), []
         lane = self._lanes[replica_id]
         start_ns: float = now_ns
         if lane.pending and lane.serial:
             start_ns = max(start_ns, lane.free_ns) + (times.caution - 1.0) * lane.left_ns
         missed: list[Missed] = []
-        taken = self._take(queue, times, start_ns, now_ns, missed)
+        taken = self._take(queue, times, room(head, self._bounds, share), start_ns, now_ns, missed)
         if missed:
             self._refused_ns = now_ns
             self._stretch = min(STRETCH_MAX, self._stretch + _STRETCH_STEP * len(missed))
@@ -180,7 +182,7 @@ class Forecast:
         return *taken, missed
 
     def _take(
-        self, queue: Queue, times: ServiceTime, start_ns: float, now_ns: int, missed: list[Missed]
+        self, queue: Queue, times: ServiceTime, members_max: int, start_ns: float, now_ns: int, missed: list[Missed]
     ) -> tuple[list[Entry], list[Piece]]:
         bounds = self._bounds
         rows_max, tightest_ns = bounds.max_rows, NEVER_NS
@@ -214,7 +216,7 @@ class Forecast:
                 break
             rows += request.rows
             nbytes += request.nbytes
-            if entries and (rows > rows_max or nbytes > bounds.max_bytes or len(entries) >= bounds.max_requests):
+            if entries and (rows > rows_max or nbytes > bounds.max_bytes or len(entries) >= members_max):
                 break
             if entry.alone or not request.sliceable:
                 break

@@ -139,6 +139,11 @@ class Groups:
             heappop(ready)
         return None
 
+    def share(self, idle: int) -> int:
+        """How many requests of all that are queued one of so many idle replicas is given at once: what came together
+        is divided among them, as what came one by one would be."""
+        return -(-self.requests // idle) if idle > 1 else self.requests
+
     def taken(self, group: Group, entries: list[Entry], now_ns: int) -> None:
         """A micro-batch of these entries was formed from the group that `front` returned."""
         for entry in entries:

@@ -367,8 +367,8 @@ class DeploymentMachine:
                 if not self._dispatch_in_time(forecast, group, replica_id, now_ns, effects):
                     break
                 continue
+            entries, pieces = form(group.queue, self._bounds, groups.share(credits.idle))
             credits.take(replica_id)
-            entries, pieces = form(group.queue, self._bounds)
             groups.taken(group, entries, now_ns)
             self._send(replica_id, entries, pieces, now_ns, effects)
         self._admission.left(self._counters.dispatched_requests - before, now_ns)
@@ -379,7 +379,7 @@ class DeploymentMachine:
         """queued -> in flight | refused (would miss its deadline). False where it is too early to send more."""
         if forecast.holds(replica_id, now_ns):
             return False
-        entries, pieces, missed = forecast.take(group.queue, replica_id, now_ns)
+        entries, pieces, missed = forecast.take(group.queue, replica_id, self._groups.share(self._credits.idle), now_ns)
         self._groups.taken(group, [*entries, *(entry for entry, _ in missed)], now_ns)
         for entry, message in missed:
             self._counters.would_miss_queued += 1

@@ -40,6 +40,20 @@ def test_an_idle_replica_gets_what_is_queued_at_once() -> None:
     assert bench.send(Finished(1, 1)) == [Completed([a, b])]
 
 
+@pytest.mark.parametrize("router", ["fifo", "deadline"])
+def test_what_came_together_is_divided_among_idle_replicas(router: str) -> None:
+    """A client's protocol may hand over at once what its other client would send one by one."""
+    bench = Bench(2, 2, 2, router=router)
+    a, b, c, d, e = (request(group=("slow", 1)) for _ in range(5))
+    assert shape(bench.arrive(a, b, c, d, e)) == [(1, whole(a, b)), (2, whole(c, d)), (3, whole(e))]
+
+
+def test_what_came_together_in_several_groups_is_divided_as_a_whole() -> None:
+    bench = Bench(2, 2)
+    groups = [[request(group=(name, 1)) for _ in range(2)] for name in "ab"]
+    assert shape(bench.arrive(*groups[0], *groups[1])) == [(1, whole(*groups[0])), (2, whole(*groups[1]))]
+
+
 def test_batches_grow_while_replicas_are_busy() -> None:
     bench = Bench(1, max_batch_rows=10)
     first, *others = [request(3) for _ in range(6)]

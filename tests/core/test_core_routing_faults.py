@@ -239,10 +239,9 @@ def test_nothing_runs_again_at_its_deadline() -> None:
 
 def test_a_process_that_dies_with_several_lanes_is_one_death() -> None:
     bench = Bench(max_batch_rows=5000, concurrency=2)
-    bench.send(ReplicaUp(1, 1, process=77))
-    bench.send(ReplicaUp(2, 1, process=77))
-    full(bench, 1000)
-    full(bench, 1000, replica=2)
+    for lane in (1, 2):
+        bench.send(ReplicaUp(lane, 1, process=77))
+        full(bench, 1000, replica=lane)
     bench.send(ReplicaDraining(2))
     assert bench.send(ReplicaDown(1, "silent", silent=True)) == []
     assert bench.count("ejected_silent") == 0

@@ -57,7 +57,8 @@ def test_19_slow_and_idle_http_connections(callers: dict[str, Any]) -> None:
 
 
 def test_19_more_connections_than_may_be_open(callers: dict[str, Any]) -> None:
-    held = [Raw(callers["http"].address) for _ in range(LIMITS.connections_max + 5)]
+    # In use: those that are idle would give way.
+    held = [Raw(callers["http"].address).send(b"POST") for _ in range(LIMITS.connections_max + 5)]
     refused = held[-1].until_closed()
     assert (refused.status, refused.code) == (503, "UNAVAILABLE")
     for raw in held:
