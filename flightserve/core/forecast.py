@@ -82,6 +82,8 @@ class Forecast:
         self._busy_until_ns = 0
         self._refused_ns = -(1 << 62)
         self._stretch = 1.0
+        # Expected time of all micro-batches that were ever sent.
+        self._sent_ns = 0
 
     def __repr__(self) -> str:
         return f"<Forecast {self._busy} of {len(self._lanes)} lanes busy, {self.backlog}>"
@@ -187,7 +189,7 @@ class Forecast:
         bounds = self._bounds
         rows_max, tightest_ns = bounds.max_rows, NEVER_NS
         # With that many rows the micro-batch is full enough; more would only make the next ones wait.
-        enough, priority = times.full_rows, 0
+        enough, priority, urgent = times.full_rows, 0, False
         rows = nbytes = 0
         entries: list[Entry] = []
         pieces: list[Piece] = []
@@ -210,8 +212,8 @@ class Forecast:
                 tightest_ns, rows_max = request.deadline_ns, min(rows_max, within)
                 if not entries:
                     priority = request.priority
-            if request.priority < priority:
-                enough = times.urgent_rows
+            if request.priority < priority and not urgent:
+                enough, urgent = times.rows_for_urgent(self._sent_ns), True
             if rows >= enough and entries:
                 break
             rows += request.rows
@@ -276,6 +278,7 @@ class Forecast:
             times = self._add(method)
         times.in_flight += 1
         batch.expected_ns = expected_ns = int(times.fixed_ns + times.row_ns * batch.rows)
+        self._sent_ns += expected_ns
         lane = self._lanes[batch.replica_id]
         if not lane.pending:
             self._busy += 1

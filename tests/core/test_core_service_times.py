@@ -28,7 +28,9 @@ def test_whatever_it_sees_neither_part_is_negative_and_caution_is_bounded(sample
     assert times.fixed_ns >= 0
     assert times.row_ns >= 0
     assert 1 <= times.caution <= 1 + CAUTION_MAX
-    assert 1 <= times.urgent_rows <= times.full_rows <= times.rows_max
+    assert 1 <= times.full_rows <= times.rows_max
+    for sent_ns in (0, 10**9, 10**15):
+        assert 1 <= times.rows_for_urgent(sent_ns) <= times.full_rows
 
 
 @given(st.integers(0, 50), st.integers(0, 20), st.integers(0, 2**32))
@@ -62,8 +64,19 @@ def test_the_full_size_is_the_smallest_that_is_efficient() -> None:
 
     assert efficient(times.full_rows, service_times.EFFICIENT)
     assert not efficient(times.full_rows - 1, service_times.EFFICIENT)
-    assert efficient(times.urgent_rows, service_times.EFFICIENT_URGENT)
-    assert not efficient(times.urgent_rows - 1, service_times.EFFICIENT_URGENT)
+
+
+def test_the_rarer_something_urgent_is_the_less_it_waits_for() -> None:
+    """The time that is wasted is bounded in all, and so is the waste of one micro-batch."""
+    samples: list[tuple[int, float]] = [(rows, (4 + rows) * MS) for rows in (1, 4, 16, 2, 8, 12, 3, 5) * 20]
+    enough = []
+    for apart_ms in (0, 100, 100_000):
+        times = learnt(samples, rows_max=100)
+        enough.append([times.rows_for_urgent(turn * apart_ms * MS) for turn in range(100)][-1])
+    always, sometimes, seldom = enough
+    assert always > sometimes > seldom
+    for rows, share in ((always, 1 - service_times.URGENT_WASTE), (seldom, service_times.EFFICIENT_URGENT)):
+        assert rows / (4 + rows) == pytest.approx(share * 100 / 104, rel=0.01)
 
 
 def test_rows_that_cost_the_same_one_by_one_need_no_company() -> None:
