@@ -93,7 +93,6 @@ class DeploymentMachine:
         self._replicas: dict[int, dict[int, MicroBatch]] = {}
         self._order = 0
         self._batch_id = 0
-        # Where arrivals need neither linger nor be judged, `_pass_on` may take the short way.
         self._lingers = options.linger_ms > 0
         self._direct = not (self._lingers or self._admission.choosy)
         self._direct_bytes_max = min(options.max_batch_bytes, options.max_queued_bytes)
@@ -111,11 +110,12 @@ class DeploymentMachine:
         }
 
     def __repr__(self) -> str:
-        in_flight = sum(map(len, self._replicas.values()))
-        return (
-            f"<DeploymentMachine {self._groups.requests} queued, {len(self._entries)} live, "
-            f"{in_flight} micro-batches at {len(self._replicas)} replicas, {self._credits.free} credits free>"
-        )
+        return f"<DeploymentMachine {self.statistics()}>"
+
+    @property
+    def live(self) -> int:
+        """Requests that have no outcome yet."""
+        return len(self._entries)
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
         """Apply one event at `now_ns` and return what the shell has to do, in order."""
@@ -179,8 +179,8 @@ class DeploymentMachine:
         self._counters.arrived += len(event.requests)
 
     def _pass_on(self, request: Request, now_ns: int, effects: list[Effect]) -> bool:
-        """arrived -> in flight, for what would be dispatched at once and alone: there is credit, and nobody else waits
-        or has a say. The same as by way of the queue, in a third of the time. False, and nothing done, for others."""
+        """arrived -> in flight, past the queue, for what would be dispatched at once and alone: there is credit, nobody
+        waits, and no policy has a say. False, and nothing done, for others."""
         if not self._direct or self._groups.requests or request.gathers or request.deadline_ns <= now_ns:
             return False
         if request.rows > self.options.max_batch_rows or request.nbytes > self._direct_bytes_max:

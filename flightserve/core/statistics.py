@@ -85,13 +85,19 @@ class MachineStatistics:
     next_wake_ns: int
     counts: dict[str, int]
 
+    def __str__(self) -> str:
+        return (
+            f"{self.queued_requests} queued, {self.live_requests} live, {self.in_flight_batches} micro-batches at "
+            f"{self.replicas} replicas, {self.free_credits} credits free"
+        )
+
 
 def statistics_of(machine: DeploymentMachine) -> MachineStatistics:
     """Counts and gauges of a machine at this moment."""
     return MachineStatistics(
         queued_requests=machine._groups.requests,
         queued_bytes=machine._groups.nbytes,
-        live_requests=len(machine._entries),
+        live_requests=machine.live,
         in_flight_batches=sum(map(len, machine._replicas.values())),
         replicas=len(machine._replicas),
         free_credits=machine._credits.free,

@@ -67,9 +67,7 @@ class AsyncUplink:
         self._flush_due = False
         if self.closed:
             return
-        release = self.state.releases()
-        if release is not None:
-            self._channel.queue(release)
+        self.state.ride(self._channel.queued)
         try:
             done = self._channel.flush()
         except FlightserveError as error:

@@ -171,7 +171,7 @@ class BlockingChannel(Channel):
             return unread
         while True:
             try:
-                if timeout_s != self._timeout_s:
+                if timeout_s not in (self._timeout_s, 0):
                     self._set_timeout(timeout_s)
                 flags = _CLOEXEC if timeout_s != 0 else _CLOEXEC | _DONTWAIT
                 data, ancillary, flags, _ = self.socket.recvmsg(READ_BYTES, _ANCILLARY_BYTES, flags)

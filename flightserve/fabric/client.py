@@ -467,6 +467,11 @@ class RouterClient:
         """Requests of the event loop that have no outcome yet."""
         return sum(len(uplink.state.pending) for uplink in list(self._uplinks.values())) + len(self._orphans)
 
+    @property
+    def loop_waits(self) -> bool:
+        """The event loop has requests in flight. Any thread."""
+        return any(uplink.state.pending for uplink in list(self._uplinks.values()))
+
     def statistics(self) -> dict[str, float]:
         """Counts of this process's side of the data plane."""
         return {

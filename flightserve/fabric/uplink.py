@@ -285,12 +285,7 @@ class Uplink:
         if type(frame) is frames.Results:
             self._results(frame)
         elif type(frame) is frames.Release:
-            give_back = self.pool.abandon if frame.lost else self.pool.free
-            outstanding = self.session.outstanding
-            for _, segment, offset in frame.regions:
-                if (segment, offset) in outstanding:
-                    outstanding.discard((segment, offset))
-                    give_back(segment, offset)
+            self._give_back(frame.regions, self.pool.abandon if frame.lost else self.pool.free)
         elif isinstance(frame, frames.Outcome):
             self.answered += 1
             self.fail([frame.request_id], from_kind(frame.kind, frame.message))
@@ -316,15 +311,30 @@ class Uplink:
                 pending.begun = True
             result = None if shared is None else SharedSlice(shared, item.row_offset, item.rows)
             pending.deliver(pending.index, result, None, item.last)
+        if frame.released:
+            self._give_back(frame.released, self.pool.free)
 
-    def releases(self) -> frames.Release | None:
-        """Leases given back since last asked, as a frame to send."""
-        if not self.released:
-            return None
+    def _give_back(self, regions: list[tuple[int, int, int]], give_back: Callable[[int, int], None]) -> None:
+        """Nobody that the router knows of reads these any more."""
+        outstanding = self.session.outstanding
+        for _, segment, offset in regions:
+            if (segment, offset) in outstanding:
+                outstanding.discard((segment, offset))
+                give_back(segment, offset)
+
+    def ride(self, out: list[frames.Frame]) -> None:
+        """Add the leases given back since the last time to the frames that are about to be sent."""
+        released = self.released
+        if not released:
+            return
         keys = []
-        while self.released:
-            keys.append(self.released.popleft())
-        return frames.Release(keys)
+        while released:
+            keys.append(released.popleft())
+        last = out[-1] if out else None
+        if type(last) is frames.Submit:
+            last.released = keys
+        else:
+            out.append(frames.Release(keys))
 
     def _moved(self, frame: frames.Moved) -> None:
         """Kept before the router's Release of their region can be read."""

@@ -47,13 +47,14 @@ class Deployments:
     def __iter__(self) -> Iterator[Dispatcher]:
         return iter(self._dispatchers.values())
 
-    @property
-    def next_wake_ns(self) -> int:
-        """When the first of the machines must hear of the time."""
-        wake_ns = NEVER_NS
+    def outlook(self) -> tuple[int, int]:
+        """When the first of the machines must hear of the time, and how many requests have no outcome yet."""
+        wake_ns, live = NEVER_NS, 0
         for dispatcher in self._dispatchers.values():
-            wake_ns = min(wake_ns, dispatcher.machine.next_wake_ns)
-        return wake_ns
+            machine = dispatcher.machine
+            wake_ns = min(wake_ns, machine.next_wake_ns)
+            live += machine.live
+        return wake_ns, live
 
     def __repr__(self) -> str:
         return f"<Deployments {', '.join(self._dispatchers)}; {len(self._homeless)} lanes wait for theirs>"

@@ -18,7 +18,7 @@ from flightserve.core.leases import Hold, Leases
 from flightserve.errors import ProtocolError
 from flightserve.fabric.channels import PollingChannel
 from flightserve.fabric.segments import check_segment
-from flightserve.wire.frames import Goodbye, Hello, Part, Region, Release, Segment, check_region
+from flightserve.wire.frames import Execute, Goodbye, Hello, Part, Region, Release, Results, Segment, check_region
 
 if TYPE_CHECKING:
     from flightserve.router.dispatch import Dispatcher
@@ -150,10 +150,15 @@ class Link:
     def queue_releases(self, lazily: bool) -> None:
         """Queue the releases that wait, if there are other frames to ride with, or many; `lazily`: or a few."""
         channel = self.channel
-        if not (lazily or channel.queued or len(self.releases) >= RELEASES_ALONE):
+        queued = channel.queued
+        if not (lazily or queued or len(self.releases) >= RELEASES_ALONE):
             return
         if self.releases:
-            channel.queue(Release(self.releases))
+            last = queued[-1] if queued else None
+            if isinstance(last, (Results, Execute)):
+                last.released = self.releases
+            else:
+                channel.queue(Release(self.releases))
             self.releases = []
         if self.losses:
             channel.queue(Release(self.losses, True))

@@ -14,13 +14,14 @@ import itertools
 import logging
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.core.events import Tick
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
+from flightserve.fabric.spinning import Spinner
 from flightserve.router.deployments import Deployments
 from flightserve.router.dispatch import Dispatcher
 from flightserve.router.door import Door
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 ROWS_MAX = (1 << 63) - 1
 # Releases that found no frames to ride with leave after this long.
 LAZY_FLUSH_NS = 20_000_000
+# How long the loop stays awake for the answer to the only request it has: a small call's method takes 50 us.
+SPIN_NS_MAX = 80_000
 _WRITABLE = select.EPOLLOUT
 _UNAVAILABLE = KINDS.index(Unavailable)
 _NOT_FOUND = KINDS.index(NotFound)
@@ -60,6 +63,7 @@ class RouterService:
         self._numbers = itertools.count(1)
         self._posts = Posts()
         self._epoll = select.epoll()
+        self._spinner = Spinner(SPIN_NS_MAX)
         self._running = False
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
         self._watch = Watch(lambda: self._turned_ns, limits, stuck)
@@ -67,6 +71,8 @@ class RouterService:
         self._next_lazy_ns = 0
         # When the loop has something to do by itself, and when all was read last.
         self._wake_ns = self._turned_ns = 0
+        # Requests without an outcome.
+        self._live = 0
         self._frames_read = 0
 
     # ---- from any thread
@@ -134,8 +140,7 @@ class RouterService:
             self._close()
 
     def _turn(self) -> None:
-        timeout_ns = self._wake_ns - self._turned_ns
-        for fd, mask in self._epoll.poll(timeout_ns / NS_PER_S if timeout_ns > 0 else 0):
+        for fd, mask in self._ready():
             link = self._by_fd.get(fd)
             if link is not None:
                 try:
@@ -158,7 +163,24 @@ class RouterService:
         if self._on_idle is not None and self._idle():
             self._on_idle()
             self._on_idle = None
-        self._wake_ns = min(self._next_beat_ns, self._next_lazy_ns, self._door.wake_ns, self._deployments.next_wake_ns)
+        machines_ns, self._live = self._deployments.outlook()
+        self._wake_ns = min(self._next_beat_ns, self._next_lazy_ns, self._door.wake_ns, machines_ns)
+
+    def _ready(self) -> Sequence[tuple[int, int]]:
+        """Wait for sockets that are readable or writable, or for something to do by ourselves."""
+        timeout_ns = self._wake_ns - self._turned_ns
+        if timeout_ns <= 0:
+            return self._epoll.poll(0)
+        if self._live != 1:
+            return self._epoll.poll(timeout_ns / NS_PER_S)
+        ready = self._spinner.look(self._look)
+        if not ready:
+            ready = self._epoll.poll(timeout_ns / NS_PER_S)
+            self._spinner.slept()
+        return ready
+
+    def _look(self) -> Sequence[tuple[int, int]]:
+        return self._epoll.poll(0)
 
     def _tick(self, now_ns: int) -> None:
         for dispatcher in self._deployments:
@@ -314,6 +336,8 @@ class RouterService:
             if part.rows < 0 or not 0 <= part.row_offset <= last_row <= ROWS_MAX or part.request_id in link.requests:
                 raise ProtocolError(f"request {part.request_id} is malformed or already in flight")
         self._deployments.submit(link, frame, hold, now_ns)
+        for key in frame.released:
+            link.leases.release(key)
 
     def _on_cancel(self, link: Link, frame: frames.Cancel, now_ns: int) -> None:
         for request_id in frame.request_ids:

@@ -91,13 +91,15 @@ class SegmentGone(msgspec.Struct, array_like=True, tag=3):
 class Submit(msgspec.Struct, array_like=True, tag=4):
     """Frontend to router: requests whose rows lie in one region. `deployment` is its `DeploymentSpec.key`. `epoch` is
     that of the deployment's assignment to this router, as the sender's routing table has it: a router that does not
-    own the deployment knows by it which of the two is behind."""
+    own the deployment knows by it which of the two is behind. `released` are leases given back, as by a `Release`
+    behind this frame: a frame of their own costs both sides more than what it says."""
 
     deployment: str
     method: str
     region: Region
     parts: list[Part]
     epoch: int = 0
+    released: list[tuple[int, int, int]] = []
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=5):
@@ -107,10 +109,12 @@ class Cancel(msgspec.Struct, array_like=True, tag=5):
 
 
 class Results(msgspec.Struct, array_like=True, tag=6):
-    """Router to frontend: rows of one result region, by request. `region` is None where a stream just ends."""
+    """Router to frontend: rows of one result region, by request. `region` is None where a stream just ends. `released`
+    as in `Submit`."""
 
     region: Region | None
     items: list[Item]
+    released: list[tuple[int, int, int]] = []
 
 
 class Outcome(msgspec.Struct, array_like=True, tag=7):
@@ -137,12 +141,14 @@ class Release(msgspec.Struct, array_like=True, tag=8):
 
 
 class Execute(msgspec.Struct, array_like=True, tag=9):
-    """Router to replica: one micro-batch. Each part's `request_id` is the index of its region in `regions`."""
+    """Router to replica: one micro-batch. Each part's `request_id` is the index of its region in `regions`. `released`
+    as in `Submit`."""
 
     batch_id: int
     method: str
     regions: list[Region]
     parts: list[Part]
+    released: list[tuple[int, int, int]] = []
 
 
 class Share(msgspec.Struct, array_like=True, gc=False):
