@@ -46,7 +46,7 @@ class RoutedCall:
         self._request_id = 0
         self.finished = False
         try:
-            if isinstance(payload, EncodedStream) and client.gathering.join(self, self._target, payload, meta):
+            if isinstance(payload, EncodedStream) and client.grouping.join(self, self._target, payload, meta):
                 self._payload = None
             else:
                 self._start()
@@ -60,7 +60,7 @@ class RoutedCall:
         assert payload is not None
         self._request_id = self._client.submit(self._target, payload, [(0, self._meta)], self.deliver)
 
-    def gathered(self, request_id: int) -> None:
+    def grouped(self, request_id: int) -> None:
         """It left together with others, under this id."""
         self._request_id = request_id
 

@@ -28,7 +28,7 @@ from flightserve.errors import (
 )
 from flightserve.fabric.async_uplink import AsyncUplink
 from flightserve.fabric.calls import PartsCall, RoutedCall
-from flightserve.fabric.gathering import Gathering
+from flightserve.fabric.grouping import Grouping
 from flightserve.fabric.lane import BlockingLane, LaneConnection, Submission
 from flightserve.fabric.orphans import Orphans, Owner
 from flightserve.fabric.segments import SegmentMap, SegmentPool
@@ -87,7 +87,7 @@ class RouterClient:
         self._unsent = self.bookkeeping(RouterSession(Peer(0, "router", "", "", "")))
         self._unsent.session.credits = limits.requests_per_connection_max
         self._orphans = Orphans(self.pool, self._owner_of, limits.requests_per_connection_max)
-        self.gathering = Gathering(self, self.limits)
+        self.grouping = Grouping(self, self.limits)
         self._lock = threading.Lock()
         self._room: collections.deque[asyncio.Future[None]] = collections.deque()
         self._loop: asyncio.AbstractEventLoop | None = None

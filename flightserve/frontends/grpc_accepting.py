@@ -4,7 +4,7 @@ grpc.aio asks its core for the next call when it has begun the one before, and g
 accepted call costs a round trip of two threads that share the processors with everything else. With 64 calls in flight
 these round trips, not work, set the pace. Here `AHEAD` requests for calls are always outstanding, so that calls that
 arrived together begin in turns of the event loop that follow each other, and travel on together
-(`fabric.gathering`). Measured with the data plane behind it, 64 calls in flight: 1.75 times the calls, 40 % less CPU in
+(`fabric.grouping`). Measured with the data plane behind it, 64 calls in flight: 1.75 times the calls, 40 % less CPU in
 the frontend.
 
 grpc.aio's server class asks for a call by `_make_request_call_future`, which is overridden. Where a release of gRPC

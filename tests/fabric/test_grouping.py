@@ -1,4 +1,4 @@
-"""Requests that are gathered: who travels together, and that each gets its own, whatever becomes of the others."""
+"""Requests that are grouped: who travels together, and that each gets its own, whatever becomes of the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import flightserve as fs
 from flightserve.config import FabricLimits
 from flightserve.errors import Cancelled, DeadlineExceeded, InvalidArgument, MethodFailed, SchemaMismatch
-from flightserve.fabric import gathering
+from flightserve.fabric import grouping
 from flightserve.fabric.batches import stream_of
 from flightserve.fabric.client import RouterClient
 from flightserve.fabric.service import EncodedStream
@@ -126,7 +126,7 @@ def test_methods_and_schemas_apart(running: Plane, submitted: list[int]) -> None
 def test_no_more_than_the_bound_in_one_group(
     running: Plane, submitted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gathering, "GROUP_REQUESTS_MAX", 4)
+    monkeypatch.setattr(grouping, "GROUP_REQUESTS_MAX", 4)
     got = together(running, "call", [encoded(ints(number)) for number in range(9)])
     assert [table["a"].to_pylist() for table in got] == [[number] for number in range(9)]
     assert submitted == [4, 4, 1]
@@ -178,7 +178,7 @@ def test_large_ones_and_methods_that_want_a_whole_request_go_alone(
     running: Plane, submitted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_most = len(encoded(ints(*range(100))).pieces[0])
-    monkeypatch.setattr(gathering, "GATHERED_BYTES_MAX", at_most)
+    monkeypatch.setattr(grouping, "GROUPED_BYTES_MAX", at_most)
     together(running, "call", [encoded(ints(*range(100)))] * 2)
     together(running, "call", [encoded(ints(*range(200)))] * 2)
     assert submitted == [2, 1, 1]

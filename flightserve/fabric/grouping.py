@@ -5,7 +5,7 @@ one method with one schema are put together, written once, and divided among the
 frame and a `Release` for each of many requests of some hundred bytes cost more than to copy them twice, and the tiers
 behind take a group as one micro-batch.
 
-Only what a concatenation surely gives back as it went in is gathered: columns of numbers, times and strings. All else,
+Only what a concatenation surely gives back as it went in is grouped: columns of numbers, times and strings. All else,
 and what is large, has a region of its own.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flightserve.fabric.client import RouterClient
 
 # A stream larger than this is not worth a second copy.
-GATHERED_BYTES_MAX: Final = 16 << 10
+GROUPED_BYTES_MAX: Final = 16 << 10
 # Requests of one group: more would make the first of them wait for the decoding of the last.
 GROUP_REQUESTS_MAX: Final = 256
 # A protocol hands over what came together in several turns of the loop. While the groups before this one had company,
@@ -47,7 +47,7 @@ class _Member(NamedTuple):
     meta: RequestMeta
 
 
-class Gathering:
+class Grouping:
     """The requests of one client that wait for the end of this turn of its event loop."""
 
     def __init__(self, client: RouterClient, limits: EdgeLimits) -> None:
@@ -59,17 +59,17 @@ class Gathering:
         self._joined = False
         # Whether those before came together: then it pays to look whether more are coming.
         self._patient = False
-        self._gathers = functools.lru_cache(maxsize=1024)(functools.partial(_gathers, limits))
+        self._groupable = functools.lru_cache(maxsize=1024)(functools.partial(_groupable, limits))
 
     def join(self, call: RoutedCall, target: tuple[str, str], stream: EncodedStream, meta: RequestMeta) -> bool:
-        """Take a request that is to be gathered; False for one that must go by itself. Raises InvalidArgument,
+        """Take a request that is to be grouped; False for one that must go by itself. Raises InvalidArgument,
         NotFound, Unavailable. On the loop."""
         pieces = stream.pieces
-        if sum(len(piece) for piece in pieces) > GATHERED_BYTES_MAX:
+        if sum(len(piece) for piece in pieces) > GROUPED_BYTES_MAX:
             return False
         encoded = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         head = bytes(encoded[: 8 + int.from_bytes(encoded[4:8], "little")])
-        if not self._gathers(head, self._client.route(*target).method):
+        if not self._groupable(head, self._client.route(*target).method):
             return False
         batch = decode_stream(pa.py_buffer(encoded), self._limits)
         if not batch.num_rows:
@@ -121,10 +121,10 @@ class Gathering:
                 member.call.start_alone(member.stream)
             return
         for request_id, call in enumerate(calls, first_id):
-            call.gathered(request_id)
+            call.grouped(request_id)
 
 
-def _gathers(limits: EdgeLimits, head: bytes, spec: MethodSpec) -> bool:
+def _groupable(limits: EdgeLimits, head: bytes, spec: MethodSpec) -> bool:
     """Whether requests whose streams begin with these bytes may be put together. One that the method does not take
     goes by itself, to be told why."""
     if not spec.row_aligned or spec.streaming:
