@@ -19,6 +19,7 @@ import duckdb
 import orjson
 import pyarrow as pa
 import uvloop
+from adbc_driver_flightsql import DatabaseOptions
 from pyarrow import flight, parquet
 
 from benchmarks import lookups, tpch
@@ -47,9 +48,10 @@ def embedded_facts() -> duckdb.DuckDBPyConnection:
 
 
 @functools.cache
-def connected(address: str) -> Any:
-    """An ADBC connection."""
-    return adbc.connect(address, autocommit=True)
+def connected(address: str, message_bytes_max: int = 0) -> Any:
+    """An ADBC connection; 0 leaves the largest message to the driver, which takes 16 MiB."""
+    option = DatabaseOptions.WITH_MAX_MSG_SIZE.value
+    return adbc.connect(address, {option: str(message_bytes_max)} if message_bytes_max else None, autocommit=True)
 
 
 @functools.cache
@@ -67,9 +69,9 @@ def tpch_embedded(scale: float, threads: int) -> dict[str, Any]:
     return tpch_all(lambda sql: engine.sql(sql).to_arrow_table(), scale, threads)
 
 
-def tpch_adbc(address: str, scale: float, threads: int) -> dict[str, Any]:
+def tpch_adbc(address: str, scale: float, threads: int, message_bytes_max: int = 0) -> dict[str, Any]:
     """All 22 queries over ADBC: `total_s`."""
-    with connected(address).cursor() as cursor:
+    with connected(address, message_bytes_max).cursor() as cursor:
 
         def fetched(sql: str) -> pa.Table:
             cursor.execute(sql)
