@@ -127,7 +127,7 @@ class Grouping:
 def _groupable(limits: EdgeLimits, head: bytes, spec: MethodSpec) -> bool:
     """Whether requests whose streams begin with these bytes may be put together. One that the method does not take
     goes by itself, to be told why."""
-    if not spec.row_aligned or spec.streaming:
+    if not (spec.row_aligned or spec.delimited) or spec.streaming:
         return False
     try:
         schema = decode_stream(pa.py_buffer(head + END_OF_STREAM), limits).schema

@@ -184,3 +184,20 @@ def test_named_queries_are_methods(stub: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         call("person", {"id": ["two"]})
     assert caught.value.code() == Code.INVALID_ARGUMENT
+
+
+def test_named_queries_that_are_called_together_are_merged_and_answered_apart(served: Served, stub: Any) -> None:
+    def batches() -> int:
+        counts = served.plane.router.statistics()
+        return int(sum(value for name, value in counts.items() if name.endswith("dispatched_batches")))
+
+    def call(number: int) -> Any:
+        ids = pa.record_batch({"id": pa.array([1 + (number + row) % 8 for row in range(1 + number % 3)], pa.int64())})
+        request = pb.CallRequest(deployment="lake", method="person", arrow_stream=stream_of(ids))
+        return ids["id"].to_pylist(), stub.Call.future(request, timeout=30)
+
+    before = batches()
+    for ids, reply in [call(number) for number in range(60)]:
+        found = read(reply.result().arrow_stream).select(["rid", "id"]).to_pylist()
+        assert found == [{"rid": rid, "id": id} for rid, id in enumerate(ids) if id <= 6]
+    assert batches() - before < 40, "hardly two requests shared a micro-batch"
