@@ -10,10 +10,10 @@ ingestion by us (UNIMPLEMENTED). A plain text as a command is SQL, for clients t
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -45,6 +45,7 @@ from flightserve.frontends.sql_tickets import (
     QueryTicket,
     Sealed,
     Tickets,
+    new_id,
 )
 from flightserve.proto import sql_pb2 as pb
 from flightserve.types import DeploymentSpec, RequestMeta
@@ -116,7 +117,8 @@ class FlightSql:
         self.tickets = tickets
         self._answered = answered
         self._lock = threading.Condition()
-        self._running: dict[str, Answer] = {}
+        # What runs, by the id of its ticket; one ticket may be redeemed several times at once.
+        self._running: dict[Answer, str] = {}
         self._refusing = ""
 
     # ---- GetFlightInfo, GetSchema
@@ -194,63 +196,47 @@ class FlightSql:
         return self.tickets.open(message.statement_handle, Sealed, caller.user)
 
     def _query_stream(self, ticket: QueryTicket, caller: Caller) -> Any:
-        answer = self.run(ticket.id, ticket.statement, caller)
+        started_ns = monotonic_ns()
+        answer = self._open(ticket.id, ticket.statement, caller)
+        ended = partial(self._ended, answer, ticket.warehouse, started_ns)
         try:
             # Until the first batch an error can still have the RPC's own status, and the schema is its.
             first = next(answer)
         except StopIteration:
-            self._ended(ticket.id)
+            ended(MethodFailed.code)
             raise MethodFailed("the warehouse answered nothing, not even a schema") from None
-        except BaseException:
-            self._ended(ticket.id)
+        except BaseException as error:
+            ended(error.code if isinstance(error, FlightserveError) else FlightserveError.code)
             raise
-        return flight.GeneratorStream(first.schema, self._batches(ticket, first, answer))
+        if answer.finished:
+            # The whole result: pyarrow sends it without asking Python for each batch.
+            ended(OK)
+            return flight.RecordBatchStream(pa.Table.from_batches([first]))
+        return flight.GeneratorStream(first.schema, _batches(first, answer, ended))
 
-    def _batches(self, ticket: QueryTicket, first: pa.RecordBatch, answer: Answer) -> Iterator[pa.Table]:
-        started_ns = monotonic_ns()
-        code = Cancelled.code
-        try:
-            if first.num_rows:
-                yield pa.Table.from_batches([first])
-            del first
-            for batch in answer:
-                # pyarrow loses the dictionaries of batches that a generator yields, but not of tables.
-                yield pa.Table.from_batches([batch])
-                del batch
-            code = OK
-        except FlightserveError as error:
-            code = error.code
-            raise flight_error(error) from None
-        except Exception as error:
-            code = FlightserveError.code
-            raise flight_error(unforeseen("a query's stream", error)) from None
-        finally:
-            self._ended(ticket.id)
-            self._answered(ticket.warehouse, QUERY, code, (monotonic_ns() - started_ns) / NS_PER_S)
-
-    def run(self, ticket_id: str, statement: Statement, caller: Caller) -> Answer:
+    def _open(self, ticket_id: str, statement: Statement, caller: Caller) -> Answer:
         """Start a statement, so that it can be cancelled by its ticket's id. Whoever reads it calls `_ended`."""
         if self._refusing:
             raise Unavailable(self._refusing)
         spec = choose(self.gateway.service, statement.warehouse)
         answer = self.gateway.open(statement, caller.meta(spec), caller.gone)
         with self._lock:
-            self._running[ticket_id] = answer
+            self._running[answer] = ticket_id
         return answer
 
-    def _ended(self, ticket_id: str) -> None:
+    def _ended(self, answer: Answer, warehouse: str, started_ns: int, code: int) -> None:
         with self._lock:
-            answer = self._running.pop(ticket_id, None)
+            self._running.pop(answer, None)
             self._lock.notify_all()
-        if answer is not None:
-            answer.close()
+        answer.close()
+        self._answered(warehouse, QUERY, code, (monotonic_ns() - started_ns) / NS_PER_S)
 
     def cancel(self, ticket: Sealed) -> None:
         """End what runs for the ticket, and refuse the ticket from now on."""
         self.tickets.close(ticket)
         with self._lock:
-            answer = self._running.get(ticket.id)
-        if answer is not None:
+            running = [answer for answer, ticket_id in self._running.items() if ticket_id == ticket.id]
+        for answer in running:
             answer.cancel()
 
     # ---- metadata
@@ -311,11 +297,17 @@ class FlightSql:
 
     def _count(self, statement: Statement, caller: Caller) -> int:
         """Run a statement for its effect, which is none, and count its rows."""
-        ticket = self.tickets.query(statement, caller.user)
-        answer = self.run(ticket.id, statement, caller)
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._ended, ticket.id)
-            return sum(batch.num_rows for batch in answer)
+        started_ns, code = monotonic_ns(), FlightserveError.code
+        answer = self._open(new_id(), statement, caller)
+        try:
+            rows: int = sum(batch.num_rows for batch in answer)
+            code = OK
+            return rows
+        except FlightserveError as error:
+            code = error.code
+            raise
+        finally:
+            self._ended(answer, statement.warehouse, started_ns, code)
 
     # ---- the end
 
@@ -331,7 +323,7 @@ class FlightSql:
     def end_all(self) -> None:
         """Cancel every query."""
         with self._lock:
-            running = list(self._running.values())
+            running = list(self._running)
         for answer in running:
             answer.cancel()
 
@@ -384,6 +376,28 @@ def read_parameters(reader: Any) -> bytes:
     table = pa.Table.from_batches(batches, reader.schema).combine_chunks()
     whole = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=reader.schema)]
     return bytes(stream_of(whole))
+
+
+def _batches(first: pa.RecordBatch, answer: Answer, ended: Callable[[int], None]) -> Iterator[pa.Table]:
+    """A result whose first batch came already. pyarrow loses the dictionaries of batches that a generator yields, but
+    not of tables."""
+    code = Cancelled.code
+    try:
+        if first.num_rows:
+            yield pa.Table.from_batches([first])
+        del first
+        for batch in answer:
+            yield pa.Table.from_batches([batch])
+            del batch
+        code = OK
+    except FlightserveError as error:
+        code = error.code
+        raise flight_error(error) from None
+    except Exception as error:
+        code = FlightserveError.code
+        raise flight_error(unforeseen("a query's stream", error)) from None
+    finally:
+        ended(code)
 
 
 def _optional(command: Any, name: str) -> str | None:

@@ -107,6 +107,7 @@ def describe(spec: DeploymentSpec) -> pb.Deployment:
             max_timeout_ms=options.max_timeout_ms,
         ),
         methods=[describe_method(spec.name, method) for method in sorted(spec.methods, key=lambda m: m.name)],
+        kind=spec.kind,
     )
 
 
@@ -123,6 +124,7 @@ def describe_method(deployment: str, method: MethodSpec) -> pb.MethodDescription
             row_aligned=method.row_aligned,
             idempotent=method.idempotent,
             streaming=method.streaming,
+            delimited=method.delimited,
         ),
     )
 

@@ -151,6 +151,11 @@ class Answer:
                 return reply.result.batch()
         raise StopIteration
 
+    @property
+    def finished(self) -> bool:
+        """Nothing more comes."""
+        return self._finished
+
     def cancel(self) -> None:
         """End the query."""
         self._cancelled = True

@@ -61,18 +61,20 @@ class ListDeploymentsReply(_message.Message):
     def __init__(self, deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ...) -> None: ...
 
 class Deployment(_message.Message):
-    __slots__ = ("name", "version", "doc", "options", "methods")
+    __slots__ = ("name", "version", "doc", "options", "methods", "kind")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DOC_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     doc: str
     options: DeploymentOptions
     methods: _containers.RepeatedCompositeFieldContainer[MethodDescription]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., doc: _Optional[str] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., methods: _Optional[_Iterable[_Union[MethodDescription, _Mapping]]] = ...) -> None: ...
+    kind: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., doc: _Optional[str] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., methods: _Optional[_Iterable[_Union[MethodDescription, _Mapping]]] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class DeploymentOptions(_message.Message):
     __slots__ = ("replicas", "max_batch_rows", "max_batch_bytes", "linger_ms", "router", "max_queued_requests", "max_queued_bytes", "default_timeout_ms", "max_timeout_ms")
@@ -121,13 +123,15 @@ class MethodDescription(_message.Message):
     def __init__(self, deployment: _Optional[str] = ..., name: _Optional[str] = ..., doc: _Optional[str] = ..., input_schema: _Optional[bytes] = ..., output_schema: _Optional[bytes] = ..., options: _Optional[_Union[MethodOptions, _Mapping]] = ...) -> None: ...
 
 class MethodOptions(_message.Message):
-    __slots__ = ("form", "row_aligned", "idempotent", "streaming")
+    __slots__ = ("form", "row_aligned", "idempotent", "streaming", "delimited")
     FORM_FIELD_NUMBER: _ClassVar[int]
     ROW_ALIGNED_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
     STREAMING_FIELD_NUMBER: _ClassVar[int]
+    DELIMITED_FIELD_NUMBER: _ClassVar[int]
     form: str
     row_aligned: bool
     idempotent: bool
     streaming: bool
-    def __init__(self, form: _Optional[str] = ..., row_aligned: _Optional[bool] = ..., idempotent: _Optional[bool] = ..., streaming: _Optional[bool] = ...) -> None: ...
+    delimited: bool
+    def __init__(self, form: _Optional[str] = ..., row_aligned: _Optional[bool] = ..., idempotent: _Optional[bool] = ..., streaming: _Optional[bool] = ..., delimited: _Optional[bool] = ...) -> None: ...

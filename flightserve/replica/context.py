@@ -29,7 +29,17 @@ class Context:
     none): until then somebody may still want the result. `cancelled` turns true when nobody does any more.
     """
 
-    __slots__ = ("_children", "_clock", "_parts", "cancelled", "deadline", "deployment", "earliest_ns", "method")
+    __slots__ = (
+        "_children",
+        "_clock",
+        "_parts",
+        "cancelled",
+        "deadline",
+        "deployment",
+        "earliest_ns",
+        "last",
+        "method",
+    )
 
     def __init__(
         self, deployment: str = "", method: str = "", parts: Sequence[Part] = (), clock: Clock = monotonic_ns
@@ -41,6 +51,8 @@ class Context:
         # Whether any of the requests is late is asked once for each micro-batch.
         self.earliest_ns: int = min(deadlines)
         self.cancelled = False
+        # The batch that a generator yields next is its last.
+        self.last = False
         self._parts = parts
         self._clock = clock
         # Calls made onwards so far, where there are any.
@@ -91,6 +103,11 @@ class Context:
             request_id = self.request_id[: REQUEST_ID_CHARS_MAX - len(number)] + number
         traceparent = next((part.traceparent for part in self._parts if part.traceparent), "")
         return RequestMeta(min(self.deadline, now_ns + limit_ms * NS_PER_MS), self.priority, request_id, traceparent)
+
+    def ending(self) -> None:
+        """A generator may say so before it yields its last batch: the end of the reply then travels with it, and what
+        would come behind is not asked for."""
+        self.last = True
 
     def cancel(self) -> None:
         """Nobody wants the result any more. Any thread."""

@@ -224,11 +224,16 @@ class Lane:
         if isinstance(answer, ReplicaFailed):
             self.service.broken(answer)
 
-    def _stream(self, frame: frames.Execute, batches: Iterator[pa.RecordBatch], context: Context) -> tuple[None, int]:
-        """Send each batch as it is made; wait while too many lie unread. The stream's end has no region."""
+    def _stream(
+        self, frame: frames.Execute, batches: Iterator[pa.RecordBatch], context: Context
+    ) -> tuple[frames.Region | None, int]:
+        """Send each batch as it is made; wait while too many lie unread. The stream's end has no region, or that of the
+        batch which the method said is its last."""
         self._streaming, self._unread = frame.batch_id, 0
         try:
             for batch in batches:
+                if context.last:
+                    return self.write(batch), batch.num_rows
                 self.send_part(frame, batch)
                 self._unread += 1
                 self._await_reader(context)

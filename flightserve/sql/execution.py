@@ -11,6 +11,7 @@ any method that goes on after everybody gave it up).
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -134,6 +135,10 @@ class Execution:
     `text` is an allowed statement's, `values` its parameters by name. With `rows`, a name and the rows that the text
     finds under it, the query stands ready for the next time (`sql.standing`). Raises the FlightserveError of whatever
     goes wrong, when it is made and while it is iterated.
+
+    `last` is true where the batch that was just given is known to be the last. With `looks_ahead`, a batch shorter than
+    what the engine was asked for is given when the next read has said whether there is more: most often it is the
+    whole result, and then nothing has to be sent behind it.
     """
 
     def __init__(
@@ -146,9 +151,12 @@ class Execution:
         deadline_ns: int = NEVER_NS,
         cancelled: Callable[[], bool] = lambda: False,
         rows: tuple[str, pa.RecordBatch] | None = None,
+        looks_ahead: bool = False,
     ) -> None:
         self._engine = engine
         self._ended = False
+        self._looks_ahead = looks_ahead
+        self.last = False
         self._standing = engine.take_standing(text) if rows is not None else None
         self._session = self._standing.session if self._standing is not None else engine.take()
         self._stack = contextlib.ExitStack()
@@ -173,8 +181,15 @@ class Execution:
         return self._standing.relation
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
+        batches = gathered(self._read(), self.schema)
         try:
-            yield from gathered(self._read(), self.schema)
+            for batch in batches:
+                # Once the engine has ended, what is left is there already.
+                waiting = collections.deque([batch, *(batches if self._ended else ())])
+                del batch
+                while waiting:
+                    self.last = self._ended and len(waiting) == 1
+                    yield waiting.popleft()
         finally:
             self.close()
 
@@ -185,19 +200,28 @@ class Execution:
             yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
     def _read(self) -> Iterator[pa.RecordBatch]:
-        while True:
-            try:
-                with self._watched:
-                    batch = self._reader.read_next_batch()
-            except StopIteration:
-                self._end_well()
-                return
-            except BaseException as error:
-                raise self._failed(error) from error
-            if self._watched.why is not None:
-                # Interrupted between two batches, where the engine does not notice.
-                raise self._failed(Cancelled("interrupted"))
-            yield batch if self._plain is None else undictionaried(batch, self._plain)
+        while (batch := self._next()) is not None:
+            following = self._next() if self._looks_ahead and batch.num_rows < READ_ROWS else None
+            yield batch
+            if following is not None:
+                yield following
+
+    def _next(self) -> pa.RecordBatch | None:
+        """The engine's next batch; None at the end."""
+        if self._ended:
+            return None
+        try:
+            with self._watched:
+                batch = self._reader.read_next_batch()
+        except StopIteration:
+            self._end_well()
+            return None
+        except BaseException as error:
+            raise self._failed(error) from error
+        if self._watched.why is not None:
+            # Interrupted between two batches, where the engine does not notice.
+            raise self._failed(Cancelled("interrupted"))
+        return batch if self._plain is None else undictionaried(batch, self._plain)
 
     def read_all(self, bytes_max: int) -> pa.Table | None:
         """Everything, or None when it is more than `bytes_max`; the query is given up then."""

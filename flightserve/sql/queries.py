@@ -33,7 +33,7 @@ from flightserve.sql.errors import translate
 from flightserve.sql.execution import Execution, Watch, plain_schema
 from flightserve.sql.merging import PARAMS, RID, NotMergeable, merge, parameter_relation, refuse_undefined
 from flightserve.sql.parameters import Parameters, Types, cast_text, infer, resolve
-from flightserve.sql.statements import Statement
+from flightserve.sql.statements import Statement, walk
 
 # Parameter rows of one merged query: more of them save next to nothing, and its result lies in memory.
 MERGED_ROWS_MAX: Final = 2048
@@ -42,16 +42,20 @@ MERGED_BYTES_MAX: Final = 256 << 20
 REMEMBERED_MAX: Final = 512
 EXPLAINED: Final = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
 
+_SEVERAL: Final = ("SET_OPERATION_NODE", "RECURSIVE_CTE_NODE")
+
 # Errors that running row by row would not change.
 _FINAL: Final = (Cancelled, DeadlineExceeded, PermissionDenied, ReplicaFailed)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request allows: until when, and whether anybody still waits."""
+    """What one request allows: until when, and whether anybody still waits. `ending` is told before a stream's last
+    batch, where it is known to be that."""
 
     deadline_ns: int = NEVER_NS
     cancelled: Callable[[], bool] = lambda: False
+    ending: Callable[[], None] = lambda: None
 
 
 class Prepared:
@@ -82,6 +86,11 @@ class Prepared:
     def shared(self) -> bool:
         """No parameters, and nothing that changes from one execution to the next."""
         return not self.parameters.names and not self._decided[1]
+
+    @functools.cached_property
+    def one_source(self) -> bool:
+        """Its rows come from one place. Those of a UNION come branch by branch, the first maybe long before others."""
+        return not any(node.get("type") in _SEVERAL for node in walk(self.statement.tree))
 
     @property
     def merged(self) -> str | None:
@@ -215,12 +224,14 @@ class Runner:
     ) -> Iterator[pa.RecordBatch]:
         """The rows' results one after another, without `rid`; the first batch has the schema even where it has no
         rows."""
-        if not prepared.parameters.names:
-            # As it was written: its columns have their names, and nothing needs to be known before it runs.
-            yield from self._execution(prepared, columns, 0, limits)
-            return
-        if rows == 1:
-            yield from self._execution(prepared, columns, 0, limits).renamed(prepared.result)
+        if rows == 1 or not prepared.parameters.names:
+            execution = self._execution(prepared, columns, 0, limits)
+            # Without parameters it runs as it was written, its columns have their names, and nothing needs to be known
+            # before.
+            for batch in execution.renamed(prepared.result) if prepared.parameters.names else execution:
+                if execution.last:
+                    limits.ending()
+                yield batch
             return
         yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in prepared.result.types], schema=prepared.result)
         for start in range(0, rows, MERGED_ROWS_MAX):
@@ -286,6 +297,7 @@ class Runner:
             prepared.parameters.values(columns, row),
             deadline_ns=limits.deadline_ns,
             cancelled=limits.cancelled,
+            looks_ahead=prepared.one_source,
         )
 
 

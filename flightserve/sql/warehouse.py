@@ -387,7 +387,7 @@ def _parameters_are_values() -> Iterator[None]:
 
 def _limits() -> Limits:
     current = flightserve.context()
-    return Limits(current.deadline, lambda: current.cancelled)
+    return Limits(current.deadline, lambda: current.cancelled, current.ending)
 
 
 def _kept(

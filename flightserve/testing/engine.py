@@ -16,7 +16,7 @@ from flightserve.declare import Bound
 from flightserve.errors import FlightserveError, MethodFailed, ResourceExhausted
 from flightserve.fabric.batches import stream_of
 from flightserve.replica.binding import BoundMethod, bind_methods
-from flightserve.replica.context import Context, entered
+from flightserve.replica.context import Context, context, entered
 from flightserve.replica.results import Apart
 from flightserve.types import DeploymentSpec, RequestMeta
 from flightserve.wire.frames import Part
@@ -150,7 +150,7 @@ class LocalDeployment:
     def _stream(self, method: BoundMethod, request: LocalRequest) -> None:
         self.counts["micro_batches"] += 1
         for batch in self._iterate(method, [request.batch]):
-            request.emit(LocalResult(batch), None, False)
+            request.emit(LocalResult(batch), None, context().last)
             if request.done:
                 return
         request.emit(None, None, True)

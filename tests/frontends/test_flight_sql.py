@@ -32,6 +32,7 @@ from flightserve.proto import flight_pb2
 from flightserve.proto import sql_pb2 as pb
 from flightserve.sql.warehouse import Warehouse
 from flightserve.testing import LocalService
+from tests.support import eventually
 
 ROWS = 5_000
 FLIGHTS = pa.table(
@@ -48,7 +49,7 @@ AIRLINES = pa.table({"carrier": ["AA", "UA", "DL"], "name": ["American", "United
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[LocalService]:
-    warehouse = Warehouse({"flights": FLIGHTS, "airlines": AIRLINES}, name="nyc", threads=2)
+    warehouse = Warehouse({"flights": FLIGHTS, "airlines": AIRLINES}, name="nyc", threads=2, memory_limit="300MB")
     warehouse.query("by_carrier", "SELECT count(*) AS n FROM flights WHERE carrier = $carrier")
     with LocalService(fs.App(warehouse.bind())) as served:
         yield served
@@ -107,6 +108,22 @@ def test_tables_are_flights_too(client: Any) -> None:
 def test_dictionaries_arrive_whole(client: Any) -> None:
     got = select(client, "SELECT carrier::ENUM('AA', 'UA', 'DL') AS c FROM flights WHERE carrier IS NOT NULL")
     assert got["c"].cast(pa.utf8()).to_pylist() == [c for c in FLIGHTS["carrier"].to_pylist() if c is not None]
+
+
+def test_a_ticket_is_read_by_several_at_once_and_cancelled_for_all(
+    client: Any, frontend: tuple[str, FlightFrontend]
+) -> None:
+    info = client.get_flight_info(flight.FlightDescriptor.for_command(b"SELECT * FROM range(100000000)"))
+    readers = [client.do_get(info.endpoints[0].ticket) for _ in range(2)]
+    assert all(reader.read_chunk().data.num_rows for reader in readers)
+    assert frontend[1].statistics()["queries"] == 2
+    request = flight_pb2.CancelFlightInfoRequest(info=flight_pb2.FlightInfo.FromString(info.serialize()))
+    action(client, "CancelFlightInfo", request.SerializeToString())
+    for reader in readers:
+        with pytest.raises(flight.FlightCancelledError):
+            while True:
+                reader.read_chunk()
+    eventually(lambda: frontend[1].statistics()["queries"] == 0, 20, what="no query runs")
 
 
 # ---- ADBC
@@ -222,6 +239,13 @@ def test_25_a_query_without_end_meets_its_deadline(client: Any) -> None:
             "SELECT count(*) FROM range(1000000000000) a, range(1000000000000) b WHERE a.range + b.range = 7",
             options,
         )
+    assert select(client, "SELECT 1 AS a")["a"].to_pylist() == [1]
+
+
+def test_26_a_query_over_the_memory_limit(client: Any) -> None:
+    # RESOURCE_EXHAUSTED, as far as pyarrow can say it.
+    with pytest.raises(flight.FlightUnavailableError, match=r"(?i)memory"):
+        select(client, "SELECT list(range) FROM range(200000000)")
     assert select(client, "SELECT 1 AS a")["a"].to_pylist() == [1]
 
 

@@ -201,3 +201,12 @@ def test_named_queries_that_are_called_together_are_merged_and_answered_apart(se
         found = read(reply.result().arrow_stream).select(["rid", "id"]).to_pylist()
         assert found == [{"rid": rid, "id": id} for rid, id in enumerate(ids) if id <= 6]
     assert batches() - before < 40, "hardly two requests shared a micro-batch"
+
+
+def test_the_catalogue_tells_warehouses_and_their_named_queries(stub: Any) -> None:
+    (deployment,) = stub.ListDeployments(pb.ListDeploymentsRequest()).deployments
+    assert deployment.kind == "sql"
+    delimited = {method.name: method.options.delimited for method in deployment.methods}
+    # One without parameters has no rows to tell apart.
+    assert delimited["person"] and delimited["above"]
+    assert not delimited["size"] and not delimited["query"]

@@ -77,6 +77,13 @@ class Probe:
             self.started.release()
             yield pa.record_batch({"part": [number] * 10})
 
+    def ended(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        for number in range(batch.column(0)[0].as_py()):
+            if number == batch.column(0)[0].as_py() - 1:
+                fs.context().ending()
+            yield pa.record_batch({"part": [number] * 10})
+        self.seen.append({"asked for": "more"})
+
     async def later(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         await asyncio.sleep(0)
         return batch
@@ -230,6 +237,19 @@ def test_a_stream_of_replies_arrives_in_order_and_waits_for_its_reader(running: 
     del reply
     lane.close()
     assert [b.to_pydict()["part"][0] for b in running.call("parts", rows(30))] == list(range(30))
+
+
+def test_the_batch_that_a_generator_says_is_its_last_brings_the_end(running: Plane) -> None:
+    lane = running.client.open_lane()
+    for count in (1, 3):
+        lane.submit(count, "Probe", "ended", rows(count), meta())
+        replies = receive_all(lane, count)
+        assert [reply.last for reply in replies] == [False] * (count - 1) + [True]
+        assert [reply.result.batch().to_pydict()["part"][0] for reply in replies if reply.result] == list(range(count))
+        del replies
+    lane.close()
+    assert [len(running.call("ended", rows(count))) for count in (1, 7)] == [1, 7]
+    assert running.targets[0].seen == []
 
 
 def test_a_deadline_ends_a_request_that_waits_and_one_that_runs(running: Plane) -> None:

@@ -27,6 +27,7 @@ from flightserve.errors import (
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import translate
 from flightserve.sql.execution import BATCH_BYTES_MAX, GATHER_BYTES, Execution, Watch, cut, gathered, plain_schema
+from flightserve.sql.queries import Runner
 from tests.sql.warehouses import opened, run, watching
 from tests.support import eventually
 
@@ -95,6 +96,31 @@ def test_gathering_keeps_every_row_in_order() -> None:
     batches = list(gathered(iter(rows), rows[0].schema))
     assert pa.Table.from_batches(batches)["a"].to_pylist() == list(range(90_005))
     assert batches[0].num_rows == 1, "the first goes at once"
+
+
+@pytest.mark.parametrize("rows", [0, 1, 16_384, 40_000])
+def test_the_last_batch_is_known_when_the_engine_has_ended(engine: Engine, watch: Watch, rows: int) -> None:
+    execution = Execution(engine, watch, f"SELECT range AS a FROM range({rows})", looks_ahead=True)
+    said = [(batch.num_rows, execution.last) for batch in execution]
+    assert sum(count for count, _ in said) == rows
+    assert [last for _, last in said[:-1]] == [False] * (len(said) - 1)
+    # A batch that is as long as was asked for may have others behind it.
+    assert said[-1][1] is (rows != 16_384)
+
+
+def test_large_batches_that_are_cut_have_one_last(engine: Engine, watch: Watch) -> None:
+    execution = Execution(engine, watch, "SELECT repeat('x', 3000000) AS a FROM range(9)", looks_ahead=True)
+    said = [execution.last for _ in execution]
+    assert len(said) > 3
+    assert said == [False] * (len(said) - 1) + [True]
+
+
+def test_a_short_batch_does_not_wait_for_the_next_branch_of_a_union(engine: Engine, watch: Watch) -> None:
+    runner = Runner(engine, watch)
+    prepared = runner.prepare("SELECT 1 AS a UNION ALL SELECT range FROM range(1000000000000) WHERE range % 2 = 3")
+    batches = runner.stream(prepared, [], 1)
+    assert next(batches).to_pydict() == {"a": [1]}
+    batches.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("sql", ENDLESS)
