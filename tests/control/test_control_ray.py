@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from flightserve.control.local_ray import MALLOC
 from flightserve.control.names import running_apps
 from tests.control.served import ROOT, Served, wait_until
 
@@ -47,6 +48,13 @@ def _greeted(address: str) -> bool:
             return connection.recv(5) == b"hello"
     except OSError:
         return False
+
+
+def test_children_keep_the_memory_of_large_messages(app: Served) -> None:
+    for name in ("frontend-0", "router-0", "replica-Echo-0"):
+        environment = Path(f"/proc/{app.child(name).pid}/environ").read_bytes().split(b"\0")
+        expected = {f"{key}={os.environ.get(key, value)}".encode() for key, value in MALLOC.items()}
+        assert expected.issubset(environment), name
 
 
 @pytest.mark.parametrize("name", ["replica-Echo-1", "router-0", "frontend-0"])
