@@ -47,6 +47,7 @@ class Headers(flight.ServerMiddleware):
         self._headers = headers
         self.request_id = ""
         self.session = session
+        self.offered: Session | None = None
         self.answer: dict[str, str] = {}
 
     def get(self, name: str) -> str | None:
@@ -62,7 +63,8 @@ class Headers(flight.ServerMiddleware):
 
 
 class HeadersFactory(flight.ServerMiddlewareFactory):
-    """Makes `Headers` for each RPC, and finds its session. Basic credentials are answered by a bearer token."""
+    """Makes `Headers` for each RPC, and finds its session. Basic credentials are answered by a bearer token; an action
+    of a client without a session by the cookie of one, because pyarrow sends headers before the action is known."""
 
     def __init__(self, sessions: Sessions) -> None:
         super().__init__()
@@ -79,6 +81,9 @@ class HeadersFactory(flight.ServerMiddlewareFactory):
                 raise flight_error(error) from None
         if call.session is not None and authorization is not None and authorization[:5].lower() == "basic":
             call.answer["authorization"] = f"Bearer {call.session.token}"
+        if call.session is None and info.method == flight.FlightMethod.DO_ACTION:
+            call.offered = self._sessions.new()
+            call.answer["set-cookie"] = f"{COOKIE}={call.offered.token}"
         return call
 
 
@@ -142,10 +147,11 @@ class FlightServer(flight.FlightServerBase):
         return Caller(user, headers.session, meta, context.is_cancelled)
 
     def _begin_session(self, context: Any) -> Session:
-        """A session for a client that has none and keeps cookies."""
+        """The session that the call's answer offered: its client has none, and may keep cookies."""
         headers = context.get_middleware(HEADERS)
-        session = headers.session = self._sessions.begin()
-        headers.answer["set-cookie"] = f"{COOKIE}={session.token}"
+        session: Session = headers.offered
+        headers.session = session
+        self._sessions.keep(session)
         return session
 
     def _table(self, descriptor: Any, caller: Caller) -> tuple[str, TableInfo] | None:

@@ -1,8 +1,9 @@
 """Sessions of Flight clients: who calls, and the options that were set (`catalog`: the warehouse).
 
 A client gets a session in one of two ways. Basic credentials in a Handshake, or in any call, are answered by an
-`authorization: Bearer` header; ADBC and JDBC send it back. A client that sets options without one is answered by the
-cookie of Arrow's session middleware. Both carry a sealed token, so that any frontend knows whose it is; the options
+`authorization: Bearer` header; ADBC and JDBC send it back. Any action of a client without a session is answered by the
+cookie of Arrow's session middleware, because pyarrow sends headers before it tells which action it is; a client that
+keeps cookies has a session from then on. Both carry a sealed token, so that any frontend knows whose it is; the options
 are kept by the frontend that the client is connected to.
 
 There is no list of users yet: every name and password is taken, and the name owns the tickets made for it. Bearer
@@ -43,25 +44,35 @@ class Sessions:
         self._lock = threading.Lock()
         self._sessions: collections.OrderedDict[str, Session] = collections.OrderedDict()
 
-    def begin(self, user: str = "") -> Session:
+    def begin(self, user: str) -> Session:
         """A new session."""
-        sealed = self._tickets.seal(SessionToken(new_id(), self._tickets.expiry_s(), user))
-        session = Session(user, base64.urlsafe_b64encode(sealed).decode())
-        self._keep(session)
+        session = self.new(user)
+        self.keep(session)
         return session
+
+    def new(self, user: str = "") -> Session:
+        """A session that is not kept yet: offered to a client that may never use it."""
+        sealed = self._tickets.seal(SessionToken(new_id(), self._tickets.expiry_s(), user))
+        return Session(user, base64.urlsafe_b64encode(sealed).decode())
 
     def of(self, authorization: str | None, cookie: str | None) -> Session | None:
         """The session that a call's headers name; None where they name none. Basic credentials begin one. Raises
-        Unauthenticated for credentials that cannot be read, or a session that is over."""
+        Unauthenticated for credentials that cannot be read, or a bearer's session that is over."""
         if authorization is not None:
             scheme, _, rest = authorization.strip().partition(" ")
             if scheme.lower() == "basic":
                 return self.begin(_user(rest.strip()))
-            if scheme.lower() == "bearer":
-                return self._known(rest.strip())
-            raise Unauthenticated("authorization must be Basic or Bearer")
+            if scheme.lower() != "bearer":
+                raise Unauthenticated("authorization must be Basic or Bearer")
+            known = self._known(rest.strip())
+            if known is not None:
+                return known
         token = _cookie(cookie)
-        return None if token is None else self._known(token)
+        try:
+            return None if token is None else self._known(token)
+        except Unauthenticated:
+            # Nobody logged in, so nobody can again: the next action's answer has the cookie of another.
+            return None
 
     def end(self, session: Session) -> None:
         """Forget the session and refuse its token."""
@@ -80,7 +91,7 @@ class Sessions:
         if session is None:
             # Begun at another frontend, or dropped here: the token still says whose it is.
             session = Session(content.owner, token)
-        self._keep(session)
+        self.keep(session)
         return session
 
     def _opened(self, token: str) -> SessionToken | None:
@@ -92,7 +103,8 @@ class Sessions:
         except (InvalidArgument, binascii.Error, ValueError):
             return None
 
-    def _keep(self, session: Session) -> None:
+    def keep(self, session: Session) -> None:
+        """Remember its options."""
         with self._lock:
             self._sessions[session.token] = session
             self._sessions.move_to_end(session.token)

@@ -1,8 +1,8 @@
 """Flight SQL for GetFlightInfo, GetSchema, DoGet and DoPut: commands to statements, statements to tickets.
 
-The server keeps nothing of a statement between two calls: a prepared statement's handle is its text with what was bound
-to it, sealed, and a ticket likewise (`sql_tickets`). So any frontend answers any step. What runs is kept, by ticket, so
-that it can be cancelled.
+No step needs what the server kept of one before: a prepared statement's handle is its text with what was bound to it,
+sealed, and a ticket likewise (`sql_tickets`). So any frontend answers any step. What runs is kept, by ticket, so that
+it can be cancelled; and what was bound, for clients that do not take the handle that has it (`sql_parameters.Bound`).
 
 The tables are read-only. Statements that would write are refused by the engine (PERMISSION_DENIED), Substrait plans and
 ingestion by us (UNIMPLEMENTED). A plain text as a command is SQL, for clients that know Flight only.
@@ -29,17 +29,15 @@ from flightserve.errors import (
     InvalidArgument,
     MethodFailed,
     NotFound,
-    TooLarge,
     Unavailable,
     Unimplemented,
 )
-from flightserve.fabric.batches import stream_of
 from flightserve.frontends import sql_info, sql_metadata
 from flightserve.frontends.flight_errors import flight_error, unforeseen
 from flightserve.frontends.flight_sessions import Session
 from flightserve.frontends.sql_gateway import QUERY, Answer, Gateway, Statement, TableInfo, choose, warehouses
+from flightserve.frontends.sql_parameters import Bound, read_parameters
 from flightserve.frontends.sql_tickets import (
-    TICKET_BYTES_MAX,
     CommandTicket,
     PreparedHandle,
     QueryTicket,
@@ -115,6 +113,7 @@ class FlightSql:
     def __init__(self, gateway: Gateway, tickets: Tickets, answered: Answered) -> None:
         self.gateway = gateway
         self.tickets = tickets
+        self.bound = Bound()
         self._answered = answered
         self._lock = threading.Condition()
         # What runs, by the id of its ticket; one ticket may be redeemed several times at once.
@@ -162,7 +161,8 @@ class FlightSql:
         """What a query command means. Raises what a bad handle or an unknown warehouse gets."""
         if isinstance(command, pb.CommandStatementQuery):
             return Statement(choose(self.gateway.service, caller.catalog).name, command.query)
-        return self.handle(command.prepared_statement_handle, caller).statement
+        handle = self.handle(command.prepared_statement_handle, caller)
+        return Statement(handle.warehouse, handle.sql, handle.parameters or self.bound.get(handle.id))
 
     def handle(self, data: bytes, caller: Caller) -> PreparedHandle:
         """An open prepared statement."""
@@ -284,6 +284,7 @@ class FlightSql:
             # The columns' names and types are the parameters': what does not fit is said here, not at the query.
             self._result_schema(bound, caller)
             sealed = self.tickets.seal(self.tickets.prepared(bound, caller.user, handle.id))
+            self.bound.put(handle.id, bound.parameters)
             writer.write(_buffer(pb.DoPutPreparedStatementResult(prepared_statement_handle=sealed)))
         elif isinstance(command, pb.CommandPreparedStatementUpdate):
             handle = self.handle(command.prepared_statement_handle, caller)
@@ -355,27 +356,6 @@ def _metadata_schema(command: Message) -> pa.Schema:
     if schema is None:
         raise Unimplemented(f"{type(command).__name__} has no result that could be read; {READ_ONLY}")
     return schema
-
-
-def read_parameters(reader: Any) -> bytes:
-    """All rows of a DoPut as one Arrow IPC stream; empty where there is not one column. Raises TooLarge,
-    InvalidArgument."""
-    batches: list[pa.RecordBatch] = []
-    nbytes = 0
-    try:
-        for piece in reader:
-            nbytes += piece.data.nbytes
-            if nbytes > TICKET_BYTES_MAX:
-                raise TooLarge(f"more than {TICKET_BYTES_MAX} bytes of parameters; bind fewer rows at a time")
-            piece.data.validate(full=True)
-            batches.append(piece.data)
-        if not reader.schema.names:
-            return b""
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"the parameters cannot be read: {error}") from error
-    table = pa.Table.from_batches(batches, reader.schema).combine_chunks()
-    whole = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=reader.schema)]
-    return bytes(stream_of(whole))
 
 
 def _batches(first: pa.RecordBatch, answer: Answer, ended: Callable[[int], None]) -> Iterator[pa.Table]:

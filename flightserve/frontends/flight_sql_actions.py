@@ -52,7 +52,7 @@ class SqlActions:
             raise Unimplemented("Substrait plans are not served; prepare SQL")
         if name == "SetSessionOptions":
             return iter([self._set_options(body, caller.session or begin())])
-        handlers: dict[str, Callable[[bytes, Caller], bytes]] = {
+        handlers: dict[str, Callable[[bytes, Caller], bytes | None]] = {
             "CreatePreparedStatement": self._prepare,
             "ClosePreparedStatement": self._close,
             "CancelQuery": self._cancel_query,
@@ -66,7 +66,8 @@ class SqlActions:
         if handler is None:
             return None
         answer = handler(body, caller)
-        return iter([answer] if answer else [])
+        # An empty message is a result like any other: a session without options has one.
+        return iter([] if answer is None else [answer])
 
     # ---- prepared statements
 
@@ -85,10 +86,11 @@ class SqlActions:
             )
         )
 
-    def _close(self, body: bytes, caller: Caller) -> bytes:
+    def _close(self, body: bytes, caller: Caller) -> None:
         asked = _packed_body(body, pb.ActionClosePreparedStatementRequest)
-        self._sql.tickets.close(self._sql.tickets.open(asked.prepared_statement_handle, PreparedHandle, caller.user))
-        return b""
+        handle = self._sql.tickets.open(asked.prepared_statement_handle, PreparedHandle, caller.user)
+        self._sql.tickets.close(handle)
+        self._sql.bound.put(handle.id, b"")
 
     # ---- queries that run
 

@@ -103,7 +103,7 @@ def _noted(field: pa.Field, catalog: str, table: str) -> pa.Field:
         "CATALOG_NAME": catalog,
         "SCHEMA_NAME": DB_SCHEMA,
         "TABLE_NAME": table,
-        "TYPE_NAME": str(field.type),
+        "TYPE_NAME": type_name(field.type),
         "IS_AUTO_INCREMENT": "0",
         "IS_CASE_SENSITIVE": "1" if pa.types.is_string(field.type) or pa.types.is_large_string(field.type) else "0",
         "IS_READ_ONLY": "1",
@@ -113,6 +113,44 @@ def _noted(field: pa.Field, catalog: str, table: str) -> pa.Field:
         notes |= {"PRECISION": str(field.type.precision), "SCALE": str(field.type.scale)}
     named = {f"ARROW:FLIGHT:SQL:{name}": value for name, value in notes.items()}
     return field.with_metadata({**(field.metadata or {}), **named})
+
+
+_TYPE_NAMES: Final = {
+    pa.bool_(): "BOOLEAN",
+    pa.int8(): "TINYINT",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.uint8(): "UTINYINT",
+    pa.uint16(): "USMALLINT",
+    pa.uint32(): "UINTEGER",
+    pa.uint64(): "UBIGINT",
+    pa.float32(): "REAL",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.large_string(): "VARCHAR",
+    pa.string_view(): "VARCHAR",
+    pa.binary(): "BLOB",
+    pa.large_binary(): "BLOB",
+    pa.binary_view(): "BLOB",
+    pa.date32(): "DATE",
+    pa.time64("us"): "TIME",
+    pa.month_day_nano_interval(): "INTERVAL",
+}
+
+
+def type_name(kind: pa.DataType) -> str:
+    """The engine's name for a column's type, as `GetXdbcTypeInfo` has it; `ENUM`s are the text they stand for. Types
+    that it has no name for have Arrow's."""
+    if pa.types.is_dictionary(kind):
+        return type_name(kind.value_type)
+    if pa.types.is_decimal(kind):
+        return "DECIMAL"
+    if pa.types.is_timestamp(kind):
+        return "TIMESTAMP" if kind.tz is None else "TIMESTAMP WITH TIME ZONE"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"{type_name(kind.value_type)}[]"
+    return _TYPE_NAMES.get(kind, str(kind))
 
 
 def table_types() -> pa.Table:
