@@ -35,7 +35,16 @@ from flightserve.errors import (
 from flightserve.frontends import sql_info, sql_metadata
 from flightserve.frontends.flight_errors import flight_error, unforeseen
 from flightserve.frontends.flight_sessions import Session
-from flightserve.frontends.sql_gateway import QUERY, Answer, Gateway, Statement, TableInfo, choose, warehouses
+from flightserve.frontends.sql_gateway import (
+    QUERY,
+    Answer,
+    Description,
+    Gateway,
+    Statement,
+    TableInfo,
+    choose,
+    warehouses,
+)
 from flightserve.frontends.sql_parameters import Bound, read_parameters
 from flightserve.frontends.sql_tickets import (
     CommandTicket,
@@ -127,8 +136,9 @@ class FlightSql:
         command = command_of(descriptor.command)
         if isinstance(command, (pb.CommandStatementQuery, pb.CommandPreparedStatementQuery)):
             statement = self.statement(command, caller)
-            schema = self._result_schema(statement, caller)
-            ticket: Sealed = self.tickets.query(statement, caller.user)
+            described = self._described(statement, caller)
+            schema = described.result_schema
+            ticket: Sealed = self.tickets.query(statement, caller.user, bool(statement.parameters) and described.merged)
         else:
             schema = _metadata_schema(command)
             ticket = self.tickets.command(descriptor.command, caller.user)
@@ -138,7 +148,7 @@ class FlightSql:
         """What the command's rows look like."""
         command = command_of(descriptor.command)
         if isinstance(command, (pb.CommandStatementQuery, pb.CommandPreparedStatementQuery)):
-            return self._result_schema(self.statement(command, caller), caller)
+            return self._described(self.statement(command, caller), caller).result_schema
         return _metadata_schema(command)
 
     def table_info(self, warehouse: str, table: TableInfo, user: str) -> Any:
@@ -168,9 +178,9 @@ class FlightSql:
         """An open prepared statement."""
         return self.tickets.open(data, PreparedHandle, caller.user)
 
-    def _result_schema(self, statement: Statement, caller: Caller) -> pa.Schema:
+    def _described(self, statement: Statement, caller: Caller) -> Description:
         spec = choose(self.gateway.service, statement.warehouse)
-        return self.gateway.describe(statement, caller.meta(spec)).result_schema
+        return self.gateway.describe(statement, caller.meta(spec))
 
     # ---- DoGet
 
@@ -197,7 +207,7 @@ class FlightSql:
 
     def _query_stream(self, ticket: QueryTicket, caller: Caller) -> Any:
         started_ns = monotonic_ns()
-        answer = self._open(ticket.id, ticket.statement, caller)
+        answer = self._open(ticket.id, ticket.statement, caller, ticket.merged)
         ended = partial(self._ended, answer, ticket.warehouse, started_ns)
         try:
             # Until the first batch an error can still have the RPC's own status, and the schema is its.
@@ -214,12 +224,12 @@ class FlightSql:
             return flight.RecordBatchStream(pa.Table.from_batches([first]))
         return flight.GeneratorStream(first.schema, _batches(first, answer, ended))
 
-    def _open(self, ticket_id: str, statement: Statement, caller: Caller) -> Answer:
+    def _open(self, ticket_id: str, statement: Statement, caller: Caller, merged: bool = False) -> Answer:
         """Start a statement, so that it can be cancelled by its ticket's id. Whoever reads it calls `_ended`."""
         if self._refusing:
             raise Unavailable(self._refusing)
         spec = choose(self.gateway.service, statement.warehouse)
-        answer = self.gateway.open(statement, caller.meta(spec), caller.gone)
+        answer = self.gateway.open(statement, caller.meta(spec), caller.gone, merged)
         with self._lock:
             self._running[answer] = ticket_id
         return answer
@@ -282,7 +292,7 @@ class FlightSql:
             handle = self.handle(command.prepared_statement_handle, caller)
             bound = Statement(handle.warehouse, handle.sql, read_parameters(reader))
             # The columns' names and types are the parameters': what does not fit is said here, not at the query.
-            self._result_schema(bound, caller)
+            self._described(bound, caller)
             sealed = self.tickets.seal(self.tickets.prepared(bound, caller.user, handle.id))
             self.bound.put(handle.id, bound.parameters)
             writer.write(_buffer(pb.DoPutPreparedStatementResult(prepared_statement_handle=sealed)))

@@ -1,9 +1,10 @@
 """SQL as every frontend sees it: which warehouse a statement is for, what it returns, and its batches.
 
-A warehouse is a deployment like any other (`DeploymentSpec.kind` is "sql"). Its replicas answer four methods through
+A warehouse is a deployment like any other (`DeploymentSpec.kind` is "sql"). Its replicas answer five methods through
 the same routers as all: `query` (one row: the statement and its parameters; streams batches, the first of which has
-the schema even where there are no rows), `describe` (schemas without running), `tables` and `refresh`. So this module
-knows the `Service` protocol and no engine.
+the schema even where there are no rows), `execute` (parameter rows of the statement in their schema's metadata; those
+of several clients become one query; each row's result behind its number, not streamed and of a bounded size),
+`describe` (schemas without running), `tables` and `refresh`. So this module knows the `Service` protocol and no engine.
 
 What a statement returns is remembered for a short time, because clients ask three times for each execution
 (prepare, GetFlightInfo, DoGet). Blocking; for threads of the Flight frontend. The others only take `request_batch`.
@@ -31,6 +32,7 @@ from flightserve.errors import (
     Unavailable,
     Unimplemented,
 )
+from flightserve.fabric.decode import decode_stream
 from flightserve.fabric.service import Service
 from flightserve.types import DeploymentSpec, RequestMeta
 
@@ -38,14 +40,21 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 QUERY: Final = "query"
+EXECUTE: Final = "execute"
 DESCRIBE: Final = "describe"
 TABLES: Final = "tables"
 REFRESH: Final = "refresh"
+# In the metadata of what `execute` takes.
+SQL_KEY: Final = b"flightserve.sql"
 REQUEST: Final = pa.schema([pa.field("sql", pa.utf8(), nullable=False), pa.field("parameters", pa.binary())])
 
 # A client's three calls for one execution come within milliseconds; files that change are noticed after this.
 REMEMBERED_NS: Final = 2 * NS_PER_S
 REMEMBERED_MAX: Final = 1024
+# Texts whose result was too large for `execute` are not sent there for so long: each try is a run for nothing.
+LARGE_NS: Final = 60 * NS_PER_S
+# Schemas are kept by those that pass them on, and here the text is part of one.
+EXECUTED_SQL_CHARS_MAX: Final = 1 << 14
 POLL_S: Final = 0.1
 SQL_BYTES_MAX: Final = 1 << 20
 
@@ -61,10 +70,11 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a statement returns and takes."""
+    """What a statement returns and takes, and whether its executions are merged."""
 
     result_schema: pa.Schema
     parameter_schema: pa.Schema
+    merged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +119,21 @@ def request_batch(statement: Statement) -> pa.RecordBatch:
     return pa.record_batch([[statement.sql], [statement.parameters or None]], schema=REQUEST)
 
 
+def execution_row(statement: Statement, limits: EdgeLimits) -> pa.RecordBatch | None:
+    """The row that `execute` takes; None for what is not for it: no row of parameters, or many, a long text."""
+    if not statement.parameters or len(statement.sql) > EXECUTED_SQL_CHARS_MAX:
+        return None
+    rows = decode_stream(pa.py_buffer(statement.parameters), limits)
+    return rows.replace_schema_metadata({SQL_KEY: statement.sql.encode()}) if rows.num_rows == 1 else None
+
+
 class Answer:
     """The batches of one request, read by a thread. Iterate; `close` gives the rest up. `cancel` may come from any
-    thread, and ends the iteration with Cancelled."""
+    thread, and ends the iteration with Cancelled.
+
+    With `execution`, the row for `execute`, it goes there; where that says that the result is too large for it,
+    `too_large` is told and the statement runs by `method` after all.
+    """
 
     def __init__(
         self,
@@ -120,16 +142,26 @@ class Answer:
         statement: Statement,
         meta: RequestMeta,
         gone: Callable[[], bool] = lambda: False,
+        execution: pa.RecordBatch | None = None,
+        too_large: Callable[[], None] = lambda: None,
     ) -> None:
-        batch = request_batch(statement)
+        self._statement, self._method, self._meta = statement, method, meta
+        self._executed = execution is not None
+        self._too_large = too_large
         self._gone = gone
         self._cancelled = False
         self._finished = False
         self._lane = service.open_lane()
+        if execution is None:
+            self._submit(method, request_batch(statement))
+        else:
+            self._submit(EXECUTE, execution)
+
+    def _submit(self, method: str, batch: pa.RecordBatch) -> None:
         try:
-            self._lane.submit(0, statement.warehouse, method, batch, meta)
+            self._lane.submit(0, self._statement.warehouse, method, batch, self._meta)
         except BaseException:
-            self._lane.close()
+            self.close()
             raise
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -143,12 +175,19 @@ class Answer:
                 raise Cancelled("the query was cancelled")
             if reply is None:
                 continue
+            if self._executed and isinstance(reply.error, TooLarge):
+                self._executed = False
+                self._too_large()
+                self._submit(self._method, request_batch(self._statement))
+                continue
             if reply.last:
                 self.close()
             if reply.error is not None:
                 raise reply.error
             if reply.result is not None:
-                return reply.result.batch()
+                batch = reply.result.batch()
+                # The first column is the number of the row, of which there was one.
+                return batch.select(range(1, batch.num_columns)) if self._executed else batch
         raise StopIteration
 
     @property
@@ -177,6 +216,7 @@ class Gateway:
         self._clock = clock
         self._descriptions: _Recent[Statement, Description] = _Recent(clock)
         self._tables: _Recent[str, tuple[TableInfo, ...]] = _Recent(clock)
+        self._large: _Recent[tuple[str, str], bool] = _Recent(clock, LARGE_NS)
 
     def describe(self, statement: Statement, meta: RequestMeta) -> Description:
         """The statement's schemas; of its parameters only the types count. Raises what the engine says of it."""
@@ -184,7 +224,7 @@ class Gateway:
         known = self._descriptions.get(shape)
         if known is None:
             row = self._one(DESCRIBE, shape, meta)
-            known = Description(_schema(row["result_schema"]), _schema(row["parameter_schema"]))
+            known = Description(_schema(row["result_schema"]), _schema(row["parameter_schema"]), row["merged"])
             self._descriptions.put(shape, known)
         return known
 
@@ -200,9 +240,12 @@ class Gateway:
             self._tables.put(warehouse, known)
         return known
 
-    def open(self, statement: Statement, meta: RequestMeta, gone: Callable[[], bool]) -> Answer:
-        """Run the statement. `gone` is asked now and then whether the client is."""
-        return Answer(self.service, QUERY, statement, meta, gone)
+    def open(self, statement: Statement, meta: RequestMeta, gone: Callable[[], bool], merged: bool = False) -> Answer:
+        """Run the statement. `gone` is asked now and then whether the client is. One whose executions are `merged` runs
+        together with others of its text, unless its results turned out to be large."""
+        key = (statement.warehouse, statement.sql)
+        row = execution_row(statement, self.limits) if merged and not self._large.get(key) else None
+        return Answer(self.service, QUERY, statement, meta, gone, row, lambda: self._large.put(key, True))
 
     def refresh(self, spec: DeploymentSpec, meta: RequestMeta) -> list[dict[str, Any]]:
         """Have every replica look at its tables' files: what each answered. One after another, so that they do not all
@@ -252,15 +295,16 @@ def _schema(message: bytes) -> pa.Schema:
 class _Recent(Generic[K, V]):
     """Values for a short time, at most so many; the oldest goes first."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, lifetime_ns: int = REMEMBERED_NS) -> None:
         self._clock = clock
+        self._lifetime_ns = lifetime_ns
         self._lock = threading.Lock()
         self._values: collections.OrderedDict[K, tuple[int, V]] = collections.OrderedDict()
 
     def get(self, key: K) -> V | None:
         with self._lock:
             found = self._values.get(key)
-            if found is None or self._clock() - found[0] > REMEMBERED_NS:
+            if found is None or self._clock() - found[0] > self._lifetime_ns:
                 return None
             return found[1]
 

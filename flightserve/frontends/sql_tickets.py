@@ -38,11 +38,12 @@ class Sealed(msgspec.Struct, array_like=True, frozen=True, tag=True):
 
 
 class QueryTicket(Sealed, frozen=True):
-    """A statement to be read by DoGet."""
+    """A statement to be read by DoGet. `merged`: its executions may run together with those of others."""
 
     warehouse: str
     sql: str
     parameters: bytes
+    merged: bool = False
 
     @property
     def statement(self) -> Statement:
@@ -90,9 +91,10 @@ class Tickets:
         """When what is made now ends."""
         return self._clock_s() + self.lifetime_s
 
-    def query(self, statement: Statement, owner: str) -> QueryTicket:
+    def query(self, statement: Statement, owner: str, merged: bool = False) -> QueryTicket:
         """A ticket for the statement, not sealed yet."""
-        return QueryTicket(new_id(), self.expiry_s(), owner, statement.warehouse, statement.sql, statement.parameters)
+        what = statement.warehouse, statement.sql, statement.parameters
+        return QueryTicket(new_id(), self.expiry_s(), owner, *what, merged)
 
     def prepared(self, statement: Statement, owner: str, handle_id: str = "") -> PreparedHandle:
         """A handle for the statement; with `handle_id`, the one that replaces an earlier handle."""

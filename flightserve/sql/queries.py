@@ -8,6 +8,7 @@ ascending.
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from flightserve.clock import NEVER_NS
@@ -26,6 +28,7 @@ from flightserve.errors import (
     PermissionDenied,
     ReplicaFailed,
     SchemaMismatch,
+    TooLarge,
 )
 from flightserve.sql.caching import Scope, scope_of
 from flightserve.sql.engine import Engine
@@ -45,17 +48,20 @@ EXPLAINED: Final = pa.schema([("explain_key", pa.string()), ("explain_value", pa
 _SEVERAL: Final = ("SET_OPERATION_NODE", "RECURSIVE_CTE_NODE")
 
 # Errors that running row by row would not change.
-_FINAL: Final = (Cancelled, DeadlineExceeded, PermissionDenied, ReplicaFailed)
+_FINAL: Final = (Cancelled, DeadlineExceeded, PermissionDenied, ReplicaFailed, TooLarge)
+# More than any result.
+_UNBOUNDED: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one request allows: until when, and whether anybody still waits. `ending` is told before a stream's last
-    batch, where it is known to be that."""
+    batch, where it is known to be that. `result_bytes_max` is for the result of each execution that is gathered."""
 
     deadline_ns: int = NEVER_NS
     cancelled: Callable[[], bool] = lambda: False
     ending: Callable[[], None] = lambda: None
+    result_bytes_max: int = _UNBOUNDED
 
 
 class Prepared:
@@ -122,6 +128,8 @@ class Runner:
         self.types = Types(engine.shadow)
         self._lock = threading.Lock()
         self._prepared: OrderedDict[tuple[str, tuple[tuple[str, str], ...]], Prepared] = OrderedDict()
+        # To look what the plan says of parameters takes longer than to run many a statement.
+        self._prepared_for = functools.lru_cache(REMEMBERED_MAX)(self._prepare_for)
 
     # ---- preparing
 
@@ -147,7 +155,10 @@ class Runner:
     def prepare_for(self, sql: str, rows: pa.Schema | None) -> Prepared:
         """The statement for parameter rows of these types. What the statement says of a parameter wins over what came
         where that is text or nothing; a client that has no dates sends them so. Where nothing is known of one, it is
-        taken for text. Raises InvalidArgument, SchemaMismatch, and as `prepare`."""
+        taken for text. Remembered for the next time. Raises InvalidArgument, SchemaMismatch, and as `prepare`."""
+        return self._prepared_for(sql, rows)
+
+    def _prepare_for(self, sql: str, rows: pa.Schema | None) -> Prepared:
         statement = self.engine.parser.parse(sql)
         if not statement.parameters:
             return self.prepare(sql)
@@ -208,7 +219,8 @@ class Runner:
     # ---- running
 
     def run(self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = Limits()) -> pa.Table:
-        """Every row's result, behind `rid`. `columns` are in the parameters' order and types."""
+        """Every row's result, behind `rid`. `columns` are in the parameters' order and types. Raises TooLarge for a
+        row's result that is over the limit."""
         if prepared.shared and rows > 1:
             return _repeated(self.one(prepared, columns, 0, limits), rows)
         parts: list[pa.Table] = []
@@ -274,13 +286,18 @@ class Runner:
             cancelled=limits.cancelled,
             rows=(PARAMS, relation),
         )
-        table = execution.read_all(MERGED_BYTES_MAX)
-        return None if table is None else table.rename_columns([RID, *prepared.result.names])
+        table = execution.read_all(min(MERGED_BYTES_MAX, limits.result_bytes_max * len(rows)))
+        if table is None:
+            return None
+        _check_sizes(table, rows, limits.result_bytes_max)
+        return table.rename_columns([RID, *prepared.result.names])
 
     def one(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits = Limits()) -> pa.Table:
-        """One row's result."""
-        execution = self._execution(prepared, columns, row, limits)
-        return pa.Table.from_batches(list(execution.renamed(prepared.result)), prepared.result)
+        """One row's result. Raises TooLarge where it is over the limit; what is left of it is not run then."""
+        table = self._execution(prepared, columns, row, limits).read_all(limits.result_bytes_max)
+        if table is None:
+            raise _too_large(limits.result_bytes_max)
+        return pa.Table.from_arrays(table.columns, schema=prepared.result)
 
     def _one_by_one(
         self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits
@@ -299,6 +316,20 @@ class Runner:
             cancelled=limits.cancelled,
             looks_ahead=prepared.one_source,
         )
+
+
+def _check_sizes(table: pa.Table, rows: range, bytes_max: int) -> None:
+    """Raise TooLarge where one of the rows' results, which lie behind its number, is over that."""
+    if table.nbytes <= bytes_max:
+        return
+    stops = np.searchsorted(table.column(0).to_numpy(), np.arange(rows.start, rows.stop + 1)).tolist()
+    for start, stop in itertools.pairwise(stops):
+        if table.slice(start, stop - start).nbytes > bytes_max:
+            raise _too_large(bytes_max)
+
+
+def _too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(f"the result has more than {bytes_max} bytes; `query` streams it")
 
 
 def _repeated(table: pa.Table, times: int) -> pa.Table:

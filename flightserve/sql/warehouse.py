@@ -4,13 +4,14 @@
     warehouse.query("delays", "SELECT ... FROM flights WHERE carrier = $carrier")
     app = fs.App(warehouse)
 
-It is one more deployment: `bind` gives what `App` takes. Its replicas' methods are the named queries, and four that
+It is one more deployment: `bind` gives what `App` takes. Its replicas' methods are the named queries, and five that
 the SQL frontends call:
 
 | method | input, one row | output |
 |---|---|---|
 | `query` | `sql`, `parameters` (an Arrow IPC stream, one row for each execution, or null) | streamed batches |
-| `describe` | the same; its rows are not read, their types are | one row (`DESCRIPTION`) |
+| `execute` | parameter rows of the statement in the schema's metadata `flightserve.sql` | each row's result, by `rid` |
+| `describe` | as `query`; its rows are not read, their types are | one row (`DESCRIPTION`) |
 | `tables` | the same; not read | one row for each table (`TABLES`) |
 | `refresh` | the same; not read | one row (`REFRESHED`): the replica that was asked looked at its tables' files |
 """
@@ -47,6 +48,8 @@ from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
 
 log = logging.getLogger(__name__)
 
+# Where `execute` finds the statement. Requests share a micro-batch where their schemas are equal, metadata and all.
+SQL_KEY: Final = b"flightserve.sql"
 REQUEST: Final = pa.schema([pa.field("sql", pa.string(), nullable=False), pa.field("parameters", pa.binary())])
 DESCRIPTION: Final = pa.schema(
     [("result_schema", pa.binary()), ("parameter_schema", pa.binary()), ("merged", pa.bool_()), ("reason", pa.string())]
@@ -65,6 +68,8 @@ TABLES: Final = pa.schema(
 REFRESHED: Final = pa.schema([("replica", pa.string()), ("changes", pa.int64()), ("problem", pa.string())])
 # Queries that run at the same time in a replica; a reader that is slow holds one of them.
 CONCURRENCY: Final = 4
+# What one execution by `execute` may give: its result waits to be whole, and goes to a Flight client as one message.
+EXECUTED_BYTES_MAX: Final = MIB
 # Parameter rows that executions may bring together into one micro-batch.
 BATCH_ROWS_MAX: Final = 2048
 # Half of the shared memory that a replica may have (`FabricLimits.memory_bytes_max`).
@@ -250,6 +255,22 @@ class WarehouseReplica:
                 key = (scope, (count, rows_digest(columns)))
                 yield from _kept(cache, key, lambda: tables.runner.stream(prepared, columns, count, _limits()))
 
+    def execute(self, batch: pa.RecordBatch) -> Result:
+        """Run SQL for each row of parameters, together with all executions of that text that wait: where they can be
+        merged, as one query. The text is in the schema's metadata, `flightserve.sql`. Results over 1 MiB are refused
+        (TooLarge); `query` streams them."""
+        sql = _statement_of(batch.schema)
+        rows = batch.replace_schema_metadata(None)
+        with self._tables.using() as tables:
+            with _parameters_are_values():
+                prepared = tables.runner.prepare_for(sql, rows.schema)
+                columns = _columns(prepared, rows)
+            if not columns:
+                raise InvalidArgument("the statement has no parameters, so that nothing is merged; `query` runs it")
+            executions = Executions(columns, rows.num_rows, flightserve.context().rows)
+            limits = replace(_limits(), result_bytes_max=EXECUTED_BYTES_MAX)
+            return self._executed(tables, prepared, executions, limits, delimited=True)
+
     def _cache_for(self, prepared: Prepared) -> tuple[ResultCache | None, Scope | None]:
         """Where the statement's results are kept and under what, or nothing. Files that are read by each query and have
         changed, though they are not served as they are, are those of no version."""
@@ -294,13 +315,19 @@ class WarehouseReplica:
             prepared = tables.named[name]
             columns = prepared.parameters.columns(batch) if prepared.parameters.names else []
             rows = batch.num_rows if batch.num_columns else 1
-            cache, scope = self._cache_for(prepared)
-            run = functools.partial(tables.runner.run, prepared, limits=_limits())
-            if cache is None or scope is None:
-                return one_batch(run(columns, rows))
             delimited = prepared.merged is not None
             spans = flightserve.context().rows if delimited else (rows,)
-            return answer(cache, scope, Executions(columns, rows, spans), run, delimited)
+            return self._executed(tables, prepared, Executions(columns, rows, spans), _limits(), delimited)
+
+    def _executed(
+        self, tables: Generation, prepared: Prepared, executions: Executions, limits: Limits, delimited: bool
+    ) -> Result:
+        """The executions' results behind `rid`, from the cache or run; of several requests where it is `delimited`."""
+        cache, scope = self._cache_for(prepared)
+        run = functools.partial(tables.runner.run, prepared, limits=limits)
+        if cache is None or scope is None:
+            return one_batch(run(executions.columns, executions.rows))
+        return answer(cache, scope, executions, run, delimited)
 
     # ---- specs
 
@@ -313,8 +340,13 @@ class WarehouseReplica:
                 streaming=output is None,
                 input_schema=REQUEST.serialize().to_pybytes(),
                 output_schema=None if output is None else output.serialize().to_pybytes(),
-                doc=first_paragraph(getattr(WarehouseReplica, name).__doc__),
+                doc=_doc(name),
             )
+        yield MethodSpec("execute", row_aligned=False, delimited=True, doc=_doc("execute"))
+
+
+def _doc(method: str) -> str:
+    return first_paragraph(getattr(WarehouseReplica, method).__doc__)
 
 
 def _named_method(query: NamedQuery, generation: Generation) -> MethodSpec:
@@ -362,6 +394,17 @@ def _request(batch: pa.RecordBatch) -> tuple[str, pa.RecordBatch | None]:
     if sql is None:
         raise InvalidArgument("the statement is null")
     return sql, decode_rows(batch.column("parameters")[0].as_py())
+
+
+def _statement_of(schema: pa.Schema) -> str:
+    """The statement that the rows are parameters of. Raises InvalidArgument."""
+    text = (schema.metadata or {}).get(SQL_KEY)
+    if text is None:
+        raise InvalidArgument(f"the schema's metadata has no {SQL_KEY.decode()!r}: the statement")
+    try:
+        return str(text, "utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("the statement is no UTF-8") from error
 
 
 def _columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:

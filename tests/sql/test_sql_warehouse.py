@@ -68,6 +68,7 @@ def test_it_says_what_it_serves() -> None:
         "describe",
         "tables",
         "refresh",
+        "execute",
         "team",
         "best",
         "size",
