@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
-from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, OutOfMemory
+from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, OutOfMemory, ReplicaFailed
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import NO_MEMORY, translate
 from flightserve.sql.memory import MemoryWatch
@@ -76,8 +76,10 @@ class Watch:
         watched = Watched(session, deadline_ns, cancelled)
         with self._changed:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="sql-watch", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="sql-watch", daemon=True)
+                # Where it cannot start, the next query tries again.
+                thread.start()
+                self._thread = thread
             self._running[watched] = None
             self._changed.notify()
         try:
@@ -85,6 +87,12 @@ class Watch:
         finally:
             with self._changed:
                 self._running.pop(watched, None)
+
+    def relieve(self) -> None:
+        """A query failed for want of memory, and its session is closed: let others have what it had."""
+        with self._changed:
+            if self.memory is not None:
+                self.memory.relieve()
 
     def stop(self) -> None:
         """End the thread."""
@@ -95,18 +103,30 @@ class Watch:
             self._thread.join(5)
 
     def _run(self) -> None:
+        """Look until it is stopped. Short of memory it looks again; without it no query would ever be interrupted, so
+        whatever else goes wrong costs the replica."""
         with self._changed:
             while not self._stopping:
-                now_ns = self._clock()
-                # Also after the last query, so that what it gave back may be taken by others.
-                self._look_at_memory(now_ns)
-                if not self._running:
-                    self._changed.wait()
-                    continue
-                for watched in self._running:
-                    self._look(watched, now_ns)
-                first_ns = min((w.deadline_ns for w in self._running if w.why is None), default=NEVER_NS)
-                self._changed.wait(max(1_000_000, min(WATCH_NS, first_ns - now_ns)) / NS_PER_S)
+                try:
+                    wait_s = self._look_at_all(self._clock())
+                except MemoryError:
+                    wait_s = WATCH_NS / NS_PER_S
+                except BaseException as error:
+                    if self.memory is not None:
+                        self.memory.broken(ReplicaFailed(f"queries are not watched any more: {error!r}"))
+                    raise
+                self._changed.wait(wait_s)
+
+    def _look_at_all(self, now_ns: int) -> float | None:
+        """Seconds until the next look; None: when there is something to see."""
+        # Also after the last query, so that what it gave back may be taken by others.
+        self._look_at_memory(now_ns)
+        if not self._running:
+            return None
+        for watched in self._running:
+            self._look(watched, now_ns)
+        first_ns = min((w.deadline_ns for w in self._running if w.why is None), default=NEVER_NS)
+        return max(1_000_000, min(WATCH_NS, first_ns - now_ns)) / NS_PER_S
 
     def _look_at_memory(self, now_ns: int) -> None:
         if self.memory is None:
@@ -154,6 +174,7 @@ class Execution:
         looks_ahead: bool = False,
     ) -> None:
         self._engine = engine
+        self._watch = watch
         self._ended = False
         self._looks_ahead = looks_ahead
         self.last = False
@@ -264,17 +285,21 @@ class Execution:
         self._engine.drop(self._session)
 
     def _failed(self, error: BaseException) -> BaseException:
+        """The error for the caller; the session is closed."""
         why = self._watched.why
         self._abandon()
+        failure: BaseException
         if why is DeadlineExceeded:
-            return DeadlineExceeded("the deadline passed while the query ran")
-        if why is Cancelled:
-            return Cancelled("nobody waits for the query any more")
-        if why is OutOfMemory:
-            return OutOfMemory(NO_MEMORY)
-        if not isinstance(error, Exception):
-            return error
-        return translate(error)
+            failure = DeadlineExceeded("the deadline passed while the query ran")
+        elif why is Cancelled:
+            failure = Cancelled("nobody waits for the query any more")
+        elif why is OutOfMemory:
+            failure = OutOfMemory(NO_MEMORY)
+        else:
+            failure = translate(error) if isinstance(error, Exception) else error
+        if isinstance(failure, OutOfMemory):
+            self._watch.relieve()
+        return failure
 
 
 # ---- batches

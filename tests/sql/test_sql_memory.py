@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightserve.errors import OutOfMemory
+from flightserve.clock import NEVER_NS
+from flightserve.errors import OutOfMemory, ReplicaFailed
+from flightserve.sql.engine import Engine
 from flightserve.sql.errors import translate
 from flightserve.sql.memory import (
     FLOOR_BYTES,
@@ -25,8 +29,15 @@ from flightserve.sql.memory import (
     private_bytes,
     usage,
 )
+from tests.sql.warehouses import opened, watching
 
 BOUND = 1000 * MIB
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with opened() as engine:
+        yield engine
 
 
 def test_the_query_that_grew_is_blamed_and_not_the_oldest() -> None:
@@ -78,6 +89,15 @@ def test_one_that_does_not_yield_costs_the_process_only_while_it_is_over() -> No
     assert judge.stuck(True, 2 * YIELD_NS + 2)
     judge.look(1100 * MIB, BOUND, [], [])
     assert not judge.stuck(True, 99 * YIELD_NS)
+
+
+def test_what_one_took_that_has_ended_is_put_down_to_nobody() -> None:
+    judge: Judge[str] = Judge()
+    judge.look(100 * MIB, BOUND, ["greedy", "small"], ["greedy"])
+    # Between two looks the greedy one grew and failed; its memory is not back yet.
+    judge.begin_anew(1100 * MIB)
+    assert judge.look(1100 * MIB, BOUND, ["small"], ["small"]) is None
+    assert judge.look(1100 * MIB + GROWN_BYTES_MIN, BOUND, ["small"], ["small"]) == "small"
 
 
 looks = st.lists(
@@ -136,6 +156,48 @@ def test_an_allocation_that_failed_is_no_bug() -> None:
     assert type(translate(RuntimeError("std::bad_alloc"))) is OutOfMemory
 
 
+class Looked:
+    """Memory that is looked at, with what each look does."""
+
+    def __init__(self, *looks: Callable[[], None]) -> None:
+        self._looks = list(looks)
+        self.failures: list[ReplicaFailed] = []
+        self.broke = threading.Event()
+
+    def look(self, *_: object) -> None:
+        if self._looks:
+            self._looks.pop(0)()
+
+    def broken(self, failure: ReplicaFailed) -> None:
+        self.failures.append(failure)
+        self.broke.set()
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def look() -> None:
+        raise error
+
+    return look
+
+
+def test_the_watch_survives_having_no_memory(engine: Engine) -> None:
+    with watching() as watch:
+        again = threading.Event()
+        watch.memory = Looked(raising(MemoryError()), raising(MemoryError()), again.set)  # type: ignore[assignment]
+        with engine.session() as session, watch.over(session, NEVER_NS, lambda: False):
+            assert again.wait(20)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watch_that_ends_otherwise_costs_the_replica(engine: Engine) -> None:
+    with watching() as watch:
+        looked = Looked(raising(ZeroDivisionError()))
+        watch.memory = looked  # type: ignore[assignment]
+        with engine.session() as session, watch.over(session, NEVER_NS, lambda: False):
+            assert looked.broke.wait(20)
+    assert "ZeroDivisionError" in str(looked.failures)
+
+
 HELD = """
 import json, sys, threading
 from flightserve.errors import FlightserveError
@@ -143,7 +205,7 @@ from flightserve.sql.execution import Execution
 from flightserve.sql.memory import MemoryWatch, bound, private_bytes
 from tests.sql.warehouses import PEOPLE, opened, watching
 
-base, outcomes, broken = private_bytes(), {}, []
+base, outcomes, broken, kept = private_bytes(), {}, [], 0
 with opened({"people": PEOPLE}, memory_limit="300MB") as engine, watching() as watch:
     watch.memory = MemoryWatch(broken.append)
     watch.memory.allow(bound(base, engine.memory_bytes))
@@ -159,19 +221,22 @@ with opened({"people": PEOPLE}, memory_limit="300MB") as engine, watching() as w
         except FlightserveError as error:
             return type(error).__name__
 
-    looking = threading.Thread(target=look)
+    # It goes with the process where an assertion fails.
+    looking = threading.Thread(target=look, daemon=True)
     looking.start()
     # A neighbour that is read slowly from the beginning to the end.
     neighbour = iter(Execution(engine, watch, "SELECT md5(range::VARCHAR) AS a FROM range(600000)"))
     rows = next(neighbour).num_rows
     for sql in json.loads(sys.argv[1]):
+        before = private_bytes()
         outcomes[sql] = run(sql)
+        kept = max(kept, private_bytes() - before)
         assert run("SELECT count(*) FROM people") == 1
     rows += sum(batch.num_rows for batch in neighbour)
     stop.set()
     looking.join()
     print(json.dumps({
-        "outcomes": outcomes, "rows": rows, "broken": len(broken),
+        "outcomes": outcomes, "rows": rows, "broken": len(broken), "kept": kept,
         "most": most[0], "bound": watch.memory.bytes_max,
     }))
 """
@@ -203,6 +268,8 @@ def test_a_process_is_held_to_its_bound_and_neighbours_are_unharmed() -> None:
     found = held(GREEDY)
     assert found["outcomes"] == dict.fromkeys(GREEDY, "OutOfMemory")
     assert found["rows"] == 600_000 and not found["broken"]
+    # The engine's allocator kept 300 MiB of what had failed, and neighbours paid for it.
+    assert found["kept"] < 64 * MIB, f"{found['kept'] // MIB} MiB"
     assert found["most"] < found["bound"] + 200 * MIB, f"{found['most'] // MIB} of {found['bound'] // MIB} MiB"
 
 
