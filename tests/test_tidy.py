@@ -40,6 +40,9 @@ QUARANTINE = {
 FORBIDDEN_WORDS = {"worker", "ingress", "scheduler", "job", "arena", "proxy"}
 # Put together here, so that this file does not match.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
+WALL_CLOCK = re.compile(r"\btime\.time(?:_ns)?\b|\bdatetime\.(?:now|utcnow)\b|\bdate\.today\b")
+# Tickets tell clients when they expire, as a date.
+MAY_ASK_THE_DATE = {Path("flightserve/frontends/sql_tickets.py")}
 MACHINE = re.compile(
     r"(?<![\w.])/(?:home|root|work|Users|opt)/\w|--(?:extra-)?index[-]url\b|--find[-]links\b|[/]simple\b"
 )
@@ -178,6 +181,17 @@ def gather(paths: list[Path], check: Callable[[Path], list[str]]) -> str:
 
 def test_modules_and_functions_are_short() -> None:
     assert gather(modules(*EVERY_PYTHON), breaches_of_length) == ""
+
+
+def test_no_deadline_moves_when_the_wall_clock_is_set() -> None:
+    """All time but the date on a ticket is the monotonic clock's."""
+
+    def breaches(path: Path) -> list[str]:
+        return matching_lines(path, WALL_CLOCK, "asks the wall clock")
+
+    asking = [path for path in modules("flightserve") if path not in MAY_ASK_THE_DATE]
+    assert gather(asking, breaches) == ""
+    assert all(breaches(path) for path in MAY_ASK_THE_DATE)
 
 
 def test_each_library_stays_in_its_room() -> None:
