@@ -46,6 +46,7 @@ from flightserve.frontends.sql_gateway import (
     warehouses,
 )
 from flightserve.frontends.sql_parameters import Bound, read_parameters
+from flightserve.frontends.sql_prefetch import Prefetch
 from flightserve.frontends.sql_tickets import (
     CommandTicket,
     PreparedHandle,
@@ -128,6 +129,7 @@ class FlightSql:
         # What runs, by the id of its ticket; one ticket may be redeemed several times at once.
         self._running: dict[Answer, str] = {}
         self._refusing = ""
+        self._prefetch = Prefetch(self._begin)
 
     # ---- GetFlightInfo, GetSchema
 
@@ -136,9 +138,13 @@ class FlightSql:
         command = command_of(descriptor.command)
         if isinstance(command, (pb.CommandStatementQuery, pb.CommandPreparedStatementQuery)):
             statement = self.statement(command, caller)
-            described = self._described(statement, caller)
+            meta = self._meta(statement, caller)
+            described = self.gateway.describe(statement, meta)
             schema = described.result_schema
-            ticket: Sealed = self.tickets.query(statement, caller.user, bool(statement.parameters) and described.merged)
+            query = self.tickets.query(statement, caller.user, bool(statement.parameters) and described.merged)
+            if not self._refusing:
+                self._prefetch.begin(query, meta)
+            ticket: Sealed = query
         else:
             schema = _metadata_schema(command)
             ticket = self.tickets.command(descriptor.command, caller.user)
@@ -162,9 +168,7 @@ class FlightSql:
         """Where the ticket is redeemed (the connection it came by) and until when."""
         sealed = self.tickets.seal(ticket)
         wrapped = packed(pb.TicketStatementQuery(statement_handle=sealed))
-        expires = pa.scalar(int(ticket.expires_s * 1_000_000), pa.timestamp("us", "UTC")).cast(
-            pa.timestamp("ns", "UTC")
-        )
+        expires = pa.scalar(int(ticket.expires_s * 1_000_000), pa.timestamp("us", "UTC"))
         return flight.FlightEndpoint(wrapped, [], expires)
 
     def statement(self, command: Any, caller: Caller) -> Statement:
@@ -179,8 +183,10 @@ class FlightSql:
         return self.tickets.open(data, PreparedHandle, caller.user)
 
     def _described(self, statement: Statement, caller: Caller) -> Description:
-        spec = choose(self.gateway.service, statement.warehouse)
-        return self.gateway.describe(statement, caller.meta(spec))
+        return self.gateway.describe(statement, self._meta(statement, caller))
+
+    def _meta(self, statement: Statement, caller: Caller) -> RequestMeta:
+        return caller.meta(choose(self.gateway.service, statement.warehouse))
 
     # ---- DoGet
 
@@ -207,7 +213,7 @@ class FlightSql:
 
     def _query_stream(self, ticket: QueryTicket, caller: Caller) -> Any:
         started_ns = monotonic_ns()
-        answer = self._open(ticket.id, ticket.statement, caller, ticket.merged)
+        answer = self._open(ticket.id, ticket.statement, caller, ticket)
         ended = partial(self._ended, answer, ticket.warehouse, started_ns)
         try:
             # Until the first batch an error can still have the RPC's own status, and the schema is its.
@@ -218,21 +224,30 @@ class FlightSql:
         except BaseException as error:
             ended(error.code if isinstance(error, FlightserveError) else FlightserveError.code)
             raise
+        self._prefetch.read(ticket, monotonic_ns() - started_ns, first.nbytes if answer.finished else None)
         if answer.finished:
             # The whole result: pyarrow sends it without asking Python for each batch.
             ended(OK)
             return flight.RecordBatchStream(pa.Table.from_batches([first]))
         return flight.GeneratorStream(first.schema, _batches(first, answer, ended))
 
-    def _open(self, ticket_id: str, statement: Statement, caller: Caller, merged: bool = False) -> Answer:
-        """Start a statement, so that it can be cancelled by its ticket's id. Whoever reads it calls `_ended`."""
+    def _open(self, id_: str, statement: Statement, caller: Caller, ticket: QueryTicket | None = None) -> Answer:
+        """Start a statement, or take it over where it was begun for its ticket, so that it can be cancelled by that
+        ticket's id. Whoever reads it calls `_ended`."""
         if self._refusing:
             raise Unavailable(self._refusing)
-        spec = choose(self.gateway.service, statement.warehouse)
-        answer = self.gateway.open(statement, caller.meta(spec), caller.gone, merged)
+        meta = self._meta(statement, caller)
+        answer = None if ticket is None else self._prefetch.take(ticket)
+        if answer is None:
+            answer = self.gateway.open(statement, meta, caller.gone, ticket is not None and ticket.merged)
+        else:
+            answer.adopt(meta, caller.gone)
         with self._lock:
-            self._running[answer] = ticket_id
+            self._running[answer] = id_
         return answer
+
+    def _begin(self, ticket: QueryTicket, meta: RequestMeta) -> Answer:
+        return self.gateway.open(ticket.statement, meta, lambda: False, ticket.merged)
 
     def _ended(self, answer: Answer, warehouse: str, started_ns: int, code: int) -> None:
         with self._lock:
@@ -241,9 +256,12 @@ class FlightSql:
         answer.close()
         self._answered(warehouse, QUERY, code, (monotonic_ns() - started_ns) / NS_PER_S)
 
-    def cancel(self, ticket: Sealed) -> None:
+    def cancel(self, ticket: QueryTicket) -> None:
         """End what runs for the ticket, and refuse the ticket from now on."""
         self.tickets.close(ticket)
+        early = self._prefetch.take(ticket)
+        if early is not None:
+            early.close()
         with self._lock:
             running = [answer for answer, ticket_id in self._running.items() if ticket_id == ticket.id]
         for answer in running:
@@ -325,6 +343,7 @@ class FlightSql:
     def refuse(self, why: str) -> None:
         """From now on nothing begins."""
         self._refusing = why
+        self._prefetch.close()
 
     def wait_quiet(self, timeout_s: float) -> bool:
         """Wait until no query runs; False when some still do after that time."""
@@ -333,6 +352,7 @@ class FlightSql:
 
     def end_all(self) -> None:
         """Cancel every query."""
+        self._prefetch.close()
         with self._lock:
             running = list(self._running)
         for answer in running:

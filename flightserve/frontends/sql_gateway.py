@@ -25,6 +25,7 @@ from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import (
     Cancelled,
+    DeadlineExceeded,
     FlightserveError,
     InvalidArgument,
     NotFound,
@@ -146,49 +147,74 @@ class Answer:
         too_large: Callable[[], None] = lambda: None,
     ) -> None:
         self._statement, self._method, self._meta = statement, method, meta
-        self._executed = execution is not None
+        self._execution = execution
         self._too_large = too_large
         self._gone = gone
+        self._early = False
         self._cancelled = False
         self._finished = False
         self._lane = service.open_lane()
-        if execution is None:
-            self._submit(method, request_batch(statement))
-        else:
-            self._submit(EXECUTE, execution)
+        self._submit()
 
-    def _submit(self, method: str, batch: pa.RecordBatch) -> None:
+    def _submit(self) -> None:
+        method, batch = self._method, self._execution
+        if batch is None:
+            batch = request_batch(self._statement)
+        else:
+            method = EXECUTE
         try:
             self._lane.submit(0, self._statement.warehouse, method, batch, self._meta)
         except BaseException:
             self.close()
             raise
 
+    def adopt(self, meta: RequestMeta, gone: Callable[[], bool]) -> None:
+        """It was begun before anybody asked for it; now somebody does. If that early run fails, it runs again."""
+        self._early, self._meta, self._gone = True, meta, gone
+
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         return self
 
     def __next__(self) -> pa.RecordBatch:
         while not self._finished:
-            reply = self._lane.receive(POLL_S)
+            reply = self._lane.receive(self._patience_s())
             if self._cancelled or self._gone():
                 self.close()
                 raise Cancelled("the query was cancelled")
             if reply is None:
                 continue
-            if self._executed and isinstance(reply.error, TooLarge):
-                self._executed = False
-                self._too_large()
-                self._submit(self._method, request_batch(self._statement))
+            if reply.error is not None and self._runs_again(reply.error):
+                self._submit()
                 continue
             if reply.last:
                 self.close()
             if reply.error is not None:
                 raise reply.error
+            self._early = False
             if reply.result is not None:
                 batch = reply.result.batch()
                 # The first column is the number of the row, of which there was one.
-                return batch.select(range(1, batch.num_columns)) if self._executed else batch
+                return batch if self._execution is None else batch.select(range(1, batch.num_columns))
         raise StopIteration
+
+    def _patience_s(self) -> float:
+        """How long to wait for a reply, at most. The router sees to the deadline, but for that of whoever adopted an
+        early run, which it was not told."""
+        if not self._early:
+            return POLL_S
+        left_s = (self._meta.deadline_ns - monotonic_ns()) / NS_PER_S
+        if left_s <= 0:
+            self.close()
+            raise DeadlineExceeded("the deadline passed before the first rows")
+        return min(POLL_S, left_s)
+
+    def _runs_again(self, error: FlightserveError) -> bool:
+        if self._execution is not None and isinstance(error, TooLarge):
+            self._execution = None
+            self._too_large()
+            return True
+        early, self._early = self._early, False
+        return early
 
     @property
     def finished(self) -> bool:

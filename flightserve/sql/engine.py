@@ -32,7 +32,7 @@ from flightserve.sql.statements import Parser
 LOADS: Final = ("memory", "view")
 # Connections kept for the next query; more are opened and closed as needed.
 IDLE_SESSIONS_MAX: Final = 16
-# Merged queries that stand ready, each on a connection of its own.
+# Queries that stand ready, each on a connection of its own.
 STANDING_MAX: Final = 64
 # How long an engine that closes waits for queries that it interrupted.
 CLOSE_WAIT_S: Final = 5.0
@@ -231,10 +231,10 @@ class Engine:
             return standing
 
     def keep(self, standing: Standing) -> None:
-        """The query on its session ended well and is ready for the next time. One of a text is kept: executions that
-        gather come one after another."""
+        """The query on its session ended well and is ready for the next time, if it can be. One of a text is kept:
+        executions that gather come one after another."""
         with self._changed:
-            kept = not self._closed and standing.text not in self._standing
+            kept = not self._closed and standing.lasting and standing.text not in self._standing
             if kept:
                 self._standing[standing.text] = standing
                 self._busy.discard(standing.session)

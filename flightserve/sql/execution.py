@@ -57,7 +57,8 @@ class Watched:
 
 class Watch:
     """Interrupts queries at their deadline, or within `WATCH_NS` after they were given up or took too much memory
-    (`memory`, where somebody watches over that); one thread, which is asleep while nothing runs."""
+    (`memory`, where somebody watches over that); one thread, which is asleep while nothing runs. It is not woken for
+    each query: it looks again `WATCH_NS` after it saw any, and only a deadline before that wakes it."""
 
     def __init__(self, clock: Clock = monotonic_ns) -> None:
         self._clock = clock
@@ -66,13 +67,14 @@ class Watch:
         self._running: dict[Watched, None] = {}
         self.memory: MemoryWatch[Watched] | None = None
         self._stopping = False
+        # When the thread looks next, and whether only a query makes it look; whether one has begun since it looked.
+        self._next_ns = 0
+        self._asleep = True
+        self._begun = False
         self._thread: threading.Thread | None = None
 
-    @contextlib.contextmanager
-    def over(
-        self, session: duckdb.DuckDBPyConnection, deadline_ns: int, cancelled: Callable[[], bool]
-    ) -> Iterator[Watched]:
-        """Watch over the session's query until the block ends."""
+    def begin(self, session: duckdb.DuckDBPyConnection, deadline_ns: int, cancelled: Callable[[], bool]) -> Watched:
+        """Watch over the session's query until `end`."""
         watched = Watched(session, deadline_ns, cancelled)
         with self._changed:
             if self._thread is None:
@@ -81,12 +83,15 @@ class Watch:
                 thread.start()
                 self._thread = thread
             self._running[watched] = None
-            self._changed.notify()
-        try:
-            yield watched
-        finally:
-            with self._changed:
-                self._running.pop(watched, None)
+            self._begun = True
+            if self._asleep or deadline_ns < self._next_ns:
+                self._changed.notify()
+        return watched
+
+    def end(self, watched: Watched) -> None:
+        """The query has ended. Idempotent."""
+        with self._changed:
+            self._running.pop(watched, None)
 
     def relieve(self) -> None:
         """A query failed for want of memory, and its session is closed: let others have what it had."""
@@ -121,12 +126,16 @@ class Watch:
         """Seconds until the next look; None: when there is something to see."""
         # Also after the last query, so that what it gave back may be taken by others.
         self._look_at_memory(now_ns)
-        if not self._running:
-            return None
         for watched in self._running:
             self._look(watched, now_ns)
+        self._asleep = not self._running and not self._begun
+        self._begun = False
+        if self._asleep:
+            return None
         first_ns = min((w.deadline_ns for w in self._running if w.why is None), default=NEVER_NS)
-        return max(1_000_000, min(WATCH_NS, first_ns - now_ns)) / NS_PER_S
+        wait_ns = max(1_000_000, min(WATCH_NS, first_ns - now_ns))
+        self._next_ns = now_ns + wait_ns
+        return wait_ns / NS_PER_S
 
     def _look_at_memory(self, now_ns: int) -> None:
         if self.memory is None:
@@ -152,9 +161,9 @@ class Watch:
 class Execution:
     """One query on a session of its own. `schema` is known at once; iterate for the batches; `close` gives up.
 
-    `text` is an allowed statement's, `values` its parameters by name. With `rows`, a name and the rows that the text
-    finds under it, the query stands ready for the next time (`sql.standing`). Raises the FlightserveError of whatever
-    goes wrong, when it is made and while it is iterated.
+    `text` is an allowed statement's, `values` its parameters by name; or `rows`, a name and the rows that the text
+    finds under it. With `rows`, or with `stands` and without `values`, the query stands ready for the next time
+    (`sql.standing`). Raises the FlightserveError of whatever goes wrong, when it is made and while it is iterated.
 
     `last` is true where the batch that was just given is known to be the last. With `looks_ahead`, a batch shorter than
     what the engine was asked for is given when the next read has said whether there is more: most often it is the
@@ -171,6 +180,7 @@ class Execution:
         deadline_ns: int = NEVER_NS,
         cancelled: Callable[[], bool] = lambda: False,
         rows: tuple[str, pa.RecordBatch] | None = None,
+        stands: bool = False,
         looks_ahead: bool = False,
     ) -> None:
         self._engine = engine
@@ -178,10 +188,10 @@ class Execution:
         self._ended = False
         self._looks_ahead = looks_ahead
         self.last = False
-        self._standing = engine.take_standing(text) if rows is not None else None
+        self._stands = stands or rows is not None
+        self._standing = engine.take_standing(text) if self._stands else None
         self._session = self._standing.session if self._standing is not None else engine.take()
-        self._stack = contextlib.ExitStack()
-        self._watched = self._stack.enter_context(watch.over(self._session, deadline_ns, cancelled))
+        self._watched = watch.begin(self._session, deadline_ns, cancelled)
         try:
             with self._watched:
                 self._reader = self._relation(text, values, rows).to_arrow_reader(READ_ROWS)
@@ -193,13 +203,11 @@ class Execution:
     def _relation(
         self, text: str, values: Mapping[str, Any] | None, rows: tuple[str, pa.RecordBatch] | None
     ) -> duckdb.DuckDBPyRelation:
-        if rows is None:
+        if not self._stands:
             return self._session.sql(text, params=dict(values) if values else None)
-        name, batch = rows
         if self._standing is None:
-            self._standing = Standing(self._session, text, name, batch.schema)
-        self._standing.rows.batch = batch
-        return self._standing.relation
+            self._standing = Standing(self._session, text, rows)
+        return self._standing.relation(rows)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         batches = gathered(self._read(), self.schema)
@@ -267,18 +275,18 @@ class Execution:
             self._abandon()
             return
         self._ended = True
-        self._stack.close()
+        self._watch.end(self._watched)
         self._reader.close()
         if self._standing is None:
             self._engine.give_back(self._session)
-            return
-        self._standing.rows.batch = None
-        self._engine.keep(self._standing)
+        else:
+            self._standing.rest()
+            self._engine.keep(self._standing)
 
     def _abandon(self) -> None:
         """The session is not used again: what it was doing may still end in it."""
         self._ended = True
-        self._stack.close()
+        self._watch.end(self._watched)
         reader = getattr(self, "_reader", None)
         if reader is not None:
             reader.close()

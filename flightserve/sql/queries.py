@@ -67,8 +67,9 @@ class Limits:
 class Prepared:
     """A statement that is ready to run.
 
-    `single` is its text with typed parameters. What is only needed sometimes is found out when it is: `result` is the
-    schema of one execution's result, `merged` the merged form or None, `reason` why it has none. `shared` is true where
+    `single` is its text with typed parameters; `ran` is true once it was run by that. What is only needed sometimes is
+    found out when it is: `result` is the schema of one execution's result, `merged` the merged form or None, `reason`
+    why it has none. `shared` is true where
     every execution gives the same, so that one does for all.
     """
 
@@ -76,6 +77,7 @@ class Prepared:
         self.statement = statement
         self.parameters = parameters
         self.single = single
+        self.ran = False
         self._runner = runner
 
     @functools.cached_property
@@ -307,6 +309,9 @@ class Runner:
             yield table.add_column(0, pa.field(RID, pa.int64()), pa.repeat(pa.scalar(row, pa.int64()), table.num_rows))
 
     def _execution(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> Execution:
+        # Most texts without parameters run once, and a session for each would push out others.
+        stands = prepared.ran and not prepared.parameters.names
+        prepared.ran = True
         return Execution(
             self.engine,
             self.watch,
@@ -314,6 +319,7 @@ class Runner:
             prepared.parameters.values(columns, row),
             deadline_ns=limits.deadline_ns,
             cancelled=limits.cancelled,
+            stands=stands,
             looks_ahead=prepared.one_source,
         )
 

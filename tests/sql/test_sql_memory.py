@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from flightserve.clock import NEVER_NS
 from flightserve.errors import OutOfMemory, ReplicaFailed
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import translate
+from flightserve.sql.execution import Watch
 from flightserve.sql.memory import (
     FLOOR_BYTES,
     GROWN_BYTES_MIN,
@@ -173,6 +176,15 @@ class Looked:
         self.broke.set()
 
 
+@contextlib.contextmanager
+def watched(watch: Watch, session: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    query = watch.begin(session, NEVER_NS, lambda: False)
+    try:
+        yield
+    finally:
+        watch.end(query)
+
+
 def raising(error: BaseException) -> Callable[[], None]:
     def look() -> None:
         raise error
@@ -184,7 +196,7 @@ def test_the_watch_survives_having_no_memory(engine: Engine) -> None:
     with watching() as watch:
         again = threading.Event()
         watch.memory = Looked(raising(MemoryError()), raising(MemoryError()), again.set)  # type: ignore[assignment]
-        with engine.session() as session, watch.over(session, NEVER_NS, lambda: False):
+        with engine.session() as session, watched(watch, session):
             assert again.wait(20)
 
 
@@ -193,7 +205,7 @@ def test_a_watch_that_ends_otherwise_costs_the_replica(engine: Engine) -> None:
     with watching() as watch:
         looked = Looked(raising(ZeroDivisionError()))
         watch.memory = looked  # type: ignore[assignment]
-        with engine.session() as session, watch.over(session, NEVER_NS, lambda: False):
+        with engine.session() as session, watched(watch, session):
             assert looked.broke.wait(20)
     assert "ZeroDivisionError" in str(looked.failures)
 
