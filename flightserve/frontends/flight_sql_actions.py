@@ -80,8 +80,8 @@ class SqlActions:
         return packed(
             pb.ActionCreatePreparedStatementResult(
                 prepared_statement_handle=self._sql.tickets.seal(handle),
-                dataset_schema=described.result_schema.serialize().to_pybytes(),
-                parameter_schema=described.parameter_schema.serialize().to_pybytes(),
+                dataset_schema=described.result,
+                parameter_schema=described.parameters,
                 is_update=False,
             )
         )
@@ -125,7 +125,7 @@ class SqlActions:
         ticket = self._sql.opened(asked.endpoint.ticket.ticket, caller)
         if not isinstance(ticket, QueryTicket):
             raise InvalidArgument("only a query's ticket can be renewed")
-        return bytes(self._sql.endpoint(self._sql.tickets.renewed(ticket)).serialize())
+        return _bytes(self._sql.endpoint(self._sql.tickets.renewed(ticket)))
 
     # ---- tables
 

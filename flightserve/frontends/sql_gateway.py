@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ LARGE_NS: Final = 60 * NS_PER_S
 EXECUTED_SQL_CHARS_MAX: Final = 1 << 14
 POLL_S: Final = 0.1
 SQL_BYTES_MAX: Final = 1 << 20
+SHORT_CHARS_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,16 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a statement returns and takes, and whether its executions are merged."""
+    """What a statement returns and takes (Arrow IPC schema messages), and whether its executions are merged."""
 
-    result_schema: pa.Schema
-    parameter_schema: pa.Schema
+    result: bytes
+    parameters: bytes
     merged: bool
+
+    @property
+    def result_schema(self) -> pa.Schema:
+        """`result`, read."""
+        return _schema(self.result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,16 @@ def request_batch(statement: Statement) -> pa.RecordBatch:
         raise InvalidArgument("the query has a NUL character")
     if len(statement.sql) > SQL_BYTES_MAX:
         raise TooLarge(f"the query has {len(statement.sql)} characters; at most {SQL_BYTES_MAX} are taken")
+    short = len(statement.sql) + len(statement.parameters) <= SHORT_CHARS_MAX
+    return _short_request(statement) if short else _request(statement)
+
+
+def _request(statement: Statement) -> pa.RecordBatch:
     return pa.record_batch([[statement.sql], [statement.parameters or None]], schema=REQUEST)
+
+
+# Clients ask the same again and again.
+_short_request = functools.lru_cache(REMEMBERED_MAX)(_request)
 
 
 def execution_row(statement: Statement, limits: EdgeLimits) -> pa.RecordBatch | None:
@@ -250,7 +266,7 @@ class Gateway:
         known = self._descriptions.get(shape)
         if known is None:
             row = self._one(DESCRIBE, shape, meta)
-            known = Description(_schema(row["result_schema"]), _schema(row["parameter_schema"]), row["merged"])
+            known = Description(row["result_schema"], row["parameter_schema"], row["merged"])
             self._descriptions.put(shape, known)
         return known
 

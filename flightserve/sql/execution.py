@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -210,17 +211,27 @@ class Execution:
         return self._standing.relation(rows)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        batches = gathered(self._read(), self.schema)
         try:
-            for batch in batches:
-                # Once the engine has ended, what is left is there already.
-                waiting = collections.deque([batch, *(batches if self._ended else ())])
-                del batch
-                while waiting:
-                    self.last = self._ended and len(waiting) == 1
-                    yield waiting.popleft()
+            yield from self._batches()
         finally:
             self.close()
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        ahead = self._ahead()
+        if len(ahead) == 1 and self._ended and ahead[0].nbytes <= BATCH_BYTES_MAX:
+            # As most results: all there is.
+            self.last = True
+            yield ahead.pop()
+            return
+        batches = gathered(itertools.chain(ahead, self._read()), self.schema)
+        del ahead
+        for batch in batches:
+            # Once the engine has ended, what is left is there already.
+            waiting = collections.deque([batch, *(batches if self._ended else ())])
+            del batch
+            while waiting:
+                self.last = self._ended and len(waiting) == 1
+                yield waiting.popleft()
 
     def renamed(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The batches with that schema's names; its types are theirs. Statements whose parameters were written out
@@ -228,12 +239,17 @@ class Execution:
         for batch in self:
             yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
+    def _ahead(self) -> list[pa.RecordBatch]:
+        """The next batch, and with `looks_ahead` the one behind a short one; none at the end."""
+        batch = self._next()
+        if batch is None:
+            return []
+        following = self._next() if self._looks_ahead and batch.num_rows < READ_ROWS else None
+        return [batch] if following is None else [batch, following]
+
     def _read(self) -> Iterator[pa.RecordBatch]:
-        while (batch := self._next()) is not None:
-            following = self._next() if self._looks_ahead and batch.num_rows < READ_ROWS else None
-            yield batch
-            if following is not None:
-                yield following
+        while batches := self._ahead():
+            yield from batches
 
     def _next(self) -> pa.RecordBatch | None:
         """The engine's next batch; None at the end."""
@@ -352,8 +368,11 @@ def cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 def plain_schema(schema: pa.Schema) -> pa.Schema | None:
     """The schema with dictionaries written out, None where it has none."""
-    fields = [field.with_type(_plain_type(field.type)) for field in schema]
-    return None if all(a.type == b.type for a, b in zip(fields, schema, strict=True)) else pa.schema(fields)
+    kinds = schema.types
+    if not any(pa.types.is_dictionary(kind) or pa.types.is_nested(kind) for kind in kinds):
+        return None
+    plain = [_plain_type(kind) for kind in kinds]
+    return None if plain == kinds else pa.schema([f.with_type(kind) for f, kind in zip(schema, plain, strict=True)])
 
 
 def undictionaried(batch: pa.RecordBatch, plain: pa.Schema) -> pa.RecordBatch:
