@@ -87,6 +87,11 @@ def _tpch(bench: Bench) -> list[Figure]:
             side(warehouse, "small_adbc", "p50_us", seconds=seconds),
             side(_bare, "small_embedded", "p50_us", seconds=seconds, **engine),
         ),
+        bench.alternate(
+            _figure("small query over ADBC, p50 (hand-written Flight SQL server)", "us", None),
+            side(warehouse, "small_adbc", "p50_us", seconds=seconds),
+            side(_hand_written, "small_adbc", "p50_us", seconds=seconds),
+        ),
     ]
     if bench.wants(SLOW_READER):
         figures.append(_slow_reader(bench, warehouse(bench)))
@@ -97,11 +102,15 @@ def _bare(bench: Bench) -> Server:
     return bench.bare("sql", str(THREADS), *_tables(bench))
 
 
+def _hand_written(bench: Bench) -> Server:
+    return bench.bare("flight_sql", str(THREADS), *_tables(bench))
+
+
 def _roapi(bench: Bench) -> Server:
     return bench.bare("roapi", *_tables(bench))
 
 
-def _figure(name: str, unit: str, bar: Bar, compare: str = "of_baseline") -> partial[Figure]:
+def _figure(name: str, unit: str, bar: Bar | None, compare: str = "of_baseline") -> partial[Figure]:
     return partial(Figure, name, unit, bar=bar, compare=compare)  # type: ignore[arg-type]
 
 

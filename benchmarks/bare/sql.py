@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -38,14 +39,19 @@ class Reader(fl.FlightServerBase):
         return iter([b"x"])
 
 
-if __name__ == "__main__":
+def serve(kind: Callable[[duckdb.DuckDBPyConnection], fl.FlightServerBase]) -> None:
+    """Load the tables (`NAME=PATH` arguments behind the number of threads), serve, and end on SIGTERM."""
     engine = duckdb.connect(config={"threads": int(sys.argv[1])})
     for table in sys.argv[2:]:
         name, _, path = table.partition("=")
         engine.execute(f"CREATE TABLE {name} AS SELECT * FROM read_parquet('{path}')")
-    server = Reader(engine)
+    server = kind(engine)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     print("ready", json.dumps({"flight": f"grpc://127.0.0.1:{server.port}"}), flush=True)
     ended.wait()
     server.shutdown()
+
+
+if __name__ == "__main__":
+    serve(Reader)
