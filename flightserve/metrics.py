@@ -115,6 +115,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.prefetches = Counter(
+            "flightserve_sql_prefetches",
+            "Queries begun at GetFlightInfo, by whether DoGet came for them",
+            ["deployment", "taken"],
+            registry=registry,
+        )
         self._counters: dict[tuple[str, str, str, int], Counter] = {}
         self._durations: dict[tuple[str, str, str], Histogram] = {}
 
@@ -130,6 +136,10 @@ class Metrics:
         if duration is None:
             duration = self._durations[place] = self.request_duration.labels(*place)
         duration.observe(seconds)
+
+    def prefetched(self, deployment: str, taken: bool) -> None:
+        """Count one query that was begun before it was asked for."""
+        self.prefetches.labels(deployment, str(taken).lower()).inc()
 
     def set_tiers(self, tiers: Mapping[str, Mapping[str, float]]) -> None:
         """Statistics of the other tiers' processes, by process; replaces what was there."""

@@ -108,7 +108,8 @@ class FlightServer(flight.FlightServerBase):
         self._limits = limits
         self.streams = StreamRegistry(limits, self._cut)
         self._sessions = Sessions(tickets)
-        self.sql = FlightSql(Gateway(service, limits), tickets, partial(metrics.answered, "flight"))
+        answered = partial(metrics.answered, "flight")
+        self.sql = FlightSql(Gateway(service, limits), tickets, answered, metrics.prefetched)
         self._actions = SqlActions(self.sql, self._sessions)
         super().__init__(location, auth_handler=OpenHandshake(), middleware={HEADERS: HeadersFactory(self._sessions)})
 

@@ -121,7 +121,9 @@ def packed(message: Message) -> bytes:
 class FlightSql:
     """Flight SQL's commands. Any thread; each call blocks the RPC's own."""
 
-    def __init__(self, gateway: Gateway, tickets: Tickets, answered: Answered) -> None:
+    def __init__(
+        self, gateway: Gateway, tickets: Tickets, answered: Answered, prefetched: Callable[[str, bool], None]
+    ) -> None:
         self.gateway = gateway
         self.tickets = tickets
         self.bound = Bound()
@@ -130,7 +132,7 @@ class FlightSql:
         # What runs, by the id of its ticket; one ticket may be redeemed several times at once.
         self._running: dict[Answer, str] = {}
         self._refusing = ""
-        self._prefetch = Prefetch(self._begin)
+        self._prefetch = Prefetch(self._begin, prefetched)
 
     # ---- GetFlightInfo, GetSchema
 
@@ -271,9 +273,7 @@ class FlightSql:
     def cancel(self, ticket: QueryTicket) -> None:
         """End what runs for the ticket, and refuse the ticket from now on."""
         self.tickets.close(ticket)
-        early = self._prefetch.take(ticket)
-        if early is not None:
-            early.close()
+        self._prefetch.drop(ticket)
         with self._lock:
             running = [answer for answer, ticket_id in self._running.items() if ticket_id == ticket.id]
         for answer in running:

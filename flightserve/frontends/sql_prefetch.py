@@ -10,15 +10,14 @@ then run twice, which is harmless: warehouses are read-only.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from flightserve.clock import NS_PER_S, Clock, monotonic_ns
+from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
 from flightserve.core.speculation import Speculation
 from flightserve.errors import FlightserveError
-from flightserve.frontends.sql_gateway import Answer, Statement
+from flightserve.frontends.sql_gateway import Answer
 from flightserve.frontends.sql_tickets import QueryTicket
 from flightserve.types import RequestMeta
 
@@ -31,7 +30,6 @@ SMALL_BYTES: Final = 64 << 10
 TEXTS_MAX: Final = 1024
 
 Text = tuple[str, str]
-Open = Callable[[QueryTicket, RequestMeta], Answer]
 
 
 @dataclass(slots=True)
@@ -44,22 +42,27 @@ class _Early:
 class Prefetch:
     """Early answers by their tickets' ids. Any thread; `close` at the end."""
 
-    def __init__(self, start: Open, clock: Clock = monotonic_ns) -> None:
-        """`start` starts a ticket's statement."""
+    def __init__(
+        self,
+        start: Callable[[QueryTicket, RequestMeta], Answer],
+        ended: Callable[[str, bool], None],
+        clock: Clock = monotonic_ns,
+    ) -> None:
+        """`start` starts a ticket's statement; `ended` is told of each early answer's warehouse and whether it was
+        taken."""
         self._start = start
+        self._ended = ended
         self._clock = clock
         self._changed = threading.Condition()
         self._texts: Speculation[Text] = Speculation(TEXTS_MAX)
-        # The oldest first.
-        self._held: OrderedDict[str, _Early] = OrderedDict()
+        self._held: dict[str, _Early] = {}
         self._thread: threading.Thread | None = None
-        self._asleep = False
+        # When the thread looks by itself.
+        self._wakes_ns = NEVER_NS
         self._closed = False
-        self.begun = 0
-        self.wasted = 0
 
     def __repr__(self) -> str:
-        return f"<Prefetch {len(self._held)} held, {self.begun} begun, {self.wasted} wasted>"
+        return f"<Prefetch {len(self._held)} held, {self._texts}>"
 
     def __len__(self) -> int:
         return len(self._held)
@@ -85,25 +88,36 @@ class Prefetch:
             if self._closed:
                 return False
             self._held[ticket_id] = early
-            self.begun += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="sql-prefetch", daemon=True)
                 self._thread.start()
-            elif self._asleep:
+            elif early.until_ns < self._wakes_ns:
                 self._changed.notify()
             return True
 
     def take(self, ticket: QueryTicket) -> Answer | None:
-        """The ticket's early answer, if there is one; the caller closes it."""
-        with self._changed:
-            early = self._held.pop(ticket.id, None)
-        return None if early is None else early.answer
+        """The ticket's early answer, if there is one, for the caller to read and close."""
+        early = self._pop(ticket)
+        if early is None:
+            return None
+        self._ended(ticket.warehouse, True)
+        return early.answer
 
-    def read(self, statement: Statement | QueryTicket, took_ns: int, whole_bytes: int | None) -> None:
+    def drop(self, ticket: QueryTicket) -> None:
+        """The ticket is void: give its early answer up, if there is one."""
+        early = self._pop(ticket)
+        if early is not None:
+            early.answer.close()
+
+    def _pop(self, ticket: QueryTicket) -> _Early | None:
+        with self._changed:
+            return self._held.pop(ticket.id, None)
+
+    def read(self, ticket: QueryTicket, took_ns: int, whole_bytes: int | None) -> None:
         """DoGet has had the first rows so long after it began; `whole_bytes`: the result's size, if that was all."""
         cheap = took_ns <= QUICK_NS and whole_bytes is not None and whole_bytes <= SMALL_BYTES
         with self._changed:
-            self._texts.asked(_text(statement), cheap)
+            self._texts.asked(_text(ticket), cheap)
 
     def close(self) -> None:
         """Give all up and begin no more. Idempotent."""
@@ -118,33 +132,31 @@ class Prefetch:
     # ---- what nobody takes
 
     def _run(self) -> None:
+        while overdue := self._wait():
+            # Not under the lock: it sends frames.
+            while overdue:
+                early = overdue.pop()
+                early.answer.close()
+                self._ended(early.text[0], False)
+                del early
+
+    def _wait(self) -> list[_Early]:
+        """What was held for too long, once there is any; nothing at the end."""
         with self._changed:
             while not self._closed:
-                overdue = self._overdue()
-                # Not under the lock: it sends a frame.
-                self._changed.release()
-                try:
-                    for early in overdue:
-                        early.answer.close()
-                    overdue.clear()
-                finally:
-                    self._changed.acquire()
-                first = next(iter(self._held.values()), None)
-                self._asleep = first is None
-                if not self._closed:
-                    self._changed.wait(None if first is None else max(0, first.until_ns - self._clock()) / NS_PER_S)
-                self._asleep = False
+                now_ns = self._clock()
+                overdue = [number for number, early in self._held.items() if early.until_ns <= now_ns]
+                if overdue:
+                    return [self._give_up(number) for number in overdue]
+                self._wakes_ns = min((early.until_ns for early in self._held.values()), default=NEVER_NS)
+                self._changed.wait(None if self._wakes_ns == NEVER_NS else (self._wakes_ns - now_ns) / NS_PER_S)
+            return []
 
-    def _overdue(self) -> list[_Early]:
-        """Take out what was held for too long."""
-        now_ns, overdue = self._clock(), []
-        while self._held and next(iter(self._held.values())).until_ns <= now_ns:
-            _, early = self._held.popitem(last=False)
-            self._texts.wasted(early.text)
-            self.wasted += 1
-            overdue.append(early)
-        return overdue
+    def _give_up(self, ticket_id: str) -> _Early:
+        early = self._held.pop(ticket_id)
+        self._texts.wasted(early.text)
+        return early
 
 
-def _text(statement: Statement | QueryTicket) -> Text:
-    return statement.warehouse, statement.sql
+def _text(ticket: QueryTicket) -> Text:
+    return ticket.warehouse, ticket.sql

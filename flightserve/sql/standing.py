@@ -58,8 +58,8 @@ class Standing:
 
     @property
     def lasting(self) -> bool:
-        """Whether each run asks the tables. Some statements, EXPLAIN and PIVOT, are run when they are bound, and the
-        relation has what they gave then."""
+        """Whether each run asks the tables. What is no query, as EXPLAIN, runs when it is bound, and the relation has
+        what it gave then."""
         return self._relation.type == "QUERY_RELATION"
 
     def __repr__(self) -> str:

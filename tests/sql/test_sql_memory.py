@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -198,6 +199,18 @@ def test_the_watch_survives_having_no_memory(engine: Engine) -> None:
         watch.memory = Looked(raising(MemoryError()), raising(MemoryError()), again.set)  # type: ignore[assignment]
         with engine.session() as session, watched(watch, session):
             assert again.wait(20)
+
+
+def test_the_watch_is_not_woken_for_each_query(engine: Engine) -> None:
+    with watching() as watch, engine.session() as session:
+        looks = itertools.count()
+        seen = threading.Event()
+        watch.memory = Looked(*[lambda: (next(looks), seen.set())] * 100_000)  # type: ignore[arg-type, assignment]
+        for _ in range(10_000):
+            with watched(watch, session):
+                pass
+        assert seen.wait(20)
+        assert next(looks) < 5_000
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

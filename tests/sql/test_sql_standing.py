@@ -1,11 +1,13 @@
-"""Merged queries that stand ready: bound once, run with other rows, and gone where something went wrong."""
+"""Queries that stand ready: bound once, run again, with other rows, and gone where something went wrong."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flightserve.clock import NS_PER_S, monotonic_ns
@@ -13,6 +15,7 @@ from flightserve.errors import InvalidArgument, NotFound
 from flightserve.sql import engine as engine_module
 from flightserve.sql.engine import CLOSE_WAIT_S, Engine
 from flightserve.sql.execution import Execution, Watch
+from flightserve.sql.queries import Runner
 from tests.sql.warehouses import opened, watching
 
 DOUBLED = "SELECT v * 2 AS w FROM __fs_params ORDER BY w"
@@ -119,3 +122,57 @@ def test_an_engine_closes_without_waiting_for_what_only_stands_ready(watch: Watc
         engine.close()
         assert monotonic_ns() - begun_ns < CLOSE_WAIT_S * NS_PER_S
         assert not engine._standing
+
+
+# ---- statements without parameters
+
+
+def plainly(runner: Runner, text: str) -> list[list[object]]:
+    """The rows of a statement as `query` streams them."""
+    prepared = runner.prepare(text)
+    return [list(row.values()) for batch in runner.stream(prepared, [], 1) for row in batch.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT id, name FROM people WHERE id < 3 ORDER BY id",
+        "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 5) SELECT n FROM r ORDER BY n",
+        "SELECT id FROM people WHERE id > 100",
+        "FROM people ORDER BY id",
+        "SELECT * FROM (PIVOT people ON team IN ('red', 'blue') USING count(*) GROUP BY score) ORDER BY score",
+    ],
+)
+def test_a_text_that_comes_again_stands_ready(engine: Engine, watch: Watch, text: str) -> None:
+    runner = Runner(engine, watch)
+    once = plainly(runner, text)
+    assert not engine._standing, "most texts come once"
+    assert plainly(runner, text) == once
+    (standing,) = engine._standing.values()
+    assert plainly(runner, text) == once
+    assert list(engine._standing.values()) == [standing] and not engine._busy
+
+
+def test_a_statement_that_runs_when_it_is_bound_does_not(engine: Engine, watch: Watch) -> None:
+    runner, text = Runner(engine, watch), "EXPLAIN SELECT sum(id) FROM people"
+    assert plainly(runner, text) == plainly(runner, text) != []
+    assert not engine._standing and not engine._busy
+
+
+def test_each_run_asks_the_files_anew(tmp_path: Path, watch: Watch) -> None:
+    path = tmp_path / "numbers.parquet"
+    pq.write_table(pa.table({"n": [1, 2]}), path)
+    with opened({"numbers": str(path)}, load="view") as engine:
+        runner = Runner(engine, watch)
+        for _ in range(3):
+            assert plainly(runner, "SELECT sum(n) AS s FROM numbers") == [[3]]
+        replacement = tmp_path / "new"
+        pq.write_table(pa.table({"n": [5, 6, 7]}), replacement)
+        replacement.rename(path)
+        assert plainly(runner, "SELECT sum(n) AS s FROM numbers") == [[18]]
+
+
+def test_volatile_functions_are_called_in_each_run(engine: Engine, watch: Watch) -> None:
+    runner = Runner(engine, watch)
+    drawn = {str(plainly(runner, "SELECT random() AS r")) for _ in range(5)}
+    assert len(drawn) == 5
