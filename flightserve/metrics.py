@@ -121,6 +121,7 @@ class Metrics:
             ["deployment", "taken"],
             registry=registry,
         )
+        self._prefetches: dict[tuple[str, bool], Counter] = {}
         self._counters: dict[tuple[str, str, str, int], Counter] = {}
         self._durations: dict[tuple[str, str, str], Histogram] = {}
 
@@ -139,7 +140,10 @@ class Metrics:
 
     def prefetched(self, deployment: str, taken: bool) -> None:
         """Count one query that was begun before it was asked for."""
-        self.prefetches.labels(deployment, str(taken).lower()).inc()
+        counter = self._prefetches.get((deployment, taken))
+        if counter is None:
+            counter = self._prefetches[deployment, taken] = self.prefetches.labels(deployment, str(taken).lower())
+        counter.inc()
 
     def set_tiers(self, tiers: Mapping[str, Mapping[str, float]]) -> None:
         """Statistics of the other tiers' processes, by process; replaces what was there."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from flightserve.clock import NEVER_NS
 
 
@@ -77,8 +79,7 @@ class DeploymentSpec:
         return next((m for m in self.methods if m.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestMeta:
+class RequestMeta(msgspec.Struct, frozen=True):
     """What the edge knows of a request beside its rows.
 
     `deadline_ns` is absolute `CLOCK_MONOTONIC`; `request_id` is echoed and logged ("" lets the data plane

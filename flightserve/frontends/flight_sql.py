@@ -128,7 +128,8 @@ class FlightSql:
         self.tickets = tickets
         self.bound = Bound()
         self._answered = answered
-        self._lock = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         # What runs, by the id of its ticket; one ticket may be redeemed several times at once.
         self._running: dict[Answer, str] = {}
         self._refusing = ""
@@ -266,7 +267,7 @@ class FlightSql:
     def _ended(self, answer: Answer, warehouse: str, started_ns: int, code: int) -> None:
         with self._lock:
             self._running.pop(answer, None)
-            self._lock.notify_all()
+            self._changed.notify_all()
         answer.close()
         self._answered(warehouse, QUERY, code, (monotonic_ns() - started_ns) / NS_PER_S)
 
@@ -360,7 +361,7 @@ class FlightSql:
     def wait_quiet(self, timeout_s: float) -> bool:
         """Wait until no query runs; False when some still do after that time."""
         with self._lock:
-            return self._lock.wait_for(lambda: not self._running, timeout_s)
+            return self._changed.wait_for(lambda: not self._running, timeout_s)
 
     def end_all(self) -> None:
         """Cancel every query."""

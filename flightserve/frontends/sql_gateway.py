@@ -103,17 +103,18 @@ def choose(service: Service, name: str | None) -> DeploymentSpec:
     """The warehouse of that name, or the only one. Raises NotFound, InvalidArgument where one must be
     named, Unimplemented where there is none."""
     known = warehouses(service)
+    if name:
+        for spec in known:
+            if spec.name == name:
+                return spec
+    elif len(known) == 1:
+        return known[0]
     if not known:
         raise Unimplemented("no warehouse is deployed here; fs.sql.Warehouse or `flightserve sql` make one")
     names = ", ".join(spec.name for spec in known)
     if name:
-        found = next((spec for spec in known if spec.name == name), None)
-        if found is None:
-            raise NotFound(f"no warehouse {name[:128]!r}; there are: {names}")
-        return found
-    if len(known) > 1:
-        raise InvalidArgument(f"there are several warehouses ({names}); name one")
-    return known[0]
+        raise NotFound(f"no warehouse {name[:128]!r}; there are: {names}")
+    raise InvalidArgument(f"there are several warehouses ({names}); name one")
 
 
 def request_batch(statement: Statement) -> pa.RecordBatch:

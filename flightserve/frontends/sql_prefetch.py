@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
 from flightserve.core.speculation import Speculation
@@ -53,7 +55,8 @@ class Prefetch:
         self._start = start
         self._ended = ended
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._texts: Speculation[Text] = Speculation(TEXTS_MAX)
         self._held: dict[str, _Early] = {}
         self._thread: threading.Thread | None = None
@@ -70,12 +73,13 @@ class Prefetch:
     def begin(self, ticket: QueryTicket, meta: RequestMeta) -> None:
         """A ticket was given out: begin its statement, where that is worth it."""
         text = _text(ticket)
-        with self._changed:
+        with self._lock:
             if not self._texts.wanted(text) or len(self._held) >= HELD_MAX or self._closed:
                 return
         until_ns = self._clock() + HELD_NS
         try:
-            answer = self._start(ticket, replace(meta, deadline_ns=min(meta.deadline_ns, until_ns)))
+            early = msgspec.structs.replace(meta, deadline_ns=min(meta.deadline_ns, until_ns))
+            answer = self._start(ticket, early)
         except FlightserveError:
             # DoGet will say it, if it is still so by then.
             return
@@ -84,7 +88,7 @@ class Prefetch:
 
     def _hold(self, ticket_id: str, early: _Early) -> bool:
         """False where all was closed meanwhile."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return False
             self._held[ticket_id] = early
@@ -110,18 +114,18 @@ class Prefetch:
             early.answer.close()
 
     def _pop(self, ticket: QueryTicket) -> _Early | None:
-        with self._changed:
+        with self._lock:
             return self._held.pop(ticket.id, None)
 
     def read(self, ticket: QueryTicket, took_ns: int, whole_bytes: int | None) -> None:
         """DoGet has had the first rows so long after it began; `whole_bytes`: the result's size, if that was all."""
         cheap = took_ns <= QUICK_NS and whole_bytes is not None and whole_bytes <= SMALL_BYTES
-        with self._changed:
+        with self._lock:
             self._texts.asked(_text(ticket), cheap)
 
     def close(self) -> None:
         """Give all up and begin no more. Idempotent."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             held = list(self._held.values())
             self._held.clear()
@@ -142,7 +146,7 @@ class Prefetch:
 
     def _wait(self) -> list[_Early]:
         """What was held for too long, once there is any; nothing at the end."""
-        with self._changed:
+        with self._lock:
             while not self._closed:
                 now_ns = self._clock()
                 overdue = [number for number, early in self._held.items() if early.until_ns <= now_ns]

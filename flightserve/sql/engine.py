@@ -67,7 +67,8 @@ class Engine:
         # By their texts, the one used longest ago first.
         self._standing: OrderedDict[str, Standing] = OrderedDict()
         self._busy: set[duckdb.DuckDBPyConnection] = set()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._closed = False
         self._folder = tempfile.mkdtemp(prefix="flightserve-sql-", dir=options.temp_directory or None)
         try:
@@ -91,7 +92,7 @@ class Engine:
 
     def close(self) -> None:
         """Interrupt what runs, wait a moment for it to end, close the database, and remove what was spilled."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             until_ns = monotonic_ns() + int(CLOSE_WAIT_S * NS_PER_S)
             while self._busy and monotonic_ns() < until_ns:
@@ -202,7 +203,7 @@ class Engine:
 
     def take(self) -> duckdb.DuckDBPyConnection:
         """A connection for one query; `give_back` or `drop` it. Raises Unavailable when the engine is closed."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise Unavailable("the engine is closed")
             new = not self._idle
@@ -215,7 +216,7 @@ class Engine:
 
     def give_back(self, session: duckdb.DuckDBPyConnection) -> None:
         """The query on this connection ended well and nothing of it is left."""
-        with self._changed:
+        with self._lock:
             if not self._closed and len(self._idle) < IDLE_SESSIONS_MAX:
                 self._idle.append(session)
                 self._busy.discard(session)
@@ -224,7 +225,7 @@ class Engine:
 
     def take_standing(self, text: str) -> Standing | None:
         """The query that stands ready, if one does; `keep` it, or `drop` its session."""
-        with self._changed:
+        with self._lock:
             standing = self._standing.pop(text, None)
             if standing is not None:
                 self._busy.add(standing.session)
@@ -233,7 +234,7 @@ class Engine:
     def keep(self, standing: Standing) -> None:
         """The query on its session ended well and is ready for the next time, if it can be. One of a text is kept:
         executions that gather come one after another."""
-        with self._changed:
+        with self._lock:
             kept = not self._closed and standing.lasting and standing.text not in self._standing
             if kept:
                 self._standing[standing.text] = standing
@@ -248,6 +249,6 @@ class Engine:
     def drop(self, session: duckdb.DuckDBPyConnection) -> None:
         """Close the connection: what it was doing may still end in it."""
         session.close()
-        with self._changed:
+        with self._lock:
             self._busy.discard(session)
             self._changed.notify_all()

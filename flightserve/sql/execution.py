@@ -63,7 +63,8 @@ class Watch:
 
     def __init__(self, clock: Clock = monotonic_ns) -> None:
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         # The oldest first.
         self._running: dict[Watched, None] = {}
         self.memory: MemoryWatch[Watched] | None = None
@@ -77,7 +78,7 @@ class Watch:
     def begin(self, session: duckdb.DuckDBPyConnection, deadline_ns: int, cancelled: Callable[[], bool]) -> Watched:
         """Watch over the session's query until `end`."""
         watched = Watched(session, deadline_ns, cancelled)
-        with self._changed:
+        with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="sql-watch", daemon=True)
                 # Where it cannot start, the next query tries again.
@@ -91,18 +92,18 @@ class Watch:
 
     def end(self, watched: Watched) -> None:
         """The query has ended. Idempotent."""
-        with self._changed:
+        with self._lock:
             self._running.pop(watched, None)
 
     def relieve(self) -> None:
         """A query failed for want of memory, and its session is closed: let others have what it had."""
-        with self._changed:
+        with self._lock:
             if self.memory is not None:
                 self.memory.relieve()
 
     def stop(self) -> None:
         """End the thread."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
             self._changed.notify()
         if self._thread is not None:
@@ -111,7 +112,7 @@ class Watch:
     def _run(self) -> None:
         """Look until it is stopped. Short of memory it looks again; without it no query would ever be interrupted, so
         whatever else goes wrong costs the replica."""
-        with self._changed:
+        with self._lock:
             while not self._stopping:
                 try:
                     wait_s = self._look_at_all(self._clock())
@@ -212,26 +213,23 @@ class Execution:
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
-            yield from self._batches()
+            ahead = self._ahead()
+            if len(ahead) == 1 and self._ended and ahead[0].nbytes <= BATCH_BYTES_MAX:
+                # As most results: all there is.
+                self.last = True
+                yield ahead.pop()
+                return
+            batches = gathered(itertools.chain(ahead, self._read()), self.schema)
+            del ahead
+            for batch in batches:
+                # Once the engine has ended, what is left is there already.
+                waiting = collections.deque([batch, *(batches if self._ended else ())])
+                del batch
+                while waiting:
+                    self.last = self._ended and len(waiting) == 1
+                    yield waiting.popleft()
         finally:
             self.close()
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        ahead = self._ahead()
-        if len(ahead) == 1 and self._ended and ahead[0].nbytes <= BATCH_BYTES_MAX:
-            # As most results: all there is.
-            self.last = True
-            yield ahead.pop()
-            return
-        batches = gathered(itertools.chain(ahead, self._read()), self.schema)
-        del ahead
-        for batch in batches:
-            # Once the engine has ended, what is left is there already.
-            waiting = collections.deque([batch, *(batches if self._ended else ())])
-            del batch
-            while waiting:
-                self.last = self._ended and len(waiting) == 1
-                yield waiting.popleft()
 
     def renamed(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The batches with that schema's names; its types are theirs. Statements whose parameters were written out
@@ -366,10 +364,14 @@ def cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     yield from cut(batch.slice(half))
 
 
+# Of `pa.dictionary`; what `pa.types.is_dictionary` asks.
+_DICTIONARY: Final = pa.dictionary(pa.int32(), pa.utf8()).id
+
+
 def plain_schema(schema: pa.Schema) -> pa.Schema | None:
     """The schema with dictionaries written out, None where it has none."""
     kinds = schema.types
-    if not any(pa.types.is_dictionary(kind) or pa.types.is_nested(kind) for kind in kinds):
+    if not any(kind.num_fields or kind.id == _DICTIONARY for kind in kinds):
         return None
     plain = [_plain_type(kind) for kind in kinds]
     return None if plain == kinds else pa.schema([f.with_type(kind) for f, kind in zip(schema, plain, strict=True)])

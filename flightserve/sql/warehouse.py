@@ -18,7 +18,6 @@ the SQL frontends call:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import logging
@@ -244,9 +243,7 @@ class WarehouseReplica:
         """Run SQL: rows `sql` and `parameters`; streams the result."""
         sql, rows = _request(batch)
         with self._tables.using() as tables:
-            with _parameters_are_values():
-                prepared = tables.runner.prepare_for(sql, None if rows is None else rows.schema)
-                columns = _columns(prepared, rows)
+            prepared, columns = _prepared_for(tables.runner, sql, rows)
             cache, scope = self._cache_for(prepared)
             count = 1 if rows is None else rows.num_rows
             if cache is None or scope is None:
@@ -262,9 +259,7 @@ class WarehouseReplica:
         sql = _statement_of(batch.schema)
         rows = batch.replace_schema_metadata(None)
         with self._tables.using() as tables:
-            with _parameters_are_values():
-                prepared = tables.runner.prepare_for(sql, rows.schema)
-                columns = _columns(prepared, rows)
+            prepared, columns = _prepared_for(tables.runner, sql, rows)
             if not columns:
                 raise InvalidArgument("the statement has no parameters, so that nothing is merged; `query` runs it")
             executions = Executions(columns, rows.num_rows, flightserve.context().rows)
@@ -418,12 +413,12 @@ def _columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:
     return prepared.parameters.columns(rows) if prepared.parameters.names else []
 
 
-@contextlib.contextmanager
-def _parameters_are_values() -> Iterator[None]:
-    """A statement's parameters are no columns of the request, which are right: what is wrong with them is a wrong
-    value (HTTP 400), and no SchemaMismatch (422)."""
+def _prepared_for(runner: Runner, sql: str, rows: pa.RecordBatch | None) -> tuple[Prepared, list[pa.Array]]:
+    """The statement for these parameter rows, and their columns. A statement's parameters are no columns of the
+    request, which are right: what is wrong with them is a wrong value (HTTP 400), and no SchemaMismatch (422)."""
     try:
-        yield
+        prepared = runner.prepare_for(sql, None if rows is None else rows.schema)
+        return prepared, _columns(prepared, rows)
     except SchemaMismatch as error:
         raise InvalidArgument(error.message) from error
 
@@ -445,7 +440,7 @@ def _kept(
     try:
         for batch in run():
             # Where the end travels with the last batch, nothing behind it is run.
-            yield recording.fresh(batch, getattr(current, "last", False))
+            yield recording.fresh(batch, current.last)
         recording.end()
     finally:
         recording.drop()
