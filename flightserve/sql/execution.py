@@ -59,7 +59,8 @@ class Watched:
 class Watch:
     """Interrupts queries at their deadline, or within `WATCH_NS` after they were given up or took too much memory
     (`memory`, where somebody watches over that); one thread, which is asleep while nothing runs. It is not woken for
-    each query: it looks again `WATCH_NS` after it saw any, and only a deadline before that wakes it."""
+    each query: it looks again `WATCH_NS` after it saw any. A deadline before that wakes it, and any query while much
+    memory is in use."""
 
     def __init__(self, clock: Clock = monotonic_ns) -> None:
         self._clock = clock
@@ -86,7 +87,8 @@ class Watch:
                 self._thread = thread
             self._running[watched] = None
             self._begun = True
-            if self._asleep or deadline_ns < self._next_ns:
+            tight = self.memory is not None and self.memory.tight
+            if self._asleep or tight or deadline_ns < self._next_ns:
                 self._changed.notify()
         return watched
 

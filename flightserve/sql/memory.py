@@ -71,16 +71,25 @@ def usage(statm: bytes) -> tuple[int, int]:
 
 
 class Grant:
-    """How much private memory may be mapped, in the kernel's count of it. Pure."""
+    """How much private memory may be mapped, in the kernel's count of it. Pure.
 
-    __slots__ = ("limit",)
+    A grant is of the moment: what a query that ended has given back is not in it. `tight` says that much is in use, so
+    that the next query had better find a new one.
+    """
+
+    __slots__ = ("_room", "limit", "tight")
 
     def __init__(self) -> None:
         self.limit: int | None = None
+        self.tight = False
+        # The most headroom there was.
+        self._room = 0
 
     def renew(self, resident: int, mapped: int, bytes_max: int) -> int:
         """The limit from now on. Over the bound it does not rise: a little each time would be much in the end."""
         headroom = bytes_max - resident
+        self._room = max(self._room, headroom)
+        self.tight = headroom < self._room - self._room // 8
         if headroom > FLOOR_BYTES or self.limit is None:
             self.limit = mapped + max(headroom, FLOOR_BYTES)
         else:
@@ -189,6 +198,11 @@ class MemoryWatch(Generic[KeyT]):
             self._limit(self._grant.renew(*self._used(), bytes_max))
         else:
             self._limit(resource.RLIM_INFINITY)
+
+    @property
+    def tight(self) -> bool:
+        """Whether a query that begins now should be looked at at once (`Grant.tight`)."""
+        return self._grant.tight
 
     def look(self, running: Collection[KeyT], active: Collection[KeyT], now_ns: int) -> KeyT | None:
         """Renew the grant; the query to interrupt, if any."""

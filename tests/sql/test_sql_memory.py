@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import queue
 import subprocess
 import sys
 import threading
@@ -17,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightserve.clock import NEVER_NS
+from flightserve.clock import NEVER_NS, NS_PER_S
 from flightserve.errors import OutOfMemory, ReplicaFailed
+from flightserve.sql import execution
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import translate
 from flightserve.sql.execution import Watch
@@ -144,6 +146,24 @@ def test_what_may_be_mapped(looks: list[tuple[int, int]]) -> None:
         before = limit
 
 
+def test_a_grant_is_tight_while_much_is_in_use() -> None:
+    grant = Grant()
+    for resident, tight in [
+        (200, False),
+        (290, False),
+        (310, True),
+        (900, True),
+        (290, False),
+        (100, False),
+        (210, False),
+    ]:
+        grant.renew(resident * MIB, 0, BOUND)
+        assert grant.tight is tight, resident
+    # The more there was, the sooner.
+    grant.renew(230 * MIB, 0, BOUND)
+    assert grant.tight
+
+
 def test_the_bound_is_above_the_engine_s_limit_and_below_the_machine() -> None:
     assert bound(50 * MIB, 300 * MIB) > 350 * MIB
     assert bound(50 * MIB, 300 * MIB, 2) == bound(50 * MIB, 300 * MIB) + 300 * MIB + 300 * MIB // 8
@@ -167,6 +187,7 @@ class Looked:
         self._looks = list(looks)
         self.failures: list[ReplicaFailed] = []
         self.broke = threading.Event()
+        self.tight = False
 
     def look(self, *_: object) -> None:
         if self._looks:
@@ -211,6 +232,19 @@ def test_the_watch_is_not_woken_for_each_query(engine: Engine) -> None:
                 pass
         assert seen.wait(20)
         assert next(looks) < 5_000
+
+
+def test_the_watch_looks_at_once_while_much_memory_is_in_use(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "WATCH_NS", 3600 * NS_PER_S)
+    with watching() as watch, engine.session() as session:
+        looks: queue.SimpleQueue[None] = queue.SimpleQueue()
+        watch.memory = memory = Looked(*[lambda: looks.put(None)] * 100)  # type: ignore[assignment]
+        with watched(watch, session):
+            looks.get(timeout=20)
+        memory.tight = True  # type: ignore[attr-defined]
+        for _ in range(5):
+            with watched(watch, session):
+                looks.get(timeout=20)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
