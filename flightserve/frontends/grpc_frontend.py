@@ -82,6 +82,7 @@ class GrpcFrontend:
         self._health.draining = True
         self._calls.unsent.stop()
         self._streams.idle.stop()
+        self._queries.close()
         await self._server.stop(None)
 
     def statistics(self) -> dict[str, int]:

@@ -24,7 +24,8 @@ from flightserve.fabric.service import AsyncCall, Result
 from flightserve.frontends import edge
 from flightserve.frontends.grpc_calls import Calls, Headers, abort, code_of_end
 from flightserve.frontends.grpc_messages import write_query_reply
-from flightserve.frontends.sql_gateway import QUERY, Statement, choose, request_batch
+from flightserve.frontends.sql_calls import SqlCalls
+from flightserve.frontends.sql_gateway import QUERY, Statement, choose
 from flightserve.metrics import UNKNOWN
 from flightserve.proto import flightserve_pb2 as pb
 
@@ -37,6 +38,11 @@ class Queries:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
+        self._sql = SqlCalls(calls.service, calls.limits)
+
+    def close(self) -> None:
+        """The end of it."""
+        self._sql.close()
 
     async def query(self, _: Any, context: Any) -> None:
         """The handler of `Query`: writes replies, or ends the RPC with a gRPC status."""
@@ -46,7 +52,7 @@ class Queries:
         calls.in_flight += 1
         try:
             message = await calls.message(context)
-            await self._answer(_Query(calls, calls.headers(context)), message, context)
+            await self._answer(_Query(calls, self._sql, calls.headers(context)), message, context)
         finally:
             calls.in_flight -= 1
 
@@ -87,10 +93,11 @@ class Queries:
 class _Query:
     """One query: what is known of it, as far as it has come."""
 
-    __slots__ = ("_calls", "headers", "known", "request_id", "started_ns")
+    __slots__ = ("_calls", "_sql", "headers", "known", "request_id", "started_ns")
 
-    def __init__(self, calls: Calls, headers: Headers) -> None:
+    def __init__(self, calls: Calls, sql: SqlCalls, headers: Headers) -> None:
         self._calls = calls
+        self._sql = sql
         self.headers = headers
         self.known = (UNKNOWN, UNKNOWN)
         self.request_id = edge.echoable_request_id(headers.metadata.get("x-request-id"))
@@ -109,8 +116,7 @@ class _Query:
         self.known = (spec.name, QUERY)
         meta = edge.meta_of(metadata.get, spec, calls.limits, self.started_ns, native_ns)
         self.request_id = meta.request_id
-        batch = request_batch(Statement(spec.name, request.query, request.parameters))
-        return calls.service.call(spec.name, QUERY, batch, meta)
+        return self._sql.start(Statement(spec.name, request.query, request.parameters), meta)
 
 
 def _parsed(message: bytes) -> Any:

@@ -118,6 +118,8 @@ class HttpFrontend:
         self._close_listener()
         if self._sweeping is not None:
             self._sweeping.cancel()
+        if self._calls is not None:
+            self._calls.sql.close()
         for connection in self._connections():
             if connection.idle:
                 connection.transport.close()

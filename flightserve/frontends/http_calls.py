@@ -28,6 +28,7 @@ from flightserve.frontends.edge import as_error, check_name, default_meta, echoa
 from flightserve.frontends.http_bodies import ARROW, JSON, form_in, form_out, packing
 from flightserve.frontends.http_exchange import Exchange, Route
 from flightserve.frontends.json_columns import JsonColumns, build_all, declared_schema, parse
+from flightserve.frontends.sql_calls import SqlCalls
 from flightserve.types import RequestMeta
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Calls:
     def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         self.service = service
         self.limits = limits
+        self.sql = SqlCalls(service, limits)
         self.in_flight = 0
         self.tasks: set[asyncio.Task[None]] = set()
         # What `http_protocol.Edge` asks for beside the methods below.

@@ -37,7 +37,7 @@ from flightserve.frontends.http_errors import UnsupportedMediaType
 from flightserve.frontends.http_exchange import Exchange, Route
 from flightserve.frontends.json_arrays import BadValue, inferred
 from flightserve.frontends.json_columns import keys_within, refuse_repeated_keys
-from flightserve.frontends.sql_gateway import QUERY, Statement, choose, request_batch
+from flightserve.frontends.sql_gateway import QUERY, Statement, choose
 
 if TYPE_CHECKING:
     from flightserve.frontends.http_calls import Calls
@@ -94,8 +94,7 @@ async def start(calls: Calls, exchange: Exchange, body: bytes) -> tuple[AsyncCal
     exchange.route = Route(spec.name, QUERY)
     exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
     exchange.request_id = exchange.meta.request_id
-    batch = request_batch(Statement(spec.name, asked.query, asked.parameters))
-    call = calls.service.call(spec.name, QUERY, batch, exchange.meta)
+    call = calls.sql.start(Statement(spec.name, asked.query, asked.parameters), exchange.meta)
     if exchange.form_out == JSON and not asked.as_rows:
         return call, JsonColumnTexts(limits.json_bytes_max)
     return call, ENCODERS[exchange.form_out]()

@@ -7,7 +7,7 @@ of several clients become one query; each row's result behind its number, not st
 `describe` (schemas without running), `tables` and `refresh`. So this module knows the `Service` protocol and no engine.
 
 What a statement returns is remembered for a short time, because clients ask three times for each execution
-(prepare, GetFlightInfo, DoGet). Blocking; for threads of the Flight frontend. The others only take `request_batch`.
+(prepare, GetFlightInfo, DoGet). Blocking; for threads of the Flight frontend. Those on an event loop have `sql_calls`.
 """
 
 from __future__ import annotations
@@ -145,6 +145,11 @@ def execution_row(statement: Statement, limits: EdgeLimits) -> pa.RecordBatch | 
     return rows.replace_schema_metadata({SQL_KEY: statement.sql.encode()}) if rows.num_rows == 1 else None
 
 
+def unnumbered(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """What `execute` answered to one row, without that row's number, which is the first column."""
+    return batch.select(range(1, batch.num_columns))
+
+
 class Answer:
     """The batches of one request, read by a thread. Iterate; `close` gives the rest up. `cancel` may come from any
     thread, and ends the iteration with Cancelled.
@@ -210,8 +215,7 @@ class Answer:
             self._early = False
             if reply.result is not None:
                 batch = reply.result.batch()
-                # The first column is the number of the row, of which there was one.
-                return batch if self._execution is None else batch.select(range(1, batch.num_columns))
+                return batch if self._execution is None else unnumbered(batch)
         raise StopIteration
 
     def _patience_s(self) -> float:
@@ -257,13 +261,13 @@ class Gateway:
         self.service = service
         self.limits = limits
         self._clock = clock
-        self._descriptions: _Recent[Statement, Description] = _Recent(clock)
-        self._tables: _Recent[str, tuple[TableInfo, ...]] = _Recent(clock)
-        self._large: _Recent[tuple[str, str], bool] = _Recent(clock, LARGE_NS)
+        self._descriptions: Recent[Statement, Description] = Recent(clock)
+        self._tables: Recent[str, tuple[TableInfo, ...]] = Recent(clock)
+        self._large: Recent[tuple[str, str], bool] = Recent(clock, LARGE_NS)
 
     def describe(self, statement: Statement, meta: RequestMeta) -> Description:
         """The statement's schemas; of its parameters only the types count. Raises what the engine says of it."""
-        shape = Statement(statement.warehouse, statement.sql, _without_rows(statement.parameters))
+        shape = Statement(statement.warehouse, statement.sql, without_rows(statement.parameters))
         known = self._descriptions.get(shape)
         if known is None:
             row = self._one(DESCRIBE, shape, meta)
@@ -318,7 +322,7 @@ class Gateway:
         return only
 
 
-def _without_rows(parameters: bytes) -> bytes:
+def without_rows(parameters: bytes) -> bytes:
     """The stream's schema as a stream of its own."""
     if not parameters:
         return parameters
@@ -335,7 +339,7 @@ def _schema(message: bytes) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(message))
 
 
-class _Recent(Generic[K, V]):
+class Recent(Generic[K, V]):
     """Values for a short time, at most so many; the oldest goes first."""
 
     def __init__(self, clock: Clock, lifetime_ns: int = REMEMBERED_NS) -> None:

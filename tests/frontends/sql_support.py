@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import decimal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pytest
 
 import flightserve as fs
 from flightserve.config import EdgeLimits, FrontendOptions
@@ -16,6 +18,7 @@ from flightserve.frontends.grpc_frontend import GrpcFrontend
 from flightserve.frontends.host import FrontendHost
 from flightserve.frontends.http import HttpFrontend
 from flightserve.metrics import Metrics
+from flightserve.sql.queries import Prepared
 from flightserve.testing import LocalService
 from tests.plane import Plane, plane
 from tests.support import eventually
@@ -71,6 +74,31 @@ BAD_QUERIES = [
     ("SELECT * FROM '/etc/passwd'", "PERMISSION_DENIED", 403),
     ("SELECT list(range) FROM range(200000000)", "RESOURCE_EXHAUSTED", 503),
 ]
+
+
+class Runs:
+    """What the replica ran: how, which text, how many executions. While `hold` is set, executions that run by
+    themselves wait for `go`."""
+
+    def __init__(self, runner: Any, patch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[str, str, int]] = []
+        self.hold = False
+        self.go = threading.Event()
+        for how in ("one", "merged", "stream"):
+            patch.setattr(runner, how, self._counted(how, getattr(runner, how)))
+
+    def _counted(self, how: str, run: Any) -> Any:
+        def counted(prepared: Prepared, columns: Sequence[pa.Array], rows: Any, *more: Any) -> Any:
+            self.seen.append((how, prepared.statement.text, len(rows) if how == "merged" else 1))
+            if how == "one" and self.hold:
+                assert self.go.wait(30)
+            return run(prepared, columns, rows, *more)
+
+        return counted
+
+    def by(self, how: str) -> list[int]:
+        """The executions of each run of that kind."""
+        return [count for each, _, count in self.seen if each == how]
 
 
 class Served(NamedTuple):

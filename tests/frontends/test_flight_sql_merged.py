@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,39 +20,14 @@ import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.flight_frontend import FlightFrontend
 from flightserve.metrics import Metrics
-from flightserve.sql.queries import Prepared
 from flightserve.sql.warehouse import EXECUTED_BYTES_MAX
+from tests.frontends.sql_support import Runs
 from tests.plane import Plane, plane
 from tests.sql.warehouses import PEOPLE
 from tests.support import eventually
 
 BY_ID = "SELECT id, name, $1 AS asked FROM people WHERE id = $1 OR $1 IS NULL ORDER BY id"
 NAMES = PEOPLE["name"].to_pylist()
-
-
-class Runs:
-    """What the replica ran: how, which text, how many executions. While `hold` is set, executions that run by
-    themselves wait for `go`."""
-
-    def __init__(self, runner: Any, patch: pytest.MonkeyPatch) -> None:
-        self.seen: list[tuple[str, str, int]] = []
-        self.hold = False
-        self.go = threading.Event()
-        for how in ("one", "merged", "stream"):
-            patch.setattr(runner, how, self._counted(how, getattr(runner, how)))
-
-    def _counted(self, how: str, run: Any) -> Any:
-        def counted(prepared: Prepared, columns: Sequence[pa.Array], rows: Any, *more: Any) -> Any:
-            self.seen.append((how, prepared.statement.text, len(rows) if how == "merged" else 1))
-            if how == "one" and self.hold:
-                assert self.go.wait(30)
-            return run(prepared, columns, rows, *more)
-
-        return counted
-
-    def by(self, how: str) -> list[int]:
-        """The executions of each run of that kind."""
-        return [count for each, _, count in self.seen if each == how]
 
 
 @pytest.fixture(scope="module")
