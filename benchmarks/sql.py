@@ -144,7 +144,8 @@ def _lookups(bench: Bench) -> list[Figure]:
         def measure() -> Sample:
             server = bench.server("-m", "flightserve", "run", "benchmarks.lookups:app", *PORTS)
             where = server.addresses[protocol]
-            address: dict[str, Any] = {"url": f"{where}/v1/lookups/point"} if protocol == "http" else {"address": where}
+            path = "/v1/sql" if arguments.get("statements") else "/v1/lookups/point"
+            address: dict[str, Any] = {"url": where + path} if protocol == "http" else {"address": where}
             return bench.load(LOAD).sample(order, key, **address, **arguments)
 
         return measure
@@ -159,6 +160,13 @@ def _lookups(bench: Bench) -> list[Figure]:
         bench.alternate(
             _figure(f"point lookup, HTTP JSON, {IN_FLIGHT} in flight (embedded, one by one)", "answers/s", least(6)),
             load("http", "http_points", "answers_per_s", in_flight=IN_FLIGHT, seconds=seconds),
+            singly("point"),
+        ),
+        bench.alternate(
+            _figure(
+                f"the same as SQL with a parameter, {IN_FLIGHT} in flight (embedded, one by one)", "answers/s", None
+            ),
+            load("http", "http_points", "answers_per_s", in_flight=IN_FLIGHT, seconds=seconds, statements=True),
             singly("point"),
         ),
         bench.alternate(

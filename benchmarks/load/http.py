@@ -24,6 +24,8 @@ ARROW_TYPE = "application/vnd.apache.arrow.stream"
 OVERTIME_S = 30.0
 WARM_CALLS = 3
 
+LAST_CHUNK = b"0\r\n\r\n"
+
 
 class Connection(asyncio.Protocol):
     """One connection in a closed loop: the next request leaves when the answer to the last one is whole. What is
@@ -161,10 +163,12 @@ class Run:
 
 def whole_answer(received: bytes) -> tuple[int, bytes] | None:
     """Status and body of the answer that was received, None until it is whole. Raises WrongAnswer where it is no
-    answer with a length."""
+    answer with a length, or in chunks."""
     end = received.find(b"\r\n\r\n") + 4
     if end < 4:
         return None
+    if received.find(b"transfer-encoding: chunked", 0, end) > 0:
+        return (int(received[9:12]), unchunked(received, end)) if received.endswith(LAST_CHUNK) else None
     at = received.find(b"ontent-length: ", 0, end)
     if at < 0:
         at = received.find(b"ontent-Length: ", 0, end)
@@ -173,6 +177,17 @@ def whole_answer(received: bytes) -> tuple[int, bytes] | None:
         raise WrongAnswer(f"no status or no content-length in {received[: min(end, 300)]!r}")
     whole = end + int(received[at + 15 : received.find(b"\r", at)])
     return (int(status), received[end:whole]) if len(received) >= whole else None
+
+
+def unchunked(received: bytes, at: int) -> bytes:
+    """The body of an answer in chunks, the first of which begins at `at`."""
+    body = []
+    while not received.startswith(LAST_CHUNK, at):
+        begins = received.index(b"\r\n", at) + 2
+        ends = begins + int(received[at : begins - 2], 16)
+        body.append(received[begins:ends])
+        at = ends + 2
+    return b"".join(body)
 
 
 def address_of(url: str) -> tuple[str, int]:

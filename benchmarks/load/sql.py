@@ -198,6 +198,7 @@ def expected() -> lookups.Expected:
     return lookups.Expected()
 
 
+STATEMENT = lookups.POINT.replace("$id", "?")
 COLUMNS = {"point": ("id", lookups.ROWS), "grouped": ("grp", lookups.GROUPS)}
 
 
@@ -242,6 +243,22 @@ class Point(http.Connection):
             raise WrongAnswer(f"asked for {self._id}, got {columns}")
 
 
+class Statement(Point):
+    """The same lookup as a statement with a parameter."""
+
+    def request(self) -> bytes:
+        """The next row."""
+        self._id = (self._id + 7919) % lookups.ROWS
+        body = b'{"query":"%b","parameters":[%d],"shape":"columns"}' % (STATEMENT.encode(), self._id)
+        return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
+
+    def check(self, body: bytes) -> None:
+        """That row, all of it."""
+        columns = orjson.loads(body)["columns"]
+        if columns != {"id": [self._id], "label": [f"label {self._id}"], "amount": [amounts()[self._id]]}:
+            raise WrongAnswer(f"asked for {self._id}, got {columns}")
+
+
 @functools.cache
 def amounts() -> list[int]:
     """The column of the points, by id."""
@@ -249,10 +266,12 @@ def amounts() -> list[int]:
     return values
 
 
-def http_points(url: str, in_flight: int, seconds: float) -> dict[str, Any]:
-    """Point lookups as JSON, one in each request, so many in flight: `answers_per_s`."""
+def http_points(url: str, in_flight: int, seconds: float, statements: bool = False) -> dict[str, Any]:
+    """Point lookups as JSON, one in each request, so many in flight; by the query's name, or as `statements`:
+    `answers_per_s`."""
     amounts()
-    answer = uvloop.run(http.closed_loop(url, in_flight, seconds, functools.partial(Point, url)))
+    lookup = functools.partial(Statement if statements else Point, url)
+    answer = uvloop.run(http.closed_loop(url, in_flight, seconds, lookup))
     return {"answers_per_s": answer.pop("calls_per_s"), **answer}
 
 
@@ -282,7 +301,7 @@ def exchange(address: str, query: str, rows: int, seconds: float) -> dict[str, A
 def bound(address: str, rows: int, together: bool) -> dict[str, Any]:
     """A SELECT with a parameter, executed for so many rows over ADBC: bound `together`, or one after another. Answers
     `seconds`."""
-    sql = lookups.POINT.replace("$id", "?")
+    sql = STATEMENT
     asked = [number * 7919 % lookups.ROWS for number in range(rows)]
     got: list[int] = []
     with connected(address).cursor() as cursor:
