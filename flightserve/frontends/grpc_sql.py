@@ -62,9 +62,7 @@ class Queries:
         try:
             call = query.start(message)
             del message
-            async for result in call:
-                for stream in _streams(result):
-                    await context.write(write_query_reply(stream))
+            await _write(call, context)
             call = None
             if "x-request-id" in query.headers.metadata:
                 context.set_trailing_metadata((("x-request-id", query.request_id),))
@@ -117,6 +115,20 @@ class _Query:
         meta = edge.meta_of(metadata.get, spec, calls.limits, self.started_ns, native_ns)
         self.request_id = meta.request_id
         return self._sql.start(Statement(spec.name, request.query, request.parameters), meta)
+
+
+async def _write(call: AsyncCall, context: Any) -> None:
+    """Write every result of the call as it comes."""
+    result: Result | None
+    stream: memoryview | pa.Buffer | None = None
+    try:
+        async for result in call:
+            for stream in _streams(result):
+                await context.write(write_query_reply(stream))
+    except BaseException:
+        # What is raised holds this frame, and gRPC what is raised; the rows must not wait until the collector comes.
+        result = stream = None
+        raise
 
 
 def _parsed(message: bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -210,3 +211,14 @@ def test_the_catalogue_tells_warehouses_and_their_named_queries(stub: Any) -> No
     # One without parameters has no rows to tell apart.
     assert delimited["person"] and delimited["above"]
     assert not delimited["size"] and not delimited["query"]
+
+
+def test_an_error_after_the_first_rows_holds_no_rows(served: Served, stub: Any) -> None:
+    sql = "SELECT CASE WHEN range = 2000000 THEN error('boom') ELSE range END AS a FROM range(3000000)"
+    gc.collect()
+    gc.disable()
+    try:
+        assert refused(stub, query(stub, sql)).code() == Code.INVALID_ARGUMENT
+        eventually(served.at_rest, what="regions were given back, and not by the collector")
+    finally:
+        gc.enable()
