@@ -134,6 +134,8 @@ def _table(text: str) -> tuple[str, str]:
     """NAME=PATH, or PATH: the name is then the file's without its ending, or the folder's."""
     name, separator, path = text.partition("=")
     if separator and name.isidentifier():
+        if not path:
+            raise argparse.ArgumentTypeError(f"{text!r} has no path; write NAME=PATH")
         return name, path
     where = Path(text)
     stem = where.parent.name if any(c in where.name for c in "*?[") else where.name.partition(".")[0]

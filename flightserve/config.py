@@ -74,3 +74,5 @@ class FrontendOptions:
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65535:
                 raise ConfigError(f"{name} is {port}; a port is 0 to 65535, or None to leave the protocol out")
+        if not self.drain_timeout_s >= 0:
+            raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; it is 0 or more, in seconds")

@@ -103,7 +103,10 @@ class Bound:
             return remote(callee.name)
 
         args = [replaced(value, Callee, stand_in) for value in self.args]
-        return self.cls(*args, **{key: replaced(value, Callee, stand_in) for key, value in self.kwargs.items()})
+        kwargs = {key: replaced(value, Callee, stand_in) for key, value in self.kwargs.items()}
+        # A class may want to know the name it is served by, as an argument that it names itself.
+        wanted = getattr(self.cls, "flightserve_named", None)
+        return self.cls(*args, **kwargs, **({} if wanted is None else {wanted: self.name}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ from flightserve.sql.standing import Standing
 from flightserve.sql.statements import Parser
 
 LOADS: Final = ("memory", "view")
+THREADS_MAX: Final = 1024
+# Databases and schemas that DuckDB has already; a catalog cannot be called so.
+_TAKEN: Final = frozenset({"information_schema", "main", "memory", "pg_catalog", "system", "temp"})
 # Connections kept for the next query; more are opened and closed as needed.
 IDLE_SESSIONS_MAX: Final = 16
 # Queries that stand ready, each on a connection of its own.
@@ -43,13 +46,20 @@ _UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "Ti
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How an engine is opened. `threads` 0: one for each core; `memory_limit` "" is DuckDB's own, 80 % of the
-    machine's memory, otherwise as "4GB". `temp_directory` is where its private folder is made ("": the system's)."""
+    machine's memory, otherwise as "4GB". `temp_directory` is where its private folder is made ("": the system's).
+    `catalog` is the database that the tables are in, as in `catalog.main.flights`; "" is DuckDB's own, `memory`."""
 
     load: str = "memory"
     threads: int = 0
     memory_limit: str = ""
     temp_directory: str = ""
     temp_bytes_max: str = "32GB"
+    catalog: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        if not 0 <= self.threads <= THREADS_MAX:
+            raise ConfigError(f"threads is {self.threads}; it is 0 (one for each core) to {THREADS_MAX}")
 
 
 class Engine:
@@ -70,22 +80,29 @@ class Engine:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._closed = False
+        self._catalog = "" if options.catalog.lower() in _TAKEN else options.catalog
         self._folder = tempfile.mkdtemp(prefix="flightserve-sql-", dir=options.temp_directory or None)
         try:
-            self._connection = self._connect()
-            self.memory_bytes = self._memory_limit()
-            for source in sources:
-                self._open(source)
-            self._lock_down(self._connection, self._files())
-            with self.session() as session:
-                for source in sources:
-                    relation = session.sql(f"FROM {quoted_name(source.name)} LIMIT 0")
-                    self.tables[source.name] = relation.to_arrow_table().schema
-            self.shadow = self._shadow()
-            self.parser = Parser(self.shadow, frozenset(name.lower() for name in self.tables))
-        except BaseException:
+            self._start()
+        except BaseException as error:
             shutil.rmtree(self._folder, ignore_errors=True)
+            if isinstance(error, duckdb.Error):
+                raise ConfigError(f"the engine does not start: {_said(error)}") from error
             raise
+
+    def _start(self) -> None:
+        self._connection = self._connect()
+        self._enter(self._connection)
+        self.memory_bytes = self._memory_limit()
+        for source in self.sources:
+            self._open(source)
+        self._lock_down(self._connection, self._files())
+        with self.session() as session:
+            for source in self.sources:
+                relation = session.sql(f"FROM {quoted_name(source.name)} LIMIT 0")
+                self.tables[source.name] = relation.to_arrow_table().schema
+        self.shadow = self._shadow()
+        self.parser = Parser(self.shadow, frozenset(name.lower() for name in self.tables))
 
     def __repr__(self) -> str:
         return f"<Engine {len(self.tables)} tables, {len(self._idle)} idle sessions>"
@@ -131,12 +148,21 @@ class Engine:
             settings["threads"] = options.threads
         if options.memory_limit:
             settings["memory_limit"] = options.memory_limit
-        try:
-            connection = duckdb.connect(":memory:", config=settings)
-            connection.execute("SET GLOBAL TimeZone = 'UTC'")
-        except duckdb.Error as error:
-            raise ConfigError(f"the engine does not start: {translate(error).message}") from error
+        connection = duckdb.connect(":memory:", config=settings)
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        if self._catalog:
+            connection.execute(f"ATTACH ':memory:' AS {quoted_name(self._catalog)}")
         return connection
+
+    def _enter(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Names without a catalog are the catalog's. Each connection has to be told."""
+        if self._catalog:
+            connection.execute(f"USE {quoted_name(self._catalog)}")
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        session = self._connection.cursor()
+        self._enter(session)
+        return session
 
     def _memory_limit(self) -> int:
         """The limit that the engine holds itself to, in bytes."""
@@ -158,21 +184,24 @@ class Engine:
                 # A registered table is seen by the connection that registered it: each session does.
                 self._registered[source.name] = source.read_arrow()
         except duckdb.Error as error:
-            raise ConfigError(f"table {source.name!r} cannot be opened: {translate(error).message}") from error
+            raise ConfigError(f"table {source.name!r} cannot be opened: {_said(error)}") from error
 
     def _shadow(self) -> duckdb.DuckDBPyConnection:
         """A database with the same tables, all empty: statements are parsed, bound and planned here, whatever the
-        sources are and however much they hold."""
+        sources are and however much they hold. They are in its own catalog as well, where connections look that were
+        not told of ours."""
         shadow = self._connect()
+        places = ["", f"{quoted_name(self._catalog)}.main."] if self._catalog else [""]
         for name in self.tables:
             columns = self._connection_of(name).execute(f"DESCRIBE {quoted_name(name)}").fetchall()
             spelled = ", ".join(f"{quoted_name(column)} {kind}" for column, kind, *_ in columns)
-            shadow.execute(f"CREATE TABLE {quoted_name(name)} ({spelled})")
+            for place in places:
+                shadow.execute(f"CREATE TABLE {place}{quoted_name(name)} ({spelled})")
         self._lock_down(shadow, [])
         return shadow
 
     def _connection_of(self, table: str) -> duckdb.DuckDBPyConnection:
-        session = self._connection.cursor()
+        session = self._cursor()
         if table in self._registered:
             session.register(table, self._registered[table])
         return session
@@ -207,7 +236,7 @@ class Engine:
             if self._closed:
                 raise Unavailable("the engine is closed")
             new = not self._idle
-            session = self._connection.cursor() if new else self._idle.pop()
+            session = self._cursor() if new else self._idle.pop()
             self._busy.add(session)
         if new:
             for name, table in self._registered.items():
@@ -252,3 +281,8 @@ class Engine:
         with self._lock:
             self._busy.discard(session)
             self._changed.notify_all()
+
+
+def _said(error: duckdb.Error) -> str:
+    """What the engine says, in one line: those below show the statement, which is ours, or advise settings."""
+    return translate(error).message.partition("\n")[0]

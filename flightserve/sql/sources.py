@@ -7,6 +7,7 @@ others. `fingerprint` says when they changed.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -22,6 +24,9 @@ from flightserve.sql.policy import RESERVED_PREFIX
 
 NAME_CHARACTERS_MAX: Final = 128
 FILES_MAX: Final = 100_000
+
+# The folder of rows without a value.
+_HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 
 _FORMATS: Final = {
     ".parquet": "parquet",
@@ -77,11 +82,17 @@ class Source:
         if self.arrow is not None:
             return self.arrow
         tables = []
-        for name in self.files:
+        partitions = _partitions(self.files, self.root) if self.hive else []
+        for number, name in enumerate(self.files):
             try:
-                tables.append(_read_ipc(name))
+                table = _read_ipc(name)
             except (OSError, pa.ArrowException) as error:
                 raise ConfigError(f"table {self.name!r}: {Path(name).name} is no Arrow IPC file: {error}") from error
+            for key, values in partitions:
+                # What the folder says holds, as in the engine.
+                table = table.select([column for column in table.column_names if column != key])
+                table = table.append_column(key, pa.repeat(values[number], table.num_rows))
+            tables.append(table)
         try:
             return pa.concat_tables(tables)
         except pa.ArrowException as error:
@@ -178,6 +189,23 @@ def _is_hive(files: Iterable[str], root: str) -> bool:
     folders = (Path(file).relative_to(root).parts[:-1] for file in files)
     keys = {tuple(part.partition("=")[0] for part in parts if "=" in part) for parts in folders}
     return len(keys) == 1 and keys != {()}
+
+
+def _partitions(files: tuple[str, ...], root: str) -> list[tuple[str, pa.Array]]:
+    """The columns that the folders hold, by name, with a value for each file; of the types that the engine would give
+    them."""
+    folders = (Path(file).relative_to(root).parts[:-1] for file in files)
+    rows = [dict(part.split("=", 1) for part in parts if "=" in part) for parts in folders]
+    columns = {key: [None if row[key] == _HIVE_NULL else unquote(row[key]) for row in rows] for key in rows[0]}
+    return [(key, _typed(pa.array(values, pa.string()))) for key, values in sorted(columns.items())]
+
+
+def _typed(texts: pa.Array) -> pa.Array:
+    """Whole numbers, days or times where all texts are that."""
+    for kind in (pa.int64(), pa.date32(), pa.timestamp("us")):
+        with contextlib.suppress(pa.ArrowInvalid):
+            return texts.cast(kind)
+    return texts
 
 
 def _read_ipc(name: str) -> pa.Table:

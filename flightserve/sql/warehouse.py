@@ -164,13 +164,19 @@ class Warehouse:
 class WarehouseReplica:
     """What runs in each replica. Methods of named queries are made when they are asked for by name."""
 
+    flightserve_named = "served_as"
+
     def __init__(
         self,
         tables: Mapping[str, Any],
         queries: tuple[NamedQuery, ...],
         options: EngineOptions,
         upkeep: Upkeep = Upkeep(),
+        *,
+        served_as: str = "",
     ) -> None:
+        """`served_as` is the deployment's name, and the catalog's that its tables are in."""
+        options = replace(options, catalog=served_as)
         # What there is before the engine, and tables that came as Arrow data, is none of the engine's.
         self._base_bytes = private_bytes()
         self._options = options
@@ -189,7 +195,7 @@ class WarehouseReplica:
     def flightserve_spec(cls, bound: Bound, version: str) -> DeploymentSpec:
         """The deployment as the tiers know it. The tables are opened here for their columns; nothing is copied."""
         tables, queries, options, upkeep = bound.args
-        replica = cls(tables, queries, replace(options, load="view"))
+        replica = cls(tables, queries, replace(options, load="view"), served_as=bound.name)
         try:
             generation = replica._tables.current
             methods = (*replica._own_methods(), *(_named_method(query, generation) for query in queries))

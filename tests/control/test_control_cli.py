@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import flightserve
@@ -34,6 +36,8 @@ APP = "tests.control.pricing:app"
         ([APP, "--replicas", "Prices=2"], "replicas are given for Prices; the app's deployments are: Pricing"),
         ([APP, "--routers", "0"], "routers: 0"),
         ([APP, "--frontends", "65"], "frontends: 65"),
+        ([APP, "--drain-timeout", "-1"], "drain_timeout_s is -1.0"),
+        ([APP, "--drain-timeout", "nan"], "drain_timeout_s is nan"),
         (["nothing"], "'nothing' is not module:app"),
         (["tests.control.pricing:Pricing"], "is a type; it must be a flightserve.App"),
         (["tests.control.pricing:missing"], "module tests.control.pricing has no 'missing'"),
@@ -47,6 +51,47 @@ def test_what_cannot_be_served_is_said_before_anything_starts(
     out, err = capfd.readouterr()
     assert out == ""
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.parquet"], "table 'nowhere': nothing lies at"),
+        (["nothing"], "table 'nothing': nothing lies at"),
+        (["one.parquet", "more/one.parquet"], "two tables would be called 'one'; write NAME=PATH for one of them"),
+        (["one.parquet", "ONE=one.parquet"], "names of tables do not differ by case"),
+        (["notes.txt"], "known by their ending"),
+        (["broken.parquet"], "table 'broken' cannot be opened: Invalid Input Error"),
+        (["broken.arrow"], "table 'broken': broken.arrow is no Arrow IPC file"),
+        (["one.parquet", "--memory-limit", "much"], "the engine does not start: Parser Error"),
+        (["one.parquet", "--memory-limit", "1KB"], "the engine does not start: Out of Memory Error"),
+        (["one.parquet", "--threads", "100000"], "threads is 100000; it is 0 (one for each core) to 1024"),
+        (["one.parquet", "--cache-mb", "-1"], "cache_mb is -1; it is 0 (off) to"),
+        (["one.parquet", "--name", "a b"], "'a b' cannot name a deployment"),
+    ],
+)
+def test_tables_that_cannot_be_served_are_said_in_one_line(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "nothing").mkdir()
+    for name in ("one.parquet", "more/one.parquet"):
+        pq.write_table(pa.table({"n": [1]}), tmp_path / name)
+    for name in ("notes.txt", "broken.parquet", "broken.arrow"):
+        (tmp_path / name).write_text("not what it says")
+    monkeypatch.chdir(tmp_path)
+    assert main(["sql", *arguments]) == 2
+    out, err = capfd.readouterr()
+    (line,) = err.splitlines()
+    assert out == "" and line.startswith("flightserve: ") and said in line
+
+
+@pytest.mark.parametrize("text", ["", "x=", "2020.parquet", "*.parquet"])
+def test_tables_need_names_and_paths(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["sql", text])
+    assert exit_.value.code == 2
+    assert "write NAME=PATH" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["Pricing", "Pricing=", "=2", "Pricing=two", "Pricing=-1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import threading
 from collections.abc import Callable
@@ -80,6 +81,30 @@ def test_every_source_opens(tmp_path: Path, make: Callable[[Path], Any], load: s
         assert set(engine.tables["people"].names) == set(PEOPLE.column_names)
         got = run(engine, "SELECT id, name, team, score FROM people ORDER BY id")
         assert got.to_pylist() == wanted.to_pylist()
+
+
+@pytest.mark.parametrize("load", ["memory", "view"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "arrow"])
+def test_folders_are_columns_whatever_the_files_are(tmp_path: Path, kind: str, load: str) -> None:
+    """The same columns, values and types of each kind; the engine reads two of them, we the third."""
+    part = pa.table({"n": [1, 2]})
+    for folder in ("year=2013/day=2013-01-02/place=x%2Fy", "year=2014/day=2013-01-03/place=__HIVE_DEFAULT_PARTITION__"):
+        path = tmp_path / "data" / folder
+        path.mkdir(parents=True)
+        if kind == "parquet":
+            pq.write_table(part, path / "p.parquet")
+        elif kind == "csv":
+            pyarrow.csv.write_csv(part, path / "p.csv")
+        else:
+            with pa.ipc.new_file(path / "p.arrow", part.schema) as writer:
+                writer.write_table(part)
+    with opened({"people": PEOPLE, "parts": str(tmp_path / "data")}, load=load) as engine:
+        got = run(engine, "SELECT place, day, n, year FROM parts ORDER BY ALL")
+        first, second = datetime.date(2013, 1, 2), datetime.date(2013, 1, 3)
+        columns = [["x/y", "x/y", None, None], [first, first, second, second], [1, 2, 1, 2], [2013, 2013, 2014, 2014]]
+        assert [column.to_pylist() for column in got.columns] == columns
+        assert got.schema.types == [pa.string(), pa.date32(), pa.int64(), pa.int64()]
+        assert engine.tables["parts"].names == ["n", "day", "place", "year"]
 
 
 def test_tables_join_and_names_may_be_any(tmp_path: Path) -> None:

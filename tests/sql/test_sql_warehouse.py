@@ -30,7 +30,7 @@ from tests.sql.warehouses import PEOPLE
 
 
 def warehouse(**options: Any) -> fs.sql.Warehouse:
-    made = fs.sql.Warehouse({"people": PEOPLE}, name="people", threads=2, **options)
+    made = fs.sql.Warehouse({"people": PEOPLE}, name="people", **{"threads": 2, **options})
     made.query("team", "SELECT name, score FROM people WHERE team = $team ORDER BY id")
     made.query("best", "SELECT name FROM people ORDER BY score DESC NULLS LAST, id LIMIT $n")
     made.query("size", "SELECT count(*) AS n FROM people")
@@ -201,6 +201,28 @@ def test_tables_are_listed(served: Plane) -> None:
     assert decode_schema(found["table_schema"]).names == PEOPLE.column_names
 
 
+def test_the_catalog_is_called_as_the_deployment_is(served: Plane) -> None:
+    for table in ("people", "main.people", "people.main.people", "people.people", '"people"."main"."people"'):
+        (row,) = rows_of(served.call("query", request(f"SELECT count(*) AS n FROM {table}")))
+        assert row == {"n": 6}, table
+    (row,) = rows_of(served.call("query", request("SELECT people.main.people.id FROM people.main.people WHERE id = 1")))
+    assert row == {"id": 1}
+    (found,) = rows_of(served.call("query", request("SELECT DISTINCT table_catalog FROM information_schema.columns")))
+    assert found == {"table_catalog": "people"}
+    rows = pa.record_batch({"0": [1, 5]})
+    sql = "SELECT name FROM people.main.people AS p WHERE p.id = ?"
+    assert served.call("describe", request(sql, rows))[0].to_pylist()[0]["merged"]
+    assert len(rows_of(served.call("query", request(sql, rows)))) == 2
+    with pytest.raises(NotFound):
+        served.call("query", request("SELECT count(*) FROM memory.main.people"))
+
+
+@pytest.mark.parametrize("name", ["a-b.c", "main", "memory", "temp", "system", "information_schema", "select"])
+def test_any_name_of_a_deployment_will_do(name: str) -> None:
+    with LocalService(fs.App(**{name: warehouse()})) as service:
+        assert service.run(name, "team", pa.record_batch({"team": ["blue"]})).num_rows == 2
+
+
 def test_an_endless_query_ends_at_its_deadline_and_frees_its_lane(served: Plane) -> None:
     for _ in range(6):
         soon = RequestMeta(monotonic_ns() + 200 * NS_PER_MS)
@@ -238,7 +260,18 @@ def test_queries_that_cannot_be_served(name: str, sql: str, types: dict[str, str
         fs.App(warehouse().query(name, sql, types=types))
 
 
-@pytest.mark.parametrize("options", [{"load": "disk"}, {"replicas": 0}, {"nothing": 1}, {"memory_limit": "much"}])
+OPTIONS_REFUSED: list[dict[str, Any]] = [
+    {"load": "disk"},
+    {"replicas": 0},
+    {"nothing": 1},
+    {"memory_limit": "much"},
+    {"memory_limit": "1KB"},
+    {"threads": -1},
+    {"threads": 1025},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS_REFUSED)
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         fs.App(warehouse(**options))
