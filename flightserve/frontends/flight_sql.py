@@ -101,9 +101,11 @@ def command_of(data: bytes) -> Message:
 def unpacked(packed: any_pb2.Any) -> Message:
     """The Flight SQL message inside. Raises InvalidArgument, Unimplemented."""
     name = packed.type_url.removeprefix(SQL_PREFIX)
-    kind: Any = getattr(pb, name, None) if name.isidentifier() and packed.type_url.startswith(SQL_PREFIX) else None
-    if kind is None:
+    # The module has more names than those of its messages.
+    known = name in pb.DESCRIPTOR.message_types_by_name and packed.type_url.startswith(SQL_PREFIX)
+    if not known:
         raise Unimplemented(f"{packed.type_url[:256]!r} is no Flight SQL message that this server knows")
+    kind: Any = getattr(pb, name)
     try:
         message: Message = kind.FromString(packed.value)
     except DecodeError as error:
@@ -116,6 +118,12 @@ def packed(message: Message) -> bytes:
     name = type(message).DESCRIPTOR.full_name
     wrapped = any_pb2.Any(type_url=ANY_PREFIX + name, value=message.SerializeToString())
     return bytes(wrapped.SerializeToString())
+
+
+def refuse_transaction(command: Any) -> None:
+    """No transaction's id can have come from here. Raises Unimplemented."""
+    if command.transaction_id:
+        raise Unimplemented(f"the statement names a transaction, and there are none: {READ_ONLY}")
 
 
 class FlightSql:
@@ -189,6 +197,7 @@ class FlightSql:
     def statement(self, command: Any, caller: Caller) -> Statement:
         """What a query command means. Raises what a bad handle or an unknown warehouse gets."""
         if isinstance(command, pb.CommandStatementQuery):
+            refuse_transaction(command)
             return Statement(choose(self.gateway.service, caller.catalog).name, command.query)
         handle = self.handle(command.prepared_statement_handle, caller)
         return Statement(handle.warehouse, handle.sql, handle.parameters or self.bound.get(handle.id))
@@ -332,6 +341,7 @@ class FlightSql:
             statement = Statement(handle.warehouse, handle.sql, read_parameters(reader))
             writer.write(_buffer(pb.DoPutUpdateResult(record_count=self._count(statement, caller))))
         elif isinstance(command, pb.CommandStatementUpdate):
+            refuse_transaction(command)
             statement = Statement(choose(self.gateway.service, caller.catalog).name, command.query)
             writer.write(_buffer(pb.DoPutUpdateResult(record_count=self._count(statement, caller))))
         else:

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unimplemented
 from flightserve.frontends.flight_sessions import Session, Sessions
-from flightserve.frontends.flight_sql import Caller, FlightSql, command_of, packed
+from flightserve.frontends.flight_sql import Caller, FlightSql, command_of, packed, refuse_transaction
 from flightserve.frontends.sql_gateway import Statement, choose, warehouses
 from flightserve.frontends.sql_metadata import DB_SCHEMA
 from flightserve.frontends.sql_tickets import PreparedHandle, QueryTicket
@@ -73,6 +73,7 @@ class SqlActions:
 
     def _prepare(self, body: bytes, caller: Caller) -> bytes:
         asked = _packed_body(body, pb.ActionCreatePreparedStatementRequest)
+        refuse_transaction(asked)
         spec = choose(self._sql.gateway.service, caller.catalog)
         statement = Statement(spec.name, asked.query)
         described = self._sql.gateway.describe(statement, caller.meta(spec))

@@ -16,6 +16,8 @@ from flightserve.frontends.sql_gateway import TableInfo
 
 DB_SCHEMA: Final = "main"
 TABLE_TYPES: Final = ("BASE TABLE", "VIEW")
+# What clients put before a `%` or `_` that stands for itself; `GetSqlInfo` tells them.
+ESCAPE: Final = "\\"
 
 
 def required(name: str, kind: pa.DataType) -> pa.Field:
@@ -61,11 +63,27 @@ REFERENCES: Final = pa.schema(
 
 
 def like(pattern: str | None, text: str) -> bool:
-    """SQL's LIKE with `%` and `_`, case included; no pattern matches all."""
+    """SQL's LIKE with `%` and `_`, case included; behind a backslash they stand for themselves. No pattern matches
+    all."""
     if pattern is None:
         return True
-    regex = "".join(".*" if c == "%" else "." if c == "_" else re.escape(c) for c in pattern)
-    return re.fullmatch(regex, text, re.DOTALL) is not None
+    pieces = re.findall(rf"{re.escape(ESCAPE)}[%_{re.escape(ESCAPE)}]|.", pattern, re.DOTALL)
+    # Not by a regular expression: of `%%%%x` it would try every way to share out the text.
+    at = place = 0
+    behind, tried = -1, 0
+    while place < len(text):
+        piece = pieces[at] if at < len(pieces) else ""
+        if piece == "%":
+            at += 1
+            behind, tried = at, place
+        elif piece and (piece == "_" or piece[-1] == text[place]):
+            at, place = at + 1, place + 1
+        elif behind >= 0:
+            tried += 1
+            at, place = behind, tried
+        else:
+            return False
+    return all(piece == "%" for piece in pieces[at:])
 
 
 def catalogs(names: Iterable[str]) -> pa.Table:

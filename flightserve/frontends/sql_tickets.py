@@ -2,7 +2,8 @@
 
 A ticket is a version byte, a MAC over the rest (keyed BLAKE2b, 16 bytes) and a msgpack array. The key is made when the
 app starts and is shared by its frontends, so a ticket outlives a frontend but not the app. Times are wall-clock,
-because a client reads them too (`FlightEndpoint.expiration_time`); no deadline depends on them.
+because a client reads them too (`FlightEndpoint.expiration_time`); no deadline depends on them. A prepared statement's
+handle lives as long from when it was last used (in this process), since services prepare once and execute for weeks.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ MAC_BYTES: Final = 16
 LIFETIME_S: Final = 3600
 # A ticket travels in one gRPC message, back and forth.
 TICKET_BYTES_MAX: Final = 8 << 20
-CLOSED_MAX: Final = 100_000
+# Ids that a process remembers, of those that were closed and of those that were used.
+KNOWN_MAX: Final = 100_000
 
 
 class Sealed(msgspec.Struct, array_like=True, frozen=True, tag=True):
@@ -35,6 +37,11 @@ class Sealed(msgspec.Struct, array_like=True, frozen=True, tag=True):
     id: str
     expires_s: float
     owner: str
+
+    @property
+    def lasting(self) -> bool:
+        """Whether its life begins anew with each use."""
+        return False
 
 
 class QueryTicket(Sealed, frozen=True):
@@ -64,6 +71,10 @@ class PreparedHandle(Sealed, frozen=True):
     parameters: bytes
 
     @property
+    def lasting(self) -> bool:
+        return True
+
+    @property
     def statement(self) -> Statement:
         return Statement(self.warehouse, self.sql, self.parameters)
 
@@ -86,6 +97,8 @@ class Tickets:
         self._decoder: msgspec.msgpack.Decoder[Sealed] = msgspec.msgpack.Decoder(_ANY)
         self._lock = threading.Lock()
         self._closed: collections.OrderedDict[str, float] = collections.OrderedDict()
+        # Handles that were used, and until when they live for that; the one used longest ago first.
+        self._used: collections.OrderedDict[str, float] = collections.OrderedDict()
 
     def expiry_s(self) -> float:
         """When what is made now ends."""
@@ -123,8 +136,13 @@ class Tickets:
             raise InvalidArgument(f"a {type(content).__name__} was sent where a {kind.__name__} is needed")
         if owner is not None and content.owner != owner:
             raise PermissionDenied("the ticket was made for another user")
-        if content.expires_s <= self._clock_s() or content.id in self._closed:
+        now_s = self._clock_s()
+        expires_s = max(content.expires_s, self._used.get(content.id, 0.0))
+        if expires_s <= now_s or content.id in self._closed:
             raise NotFound("the ticket has expired or was closed; prepare or ask again")
+        # Most handles are closed long before half of it is over.
+        if content.lasting and expires_s <= now_s + self.lifetime_s / 2:
+            self._remember(self._used, content.id, now_s + self.lifetime_s)
         return content
 
     def renewed(self, content: QueryTicket) -> QueryTicket:
@@ -133,11 +151,15 @@ class Tickets:
 
     def close(self, content: Sealed) -> None:
         """Refuse the handle, and those that replaced it, from now on (in this process)."""
+        self._remember(self._closed, content.id, max(content.expires_s, self.expiry_s()))
+
+    def _remember(self, known: collections.OrderedDict[str, float], number: str, until_s: float) -> None:
         now_s = self._clock_s()
         with self._lock:
-            self._closed[content.id] = max(content.expires_s, self.expiry_s())
-            while self._closed and (len(self._closed) > CLOSED_MAX or next(iter(self._closed.values())) <= now_s):
-                self._closed.popitem(last=False)
+            known[number] = until_s
+            known.move_to_end(number)
+            while known and (len(known) > KNOWN_MAX or next(iter(known.values())) <= now_s):
+                known.popitem(last=False)
 
     def _mac(self, body: bytes) -> bytes:
         return blake2b(body, digest_size=MAC_BYTES, key=self._key).digest()

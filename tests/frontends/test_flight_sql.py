@@ -18,15 +18,17 @@ import adbc_driver_manager
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from google.protobuf import any_pb2
 from pyarrow import flight
 
 import flightserve as fs
 from flightserve.config import EdgeLimits
+from flightserve.errors import NotFound
 from flightserve.frontends import sql_info, sql_metadata
 from flightserve.frontends.flight_frontend import FlightFrontend
 from flightserve.frontends.flight_sql import command_of, packed
 from flightserve.frontends.sql_gateway import Statement
-from flightserve.frontends.sql_tickets import PreparedHandle, Tickets
+from flightserve.frontends.sql_tickets import PreparedHandle, QueryTicket, Tickets
 from flightserve.metrics import Metrics
 from flightserve.proto import flight_pb2
 from flightserve.proto import sql_pb2 as pb
@@ -288,6 +290,39 @@ def test_2_tickets_that_have_expired(client: Any, frontend: tuple[str, FlightFro
         prepared_info(client, handle)
 
 
+def test_a_prepared_statement_that_is_used_does_not_expire() -> None:
+    now_s = [0.0]
+    tickets = Tickets(b"k" * 32, clock_s=lambda: now_s[0], lifetime_s=100)
+    used, idle = (tickets.seal(tickets.prepared(Statement("nyc", "SELECT 1"), "")) for _ in range(2))
+    for _ in range(10):
+        now_s[0] += 60.0
+        assert tickets.open(used, PreparedHandle).sql == "SELECT 1"
+    with pytest.raises(NotFound, match="expired"):
+        tickets.open(idle, PreparedHandle)
+    now_s[0] += 101.0
+    with pytest.raises(NotFound, match="expired"):
+        tickets.open(used, PreparedHandle)
+    query = tickets.seal(tickets.query(Statement("nyc", "SELECT 1"), ""))
+    for _ in range(2):
+        tickets.open(query, QueryTicket)
+        now_s[0] += 60.0
+    with pytest.raises(NotFound, match="expired"):
+        tickets.open(query, QueryTicket)
+
+
+@pytest.mark.parametrize("name", ["__class__", "DESCRIPTOR", "__doc__", "__dict__", "", "Nothing", "a b", "x" * 10_000])
+def test_messages_of_no_kind_that_there_is(client: Any, name: str) -> None:
+    unknown = any_pb2.Any(type_url=f"type.googleapis.com/arrow.flight.protocol.sql.{name}").SerializeToString()
+    descriptor = flight.FlightDescriptor.for_command(unknown)
+    for ask in (client.get_flight_info, client.get_schema):
+        with pytest.raises(NotImplementedError, match="no Flight SQL message"):
+            ask(descriptor)
+    with pytest.raises(pa.ArrowInvalid, match="not a ticket"):
+        client.do_get(flight.Ticket(unknown)).read_all()
+    with pytest.raises(pa.ArrowInvalid, match="the action's body"):
+        action(client, "CreatePreparedStatement", unknown)
+
+
 def test_27_a_handle_that_was_closed_and_one_of_another_user(client: Any) -> None:
     handle = prepared(client, "SELECT 1 AS a")
     assert prepared_info(client, handle).schema.names == ["a"]
@@ -369,6 +404,12 @@ def test_a_bearer_token_of_somebody_else_does_no_harm(client: Any) -> None:
 def test_transactions_and_ingestion_are_refused_clearly(client: Any, connection: Any) -> None:
     with pytest.raises(NotImplementedError, match="no transactions"):
         action(client, "BeginTransaction", packed(pb.ActionBeginTransactionRequest()))
+    within = packed(pb.CommandStatementQuery(query="SELECT 1", transaction_id=b"mine"))
+    with pytest.raises(NotImplementedError, match="names a transaction"):
+        client.get_flight_info(flight.FlightDescriptor.for_command(within))
+    within = packed(pb.ActionCreatePreparedStatementRequest(query="SELECT 1", transaction_id=b"mine"))
+    with pytest.raises(NotImplementedError, match="names a transaction"):
+        action(client, "CreatePreparedStatement", within)
     with connection.cursor() as cursor, pytest.raises(adbc_driver_manager.NotSupportedError, match="read-only"):
         cursor.adbc_ingest("copy", AIRLINES)
 

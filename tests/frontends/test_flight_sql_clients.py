@@ -30,6 +30,7 @@ import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.flight_frontend import FlightFrontend
 from flightserve.frontends.flight_sql import command_of, packed
+from flightserve.frontends.sql_metadata import like
 from flightserve.metrics import Metrics
 from flightserve.proto import sql_pb2 as pb
 from flightserve.testing import LocalService
@@ -235,6 +236,29 @@ def test_adbc_gets_objects_with_filters(connection: Any) -> None:
         {"db_schema_name": "main", "db_schema_tables": []}
     ]
     assert get(depth="tables", catalog_filter="nobody").read_all().num_rows == 0
+    for pattern, wanted in [("peopl_", ["people"]), (r"peopl\_", []), (r"\people", []), ("%" * 500 + "x", [])]:
+        (main,) = schemas_of(get(depth="tables", table_name_filter=pattern))
+        assert [table["table_name"] for table in main["db_schema_tables"]] == wanted, pattern
+
+
+def test_patterns_of_names() -> None:
+    """As SQL's LIKE; a regular expression would take years for some of these."""
+    long = "a" * 128
+    matching = [("%", ""), ("", ""), ("a%", "abc"), ("%c", "abc"), ("_b_", "abc"), ("a%b%c", "a1b2c"), ("%ab%", "aab")]
+    matching += [(r"a\_b", "a_b"), (r"100\%", "100%"), (r"a\\b", r"a\b"), (r"a\b", r"a\b")]
+    matching += [("%" * 1000, "abc"), ("%a" * 50, long)]
+    for pattern, text in matching:
+        assert like(pattern, text), (pattern, text)
+    others = [("", "a"), ("a", ""), ("a_", "a"), (r"a\_b", "axb"), (r"100\%", "1000"), ("%ab", "aba"), ("A%", "abc")]
+    others += [("%" * 1000 + "x", long), ("%a" * 50 + "%b", long), ("_" * 129, long)]
+    for pattern, text in others:
+        assert not like(pattern, text), (pattern, text)
+
+
+@pytest.mark.parametrize("name", ["lake.main.people", "main.people", '"lake"."main"."people"', "lake.people"])
+def test_tables_have_the_names_that_the_metadata_says(cursor: Any, name: str) -> None:
+    cursor.execute(f"SELECT count(*) FROM {name}")
+    assert cursor.fetchall() == [(6,)]
 
 
 def test_adbc_is_told_types_by_the_engine_s_names(connection: Any) -> None:
