@@ -438,11 +438,13 @@ def _kept(
     cache: ResultCache, key: Key, run: Callable[[], Iterator[pa.RecordBatch]]
 ) -> Iterator[pa.RecordBatch | Stored | Fresh]:
     """A stream's batches, from the cache or for it."""
-    kept = cache.stream(key)
+    kept, current = cache.stream(key), flightserve.context()
     if kept is not None:
-        yield from kept
+        yield from kept[:-1]
+        current.ending()
+        yield kept[-1]
         return
-    recording, current = cache.record(key), flightserve.context()
+    recording = cache.record(key)
     try:
         for batch in run():
             # Where the end travels with the last batch, nothing behind it is run.
