@@ -7,8 +7,13 @@ paths of this machine and bounded.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from typing import Final
+
+import duckdb
+import pyarrow as pa
 
 from flightserve.errors import (
     Cancelled,
@@ -23,13 +28,17 @@ from flightserve.errors import (
 
 MESSAGE_CHARACTERS_MAX: Final = 2048
 NO_MEMORY: Final = "the query needs more memory than this server has for it"
+NO_DISK: Final = "the query needs more disk for what its memory does not hold than this server has for it"
+NO_FILES: Final = "the server cannot open another file for the query now"
 
 _PREFIX: Final = re.compile(r"([A-Za-z][A-Za-z ]{0,40}?) Error: ")
 # Absolute paths of one part or more; what follows a letter, a colon or a slash is part of something else.
 _PATH: Final = re.compile(r"(?<![\w:/.<])/(?:[\w.+@~=*-]+/)*[\w.+@~=*-]+")
-# Advice to change settings, which callers cannot.
+# Advice to change settings, which callers cannot, and what internal errors say of the engine's code.
 _ADVICE: Final = re.compile(
-    r"\s*(?:Possible solutions:|Did you mean to|Candidate functions:|Use \"SET |You can disable).*", re.DOTALL
+    r"\s*(?:Possible solutions:|Did you mean to|Candidate functions:|Use \"SET |You can disable"
+    r"|This limit was set by|Stack Trace:).*",
+    re.DOTALL,
 )
 
 _INVALID: Final = (
@@ -64,6 +73,11 @@ _CLASSES: Final[dict[str, type[FlightserveError]]] = {
 }
 # An extension that is not there, an attempt to change what is locked: DuckDB has its own words for each.
 _LOCKED: Final = re.compile(r"configuration has been locked|disabled by configuration|disabled through configuration")
+# What the kernel lacked for reading or spilling.
+_SHORT: Final = {
+    **{os.strerror(number): NO_DISK for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)},
+    **{os.strerror(number): NO_FILES for number in (errno.EMFILE, errno.ENFILE)},
+}
 
 
 def kind_of_text(text: str) -> str:
@@ -76,17 +90,31 @@ def translate(error: BaseException) -> FlightserveError:
     """The error for the caller. One that is flightserve's already is given back as it is."""
     if isinstance(error, FlightserveError):
         return error
-    text = str(error)
+    text = _text_of(error)
     kind = kind_of_text(text)
     if _LOCKED.search(text) or kind == "Missing Extension":
         return PermissionDenied(scrubbed(text))
     # What C++ says where an allocation failed in a place that has no words of its own for it.
     if isinstance(error, MemoryError) or "bad_alloc" in text:
         return OutOfMemory(NO_MEMORY)
-    return _CLASSES.get(kind, FlightserveError)(scrubbed(text) or type(error).__name__)
+    if kind == "IO":
+        for said, message in _SHORT.items():
+            if said in text:
+                return OutOfMemory(message)
+    # Without a kind: what DuckDB's Python has no class of its own for, and what Arrow says of results it cannot take.
+    other = InvalidArgument if type(error) is duckdb.Error or isinstance(error, pa.ArrowInvalid) else FlightserveError
+    return _CLASSES.get(kind, other)(scrubbed(text) or type(error).__name__)
+
+
+def _text_of(error: BaseException) -> str:
+    """What the engine said. It quotes strings by bytes, and what is cut within a character is no UTF-8: Python then
+    raises that, with the text in it."""
+    if isinstance(error, UnicodeDecodeError):
+        return error.object.decode(errors="replace")
+    return str(error)
 
 
 def scrubbed(text: str) -> str:
-    """The text without paths and without advice on settings, bounded."""
+    """The text without paths, the engine's stack, and advice on settings, bounded."""
     text = _PATH.sub("<path>", _ADVICE.sub("", text)).strip()
     return text if len(text) <= MESSAGE_CHARACTERS_MAX else text[: MESSAGE_CHARACTERS_MAX - 3] + "..."

@@ -393,7 +393,9 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         return pa.struct([kind.field(i).with_type(_plain_type(kind.field(i).type)) for i in range(kind.num_fields)])
     if pa.types.is_map(kind):
-        return pa.map_(_plain_type(kind.key_type), _plain_type(kind.item_type))
+        key, item = _plain_type(kind.key_type), _plain_type(kind.item_type)
+        # Of map() the keys have no type, and Arrow makes no such map itself.
+        return kind if (key, item) == (kind.key_type, kind.item_type) else pa.map_(key, item)
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
     if pa.types.is_fixed_size_list(kind):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -137,19 +137,20 @@ class Parser:
     # ---- what may be in it
 
     def _check(self, tree: Tree) -> None:
-        names = {name.lower() for name in cte_names(tree)}
-        for node in walk(tree):
-            kind = node.get("type")
+        for node, ctes in scoped(tree):
+            kind, sort = node.get("type"), node.get("class")
             if isinstance(kind, str) and kind.endswith("_NODE") and kind not in policy.QUERY_NODES:
                 raise PermissionDenied(f"{kind.split('_')[0]} is not allowed: tables are read-only here")
             if kind == "BASE_TABLE":
-                self._check_table(node, names)
+                self._check_table(node, ctes)
             elif kind == "TABLE_FUNCTION":
                 self._check_table_function(node)
-            elif node.get("class") == "FUNCTION":
-                self._check_function(function_name(node))
+            elif sort in ("FUNCTION", "WINDOW"):
+                self._check_function(node)
+            elif sort == "TYPE" and str(node.get("type_name")).lower() in policy.TYPES_REFUSED:
+                raise PermissionDenied(f"the type {node['type_name']} is not allowed here")
 
-    def _check_table(self, node: Tree, ctes: set[str]) -> None:
+    def _check_table(self, node: Tree, ctes: Ctes) -> None:
         path = node["qualified_name"]["path"]
         name = str(path[-1])
         lower = name.lower()
@@ -157,12 +158,17 @@ class Parser:
             raise PermissionDenied(f"names that begin with {policy.RESERVED_PREFIX} are the server's own")
         if len(path) == 1 and lower in self._tables:
             return
-        # A CTE of that name may be in scope elsewhere only, so it does not excuse a catalogue's name.
         if lower in self._system and lower not in policy.CATALOGUE:
             raise PermissionDenied(
                 f"the catalogue's {name[:128]} is closed; information_schema.tables and .columns are not"
             )
-        if policy.looks_like_file(name) and lower not in self._tables and lower not in ctes:
+        within = path[:-1]
+        if not within and folded(name) in ctes:
+            return
+        if within and lower in self._tables and not any(map(policy.looks_like_file, within)):
+            return
+        # The engine puts the parts together before it looks among files: "/data/people"."parquet".
+        if policy.looks_like_file(".".join(path)):
             raise PermissionDenied(f"{name[:128]!r} is no table of this server, and files cannot be read")
 
     def _check_table_function(self, node: Tree) -> None:
@@ -172,12 +178,69 @@ class Parser:
             what = f"{name}()" if name else "this kind of table function"
             raise PermissionDenied(f"{what} is not allowed: queries read the tables of this server only")
 
-    def _check_function(self, name: str) -> None:
-        if name in policy.FUNCTIONS_REFUSED or (name in self.volatile and name not in policy.VOLATILE_ALLOWED):
+    def _check_function(self, node: Tree) -> None:
+        name = function_name(node)
+        if policy.is_refused(name) or (name in self.volatile and name not in policy.VOLATILE_ALLOWED):
             raise PermissionDenied(f"{name}() is not allowed here")
+        if name in policy.STRUCTURED and not all(map(_is_plain, _structures(node))):
+            raise PermissionDenied(
+                f"the structure in {name}() is a plain string here, of at most {policy.STRUCTURE_PARTS_MAX} parts"
+            )
+
+
+def _structures(node: Tree) -> Iterator[Tree]:
+    """What may be the second argument of the call: all but the first, and that too where it has a name."""
+    return (each["expression"] for n, each in enumerate(node["arguments"]) if n or each["name"])
+
+
+def _is_plain(expression: Tree) -> bool:
+    literal = expression.get("literal") or {}
+    if literal.get("kind") != "STRING":
+        return False
+    text = str(literal["text"])
+    return text.count("[") + text.count("{") <= policy.STRUCTURE_PARTS_MAX
 
 
 # ---- trees
+
+
+@dataclass(frozen=True, slots=True)
+class Ctes:
+    """The names that WITH gives in one place: the first `count` of `names`, `folded`, by their order, and those of the
+    query around it."""
+
+    names: Mapping[str, int] = field(default_factory=dict)
+    count: int = 0
+    outer: Ctes | None = None
+
+    def __contains__(self, name: str) -> bool:
+        scope: Ctes | None = self
+        while scope is not None:
+            if scope.names.get(name, scope.count) < scope.count:
+                return True
+            scope = scope.outer
+        return False
+
+
+def scoped(tree: Tree) -> Iterator[tuple[Tree, Ctes]]:
+    """Every object of the tree, and the CTEs whose names mean something there: those of the queries around it, and in a
+    CTE those before it, itself where it is recursive. Raises as `walk`."""
+    stack: list[tuple[Any, Ctes, int]] = [(tree, Ctes(), 0)]
+    while stack:
+        value, ctes, depth = stack.pop()
+        if depth > DEPTH_MAX:
+            raise InvalidArgument("the statement is nested too deeply")
+        inner = value
+        if isinstance(value, dict):
+            yield value, ctes
+            entries = (value.get("cte_map") or {}).get("map") or []
+            names = {folded(entry["key"]): n for n, entry in enumerate(entries)}
+            for n, entry in enumerate(entries):
+                own = entry["value"]["query_node"].get("type") == "RECURSIVE_CTE_NODE"
+                stack.append((entry["value"], Ctes(names, n + own, ctes), depth + 4))
+            ctes = Ctes(names, len(names), ctes) if names else ctes
+            inner = [each for key, each in value.items() if key != "cte_map"]
+        stack.extend((each, ctes, depth + 1) for each in inner if isinstance(each, dict | list))
 
 
 def walk(tree: Any) -> Iterator[Tree]:
@@ -202,6 +265,12 @@ def cte_names(tree: Tree) -> Iterator[str]:
                 yield entry["key"]
         if node.get("type") in ("RECURSIVE_CTE_NODE", "CTE_NODE") and node.get("cte_name"):
             yield node["cte_name"]
+
+
+def folded(name: str) -> str:
+    """The name as the engine compares names, by their ASCII. Python finds others equal, such as one with a Kelvin sign
+    for its k, where the engine would look for a file."""
+    return name.encode().lower().decode()
 
 
 def function_name(node: Tree) -> str:

@@ -72,6 +72,10 @@ BAD_QUERIES = [
     ("SELECT * FROM read_csv('/etc/passwd')", "PERMISSION_DENIED", 403),
     ("SELECT * FROM read_text('/etc/passwd')", "PERMISSION_DENIED", 403),
     ("SELECT * FROM '/etc/passwd'", "PERMISSION_DENIED", 403),
+    ('SELECT * FROM "/data/people"."parquet"', "PERMISSION_DENIED", 403),
+    ("SELECT \"=\"(1, 'a')", "PERMISSION_DENIED", 403),
+    ("SELECT repeat('[', 100000)::JSON::VARIANT", "PERMISSION_DENIED", 403),
+    ("SELECT regexp_matches('a', 'b', '\U0001f600')", "INVALID_ARGUMENT", 400),
     ("SELECT list(range) FROM range(200000000)", "RESOURCE_EXHAUSTED", 503),
 ]
 
