@@ -40,6 +40,8 @@ STANDING_MAX: Final = 64
 # How long an engine that closes waits for queries that it interrupted.
 CLOSE_WAIT_S: Final = 5.0
 INTERRUPT_AGAIN_S: Final = 0.05
+# Of what is free on the disk when an engine opens, so much may be spilled, whatever the options say.
+DISK_SHARE: Final = 0.9
 _UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
@@ -93,7 +95,8 @@ class Engine:
     def _start(self) -> None:
         self._connection = self._connect()
         self._enter(self._connection)
-        self.memory_bytes = self._memory_limit()
+        # The limit that the engine holds itself to.
+        self.memory_bytes = _bytes(self._connection, "memory_limit")
         for source in self.sources:
             self._open(source)
         self._lock_down(self._connection, self._files())
@@ -140,7 +143,6 @@ class Engine:
             "allow_persistent_secrets": False,
             "python_enable_replacements": False,
             "temp_directory": self._folder,
-            "max_temp_directory_size": options.temp_bytes_max,
             # SHOW of a name that is no table would show the setting of that name.
             "show_behavior": "table",
         }
@@ -150,6 +152,7 @@ class Engine:
             settings["memory_limit"] = options.memory_limit
         connection = duckdb.connect(":memory:", config=settings)
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        self._bound_spilling(connection)
         if self._catalog:
             connection.execute(f"ATTACH ':memory:' AS {quoted_name(self._catalog)}")
         return connection
@@ -164,11 +167,13 @@ class Engine:
         self._enter(session)
         return session
 
-    def _memory_limit(self) -> int:
-        """The limit that the engine holds itself to, in bytes."""
-        ((said,),) = self._connection.execute("SELECT current_setting('memory_limit')").fetchall()
-        number, unit = said.split()
-        return int(float(number) * _UNITS[unit])
+    def _bound_spilling(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """What is spilled leaves room on the disk. DuckDB 2.0.0 shows this setting but does not heed it where it came
+        with the connection."""
+        connection.execute(f"SET max_temp_directory_size = {quoted(self.options.temp_bytes_max)}")
+        room = int(DISK_SHARE * shutil.disk_usage(self._folder).free)
+        if room < _bytes(connection, "max_temp_directory_size"):
+            connection.execute(f"SET max_temp_directory_size = '{room}B'")
 
     def _open(self, source: Source) -> None:
         name = quoted_name(source.name)
@@ -286,3 +291,9 @@ class Engine:
 def _said(error: duckdb.Error) -> str:
     """What the engine says, in one line: those below show the statement, which is ours, or advise settings."""
     return translate(error).message.partition("\n")[0]
+
+
+def _bytes(connection: duckdb.DuckDBPyConnection, setting: str) -> int:
+    ((said,),) = connection.execute(f"SELECT current_setting({quoted(setting)})").fetchall()
+    number, unit = said.split()
+    return int(float(number) * _UNITS[unit])

@@ -121,6 +121,7 @@ STRUCTURE_PARTS_MAX: Final = 500
 RESERVED_PREFIX: Final = "__fs_"
 
 # Names that can only be meant as files.
+PATH_MARKS: Final = "/\\:"
 FILE_ENDINGS: Final = (
     ".arrow",
     ".avro",
@@ -143,7 +144,7 @@ FILE_ENDINGS: Final = (
 
 def looks_like_file(name: str) -> bool:
     """True for a relation's name that the engine would look for among files."""
-    return "/" in name or "\\" in name or ":" in name or name.lower().endswith(FILE_ENDINGS)
+    return any(mark in name for mark in PATH_MARKS) or name.lower().endswith(FILE_ENDINGS)
 
 
 def is_refused(function: str) -> bool:

@@ -165,7 +165,7 @@ class Parser:
         within = path[:-1]
         if not within and folded(name) in ctes:
             return
-        if within and lower in self._tables and not any(map(policy.looks_like_file, within)):
+        if within and lower in self._tables and not any(mark in "".join(within) for mark in policy.PATH_MARKS):
             return
         # The engine puts the parts together before it looks among files: "/data/people"."parquet".
         if policy.looks_like_file(".".join(path)):
