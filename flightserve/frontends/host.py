@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
+import pyarrow as pa
+
 from flightserve.config import FrontendOptions
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.fabric.service import Service
@@ -40,7 +42,9 @@ class BindFailed(Unavailable):
 
 
 def load(options: FrontendOptions) -> None:
-    """Import all that the frontends with these ports need, which takes longer than to start them."""
+    """Import all that the frontends with these ports need, which takes longer than to start them. The first array that
+    is made of a list imports pandas, where that is installed: not in the first request, on the event loop."""
+    pa.array([0])
     for protocol, (module, _, _) in FRONTENDS.items():
         if getattr(options, f"{protocol}_port") is not None:
             importlib.import_module(module)

@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from flightserve.config import EdgeLimits
 from flightserve.errors import InvalidArgument
-from flightserve.fabric.batches import stream_of
+from flightserve.fabric.batches import SchemaCache, encoded
 from flightserve.fabric.service import AsyncCall
 from flightserve.frontends.edge import meta_of
 from flightserve.frontends.http_bodies import ARROW, CSV, JSON, NDJSON, PARQUET, form_in, form_out, packing
@@ -49,6 +49,7 @@ FORMS: Final = (JSON, NDJSON, CSV, ARROW, PARQUET)
 # Bodies larger than this are read in a thread.
 _THREAD_BYTES_MIN: Final = 64 << 10
 _UNSET: Final = msgspec.UNSET
+_SCHEMAS: Final = SchemaCache()
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -143,7 +144,7 @@ def parameters_of(given: Any, limits: EdgeLimits) -> bytes:
         arrays = [inferred(values, name) for name, values in columns.items()]
     except BadValue as error:
         raise InvalidArgument(f"parameters: {error.message}") from error
-    return bytes(memoryview(stream_of([pa.RecordBatch.from_arrays(arrays, list(columns))])))
+    return bytes(memoryview(encoded(pa.RecordBatch.from_arrays(arrays, list(columns)), _SCHEMAS)))
 
 
 def _by_position(rows: list[list[Any]]) -> dict[str, list[Any]]:

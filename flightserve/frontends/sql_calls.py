@@ -28,6 +28,7 @@ from flightserve.frontends.sql_gateway import (
     QUERY,
     Recent,
     Statement,
+    check,
     execution_row,
     request_batch,
     unnumbered,
@@ -59,10 +60,10 @@ class SqlCalls:
 
     def start(self, statement: Statement, meta: RequestMeta) -> AsyncCall:
         """Start the statement. Raises InvalidArgument, TooLarge; other errors come out of the iteration."""
-        batch = request_batch(statement)
+        check(statement)
 
         def query() -> AsyncCall:
-            return self._service.call(statement.warehouse, QUERY, batch, meta)
+            return self._service.call(statement.warehouse, QUERY, request_batch(statement), meta)
 
         row = execution_row(statement, self._limits) if self._is_merged(statement) else None
         if row is None:

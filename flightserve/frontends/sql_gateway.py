@@ -117,14 +117,19 @@ def choose(service: Service, name: str | None) -> DeploymentSpec:
     raise InvalidArgument(f"there are several warehouses ({names}); name one")
 
 
-def request_batch(statement: Statement) -> pa.RecordBatch:
-    """The one row that `query` and `describe` take. Raises InvalidArgument, TooLarge."""
+def check(statement: Statement) -> None:
+    """Refuse texts that no engine has to see. Raises InvalidArgument, TooLarge."""
     if not statement.sql.strip():
         raise InvalidArgument("the query is empty")
     if "\0" in statement.sql:
         raise InvalidArgument("the query has a NUL character")
     if len(statement.sql) > SQL_BYTES_MAX:
         raise TooLarge(f"the query has {len(statement.sql)} characters; at most {SQL_BYTES_MAX} are taken")
+
+
+def request_batch(statement: Statement) -> pa.RecordBatch:
+    """The one row that `query` and `describe` take. Raises as `check`."""
+    check(statement)
     short = len(statement.sql) + len(statement.parameters) <= SHORT_CHARS_MAX
     return _short_request(statement) if short else _request(statement)
 
