@@ -143,6 +143,8 @@ class Engine:
             "allow_persistent_secrets": False,
             "python_enable_replacements": False,
             "temp_directory": self._folder,
+            # It makes 0.0 of -0.0, in merged queries also where each by itself would not be rewritten.
+            "disabled_optimizers": "top_n_window_elimination",
             # SHOW of a name that is no table would show the setting of that name.
             "show_behavior": "table",
         }

@@ -22,7 +22,14 @@ import duckdb
 import pyarrow as pa
 
 from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
-from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, OutOfMemory, ReplicaFailed
+from flightserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FlightserveError,
+    InvalidArgument,
+    OutOfMemory,
+    ReplicaFailed,
+)
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import NO_MEMORY, translate
 from flightserve.sql.memory import MemoryWatch
@@ -34,6 +41,7 @@ READ_ROWS: Final = 16_384
 GATHER_BYTES: Final = 2 << 20
 BATCH_BYTES_MAX: Final = 8 << 20
 WATCH_NS: Final = NS_PER_S // 20
+OTHER_TYPES: Final = "the types of the result's columns depend on the parameters' values; cast the columns to one"
 
 
 class Watched:
@@ -237,7 +245,11 @@ class Execution:
         """The batches with that schema's names; its types are theirs. Statements whose parameters were written out
         have other names for columns without one."""
         for batch in self:
-            yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+            try:
+                named = pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+            except pa.ArrowException as error:
+                raise InvalidArgument(OTHER_TYPES) from error
+            yield named
 
     def _ahead(self) -> list[pa.RecordBatch]:
         """The next batch, and with `looks_ahead` the one behind a short one; none at the end."""

@@ -4,6 +4,9 @@ The parameter rows become a relation, and the statement runs once for all of the
 
     SELECT p.v.rid, q.* FROM __fs_params AS p, LATERAL (<statement over p.v's fields>) AS q ORDER BY p.v.rid, <keys>
 
+All names of ours begin with __fs_, and a statement with such a name is not merged: inside the LATERAL the parameters'
+column could be meant by it, or it by ours.
+
 DuckDB decorrelates any subquery (Neumann and Kemper, "Unnesting arbitrary queries", 2015), so each execution gives what
 it would by itself, also where it finds nothing. What is done so that it is exact, and fast:
 
@@ -14,6 +17,7 @@ it would by itself, also where it finds nothing. What is done so that it is exac
   column where the statement's own rules say so (a number, an alias), otherwise it is added to the select list, which is
   what DuckDB's binder does with it too.
 - LIMIT and OFFSET that are parameters become a filter on the row's number in the order of these keys.
+- The engine's rewriting of "the first few of each" is off (`sql.engine`): it gives 0.0 for -0.0.
 - Parameters are replaced where the parser says that they stand. Text is written anew from the tree only where the tree
   had to change, and then parsed again and compared.
 
@@ -34,10 +38,15 @@ import pyarrow as pa
 from flightserve.errors import FlightserveError
 from flightserve.sql.errors import translate
 from flightserve.sql.parameters import Parameters, cast_text
+from flightserve.sql.policy import RESERVED_PREFIX
 from flightserve.sql.statements import Parser, Statement, Tree, function_name, walk
 
 PARAMS: Final = "__fs_params"
 RID: Final = "rid"
+# The relation in the merged form, its one column, and the execution's number in that.
+_P: Final = "__fs_p"
+_ROW: Final = "__fs_v"
+_RID: Final = f"{_P}.{_ROW}.{RID}"
 
 # Aggregates whose value depends on the order of their input, or that are approximations that do.
 ORDER_SENSITIVE: Final = frozenset(
@@ -48,8 +57,10 @@ ORDER_SENSITIVE: Final = frozenset(
         "arbitrary",
         "arg_max",
         "arg_max_null",
+        "arg_max_nulls_last",
         "arg_min",
         "arg_min_null",
+        "arg_min_nulls_last",
         "argmax",
         "argmin",
         "array_agg",
@@ -61,11 +72,14 @@ ORDER_SENSITIVE: Final = frozenset(
         "last",
         "list",
         "listagg",
+        "lttb",
         "max_by",
         "min_by",
         "mode",
         "reservoir_quantile",
         "string_agg",
+        "variant_group_array",
+        "variant_group_object",
     }
 )
 # Window functions that mean the same whatever the order of their partition, where they have no frame of their own.
@@ -84,13 +98,15 @@ def merge(
     parameters: Parameters,
     result: pa.Schema,
 ) -> str:
-    """The statement's merged form: it reads `PARAMS`, a relation with the one column v, STRUCT(rid, p0, p1, ...), and
+    """The statement's merged form: it reads `PARAMS`, a relation of one column, STRUCT(rid, p0, p1, ...), and
     gives rid and then the result's columns, in the order of rid and then of the statement.
 
     `connection` has the tables (empty ones will do); `result` is the schema of one execution's result as the engine
     gives it. Raises NotMergeable.
     """
     refuse_undefined(statement.tree, parser.volatile)
+    _refuse_wrong(statement)
+    _refuse_our_names(connection, statement)
     try:
         inner, outer = _rewritten(parser, statement, parameters, result)
         names = ", ".join([f"c{n}" for n in range(len(result))] + [f"k{n}" for n in range(outer.extra)])
@@ -101,11 +117,25 @@ def merge(
     return text
 
 
+def types_over_rows(
+    session: duckdb.DuckDBPyConnection, statement: Statement, parameters: Parameters
+) -> list[Any] | None:
+    """The types of the result's columns, where no parameter's value is known; None where the engine does not say."""
+    text = _over_rows(statement, parameters)
+    empty = [pa.array([], type=kind) for kind in parameters.schema.types]
+    session.register(PARAMS, pa.Table.from_batches([parameter_relation(empty, 0, 0)]))
+    try:
+        types: list[Any] = session.sql(f"SELECT __fs_q.* FROM {PARAMS} AS {_P}, LATERAL ({text}\n) AS __fs_q").types
+    except duckdb.Error:
+        return None
+    return types
+
+
 def parameter_relation(columns: Sequence[pa.Array], start: int, stop: int) -> pa.RecordBatch:
     """The rows as the relation `PARAMS`, numbered from `start`. No copy of the columns."""
     rid = pa.array(range(start, stop), type=pa.int64())
     names = [RID, *(f"p{n}" for n in range(len(columns)))]
-    return pa.RecordBatch.from_arrays([pa.StructArray.from_arrays([rid, *columns], names=names)], names=["v"])
+    return pa.RecordBatch.from_arrays([pa.StructArray.from_arrays([rid, *columns], names=names)], names=[_ROW])
 
 
 # ---- what has one result
@@ -162,6 +192,22 @@ def _refuse_modifiers(modifiers: list[Tree]) -> None:
         raise NotMergeable("DISTINCT ON without ORDER BY: which rows come is not defined")
 
 
+def _refuse_wrong(statement: Statement) -> None:
+    """Raise NotMergeable for what the engine takes merged and gives other rows for."""
+    for node in walk(statement.tree):
+        if node.get("type") == "JOIN" and node.get("ref_type") == "ASOF":
+            # The engine finds the best match of each row over all executions, and so gives it to one of them alone.
+            raise NotMergeable("an ASOF join is not merged")
+
+
+def _refuse_our_names(connection: duckdb.DuckDBPyConnection, statement: Statement) -> None:
+    """Raise NotMergeable where a name of the statement or of a table's columns could be taken for one of ours."""
+    sql = "SELECT count(*) FROM duckdb_columns() WHERE contains(lower(column_name || ' ' || data_type), $1)"
+    ((columns,),) = connection.cursor().execute(sql, [RESERVED_PREFIX]).fetchall()
+    if columns or RESERVED_PREFIX in statement.text.lower():
+        raise NotMergeable(f"names that begin with {RESERVED_PREFIX} stand for its parameters when it is merged")
+
+
 # ---- the rewriting
 
 
@@ -189,33 +235,28 @@ class _Outer:
             return self._limited(inner, names, order, results)
         by = "".join(f", __fs_q.{key.column} {key.direction}" for key in self.keys)
         return (
-            f"SELECT __fs_p.v.rid{results} FROM {PARAMS} AS __fs_p, LATERAL ({inner}\n) AS __fs_q({names}) "
-            f"ORDER BY __fs_p.v.rid{by}"
+            f"SELECT {_RID}{results} FROM {PARAMS} AS {_P}, LATERAL ({inner}\n) AS __fs_q({names}) ORDER BY {_RID}{by}"
         )
 
     def _limited(self, inner: str, names: str, order: str, results: str) -> str:
         """With LIMIT and OFFSET as a filter: those of no value are none, negative ones an error, as the engine's."""
         first, last = f"COALESCE({self.offset or '0'}, 0)", self.limit
-        bound = f" AND ({last} IS NULL OR __fs_q.n <= {first} + {last})" if last is not None else ""
+        bound = f" AND ({last} IS NULL OR __fs_q.n - {first} <= {last})" if last is not None else ""
         for value in (last, self.offset):
             if value is not None:
                 bound += (
                     f" AND CASE WHEN {value} < 0 THEN error('LIMIT and OFFSET are not negative') IS NULL ELSE true END"
                 )
         return (
-            f"SELECT __fs_p.v.rid{results} FROM {PARAMS} AS __fs_p, LATERAL (SELECT *, row_number() OVER (ORDER BY "
+            f"SELECT {_RID}{results} FROM {PARAMS} AS {_P}, LATERAL (SELECT *, row_number() OVER (ORDER BY "
             f"{order}) FROM ({inner}\n) AS __fs_r({names})) AS __fs_q({names}, n) "
-            f"WHERE __fs_q.n > {first}{bound} ORDER BY __fs_p.v.rid, __fs_q.n"
+            f"WHERE __fs_q.n > {first}{bound} ORDER BY {_RID}, __fs_q.n"
         )
 
 
 def _rewritten(parser: Parser, statement: Statement, parameters: Parameters, result: pa.Schema) -> tuple[str, _Outer]:
     """The statement over the parameters' columns, and what goes around it."""
-    fields = {
-        name: f"CAST(struct_extract(__fs_p.v, 'p{n}') AS {kind})"
-        for n, (name, kind) in enumerate(zip(parameters.names, parameters.types, strict=True))
-    }
-    text = cast_text(statement, fields)
+    text = _over_rows(statement, parameters)
     if text is None:
         raise NotMergeable("the parser does not say where its parameters stand")
     tree = parser.tree(text)
@@ -229,6 +270,9 @@ def _rewritten(parser: Parser, statement: Statement, parameters: Parameters, res
     outer.keys = [key for item in order["orders"] for key in keys.of(item)]
     outer.extra = keys.extra
     if limit is not None and (parameters_in(limit) or parameters_in(order)):
+        if any(node.get("class") == "SUBQUERY" for node in walk(limit)):
+            # Without rows over it nobody would look at it, and what is wrong with it would not be told.
+            raise NotMergeable("its LIMIT is a subquery")
         outer.limit, outer.offset = _text_of(parser, limit.get("limit")), _text_of(parser, limit.get("offset"))
         changed["modifiers"] = [m for m in changed["modifiers"] if m["type"] != "LIMIT_MODIFIER"]
     if changed == tree:
@@ -236,9 +280,18 @@ def _rewritten(parser: Parser, statement: Statement, parameters: Parameters, res
     return _written(parser, changed), outer
 
 
+def _over_rows(statement: Statement, parameters: Parameters) -> str | None:
+    """The statement over the parameters' columns; None where the parser does not say where its parameters stand."""
+    fields = {
+        name: f"CAST(struct_extract({_P}.{_ROW}, 'p{n}') AS {kind})"
+        for n, (name, kind) in enumerate(zip(parameters.names, parameters.types, strict=True))
+    }
+    return cast_text(statement, fields)
+
+
 def parameters_in(tree: Any) -> bool:
     """True where a part of the rewritten tree reads the parameters."""
-    return any(node.get("class") == "COLUMN_REF" and node["column_names"][:1] == ["__fs_p"] for node in walk(tree))
+    return any(node.get("class") == "COLUMN_REF" and node["column_names"][:1] == [_P] for node in walk(tree))
 
 
 def _written(parser: Parser, tree: Tree) -> str:
@@ -278,6 +331,8 @@ class _Keys:
         self._starred = len(self._select) != len(result) or any(
             node.get("class") == "STAR" for item in self._select for node in walk(item)
         )
+        # Lists with columns of other values under the names of those that they are made of: ORDER BY means the made.
+        self._made = any(_makes(item, self._names) for item in self._select)
         distinct = next((m for m in tree["modifiers"] if m["type"] == "DISTINCT_MODIFIER"), None)
         plain_distinct = distinct is not None and not distinct["distinct_on_targets"]
         self._fixed = not self._is_select or plain_distinct or tree["aggregate_handling"] != "STANDARD_HANDLING"
@@ -299,6 +354,8 @@ class _Keys:
             return f"c{position}"
         if self._fixed:
             raise NotMergeable("a key of its ORDER BY is no column of its result")
+        if self._made and any(len(node.get("column_names") or []) == 1 for node in walk(expression)):
+            raise NotMergeable("its ORDER BY may name what a pattern of its list makes")
         added = copy.deepcopy(self._aliased(expression) or expression)
         added["alias"] = ""
         self._select.append(added)
@@ -347,6 +404,18 @@ class _Keys:
         star = self._select[0]
         plain = ("replace_list", "rename_list", "expr", "relation_name")
         return star.get("class") == "STAR" and not star.get("columns") and not any(star.get(key) for key in plain)
+
+
+def _makes(item: Tree, names: list[str]) -> bool:
+    """True for an item that may stand for several of the result's columns, and for others than a table's."""
+    if item.get("class") == "STAR":
+        return bool(item.get("replace_list") or item.get("rename_list") or item.get("alias"))
+    if any(node.get("class") == "STAR" for node in walk(item)):
+        return True
+    # Of a struct it gives the fields, under their names.
+    return function_name(item) == "unnest" and not any(
+        name == item["alias"] or name.startswith("unnest(") for name in names
+    )
 
 
 def _direction(item: Tree) -> str:

@@ -61,12 +61,14 @@ def infer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> dict[s
         plan = json.loads(row[0]) if row else {}
     except Exception as error:
         raise translate(error) from error
+    called = {name.lower(): name for name in found} | {name: name for name in found}
     for node in walk(plan):
-        if node.get("expression_class") == "BOUND_PARAMETER" and node.get("identifier") in found:
-            kind = _spelled(node["return_type"])
-            found[node["identifier"]].add(kind or "")
+        given = str(node.get("identifier"))
+        name = called.get(given, called.get(given.lower()))
+        if node.get("expression_class") == "BOUND_PARAMETER" and name is not None:
+            found[name].add(_spelled(node["return_type"]) or "")
     casts = _casts(statement)
-    return {name: _common(kinds) or casts.get(name) for name, kinds in found.items()}
+    return {name: _common(kinds) or casts.get(name.lower()) for name, kinds in found.items()}
 
 
 # From the narrowest on: each holds the values of those before it.
@@ -81,7 +83,8 @@ def _common(kinds: set[str]) -> str | None:
 
 
 def _casts(statement: Statement) -> dict[str, str]:
-    """Types that the text itself casts parameters to, where they agree; for parts that the plan does not show."""
+    """Types that the text itself casts parameters to, where they agree, by the names in lower case; for parts that the
+    plan does not show."""
     raw = statement.text.encode()
     found: dict[str, set[str]] = {}
     for node in walk(statement.tree):
@@ -90,7 +93,7 @@ def _casts(statement: Statement) -> dict[str, str]:
             kind = node["type_expr"]
             start, length = kind["query_location"], kind["query_location_length"]
             if start < _NO_LOCATION:
-                found.setdefault(child["identifier"], set()).add(raw[start : start + length].decode().upper())
+                found.setdefault(child["identifier"].lower(), set()).add(raw[start : start + length].decode().upper())
     return {name: next(iter(kinds)) for name, kinds in found.items() if len(kinds) == 1}
 
 
@@ -114,6 +117,8 @@ def cast_text(statement: Statement, replacements: Mapping[str, str]) -> str | No
     """The statement's text with each parameter replaced, all else as it was written; None where the parser did not
     say where each of them stands."""
     raw = statement.text.encode()
+    # $a and $A are one parameter, and called by the first.
+    texts = {name.lower(): text for name, text in replacements.items()} | dict(replacements)
     places: dict[int, tuple[int, str]] = {}
     for node in walk(statement.tree):
         if node.get("class") == "PARAMETER":
@@ -123,7 +128,7 @@ def cast_text(statement: Statement, replacements: Mapping[str, str]) -> str | No
             places[start] = (length, name)
     for start in sorted(places, reverse=True):
         length, name = places[start]
-        raw = raw[:start] + replacements[name].encode() + raw[start + length :]
+        raw = raw[:start] + (texts[name] if name in texts else texts[name.lower()]).encode() + raw[start + length :]
     return raw.decode()
 
 
@@ -175,11 +180,34 @@ class Parameters:
 
 
 def _value(scalar: pa.Scalar) -> Any:
-    value = scalar.as_py()
-    if value is not None and pa.types.is_interval(scalar.type):
-        # The binding knows no intervals of three parts; the cast around the parameter reads their text.
-        return f"{value.months} months {value.days} days {value.nanoseconds // 1000} microseconds"
-    return value
+    """The value as the binding takes it. It knows no intervals of three parts, no nanoseconds, and no maps as lists of
+    pairs: the cast around the parameter reads the text of the former, and a map from its keys and values."""
+    kind = scalar.type
+    if not scalar.is_valid:
+        return None
+    if pa.types.is_interval(kind):
+        months, days, nanoseconds = scalar.as_py()
+        # Toward zero, as the engine does it with a column.
+        microseconds = nanoseconds // 1000 if nanoseconds >= 0 else -(-nanoseconds // 1000)
+        return f"{months} months {days} days {microseconds} microseconds"
+    if _has_nanoseconds(kind):
+        return scalar.cast(pa.string()).as_py()
+    if pa.types.is_map(kind):
+        keys, values = scalar.values.flatten()
+        return {"key": _values(keys), "value": _values(values)}
+    if pa.types.is_struct(kind):
+        return {kind.field(n).name: _value(scalar[n]) for n in range(kind.num_fields)}
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _values(scalar.values)
+    return scalar.as_py()
+
+
+def _values(array: pa.Array) -> list[Any]:
+    return [_value(scalar) for scalar in array]
+
+
+def _has_nanoseconds(kind: pa.DataType) -> bool:
+    return bool((pa.types.is_timestamp(kind) and kind.unit == "ns") or kind == pa.time64("ns"))
 
 
 def resolve(

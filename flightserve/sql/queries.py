@@ -26,15 +26,22 @@ from flightserve.errors import (
     FlightserveError,
     InvalidArgument,
     PermissionDenied,
-    ReplicaFailed,
     SchemaMismatch,
     TooLarge,
 )
 from flightserve.sql.caching import Scope, scope_of
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import translate
-from flightserve.sql.execution import Execution, Watch, plain_schema
-from flightserve.sql.merging import PARAMS, RID, NotMergeable, merge, parameter_relation, refuse_undefined
+from flightserve.sql.execution import OTHER_TYPES, Execution, Watch, plain_schema
+from flightserve.sql.merging import (
+    PARAMS,
+    RID,
+    NotMergeable,
+    merge,
+    parameter_relation,
+    refuse_undefined,
+    types_over_rows,
+)
 from flightserve.sql.parameters import Parameters, Types, cast_text, infer, resolve
 from flightserve.sql.statements import Statement, walk
 
@@ -48,7 +55,7 @@ EXPLAINED: Final = pa.schema([("explain_key", pa.string()), ("explain_value", pa
 _SEVERAL: Final = ("SET_OPERATION_NODE", "RECURSIVE_CTE_NODE")
 
 # Errors that running row by row would not change.
-_FINAL: Final = (Cancelled, DeadlineExceeded, PermissionDenied, ReplicaFailed, TooLarge)
+_FINAL: Final = (Cancelled, DeadlineExceeded, PermissionDenied, TooLarge)
 # More than any result.
 _UNBOUNDED: Final = 1 << 62
 
@@ -209,7 +216,11 @@ class Runner:
         nulls = dict.fromkeys(prepared.parameters.names)
         try:
             typed = session.sql(prepared.single, params=nulls or None)
-            kinds = ", ".join(f"CAST(NULL AS {kind}) AS c{n}" for n, kind in enumerate(typed.types))
+            types = typed.types
+            if nulls and any(kind.id == "null" for kind in types):
+                # What is taken out of a struct that is NULL is of no type.
+                types = types_over_rows(session, statement, prepared.parameters) or types
+            kinds = ", ".join(f"CAST(NULL AS {kind}) AS c{n}" for n, kind in enumerate(types))
             schema = session.sql(f"SELECT {kinds}").to_arrow_table().schema
             names = _names(session, statement.text, nulls) if nulls else None
             return pa.schema([f.with_name(name) for f, name in zip(schema, names or typed.columns, strict=True)])
@@ -299,7 +310,10 @@ class Runner:
         table = self._execution(prepared, columns, row, limits).read_all(limits.result_bytes_max)
         if table is None:
             raise _too_large(limits.result_bytes_max)
-        return pa.Table.from_arrays(table.columns, schema=prepared.result)
+        try:
+            return pa.Table.from_arrays(table.columns, schema=prepared.result)
+        except pa.ArrowException as error:
+            raise InvalidArgument(OTHER_TYPES) from error
 
     def _one_by_one(
         self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits
