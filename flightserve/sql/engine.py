@@ -11,6 +11,7 @@ Each running query has a connection of its own (`session`); idle ones are kept f
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import threading
@@ -24,7 +25,7 @@ import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import ConfigError, Unavailable
-from flightserve.sql.errors import translate
+from flightserve.sql.errors import scrubbed
 from flightserve.sql.sources import Source, quoted, quoted_name
 from flightserve.sql.standing import Standing
 from flightserve.sql.statements import Parser
@@ -191,7 +192,7 @@ class Engine:
                 # A registered table is seen by the connection that registered it: each session does.
                 self._registered[source.name] = source.read_arrow()
         except duckdb.Error as error:
-            raise ConfigError(f"table {source.name!r} cannot be opened: {_said(error)}") from error
+            raise ConfigError(f"table {source.name!r} cannot be opened: {_said(error, source.files)}") from error
 
     def _shadow(self) -> duckdb.DuckDBPyConnection:
         """A database with the same tables, all empty: statements are parsed, bound and planned here, whatever the
@@ -290,9 +291,13 @@ class Engine:
             self._changed.notify_all()
 
 
-def _said(error: duckdb.Error) -> str:
-    """What the engine says, in one line: those below show the statement, which is ours, or advise settings."""
-    return translate(error).message.partition("\n")[0]
+def _said(error: duckdb.Error, files: tuple[str, ...] = ()) -> str:
+    """What the engine says, in one line: those below show the statement, which is ours, or advise settings. Of many
+    files whoever mends it has to know which; the folders they lie in are nobody's business."""
+    text = str(error).partition("\n")[0]
+    for name in files:
+        text = text.replace(name, os.path.basename(name))
+    return scrubbed(text)
 
 
 def _bytes(connection: duckdb.DuckDBPyConnection, setting: str) -> int:

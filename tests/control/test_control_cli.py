@@ -61,7 +61,14 @@ def test_what_cannot_be_served_is_said_before_anything_starts(
         (["one.parquet", "more/one.parquet"], "two tables would be called 'one'; write NAME=PATH for one of them"),
         (["one.parquet", "ONE=one.parquet"], "names of tables do not differ by case"),
         (["notes.txt"], "known by their ending"),
-        (["broken.parquet"], "table 'broken' cannot be opened: Invalid Input Error"),
+        (
+            ["broken.parquet"],
+            "'broken' cannot be opened: Invalid Input Error: No magic bytes found at end of file 'broken.parquet'",
+        ),
+        (
+            ["all=*.parquet"],
+            "table 'all' cannot be opened: Invalid Input Error: No magic bytes found at end of file 'broken.parquet'",
+        ),
         (["broken.arrow"], "table 'broken': broken.arrow is no Arrow IPC file"),
         (["one.parquet", "--memory-limit", "much"], "the engine does not start: Parser Error"),
         (["one.parquet", "--memory-limit", "1KB"], "the engine does not start: Out of Memory Error"),
