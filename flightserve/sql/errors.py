@@ -58,6 +58,7 @@ _INVALID: Final = (
     "Parameter Not Resolved",
     "Parameter Not Allowed",
     "Planner",
+    "Serialization",
     "Object Size",
     "Constraint",
 )

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -43,13 +41,13 @@ from flightserve.sql.merging import (
     types_over_rows,
 )
 from flightserve.sql.parameters import Parameters, Types, cast_text, infer, resolve
+from flightserve.sql.remembering import Remembered
 from flightserve.sql.statements import Statement, walk
 
 # Parameter rows of one merged query: more of them save next to nothing, and its result lies in memory.
 MERGED_ROWS_MAX: Final = 2048
 # Results of one merged query; above that its rows run one by one.
 MERGED_BYTES_MAX: Final = 256 << 20
-REMEMBERED_MAX: Final = 512
 EXPLAINED: Final = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
 
 _SEVERAL: Final = ("SET_OPERATION_NODE", "RECURSIVE_CTE_NODE")
@@ -135,10 +133,9 @@ class Runner:
         self.engine = engine
         self.watch = watch
         self.types = Types(engine.shadow)
-        self._lock = threading.Lock()
-        self._prepared: OrderedDict[tuple[str, tuple[tuple[str, str], ...]], Prepared] = OrderedDict()
+        self._prepared: Remembered[tuple[str, tuple[tuple[str, str], ...]], Prepared] = Remembered()
         # To look what the plan says of parameters takes longer than to run many a statement.
-        self._prepared_for = functools.lru_cache(REMEMBERED_MAX)(self._prepare_for)
+        self._prepared_for: Remembered[tuple[str, pa.Schema | None], Prepared] = Remembered()
 
     # ---- preparing
 
@@ -147,25 +144,24 @@ class Runner:
         spells them. Raises what `Parser.parse` does, ConfigError for parameters of no known type, and what the engine
         says of the statement."""
         key = (sql, tuple(sorted((types or {}).items())))
-        with self._lock:
-            known = self._prepared.get(key)
-            if known is not None:
-                self._prepared.move_to_end(key)
-                return known
+        known = self._prepared.find(key)
+        if known is not None:
+            return known
         statement = self.engine.parser.parse(sql)
         inferred = infer(self.engine.shadow, statement)
         prepared = self._prepare(statement, resolve(statement, inferred, types or {}, self.types))
-        with self._lock:
-            self._prepared[key] = prepared
-            while len(self._prepared) > REMEMBERED_MAX:
-                self._prepared.popitem(last=False)
+        self._prepared.add(key, prepared, len(sql))
         return prepared
 
     def prepare_for(self, sql: str, rows: pa.Schema | None) -> Prepared:
         """The statement for parameter rows of these types. What the statement says of a parameter wins over what came
         where that is text or nothing; a client that has no dates sends them so. Where nothing is known of one, it is
         taken for text. Remembered for the next time. Raises InvalidArgument, SchemaMismatch, and as `prepare`."""
-        return self._prepared_for(sql, rows)
+        prepared = self._prepared_for.find((sql, rows))
+        if prepared is None:
+            prepared = self._prepare_for(sql, rows)
+            self._prepared_for.add((sql, rows), prepared, len(sql))
+        return prepared
 
     def _prepare_for(self, sql: str, rows: pa.Schema | None) -> Prepared:
         statement = self.engine.parser.parse(sql)
