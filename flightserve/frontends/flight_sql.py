@@ -153,7 +153,7 @@ class FlightSql:
             statement = self.statement(command, caller)
             meta = self._meta(statement, caller)
             described = self.gateway.describe(statement, meta)
-            schema = described.result
+            schema = described.result or described.result_schema.serialize().to_pybytes()
             ticket = self.tickets.query(statement, caller.user, bool(statement.parameters) and described.merged)
             if not self._refusing:
                 self._prefetch.begin(ticket, meta)

@@ -73,7 +73,8 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a statement returns and takes (Arrow IPC schema messages), and whether its executions are merged."""
+    """What a statement returns and takes (Arrow IPC schema messages), and whether its executions are merged. `result`
+    is empty where it depends on the types of parameters that are not bound."""
 
     result: bytes
     parameters: bytes
@@ -81,7 +82,9 @@ class Description:
 
     @property
     def result_schema(self) -> pa.Schema:
-        """`result`, read."""
+        """`result`, read. Raises InvalidArgument where it is not known."""
+        if not self.result:
+            raise InvalidArgument("the result depends on the statement's parameters, and no values came")
         return _schema(self.result)
 
 
@@ -276,7 +279,7 @@ class Gateway:
         known = self._descriptions.get(shape)
         if known is None:
             row = self._one(DESCRIBE, shape, meta)
-            known = Description(row["result_schema"], row["parameter_schema"], row["merged"])
+            known = Description(row["result_schema"] or b"", row["parameter_schema"], row["merged"])
             self._descriptions.put(shape, known)
         return known
 

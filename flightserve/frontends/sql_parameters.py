@@ -39,15 +39,19 @@ def read_parameters(reader: Any) -> bytes:
 
 
 def untagged(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with plain columns for unions. Clients that do not know a parameter's type send each value as a union
-    of all that it could be (flightsql-dbapi does). Raises InvalidArgument where one column has values of two types."""
-    if not any(pa.types.is_union(field.type) for field in batch.schema):
+    """The batch with plain columns for unions, and texts for Python's UUIDs, which are so written in SQL. Clients that
+    do not know a parameter's type send each value as a union of all that it could be (flightsql-dbapi does). Raises
+    InvalidArgument where one column has values of two types."""
+    if not any(pa.types.is_union(field.type) or isinstance(field.type, pa.UuidType) for field in batch.schema):
         return batch
-    columns = [
-        _member(name, column) if pa.types.is_union(column.type) else column
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-    ]
+    columns = [_plain(name, column) for name, column in zip(batch.schema.names, batch.columns, strict=True)]
     return pa.record_batch(columns, names=batch.schema.names)
+
+
+def _plain(name: str, column: pa.Array) -> pa.Array:
+    if isinstance(column.type, pa.UuidType):
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    return _member(name, column) if pa.types.is_union(column.type) else column
 
 
 def _member(name: str, column: pa.UnionArray) -> pa.Array:

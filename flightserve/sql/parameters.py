@@ -71,6 +71,25 @@ def infer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> dict[s
     return {name: _common(kinds) or casts.get(name.lower()) for name, kinds in found.items()}
 
 
+def waits_for_types(connection: duckdb.DuckDBPyConnection, statement: Statement) -> bool:
+    """True where the engine binds the statement only once its parameters have types, as it does `abs(?)`. Until then it
+    has no plan, and asked for it fails inside; of a statement that is wrong it says what is."""
+    if not statement.parameters or statement.explain:
+        return False
+    return bool(_plan(connection, statement).get("error_type") == "internal")
+
+
+def _plan(connection: duckdb.DuckDBPyConnection, statement: Statement) -> Tree:
+    """The statement's plan, not optimized; or what is wrong, as `error_type` and `error_message`."""
+    sql = "SELECT json_serialize_plan($1::VARCHAR)"
+    try:
+        row = connection.cursor().execute(sql, [statement.text]).fetchone()
+        plan: Tree = json.loads(row[0]) if row else {}
+    except Exception as error:
+        raise translate(error) from error
+    return plan
+
+
 # From the narrowest on: each holds the values of those before it.
 _INTEGERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 
@@ -156,8 +175,8 @@ class Parameters:
                 arrays.append(column)
                 continue
             try:
-                arrays.append(column.cast(kind))
-            except pa.ArrowException as error:
+                arrays.append(_readable(column, kind).cast(kind))
+            except (pa.ArrowException, OverflowError) as error:
                 raise InvalidArgument(f"parameter {name!r} is {kind}; {column.type} does not fit: {error}") from error
         return arrays
 
@@ -177,6 +196,14 @@ class Parameters:
     def values(self, columns: Sequence[pa.Array], row: int) -> dict[str, Any]:
         """One row's values by name, as the engine's binding takes them."""
         return {name: _value(column[row]) for name, column in zip(self.names, columns, strict=True)}
+
+
+def _readable(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The column as one that Arrow casts to the type: it has no cast of Python's `timedelta` to an interval."""
+    if pa.types.is_duration(column.type) and pa.types.is_interval(kind):
+        lengths = column.cast(pa.duration("us")).cast(pa.int64()).to_pylist()
+        return pa.array([None if length is None else (0, 0, length * 1000) for length in lengths], kind)
+    return column
 
 
 def _value(scalar: pa.Scalar) -> Any:

@@ -40,7 +40,7 @@ from flightserve.sql.merging import (
     refuse_undefined,
     types_over_rows,
 )
-from flightserve.sql.parameters import Parameters, Types, cast_text, infer, resolve
+from flightserve.sql.parameters import Parameters, Types, cast_text, infer, resolve, waits_for_types
 from flightserve.sql.remembering import Remembered
 from flightserve.sql.statements import Statement, walk
 
@@ -224,6 +224,10 @@ class Runner:
             raise translate(error) from error
         finally:
             session.close()
+
+    def waits_for_types(self, prepared: Prepared) -> bool:
+        """Whether nothing is known of the statement's result before its parameters have types."""
+        return waits_for_types(self.engine.shadow, prepared.statement)
 
     # ---- running
 

@@ -280,10 +280,15 @@ class WarehouseReplica:
         return self._cache, prepared.scope
 
     def describe(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """What a statement takes and gives, and whether executions of it are merged; nothing is run."""
+        """What a statement takes and gives, and whether executions of it are merged; nothing is run. Without parameter
+        rows, a result that depends on the parameters' types has no schema."""
         sql, rows = _request(batch)
         with self._tables.using() as tables:
             prepared = tables.runner.prepare_for(sql, None if rows is None else rows.schema)
+            if rows is None and _is_open(tables.runner, prepared):
+                taken = pa.schema([(name, pa.null()) for name in prepared.parameters.names])
+                values = [None, taken.serialize().to_pybytes(), False, "its parameters have no types yet"]
+                return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
             schemas = [schema.serialize().to_pybytes() for schema in (prepared.result, prepared.parameters.schema)]
             values = [*schemas, not prepared.reason, prepared.reason]
         return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
@@ -344,6 +349,17 @@ class WarehouseReplica:
                 doc=_doc(name),
             )
         yield MethodSpec("execute", row_aligned=False, delimited=True, doc=_doc("execute"))
+
+
+def _is_open(runner: Runner, prepared: Prepared) -> bool:
+    """Whether the engine binds the statement only once its parameters have types. Raises what is wrong with it."""
+    try:
+        _ = prepared.raw
+    except InvalidArgument:
+        if runner.waits_for_types(prepared):
+            return True
+        raise
+    return False
 
 
 def _doc(method: str) -> str:
