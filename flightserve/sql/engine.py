@@ -75,7 +75,8 @@ class Engine:
         self.tables: dict[str, pa.Schema] = {}
         # Of the files before they are read: what is written meanwhile makes a difference to the next fingerprint.
         self.versions: Mapping[str, str] = {source.name: source.fingerprint() for source in sources}
-        self._registered: dict[str, pa.Table] = {}
+        # What views are over: it has to live as long as they do.
+        self._arrow: dict[str, pa.Table] = {}
         self._idle: list[duckdb.DuckDBPyConnection] = []
         # By their texts, the one used longest ago first.
         self._standing: OrderedDict[str, Standing] = OrderedDict()
@@ -189,8 +190,9 @@ class Engine:
                 self._connection.execute(f"CREATE TABLE {name} AS FROM __fs_source")
                 self._connection.unregister("__fs_source")
             else:
-                # A registered table is seen by the connection that registered it: each session does.
-                self._registered[source.name] = source.read_arrow()
+                # A registered table would be seen by one connection only, and be in no catalog.
+                table = self._arrow[source.name] = source.read_arrow()
+                self._connection.from_arrow(table).create_view(source.name)
         except duckdb.Error as error:
             raise ConfigError(f"table {source.name!r} cannot be opened: {_said(error, source.files)}") from error
 
@@ -201,18 +203,12 @@ class Engine:
         shadow = self._connect()
         places = ["", f"{quoted_name(self._catalog)}.main."] if self._catalog else [""]
         for name in self.tables:
-            columns = self._connection_of(name).execute(f"DESCRIBE {quoted_name(name)}").fetchall()
+            columns = self._connection.execute(f"DESCRIBE {quoted_name(name)}").fetchall()
             spelled = ", ".join(f"{quoted_name(column)} {kind}" for column, kind, *_ in columns)
             for place in places:
                 shadow.execute(f"CREATE TABLE {place}{quoted_name(name)} ({spelled})")
         self._lock_down(shadow, [])
         return shadow
-
-    def _connection_of(self, table: str) -> duckdb.DuckDBPyConnection:
-        session = self._cursor()
-        if table in self._registered:
-            session.register(table, self._registered[table])
-        return session
 
     def _files(self) -> list[str]:
         if self.options.load == "memory":
@@ -243,13 +239,9 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise Unavailable("the engine is closed")
-            new = not self._idle
-            session = self._cursor() if new else self._idle.pop()
+            session = self._idle.pop() if self._idle else self._cursor()
             self._busy.add(session)
-        if new:
-            for name, table in self._registered.items():
-                session.register(name, table)
-        return session
+            return session
 
     def give_back(self, session: duckdb.DuckDBPyConnection) -> None:
         """The query on this connection ended well and nothing of it is left."""

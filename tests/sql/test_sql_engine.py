@@ -84,6 +84,17 @@ def test_every_source_opens(tmp_path: Path, make: Callable[[Path], Any], load: s
 
 
 @pytest.mark.parametrize("load", ["memory", "view"])
+@pytest.mark.parametrize("make", [parquet, csv, ipc_file, table])
+def test_every_source_is_in_the_catalog(tmp_path: Path, make: Callable[[Path], Any], load: str) -> None:
+    with opened({"people": make(tmp_path), "my people": make(tmp_path)}, load=load, catalog="the lake") as engine:
+        for name in ("people", "main.people", '"the lake".main.people', '"the lake".main."my people"'):
+            assert run(engine, f"SELECT count(*) AS n FROM {name}").to_pylist() == [{"n": 6}], name
+        assert run(engine, "SELECT name FROM (SHOW TABLES)").to_pylist() == [{"name": "my people"}, {"name": "people"}]
+        found = run(engine, "SELECT DISTINCT table_catalog AS c FROM information_schema.columns").to_pylist()
+        assert found == [{"c": "the lake"}]
+
+
+@pytest.mark.parametrize("load", ["memory", "view"])
 @pytest.mark.parametrize("kind", ["parquet", "csv", "arrow"])
 def test_folders_are_columns_whatever_the_files_are(tmp_path: Path, kind: str, load: str) -> None:
     """The same columns, values and types of each kind; the engine reads two of them, we the third."""
@@ -107,8 +118,9 @@ def test_folders_are_columns_whatever_the_files_are(tmp_path: Path, kind: str, l
         assert engine.tables["parts"].names == ["n", "day", "place", "year"]
 
 
-def test_tables_join_and_names_may_be_any(tmp_path: Path) -> None:
-    with opened({"my people": PEOPLE, 'a "b"': parquet(tmp_path), "Größe": PEOPLE}) as engine:
+@pytest.mark.parametrize("load", ["memory", "view"])
+def test_tables_join_and_names_may_be_any(tmp_path: Path, load: str) -> None:
+    with opened({"my people": PEOPLE, 'a "b"': parquet(tmp_path), "Größe": PEOPLE}, load=load) as engine:
         sql = 'SELECT count(*) AS n FROM "my people" JOIN "a ""b""" USING (id) JOIN Größe USING (id)'
         assert run(engine, sql).to_pylist() == [{"n": 6}]
 
