@@ -53,6 +53,8 @@ REQUEST: Final = pa.schema([pa.field("sql", pa.utf8(), nullable=False), pa.field
 # A client's three calls for one execution come within milliseconds; files that change are noticed after this.
 REMEMBERED_NS: Final = 2 * NS_PER_S
 REMEMBERED_MAX: Final = 1024
+# Of descriptions, all together. `SELECT *, *, ...` of a few kB has a schema of MBs.
+REMEMBERED_BYTES_MAX: Final = 16 << 20
 # Texts whose result was too large for `execute` are not sent there for so long: each try is a run for nothing.
 LARGE_NS: Final = 60 * NS_PER_S
 # Schemas are kept by those that pass them on, and here the text is part of one.
@@ -280,7 +282,8 @@ class Gateway:
         if known is None:
             row = self._one(DESCRIBE, shape, meta)
             known = Description(row["result_schema"] or b"", row["parameter_schema"], row["merged"])
-            self._descriptions.put(shape, known)
+            nbytes = sum(map(len, (shape.sql, shape.parameters, known.result, known.parameters)))
+            self._descriptions.put(shape, known, nbytes)
         return known
 
     def tables(self, warehouse: str, meta: RequestMeta) -> tuple[TableInfo, ...]:
@@ -348,13 +351,17 @@ def _schema(message: bytes) -> pa.Schema:
 
 
 class Recent(Generic[K, V]):
-    """Values for a short time, at most so many; the oldest goes first."""
+    """Values for a short time, at most so many, and so many bytes where sizes are told; the oldest goes first."""
 
     def __init__(self, clock: Clock, lifetime_ns: int = REMEMBERED_NS) -> None:
         self._clock = clock
         self._lifetime_ns = lifetime_ns
         self._lock = threading.Lock()
-        self._values: collections.OrderedDict[K, tuple[int, V]] = collections.OrderedDict()
+        self._values: collections.OrderedDict[K, tuple[int, V, int]] = collections.OrderedDict()
+        self._nbytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Recent {len(self._values)} values, {self._nbytes} bytes>"
 
     def get(self, key: K) -> V | None:
         with self._lock:
@@ -366,10 +373,12 @@ class Recent(Generic[K, V]):
     def clear(self) -> None:
         with self._lock:
             self._values.clear()
+            self._nbytes = 0
 
-    def put(self, key: K, value: V) -> None:
+    def put(self, key: K, value: V, nbytes: int = 0) -> None:
         with self._lock:
-            self._values[key] = (self._clock(), value)
-            self._values.move_to_end(key)
-            while len(self._values) > REMEMBERED_MAX:
-                self._values.popitem(last=False)
+            known = self._values.pop(key, None)
+            self._nbytes += nbytes - (known[2] if known is not None else 0)
+            self._values[key] = (self._clock(), value, nbytes)
+            while len(self._values) > REMEMBERED_MAX or self._nbytes > REMEMBERED_BYTES_MAX:
+                self._nbytes -= self._values.popitem(last=False)[1][2]
