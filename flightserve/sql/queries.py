@@ -41,7 +41,7 @@ from flightserve.sql.merging import (
     types_over_rows,
 )
 from flightserve.sql.parameters import Parameters, Types, cast_text, infer, resolve, waits_for_types
-from flightserve.sql.remembering import Remembered
+from flightserve.sql.remembering import COLUMNS_MAX, Remembered
 from flightserve.sql.statements import Statement, walk
 
 # Parameter rows of one merged query: more of them save next to nothing, and its result lies in memory.
@@ -85,15 +85,15 @@ class Prepared:
         self.ran = False
         self._runner = runner
 
-    @functools.cached_property
+    @property
     def raw(self) -> pa.Schema:
         """The result's schema as the engine gives it, dictionaries and all."""
-        return self._runner.described(self)
+        return self._runner.schemas(self)[0]
 
-    @functools.cached_property
+    @property
     def result(self) -> pa.Schema:
         """The result's schema."""
-        return plain_schema(self.raw) or self.raw
+        return self._runner.schemas(self)[1]
 
     @functools.cached_property
     def shared(self) -> bool:
@@ -136,6 +136,8 @@ class Runner:
         self._prepared: Remembered[tuple[str, tuple[tuple[str, str], ...]], Prepared] = Remembered()
         # To look what the plan says of parameters takes longer than to run many a statement.
         self._prepared_for: Remembered[tuple[str, pa.Schema | None], Prepared] = Remembered()
+        # Not with the statements: a short text may have many columns.
+        self._schemas: Remembered[tuple[str, str], tuple[pa.Schema, pa.Schema]] = Remembered(size_max=COLUMNS_MAX)
 
     # ---- preparing
 
@@ -201,6 +203,16 @@ class Runner:
             return merge(parser, self.engine.shadow, statement, prepared.parameters, prepared.raw), ""
         except NotMergeable as error:
             return None, str(error)
+
+    def schemas(self, prepared: Prepared) -> tuple[pa.Schema, pa.Schema]:
+        """The result's schema as the engine gives it, and plain; remembered for the next time."""
+        key = (prepared.statement.text, prepared.single)
+        known = self._schemas.find(key)
+        if known is None:
+            raw = self.described(prepared)
+            known = raw, plain_schema(raw) or raw
+            self._schemas.add(key, known, len(raw))
+        return known
 
     def described(self, prepared: Prepared) -> pa.Schema:
         """The result's schema, with the columns' names as the statement was written. The statement is bound over empty

@@ -1,7 +1,7 @@
 """What was made of statements that may come again, within bounds.
 
-Bounded by how much text it is of, not only by number: the tree of a statement takes 400 times the memory of its text,
-so that 512 long ones, each within its limit, were 50 GB.
+Bounded by its size, not only by number. Trees count by the text that they are of: each takes 400 times its memory, so
+that 512 long ones, each within its limit, were 50 GB. Schemas count by columns: `SELECT *, *, ...` has many.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from typing import Final, Generic, TypeVar
 STATEMENTS_MAX: Final = 512
 # One of the longest, or many as they usually are.
 CHARACTERS_MAX: Final = 256 << 10
+# A column's field takes some kB, twice over.
+COLUMNS_MAX: Final = 32 << 10
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT")
 
 
 class Remembered(Generic[KeyT, ValueT]):
-    """Values by key, each made of some text; those used longest ago go first. Any thread."""
+    """Values by key, each of some size; those used longest ago go first. Any thread."""
 
-    def __init__(self, statements_max: int = STATEMENTS_MAX, characters_max: int = CHARACTERS_MAX) -> None:
+    def __init__(self, statements_max: int = STATEMENTS_MAX, size_max: int = CHARACTERS_MAX) -> None:
         self._statements_max = statements_max
-        self._characters_max = characters_max
+        self._size_max = size_max
         self._lock = threading.Lock()
         self._known: OrderedDict[KeyT, tuple[ValueT, int]] = OrderedDict()
-        self._characters = 0
+        self._size = 0
 
     def __repr__(self) -> str:
-        return f"<Remembered {len(self._known)} of {self._characters} characters>"
+        return f"<Remembered {len(self._known)} of {self._size}>"
 
     def find(self, key: KeyT) -> ValueT | None:
         """What is known; it counts as used now."""
@@ -41,13 +43,13 @@ class Remembered(Generic[KeyT, ValueT]):
             self._known.move_to_end(key)
             return found[0]
 
-    def add(self, key: KeyT, value: ValueT, characters: int) -> None:
-        """Remember what was made of so much text. What is longer than all may be is not."""
+    def add(self, key: KeyT, value: ValueT, size: int) -> None:
+        """Remember it. What is larger than all may be is not."""
         with self._lock:
-            self._characters -= self._known.pop(key, (None, 0))[1]
-            if characters > self._characters_max:
+            self._size -= self._known.pop(key, (None, 0))[1]
+            if size > self._size_max:
                 return
-            self._known[key] = (value, characters)
-            self._characters += characters
-            while len(self._known) > self._statements_max or self._characters > self._characters_max:
-                self._characters -= self._known.popitem(last=False)[1][1]
+            self._known[key] = (value, size)
+            self._size += size
+            while len(self._known) > self._statements_max or self._size > self._size_max:
+                self._size -= self._known.popitem(last=False)[1][1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flightserve.sql.engine import Engine
 from flightserve.sql.queries import Runner
-from flightserve.sql.remembering import CHARACTERS_MAX, Remembered
+from flightserve.sql.remembering import CHARACTERS_MAX, COLUMNS_MAX, Remembered
 from tests.sql.warehouses import opened, watching
 
 
@@ -36,7 +36,7 @@ def test_against_plain_books(steps: list[tuple[bool, int, int]]) -> None:
         else:
             assert remembered.find(key) == (known[1] if known else None)
             books += [known] if known else []
-        assert repr(remembered) == f"<Remembered {len(books)} of {sum(entry[2] for entry in books)} characters>"
+        assert repr(remembered) == f"<Remembered {len(books)} of {sum(entry[2] for entry in books)}>"
 
 
 @pytest.mark.parametrize("characters", [10, 11])
@@ -60,4 +60,17 @@ def test_long_statements_that_differ_do_not_pile_up(engine: Engine) -> None:
             runner.prepare_for(f"SELECT {n} {long}", None)
         assert runner.prepare_for(f"SELECT 0 {long}", None) is not first
         for remembered in (runner._prepared, runner._prepared_for, engine.parser._remembered):
-            assert remembered._characters <= CHARACTERS_MAX
+            assert remembered._size <= CHARACTERS_MAX
+
+
+def test_short_statements_of_many_columns_do_not_pile_up(engine: Engine) -> None:
+    with watching() as watch:
+        runner = Runner(engine, watch)
+        narrow = runner.prepare_for("SELECT 1 AS a", None)
+        assert narrow.result is narrow.result and narrow.result.names == ["a"]
+        columns = 4 * (COLUMNS_MAX // 16)
+        for n in range(5):
+            wide = runner.prepare_for(f"SELECT {'*, ' * (columns // 4)}{n} FROM people", None)
+            assert len(wide.result) == columns + 1
+        assert repr(runner._schemas) == f"<Remembered 3 of {3 * (columns + 1)}>"
+        assert narrow.result.names == ["a"]
