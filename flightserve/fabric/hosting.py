@@ -1,7 +1,8 @@
 """What a served object may have of the process that serves it.
 
 Most objects need nothing of it. One that does has `flightserve_hosted(host)`, which is called once, before the first
-request, and may have `flightserve_statistics()`: counts and gauges that `/metrics` shows under its deployment's name.
+request, and may have `flightserve_statistics()`: counts and gauges that `/metrics` shows under its deployment's name,
+and `flightserve_stopped()`, which is called after the last request, unless the process is killed.
 """
 
 from __future__ import annotations

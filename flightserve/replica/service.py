@@ -94,6 +94,8 @@ class ReplicaService:
             target.flightserve_hosted(self)  # type: ignore[attr-defined]
         counted = hasattr(type(target), "flightserve_statistics")
         self._of_target: Callable[[], dict[str, float]] = target.flightserve_statistics if counted else dict  # type: ignore[attr-defined]
+        told = hasattr(type(target), "flightserve_stopped")
+        self._stopped: Callable[[], None] = target.flightserve_stopped if told else lambda: None  # type: ignore[attr-defined]
 
     # ---- life
 
@@ -173,6 +175,7 @@ class ReplicaService:
             thread.join(5)
         if self._loop is not None and not self._loop.is_running():
             self._loop.close()
+        self._stopped()
         self.pool.close()
         self.mapped.close()
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import ConfigError, Unavailable
 from flightserve.sql.errors import scrubbed
 from flightserve.sql.sources import Source, quoted, quoted_name
+from flightserve.sql.spilling import SpillFolder
 from flightserve.sql.standing import Standing
 from flightserve.sql.statements import Parser
 
@@ -85,11 +85,11 @@ class Engine:
         self._changed = threading.Condition(self._lock)
         self._closed = False
         self._catalog = "" if options.catalog.lower() in _TAKEN else options.catalog
-        self._folder = tempfile.mkdtemp(prefix="flightserve-sql-", dir=options.temp_directory or None)
+        self._folder = SpillFolder(options.temp_directory)
         try:
             self._start()
         except BaseException as error:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
             if isinstance(error, duckdb.Error):
                 raise ConfigError(f"the engine does not start: {_said(error)}") from error
             raise
@@ -131,7 +131,7 @@ class Engine:
         if ended:
             # While a query of any session runs the database does not close; it goes with the process then.
             self._connection.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
     # ---- opening
 
@@ -144,7 +144,7 @@ class Engine:
             "allow_unsigned_extensions": False,
             "allow_persistent_secrets": False,
             "python_enable_replacements": False,
-            "temp_directory": self._folder,
+            "temp_directory": self._folder.path,
             # It makes 0.0 of -0.0, in merged queries also where each by itself would not be rewritten.
             "disabled_optimizers": "top_n_window_elimination",
             # SHOW of a name that is no table would show the setting of that name.
@@ -175,7 +175,7 @@ class Engine:
         """What is spilled leaves room on the disk. DuckDB 2.0.0 shows this setting but does not heed it where it came
         with the connection."""
         connection.execute(f"SET max_temp_directory_size = {quoted(self.options.temp_bytes_max)}")
-        room = int(DISK_SHARE * shutil.disk_usage(self._folder).free)
+        room = int(DISK_SHARE * shutil.disk_usage(self._folder.path).free)
         if room < _bytes(connection, "max_temp_directory_size"):
             connection.execute(f"SET max_temp_directory_size = '{room}B'")
 

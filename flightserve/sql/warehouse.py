@@ -233,6 +233,10 @@ class WarehouseReplica:
         self._tables.on_change.append(allow)
         self._watch.memory = memory
 
+    def flightserve_stopped(self) -> None:
+        """The process ends: nothing that was spilled stays behind."""
+        self.close()
+
     def flightserve_statistics(self) -> dict[str, float]:
         """What `/metrics` shows of it."""
         tables, memory = self._tables, self._watch.memory
