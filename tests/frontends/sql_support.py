@@ -82,12 +82,12 @@ BAD_QUERIES = [
 
 class Runs:
     """What the replica ran: how, which text, how many executions. While `hold` is set, executions that run by
-    themselves wait for `go`."""
+    themselves wait for `go`; merged ones say that they run and wait for `finish`, while `hold_merged` is."""
 
     def __init__(self, runner: Any, patch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[str, str, int]] = []
-        self.hold = False
-        self.go = threading.Event()
+        self.hold = self.hold_merged = False
+        self.go, self.merging, self.finish = threading.Event(), threading.Event(), threading.Event()
         for how in ("one", "merged", "stream"):
             patch.setattr(runner, how, self._counted(how, getattr(runner, how)))
 
@@ -96,6 +96,9 @@ class Runs:
             self.seen.append((how, prepared.statement.text, len(rows) if how == "merged" else 1))
             if how == "one" and self.hold:
                 assert self.go.wait(30)
+            if how == "merged" and self.hold_merged:
+                self.merging.set()
+                assert self.finish.wait(30)
             return run(prepared, columns, rows, *more)
 
         return counted

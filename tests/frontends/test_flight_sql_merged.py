@@ -15,11 +15,13 @@ import adbc_driver_flightsql.dbapi as adbc
 import adbc_driver_manager
 import pyarrow as pa
 import pytest
+from pyarrow import flight
 
 import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.flight_frontend import FlightFrontend
 from flightserve.metrics import Metrics
+from flightserve.proto import flight_pb2
 from flightserve.sql.warehouse import EXECUTED_BYTES_MAX
 from tests.frontends.sql_support import Runs
 from tests.plane import Plane, plane
@@ -90,6 +92,42 @@ def together(served: tuple[Plane, str], runs: Runs, jobs: Sequence[tuple[str, pa
         return [answer.result(30) for answer in answers]
 
 
+class Member:
+    """A client of its own, that reads one execution's ticket on a thread."""
+
+    def __init__(self, stack: contextlib.ExitStack, address: str, sql: str, value: pa.Scalar) -> None:
+        connection = stack.enter_context(adbc.connect(address, autocommit=True))
+        cursor = stack.enter_context(connection.cursor())
+        (partition,), _ = cursor.adbc_execute_partitions(sql, bound(value))
+        self._info = flight.FlightInfo.deserialize(partition)
+        self._client = stack.enter_context(flight.connect(address))
+        self._thread = stack.enter_context(ThreadPoolExecutor(1))
+        self.answer: Any = None
+
+    def start(self) -> None:
+        self.answer = self._thread.submit(self._read)
+
+    def _read(self) -> pa.Table:
+        reader = self._client.do_get(self._info.endpoints[0].ticket)
+        # Not read_all: when its server cancels, pyarrow takes it for Ctrl-C.
+        batches = []
+        with contextlib.suppress(StopIteration):
+            while True:
+                batches.append(reader.read_chunk().data)
+        return pa.Table.from_batches(batches, reader.schema)
+
+    def cancel(self) -> None:
+        """As an ADBC client does it."""
+        info = flight_pb2.FlightInfo.FromString(self._info.serialize())
+        body = flight_pb2.CancelFlightInfoRequest(info=info).SerializeToString()
+        list(self._client.do_action(flight.Action("CancelFlightInfo", body)))
+
+    def cancelled(self) -> None:
+        """Wait until it is."""
+        with pytest.raises(flight.FlightCancelledError):
+            self.answer.result(20)
+
+
 def ints(*values: int | None) -> list[pa.Scalar]:
     return [pa.scalar(value, pa.int64()) for value in values]
 
@@ -125,6 +163,59 @@ def test_an_error_is_its_execution_s_alone(served: tuple[Plane, str], runs: Runs
         else:
             assert isinstance(answer, adbc_driver_manager.ProgrammingError) and "onver" in str(answer)
     assert runs.by("merged") == [len(values) - 1]
+
+
+def merging(served: tuple[Plane, str], runs: Runs, members: Sequence[Member]) -> None:
+    """Start all, the first of them first and by itself; the others are about to run together."""
+    runs.hold = True
+    first, *others = members
+    first.start()
+    eventually(lambda: runs.by("one"), 20, "the first runs")
+    for member in others:
+        member.start()
+    queued = len(members) - 1
+    eventually(lambda: served[0].router.statistics()["lake.queued_requests"] == queued, 20, "the others wait")
+    runs.hold_merged = True
+    runs.go.set()
+
+
+def test_one_of_those_that_run_together_is_cancelled(served: tuple[Plane, str], runs: Runs) -> None:
+    values = ints(6, 1, 2, 3, 4, 1)
+    with contextlib.ExitStack() as stack:
+        members = [Member(stack, served[1], BY_ID, value) for value in values]
+        stack.callback(runs.finish.set)
+        stack.callback(runs.go.set)
+        merging(served, runs, members)
+        assert runs.merging.wait(20)
+        gone = members.pop(2)
+        gone.cancel()
+        # It need not wait for the others.
+        gone.cancelled()
+        runs.finish.set()
+        answers = [member.answer.result(30)["id"].to_pylist() for member in members]
+    assert answers == [[6], [1], [3], [4], [1]]
+    assert (runs.by("one"), runs.by("merged")) == ([1], [len(values) - 1])
+
+
+def test_what_runs_together_ends_when_all_are_cancelled(served: tuple[Plane, str], runs: Runs) -> None:
+    busy = served[0].targets[0]._tables.current.engine._busy
+    sql = "SELECT count(*) AS n FROM range(1000000000000) WHERE range > $1"
+    with contextlib.ExitStack() as stack:
+        members = [Member(stack, served[1], sql, value) for value in ints(1, 2, 3, 4)]
+        stack.callback(runs.go.set)
+        runs.finish.set()
+        merging(served, runs, members)
+        members[0].cancel()
+        members[0].cancelled()
+        assert runs.merging.wait(20)
+        eventually(lambda: busy, 20, "it runs in the engine")
+        for member in members[1:]:
+            member.cancel()
+        for member in members[1:]:
+            member.cancelled()
+        eventually(lambda: not busy, 20, "it does not run any more")
+    assert runs.by("merged") == [3]
+    assert ask(served[1], BY_ID, pa.scalar(3, pa.int64()))["id"].to_pylist() == [3]
 
 
 def test_a_large_result_is_streamed_and_spares_the_others(served: tuple[Plane, str], runs: Runs) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ import flightserve as fs
 from flightserve.clock import NS_PER_MS, monotonic_ns
 from flightserve.declare import spec_of
 from flightserve.errors import (
+    Cancelled,
     ConfigError,
     DeadlineExceeded,
     FlightserveError,
@@ -22,11 +25,13 @@ from flightserve.errors import (
     SchemaMismatch,
 )
 from flightserve.fabric.schemas import decode_schema
+from flightserve.sql.queries import Prepared
 from flightserve.sql.warehouse import REQUEST
 from flightserve.testing import LocalService
 from flightserve.types import RequestMeta
-from tests.plane import Plane, plane
+from tests.plane import Plane, meta, plane
 from tests.sql.warehouses import PEOPLE
+from tests.support import eventually
 
 
 def warehouse(**options: Any) -> fs.sql.Warehouse:
@@ -58,6 +63,50 @@ def request(sql: str, rows: pa.RecordBatch | None = None) -> pa.RecordBatch:
 
 def rows_of(batches: list[pa.RecordBatch]) -> list[dict[str, Any]]:
     return [row for batch in batches for row in batch.to_pylist()]
+
+
+def test_one_of_those_that_run_together_is_cancelled(served: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = served.targets[0]._tables.current.runner
+    merged, seen = runner.merged, []
+    go = [threading.Event(), threading.Event()]
+
+    def held(prepared: Prepared, columns: Any, rows: range, *more: Any) -> Any:
+        seen.append(len(rows))
+        assert go[len(seen) - 1].wait(30)
+        return merged(prepared, columns, rows, *more)
+
+    monkeypatch.setattr(runner, "merged", held)
+    asked = [["red", "blue"], ["blue", "red"], ["red", "red"], ["none", "blue"]]
+
+    async def rows_by(call: Any) -> list[dict[str, Any]]:
+        return rows_of([(await anext(call)).batch()])
+
+    async def run() -> list[Any]:
+        calls = [served.client.call("people", "team", pa.record_batch({"team": each}), meta()) for each in asked]
+        answers = [asyncio.ensure_future(rows_by(call)) for call in calls]
+        try:
+            # The first runs by itself, the others wait for it and then run together.
+            await asyncio.to_thread(eventually, lambda: len(seen) == 1, 20, "the first runs")
+            waiting = len(asked) - 1
+            await asyncio.to_thread(
+                eventually, lambda: served.router.statistics()["people.queued_requests"] == waiting, 20, "others wait"
+            )
+            go[0].set()
+            await asyncio.to_thread(eventually, lambda: len(seen) == 2, 20, "the others run")
+            calls[2].cancel()
+            with pytest.raises(Cancelled):
+                await answers[2]
+        finally:
+            for event in go:
+                event.set()
+        return [await answers[n] for n in (0, 1, 3)]
+
+    teams = {"red": ["Ada", None, "Flo"], "blue": ["Bo", "Ed"], "none": []}
+    for each, rows in zip([asked[n] for n in (0, 1, 3)], served.run(run()), strict=True):
+        assert [(row["rid"], row["name"]) for row in rows] == [
+            (n, name) for n, key in enumerate(each) for name in teams[key]
+        ]
+    assert seen == [2, 6]
 
 
 def test_it_says_what_it_serves() -> None:
