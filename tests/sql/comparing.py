@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flightserve.errors import FlightserveError
+from flightserve.errors import FlightserveError, ReplicaFailed
 from flightserve.sql.queries import Prepared, Runner
 
 ROWS = 48
@@ -50,7 +50,8 @@ def ordered(sql: str) -> bool:
 
 
 def compare(runner: Runner, prepared: Prepared, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Merged against one by one, by hand: what the runner does on failure must not hide a difference."""
+    """Merged against one by one, by hand: what the runner does on failure must not hide a difference. Where the engine
+    itself breaks on the merged form (ReplicaFailed) there is nothing to compare; the rows run one by one then."""
     columns = rows_of(prepared, rows)
     single: list[list[tuple[str, ...]] | None] = []
     for n in range(len(rows)):
@@ -63,7 +64,7 @@ def compare(runner: Runner, prepared: Prepared, rows: Sequence[tuple[Any, ...]])
     try:
         merged = runner.merged(prepared, columns, range(len(rows)))
     except FlightserveError as error:
-        if ENGINE_BUG.search(error.message):
+        if ENGINE_BUG.search(error.message) or isinstance(error, ReplicaFailed):
             return
         assert None in single, f"merged fails, one by one does not: {prepared.statement.text}"
         return

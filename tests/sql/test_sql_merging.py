@@ -349,18 +349,19 @@ def test_a_column_may_have_the_name_of_our_parameters(watch: Watch) -> None:
         assert table["x"].to_pylist() == [1, 1, 2, 2]
 
 
-def test_what_the_engine_trips_over_runs_row_by_row(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its planner may fail on the merged form when it sees the tables' statistics; the statement is none the worse."""
-
-    def fails(*_: object) -> pa.Table:
-        raise ReplicaFailed("INTERNAL Error: Attempted to access index 0 within vector of size 0")
-
-    prepared = runner.prepare("SELECT i FROM t WHERE i = $x")
-    monkeypatch.setattr(runner, "merged", fails)
-    assert runner.run(prepared, [pa.array([3, 99, 4], pa.int64())], 3).to_pylist() == [
-        {"rid": 0, "i": 3},
-        {"rid": 2, "i": 4},
-    ]
+def test_what_the_engine_breaks_on_runs_row_by_row(runner: Runner) -> None:
+    """Its planner does on this one merged, when it sees the tables' statistics; by itself the statement is good."""
+    columns = "count(*) AS i, q.k, q.s, 0.5::DOUBLE AS v"
+    inner = f"SELECT {columns} FROM t AS q WHERE q.k = $x GROUP BY ROLLUP (q.k, q.s)"
+    outer = f"SELECT {columns} FROM ({inner}) AS q WHERE q.k IS NULL AND q.k IN ($x, $y) GROUP BY ROLLUP (q.k, q.s)"
+    sql = f"SELECT i::BIGINT AS i, k::BIGINT AS k, s::VARCHAR AS s, v::DOUBLE AS v FROM ({outer}) WHERE k IS NULL"
+    prepared = runner.prepare(sql, TYPES_XY)
+    given = rows_of(prepared, [(1, 2), (None, None), (1, 2)])
+    assert prepared.merged is not None
+    with pytest.raises(ReplicaFailed):
+        runner.merged(prepared, given, range(3))
+    wanted = [{"rid": n, "i": 0, "k": None, "s": None, "v": 0.5} for n in range(3)]
+    assert runner.run(prepared, given, 3).to_pylist() == wanted
 
 
 def test_types_that_follow_from_values_are_refused(runner: Runner) -> None:
