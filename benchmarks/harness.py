@@ -38,7 +38,7 @@ class Settings:
     @classmethod
     def small(cls, subject: bool = True) -> Settings:
         """The size the tests run: seconds in all, figures without meaning."""
-        return cls(2, 0.25, load_minutes=0.03, load_slice_s=0.3, starts=0, scale=0.01, brief=True, subject=subject)
+        return cls(1, 0.25, load_minutes=0.03, load_slice_s=0.3, starts=0, scale=0.01, brief=True, subject=subject)
 
     @property
     def long_rounds(self) -> range:
