@@ -87,17 +87,25 @@ class Prefetch:
             answer.close()
 
     def _hold(self, ticket_id: str, early: _Early) -> bool:
-        """False where all was closed meanwhile."""
+        """False where all was closed meanwhile, or nobody would look when it is overdue."""
         with self._lock:
-            if self._closed:
+            if self._closed or not self._watched():
                 return False
             self._held[ticket_id] = early
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="sql-prefetch", daemon=True)
-                self._thread.start()
-            elif early.until_ns < self._wakes_ns:
+            if early.until_ns < self._wakes_ns:
                 self._changed.notify()
             return True
+
+    def _watched(self) -> bool:
+        """Start the thread that looks, once; where it cannot start, the next one tries again."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="sql-prefetch", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
 
     def take(self, ticket: QueryTicket) -> Answer | None:
         """The ticket's early answer, if there is one, for the caller to read and close."""

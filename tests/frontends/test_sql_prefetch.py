@@ -134,6 +134,19 @@ def test_one_that_cannot_begin_is_none_s_concern(harness: Harness) -> None:
     assert harness.prefetch.take(ticket("a")) is None
 
 
+def test_without_a_thread_nothing_is_held(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    harness.learn("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        harness.prefetch.begin(ticket("a"), META)
+    assert harness.begun[0].closed.is_set() and len(harness.prefetch) == 0
+    harness.prefetch.begin(ticket("a"), META)
+    assert harness.prefetch.take(ticket("a")) is harness.begun[1]
+
+
 def test_a_bounded_number_is_held(harness: Harness) -> None:
     harness.learn("a")
     for number in range(HELD_MAX + 5):
