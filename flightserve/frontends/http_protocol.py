@@ -92,9 +92,13 @@ class EdgeProtocol(HttpToolsProtocol):
         self.active: Any = None
         self._waiting: collections.deque[Any] = collections.deque()
         self._in_head = False
+        self._in_message = False
         self._discarding = False
         self._piece = 0
+        self._piece_shared = False
+        # Of the head being read: bytes that are surely its own, and those of a piece that it shares.
         self._received = 0
+        self._received_shared = 0
         self._body_until = _NEVER
         self._last_written = (0, 0.0)
 
@@ -140,6 +144,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._discarding:
             return
         self._piece = len(data)
+        self._piece_shared = self._in_message
         self._received += self._piece
         try:
             self.parser.feed_data(data)
@@ -219,9 +224,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self._in_head = True
-        # Of the piece that it begins in, some may belong to the request before: not counted until the head is whole.
-        self._received = 0
+        self._in_head = self._in_message = True
+        # A piece that another request's end is in as well counts only once the head is whole.
+        self._received, self._received_shared = (0, self._piece) if self._piece_shared else (self._piece, 0)
+        self._piece_shared = True
         if self.active is None:
             self.expires = self.loop.time() + self.limits.header_timeout_s
 
@@ -235,8 +241,8 @@ class EdgeProtocol(HttpToolsProtocol):
         limits = self.limits
         if len(self.headers) > limits.header_count_max or len(self.url) > limits.url_bytes_max:
             raise _Refused(self._oversized_head())
-        # Where all that came since its first byte fits, the head does; only otherwise is it worth counting.
-        if self._received + self._piece > limits.header_bytes_max:
+        # Where all that it came with fits, the head does; only otherwise is it worth counting.
+        if self._received + self._received_shared > limits.header_bytes_max:
             size = sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > limits.header_bytes_max:
                 raise _Refused(self._oversized_head())
@@ -328,6 +334,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        self._in_message = False
         self.expires = _NEVER
         cycle: Any = self.cycle
         if not isinstance(cycle, Exchange):

@@ -74,6 +74,20 @@ def test_row_18_heads(url: str, head: str, status: int) -> None:
     assert (raw.status, raw.code) == (status, "RESOURCE_EXHAUSTED")
 
 
+@pytest.mark.parametrize("before", [b"", post(IDENTITY, GOOD)], ids=["first", "pipelined"])
+def test_row_18_a_head_that_comes_in_two_pieces_is_counted_whole(
+    server: tuple[Any, httpx.Client], url: str, before: bytes
+) -> None:
+    head = f"POST {IDENTITY} HTTP/1.1\r\nx: ".encode() + b"y" * LIMITS.header_bytes_max
+    raw = Raw(url)
+    own = raw.socket.getsockname()
+    eventually(lambda: any(one.client == own for one in frontend_of(server[0])._connections()))
+    (connection,) = (one for one in frontend_of(server[0])._connections() if one.client == own)
+    raw.send(before + head)
+    eventually(lambda: not connection.idle)
+    assert b" 431 " in raw.send(b"\r\n\r\n").until_closed().received
+
+
 def test_row_18_heads_within_the_bounds_are_taken(url: str) -> None:
     headers = [f"h{n}: {'x' * 100}" for n in range(LIMITS.header_count_max - 10)]
     assert (
