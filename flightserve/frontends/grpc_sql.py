@@ -64,8 +64,7 @@ class Queries:
             del message
             await _write(call, context)
             call = None
-            if "x-request-id" in query.headers.metadata:
-                context.set_trailing_metadata((("x-request-id", query.request_id),))
+            context.set_trailing_metadata((("x-request-id", query.request_id),))
         except asyncio.CancelledError:
             code = code_of_end(query.headers.deadline_ns)
             raise

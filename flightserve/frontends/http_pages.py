@@ -104,7 +104,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """What Starlette itself refuses: unknown paths, methods that a path does not take."""
     assert isinstance(error, HTTPException)
     path = request.url.path[:128]
-    allow = (error.headers or {}).get("Allow")
+    allow = (error.headers or {}).get("Allow", "")
+    if allow and "method" in request.path_params:
+        # Calls are taken before there is any route of Starlette's.
+        allow += ", POST"
     shown: FlightserveError
     if error.status_code == 405:
         shown = MethodNotAllowed(f"{path} takes {allow}; a call is a POST to /v1/{{deployment}}/{{method}}")

@@ -116,6 +116,13 @@ def test_row_5_unknown_routes(client: httpx.Client, method: str, path: str, stat
     check(client.request(method, path), status, "UNIMPLEMENTED")
 
 
+@pytest.mark.parametrize(
+    ("path", "taken"), [(IDENTITY, {"GET", "HEAD", "POST"}), ("/healthz", {"GET", "HEAD"}), ("/v1/sql", {"POST"})]
+)
+def test_row_5_a_refused_method_is_told_which_are_taken(client: httpx.Client, path: str, taken: set[str]) -> None:
+    assert set(client.put(path).headers["allow"].split(", ")) == taken
+
+
 # ---- 6, 7, 8: sizes and framing
 
 
