@@ -45,8 +45,9 @@ def method_info(deployment: DeploymentSpec, method: MethodSpec) -> Any:
     return flight.FlightInfo(schema, descriptor, [], -1, -1, app_metadata=msgspec.json.encode(about))
 
 
-def all_methods(service: Service) -> Iterator[Any]:
-    """The `FlightInfo` of every method that is deployed."""
+def all_methods(service: Service, wanted: str | None = None) -> Iterator[Any]:
+    """The `FlightInfo` of every method that is deployed, or of one deployment's."""
     for deployment in service.deployments():
-        for method in deployment.methods:
-            yield method_info(deployment, method)
+        if wanted in (None, deployment.name):
+            for method in deployment.methods:
+                yield method_info(deployment, method)

@@ -168,14 +168,16 @@ class FlightServer(flight.FlightServerBase):
 
     @mapped
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
-        """Every method and every table; `criteria` is not looked at."""
+        """Every method and every table; those of one deployment where `criteria` is its name."""
         caller = self._caller(context)
+        wanted = None if not criteria else criteria.decode("utf-8", "replace")
         tables = [
             self.sql.table_info(spec.name, table, caller.user)
             for spec in warehouses(self._service)
+            if wanted in (None, spec.name)
             for table in self.sql.gateway.tables(spec.name, caller.meta(spec))
         ]
-        return iter([*all_methods(self._service), *tables])
+        return iter([*all_methods(self._service, wanted), *tables])
 
     @mapped
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:

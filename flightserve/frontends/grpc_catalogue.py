@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 from flightserve.config import EdgeLimits
 from flightserve.errors import InvalidArgument, NotFound, ResourceExhausted
 from flightserve.fabric.service import Service
+from flightserve.frontends.edge import echoable_request_id
 from flightserve.frontends.grpc_calls import abort
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.types import DeploymentSpec, MethodSpec
@@ -32,12 +33,14 @@ class Catalogue:
 
     async def list_deployments(self, message: bytes, context: Any) -> bytes:
         """The handler of `ListDeployments`."""
+        _echo_request_id(context)
         await _parsed(pb.ListDeploymentsRequest, message, context)
         specs = sorted(self._service.deployments(), key=lambda spec: spec.name)
         return _bytes(pb.ListDeploymentsReply(deployments=[describe(spec) for spec in specs]))
 
     async def describe_method(self, message: bytes, context: Any) -> bytes:
         """The handler of `DescribeMethod`."""
+        _echo_request_id(context)
         asked = await _parsed(pb.DescribeMethodRequest, message, context)
         try:
             deployment, method = self._service.method(asked.deployment, asked.method)
@@ -132,6 +135,12 @@ def describe_method(deployment: str, method: MethodSpec) -> pb.MethodDescription
 def _bytes(message: Message) -> bytes:
     serialised: bytes = message.SerializeToString()
     return serialised
+
+
+def _echo_request_id(context: Any) -> None:
+    """Set the trailing metadata, of an error as well; the messages have no place for the id."""
+    metadata = dict(context.invocation_metadata())
+    context.set_trailing_metadata((("x-request-id", echoable_request_id(metadata.get("x-request-id"))),))
 
 
 async def _parsed(kind: type[Message], message: bytes, context: Any) -> Any:

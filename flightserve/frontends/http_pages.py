@@ -43,7 +43,10 @@ def pages(service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: C
         Route("/v1/{deployment}/{method}", all_pages.method),
     ]
     handlers: Mapping[Any, Any] = {HTTPException: _http_error, FlightserveError: _error, Exception: _error}
-    return Starlette(routes=routes, exception_handlers=handlers)
+    application = Starlette(routes=routes, exception_handlers=handlers)
+    # A path with a slash too many is none of ours; a redirect would lead to wherever the Host header says.
+    application.router.redirect_slashes = False
+    return application
 
 
 class _Pages:
@@ -67,14 +70,15 @@ class _Pages:
         tiers = getattr(self._service, "metrics", None)  # the data plane's client has the other tiers' statistics
         if tiers is not None:
             self._metrics.set_tiers(tiers)
-        return Response(self._metrics.text(), media_type=None, headers={"content-type": CONTENT_TYPE})
+        return _page(request, self._metrics.text(), CONTENT_TYPE)
 
     async def openapi(self, request: Request) -> Response:
         return _json(request, openapi(self._service.deployments()))
 
     async def docs(self, request: Request) -> Response:
-        headers = {"content-security-policy": _DOCS_POLICY}
-        return Response(PAGE, media_type="text/html", headers=headers)
+        response = _page(request, PAGE, "text/html; charset=utf-8")
+        response.headers["content-security-policy"] = _DOCS_POLICY
+        return response
 
     async def deployments(self, request: Request) -> Response:
         found = [describe_deployment(spec) for spec in self._service.deployments()]
@@ -93,7 +97,11 @@ class _Pages:
 
 
 def _json(request: Request, content: object) -> Response:
-    return Response(orjson.dumps(content), media_type=JSON_TYPE, headers={"x-request-id": _request_id(request)})
+    return _page(request, orjson.dumps(content), JSON_TYPE)
+
+
+def _page(request: Request, content: bytes | str, content_type: str) -> Response:
+    return Response(content, headers={"content-type": content_type, "x-request-id": _request_id(request)})
 
 
 def _request_id(request: Request) -> str:

@@ -101,6 +101,8 @@ def test_a_result_without_rows_has_its_schema(client: Any) -> None:
 def test_tables_are_flights_too(client: Any) -> None:
     paths = {tuple(info.descriptor.path or ()) for info in client.list_flights()}
     assert {(b"nyc", b"flights"), (b"nyc", b"by_carrier")} <= paths
+    assert {tuple(info.descriptor.path or ()) for info in client.list_flights(b"nyc")} == paths
+    assert list(client.list_flights(b"other")) == []
     descriptor = flight.FlightDescriptor.for_path("nyc", "flights")
     info = client.get_flight_info(descriptor)
     assert client.get_schema(descriptor).schema == info.schema

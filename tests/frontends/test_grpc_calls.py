@@ -313,6 +313,19 @@ def test_what_is_deployed(stub: Any) -> None:
     assert caught.value.code() == Code.NOT_FOUND
 
 
+def test_descriptions_echo_the_request_id(stub: Any) -> None:
+    mine = [("x-request-id", "mine")]
+    typed = pb.DescribeMethodRequest(deployment="Probe", method="typed")
+    for ask_for, message in ((stub.ListDeployments, pb.ListDeploymentsRequest()), (stub.DescribeMethod, typed)):
+        _, call = ask_for.with_call(message, metadata=mine)
+        assert dict(call.trailing_metadata())["x-request-id"] == "mine"
+        _, call = ask_for.with_call(message)
+        assert dict(call.trailing_metadata())["x-request-id"]
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.DescribeMethod(pb.DescribeMethodRequest(deployment="Probe", method="nope"), metadata=mine)
+    assert dict(caught.value.trailing_metadata())["x-request-id"] == "mine"
+
+
 def test_query_needs_a_warehouse(stub: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         list(stub.Query(pb.QueryRequest(query="SELECT 1")))

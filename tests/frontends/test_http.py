@@ -214,6 +214,12 @@ def test_the_request_id_is_echoed_or_made_up(client: httpx.Client) -> None:
     assert refused.json()["error"]["request_id"] == refused.headers["x-request-id"] == "mine"
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/docs", "/openapi.json", "/v1/deployments", IDENTITY])
+def test_the_request_id_is_echoed_by_pages(client: httpx.Client, path: str) -> None:
+    assert client.get(path, headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+    assert client.get(path).headers["x-request-id"]
+
+
 def test_a_deadline_ends_a_call(client: httpx.Client) -> None:
     for headers in ({"x-timeout-ms": "50"}, {"x-timeout-ms": "50", "content-type": ARROW}):
         content = ipc(ROWS) if "content-type" in headers else b'{"columns":{"a":[1]}}'

@@ -106,6 +106,8 @@ def test_row_4_what_can_be_no_name(url: str, path: str) -> None:
         ("GET", "/v1/a/b/c", 404),
         ("POST", "/v1/a/b/c", 404),
         ("POST", "/v1/Probe/", 404),
+        ("GET", IDENTITY + "/", 404),
+        ("POST", IDENTITY + "/", 404),
         ("PUT", IDENTITY, 405),
         ("DELETE", "/healthz", 405),
         ("POST", "/healthz", 405),
