@@ -161,17 +161,25 @@ def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], r
 def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]:
     """The app's deployments as they can be sent to a running app. Their versions are of all that they run: equal ones
     mean that nothing is to be replaced, except with `everything`. Raises ConfigError."""
+    from flightserve.composition import App
     from flightserve.control.changes import REPLICAS_MAX
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import PlannedDeployment
     from flightserve.control.sources import loaded
-    from flightserve.declare import spec_of
+    from flightserve.declare import described, spec_of
 
+    if not isinstance(app, App):
+        raise ConfigError(f"an App is served, as in App(Pricing.bind()); not {described(app)}")
     sources = loaded()
     salt = os.urandom(8) if everything else b""
     out = []
     for bound in app:
-        spec, code = spec_of(bound), dumps(bound)
+        spec = spec_of(bound)
+        try:
+            code = dumps(bound)
+        except Exception as error:  # whatever a stranger's objects raise
+            message = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{spec.name} cannot be sent to its replicas: {message}; make it in __init__") from error
         _check_count(f"replicas of {spec.name}", spec.options.replicas, REPLICAS_MAX)
         spec = dataclasses.replace(spec, version=_version(spec.version.encode(), code, repr(sources).encode(), salt))
         out.append(PlannedDeployment(spec, code, spec.options.replicas, _sys_path(), os.getcwd(), sources))

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from flightserve import __version__
 from flightserve.app import CHANGE_TIMEOUT_S
 from flightserve.config import FrontendOptions
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, PermissionDenied
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flightserve", description="Serve Python methods on Arrow record batches.")
+    parser.add_argument("--version", action="version", version=f"flightserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="serve an app until SIGINT or SIGTERM")
@@ -280,11 +282,13 @@ def load_app(target: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        app = getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ConfigError(f"there is no module {error.name!r} in {os.getcwd()} or on sys.path") from error
+    try:
+        app = getattr(imported, attribute)
     except AttributeError as error:
         raise ConfigError(f"module {module} has no {attribute!r}") from error
     if not isinstance(app, App):

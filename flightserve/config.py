@@ -72,7 +72,7 @@ class FrontendOptions:
     def __post_init__(self) -> None:
         for name in ("http_port", "grpc_port", "flight_port", "zmq_port"):
             port = getattr(self, name)
-            if port is not None and not 0 <= port <= 65535:
-                raise ConfigError(f"{name} is {port}; a port is 0 to 65535, or None to leave the protocol out")
+            if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
+                raise ConfigError(f"{name} is {port!r}; a port is 0 to 65535, or None to leave the protocol out")
         if not self.drain_timeout_s >= 0:
             raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; it is 0 or more, in seconds")

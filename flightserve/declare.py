@@ -208,7 +208,8 @@ def _check_option(key: str, value: Any) -> None:
 
 def _check_amount(key: str, value: float, *, zero_allowed: bool) -> None:
     if not (value >= 0 if zero_allowed else value > 0) or value == float("inf"):
-        raise ConfigError(f"{key} is {value}; it must be {'at least' if zero_allowed else 'greater than'} 0")
+        wanted = "finite" if value == float("inf") else "at least 0" if zero_allowed else "greater than 0"
+        raise ConfigError(f"{key} is {value}; it must be {wanted}")
 
 
 def _is_number(value: Any) -> bool:
@@ -280,6 +281,9 @@ def method(
     for label, schema in (("input", input), ("output", output)):
         if schema is not None and not isinstance(schema, pa.Schema):
             raise ConfigError(f"@method({label}=...) takes a pyarrow.Schema, not {type(schema).__name__}")
+    if input is not None and not input.names:
+        # Batches without columns are refused at the edge: nobody could call it.
+        raise ConfigError("@method(input=...) has no columns; leave it out to take whatever comes")
     for label, flag in (("row_aligned", row_aligned), ("idempotent", idempotent)):
         if not isinstance(flag, bool):
             raise ConfigError(f"@method({label}=...) takes True or False, not {flag!r}")

@@ -134,6 +134,7 @@ def test_a_subclass_is_served_by_its_own_name() -> None:
         ({"concurrency": 0}, "concurrency is 0"),
         ({"linger_ms": -0.1}, "linger_ms is -0.1; it must be at least 0"),
         ({"linger_ms": float("nan")}, "linger_ms is nan"),
+        ({"linger_ms": float("inf")}, "linger_ms is inf; it must be finite"),
         ({"max_queue_wait_ms": -1}, "max_queue_wait_ms is -1; it must be at least 0"),
         ({"adaptive_limit": 1}, "adaptive_limit is 1; it is True or False"),
         ({"num_cpus": float("inf")}, "num_cpus is inf"),
@@ -336,6 +337,7 @@ def test_a_row_method_gives_one_result() -> None:
     [
         ({"input": {"a": 1}}, r"@method\(input=...\) takes a pyarrow.Schema, not dict"),
         ({"output": "x"}, "takes a pyarrow.Schema, not str"),
+        ({"input": pa.schema([])}, "has no columns; leave it out"),
         ({"row_aligned": 1}, "takes True or False, not 1"),
         ({"idempotent": None}, "takes True or False, not None"),
     ],

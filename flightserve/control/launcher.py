@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from flightserve.errors import FlightserveError, Unavailable
 log = logging.getLogger("flightserve.control.launcher")
 
 POLL_S = 0.2
+CONNECT_TIMEOUT_S = 5.0
 LOST_S = 60.0
 # Without Ray nobody starts a silent supervisor again.
 DEAD_S = 3.0
@@ -94,6 +96,7 @@ class Launcher:
         from flightserve.control.local_ray import LocalRay, keeping_sigterm
 
         if self._address is not None:
+            _check_answers(self._address)
             with keeping_sigterm():
                 ray.init(address=self._address, logging_level="ERROR")
             carry_logs()
@@ -139,3 +142,24 @@ class Launcher:
         local, self._local = self._local, None
         if local is not None:
             local.stop()
+
+
+def _check_answers(address: str) -> None:
+    """Raise StartFailed where nobody listens at `host:port`. Ray itself would try for minutes, deaf to signals. Forms
+    that only Ray can read ("auto", "ray://...") are left to it."""
+    import ray
+
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    # Ray takes a loopback address for its node's own.
+    hosts = [host, ray.util.get_node_ip_address()] if host in ("127.0.0.1", "localhost", "::1") else [host]
+    problem: object = ""
+    for each in hosts:
+        try:
+            socket.create_connection((each.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+        except (OSError, OverflowError) as error:
+            problem = problem or error
+        else:
+            return
+    raise StartFailed(f"no Ray answers at {address}: {problem}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -131,6 +133,53 @@ def test_an_import_error_inside_the_users_module_is_not_mistaken_for_a_wrong_nam
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
         load_app("needs_more:app")
+
+
+def test_an_attribute_error_inside_the_users_module_is_not_mistaken_for_a_missing_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "misspelt.py").write_text("import os\n\napp = os.no_such_function()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(AttributeError, match="no_such_function"):
+        load_app("misspelt:app")
+
+
+def test_an_argument_that_cannot_be_pickled_is_said_with_the_deployments_name() -> None:
+    app = flightserve.App(pricing.Pricing.bind(tax=threading.Lock()))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"Pricing cannot be sent to its replicas: .*lock.*; make it in __init__"):
+        make_plan(app, FrontendOptions(), {}, 1)
+
+
+@pytest.mark.parametrize(
+    ("served", "said"),
+    [
+        (pricing.Pricing, "not the class Pricing"),
+        (pricing.Pricing.bind(tax=0.5), "not Bound"),
+        (None, "not NoneType"),
+    ],
+)
+def test_what_is_no_app_is_not_served(served: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"an App is served, .*{said}"):
+        flightserve.serve(served)  # type: ignore[arg-type]
+
+
+def test_a_port_that_is_no_number_is_said() -> None:
+    with pytest.raises(ConfigError, match="http_port is '8080'; a port is 0 to 65535"):
+        FrontendOptions(http_port="8080")  # type: ignore[arg-type]
+
+
+def test_a_ray_that_nobody_has_started_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    assert main(["run", APP, "--address", f"127.0.0.1:{port}"]) == 1
+    assert f"no Ray answers at 127.0.0.1:{port}: [Errno 111]" in capfd.readouterr().err
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"flightserve {flightserve.__version__}\n"
 
 
 def test_the_plan_carries_options_counts_and_code() -> None:
