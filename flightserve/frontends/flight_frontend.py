@@ -239,8 +239,9 @@ class FlightServer(flight.FlightServerBase):
         deployment, method = self._method(descriptor)
         sink = ExchangeSink(writer, f"{deployment.name}.{method.name}")
         self._serve(context, deployment, method, reader, sink)
-        if sink.schema is None and method.output_schema is not None:
-            sink.begin(method_schema(method)[0])
+        if sink.schema is None:
+            # Clients take a stream that ends without a schema for a broken one.
+            sink.begin(pa.schema([]) if method.output_schema is None else method_schema(method)[0])
 
     @mapped
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:

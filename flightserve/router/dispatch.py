@@ -195,11 +195,17 @@ class Dispatcher:
             return
         if result is not None:
             _share(running, result, frame.rows)
-        elif not running.pieces[0][0].streamed:
+        elif not self._streams(running):
             raise ProtocolError("replica ended a micro-batch without a result")
         del link.running[frame.batch_id]
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns), now_ns)
         settle_holds(link, running, frame.kept)
+
+    def _streams(self, running: Running) -> bool:
+        """Whether a result at the end is not called for: a generator may yield nothing at all."""
+        request = running.pieces[0][0]
+        method = self._methods.get(request.group[0])
+        return request.streamed or method is None or method.streaming
 
     def shared(self, link: Link, frame: frames.Done, results: list[RegionHold], now_ns: int) -> None:
         """A micro-batch is answered by several results, or not all of it is: those left out have expired."""

@@ -27,6 +27,13 @@ def test_31_methods_that_raise_or_return_what_they_may_not(caller: Caller) -> No
         assert answer.status in (0, 500)
 
 
+def test_a_generator_that_yields_nothing_answers_no_rows(caller: Caller) -> None:
+    answer = caller.call("pieces", stream_of(batch_of()))
+    assert answer.code == "OK", answer
+    assert answer.rows is not None
+    assert answer.rows.num_rows == 0
+
+
 def test_31_a_request_that_breaks_its_micro_batch_breaks_only_itself(callers: dict[str, Caller]) -> None:
     good, bad = stream_of(batch_of(1, 2)), stream_of(batch_of(-1))
     names = ["http", "grpc", "zmq", "flight"]
