@@ -6,7 +6,7 @@ import asyncio
 import gc
 import itertools
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -83,10 +83,6 @@ class Probe:
                 fs.context().ending()
             yield pa.record_batch({"part": [number] * 10})
         self.seen.append({"asked for": "more"})
-
-    async def parts_async(self, batch: pa.RecordBatch) -> AsyncIterator[pa.RecordBatch]:
-        for part in self.parts(batch):
-            yield part
 
     async def later(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         await asyncio.sleep(0)
@@ -241,12 +237,6 @@ def test_a_stream_of_replies_arrives_in_order_and_waits_for_its_reader(running: 
     del reply
     lane.close()
     assert [b.to_pydict()["part"][0] for b in running.call("parts", rows(30))] == list(range(30))
-
-
-@pytest.mark.parametrize("method", ["parts", "parts_async"])
-def test_a_generator_may_yield_nothing(running: Plane, method: str) -> None:
-    assert running.call(method, rows(0)) == []
-    assert [len(batch) for batch in running.call(method, rows(2))] == [10, 10]
 
 
 def test_the_batch_that_a_generator_says_is_its_last_brings_the_end(running: Plane) -> None:
