@@ -14,7 +14,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from flightserve.errors import InvalidArgument
+from flightserve.errors import InvalidArgument, MethodFailed
+from flightserve.types import MethodSpec
 from flightserve.wire.frames import Region
 
 END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -155,3 +156,31 @@ def stream_of(batches: list[pa.RecordBatch]) -> pa.Buffer:
         for batch in batches:
             writer.write_batch(batch)
     return sink.getvalue()
+
+
+def alike(batches: list[pa.RecordBatch], method: MethodSpec) -> list[pa.RecordBatch]:
+    """What the slices of one request gave, with one schema: that which the whole would have had.
+
+    Where no output is declared, a column's type follows from the rows that a slice has: it may be null throughout in
+    one, whole numbers in one and fractions in another. The rows of `@single_input` name their columns, too. Raises
+    MethodFailed where that makes no one column, or slices of another method have other columns.
+    """
+    first = batches[0].schema
+    if all(batch.schema.equals(first) for batch in batches[1:]):
+        return batches
+    where, advice = f"{method.name} answered the slices of one request", "declare what it returns: @method(output=...)"
+    if method.form != "row" and any(batch.schema.names != first.names for batch in batches):
+        batches = []
+        raise MethodFailed(f"{where} with different columns; {advice}")
+    try:
+        joined = pa.concat_tables(map(_table, batches), promote_options="permissive").combine_chunks()
+        made: list[pa.RecordBatch] = joined.to_batches()
+        return made
+    except pa.ArrowException as error:
+        # What is raised holds this frame: not the rows as well.
+        batches = []
+        raise MethodFailed(f"{where} differently: {error}; {advice}") from error
+
+
+def _table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])

@@ -32,6 +32,7 @@ import pyarrow as pa
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import OK, Cancelled, FlightserveError, InvalidArgument, MethodFailed, TooLarge, Unavailable
+from flightserve.fabric.batches import alike
 from flightserve.fabric.service import Lane, Reply
 from flightserve.frontends.flight_errors import unforeseen
 from flightserve.types import MethodSpec, RequestMeta
@@ -309,7 +310,7 @@ class RequestStream:
                 request.parts.append(batch)
         if reply.last:
             if request.parts is not None:
-                self._write(pa.concat_batches(request.parts), request.metadata)
+                self._write(pa.concat_batches(alike(request.parts, self._target.method)), request.metadata)
             self._answered(OK, (monotonic_ns() - request.arrived_ns) / NS_PER_S)
             del self._requests[reply.key]
             self._order.popleft()

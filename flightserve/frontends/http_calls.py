@@ -21,7 +21,7 @@ import pyarrow as pa
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, MethodFailed
-from flightserve.fabric.batches import stream_of
+from flightserve.fabric.batches import alike, stream_of
 from flightserve.fabric.service import Result, Service
 from flightserve.frontends import http_sql, http_streams
 from flightserve.frontends.edge import as_error, check_name, default_meta, echoable_request_id, meta_of
@@ -266,10 +266,10 @@ class Calls:
             if not results:
                 raise MethodFailed(f"{'.'.join(exchange.route)} gave no result")
             if exchange.form_out is ARROW:
-                one = results[0].ipc_stream() if len(results) == 1 else stream_of([r.batch() for r in results])
+                one = results[0].ipc_stream() if len(results) == 1 else stream_of(_batches(exchange, results))
                 exchange.answer(ARROW, memoryview(one))
                 return
-            batches = [result.batch() for result in results]
+            batches = _batches(exchange, results)
             http_streams.check_size(sum([batch.nbytes for batch in batches]), self.limits.json_bytes_max)
             batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
             columns = JsonColumns(batch)
@@ -279,7 +279,8 @@ class Calls:
             else:
                 exchange.answer(exchange.form_out, columns.lines())
         except Exception as error:
-            exchange.fail(as_error(error, exchange.request_id))
+            # The exchange keeps what it failed with, whose frames hold the rows and the exchange.
+            exchange.fail(_bare(as_error(error, exchange.request_id)))
 
     def _done(self, exchange: Exchange) -> None:
         self.in_flight -= 1
@@ -302,6 +303,15 @@ class _Group:
     def reply(self, index: int, result: Result | None, error: FlightserveError | None, last: bool) -> None:
         """`PartCallback`."""
         self._calls.reply(self._members[index], result, error, last)
+
+
+def _bare(error: FlightserveError) -> FlightserveError:
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
+def _batches(exchange: Exchange, results: list[Result]) -> list[pa.RecordBatch]:
+    return alike([result.batch() for result in results], exchange.spec)
 
 
 def _common(

@@ -11,7 +11,7 @@ from typing import Final
 import pyarrow as pa
 
 from flightserve.errors import TooLarge
-from flightserve.fabric.batches import stream_of
+from flightserve.fabric.batches import alike, stream_of
 from flightserve.fabric.service import AsyncCall, Result
 from flightserve.types import MethodSpec
 
@@ -37,17 +37,16 @@ async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryvi
                 nbytes += result.batch().nbytes
                 if nbytes > bytes_max:
                     raise TooLarge(f"the reply is larger than {bytes_max} bytes; ask for fewer rows at a time")
+        result = None
+        if len(results) > 1:
+            return stream_of(alike([result.batch() for result in results], spec))
     except BaseException:
         call.cancel()
         # What is raised holds this frame; the rows must not wait until it goes.
         results.clear()
         result = None
         raise
-    if len(results) == 1:
-        return results[0].ipc_stream()
-    if results:
-        return stream_of([result.batch() for result in results])
-    return _empty_stream(spec)
+    return results[0].ipc_stream() if results else _empty_stream(spec)
 
 
 def _empty_stream(spec: MethodSpec) -> pa.Buffer:

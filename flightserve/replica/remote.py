@@ -26,6 +26,7 @@ from typing import Any, Final, TypeVar
 import pyarrow as pa
 
 from flightserve.errors import Cancelled, NotFound, Unavailable
+from flightserve.fabric.batches import alike
 from flightserve.fabric.schemas import empty_batch
 from flightserve.fabric.service import AsyncCall, Result, Service
 from flightserve.replica.context import context
@@ -75,7 +76,7 @@ class RemoteMethod:
             raise RuntimeError(f"{self._where} would block the event loop; use: await {self._where}.aio(batch)")
         spec, payload, meta = self._prepare(rows)
         parts = self._receive(payload, meta)
-        return parts if spec.streaming else _joined(list(parts))
+        return parts if spec.streaming else _joined(alike(list(parts), spec))
 
     def aio(self, rows: Any) -> Awaitable[pa.RecordBatch] | AsyncIterator[pa.RecordBatch]:
         """Call it from an `async def` method: what to await, or to iterate over where it streams. Raises as a
@@ -83,7 +84,7 @@ class RemoteMethod:
         spec, payload, meta = self._prepare(rows)
         if spec.streaming:
             return self._iterate(payload, meta)
-        return self._on_loop(self._collect(payload, meta))
+        return self._on_loop(self._collect(payload, meta, spec))
 
     def __repr__(self) -> str:
         return f"<RemoteMethod {self._where}>"
@@ -147,11 +148,11 @@ class RemoteMethod:
     def _start(self, payload: pa.RecordBatch, meta: RequestMeta) -> AsyncCall:
         return self._service.call(self._deployment, self._name, payload, meta)
 
-    async def _collect(self, payload: pa.RecordBatch, meta: RequestMeta) -> pa.RecordBatch:
+    async def _collect(self, payload: pa.RecordBatch, meta: RequestMeta, spec: MethodSpec) -> pa.RecordBatch:
         call = self._start(payload, meta)
         del payload
         try:
-            return _joined([result.batch() async for result in call])
+            return _joined(alike([result.batch() async for result in call], spec))
         except BaseException:
             call.cancel()
             raise
