@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flightserve.declare import Bound
     from flightserve.wire.table import RoutingTable
 
+PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
 ROUTERS_MAX: Final = 64
 FRONTENDS_MAX: Final = 64
 # How long a change of a running app may take until what is new is ready.
@@ -136,6 +137,8 @@ def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], r
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import Plan
 
+    if all(getattr(options, f"{protocol}_port") is None for protocol in PROTOCOLS):
+        raise ConfigError("every protocol is left out; nobody could call the app")
     _check_count("routers", routers, ROUTERS_MAX)
     _check_count("frontends", options.frontends, FRONTENDS_MAX)
     deployments = {each.spec.name: each for each in planned(app)}
@@ -344,7 +347,7 @@ def frontend_options(assignment: Assignment) -> FrontendOptions:
     for the others."""
     options = assignment.options
     ports: dict[str, int | None] = {}
-    for protocol in ("http", "grpc", "flight", "zmq"):
+    for protocol in PROTOCOLS:
         given = getattr(options, f"{protocol}_port")
         before = assignment.addresses.get(protocol)
         if given is None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flightserve import __version__
-from flightserve.app import CHANGE_TIMEOUT_S
+from flightserve.app import CHANGE_TIMEOUT_S, PROTOCOLS
 from flightserve.config import FrontendOptions
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, PermissionDenied
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from flightserve.control.messages import View
     from flightserve.control.plan import Plan
 
-PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
 POLL_S: Final = 0.5
 _UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 

@@ -52,7 +52,14 @@ class Launcher:
         """Start everything and wait until every replica answers. Raises StartFailed with what is wrong, and
         leaves nothing behind then; returns early when `cancelled()`."""
         try:
+            # Each of these takes seconds; nobody waits for them any more who has said stop.
+            import ray  # noqa: F401
+
+            if cancelled():
+                return
             self._connect()
+            if cancelled():
+                return
             from flightserve.control.boot import start_supervisor
 
             self._observer = Observer(self._plan.app_id)

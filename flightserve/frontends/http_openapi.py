@@ -26,7 +26,9 @@ _HEADERS: Final[tuple[tuple[str, Json, str], ...]] = (
 _STATUSES: Final = {
     "400": "The input is malformed.",
     "404": "No such deployment or method.",
+    "406": "The answer cannot have any form that Accept names.",
     "413": "The body is over the limit.",
+    "415": "The body's type or encoding is none that is read.",
     "422": "Wrong columns or types for the method.",
     "429": "The queue is full; retry later.",
     "500": "The method raised.",

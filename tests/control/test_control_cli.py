@@ -12,9 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 import flightserve
-from flightserve.app import FACTORIES, frontend_options, make_plan
+from flightserve.app import FACTORIES, Running, frontend_options, make_plan
 from flightserve.cli import _parser, load_app, main, render
 from flightserve.config import FabricLimits, FrontendOptions
 from flightserve.control import reaper
@@ -166,6 +167,20 @@ def test_what_is_no_app_is_not_served(served: object, said: str) -> None:
 def test_a_port_that_is_no_number_is_said() -> None:
     with pytest.raises(ConfigError, match="http_port is '8080'; a port is 0 to 65535"):
         FrontendOptions(http_port="8080")  # type: ignore[arg-type]
+
+
+def test_who_is_told_to_stop_at_once_starts_no_ray() -> None:
+    running = Running(make_plan(pricing.app, FrontendOptions(http_port=0), {}, 1), None)
+    try:
+        assert running.start(cancelled=lambda: True).addresses == {}
+        assert not ray.is_initialized()
+    finally:
+        running.stop(0.0)
+
+
+def test_an_app_that_nobody_could_call_is_not_served(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", APP, "--no-http", "--no-grpc", "--no-flight", "--no-zmq"]) == 2
+    assert "every protocol is left out; nobody could call the app" in capfd.readouterr().err
 
 
 def test_a_ray_that_nobody_has_started_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:

@@ -287,6 +287,12 @@ def test_openapi_has_every_method(client: httpx.Client) -> None:
     values = json_in["properties"]["columns"]["properties"]["a"]["items"]["oneOf"][0]
     assert values == {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
     assert {ARROW, JSON, NDJSON} == set(call["responses"]["200"]["content"])
+    refused = {
+        str(client.post("/v1/Probe/typed", content=b"{}", headers=headers).status_code)
+        for headers in ({"accept": "image/png"}, {"content-type": "image/png"}, {"content-type": JSON})
+    }
+    assert refused == {"400", "406", "415"}
+    assert refused <= set(call["responses"])
 
 
 def test_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
