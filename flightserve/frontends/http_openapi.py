@@ -202,15 +202,20 @@ def _table(serialised: bytes | None, in_columns: bool) -> Json:
         return {"type": "object", "additionalProperties": {"type": "array"} if in_columns else True}
     properties: Json = {}
     for field in declared_schema(serialised):
-        value = json_schema(field.type)
-        if field.nullable:
-            value = {"oneOf": [value, {"type": "null"}]}
+        value = _field(field)
         properties[field.name] = {"type": "array", "items": value} if in_columns else value
     return _object(properties)
 
 
 def _object(properties: Json) -> Json:
     return {"type": "object", "required": list(properties), "properties": properties, "additionalProperties": False}
+
+
+def _field(field: pa.Field) -> Json:
+    """A column's value, or one within another. `oneOf` takes no value that both of its schemas take."""
+    value = json_schema(field.type)
+    takes_null = not value or value == {"type": "null"}
+    return {"oneOf": [value, {"type": "null"}]} if field.nullable and not takes_null else value
 
 
 def json_schema(kind: pa.DataType) -> Json:
@@ -224,15 +229,17 @@ def json_schema(kind: pa.DataType) -> Json:
     for matches, schema in _TEXTS:
         if matches(kind):
             return dict(schema)
+    if isinstance(kind, pa.BaseExtensionType):
+        return json_schema(kind.storage_type)
     if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
         return json_schema(kind.value_type)
     if pt.is_struct(kind):
-        return {"type": "object", "properties": {field.name: json_schema(field.type) for field in kind}}
+        return {"type": "object", "properties": {field.name: _field(field) for field in kind}}
     if pt.is_map(kind):
-        pair = [json_schema(kind.key_type), json_schema(kind.item_type)]
+        pair = [_field(kind.key_field), _field(kind.item_field)]
         return {"type": "array", "items": {"type": "array", "prefixItems": pair, "minItems": 2, "maxItems": 2}}
     if pt.is_nested(kind) and not pt.is_union(kind):
-        return {"type": "array", "items": json_schema(kind.value_type)}
+        return {"type": "array", "items": _field(kind.value_field)}
     return {}
 
 
