@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from flightserve.clock import NS_PER_S
 from flightserve.wire.status import Code
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -36,14 +37,15 @@ _GAUGES: Final = {
     "shared_memory_bytes": ("flightserve_shared_memory_bytes", "Bytes of segments"),
     "leases": ("flightserve_leases", "Regions in use"),
 }
+_SHED: Final = ("flightserve_shed", "Requests refused to protect the others")
 _TOTALS: Final = {
-    "shed": ("flightserve_shed", "Requests refused to protect the others", ("reason", "queue_full")),
+    "shed": (*_SHED, ("reason", "queue_full")),
+    "shed_wait": (*_SHED, ("reason", "queue_wait")),
+    "shed_limit": (*_SHED, ("reason", "adaptive_limit")),
+    "would_miss": (*_SHED, ("reason", "would_miss")),
+    "would_miss_queued": (*_SHED, ("reason", "would_miss_queued")),
     "retries": ("flightserve_retries", "Requests sent again after a failure", None),
-    "retries_refused": (
-        "flightserve_shed",
-        "Requests refused to protect the others",
-        ("reason", "retry_budget"),
-    ),
+    "retries_refused": (*_SHED, ("reason", "retry_budget")),
     "ejected_slow": ("flightserve_replica_ejections", "Replicas that got nothing for a while", ("reason", "slow")),
     "ejected_silent": ("flightserve_replica_ejections", "Replicas that got nothing for a while", ("reason", "silent")),
     "expired_at_arrival": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "arrival")),
@@ -52,10 +54,16 @@ _TOTALS: Final = {
     "expired_at_door": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "door")),
     "expired_in_flight": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "in_flight")),
 }
-# A micro-batch's size, as a summary: the statistics that hold its sum; the count is that of micro-batches.
-_SIZES: Final = {
-    "dispatched_rows": ("flightserve_micro_batch_rows", "Rows of each micro-batch"),
-    "dispatched_requests": ("flightserve_micro_batch_requests", "Requests of each micro-batch"),
+# Summaries: the statistic that is the sum, that which is the count, and how many of the sum's units make one.
+_SUMMARIES: Final = {
+    "dispatched_rows": ("flightserve_micro_batch_rows", "Rows of each micro-batch", "dispatched_batches", 1),
+    "dispatched_requests": (
+        "flightserve_micro_batch_requests",
+        "Requests of each micro-batch",
+        "dispatched_batches",
+        1,
+    ),
+    "queue_wait_ns": ("flightserve_queue_wait_seconds", "From arrival to the first run", "queue_waits", NS_PER_S),
 }
 
 
@@ -77,11 +85,11 @@ class _TierCollector(Collector):
                 elif deployment and statistic in _TOTALS:
                     metric, doc, extra = _TOTALS[statistic]
                     _sample(families, "counter", metric, doc, labels | dict([extra] if extra else []), "_total", value)
-                elif deployment and statistic in _SIZES:
-                    metric, doc = _SIZES[statistic]
-                    batches = statistics.get(f"{deployment}.dispatched_batches", 0.0)
-                    _sample(families, "summary", metric, doc, labels, "_sum", value)
-                    _sample(families, "summary", metric, doc, labels, "_count", batches)
+                elif deployment and statistic in _SUMMARIES:
+                    metric, doc, counted, unit = _SUMMARIES[statistic]
+                    count = statistics.get(f"{deployment}.{counted}", 0.0)
+                    _sample(families, "summary", metric, doc, labels, "_sum", value / unit)
+                    _sample(families, "summary", metric, doc, labels, "_count", count)
                 else:
                     metric = f"flightserve_tier_{_NOT_IN_A_NAME.sub('_', statistic)}"
                     doc = f"{statistic}, as each process of the tiers says of itself"

@@ -22,6 +22,13 @@ def test_a_routers_statistics_have_conventional_names_by_deployment() -> None:
                 "a.b.expired_in_flight": 6,
                 "a.b.retries": 7,
                 "a.b.retries_refused": 12,
+                "a.b.shed": 20,
+                "a.b.shed_wait": 21,
+                "a.b.shed_limit": 22,
+                "a.b.would_miss": 23,
+                "a.b.would_miss_queued": 24,
+                "a.b.queue_waits": 3,
+                "a.b.queue_wait_ns": 1_500_000_000,
                 "a.b.ejected_slow": 10,
                 "a.b.ejected_silent": 11,
                 "a.b.dispatched_batches": 2,
@@ -41,6 +48,11 @@ def test_a_routers_statistics_have_conventional_names_by_deployment() -> None:
     assert got["flightserve_deadline_exceeded_total", (*of_replica, ("stage", "door"))] == 9
     assert got["flightserve_retries_total", of_router] == 7
     assert got["flightserve_shed_total", (*of_router, ("reason", "retry_budget"))] == 12
+    reasons = ["queue_full", "queue_wait", "adaptive_limit", "would_miss", "would_miss_queued"]
+    shed = [got["flightserve_shed_total", (*of_router, ("reason", reason))] for reason in reasons]
+    assert shed == [20, 21, 22, 23, 24]
+    assert got["flightserve_queue_wait_seconds_sum", of_router] == 1.5
+    assert got["flightserve_queue_wait_seconds_count", of_router] == 3
     assert got["flightserve_replica_ejections_total", (*of_router, ("reason", "slow"))] == 10
     assert got["flightserve_replica_ejections_total", (*of_router, ("reason", "silent"))] == 11
     assert got["flightserve_micro_batch_rows_sum", of_router] == 90
