@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 import flightserve as fs
+from flightserve.composition import unchecked
 from flightserve.declare import NESTING_MAX, Bound, Callee, spec_of
 from flightserve.errors import ConfigError
 from flightserve.testing import LocalService
@@ -39,6 +40,16 @@ class Front:
         return await self.model.score_async.aio(batch)
 
 
+@fs.deployment
+class Late:
+    @classmethod
+    def flightserve_spec(cls, bound: Any, version: str) -> Any:
+        raise ConfigError("too late")
+
+    def answer(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+
 ROWS = pa.record_batch({"x": [1, 2]})
 
 
@@ -52,6 +63,15 @@ def test_what_is_an_argument_is_served_as_well() -> None:
     front, model = app
     assert front.args == (Callee("Model"),)
     assert (front.callees(), model.callees()) == (("Model",), ())
+
+
+def test_an_app_that_a_replica_makes_again_is_not_looked_at_until_it_is_asked() -> None:
+    with unchecked():
+        app = fs.App(Late.bind())
+    with pytest.raises(ConfigError, match="too late"):
+        _ = app.specs
+    with pytest.raises(ConfigError, match="too late"):
+        fs.App(Late.bind())
 
 
 def test_it_is_found_in_containers_and_what_they_hold_stays_as_it_was() -> None:

@@ -29,6 +29,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 import flightserve
+from flightserve.composition import are_checked
 from flightserve.declare import NAME, Bound, check_name, first_paragraph, make_options
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, SchemaMismatch
 from flightserve.fabric.hosting import Host
@@ -132,7 +133,8 @@ class Warehouse:
             refresh_s = refresh_s or VIEW_REFRESH_S
         self._upkeep = Upkeep(refresh_s, int(cache_mb * MIB))
         self._tables = dict(tables)
-        find_sources(self._tables)
+        if are_checked():
+            find_sources(self._tables)
         base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX)
         self._options = make_options(options, base)
         self._queries: dict[str, NamedQuery] = {}

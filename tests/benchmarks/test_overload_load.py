@@ -90,16 +90,17 @@ def test_refusals_and_misses_are_told_apart_by_when_they_come() -> None:
         if next(calls) % 2:
             return 429, b"{}"
         # The deadline passes on the server first; then the timeout of a wait, which nothing ever ends.
-        hold.wait(0.15)
+        hold.wait(0.6)
         return 504, b"{}"
 
     with server(answer) as url:
-        said = run(url, timeout_ms=100.0, connections=64)
+        said = run(url, timeout_ms=500.0, connections=64)
     assert said["answered"] == 0
     assert said["missed"] > 0
     assert said["refused_ms"]
-    assert all(taken < 100.0 for taken in said["refused_ms"])
-    assert set(map(int, said["statuses"])) == {429, 504}
+    assert all(taken < 500.0 for taken in said["refused_ms"])
+    # On a busy machine some find the timeout over before they are sent.
+    assert set(map(int, said["statuses"])) - {overload.NOT_SENT} == {429, 504}
 
 
 def test_latency_counts_from_the_intended_time() -> None:

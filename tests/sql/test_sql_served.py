@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -122,3 +123,33 @@ def test_more_memory_than_the_limit_is_refused_and_harms_nobody(served: Served) 
     assert set(codes) == {200}
     assert [served.child(name).pid for name in names] == before
     assert total(served) == 6
+
+
+BESIDE = """
+import flightserve as fs
+
+@fs.deployment
+class Echo:
+    def same(self, batch):
+        return batch
+
+app = fs.App(Echo.bind(), fs.sql.Warehouse({"numbers": "numbers.parquet"}).bind())
+"""
+
+
+def test_a_file_that_is_gone_keeps_no_other_deployment_from_starting_again(tmp_path: Path) -> None:
+    """Its replicas import the module, which makes the app and the warehouse once more."""
+    (tmp_path / "beside.py").write_text(BESIDE)
+    write(tmp_path / "numbers.parquet", [1, 2])
+    ports = ("--http-port=0", "--no-grpc", "--no-flight", "--no-zmq")
+    with (
+        tempfile.TemporaryDirectory(prefix="s", dir="/tmp", ignore_cleanup_errors=True) as directory,
+        Served(Path(directory), command=("flightserve", "run", "beside:app", *ports), cwd=tmp_path) as served,
+    ):
+        url = served.wait_ready().addresses["http"] + "/v1/Echo/same"
+        before = served.child("replica-Echo-0")
+        (tmp_path / "numbers.parquet").unlink()
+        os.kill(before.pid, signal.SIGKILL)
+        eventually(lambda: served.child("replica-Echo-0").pid not in (0, before.pid), 60, "another replica starts")
+        answer = httpx.post(url, json={"rows": [{"n": 1}]}, timeout=60)
+        assert answer.json() == {"rows": [{"n": 1}]}
