@@ -11,7 +11,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -165,6 +165,7 @@ def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]
     """The app's deployments as they can be sent to a running app. Their versions are of all that they run: equal ones
     mean that nothing is to be replaced, except with `everything`. Raises ConfigError."""
     from flightserve.composition import App
+    from flightserve.control import environment
     from flightserve.control.changes import REPLICAS_MAX
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import PlannedDeployment
@@ -174,6 +175,8 @@ def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]
     if not isinstance(app, App):
         raise ConfigError(f"an App is served, as in App(Pricing.bind()); not {described(app)}")
     sources = loaded()
+    variables = environment.carried()
+    surroundings = repr((sources, environment.telling(variables))).encode()
     salt = os.urandom(8) if everything else b""
     out = []
     for bound in app:
@@ -184,9 +187,25 @@ def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]
             message = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{spec.name} cannot be sent to its replicas: {message}; make it in __init__") from error
         _check_count(f"replicas of {spec.name}", spec.options.replicas, REPLICAS_MAX)
-        spec = dataclasses.replace(spec, version=_version(spec.version.encode(), code, repr(sources).encode(), salt))
-        out.append(PlannedDeployment(spec, code, spec.options.replicas, _sys_path(), os.getcwd(), sources))
+        spec = dataclasses.replace(spec, version=_version(spec.version.encode(), code, surroundings, salt))
+        where = (_sys_path(), os.getcwd(), sources, variables)
+        out.append(PlannedDeployment(spec, code, spec.options.replicas, *where))
+    _check_bytes(out)
     return tuple(out)
+
+
+def _check_bytes(deployments: Sequence[PlannedDeployment]) -> None:
+    """What starts can be deployed as well: both carry all that the replicas are made of."""
+    from flightserve.control.messages import APP_BYTES_MAX
+
+    sizes = {each.spec.name: len(each.code) for each in deployments}
+    if sum(sizes.values()) > APP_BYTES_MAX:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise ConfigError(
+            f"the arguments of the app's deployments are {sum(sizes.values()):,} bytes, of which {largest} has "
+            f"{sizes[largest]:,}; at most {APP_BYTES_MAX:,} are carried to replicas. Load what is large in __init__ "
+            "instead of passing it to bind()"
+        )
 
 
 def _version(*parts: bytes) -> str:

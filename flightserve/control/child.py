@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
+from flightserve.control import environment
 from flightserve.control.link import Link
 from flightserve.control.logs import configure_logging
 from flightserve.control.messages import Announce, Failed, Left, Report
@@ -46,6 +47,8 @@ class Child:
         limits: ControlLimits,
     ) -> None:
         adopt_environment(assignment.sys_path, assignment.cwd)
+        if assignment.environment is not None:
+            environment.adopt(assignment.environment, assignment.spec.options.num_cpus if assignment.spec else 0.0)
         install(assignment.sources)
         self._take(assignment)
         self._actor = actor

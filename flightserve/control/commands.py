@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from flightserve.control.changes import OK, UNAVAILABLE
-from flightserve.control.messages import MESSAGE_BYTES_MAX, Answer, Deploy, Inbox, Scale, encode
+from flightserve.control.messages import Answer, Deploy, Inbox, Scale, encode
 from flightserve.control.names import running_apps
 from flightserve.control.observer import connect
 from flightserve.control.plan import PlannedDeployment
@@ -71,13 +71,7 @@ def scale(app_id: str, replicas: Mapping[str, int], timeout_s: float) -> str:
 
 def deploy(app_id: str, deployments: Sequence[PlannedDeployment], replicas: Mapping[str, int], timeout_s: float) -> str:
     """Serve these deployments instead of those there are; otherwise as `scale`."""
-    body = pickle.dumps(tuple(deployments))
-    if len(body) > MESSAGE_BYTES_MAX // 2:
-        raise ConfigError(
-            f"the app's code and arguments are {len(body)} bytes; at most {MESSAGE_BYTES_MAX // 2} can be deployed to "
-            "a running app. Load what is large in __init__ instead of passing it to bind()"
-        )
-    return _change(app_id, Deploy(secrets.token_hex(8), body, dict(replicas), timeout_s))
+    return _change(app_id, Deploy(secrets.token_hex(8), pickle.dumps(tuple(deployments)), dict(replicas), timeout_s))
 
 
 def _change(app_id: str, message: Scale | Deploy) -> str:

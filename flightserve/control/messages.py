@@ -17,7 +17,10 @@ from flightserve.core.reconciling import Slot
 from flightserve.errors import ProtocolError
 from flightserve.wire.table import RoutingTable
 
-MESSAGE_BYTES_MAX: Final = 32 << 20
+# Code and arguments of one app (`app.planned`).
+APP_BYTES_MAX: Final = 256 << 20
+# A supervisor's state may hold an app's deployments twice while they are changed, and all that is small beside.
+MESSAGE_BYTES_MAX: Final = 2 * APP_BYTES_MAX + (64 << 20)
 _LENGTH: Final = struct.Struct("<I")
 
 

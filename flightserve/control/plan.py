@@ -48,7 +48,8 @@ class Hosted(Protocol):
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """What one child is to be. `code` is the cloudpickled user class and its arguments, for replicas, and `sources`
-    the modules it is in; `sys_path` and `cwd` are those of the process that launched or deployed it."""
+    the modules it is in; `sys_path`, `cwd` and `environment` are those of the process that launched or deployed it.
+    `environment` is None for what runs no user code: it keeps Ray's."""
 
     app_id: str
     peer_id: int
@@ -63,6 +64,7 @@ class Assignment:
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
     sources: tuple[Source, ...] = ()
+    environment: Mapping[str, str] | None = None
 
 
 Factory = Callable[[Assignment], Hosted]
@@ -94,6 +96,7 @@ class PlannedDeployment:
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
     sources: tuple[Source, ...] = ()
+    environment: Mapping[str, str] | None = None
 
     def demand(self) -> dict[str, float]:
         """Ray resources one replica takes."""

@@ -162,6 +162,7 @@ class Processes:
             sys_path=planned.sys_path if planned else self._plan.sys_path,
             cwd=planned.cwd if planned else self._plan.cwd,
             sources=planned.sources if planned else (),
+            environment=planned.environment if planned else None,
         )
 
     def _start_failed(self, record: Record, message: str) -> None:

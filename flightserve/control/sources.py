@@ -4,13 +4,15 @@ Classes are pickled by reference, so a replica imports their modules. If it did 
 an hour later would run whatever lies there then, under the version of before. So the sources of the user's modules
 that the deploying process has loaded travel with the deployment, and in its replicas an importer of these comes
 before all others. What is not among them (installed packages, compiled modules, modules that are imported only
-later) is found as always.
+later) is found as always, and so are files that lie beside them (`importlib.resources`, `pkgutil.get_data`).
 """
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import importlib.readers
+import importlib.resources.abc
 import importlib.util
 import linecache
 import os
@@ -64,7 +66,7 @@ def _installed() -> tuple[str, ...]:
     return tuple(os.path.join(os.path.abspath(place), "") for place in places)
 
 
-class _Importer(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
+class _Importer(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader, importlib.abc.ResourceLoader):
     """Finds and loads modules among the sources."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
@@ -102,6 +104,19 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
     def is_package(self, fullname: str) -> bool:
         """True for a package."""
         return self._source(fullname).package
+
+    def get_data(self, path: str | bytes) -> bytes:
+        """A file that lies beside a module, as it is on the disk now. Raises OSError."""
+        with open(path, "rb") as file:
+            return file.read()
+
+    def get_resource_reader(self, fullname: str) -> importlib.resources.abc.ResourceReader | None:
+        """What `importlib.resources` reads a package's files with: those on the disk, beside its module."""
+        source = self._source(fullname)
+        if not source.package:
+            return None
+        loader = importlib.machinery.SourceFileLoader(fullname, source.path)
+        return importlib.readers.FileReader(loader)
 
     def _source(self, fullname: str) -> Source:
         try:

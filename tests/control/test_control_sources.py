@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.resources
 import inspect
+import pkgutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,3 +62,24 @@ def test_a_module_whose_file_is_gone_is_left_out(tmp_path: Path, monkeypatch: py
     importlib.import_module("short_lived")
     (tmp_path / "short_lived.py").unlink()
     assert _ours(tmp_path) == []
+
+
+def test_files_beside_a_package_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "beside" / "inner").mkdir(parents=True)
+    (tmp_path / "beside" / "__init__.py").write_text("")
+    (tmp_path / "beside" / "alone.py").write_text("")
+    (tmp_path / "beside" / "words.txt").write_text("apple")
+    (tmp_path / "beside" / "inner" / "deep.bin").write_bytes(b"\0pear")
+    importlib.import_module("beside.alone")
+    install(_ours(tmp_path))
+    importlib.import_module("beside.alone")
+    files = importlib.resources.files("beside")
+    assert files.joinpath("words.txt").read_text() == "apple"
+    assert files.joinpath("inner", "deep.bin").read_bytes() == b"\0pear"
+    with importlib.resources.as_file(files.joinpath("words.txt")) as path:
+        assert path == tmp_path / "beside" / "words.txt"
+    assert pkgutil.get_data("beside", "words.txt") == b"apple"
+    assert pkgutil.get_data("beside.alone", "words.txt") == b"apple"
+    with pytest.raises(FileNotFoundError):
+        pkgutil.get_data("beside", "none.txt")
