@@ -1,0 +1,77 @@
+"""A class with the arguments its replicas are made with, and the deployments among those."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flightserve.declare.options import check_name, make_options
+from flightserve.errors import ConfigError
+from flightserve.types import DeploymentOptions
+
+# How deep in an argument's containers other deployments are looked for.
+NESTING_MAX: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A class, the arguments each of its replicas is made with, its options and the name it is served by."""
+
+    cls: type
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    settings: DeploymentOptions
+    name: str
+
+    def options(self, *, name: str | None = None, **changes: Any) -> Bound:
+        """The same with other options or another name. Raises ConfigError as `@deployment` does."""
+        return dataclasses.replace(
+            self,
+            settings=make_options(changes, self.settings),
+            name=self.name if name is None else check_name(name),
+        )
+
+    def callees(self) -> tuple[str, ...]:
+        """Names of the deployments that it calls."""
+        found: list[str] = []
+        for value in (*self.args, *self.kwargs.values()):
+            replaced(value, Callee, lambda callee: found.append(callee.name))
+        return tuple(dict.fromkeys(found))
+
+    def make(self, remote: Callable[[str], Any] | None = None) -> Any:
+        """A new object of the class, as every replica makes its own. `remote` gives what stands for the deployment
+        of a name that it calls; raises ConfigError where it calls one and there is no `remote`."""
+
+        def stand_in(callee: Callee) -> Any:
+            if remote is None:
+                raise ConfigError(f"{self.name} calls {callee.name}, which is only there when both are served")
+            return remote(callee.name)
+
+        args = [replaced(value, Callee, stand_in) for value in self.args]
+        kwargs = {key: replaced(value, Callee, stand_in) for key, value in self.kwargs.items()}
+        # A class may want to know the name it is served by, as an argument that it names itself.
+        wanted = getattr(self.cls, "flightserve_named", None)
+        return self.cls(*args, **kwargs, **({} if wanted is None else {wanted: self.name}))
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """A deployment of the same app, by its name, among the arguments of one that calls it."""
+
+    name: str
+
+
+def replaced(value: Any, kind: type, change: Callable[[Any], Any], depth: int = 0) -> Any:
+    """The value with every instance of `kind` in it changed; looked for in lists, tuples and dicts' values, down to
+    `NESTING_MAX`. Containers without one are handed back as they are."""
+    if isinstance(value, kind):
+        return change(value)
+    if type(value) not in (list, tuple, dict) or depth == NESTING_MAX:
+        return value
+    inside = list(value.values() if type(value) is dict else value)
+    changed = [replaced(each, kind, change, depth + 1) for each in inside]
+    if all(new is old for new, old in zip(changed, inside, strict=True)):
+        return value
+    return dict(zip(value, changed, strict=True)) if type(value) is dict else type(value)(changed)

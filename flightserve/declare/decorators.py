@@ -1,0 +1,153 @@
+"""The decorators: what they leave on classes and functions, and `bind`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
+
+import pyarrow as pa
+
+from flightserve.declare.bound import Bound
+from flightserve.declare.options import check_name, make_options
+from flightserve.errors import ConfigError
+from flightserve.types import DeploymentOptions
+
+P = ParamSpec("P")
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+F = TypeVar("F")
+
+MARKS: Final = "__flightserve_method__"
+_DECLARED: Final = "__flightserve_deployment__"
+
+
+# ---- classes
+
+
+class Deployable(Protocol, Generic[P, T_co]):
+    """A decorated class as type checkers see it: called as before, and `bind`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound: ...
+
+
+@overload
+def deployment(cls: Callable[P, T], /) -> Deployable[P, T]: ...
+@overload
+def deployment(*, name: str | None = None, **options: Any) -> Callable[[Callable[P, T]], Deployable[P, T]]: ...
+def deployment(cls: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
+    """Make a class a deployment: `@deployment` or `@deployment(replicas=2, ...)`.
+
+    Options are the fields of `DeploymentOptions`; `name` is what it is served by (default: the class's name).
+    Raises ConfigError for an unknown option, a wrong type, a size that is not positive, or a router that
+    there is not.
+    """
+    settings = make_options(options, DeploymentOptions())
+    if name is not None:
+        check_name(name)
+
+    def declare(target: Any) -> Any:
+        if not inspect.isclass(target):
+            raise ConfigError(f"@deployment decorates classes; {target!r} is not one")
+        own = vars(target).get("bind")
+        if own is not None and getattr(own, "__func__", None) is not bind_class:
+            raise ConfigError(f"{target.__name__} has a method `bind`; that name is taken by deployments")
+        setattr(target, _DECLARED, (target, settings, name))
+        target.bind = classmethod(bind_class)  # type: ignore[attr-defined]
+        return target
+
+    return declare if cls is None else declare(cls)
+
+
+def bind_class(cls: type, /, *args: Any, **kwargs: Any) -> Bound:
+    """Note the arguments that each replica's object is made with. Raises ConfigError if `__init__` does not
+    take them."""
+    declared_on, settings, name = getattr(cls, _DECLARED)
+    try:
+        inspect.signature(cls).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigError(f"{cls.__name__}.bind(): {error}") from error
+    except ValueError:  # no signature to be had, as for some classes written in C
+        pass
+    # A subclass that is not decorated itself is served with its parent's options, by its own name.
+    chosen = name if cls is declared_on and name else cls.__name__
+    return Bound(cls, args, kwargs, settings, check_name(chosen))
+
+
+# ---- methods
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What decorators noted on a function."""
+
+    single_input: bool = False
+    input: pa.Schema | None = None
+    output: pa.Schema | None = None
+    row_aligned: bool = True
+    idempotent: bool = True
+
+
+def single_input(function: F) -> F:
+    """Run the method in a for loop over the rows of the micro-batch, each row a dict of Python values.
+
+    It returns one dict for each row (a column for each key), or one value (a column called `result`).
+    """
+    return _mark(function, single_input=True)
+
+
+@overload
+def method(function: F, /) -> F: ...
+@overload
+def method(
+    *,
+    input: pa.Schema | None = None,
+    output: pa.Schema | None = None,
+    row_aligned: bool = True,
+    idempotent: bool = True,
+) -> Callable[[F], F]: ...
+def method(
+    function: Any = None,
+    /,
+    *,
+    input: pa.Schema | None = None,
+    output: pa.Schema | None = None,
+    row_aligned: bool = True,
+    idempotent: bool = True,
+) -> Any:
+    """Say more of a served method.
+
+    `input` and `output` are schemas: requests are checked at the edge, results when the method returns. A
+    method with `row_aligned=False` gets one request at a time and may return any number of rows. One with
+    `idempotent=False` is never run twice for a request, whatever fails.
+    """
+    for label, schema in (("input", input), ("output", output)):
+        if schema is not None and not isinstance(schema, pa.Schema):
+            raise ConfigError(f"@method({label}=...) takes a pyarrow.Schema, not {type(schema).__name__}")
+    if input is not None and not input.names:
+        # Batches without columns are refused at the edge: nobody could call it.
+        raise ConfigError("@method(input=...) has no columns; leave it out to take whatever comes")
+    for label, flag in (("row_aligned", row_aligned), ("idempotent", idempotent)):
+        if not isinstance(flag, bool):
+            raise ConfigError(f"@method({label}=...) takes True or False, not {flag!r}")
+
+    def note(target: Any) -> Any:
+        return _mark(target, input=input, output=output, row_aligned=row_aligned, idempotent=idempotent)
+
+    return note if function is None else note(function)
+
+
+def _mark(function: F, **changes: Any) -> F:
+    target = plain(function)
+    if not callable(target) or inspect.isclass(target):
+        raise ConfigError(f"{function!r} is not a method; @single_input and @method decorate methods")
+    setattr(target, MARKS, dataclasses.replace(getattr(target, MARKS, Marks()), **changes))
+    return function
+
+
+def plain(function: Any) -> Any:
+    """What a static or class method wraps."""
+    return function.__func__ if isinstance(function, (staticmethod, classmethod)) else function

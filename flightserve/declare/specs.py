@@ -1,0 +1,139 @@
+"""A class that is bound as the `DeploymentSpec` that the tiers share: which of its methods are served, and how."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import pickle
+from collections.abc import Iterator
+from typing import Any, Final
+
+from flightserve.declare.annotations import form_of_parameter
+from flightserve.declare.bound import Bound
+from flightserve.declare.decorators import MARKS, Marks, bind_class, plain
+from flightserve.errors import ConfigError
+from flightserve.types import DeploymentSpec, MethodSpec
+
+DOC_CHARACTERS_MAX: Final = 2048
+
+
+def spec_of(bound: Bound, version: str = "") -> DeploymentSpec:
+    """The deployment as the tiers know it. `version` changes when what it runs does; by default it is a hash
+    of the class's source, arguments, options and methods. Raises ConfigError for a class that cannot be served.
+
+    A class whose methods are not written down in it says itself what it serves, by a class method
+    `flightserve_spec(bound, version)`.
+    """
+    own = getattr(bound.cls, "flightserve_spec", None)
+    if own is not None:
+        spec: DeploymentSpec = own(bound, version)
+        return spec
+    methods = tuple(_method_specs(bound.cls))
+    if not methods:
+        raise ConfigError(f"{bound.cls.__name__} has no public method that takes a batch; there is nothing to serve")
+    if not version:
+        version = _version(bound, methods)
+    return DeploymentSpec(bound.name, version, bound.settings, methods, first_paragraph(vars(bound.cls).get("__doc__")))
+
+
+def _version(bound: Bound, methods: tuple[MethodSpec, ...]) -> str:
+    cls = bound.cls
+    # The functions' source, not the class's: finding a class parses the whole file, which CPython 3.11 may fail
+    # to do while other threads run.
+    functions = [function for value in vars(cls).values() if inspect.isfunction(function := plain(value))]
+    try:
+        source = "".join(inspect.getsource(function) for function in functions)
+    except (OSError, TypeError):
+        source = ""
+    try:
+        arguments = pickle.dumps((bound.args, dict(bound.kwargs)))
+    except Exception:  # an argument that cannot be pickled says nothing about the version
+        arguments = b""
+    text = repr((cls.__module__, cls.__qualname__, source, bound.settings, methods)).encode()
+    return hashlib.blake2b(text + arguments, digest_size=8).hexdigest()
+
+
+def _method_specs(cls: type) -> Iterator[MethodSpec]:
+    """One spec a public method, in the order they were written, parents first."""
+    names = dict.fromkeys(name for parent in reversed(cls.__mro__) for name in vars(parent))
+    for name in names:
+        raw = inspect.getattr_static(cls, name)
+        function = plain(raw)
+        if name.startswith("_") or function is bind_class or not _is_function(function):
+            continue
+        spec = _method_spec(cls, name, raw, own=name in vars(cls))
+        if spec is not None:
+            yield spec
+
+
+def _is_function(value: Any) -> bool:
+    return inspect.isroutine(value) or (hasattr(value, "__wrapped__") and callable(value))
+
+
+def _method_spec(cls: type, name: str, raw: Any, *, own: bool) -> MethodSpec | None:
+    """The spec, or None for a helper: no parameter for a batch, or inherited and not made for one."""
+    function = plain(raw)
+    marks: Marks | None = getattr(function, MARKS, None)
+    where = f"{cls.__name__}.{name}"
+    try:
+        parameter = _batch_parameter(function, skip_first=not isinstance(raw, staticmethod), where=where)
+        if parameter is None:
+            if marks is not None:
+                raise ConfigError(f"{where} takes no argument; a served method takes a batch (or a row)")
+            return None
+        return _spec_of_function(function, name, where, parameter, marks or Marks())
+    except ConfigError:
+        if own or marks is not None:
+            raise
+        return None
+
+
+def _spec_of_function(function: Any, name: str, where: str, parameter: inspect.Parameter, marks: Marks) -> MethodSpec:
+    code = inspect.unwrap(function)
+    streaming = inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
+    if marks.single_input and streaming:
+        raise ConfigError(f"{where} is @single_input and a generator; a row gives one result")
+    if marks.single_input and not marks.row_aligned:
+        raise ConfigError(f"{where} is @single_input and row_aligned=False; a row gives one result")
+    return MethodSpec(
+        name=name,
+        form=form_of_parameter(function, parameter, where, marks.single_input),
+        row_aligned=marks.row_aligned and not streaming,
+        idempotent=marks.idempotent,
+        streaming=streaming,
+        is_async=inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code),
+        input_schema=None if marks.input is None else marks.input.serialize().to_pybytes(),
+        output_schema=None if marks.output is None else marks.output.serialize().to_pybytes(),
+        doc=first_paragraph(getattr(function, "__doc__", None)),
+    )
+
+
+def _batch_parameter(function: Any, *, skip_first: bool, where: str) -> inspect.Parameter | None:
+    """The parameter that takes the batch, None when there is none."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError):
+        return inspect.Parameter("batch", inspect.Parameter.POSITIONAL_ONLY)
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    )
+    if skip_first and parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+        parameters = parameters[1:]
+    takers = [p for p in parameters if p.kind in positional]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
+    if len(required) > 1 or (required and (not takers or takers[0].name != required[0])):
+        raise ConfigError(
+            f"{where} needs the arguments {', '.join(required)}; a served method takes one, the batch (a helper's "
+            "name begins with an underscore)"
+        )
+    return takers[0] if takers else None
+
+
+def first_paragraph(doc: str | None) -> str:
+    """A docstring's first paragraph on one line, bounded."""
+    if not doc:
+        return ""
+    return " ".join(inspect.cleandoc(doc).partition("\n\n")[0].split())[:DOC_CHARACTERS_MAX]
