@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flightserve.app import Running as Running
     from flightserve.app import serve as serve
     from flightserve.composition import App as App
+    from flightserve.declare import bind as bind
     from flightserve.declare import deployment as deployment
     from flightserve.declare import method as method
     from flightserve.declare import single_input as single_input
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "App": "flightserve.composition",
+    "bind": "flightserve.declare",
     "deployment": "flightserve.declare",
     "method": "flightserve.declare",
     "single_input": "flightserve.declare",
@@ -51,6 +53,7 @@ __all__ = [
     "InvalidArgument",
     "NotFound",
     "Running",
+    "bind",
     "context",
     "deployment",
     "method",

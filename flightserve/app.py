@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
-from flightserve.config import FrontendOptions
+from flightserve.config import FrontendOptions, ServingOptions
 from flightserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from flightserve.control.plan import Assignment, Factory, Plan, PlannedDeployment
     from flightserve.declare import Bound
     from flightserve.wire.table import RoutingTable
+
+log = logging.getLogger(__name__)
 
 PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
 ROUTERS_MAX: Final = 64
@@ -115,7 +118,7 @@ def serve(
     replicas: Mapping[str, int] | None = None,
     routers: int = 1,
     address: str | None = None,
-    **options: Any,
+    **options: Unpack[ServingOptions],
 ) -> Running:
     """Serve an app from this program until `stop()` or the end of the `with` block.
 
@@ -126,7 +129,17 @@ def serve(
     Raises ConfigError for options that make no sense and `control.launcher.StartFailed` where the app cannot
     start. Call it from a thread that lives as long as the app: our own Ray ends with it.
     """
-    return Running(make_plan(app, FrontendOptions(**options), replicas or {}, routers), address).start()
+    return Running(make_plan(app, _frontend_options(options), replicas or {}, routers), address).start()
+
+
+def _frontend_options(options: ServingOptions) -> FrontendOptions:
+    known = [field.name for field in dataclasses.fields(FrontendOptions)]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise ConfigError(
+            f"serve() has no option {unknown[0]!r}; there are: replicas, routers, address, {', '.join(known)}"
+        )
+    return FrontendOptions(**options)
 
 
 def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], routers: int) -> Plan:
@@ -170,7 +183,7 @@ def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import PlannedDeployment
     from flightserve.control.sources import loaded
-    from flightserve.declare import described, spec_of
+    from flightserve.declare import described, left_out, spec_of
 
     if not isinstance(app, App):
         raise ConfigError(f"an App is served, as in App(Pricing.bind()); not {described(app)}")
@@ -181,6 +194,9 @@ def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]
     out = []
     for bound in app:
         spec = spec_of(bound)
+        if helpers := left_out(bound.cls):
+            about = "not decorated, and their argument is not said to be a batch; @fs.method serves one"
+            log.info("%s does not serve %s: %s", spec.name, ", ".join(helpers), about)
         try:
             code = dumps(bound)
         except Exception as error:  # whatever a stranger's objects raise

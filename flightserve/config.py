@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from flightserve.errors import ConfigError
 
@@ -76,3 +77,17 @@ class FrontendOptions:
                 raise ConfigError(f"{name} is {port!r}; a port is 0 to 65535, or None to leave the protocol out")
         if not self.drain_timeout_s >= 0:
             raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; it is 0 or more, in seconds")
+
+
+class ServingOptions(TypedDict, total=False):
+    """The fields of `FrontendOptions`, for type checkers."""
+
+    host: str
+    http_port: int | None
+    grpc_port: int | None
+    flight_port: int | None
+    zmq_port: int | None
+    frontends: int
+    drain_timeout_s: float
+    limits: EdgeLimits
+    ticket_key: bytes

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pickle
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 
 import numpy as np
 import pandas as pd
@@ -13,8 +15,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from flightserve.app import serve
 from flightserve.composition import App
-from flightserve.declare import Bound, deployment, method, single_input, spec_of
+from flightserve.config import FrontendOptions, ServingOptions
+from flightserve.declare import Bound, bind, deployment, left_out, method, single_input, spec_of
+from flightserve.declare.options import Options
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions, MethodSpec
 
@@ -270,7 +275,7 @@ def test_rows_are_dicts() -> None:
     @single_input
     def explain(self: Any, row: pa.RecordBatch) -> Any: ...
 
-    with pytest.raises(ConfigError, match="takes a row as a dict, but is annotated with record_batch"):
+    with pytest.raises(ConfigError, match="takes a row as a dict but is annotated with RecordBatch"):
         serving(explain)
 
 
@@ -366,6 +371,77 @@ def test_inherited_helpers_that_take_no_batch_are_left_out() -> None:
     assert list(methods(Served)) == ["echo"]
 
 
+def test_public_helpers_are_not_served_unasked() -> None:
+    @deployment
+    class Served:
+        def predict(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+            return rows
+
+        def again(self, rows):  # type: ignore[no-untyped-def]
+            return rows
+
+        def usual(self, batch):  # type: ignore[no-untyped-def]
+            return batch
+
+        @method(idempotent=False)
+        def asked(self, anything):  # type: ignore[no-untyped-def]
+            return anything
+
+        def reload(self, force=False) -> None: ...  # type: ignore[no-untyped-def]
+        def normalise(self, value):  # type: ignore[no-untyped-def]
+            return value / 2
+
+        @staticmethod
+        def clip(value):  # type: ignore[no-untyped-def]
+            return value
+
+    assert list(methods(Served)) == ["predict", "again", "usual", "asked"]
+    assert left_out(cast(type, Served)) == ["reload", "normalise", "clip"]
+
+
+def test_a_class_without_annotations_serves_whatever_takes_one_argument() -> None:
+    @deployment
+    class Served:
+        def one(self, b):  # type: ignore[no-untyped-def]
+            return b
+
+        def other(self, rows):  # type: ignore[no-untyped-def]
+            return rows
+
+        def reload(self, force=False) -> None: ...  # type: ignore[no-untyped-def]
+
+    assert list(methods(Served)) == ["one", "other"]
+    assert left_out(cast(type, Served)) == ["reload"]
+
+
+class Typed(TypedDict):
+    x: int
+
+
+@dataclass
+class Made:
+    x: int
+
+
+@pytest.mark.parametrize(
+    "row", [dict, dict[str, Any], Mapping[str, Any], Typed, Any, None, "Unknown", "dict[str, int]"]
+)
+def test_rows_may_be_annotated_as_what_a_dict_is(row: Any) -> None:
+    def explain(self: Any, row: Any) -> Any: ...
+
+    explain.__annotations__["row"] = row
+    assert serving(single_input(explain)).form == "row"
+
+
+@pytest.mark.parametrize("row", [Made, int, str, list, tuple[int, int], "Made", pa.Table, "pl.DataFrame"])
+def test_a_row_is_no_object_of_a_class(row: Any) -> None:
+    def explain(self: Any, row: Any) -> Any: ...
+
+    explain.__annotations__["row"] = row
+    with pytest.raises(ConfigError, match="takes a row as a dict but is annotated with"):
+        serving(single_input(explain))
+
+
 def test_a_class_with_nothing_to_serve_is_refused() -> None:
     with pytest.raises(ConfigError, match="no public method that takes a batch"):
         App(bound(deployment(type("Empty", (), {"close": lambda self: None, "limit": 3}))))
@@ -381,3 +457,30 @@ def test_versions_follow_what_is_served() -> None:
     }
     assert first not in others
     assert "mine" in others
+
+
+@pytest.mark.parametrize(
+    ("values", "typed"), [(DeploymentOptions, Options), (FrontendOptions, ServingOptions)], ids=["deployment", "serve"]
+)
+def test_type_checkers_know_every_option(values: Any, typed: Any) -> None:
+    assert {field.name for field in dataclasses.fields(values)} == set(typed.__annotations__)
+
+
+def test_serve_names_an_option_that_it_has_not() -> None:
+    with pytest.raises(ConfigError, match=r"serve\(\) has no option 'http_prt'; there are: .*http_port"):
+        serve(App(bound(Pricing, 0.1)), http_prt=0)  # type: ignore[call-arg]
+
+
+def test_bind_takes_decorated_classes_and_others() -> None:
+    assert bind(Pricing, 0.1, extra=2) == cast(Any, Pricing).bind(0.1, extra=2)
+
+    class Plain:
+        def echo(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+            return batch
+
+    assert bind(Plain).settings == DeploymentOptions()
+    assert App(bind(Plain)).specs[0].name == "Plain"
+    with pytest.raises(ConfigError, match=r"Pricing\.bind\(\): missing a required argument: 'tax'"):
+        bind(Pricing)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match="is no class"):
+        bind(len, "abc")

@@ -7,19 +7,21 @@ one of them into the `DeploymentSpec` that the tiers share (`specs`).
 """
 
 from flightserve.declare.bound import NESTING_MAX, Bound, Callee, replaced
-from flightserve.declare.decorators import deployment, method, single_input
+from flightserve.declare.decorators import bind, deployment, method, single_input
 from flightserve.declare.options import NAME, check_name, described, make_options
-from flightserve.declare.specs import first_paragraph, spec_of
+from flightserve.declare.specs import first_paragraph, left_out, spec_of
 
 __all__ = [
     "NAME",
     "NESTING_MAX",
     "Bound",
     "Callee",
+    "bind",
     "check_name",
     "deployment",
     "described",
     "first_paragraph",
+    "left_out",
     "make_options",
     "method",
     "replaced",

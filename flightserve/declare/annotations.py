@@ -34,8 +34,11 @@ def form_of_parameter(function: Any, parameter: inspect.Parameter, where: str, r
     annotation = _resolved(function, parameter.annotation)
     form = _form_of(annotation)
     if row:
-        if form in ("record_batch", "table", "polars", "pandas") and annotation is not None:
-            raise ConfigError(f"{where} is @single_input, which takes a row as a dict, but is annotated with {form}")
+        if not _is_row(annotation):
+            raise ConfigError(
+                f"{where} is @single_input, which takes a row as a dict but is annotated with {_spelling(annotation)}; "
+                "write dict, dict[str, Any], a Mapping, a TypedDict, or nothing"
+            )
         return "row"
     if form is None:
         raise ConfigError(
@@ -43,6 +46,26 @@ def form_of_parameter(function: Any, parameter: inspect.Parameter, where: str, r
             "dict[str, numpy.ndarray], polars.DataFrame or pandas.DataFrame, or a dict with @single_input"
         )
     return form
+
+
+def names_a_form(function: Any, parameter: inspect.Parameter) -> bool:
+    """The parameter is annotated with a form that a batch may have."""
+    annotation = _resolved(function, parameter.annotation)
+    return annotation is not None and _form_of(annotation) is not None
+
+
+def says_nothing(function: Any, parameter: inspect.Parameter) -> bool:
+    """The parameter is not annotated, or with what takes anything."""
+    return _resolved(function, parameter.annotation) is None
+
+
+def _is_row(annotation: Any) -> bool:
+    """A dict of Python values may be passed for it. Of a name that only type checkers know nothing can be said."""
+    if annotation is None or typing.is_typeddict(annotation):
+        return True
+    if isinstance(annotation, str):
+        return _form_of(annotation) in (None, "numpy")
+    return _form_of(annotation) == "numpy"
 
 
 def _resolved(function: Any, annotation: Any) -> Any:

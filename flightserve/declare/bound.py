@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
-from flightserve.declare.options import check_name, make_options
+from flightserve.declare.options import Options, check_name, make_options
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions
 
@@ -25,7 +25,7 @@ class Bound:
     settings: DeploymentOptions
     name: str
 
-    def options(self, *, name: str | None = None, **changes: Any) -> Bound:
+    def options(self, *, name: str | None = None, **changes: Unpack[Options]) -> Bound:
         """The same with other options or another name. Raises ConfigError as `@deployment` does."""
         return dataclasses.replace(
             self,

@@ -6,18 +6,17 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
 import pyarrow as pa
 
 from flightserve.declare.bound import Bound
-from flightserve.declare.options import check_name, make_options
+from flightserve.declare.options import Options, check_name, make_options
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions
 
 P = ParamSpec("P")
-T_co = TypeVar("T_co", covariant=True)
-T = TypeVar("T")
+C = TypeVar("C", bound=type)
 F = TypeVar("F")
 
 MARKS: Final = "__flightserve_method__"
@@ -27,23 +26,17 @@ _DECLARED: Final = "__flightserve_deployment__"
 # ---- classes
 
 
-class Deployable(Protocol, Generic[P, T_co]):
-    """A decorated class as type checkers see it: called as before, and `bind`."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound: ...
-
-
 @overload
-def deployment(cls: Callable[P, T], /) -> Deployable[P, T]: ...
+def deployment(cls: C, /) -> C: ...
 @overload
-def deployment(*, name: str | None = None, **options: Any) -> Callable[[Callable[P, T]], Deployable[P, T]]: ...
+def deployment(*, name: str | None = None, **options: Unpack[Options]) -> Callable[[C], C]: ...
 def deployment(cls: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
     """Make a class a deployment: `@deployment` or `@deployment(replicas=2, ...)`.
 
     Options are the fields of `DeploymentOptions`; `name` is what it is served by (default: the class's name).
     Raises ConfigError for an unknown option, a wrong type, a size that is not positive, or a router that
-    there is not.
+    there is not. To type checkers the class stays the class it is: they do not know its new `bind`, and follow
+    the function `bind` instead.
     """
     settings = make_options(options, DeploymentOptions())
     if name is not None:
@@ -62,10 +55,20 @@ def deployment(cls: Any = None, /, *, name: str | None = None, **options: Any) -
     return declare if cls is None else declare(cls)
 
 
+def bind(cls: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+    """`cls.bind(*args, **kwargs)` with arguments that type checkers compare with those of `__init__`, and for classes
+    that are not decorated as well: these have the default options. What comes back is a `Bound`; its type is left
+    open, because it may be passed to another class's `bind` where that one's `__init__` wants an object. Raises
+    ConfigError if `__init__` does not take the arguments, or for what is no class."""
+    if not inspect.isclass(cls):
+        raise ConfigError(f"bind() takes a class and its arguments, as in bind(Pricing, tax=0.08); {cls!r} is no class")
+    return bind_class(cls, *args, **kwargs)
+
+
 def bind_class(cls: type, /, *args: Any, **kwargs: Any) -> Bound:
     """Note the arguments that each replica's object is made with. Raises ConfigError if `__init__` does not
     take them."""
-    declared_on, settings, name = getattr(cls, _DECLARED)
+    declared_on, settings, name = getattr(cls, _DECLARED, (cls, DeploymentOptions(), None))
     try:
         inspect.signature(cls).bind(*args, **kwargs)
     except TypeError as error:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, TypedDict
 
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions
@@ -15,6 +15,28 @@ NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 ROUTERS: Final = ("fifo", "deadline")
 
 _OPTIONS: Final = {field.name: field for field in dataclasses.fields(DeploymentOptions)}
+
+
+class Options(TypedDict, total=False):
+    """The fields of `DeploymentOptions`, for type checkers: a misspelt or wrong one is found before it runs."""
+
+    replicas: int
+    max_batch_rows: int
+    max_batch_bytes: int
+    linger_ms: float
+    router: Literal["fifo", "deadline"]
+    concurrency: int
+    num_cpus: float
+    num_gpus: float
+    resources: dict[str, float]
+    max_queued_requests: int
+    max_queued_bytes: int
+    max_queue_wait_ms: float
+    adaptive_limit: bool
+    default_timeout_ms: int
+    max_timeout_ms: int
+
+
 # Zero is a choice for these; every other number is a size, a count or a time and must be greater.
 _ZERO_ALLOWED: Final = frozenset({"linger_ms", "max_queue_wait_ms", "num_cpus", "num_gpus"})
 

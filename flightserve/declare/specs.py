@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from flightserve.declare.annotations import form_of_parameter
+from flightserve.declare.annotations import form_of_parameter, names_a_form, says_nothing
 from flightserve.declare.bound import Bound
 from flightserve.declare.decorators import MARKS, Marks, bind_class, plain
 from flightserve.errors import ConfigError
@@ -54,16 +54,60 @@ def _version(bound: Bound, methods: tuple[MethodSpec, ...]) -> str:
 
 
 def _method_specs(cls: type) -> Iterator[MethodSpec]:
-    """One spec a public method, in the order they were written, parents first."""
-    names = dict.fromkeys(name for parent in reversed(cls.__mro__) for name in vars(parent))
-    for name in names:
+    """One spec a served method, in the order they were written, parents first."""
+    public = dict(_public(cls))
+    words = _batch_words(public)
+    for name, raw in public.items():
+        if not _is_helper(raw, words):
+            spec = _method_spec(cls, name, raw, own=name in vars(cls))
+            if spec is not None:
+                yield spec
+
+
+def left_out(cls: type) -> list[str]:
+    """Public methods that look like helpers and are not served, by name, for people."""
+    if hasattr(cls, "flightserve_spec"):
+        return []
+    public = dict(_public(cls))
+    words = _batch_words(public)
+    return [name for name, raw in public.items() if _is_helper(raw, words)]
+
+
+def _public(cls: type) -> Iterator[tuple[str, Any]]:
+    """Public methods, as they stand in the class or a parent."""
+    for name in dict.fromkeys(name for parent in reversed(cls.__mro__) for name in vars(parent)):
         raw = inspect.getattr_static(cls, name)
         function = plain(raw)
-        if name.startswith("_") or function is bind_class or not _is_function(function):
-            continue
-        spec = _method_spec(cls, name, raw, own=name in vars(cls))
-        if spec is not None:
-            yield spec
+        if not name.startswith("_") and function is not bind_class and _is_function(function):
+            yield name, raw
+
+
+def _batch_words(public: Mapping[str, Any]) -> frozenset[str]:
+    """What a class whose methods are annotated calls a batch; empty for one whose methods are not."""
+    words = set()
+    for raw in public.values():
+        parameter = _first_parameter(raw)
+        if parameter is not None and names_a_form(plain(raw), parameter):
+            words |= {parameter.name, "batch"}
+    return frozenset(words)
+
+
+def _is_helper(raw: Any, words: frozenset[str]) -> bool:
+    """Nobody said that it takes a batch: it is not decorated, its parameter is not annotated, and either may be left
+    out, or is called something else than a batch is in the `words` of a class that does annotate."""
+    function = plain(raw)
+    parameter = _first_parameter(raw)
+    if hasattr(function, MARKS) or parameter is None or not says_nothing(function, parameter):
+        return False
+    return parameter.default is not parameter.empty or (bool(words) and parameter.name not in words)
+
+
+def _first_parameter(raw: Any) -> inspect.Parameter | None:
+    """The parameter that a batch could be passed for; None where there is none, or it does not say."""
+    try:
+        return _batch_parameter(plain(raw), skip_first=not isinstance(raw, staticmethod), where="")
+    except ConfigError:
+        return None
 
 
 def _is_function(value: Any) -> bool:
