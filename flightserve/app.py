@@ -82,6 +82,7 @@ class Running:
         *,
         replicas: Mapping[str, int] | None = None,
         everything: bool = False,
+        in_place: bool = False,
         timeout_s: float = CHANGE_TIMEOUT_S,
     ) -> str:
         """Serve this app instead: its new replicas start beside the old ones, clients change over in one step when
@@ -89,11 +90,14 @@ class Running:
 
         Deployments whose class, arguments, options and modules are as they were are left alone, or replaced as well
         with `everything`. `replicas` sets counts by name; else a deployment keeps its count unless its class declares
-        another one than before. Raises ConfigError for an app that cannot be served, and otherwise as `scale`.
+        another one than before. `in_place` is for machines without room for more: one replica of what is replaced goes
+        first, its successor takes over, and the others follow; a lone replica's requests wait meanwhile, and what does
+        not become ready leaves a gap until the old one has started again. Raises ConfigError for an app that cannot be
+        served, and otherwise as `scale`.
         """
         from flightserve.control.commands import deploy
 
-        return deploy(self.app_id, planned(app, everything), replicas or {}, timeout_s)
+        return deploy(self.app_id, planned(app, everything), replicas or {}, timeout_s, in_place)
 
     def stop(self, drain_timeout_s: float | None = None) -> None:
         """Drain for at most that long (default: the options' `drain_timeout_s`), then end. Idempotent."""

@@ -97,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     deploy.add_argument("--replicas", action="append", default=[], type=_replicas, metavar="NAME=N", help=about)
     about = "replace also deployments that are as they were, e.g. to have them load their data again"
     deploy.add_argument("--everything", action="store_true", help=about)
+    about = "take the resources of what is replaced, a replica first, where there is no room beside it"
+    deploy.add_argument("--in-place", action="store_true", help=about)
     _changing_options(deploy)
     return parser
 
@@ -319,7 +321,8 @@ def _deploy(arguments: argparse.Namespace) -> int:
             # Whatever a stranger's module raises.
             message = f"nothing was changed: {arguments.app} cannot be imported: {type(error).__name__}: {error}"
             raise commands.ChangeFailed(message, traceback.format_exc()) from error
-        print(commands.deploy(running, deployments, dict(arguments.replicas), arguments.timeout), file=out)
+        replicas, timeout_s, in_place = dict(arguments.replicas), arguments.timeout, arguments.in_place
+        print(commands.deploy(running, deployments, replicas, timeout_s, in_place), file=out)
     return 0
 
 

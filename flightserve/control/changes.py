@@ -27,6 +27,7 @@ REPLICAS_MAX: Final = 1024
 # Answers kept for commands that lost the supervisor they asked and come back.
 ANSWERS_MAX = 16
 OK: Final = -1
+IN_PLACE_HINT: Final = ". A deploy in place (--in-place) needs no room beside what is served"
 UNAVAILABLE: Final = kind_of(Unavailable(""))
 
 Reply = Callable[[Answer], None]
@@ -40,7 +41,12 @@ class Change:
     summary: str
     began_ns: int
     timeout_s: float
+    in_place: bool = False
     switched_ns: int = 0
+
+    def late(self, now_ns: int) -> bool:
+        """More time has passed than the change was given."""
+        return now_ns - self.began_ns > self.timeout_s * NS_PER_S
 
 
 class Changes:
@@ -98,8 +104,9 @@ class Changes:
         if not summary:
             return False
         log.info("changing: %s", summary)
-        self._desired.begin(target)
-        self._change = Change(message.id, summary, now_ns, message.timeout_s)
+        in_place = isinstance(message, Deploy) and message.in_place
+        self._desired.begin(target, in_place)
+        self._change = Change(message.id, summary, now_ns, message.timeout_s, in_place)
         self._roster.change_began()
         self._changed()
         return True
@@ -126,8 +133,15 @@ class Changes:
         if after is not before:
             self._desired.move(after)
             self._changed()
-        elif after.target is None and not after.going and not self._roster.surplus():
+        elif after.target is None and not after.going and self._complete(change, now_ns):
             self._end(Answer(change.id, OK, change.summary))
+
+    def _complete(self, change: Change, now_ns: int) -> bool:
+        """What was to go has gone, and what was to come is there: in place most of that starts after the switch."""
+        if self._roster.surplus():
+            return False
+        whole = self._desired.serving().keys() <= self._roster.places().ready
+        return whole or not change.in_place or change.late(now_ns)
 
     def stop(self) -> None:
         """The app stops: whoever waits for a change need not."""
@@ -141,8 +155,10 @@ class Changes:
         if roster.change_failure is not None:
             return roster.change_failure
         if missing and roster.placement_problem:
-            return roster.placement_problem, ""
-        if now_ns - change.began_ns > change.timeout_s * NS_PER_S:
+            layout = self._desired.layout
+            hint = "" if layout.in_place or not layout.coming else IN_PLACE_HINT
+            return roster.placement_problem + hint, ""
+        if change.late(now_ns):
             names = ", ".join(sorted(slot.name for slot in missing)) or "every process to hear of it"
             return f"not ready after {change.timeout_s:g} s: waiting for {names}", ""
         return None

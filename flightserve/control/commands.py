@@ -69,9 +69,16 @@ def scale(app_id: str, replicas: Mapping[str, int], timeout_s: float) -> str:
     return _change(app_id, Scale(secrets.token_hex(8), dict(replicas), timeout_s))
 
 
-def deploy(app_id: str, deployments: Sequence[PlannedDeployment], replicas: Mapping[str, int], timeout_s: float) -> str:
-    """Serve these deployments instead of those there are; otherwise as `scale`."""
-    return _change(app_id, Deploy(secrets.token_hex(8), pickle.dumps(tuple(deployments)), dict(replicas), timeout_s))
+def deploy(
+    app_id: str,
+    deployments: Sequence[PlannedDeployment],
+    replicas: Mapping[str, int],
+    timeout_s: float,
+    in_place: bool = False,
+) -> str:
+    """Serve these deployments instead of those there are, beside them first or `in_place`; otherwise as `scale`."""
+    body = pickle.dumps(tuple(deployments))
+    return _change(app_id, Deploy(secrets.token_hex(8), body, dict(replicas), timeout_s, in_place))
 
 
 def _change(app_id: str, message: Scale | Deploy) -> str:

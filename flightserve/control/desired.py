@@ -42,6 +42,14 @@ class Desired:
         deployed = (*layout.served, *layout.going, *(layout.target or ()))
         return self._tiers | self.standby | {slot: each.version for each in deployed for slot in each.slots()}
 
+    def together(self) -> list[dict[Slot, str]]:
+        """Places that have to fit beside each other: all of the layout, or in place those of each step."""
+        layout = self.layout
+        if not layout.in_place:
+            return [self.everything()]
+        after = {slot: each.version for each in layout.target or layout.served for slot in each.slots()}
+        return [wanted(layout, Seen()), after]
+
     def demand(self, slot: Slot, version: str) -> dict[str, float]:
         """Ray resources a child in this place takes; routers and frontends take none."""
         planned = self._planned.get((slot.deployment, version))
@@ -61,10 +69,10 @@ class Desired:
         """What clients are sent to, with the number of replicas of now."""
         return [counted(self._planned[each.key], each.replicas) for each in self.layout.served]
 
-    def begin(self, target: Iterable[PlannedDeployment]) -> None:
+    def begin(self, target: Iterable[PlannedDeployment], in_place: bool = False) -> None:
         """From now on these are what all leads to. There must be no change under way."""
         target = tuple(target)
-        self.layout = begin(self.layout, [_wish(planned) for planned in target])
+        self.layout = begin(self.layout, [_wish(planned) for planned in target], in_place)
         self._planned |= {_key(planned): planned for planned in target}
 
     def move(self, layout: Layout) -> None:

@@ -113,12 +113,14 @@ class Scale(msgspec.Struct, array_like=True, frozen=True, tag=11):
 
 class Deploy(msgspec.Struct, array_like=True, frozen=True, tag=12):
     """Command to supervisor: serve these deployments (a pickled tuple of `PlannedDeployment`) instead of those there
-    are. `replicas` overrides their number by name. Otherwise as `Scale`."""
+    are. `replicas` overrides their number by name; `in_place`: with the resources of those there are, not beside them.
+    Otherwise as `Scale`."""
 
     id: str
     deployments: bytes
     replicas: dict[str, int]
     timeout_s: float
+    in_place: bool = False
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True, tag=13):

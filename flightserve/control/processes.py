@@ -236,12 +236,12 @@ class Processes:
         roster, limits = self._roster, self._limits
         demand = self._desired.demand
         demands = [demand(record.slot, record.version) for record in roster.unplaced(now_ns, 0)]
-        everything = [demand(slot, version) for slot, version in self._desired.everything().items()]
-        if not (any(demands) or self._desired.layout.fresh) and (roster.records or not any(everything)):
+        steps = [[demand(*place) for place in places.items()] for places in self._desired.together()]
+        if not (any(demands) or self._desired.layout.fresh) and (roster.records or not any(map(any, steps))):
             roster.placement_problem = ""
             return
         total = await self._loop.run_in_executor(self._ray_calls, self._cluster.total)
-        missing, kind = shortfalls(everything, total), "has"
+        missing, kind = next(filter(None, (shortfalls(step, total) for step in steps)), []), "has"
         if not missing and roster.unplaced(now_ns, int(limits.placement_timeout_s * NS_PER_S)):
             free = await self._loop.run_in_executor(self._ray_calls, self._cluster.free)
             missing, kind = shortfalls(demands, free), "has free"

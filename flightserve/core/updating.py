@@ -13,6 +13,14 @@ way, its target. Every change takes the same way:
 `undo` is possible until the switch, and leaves what was there before: that was never touched. So at no time are
 fewer replicas wanted for what is served than the smaller of before and after.
 
+A change *in place* is for machines whose resources are all reserved, where nothing can start beside what is served:
+
+1. One replica of each deployment that gets a new version drains, and the first of the new version takes its resources.
+2. When it is ready the switch is made: the one serves, and the old version finishes what it has.
+3. When the old version has gone, the rest of the new one starts.
+
+So fewer replicas serve meanwhile: none between a lone replica's end and its successor's start, when requests wait.
+
 Two versions of a deployment never share a place: ordinals of a new version begin where the old one's do not lie.
 """
 
@@ -50,6 +58,7 @@ class Layout:
     served: tuple[Deployed, ...]
     target: tuple[Deployed, ...] | None = None
     going: tuple[Deployed, ...] = ()
+    in_place: bool = False
 
     @property
     def coming(self) -> tuple[Deployed, ...]:
@@ -59,8 +68,18 @@ class Layout:
 
     @property
     def fresh(self) -> frozenset[Slot]:
-        """Places that the target has and the layout before it has not: all must be ready before the switch."""
-        return frozenset(_slots(self.target or ())) - frozenset(_slots(self.served))
+        """Places that the target has and the layout before it has not: all must be ready before the switch, or in place
+        the first of each new version."""
+        slots = [slot for each in self.target or () for slot in each.slots(self._first_of(each))]
+        return frozenset(slots) - frozenset(_slots(self.served))
+
+    def _first_of(self, coming: Deployed) -> int | None:
+        return 1 if self.replaces(coming) else None
+
+    def replaces(self, coming: Deployed) -> bool:
+        """In place, another version of the same name has the resources that this one is to get."""
+        others = (*self.served, *self.going)
+        return self.in_place and any(each.name == coming.name and each.version != coming.version for each in others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +94,13 @@ class Seen:
     quiet: bool = False
 
 
-def begin(layout: Layout, target: Iterable[tuple[str, str, int]]) -> Layout:
+def begin(layout: Layout, target: Iterable[tuple[str, str, int]], in_place: bool = False) -> Layout:
     """The layout with a change under way to these deployments (name, version, replicas). There must be none yet."""
     assert layout.target is None
     assert not layout.going
     before = {each.name: each for each in layout.served}
-    return replace(layout, target=tuple(_placed(*wish, before.get(wish[0])) for wish in target))
+    placed = tuple(_placed(*wish, before.get(wish[0])) for wish in target)
+    return replace(layout, target=placed, in_place=in_place)
 
 
 def _placed(name: str, version: str, replicas: int, before: Deployed | None) -> Deployed:
@@ -94,13 +114,31 @@ def _placed(name: str, version: str, replicas: int, before: Deployed | None) -> 
 
 def wanted(layout: Layout, seen: Seen) -> dict[Slot, str]:
     """Every replica's place there should be now, with its version."""
-    out = {slot: each.version for each in (*layout.served, *layout.going) for slot in each.slots()}
+    out = {slot: each.version for each in layout.going for slot in each.slots()}
+    for each in layout.served:
+        out.update(dict.fromkeys(each.slots(_serving(layout, each)), each.version))
     keys = {each.key for each in layout.served}
     for each in layout.target or ():
         # More of what is served already need not be tried out.
-        count = each.replicas if each.key in keys else _wave(each, seen)
+        count = each.replicas if each.key in keys else _coming(layout, each, seen)
         out.update(dict.fromkeys(each.slots(count), each.version))
     return out
+
+
+def _serving(layout: Layout, served: Deployed) -> int:
+    """How many replicas of what is served there are to be: in place one less while its successor starts, and one alone
+    while its predecessor goes."""
+    if layout.target is None:
+        return 1 if layout.replaces(served) else served.replicas
+    return served.replicas - any(each.name == served.name and layout.replaces(each) for each in layout.target)
+
+
+def _coming(layout: Layout, coming: Deployed, seen: Seen) -> int:
+    if not layout.replaces(coming):
+        return _wave(coming, seen)
+    # Not before the place of the one that drains for it is free.
+    (before,) = [each for each in layout.served if each.name == coming.name]
+    return 0 if before.slots()[-1] in seen.held else 1
 
 
 def _wave(coming: Deployed, seen: Seen) -> int:
@@ -117,8 +155,10 @@ def advance(layout: Layout, seen: Seen) -> Layout:
         if not (seen.told and seen.ready >= layout.fresh):
             return layout
         keys = {each.key for each in layout.target}
-        going = tuple(each for each in layout.served if each.key not in keys)
-        return Layout(layout.target, None, going)
+        # In place one of each has gone already.
+        left = [each._replace(replicas=_serving(layout, each)) for each in layout.served if each.key not in keys]
+        going = tuple(each for each in left if each.replicas)
+        return Layout(layout.target, None, going, layout.in_place and bool(going))
     if layout.going and seen.told and seen.quiet:
         return dismiss(layout)
     return layout
@@ -126,12 +166,12 @@ def advance(layout: Layout, seen: Seen) -> Layout:
 
 def dismiss(layout: Layout) -> Layout:
     """What is going is not wanted any more, whatever it still has to do."""
-    return replace(layout, going=())
+    return replace(layout, going=(), in_place=False)
 
 
 def undo(layout: Layout) -> Layout:
     """The layout before the change, which has not switched yet."""
-    return replace(layout, target=None)
+    return replace(layout, target=None, in_place=False)
 
 
 def _slots(deployed: Iterable[Deployed]) -> list[Slot]:

@@ -83,8 +83,8 @@ def deployed(*specs: Any, declared: int | None = None) -> bytes:
     return pickle.dumps(tuple(PlannedDeployment(each, b"", declared or each.options.replicas) for each in specs))
 
 
-def deploy(*specs: Any, id: str = "d", declared: int | None = None, **replicas: int) -> Deploy:
-    return Deploy(id, deployed(*specs, declared=declared), replicas, 60.0)
+def deploy(*specs: Any, id: str = "d", declared: int | None = None, in_place: bool = False, **replicas: int) -> Deploy:
+    return Deploy(id, deployed(*specs, declared=declared), replicas, 60.0, in_place)
 
 
 def version(name: str, number: str, **options: object) -> Any:
@@ -282,3 +282,18 @@ def test_a_supervisor_that_comes_back_goes_on_in_the_middle(world: World) -> Non
     successor.turn(16)
     assert [answer.kind for answer in successor.answers] == [OK]
     assert successor.replicas() == {"replica-A-2": "2", "replica-A-3": "2"}
+
+
+def test_a_deploy_in_place_is_answered_when_the_last_of_the_new_replicas_is_ready(world: World) -> None:
+    world.stuck = {"replica-A-3"}
+    world.ask(deploy(version("A", "2", replicas=2), in_place=True))
+    names = [world.replicas().copy() for _ in range(12) if world.turn() is None]
+    assert all(len(each) <= 2 for each in names), "no third replica finds room"
+    assert {"replica-A-0": "1", "replica-A-2": "2"} in names
+    assert names[-1] == {"replica-A-2": "2", "replica-A-3": "2"}
+    assert world.answers == []
+    world.stuck = set()
+    world.turn(2)
+    assert [(answer.kind, answer.message) for answer in world.answers] == [
+        (OK, "A from version 1 to 2 with 2 replicas")
+    ]

@@ -246,7 +246,14 @@ def test_the_same_from_python_with_classes_that_travel_by_value() -> None:
     steps = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
     assert [(each["step"], each["version"], each["replicas"]) for each in steps] == [
         ("served", 1, 1), ("scaled", 1, 2), ("unknown", 1, 2), ("none", 1, 2), ("deployed", 2, 2), ("failed", 2, 2),
+        ("crowded", 4, 2), ("in place", 5, 2),
     ]  # fmt: skip
     assert steps[1]["done"] == "Who from 1 to 2 replicas"
-    assert [each["error"][0] for each in steps if "error" in each] == ["NotFound", "InvalidArgument", "ChangeFailed"]
-    assert "OSError: no disk" in steps[-1]["error"][1]
+    assert [each["error"][0] for each in steps if "error" in each] == [
+        "NotFound",
+        "InvalidArgument",
+        "ChangeFailed",
+        "ChangeFailed",
+    ]
+    assert "OSError: no disk" in steps[5]["error"][1]
+    assert "A deploy in place (--in-place) needs no room" in steps[6]["error"][1]

@@ -6,6 +6,7 @@ Prints a JSON line for every step.
 from __future__ import annotations
 
 import json
+import os
 import urllib.request
 from typing import Any
 
@@ -16,10 +17,10 @@ from flightserve.app import Running
 from flightserve.errors import FlightserveError
 
 
-def app(version: int, *, fails: bool = False) -> fs.App:
+def app(version: int, *, fails: bool = False, num_cpus: float = 0.0) -> fs.App:
     """That version of the app; versions differ in nothing but what the class closes over."""
 
-    @fs.deployment
+    @fs.deployment(num_cpus=num_cpus)
     class Who:
         def __init__(self) -> None:
             if fails:
@@ -67,6 +68,12 @@ def main() -> None:
         running.deploy(app(2))
         say(running, "deployed")
         say(running, "failed", error=refused(lambda: running.deploy(app(3, fails=True))))
+        # Two replicas that hold all cores: no room for a third.
+        half = (os.cpu_count() or 1) / 2
+        running.deploy(app(4, num_cpus=half))
+        say(running, "crowded", error=refused(lambda: running.deploy(app(5, num_cpus=half))))
+        running.deploy(app(5, num_cpus=half), in_place=True)
+        say(running, "in place")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,29 @@ def test_ordinals_do_not_grow_with_every_change() -> None:
     assert seen == [2, 0, 2, 0]
 
 
+# ---- in place
+
+
+def test_in_place_the_first_of_a_new_version_waits_for_one_of_the_old_to_go() -> None:
+    layout = begin(OLD, [("A", "2", 2), ("B", "1", 1), ("C", "1", 2)], in_place=True)
+    kept = _slots("A", 0) | _slots("B", 0)
+    # C is new and has resources of its own: it starts as ever.
+    assert wanted(layout, Seen(held=_slots("A", 0, 1))).keys() == kept | _slots("C", 0)
+    assert wanted(layout, Seen(held=_slots("A", 0))).keys() == kept | _slots("A", 2) | _slots("C", 0)
+    assert advance(layout, Seen(ready=_slots("A", 2) | _slots("C", 0), told=True)) is layout
+    switched = advance(layout, Seen(ready=_slots("A", 2) | _slots("C", 0, 1), told=True))
+    assert switched.served == (Deployed("A", "2", 2, 2), Deployed("B", "1", 1), Deployed("C", "1", 2))
+    assert wanted(switched, Seen()).keys() == _slots("A", 0, 2) | _slots("B", 0) | _slots("C", 0, 1)
+    gone = advance(switched, Seen(told=True, quiet=True))
+    assert gone == Layout(switched.served)
+    assert wanted(gone, Seen()).keys() == _slots("A", 2, 3) | _slots("B", 0) | _slots("C", 0, 1)
+
+
+def test_a_change_in_place_that_is_undone_has_the_old_ones_start_again() -> None:
+    layout = begin(OLD, [("A", "2", 1), ("B", "1", 1)], in_place=True)
+    assert undo(layout) == OLD
+
+
 # ---- properties
 
 VERSIONS = st.sampled_from(["1", "2", "3"])
@@ -201,3 +224,24 @@ def test_two_versions_never_share_a_place(
         for deployed in (*each.served, *each.going, *(each.target or ())):
             for slot in deployed.slots():
                 assert versions.setdefault(slot, deployed.version) == deployed.version
+
+
+@given(DEPLOYED, DEPLOYED, st.integers(0, 5), st.integers(0, 2**32), st.booleans())
+def test_in_place_never_more_children_of_a_name_live_than_before_or_after(
+    before: dict[str, tuple[str, int]], after: dict[str, tuple[str, int]], first: int, seed: int, faults: bool
+) -> None:
+    world = World(_layout(before, first), random.Random(seed))
+    target = [(name, *wish) for name, wish in after.items()]
+    world.layout = begin(world.layout, target, in_place=True)
+    for _ in range(ROUNDS_MAX):
+        world.round(faults)
+        for name in before.keys() & after.keys():
+            living = sum(slot.deployment == name for slot in world.children)
+            assert living <= max(before[name][1], after[name][1])
+            if not faults:
+                assert world.ready(name) >= min(before[name][1] - 1, 1)
+        if world.layout.target is None and not world.layout.going:
+            break
+    world.round(faults=False)
+    assert [each[:3] for each in world.layout.served] == target
+    assert {slot: version for slot, (version, _) in world.children.items()} == wanted(world.layout, world.seen())
