@@ -1,19 +1,24 @@
 """Logs of our processes: one JSON object a line on stderr; Ray carries the children's to the launcher.
 
 Ray would print what it carries with a coloured prefix on every line, leave out lines that look alike, and send
-what user code prints to standard output. `carry_logs` has each line written to standard error as it was.
+what user code prints to standard output. `carry_logs` has each line written to standard error as it was, and what the
+raylet itself says as a line of ours.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from typing import Any, Final
 
+log = logging.getLogger(__name__)
+
 # What a record carries beside these was passed as `extra` and belongs in the line.
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 # The name under which `ray.init` registers what prints the children's lines.
 RAY_PRINTER: Final = "ray_print_logs"
 
@@ -55,10 +60,21 @@ def carry_logs() -> None:
     try:
         from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
     except ImportError:
-        logging.getLogger(__name__).debug("this Ray's printer cannot be replaced: its lines have a prefix")
+        log.debug("this Ray's printer cannot be replaced: its lines have a prefix")
         return
     dispatcher.remove_handler(RAY_PRINTER)
     dispatcher.add_handler(RAY_PRINTER, _write_lines)
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        # The raylet's own words (a process died, memory is short) go by no dispatcher.
+        worker.print_to_stdstream = _pass_on
+
+
+def _pass_on(batch: dict[str, Any], ignore_prefix: bool) -> None:
+    """What a process of Ray's says of itself, as our log. The supervisor tells what it means for the app."""
+    for line in batch.get("lines", ()):
+        log.info("Ray's %s: %s", batch.get("pid", "process"), _COLOUR.sub("", line).strip())
 
 
 def _write_lines(batch: dict[str, Any]) -> None:

@@ -134,6 +134,11 @@ def test_a_replica_that_dies_under_a_request_that_may_not_run_twice_makes_it_una
     wait_until(lambda: app.view().phase == "ready" and _works(app), "requests answered")
 
 
+def test_what_ray_says_of_the_dead_is_a_line_of_the_log_like_any_other(app: Served) -> None:
+    wait_until(lambda: "Ray's raylet: " in app.errors(), "Ray says that processes died")
+    assert [line for line in app.errors().splitlines() if not line.startswith("{")] == []
+
+
 def _busy(served: Served) -> int:
     return sum(int(child.statistics.get("running", 0)) for child in served.view().children)
 
