@@ -213,7 +213,8 @@ class BoundMethod:
         if isinstance(error, FlightserveError):
             return error
         # Text now: a logging handler that keeps the exception would keep the micro-batch's rows.
-        log.error("%s raised\n%s", self.where, "".join(traceback.format_exception(error)))
+        text = "".join(traceback.format_exception(error))
+        log.error("%s raised\n%s", self.where, text, extra=context().described())
         return MethodFailed(describe(error))
 
 

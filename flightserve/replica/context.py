@@ -20,6 +20,8 @@ from flightserve.wire.frames import Part
 
 # As at the edge: longer ids could not be echoed.
 REQUEST_ID_CHARS_MAX: Final = 128
+# Requests of a micro-batch that a line of the log names.
+DESCRIBED_MAX: Final = 16
 
 
 class Context:
@@ -103,6 +105,18 @@ class Context:
             request_id = self.request_id[: REQUEST_ID_CHARS_MAX - len(number)] + number
         traceparent = next((part.traceparent for part in self._parts if part.traceparent), "")
         return RequestMeta(min(self.deadline, now_ns + limit_ms * NS_PER_MS), self.priority, request_id, traceparent)
+
+    def described(self) -> dict[str, object]:
+        """For a line of the log: whose requests these are, by id and trace, as far as `DESCRIBED_MAX` goes."""
+        parts = self._parts[:DESCRIBED_MAX]
+        traces = [part.traceparent.split("-")[1] for part in parts if part.traceparent]
+        return {
+            "deployment": self.deployment,
+            "method": self.method,
+            "requests": len(self._parts),
+            "request_ids": [part.label for part in parts],
+            **({"trace_ids": traces} if traces else {}),
+        }
 
     def ending(self) -> None:
         """A generator may say so before it yields its last batch: the end of the reply then travels with it, and what

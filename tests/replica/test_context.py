@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
 
 import flightserve as fs
 from flightserve.clock import NEVER_NS, NS_PER_MS
-from flightserve.replica.context import REQUEST_ID_CHARS_MAX, Context, context, entered
+from flightserve.replica.context import DESCRIBED_MAX, REQUEST_ID_CHARS_MAX, Context, context, entered
 from flightserve.wire.frames import Part
 from tests.replica.methods import BATCH, bound
 
@@ -112,3 +112,21 @@ def test_ids_of_onward_calls_stay_short_enough_to_be_echoed() -> None:
     current = of(part("x" * REQUEST_ID_CHARS_MAX))
     assert len(current.onward(1, 1).request_id) == REQUEST_ID_CHARS_MAX
     assert current.onward(1, 1).request_id.endswith(".2")
+
+
+def test_a_failure_is_logged_with_the_ids_of_its_requests(caplog: pytest.LogCaptureFixture) -> None:
+    def boom(self: Any, batch: pa.RecordBatch) -> Any:
+        raise ValueError("bad value")
+
+    with entered(of(part("find-me"), part("and-me", trace=TRACE))), pytest.raises(fs.FlightserveError):
+        bound(boom)([BATCH])
+    (record,) = [record for record in caplog.records if "ValueError: bad value" in record.getMessage()]
+    assert record.__dict__["request_ids"] == ["find-me", "and-me"]
+    assert record.__dict__["trace_ids"] == ["a" * 32]
+    assert (record.__dict__["deployment"], record.__dict__["method"]) == ("D", "m")
+
+
+def test_a_line_of_the_log_names_only_so_many_requests() -> None:
+    many = of(*(part(str(number)) for number in range(DESCRIBED_MAX + 1))).described()
+    assert len(cast(list[str], many["request_ids"])) == DESCRIBED_MAX
+    assert many["requests"] == DESCRIBED_MAX + 1
