@@ -7,15 +7,13 @@ and its children, which then are orphans, end themselves.
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import threading
 import warnings
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from flightserve import threads
 from flightserve.control.child import adopt_environment
 from flightserve.control.cluster import RayCluster
 from flightserve.control.logs import configure_logging
@@ -23,11 +21,10 @@ from flightserve.control.names import namespace
 from flightserve.control.plan import Plan
 from flightserve.control.supervisor import Supervisor
 
-log = logging.getLogger("flightserve.control.boot")
-
 
 class SupervisorActor:
-    """Runs the supervisor's event loop on a thread, so that Ray can still talk to the actor."""
+    """Runs the supervisor's event loop on a thread, so that Ray can still talk to the actor. Where that thread is lost
+    the process ends, and Ray starts it again."""
 
     def __init__(self, plan: Plan) -> None:
         configure_logging("supervisor")
@@ -39,18 +36,11 @@ class SupervisorActor:
             warnings.simplefilter("ignore")
             adopting = context.was_current_actor_reconstructed
         self._supervisor = Supervisor(plan, RayCluster(plan, node), node, adopting)
-        threading.Thread(target=self._run, name="flightserve-supervisor", daemon=True).start()
+        threads.start("flightserve-supervisor", lambda: asyncio.run(self._supervisor.run()))
 
     def ping(self) -> bool:
         """Lets Ray say whether the constructor ran."""
         return True
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._supervisor.run())
-        except BaseException:
-            log.exception("the supervisor failed; Ray starts it again")
-            os._exit(1)
 
 
 def start_supervisor(plan: Plan) -> Any:

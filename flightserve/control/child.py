@@ -17,14 +17,14 @@ import time
 import traceback
 from collections.abc import Sequence
 
+from flightserve import threads
 from flightserve.control import environment
 from flightserve.control.link import Link
 from flightserve.control.logs import configure_logging
-from flightserve.control.messages import Announce, Failed, Left, Report
+from flightserve.control.messages import Announce, Failed, Left, Lost, Report
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
 from flightserve.control.sources import install
-from flightserve.core.reconciling import ROUTER
 from flightserve.errors import FlightserveError
 from flightserve.wire.table import RoutingTable
 
@@ -33,6 +33,9 @@ log = logging.getLogger("flightserve.control.child")
 # A drain that hangs must not keep the process: this long after its limit it exits anyway.
 EXIT_GRACE_S = 2.0
 TELL_TIMEOUT_S = 5.0
+# How long a process that cannot go on waits to be ended, and its exit status where it is not.
+LAST_WORDS_S = 1.0
+LOST = 70
 
 
 class Child:
@@ -69,6 +72,7 @@ class Child:
             limits.heartbeat_s,
             limits.orphan_timeout_s,
         )
+        threads.on_loss(self._lost)
         self._link.start()
         self._build(factory)
 
@@ -79,15 +83,13 @@ class Child:
     def _take(self, assignment: Assignment) -> None:
         self._assignment = assignment
         configure_logging(assignment.slot.name)
-        if assignment.slot.tier == ROUTER:
-            threading.excepthook = _end_with_thread
 
     def _become(self, assignment: bytes, factory: bytes) -> None:
         """A standby gets its place. The link's thread goes on with reports while another one builds."""
         with self._table_lock:
             self._hosted = None
         self._take(loads(assignment))
-        threading.Thread(target=self._build, args=(factory,), name="flightserve-become").start()
+        threads.start("flightserve-become", lambda: self._build(factory), lambda: self._hosted is not None)
 
     def _build(self, factory: bytes) -> None:
         try:
@@ -126,13 +128,20 @@ class Child:
             table_version=self._table.version,
         )
 
+    def _lost(self, why: str) -> None:
+        """Something that this process cannot do without is gone: the supervisor hears why and ends it, or we do."""
+        self._link.last_words(Lost(why), LAST_WORDS_S)
+        _exit(LOST)
+
     def _report(self) -> Report:
+        threads.look()
         with self._table_lock:
             hosted, version = self._hosted, self._table.version
         if hosted is None:
             return Report(ready=False)
         # A figure that grows with each report tells readers of statistics a new one from an old one.
-        statistics = {**hosted.statistics(), "uptime_s": time.monotonic() - self._started_s}
+        uptime_s = time.monotonic() - self._started_s
+        statistics = {**hosted.statistics(), "uptime_s": uptime_s, "losses": float(threads.losses())}
         return Report(hosted.ready() and not self._leaving.is_set(), statistics, version)
 
     def _take_table(self, table: RoutingTable) -> None:
@@ -151,7 +160,7 @@ class Child:
         # Not on the link's thread: reports must go on while the service drains.
         if not self._leaving.is_set():
             self._leaving.set()
-            threading.Thread(target=self._drain_and_exit, args=(drain_timeout_s,), name="flightserve-leave").start()
+            threads.start("flightserve-leave", lambda: self._drain_and_exit(drain_timeout_s))
 
     def _drain_and_exit(self, drain_timeout_s: float) -> None:
         deadline = threading.Timer(drain_timeout_s + 2 * EXIT_GRACE_S, _exit, args=(1,))
@@ -188,13 +197,6 @@ def _describe(assignment: Assignment, error: BaseException) -> str:
     if isinstance(error, FlightserveError):
         return f"{assignment.slot.name}: {error.message}"
     return f"{assignment.slot.name}: {type(error).__name__}: {error}"
-
-
-def _end_with_thread(failed: threading.ExceptHookArgs) -> None:
-    """A router runs no user code, so an exception that ends one of its threads is a bug of ours; a process that
-    lost a thread serves nobody, and a new one does."""
-    log.critical("a thread of this process failed", exc_info=failed.exc_value)
-    _exit(1)
 
 
 def _exit(code: int) -> None:

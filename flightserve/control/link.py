@@ -17,7 +17,20 @@ import threading
 import time
 from collections.abc import Callable
 
-from flightserve.control.messages import Announce, Become, Failed, Inbox, Leave, Left, Message, Publish, Report, encode
+from flightserve import threads
+from flightserve.control.messages import (
+    Announce,
+    Become,
+    Failed,
+    Inbox,
+    Leave,
+    Left,
+    Lost,
+    Message,
+    Publish,
+    Report,
+    encode,
+)
 from flightserve.control.names import peer_credentials, supervisor_socket
 from flightserve.errors import ProtocolError
 from flightserve.wire.table import RoutingTable
@@ -60,16 +73,28 @@ class Link:
         self._socket: socket.socket | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
-        self._thread = threading.Thread(target=self._run, name="flightserve-link", daemon=True)
+        self._thread: threading.Thread | None = None
+        self._orphaned = False
 
     def start(self) -> None:
         """Start connecting; returns at once."""
-        self._thread.start()
+        self._thread = threads.start("flightserve-link", self._run, lambda: self._closed.is_set() or self._orphaned)
 
     def announce_again(self) -> None:
         """What `announce` returns has changed: tell the supervisor now. Any thread."""
         self._changed.set()
         self._wake()
+
+    def last_words(self, message: Lost, wait_s: float) -> None:
+        """Tell the supervisor why this process cannot go on, by a connection of its own where there is none, and wait
+        for it to act on that. Any thread, the link's own included."""
+        sock = self._socket
+        if sock is None:
+            sock = self._connect()
+            if sock is None or not self._send(sock, self._announce()):
+                return
+        if self._send(sock, message):
+            threading.Event().wait(wait_s)
 
     def tell(self, message: Failed | Left, timeout_s: float) -> bool:
         """Send a last word, waiting for a connection for at most `timeout_s`; False when there was none. Any
@@ -88,7 +113,8 @@ class Link:
         """Disconnect and end the thread. Any thread but the link's."""
         self._closed.set()
         self._wake()
-        self._thread.join(timeout=SEND_TIMEOUT_S)
+        if self._thread is not None:
+            self._thread.join(timeout=SEND_TIMEOUT_S)
 
     def _wake(self) -> None:
         try:
@@ -104,6 +130,7 @@ class Link:
             if sock is None:
                 if time.monotonic() - alone_since > self._orphan_timeout_s:
                     log.warning("no supervisor for %.0f s", self._orphan_timeout_s)
+                    self._orphaned = True
                     self._on_orphaned()
                     return
                 self._closed.wait(backoff_s)

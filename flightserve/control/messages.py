@@ -97,6 +97,12 @@ class Left(msgspec.Struct, array_like=True, frozen=True, tag=10):
     says so in the launcher's log.)"""
 
 
+class Lost(msgspec.Struct, array_like=True, frozen=True, tag=16):
+    """A child cannot do its part any more, and why: the supervisor ends its process and starts another."""
+
+    message: str
+
+
 class Ask(msgspec.Struct, array_like=True, frozen=True, tag=9):
     """`flightserve status` to supervisor: one `View`, please."""
 
@@ -199,6 +205,7 @@ _Arrays = (
     | Answer
     | Keep
     | Become
+    | Lost
 )
 Message = _Arrays | View
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from flightserve import threads
 from flightserve.control.messages import Ask, Attach, Inbox, Keep, Shutdown, View, encode
 from flightserve.control.names import peer_credentials, supervisor_socket
 from flightserve.errors import FlightserveError, NotFound, PermissionDenied, ProtocolError, Unavailable
@@ -75,14 +76,16 @@ class Observer:
         self._shutdown: Shutdown | None = None
         self._heard = time.monotonic()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="flightserve-observer", daemon=True)
-        self._thread.start()
+        self._thread = threads.start("flightserve-observer", self._run, self._closed.is_set, self._lost, again=True)
 
     @property
     def view(self) -> View | None:
         """The newest view, or None before the first."""
         with self._changed:
             return self._view
+
+    def _lost(self, why: str) -> None:
+        """The program that started the app goes on; it hears nothing any more, which `silent_s` tells."""
 
     def silent_s(self) -> float:
         """How long ago the newest view came, or this was made."""

@@ -7,12 +7,12 @@ made on a thread of their own because they block. What happened goes into the ro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from flightserve.control.connections import send
@@ -21,7 +21,8 @@ from flightserve.control.messages import Become, Leave, Message
 from flightserve.control.names import new_peer_id
 from flightserve.control.pickling import dumps
 from flightserve.control.plan import Assignment, Plan
-from flightserve.control.roster import Record, Roster
+from flightserve.control.ray_calls import RayCalls
+from flightserve.control.roster import UNSAID, Record, Roster
 from flightserve.core.lifecycle import Event, Phase
 from flightserve.core.reconciling import (
     FRONTEND,
@@ -36,10 +37,13 @@ from flightserve.core.reconciling import (
     Suspect,
     shortfalls,
 )
+from flightserve.fabric.processes import how_it_ended
 
 log = logging.getLogger("flightserve.control.processes")
 
 EXIT_WAIT_S = 3.0
+# What Ray is asked for takes milliseconds, seconds on a machine that is very busy.
+RAY_SILENT_S = 5.0
 
 
 class Cluster(Protocol):
@@ -67,7 +71,7 @@ class Processes:
         self._loop = asyncio.get_running_loop()
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._pidfds: dict[int, int] = {}
-        self._ray_calls = ThreadPoolExecutor(1, thread_name_prefix="flightserve-ray")
+        self._ray_calls = RayCalls()
         self._somebody_left = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -195,7 +199,7 @@ class Processes:
 
     def end_in_ray(self, record: Record) -> None:
         """Have Ray end the actor: it left, it failed, or it was killed. Returns at once."""
-        self._ray_calls.submit(self._end_in_ray, record)
+        self._ray_calls.submit(lambda: self._end_in_ray(record))
 
     def _end_in_ray(self, record: Record) -> None:
         try:
@@ -211,10 +215,14 @@ class Processes:
         self._writers.pop(record.peer_id, None)
         if pidfd is not None:
             self._loop.remove_reader(pidfd)
+            if record.last_words == UNSAID:
+                record.last_words = how_it_ended(pidfd) or UNSAID
             os.close(pidfd)
         if record.peer_id not in self._roster.records:
             return
-        log.info("%s (pid %d) is gone", record.slot.name, record.pid)
+        expected = record.phase in (Phase.DRAINING, Phase.KILLED)
+        level, how = (logging.INFO, "") if expected else (logging.ERROR, f": {record.last_words}")
+        log.log(level, "%s (pid %d) is gone%s", record.slot.name, record.pid, how)
         self._roster.happened(record, Event.EXITED, time.monotonic_ns())
         self._somebody_left.set()
         self._changed(True)
@@ -231,8 +239,18 @@ class Processes:
             record.last_words = f"Ray started no process for it in {limit_s:.0f} s"
             self.kill(record, record.last_words)
 
+    def trouble(self) -> str:
+        """What keeps us from starting anything; "" where nothing does."""
+        waiting_s = self._ray_calls.waiting_s()
+        return f"Ray has not answered for {waiting_s:.0f} s" if waiting_s > RAY_SILENT_S else ""
+
     async def check_placement(self, now_ns: int) -> None:
-        """Say what is missing: at once when the node never has it, after a while when others hold it."""
+        """Say what is missing: at once when the node never has it, after a while when others hold it. Nothing new is
+        known while Ray does not answer."""
+        with contextlib.suppress(TimeoutError):
+            await self._check_placement(now_ns)
+
+    async def _check_placement(self, now_ns: int) -> None:
         roster, limits = self._roster, self._limits
         demand = self._desired.demand
         demands = [demand(record.slot, record.version) for record in roster.unplaced(now_ns, 0)]
@@ -240,10 +258,10 @@ class Processes:
         if not (any(demands) or self._desired.layout.fresh) and (roster.records or not any(map(any, steps))):
             roster.placement_problem = ""
             return
-        total = await self._loop.run_in_executor(self._ray_calls, self._cluster.total)
+        total = await self._ray_calls.ask(self._cluster.total)
         missing, kind = next(filter(None, (shortfalls(step, total) for step in steps)), []), "has"
         if not missing and roster.unplaced(now_ns, int(limits.placement_timeout_s * NS_PER_S)):
-            free = await self._loop.run_in_executor(self._ray_calls, self._cluster.free)
+            free = await self._ray_calls.ask(self._cluster.free)
             missing, kind = shortfalls(demands, free), "has free"
         roster.placement_problem = (
             "placement cannot be satisfied: "

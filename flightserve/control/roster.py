@@ -39,6 +39,9 @@ DRAIN_GRACE_S = 5.0
 # heartbeats, and longer than a caller takes between its look at the routing table and its sending.
 QUIET_NS = 2 * NS_PER_S
 
+# What killed a process that said nothing is for the kernel to know, where it does.
+UNSAID = "without saying why (killed, perhaps because memory was short, or ended by os._exit)"
+
 IN_TABLE = frozenset({Phase.SERVING, Phase.SUSPECT, Phase.DRAINING})
 
 
@@ -59,7 +62,7 @@ class Record:
     endpoint: str = ""
     ready: bool = False
     stopped: bool = False
-    last_words: str = "without saying why"
+    last_words: str = UNSAID
     addresses: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
     table_version: int = 0
@@ -90,6 +93,8 @@ class Roster:
         self._limits = replace(plan.limits.reconcile, drain_ns=max(drain_ns, plan.limits.reconcile.drain_ns))
         self._failures: dict[Slot, Failures] = {}
         self._restarts: dict[Slot, int] = {}
+        # Why the last child of a place is not there any more, where it was not asked to leave.
+        self._last_words: dict[Slot, str] = {}
         # A frontend's addresses outlive it, so that its successor takes the same ports.
         self._addresses: dict[str, dict[str, str]] = {}
         self._owners: dict[tuple[str, str], Owner] = {}
@@ -99,6 +104,8 @@ class Roster:
         self.failure = ""
         self.detail = ""
         self.placement_problem = ""
+        # What keeps the supervisor from starting anything.
+        self.trouble = ""
         # What keeps the change that is under way from its end, and a traceback.
         self.change_failure: tuple[str, str] | None = None
         # The layout that tables are of, since which version.
@@ -168,6 +175,7 @@ class Roster:
             del self.records[record.peer_id]
             if unexpected:
                 self._restarts[record.slot] = self._restarts.get(record.slot, 0) + 1
+                self._last_words[record.slot] = record.last_words
                 self._count_failure(record, now_ns)
 
     def failed(self, record: Record, message: str, detail: str) -> None:
@@ -183,6 +191,7 @@ class Roster:
         """Every slot is ready: earlier trouble is over."""
         self.was_ready = True
         self.failure = self.detail = self.placement_problem = ""
+        self._last_words.clear()
 
     def attached(self, was_ready: bool, addresses: dict[str, dict[str, str]]) -> None:
         """The launcher tells what the supervisor before this one knew."""
@@ -340,12 +349,18 @@ class Roster:
         ]
 
     def problem(self) -> str:
-        """What keeps the app from being ready, for people; "" when nothing does."""
-        if self.failure or self.placement_problem:
-            return self.failure or self.placement_problem
+        """What keeps the app from being ready, or what dies from being replaced, for people; "" when nothing does."""
+        problem = self.failure or self.placement_problem or self._waiting()
+        return "; ".join(part for part in (problem, self.trouble) if part)
+
+    def _waiting(self) -> str:
         ready = {record.slot for record in self.records.values() if _ready(record)}
-        waiting = sorted(slot.name for slot in self._desired.serving() if slot not in ready)
-        return f"waiting for {', '.join(waiting)}" if waiting else ""
+        waiting = sorted(slot for slot in self._desired.serving() if slot not in ready)
+        told = [
+            f"{slot.name} (the one before died: {self._last_words[slot]})" if slot in self._last_words else slot.name
+            for slot in waiting
+        ]
+        return f"waiting for {', '.join(told)}" if waiting else ""
 
     def view(self, table_version: int, supervisor_pid: int, now_ns: int, change: str = "") -> View:
         """Everything, for people."""

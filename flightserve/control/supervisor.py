@@ -27,6 +27,7 @@ from flightserve.control.messages import (
     Inbox,
     Keep,
     Left,
+    Lost,
     Message,
     Publish,
     Report,
@@ -100,6 +101,7 @@ class Supervisor:
         now_ns = time.monotonic_ns()
         if self._adopting():
             return
+        self._roster.trouble = self._processes.trouble()
         self._processes.check_spawning(now_ns)
         if not self._roster.draining:
             # Before anything is started: Ray would refuse what the node can never hold, and not say why.
@@ -147,6 +149,10 @@ class Supervisor:
                 log.error("%s", reason, extra={"exception": detail} if self._roster.was_ready else {})
                 self._roster.failed(record, reason, detail)
                 self._processes.end_in_ray(record)
+            case Lost(why) if record is not None:
+                record.last_words = why
+                if record.phase is not Phase.KILLED:
+                    self._processes.kill(record, why)
             case Left() if record is not None:
                 self._processes.end_in_ray(record)
             case Attach():

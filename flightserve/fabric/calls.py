@@ -13,6 +13,7 @@ import pyarrow as pa
 from flightserve.errors import Cancelled, FlightserveError
 from flightserve.fabric.service import EncodedStream, PartCallback, Payload
 from flightserve.fabric.uplink import MemoryFull, SharedSlice
+from flightserve.loops import beside
 from flightserve.types import RequestMeta
 from flightserve.wire import frames
 
@@ -159,8 +160,7 @@ class PartsCall:
         try:
             self._submit()
         except MemoryFull as full:
-            waiting = asyncio.get_running_loop().create_task(self._start_late(full.nbytes))
-            waiting.add_done_callback(_log_failure)
+            beside(asyncio.get_running_loop(), self._start_late(full.nbytes), "submitting a group of requests")
         except FlightserveError as error:
             self._fail(error)
 
@@ -187,8 +187,3 @@ class PartsCall:
         """Give one of the requests up."""
         if self._first_id:
             self._client.give_up(self._first_id + index)
-
-
-def _log_failure(done: asyncio.Task[None]) -> None:
-    if not done.cancelled() and done.exception() is not None:
-        log.error("a group of requests could not be submitted", exc_info=done.exception())

@@ -34,6 +34,7 @@ from flightserve.fabric.orphans import Orphans, Owner
 from flightserve.fabric.segments import SegmentMap, SegmentPool
 from flightserve.fabric.service import Lane, PartCallback, Payload
 from flightserve.fabric.uplink import Deliver, MemoryFull, Pending, RequestIds, RouterSession, Sent, Uplink
+from flightserve.loops import Every
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 from flightserve.wire import frames
 from flightserve.wire.table import Entry, Peer, RoutingTable
@@ -91,6 +92,7 @@ class RouterClient:
         self._lock = threading.Lock()
         self._room: collections.deque[asyncio.Future[None]] = collections.deque()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._sweeping: Every | None = None
         self._open_lanes = 0
         self._draining = False
         self._stopped = False
@@ -103,7 +105,7 @@ class RouterClient:
         """Connect from `loop` as tables come. Any thread."""
         self._loop = loop
         loop.call_soon_threadsafe(self._connect)
-        loop.call_soon_threadsafe(self._sweep)
+        self._sweeping = Every(loop, SWEEP_S, self._sweep, "looking after requests that nobody answers")
 
     def apply_table(self, table: RoutingTable) -> None:
         """Take over a newer routing table. Any thread."""
@@ -129,6 +131,8 @@ class RouterClient:
     def stop(self) -> None:
         """Close all connections. Any thread but the loop's."""
         self._stopped = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         if self._loop is not None and self._loop.is_running():
             asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(5)
         self.pool.close()
@@ -209,7 +213,7 @@ class RouterClient:
             self._loop.call_soon_threadsafe(action)
 
     def _sweep(self) -> None:
-        if self._stopped or self._loop is None:
+        if self._stopped:
             return
         now_ns = monotonic_ns()
         for uplink in list(self._uplinks.values()):
@@ -219,7 +223,6 @@ class RouterClient:
             self._orphans.expire(now_ns)
             self._orphans.resubmit(now_ns)
         self._tend_lanes(now_ns)
-        self._loop.call_later(SWEEP_S, self._sweep)
 
     # ---- what is deployed
 

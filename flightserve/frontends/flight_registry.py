@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from flightserve import threads
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import Unavailable
@@ -45,8 +46,9 @@ class StreamRegistry:
             self.check_open()
             self._streams[stream] = peer
             if self._watch is None:
-                self._watch = threading.Thread(target=self._run_watch, name="flightserve-flight-idle", daemon=True)
-                self._watch.start()
+                self._watch = threads.start(
+                    "flightserve-flight-idle", self._run_watch, lambda: self._stopped, again=True
+                )
         try:
             yield
         finally:

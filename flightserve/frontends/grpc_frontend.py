@@ -25,6 +25,7 @@ from flightserve.frontends.grpc_catalogue import SERVICE, Catalogue, Health
 from flightserve.frontends.grpc_sql import Queries
 from flightserve.frontends.grpc_stream import Streams
 from flightserve.frontends.grpc_wakeups import merged_wakeups
+from flightserve.loops import vital
 from flightserve.metrics import Metrics
 
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
@@ -44,6 +45,7 @@ class GrpcFrontend:
         self._queries = Queries(self._calls)
         self._catalogue = Catalogue(service)
         self._health = Health(service, limits)
+        self._stopping = False
         with merged_wakeups(asyncio.get_running_loop()), accepting_ahead():
             self._server = aio.server(options=_options(limits))
 
@@ -64,13 +66,15 @@ class GrpcFrontend:
             raise Unavailable(f"gRPC cannot listen on {host}:{port}: {error}") from error
         await self._server.start()
         loop = asyncio.get_running_loop()
+        self._serving = loop.create_task(self._server.wait_for_termination())
+        vital(self._serving, "the gRPC server", lambda: self._stopping)
         self._calls.unsent.start(loop)
         self._streams.idle.start(loop)
         return f"{host}:{bound}"
 
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new and finish what there is; True when all of it ended by itself in time."""
-        self._health.draining = True
+        self._stopping = self._health.draining = True
         self._streams.drain()
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
@@ -79,7 +83,7 @@ class GrpcFrontend:
 
     async def stop(self) -> None:
         """End every RPC now."""
-        self._health.draining = True
+        self._stopping = self._health.draining = True
         self._calls.unsent.stop()
         self._streams.idle.stop()
         self._queries.close()

@@ -11,6 +11,7 @@ import asyncio
 from typing import Any
 
 from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.loops import Every
 
 
 class IdleGuard:
@@ -20,18 +21,16 @@ class IdleGuard:
         self.timeout_s = timeout_s
         self._since_ns: dict[asyncio.Task[Any], int] = {}
         self._expired: set[asyncio.Task[Any]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._looking: Every | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look from now on."""
-        self._loop = loop
-        self._look()
+        self._looking = Every(loop, self.timeout_s / 4, self._look, "looking for idle streams")
 
     def stop(self) -> None:
         """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
 
     def enter(self, waiting: asyncio.Task[Any]) -> None:
         """The task begins to wait."""
@@ -54,7 +53,6 @@ class IdleGuard:
         return len(self._since_ns)
 
     def _look(self) -> None:
-        assert self._loop is not None
         latest_ns = monotonic_ns() - int(self.timeout_s * NS_PER_S)
         overdue = []
         for waiting, since_ns in self._since_ns.items():
@@ -66,4 +64,3 @@ class IdleGuard:
             self._expired.add(waiting)
             waiting.add_done_callback(self._expired.discard)
             waiting.cancel()
-        self._timer = self._loop.call_later(self.timeout_s / 4, self._look)

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
+from flightserve import loops, threads
 from flightserve.config import FrontendOptions
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.fabric.service import Service
@@ -68,6 +69,7 @@ class FrontendHost:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._running: dict[str, Any] = {}
+        self._stopping = False
 
     def start(self) -> dict[str, str]:
         """Listen; returns the addresses by protocol. Raises BindFailed."""
@@ -101,6 +103,7 @@ class FrontendHost:
             for protocol, future in stopping.items():
                 self._outcome(protocol, "stop", future, until)
         self._running.clear()
+        self._stopping = True
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_TIMEOUT_S)
@@ -120,8 +123,8 @@ class FrontendHost:
 
         loop = uvloop.new_event_loop()
         self._loop = loop
-        self._thread = threading.Thread(target=self._run_loop, args=(loop,), name="flightserve-loop", daemon=True)
-        self._thread.start()
+        loop.set_exception_handler(loops.told)
+        self._thread = threads.start("flightserve-loop", lambda: self._run_loop(loop), lambda: self._stopping)
         if self._on_loop is not None:
             self._on_loop(loop)
 

@@ -27,6 +27,7 @@ from flightserve.frontends.edge import BACKLOG
 from flightserve.frontends.http_calls import Calls
 from flightserve.frontends.http_pages import pages
 from flightserve.frontends.http_protocol import SWEEP_S, EdgeProtocol
+from flightserve.loops import Every, vital
 from flightserve.metrics import Metrics
 
 log = logging.getLogger("flightserve.http")
@@ -57,7 +58,8 @@ class HttpFrontend:
         self._metrics = metrics
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
-        self._sweeping: asyncio.TimerHandle | None = None
+        self._sweeping: Every | None = None
+        self._stopping = False
         self._socket: socket.socket | None = None
         self.address = ""
 
@@ -85,7 +87,9 @@ class HttpFrontend:
             await asyncio.sleep(0)
         if self._serving.done():
             await self._serving
+        vital(self._serving, "the HTTP server", lambda: self._stopping)
         self._sweep()
+        self._sweeping = Every(loop, SWEEP_S, self._sweep, "looking after HTTP connections")
         port = self._socket.getsockname()[1]
         host = f"[{self._host}]" if ":" in self._host else self._host
         self.address = f"http://{host}:{port}"
@@ -115,6 +119,7 @@ class HttpFrontend:
         """Answer what is still in flight with UNAVAILABLE, and close everything."""
         if self._server is None or self._serving is None:
             return
+        self._stopping = True
         self._close_listener()
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -166,7 +171,6 @@ class HttpFrontend:
                 connection.sweep(now)
             except Exception:
                 log.exception("a connection could not be ended")
-        self._sweeping = loop.call_later(SWEEP_S, self._sweep)
 
 
 def _listen(host: str, port: int) -> socket.socket:

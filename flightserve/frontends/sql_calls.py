@@ -34,6 +34,7 @@ from flightserve.frontends.sql_gateway import (
     unnumbered,
     without_rows,
 )
+from flightserve.loops import beside
 from flightserve.types import RequestMeta
 
 # What is known of a text.
@@ -86,7 +87,7 @@ class SqlCalls:
             self._texts.put(key, _SEEN)
         elif known == _SEEN and len(self._looks) < LOOKS_MAX:
             self._texts.put(key, _SINGLE)
-            look = asyncio.get_running_loop().create_task(self._look(statement))
+            look = beside(asyncio.get_running_loop(), self._look(statement), "a look at a statement")
             self._looks.add(look)
             look.add_done_callback(self._looks.discard)
         return known == _MERGED

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
 from flightserve.core.speculation import Speculation
 from flightserve.errors import FlightserveError
@@ -99,12 +100,10 @@ class Prefetch:
     def _watched(self) -> bool:
         """Start the thread that looks, once; where it cannot start, the next one tries again."""
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="sql-prefetch", daemon=True)
             try:
-                thread.start()
+                self._thread = threads.start("sql-prefetch", self._run, lambda: self._closed, again=True)
             except RuntimeError:
                 return False
-            self._thread = thread
         return True
 
     def take(self, ticket: QueryTicket) -> Answer | None:

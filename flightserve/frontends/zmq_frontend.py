@@ -27,12 +27,14 @@ from typing import Any, Final
 import pyarrow as pa
 import zmq
 
+from flightserve import threads
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import ResourceExhausted, Unavailable
 from flightserve.fabric.service import AsyncCall, EncodedStream, Service
 from flightserve.frontends import edge, zmq_messages
 from flightserve.frontends.replies import collect
+from flightserve.loops import beside
 from flightserve.metrics import UNKNOWN, Metrics
 from flightserve.types import MethodSpec
 
@@ -169,7 +171,14 @@ class ZmqFrontend:
                 parts = sock.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            self._take(parts)
+            except zmq.ZMQError as error:
+                # It is of no more use, and nothing would look at it again.
+                threads.lost(f"the ZeroMQ socket: {error}")
+                return
+            try:
+                self._take(parts)
+            except Exception:
+                log.exception("a ZeroMQ message could not be taken")
         self._look()
 
     def _take(self, parts: Sequence[zmq.Frame]) -> None:
@@ -185,7 +194,7 @@ class ZmqFrontend:
             return
         assert self._loop is not None
         self._in_flight[peer] += 1
-        serving = self._loop.create_task(self._serve(asked, peer, call, spec))
+        serving = beside(self._loop, self._serve(asked, peer, call, spec), "answering a ZeroMQ request")
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
 

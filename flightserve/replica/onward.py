@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
+from flightserve import threads
 from flightserve.config import FabricLimits
 from flightserve.fabric.client import RouterClient
 from flightserve.replica.remote import Remote
@@ -26,7 +27,8 @@ class Onward:
         self.client = RouterClient(peer_id, limits)
         self._callees = callees
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="onward", daemon=True)
+        self._thread: threading.Thread | None = None
+        self._stopping = False
 
     def remote(self, name: str) -> Remote:
         """What methods call a deployment by. Calls can be made once the replica is ready."""
@@ -34,7 +36,7 @@ class Onward:
 
     def start(self) -> None:
         """Connect as tables come."""
-        self._thread.start()
+        self._thread = threads.start("onward", self._loop.run_forever, lambda: self._stopping)
         self.client.start(self._loop)
 
     def apply_table(self, table: RoutingTable) -> None:
@@ -53,7 +55,9 @@ class Onward:
     def stop(self) -> None:
         """Close all connections; calls in flight end with Unavailable."""
         self.client.stop()
+        self._stopping = True
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(STOP_TIMEOUT_S)
+        if self._thread is not None:
+            self._thread.join(STOP_TIMEOUT_S)
         if not self._loop.is_running():
             self._loop.close()

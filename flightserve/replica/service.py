@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from flightserve import threads
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ProtocolError, Unavailable
@@ -111,10 +112,13 @@ class ReplicaService:
             self._lane_threads[number] = self._spawn(f"lane-{number}", lambda number=number: self._run_lane(number))
 
     def _spawn(self, name: str, run: Any) -> threading.Thread:
-        thread = threading.Thread(target=run, name=f"{self.spec.name}-{name}", daemon=True)
+        thread = threads.start(f"{self.spec.name}-{name}", run, lambda: self._stopping or self._draining, self._lost)
         self._threads.append(thread)
-        thread.start()
         return thread
+
+    def _lost(self, why: str) -> None:
+        """A thread is gone, and all that it would have done."""
+        self._stuck()
 
     def apply_table(self, table: RoutingTable) -> None:
         """Follow the deployment to the router that owns it now. Any thread."""

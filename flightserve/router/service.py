@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.core.events import Tick
@@ -28,7 +29,7 @@ from flightserve.router.door import Door
 from flightserve.router.links import Link, RegionHold, SegmentFds
 from flightserve.router.peers import REPLICA, Peer, Peers
 from flightserve.router.posts import Posts
-from flightserve.router.watch import Watch, end_process
+from flightserve.router.watch import Watch
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -48,10 +49,9 @@ _NOT_FOUND = KINDS.index(NotFound)
 class RouterService:
     """One router: owns the deployments that the routing table gives it. `start` returns when it listens."""
 
-    def __init__(
-        self, peer_id: int, endpoint: str, limits: FabricLimits, stuck: Callable[[], None] = end_process
-    ) -> None:
-        """`stuck` is called, by another thread, when a turn of the loop does not end within `turn_s_max`."""
+    def __init__(self, peer_id: int, endpoint: str, limits: FabricLimits, on_loss: threads.Loss | None = None) -> None:
+        """`on_loss` is told, by another thread, when the loop ended, or does not end a turn within `turn_s_max`
+        (default: who looks after the process)."""
         self.peer_id = peer_id
         self.endpoint = endpoint
         self._limits = limits
@@ -65,8 +65,9 @@ class RouterService:
         self._epoll = select.epoll()
         self._spinner = Spinner(SPIN_NS_MAX)
         self._running = False
-        self._thread = threading.Thread(target=self._run, name="router", daemon=True)
-        self._watch = Watch(lambda: self._turned_ns, limits, stuck)
+        self._thread: threading.Thread | None = None
+        self._on_loss = on_loss
+        self._watch = Watch(lambda: self._turned_ns, limits, on_loss)
         self._next_beat_ns = 0
         self._next_lazy_ns = 0
         # When the loop has something to do by itself, and when all was read last.
@@ -82,7 +83,7 @@ class RouterService:
         self._door = Door(self.endpoint, self._epoll)
         self._epoll.register(self._posts.fd, select.EPOLLIN)
         self._running = True
-        self._thread.start()
+        self._thread = threads.start("router", self._run, lambda: not self._running, self._on_loss)
         self._watch.start()
 
     def apply_table(self, table: RoutingTable) -> None:
@@ -111,7 +112,7 @@ class RouterService:
             self._running = False
 
         self._watch.stop()
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self.post(halt)
             self._thread.join(5)
 
@@ -132,9 +133,6 @@ class RouterService:
         try:
             while self._running:
                 self._turn()
-        except BaseException:
-            log.exception("router loop failed")
-            raise
         finally:
             self._watch.stop()
             self._close()

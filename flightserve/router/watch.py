@@ -7,39 +7,33 @@ itself: the kernel tells all that were connected, a standby takes its place, and
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 import threading
 from collections.abc import Callable
 
+from flightserve import threads
 from flightserve.config import FabricLimits
-
-log = logging.getLogger(__name__)
-
-
-def end_process() -> None:
-    """At once: a loop that hangs cannot be asked to end."""
-    os._exit(70)
 
 
 class Watch:
-    """Calls `stuck` once, when `turned()` stayed the same for too long."""
+    """Tells `on_loss` once, when `turned()` stayed the same for too long (default: who looks after the process)."""
 
-    def __init__(self, turned: Callable[[], int], limits: FabricLimits, stuck: Callable[[], None]) -> None:
+    def __init__(self, turned: Callable[[], int], limits: FabricLimits, on_loss: threads.Loss | None) -> None:
         self._turned = turned
         self._beat_s = limits.heartbeat_s
         self._beats_max = max(2, math.ceil(limits.turn_s_max / limits.heartbeat_s))
-        self._stuck = stuck
+        self._on_loss = on_loss
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="router-watch", daemon=True)
+        self._over = False
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Watch from now on."""
-        self._thread.start()
+        self._thread = threads.start("router-watch", self._run, lambda: self._over, self._on_loss, again=True)
 
     def stop(self) -> None:
         """Watch no more. Any thread; idempotent."""
+        self._over = True
         self._ended.set()
 
     def _run(self) -> None:
@@ -48,6 +42,6 @@ class Watch:
             now = self._turned()
             beats, seen = (beats + 1 if now == seen else 0), now
             if beats >= self._beats_max:
-                log.critical("the router's loop did not turn for %d heartbeats", beats)
-                self._stuck()
+                self._over = True
+                threads.lost(f"the router's loop did not turn for {beats} heartbeats", self._on_loss)
                 return

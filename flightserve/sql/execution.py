@@ -21,6 +21,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
 from flightserve.errors import (
     Cancelled,
@@ -89,10 +90,8 @@ class Watch:
         watched = Watched(session, deadline_ns, cancelled)
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="sql-watch", daemon=True)
                 # Where it cannot start, the next query tries again.
-                thread.start()
-                self._thread = thread
+                self._thread = threads.start("sql-watch", self._run, lambda: self._stopping, self._lost)
             self._running[watched] = None
             self._begun = True
             tight = self.memory is not None and self.memory.tight
@@ -120,19 +119,19 @@ class Watch:
             self._thread.join(5)
 
     def _run(self) -> None:
-        """Look until it is stopped. Short of memory it looks again; without it no query would ever be interrupted, so
-        whatever else goes wrong costs the replica."""
+        """Look until it is stopped; short of memory, again."""
         with self._lock:
             while not self._stopping:
                 try:
                     wait_s = self._look_at_all(self._clock())
                 except MemoryError:
                     wait_s = WATCH_NS / NS_PER_S
-                except BaseException as error:
-                    if self.memory is not None:
-                        self.memory.broken(ReplicaFailed(f"queries are not watched any more: {error!r}"))
-                    raise
                 self._changed.wait(wait_s)
+
+    def _lost(self, why: str) -> None:
+        """Without the thread no query would ever be interrupted: that costs the replica."""
+        if self.memory is not None:
+            self.memory.broken(ReplicaFailed(f"queries are not watched any more: {why}"))
 
     def _look_at_all(self, now_ns: int) -> float | None:
         """Seconds until the next look; None: when there is something to see."""

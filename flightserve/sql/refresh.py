@@ -21,6 +21,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from flightserve import threads
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import Cancelled, ConfigError, DeadlineExceeded, FlightserveError
 from flightserve.sql.engine import Engine, EngineOptions
@@ -193,8 +194,7 @@ class Refresher:
         """Begin, unless it has."""
         with self._changed:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="sql-refresh", daemon=True)
-                self._thread.start()
+                self._thread = threads.start("sql-refresh", self._run, lambda: self._stopping, again=True)
 
     def stop(self) -> None:
         """End the thread, after the look that it is in."""
@@ -226,6 +226,9 @@ class Refresher:
                 self._changed.release()
                 try:
                     self._look()
+                except Exception:
+                    # Who waits for this look has nothing of it; the next one is made all the same.
+                    log.exception("a look at the tables' files failed")
                 finally:
                     self._changed.acquire()
                 self._done = begun

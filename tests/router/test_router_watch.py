@@ -40,14 +40,15 @@ echo: Any = Echo
 
 
 def _ended(router: RouterService) -> bool:
-    return not router._watch._thread.is_alive()
+    thread = router._watch._thread
+    return thread is not None and not thread.is_alive()
 
 
 def test_a_loop_that_hangs_is_told_once_and_one_that_idles_is_not() -> None:
     stuck, idle = threading.Semaphore(0), threading.Semaphore(0)
     name = f"flightserve-test-watch-{os.getpid()}"
-    hanging = RouterService(1, f"{name}-1", LIMITS, stuck.release)
-    idling = RouterService(2, f"{name}-2", LIMITS, idle.release)
+    hanging = RouterService(1, f"{name}-1", LIMITS, lambda why: stuck.release())
+    idling = RouterService(2, f"{name}-2", LIMITS, lambda why: idle.release())
     for router in (hanging, idling):
         router.start()
     gate = threading.Event()
@@ -76,7 +77,7 @@ def test_a_process_whose_loop_spins_ends_itself() -> None:
 def test_a_router_at_work_is_left_alone() -> None:
     with plane(echo.bind(), limits=FabricLimits(heartbeat_s=0.02)) as running:
         told = threading.Event()
-        running.router._watch._stuck = told.set
+        running.router._watch._on_loss = lambda why: told.set()
         for value in range(200):
             assert running.call("echo", pa.record_batch({"x": [value]})) == [pa.record_batch({"x": [value]})]
         assert not told.is_set()

@@ -1,0 +1,92 @@
+"""What runs on an event loop without anybody waiting for it: again and again, to the end of the process, beside calls.
+
+asyncio tells nobody when such a thing raises: what was to be done every so often is then never done again, a server
+serves no more, and a look in the background leaves its mark for ever. Here each failure is logged, what is done again
+and again is done again, and what the process cannot do without is a loss (`threads.lost`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from flightserve import threads
+
+log = logging.getLogger(__name__)
+
+# What fails so often in a row will not go well again by itself.
+FAILURES_MAX: Final = 10
+
+
+class Every:
+    """Calls `work` every `period_s` on the loop, first at once, until cancelled. Made on the loop or before it runs."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, period_s: float, work: Callable[[], object], what: str) -> None:
+        self._loop = loop
+        self._period_s = period_s
+        self._work = work
+        self._what = what
+        self._failures = 0
+        self._cancelled = False
+        self._timer: asyncio.Handle = loop.call_soon_threadsafe(self._turn)
+
+    def cancel(self) -> None:
+        """Once more at most. Any thread."""
+        self._cancelled = True
+        self._timer.cancel()
+
+    def __repr__(self) -> str:
+        return f"<Every {self._period_s:g} s: {self._what}, {self._failures} failures in a row>"
+
+    def _turn(self) -> None:
+        if self._cancelled:
+            return
+        try:
+            self._work()
+        except Exception as error:
+            self._failures += 1
+            log.exception("%s failed", self._what)
+            if self._failures >= FAILURES_MAX:
+                threads.lost(f"{self._what} failed {self._failures} times in a row: {type(error).__name__}: {error}")
+                return
+        else:
+            self._failures = 0
+        if not self._cancelled:
+            self._timer = self._loop.call_later(self._period_s, self._turn)
+
+
+def beside(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+    """Run it on the loop; that it raised is logged. Whoever calls keeps a reference."""
+    task = loop.create_task(work)
+    task.add_done_callback(lambda done: _log_failure(done, what))
+    return task
+
+
+def vital(task: asyncio.Future[Any], what: str, may_end: Callable[[], bool]) -> None:
+    """The process is lost where this ends while `may_end()` is false."""
+
+    def ended(done: asyncio.Future[Any]) -> None:
+        if not may_end():
+            threads.lost(f"{what} ended: {_how(done)}")
+
+    task.add_done_callback(ended)
+
+
+def told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The handler of a loop's exceptions: what a callback raised goes into our log."""
+    error = context.get("exception")
+    log.error("on the event loop: %s", context.get("message", ""), exc_info=error)
+
+
+def _log_failure(done: asyncio.Future[Any], what: str) -> None:
+    if not done.cancelled() and done.exception() is not None:
+        log.error("%s failed", what, exc_info=done.exception())
+
+
+def _how(done: asyncio.Future[Any]) -> str:
+    if done.cancelled():
+        return "it was cancelled"
+    error = done.exception()
+    return f"{type(error).__name__}: {error}" if error is not None else "it returned"
