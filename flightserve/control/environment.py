@@ -61,7 +61,18 @@ def adopt(environment: Mapping[str, str], cpus: float) -> None:
     os.environ.update(environment)
     if cpus >= 1:
         os.environ.setdefault(THREADS_VARIABLE, str(int(cpus)))
+    _give_threads(os.environ.get(THREADS_VARIABLE, ""))
     time.tzset()
+
+
+def _give_threads(wanted: str) -> None:
+    """The same to libraries that this process has loaded already, with Ray's one thread: NumPy's and Arrow's."""
+    import pyarrow as pa
+    import threadpoolctl
+
+    threads = int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
+    threadpoolctl.threadpool_limits(limits=threads)
+    pa.set_cpu_count(threads)
 
 
 def _stays(name: str) -> bool:

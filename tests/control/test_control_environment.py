@@ -6,7 +6,10 @@ import os
 import time
 from collections.abc import Iterator
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import threadpoolctl
 
 from flightserve.control import environment
 from flightserve.control.names import APP_ID_VARIABLE
@@ -16,7 +19,9 @@ from flightserve.control.names import APP_ID_VARIABLE
 def restored() -> Iterator[None]:
     """`adopt` may change all of it."""
     before = dict(os.environ)
+    cores = pa.cpu_count()
     yield
+    pa.set_cpu_count(cores)
     os.environ.clear()
     os.environ.update(before)
     time.tzset()
@@ -48,8 +53,12 @@ def test_numerical_libraries_get_the_cores_that_are_reserved(
     given: dict[str, str], cpus: float, threads: str | None
 ) -> None:
     os.environ[environment.THREADS_VARIABLE] = "1"  # as Ray sets it for whoever reserves none
-    environment.adopt(given, cpus)
+    with threadpoolctl.threadpool_limits(limits=1):
+        environment.adopt(given, cpus)
+        pools = {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
     assert os.environ.get(environment.THREADS_VARIABLE) == threads
+    assert np.zeros(1).size == 1, "NumPy's library is loaded"
+    assert {pa.cpu_count()} == pools == {int(threads or len(os.sched_getaffinity(0)))}
 
 
 def test_another_terminal_makes_no_other_version_and_another_variable_does() -> None:
