@@ -63,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     sql = commands.add_parser("sql", help="serve Parquet, CSV or Arrow files as SQL tables, without code")
     sql.set_defaults(command=_sql)
     option = sql.add_argument
-    about = "a file, a quoted glob, or a folder: one table each, called NAME, or as the file or folder is"
+    about = (
+        "a file, a quoted glob, or a folder: one table each, called NAME, or as the file or folder is; files of a "
+        "folder that are not of one table are a table each, called as they are"
+    )
     option("tables", nargs="+", metavar="[NAME=]PATH", type=_table, help=about)
     about = "memory: each replica copies the tables when it starts; view: it reads the files for each query"
     option("--load", choices=("memory", "view"), default="memory", help=f"{about} (default: %(default)s)")
@@ -134,16 +137,17 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _table(text: str) -> tuple[str, str]:
-    """NAME=PATH, or PATH: the name is then the file's without its ending, or the folder's."""
+    """NAME=PATH, or PATH: the name is then the file's without its ending, or the folder's. What exists is a path."""
+    exists = os.path.exists(text)
     name, separator, path = text.partition("=")
-    if separator and name.isidentifier():
+    if separator and name.isidentifier() and not exists:
         if not path:
             raise argparse.ArgumentTypeError(f"{text!r} has no path; write NAME=PATH")
         return name, path
-    where = Path(text)
-    stem = where.parent.name if any(c in where.name for c in "*?[") else where.name.partition(".")[0]
+    where = Path(os.path.abspath(text) if exists else text)
+    stem = where.parent.name if any(c in where.name for c in "*?[") and not exists else where.name.partition(".")[0]
     name = re.sub(r"\W", "_", stem)
-    if not name or name[0].isdigit():
+    if not name.strip("_") or name[0].isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} gives no name to call the table by; write NAME=PATH")
     return name, text
 

@@ -11,7 +11,6 @@ Each running query has a connection of its own (`session`); idle ones are kept f
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 from collections import OrderedDict
@@ -24,8 +23,10 @@ import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import ConfigError, Unavailable
-from flightserve.sql.errors import scrubbed
-from flightserve.sql.sources import Source, quoted, quoted_name
+from flightserve.sql.csv import text_columns
+from flightserve.sql.errors import said as _said
+from flightserve.sql.files import quoted
+from flightserve.sql.sources import Source, quoted_name
 from flightserve.sql.spilling import SpillFolder
 from flightserve.sql.standing import Standing
 from flightserve.sql.statements import Parser
@@ -183,7 +184,9 @@ class Engine:
         name = quoted_name(source.name)
         kind = "TABLE" if self.options.load == "memory" else "VIEW"
         try:
-            if source.format != "arrow":
+            if source.format == "csv":
+                self._open_csv(source, f"CREATE {kind} {name} AS FROM ", first=kind == "VIEW")
+            elif source.format == "parquet":
                 self._connection.execute(f"CREATE {kind} {name} AS FROM {source.scan()}")
             elif kind == "TABLE":
                 self._connection.register("__fs_source", source.read_arrow())
@@ -194,7 +197,16 @@ class Engine:
                 table = self._arrow[source.name] = source.read_arrow()
                 self._connection.from_arrow(table).create_view(source.name)
         except duckdb.Error as error:
-            raise ConfigError(f"table {source.name!r} cannot be opened: {_said(error, source.files)}") from error
+            files = [*source.patterns(), *source.files] if source.format != "arrow" else []
+            raise ConfigError(f"table {source.name!r} cannot be opened: {_said(error, files)}") from error
+
+    def _open_csv(self, source: Source, create: str, first: bool) -> None:
+        """Types as all rows allow them: found out first where queries read the files, else where some row forbids."""
+        types = text_columns(self._connection, source) if first else {}
+        try:
+            self._connection.execute(create + source.scan(types))
+        except duckdb.ConversionException:
+            self._connection.execute(create + source.scan(text_columns(self._connection, source)))
 
     def _shadow(self) -> duckdb.DuckDBPyConnection:
         """A database with the same tables, all empty: statements are parsed, bound and planned here, whatever the
@@ -213,7 +225,9 @@ class Engine:
     def _files(self) -> list[str]:
         if self.options.load == "memory":
             return []
-        return [name for source in self.sources if source.format != "arrow" for name in source.files]
+        # It asks for the pattern and for what that stands for.
+        read = [source for source in self.sources if source.format != "arrow"]
+        return [name for source in read for name in {*source.patterns(), *source.files}]
 
     @staticmethod
     def _lock_down(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
@@ -281,15 +295,6 @@ class Engine:
         with self._lock:
             self._busy.discard(session)
             self._changed.notify_all()
-
-
-def _said(error: duckdb.Error, files: tuple[str, ...] = ()) -> str:
-    """What the engine says, in one line: those below show the statement, which is ours, or advise settings. Of many
-    files whoever mends it has to know which; the folders they lie in are nobody's business."""
-    text = str(error).partition("\n")[0]
-    for name in files:
-        text = text.replace(name, os.path.basename(name))
-    return scrubbed(text)
 
 
 def _bytes(connection: duckdb.DuckDBPyConnection, setting: str) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import duckdb
@@ -27,6 +28,10 @@ from flightserve.errors import (
 )
 
 MESSAGE_CHARACTERS_MAX: Final = 2048
+# Of what is said of a file, so many lines of so many characters.
+_LINES_SAID_MAX: Final = 8
+_LINE_CHARACTERS_MAX: Final = 300
+_NOT_SAID: Final = ("Original Line:", "LINE ", "Possible fixes:", "* ")
 NO_MEMORY: Final = "the query needs more memory than this server has for it"
 NO_DISK: Final = "the query needs more disk for what its memory does not hold than this server has for it"
 NO_FILES: Final = "the server cannot open another file for the query now"
@@ -113,6 +118,18 @@ def _text_of(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return error.object.decode(errors="replace")
     return str(error)
+
+
+def said(error: BaseException, files: Sequence[str] = ()) -> str:
+    """What the engine says of a table's files, in one line for whoever mends them: the first lines, which are the
+    reason; behind an empty line comes the statement, which is ours, and advice on settings. Of many files he has to
+    know which; the folders they lie in are nobody's business, nor is the rest of a row that has a bad value."""
+    text = _ADVICE.sub("", _text_of(error))
+    for name in files:
+        text = text.replace(name, os.path.basename(name))
+    lines = text.partition("\n\n")[0].strip().splitlines()[:_LINES_SAID_MAX]
+    kept = [line[:_LINE_CHARACTERS_MAX].rstrip() for line in lines if not line.startswith(_NOT_SAID)]
+    return scrubbed("; ".join(line for line in kept if line))
 
 
 def scrubbed(text: str) -> str:

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import duckdb
@@ -28,7 +28,7 @@ from flightserve.sql.engine import Engine, EngineOptions
 from flightserve.sql.errors import scrubbed, translate
 from flightserve.sql.execution import Watch
 from flightserve.sql.queries import Limits, Prepared, Runner
-from flightserve.sql.sources import Source, find_sources
+from flightserve.sql.sources import Known, Source, described, find_sources
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +80,14 @@ class Generations:
         options: EngineOptions,
         watch: Watch,
         prepare: Prepare,
+        known: Known | None = None,
     ) -> None:
-        """Raises ConfigError."""
-        self._tables = tables
+        """`known` is what `find_sources` knows of the tables' columns already. Raises ConfigError."""
+        self._find = functools.partial(find_sources, tables, known)
         self._make = functools.partial(Generation, options=options, watch=watch, prepare=prepare)
         self._lock = threading.Lock()
         self._opening = threading.Lock()
-        self.current = self._make(find_sources(tables))
+        self.current = self._make(self._find())
         self._closed = False
         self._retired = 0
         self.on_change: list[Callable[[int], None]] = []
@@ -117,7 +118,7 @@ class Generations:
             if self._closed:
                 return False
             try:
-                sources = find_sources(self._tables)
+                sources = self._find()
                 if {source.name: source.fingerprint() for source in sources} == self.current.versions:
                     self._say("")
                     return False
@@ -152,6 +153,7 @@ class Generations:
             tell(generation)
         names = [name for name, version in generation.versions.items() if before.versions.get(name) != version]
         log.info("tables %s are served as their files are now", ", ".join(names))
+        _say_who_is_new(before.engine.sources, generation.engine.sources)
         if over:
             self._close(before)
 
@@ -176,6 +178,18 @@ class Generations:
         with self._opening:
             self._closed = True
         self.current.engine.close()
+
+
+def _say_who_is_new(before: Sequence[Source], now: Sequence[Source]) -> None:
+    """Tables that came with new files, or went with their last."""
+    names = {source.name for source in before}
+    new = [source for source in now if source.name not in names]
+    for given in dict.fromkeys(source.given for source in new):
+        mine = [source for source in new if source.given == given]
+        log.warning("new files in %s are not of its tables, but tables of their own: %s", given, described(mine))
+    gone = names - {source.name for source in now}
+    if gone:
+        log.warning("tables %s are no longer served: their files are gone", ", ".join(sorted(gone)))
 
 
 class Refresher:

@@ -43,7 +43,7 @@ from flightserve.sql.merging import RID
 from flightserve.sql.parameters import decode_rows
 from flightserve.sql.queries import Limits, Prepared, Runner
 from flightserve.sql.refresh import Generation, Generations, Refresher
-from flightserve.sql.sources import find_sources
+from flightserve.sql.sources import Known, described, find_sources, known_columns, split
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
 
 log = logging.getLogger(__name__)
@@ -133,8 +133,12 @@ class Warehouse:
             refresh_s = refresh_s or VIEW_REFRESH_S
         self._upkeep = Upkeep(refresh_s, int(cache_mb * MIB))
         self._tables = dict(tables)
+        self._known: Known = {}
         if are_checked():
-            find_sources(self._tables)
+            sources = find_sources(self._tables)
+            self._known = known_columns(sources)
+            for given, tables_of_it in split(sources).items():
+                log.warning("the files of %s are of several tables: %s", given, described(tables_of_it))
         base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX)
         self._options = make_options(options, base)
         self._queries: dict[str, NamedQuery] = {}
@@ -153,7 +157,7 @@ class Warehouse:
 
     def bind(self) -> Bound:
         """What `App` serves."""
-        arguments = (self._tables, tuple(self._queries.values()), self._engine, self._upkeep)
+        arguments = (self._tables, tuple(self._queries.values()), self._engine, self._upkeep, self._known)
         return Bound(WarehouseReplica, arguments, {}, self._options, self.name)
 
     # How `App` recognises what is served in another's place.
@@ -174,17 +178,23 @@ class WarehouseReplica:
         queries: tuple[NamedQuery, ...],
         options: EngineOptions,
         upkeep: Upkeep = Upkeep(),
+        known: Known | None = None,
         *,
         served_as: str = "",
     ) -> None:
-        """`served_as` is the deployment's name, and the catalog's that its tables are in."""
+        """`known` are the tables as they were when the warehouse was declared; `served_as` is the deployment's name,
+        and the catalog's that its tables are in."""
         options = replace(options, catalog=served_as)
         # What there is before the engine, and tables that came as Arrow data, is none of the engine's.
         self._base_bytes = private_bytes()
         self._options = options
         self._watch = Watch()
         self._tables = Generations(
-            tables, options, self._watch, lambda runner: {query.name: _prepared(runner, query) for query in queries}
+            tables,
+            options,
+            self._watch,
+            lambda runner: {query.name: _prepared(runner, query) for query in queries},
+            known,
         )
         self._upkeep = upkeep
         self._cache: ResultCache | None = None
@@ -196,8 +206,8 @@ class WarehouseReplica:
     @classmethod
     def flightserve_spec(cls, bound: Bound, version: str) -> DeploymentSpec:
         """The deployment as the tiers know it. The tables are opened here for their columns; nothing is copied."""
-        tables, queries, options, upkeep = bound.args
-        replica = cls(tables, queries, replace(options, load="view"), served_as=bound.name)
+        tables, queries, options, upkeep, known = bound.args
+        replica = cls(tables, queries, replace(options, load="view"), known=known, served_as=bound.name)
         try:
             generation = replica._tables.current
             methods = (*replica._own_methods(), *(_named_method(query, generation) for query in queries))
@@ -205,7 +215,7 @@ class WarehouseReplica:
         finally:
             replica.close()
         version = version or hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()
-        names = ", ".join(tables)
+        names = ", ".join(generation.versions)
         return DeploymentSpec(bound.name, version, bound.settings, methods, f"SQL over the tables {names}.", kind="sql")
 
     def close(self) -> None:
