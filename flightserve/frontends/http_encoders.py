@@ -21,7 +21,7 @@ from flightserve.errors import MethodFailed, TooLarge
 from flightserve.frontends.http_bodies import ARROW, CSV, JSON, NDJSON, PARQUET
 from flightserve.frontends.http_errors import NotAcceptable
 from flightserve.frontends.json_columns import JsonColumns
-from flightserve.frontends.json_values import is_plain, texts_of, values_of
+from flightserve.frontends.json_values import PLAIN_SCALE_MAX, Whole, is_plain, texts_of, values_of
 
 # Rows that become text at once: the text and its Python values are several times the size of the columns.
 TEXT_ROWS_MAX: Final = 16_384
@@ -73,7 +73,8 @@ class _Written:
     form = b""
     rows_max = 0
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Whole = "typed") -> None:
+        self._whole = whole
         self._sink = Sink()
         self._writer: Any = None
 
@@ -136,7 +137,7 @@ class CsvPieces(_Written):
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
         try:
-            columns = [csv_column(column) for column in batch.columns]
+            columns = [csv_column(column, self._whole) for column in batch.columns]
             return super().piece(pa.RecordBatch.from_arrays(columns, names=batch.schema.names))
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise _unsayable(CSV, error) from error
@@ -151,9 +152,12 @@ class JsonLines:
     form = NDJSON
     rows_max = TEXT_ROWS_MAX
 
+    def __init__(self, whole: Whole = "typed") -> None:
+        self._whole = whole
+
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
-        return _json(batch).lines()
+        return _json(batch, self._whole).lines()
 
     def end(self) -> bytes:
         """Nothing ends it."""
@@ -166,12 +170,13 @@ class JsonRows:
     form = JSON
     rows_max = TEXT_ROWS_MAX
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Whole = "typed") -> None:
+        self._whole = whole
         self._before = b'{"rows":['
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
-        rows = orjson.dumps(_json(batch).rows(0, batch.num_rows), option=orjson.OPT_NON_STR_KEYS)[1:-1]
+        rows = orjson.dumps(_json(batch, self._whole).rows(0, batch.num_rows), option=orjson.OPT_NON_STR_KEYS)[1:-1]
         if not rows:
             return b""
         before, self._before = self._before, b","
@@ -189,14 +194,15 @@ class JsonColumnTexts:
     form = JSON
     rows_max = TEXT_ROWS_MAX
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, whole: Whole = "typed") -> None:
         self._bytes_max = bytes_max
+        self._whole = whole
         self._nbytes = 0
         self._texts: dict[str, list[bytes]] = {}
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
-        for name, values in _json(batch).lists():
+        for name, values in _json(batch, self._whole).lists():
             texts = self._texts.setdefault(name, [])
             if values:
                 texts.append(orjson.dumps(values, option=orjson.OPT_NON_STR_KEYS)[1:-1])
@@ -214,7 +220,7 @@ class JsonColumnTexts:
         return b'{"columns":{' + b",".join(columns) + b"}}"
 
 
-ENCODERS: Final[dict[bytes, Callable[[], Encoder]]] = {
+ENCODERS: Final[dict[bytes, Callable[..., Encoder]]] = {
     JSON: JsonRows,
     NDJSON: JsonLines,
     CSV: CsvPieces,
@@ -223,26 +229,34 @@ ENCODERS: Final[dict[bytes, Callable[[], Encoder]]] = {
 }
 
 
-def csv_column(array: pa.Array) -> pa.Array:
-    """A column as CSV has it: numbers, booleans and strings as they are, everything else as its JSON."""
+def csv_column(array: pa.Array, whole: Whole = "typed") -> pa.Array:
+    """A column as CSV has it: numbers, booleans and strings as they are, instants and decimals as their texts,
+    everything else as its JSON. Its type depends on the column's type alone: the file has one for all batches. Raises
+    as `values_of`."""
     kind = array.type
     if pt.is_dictionary(kind):
-        return csv_column(array.dictionary_decode())
+        return csv_column(array.dictionary_decode(), whole)
     if pt.is_string_view(kind):
         return array.cast(pa.string())
-    if pt.is_date(kind) or pt.is_time(kind) or pt.is_decimal(kind) or (is_plain(kind) and not pt.is_null(kind)):
+    if pt.is_time(kind):
+        array.validate(full=True)
         return array
+    if is_plain(kind) and not pt.is_null(kind):
+        return array
+    if pt.is_decimal(kind):
+        # Where its text is a number, it is written without quotes.
+        return array if 0 <= kind.scale <= PLAIN_SCALE_MAX else texts_of(array)
     if pt.is_duration(kind):
         return array.cast(pa.int64())
-    if pt.is_timestamp(kind) or pt.is_null(kind):
+    if pt.is_timestamp(kind) or pt.is_date(kind) or pt.is_null(kind):
         return texts_of(array)
-    texts = [v if v is None or isinstance(v, str) else orjson.dumps(v).decode() for v in values_of(array)]
+    texts = [v if v is None or isinstance(v, str) else orjson.dumps(v).decode() for v in values_of(array, whole)]
     return pa.array(texts, pa.string())
 
 
-def _json(batch: pa.RecordBatch) -> JsonColumns:
+def _json(batch: pa.RecordBatch, whole: Whole) -> JsonColumns:
     try:
-        return JsonColumns(batch)
+        return JsonColumns(batch, whole)
     except MethodFailed as error:
         raise NotAcceptable(error.message) from error
 

@@ -14,6 +14,10 @@ types are those of JSON; the warehouse converts them to what the query takes the
 `x-warehouse`) is needed where there are several. The answer's form follows `Accept`: JSON, NDJSON, CSV, Arrow or
 Parquet, streamed as the engine produces it. With `"shape": "columns"` JSON goes by columns; that one is collected.
 
+Values are as in `json_columns`, but for whole numbers: a sum of integers is a decimal for Arrow, and a client that has
+but floats reads no number beyond 2**53 exactly. So a whole number, a decimal's without a fraction too, is a number up
+to 2**53 and a text beyond; with `"integers": "number"` it is always a number. In CSV all are numbers.
+
 The request is an `Exchange` like a call, with the same bounds, and `http_streams` answers it. This module reads it.
 """
 
@@ -57,6 +61,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     parameters: Any = _UNSET
     warehouse: str | msgspec.UnsetType = _UNSET
     shape: Literal["rows", "columns"] | msgspec.UnsetType = _UNSET
+    integers: Literal["text", "number"] | msgspec.UnsetType = _UNSET
 
 
 _DECODER: Final = msgspec.json.Decoder(_Body)
@@ -64,12 +69,13 @@ _DECODER: Final = msgspec.json.Decoder(_Body)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A parsed body. `parameters` is an Arrow IPC stream, or empty."""
+    """A parsed body. `parameters` is an Arrow IPC stream, or empty; `integers` is how large ones are said."""
 
     query: str
     parameters: bytes
     warehouse: str
     as_rows: bool
+    integers: Literal["text", "number"] = "text"
 
 
 def open_exchange(exchange: Exchange, limits: EdgeLimits) -> None:
@@ -97,8 +103,8 @@ async def start(calls: Calls, exchange: Exchange, body: bytes) -> tuple[AsyncCal
     exchange.request_id = exchange.meta.request_id
     call = calls.sql.start(Statement(spec.name, asked.query, asked.parameters), exchange.meta)
     if exchange.form_out == JSON and not asked.as_rows:
-        return call, JsonColumnTexts(limits.json_bytes_max)
-    return call, ENCODERS[exchange.form_out]()
+        return call, JsonColumnTexts(limits.json_bytes_max, asked.integers)
+    return call, ENCODERS[exchange.form_out](asked.integers)
 
 
 def _warehouse(in_body: str, in_header: str | None) -> str | None:
@@ -117,11 +123,12 @@ def parse(data: bytes, limits: EdgeLimits) -> Asked:
         raise InvalidArgument(f"the body nests deeper than {limits.json_depth_max}") from error
     except msgspec.DecodeError as error:
         raise InvalidArgument(f'the body is not {{"query": "...", "parameters": [...]}}: {error}') from error
-    fields = (body.query, body.parameters, body.warehouse, body.shape)
+    fields = (body.query, body.parameters, body.warehouse, body.shape, body.integers)
     keys = sum(field is not _UNSET for field in fields) + keys_within([body.parameters], 1, limits)
     refuse_repeated_keys(data, keys)
     given = None if body.parameters is _UNSET else body.parameters
-    return Asked(body.query, parameters_of(given, limits), body.warehouse or "", body.shape != "columns")
+    parameters = parameters_of(given, limits)
+    return Asked(body.query, parameters, body.warehouse or "", body.shape != "columns", body.integers or "text")
 
 
 def parameters_of(given: Any, limits: EdgeLimits) -> bytes:

@@ -10,17 +10,21 @@ A body is `{"columns": {"a": [1, 2]}}` or `{"rows": [{"a": 1}, {"a": 2}]}`; the 
 | timestamp with a zone | `2013-01-01T05:00:00.000Z`: ISO 8601, UTC | ISO 8601 with an offset or Z; a count of units |
 | timestamp without | `2013-01-01T05:00:00.000` | ISO 8601 without an offset; a count of units |
 | date32, date64 | `2013-01-01` | the same; or a count of days / milliseconds |
-| time32, time64 | `05:00:00.000` | the same, or `05:00`; or a count of its unit |
+| of other years than 0 to 9999 | `+010000-01-01`; the ends of the range `infinity`, `-infinity` | a count |
+| time32, time64 | `05:00:00.000`; what is no time of day is an error | the same, or `05:00`; or a count of its unit |
 | duration | number: a count of its unit | the same |
 | interval | `{"months": 1, "days": 2, "nanoseconds": 3}` | not taken |
 | decimal | string, all digits | string or number; a number's digits beyond 17 need a string |
 | binary (all layouts) | base64 string | the same |
 | list (all layouts) | list | the same |
-| struct | object | object; an absent field is null, an unknown one refused |
+| struct | object; two fields of one name are an error | object; an absent field is null, an unknown one refused |
 | map | list of [key, value] pairs | the same, or an object |
 | dictionary, run-end encoded | their values | values |
 | union | the value | not taken |
 | extension | its storage | its storage |
+
+Answers to SQL differ in one thing (`http_sql`): whole numbers, a decimal's without a fraction too, are numbers up to
+2**53 and texts beyond.
 
 Where a method declares no schema, a column's type follows from its own values: int64 (uint64 where a value needs
 it), float64 where there are fractions, string, boolean, null where there is nothing else; lists and objects as
@@ -53,7 +57,7 @@ import pyarrow as pa
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, InvalidArgument, MethodFailed, SchemaMismatch
 from flightserve.frontends.json_arrays import CONVERSION_ERRORS, BadValue, declared, inferred, inferred_type
-from flightserve.frontends.json_values import values_of
+from flightserve.frontends.json_values import Whole, values_of
 
 Columns = dict[str, list[Any]]
 
@@ -284,13 +288,13 @@ class JsonColumns:
 
     __slots__ = ("_lists", "names")
 
-    def __init__(self, batch: pa.RecordBatch) -> None:
+    def __init__(self, batch: pa.RecordBatch, whole: Whole = "typed") -> None:
         """Raises MethodFailed for a batch that JSON cannot say."""
         self.names: list[str] = batch.schema.names
         if len(set(self.names)) != len(self.names):
             raise MethodFailed(f"the reply has two columns of one name ({', '.join(self.names[:16])}); ask for Arrow")
         try:
-            self._lists = [values_of(column) for column in batch.columns]
+            self._lists = [values_of(column, whole) for column in batch.columns]
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise MethodFailed(f"the reply cannot be said in JSON; ask for Arrow: {str(error)[:200]}") from error
 

@@ -53,6 +53,8 @@ ROW = {
     "pair": {"x": 1, "y": "b"},
 }
 NULLS = dict.fromkeys(ROW)
+# As JSON has them unless numbers are asked for.
+TEXTS = ROW | {"u64": str(2**64 - 1), "i64": str(2**63 - 1)}
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +91,32 @@ def still_works(client: httpx.Client) -> None:
 def test_json_by_rows_and_by_columns(client: httpx.Client) -> None:
     answer = ask(client, "FROM types")
     assert (answer.status_code, answer.headers["content-type"]) == (200, JSON)
-    assert answer.json() == {"rows": [ROW, NULLS]}
+    assert answer.json() == {"rows": [TEXTS, NULLS]}
     columns = ask(client, "FROM types", shape="columns").json()
+    assert columns == {"columns": {name: [value, None] for name, value in TEXTS.items()}}
+    assert ask(client, "FROM types", integers="number").json() == {"rows": [ROW, NULLS]}
+    columns = ask(client, "FROM types", shape="columns", integers="number").json()
     assert columns == {"columns": {name: [value, None] for name, value in ROW.items()}}
 
 
 def test_ndjson(client: httpx.Client) -> None:
     answer = ask(client, "FROM types", accept=NDJSON)
     assert answer.headers["content-type"] == NDJSON
+    assert [json.loads(line) for line in answer.text.splitlines()] == [TEXTS, NULLS]
+    answer = ask(client, "FROM types", accept=NDJSON, integers="number")
     assert [json.loads(line) for line in answer.text.splitlines()] == [ROW, NULLS]
+
+
+def test_sums_are_numbers_as_counts_are(client: httpx.Client) -> None:
+    """What a client that has but floats would read as another number is text, whatever its type is."""
+    query = "SELECT sum(id) AS s, count(*) AS n, 9007199254740992 AS exact, 9007199254740993 AS large, "
+    query += "1000000000000000000000 AS huge, [-9007199254740993, 1] AS list FROM people"
+    row = {"s": 21, "n": 6, "exact": 2**53, "list": [-(2**53) - 1, 1], "large": 2**53 + 1, "huge": 10**21}
+    assert ask(client, query, integers="number").json() == {"rows": [row]}
+    texts = {"large": str(2**53 + 1), "huge": str(10**21), "list": [str(-(2**53) - 1), 1]}
+    assert ask(client, query).json() == ask(client, query, integers="text").json() == {"rows": [row | texts]}
+    assert str(10**21) in ask(client, query, accept=CSV).text
+    check(ask(client, "SELECT 1", integers="none"), 400, "INVALID_ARGUMENT")
 
 
 def test_csv(client: httpx.Client) -> None:
