@@ -269,6 +269,10 @@ class RouterHosted:
         self._service.post(in_force.set)
         in_force.wait(APPLY_TIMEOUT_S)
 
+    def unfit(self) -> tuple[str, int]:
+        """Never: where it cannot go on it ends."""
+        return "", 0
+
     def ready(self) -> bool:
         """A router that listens can do its part."""
         return True
@@ -302,6 +306,7 @@ class ReplicaHosted:
         self.drain = self._service.drain
         self.stop = self._service.stop
         self.ready = self._service.ready
+        self.unfit = self._service.unfit
 
 
 class FrontendHosted:
@@ -323,6 +328,10 @@ class FrontendHosted:
         """The client and `/metrics` follow the table."""
         self._client.apply_table(table)
         self._metrics.set_tiers(table.metrics)
+
+    def unfit(self) -> tuple[str, int]:
+        """Never: where it cannot go on it ends."""
+        return "", 0
 
     def ready(self) -> bool:
         """Every deployment answers."""
@@ -358,6 +367,10 @@ class StandbyHosted:
 
     def apply_table(self, table: RoutingTable) -> None:
         """It has no part in the data plane yet."""
+
+    def unfit(self) -> tuple[str, int]:
+        """Never: where it cannot go on it ends."""
+        return "", 0
 
     def ready(self) -> bool:
         """Its part is to wait."""

@@ -79,7 +79,7 @@ class Plane:
         onward = Onward(next(self._ids), self.limits, callees) if callees else None
         target = bound.make(onward.remote if onward is not None else None)
         replica = ReplicaService(
-            next(self._ids), self.specs[bound.name], target, self.limits, lambda: self.stuck.append(target), onward
+            next(self._ids), self.specs[bound.name], target, self.limits, lambda why: self.stuck.append(target), onward
         )
         self.targets.append(target)
         self.replicas.append(replica)

@@ -142,7 +142,7 @@ class Child:
         # A figure that grows with each report tells readers of statistics a new one from an old one.
         uptime_s = time.monotonic() - self._started_s
         statistics = {**hosted.statistics(), "uptime_s": uptime_s, "losses": float(threads.losses())}
-        return Report(hosted.ready() and not self._leaving.is_set(), statistics, version)
+        return Report(hosted.ready() and not self._leaving.is_set(), statistics, version, *hosted.unfit())
 
     def _take_table(self, table: RoutingTable) -> None:
         with self._table_lock:

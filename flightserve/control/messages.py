@@ -42,11 +42,14 @@ class Announce(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
 class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """A child's heartbeat. `ready`: it can do its part of a request. `statistics`: its counters and gauges.
-    `table_version`: of the routing table that it acts by."""
+    `table_version`: of the routing table that it acts by. `unfit`: why another should take its place, "" while none
+    should; what it runs has ended by `until_ns` (monotonic) then."""
 
     ready: bool
     statistics: dict[str, float] = {}
     table_version: int = 0
+    unfit: str = ""
+    until_ns: int = 0
 
 
 class Failed(msgspec.Struct, array_like=True, frozen=True, tag=3):

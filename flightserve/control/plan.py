@@ -37,6 +37,11 @@ class Hosted(Protocol):
         """True when it can do its part of a request."""
         ...
 
+    def unfit(self) -> tuple[str, int]:
+        """Why another should take its place, "" while none should, and by when (monotonic ns) what it runs then has
+        ended. It takes nothing new any more."""
+        ...
+
     def statistics(self) -> Mapping[str, float]: ...
     def drain(self, timeout_s: float) -> bool:
         """Take nothing new and wait for what is there; False when the time was not enough."""

@@ -32,6 +32,7 @@ from flightserve.core.reconciling import (
     Action,
     Drain,
     Kill,
+    Retire,
     Slot,
     Start,
     Suspect,
@@ -118,6 +119,8 @@ class Processes:
             case Drain(peer_id, reason):
                 record = self._roster.records[peer_id]
                 self.drain(record, reason, self._drain_timeout_s(record))
+            case Retire(peer_id, reason, until_ns):
+                self.retire(self._roster.records[peer_id], reason, until_ns)
             case Kill(peer_id, reason):
                 self.kill(self._roster.records[peer_id], reason)
 
@@ -186,6 +189,15 @@ class Processes:
         elif not record.pid:
             self.kill(record, "it has no process yet")
         self._changed(False)
+
+    def retire(self, record: Record, reason: str, until_ns: int) -> None:
+        """Start another in the child's place at once, and let the child finish what it runs until then."""
+        now_ns = time.monotonic_ns()
+        log.error("%s (pid %d) is replaced: %s", record.slot.name, record.pid, reason)
+        too_many = self._roster.retired(record, reason, until_ns, now_ns)
+        self.drain(record, reason, max(0.0, (record.until_ns - now_ns) / NS_PER_S))
+        if too_many is not None:
+            self.kill(too_many, "others of its deployment were retired after it")
 
     def kill(self, record: Record, reason: str) -> None:
         """SIGKILL, and have Ray forget it."""

@@ -27,6 +27,7 @@ from flightserve.core.reconciling import (
     reconcile,
 )
 from flightserve.core.updating import Layout, Seen
+from flightserve.fabric.processes import Industry, ProcessLook
 from flightserve.types import DeploymentSpec
 from flightserve.wire.table import Entry, Peer, RoutingTable, assign
 
@@ -38,9 +39,11 @@ DRAIN_GRACE_S = 5.0
 # A version that is not served any more has come to rest when for so long no router had a request of it: several
 # heartbeats, and longer than a caller takes between its look at the routing table and its sending.
 QUIET_NS = 2 * NS_PER_S
+# A replica that is retired gets so much longer than what it runs, to exit.
+RETIRED_GRACE_NS = 5 * NS_PER_S
 
 # What killed a process that said nothing is for the kernel to know, where it does.
-UNSAID = "without saying why (killed, perhaps because memory was short, or ended by os._exit)"
+UNSAID = "it said nothing (killed, perhaps because memory was short, or ended by os._exit)"
 
 IN_TABLE = frozenset({Phase.SERVING, Phase.SUSPECT, Phase.DRAINING})
 
@@ -62,6 +65,11 @@ class Record:
     endpoint: str = ""
     ready: bool = False
     stopped: bool = False
+    # While it is silent, whether it works all the same.
+    industry: Industry = field(default_factory=Industry)
+    busy: bool = False
+    # It is retired, and has until then.
+    until_ns: int = 0
     last_words: str = UNSAID
     addresses: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
@@ -71,7 +79,15 @@ class Record:
 
     def observed(self) -> Child:
         """As the pure function wants it."""
-        return Child(self.peer_id, self.slot, self.version, self.phase, self.since_ns, self.heard_ns, self.stopped)
+        return Child(
+            self.peer_id, self.slot, self.version, self.phase, self.since_ns, self.heard_ns,
+            self.stopped, self.busy, self.until_ns,
+        )  # fmt: skip
+
+    def looked(self, look: ProcessLook | None, now_ns: int) -> None:
+        """What the kernel says of the process, which is silent."""
+        self.stopped = look is not None and look.stopped
+        self.busy = look is not None and self.industry.busy(look.ticks, now_ns)
 
 
 class Owner(NamedTuple):
@@ -159,7 +175,10 @@ class Roster:
         record.ready = message.ready
         record.statistics = message.statistics
         record.table_version = message.table_version
-        record.stopped = False
+        record.stopped = record.busy = False
+        record.industry.rest()
+        if record.until_ns and message.unfit:
+            record.until_ns = message.until_ns + RETIRED_GRACE_NS
         if message.statistics.get("going_requests"):
             self._busy_ns = now_ns
         self._move(record, Event.HEARD, now_ns)
@@ -175,8 +194,26 @@ class Roster:
             del self.records[record.peer_id]
             if unexpected:
                 self._restarts[record.slot] = self._restarts.get(record.slot, 0) + 1
-                self._last_words[record.slot] = record.last_words
+                self._last_words[record.slot] = f"died: {record.last_words}"
                 self._count_failure(record, now_ns)
+
+    def retired(self, record: Record, reason: str, until_ns: int, now_ns: int) -> Record | None:
+        """Another is to take the child's place, which has until then to finish what it runs. So that no deployment has
+        more than twice its replicas, one that was retired before may have to end now: that one."""
+        slot = record.slot
+        record.until_ns = until_ns + RETIRED_GRACE_NS
+        self._last_words[slot] = f"was replaced: {reason}"
+        self._restarts[slot] = self._restarts.get(slot, 0) + 1
+        served = record.phase in (Phase.SERVING, Phase.SUSPECT)
+        record.served_ns = now_ns - record.since_ns if served else 0
+        self._count_failure(record, now_ns)
+        others = [
+            other
+            for other in self.records.values()
+            if other.until_ns and other.phase is Phase.DRAINING and other.slot.deployment == slot.deployment
+        ]
+        places = sum(place.deployment == slot.deployment for place in self._desired.everything())
+        return min(others, key=lambda other: other.since_ns) if len(others) >= max(1, places) else None
 
     def failed(self, record: Record, message: str, detail: str) -> None:
         """A child said why it cannot start. Before the app was ever ready, that ends the start, later the change that
@@ -356,11 +393,14 @@ class Roster:
     def _waiting(self) -> str:
         ready = {record.slot for record in self.records.values() if _ready(record)}
         waiting = sorted(slot for slot in self._desired.serving() if slot not in ready)
-        told = [
-            f"{slot.name} (the one before died: {self._last_words[slot]})" if slot in self._last_words else slot.name
-            for slot in waiting
-        ]
-        return f"waiting for {', '.join(told)}" if waiting else ""
+        silent = {record.slot for record in self.records.values() if record.phase is Phase.SUSPECT}
+        words = {**self._last_words, **dict.fromkeys(silent, "")}
+
+        def told(slot: Slot) -> str:
+            before = f" (the one before {words[slot]})" if words.get(slot) else ""
+            return f"{slot.name}{', which is silent' if slot in silent else before}"
+
+        return f"waiting for {', '.join(told(slot) for slot in waiting)}" if waiting else ""
 
     def view(self, table_version: int, supervisor_pid: int, now_ns: int, change: str = "") -> View:
         """Everything, for people."""
@@ -409,7 +449,7 @@ class Roster:
             tier=record.slot.tier,
             deployment=record.slot.deployment,
             phase=record.phase.value,
-            ready=record.ready,
+            ready=_ready(record),
             pid=record.pid,
             peer_id=record.peer_id,
             restarts=self._restarts.get(record.slot, 0),
@@ -421,7 +461,8 @@ class Roster:
 
 
 def _ready(record: Record) -> bool:
-    return record.phase in (Phase.SERVING, Phase.SUSPECT) and record.ready
+    """It says that it can do its part. One that says nothing may be unable to say so, and answers nobody."""
+    return record.phase is Phase.SERVING and record.ready
 
 
 def _peer(record: Record) -> Peer:

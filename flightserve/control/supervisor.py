@@ -35,13 +35,13 @@ from flightserve.control.messages import (
     Shutdown,
 )
 from flightserve.control.names import peer_credentials
-from flightserve.control.observer import is_stopped
 from flightserve.control.plan import Plan
 from flightserve.control.processes import Cluster, Processes
 from flightserve.control.roster import Record, Roster
 from flightserve.core.lifecycle import Phase
 from flightserve.core.reconciling import FRONTEND, NS_PER_S
 from flightserve.errors import ProtocolError
+from flightserve.fabric.processes import look_at
 
 log = logging.getLogger("flightserve.control.supervisor")
 
@@ -108,8 +108,9 @@ class Supervisor:
             await self._processes.check_placement(now_ns)
             self._changes.step(now_ns)
         for record in self._roster.records.values():
-            silent = record.phase in (Phase.SERVING, Phase.SUSPECT) and now_ns - record.heard_ns > self._look_ns
-            record.stopped = silent and is_stopped(record.pid)
+            watched = record.phase in (Phase.SERVING, Phase.SUSPECT) or record.until_ns
+            if watched and now_ns - record.heard_ns > self._look_ns:
+                record.looked(look_at(record.pid), now_ns)
         for action in self._roster.plan_actions(now_ns):
             self._processes.act(action, now_ns)
 
@@ -145,6 +146,8 @@ class Supervisor:
             case Report() if record is not None:
                 if self._roster.reported(record, message, now_ns):
                     self._publish_soon()
+                if message.unfit and record.phase in (Phase.SERVING, Phase.SUSPECT):
+                    self._processes.retire(record, message.unfit, message.until_ns)
             case Failed(reason, detail) if record is not None:
                 log.error("%s", reason, extra={"exception": detail} if self._roster.was_ready else {})
                 self._roster.failed(record, reason, detail)

@@ -8,8 +8,11 @@ children observed and returns actions; the shell carries them out and feeds back
 - A child of another version than wanted, or of a slot nobody wants, is drained, and killed when the drain
   takes too long.
 - Silence: a child whose process is stopped (SIGSTOP) is killed when it lasts `stopped_ns`. Otherwise SERVING becomes
-  suspect after `suspect_ns`, and is killed after `frozen_ns`. A starting child may be busy importing and gets
-  `start_ns` in all.
+  suspect after `suspect_ns`, and is killed after `frozen_ns`. A replica that works all the while may be in one long
+  call of C code that lets none of its threads run: it is retired then instead, and killed when it stops working, or
+  after `engrossed_ns` more. A starting child may be busy importing and gets `start_ns` in all.
+- A replica that is retired (silent, or by its own word) no longer holds its place: another starts there at once, while
+  what it runs ends. It gets until `until_ns` for that, where a drain gets `drain_ns`.
 - A slot whose children keep dying waits, `backoff_ns * 2**(failures - 2)` up to `backoff_max_ns`; the first
   replacement comes at once.
 - A frontend's slot stays taken until the process is really gone, because its successor needs the same ports.
@@ -47,7 +50,8 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """One process as observed. Times are monotonic ns. `stopped`: the kernel says it does not run (SIGSTOP)."""
+    """One process as observed. Times are monotonic ns. `stopped`: the kernel says it does not run (SIGSTOP); `busy`: it
+    is silent, but uses the processor. `until_ns`: it is retired, and by then must have ended."""
 
     peer_id: int
     slot: Slot
@@ -56,6 +60,8 @@ class Child:
     since_ns: int
     heard_ns: int
     stopped: bool = False
+    busy: bool = False
+    until_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class ReconcileLimits:
     stopped_ns: int = NS_PER_S
     suspect_ns: int = 1_500_000_000
     frozen_ns: int = 30 * NS_PER_S
+    engrossed_ns: int = 300 * NS_PER_S
     start_ns: int = 600 * NS_PER_S
     drain_ns: int = 25 * NS_PER_S
     backoff_ns: int = NS_PER_S
@@ -103,6 +110,15 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """Let another take the child's place at once, and the child finish what it has until `until_ns`, then exit."""
+
+    peer_id: int
+    reason: str
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """SIGKILL, now."""
 
@@ -110,7 +126,7 @@ class Kill:
     reason: str
 
 
-Action = Start | Suspect | Drain | Kill
+Action = Start | Suspect | Drain | Retire | Kill
 
 
 def reconcile(
@@ -175,7 +191,9 @@ def _judge(child: Child, keep: bool, slot_wanted: bool, now_ns: int, limits: Rec
     silence = now_ns - child.heard_ns
     age = now_ns - child.since_ns
     match child.phase:
-        case Phase.DRAINING if age > limits.drain_ns:
+        case Phase.DRAINING if child.until_ns and silence > limits.frozen_ns and not child.busy:
+            return [Kill(child.peer_id, f"silent for {silence / NS_PER_S:.1f} s and idle")]
+        case Phase.DRAINING if age > limits.drain_ns and now_ns > child.until_ns:
             return [Kill(child.peer_id, "did not finish draining")]
         case Phase.STARTING | Phase.SERVING | Phase.SUSPECT if not keep:
             return [Drain(child.peer_id, "replaced" if slot_wanted else "no longer wanted")]
@@ -185,6 +203,9 @@ def _judge(child: Child, keep: bool, slot_wanted: bool, now_ns: int, limits: Rec
             return [Kill(child.peer_id, "its process is stopped")]
         case Phase.SERVING if silence > limits.suspect_ns:
             return [Suspect(child.peer_id)]
+        case Phase.SUSPECT if silence > limits.frozen_ns and child.busy and child.slot.tier == REPLICA:
+            why = f"silent for {silence / NS_PER_S:.1f} s and busy: a call may let none of its threads run"
+            return [Retire(child.peer_id, why, now_ns + limits.engrossed_ns)]
         case Phase.SUSPECT if silence > limits.frozen_ns:
             return [Kill(child.peer_id, f"silent for {silence / NS_PER_S:.1f} s")]
     return []

@@ -26,6 +26,7 @@ class Host(Protocol):
         """True where nothing but this replica is in the process, so that the process's limits are the replica's."""
         ...
 
-    def broken(self, error: FlightserveError) -> None:
-        """The object cannot go on: the process ends, and another takes its place."""
+    def broken(self, error: FlightserveError, at_once: bool = False) -> None:
+        """The object cannot go on: another process takes its place, and this one ends when what runs in it has, or
+        `at_once`, where that would do harm."""
         ...

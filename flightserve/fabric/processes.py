@@ -16,6 +16,11 @@ _USER_TICKS = 11
 _SYSTEM_TICKS = 12
 
 
+# A process that does less than this share of a core's work does none of its own: Ray's threads in a child do 0.005.
+BUSY_SHARE: Final = 0.05
+_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessLook:
     """A process at one moment. `stopped`: SIGSTOP or a debugger holds it. `ticks` of processor time it has used, all
@@ -23,6 +28,26 @@ class ProcessLook:
 
     stopped: bool
     ticks: int
+
+
+class Industry:
+    """Whether a process that says nothing works all the same, by the ticks it has used since that began."""
+
+    __slots__ = ("_ns", "_ticks")
+
+    def __init__(self) -> None:
+        self.rest()
+
+    def rest(self) -> None:
+        """It spoke."""
+        self._ns = self._ticks = -1
+
+    def busy(self, ticks: int, now_ns: int) -> bool:
+        """By a look of now. The first one since it spoke gives it credit."""
+        if self._ns < 0:
+            self._ns, self._ticks = now_ns, ticks
+            return True
+        return (ticks - self._ticks) * _TICK_NS >= BUSY_SHARE * (now_ns - self._ns)
 
 
 def look_at(pid: int) -> ProcessLook | None:

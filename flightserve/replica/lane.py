@@ -54,6 +54,7 @@ MEMORY_WAIT_S = 10.0
 PUMP_S = 0.1
 # How long a lane stays awake for the next micro-batch: a caller of small calls that waits for each reply takes 60 us.
 SPIN_NS_MAX = 150_000
+RETIRED = "the replica makes room for another"
 
 # How a micro-batch ended: result region (none at the end of a stream) and its rows, who is answered by what where
 # that is not all by one, or an error.
@@ -77,6 +78,10 @@ class Lane:
         self._gone: collections.deque[frames.SegmentGone | frames.PeerGone] = collections.deque()
         self._keeping: list[Inputs] = []
         self._flushing = threading.Lock()
+        # The micro-batch whose method this thread is in. Meanwhile another thread may read the connection, which it
+        # does under the lock (`give_back`).
+        self.inside = 0
+        self._reading = threading.Lock()
         # The micro-batch whose reply this thread streams, and its parts that the reader has not taken.
         self._streaming = 0
         self._unread = 0
@@ -145,6 +150,9 @@ class Lane:
     def _answer(self, frame: frames.Execute, inputs: Inputs, now_ns: int) -> Answer | None:
         """What `answered` gives, or why there is nothing; None where the answer is sent already, or will be by
         the event loop."""
+        if self.service.retired:
+            self.refuse(frame, Unavailable(RETIRED))
+            return None
         method = self.service.methods.get(frame.method)
         if method is None:
             self.refuse(frame, NotFound(f"this replica has no method {frame.method!r}"))
@@ -159,7 +167,11 @@ class Lane:
                 return None
             token = enter(context)
             try:
-                result = method.run(pieces)
+                self.inside = frame.batch_id
+                try:
+                    result = method.run(pieces)
+                finally:
+                    self._outside()
                 del pieces
                 if method.spec.streaming:
                     return self._stream(frame, result, context)
@@ -231,7 +243,7 @@ class Lane:
         batch which the method said is its last."""
         self._streaming, self._unread = frame.batch_id, 0
         try:
-            for batch in batches:
+            for batch in self._made(frame, batches):
                 if context.last:
                     return self.write(batch), batch.num_rows
                 self.send_part(frame, batch)
@@ -245,6 +257,34 @@ class Lane:
                 close()
             self._streaming = 0
         return None, 0
+
+    def _made(self, frame: frames.Execute, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        while True:
+            self.inside = frame.batch_id
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self._outside()
+            yield batch
+
+    def _outside(self) -> None:
+        """The method let go of this thread."""
+        self.inside = 0
+        if self.service.retired:
+            # Not while another thread reads the connection. In this order: that one looks at `inside` behind `retired`.
+            with self._reading:
+                pass
+
+    def give_back(self) -> None:
+        """The replica is retired: what waits behind the method that runs goes to others. For another thread than the
+        lane's, which does this itself once it is out of the method."""
+        with self._reading, contextlib.suppress(FlightserveError):
+            if self.inside:
+                self.pump(0)
+                while self._waiting:
+                    self.refuse(self._waiting.popleft(), Unavailable(RETIRED))
 
     def _await_reader(self, context: Context) -> None:
         """Wait while too many parts lie unread. What waits behind the stream is given back once the reader turns out

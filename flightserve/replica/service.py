@@ -28,6 +28,7 @@ from flightserve.replica.context import Context, entered
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.lane import STREAM_WINDOW, Answer, Lane, bare
 from flightserve.replica.onward import Onward
+from flightserve.replica.retiring import Retirement
 from flightserve.replica.session import Session
 from flightserve.types import DeploymentSpec
 from flightserve.wire import frames
@@ -43,10 +44,6 @@ RETRY_S = 0.05
 FLUSH_S = 0.1
 
 
-def _end_process() -> None:
-    os._exit(70)
-
-
 class ReplicaService:
     """One replica. `start` returns at once; `ready` tells when the router knows all lanes."""
 
@@ -56,13 +53,13 @@ class ReplicaService:
         spec: DeploymentSpec,
         target: object,
         limits: FabricLimits,
-        stuck: Callable[[], None] = _end_process,
+        on_loss: threads.Loss | None = None,
         onward: Onward | None = None,
         own_process: bool = False,
     ) -> None:
-        """`stuck` is called when a method goes on and on after everybody gave it up; `onward` is what the target's
-        calls to other deployments go through, which lives and ends with this service. `own_process`: nothing else
-        is in this process."""
+        """`on_loss` is told when nothing more can be done here, not even what runs (default: who looks after the
+        process); `onward` is what the target's calls to other deployments go through, which lives and ends with this
+        service. `own_process`: nothing else is in this process."""
         self.peer_id = peer_id
         self.spec = spec
         self.methods: dict[str, BoundMethod] = bind_methods(target, spec)
@@ -82,7 +79,10 @@ class ReplicaService:
         self._lanes: dict[int, Lane] = {}
         self._main: BlockingChannel | None = None
         self._main_session: Session | None = None
-        self._stuck = stuck
+        # Those that ended while something of theirs was still running.
+        self._past: list[Session] = []
+        self._on_loss = on_loss
+        self.retired = ""
         self._counts: collections.Counter[str] = collections.Counter()
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -107,18 +107,17 @@ class ReplicaService:
         if any(method.spec.is_async for method in self.methods.values()):
             self._loop = asyncio.new_event_loop()
             self._spawn("async", self._loop.run_forever)
+        post = self._loop.call_soon_threadsafe if self._loop is not None else None
+        lanes = self.spec.options.concurrency
+        self._retirement = Retirement(self.methods, lanes, self._limits.abandoned_s_max, post)
         self._spawn("main", self._run_main)
         for number in range(self.spec.options.concurrency):
             self._lane_threads[number] = self._spawn(f"lane-{number}", lambda number=number: self._run_lane(number))
 
     def _spawn(self, name: str, run: Any) -> threading.Thread:
-        thread = threads.start(f"{self.spec.name}-{name}", run, lambda: self._stopping or self._draining, self._lost)
+        thread = threads.start(f"{self.spec.name}-{name}", run, lambda: self._stopping or self._draining, self.retire)
         self._threads.append(thread)
         return thread
-
-    def _lost(self, why: str) -> None:
-        """A thread is gone, and all that it would have done."""
-        self._stuck()
 
     def apply_table(self, table: RoutingTable) -> None:
         """Follow the deployment to the router that owns it now. Any thread."""
@@ -141,13 +140,24 @@ class ReplicaService:
             self._changed.notify_all()
 
     def ready(self) -> bool:
-        """The router greeted the main connection and every lane, and onward calls have a way."""
+        """The router greeted the main connection and every lane, onward calls have a way, and it takes new ones."""
         connected = self._main is not None and len(self._lanes) == self.spec.options.concurrency
-        return connected and (self._onward is None or self._onward.ready())
+        return connected and not self.retired and (self._onward is None or self._onward.ready())
 
-    def drain(self, timeout_s: float) -> bool:
-        """Ask for nothing new; True once nothing runs and no result is out. What the router had sent before it read
-        our word runs too: a lane is done when the router says goodbye in turn."""
+    def retire(self, why: str) -> None:
+        """Take nothing new, give back what has not begun to run, and say why to who asks (`unfit`), so that another
+        replica takes this one's place. Any thread; only the first reason counts."""
+        if not self.retired:
+            log.error("%s is to be replaced: %s", self.spec.name, why)
+            self._say_goodbye()
+            self.retired = why
+
+    def unfit(self) -> tuple[str, int]:
+        """Why another should take this one's place, "" while none should, and when (monotonic ns) all that runs here
+        has ended or is not waited for any more."""
+        return (self.retired, self._retirement.until_ns(self._all_sessions())) if self.retired else ("", 0)
+
+    def _say_goodbye(self) -> None:
         with self._changed:
             # No lane connects from here on.
             self._draining = True
@@ -155,6 +165,12 @@ class ReplicaService:
         for lane in list(self._lanes.values()):
             with contextlib.suppress(Unavailable):
                 lane.channel.send([frames.Goodbye()])
+
+    def drain(self, timeout_s: float) -> bool:
+        """Ask for nothing new; True once nothing runs and no result is out. What the router had sent before it read
+        our word runs too: a lane is done when the router says goodbye in turn."""
+        if not self.retired:
+            self._say_goodbye()
         until_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
         with self._changed:
             while not self._drained() and monotonic_ns() < until_ns:
@@ -162,7 +178,15 @@ class ReplicaService:
         return self._drained()
 
     def _drained(self) -> bool:
-        return not self._lanes and not any(session.outstanding for session in list(self._sessions.values()))
+        lanes = [lane for lane in list(self._lanes.values()) if not self._is_over(lane)]
+        return not lanes and not any(session.outstanding for session in self._all_sessions())
+
+    def _is_over(self, lane: Lane) -> bool:
+        """It is held by a call that nobody waits for any more, and would not be back."""
+        return bool(self.retired and lane.inside) and self._retirement.is_over(lane.session, lane.inside)
+
+    def _all_sessions(self) -> list[Session]:
+        return [*list(self._sessions.values()), *self._past]
 
     def stop(self) -> None:
         """End all threads and connections."""
@@ -200,7 +224,7 @@ class ReplicaService:
             **counts,
             **{f"{self.spec.name}.{name}": value for name, value in self._of_target().items()},
             **self.pool.statistics(),
-            "running": float(sum(len(session.contexts) for session in list(self._sessions.values()))),
+            "running": float(sum(len(session.contexts) for session in self._all_sessions())),
             "lanes": float(len(self._lanes)),
         }
         if self._onward is not None:
@@ -218,6 +242,9 @@ class ReplicaService:
                 self._changed.wait_for(lambda: self._router is not None or self._draining or self._stopping)
                 if self._draining or self._stopping or self._router is None:
                     return None
+                if not main and self._still_runs(self._router.id):
+                    self._changed.wait(RETRY_S)
+                    continue
                 session = self._session(self._router)
             channel = None
             try:
@@ -233,6 +260,12 @@ class ReplicaService:
                 log.info("%s cannot reach its router yet: %s", self.spec.name, error.message)
                 with self._changed:
                     self._changed.wait(RETRY_S)
+
+    def _still_runs(self, router_id: int) -> bool:
+        """What the router gave before it gave this process up goes on here. It is not to begin here once more beside
+        that, and may: whoever gave it has it back."""
+        before = [*self._past, *self._sessions.values()]
+        return any(session.router.id == router_id and session.ended and session.contexts for session in before)
 
     def _greeted(self, channel: BlockingChannel, session: Session) -> None:
         """Wait for the router's Hello; what came with it is read later. Raises Unavailable when none comes, or the
@@ -254,8 +287,9 @@ class ReplicaService:
         """That of a router, or a new one. Under the lock."""
         session = self._sessions.get(router.id)
         if session is None or session.ended:
-            abandoned_ns_max = int(self._limits.abandoned_s_max * NS_PER_S)
-            session = self._sessions[router.id] = Session(router, self._epoch, self.pool, self._loop, abandoned_ns_max)
+            if session is not None and session.contexts:
+                self._past.append(session)
+            session = self._sessions[router.id] = Session(router, self._epoch, self.pool, self._loop)
         session.epoch = self._epoch
         return session
 
@@ -305,27 +339,27 @@ class ReplicaService:
                     session.freed(segment, offset, frame.lost)
         for lane in list(self._lanes.values()):
             lane.flush()
-        self._end_if_stuck()
+        self._look_after(session)
 
-    def _end_if_stuck(self) -> None:
-        """A method that does not return holds its lane for ever, and no thread can be ended from outside: the
-        process goes, its neighbours' requests run elsewhere, and the supervisor starts another."""
-        now_ns = monotonic_ns()
-        for session in list(self._sessions.values()):
-            for context in session.stuck(now_ns):
-                seconds = self._limits.abandoned_s_max
-                log.critical("%s.%s was abandoned %g s ago and still runs", self.spec.name, context.method, seconds)
-                self._stuck()
-            if session.ended and not session.contexts:
-                with self._changed:
-                    if self._sessions.get(session.router.id) is session:
-                        del self._sessions[session.router.id]
+    def _look_after(self, session: Session) -> None:
+        """Several times a second, whatever the lanes do."""
+        if self.retired:
+            for lane in list(self._lanes.values()):
+                lane.give_back()
+        elif why := self._retirement.why(self._all_sessions(), self._still_runs(session.router.id)):
+            self.retire(why)
+        with self._changed:
+            self._past = [session for session in self._past if session.contexts]
+            for over in [each for each in self._sessions.values() if each.ended and not each.contexts]:
+                del self._sessions[over.router.id]
 
-    def broken(self, error: FlightserveError) -> None:
-        """What the target serves from is broken for good, and the caller has been told: the process goes, and the
-        supervisor starts another."""
-        log.critical("%s cannot go on: %s", self.spec.name, error.message)
-        self._stuck()
+    def broken(self, error: FlightserveError, at_once: bool = False) -> None:
+        """What the target serves from is broken for good, and the caller has been told: another replica takes this
+        one's place. `at_once`: what runs would do harm, and ends now."""
+        if at_once:
+            threads.lost(error.message, self._on_loss)
+        else:
+            self.retire(error.message)
 
     def _run_lane(self, number: int) -> None:
         while (connected := self._connect(main=False)) is not None:

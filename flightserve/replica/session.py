@@ -33,7 +33,6 @@ class Session:
         epoch: int,
         pool: SegmentPool,
         loop: asyncio.AbstractEventLoop | None,
-        abandoned_ns_max: int,
     ) -> None:
         self.router = router
         self.epoch = epoch
@@ -48,8 +47,7 @@ class Session:
         self.ended = False
         self._pool = pool
         self._loop = loop
-        self._abandoned_ns_max = abandoned_ns_max
-        # Micro-batches nobody waits for, and when they must have ended.
+        # Micro-batches nobody waits for, and since when.
         self._abandoned: dict[int, int] = {}
         # Those given up before they began to run: the word may come by the main connection while the micro-batch
         # waits in a lane, or lies in its socket. Oldest first.
@@ -93,7 +91,7 @@ class Session:
     def _abandon(self, batch_id: int, context: Context) -> None:
         """Nobody wants the micro-batch's result: say so to its method, cancel it where it is a coroutine."""
         context.cancel()
-        self._abandoned[batch_id] = monotonic_ns() + self._abandoned_ns_max
+        self._abandoned.setdefault(batch_id, monotonic_ns())
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel_task, batch_id)
 
@@ -102,16 +100,15 @@ class Session:
         if task is not None:
             task.cancel()
 
-    def stuck(self, now_ns: int) -> list[Context]:
-        """Micro-batches that run on too long after they were abandoned; each is named once."""
+    def abandoned(self) -> list[tuple[int, str, int, int]]:
+        """Micro-batches that run on although nobody waits for them: id, method, since when, latest deadline."""
         out = []
-        for batch_id, until_ns in list(self._abandoned.items()):
+        for batch_id, since_ns in list(self._abandoned.items()):
             context = self.contexts.get(batch_id)
             if context is None:
-                del self._abandoned[batch_id]
-            elif now_ns > until_ns:
-                del self._abandoned[batch_id]
-                out.append(context)
+                self._abandoned.pop(batch_id, None)
+            else:
+                out.append((batch_id, context.method, since_ns, context.deadline))
         return out
 
     # ---- results

@@ -6,10 +6,11 @@ All connections of a session end together: a replica that was silent comes back 
 says of an earlier one finds its connection closed (the number is the fence; a lane of an earlier session is turned
 away).
 
-**Heartbeats.** A process that leaves one ping unanswered is looked at in /proc: if it is stopped (SIGSTOP), it is
-ejected at once. One that leaves `heartbeats_missed_max` unanswered is ejected too, unless it used processor time since
-the first of them: then a method may hold the interpreter, and its requests are better answered late than run again or
-refused. Such a process gets nothing new until it answers, and has `busy_s_max` to do so.
+**Heartbeats.** A process that leaves one ping unanswered is looked at in /proc: if it is stopped (SIGSTOP) or gone, it
+is ejected at once. One that lives and leaves `heartbeats_missed_max` unanswered is paused: it gets nothing new until it
+answers. A call of C code may let none of its threads run, and what it runs is better answered late than run again or
+refused; such a call may work or sleep. So silence alone ejects only who was idle for `busy_s_max` of it. Who works is
+never ejected: its callers' deadlines bound what waits for it, and the supervisor puts another beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from flightserve.config import FabricLimits
 from flightserve.errors import ProtocolError
-from flightserve.fabric.processes import look_at
+from flightserve.fabric.processes import Industry, look_at
 from flightserve.wire.frames import Hello
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ REPLICA = "replica"
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """One process: its main connection and its lanes. `paused`: it is silent and busy, and gets nothing new. `idle`
-    heartbeats have passed in which it used no processor time; a single one may only mean that others did."""
+    """One process: its main connection and its lanes. `paused`: it is silent, and gets nothing new."""
 
     id: int
     tier: str
@@ -44,8 +44,7 @@ class Peer:
     main: Link | None = None
     lanes: list[Link] = field(default_factory=list)
     pings_open: int = 0
-    ticks: int = 0
-    idle: int = 0
+    industry: Industry = field(default_factory=Industry)
     paused: bool = False
 
     def __str__(self) -> str:
@@ -63,7 +62,7 @@ class Peers:
     def __init__(self, limits: FabricLimits) -> None:
         self._peers: dict[int, Peer] = {}
         self._missed_max = limits.heartbeats_missed_max
-        self._busy_beats_max = int(limits.busy_s_max / limits.heartbeat_s)
+        self._idle_beats_max = max(int(limits.busy_s_max / limits.heartbeat_s), limits.heartbeats_missed_max)
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._peers.values()))
@@ -114,21 +113,28 @@ class Peers:
         del self._peers[peer.id]
         return True
 
-    def judge(self, peer: Peer) -> str:
+    def judge(self, peer: Peer, now_ns: int) -> str:
         """Once a heartbeat: why the process has to be ejected, "" where it has not. May set `paused`."""
         if not peer.pings_open:
             return ""
         look = look_at(peer.pid)
-        if look is not None and look.stopped:
+        if look is None:
+            return "its process is gone"
+        if look.stopped:
             return "its process is stopped"
-        ticks = look.ticks if look is not None else peer.ticks
-        peer.idle = peer.idle + 1 if ticks == peer.ticks and peer.pings_open > 1 else 0
-        peer.ticks = ticks
+        busy = peer.industry.busy(look.ticks, now_ns)
         if peer.pings_open < self._missed_max:
             return ""
-        if peer.idle >= self._missed_max - 1 or peer.pings_open >= max(self._busy_beats_max, self._missed_max):
-            return f"it left {peer.pings_open} heartbeats unanswered"
+        if peer.pings_open >= self._idle_beats_max and not busy:
+            return f"it left {peer.pings_open} heartbeats unanswered and was idle"
         if not peer.paused:
             peer.paused = True
-            log.warning("%s left %d heartbeats unanswered and is busy: it gets nothing new", peer, peer.pings_open)
+            log.warning("%s left %d heartbeats unanswered: it gets nothing new until it answers", peer, peer.pings_open)
         return ""
+
+    def answered(self, peer: Peer) -> bool:
+        """A heartbeat is answered; True where the process was paused until now."""
+        was_paused, peer.paused = peer.paused, False
+        peer.pings_open = 0
+        peer.industry.rest()
+        return was_paused

@@ -23,6 +23,7 @@ from flightserve.config import FabricLimits
 from flightserve.core.events import Tick
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.fabric.spinning import Spinner
+from flightserve.router.deaths import Deaths
 from flightserve.router.deployments import Deployments
 from flightserve.router.dispatch import Dispatcher
 from flightserve.router.door import Door
@@ -63,6 +64,7 @@ class RouterService:
         self._numbers = itertools.count(1)
         self._posts = Posts()
         self._epoll = select.epoll()
+        self._deaths = Deaths(self._epoll)
         self._spinner = Spinner(SPIN_NS_MAX)
         self._running = False
         self._thread: threading.Thread | None = None
@@ -147,6 +149,8 @@ class RouterService:
                     self._drop(link, error)
             elif fd == self._posts.fd:
                 self._posts.run()
+            elif (dead := self._deaths.of(fd)) is not None:
+                self._died(dead)
             else:
                 self._accept()
         self._turned_ns = now_ns = monotonic_ns()
@@ -218,7 +222,9 @@ class RouterService:
             self._epoll.register(link.fd, select.EPOLLIN)
             self._next_lazy_ns = 0
 
-    def _serve(self, link: Link, mask: int) -> None:
+    def _serve(self, link: Link, mask: int) -> bool:
+        """Read and write what there is; False where nothing came."""
+        received: Sequence[frames.Frame] = ()
         if mask & _WRITABLE:
             self._flush(link, lazily=True)
         if mask != _WRITABLE and not link.channel.closed:
@@ -229,10 +235,24 @@ class RouterService:
             for frame in received:
                 # An answer to one frame may have found the peer gone; the rest of what it said is void.
                 if channel.closed:
-                    return
+                    break
                 _HANDLERS[type(frame)](self, link, frame, now_ns)
+        return bool(received)
 
-    def _drop(self, link: Link, error: FlightserveError | None, silent: str = "") -> None:
+    def _died(self, peer: Peer) -> None:
+        """What it had sent before still counts. Its connections may be held by others and would not end."""
+        for link in list(peer.links):
+            try:
+                while not link.channel.closed and self._serve(link, select.EPOLLIN):
+                    pass
+            except FlightserveError as error:
+                self._drop(link, error)
+        for link in list(peer.links):
+            self._drop(link, None, why="its process died")
+
+    def _drop(
+        self, link: Link, error: FlightserveError | None, silent: str = "", why: str = "its connection ended"
+    ) -> None:
         """End a connection, with all that end with it, and undo all they held. `silent` says why a process that
         is still there is ejected."""
         if link.channel.closed:
@@ -246,7 +266,7 @@ class RouterService:
             self._disconnect(each)
         now_ns = monotonic_ns()
         if dispatcher is not None:
-            dispatcher.lanes_down(ending, silent or "its connection ended", now_ns, bool(silent))
+            dispatcher.lanes_down(ending, silent or why, now_ns, bool(silent))
         for each in ending:
             self._cancel_all(each, now_ns)
             each.forget_leases()
@@ -267,6 +287,7 @@ class RouterService:
                 dispatcher.cancel(mine, now_ns)
 
     def _gone(self, peer: Peer) -> None:
+        self._deaths.forget(peer)
         self._segments.drop(peer.id)
         for link in list(self._links.values()):
             shown = {key for key in link.channel.known if key[0] == peer.id}
@@ -281,7 +302,7 @@ class RouterService:
             if main is None:
                 continue
             was_paused = peer.paused
-            why = self._peers.judge(peer)
+            why = self._peers.judge(peer, now_ns)
             if why:
                 log.warning("ejecting %s: %s", peer, why)
                 self._drop(main, None, why)
@@ -307,6 +328,7 @@ class RouterService:
         for old in self._peers.superseded(frame):
             self._drop(old, None)
         peer = self._peers.greet(link, frame)
+        self._deaths.watch(peer)
         link.channel.queue(
             frames.Hello(
                 frames.PROTOCOL_VERSION,
@@ -405,9 +427,7 @@ class RouterService:
         peer = link.peer
         if peer is None or link is not peer.main:
             return
-        peer.pings_open = 0
-        if peer.paused:
-            peer.paused = False
+        if self._peers.answered(peer):
             for lane, dispatcher in self._housed(peer):
                 dispatcher.resume(lane, now_ns)
 
@@ -432,6 +452,7 @@ class RouterService:
         for link in list(self._links.values()):
             link.channel.close()
         self._door.close()
+        self._deaths.close()
         self._epoll.close()
         self._segments.close()
         self._posts.close()

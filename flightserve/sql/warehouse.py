@@ -235,7 +235,7 @@ class WarehouseReplica:
             self._tables.on_switch.append(lambda now: cache.retain(lambda scope: set(scope.tables) <= now.version_set))
         if not host.own_process:
             return
-        memory: MemoryWatch[Watched] = MemoryWatch(host.broken)
+        memory: MemoryWatch[Watched] = MemoryWatch(functools.partial(host.broken, at_once=True))
         each = self._tables.current.engine.memory_bytes
 
         def allow(engines: int) -> None:

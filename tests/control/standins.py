@@ -35,6 +35,9 @@ class Standin:
     def ready(self) -> bool:
         return all(entry.router_id for entry in self._table.deployments) and self._table.version > 0
 
+    def unfit(self) -> tuple[str, int]:
+        return "", 0
+
     def statistics(self) -> dict[str, float]:
         return {"peers": float(len(self._table.peers))}
 

@@ -1,0 +1,68 @@
+"""A replica that has to make room for another: whether it has, and until when it is still needed.
+
+`core.retiring` decides. A replica that is retired takes nothing new: what had not begun to run goes back to the router,
+what runs ends, and then the process does, without those calls that nobody waits for and that do not end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.core.retiring import GivenUp, why_retire
+from flightserve.replica.binding import BoundMethod
+from flightserve.replica.session import Session
+
+# Calls a function on the event loop of the methods.
+Post = Callable[[Callable[[], object]], object]
+
+
+class Retirement:
+    """Of one replica with so many lanes; `post` where it has an event loop. For one thread."""
+
+    def __init__(self, methods: Mapping[str, BoundMethod], lanes: int, grace_s: float, post: Post | None) -> None:
+        self._methods = methods
+        self._lanes = lanes
+        self._grace_ns = int(grace_s * NS_PER_S)
+        self._post = post
+        # When the loop was last asked to turn, until it has.
+        self._asked_ns = 0
+
+    def why(self, sessions: Iterable[Session], waited_for: bool) -> str:
+        """Why it has to be retired now, "" where it has not. `waited_for`: nothing begins before all that was given up
+        has ended."""
+        given_up = [self._given_up(*each) for session in sessions for each in session.abandoned()]
+        if not given_up:
+            return ""
+        now_ns = monotonic_ns()
+        coroutines = any(not call.holds_lane for call in given_up)
+        blocked_ns = self._blocked_ns(now_ns) if coroutines else 0
+        return why_retire(given_up, 1 if waited_for else self._lanes, blocked_ns, now_ns, self._grace_ns)
+
+    def is_over(self, session: Session, batch_id: int) -> bool:
+        """The micro-batch runs and is not waited for any more, by anybody."""
+        calls = [self._given_up(*each) for each in session.abandoned() if each[0] == batch_id]
+        return any(monotonic_ns() > call.ends_ns(self._grace_ns) for call in calls)
+
+    def until_ns(self, sessions: Iterable[Session]) -> int:
+        """By when all that runs has ended, or is not waited for any more; 0 where nothing runs."""
+        ends_ns = [0]
+        for session in sessions:
+            given_up = {each[0]: self._given_up(*each) for each in session.abandoned()}
+            for batch_id, context in list(session.contexts.items()):
+                call = given_up.get(batch_id)
+                ends_ns.append(context.deadline if call is None else call.ends_ns(self._grace_ns))
+        return max(ends_ns)
+
+    def _given_up(self, batch_id: int, method: str, since_ns: int, deadline_ns: int) -> GivenUp:
+        return GivenUp(method, since_ns, deadline_ns, not self._methods[method].spec.is_async)
+
+    def _blocked_ns(self, now_ns: int) -> int:
+        if not self._asked_ns:
+            self._asked_ns = now_ns
+            if self._post is not None:
+                self._post(self._turned)
+        return now_ns - self._asked_ns
+
+    def _turned(self) -> None:
+        self._asked_ns = 0
