@@ -8,6 +8,7 @@ end by `os._exit`, because Ray's own way waits for methods to return and a user'
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -200,6 +201,8 @@ def _describe(assignment: Assignment, error: BaseException) -> str:
 
 
 def _exit(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # User code may have closed or replaced both.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
     os._exit(code)

@@ -7,8 +7,10 @@ raylet itself says as a line of ours.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -44,10 +46,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class StandardError(logging.StreamHandler[Any]):
+    """Writes to the stream that was standard error at first. User code may close that, and shall not fail whoever has
+    something to say: such lines go to the descriptor, or nowhere."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Instead of the tracebacks that logging writes, to the very stream that failed."""
+        with contextlib.suppress(Exception):
+            os.write(2, (self.format(record) + self.terminator).encode("utf-8", "replace"))
+
+
 def configure_logging(process: str, level: int = logging.INFO) -> None:
     """Send the `flightserve` loggers of this process to stderr. Other loggers are left alone."""
     logger = logging.getLogger("flightserve")
-    stream = logging.StreamHandler(sys.stderr)
+    stream = StandardError(sys.stderr)
     stream.setFormatter(JsonFormatter(process))
     logger.handlers[:] = [stream]
     logger.setLevel(level)

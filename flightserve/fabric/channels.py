@@ -18,6 +18,7 @@ import collections
 import contextlib
 import os
 import socket
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterable
@@ -84,6 +85,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, on_segment: SegmentSeen) -> None:
         self.socket = sock
+        self._inode = os.fstat(sock.fileno()).st_ino
         self.known: set[tuple[int, int]] = set()
         self.closed = False
         self._decoder = FrameDecoder()
@@ -121,6 +123,15 @@ class Channel:
         if not self._shown:
             raise ProtocolError("a Segment frame arrived without its fd")
         self._on_segment(*self._shown.popleft())
+
+    def intact(self) -> bool:
+        """False where the descriptor is not the socket's any more: somebody else in this process closed it, and the
+        number may be another file's by now."""
+        try:
+            found = os.fstat(self.socket.fileno())
+        except OSError:
+            return self.closed
+        return stat.S_ISSOCK(found.st_mode) and found.st_ino == self._inode
 
     def close(self) -> None:
         """Close the socket and every fd that nobody took. Idempotent."""

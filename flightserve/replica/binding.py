@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 
@@ -31,16 +29,12 @@ from flightserve.fabric.schemas import decode_schema, empty_batch
 from flightserve.fabric.stored import Stored
 from flightserve.replica.context import context
 from flightserve.replica.delimiting import delimited
+from flightserve.replica.faults import failure
 from flightserve.replica.forms import FORMS, rows_of
-from flightserve.replica.results import ROW_RESULT, Apart, Part, ResultReader
+from flightserve.replica.results import ROW_RESULT, Apart, Part, ResultReader, StreamReader
 from flightserve.types import DeploymentSpec, MethodSpec
 
 log = logging.getLogger(__name__)
-
-MESSAGE_BYTES_MAX: Final = 4096
-# Absolute paths of two or more parts; what follows a letter, a colon or a slash is part of something else, such as
-# an address.
-_PATH: Final = re.compile(r"(?<![\w:/.<])/(?:[\w.+@~-]+/)+[\w.+@~-]*")
 
 
 class BoundMethod:
@@ -77,22 +71,18 @@ class BoundMethod:
     # ---- batch methods
 
     def _batch(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
-        argument = self._argument(pieces)
         try:
-            value = self._function(argument)
+            return self._checked(self._function(self._argument(pieces)), pieces)
         except BaseException as error:
             raise self._failed(error) from error
-        return self._checked(value, pieces)
 
     async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
-        argument = self._argument(pieces)
         try:
-            value = await self._function(argument)
+            return self._checked(await self._function(self._argument(pieces)), pieces)
         except BaseException as error:
             if _is_our_cancellation(error):
                 raise
             raise self._failed(error) from error
-        return self._checked(value, pieces)
 
     def _argument(self, pieces: Sequence[pa.RecordBatch]) -> Any:
         assert self._form is not None
@@ -132,8 +122,6 @@ class BoundMethod:
         stream = self._results.stream()
         try:
             values = iter(self._function(self._argument(pieces)))
-        except FlightserveError:
-            raise
         except BaseException as error:
             raise self._failed(error) from error
         try:
@@ -144,16 +132,19 @@ class BoundMethod:
                     break
                 except BaseException as error:
                     raise self._failed(error) from error
-                yield stream.read(value)
+                yield self._read(stream, value)
                 value = None  # the rows sent are not kept alive by this frame
         finally:
-            _close(values)
+            self._close(values)
         if not stream.started and self._results.output is not None:
             yield empty_batch(self._results.output)
 
     async def _stream_async(self, pieces: Sequence[pa.RecordBatch]) -> AsyncIterator[Part]:
         stream = self._results.stream()
-        values = self._function(self._argument(pieces))
+        try:
+            values = self._function(self._argument(pieces))
+        except BaseException as error:
+            raise self._failed(error) from error
         try:
             while True:
                 try:
@@ -164,12 +155,37 @@ class BoundMethod:
                     if _is_our_cancellation(error):
                         raise
                     raise self._failed(error) from error
-                yield stream.read(value)
+                yield self._read(stream, value)
                 value = None
         finally:
-            await values.aclose()
+            await self._aclose(values)
         if not stream.started and self._results.output is not None:
             yield empty_batch(self._results.output)
+
+    def _read(self, stream: StreamReader, value: Any) -> Part:
+        try:
+            return stream.read(value)
+        except BaseException as error:
+            raise self._failed(error) from error
+
+    def _close(self, values: Any) -> None:
+        """End a generator; what it still has to say changes nothing for its caller."""
+        try:
+            close = getattr(values, "close", None)
+            if close is not None:
+                close()
+        except BaseException as error:
+            self._failed(error)
+
+    async def _aclose(self, values: Any) -> None:
+        try:
+            close = getattr(values, "aclose", None)
+            if close is not None:
+                await close()
+        except BaseException as error:
+            if _is_our_cancellation(error):
+                raise
+            self._failed(error)
 
     # ---- @single_input
 
@@ -181,9 +197,9 @@ class BoundMethod:
                     raise Cancelled(f"{self.where}: nobody waits for the result any more")
                 value = function(row)
                 values.append(value if type(value) is dict else self._row_result(value))
+            return self._results.from_rows(values, current.rows)
         except BaseException as error:
             raise self._failed(error) from error
-        return self._results.from_rows(values, current.rows)
 
     async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         function, current, values = self._function, context(), []
@@ -193,11 +209,11 @@ class BoundMethod:
                     raise Cancelled(f"{self.where}: nobody waits for the result any more")
                 value = await function(row)
                 values.append(value if type(value) is dict else self._row_result(value))
+            return self._results.from_rows(values, current.rows)
         except BaseException as error:
             if _is_our_cancellation(error):
                 raise
             raise self._failed(error) from error
-        return self._results.from_rows(values, current.rows)
 
     def _row_result(self, value: Any) -> dict[str, Any]:
         if value is None:
@@ -209,13 +225,8 @@ class BoundMethod:
     # ---- errors
 
     def _failed(self, error: BaseException) -> FlightserveError:
-        """What the caller gets for what user code raised."""
-        if isinstance(error, FlightserveError):
-            return error
-        # Text now: a logging handler that keeps the exception would keep the micro-batch's rows.
-        text = "".join(traceback.format_exception(error))
-        log.error("%s raised\n%s", self.where, text, extra=context().described())
-        return MethodFailed(describe(error))
+        """What the caller gets for what user code raised, or a library while it converted the method's rows."""
+        return failure(error, self.where, log, context().described())
 
 
 def bind_methods(target: object, spec: DeploymentSpec) -> dict[str, BoundMethod]:
@@ -223,38 +234,13 @@ def bind_methods(target: object, spec: DeploymentSpec) -> dict[str, BoundMethod]
     return {m.name: BoundMethod(getattr(target, m.name), m, f"{spec.name}.{m.name}") for m in spec.methods}
 
 
-def describe(error: BaseException) -> str:
-    """An exception for people far away: class and message, bounded, without paths of this machine."""
-    # An OSError's text names the file; what went wrong is in strerror.
-    text = error.strerror if isinstance(error, OSError) and error.strerror else _text(error)
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    if len(text) > MESSAGE_BYTES_MAX:
-        text = text[:MESSAGE_BYTES_MAX]
-    text = _PATH.sub("<path>", text)
-    raw = text.encode("utf-8", "replace")
-    if len(raw) <= MESSAGE_BYTES_MAX:
-        return raw.decode()
-    return raw[: MESSAGE_BYTES_MAX - 3].decode("utf-8", "ignore") + "..."
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # a user's __str__ may raise anything; the class still says something
-        return ""
-
-
 def _is_our_cancellation(error: BaseException) -> bool:
     """True when the service cancels the method; a CancelledError of the method's own making is its failure."""
-    if isinstance(error, GeneratorExit):
+    # Of the class: an exception may answer `__class__` by anything.
+    kind = type(error)
+    if issubclass(kind, GeneratorExit):
         return True
-    if not isinstance(error, asyncio.CancelledError):
+    if not issubclass(kind, asyncio.CancelledError):
         return False
     running = asyncio.current_task()
     return running is not None and running.cancelling() > 0
-
-
-def _close(values: Any) -> None:
-    close = getattr(values, "close", None)
-    if close is not None:
-        close()

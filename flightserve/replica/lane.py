@@ -22,7 +22,6 @@ from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
     FlightserveError,
-    MethodFailed,
     NotFound,
     ReplicaFailed,
     ResourceExhausted,
@@ -35,6 +34,8 @@ from flightserve.fabric.segments import Shown
 from flightserve.fabric.spinning import Spinner
 from flightserve.fabric.stored import Stored
 from flightserve.replica.context import Context, enter, leave
+from flightserve.replica.coroutines import STREAM_WINDOW, Run
+from flightserve.replica.faults import bare, failure
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.results import Apart, Part
 from flightserve.replica.session import Session
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Parts of one streamed reply that may lie unread; then its generator waits.
-STREAM_WINDOW = 4
 # A reader that takes nothing for so long is slow.
 SLOW_READER_NS = 100_000_000
 # How long a lane waits for memory before the micro-batch fails.
@@ -160,10 +159,13 @@ class Lane:
         context = self._admit(frame, inputs, now_ns)
         if context is None:
             return None
+        handed_on = False
         try:
             pieces = inputs.pieces(frame, self.service.mapped, self._schemas)
             if method.spec.is_async:
-                self.service.run_async(self, frame, inputs, method, pieces, context)
+                assert self.service.coroutines is not None
+                self.service.coroutines.start(Run(self, frame, inputs, method, pieces, context))
+                handed_on = True
                 return None
             token = enter(context)
             try:
@@ -178,13 +180,11 @@ class Lane:
                 return self.answered(result, inputs)
             finally:
                 leave(token)
-        except FlightserveError as error:
-            return bare(error)
-        except Exception as error:
-            log.exception("micro-batch of %s failed", frame.method)
-            return MethodFailed(type(error).__name__)
+        except BaseException as error:
+            # Whatever it is: a lane that ends here would leave its micro-batches to their deadlines.
+            return bare(failure(error, method.where, log, context.described()))
         finally:
-            if not method.spec.is_async:
+            if not handed_on:
                 self.session.left(frame.batch_id)
 
     def _admit(self, frame: frames.Execute, inputs: Inputs, now_ns: int) -> Context | None:
@@ -380,11 +380,3 @@ class Lane:
             keys = [key for inputs in self._keeping for key in inputs.returned()]
             self._keeping = [inputs for inputs in self._keeping if inputs.holding]
         return [frames.Release(keys)] if keys else []
-
-
-def bare(error: FlightserveError) -> FlightserveError:
-    """The error without its traceback, whose frames would keep the micro-batch's rows alive."""
-    error.__traceback__ = None
-    error.__cause__ = None
-    error.__context__ = None
-    return error

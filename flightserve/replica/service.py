@@ -6,27 +6,25 @@ while every lane is inside user code. `async def` methods run on one event loop 
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import contextlib
+import functools
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-import pyarrow as pa
 
 from flightserve import threads
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
-from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ProtocolError, Unavailable
+from flightserve.errors import FlightserveError, ProtocolError, ReplicaFailed, Unavailable
 from flightserve.fabric.channels import BlockingChannel, connect
 from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
 from flightserve.replica.binding import BoundMethod, bind_methods
-from flightserve.replica.context import Context, entered
-from flightserve.replica.inputs import Inputs
-from flightserve.replica.lane import STREAM_WINDOW, Answer, Lane, bare
+from flightserve.replica.coroutines import Coroutines
+from flightserve.replica.faults import failure
+from flightserve.replica.lane import Lane
 from flightserve.replica.onward import Onward
 from flightserve.replica.retiring import Retirement
 from flightserve.replica.session import Session
@@ -87,7 +85,8 @@ class ReplicaService:
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._lane_threads: dict[int, threading.Thread] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        awaits = any(method.spec.is_async for method in self.methods.values())
+        self.coroutines = Coroutines(spec.name) if awaits else None
         self.pool.on_dropped.append(self._segment_dropped)
         self.own_process = own_process
         # Of the class: an object may answer to any name.
@@ -104,20 +103,31 @@ class ReplicaService:
         """Begin to look for the router."""
         if self._onward is not None:
             self._onward.start()
-        if any(method.spec.is_async for method in self.methods.values()):
-            self._loop = asyncio.new_event_loop()
-            self._spawn("async", self._loop.run_forever)
-        post = self._loop.call_soon_threadsafe if self._loop is not None else None
+        post = None
+        if self.coroutines is not None:
+            self._spawn("async", self.coroutines.run)
+            post = self.coroutines.call
         lanes = self.spec.options.concurrency
         self._retirement = Retirement(self.methods, lanes, self._limits.abandoned_s_max, post)
-        self._spawn("main", self._run_main)
+        self._spawn("main", lambda: self._keep("main connection", self._run_main))
         for number in range(self.spec.options.concurrency):
-            self._lane_threads[number] = self._spawn(f"lane-{number}", lambda number=number: self._run_lane(number))
+            run = functools.partial(self._keep, f"lane {number}", functools.partial(self._run_lane, number))
+            self._lane_threads[number] = self._spawn(f"lane-{number}", run)
 
     def _spawn(self, name: str, run: Any) -> threading.Thread:
         thread = threads.start(f"{self.spec.name}-{name}", run, lambda: self._stopping or self._draining, self.retire)
         self._threads.append(thread)
         return thread
+
+    def _keep(self, name: str, run: Callable[[], None]) -> None:
+        """A thread's work, begun again when it ends by what nobody expects: user code can raise in any thread."""
+        while True:
+            try:
+                return run()
+            except BaseException as error:
+                failure(error, f"the {name} of {self.spec.name}", log)
+            with self._changed:
+                self._changed.wait(RETRY_S)
 
     def apply_table(self, table: RoutingTable) -> None:
         """Follow the deployment to the router that owns it now. Any thread."""
@@ -197,12 +207,12 @@ class ReplicaService:
         if self._onward is not None:
             # First: a lane in the middle of an onward call ends with it.
             self._onward.stop()
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        if self.coroutines is not None:
+            self.coroutines.stop()
         for thread in self._threads:
             thread.join(5)
-        if self._loop is not None and not self._loop.is_running():
-            self._loop.close()
+        if self.coroutines is not None:
+            self.coroutines.close()
         self._stopped()
         self.pool.close()
         self.mapped.close()
@@ -289,7 +299,7 @@ class ReplicaService:
         if session is None or session.ended:
             if session is not None and session.contexts:
                 self._past.append(session)
-            session = self._sessions[router.id] = Session(router, self._epoch, self.pool, self._loop)
+            session = self._sessions[router.id] = Session(router, self._epoch, self.pool, self.coroutines)
         session.epoch = self._epoch
         return session
 
@@ -300,7 +310,7 @@ class ReplicaService:
             "replica",
             main,
             self.spec.key,
-            ASYNC_CREDITS if self._loop is not None else LANE_CREDITS,
+            ASYNC_CREDITS if self.coroutines is not None else LANE_CREDITS,
             os.getpid(),
             session.epoch,
             session.number,
@@ -313,15 +323,27 @@ class ReplicaService:
             if self._is_gone(session):
                 # Given up before it could be hung up from.
                 channel.shutdown()
-            with contextlib.suppress(FlightserveError):
+            try:
                 while self._stays(session) or any(lane.session is session for lane in list(self._lanes.values())):
                     self._hear(channel, session)
-            self._main = self._main_session = None
-            channel.close()
-            session.end()
-            for lane in list(self._lanes.values()):
-                if lane.session is session:
-                    lane.channel.shutdown()
+            except FlightserveError as error:
+                log.info("the main connection of %s ended: %s", self.spec.name, error.message)
+            finally:
+                self._end_main(channel, session)
+
+    def _end_main(self, channel: BlockingChannel, session: Session) -> None:
+        self._check_intact(channel)
+        self._main = self._main_session = None
+        channel.close()
+        session.end()
+        for lane in list(self._lanes.values()):
+            if lane.session is session:
+                lane.channel.shutdown()
+
+    def _check_intact(self, channel: BlockingChannel) -> None:
+        """Before a connection is closed, because its number may be another file's by now."""
+        if not channel.intact():
+            self.broken(ReplicaFailed("user code closed a connection that is not its own"), at_once=True)
 
     def _stays(self, session: Session) -> bool:
         """The deployment is with this router, or nobody knows yet with whom."""
@@ -375,6 +397,7 @@ class ReplicaService:
                 level = logging.WARNING if isinstance(error, ProtocolError) else logging.INFO
                 log.log(level, "lane %d of %s ended: %s", number, self.spec.name, error.message)
             finally:
+                self._check_intact(lane.channel)
                 del self._lanes[number]
                 lane.close()
             if lane.dismissed and self._stays(lane.session):
@@ -410,70 +433,3 @@ class ReplicaService:
         if main is not None:
             with contextlib.suppress(Unavailable):
                 main.send([frames.SegmentGone(self.peer_id, segment)])
-
-    # ---- async methods
-
-    def run_async(
-        self,
-        lane: Lane,
-        frame: frames.Execute,
-        inputs: Inputs,
-        method: BoundMethod,
-        pieces: Sequence[pa.RecordBatch],
-        context: Context,
-    ) -> None:
-        """Run the micro-batch on the event loop; it answers by itself."""
-        assert self._loop is not None
-        asyncio.run_coroutine_threadsafe(
-            self._answer_async(lane, frame, inputs, method, list(pieces), context), self._loop
-        )
-
-    async def _answer_async(
-        self,
-        lane: Lane,
-        frame: frames.Execute,
-        inputs: Inputs,
-        method: BoundMethod,
-        pieces: list[pa.RecordBatch],
-        context: Context,
-    ) -> None:
-        started_ns = monotonic_ns()
-        answer: Answer
-        lane.session.tasks[frame.batch_id] = asyncio.current_task()
-        try:
-            with entered(context):
-                if context.cancelled:
-                    raise Cancelled("nobody waits for the result any more")
-                if method.spec.streaming:
-                    await self._stream_async(lane, frame, method(pieces), context)
-                    answer = (None, 0)
-                else:
-                    result = await method(pieces)
-                    answer = lane.answered(result, inputs)
-                    del result
-        except asyncio.CancelledError:
-            answer = Cancelled("nobody waits for the result any more")
-        except FlightserveError as error:
-            answer = bare(error)
-        except Exception as error:
-            log.exception("micro-batch of %s failed", frame.method)
-            answer = MethodFailed(type(error).__name__)
-        finally:
-            pieces.clear()
-            del lane.session.tasks[frame.batch_id]
-            lane.session.left(frame.batch_id)
-        with contextlib.suppress(Unavailable):
-            lane.finish(frame, inputs, answer, started_ns)
-
-    async def _stream_async(
-        self, lane: Lane, frame: frames.Execute, batches: AsyncIterator[pa.RecordBatch], context: Context
-    ) -> None:
-        window = lane.session.windows[frame.batch_id] = asyncio.Semaphore(STREAM_WINDOW)
-        try:
-            async for batch in batches:
-                await window.acquire()
-                if context.cancelled:
-                    raise Cancelled("nobody waits for the stream any more")
-                lane.send_part(frame, batch)
-        finally:
-            del lane.session.windows[frame.batch_id]

@@ -14,6 +14,7 @@ import threading
 from flightserve.clock import monotonic_ns
 from flightserve.fabric.segments import SegmentPool
 from flightserve.replica.context import Context
+from flightserve.replica.coroutines import Coroutines
 from flightserve.wire.frames import Execute
 from flightserve.wire.table import Peer
 
@@ -32,7 +33,7 @@ class Session:
         router: Peer,
         epoch: int,
         pool: SegmentPool,
-        loop: asyncio.AbstractEventLoop | None,
+        coroutines: Coroutines | None,
     ) -> None:
         self.router = router
         self.epoch = epoch
@@ -42,11 +43,11 @@ class Session:
         self.outstanding: dict[tuple[int, int], int] = {}
         self._counting = threading.Lock()
         self.contexts: dict[int, Context] = {}
-        self.tasks: dict[int, asyncio.Task[None] | None] = {}
+        self.tasks: dict[int, asyncio.Task[None]] = {}
         self.windows: dict[int, asyncio.Semaphore] = {}
         self.ended = False
         self._pool = pool
-        self._loop = loop
+        self._coroutines = coroutines
         # Micro-batches nobody waits for, and since when.
         self._abandoned: dict[int, int] = {}
         # Those given up before they began to run: the word may come by the main connection while the micro-batch
@@ -92,8 +93,8 @@ class Session:
         """Nobody wants the micro-batch's result: say so to its method, cancel it where it is a coroutine."""
         context.cancel()
         self._abandoned.setdefault(batch_id, monotonic_ns())
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._cancel_task, batch_id)
+        if self._coroutines is not None:
+            self._coroutines.call(self._cancel_task, batch_id)
 
     def _cancel_task(self, batch_id: int) -> None:
         task = self.tasks.get(batch_id)
@@ -133,9 +134,9 @@ class Session:
     def taken(self, batch_id: int, parts: int) -> None:
         """The reader of a stream on the event loop is ready for more, or has gone."""
         window = self.windows.get(batch_id)
-        if window is not None and self._loop is not None:
+        if window is not None and self._coroutines is not None:
             for _ in range(parts):
-                self._loop.call_soon_threadsafe(window.release)
+                self._coroutines.call(window.release)
 
     # ---- the end
 

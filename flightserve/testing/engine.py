@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +14,16 @@ from typing import Any
 import pyarrow as pa
 
 from flightserve.declare import Bound
-from flightserve.errors import FlightserveError, MethodFailed, ResourceExhausted
+from flightserve.errors import FlightserveError, ResourceExhausted
 from flightserve.fabric.batches import stream_of
 from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.context import Context, context, entered
+from flightserve.replica.faults import failure
 from flightserve.replica.results import Apart
 from flightserve.types import DeploymentSpec, RequestMeta
 from flightserve.wire.frames import Part
+
+log = logging.getLogger(__name__)
 
 Emit = Callable[["LocalResult | None", "FlightserveError | None", bool], None]
 
@@ -131,9 +135,9 @@ class LocalDeployment:
         except FlightserveError as error:
             for request in requests:
                 request.fail(error)
-        except Exception as error:
+        except BaseException as error:
             for request in requests:
-                request.fail(MethodFailed(type(error).__name__))
+                request.fail(failure(error, method.where, log))
 
     def _run_one(self, method: BoundMethod, request: LocalRequest) -> None:
         if method.spec.streaming:

@@ -1,0 +1,107 @@
+"""What user code raised, as an error for its caller: typed, bounded, and to be had for any exception at all.
+
+An exception is an object of the user's. Its text may raise, be gigabytes, or hold what no UTF-8 can; its class may not
+tell its name; a handler of the log may fail. Whoever answers a micro-batch must not end by any of that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import traceback
+from collections.abc import Mapping
+from typing import Final
+
+from flightserve import errors
+from flightserve.errors import FlightserveError, MethodFailed
+
+MESSAGE_BYTES_MAX: Final = 4096
+# Of a traceback, as the log has it: half from its beginning, half from its end.
+TRACEBACK_CHARS_MAX: Final = 16 << 10
+# Absolute paths of two or more parts; what follows a letter, a colon or a slash is part of something else, such as
+# an address.
+_PATH: Final = re.compile(r"(?<![\w:/.<])/(?:[\w.+@~-]+/)+[\w.+@~-]*")
+# As `type` itself reads it: a metaclass may answer `cls.__name__` by anything.
+_name_of: Final = type.__dict__["__name__"].__get__
+_OURS: Final = frozenset(
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FlightserveError)
+)
+
+
+def failure(
+    error: BaseException, where: str, log: logging.Logger, details: Mapping[str, object] | None = None
+) -> FlightserveError:
+    """What the caller gets for what user code raised: the error itself where it is one of ours, else a MethodFailed,
+    and the traceback goes to the log, with the details."""
+    # Of the class: an exception may answer `__class__` by raising.
+    if issubclass(type(error), FlightserveError):
+        return _ours(error)
+    # Text now: a logging handler that keeps the exception would keep the micro-batch's rows.
+    tell(log, "%s raised\n%s", where, _traceback(error), extra=details)
+    return MethodFailed(describe(error))
+
+
+def bare(error: FlightserveError) -> FlightserveError:
+    """The error without its traceback, whose frames would keep the micro-batch's rows alive."""
+    error.__traceback__ = None
+    error.__cause__ = None
+    error.__context__ = None
+    return error
+
+
+def describe(error: BaseException) -> str:
+    """An exception for people far away: class and message, bounded, without paths of this machine."""
+    name, text = _name_of(type(error)), _text(error)
+    return _bounded(f"{name}: {text}" if text else name)
+
+
+def tell(log: logging.Logger, message: str, *values: object, extra: Mapping[str, object] | None = None) -> None:
+    """Write an error to the log, whatever its filters and handlers do; users may have set some."""
+    with contextlib.suppress(BaseException):
+        log.error(message, *values, extra=extra)
+
+
+def _ours(error: BaseException) -> FlightserveError:
+    """The error as it can travel: of a class that the other side knows, with a text that fits."""
+    kind = type(error)
+    if kind in _OURS and isinstance(error, FlightserveError) and type(error.message) is str:
+        fits = _bounded(error.message, hide_paths=False)
+        return error if fits == error.message else kind(fits)
+    # A class of the user's is to its caller the class of ours that it is made from.
+    known = next(each for each in type.__dict__["__mro__"].__get__(kind) if each in _OURS)
+    made: FlightserveError = known(_bounded(_text(error) or _name_of(kind)))
+    return made
+
+
+def _bounded(text: str, hide_paths: bool = True) -> str:
+    if len(text) > MESSAGE_BYTES_MAX:
+        text = text[:MESSAGE_BYTES_MAX]
+    if hide_paths:
+        text = _PATH.sub("<path>", text)
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= MESSAGE_BYTES_MAX:
+        return raw.decode()
+    return raw[: MESSAGE_BYTES_MAX - 3].decode("utf-8", "ignore") + "..."
+
+
+def _text(error: BaseException) -> str:
+    try:
+        # An OSError's text names the file; what went wrong is in strerror.
+        text = (issubclass(type(error), OSError) and error.strerror) or str(error)  # type: ignore[attr-defined]
+        # Plain and short: it may be of a class of its own, which behaves in any way, and gigabytes long.
+        return str.__getitem__(text, slice(MESSAGE_BYTES_MAX + 1))
+    except BaseException:  # a user's __str__ may raise anything; the class still says something
+        return ""
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        # Half a character of UTF-16 is none that a log can be written in.
+        text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode()
+    except BaseException:  # what it asks of the exception may raise
+        return f"{describe(error)}, an exception that cannot be shown"
+    if len(text) <= TRACEBACK_CHARS_MAX:
+        return text
+    half = TRACEBACK_CHARS_MAX // 2
+    return f"{text[:half]}\n... {len(text) - TRACEBACK_CHARS_MAX} characters ...\n{text[-half:]}"
