@@ -16,6 +16,7 @@ import pyarrow as pa
 
 import flightserve as fs
 from flightserve.errors import NotFound
+from flightserve.fabric.stored import Fresh
 
 
 class OfTheUser(BaseException):
@@ -160,6 +161,20 @@ def _break_the_loop() -> None:
 def _cancel_everybody() -> None:
     for task in asyncio.all_tasks():
         task.cancel()
+
+
+def _cancel_newcomers() -> None:
+    """For a while, each turn of the loop: also tasks that have not begun."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 0.3
+
+    def cancel() -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        if loop.time() < end:
+            loop.call_soon(cancel)
+
+    loop.call_soon(cancel)
 
 
 def _cancel_itself() -> None:
@@ -312,6 +327,14 @@ class Unruly:
         """While its result is made into columns."""
         return {"what": Odd(what_of(batch))}
 
+    def written(self, batch: pa.RecordBatch) -> Any:
+        """When its result was written."""
+        return Fresh(batch, lambda region: act(what_of(batch)))
+
+    async def async_written(self, batch: pa.RecordBatch) -> Any:
+        """When its result was written."""
+        return Fresh(batch, lambda region: act(what_of(batch)))
+
     @fs.single_input
     def row_result(self, row: dict[str, Any]) -> Any:
         """While its row is read."""
@@ -364,6 +387,12 @@ class Unruly:
         """Anything."""
         return {"a": RETURNED[row["what"]]}
 
+    async def newcomers(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Cancels whatever comes to the loop for a while."""
+        _cancel_newcomers()
+        await asyncio.sleep(0.05)  # tidy: the loop turns
+        return batch
+
     async def loop(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Does something to the event loop, and then waits for a turn of it."""
         LOOP[what_of(batch)][0]()
@@ -396,6 +425,8 @@ PLACES = (
     "argument",
     "result",
     "async_result",
+    "written",
+    "async_written",
     "row_result",
     "yielded",
     "async_yielded",

@@ -312,7 +312,11 @@ class Lane:
         if isinstance(batch, Stored):
             return batch.taken()
         region = self.write(batch.batch)
-        batch.written(region)
+        try:
+            batch.written(region)
+        except BaseException:
+            self.service.pool.free(region.segment, region.offset)
+            raise
         return region
 
     def answered(self, result: Part | list[Apart], inputs: Inputs) -> Answer:

@@ -7,6 +7,7 @@ is in `tests/served/test_served_unruly.py`.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import sys
 from collections.abc import Callable, Iterator
 
@@ -101,3 +102,25 @@ def test_the_methods_loop_goes_on(system: Plane, what: str) -> None:
     assert not (harmed and LOOP[what][1]), answers
     del answers, harmed
     check_good(system)
+
+
+def test_tasks_that_are_cancelled_before_they_begin_are_answered(system: Plane) -> None:
+    async def calls() -> list[object]:
+        own = asyncio.ensure_future(anext(system.client.call("Unruly", "newcomers", GOOD, meta(15.0))))
+        answers: list[object] = []
+        while not (own.done() and answers and not isinstance(answers[-1], BaseException)):
+            call = system.client.call("Unruly", "async_good", GOOD, meta(15.0))
+            answers += await asyncio.gather(anext(call), return_exceptions=True)
+        return [*answers, *await asyncio.gather(own, return_exceptions=True)]
+
+    errors = [answer for answer in system.run(calls()) if isinstance(answer, BaseException)]
+    assert len(errors) > 1
+    assert all(type(error) is MethodFailed and "CancelledError" in error.message for error in errors), errors
+
+
+def test_an_exception_that_is_raised_in_a_lanes_thread_from_outside_costs_no_call(system: Plane) -> None:
+    for thread in [system.replicas[0]._lane_threads[0], system.replicas[0]._threads[1]]:
+        assert thread.ident is not None
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        check_good(system)
+        assert thread.is_alive()
