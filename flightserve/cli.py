@@ -132,6 +132,10 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
     about = "router processes; deployments are spread over them"
     option("--routers", type=int, default=1, metavar="N", help=about)
     option("--address", metavar="RAY", help="an existing Ray on this machine (default: a Ray of our own)")
+    about = "a name that HTTP answers to, beside numeric addresses, localhost and --host's; may be given again"
+    option("--allow-host", action="append", default=[], metavar="NAME", help=about)
+    about = "a web origin whose pages may call (CORS), e.g. https://app.example, or *; may be given again"
+    option("--cors-origin", action="append", default=[], metavar="ORIGIN", help=about)
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
     option("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS", help=about)
 
@@ -204,8 +208,9 @@ def _serve(arguments: argparse.Namespace, make: Callable[[], App]) -> int:
         for protocol in PROTOCOLS
     }
     options = FrontendOptions(
-        host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout, **ports
-    )
+        host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout,
+        allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin), **ports,
+    )  # fmt: skip
 
     def plan() -> Plan:
         from flightserve.app import make_plan

@@ -5,13 +5,17 @@ Every bound in the system that an operator may want to move has its name here.
 
 from __future__ import annotations
 
+import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
 from flightserve.errors import ConfigError
 
 MIB = 1 << 20
+_HOST_NAME = re.compile(r"\*|(\*\.)?[^\s/:@?#\[\]*]+")
+_ORIGIN = re.compile(r"\*|null|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/@?#]+/?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,9 @@ class FabricLimits:
 
 @dataclass(frozen=True, slots=True)
 class FrontendOptions:
-    """Where the frontends listen. A port of None leaves the protocol out; 0 takes a free one. `ticket_key` signs what
-    SQL clients are handed; the frontends of an app share it."""
+    """Where the frontends listen. A port of None leaves the protocol out; 0 takes a free one. `allowed_hosts` are names
+    that HTTP answers to beside its own, `cors_origins` the web origins whose pages may call; `*` is all of them.
+    `ticket_key` signs what SQL clients are handed; the frontends of an app share it."""
 
     host: str = "127.0.0.1"
     http_port: int | None = 8080
@@ -68,6 +73,8 @@ class FrontendOptions:
     frontends: int = 1
     drain_timeout_s: float = 20.0
     limits: EdgeLimits = EdgeLimits()
+    allowed_hosts: Sequence[str] = ()
+    cors_origins: Sequence[str] = ()
     ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +84,18 @@ class FrontendOptions:
                 raise ConfigError(f"{name} is {port!r}; a port is 0 to 65535, or None to leave the protocol out")
         if not self.drain_timeout_s >= 0:
             raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; it is 0 or more, in seconds")
+        for name in _names(self.allowed_hosts, "allowed_hosts"):
+            if not _HOST_NAME.fullmatch(name):
+                raise ConfigError(f"allowed_hosts: {name!r} is no host's name; write it without scheme and port, or *")
+        for origin in _names(self.cors_origins, "cors_origins"):
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(f"cors_origins: {origin!r} is no origin; write it as https://app.example:8443, or *")
+
+
+def _names(names: Sequence[str], what: str) -> Sequence[str]:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{what} is {names!r}; it is a list of texts")
+    return names
 
 
 class ServingOptions(TypedDict, total=False):
@@ -90,4 +109,6 @@ class ServingOptions(TypedDict, total=False):
     frontends: int
     drain_timeout_s: float
     limits: EdgeLimits
+    allowed_hosts: Sequence[str]
+    cors_origins: Sequence[str]
     ticket_key: bytes

@@ -139,6 +139,8 @@ class FrontendHost:
         arguments: tuple[Any, ...] = (self._service, self._options.host, port, self._options.limits, self._metrics)
         if protocol == "flight":
             arguments = (*arguments, self._options.ticket_key)
+        elif protocol == "http":
+            arguments = (*arguments, self._options.allowed_hosts, self._options.cors_origins)
 
         async def build_and_start() -> tuple[Any, str]:
             # Built on the loop: grpc.aio and zmq.asyncio take the running loop in their constructors.

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
 import uvicorn
@@ -25,6 +25,7 @@ from flightserve.errors import Unavailable
 from flightserve.fabric.service import Service
 from flightserve.frontends.edge import BACKLOG
 from flightserve.frontends.http_calls import Calls
+from flightserve.frontends.http_door import Door
 from flightserve.frontends.http_pages import pages
 from flightserve.frontends.http_protocol import SWEEP_S, EdgeProtocol
 from flightserve.loops import Every, vital
@@ -49,8 +50,18 @@ class _Server(uvicorn.Server):
 class HttpFrontend:
     """HTTP on one address. Every method is called on the event loop that it lives on."""
 
-    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        service: Service,
+        host: str,
+        port: int,
+        limits: EdgeLimits,
+        metrics: Metrics,
+        allowed_hosts: Sequence[str] = (),
+        cors_origins: Sequence[str] = (),
+    ) -> None:
         self._host = host
+        self._door = Door(host, allowed_hosts, cors_origins)
         self._port = port
         self._limits = limits
         self._calls: Calls | None = None
@@ -66,7 +77,7 @@ class HttpFrontend:
     async def start(self) -> str:
         """Listen; returns `http://host:port`. Raises OSError where the address cannot be had."""
         loop = asyncio.get_running_loop()
-        calls = self._calls = Calls(self._service, self._limits, self._metrics, loop)
+        calls = self._calls = Calls(self._service, self._limits, self._metrics, loop, self._door)
         self._socket = _listen(self._host, self._port)
         application = pages(self._service, self._limits, self._metrics, lambda: calls.draining)
         config = uvicorn.Config(

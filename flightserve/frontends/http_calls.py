@@ -26,6 +26,7 @@ from flightserve.fabric.service import Result, Service
 from flightserve.frontends import http_sql, http_streams
 from flightserve.frontends.edge import as_error, check_name, default_meta, echoable_request_id, meta_of
 from flightserve.frontends.http_bodies import ARROW, JSON, form_in, form_out, packing
+from flightserve.frontends.http_door import Door
 from flightserve.frontends.http_exchange import Exchange, Route
 from flightserve.frontends.json_columns import JsonColumns, build_all, declared_schema, parse
 from flightserve.frontends.sql_calls import SqlCalls
@@ -51,9 +52,12 @@ ROUTES_CACHED_MAX: Final = 1024
 class Calls:
     """The calls of one HTTP frontend, on its event loop."""
 
-    def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, service: Service, limits: EdgeLimits, metrics: Metrics, loop: asyncio.AbstractEventLoop, door: Door
+    ) -> None:
         self.service = service
         self.limits = limits
+        self.door = door
         self.sql = SqlCalls(service, limits)
         self.in_flight = 0
         self.tasks: set[asyncio.Task[None]] = set()

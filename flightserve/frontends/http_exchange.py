@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # From here on a copy of the body into one write costs more than a second write.
 _JOINED_BYTES_MAX: Final = 16 << 10
+# Pieces of a body that are smaller are put together, up to so much.
+SMALL_PIECE_BYTES: Final = 4096
+GATHERED_BYTES_MAX: Final = 1 << 20
 _OK: Final = STATUS_LINES[200]
 
 
@@ -43,6 +46,7 @@ class Exchange:
         "arrived_ns",
         "body",
         "call",
+        "cors",
         "disconnected",
         "error",
         "form_in",
@@ -75,7 +79,9 @@ class Exchange:
         self.headers = headers
         self.on_done = on_done
         self.arrived_ns = monotonic_ns()
-        self.pieces: list[bytes] = []
+        # Bytes, or a bytearray of several small ones.
+        self.pieces: list[Any] = []
+        self.cors = b""
         self.size = 0
         self.size_max = 0
         self.read = False
@@ -104,10 +110,21 @@ class Exchange:
         value = self.headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
+    def add(self, piece: bytes) -> None:
+        """Some of the body. Small pieces behind others are put together: a chunk of one byte would take fifty."""
+        if len(piece) < SMALL_PIECE_BYTES and self.pieces:
+            last = self.pieces[-1]
+            if type(last) is bytearray and len(last) < GATHERED_BYTES_MAX:
+                last += piece
+                return
+            self.pieces.append(bytearray(piece))
+        else:
+            self.pieces.append(piece)
+
     def content(self) -> bytes:
         """The body in one piece. JSON needs it so; Arrow does not."""
         pieces, self.pieces = self.pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)  # the first piece is bytes
 
     def abandon(self) -> None:
         """The client is gone: nobody waits for the answer."""
@@ -150,6 +167,7 @@ class Exchange:
             return
         self.response_started = True
         protocol = self.protocol
+        extra += self.cors
         if not self.keep_alive:
             extra += b"connection: close\r\n"
         size = len(body)
@@ -173,6 +191,7 @@ class Exchange:
         if not self.protocol.can_stream:  # HTTP/1.0: the end of the connection is the end of the body
             self.keep_alive = False
         how = b"transfer-encoding: chunked\r\n" if self.protocol.can_stream else b""
+        how += self.cors
         if not self.keep_alive:
             how += b"connection: close\r\n"
         self.protocol.transport.write(

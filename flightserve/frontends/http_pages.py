@@ -13,22 +13,25 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.fabric.service import Service
 from flightserve.frontends.edge import as_error, check_name, echoable_request_id
 from flightserve.frontends.http_docs import PAGE
+from flightserve.frontends.http_door import PREFLIGHT
 from flightserve.frontends.http_errors import MethodNotAllowed, NoRoute, error_body, http_status, retry_after
 from flightserve.frontends.http_openapi import describe_deployment, describe_method, openapi
 from flightserve.metrics import CONTENT_TYPE, Metrics
 
 JSON_TYPE = "application/json"
 # `/docs` loads nothing from anywhere else, and may not be told to.
+_PREFLIGHT = b"access-control-request-method"
 _DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
-def pages(service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool]) -> Starlette:
+def pages(service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool]) -> ASGIApp:
     """The application. Its handlers only read `service`, and answer from memory."""
     all_pages = _Pages(service, limits, metrics, is_draining)
     routes = [
@@ -46,7 +49,15 @@ def pages(service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: C
     application = Starlette(routes=routes, exception_handlers=handlers)
     # A path with a slash too many is none of ours; a redirect would lead to wherever the Host header says.
     application.router.redirect_slashes = False
-    return application
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "OPTIONS" and any(name == _PREFLIGHT for name, _ in scope["headers"]):
+            # Which origin may call was decided at the door, whose header lines are on every answer.
+            await Response(status_code=204, headers=PREFLIGHT)(scope, receive, send)
+        else:
+            await application(scope, receive, send)
+
+    return answer
 
 
 class _Pages:

@@ -7,6 +7,8 @@ What uvicorn 0.5x leaves open, and what holds here (`EdgeLimits`):
   connection would have to be set and cancelled with every request.
 - The bytes and the number of headers, the bytes of the URL (431, 414) and of bodies (413), on every route. Bytes of an
   unfinished head are counted as they are received: the parser collects a long header silently.
+- What a chunked body has beside its content: trailers are counted like headers, and dropped, and so are the bytes of
+  chunk extensions. Small pieces of a body are put together, because each costs more memory than it holds.
 - The number of connections. One too many takes the place of the one that is idle for longest: whoever holds all of them
   and says nothing keeps nobody out.
 - A reader that does not read: its connection ends when nothing was taken for `body_idle_timeout_s`.
@@ -29,11 +31,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
 from flightserve.config import EdgeLimits
-from flightserve.errors import FlightserveError, ResourceExhausted, TooLarge, Unavailable
+from flightserve.errors import FlightserveError, ResourceExhausted, TooLarge, Unavailable, Unimplemented
 from flightserve.frontends.edge import as_error, new_request_id
+from flightserve.frontends.http_door import Door
 from flightserve.frontends.http_errors import (
     STATUS_LINES,
     BadRequest,
+    FramingTooLarge,
     HeadersTooLarge,
     RequestTimedOut,
     UrlTooLong,
@@ -46,6 +50,9 @@ LINGER_S: Final = 2.0
 # Of all connections one in so many is closed at a time to make room, so that looking at each of them is seldom.
 ROOM_SHARE: Final = 100
 SWEEP_S: Final = 0.5
+FRAMING_DROPPED_BYTES_MAX: Final = 256 << 10
+# What a chunk may take beside its content and not count: its size in 16 digits, and two line ends.
+CHUNK_BYTES: Final = 20
 _NEVER: Final = math.inf
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -54,6 +61,7 @@ class Edge(Protocol):
     """What a connection needs of its frontend."""
 
     limits: EdgeLimits
+    door: Door
     draining: bool
     date_line: bytes
     held_bytes: int
@@ -94,12 +102,18 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = False
         self._in_message = False
         self._discarding = False
+        self._droppable = _NEVER
         self._piece = 0
         self._piece_shared = False
         # Of the head being read: bytes that are surely its own, and those of a piece that it shares.
         self._received = 0
         self._received_shared = 0
         self._body_until = _NEVER
+        # Of the body being read: bytes that are not its content, as far as they are surely its own; and its trailers.
+        self._framing = 0
+        self._trailers = 0
+        # Header lines that the answer to the head read last needs.
+        self._cors = b""
         self._last_written = (0, 0.0)
 
     # ---- the connection
@@ -142,10 +156,16 @@ class EdgeProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse; whatever is wrong ends the connection with an answer."""
         if self._discarding:
+            self._droppable -= len(data)
+            if self._droppable < 0:
+                self.transport.abort()
             return
         self._piece = len(data)
         self._piece_shared = self._in_message
         self._received += self._piece
+        in_body = self._in_message and not self._in_head
+        if in_body:
+            self._framing += self._piece
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -162,6 +182,8 @@ class EdgeProtocol(HttpToolsProtocol):
             inner = error.__context__
             if isinstance(inner, _Refused):
                 self.refuse(inner.error)
+            elif isinstance(inner, httptools.HttpParserInvalidURLError):
+                self.refuse(BadRequest("the request's target is no URL"))
             elif inner is None or isinstance(inner, httptools.HttpParserError):
                 self.refuse(BadRequest(f"not an HTTP request: {error}"))
             else:
@@ -169,6 +191,10 @@ class EdgeProtocol(HttpToolsProtocol):
         else:
             if self._in_head and self._received > self.limits.header_bytes_max:
                 self.refuse(self._oversized_head())
+            elif not in_body or not self._in_message:
+                self._framing = 0
+            elif self._framing > self.limits.header_bytes_max:
+                self.refuse(self._oversized_framing())
 
     def shutdown(self) -> None:
         """The server stops: idle connections close, others after their answer."""
@@ -221,7 +247,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """First byte of a request."""
-        self.url = b""
+        self.url = self._cors = b""
         self.headers = []
         self.expect_100_continue = False
         self._in_head = self._in_message = True
@@ -232,8 +258,13 @@ class EdgeProtocol(HttpToolsProtocol):
             self.expires = self.loop.time() + self.limits.header_timeout_s
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self.headers.append((name.lower(), value))
+        """One header, or one of the trailers behind a chunked body, which nobody reads."""
+        if self._in_head:
+            self.headers.append((name.lower(), value))
+            return
+        self._trailers += 1
+        if self._trailers > self.limits.header_count_max:
+            raise _Refused(self._oversized_framing())
 
     def on_headers_complete(self) -> None:
         """Decide who answers: the call route here, everything else by ASGI."""
@@ -247,6 +278,11 @@ class EdgeProtocol(HttpToolsProtocol):
             if size > limits.header_bytes_max:
                 raise _Refused(self._oversized_head())
         headers = dict(self.headers)
+        self._trailers = 0
+        try:
+            self._check_head(headers)
+        except FlightserveError as error:
+            raise _Refused(error) from error
         declared = headers.get(b"content-length")
         if declared is not None and int(declared) > limits.body_bytes_max:
             raise _Refused(TooLarge(f"the body has {int(declared)} bytes; at most {limits.body_bytes_max} are taken"))
@@ -259,10 +295,27 @@ class EdgeProtocol(HttpToolsProtocol):
         else:
             self._open_call(route, headers)
 
+    def _check_head(self, headers: dict[bytes, bytes]) -> None:
+        """Whether this server is meant, and how the body comes."""
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            raise Unimplemented("CONNECT: this is no proxy")
+        self._cors = self.edge.door.check(self.url, version, method == b"GET", self.headers, headers)
+        if b"transfer-encoding" in headers:
+            codings = b",".join(value for name, value in self.headers if name == b"transfer-encoding")
+            codings = codings.strip().lower()
+            if codings != b"chunked":
+                shown = codings[:128].decode("latin-1")
+                kind = Unimplemented if codings.endswith(b"chunked") else BadRequest
+                raise kind(f"Transfer-Encoding is {shown!r}; chunked alone is read")
+            if version == "1.0":
+                raise BadRequest("HTTP/1.0 knows no Transfer-Encoding")
+
     def _open_call(self, route: Route, headers: dict[bytes, bytes]) -> None:
         version = self.parser.get_http_version()
         self.can_stream = version != "1.0"
         exchange = self.edge.open(self, route, headers)
+        exchange.cors = self._cors
         exchange.keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self.edge.draining
         declared = headers.get(b"content-length")
         if declared is not None and int(declared) > exchange.size_max and exchange.error is None:
@@ -293,6 +346,9 @@ class EdgeProtocol(HttpToolsProtocol):
         # Without a cycle before it, uvicorn starts this one at once: by `_start_asgi_task`, which knows the turns.
         self.cycle = None  # type: ignore[assignment]
         super().on_headers_complete()
+        if self._cors:
+            lines = [line.split(b": ", 1) for line in self._cors.splitlines()]
+            self.cycle.default_headers = [*self.cycle.default_headers, *((name, value) for name, value in lines)]
         if self.edge.draining:
             self.cycle.keep_alive = False
 
@@ -312,11 +368,22 @@ class EdgeProtocol(HttpToolsProtocol):
             return HeadersTooLarge(f"there are more than {limits.header_count_max} headers")
         return HeadersTooLarge(f"the headers have more than {limits.header_bytes_max} bytes")
 
+    def _oversized_framing(self) -> FlightserveError:
+        limits = self.limits
+        if self._trailers > limits.header_count_max:
+            return FramingTooLarge(f"there are more than {limits.header_count_max} trailers")
+        return FramingTooLarge(f"trailers and chunk extensions have more than {limits.header_bytes_max} bytes")
+
     # ---- the body
+
+    def on_chunk_header(self) -> None:
+        """A chunk begins: what it takes to say so is no fault."""
+        self._framing -= CHUNK_BYTES
 
     def on_body(self, body: bytes) -> None:
         """Some of the body of the request read last."""
         self.expires = min(self.loop.time() + self.limits.body_idle_timeout_s, self._body_until)
+        self._framing -= len(body)
         cycle: Any = self.cycle
         if not isinstance(cycle, Exchange):
             super().on_body(body)
@@ -330,7 +397,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if edge.held_bytes > edge.held_bytes_max:
             raise _Refused(ResourceExhausted("request bodies take all the memory they may; retry later"))
         if cycle.error is None:
-            cycle.pieces.append(body)
+            cycle.add(body)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -400,16 +467,19 @@ class EdgeProtocol(HttpToolsProtocol):
                 one.message_event.set()
         self._waiting.clear()
         self._discarding = True
+        if isinstance(error, FramingTooLarge):
+            # Bodies are what honest clients go on with before they read an answer; this is not.
+            self._droppable = FRAMING_DROPPED_BYTES_MAX
         self._in_head = False
         if begun or self.transport.is_closing():
             self.transport.abort()
             return
         status = http_status(error)
         body = error_body(error, request_id)
-        head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\nconnection: close"
+        head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close"
         self.transport.write(
             (head + b"\r\n\r\n%b")
-            % (STATUS_LINES[status], self.edge.date_line, len(body), request_id.encode("latin-1"), body)
+            % (STATUS_LINES[status], self.edge.date_line, len(body), request_id.encode("latin-1"), self._cors, body)
         )
         self.expires = self.loop.time() + LINGER_S
         self.flow.resume_reading()

@@ -66,7 +66,7 @@ def fill_memory(addresses: Mapping[str, str], until: float) -> None:
 def _post(address: str, path: str, body: bytes) -> socket.socket:
     parts = urlsplit(address)
     sock = socket.create_connection((parts.hostname or "", parts.port or 0))
-    head = f"POST /v1/{path} HTTP/1.1\r\nhost: x\r\ncontent-type: {ARROW}\r\naccept: {ARROW}\r\n"
+    head = f"POST /v1/{path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {ARROW}\r\naccept: {ARROW}\r\n"
     sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
     return sock
 

@@ -23,7 +23,9 @@ class OnLoop:
 
     protocol = "http"
 
-    def __init__(self, service: object, address: str, port: int, limits: object, metrics: object) -> None:
+    def __init__(
+        self, service: object, address: str, port: int, limits: object, metrics: object, *of_protocol: object
+    ) -> None:
         self.port = port
         asyncio.get_running_loop()
 

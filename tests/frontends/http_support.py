@@ -108,5 +108,11 @@ class Raw:
 
 def post(path: str, body: bytes, *headers: str) -> bytes:
     """The bytes of a POST with a JSON body."""
-    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-type: {JSON}", f"content-length: {len(body)}", *headers]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "host: localhost",
+        f"content-type: {JSON}",
+        f"content-length: {len(body)}",
+        *headers,
+    ]
     return "\r\n".join([*lines, "", ""]).encode() + body

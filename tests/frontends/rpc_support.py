@@ -108,9 +108,9 @@ class Narrow(Probe):
 
 
 @contextmanager
-def served(limits: EdgeLimits | None = None, **ports: int | None) -> Iterator[Any]:
+def served(limits: EdgeLimits | None = None, **ports: Any) -> Iterator[Any]:
     """Probe on the protocols whose ports are given: a FrontendHost with `addresses` and `service`."""
-    none: dict[str, int | None] = {"http_port": None, "grpc_port": None, "flight_port": None, "zmq_port": None}
+    none: dict[str, Any] = {"http_port": None, "grpc_port": None, "flight_port": None, "zmq_port": None}
     limits = limits or EdgeLimits()
     options = FrontendOptions(**{**none, **ports}, limits=limits)
     with LocalService(fs.App(Probe.bind(), Narrow.bind()), limits=limits) as service:

@@ -179,7 +179,7 @@ def test_one_bad_request_does_not_harm_its_neighbours(client: httpx.Client) -> N
 
 def test_pipelined_calls_and_pages_are_answered_in_order(client: httpx.Client) -> None:
     raw = Raw(str(client.base_url))
-    get = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    get = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
     raw.send(post(IDENTITY, b'{"rows":[{"a":1}]}') + get + post(IDENTITY, b'{"rows":[{"a":2}]}', "connection: close"))
     raw.until_closed()
     bodies = re.findall(rb'\{"(?:rows|status)[^\r]*', raw.received)
@@ -190,7 +190,7 @@ def test_http_1_0_and_absolute_urls_and_expect(client: httpx.Client) -> None:
     url, body = str(client.base_url), b'{"rows":[{"a":1}]}'
     old = Raw(url).send(post(IDENTITY, body).replace(b"HTTP/1.1", b"HTTP/1.0")).until_closed()
     assert (old.status, old.body) == (200, body)
-    absolute = Raw(url).send(post("http://x" + IDENTITY, body, "connection: close")).until_closed()
+    absolute = Raw(url).send(post("http://localhost" + IDENTITY, body, "connection: close")).until_closed()
     assert (absolute.status, absolute.body) == (200, body)
     expecting = Raw(url)
     head, _, rest = post(IDENTITY, body, "expect: 100-continue").partition(b"\r\n\r\n")
@@ -319,7 +319,7 @@ def test_draining_finishes_what_is_in_flight_and_takes_nothing_new() -> None:
         drained = pool.submit(host.drain, 10.0)
         eventually(lambda: frontend._calls.draining)
         # A connection that is there is still answered, and told that it ends.
-        raw.send(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+        raw.send(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         raw.read_answer()
         assert raw.status == 503
         assert b"connection: close" in raw.head.lower()

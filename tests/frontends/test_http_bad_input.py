@@ -95,7 +95,7 @@ def test_row_3_unknown_names(client: httpx.Client, path: str) -> None:
 def test_row_4_what_can_be_no_name(url: str, path: str) -> None:
     raw = Raw(url).send(post(path, GOOD, "connection: close")).until_closed()
     assert raw.status in (400, 404)
-    get = f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
+    get = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
     assert Raw(url).send(get).until_closed().status in (400, 404)
 
 
@@ -139,7 +139,7 @@ def test_row_6_a_byte_over_the_limit(client: httpx.Client, kind: str, limit: int
 
 def test_row_6_a_body_that_says_how_large_it_is_is_not_waited_for(url: str) -> None:
     for path in (IDENTITY, "/v1/sql"):
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000000\r\n\r\n".encode()
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10000000000\r\n\r\n".encode()
         raw = Raw(url).send(head).until_closed()
         assert (raw.status, raw.code) == (413, "RESOURCE_EXHAUSTED")
 
@@ -163,7 +163,7 @@ def test_row_6_a_body_that_says_how_large_it_is_is_not_waited_for(url: str) -> N
     ],
 )
 def test_row_7_framing(url: str, head: str, body: bytes, statuses: set[int]) -> None:
-    request = f"POST {IDENTITY} HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\n{head}\r\n\r\n".encode() + body
+    request = f"POST {IDENTITY} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {JSON}\r\n{head}\r\n\r\n".encode() + body
     raw = Raw(url).send(request).until_closed()
     # Where the length is too short, the call is answered and what follows it is no request.
     last = raw.received[raw.received.rindex(b"HTTP/1.1 ") :]
@@ -184,7 +184,7 @@ def test_row_7_what_is_not_http(url: str, data: bytes) -> None:
 def test_row_7_upgrades(url: str, upgrade: str) -> None:
     raw = Raw(url).send(post(IDENTITY, GOOD, "connection: upgrade", f"upgrade: {upgrade}")).until_closed()
     assert (raw.status, raw.code) == (400, "INVALID_ARGUMENT")
-    page = f"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: {upgrade}\r\n\r\n".encode()
+    page = f"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: {upgrade}\r\n\r\n".encode()
     assert Raw(url).send(page).until_closed().status == 200
 
 
@@ -417,7 +417,7 @@ def test_random_bytes_never_harm(url: str) -> None:
         raw.socket.shutdown(socket.SHUT_WR)
         raw.until_closed()
         if raw.received:
-            assert raw.status in (200, 400, 404, 405, 406, 408, 413, 415, 422, 431), raw.received
+            assert raw.status in (200, 400, 404, 405, 406, 408, 413, 415, 421, 422, 431, 501), raw.received
 
 
 def test_the_error_s_text_is_json_whatever_the_caller_sent(client: httpx.Client) -> None:

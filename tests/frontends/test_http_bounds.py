@@ -3,6 +3,7 @@ table). After each the server is where it was, and the next good request works."
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from flightserve.config import EdgeLimits
+from flightserve.frontends import http_protocol
 from tests.frontends.http_support import ARROW, Raw, frontend_of, http_served, post
 from tests.support import eventually
 
@@ -94,6 +96,81 @@ def test_row_18_heads_within_the_bounds_are_taken(url: str) -> None:
         Raw(url).send(post(IDENTITY + "?" + "q" * 16_000, GOOD, *headers, "connection: close")).until_closed().status
         == 200
     )
+
+
+# ---- chunked bodies
+
+CHUNKED = f"POST {IDENTITY} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+WHOLE = CHUNKED + b"%x\r\n%b\r\n0\r\n" % (len(GOOD), GOOD)  # but for its trailers
+
+
+def flooded(url: str, begun: bytes, more: bytes) -> Raw:
+    """Send `more` until the server has enough."""
+    raw = Raw(url).send(begun)
+    raw.socket.settimeout(20)
+    for _ in range((8 << 20) // len(more)):
+        try:
+            raw.socket.sendall(more)
+        except OSError:
+            break
+    else:
+        raise AssertionError("8 MiB were taken")
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("begun", "more"),
+    [
+        (WHOLE, b"X: a\r\n" * 1000),
+        (WHOLE + b"X: ", b"a" * 60_000),
+        (CHUNKED + b"1;", b"a" * 60_000),
+        (CHUNKED, b"1;" + b"a" * 1000 + b"\r\n \r\n"),
+    ],
+    ids=["trailers", "a long trailer", "a long extension", "extensions"],
+)
+def test_what_a_chunked_body_has_beside_its_content_is_bounded(url: str, begun: bytes, more: bytes) -> None:
+    flooded(url, begun, more).close()
+
+
+def connected(host: Any, raw: Raw) -> Any:
+    """The server's side of a connection."""
+    own = raw.socket.getsockname()
+    found = lambda: [one for one in frontend_of(host)._connections() if one.client == own]  # noqa: E731
+    eventually(found)
+    return found()[0]
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_trailers_at_their_bounds_and_one_beyond(server: tuple[Any, httpx.Client], url: str, over: int) -> None:
+    by_count = b"X: a\r\n" * (LIMITS.header_count_max + over) + b"\r\n"
+    with contextlib.closing(Raw(url)) as raw:
+        assert raw.send(WHOLE).send(by_count).read_answer().status == (431 if over else 200)
+    with contextlib.closing(Raw(url)) as raw:
+        at_the_bytes(server[0], raw, over)
+
+
+def at_the_bytes(host: Any, raw: Raw, over: int) -> None:
+    connection = connected(host, raw)
+    raw.send(CHUNKED)
+    eventually(lambda: connection._in_message and not connection._in_head)
+    begun = WHOLE[len(CHUNKED) :]
+    spare = LIMITS.header_bytes_max - (len(begun) - len(GOOD) - 2 * http_protocol.CHUNK_BYTES)
+    raw.send(begun + b"X: " + b"a" * (spare - 3 + over))
+    if over:
+        assert raw.until_closed().status == 431
+        return
+    eventually(lambda: connection._framing == LIMITS.header_bytes_max, what=repr(connection._framing))
+    assert raw.send(b"\r\n\r\n").read_answer().status == 200
+
+
+def test_a_body_of_chunks_of_a_byte_is_one_piece(server: tuple[Any, httpx.Client], url: str) -> None:
+    raw = Raw(url)
+    connection = connected(server[0], raw)
+    raw.send(CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in GOOD[:-1]))
+    eventually(lambda: connection.active is not None and connection.active.size == len(GOOD) - 1)
+    assert len(connection.active.pieces) == 2
+    assert raw.send(b"1\r\n}\r\n0\r\n\r\n").read_answer().body == GOOD
+    raw.close()
 
 
 # ---- 19: time
