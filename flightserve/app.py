@@ -288,9 +288,11 @@ class ReplicaHosted:
         from flightserve.composition import unchecked
         from flightserve.control.names import new_peer_id
         from flightserve.control.pickling import loads
+        from flightserve.replica.forks import end_with_this_process
         from flightserve.replica.onward import Onward
         from flightserve.replica.service import ReplicaService
 
+        end_with_this_process()
         with unchecked():
             bound: Bound = loads(assignment.code)
         assert assignment.spec is not None

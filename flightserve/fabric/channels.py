@@ -21,6 +21,7 @@ import socket
 import stat
 import struct
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -80,12 +81,25 @@ def check_peer(sock: socket.socket) -> int:
     return int(pid)
 
 
+# Of this process: a child that it forks has no part in them. Held open there, their ends would not be seen.
+_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for channel in list(_channels):
+        channel.socket.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 class Channel:
     """State of one connection: codec, fds that wait for their frame, segments the peer knows."""
 
     def __init__(self, sock: socket.socket, on_segment: SegmentSeen) -> None:
         self.socket = sock
         self._inode = os.fstat(sock.fileno()).st_ino
+        _channels.add(self)
         self.known: set[tuple[int, int]] = set()
         self.closed = False
         self._decoder = FrameDecoder()

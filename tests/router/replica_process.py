@@ -8,6 +8,7 @@ It prints `ready` when the router knows it, and ends with its standard input.
 from __future__ import annotations
 
 import base64
+import ctypes
 import dataclasses
 import itertools
 import json
@@ -23,6 +24,7 @@ import pyarrow as pa
 
 import flightserve as fs
 from flightserve.config import FabricLimits
+from flightserve.replica.forks import end_with_this_process
 from flightserve.replica.service import ReplicaService
 from flightserve.wire.table import RoutingTable
 from tests.plane import Plane
@@ -70,6 +72,22 @@ class Mortal:
         """One call of C code that lets no other thread run, for as many steps as the first row says."""
         sum(itertools.repeat(1, batch.column("x")[0].as_py()))
         return self._note(batch)
+
+    def dream(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """One call of C code that lets no other thread run and does nothing, for as many microseconds as the first
+        row says. It may run twice."""
+        noted = self._note(batch)
+        ctypes.PyDLL(None).usleep(batch.column("x")[0].as_py())
+        return noted
+
+    @fs.method(idempotent=False)
+    def fork_and_hold(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Leave a child behind that has all that this process has open."""
+        child = os.fork()
+        if not child:
+            signal.pause()
+        (self.directory / "child").write_text(str(child))
+        return self.held_once(batch)
 
 
 class ReplicaProcess:
@@ -119,6 +137,7 @@ def _main() -> None:
     # The spec as the router has it: a class of `__main__` is another version of itself.
     (entry,) = table.deployments
     limits = FabricLimits(**arguments["limits"])
+    end_with_this_process()
     replica = ReplicaService(arguments["peer_id"], entry.spec, Mortal.bind(arguments["directory"]).make(), limits)
     replica.start()
     replica.apply_table(table)

@@ -155,3 +155,21 @@ def test_a_lost_thread_of_a_replica_retires_it() -> None:
         replica._spawn("lost", lambda: None)
         eventually(lambda: "lost ended: it returned" in why(running))
         assert not replica.ready()
+
+
+def test_what_a_router_gave_up_does_not_begin_again_beside_what_goes_on() -> None:
+    """As when the process was silent for too long: it lives, and would run the same request twice at once."""
+    with plane(gated.bind().options(concurrency=2)) as running:
+        target, router = running.targets[0], running.router
+        lane = submit(running, "held", 1)
+        assert target.started.acquire(timeout=30)
+        (peer,) = [each for each in router._peers if each.tier == "replica"]
+        session = peer.session
+        router.post(lambda: router._drop(peer.main, None, "as a test has it"))
+        eventually(lambda: any(each.session > session for each in router._peers), what="it is back")
+        assert not target.started.acquire(timeout=0.5), "it runs twice at once"
+        assert router.statistics()["Gated.lanes"] == 0
+        let_go(target)
+        assert [reply.error for reply in receive_all(lane, 1)] == [None]
+        assert target.ran == [1, 1]
+        lane.close()

@@ -15,6 +15,7 @@ import pytest
 
 from flightserve import errors
 from flightserve.config import FabricLimits
+from flightserve.fabric.processes import look_at
 from flightserve.fabric.service import Reply
 from tests.plane import Plane, meta, plane, receive_all
 from tests.router.replica_process import Mortal, ReplicaProcess
@@ -24,6 +25,8 @@ from tests.support import eventually
 NO_HEARTBEATS = FabricLimits(heartbeat_s=600.0)
 # A call that holds the interpreter for some seconds, which is many heartbeats.
 ENGROSSING = 600_000_000
+# One that does so asleep, in microseconds.
+DREAMING = 1_000_000
 
 
 def rows(*values: int) -> pa.RecordBatch:
@@ -198,4 +201,30 @@ def test_a_replica_whose_method_holds_the_interpreter_is_given_nothing_new_and_n
         assert failed == {}
         assert set(ok) == {ENGROSSING, 2}
         assert system.count("ejected_silent") == 0
+        lane.close()
+
+
+def test_a_call_that_lets_nothing_else_run_and_does_nothing_runs_once(tmp_path: Path) -> None:
+    with killable(tmp_path, count=1, limits=FabricLimits(heartbeat_s=0.05), concurrency=2) as system:
+        lane = submit(system, {DREAMING: "dream"})
+        ok, failed = answers(lane, 1)
+        assert failed == {}
+        assert [key for key, _ in system.ran] == [DREAMING] == list(ok)
+        assert system.count("ejected_silent") == system.count("retries") == 0
+        lane.close()
+
+
+# ---- forks
+
+
+def test_a_replica_that_forked_is_known_to_be_dead_at_once_and_its_child_goes_with_it(tmp_path: Path) -> None:
+    with killable(tmp_path, count=1) as system:
+        lane = submit(system, {1: "fork_and_hold"})
+        victim = system.victim()
+        child = int((tmp_path / "child").read_text())
+        victim.send(signal.SIGKILL)
+        ok, failed = answers(lane, 1)
+        assert ok == {}
+        assert isinstance(failed[1], errors.Unavailable)
+        eventually(lambda: look_at(child) is None, what="the child is gone")
         lane.close()
