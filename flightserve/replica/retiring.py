@@ -6,10 +6,12 @@ what runs ends, and then the process does, without those calls that nobody waits
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.core.retiring import GivenUp, why_retire
+from flightserve.errors import FlightserveError
 from flightserve.replica.binding import BoundMethod
 from flightserve.replica.session import Session
 
@@ -60,8 +62,10 @@ class Retirement:
     def _blocked_ns(self, now_ns: int) -> int:
         if not self._asked_ns:
             self._asked_ns = now_ns
-            if self._post is not None:
-                self._post(self._turned)
+            # Where there is none to ask, it does not turn.
+            with contextlib.suppress(FlightserveError):
+                if self._post is not None:
+                    self._post(self._turned)
         return now_ns - self._asked_ns
 
     def _turned(self) -> None:

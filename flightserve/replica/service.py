@@ -87,6 +87,8 @@ class ReplicaService:
         self._lane_threads: dict[int, threading.Thread] = {}
         awaits = any(method.spec.is_async for method in self.methods.values())
         self.coroutines = Coroutines(spec.name) if awaits else None
+        post = self.coroutines.call if self.coroutines is not None else None
+        self._retirement = Retirement(self.methods, spec.options.concurrency, limits.abandoned_s_max, post)
         self.pool.on_dropped.append(self._segment_dropped)
         self.own_process = own_process
         # Of the class: an object may answer to any name.
@@ -103,12 +105,8 @@ class ReplicaService:
         """Begin to look for the router."""
         if self._onward is not None:
             self._onward.start()
-        post = None
         if self.coroutines is not None:
             self._spawn("async", self.coroutines.run)
-            post = self.coroutines.call
-        lanes = self.spec.options.concurrency
-        self._retirement = Retirement(self.methods, lanes, self._limits.abandoned_s_max, post)
         self._spawn("main", lambda: self._keep("main connection", self._run_main))
         for number in range(self.spec.options.concurrency):
             run = functools.partial(self._keep, f"lane {number}", functools.partial(self._run_lane, number))
