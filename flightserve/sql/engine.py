@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import ConfigError, Unavailable
+from flightserve.sql.columns import projected
 from flightserve.sql.csv import text_columns
 from flightserve.sql.errors import said as _said
 from flightserve.sql.files import quoted
@@ -105,7 +106,7 @@ class Engine:
         self._lock_down(self._connection, self._files())
         with self.session() as session:
             for source in self.sources:
-                relation = session.sql(f"FROM {quoted_name(source.name)} LIMIT 0")
+                relation = projected(session.sql(f"FROM {quoted_name(source.name)} LIMIT 0"))
                 self.tables[source.name] = relation.to_arrow_table().schema
         self.shadow = self._shadow()
         self.parser = Parser(self.shadow, frozenset(name.lower() for name in self.tables))

@@ -31,6 +31,7 @@ from flightserve.errors import (
     OutOfMemory,
     ReplicaFailed,
 )
+from flightserve.sql.columns import Refusals, projected
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import NO_MEMORY, translate
 from flightserve.sql.memory import MemoryWatch
@@ -207,6 +208,7 @@ class Execution:
             with self._watched:
                 self._reader = self._relation(text, values, rows).to_arrow_reader(READ_ROWS)
             self._plain = plain_schema(self._reader.schema)
+            self._refusals = Refusals(self._reader.schema)
             self.schema: pa.Schema = self._plain or self._reader.schema
         except BaseException as error:
             raise self._failed(error) from error
@@ -215,7 +217,7 @@ class Execution:
         self, text: str, values: Mapping[str, Any] | None, rows: tuple[str, pa.RecordBatch] | None
     ) -> duckdb.DuckDBPyRelation:
         if not self._stands:
-            return self._session.sql(text, params=dict(values) if values else None)
+            return projected(self._session.sql(text, params=dict(values) if values else None))
         if self._standing is None:
             self._standing = Standing(self._session, text, rows)
         return self._standing.relation(rows)
@@ -269,6 +271,7 @@ class Execution:
         try:
             with self._watched:
                 batch = self._reader.read_next_batch()
+            self._refusals.check(batch)
         except StopIteration:
             self._end_well()
             return None

@@ -36,6 +36,7 @@ import duckdb
 import pyarrow as pa
 
 from flightserve.errors import FlightserveError
+from flightserve.sql.columns import meant
 from flightserve.sql.errors import translate
 from flightserve.sql.parameters import Parameters, cast_text
 from flightserve.sql.policy import RESERVED_PREFIX
@@ -434,7 +435,7 @@ def _try(connection: duckdb.DuckDBPyConnection, text: str, parameters: Parameter
         session.register(PARAMS, pa.Table.from_batches([parameter_relation(empty, 0, 0)]))
         kinds = session.sql(text).types[1:]
         session.execute(f"EXPLAIN {text}").fetchall()
-        spelled = ", ".join(f"CAST(NULL AS {kind}) AS c{n}" for n, kind in enumerate(kinds))
+        spelled = ", ".join(f"CAST(NULL AS {meant(kind)}) AS c{n}" for n, kind in enumerate(kinds))
         found = session.sql(f"SELECT {spelled}").to_arrow_table().schema
     except Exception as error:
         raise translate(error) from error

@@ -55,12 +55,7 @@ def infer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> dict[s
     found: dict[str, set[str]] = {name: set() for name in statement.parameters}
     if not found or statement.explain:
         return dict.fromkeys(found)
-    sql = "SELECT json_serialize_plan($1::VARCHAR)"
-    try:
-        row = connection.cursor().execute(sql, [statement.text]).fetchone()
-        plan = json.loads(row[0]) if row else {}
-    except Exception as error:
-        raise translate(error) from error
+    plan = _plan(connection, statement)
     called = {name.lower(): name for name in found} | {name: name for name in found}
     for node in walk(plan):
         given = str(node.get("identifier"))
@@ -80,13 +75,17 @@ def waits_for_types(connection: duckdb.DuckDBPyConnection, statement: Statement)
 
 
 def _plan(connection: duckdb.DuckDBPyConnection, statement: Statement) -> Tree:
-    """The statement's plan, not optimized; or what is wrong, as `error_type` and `error_message`."""
+    """The statement's plan, not optimized; or what is wrong, as `error_type` and `error_message`. Empty where the
+    engine has no text for it, as for constants of type BIGNUM."""
     sql = "SELECT json_serialize_plan($1::VARCHAR)"
     try:
         row = connection.cursor().execute(sql, [statement.text]).fetchone()
-        plan: Tree = json.loads(row[0]) if row else {}
     except Exception as error:
         raise translate(error) from error
+    try:
+        plan: Tree = json.loads(row[0]) if row else {}
+    except ValueError:
+        return {}
     return plan
 
 

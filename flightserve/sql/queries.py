@@ -28,6 +28,7 @@ from flightserve.errors import (
     TooLarge,
 )
 from flightserve.sql.caching import Scope, scope_of
+from flightserve.sql.columns import meant
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import translate
 from flightserve.sql.execution import OTHER_TYPES, Execution, Watch, plain_schema
@@ -228,7 +229,7 @@ class Runner:
             if nulls and any(kind.id == "null" for kind in types):
                 # What is taken out of a struct that is NULL is of no type.
                 types = types_over_rows(session, statement, prepared.parameters) or types
-            kinds = ", ".join(f"CAST(NULL AS {kind}) AS c{n}" for n, kind in enumerate(types))
+            kinds = ", ".join(f"CAST(NULL AS {meant(kind)}) AS c{n}" for n, kind in enumerate(types))
             schema = session.sql(f"SELECT {kinds}").to_arrow_table().schema
             names = _names(session, statement.text, nulls) if nulls else None
             return pa.schema([f.with_name(name) for f, name in zip(schema, names or typed.columns, strict=True)])

@@ -14,6 +14,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from flightserve.sql.columns import projected
+
 
 class Rows:
     """A relation whose rows are those of the moment, none while `batch` is None. Arrow's PyCapsule interface."""
@@ -29,9 +31,9 @@ class Rows:
 
 class Standing:
     """The query `text` on a session that is given up to it; with `rows`, over a relation of that name and of such rows.
-    Raises what the engine says of the text."""
+    `lasting` is true where it may be run again. Raises what the engine says of the text."""
 
-    __slots__ = ("_relation", "_rows", "session", "text")
+    __slots__ = ("_relation", "_rows", "lasting", "session", "text")
 
     def __init__(
         self, session: duckdb.DuckDBPyConnection, text: str, rows: tuple[str, pa.RecordBatch] | None = None
@@ -43,7 +45,11 @@ class Standing:
             name, batch = rows
             self._rows = Rows(batch.schema)
             session.register(name, self._rows)
-        self._relation = session.sql(text)
+        asked = session.sql(text)
+        # Each run asks the tables. What is no query, as EXPLAIN, runs when it is bound, and the relation has what it
+        # gave then.
+        self.lasting = asked.type == "QUERY_RELATION"
+        self._relation = projected(asked)
 
     def relation(self, rows: tuple[str, pa.RecordBatch] | None = None) -> duckdb.DuckDBPyRelation:
         """The query, to be run once, with these rows."""
@@ -55,12 +61,6 @@ class Standing:
         """The run is over: hold no rows until the next."""
         if self._rows is not None:
             self._rows.batch = None
-
-    @property
-    def lasting(self) -> bool:
-        """Whether each run asks the tables. What is no query, as EXPLAIN, runs when it is bound, and the relation has
-        what it gave then."""
-        return self._relation.type == "QUERY_RELATION"
 
     def __repr__(self) -> str:
         return f"<Standing: {self.text[:60]}>"
