@@ -13,9 +13,9 @@ from flightserve.clock import NEVER_NS
 class MethodSpec:
     """One public method of a deployment, as clients see it.
 
-    `input_schema` and `output_schema` are serialised Arrow schemas (`pa.Schema.serialize()`), or None where
-    the method declares none. `form` is the Python type the method takes: `record_batch`, `table`, `numpy`,
-    `polars`, `pandas` or `row` (`@single_input`).
+    `input_schema` and `output_schema` are serialised Arrow schemas (`pa.Schema.serialize()`), or None where the method
+    declares none. A `strict` one takes columns of these very types; of others they are cast. `form` is the Python type
+    the method takes: `record_batch`, `table`, `numpy`, `polars`, `pandas` or `row` (`@single_input`).
 
     A `delimited` method is not row-aligned, and its requests share micro-batches all the same: its result begins with
     the column `rid`, which says for each row what row of the input it belongs to. It does many requests at nearly the
@@ -32,6 +32,7 @@ class MethodSpec:
     output_schema: bytes | None = None
     doc: str = ""
     delimited: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)

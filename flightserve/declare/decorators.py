@@ -92,6 +92,7 @@ class Marks:
     output: pa.Schema | None = None
     row_aligned: bool = True
     idempotent: bool = True
+    strict: bool = False
 
 
 def single_input(function: F) -> F:
@@ -111,6 +112,7 @@ def method(
     output: pa.Schema | None = None,
     row_aligned: bool = True,
     idempotent: bool = True,
+    strict: bool = False,
 ) -> Callable[[F], F]: ...
 def method(
     function: Any = None,
@@ -120,12 +122,14 @@ def method(
     output: pa.Schema | None = None,
     row_aligned: bool = True,
     idempotent: bool = True,
+    strict: bool = False,
 ) -> Any:
     """Say more of a served method.
 
     `input` and `output` are schemas: requests are checked at the edge, results when the method returns. A
     method with `row_aligned=False` gets one request at a time and may return any number of rows. One with
-    `idempotent=False` is never run twice for a request, whatever fails.
+    `idempotent=False` is never run twice for a request, whatever fails. Columns that are not of the types of `input`
+    are cast where every value stays what it is; with `strict=True` they are refused.
     """
     for label, schema in (("input", input), ("output", output)):
         if schema is not None and not isinstance(schema, pa.Schema):
@@ -133,12 +137,13 @@ def method(
     if input is not None and not input.names:
         # Batches without columns are refused at the edge: nobody could call it.
         raise ConfigError("@method(input=...) has no columns; leave it out to take whatever comes")
-    for label, flag in (("row_aligned", row_aligned), ("idempotent", idempotent)):
+    for label, flag in (("row_aligned", row_aligned), ("idempotent", idempotent), ("strict", strict)):
         if not isinstance(flag, bool):
             raise ConfigError(f"@method({label}=...) takes True or False, not {flag!r}")
 
     def note(target: Any) -> Any:
-        return _mark(target, input=input, output=output, row_aligned=row_aligned, idempotent=idempotent)
+        flags = {"row_aligned": row_aligned, "idempotent": idempotent, "strict": strict}
+        return _mark(target, input=input, output=output, **flags)
 
     return note if function is None else note(function)
 

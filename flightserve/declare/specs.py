@@ -149,6 +149,7 @@ def _spec_of_function(function: Any, name: str, where: str, parameter: inspect.P
         input_schema=None if marks.input is None else marks.input.serialize().to_pybytes(),
         output_schema=None if marks.output is None else marks.output.serialize().to_pybytes(),
         doc=first_paragraph(getattr(function, "__doc__", None)),
+        strict=marks.strict,
     )
 
 

@@ -6,7 +6,8 @@ unpacking beyond them (each compressed buffer begins with the length it unpacks 
 reaches C++. Then Arrow reads, and `validate(full=True)` looks at every offset, index and string before any value is
 touched. Rules that need a word:
 
-- Delta dictionaries are refused: Arrow would append to a dictionary that nobody has validated.
+- Arrow appends a delta to its dictionary unseen: what either holds is read by itself and validated before. Each delta
+  makes a new dictionary, of all that there is by then; together they are bounded as a body is.
 - Other byte orders are refused: Arrow would swap bytes of arrays that nobody has validated.
 - Extension types are read as their storage: the field keeps the extension's name and metadata, so that they go on
   unharmed, but neither registered Python hooks nor Arrow's own parsers see a stranger's metadata here.
@@ -21,13 +22,15 @@ from __future__ import annotations
 
 import functools
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import pyarrow as pa
 
 from flightserve.config import EdgeLimits
 from flightserve.errors import InvalidArgument, TooLarge
+from flightserve.fabric.batches import has_dictionary
 from flightserve.fabric.extensions import HIDDEN_NAME, restored
 from flightserve.fabric.schemas import EXTENSION_NAME, empty_batch
 
@@ -69,6 +72,16 @@ class _Known:
     depth: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Dictionary:
+    """A dictionary's message. `delta_at` is where it says that it is a delta, 0 where it is none."""
+
+    number: int
+    start: int
+    stop: int
+    delta_at: int
+
+
 @dataclass(slots=True)
 class _Layout:
     """Where a stream's messages are. `batches` are (start, stop) in bytes."""
@@ -78,7 +91,7 @@ class _Layout:
     batches: list[tuple[int, int]]
     rows: int = 0
     unpacked: int = 0
-    dictionaries: bool = False
+    dictionaries: list[_Dictionary] = field(default_factory=list)
 
 
 def decode_stream(buffer: pa.Buffer, limits: EdgeLimits) -> pa.RecordBatch:
@@ -95,6 +108,8 @@ def decode_stream(buffer: pa.Buffer, limits: EdgeLimits) -> pa.RecordBatch:
     except (struct.error, IndexError, OverflowError) as error:
         raise InvalidArgument("not a valid Arrow IPC stream: a message's header points outside it") from error
     try:
+        if any(each.delta_at for each in layout.dictionaries):
+            _check_deltas(memory, layout, limits)
         return _read(buffer, memory, layout)
     except _ARROW_ERRORS as error:
         raise InvalidArgument(f"not a valid Arrow IPC stream: {_first_line(error)}") from error
@@ -195,10 +210,9 @@ def _note(memory: memoryview, layout: _Layout, start: int, stop: int, kind: int,
         raise InvalidArgument("not a valid Arrow IPC stream: a message that is neither a batch nor a dictionary")
     table = _header(memory, start)
     if kind == _DICTIONARY:
-        delta_at = _field(memory, table, 2)
-        if delta_at and _U8(memory, delta_at)[0]:
-            raise InvalidArgument("delta dictionaries are not taken; write whole dictionaries")
-        layout.dictionaries = True
+        if len(layout.dictionaries) >= BATCHES_MAX:
+            raise InvalidArgument(f"the Arrow IPC stream holds more than {BATCHES_MAX} dictionaries")
+        layout.dictionaries.append(_dictionary(memory, table, start, stop))
         table = _child(memory, table, 1)
     elif len(layout.batches) >= BATCHES_MAX:
         raise InvalidArgument(f"the Arrow IPC stream holds more than {BATCHES_MAX} batches")
@@ -215,6 +229,12 @@ def _note(memory: memoryview, layout: _Layout, start: int, stop: int, kind: int,
         layout.unpacked += _unpacked_bytes(memory, table, stop - body, body)
         if layout.unpacked > limits.body_bytes_max:
             raise TooLarge(f"the Arrow IPC stream unpacks to more than {limits.body_bytes_max} bytes")
+
+
+def _dictionary(memory: memoryview, table: int, start: int, stop: int) -> _Dictionary:
+    number_at, delta_at = _field(memory, table, 0), _field(memory, table, 2)
+    number = _I64(memory, number_at)[0] if number_at else 0
+    return _Dictionary(number, start, stop, delta_at if delta_at and _U8(memory, delta_at)[0] else 0)
 
 
 def _unpacked_bytes(memory: memoryview, table: int, body_start: int, body: int) -> int:
@@ -355,6 +375,45 @@ def _read_with_dictionaries(buffer: pa.Buffer, memory: memoryview, layout: _Layo
         buffer = pa.py_buffer(hidden + bytes(memory[layout.schema_end :]))
     with pa.ipc.open_stream(buffer) as reader:
         return list(reader)
+
+
+def _check_deltas(memory: memoryview, layout: _Layout, limits: EdgeLimits) -> None:
+    """Validate each dictionary's message for itself, in a stream that has it as a whole dictionary and no rows."""
+    readable = layout.known.readable
+    if any(has_dictionary(kind.value_type) for kind in _dictionary_types(readable)):
+        raise InvalidArgument("delta dictionaries of dictionaries are not taken; write whole dictionaries")
+    numbers = {each.number for each in layout.dictionaries}
+    sizes = dict.fromkeys(numbers, 0)
+    whole = 0
+    rows = memoryview(empty_batch(readable).serialize()).cast("B")
+    pieces: list[bytes | memoryview] = [layout.known.hidden or memory[: layout.schema_end]]
+    for place, each in enumerate(layout.dictionaries):
+        if each.delta_at and place < len(numbers):
+            raise InvalidArgument("not a valid Arrow IPC stream: a delta before the first whole dictionaries")
+        # What is compressed was bounded by what it says that it unpacks to, all together.
+        sizes[each.number] += each.stop - each.start + layout.unpacked
+        whole += sizes[each.number] if each.delta_at else 0
+        if whole > limits.body_bytes_max:
+            raise TooLarge(f"the deltas make dictionaries of more than {limits.body_bytes_max} bytes; write them whole")
+        message = bytearray(memory[each.start : each.stop])
+        if each.delta_at:
+            message[each.delta_at - each.start] = 0
+        pieces.append(bytes(message))
+        if place + 1 >= len(numbers):
+            pieces.append(rows)
+    with pa.ipc.open_stream(b"".join(pieces)) as reader:
+        for batch in reader:
+            batch.validate(full=True)
+
+
+def _dictionary_types(schema: pa.Schema) -> Iterator[pa.DataType]:
+    pending = [field.type for field in schema]
+    while pending:
+        kind = pending.pop()
+        if pa.types.is_dictionary(kind):
+            yield kind
+        else:
+            pending.extend(kind.field(i).type for i in range(kind.num_fields))
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,8 +20,8 @@ import pyarrow as pa
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, InvalidArgument
 from flightserve.fabric.batches import END_OF_STREAM
+from flightserve.fabric.casting import is_taken
 from flightserve.fabric.decode import decode_stream
-from flightserve.fabric.schemas import check_schema, decode_schema
 from flightserve.fabric.service import EncodedStream
 from flightserve.fabric.uplink import MemoryFull, SharedSlice
 from flightserve.types import MethodSpec, RequestMeta
@@ -131,11 +131,9 @@ def _groupable(limits: EdgeLimits, head: bytes, spec: MethodSpec) -> bool:
         return False
     try:
         schema = decode_stream(pa.py_buffer(head + END_OF_STREAM), limits).schema
-        if spec.input_schema is not None:
-            check_schema(decode_schema(spec.input_schema), schema, "")
     except InvalidArgument:
         return False
-    return bool(len(schema)) and all(_plain(field.type) for field in schema)
+    return bool(len(schema)) and is_taken(spec, schema) and all(_plain(field.type) for field in schema)
 
 
 _PLAIN: Final = (

@@ -1,6 +1,7 @@
 """Schemas as the tiers compare them: serialised in specs, checked where rows come in and go out.
 
-Columns are matched by name, in any order; types must be equal, nullability and metadata are not compared.
+Columns are matched by name, in any order; nullability and metadata are not compared. Which types may be cast to the
+declared ones says `fabric.casting`.
 A type that this process knows as an extension type equals its storage with the extension's name in the
 field's metadata: the edge decodes strangers' streams without running extension hooks (see `fabric.decode`).
 """
@@ -8,11 +9,10 @@ field's metadata: the edge decodes strangers' streams without running extension 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Final
 
 import pyarrow as pa
-
-from flightserve.errors import SchemaMismatch
 
 EXTENSION_NAME: Final = b"ARROW:extension:name"
 _LISTED_MAX: Final = 8
@@ -36,8 +36,12 @@ def _no_values(kind: pa.DataType) -> pa.Array:
         return pa.nulls(0, kind)
 
 
-def differences(expected: pa.Schema, got: pa.Schema) -> list[str]:
-    """What sets `got` apart from `expected`, in words: missing, unexpected, repeated and mistyped columns."""
+def differences(
+    expected: pa.Schema, got: pa.Schema, fits: Callable[[pa.DataType, pa.Field], bool] | None = None
+) -> list[str]:
+    """What sets `got` apart from `expected`, in words: missing, unexpected, repeated and mistyped columns. `fits` says
+    which types do (`same_type`)."""
+    fits = fits or same_type
     found: list[str] = []
     names = got.names
     wanted = set(expected.names)
@@ -52,7 +56,7 @@ def differences(expected: pa.Schema, got: pa.Schema) -> list[str]:
     if repeated:
         found.append(f"more than one {_listed(repeated)}")
     if not repeated:
-        wrong = [_mistyped(field, got.field(field.name)) for field in expected if field.name in present]
+        wrong = [_mistyped(field, got.field(field.name), fits) for field in expected if field.name in present]
         wrong = [text for text in wrong if text]
         found.extend(wrong[:_LISTED_MAX])
         if len(wrong) > _LISTED_MAX:
@@ -60,18 +64,8 @@ def differences(expected: pa.Schema, got: pa.Schema) -> list[str]:
     return found
 
 
-def check_schema(expected: pa.Schema, got: pa.Schema, where: str) -> None:
-    """Raise SchemaMismatch, naming `where` and every difference, unless rows of `got` can be taken for
-    `expected`."""
-    if got.equals(expected):
-        return
-    found = differences(expected, got)
-    if found:
-        raise SchemaMismatch(f"{where} does not take these columns: {'; '.join(found)}")
-
-
-def _mistyped(expected: pa.Field, got: pa.Field) -> str:
-    if same_type(expected.type, got):
+def _mistyped(expected: pa.Field, got: pa.Field, fits: Callable[[pa.DataType, pa.Field], bool]) -> str:
+    if fits(expected.type, got):
         return ""
     return f"column {expected.name!r} is {_short(str(got.type))}, not {_short(str(expected.type))}"
 

@@ -27,12 +27,11 @@ from flightserve.errors import (
     InvalidArgument,
     ProtocolError,
     ResourceExhausted,
-    SchemaMismatch,
     from_kind,
 )
 from flightserve.fabric.batches import SchemaCache, encoded, read_batch, write_batch
+from flightserve.fabric.casting import fitted
 from flightserve.fabric.decode import decode_stream, validate_batch
-from flightserve.fabric.schemas import check_schema, decode_schema
 from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
 from flightserve.fabric.service import EncodedStream, Payload
 from flightserve.types import MethodSpec, RequestMeta
@@ -219,7 +218,7 @@ class Uplink:
         else:
             if not trusted:
                 validate_batch(payload, self.limits)
-            _check(spec, payload.schema, where)
+            payload = fitted(payload, spec, where, self.limits.body_bytes_max)
             region, rows = write_batch(payload, self.schemas, self._allocate), payload.num_rows
         self.session.outstanding.add((region.segment, region.offset))
         return region, rows
@@ -235,12 +234,12 @@ class Uplink:
                 memory[position : position + len(piece)] = piece
                 position += len(piece)
             batch = decode_stream(pa.py_buffer(memory), self.limits)
-            _check(spec, batch.schema, where)
-            if self._is_plain(batch, memory):
+            taken = fitted(batch, spec, where, self.limits.body_bytes_max)
+            if taken is batch and self._is_plain(batch, memory):
                 known = self.schemas.at_head(memory)
                 staged = frames.Region(region.owner, region.segment, region.offset, nbytes, known.schema_id)
                 return staged, batch.num_rows
-            rewritten = write_batch(batch, self.schemas, self._allocate)
+            rewritten = write_batch(taken, self.schemas, self._allocate)
         except BaseException:
             self.pool.free(region.segment, region.offset)
             raise
@@ -368,10 +367,3 @@ class Uplink:
         overdue = [number for number, pending in list(self.pending.items()) if pending.part.deadline_ns < late_ns]
         if overdue:
             self.fail(overdue, DeadlineExceeded("the deadline passed and the router did not answer"))
-
-
-def _check(spec: MethodSpec, schema: pa.Schema, where: str) -> None:
-    if spec.input_schema is not None:
-        check_schema(decode_schema(spec.input_schema), schema, where)
-    elif not len(schema) and spec.row_aligned:
-        raise SchemaMismatch(f"{where} needs at least one column; the batch has none")

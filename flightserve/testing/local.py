@@ -20,12 +20,12 @@ from flightserve.errors import (
     DeadlineExceeded,
     FlightserveError,
     NotFound,
-    SchemaMismatch,
     Unavailable,
 )
 from flightserve.fabric.batches import stream_of
+from flightserve.fabric.casting import fitted
 from flightserve.fabric.decode import decode_stream, validate_batch
-from flightserve.fabric.schemas import EXTENSION_NAME, check_schema, decode_schema
+from flightserve.fabric.schemas import EXTENSION_NAME
 from flightserve.fabric.service import EncodedStream, PartCallback, Payload, Reply
 from flightserve.replica.binding import BoundMethod
 from flightserve.replica.remote import Remote
@@ -182,10 +182,7 @@ class LocalService:
         _, spec = self.method(deployment, method)
         batch = self._decoded(payload)
         where = f"{deployment}.{method}"
-        if spec.input_schema is not None:
-            check_schema(decode_schema(spec.input_schema), batch.schema, where)
-        elif not batch.num_columns and spec.row_aligned:
-            raise SchemaMismatch(f"{where} needs at least one column; the batch has none")
+        batch = fitted(batch, spec, where, self.limits.body_bytes_max)
         return self._deployments[deployment].methods[method], _with_extensions(batch)
 
     def _decoded(self, payload: Payload) -> pa.RecordBatch:

@@ -245,13 +245,38 @@ def test_a_missing_dictionary_is_refused() -> None:
         decode(schema + batch + EOS)
 
 
-def test_delta_dictionaries_are_refused() -> None:
+def deltas(*dictionaries: list[str]) -> bytes:
+    """A batch for each, which names its last value; each dictionary begins with the one before."""
     parts = [
-        pa.record_batch({"d": pa.DictionaryArray.from_arrays(pa.array([0], pa.int8()), pa.array(values))})
-        for values in (["a"], ["a", "b"])
+        pa.record_batch({"d": pa.DictionaryArray.from_arrays(pa.array([len(values) - 1], pa.int8()), pa.array(values))})
+        for values in dictionaries
     ]
-    with pytest.raises(InvalidArgument, match="delta"):
-        decode(encoded(*parts, emit_dictionary_deltas=True))
+    return encoded(*parts, emit_dictionary_deltas=True)
+
+
+def test_dictionaries_grow_and_are_replaced_within_a_stream() -> None:
+    stream = deltas(["a"], ["a", "b"], ["a", "b", "c"], ["z"])
+    assert decode(stream)["d"].to_pylist() == ["a", "b", "c", "z"]
+
+
+def test_what_a_delta_holds_is_validated() -> None:
+    schema, whole, first, delta, second = messages(deltas(["a"], ["a", "b"]))
+    assert decode(schema + whole + first + delta + second + EOS)["d"].to_pylist() == ["a", "b"]
+    body = delta.rindex(b"b")
+    with pytest.raises(InvalidArgument, match="UTF8"):
+        decode(schema + whole + first + delta[:body] + b"\xff" + delta[body + 1 :] + second + EOS)
+    for spoiled in (schema + delta + first, schema + delta + whole + first, schema + whole + first + second):
+        with pytest.raises(InvalidArgument):
+            decode(spoiled + EOS)
+
+
+def test_dictionaries_that_grow_are_bounded_together() -> None:
+    """A long one with many small deltas, of each of which there is a copy with all before it."""
+    schema, whole, first, delta, second = messages(deltas(["x" * 100_000], ["x" * 100_000, "b"]))
+    limits = EdgeLimits(body_bytes_max=1 << 20)
+    assert decode(schema + whole + first + (delta + second) * 10 + EOS, limits).num_rows == 11
+    with pytest.raises(TooLarge, match="deltas"):
+        decode(schema + whole + first + (delta + second) * 11 + EOS, limits)
 
 
 # ---- limits, at and past them
