@@ -53,6 +53,11 @@ class MicroBatch(msgspec.Struct, eq=False):
         return not head.alone and not head.attempts and (head.cut is None or self.pieces[0].row_offset == 0)
 
     @property
+    def some_ended(self) -> bool:
+        """Some of its members have their outcome, and others do not: what ran late did so for those that expired."""
+        return 0 < self.wanted < len(self.entries)
+
+    @property
     def repeatable(self) -> int:
         """How many of its members would run again if its replica died now."""
         return self.wanted if self.entries[0].request.idempotent and not self.streamed else 0

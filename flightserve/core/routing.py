@@ -289,8 +289,7 @@ class DeploymentMachine:
 
     def _on_batch_failed(self, event: BatchFailed, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> queued, alone (to find who failed; or it did not run) | refused with the error."""
-        batch = self._retire(event.replica_id, event.batch_id)
-        if batch is None:
+        if (batch := self._retire(event.replica_id, event.batch_id)) is None:
             return
         if self._forecast is not None:
             self._forecast.ended(batch, 0, False, now_ns)
@@ -303,7 +302,8 @@ class DeploymentMachine:
             if turned_away:
                 self._run_again(entry, batch)
                 continue
-            entry.alone = True
+            innocent = event.kind == _DEADLINE and batch.some_ended
+            entry.alone = not innocent or entry.count_attempt(batch) >= ATTEMPTS_MAX
             if event.ran:
                 again = company and entry.request.idempotent and not batch.streamed
             else:

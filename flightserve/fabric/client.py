@@ -393,23 +393,23 @@ class RouterClient:
 
     def submit_late(self, submission: Submission) -> None:
         """Submit a lane's request from the loop, which also keeps those that no router takes now. Any thread."""
-        lane, key = submission.lane, submission.key
+        lane, trusted = submission.lane, bool(submission.parts)
 
         def submit() -> None:
             target = (submission.route.deployment, submission.route.method.name)
             try:
                 request_id = self.submit(
-                    target, submission.payload, [(0, submission.meta)], lane.deliver, first_index=key
+                    target, submission.payload, submission.requests, lane.deliver, trusted, submission.key
                 )
             except MemoryFull as full:
                 lane.defer(submission, full.nbytes)
             except FlightserveError as error:
-                lane.deliver(key, None, error, True)
+                submission.fail(error)
             else:
-                lane.sent(key, request_id)
+                submission.sent(request_id)
 
         if self._stopped:
-            lane.deliver(key, None, Unavailable("the frontend stops"), True)
+            submission.fail(Unavailable("the frontend stops"))
         else:
             self._on_loop(submit)
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import (
@@ -37,21 +38,40 @@ from flightserve.wire import frames
 if TYPE_CHECKING:
     from flightserve.fabric.client import Route, RouterClient
 
-# The longest a thread blocks before it looks whether its lane was closed. One value for all reads, because the
-# kernel is told of a change by a system call.
+# The longest a thread blocks before it looks whether its lane was closed. One value for almost all reads, because the
+# kernel is told of a change by a system call; a thread that has something else to do soon takes the other.
 PATIENCE_S = 0.1
+HASTE_S = 0.001
 # How long a thread stays awake for the only reply it waits for: a small call's way there and back takes 110 us.
 SPIN_NS_MAX = 200_000
 
 
 class Submission(msgspec.Struct, eq=False):
-    """One request of a lane, not staged yet, and where it goes as of the last look at the routing table."""
+    """What a lane sends at once, not staged yet, and where it goes as of the last look at the routing table: one
+    request, or `parts` of one batch, whose keys follow that of the first. `meta` is then that of the one that ends
+    last."""
 
     lane: BlockingLane
     key: int
     route: Route
     payload: Payload
     meta: RequestMeta
+    parts: Sequence[tuple[int, RequestMeta]] = ()
+
+    @property
+    def requests(self) -> Sequence[tuple[int, RequestMeta]]:
+        """Each as (rows, metadata); the rows of a lone one are those of the payload."""
+        return self.parts or [(0, self.meta)]
+
+    def sent(self, request_id: int) -> None:
+        """They went out, the first under this id."""
+        for place in range(len(self.parts) or 1):
+            self.lane.sent(self.key + place, request_id + place)
+
+    def fail(self, error: FlightserveError) -> None:
+        """They cannot go out."""
+        for place in range(len(self.parts) or 1):
+            self.lane.deliver(self.key + place, None, error, True)
 
 
 class LaneConnection:
@@ -95,23 +115,25 @@ class LaneConnection:
             self._lost(error)
 
     def _stage(self, submission: Submission) -> None:
-        lane, key, route, meta = submission.lane, submission.key, submission.route, submission.meta
+        lane, route, requests = submission.lane, submission.route, submission.parts
         if self.channel.closed:
             # What was pending here has been taken already.
             self._client.submit_late(submission)
             return
         try:
-            region, rows = self.state.stage(submission.payload, route.method, route.where)
+            region, rows = self.state.stage(
+                submission.payload, route.method, route.where, bool(requests), len(requests) or 1
+            )
         except MemoryFull as full:
             lane.defer(submission, full.nbytes)
             return
         except FlightserveError as error:
-            lane.deliver(key, None, error, True)
+            submission.fail(error)
             return
         epoch = route.entry.epoch
         sent = Sent(route.deployment, route.method, region, epoch)
-        parts = self.state.register(sent, [(rows, meta)], lane.deliver, key)
-        lane.sent(key, parts[0].request_id)
+        parts = self.state.register(sent, requests or [(rows, submission.meta)], lane.deliver, submission.key)
+        submission.sent(parts[0].request_id)
         self._outbox.append((frames.Submit(route.key, route.method.name, region, parts, epoch), region.segment))
 
     def send(self, frame: frames.Frame, segment: int = -1) -> None:
@@ -142,11 +164,11 @@ class LaneConnection:
 
     # ---- receiving
 
-    def wait(self, lane: BlockingLane) -> None:
-        """Wait for a reply to the lane, or PATIENCE_S: by reading for all, or for the thread that reads."""
+    def wait(self, lane: BlockingLane, patience_s: float = PATIENCE_S) -> None:
+        """Wait for a reply to the lane, or so long: by reading for all, or for the thread that reads."""
         if self._leading.acquire(blocking=False):
             try:
-                self._lead()
+                self._lead(patience_s)
             finally:
                 self._leading.release()
                 self._promote()
@@ -154,7 +176,7 @@ class LaneConnection:
         self._followers.append(lane)
         # The leader may have left between the two lines above, with nobody to wake.
         if self._leading.locked() or lane.has_replies:
-            lane.sleep(PATIENCE_S)
+            lane.sleep(patience_s)
         with contextlib.suppress(ValueError):
             self._followers.remove(lane)
 
@@ -163,13 +185,13 @@ class LaneConnection:
             with contextlib.suppress(IndexError):
                 self._followers.popleft().wake()
 
-    def _lead(self) -> None:
+    def _lead(self, patience_s: float) -> None:
         # Awake, where this process waits for one reply and for nothing else.
         lone = self.state.in_flight == 1 and not self._client.loop_waits
         if not lone:
-            self.receive(PATIENCE_S)
+            self.receive(patience_s)
         elif not self._spinner.look(self._look):
-            self.receive(PATIENCE_S)
+            self.receive(patience_s)
             self._spinner.slept()
 
     def _look(self) -> Sequence[bool]:
@@ -250,6 +272,15 @@ class BlockingLane:
         while self._deferred:
             self._submit_deferred()
 
+    def submit_parts(
+        self, key: int, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]]
+    ) -> None:
+        """Send requests whose rows lie one after another in one region; see `Lane.submit_parts`."""
+        last = max([meta for _, meta in parts], key=lambda meta: meta.deadline_ns)
+        self._submit(Submission(self, key, self._client.route(deployment, method), batch, last, parts))
+        while self._deferred:
+            self._submit_deferred()
+
     def _submit(self, submission: Submission) -> None:
         try:
             connection = self._connect(submission.route.entry.router_id)
@@ -281,7 +312,7 @@ class BlockingLane:
             submission.route = self._client.route(route.deployment, route.method.name)
             self._submit(submission)
         except FlightserveError as error:
-            self.deliver(submission.key, None, error, True)
+            submission.fail(error)
 
     def _connect(self, router_id: int) -> LaneConnection:
         """The connection to the router that owns the deployment now."""
@@ -328,6 +359,7 @@ class BlockingLane:
     def receive(self, timeout_s: float | None = None) -> Reply | None:
         """The next reply; see `Lane.receive`. Raises Cancelled once the lane is closed."""
         until_ns = None if timeout_s is None else monotonic_ns() + int(timeout_s * NS_PER_S)
+        patience_s = PATIENCE_S if timeout_s is None or timeout_s > HASTE_S else HASTE_S
         while not self._replies:
             if self._closed:
                 raise Cancelled("the stream is closed")
@@ -337,9 +369,9 @@ class BlockingLane:
             if self._deferred:
                 self._submit_deferred()
             elif connection is None or connection.channel.closed:
-                self.sleep(PATIENCE_S)
+                self.sleep(patience_s)
             else:
-                connection.wait(self)
+                connection.wait(self, patience_s)
         reply = self._replies.popleft()
         if not reply.last:
             self._took(reply.key)

@@ -75,6 +75,14 @@ class Lane(Protocol):
         key's reply."""
         ...
 
+    def submit_parts(
+        self, key: int, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]]
+    ) -> None:
+        """Send requests whose rows lie one after another in `batch`, which is valid: written once, one region. Each
+        part is (rows, meta); their keys follow that of the first. Otherwise as `submit`. Several are for row-aligned
+        methods only."""
+        ...
+
     def receive(self, timeout_s: float | None = None) -> Reply | None:
         """The next reply, or None when `timeout_s` passed."""
         ...

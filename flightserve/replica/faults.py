@@ -15,6 +15,7 @@ from typing import Final
 
 from flightserve import errors
 from flightserve.errors import FlightserveError, MethodFailed
+from flightserve.replica.stages import most_telling
 
 MESSAGE_BYTES_MAX: Final = 4096
 # Of a traceback, as the log has it: half from its beginning, half from its end.
@@ -33,13 +34,14 @@ def failure(
     error: BaseException, where: str, log: logging.Logger, details: Mapping[str, object] | None = None
 ) -> FlightserveError:
     """What the caller gets for what user code raised: the error itself where it is one of ours, else a MethodFailed,
-    and the traceback goes to the log, with the details."""
+    and the traceback goes to the log, with the details. A group of errors stands for its most telling one."""
+    told = most_telling(error)
     # Of the class: an exception may answer `__class__` by raising.
-    if issubclass(type(error), FlightserveError):
-        return _ours(error)
+    if issubclass(type(told), FlightserveError):
+        return _ours(told)
     # Text now: a logging handler that keeps the exception would keep the micro-batch's rows.
     tell(log, "%s raised\n%s", where, _traceback(error), extra=details)
-    return MethodFailed(describe(error))
+    return MethodFailed(describe(told))
 
 
 def bare(error: FlightserveError) -> FlightserveError:

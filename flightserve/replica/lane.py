@@ -160,6 +160,7 @@ class Lane:
         if context is None:
             return None
         handed_on = False
+        context.idempotent = method.spec.idempotent
         try:
             pieces = inputs.pieces(frame, self.service.mapped, self._schemas)
             if method.spec.is_async:

@@ -8,34 +8,52 @@ A deployment that was bound with another as an argument finds a `Remote` in its 
     async def total(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return await self.model.score.aio(batch)       # the event loop goes on
 
+    def both(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        scores = self.model.score.later(batch)         # begins, and does not wait
+        prices = self.pricing.charge(batch)
+        return combined(scores.result(), prices)       # waits
+
 Such a call is a request like any other: it goes to the router that owns the deployment, shares micro-batches there
 with other requests, and its rows lie in shared memory. It takes a record batch, a table, or a dict of columns, and
 gives one record batch; of a method that is a generator, an iterator of them (`async for` after `aio`).
 
-It inherits the deadline, priority and trace context of the requests that the method runs for, and ends when nobody
-wants them any more. What the callee raises is raised here as it is: a typed error keeps its class, anything else is
-MethodFailed. A method that does not catch it passes it on to its own caller.
+Each request of the caller's micro-batch keeps its own deadline, priority, trace context and id where the rows that go
+onwards are the micro-batch's rows, as many and in order: then the call is as many requests, in one region, and their
+answers are put together in order. Of rows that are others' nobody can tell whose they are; they go as one request
+(`replica.context`), and so do those for methods that take one request at a time.
+
+A call ends when nobody wants it any more, and with the method that made it. What the callee raises is raised here: a
+typed error keeps its class, anything else is MethodFailed, and the message says where it is from (`replica.stages`).
+A method that does not catch it passes it on to its own caller. Where one of several requests fails, the call does, and
+the method that does not catch that is run again for each of them alone, if it is idempotent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
 
-from flightserve.errors import Cancelled, NotFound, Unavailable
-from flightserve.fabric.batches import alike
+from flightserve.config import EdgeLimits
+from flightserve.errors import Cancelled, FlightserveError, NotFound, Unavailable
+from flightserve.fabric.decode import validate_batch
+from flightserve.fabric.lane import HASTE_S
 from flightserve.fabric.schemas import empty_batch
-from flightserve.fabric.service import AsyncCall, Result, Service
-from flightserve.replica.context import context
+from flightserve.fabric.service import AsyncCall, Reply, Result, Service
+from flightserve.replica.answers import Answers
+from flightserve.replica.context import Context, context
+from flightserve.replica.stages import of_callee, of_payload
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # How often a thread that waits for an onward call looks whether anybody still wants its own result.
 CANCELLED_POLL_S: Final = 0.1
+# What a callee's router takes. Checked here, where it is known whose mistake it is.
+LIMITS: Final = EdgeLimits()
 
 
 class Remote:
@@ -58,6 +76,41 @@ class Remote:
         return f"<Remote {self._name}>"
 
 
+class Prepared(NamedTuple):
+    """A call that is about to be made. `caller` and `callee` are Deployment.method."""
+
+    context: Context
+    deployment: str
+    spec: MethodSpec
+    rows: pa.RecordBatch
+    parts: Sequence[tuple[int, RequestMeta]]
+
+    @property
+    def callee(self) -> str:
+        return f"{self.deployment}.{self.spec.name}"
+
+    @property
+    def caller(self) -> str:
+        return f"{self.context.deployment}.{self.context.method}"
+
+    @property
+    def answers(self) -> Answers:
+        """To be collected."""
+        # Where the method may not run again, what its requests have to be told apart by is lost on it.
+        return Answers(self.spec, self.callee, len(self.parts), self.context.idempotent)
+
+    def check(self) -> None:
+        """Raises Cancelled where there is nobody to call for any more."""
+        if self.context.cancelled:
+            raise Cancelled(f"{self.callee}: nobody waits for the caller's result any more")
+        if self.context.over:
+            raise Cancelled(
+                f"{self.callee} was called for a request whose method, {self.caller}, has returned; what shall outlive "
+                "methods is started where none runs, as in __init__, or in a context of its own: "
+                "contextvars.Context().run(thread.start)"
+            )
+
+
 class RemoteMethod:
     """One method of another deployment."""
 
@@ -72,19 +125,23 @@ class RemoteMethod:
     def __call__(self, rows: Any) -> Any:
         """Call it and wait: a record batch, or an iterator of them where it streams. For methods that run on a
         thread; raises RuntimeError in `async def` methods. Raises the FlightserveError that the callee answers."""
-        if _running_loop() is not None:
-            raise RuntimeError(f"{self._where} would block the event loop; use: await {self._where}.aio(batch)")
-        spec, payload, meta = self._prepare(rows)
-        parts = self._receive(payload, meta)
-        return parts if spec.streaming else _joined(alike(list(parts), spec))
+        self._must_not_block()
+        later = self.later(rows)
+        return later.batches() if later.streaming else later.result()
 
-    def aio(self, rows: Any) -> Awaitable[pa.RecordBatch] | AsyncIterator[pa.RecordBatch]:
-        """Call it from an `async def` method: what to await, or to iterate over where it streams. Raises as a
+    def later(self, rows: Any) -> Later:
+        """Begin to call it; the rows are there when `result()` is asked for. As many calls as are begun run side by
+        side. For methods that run on a thread."""
+        self._must_not_block()
+        return Later(self._service, self._prepare(rows))
+
+    def aio(self, rows: Any) -> Coroutine[Any, Any, pa.RecordBatch] | AsyncIterator[pa.RecordBatch]:
+        """Call it from an `async def` method: a coroutine, or what to iterate over where it streams. Raises as a
         call does; giving it up (cancelling the task, leaving the loop) cancels the request."""
-        spec, payload, meta = self._prepare(rows)
-        if spec.streaming:
-            return self._iterate(payload, meta)
-        return self._on_loop(self._collect(payload, meta, spec))
+        call = self._prepare(rows)
+        if call.spec.streaming:
+            return self._iterate(call)
+        return self._on_loop(self._collect if len(call.parts) == 1 else self._collect_parts, call)
 
     def __repr__(self) -> str:
         return f"<RemoteMethod {self._where}>"
@@ -93,11 +150,23 @@ class RemoteMethod:
     def _where(self) -> str:
         return f"{self._deployment}.{self._name}"
 
-    def _prepare(self, rows: Any) -> tuple[MethodSpec, pa.RecordBatch, RequestMeta]:
+    def _must_not_block(self) -> None:
+        if _running_loop() is not None:
+            raise RuntimeError(f"{self._where} would block the event loop; use: await {self._where}.aio(batch)")
+
+    def _prepare(self, rows: Any) -> Prepared:
         deployment, spec = self._specs()
-        options = deployment.options
-        meta = context().onward(options.max_timeout_ms, options.default_timeout_ms)
-        return spec, _batch_of(rows, self._where), meta
+        current, options = context(), deployment.options
+        batch = _batch_of(rows, self._where)
+        limits = (options.max_timeout_ms, options.default_timeout_ms)
+        parts = current.onward_parts(batch.num_rows, *limits) if spec.row_aligned else None
+        call = Prepared(current, self._deployment, spec, batch, parts or [(batch.num_rows, current.onward(*limits))])
+        call.check()
+        try:
+            validate_batch(batch, LIMITS)
+        except FlightserveError as error:
+            raise of_payload(error, call.callee, call.caller) from None
+        return call
 
     def _specs(self) -> tuple[DeploymentSpec, MethodSpec]:
         try:
@@ -108,70 +177,159 @@ class RemoteMethod:
                 raise AttributeError(error.message) from None
             raise Unavailable(f"{self._deployment} cannot be called before this replica is ready") from None
 
-    # ---- on threads
+    # ---- on event loops
 
-    def _receive(self, payload: pa.RecordBatch, meta: RequestMeta) -> Iterator[pa.RecordBatch]:
-        current = context()
-        lane = self._service.open_lane()
+    async def _on_loop(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        if _running_loop() is self._loop:
+            return await work(*args, **kwargs)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(*args, **kwargs), self._loop))
+
+    async def _collect(self, prepared: Prepared) -> pa.RecordBatch:
+        answers = prepared.answers
+        call = self._start(prepared)
         try:
-            lane.submit(0, self._deployment, self._name, payload, meta)
-            last = False
+            async for result in call:
+                answers.add(0, result, False)
+            return answers.joined()
+        except FlightserveError as error:
+            raise of_callee(error, prepared.callee, prepared.caller) from None
+        except BaseException:
+            call.cancel()
+            raise
+
+    async def _collect_parts(self, prepared: Prepared) -> pa.RecordBatch:
+        answers, ended = prepared.answers, asyncio.get_running_loop().create_future()
+
+        def deliver(index: int, result: Result | None, error: FlightserveError | None, last: bool) -> None:
+            if not ended.done():
+                answers.add(index, result, last)
+                answers.error = error
+                if error is not None or not answers.open:
+                    ended.set_result(None)
+
+        callee, parts = prepared.callee, prepared.parts
+        cancel = self._service.call_parts(self._deployment, self._name, prepared.rows, parts, deliver)
+        try:
+            await ended
+            if answers.error is not None:
+                raise answers.take_error()
+            return answers.joined()
+        except BaseException as error:
+            answers.clear()
+            for index in range(len(parts)):
+                cancel(index)
+            if isinstance(error, FlightserveError):
+                raise of_callee(error, callee, prepared.caller) from None
+            raise
+
+    def _start(self, call: Prepared) -> AsyncCall:
+        return self._service.call(self._deployment, self._name, call.rows, call.parts[0][1])
+
+    async def _iterate(self, prepared: Prepared) -> AsyncIterator[pa.RecordBatch]:
+        call: AsyncCall | None = None
+
+        async def step() -> Result | None:
+            nonlocal call
+            if call is None:
+                call = self._start(prepared)
+            return await anext(call, None)
+
+        try:
+            while (result := await self._on_loop(step)) is not None:
+                yield result.batch()
+        except FlightserveError as error:
+            raise of_callee(error, prepared.callee, prepared.caller) from None
+        finally:
+            if call is not None:
+                self._loop.call_soon_threadsafe(call.cancel)
+
+
+class Later:
+    """A call that has begun, of a method that runs on a thread. One that is dropped is given up."""
+
+    def __init__(self, service: Service, call: Prepared) -> None:
+        # What stays of the call is not to keep its rows.
+        self._call = call._replace(rows=None)
+        self._answers: Answers | None = call.answers
+        self._batch: pa.RecordBatch | None = None
+        self._lane = service.open_lane()
+        try:
+            self._lane.submit_parts(0, call.deployment, call.spec.name, call.rows, call.parts)
+        except FlightserveError as error:
+            self._lane.close()
+            raise of_callee(error, call.callee, call.caller) from None
+        except BaseException:
+            self._lane.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Later {self._call.callee}>"
+
+    def __del__(self) -> None:
+        self.cancel()
+
+    @property
+    def streaming(self) -> bool:
+        """The method yields batches: to be iterated over (`batches`)."""
+        return self._call.spec.streaming
+
+    def result(self) -> pa.RecordBatch:
+        """Wait for the rows. Raises the FlightserveError that the callee answers, and TypeError where the method
+        streams."""
+        if self.streaming:
+            raise TypeError(f"{self._call.callee} yields batches; iterate over batches()")
+        answers = self._answers
+        if answers is not None:
+            try:
+                while answers.open:
+                    answers.add(*self._next())
+                self._batch = answers.joined()
+            finally:
+                # What is raised holds this frame: not the rows as well.
+                answers.clear()
+                self.cancel()
+        if self._batch is None:
+            raise Cancelled(f"{self._call.callee} was given up, or failed before")
+        return self._batch
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """What a streaming method yields, as it comes. Raises as `result`."""
+        last = False
+        try:
             while not last:
-                if current.cancelled:
-                    raise Cancelled(f"{self._where}: nobody waits for the caller's result any more")
-                reply = lane.receive(CANCELLED_POLL_S)
-                if reply is None:
-                    continue
-                last, error, result = reply.last, reply.error, reply.result
-                # An error that is raised holds this frame: the frame must not hold it, nor any rows.
-                reply = None
-                if error is not None:
-                    try:
-                        raise error
-                    finally:
-                        del error, payload
+                _, result, last = self._next()
                 if result is not None:
                     batch = result.batch()
                     del result
                     yield batch
                     del batch
         finally:
-            lane.close()
+            self.cancel()
 
-    # ---- on event loops
+    def cancel(self) -> None:
+        """Give it up. Idempotent."""
+        self._answers = None
+        self._lane.close()
 
-    def _on_loop(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        if _running_loop() is self._loop:
-            return work
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+    def _next(self) -> tuple[int, Result | None, bool]:
+        reply: Reply | None = self._reply()
+        assert reply is not None
+        key, result, error, last = reply.key, reply.result, reply.error, reply.last
+        # An error that is raised holds this frame: the frame must not hold it, nor any rows.
+        reply = None
+        if error is not None:
+            try:
+                raise of_callee(error, self._call.callee, self._call.caller)
+            finally:
+                del error
+        return key, result, last
 
-    def _start(self, payload: pa.RecordBatch, meta: RequestMeta) -> AsyncCall:
-        return self._service.call(self._deployment, self._name, payload, meta)
-
-    async def _collect(self, payload: pa.RecordBatch, meta: RequestMeta, spec: MethodSpec) -> pa.RecordBatch:
-        call = self._start(payload, meta)
-        del payload
-        try:
-            return _joined(alike([result.batch() async for result in call], spec))
-        except BaseException:
-            call.cancel()
-            raise
-
-    async def _iterate(self, payload: pa.RecordBatch, meta: RequestMeta) -> AsyncIterator[pa.RecordBatch]:
-        call: AsyncCall | None = None
-
-        async def step() -> Result | None:
-            nonlocal call
-            if call is None:
-                call = self._start(payload, meta)
-            return await anext(call, None)
-
-        try:
-            while (result := await self._on_loop(step())) is not None:
-                yield result.batch()
-        finally:
-            if call is not None:
-                self._loop.call_soon_threadsafe(call.cancel)
+    def _reply(self) -> Reply:
+        reply = self._lane.receive(HASTE_S)
+        while reply is None:
+            self._call.check()
+            reply = self._lane.receive(CANCELLED_POLL_S)
+        return reply
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -188,10 +346,7 @@ def _batch_of(rows: Any, where: str) -> pa.RecordBatch:
         return pa.record_batch(rows)
     if isinstance(rows, pa.Table):
         batches = rows.combine_chunks().to_batches()
-        return _joined(batches) if batches else empty_batch(rows.schema)
+        if not batches:
+            return empty_batch(rows.schema)
+        return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
     raise TypeError(f"{where} takes a record batch, a table or a dict of columns, not {type(rows).__name__}")
-
-
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """The rows as one batch: copied only where they come in several, as those of a sliced request do."""
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)

@@ -28,6 +28,7 @@ from flightserve.replica.lane import Lane
 from flightserve.replica.onward import Onward
 from flightserve.replica.retiring import Retirement
 from flightserve.replica.session import Session
+from flightserve.replica.threads import carry_contexts
 from flightserve.types import DeploymentSpec
 from flightserve.wire import frames
 from flightserve.wire.table import Peer, RoutingTable
@@ -104,6 +105,8 @@ class ReplicaService:
     def start(self) -> None:
         """Begin to look for the router."""
         if self._onward is not None:
+            if self.own_process:
+                carry_contexts()
             self._onward.start()
         if self.coroutines is not None:
             self._spawn("async", self.coroutines.run)

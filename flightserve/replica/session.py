@@ -75,7 +75,9 @@ class Session:
 
     def left(self, batch_id: int) -> None:
         """The micro-batch's method returned."""
-        self.contexts.pop(batch_id, None)
+        context = self.contexts.pop(batch_id, None)
+        if context is not None:
+            context.end()
 
     def give_up(self, batch_id: int) -> None:
         """The router says that nobody wants the result."""

@@ -126,6 +126,7 @@ class LocalDeployment:
         current = requests_context(self.spec.name, method.spec.name, requests)
         for request in requests:
             request.context = current
+        current.idempotent = method.spec.idempotent
         try:
             with entered(current):
                 if len(requests) == 1:
@@ -138,6 +139,8 @@ class LocalDeployment:
         except BaseException as error:
             for request in requests:
                 request.fail(failure(error, method.where, log))
+        finally:
+            current.end()
 
     def _run_one(self, method: BoundMethod, request: LocalRequest) -> None:
         if method.spec.streaming:

@@ -141,30 +141,41 @@ class LocalService:
     ) -> Callable[[int], None]:
         """Start len(parts) requests whose rows lie one after another in `batch`; they run as one micro-batch."""
         loop = asyncio.get_running_loop()
-
-        def emitter(index: int) -> Emit:
-            def emit(result: LocalResult | None, error: FlightserveError | None, last: bool) -> None:
-                _soon(loop, done, index, result, error, last)
-
-            return emit
-
-        requests: list[LocalRequest] = []
-        try:
-            bound, batch = self._admit(deployment, method, batch)
-            offset = 0
-            for index, (rows, meta) in enumerate(parts):
-                requests.append(LocalRequest(batch.slice(offset, rows), bound, meta, emitter(index)))
-                offset += rows
-            self._enqueue(deployment, requests)
-        except FlightserveError as error:
-            for index in range(len(parts)):
-                emitter(index)(None, error, True)
+        requests = self._start_parts(deployment, method, batch, parts, lambda *event: _soon(loop, done, *event))
 
         def cancel(index: int) -> None:
             if index < len(requests):
                 requests[index].fail(Cancelled("the caller gave up"))
 
         return cancel
+
+    def _start_parts(
+        self,
+        deployment: str,
+        method: str,
+        batch: pa.RecordBatch,
+        parts: Sequence[tuple[int, RequestMeta]],
+        done: PartCallback,
+    ) -> list[LocalRequest]:
+        """`done` is told of each part's events, on any thread; no requests where they cannot start."""
+
+        def emitter(index: int) -> Emit:
+            return lambda result, error, last: done(index, result, error, last)
+
+        requests: list[LocalRequest] = []
+        try:
+            bound, batch = self._admit(deployment, method, batch)
+            offset = 0
+            for index, (rows, meta) in enumerate(parts):
+                own = batch if len(parts) == 1 else batch.slice(offset, rows)
+                requests.append(LocalRequest(own, bound, meta, emitter(index)))
+                offset += rows
+            self._enqueue(deployment, requests)
+        except FlightserveError as error:
+            for index in range(len(parts)):
+                done(index, None, error, True)
+            return []
+        return requests
 
     def open_lane(self) -> LocalLane:
         """A lane for a blocking stream. Any thread."""
@@ -268,6 +279,22 @@ class LocalLane:
         request = self._service._start(deployment, method, payload, meta, emit)
         if not request.done:
             self._running[key] = request
+
+    def submit_parts(
+        self, key: int, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]]
+    ) -> None:
+        """Send requests whose rows lie one after another in the batch."""
+        if self._closed:
+            raise Unavailable("the lane is closed")
+
+        def done(index: int, result: Any, error: FlightserveError | None, last: bool) -> None:
+            if last:
+                self._running.pop(key + index, None)
+            self._replies.put(Reply(key + index, result, error, last))
+
+        for index, request in enumerate(self._service._start_parts(deployment, method, batch, parts, done)):
+            if not request.done:
+                self._running[key + index] = request
 
     def receive(self, timeout_s: float | None = None) -> Reply | None:
         """The next reply, or None when `timeout_s` passed."""

@@ -98,8 +98,23 @@ def test_no_time_is_left_past_the_deadline() -> None:
 def test_onward_calls_inherit_what_the_request_came_with() -> None:
     current = of(part("one", 5_000_000, 3), part("two", 9_000_000, 1, trace=TRACE))
     first, second = (current.onward(1000, 1000) for _ in range(2))
-    assert (first.deadline_ns, first.priority, first.traceparent) == (9_000_000, 3, TRACE)
-    assert (first.request_id, second.request_id) == ("one.1", "one.2")
+    assert (first.deadline_ns, first.priority, first.traceparent) == (9_000_000, 1, TRACE)
+    assert (first.request_id, second.request_id) == ("one,two.1", "one,two.2")
+
+
+def test_onward_rows_that_are_the_micro_batchs_are_parts_of_their_own() -> None:
+    current = of(part("one", 5_000_000, 3, rows=2), part("two", 9_000_000, 1, rows=0, trace=TRACE), part("", rows=1))
+    assert current.onward_parts(4, 1000, 1000) is None
+    parts = current.onward_parts(3, 1000, 10)
+    assert parts is not None
+    assert [(rows, each.deadline_ns, each.priority, each.request_id, each.traceparent) for rows, each in parts] == [
+        (2, 5_000_000, 3, "one.1", ""),
+        (0, 9_000_000, 1, "two.1", TRACE),
+        (1, 2_000_000 + 10 * NS_PER_MS, 0, "", ""),
+    ]
+    current.idempotent = False
+    assert [each.deadline_ns for _, each in current.onward_parts(3, 5, 5) or []] == [2_000_000 + 5 * NS_PER_MS] * 3
+    assert of(part("one")).onward_parts(1, 1, 1) is None, "one request speaks for itself"
 
 
 def test_the_callees_limits_only_shorten() -> None:

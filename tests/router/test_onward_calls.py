@@ -197,10 +197,10 @@ def test_deadline_priority_trace_and_id_are_inherited(running: Plane, method: st
 
 
 @pytest.mark.parametrize("method", ["picky", "picky_async"])
-def test_errors_of_the_callee_keep_their_type(running: Plane, method: str) -> None:
-    with pytest.raises(errors.InvalidArgument, match=r"^below zero$"):
+def test_errors_of_the_callee_keep_their_type_and_say_where_they_are_from(running: Plane, method: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match=r"^Model\.picky: below zero$"):
         running.call(method, rows(-1))
-    with pytest.raises(errors.MethodFailed, match=r"^ValueError: zero$"):
+    with pytest.raises(errors.MethodFailed, match=r"^Model\.picky: ValueError: zero$"):
         running.call(method, rows(0))
 
 
@@ -283,3 +283,134 @@ def test_many_callers_share_the_callees_micro_batches(running: Plane) -> None:
     assert got == {key: [2 * key] for key in range(200)}
     replies.clear()
     lane.close()
+
+
+@fs.deployment
+class Strict:
+    """Takes what it declares."""
+
+    @fs.method(input=pa.schema([("weather", pa.float64())]))
+    def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+    def numbers(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return batch
+
+    def echo(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+
+@fs.deployment
+class Careless:
+    """Sends its callee what that cannot take."""
+
+    def __init__(self, strict: Any) -> None:
+        self.strict = strict
+
+    def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return self.strict.predict(batch)
+
+    async def predict_async(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return await self.strict.predict.aio(batch)
+
+    def numbers(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return self.strict.numbers(pa.record_batch([batch.column(0)] * 2, names=["x", "x"]))
+
+    def invalid(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        offsets = pa.py_buffer(np.array([0, 2], np.int32))
+        text = pa.StringArray.from_buffers(1, offsets, pa.py_buffer(b"\xff\xfe"))
+        return self.strict.echo(pa.record_batch({"x": text}))
+
+
+@pytest.fixture(scope="module")
+def careless() -> Iterator[Plane]:
+    with plane(Careless.bind(Strict.bind())) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("method", "callee"),
+    [("predict", "predict"), ("predict_async", "predict"), ("numbers", "numbers"), ("invalid", "echo")],
+)
+def test_rows_that_a_stage_sends_are_not_its_clients_mistake(careless: Plane, method: str, callee: str) -> None:
+    with pytest.raises(errors.MethodFailed, match=rf"^Careless\.{method} called Strict\.{callee} with "):
+        careless.call(method, rows(1))
+
+
+@fs.deployment
+class Threads:
+    """Calls from threads of its own."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.ended: list[Any] = []
+        self.go_on = threading.Event()
+        self.thread = threading.Thread()
+
+    def waits(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        self._start(lambda: self.model.waits(batch))
+        self.thread.join()
+        raise self.ended[0]
+
+    def returns(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        self._start(lambda: self.go_on.wait(60) and self.model.score(batch))
+        return batch
+
+    def leaves_behind(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        self._start(lambda: self.model.waits(batch))
+        assert self.go_on.wait(60)
+        return batch
+
+    def _start(self, call: Any) -> None:
+        current = fs.context()
+        self.thread = threading.Thread(target=current.run, args=(self._noted, call))
+        self.thread.start()
+
+    def _noted(self, call: Any) -> None:
+        try:
+            call()
+        except errors.FlightserveError as error:
+            self.ended.append(error)
+
+
+@pytest.fixture
+def threads() -> Iterator[Plane]:
+    with plane(Threads.bind(Model.bind(2))) as running:
+        yield running
+
+
+def test_calls_of_a_methods_threads_end_when_its_caller_gives_up(threads: Plane) -> None:
+    target, model = threads.targets[1], threads.targets[0]
+    if not isinstance(model, Model):
+        target, model = model, target
+    lane = threads.client.open_lane()
+    lane.submit(1, "Threads", "waits", rows(1), meta(60))
+    assert model.started.acquire(timeout=30)
+    lane.cancel(1)
+    assert model.ended.acquire(timeout=30)
+    eventually(lambda: [type(error) for error in target.ended] == [errors.Cancelled])
+    target.ended.clear()
+    receive_all(lane, 1)
+    lane.close()
+
+
+@pytest.mark.parametrize("method", ["returns", "leaves_behind"])
+def test_a_thread_that_outlives_its_method_calls_nobody(threads: Plane, method: str) -> None:
+    target = next(each for each in threads.targets if isinstance(each, Threads))
+    model = next(each for each in threads.targets if isinstance(each, Model))
+    if method == "returns":
+        threads.call(method, rows(1))
+        target.go_on.set()
+    else:
+        lane = threads.client.open_lane()
+        lane.submit(1, "Threads", method, rows(1), meta(60))
+        assert model.started.acquire(timeout=30)
+        target.go_on.set()
+        receive_all(lane, 1)
+        lane.close()
+        assert model.ended.acquire(timeout=30), "the callee was told"
+    target.thread.join(30)
+    (error,) = target.ended
+    assert isinstance(error, errors.Cancelled)
+    assert "Threads." in error.message
+    target.ended.clear()
