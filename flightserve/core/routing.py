@@ -303,7 +303,7 @@ class DeploymentMachine:
                 self._run_again(entry, batch)
                 continue
             innocent = event.kind == _DEADLINE and batch.some_ended
-            entry.alone = not innocent or entry.count_attempt(batch) >= ATTEMPTS_MAX
+            entry.alone = not innocent or entry.count_attempt(batch) > 1
             if event.ran:
                 again = company and entry.request.idempotent and not batch.streamed
             else:

@@ -143,6 +143,27 @@ def test_a_micro_batch_that_raised_is_run_again_request_by_request() -> None:
     assert bench.send(Finished(1, 4)) == [Completed([other])]
 
 
+def test_what_ends_for_some_members_deadline_runs_again_together_once_and_then_apart() -> None:
+    bench = Bench(1)
+    a, b, c, d = request(deadline_ns=MS), request(deadline_ns=2 * MS), request(), request()
+    [(_, pieces)] = shape(bench.arrive(a, b, c, d))
+    assert pieces == [*whole(a), *whole(b), *whole(c), *whole(d)]
+    late = errors.KINDS.index(errors.DeadlineExceeded)
+    bench.now_ns = MS
+    again = bench.send(BatchFailed(1, 1, late, "late"))
+    assert shape(again) == [(1, [*whole(b), *whole(c), *whole(d)])]
+    bench.now_ns = 2 * MS
+    assert shape(bench.send(BatchFailed(1, 2, late, "late"))) == [(1, whole(c))]
+
+
+def test_a_deadline_that_is_no_members_is_one_requests_error() -> None:
+    bench = Bench(1)
+    a, b = request(), request()
+    bench.arrive(a, b)
+    late = errors.KINDS.index(errors.DeadlineExceeded)
+    assert shape(bench.send(BatchFailed(1, 1, late, "the callee's limit"))) == [(1, whole(a))]
+
+
 def test_requests_that_are_not_idempotent_share_the_error_of_their_micro_batch() -> None:
     bench = Bench(1)
     a, b = request(idempotent=False), request(idempotent=False)
