@@ -34,6 +34,8 @@ from flightserve.sql.statements import Parser
 
 LOADS: Final = ("memory", "view")
 THREADS_MAX: Final = 1024
+# Where DuckDB has tables that were put in no other.
+_DEFAULT_CATALOG: Final = "memory"
 # Databases and schemas that DuckDB has already; a catalog cannot be called so.
 _TAKEN: Final = frozenset({"information_schema", "main", "memory", "pg_catalog", "system", "temp"})
 # Connections kept for the next query; more are opened and closed as needed.
@@ -109,7 +111,8 @@ class Engine:
                 relation = projected(session.sql(f"FROM {quoted_name(source.name)} LIMIT 0"))
                 self.tables[source.name] = relation.to_arrow_table().schema
         self.shadow = self._shadow()
-        self.parser = Parser(self.shadow, frozenset(name.lower() for name in self.tables))
+        names = frozenset(name.lower() for name in self.tables)
+        self.parser = Parser(self.shadow, names, self._catalog or _DEFAULT_CATALOG)
 
     def __repr__(self) -> str:
         return f"<Engine {len(self.tables)} tables, {len(self._idle)} idle sessions>"

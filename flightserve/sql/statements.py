@@ -1,6 +1,7 @@
 """Statements of strangers: parsed, looked at, and allowed or refused before the engine runs them.
 
-Exactly one statement, a SELECT (also as WITH, VALUES, FROM, TABLE, DESCRIBE, SHOW, SUMMARIZE) or EXPLAIN of one.
+Exactly one statement, a SELECT (also as WITH, VALUES, FROM, TABLE, DESCRIBE, SHOW, SUMMARIZE) or EXPLAIN of one, or one
+that changes nothing (`sql.harmless`).
 The engine's own parser gives the tree (`json_serialize_sql`), so that comments, quotes and dollar strings mean here
 what they mean there; `sql.policy` says what may be in it.
 """
@@ -18,6 +19,7 @@ import duckdb
 from flightserve.errors import InvalidArgument, PermissionDenied, TooLarge, Unimplemented
 from flightserve.sql import policy
 from flightserve.sql.errors import translate
+from flightserve.sql.harmless import first_word, instead
 from flightserve.sql.remembering import Remembered
 
 # The tree takes some 400 times the text's memory, and twice that while it is made.
@@ -47,13 +49,15 @@ class Statement:
 
 
 class Parser:
-    """Checks statements for one engine. `tables` are the names that may be read, in lower case.
+    """Checks statements for one engine. `tables` are the names that may be read, in lower case, `catalog` is where they
+    are.
 
     It has a connection of its own, on which nothing of strangers ever runs. Any thread.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, tables: frozenset[str]) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, tables: frozenset[str], catalog: str) -> None:
         self._connection = connection
+        self._catalog = catalog
         self._lock = threading.Lock()
         self._tables = tables
         rows = connection.execute(
@@ -96,13 +100,25 @@ class Parser:
             raise translate(error) from error
         if len(found) != 1:
             raise InvalidArgument(f"{len(found)} statements came; send one at a time")
-        explain = _kind_of(found[0])
         text = _bare(found[0].query)
+        if found[0].type.name not in (_SELECT, _EXPLAIN):
+            text, explain = self._harmless(found[0]), False
+        else:
+            explain = found[0].type.name == _EXPLAIN
         tree, order = self._tree(_explained(text) if explain else text)
         if explain and set(found[0].named_parameters) != set(order):
             raise InvalidArgument("EXPLAIN takes no options here: EXPLAIN SELECT ...")
         self._check(tree)
         return Statement(text, explain, tree, order)
+
+    def _harmless(self, statement: duckdb.Statement) -> str:
+        """The query that answers a statement that is none. Raises PermissionDenied where there is none."""
+        if statement.type.name == "MULTI":
+            raise Unimplemented(_MULTI)
+        query = None if statement.named_parameters else instead(statement.query, self._catalog, self._tables)
+        if query is None:
+            raise PermissionDenied(_refusal(statement))
+        return query
 
     def _tree(self, text: str) -> tuple[Tree, tuple[str, ...]]:
         """The query as a tree, and its parameters' names by their numbers."""
@@ -298,20 +314,24 @@ def _parameter_map(tree: Tree) -> list[dict[str, Any]]:
 
 # ---- kinds of statements
 
+_SELECT: Final = "SELECT"
 _EXPLAIN: Final = "EXPLAIN"
+# Words that say nothing of what follows.
+_BEGIN_ANYTHING: Final = frozenset({"FROM", "WITH"})
 _MIXED: Final = "Mixing named and positional"
 # What each kind is called when it is refused.
 _MULTI: Final = "PIVOT without the values to pivot on is several statements; name them: PIVOT ... ON column IN (...)"
 
 
-def _kind_of(statement: duckdb.Statement) -> bool:
-    """True for an EXPLAIN, False for a SELECT. Raises PermissionDenied for all else."""
-    kind = statement.type.name
-    if kind in ("SELECT", _EXPLAIN):
-        return bool(kind == _EXPLAIN)
-    if kind == "MULTI":
-        raise Unimplemented(_MULTI)
-    raise PermissionDenied(f"{kind.replace('_', ' ')} statements are not allowed: this server is read-only")
+def _refusal(statement: duckdb.Statement) -> str:
+    """Why the statement is refused, under the name that it was typed with."""
+    kind, word = statement.type.name.replace("_", " "), first_word(statement.query)
+    named = kind if not word or word in _BEGIN_ANYTHING or kind.startswith(word) else word
+    if named in ("SET", "RESET"):
+        return f"{named} statements are not allowed: settings stay as they are, and can only be set to that"
+    if named == "USE":
+        return "USE statements are not allowed but for the catalog and schema that are in use"
+    return f"{named} statements are not allowed: this server is read-only"
 
 
 def _explained(text: str) -> str:

@@ -218,6 +218,18 @@ def test_24_what_would_write_or_reach_out_is_refused(connection: Any, sql: str) 
         cursor.execute(sql)
 
 
+@pytest.mark.parametrize("sql", ["SET TimeZone = 'UTC'", "USE nyc", "USE nyc.main", "BEGIN", "COMMIT", "ROLLBACK"])
+def test_what_changes_nothing_is_answered(connection: Any, sql: str) -> None:
+    """ibis opens with the first; others are prepared, or run for their row count."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        assert cursor.fetchall() == []
+        cursor.adbc_statement.set_sql_query(sql)
+        assert cursor.adbc_statement.execute_update() in (0, -1)
+        cursor.execute("PRAGMA table_info('airlines')")
+        assert [row[1] for row in cursor.fetchall()] == ["carrier", "name"]
+
+
 def test_23_statements_that_are_wrong(connection: Any) -> None:
     for sql in (
         "SELEC 1",

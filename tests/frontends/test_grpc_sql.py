@@ -80,6 +80,12 @@ def test_an_empty_result_is_its_schema(stub: Any) -> None:
     assert read(reply.arrow_stream).schema == pa.schema([("id", pa.int64())])
 
 
+@pytest.mark.parametrize("sql", ["SET TimeZone = 'UTC'", "USE lake.main", "BEGIN", "COMMIT"])
+def test_what_changes_nothing_is_answered(stub: Any, sql: str) -> None:
+    (reply,) = query(stub, sql)
+    assert read(reply.arrow_stream).to_pydict() == {"Success": []}
+
+
 def test_large_results_come_in_replies_that_any_client_takes(stub: Any) -> None:
     replies = list(query(stub, "SELECT range AS a, repeat('x', 500) AS b FROM range(100000)"))
     assert max(reply.ByteSize() for reply in replies) <= 4 << 20

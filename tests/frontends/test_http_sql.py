@@ -260,6 +260,13 @@ def test_rows_23_24_and_26(client: httpx.Client, query: str, code: str, status: 
     still_works(client)
 
 
+@pytest.mark.parametrize("query", ["SET TimeZone = 'UTC'", "USE lake", "USE lake.main", "BEGIN", "COMMIT", "ROLLBACK"])
+def test_what_changes_nothing_is_answered(client: httpx.Client, query: str) -> None:
+    assert ask(client, query).json() == {"rows": []}
+    assert ask(client, query, accept=CSV).text.split() == ['"Success"']
+    assert "USE statements are not" in check(ask(client, "USE other"), 403, "PERMISSION_DENIED")
+
+
 def test_row_25_the_deadline_ends_an_endless_query(served: Served, client: httpx.Client) -> None:
     before = answers(served.metrics, "http", "DEADLINE_EXCEEDED")
     answer = client.post(SQL, json={"query": ENDLESS}, headers={"x-timeout-ms": "200"})

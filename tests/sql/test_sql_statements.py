@@ -96,7 +96,22 @@ WRITES = [
     "SET threads = 4",
     "SET VARIABLE x = 1",
     "RESET threads",
-    "USE main",
+    "SET TimeZone = 'Europe/Berlin'",
+    "SET TimeZone = 'UTC' || ''",
+    "SET TimeZone = $1",
+    "SET VARIABLE TimeZone = 'UTC'",
+    "SET TIME ZONE 'Asia/Tokyo'",
+    "SET schema = 'temp'",
+    "RESET TimeZone",
+    "USE temp",
+    "USE memory.information_schema",
+    "USE system",
+    "PRAGMA table_info('/etc/passwd')",
+    "PRAGMA table_info('people', 'x')",
+    "PRAGMA table_info(secrets)",
+    "PRAGMA database_list",
+    "PRAGMA storage_info('people')",
+    "PRAGMA enable_profiling",
     "PRAGMA threads = 4",
     "PRAGMA version",
     "CALL pragma_version()",
@@ -104,8 +119,6 @@ WRITES = [
     "CHECKPOINT",
     "VACUUM",
     "ANALYZE",
-    "BEGIN",
-    "COMMIT",
     "PREPARE p AS SELECT 1",
     "EXECUTE p",
     "DEALLOCATE p",
@@ -123,6 +136,63 @@ WRITES = [
     "SELECT * FROM (WITH w AS (DELETE FROM people RETURNING *) SELECT * FROM w)",
     "SELECT (WITH w AS (DELETE FROM people RETURNING id) SELECT max(id) FROM w)",
 ]
+
+NOTHING = [
+    "SET TimeZone = 'UTC'",
+    "set session timezone to utc ;",
+    "SET GLOBAL /* as it is */ TimeZone='utc' -- it is",
+    "SET TIME ZONE 'UTC'",
+    "USE memory",
+    "USE main",
+    'USE "memory" . MAIN;',
+    "BEGIN",
+    "begin transaction read only",
+    "START TRANSACTION",
+    "COMMIT",
+    "END",
+    "ROLLBACK",
+    "ABORT",
+]
+
+
+@pytest.mark.parametrize("sql", NOTHING)
+def test_what_changes_nothing_is_answered_as_the_engine_would(engine: Engine, sql: str) -> None:
+    got = run(engine, sql)
+    assert got.schema == pa.schema([("Success", pa.bool_())]) and not got.num_rows
+    assert run(engine, "SELECT count(*) AS n FROM people").to_pylist() == [{"n": 6}]
+
+
+@pytest.mark.parametrize("spelled", ["'people'", "people", '"PEOPLE"'])
+def test_pragma_table_info_is_the_function(engine: Engine, spelled: str) -> None:
+    got = run(engine, f"PRAGMA table_info({spelled});")
+    assert got.equals(run(engine, "FROM pragma_table_info('people')")) and got.num_rows == 4
+
+
+def test_the_catalog_in_use_is_the_one_that_may_be_used(folder: Path) -> None:
+    with opened({"people": PEOPLE}, catalog="the lake") as engine:
+        for sql in ('USE "the lake"', 'USE "The Lake".main', "USE main"):
+            assert not run(engine, sql).num_rows
+        with pytest.raises(PermissionDenied):
+            run(engine, "USE memory")
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("USE temp", "USE statements are not allowed but"),
+        ("SET threads = 4", "SET statements are not allowed: settings stay"),
+        ("RESET threads", "RESET statements are not allowed"),
+        ("CHECKPOINT", "CHECKPOINT statements"),
+        ("ANALYZE", "ANALYZE statements"),
+        ("DEALLOCATE p", "DEALLOCATE statements"),
+        ("/* x */ pragma version", "PRAGMA statements"),
+        ("drop table people", "DROP statements"),
+    ],
+)
+def test_refusals_name_what_was_typed(engine: Engine, sql: str, says: str) -> None:
+    with pytest.raises(PermissionDenied, match=says):
+        run(engine, sql)
+
 
 ESCAPES = [
     "SELECT * FROM '/etc/passwd'",
@@ -322,8 +392,10 @@ def test_text_and_tree_say_the_same(engine: Engine) -> None:
 
 
 def test_errors_name_no_paths(folder: Path) -> None:
-    (folder / "data" / "bad.csv").write_text("a\n1\n2\n" + "3\n" * 30_000 + "x\n")
+    (folder / "data" / "bad.csv").write_text("a\n1\n2\n" + "3\n" * 30_000)
     with opened({"bad": folder / "data" / "bad.csv"}, load="view") as engine:
+        with open(folder / "data" / "bad.csv", "a") as file:
+            file.write("x\n")
         with pytest.raises(InvalidArgument) as caught:
             run(engine, "SELECT sum(a) FROM bad")
         assert str(folder) not in caught.value.message
