@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from flightserve.composition import App as App
     from flightserve.declare import bind as bind
     from flightserve.declare import deployment as deployment
+    from flightserve.declare import healthy as healthy
     from flightserve.declare import method as method
+    from flightserve.declare import on_stop as on_stop
     from flightserve.declare import single_input as single_input
     from flightserve.errors import FlightserveError as FlightserveError
     from flightserve.errors import InvalidArgument as InvalidArgument
@@ -37,7 +39,9 @@ _HOMES = {
     "App": "flightserve.composition",
     "bind": "flightserve.declare",
     "deployment": "flightserve.declare",
+    "healthy": "flightserve.declare",
     "method": "flightserve.declare",
+    "on_stop": "flightserve.declare",
     "single_input": "flightserve.declare",
     "context": "flightserve.replica.context",
     "serve": "flightserve.app",
@@ -56,7 +60,9 @@ __all__ = [
     "bind",
     "context",
     "deployment",
+    "healthy",
     "method",
+    "on_stop",
     "serve",
     "single_input",
     "sql",

@@ -289,10 +289,12 @@ class ReplicaHosted:
         from flightserve.control.names import new_peer_id
         from flightserve.control.pickling import loads
         from flightserve.replica.forks import end_with_this_process
+        from flightserve.replica.hooks import begin_exit_functions, run_exit_functions
         from flightserve.replica.onward import Onward
         from flightserve.replica.service import ReplicaService
 
         end_with_this_process()
+        begin_exit_functions()
         with unchecked():
             bound: Bound = loads(assignment.code)
         assert assignment.spec is not None
@@ -306,9 +308,14 @@ class ReplicaHosted:
         self.apply_table = self._service.apply_table
         self.statistics = self._service.statistics
         self.drain = self._service.drain
-        self.stop = self._service.stop
         self.ready = self._service.ready
         self.unfit = self._service.unfit
+        self._exit = run_exit_functions
+
+    def stop(self) -> None:
+        """The service with the user's object, then what the user's code registered for the end of its process."""
+        self._service.stop()
+        self._exit()
 
 
 class FrontendHosted:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from flightserve import threads
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +66,18 @@ def beside(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], wha
     return task
 
 
-def vital(task: asyncio.Future[Any], what: str, may_end: Callable[[], bool]) -> None:
-    """The process is lost where this ends while `may_end()` is false."""
+def vital(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], what: str, may_end: Callable[[], bool]
+) -> asyncio.Task[T]:
+    """Run it on the loop; the process is lost where it ends while `may_end()` is false."""
+    task = loop.create_task(work)
 
     def ended(done: asyncio.Future[Any]) -> None:
         if not may_end():
             threads.lost(f"{what} ended: {_how(done)}")
 
     task.add_done_callback(ended)
+    return task
 
 
 def told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -156,9 +156,7 @@ def test_a_server_that_ends_is_a_loss_unless_it_may(told: list[str]) -> None:
 
     async def wait(loop: asyncio.AbstractEventLoop) -> None:
         for may_end in (True, False):
-            task = loop.create_task(raises())
-            loops.vital(task, "the server", lambda may_end=may_end: may_end)
-            await asyncio.wait([task])
+            await asyncio.wait([loops.vital(loop, raises(), "the server", lambda may_end=may_end: may_end)])
 
     run(wait)
     assert told == ["the server ended: OSError: the socket is gone"]

@@ -43,6 +43,7 @@ UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"
 WALL_CLOCK = re.compile(r"\btime\.time(?:_ns)?\b|\bdatetime\.(?:now|utcnow)\b|\bdate\.today\b")
 # Tickets tell clients when they expire, as a date.
 MAY_ASK_THE_DATE = {Path("flightserve/frontends/sql_tickets.py")}
+UNTOLD = re.compile(r"threading\.(Thread|Timer)\(|create_task\(|ensure_future\(")
 MACHINE = re.compile(
     r"(?<![\w.])/(?:home|root|work|Users|opt)/\w|--(?:extra-)?index[-]url\b|--find[-]links\b|[/]simple\b"
 )
@@ -216,6 +217,19 @@ def test_the_environment_is_read_at_the_edge_only() -> None:
     assert gather(inside, environment_reads) == ""
 
 
+def untold(path: Path) -> list[str]:
+    """Threads, loops' turns and coroutines of ours whose end nobody would hear of."""
+    return matching_lines(
+        path, UNTOLD, "starts what nobody hears of when it ends (flightserve.threads, flightserve.loops)"
+    )
+
+
+def test_the_end_of_every_thread_and_background_coroutine_is_told() -> None:
+    homes = ("flightserve/threads.py", "flightserve/loops.py", "flightserve/testing/*")
+    others = [p for p in modules("flightserve") if not any(fnmatch.fnmatch(str(p), home) for home in homes)]
+    assert gather(others, untold) == ""
+
+
 def test_public_things_are_documented() -> None:
     assert gather(modules("flightserve", "examples"), undocumented) == ""
 
@@ -253,6 +267,7 @@ def test_the_public_names_are_few() -> None:
         (sleeps, "import time\ntime.sleep(1)\n"),
         (forbidden_names, "class JobQueue: ...\n"),
         (environment_reads, "import os\nos.environ['A']\n"),
+        (untold, "threading.Thread(target=f).start()\n"),
         (undocumented, "'''Doc.'''\ndef f(): ...\n"),
         (lambda p: matching_lines(p, UNFINISHED, ""), "# TO" + "DO later\n"),
         (lambda p: matching_lines(p, MACHINE, ""), "x = '/ho" + "me/me'\n"),

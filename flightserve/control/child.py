@@ -33,6 +33,8 @@ log = logging.getLogger("flightserve.control.child")
 
 # A drain that hangs must not keep the process: this long after its limit it exits anyway.
 EXIT_GRACE_S = 2.0
+# Threads that are inside user code, its hooks, its exit functions: each has up to five seconds, rarely all.
+STOP_S = 10.0
 TELL_TIMEOUT_S = 5.0
 # How long a process that cannot go on waits to be ended, and its exit status where it is not.
 LAST_WORDS_S = 1.0
@@ -164,9 +166,7 @@ class Child:
             threads.start("flightserve-leave", lambda: self._drain_and_exit(drain_timeout_s))
 
     def _drain_and_exit(self, drain_timeout_s: float) -> None:
-        deadline = threading.Timer(drain_timeout_s + 2 * EXIT_GRACE_S, _exit, args=(1,))
-        deadline.daemon = True
-        deadline.start()
+        threads.start("flightserve-deadline", lambda: _exit_after(drain_timeout_s + STOP_S + EXIT_GRACE_S))
         code = 0
         hosted = self._hosted
         if hosted is not None:
@@ -198,6 +198,11 @@ def _describe(assignment: Assignment, error: BaseException) -> str:
     if isinstance(error, FlightserveError):
         return f"{assignment.slot.name}: {error.message}"
     return f"{assignment.slot.name}: {type(error).__name__}: {error}"
+
+
+def _exit_after(seconds: float) -> None:
+    threading.Event().wait(seconds)
+    _exit(1)
 
 
 def _exit(code: int) -> None:

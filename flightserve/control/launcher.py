@@ -21,8 +21,8 @@ CONNECT_TIMEOUT_S = 5.0
 LOST_S = 60.0
 # Without Ray nobody starts a silent supervisor again.
 DEAD_S = 3.0
-# Beyond the drain limit: routers and replicas (3 s), stragglers (killed after 3 s more), Ray itself.
-STOP_GRACE_S = 8.0
+# Beyond the drain limit: routers and replicas (3 s), stragglers (killed after 6 s more), Ray itself.
+STOP_GRACE_S = 11.0
 
 
 class StartFailed(FlightserveError):

@@ -42,7 +42,8 @@ from flightserve.fabric.processes import how_it_ended
 
 log = logging.getLogger("flightserve.control.processes")
 
-EXIT_WAIT_S = 3.0
+# Beyond the drain: users' objects are told of their end.
+EXIT_WAIT_S = 6.0
 # What Ray is asked for takes milliseconds, seconds on a machine that is very busy.
 RAY_SILENT_S = 5.0
 

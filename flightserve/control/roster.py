@@ -35,7 +35,7 @@ from flightserve.wire.table import Entry, Peer, RoutingTable, assign
 STABLE_NS = 5 * NS_PER_S
 # Deaths without a word (os._exit, out of memory) that a slot may have before the start is given up.
 START_ATTEMPTS = 3
-DRAIN_GRACE_S = 5.0
+DRAIN_GRACE_S = 10.0
 # A version that is not served any more has come to rest when for so long no router had a request of it: several
 # heartbeats, and longer than a caller takes between its look at the routing table and its sending.
 QUIET_NS = 2 * NS_PER_S

@@ -42,6 +42,7 @@ from flightserve.core.lifecycle import Phase
 from flightserve.core.reconciling import FRONTEND, NS_PER_S
 from flightserve.errors import ProtocolError
 from flightserve.fabric.processes import look_at
+from flightserve.loops import beside
 
 log = logging.getLogger("flightserve.control.supervisor")
 
@@ -168,7 +169,7 @@ class Supervisor:
                     self._changes.ask(message, lambda answer: send(writer, answer), now_ns)
             case Shutdown(drain_timeout_s):
                 if self._shutdown is None:
-                    self._shutdown = asyncio.create_task(self._shut_down(drain_timeout_s))
+                    self._shutdown = beside(self._loop, self._shut_down(drain_timeout_s), "stopping the app")
             case Ask():
                 send(writer, self._view())
             case _:

@@ -63,7 +63,7 @@ def _check_option(key: str, value: Any) -> None:
         if not isinstance(value, dict) or not all(isinstance(k, str) and _is_number(v) for k, v in value.items()):
             raise ConfigError(f"resources is {value!r}; it is a dict of names and amounts")
         for name, amount in value.items():
-            _check_amount(f"resources[{name!r}]", amount, zero_allowed=False)
+            check_amount(f"resources[{name!r}]", amount, zero_allowed=False)
     elif key == "adaptive_limit":
         if not isinstance(value, bool):
             raise ConfigError(f"adaptive_limit is {value!r}; it is True or False")
@@ -71,10 +71,11 @@ def _check_option(key: str, value: Any) -> None:
         whole = _OPTIONS[key].type == "int"
         if not _is_number(value) or (whole and not isinstance(value, int)):
             raise ConfigError(f"{key} is {value!r}; it is {'a whole number' if whole else 'a number'}")
-        _check_amount(key, value, zero_allowed=key in _ZERO_ALLOWED)
+        check_amount(key, value, zero_allowed=key in _ZERO_ALLOWED)
 
 
-def _check_amount(key: str, value: float, *, zero_allowed: bool) -> None:
+def check_amount(key: str, value: float, *, zero_allowed: bool) -> None:
+    """Raises ConfigError for a size, count or time that cannot be."""
     if not (value >= 0 if zero_allowed else value > 0) or value == float("inf"):
         wanted = "finite" if value == float("inf") else "at least 0" if zero_allowed else "greater than 0"
         raise ConfigError(f"{key} is {value}; it must be {wanted}")

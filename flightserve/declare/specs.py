@@ -11,6 +11,7 @@ from typing import Any, Final
 from flightserve.declare.annotations import form_of_parameter, names_a_form, says_nothing
 from flightserve.declare.bound import Bound
 from flightserve.declare.decorators import MARKS, Marks, bind_class, plain
+from flightserve.declare.hooks import is_hook
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentSpec, MethodSpec
 
@@ -78,7 +79,8 @@ def _public(cls: type) -> Iterator[tuple[str, Any]]:
     for name in dict.fromkeys(name for parent in reversed(cls.__mro__) for name in vars(parent)):
         raw = inspect.getattr_static(cls, name)
         function = plain(raw)
-        if not name.startswith("_") and function is not bind_class and _is_function(function):
+        ours = function is bind_class or is_hook(function)
+        if not name.startswith("_") and not ours and _is_function(function):
             yield name, raw
 
 

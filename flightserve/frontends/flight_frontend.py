@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
@@ -17,6 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import flight
 
+from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, Unimplemented
@@ -321,8 +321,7 @@ class FlightFrontend:
         server.sql.end_all()
         server.streams.end_all("the frontend is stopping", STOP_GRACE_S)
         # pyarrow's shutdown has no deadline: it waits for every RPC.
-        closing = threading.Thread(target=server.shutdown, name="flightserve-flight-stop", daemon=True)
-        closing.start()
+        closing = threads.start("flightserve-flight-stop", server.shutdown, lambda: True)
         closing.join(STOP_GRACE_S)
 
     def statistics(self) -> dict[str, int]:

@@ -29,6 +29,7 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import OK, Cancelled, FlightserveError, InvalidArgument, MethodFailed, TooLarge, Unavailable
@@ -378,8 +379,7 @@ class RequestStream:
     # ---- reading ahead
 
     def _read_ahead(self) -> None:
-        self._second = threading.Thread(target=self._run_second, name="flightserve-flight-read", daemon=True)
-        self._second.start()
+        self._second = threads.start("flightserve-flight-read", self._run_second, lambda: True)
 
     def _run_second(self) -> None:
         try:

@@ -23,6 +23,8 @@ from typing import Any, Final
 import grpc
 from grpc._cython import cygrpc
 
+from flightserve.loops import beside
+
 log = logging.getLogger("flightserve.frontends.grpc")
 
 AHEAD: Final = 32
@@ -89,7 +91,7 @@ class AheadServer(_Base):
         await super().shutdown(grace)
 
     def _refuse(self, call: Any) -> None:
-        refusal = asyncio.get_running_loop().create_task(_refused(call))
+        refusal = beside(asyncio.get_running_loop(), _refused(call), "refusing a gRPC call")
         self._refusals.add(refusal)
         refusal.add_done_callback(self._refusals.discard)
 

@@ -66,8 +66,7 @@ class GrpcFrontend:
             raise Unavailable(f"gRPC cannot listen on {host}:{port}: {error}") from error
         await self._server.start()
         loop = asyncio.get_running_loop()
-        self._serving = loop.create_task(self._server.wait_for_termination())
-        vital(self._serving, "the gRPC server", lambda: self._stopping)
+        self._serving = vital(loop, self._server.wait_for_termination(), "the gRPC server", lambda: self._stopping)
         self._calls.unsent.start(loop)
         self._streams.idle.start(loop)
         return f"{host}:{bound}"

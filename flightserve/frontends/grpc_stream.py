@@ -20,6 +20,7 @@ from flightserve.frontends.grpc_calls import Calls, Headers, Started, abort
 from flightserve.frontends.grpc_idling import IdleGuard
 from flightserve.frontends.grpc_messages import write_error_reply
 from flightserve.frontends.replies import clipped
+from flightserve.loops import beside
 
 ABORT_TIMEOUT_S: Final = 1.0
 
@@ -70,7 +71,9 @@ class Stream:
         """Serve the stream to its end."""
         task = asyncio.current_task()
         assert task is not None
-        self._reader = asyncio.ensure_future(self._read(self._calls.headers(self._context)))
+        self._reader = beside(
+            asyncio.get_running_loop(), self._read(self._calls.headers(self._context)), "reading a gRPC stream"
+        )
         if self._drained:
             self.drain()
         try:

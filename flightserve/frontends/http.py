@@ -70,7 +70,7 @@ class HttpFrontend:
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._sweeping: Every | None = None
-        self._stopping = False
+        self._started = self._stopping = False
         self._socket: socket.socket | None = None
         self.address = ""
 
@@ -92,13 +92,14 @@ class HttpFrontend:
             proxy_headers=False,
         )
         self._server = _Server(config)
-        self._serving = loop.create_task(self._server.serve(sockets=[self._socket]))
+        serving = self._server.serve(sockets=[self._socket])
+        self._serving = vital(loop, serving, "the HTTP server", lambda: self._stopping or not self._started)
         # uvicorn tells nobody that it has started, nor that its connections are gone.
         while not self._server.started and not self._serving.done():  # noqa: ASYNC110
             await asyncio.sleep(0)
         if self._serving.done():
             await self._serving
-        vital(self._serving, "the HTTP server", lambda: self._stopping)
+        self._started = True
         self._sweep()
         self._sweeping = Every(loop, SWEEP_S, self._sweep, "looking after HTTP connections")
         port = self._socket.getsockname()[1]

@@ -30,6 +30,7 @@ from flightserve.frontends.http_door import Door
 from flightserve.frontends.http_exchange import Exchange, Route
 from flightserve.frontends.json_columns import JsonColumns, build_all, declared_schema, parse
 from flightserve.frontends.sql_calls import SqlCalls
+from flightserve.loops import beside
 from flightserve.types import RequestMeta
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Calls:
             ):
                 self._join(exchange)
             else:
-                exchange.call = self._loop.create_task(http_streams.run(self, exchange))
+                exchange.call = beside(self._loop, http_streams.run(self, exchange), "answering an HTTP request")
                 self.tasks.add(exchange.call)
                 exchange.call.add_done_callback(self.tasks.discard)
         except FlightserveError as error:

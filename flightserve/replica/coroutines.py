@@ -13,8 +13,8 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -115,6 +115,11 @@ class Coroutines:
                 if not self._replaced.wait_for(lambda: self._loop is not loop or self._stopping, REPLACED_S):
                     raise ReplicaFailed("user code closed the event loop of the methods while it ran") from None
             self.call(function, *values)
+
+    def wait_for(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
+        """Run a coroutine of the user's that belongs to no micro-batch; its result. Raises what it raises, and
+        TimeoutError. Not for the loop's own thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
 
     def stop(self) -> None:
         """Let `run` return."""

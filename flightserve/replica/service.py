@@ -6,13 +6,14 @@ while every lane is inside user code. `async def` methods run on one event loop 
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import functools
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from flightserve import threads
@@ -24,6 +25,7 @@ from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
 from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.coroutines import Coroutines
 from flightserve.replica.faults import failure
+from flightserve.replica.hooks import Hooks
 from flightserve.replica.lane import Lane
 from flightserve.replica.onward import Onward
 from flightserve.replica.retiring import Retirement
@@ -41,6 +43,7 @@ LANE_CREDITS = 2
 ASYNC_CREDITS = 64
 RETRY_S = 0.05
 FLUSH_S = 0.1
+JOIN_S = 5.0
 
 
 class ReplicaService:
@@ -86,6 +89,7 @@ class ReplicaService:
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._lane_threads: dict[int, threading.Thread] = {}
+        self._loop_thread: threading.Thread | None = None
         awaits = any(method.spec.is_async for method in self.methods.values())
         self.coroutines = Coroutines(spec.name) if awaits else None
         post = self.coroutines.call if self.coroutines is not None else None
@@ -97,8 +101,7 @@ class ReplicaService:
             target.flightserve_hosted(self)  # type: ignore[attr-defined]
         counted = hasattr(type(target), "flightserve_statistics")
         self._of_target: Callable[[], dict[str, float]] = target.flightserve_statistics if counted else dict  # type: ignore[attr-defined]
-        told = hasattr(type(target), "flightserve_stopped")
-        self._stopped: Callable[[], None] = target.flightserve_stopped if told else lambda: None  # type: ignore[attr-defined]
+        self._hooks = Hooks(target, spec.name, self._await, self.retire)
 
     # ---- life
 
@@ -109,7 +112,8 @@ class ReplicaService:
                 carry_contexts()
             self._onward.start()
         if self.coroutines is not None:
-            self._spawn("async", self.coroutines.run)
+            self._loop_thread = self._spawn("async", self.coroutines.run)
+        self._hooks.start()
         self._spawn("main", lambda: self._keep("main connection", self._run_main))
         for number in range(self.spec.options.concurrency):
             run = functools.partial(self._keep, f"lane {number}", functools.partial(self._run_lane, number))
@@ -208,15 +212,20 @@ class ReplicaService:
         if self._onward is not None:
             # First: a lane in the middle of an onward call ends with it.
             self._onward.stop()
+        awaiting = [thread for thread in self._threads if thread is self._loop_thread]
+        _join([thread for thread in self._threads if thread not in awaiting])
+        self._hooks.end()
         if self.coroutines is not None:
             self.coroutines.stop()
-        for thread in self._threads:
-            thread.join(5)
-        if self.coroutines is not None:
+            _join(awaiting)
             self.coroutines.close()
-        self._stopped()
         self.pool.close()
         self.mapped.close()
+
+    def _await(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
+        if self.coroutines is not None:
+            return self.coroutines.wait_for(coroutine, timeout_s)
+        return asyncio.run(asyncio.wait_for(coroutine, timeout_s))
 
     def _hang_up(self, router_id: int | None = None) -> None:
         """End the connections to one router, or all."""
@@ -366,6 +375,7 @@ class ReplicaService:
 
     def _look_after(self, session: Session) -> None:
         """Several times a second, whatever the lanes do."""
+        self._hooks.look()
         if self.retired:
             for lane in list(self._lanes.values()):
                 lane.give_back()
@@ -434,3 +444,10 @@ class ReplicaService:
         if main is not None:
             with contextlib.suppress(Unavailable):
                 main.send([frames.SegmentGone(self.peer_id, segment)])
+
+
+def _join(ending: Iterable[threading.Thread]) -> None:
+    """Wait for threads that end, for at most `JOIN_S` in all: one that is inside user code may never do so."""
+    until_ns = monotonic_ns() + int(JOIN_S * NS_PER_S)
+    for thread in ending:
+        thread.join(max(0.0, (until_ns - monotonic_ns()) / NS_PER_S))

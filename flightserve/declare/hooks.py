@@ -1,0 +1,83 @@
+"""Methods of a class that its replicas call themselves: how it is, and that it is over. They are not served."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, overload
+
+from flightserve.declare.options import check_amount
+from flightserve.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_HEALTH: Final = "__flightserve_health__"
+_STOP: Final = "__flightserve_on_stop__"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How often a replica is asked how it is, how long it may take to answer, and how many failures in a row cost it
+    its place. Times in seconds."""
+
+    every_s: float = 5.0
+    timeout_s: float = 10.0
+    failures: int = 3
+
+
+@overload
+def healthy(function: F, /) -> F: ...
+@overload
+def healthy(*, every_s: float = 5.0, timeout_s: float = 10.0, failures: int = 3) -> Callable[[F], F]: ...
+def healthy(function: Any = None, /, *, every_s: float = 5.0, timeout_s: float = 10.0, failures: int = 3) -> Any:
+    """A method without arguments that says whether this replica is well; it is not served.
+
+    It is called every `every_s` seconds, on a thread of its own beside what runs. To return False, to raise, and to
+    take longer than `timeout_s` are failures; so many of them in a row, and another replica takes this one's place.
+    """
+    for name, value in (("every_s", every_s), ("timeout_s", timeout_s), ("failures", failures)):
+        check_amount(f"@healthy({name}=...)", value, zero_allowed=False)
+
+    def note(target: Any) -> Any:
+        _note(target, "healthy", _HEALTH, Health(every_s, timeout_s, int(failures)))
+        return target
+
+    return note if function is None else note(function)
+
+
+def on_stop(function: F, /) -> F:
+    """A method without arguments that is called when the replica ends, after its last request; it is not served. It
+    has some seconds. A process that is killed calls nobody."""
+    _note(function, "on_stop", _STOP, True)
+    return function
+
+
+def _note(function: Any, label: str, mark: str, value: object) -> None:
+    if not inspect.isfunction(function):
+        raise ConfigError(f"@{label} decorates plain methods; {function!r} is not one")
+    needed = [p for p in list(inspect.signature(function).parameters.values())[1:] if p.default is p.empty]
+    if any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in needed):
+        raise ConfigError(f"{function.__qualname__} is @{label}, and is called without arguments")
+    setattr(function, mark, value)
+
+
+def is_hook(function: Any) -> bool:
+    """True for a method that replicas call themselves."""
+    return hasattr(function, _HEALTH) or hasattr(function, _STOP)
+
+
+def health_checks(cls: type) -> dict[str, Health]:
+    """The names of a class's health checks, its parents' included, and how they are called."""
+    return _marked(cls, _HEALTH)
+
+
+def stop_hooks(cls: type) -> list[str]:
+    """The names of what is called at the end, those of parents last."""
+    return list(reversed(_marked(cls, _STOP)))
+
+
+def _marked(cls: type, mark: str) -> dict[str, Any]:
+    names = dict.fromkeys(name for parent in reversed(cls.__mro__) for name in vars(parent))
+    found = {name: getattr(inspect.getattr_static(cls, name), mark, None) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
