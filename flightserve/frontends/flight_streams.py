@@ -379,7 +379,9 @@ class RequestStream:
     # ---- reading ahead
 
     def _read_ahead(self) -> None:
-        self._second = threads.start("flightserve-flight-read", self._run_second, lambda: True)
+        with self._changed:
+            # It may end at once, and says so under the lock.
+            self._second = threads.start("flightserve-flight-read", self._run_second, lambda: True)
 
     def _run_second(self) -> None:
         try:
