@@ -12,6 +12,8 @@ Every other request (Arrow bodies, packed or large ones, other methods) has a ta
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 GROUP_REQUESTS_MAX: Final = 256
 # A body larger than this is not worth a group: it would hold up the small ones.
 GROUPED_BYTES_MAX: Final = 64 << 10
+# Values that requests of one turn may hold as lists. Rows that leave columns out become more than their bytes.
+GROUPED_CELLS_MAX: Final = 1 << 20
+# Results of more bytes are made into JSON in a thread.
+THREAD_BYTES_MIN: Final = 1 << 20
 # Decode a shared result once where its requests here want at least this part of the rows between them.
 SHARE_MIN: Final = 0.25
 # Bodies being read by all connections together; beyond, requests are shed.
@@ -71,6 +77,7 @@ class Calls:
         self._metrics = metrics
         self._loop = loop
         self._arrived: dict[Route, list[Exchange]] = {}
+        self._arrived_cells = 0
         self._flush_due = False
         self._replied: list[tuple[Exchange, Result]] = []
         self._reply_due = False
@@ -144,9 +151,7 @@ class Calls:
             ):
                 self._join(exchange)
             else:
-                exchange.call = beside(self._loop, http_streams.run(self, exchange), "answering an HTTP request")
-                self.tasks.add(exchange.call)
-                exchange.call.add_done_callback(self.tasks.discard)
+                exchange.call = self._later(http_streams.run(self, exchange))
         except FlightserveError as error:
             exchange.fail(error)
         except Exception as error:
@@ -160,15 +165,19 @@ class Calls:
         if group is None:
             group = self._arrived[exchange.route] = []
         group.append(exchange)
+        self._arrived_cells += exchange.body.num_rows * len(exchange.body.columns)
         if len(group) >= GROUP_REQUESTS_MAX:
             del self._arrived[exchange.route]
             self._submit(exchange.route, group)
+        elif self._arrived_cells > GROUPED_CELLS_MAX:
+            self._flush()
         elif not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
+        self._arrived_cells = 0
         arrived, self._arrived = self._arrived, {}
         for route, exchanges in arrived.items():
             self._submit(route, exchanges)
@@ -247,23 +256,19 @@ class Calls:
                 return
             if batch.nbytes > self.limits.json_bytes_max:
                 # Only somebody's own rows count, and they are not decoded with the others'.
-                for exchange, result, start in members:
-                    self._answer_large(exchange, batch.slice(start, result.num_rows))
+                for exchange, result, _ in members:
+                    self.answer_pieces(exchange, [result])
                 return
-            columns = JsonColumns(batch)
-            for exchange, result, start in members:
-                exchange.answer(JSON, columns.encode(start, start + result.num_rows, exchange.body.as_rows))
+            parts = [(start, start + result.num_rows, exchange.body.as_rows) for exchange, result, start in members]
+            answered = [exchange for exchange, _, _ in members]
+            if batch.nbytes < THREAD_BYTES_MIN:
+                self._answer_each(answered, _texts(batch, parts))
+                return
+            self._later(self._answer_from_thread(answered, partial(_texts, batch, parts)))
         except Exception as error:
             shown = as_error(error)
             for exchange, _, _ in members:
                 exchange.fail(shown)
-
-    def _answer_large(self, exchange: Exchange, batch: pa.RecordBatch) -> None:
-        try:
-            http_streams.check_size(batch.nbytes, self.limits.json_bytes_max)
-            exchange.answer(JSON, JsonColumns(batch).encode(0, batch.num_rows, exchange.body.as_rows))
-        except Exception as error:
-            exchange.fail(as_error(error, exchange.request_id))
 
     def answer_pieces(self, exchange: Exchange, results: list[Result]) -> None:
         """Answer a request with all its results, in row order, in the form it asked for."""
@@ -275,17 +280,36 @@ class Calls:
                 exchange.answer(ARROW, memoryview(one))
                 return
             batches = _batches(exchange, results)
-            http_streams.check_size(sum([batch.nbytes for batch in batches]), self.limits.json_bytes_max)
-            batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-            columns = JsonColumns(batch)
-            if exchange.form_out is JSON:
-                as_rows = exchange.body is not None and exchange.body.as_rows
-                exchange.answer(JSON, columns.encode(0, batch.num_rows, as_rows))
+            nbytes = sum([batch.nbytes for batch in batches])
+            http_streams.check_size(nbytes, self.limits.json_bytes_max)
+            as_rows = exchange.body is not None and exchange.body.as_rows
+            encode = partial(_text, batches, exchange.form_out is JSON, as_rows)
+            if nbytes < THREAD_BYTES_MIN:
+                exchange.answer(exchange.form_out, encode()[0])
             else:
-                exchange.answer(exchange.form_out, columns.lines())
+                self._later(self._answer_from_thread([exchange], encode))
         except Exception as error:
             # The exchange keeps what it failed with, whose frames hold the rows and the exchange.
             exchange.fail(_bare(as_error(error, exchange.request_id)))
+
+    def _answer_each(self, exchanges: list[Exchange], texts: list[bytes]) -> None:
+        for exchange, text in zip(exchanges, texts, strict=True):
+            exchange.answer(exchange.form_out, text)
+
+    async def _answer_from_thread(self, exchanges: list[Exchange], encode: Callable[[], list[bytes]]) -> None:
+        """Large answers hold up nobody else's. Their clients may be gone when they are made."""
+        try:
+            self._answer_each(exchanges, await self._loop.run_in_executor(None, encode))
+        except Exception as error:
+            shown = _bare(as_error(error))
+            for exchange in exchanges:
+                exchange.fail(shown)
+
+    def _later(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = beside(self._loop, coroutine, "answering an HTTP request")
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
 
     def _done(self, exchange: Exchange) -> None:
         self.in_flight -= 1
@@ -308,6 +332,19 @@ class _Group:
     def reply(self, index: int, result: Result | None, error: FlightserveError | None, last: bool) -> None:
         """`PartCallback`."""
         self._calls.reply(self._members[index], result, error, last)
+
+
+def _texts(batch: pa.RecordBatch, parts: list[tuple[int, int, bool]]) -> list[bytes]:
+    """Ranges of rows as JSON, each by rows or by columns."""
+    columns = JsonColumns(batch)
+    return [columns.encode(start, stop, as_rows) for start, stop, as_rows in parts]
+
+
+def _text(batches: list[pa.RecordBatch], whole: bool, as_rows: bool) -> list[bytes]:
+    """All rows as one JSON text, or as lines of it."""
+    batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    columns = JsonColumns(batch)
+    return [columns.encode(0, batch.num_rows, as_rows) if whole else columns.lines()]
 
 
 def _bare(error: FlightserveError) -> FlightserveError:

@@ -60,10 +60,6 @@ class HeadersTooLarge(ResourceExhausted):
     http_status: ClassVar[int] = 431
 
 
-class FramingTooLarge(HeadersTooLarge):
-    """More trailers or chunk extensions than are taken."""
-
-
 class RequestTimedOut(DeadlineExceeded):
     """The request took too long to arrive."""
 

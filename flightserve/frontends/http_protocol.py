@@ -37,7 +37,6 @@ from flightserve.frontends.http_door import Door
 from flightserve.frontends.http_errors import (
     STATUS_LINES,
     BadRequest,
-    FramingTooLarge,
     HeadersTooLarge,
     RequestTimedOut,
     UrlTooLong,
@@ -50,7 +49,8 @@ LINGER_S: Final = 2.0
 # Of all connections one in so many is closed at a time to make room, so that looking at each of them is seldom.
 ROOM_SHARE: Final = 100
 SWEEP_S: Final = 0.5
-FRAMING_DROPPED_BYTES_MAX: Final = 256 << 10
+# Of what goes on after a refusal in the middle, where no length was declared.
+DROPPED_BYTES_MAX: Final = 1 << 20
 # What a chunk may take beside its content and not count: its size in 16 digits, and two line ends.
 CHUNK_BYTES: Final = 20
 _NEVER: Final = math.inf
@@ -112,6 +112,7 @@ class EdgeProtocol(HttpToolsProtocol):
         # Of the body being read: bytes that are not its content, as far as they are surely its own; and its trailers.
         self._framing = 0
         self._trailers = 0
+        self._length_known = False
         # Header lines that the answer to the head read last needs.
         self._cors = b""
         self._last_written = (0, 0.0)
@@ -278,12 +279,13 @@ class EdgeProtocol(HttpToolsProtocol):
             if size > limits.header_bytes_max:
                 raise _Refused(self._oversized_head())
         headers = dict(self.headers)
+        declared = headers.get(b"content-length")
+        self._length_known = declared is not None
         self._trailers = 0
         try:
             self._check_head(headers)
         except FlightserveError as error:
             raise _Refused(error) from error
-        declared = headers.get(b"content-length")
         if declared is not None and int(declared) > limits.body_bytes_max:
             raise _Refused(TooLarge(f"the body has {int(declared)} bytes; at most {limits.body_bytes_max} are taken"))
         now = self.loop.time()
@@ -371,8 +373,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def _oversized_framing(self) -> FlightserveError:
         limits = self.limits
         if self._trailers > limits.header_count_max:
-            return FramingTooLarge(f"there are more than {limits.header_count_max} trailers")
-        return FramingTooLarge(f"trailers and chunk extensions have more than {limits.header_bytes_max} bytes")
+            return HeadersTooLarge(f"there are more than {limits.header_count_max} trailers")
+        return HeadersTooLarge(f"trailers and chunk extensions have more than {limits.header_bytes_max} bytes")
 
     # ---- the body
 
@@ -467,9 +469,9 @@ class EdgeProtocol(HttpToolsProtocol):
                 one.message_event.set()
         self._waiting.clear()
         self._discarding = True
-        if isinstance(error, FramingTooLarge):
-            # Bodies are what honest clients go on with before they read an answer; this is not.
-            self._droppable = FRAMING_DROPPED_BYTES_MAX
+        if not isinstance(error, TooLarge) and not self._length_known:
+            # Bodies are what honest clients go on with before they read an answer; this may be without end.
+            self._droppable = DROPPED_BYTES_MAX
         self._in_head = False
         if begun or self.transport.is_closing():
             self.transport.abort()

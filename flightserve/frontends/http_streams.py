@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, TooLarge
 from flightserve.fabric.service import AsyncCall, EncodedStream, Payload, Result
 from flightserve.frontends import http_sql
@@ -21,12 +22,12 @@ from flightserve.frontends.http_bodies import ARROW, JSON, NDJSON, unpack
 from flightserve.frontends.http_encoders import ENCODERS, Encoder
 from flightserve.frontends.http_errors import error_body
 from flightserve.frontends.http_exchange import Exchange
-from flightserve.frontends.json_columns import build, declared_schema, parse
+from flightserve.frontends.json_columns import JsonBody, build, declared_schema, parse
 
 if TYPE_CHECKING:
     from flightserve.frontends.http_calls import Calls
 
-# Unpacking more than this leaves the event loop for a thread.
+# Unpacking or parsing more than this leaves the event loop for a thread.
 _THREAD_BYTES_MIN: Final = 64 << 10
 
 
@@ -64,12 +65,20 @@ async def _payload(calls: Calls, exchange: Exchange) -> Payload:
         return EncodedStream(pieces)
     serialised = exchange.spec.input_schema
     schema = None if serialised is None else declared_schema(serialised)
-    body = parse(pieces[0] if len(pieces) == 1 else b"".join(pieces), calls.limits, schema)
-    exchange.body = body
+    if sum(map(len, pieces)) < _THREAD_BYTES_MIN:
+        exchange.body, batch = _read(pieces, calls.limits, schema)
+    else:
+        loop = asyncio.get_running_loop()
+        exchange.body, batch = await loop.run_in_executor(None, _read, pieces, calls.limits, schema)
+    return batch
+
+
+def _read(pieces: list[Any], limits: EdgeLimits, schema: pa.Schema | None) -> tuple[JsonBody, pa.RecordBatch]:
+    body = parse(pieces[0] if len(pieces) == 1 else b"".join(pieces), limits, schema)
     batch = build([body], schema)
     # Only the shape of the answer is still needed, not the lists.
     body.columns = {}
-    return batch
+    return body, batch
 
 
 async def _unpacked(exchange: Exchange) -> list[bytes]:

@@ -28,6 +28,12 @@ _NONE: Final = type(None)
 CONVERSION_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError, ArithmeticError)
 _INT64_MAX: Final = 2**63 - 1
 
+# Of rows that leave columns out, and objects that leave fields out: how many values they may become, at least and at
+# the most, and in between for each value that came. 55 KB of rows with a key of their own each were gigabytes.
+CELLS_MIN: Final = 1 << 20
+CELLS_MAX: Final = 32 << 20
+CELLS_PER_VALUE: Final = 16
+
 
 class BadValue(InvalidArgument):
     """One value of a column cannot be taken; `row` counts from 0."""
@@ -99,6 +105,20 @@ def _first_other(values: Values) -> int:
     kinds = [float if type(value) is int else type(value) for value in values]
     first = next(kind for kind in kinds if kind is not _NONE)
     return next(row for row, kind in enumerate(kinds) if kind is not first and kind is not _NONE)
+
+
+# ---- how much a body may become
+
+
+def check_cells(cells: int, sent: int) -> None:
+    """Refuse what would become many more values than were sent: rows that leave most of their columns out. `sent` is
+    how many rows, objects and values came. Raises BadValue."""
+    most = min(CELLS_MAX, max(CELLS_MIN, CELLS_PER_VALUE * sent))
+    if cells > most:
+        raise BadValue(
+            f"the rows leave out too much: {sent} values would become {cells}, at most {most} are made; "
+            "send fewer rows at a time, or Arrow", 0
+        )  # fmt: skip
 
 
 # ---- with a declared type
@@ -191,6 +211,7 @@ def _fixed_lists(values: Values, kind: pa.DataType) -> pa.Array:
     size = kind.list_size
     if wrong := next((v for v in values if v is not None and len(v) != size), None):
         raise ValueError(f"{len(wrong)} values where the type has {size}")
+    check_cells(len(values) * size, len(values) + sum(len(v) for v in values if v is not None))
     filled = list(itertools.chain.from_iterable([None] * size if v is None else v for v in values))
     return pa.FixedSizeListArray.from_arrays(array_of(filled, kind.value_type), type=kind, mask=_nulls(values))
 
@@ -233,6 +254,7 @@ def _structs(values: Values, kind: pa.DataType) -> pa.Array:
     for value in values:
         if value is not None and not names.issuperset(value):
             raise ValueError(f"it has no field {next(n for n in value if n not in names)!r}")
+    check_cells(len(values) * len(fields), len(values) + sum(len(v) for v in values if v is not None))
     children = [array_of([None if v is None else v.get(f.name) for v in values], f.type) for f in fields]
     if not fields:
         return pa.array(values, kind)

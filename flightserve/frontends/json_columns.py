@@ -56,7 +56,15 @@ import pyarrow as pa
 
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, InvalidArgument, MethodFailed, SchemaMismatch
-from flightserve.frontends.json_arrays import CONVERSION_ERRORS, BadValue, declared, inferred, inferred_type
+from flightserve.frontends.json_arrays import (
+    CELLS_MIN,
+    CONVERSION_ERRORS,
+    BadValue,
+    check_cells,
+    declared,
+    inferred,
+    inferred_type,
+)
 from flightserve.frontends.json_values import Whole, values_of
 
 Columns = dict[str, list[Any]]
@@ -111,7 +119,7 @@ def parse(data: bytes, limits: EdgeLimits, schema: pa.Schema | None = None) -> J
     _check_lengths(body, limits)
     # Counting bytes is the cheapest proof that nothing nests and no key repeats: an object's key has one colon.
     if data.count(b"[") + data.count(b"{") > brackets:
-        keys += keys_within([v for values in body.columns.values() for v in values], 2, limits)
+        keys += keys_within(list(body.columns.values()), 1, limits, schema is None)
     refuse_repeated_keys(data, keys)
     if schema is None:
         kinds = [inferred_type(values) for values in body.columns.values()]
@@ -131,6 +139,7 @@ def _columns_of(rows: list[dict[str, Any]], limits: EdgeLimits) -> Columns:
     names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     if len(names) > limits.columns_max:
         raise InvalidArgument(f"the rows have {len(names)} different keys; at most {limits.columns_max} are taken")
+    check_cells(len(names) * len(rows), len(rows) + sum(map(len, rows)))
     return {name: [row.get(name) for row in rows] for name in names}
 
 
@@ -145,20 +154,48 @@ def _check_lengths(body: JsonBody, limits: EdgeLimits) -> None:
             )
 
 
-def keys_within(values: list[Any], depth: int, limits: EdgeLimits) -> int:
-    """How many keys the objects have that are in `values`, or in those. `depth` is how deep in the body `values` is.
-    Raises InvalidArgument where nesting goes too deep."""
-    keys = 0
+def keys_within(values: list[Any], depth: int, limits: EdgeLimits, inferred: bool = True) -> int:
+    """How many keys the objects have that are in `values`, or in those. `depth` is how deep in the body `values` is;
+    `inferred` says that objects become structs of all the fields that any of them has.
+    Raises InvalidArgument where nesting goes too deep, or objects leave too many fields out."""
+    keys = objects = cells = 0
     depth += 1
     level: list[Any] = [v for v in values if type(v) is list or type(v) is dict]
     while level:
         depth += 1
         if depth > limits.json_depth_max:
             raise InvalidArgument(f"the body nests deeper than {limits.json_depth_max}")
-        keys += sum(len(v) for v in level if type(v) is dict)
+        sizes = [len(v) for v in level if type(v) is dict]
+        keys += sum(sizes)
+        objects += len(sizes)
+        # No object has more fields than all of its level together.
+        cells += len(sizes) * sum(sizes)
         inner = (v.values() if type(v) is dict else v for v in level)
         level = [v for v in itertools.chain.from_iterable(inner) if type(v) is list or type(v) is dict]
+    if inferred and cells > CELLS_MIN:
+        _check_fields(values, objects + keys, limits)
     return keys
+
+
+def _check_fields(values: list[Any], sent: int, limits: EdgeLimits) -> None:
+    """Count, place by place, what objects become as structs of the same fields."""
+    cells = 0
+    places = [[value] for value in values]
+    while places:
+        place = places.pop()
+        objects = [v for v in place if type(v) is dict]
+        names = set(itertools.chain.from_iterable(objects))
+        if len(names) > limits.columns_max:
+            raise InvalidArgument(f"objects have {len(names)} different keys; at most {limits.columns_max} are taken")
+        cells += len(objects) * len(names)
+        check_cells(cells, sent)
+        fields: dict[str, list[Any]] = {}
+        for name, value in itertools.chain.from_iterable(one.items() for one in objects):
+            if type(value) is list or type(value) is dict:
+                fields.setdefault(name, []).append(value)
+        places.extend(fields.values())
+        if within := list(itertools.chain.from_iterable(v for v in place if type(v) is list)):
+            places.append(within)
 
 
 def refuse_repeated_keys(data: bytes, keys: int) -> None:
