@@ -33,7 +33,8 @@ _ORDER: Final[tuple[type[BaseException], ...]] = (ResourceExhausted, Unavailable
 
 def most_telling(error: BaseException) -> BaseException:
     """The error itself; of a group, at any depth, the first of the most telling sort: a mistake of the caller's, then
-    what is broken, then overload, unavailability, a deadline, and last what was cancelled on account of the others."""
+    what is broken, then overload, unavailability, a deadline, what was cancelled on account of the others, and what is
+    no Exception."""
     return min(_each(error), key=_rank) if issubclass(type(error), BaseExceptionGroup) else error
 
 
@@ -52,6 +53,9 @@ def _each(error: BaseException) -> Iterator[BaseException]:
 def _rank(error: BaseException) -> int:
     if issubclass(type(error), InvalidArgument):
         return 0
+    if not issubclass(type(error), Exception):
+        # Most often cancelled, or told to end.
+        return len(_ORDER) + 2
     return next((rank for rank, kind in enumerate(_ORDER, 2) if issubclass(type(error), kind)), 1)
 
 
