@@ -140,7 +140,8 @@ class FrontendHost:
         if protocol == "flight":
             arguments = (*arguments, self._options.ticket_key)
         elif protocol == "http":
-            arguments = (*arguments, self._options.allowed_hosts, self._options.cors_origins)
+            options = self._options
+            arguments = (*arguments, options.allowed_hosts, options.cors_origins, options.allow_get)
 
         async def build_and_start() -> tuple[Any, str]:
             # Built on the loop: grpc.aio and zmq.asyncio take the running loop in their constructors.

@@ -59,7 +59,10 @@ class HttpFrontend:
         metrics: Metrics,
         allowed_hosts: Sequence[str] = (),
         cors_origins: Sequence[str] = (),
+        allow_get: bool = False,
     ) -> None:
+        """`allow_get`: a query may come by GET, too."""
+        self._allow_get = allow_get
         self._host = host
         self._door = Door(host, allowed_hosts, cors_origins)
         self._port = port
@@ -77,7 +80,7 @@ class HttpFrontend:
     async def start(self) -> str:
         """Listen; returns `http://host:port`. Raises OSError where the address cannot be had."""
         loop = asyncio.get_running_loop()
-        calls = self._calls = Calls(self._service, self._limits, self._metrics, loop, self._door)
+        calls = self._calls = Calls(self._service, self._limits, self._metrics, loop, self._door, self._allow_get)
         self._socket = _listen(self._host, self._port)
         application = pages(self._service, self._limits, self._metrics, lambda: calls.draining)
         config = uvicorn.Config(

@@ -60,11 +60,18 @@ class Calls:
     """The calls of one HTTP frontend, on its event loop."""
 
     def __init__(
-        self, service: Service, limits: EdgeLimits, metrics: Metrics, loop: asyncio.AbstractEventLoop, door: Door
+        self,
+        service: Service,
+        limits: EdgeLimits,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
+        door: Door,
+        allow_get: bool = False,
     ) -> None:
         self.service = service
         self.limits = limits
         self.door = door
+        self._allow_get = allow_get
         self.sql = SqlCalls(service, limits)
         self.in_flight = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -94,6 +101,14 @@ class Calls:
             route = self._routes[url] = _parsed_route(url)
             return route
 
+    def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route | None:
+        """The query in the URL of a GET or HEAD, where these may ask; None for all else. Raises PermissionDenied for
+        one that another site's page begins."""
+        if not self._allow_get or method not in (b"GET", b"HEAD") or _path_of(url) != http_sql.PATH:
+            return None
+        self.door.check_followed(headers)
+        return http_sql.BY_URL
+
     def open(self, protocol: EdgeProtocol, route: Route, headers: dict[bytes, bytes]) -> Exchange:
         """A head has arrived. What is wrong with it is answered once the body is read (`exchange.error`)."""
         exchange = Exchange(protocol, route, headers, self._done)
@@ -102,7 +117,7 @@ class Calls:
         exchange.size_max = limits.body_bytes_max
         get = headers.get
         try:
-            if route is http_sql.SQL:
+            if http_sql.is_query(route):
                 exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
                 http_sql.open_exchange(exchange, limits)
                 return exchange
@@ -143,7 +158,7 @@ class Calls:
                 exchange.fail(exchange.error)
             elif (
                 exchange.form_in is JSON
-                and exchange.route is not http_sql.SQL
+                and not http_sql.is_query(exchange.route)
                 and exchange.size <= GROUPED_BYTES_MAX
                 and (exchange.spec.row_aligned or exchange.spec.delimited)
                 and not exchange.packed
@@ -369,10 +384,16 @@ def _common(
     return whole.slice(first, end - first), [(exchange, result, start - first) for exchange, result, start in members]
 
 
-def _parsed_route(url: bytes) -> Route | None:
+def _path_of(url: bytes) -> bytes:
     path = url.partition(b"?")[0]
-    if not path.startswith(b"/"):  # the absolute form, which proxies send
-        path = httptools.parse_url(url).path or b""
+    if path.startswith(b"/"):
+        return path
+    # The absolute form, which proxies send.
+    return bytes(httptools.parse_url(url).path or b"")
+
+
+def _parsed_route(url: bytes) -> Route | None:
+    path = _path_of(url)
     if unquote_to_bytes(path) == http_sql.PATH:
         return http_sql.SQL
     segments = path.split(b"/")

@@ -91,6 +91,17 @@ class Door:
             return self._without_origin(site or b"", is_get, headers)
         return self._with_origin(origin, host)
 
+    def check_followed(self, headers: Mapping[bytes, bytes]) -> None:
+        """A request that does something by its URL alone is begun by nobody else's link either. Raises
+        PermissionDenied."""
+        site, page = headers.get(b"sec-fetch-site"), headers.get(b"origin") or _origin_of(headers.get(b"referer", b""))
+        own = page.partition(b"://")[2] == headers.get(b"host", b"").lower()
+        if self._any_origin or page in self._origins or site in (b"none", b"same-origin"):
+            return
+        # A browser of before `Sec-Fetch-Site`, or one that does not trust us with it, still says which page it was.
+        if site is not None or (page and not own):
+            raise PermissionDenied("a page of another site may not ask by a link; see --cors-origin")
+
     def _takes(self, host: bytes) -> bool:
         judged = self._judged.get(host)
         if judged is None:
@@ -145,6 +156,11 @@ class Door:
 def _refuse_two(pairs: Sequence[tuple[bytes, bytes]], wanted: bytes) -> None:
     if sum(name == wanted for name, _ in pairs) > 1:
         raise BadRequest(f"the request has more than one {wanted.decode().capitalize()} header")
+
+
+def _origin_of(url: bytes) -> bytes:
+    scheme, separator, rest = url.lower().partition(b"://")
+    return scheme + separator + rest.partition(b"/")[0] if separator else b""
 
 
 def _is_number(name: str) -> bool:

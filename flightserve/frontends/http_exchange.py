@@ -48,9 +48,11 @@ class Exchange:
         "call",
         "cors",
         "disconnected",
+        "download",
         "error",
         "form_in",
         "form_out",
+        "head_only",
         "headers",
         "keep_alive",
         "meta",
@@ -81,7 +83,9 @@ class Exchange:
         self.arrived_ns = monotonic_ns()
         # Bytes, or a bytearray of several small ones.
         self.pieces: list[Any] = []
-        self.cors = b""
+        self.cors = self.download = b""
+        # A HEAD: the answer has no body.
+        self.head_only = False
         self.size = 0
         self.size_max = 0
         self.read = False
@@ -144,7 +148,7 @@ class Exchange:
 
     def answer(self, form: bytes, body: bytes | memoryview) -> None:
         """Write a whole answer with status 200."""
-        self._whole(_OK, form, body, b"")
+        self._whole(_OK, form, body, self.download)
         self._done(0)
 
     def fail(self, error: FlightserveError) -> None:
@@ -179,11 +183,19 @@ class Exchange:
             self.request_id.encode("latin-1"),
             extra,
         )
-        if size <= _JOINED_BYTES_MAX:
+        if self.head_only:
+            protocol.transport.write(head)
+        elif size <= _JOINED_BYTES_MAX:
             protocol.transport.write(head + body)
         else:
             protocol.transport.write(head)
             protocol.transport.write(body)
+
+    def tell(self, form: bytes) -> None:
+        """Write the head alone, of an answer that nobody has made."""
+        if not self.disconnected and not self.response_complete:
+            self.begin(form)
+            self._done(0)
 
     def begin(self, form: bytes) -> None:
         """Write the head of an answer whose length is not known yet."""
@@ -191,7 +203,7 @@ class Exchange:
         if not self.protocol.can_stream:  # HTTP/1.0: the end of the connection is the end of the body
             self.keep_alive = False
         how = b"transfer-encoding: chunked\r\n" if self.protocol.can_stream else b""
-        how += self.cors
+        how += self.cors + self.download
         if not self.keep_alive:
             how += b"connection: close\r\n"
         self.protocol.transport.write(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from starlette.applications import Starlette
@@ -104,7 +104,10 @@ class _Pages:
 
     async def sql(self, request: Request) -> Response:
         """A POST is a call, and never comes here (`http_calls`); this is for what to say to other HTTP methods."""
-        raise MethodNotAllowed("/v1/sql takes POST")
+        raise MethodNotAllowed(_SQL_TAKES)
+
+
+_SQL_TAKES: Final = "/v1/sql takes POST, and GET where the server was started with --allow-get (allow_get=True)"
 
 
 def _json(request: Request, content: object) -> Response:
@@ -128,7 +131,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
         # Calls are taken before there is any route of Starlette's.
         allow += ", POST"
     shown: FlightserveError
-    if error.status_code == 405:
+    if error.status_code == 405 and path == "/v1/sql":
+        shown = MethodNotAllowed(_SQL_TAKES)
+    elif error.status_code == 405:
         shown = MethodNotAllowed(f"{path} takes {allow}; a call is a POST to /v1/{{deployment}}/{{method}}")
     else:
         shown = NoRoute(f"nothing is served at {path}; /docs shows what is")

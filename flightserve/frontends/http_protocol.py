@@ -71,6 +71,10 @@ class Edge(Protocol):
         """The call that this URL names, or None."""
         ...
 
+    def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route | None:
+        """The query that a request of another method than POST asks, or None. Raises PermissionDenied."""
+        ...
+
     def open(self, protocol: EdgeProtocol, route: Route, headers: dict[bytes, bytes]) -> Exchange:
         """A call's head has arrived."""
         ...
@@ -291,7 +295,11 @@ class EdgeProtocol(HttpToolsProtocol):
         now = self.loop.time()
         self.expires = now + limits.body_idle_timeout_s
         self._body_until = now + limits.body_timeout_s
-        route = self.edge.route_of(self.url) if self.parser.get_method() == b"POST" else None
+        method = self.parser.get_method()
+        if method == b"POST":
+            route = self.edge.route_of(self.url)
+        else:
+            route = self.edge.query_of(self.url, method, headers)
         if route is None:
             self._open_asgi()
         else:
@@ -317,7 +325,8 @@ class EdgeProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version()
         self.can_stream = version != "1.0"
         exchange = self.edge.open(self, route, headers)
-        exchange.cors = self._cors
+        exchange.head_only = self.parser.get_method() == b"HEAD"
+        exchange.cors += self._cors
         exchange.keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self.edge.draining
         declared = headers.get(b"content-length")
         if declared is not None and int(declared) > exchange.size_max and exchange.error is None:

@@ -1,4 +1,4 @@
-"""`POST /v1/sql`: any SQL for a warehouse.
+"""`/v1/sql`: any SQL for a warehouse, by `POST`, and where the operator allows it (`allow_get`) by `GET`.
 
     {"query": "SELECT ... WHERE carrier = $1", "parameters": ["UA"], "warehouse": "flights", "shape": "rows"}
 
@@ -17,6 +17,10 @@ Parquet, streamed as the engine produces it. With `"shape": "columns"` JSON goes
 Values are as in `json_columns`, but for whole numbers: a sum of integers is a decimal for Arrow, and a client that has
 but floats reads no number beyond 2**53 exactly. So a whole number, a decimal's without a fraction too, is a number up
 to 2**53 and a text beyond; with `"integers": "number"` it is always a number. In CSV all are numbers.
+
+A body of `text/plain` or `application/sql` is the query's text; all else is in the URL then, as of a `GET`:
+`?query=...&format=csv|ndjson|json|arrow|parquet&parameters=[...]&warehouse=...&shape=...&integers=...`. `format` counts
+more than `Accept`. `HEAD` says what `GET` would, and runs nothing.
 
 The request is an `Exchange` like a call, with the same bounds, and `http_streams` answers it. This module reads it.
 """
@@ -39,6 +43,7 @@ from flightserve.frontends.http_bodies import ARROW, CSV, JSON, NDJSON, PARQUET,
 from flightserve.frontends.http_encoders import ENCODERS, Encoder, JsonColumnTexts
 from flightserve.frontends.http_errors import UnsupportedMediaType
 from flightserve.frontends.http_exchange import Exchange, Route
+from flightserve.frontends.http_sql_urls import DOWNLOADS, NOT_KEPT, InUrl, in_url, is_text
 from flightserve.frontends.json_arrays import BadValue, inferred
 from flightserve.frontends.json_columns import keys_within, refuse_repeated_keys
 from flightserve.frontends.sql_gateway import QUERY, Statement, choose
@@ -49,6 +54,8 @@ if TYPE_CHECKING:
 PATH: Final = b"/v1/sql"
 # What `Calls.route_of` gives for PATH. It stands for no deployment: which one is meant is in the body.
 SQL: Final = Route("v1", "sql")
+# The same of a GET or HEAD, whose query is in the URL.
+BY_URL: Final = Route("v1", "sql")
 FORMS: Final = (JSON, NDJSON, CSV, ARROW, PARQUET)
 # Bodies larger than this are read in a thread.
 _THREAD_BYTES_MIN: Final = 64 << 10
@@ -78,20 +85,33 @@ class Asked:
     integers: Literal["text", "number"] = "text"
 
 
+def is_query(route: Route) -> bool:
+    """Whether the route stands for a query's."""
+    return route is SQL or route is BY_URL
+
+
 def open_exchange(exchange: Exchange, limits: EdgeLimits) -> None:
     """What the head says. Raises UnsupportedMediaType, NotAcceptable."""
     get = exchange.headers.get
-    exchange.size_max = limits.json_bytes_max
-    if form_in(get(b"content-type")) is not JSON:
-        raise UnsupportedMediaType(f"a query is {JSON.decode()}; {ARROW.decode()} has no place for its text")
-    exchange.form_out = form_out(get(b"accept"), JSON, FORMS)
+    by_url = exchange.route is BY_URL
+    exchange.size_max = 0 if by_url else limits.json_bytes_max
+    if by_url or is_text(get(b"content-type")):
+        exchange.body = in_url(exchange.protocol.url, by_url)
+    elif form_in(get(b"content-type")) is not JSON:
+        raise UnsupportedMediaType(f"a query is {JSON.decode()} or text; {ARROW.decode()} has no place for its text")
+    named = exchange.body.format if exchange.body is not None else b""
+    exchange.form_out = named or form_out(get(b"accept"), JSON, FORMS)
     exchange.packed = packing(get(b"content-encoding"))
+    if by_url:
+        exchange.cors += NOT_KEPT
 
 
 async def start(calls: Calls, exchange: Exchange, body: bytes) -> tuple[AsyncCall, Encoder]:
     """Start the query: its batches, and what writes them. Raises what is wrong with the request."""
     limits = calls.limits
-    if len(body) >= _THREAD_BYTES_MIN:
+    if exchange.body is not None:
+        asked = _told(exchange.body, body, limits)
+    elif len(body) >= _THREAD_BYTES_MIN:
         asked = await asyncio.get_running_loop().run_in_executor(None, parse, body, limits)
     else:
         asked = parse(body, limits)
@@ -101,7 +121,9 @@ async def start(calls: Calls, exchange: Exchange, body: bytes) -> tuple[AsyncCal
     exchange.route = Route(spec.name, QUERY)
     exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
     exchange.request_id = exchange.meta.request_id
-    call = calls.sql.start(Statement(spec.name, asked.query, asked.parameters), exchange.meta)
+    statement = Statement(spec.name, asked.query, asked.parameters)
+    call = (calls.sql.describe if exchange.head_only else calls.sql.start)(statement, exchange.meta)
+    exchange.download = DOWNLOADS.get(exchange.form_out, b"")
     if exchange.form_out == JSON and not asked.as_rows:
         return call, JsonColumnTexts(limits.json_bytes_max, asked.integers)
     return call, ENCODERS[exchange.form_out](asked.integers)
@@ -111,6 +133,21 @@ def _warehouse(in_body: str, in_header: str | None) -> str | None:
     if in_body and in_header and in_body != in_header:
         raise InvalidArgument("the body names another warehouse than x-warehouse does; leave one out")
     return in_body or in_header
+
+
+def _told(url: InUrl, body: bytes, limits: EdgeLimits) -> Asked:
+    """What a URL asks, and a body that is a query's text."""
+    query = url.query
+    if query is None:
+        try:
+            query = body.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidArgument("the body is not UTF-8") from error
+    given: Any = None
+    if url.parameters:
+        # As a body's, with the bounds of one.
+        given = parse(b'{"query":"","parameters":%b}' % url.parameters.encode(), limits).parameters
+    return Asked(query, given or b"", url.warehouse, url.shape != "columns", url.integers)
 
 
 def parse(data: bytes, limits: EdgeLimits) -> Asked:

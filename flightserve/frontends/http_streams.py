@@ -35,9 +35,14 @@ async def run(calls: Calls, exchange: Exchange) -> None:
     """Answer one exchange. Cancelled when its client goes away; raises nothing else."""
     call: AsyncCall | None = None
     try:
-        if exchange.route is http_sql.SQL:
+        if http_sql.is_query(exchange.route):
             call, encoder = await http_sql.start(calls, exchange, b"".join(await _unpacked(exchange)))
-            await _stream(exchange, call, encoder)
+            if exchange.head_only:
+                async for _ in call:
+                    pass
+                exchange.tell(encoder.form)
+            else:
+                await _stream(exchange, call, encoder)
             return
         payload = await _payload(calls, exchange)
         call = calls.service.call(*exchange.route, payload, exchange.meta)

@@ -73,6 +73,11 @@ class SqlCalls:
         execution = self._service.call(statement.warehouse, EXECUTE, row, meta)
         return _Execution(execution, query, lambda: self._texts.put(key, _SINGLE))
 
+    def describe(self, statement: Statement, meta: RequestMeta) -> AsyncCall:
+        """Start to find out what the statement gives, which runs nothing. Raises as `start`."""
+        check(statement)
+        return self._service.call(statement.warehouse, DESCRIBE, request_batch(statement), meta)
+
     def close(self) -> None:
         """Look at nothing any more."""
         for look in self._looks:
