@@ -40,7 +40,7 @@ REPLACED_S: Final = 5.0
 class Run:
     """One micro-batch on the loop, from its lane's hand to its answer."""
 
-    __slots__ = ("answered", "context", "frame", "inputs", "lane", "method", "pieces", "started_ns")
+    __slots__ = ("answered", "begun", "context", "frame", "inputs", "lane", "method", "pieces", "started_ns")
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Run:
         self.pieces = pieces
         self.context = context
         self.started_ns = monotonic_ns()
-        self.answered = False
+        self.begun = self.answered = False
 
 
 class Coroutines:
@@ -93,6 +93,9 @@ class Coroutines:
                 return
             if not sound or loop.is_closed():
                 self._replace(why)
+            # What it was about to call when it ended is lost.
+            for run in list(self._runs):
+                self._loop.call_soon_threadsafe(self._begin, run)
             tell(log, "user code ended the event loop of %s's methods (%s); it goes on", self._name, why)
 
     def _replace(self, why: str) -> None:
@@ -146,8 +149,9 @@ class Coroutines:
             raise
 
     def _begin(self, run: Run) -> None:
-        if run.answered:
+        if run.begun or run.answered:
             return
+        run.begun = True
         try:
             # Not by the loop's task factory, which may be the user's.
             task = asyncio.Task(self._answer(run), loop=self._loop)

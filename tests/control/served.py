@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -35,7 +35,14 @@ class Served:
     as a terminal starts it, leader of a process group of its own."""
 
     def __init__(
-        self, directory: Path, *, command: Sequence[str] = (), group: bool = False, cwd: Path = ROOT, **wish: object
+        self,
+        directory: Path,
+        *,
+        command: Sequence[str] = (),
+        group: bool = False,
+        cwd: Path = ROOT,
+        environment: Mapping[str, str] | None = None,
+        **wish: object,
     ) -> None:
         self.mark = uuid.uuid4().hex
         self.directory = directory
@@ -43,7 +50,8 @@ class Served:
         self.process = subprocess.Popen(
             [sys.executable, "-m", *(command or ("tests.control.serve_standins", json.dumps(wish)))],
             stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=cwd,
-            env={**os.environ, MARK: self.mark, "TMPDIR": str(directory)}, start_new_session=group,
+            env={**os.environ, **(environment or {}), MARK: self.mark, "TMPDIR": str(directory)},
+            start_new_session=group,
         )  # fmt: skip
         self.addresses: dict[str, str] = {}
         self.app_id = ""
