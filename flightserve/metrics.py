@@ -5,7 +5,8 @@ a request takes two dictionary look-ups and two increments: the children of each
 
 The other tiers have no HTTP port of their own. Their statistics come with the routing table, and `set_tiers` shows
 the latest ones: under the conventional names where there is one (`flightserve_queue_depth`, ...), others as
-gauges named `flightserve_tier_<statistic>`, all with the process's name as a label.
+`flightserve_tier_<statistic>`, all with the process's name as a label. What only grows is a counter, whose name ends in
+`_total`, and starts from 0 with each process, which `rate()` expects; units are bytes and seconds.
 """
 
 from __future__ import annotations
@@ -54,6 +55,51 @@ _TOTALS: Final = {
     "expired_at_door": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "door")),
     "expired_in_flight": ("flightserve_deadline_exceeded", "Requests that ran out of time", ("stage", "in_flight")),
 }
+# The rest, as flightserve_tier_<statistic>. What only grows since its process began:
+_TIER_TOTALS: Final = {
+    "frames": "Frames read from other processes",
+    "losses": "Threads, loops and servers that ended and were begun again",
+    "arrived": "Requests that came to the router",
+    "completed": "Requests that were answered",
+    "failed": "Requests that were answered with an error",
+    "cancelled": "Requests whose caller gave them up",
+    "lost": "Requests that a replica that died took with it",
+    "moved": "Requests whose deployment went to another router",
+    "abandoned": "Micro-batches that were told to end because nobody waited for them",
+    "late": "Messages of replicas and micro-batches that were given up before",
+    "dispatched_batches": "Micro-batches sent to replicas",
+    "queue_waits": "Requests that left the queue for a replica",
+    "micro_batches": "Micro-batches run",
+    "micro_batch_requests": "Requests in the micro-batches run",
+    "micro_batch_rows": "Rows in the micro-batches run",
+    "busy_seconds": "Seconds that methods ran, over all lanes",
+    "table_changes": "Times that the tables were loaded anew because their files had changed",
+    "queries_out_of_memory": "Queries that ended because the replica's memory was used up",
+    "cache_hits": "Results answered from those kept",
+    "cache_misses": "Results that were not among those kept",
+    "cache_evictions": "Results dropped to make room for others",
+}
+# What is now, with the name of its unit.
+_TIER_GAUGES: Final = {
+    "connections": ("connections", "Connections of other processes"),
+    "segments": ("segments", "Segments of other processes that are known"),
+    "mapped_segments": ("mapped_segments", "Segments of other processes that are mapped"),
+    "going_requests": ("going_requests", "Requests without an outcome of deployments that are moving elsewhere"),
+    "early_requests": (
+        "early_requests",
+        "Requests that came before their deployment did",
+    ),
+    "queued_bytes": ("queued_bytes", "Bytes of the requests queued"),
+    "live_requests": ("live_requests", "Requests without an outcome"),
+    "lanes": ("lanes", "Lanes of replicas"),
+    "lanes_open": ("lanes_open", "Streams that are open towards routers"),
+    "without_router": ("without_router", "Requests that wait for a router"),
+    "running": ("running", "Micro-batches that run"),
+    "uptime_s": ("uptime_seconds", "Seconds since the process began"),
+    "tables_out_of_date": ("tables_out_of_date", "Tables whose files changed and could not be loaded"),
+    "cache_bytes": ("cache_bytes", "Bytes of the results kept"),
+    "cache_entries": ("cache_entries", "Results kept"),
+}
 # Summaries: the statistic that is the sum, that which is the count, and how many of the sum's units make one.
 _SUMMARIES: Final = {
     "dispatched_rows": ("flightserve_micro_batch_rows", "Rows of each micro-batch", "dispatched_batches", 1),
@@ -91,10 +137,22 @@ class _TierCollector(Collector):
                     _sample(families, "summary", metric, doc, labels, "_sum", value / unit)
                     _sample(families, "summary", metric, doc, labels, "_count", count)
                 else:
-                    metric = f"flightserve_tier_{_NOT_IN_A_NAME.sub('_', statistic)}"
-                    doc = f"{statistic}, as each process of the tiers says of itself"
-                    _sample(families, "gauge", metric, doc, labels, "", value)
+                    _tier_sample(families, _NOT_IN_A_NAME.sub("_", statistic), labels, value)
         yield from families.values()
+
+
+def _tier_sample(families: dict[str, Metric], statistic: str, labels: dict[str, str], value: float) -> None:
+    if statistic in _TIER_TOTALS:
+        metric = f"flightserve_tier_{statistic}"
+        _sample(families, "counter", metric, _TIER_TOTALS[statistic], labels, "_total", value)
+        return
+    name, doc = _TIER_GAUGES.get(statistic, (statistic, statistic.replace("_", " ").capitalize()))
+    _sample(families, "gauge", f"flightserve_tier_{name}", doc, labels, "", value)
+
+
+def known(statistic: str) -> bool:
+    """Whether there is a help text for it."""
+    return any(statistic in names for names in (_GAUGES, _TOTALS, _SUMMARIES, _TIER_TOTALS, _TIER_GAUGES))
 
 
 def _sample(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 from prometheus_client.parser import text_string_to_metric_families
 
+import flightserve as fs
+from flightserve import metrics as names
+from flightserve.core.statistics import Counters
 from flightserve.metrics import Metrics
+from tests.plane import plane
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -57,7 +62,7 @@ def test_a_routers_statistics_have_conventional_names_by_deployment() -> None:
     assert got["flightserve_replica_ejections_total", (*of_router, ("reason", "silent"))] == 11
     assert got["flightserve_micro_batch_rows_sum", of_router] == 90
     assert got["flightserve_micro_batch_rows_count", of_router] == 2
-    assert got["flightserve_tier_dispatched_batches", of_router] == 2
+    assert got["flightserve_tier_dispatched_batches_total", of_router] == 2
     assert got["flightserve_tier_connections", (("process", "router-0"),)] == 3
     of_frontend = (("process", "frontend-0"),)
     assert got["flightserve_leases", of_frontend] == 1
@@ -69,5 +74,54 @@ def test_new_statistics_replace_the_old() -> None:
     metrics = Metrics()
     metrics.set_tiers({"router-0": {"frames": 1}})
     metrics.set_tiers({"router-1": {"frames": 2}})
-    tiers = {key: value for key, value in samples(metrics).items() if key[0] == "flightserve_tier_frames"}
-    assert tiers == {("flightserve_tier_frames", (("process", "router-1"),)): 2}
+    tiers = {key: value for key, value in samples(metrics).items() if key[0] == "flightserve_tier_frames_total"}
+    assert tiers == {("flightserve_tier_frames_total", (("process", "router-1"),)): 2}
+
+
+UNITS = {"ns", "us", "ms", "s", "b", "kb", "mb", "gb", "seconds", "bytes"}
+
+
+def test_names_and_kinds_keep_the_conventions() -> None:
+    """As `promtool check metrics` wants them: counters end in _total and nothing else does, _sum and _count are those
+    of summaries and histograms, units are seconds and bytes, and everything has a help text of its own."""
+    metrics = Metrics()
+    metrics.answered("http", "a", "m", 0, 0.1)
+    metrics.prefetched("a", True)
+    fields = [*Counters.__dataclass_fields__, "queued_requests", "in_flight_batches"]
+    own = [*names._TIER_TOTALS, *names._TIER_GAUGES, "shared_memory_bytes", "leases", "in_flight", "of_tomorrow"]
+    statistics = dict.fromkeys([*(f"a.{name}" for name in fields), *own], 1.0)
+    metrics.set_tiers({"router-0": statistics, "router-1": statistics})
+    text = metrics.text().decode()
+    families = [f for f in text_string_to_metric_families(text) if not f.name.endswith("_created")]
+    assert len({family.name for family in families}) == len(families)
+    for family in families:
+        assert family.documentation, family.name
+        assert family.documentation != family.name
+        words = family.name.split("_")
+        assert not UNITS & set(words[:-1]), family.name
+        assert words[-1] not in UNITS - {"seconds", "bytes"}, family.name
+        for sample in family.samples:
+            if family.type == "counter":
+                assert sample.name.endswith("_total"), sample.name
+            elif family.type == "gauge":
+                assert not sample.name.endswith(("_total", "_sum", "_count", "_bucket")), sample.name
+    kinds = {family.name: family.type for family in families}
+    grows = [*names._TIER_TOTALS]
+    assert {kinds[f"flightserve_tier_{name}"] for name in grows} == {"counter"}
+    assert kinds["flightserve_tier_uptime_seconds"] == "gauge"
+
+
+@fs.deployment(name="Echo")
+class Echo:
+    def echo(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+
+def test_all_that_the_tiers_say_is_known() -> None:
+    with plane(Echo.bind()) as running:
+        running.call("echo", pa.record_batch({"a": [1]}))
+        told = [running.router.statistics(), running.replicas[0].statistics(), running.client.statistics()]
+    statistics = {name.rpartition(".")[2] for each in told for name in each}
+    assert {"arrived", "busy_seconds", "leases"} <= statistics
+    unknown = sorted(name for name in statistics if not names.known(name))
+    assert not unknown, f"{unknown}: say in flightserve/metrics.py whether they only grow, and what they are"

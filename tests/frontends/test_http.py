@@ -267,7 +267,7 @@ def test_metrics_count_calls_and_show_the_tiers(client: httpx.Client, server: tu
     of_router = 'deployment="Probe",process="router-0"'
     assert f"flightserve_queue_depth{{{of_router}}} 3.0" in answer.text
     assert f'flightserve_shed_total{{{of_router},reason="queue_full"}} 2.0' in answer.text
-    assert 'flightserve_tier_frames{process="router-0"} 7.0' in answer.text
+    assert 'flightserve_tier_frames_total{process="router-0"} 7.0' in answer.text
 
 
 def test_deployments_and_methods_are_described(client: httpx.Client) -> None:

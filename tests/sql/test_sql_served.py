@@ -86,7 +86,7 @@ def test_they_look_by_themselves(served: Served, folder: Path) -> None:
     (folder / "numbers" / "3.parquet").unlink()
     eventually(lambda: {total(served) for _ in range(8)} == {6}, what="both replicas looked")
     metrics = httpx.get(f"{served.addresses['http']}/metrics").text
-    assert 'flightserve_tier_table_changes{deployment="warehouse",process="replica-warehouse-0"}' in metrics
+    assert 'flightserve_tier_table_changes_total{deployment="warehouse",process="replica-warehouse-0"}' in metrics
 
 
 def test_what_is_kept_is_counted(served: Served) -> None:
@@ -95,7 +95,9 @@ def test_what_is_kept_is_counted(served: Served) -> None:
 
     def hits() -> float:
         lines = httpx.get(f"{served.addresses['http']}/metrics").text.splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("flightserve_tier_cache_hits{"))
+        return sum(
+            float(line.rpartition(" ")[2]) for line in lines if line.startswith("flightserve_tier_cache_hits_total{")
+        )
 
     # Each replica keeps for itself.
     eventually(lambda: hits() >= 14, what="the figures came")
