@@ -1,7 +1,8 @@
-"""Connections between processes of one node: frames and file descriptors over abstract unix sockets.
+"""Connections between processes of one node: frames and file descriptors over unix sockets.
 
-An abstract socket has no file: nothing is left behind when its process dies. Who may talk is checked by the
-kernel's word (`SO_PEERCRED`): the peer must run as our own user.
+An endpoint is the path of a socket in the app's private folder: the kernel lets nobody else come to it, and it goes
+with the folder. Without a folder (tests) it is an abstract name, which has no file and no permissions. Who may talk is
+checked by the kernel's word (`SO_PEERCRED`) as well: the peer must run as our own user.
 
 `Channel` is what both kinds of use share: decoding, the pairing of `Segment` frames with the fds that came
 beside them, and the memory of which segments the peer has been shown. Who reads frames acts on them in their order,
@@ -16,6 +17,7 @@ from __future__ import annotations
 import array
 import collections
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -30,6 +32,8 @@ from flightserve.wire.frames import Frame, FrameDecoder, Segment, encode
 
 READ_BYTES: Final = 64 << 10
 FDS_MAX: Final = 16
+# Connections that the kernel keeps until they are taken in.
+BACKLOG_MAX: Final = 512
 BACKLOG_BYTES_MAX: Final = 32 << 20
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(FDS_MAX * 4)
 # Plain ints: the socket module's flags are enums, whose arithmetic costs 2 us.
@@ -43,29 +47,57 @@ _UCRED: Final = struct.Struct("3i")
 SegmentSeen = Callable[[Segment, int], None]
 
 
+def is_path(endpoint: str) -> bool:
+    """Whether the endpoint is a socket in a folder; otherwise it is a name in the abstract namespace."""
+    return endpoint.startswith("/")
+
+
+def _address(endpoint: str) -> str:
+    return endpoint if is_path(endpoint) else f"\0{endpoint}"
+
+
 def listen(endpoint: str) -> socket.socket:
-    """A non-blocking listening socket at an abstract address. Raises OSError where it is taken."""
+    """A non-blocking listening socket. Raises OSError where the endpoint is taken."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind("\0" + endpoint)
-    listener.listen(512)
+    try:
+        listener.bind(_address(endpoint))
+    except OSError:
+        listener.close()
+        raise
+    listener.listen(BACKLOG_MAX)
     listener.setblocking(False)
     return listener
 
 
-def connect(endpoint: str, timeout_s: float) -> socket.socket:
-    """A blocking socket to an abstract address. Raises Unavailable where nobody listens, or not one of us."""
+def reach(endpoint: str, timeout_s: float) -> socket.socket:
+    """A blocking socket to an endpoint. Raises OSError where nobody listens, or nobody takes us in within the time."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    except OSError as error:
-        raise Unavailable("this process has no file descriptor left for a connection; try again") from error
-    try:
-        sock.settimeout(timeout_s)
-        sock.connect("\0" + endpoint)
-        sock.settimeout(None)
-        check_peer(sock)
-    except OSError as error:
+        # Where the backlog is full the kernel has us wait in turn. Python's own timeout would make this an error.
+        _limit_sending(sock, timeout_s)
+        sock.connect(_address(endpoint))
+        _limit_sending(sock, 0.0)
+    except BaseException:
         sock.close()
+        raise
+    return sock
+
+
+def _limit_sending(sock: socket.socket, seconds: float) -> None:
+    timeval = _TIMEVAL.pack(*divmod(int(seconds * 1e6), 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
+
+def connect(endpoint: str, timeout_s: float) -> socket.socket:
+    """A blocking socket to an endpoint. Raises Unavailable where nobody listens, or not one of us."""
+    try:
+        sock = reach(endpoint, timeout_s)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise Unavailable("this process has no file descriptor left for a connection; try again") from error
         raise Unavailable("the router cannot be reached; try again") from error
+    try:
+        check_peer(sock)
     except BaseException:
         sock.close()
         raise

@@ -21,6 +21,7 @@ from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.core.events import Tick
+from flightserve.core.telling import Telling
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.fabric.spinning import Spinner
 from flightserve.router.deaths import Deaths
@@ -63,6 +64,7 @@ class RouterService:
         self._deployments = Deployments(peer_id, limits.requests_per_connection_max)
         self._numbers = itertools.count(1)
         self._posts = Posts()
+        self._unknown = Telling()
         self._epoll = select.epoll()
         self._deaths = Deaths(self._epoll)
         self._spinner = Spinner(SPIN_NS_MAX)
@@ -151,8 +153,9 @@ class RouterService:
                 self._posts.run()
             elif (dead := self._deaths.of(fd)) is not None:
                 self._died(dead)
-            else:
+            elif fd == self._door.fd:
                 self._accept()
+            # Else what it says is of a connection that ended in this turn.
         self._turned_ns = now_ns = monotonic_ns()
         if self._wake_ns <= now_ns:
             self._tick(now_ns)
@@ -215,12 +218,15 @@ class RouterService:
     # ---- connections
 
     def _accept(self) -> None:
-        for sock, pid in self._door.accept(monotonic_ns()):
+        now_ns = monotonic_ns()
+        for sock, pid in self._door.accept(now_ns):
             link = Link(next(self._numbers), sock, pid, self._segments)
             self._links[link.number] = link
             self._by_fd[link.fd] = link
             self._epoll.register(link.fd, select.EPOLLIN)
             self._next_lazy_ns = 0
+            if (silent := self._door.entered(link, now_ns)) is not None:
+                self._drop(silent, ProtocolError("it has not said who it is, and others wait"))
 
     def _serve(self, link: Link, mask: int) -> bool:
         """Read and write what there is; False where nothing came."""
@@ -259,7 +265,7 @@ class RouterService:
             return
         peer = link.peer
         if isinstance(error, ProtocolError):
-            log.warning("closing %s: %s", peer or "a stranger", error.message)
+            self._tell_of(peer, error)
         dispatcher = self._deployments.of(link)
         ending = self._peers.ending_with(link, dispatcher is not None and dispatcher.serves(link))
         for each in ending:
@@ -273,10 +279,17 @@ class RouterService:
         if peer is not None and self._peers.forget_if_gone(peer):
             self._gone(peer)
 
+    def _tell_of(self, peer: Peer | None, error: ProtocolError) -> None:
+        if peer is not None:
+            log.warning("closing %s: %s", peer, error.message)
+        elif count := self._unknown.count(monotonic_ns()):
+            log.warning("closed %d connections that did not say who they are; the last: %s", count, error.message)
+
     def _disconnect(self, link: Link) -> None:
         self._epoll.unregister(link.fd)
         self._by_fd.pop(link.fd, None)
         self._links.pop(link.number, None)
+        self._door.known(link)
         self._deployments.forget(link)
         link.channel.close()
 
@@ -297,6 +310,8 @@ class RouterService:
                 self._flush(link, lazily=False)
 
     def _beat(self, now_ns: int) -> None:
+        for link in self._door.overdue(now_ns):
+            self._drop(link, ProtocolError("it has not said in time who it is"))
         for peer in self._peers:
             main = peer.main
             if main is None:
@@ -328,6 +343,7 @@ class RouterService:
         for old in self._peers.superseded(frame):
             self._drop(old, None)
         peer = self._peers.greet(link, frame)
+        self._door.known(link)
         self._deaths.watch(peer)
         link.channel.queue(
             frames.Hello(
