@@ -24,7 +24,7 @@ import pyarrow as pa
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import ConfigError, Unavailable
 from flightserve.sql.columns import projected
-from flightserve.sql.csv import text_columns
+from flightserve.sql.csv import text_columns, types_of
 from flightserve.sql.errors import said as _said
 from flightserve.sql.files import quoted
 from flightserve.sql.sources import Source, quoted_name
@@ -189,7 +189,7 @@ class Engine:
         kind = "TABLE" if self.options.load == "memory" else "VIEW"
         try:
             if source.format == "csv":
-                self._open_csv(source, f"CREATE {kind} {name} AS FROM ", first=kind == "VIEW")
+                self._open_csv(source, f"CREATE {kind} {name} AS FROM ", all_fit=kind == "VIEW")
             elif source.format == "parquet":
                 self._connection.execute(f"CREATE {kind} {name} AS FROM {source.scan()}")
             elif kind == "TABLE":
@@ -204,13 +204,15 @@ class Engine:
             files = [*source.patterns(), *source.files] if source.format != "arrow" else []
             raise ConfigError(f"table {source.name!r} cannot be opened: {_said(error, files)}") from error
 
-    def _open_csv(self, source: Source, create: str, first: bool) -> None:
-        """Types as all rows allow them: found out first where queries read the files, else where some row forbids."""
-        types = text_columns(self._connection, source) if first else {}
+    def _open_csv(self, source: Source, create: str, all_fit: bool) -> None:
+        """Types as all rows allow them. `all_fit`: what does not is found out now, because nothing is converted yet."""
+        types = types_of(self._connection, source)
+        if all_fit:
+            types = text_columns(self._connection, source, types)
         try:
             self._connection.execute(create + source.scan(types))
         except duckdb.ConversionException:
-            self._connection.execute(create + source.scan(text_columns(self._connection, source)))
+            self._connection.execute(create + source.scan(text_columns(self._connection, source, types)))
 
     def _shadow(self) -> duckdb.DuckDBPyConnection:
         """A database with the same tables, all empty: statements are parsed, bound and planned here, whatever the

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import glob
 import os
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ _FORMATS: Final = {
 KNOWN: Final = ", ".join(sorted(_FORMATS))
 # Whole numbers up to this are exact in a double.
 _DOUBLE_EXACT: Final = 1 << 53
+_csv_lock: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +197,15 @@ def _columns(file: str, kind: str, stamp: tuple[int, int, int]) -> pa.Schema:
 
 
 def _csv_columns(file: str) -> pa.Schema:
-    with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
-        rows = connection.execute(f"DESCRIBE FROM read_csv({quoted(pattern_of(file))})").fetchall()
+    with _csv_lock:
+        rows = _csv_engine().execute(f"DESCRIBE FROM read_csv({quoted(pattern_of(file))})").fetchall()
     return pa.schema([(name, pa.string()) for name, *_ in rows])
+
+
+@functools.cache
+def _csv_engine() -> duckdb.DuckDBPyConnection:
+    """Opened once: that takes longer than to look at a file."""
+    return duckdb.connect(config={"autoinstall_known_extensions": False, "threads": 1})
 
 
 def _ipc_columns(file: str) -> pa.Schema:

@@ -22,20 +22,20 @@ _TRANSACTIONS: Final = frozenset({"begin", "start", "commit", "end", "rollback",
 _WORDS_MAX: Final = 16
 
 
-def instead(text: str, catalog: str, tables: Collection[str]) -> str | None:
-    """The query that answers the statement, None for one that is not known to be harmless. `catalog` is the current
-    one, `tables` are the tables' names in lower case."""
+def instead(kind: str, text: str, catalog: str, tables: Collection[str]) -> str | None:
+    """The query that answers the statement, None for one that is not known to be harmless. `kind` is the engine's name
+    for what it is, `catalog` the current one, `tables` are the tables' names in lower case."""
     words = words_of(text)
     if not words or len(words) > _WORDS_MAX:
         return None
     first, rest = words[0].lower(), words[1:]
-    if first in _TRANSACTIONS:
+    if kind == "TRANSACTION" and first in _TRANSACTIONS:
         return NOTHING
-    if first == "use" and _name(rest) in {(catalog.lower(),), (_SCHEMA,), (catalog.lower(), _SCHEMA)}:
+    if kind == "SET" and first == "use" and _name(rest) in {(catalog.lower(),), (_SCHEMA,), (catalog.lower(), _SCHEMA)}:
         return NOTHING
-    if first == "set" and _sets_what_is(rest):
+    if kind == "SET" and first == "set" and _sets_what_is(rest):
         return NOTHING
-    if first == "pragma" and len(rest) == 4 and [rest[0].lower(), rest[1], rest[3]] == ["table_info", "(", ")"]:
+    if kind == "PRAGMA" and len(rest) == 4 and [rest[0].lower(), rest[1], rest[3]] == ["table_info", "(", ")"]:
         table = _unquoted(rest[2])
         if table.lower() in tables:
             return f"SELECT * FROM pragma_table_info({_quoted(table)})"

@@ -21,18 +21,18 @@ _OWN_CHARACTERS_MAX: Final = 48
 
 
 def own_names(source: Source) -> list[str]:
-    """Names for one of several tables of a folder, the best first: its file's; of several files, their folder's below
-    that of the tables, or what their names begin with."""
+    """Names for one of several tables of a folder, the best first: that of a folder below it that all its files are in,
+    its file's, what its files' names begin with."""
     stems = sorted({os.path.basename(file).partition(".")[0] for file in source.files})
     folder = source.root if source.hive else os.path.commonpath([os.path.dirname(file) for file in source.files])
-    text = stems[0]
-    if source.hive or (len(stems) > 1 and folder != source.root):
-        text = os.path.basename(folder)
-    elif len(stems) > 1:
-        text = re.sub(r"[\W\d_]+$", "", _common_start(stems[0], stems[-1])) or stems[0]
+    text = re.sub(r"[\W\d_]+$", "", _common_start(stems[0], stems[-1])) if len(stems) > 1 else stems[0]
+    if source.hive or folder != source.root:
+        text = os.path.basename(folder).partition(".")[0]
+    text = text or stems[0]
     own = table_name(text) or f"{source.given}_{re.sub(r'[^0-9A-Za-z]+', '_', text)[:_OWN_CHARACTERS_MAX]}".rstrip("_")
     behind = own if own.startswith(source.given) else f"{source.given}_{own}"
-    return [own, f"{own}_{source.format}", behind, f"{behind}_{source.format}"]
+    stem = table_name(f"{own}_{stems[0]}") if folder != source.root else own
+    return [own, stem, f"{own}_{source.format}", behind, f"{behind}_{source.format}"]
 
 
 def _common_start(one: str, other: str) -> str:

@@ -75,6 +75,13 @@ class Source:
             digest.update(self.arrow.schema.serialize().to_pybytes() + str(self.arrow.num_rows).encode())
         return digest.hexdigest()
 
+    def keys(self) -> list[str]:
+        """The columns that folders hold."""
+        if not self.hive:
+            return []
+        parts = Path(self.files[0]).relative_to(self.root).parts[:-1]
+        return [part.partition("=")[0] for part in parts if "=" in part]
+
     def patterns(self) -> list[str]:
         """The files as the engine has to be given them."""
         return [pattern_of(name) for name in self.files]

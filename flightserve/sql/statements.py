@@ -115,7 +115,8 @@ class Parser:
         """The query that answers a statement that is none. Raises PermissionDenied where there is none."""
         if statement.type.name == "MULTI":
             raise Unimplemented(_MULTI)
-        query = None if statement.named_parameters else instead(statement.query, self._catalog, self._tables)
+        kind, text = statement.type.name, statement.query
+        query = None if statement.named_parameters else instead(kind, text, self._catalog, self._tables)
         if query is None:
             raise PermissionDenied(_refusal(statement))
         return query

@@ -68,7 +68,16 @@ CUSTOMERS = {"customer_id": [1], "name": ["Ada"]}
         ),
         (
             {"o/1.parquet": ORDERS, "o/2.parquet": ORDERS, "c/1.parquet": CUSTOMERS},
-            {"d_1": ["1.parquet"], "o": ["1.parquet", "2.parquet"]},
+            {"c": ["1.parquet"], "o": ["1.parquet", "2.parquet"]},
+        ),
+        # As Spark writes them.
+        (
+            {f"{name}.parquet/part-0-a1b2.snappy.parquet": table for name, table in (("o", ORDERS), ("c", CUSTOMERS))},
+            {"c": ["part-0-a1b2.snappy.parquet"], "o": ["part-0-a1b2.snappy.parquet"]},
+        ),
+        (
+            {"x/o.parquet": ORDERS, "x/c.parquet": CUSTOMERS},
+            {"x_c": ["c.parquet"], "x_o": ["o.parquet"]},
         ),
         # The same columns, of types that no column holds both of.
         ({"x.parquet": {"a": [1]}, "y.parquet": {"a": ["1"]}}, {"x": ["x.parquet"], "y": ["y.parquet"]}),
@@ -263,6 +272,48 @@ def test_a_csv_column_that_stops_being_numbers_is_text(tmp_path: Path, load: str
         (row,) = run(engine, "SELECT max(amount) AS a, min(day) AS d, max(n) AS n FROM late").to_pylist()
         assert row == {"a": "n/a", "d": "-", "n": 29_999}
         assert run(engine, "SELECT amount FROM late WHERE day = '2024-01-02'")["amount"].to_pylist() == ["1.50"]
+
+
+@pytest.mark.parametrize(
+    ("first", "late"),
+    [
+        ("1", "1.5"),
+        ("1", "007"),
+        ("1", "+5"),
+        ("1", "1_000"),
+        ("1", "99999999999999999999999"),
+        ("1.5", "007"),
+        ("2024-01-01", "2024-01-01 10:00:00"),
+        ("31/12/2024", "12/31/2024"),
+        ("2024-01-01 10:00:00", "2024-01-01 10:00:00+02"),
+        ("10:00:00", "2024-01-01 10:00:00"),
+        ("true", "1"),
+        ("1", "NULL"),
+    ],
+)
+def test_a_late_csv_value_keeps_what_it_says(tmp_path: Path, first: str, late: str) -> None:
+    """The engine would make it fit the type that it guessed by the rows before: 2, 7, a day without its hour."""
+    write(tmp_path, {"late.csv": "v,n\n" + f"{first},1\n" * 30_000 + f"{late},2\n"})
+    for load in ("memory", "view"):
+        with opened({"late": tmp_path / "late.csv"}, load=load) as engine:
+            (row,) = run(engine, "SELECT v::VARCHAR AS v FROM late WHERE n = 2").to_pylist()
+            assert row == {"v": late}, load
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("-12", "int64"), ("1.5e3", "double"), ("nan", "double"), ("2024-01-01", "date32[day]"),
+        ("31/12/2024", "date32[day]"), ("2024-01-01T10:00:00", "timestamp[us]"), ("2024-01-01 10:00", "timestamp[us]"),
+        ("2024-01-01 10:00:00.123456", "timestamp[us]"), ("2024-01-01 10:00:00 UTC", "timestamp[us]"),
+        ("2024-01-01T10:00:00Z", "timestamp[us, tz=UTC]"), ("10:00:00.5", "time64[us]"),
+        ("TRUE", "bool"), (" 7 ", "int64"),
+    ],
+)  # fmt: skip
+def test_csv_columns_that_are_of_a_type_throughout_stay_so(tmp_path: Path, value: str, kind: str) -> None:
+    write(tmp_path, {"t.csv": "v,n\n" + f"{value},1\n" * 30})
+    with opened({"t": tmp_path / "t.csv"}) as engine:
+        assert str(engine.tables["t"].field("v").type) == kind
 
 
 @pytest.mark.parametrize("load", ["memory", "view"])
