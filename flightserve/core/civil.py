@@ -12,6 +12,8 @@ DAY_S: Final = 86_400
 # The first and the last day of the years 0 to 9999, which ISO 8601 writes with four digits.
 FIRST_DAY: Final = -719_528
 LAST_DAY: Final = 2_932_896
+# Of year 1, Python's first.
+FIRST_YEAR_DAY: Final = FIRST_DAY + 366
 
 _ERA_DAYS: Final = 146_097
 # From the first of March of year 0 to the first of January 1970.

@@ -280,8 +280,14 @@ class Gateway:
         shape = Statement(statement.warehouse, statement.sql, without_rows(statement.parameters))
         known = self._descriptions.get(shape)
         if known is None:
-            row = self._one(DESCRIBE, shape, meta)
-            known = Description(row["result_schema"] or b"", row["parameter_schema"], row["merged"])
+            try:
+                row = self._one(DESCRIBE, shape, meta)
+            except InvalidArgument:
+                if shape.parameters == statement.parameters:
+                    raise
+                # Some need values to be planned, a format or the name of a part.
+                return _description(self._one(DESCRIBE, statement, meta))
+            known = _description(row)
             nbytes = sum(map(len, (shape.sql, shape.parameters, known.result, known.parameters)))
             self._descriptions.put(shape, known, nbytes)
         return known
@@ -331,6 +337,10 @@ class Gateway:
             raise FlightserveError(f"{method} of the warehouse answered {len(rows)} rows where one was expected")
         only: dict[str, Any] = rows[0]
         return only
+
+
+def _description(row: dict[str, Any]) -> Description:
+    return Description(row["result_schema"] or b"", row["parameter_schema"], row["merged"])
 
 
 def without_rows(parameters: bytes) -> bytes:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from flightserve.errors import InvalidArgument, TooLarge
 from flightserve.fabric.batches import stream_of
+from flightserve.fabric.unions import untagged
 from flightserve.frontends.sql_tickets import TICKET_BYTES_MAX
 
 BOUND_BYTES_MAX: Final = 2 * TICKET_BYTES_MAX
@@ -36,35 +37,6 @@ def read_parameters(reader: Any) -> bytes:
         raise InvalidArgument(f"the parameters cannot be read: {error}") from error
     whole = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=schema)]
     return bytes(stream_of(whole))
-
-
-def untagged(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with plain columns for unions, and texts for Python's UUIDs, which are so written in SQL. Clients that
-    do not know a parameter's type send each value as a union of all that it could be (flightsql-dbapi does). Raises
-    InvalidArgument where one column has values of two types."""
-    if not any(pa.types.is_union(field.type) or isinstance(field.type, pa.UuidType) for field in batch.schema):
-        return batch
-    columns = [_plain(name, column) for name, column in zip(batch.schema.names, batch.columns, strict=True)]
-    return pa.record_batch(columns, names=batch.schema.names)
-
-
-def _plain(name: str, column: pa.Array) -> pa.Array:
-    if isinstance(column.type, pa.UuidType):
-        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
-    return _member(name, column) if pa.types.is_union(column.type) else column
-
-
-def _member(name: str, column: pa.UnionArray) -> pa.Array:
-    """The values of the one member that all rows of the union use. The column is as a stream brought it: of a slice,
-    pyarrow gives the codes and offsets from the beginning."""
-    used = set(column.type_codes.to_pylist())
-    if not used:
-        return pa.nulls(0)
-    if len(used) > 1:
-        raise InvalidArgument(f"parameter {name!r} has values of several types; bind one type for all rows")
-    members = {code: i for i, code in enumerate(column.type.type_codes)}
-    member = column.field(members[used.pop()])
-    return member if column.type.mode == "sparse" else member.take(column.offsets)
 
 
 class Bound:

@@ -29,7 +29,7 @@ from flightserve.sql.errors import said as _said
 from flightserve.sql.files import quoted
 from flightserve.sql.sources import Source, quoted_name
 from flightserve.sql.spilling import SpillFolder
-from flightserve.sql.standing import Standing
+from flightserve.sql.standing import Key, Standing
 from flightserve.sql.statements import Parser
 
 LOADS: Final = ("memory", "view")
@@ -83,7 +83,7 @@ class Engine:
         self._arrow: dict[str, pa.Table] = {}
         self._idle: list[duckdb.DuckDBPyConnection] = []
         # By their texts, the one used longest ago first.
-        self._standing: OrderedDict[str, Standing] = OrderedDict()
+        self._standing: OrderedDict[Key, Standing] = OrderedDict()
         self._busy: set[duckdb.DuckDBPyConnection] = set()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -272,21 +272,21 @@ class Engine:
                 return
         self.drop(session)
 
-    def take_standing(self, text: str) -> Standing | None:
+    def take_standing(self, key: Key) -> Standing | None:
         """The query that stands ready, if one does; `keep` it, or `drop` its session."""
         with self._lock:
-            standing = self._standing.pop(text, None)
+            standing = self._standing.pop(key, None)
             if standing is not None:
                 self._busy.add(standing.session)
             return standing
 
     def keep(self, standing: Standing) -> None:
-        """The query on its session ended well and is ready for the next time, if it can be. One of a text is kept:
+        """The query on its session ended well and is ready for the next time, if it can be. One of a key is kept:
         executions that gather come one after another."""
         with self._lock:
-            kept = not self._closed and standing.lasting and standing.text not in self._standing
+            kept = not self._closed and standing.lasting and standing.key not in self._standing
             if kept:
-                self._standing[standing.text] = standing
+                self._standing[standing.key] = standing
                 self._busy.discard(standing.session)
             over = len(self._standing) > STANDING_MAX
             oldest = self._standing.popitem(last=False)[1] if over else None

@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -35,7 +35,7 @@ from flightserve.sql.columns import Refusals, projected
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import NO_MEMORY, translate
 from flightserve.sql.memory import MemoryWatch
-from flightserve.sql.standing import Standing
+from flightserve.sql.standing import Standing, standing_key
 
 # Rows the engine hands over at once: half as many cost a quarter more time, more delay the first.
 READ_ROWS: Final = 16_384
@@ -201,7 +201,7 @@ class Execution:
         self._looks_ahead = looks_ahead
         self.last = False
         self._stands = stands or rows is not None
-        self._standing = engine.take_standing(text) if self._stands else None
+        self._standing = engine.take_standing(standing_key(text, rows)) if self._stands else None
         self._session = self._standing.session if self._standing is not None else engine.take()
         self._watched = watch.begin(self._session, deadline_ns, cancelled)
         try:
@@ -247,8 +247,8 @@ class Execution:
         have other names for columns without one."""
         for batch in self:
             try:
-                named = pa.RecordBatch.from_arrays(batch.columns, schema=schema)
-            except pa.ArrowException as error:
+                named = conformed(batch, schema)
+            except (pa.ArrowException, ValueError) as error:
                 raise InvalidArgument(OTHER_TYPES) from error
             yield named
 
@@ -341,6 +341,25 @@ class Execution:
 
 
 # ---- batches
+
+
+Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
+
+
+def conformed(rows: Rows, schema: pa.Schema) -> Rows:
+    """The rows with that schema's names and types. Raises ValueError where columns are others."""
+    if not conforms(rows.schema, schema):
+        raise ValueError("the columns are others")
+    # Arrow casts what differs, and refuses what would lose by it.
+    return type(rows).from_arrays(rows.columns, schema=schema)
+
+
+def conforms(found: pa.Schema, wanted: pa.Schema) -> bool:
+    """Whether rows of one schema may be cast to the other: a number of one width to another, nulls to anything. Arrow
+    casts structs too, and makes nulls of fields that it does not find."""
+    pairs = list(zip(found.types, wanted.types, strict=False))
+    nested = any(a != b and (a.num_fields or b.num_fields) and not pa.types.is_null(a) for a, b in pairs)
+    return len(found) == len(wanted) and not nested
 
 
 def gathered(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -284,7 +284,7 @@ def _rewritten(parser: Parser, statement: Statement, parameters: Parameters, res
 def _over_rows(statement: Statement, parameters: Parameters) -> str | None:
     """The statement over the parameters' columns; None where the parser does not say where its parameters stand."""
     fields = {
-        name: f"CAST(struct_extract({_P}.{_ROW}, 'p{n}') AS {kind})"
+        name: "NULL" if name in parameters.untyped else f"CAST(struct_extract({_P}.{_ROW}, 'p{n}') AS {kind})"
         for n, (name, kind) in enumerate(zip(parameters.names, parameters.types, strict=True))
     }
     return cast_text(statement, fields)

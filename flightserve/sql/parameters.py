@@ -1,26 +1,56 @@
 """Parameters of statements: their types, and their values from Arrow columns.
 
 A parameter has one type, the engine's, and stands in the text as `CAST($name AS TYPE)`: so a value bound one by one and
-the same value in a column of that type (`sql.merging`) mean the same. Types are declared, or read off the bound
-plan, where the engine writes down what it took each parameter for.
+the same value in a column of that type (`sql.merging`) mean the same. Types are declared, or those of the columns that
+came, in plain layouts (`sql.plain`).
+
+Texts and untyped nulls stand as they are, and the engine reads them as it reads a literal: as a date where it wants
+one, as an interval, a number, a format that it needs when it plans. In a column a text becomes of the type that the
+engine took the parameter for, which is read off the bound plan; it reads the column's texts by the same rules.
+
+A type that a function does not take may have one that it does (`NARROWER`): `round(x, ?)` wants an INTEGER, and clients
+send 64 bits.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
 
 from flightserve.config import EdgeLimits
+from flightserve.core.civil import FIRST_YEAR_DAY, LAST_DAY, clock, sql_date
 from flightserve.errors import ConfigError, InvalidArgument, SchemaMismatch
 from flightserve.fabric.decode import decode_stream
+from flightserve.sql.columns import projected
 from flightserve.sql.errors import translate
+from flightserve.sql.plain import plain, plain_type
 from flightserve.sql.statements import Statement, Tree, walk
 
 _NO_LOCATION: Final = 1 << 63
+
+
+# What to take a parameter for where the statement does not bind with its own type, best first. What is out of range is
+# an error for the value.
+NARROWER: Final[dict[str, tuple[str, ...]]] = {
+    "BIGINT": ("INTEGER",),
+    "UINTEGER": ("BIGINT", "INTEGER"),
+    "UBIGINT": ("BIGINT", "INTEGER"),
+    "HUGEINT": ("BIGINT", "INTEGER"),
+    "TIMESTAMP_S": ("TIMESTAMP",),
+    "TIMESTAMP_MS": ("TIMESTAMP",),
+    "TIMESTAMP_NS": ("TIMESTAMP",),
+    "TIMESTAMPTZ_NS": ("TIMESTAMP WITH TIME ZONE",),
+    "TIME_NS": ("TIME",),
+}
+
+
+def is_text(field: pa.Field) -> bool:
+    """Whether parameters of this type are read as literals."""
+    return bool(pa.types.is_string(plain_type(field.type, field.metadata, True)))
 
 
 class Types:
@@ -32,26 +62,28 @@ class Types:
     def arrow(self, kind: str) -> pa.DataType:
         """The Arrow type of an engine's type, dictionaries written out. Raises ConfigError for one that is none."""
         try:
-            relation = self._connection.cursor().sql(f"SELECT CAST(NULL AS {kind}) AS v")
+            relation = projected(self._connection.cursor().sql(f"SELECT CAST(NULL AS {kind}) AS v"))
             found = relation.to_arrow_table().schema.field(0).type
         except Exception as error:
             raise ConfigError(f"{kind!r} is no type of the engine: {translate(error).message}") from error
-        return pa.string() if pa.types.is_dictionary(found) else found
+        return plain_type(found)
 
-    def engine(self, kind: pa.DataType) -> str:
-        """The engine's type of an Arrow type. Raises InvalidArgument for one that it does not take."""
+    def engine(self, field: pa.Field) -> str:
+        """The engine's type of a field's Arrow type. Raises InvalidArgument for one that it does not take."""
         session = self._connection.cursor()
         try:
-            session.register("__fs_type", pa.table({"v": pa.array([], type=kind)}))
+            schema = pa.schema([("v", plain_type(field.type, field.metadata, True))])
+            session.register("__fs_type", pa.RecordBatchReader.from_batches(schema, []))
             return str(session.sql("FROM __fs_type").types[0])
         except Exception as error:
-            raise InvalidArgument(f"parameters of type {kind} are not taken") from error
+            raise InvalidArgument(f"parameters of type {field.type} are not taken") from error
         finally:
             session.close()
 
 
 def infer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> dict[str, str | None]:
-    """The type that the engine takes each parameter for; None where it could be several."""
+    """The type that the engine takes each parameter for; None where it could be several, and where any text may come
+    because the statement itself tries to cast it."""
     found: dict[str, set[str]] = {name: set() for name in statement.parameters}
     if not found or statement.explain:
         return dict.fromkeys(found)
@@ -62,16 +94,18 @@ def infer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> dict[s
         name = called.get(given, called.get(given.lower()))
         if node.get("expression_class") == "BOUND_PARAMETER" and name is not None:
             found[name].add(_spelled(node["return_type"]) or "")
-    casts = _casts(statement)
-    return {name: _common(kinds) or casts.get(name.lower()) for name, kinds in found.items()}
+    casts, tried = _casts(statement), _tried(statement)
+    inferred = {name: _common(kinds) or casts.get(name.lower()) for name, kinds in found.items()}
+    return {name: None if name.lower() in tried else kind for name, kind in inferred.items()}
 
 
 def waits_for_types(connection: duckdb.DuckDBPyConnection, statement: Statement) -> bool:
-    """True where the engine binds the statement only once its parameters have types, as it does `abs(?)`. Until then it
-    has no plan, and asked for it fails inside; of a statement that is wrong it says what is."""
+    """True where the engine binds the statement only once its parameters have types, as it does `abs(?)`, or values.
+    For want of the former it has no plan, and asked for it fails inside; of a statement that is wrong it says what
+    is."""
     if not statement.parameters or statement.explain:
         return False
-    return bool(_plan(connection, statement).get("error_type") == "internal")
+    return bool(_plan(connection, statement).get("error_type", "internal") == "internal")
 
 
 def _plan(connection: duckdb.DuckDBPyConnection, statement: Statement) -> Tree:
@@ -111,8 +145,17 @@ def _casts(statement: Statement) -> dict[str, str]:
             kind = node["type_expr"]
             start, length = kind["query_location"], kind["query_location_length"]
             if start < _NO_LOCATION:
-                found.setdefault(child["identifier"].lower(), set()).add(raw[start : start + length].decode().upper())
+                text = raw[start : start + length].decode()
+                # Names of fields are as they are written.
+                found.setdefault(child["identifier"].lower(), set()).add(text if "(" in text else text.upper())
     return {name: next(iter(kinds)) for name, kinds in found.items() if len(kinds) == 1}
+
+
+def _tried(statement: Statement) -> set[str]:
+    """Names, in lower case, of parameters that the text casts by TRY_CAST."""
+    nodes = (node for node in walk(statement.tree) if node.get("class") == "CAST" and node.get("try_cast"))
+    children = (node.get("child") or {} for node in nodes)
+    return {child["identifier"].lower() for child in children if child.get("class") == "PARAMETER"}
 
 
 def _spelled(kind: Tree) -> str | None:
@@ -151,63 +194,98 @@ def cast_text(statement: Statement, replacements: Mapping[str, str]) -> str | No
 
 
 class Parameters:
-    """The parameters of one statement: names, engine's types, Arrow's types, all in the order of their numbers."""
+    """The parameters of one statement: names, engine's types, Arrow's types, all in the order of their numbers. The
+    Arrow type is the column's that holds the values: of `literals`, texts and untyped nulls, whatever the engine's is.
+    `untyped` are those of the latter."""
 
-    __slots__ = ("names", "schema", "types")
+    __slots__ = ("literals", "names", "schema", "types", "untyped")
 
-    def __init__(self, names: tuple[str, ...], types: tuple[str, ...], arrow: tuple[pa.DataType, ...]) -> None:
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        types: tuple[str, ...],
+        arrow: tuple[pa.DataType, ...],
+        literals: frozenset[str] = frozenset(),
+        untyped: frozenset[str] = frozenset(),
+    ) -> None:
         self.names = names
         self.types = types
         self.schema = pa.schema(list(zip(names, arrow, strict=True)))
+        self.literals = literals
+        self.untyped = untyped
 
-    def typed(self) -> dict[str, str]:
-        """What stands for each parameter in a text that is run one by one."""
-        return {name: f"CAST(${name} AS {kind})" for name, kind in zip(self.names, self.types, strict=True)}
+    @property
+    def typed_all(self) -> bool:
+        """Whether it is known what each of them is read as."""
+        pairs = zip(self.names, self.types, strict=True)
+        return not self.untyped and not any(name in self.literals and kind == "VARCHAR" for name, kind in pairs)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells them from others of the same names: a literal may give another result than a value of its type."""
+        marks = ("?" if name in self.untyped else "'" if name in self.literals else "" for name in self.names)
+        return tuple(kind + mark for kind, mark in zip(self.types, marks, strict=True))
+
+    def typed(self, nulls: Collection[str] = ()) -> dict[str, str]:
+        """What stands for each parameter in a text that is run one by one. `nulls` are texts that have no value: the
+        engine knows no literal of that kind."""
+        literals = self.literals.difference(nulls)
+        pairs = zip(self.names, self.types, strict=True)
+        return {name: f"${name}" if name in literals else f"CAST(${name} AS {kind})" for name, kind in pairs}
+
+    def shapes(self) -> dict[str, str]:
+        """What stands for each parameter in a text that is bound for its types alone, without values: a literal has the
+        type that it is read as, where that is known."""
+        found = self.typed()
+        for name, kind in zip(self.names, self.types, strict=True):
+            if name in self.untyped:
+                found[name] = "NULL"
+            elif name in self.literals:
+                found[name] = "''" if kind == "VARCHAR" else f"CAST(NULL AS {kind})"
+        return found
+
+    def taken_for(self, types: tuple[str, ...]) -> Parameters:
+        """The same, taken for other types."""
+        return Parameters(self.names, types, tuple(self.schema.types), self.literals, self.untyped)
 
     def columns(self, rows: pa.RecordBatch) -> list[pa.Array]:
         """The rows' columns in the parameters' order and types. Columns are found by name; those of numbered
         parameters may be called "0", "1", ... (as ADBC does), "1", "2", ..., or stand in order under any names.
         Raises SchemaMismatch for others, InvalidArgument for values that the type cannot hold."""
         arrays = []
-        for name, column, kind in zip(self.names, self._found(rows), self.schema.types, strict=True):
+        for name, place, kind in zip(self.names, self._places(rows.schema.names), self.schema.types, strict=True):
+            column = rows.column(place)
             if column.type == kind:
                 arrays.append(column)
                 continue
             try:
-                arrays.append(_readable(column, kind).cast(kind))
+                arrays.append(plain(column, rows.schema.field(place).metadata).cast(kind))
             except (pa.ArrowException, OverflowError) as error:
                 raise InvalidArgument(f"parameter {name!r} is {kind}; {column.type} does not fit: {error}") from error
         return arrays
 
-    def _found(self, rows: pa.RecordBatch) -> list[pa.Array]:
-        given = rows.schema.names
+    def _places(self, given: list[str]) -> Sequence[int]:
+        """Where among the columns of these names each parameter is."""
         if len(given) != len(self.names):
             wanted = ", ".join(self.names) or "none"
             raise SchemaMismatch(f"the statement has {len(self.names)} parameters ({wanted}); {len(given)} came")
         if set(given) == set(self.names):
-            return [rows.column(name) for name in self.names]
+            return [given.index(name) for name in self.names]
         if not self.names[0].isdigit():
             raise SchemaMismatch(
                 f"the statement's parameters are {', '.join(self.names)}; these came: {', '.join(given)[:512]}"
             )
-        return list(rows.columns)
+        return range(len(given))
 
     def values(self, columns: Sequence[pa.Array], row: int) -> dict[str, Any]:
         """One row's values by name, as the engine's binding takes them."""
         return {name: _value(column[row]) for name, column in zip(self.names, columns, strict=True)}
 
 
-def _readable(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """The column as one that Arrow casts to the type: it has no cast of Python's `timedelta` to an interval."""
-    if pa.types.is_duration(column.type) and pa.types.is_interval(kind):
-        lengths = column.cast(pa.duration("us")).cast(pa.int64()).to_pylist()
-        return pa.array([None if length is None else (0, 0, length * 1000) for length in lengths], kind)
-    return column
-
-
 def _value(scalar: pa.Scalar) -> Any:
-    """The value as the binding takes it. It knows no intervals of three parts, no nanoseconds, and no maps as lists of
-    pairs: the cast around the parameter reads the text of the former, and a map from its keys and values."""
+    """The value as the binding takes it. It knows no intervals of three parts, no nanoseconds, no years that Python
+    does not have, and no maps as lists of pairs: the cast around the parameter reads the text of the former, and a map
+    from its keys and values."""
     kind = scalar.type
     if not scalar.is_valid:
         return None
@@ -216,7 +294,9 @@ def _value(scalar: pa.Scalar) -> Any:
         # Toward zero, as the engine does it with a column.
         microseconds = nanoseconds // 1000 if nanoseconds >= 0 else -(-nanoseconds // 1000)
         return f"{months} months {days} days {microseconds} microseconds"
-    if _has_nanoseconds(kind):
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return _instant(scalar)
+    if kind == pa.time64("ns"):
         return scalar.cast(pa.string()).as_py()
     if pa.types.is_map(kind):
         keys, values = scalar.values.flatten()
@@ -232,8 +312,22 @@ def _values(array: pa.Array) -> list[Any]:
     return [_value(scalar) for scalar in array]
 
 
-def _has_nanoseconds(kind: pa.DataType) -> bool:
-    return bool((pa.types.is_timestamp(kind) and kind.unit == "ns") or kind == pa.time64("ns"))
+_PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+def _instant(scalar: pa.Scalar) -> Any:
+    """The date or instant as the engine reads it; one that is infinite, or that Python does not have, as its text."""
+    kind = scalar.type
+    is_date = pa.types.is_date(kind)
+    count, end = (scalar.value, 2**31 - 1) if is_date else (scalar.value, 2**63 - 1)
+    if abs(count) == end:
+        return "infinity" if count > 0 else "-infinity"
+    days, time = (count, "") if is_date else clock(count, _PER_SECOND[kind.unit])
+    if FIRST_YEAR_DAY <= days <= LAST_DAY and not (not is_date and kind.unit == "ns"):
+        return scalar.as_py()
+    day, era = sql_date(days)
+    zone = "+00" if not is_date and kind.tz is not None else ""
+    return f"{day}{era}{' ' + time if time else ''}{zone}"
 
 
 def resolve(

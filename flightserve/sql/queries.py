@@ -11,7 +11,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import duckdb
 import numpy as np
@@ -23,15 +23,17 @@ from flightserve.errors import (
     DeadlineExceeded,
     FlightserveError,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     SchemaMismatch,
     TooLarge,
+    Unimplemented,
 )
 from flightserve.sql.caching import Scope, scope_of
 from flightserve.sql.columns import meant
 from flightserve.sql.engine import Engine
 from flightserve.sql.errors import translate
-from flightserve.sql.execution import OTHER_TYPES, Execution, Watch, plain_schema
+from flightserve.sql.execution import OTHER_TYPES, Execution, Watch, conformed, conforms, plain_schema
 from flightserve.sql.merging import (
     PARAMS,
     RID,
@@ -41,7 +43,17 @@ from flightserve.sql.merging import (
     refuse_undefined,
     types_over_rows,
 )
-from flightserve.sql.parameters import Parameters, Types, cast_text, infer, resolve, waits_for_types
+from flightserve.sql.parameters import (
+    NARROWER,
+    Parameters,
+    Types,
+    cast_text,
+    infer,
+    is_text,
+    resolve,
+    waits_for_types,
+)
+from flightserve.sql.plain import marks
 from flightserve.sql.remembering import COLUMNS_MAX, Remembered
 from flightserve.sql.statements import Statement, walk
 
@@ -51,8 +63,15 @@ MERGED_ROWS_MAX: Final = 2048
 MERGED_BYTES_MAX: Final = 256 << 20
 EXPLAINED: Final = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
 
+# Parameters that are tried with their own type again, where narrower ones were needed: each costs a binding.
+WIDENED_MAX: Final = 8
+# One row's values, by name.
+Values: TypeAlias = Callable[[], Mapping[str, Any]]
+
 _SEVERAL: Final = ("SET_OPERATION_NODE", "RECURSIVE_CTE_NODE")
 
+# What the engine says of a statement that binds with other values or types of its parameters.
+UNBOUND: Final = (InvalidArgument, NotFound, Unimplemented)
 # Errors that running row by row would not change.
 _FINAL: Final = (Cancelled, DeadlineExceeded, PermissionDenied, TooLarge)
 # More than any result.
@@ -73,16 +92,20 @@ class Limits:
 class Prepared:
     """A statement that is ready to run.
 
-    `single` is its text with typed parameters; `ran` is true once it was run by that. What is only needed sometimes is
+    `single` is its text with typed parameters, `shape` a text of the same types that is bound without values; `ran` is
+    true once it was run by that. What is only needed sometimes is
     found out when it is: `result` is the schema of one execution's result, `merged` the merged form or None, `reason`
     why it has none. `shared` is true where
     every execution gives the same, so that one does for all.
     """
 
-    def __init__(self, runner: Runner, statement: Statement, parameters: Parameters, single: str) -> None:
+    def __init__(
+        self, runner: Runner, statement: Statement, parameters: Parameters, single: str, shape: str = ""
+    ) -> None:
         self.statement = statement
         self.parameters = parameters
         self.single = single
+        self.shape = shape or single
         self.ran = False
         self._runner = runner
 
@@ -95,6 +118,16 @@ class Prepared:
     def result(self) -> pa.Schema:
         """The result's schema."""
         return self._runner.schemas(self)[1]
+
+    def result_for(self, columns: Sequence[pa.Array], row: int) -> pa.Schema:
+        """The result's schema, found with this row's values where it takes values to find it."""
+        return self._runner.schemas(self, lambda: self.parameters.values(columns, row))[1]
+
+    def text_for(self, values: Mapping[str, Any]) -> str:
+        """What is run with these values."""
+        parameters = self.parameters
+        nulls = {name for name in parameters.literals - parameters.untyped if values[name] is None}
+        return (nulls and cast_text(self.statement, parameters.typed(nulls))) or self.single
 
     @functools.cached_property
     def shared(self) -> bool:
@@ -120,7 +153,7 @@ class Prepared:
     def scope(self) -> Scope | None:
         """What its results may be kept under; None where they may not be kept."""
         engine = self._runner.engine
-        return scope_of(self.statement, self.parameters.types, engine.parser, engine.versions)
+        return scope_of(self.statement, self.parameters.key, engine.parser, engine.versions)
 
     @functools.cached_property
     def _decided(self) -> tuple[str | None, str]:
@@ -136,7 +169,7 @@ class Runner:
         self.types = Types(engine.shadow)
         self._prepared: Remembered[tuple[str, tuple[tuple[str, str], ...]], Prepared] = Remembered()
         # To look what the plan says of parameters takes longer than to run many a statement.
-        self._prepared_for: Remembered[tuple[str, pa.Schema | None], Prepared] = Remembered()
+        self._prepared_for: Remembered[tuple[str, pa.Schema | None, tuple[object, ...]], Prepared] = Remembered()
         # Not with the statements: a short text may have many columns.
         self._schemas: Remembered[tuple[str, str], tuple[pa.Schema, pa.Schema]] = Remembered(size_max=COLUMNS_MAX)
 
@@ -156,41 +189,85 @@ class Runner:
         self._prepared.add(key, prepared, len(sql))
         return prepared
 
-    def prepare_for(self, sql: str, rows: pa.Schema | None) -> Prepared:
-        """The statement for parameter rows of these types. What the statement says of a parameter wins over what came
-        where that is text or nothing; a client that has no dates sends them so. Where nothing is known of one, it is
-        taken for text. Remembered for the next time. Raises InvalidArgument, SchemaMismatch, and as `prepare`."""
-        prepared = self._prepared_for.find((sql, rows))
+    def prepare_for(self, sql: str, rows: pa.Schema | None, first: pa.RecordBatch | None = None) -> Prepared:
+        """The statement for parameter rows of these types, `first` being one of them, for statements that only bind
+        with values. Texts and untyped nulls are read as the engine reads literals. Remembered for the next time. Raises
+        InvalidArgument, SchemaMismatch, and as `prepare`."""
+        key = (sql, rows, () if rows is None else marks(rows))
+        prepared = self._prepared_for.find(key)
         if prepared is None:
-            prepared = self._prepare_for(sql, rows)
-            self._prepared_for.add((sql, rows), prepared, len(sql))
+            prepared, fits = self._prepare_for(sql, rows, first)
+            if fits:
+                self._prepared_for.add(key, prepared, len(sql))
         return prepared
 
-    def _prepare_for(self, sql: str, rows: pa.Schema | None) -> Prepared:
+    def _prepare_for(self, sql: str, rows: pa.Schema | None, first: pa.RecordBatch | None) -> tuple[Prepared, bool]:
+        """The statement, and whether that is for others of these types, too."""
         statement = self.engine.parser.parse(sql)
-        if not statement.parameters:
-            return self.prepare(sql)
-        if rows is not None and len(rows) != len(statement.parameters):
+        if not statement.parameters or rows is None:
+            # What is not known of a parameter's type is taken for text.
+            inferred = infer(self.engine.shadow, statement)
+            return self.prepare(sql, {name: inferred[name] or "VARCHAR" for name in statement.parameters}), True
+        if len(rows) != len(statement.parameters):
             wanted = ", ".join(statement.parameters)
             raise SchemaMismatch(
                 f"the statement has {len(statement.parameters)} parameters ({wanted}); {len(rows)} came"
             )
-        inferred = infer(self.engine.shadow, statement) if rows is None or _vague(rows) else {}
-        by_name = rows is not None and set(rows.names) == set(statement.parameters)
-        types = {}
-        for n, name in enumerate(statement.parameters):
-            given = pa.null() if rows is None else rows.field(name if by_name else n).type
-            types[name] = (inferred.get(name) if _is_vague(given) else None) or self._spelled(given)
-        return self.prepare(sql, types)
+        by_name = set(rows.names) == set(statement.parameters)
+        given = {name: rows.field(name if by_name else n) for n, name in enumerate(statement.parameters)}
+        return self._fitted(self._prepare(statement, self._taken(statement, given)), first)
 
-    def _spelled(self, kind: pa.DataType) -> str:
-        return "VARCHAR" if pa.types.is_null(kind) else self.types.engine(kind)
+    def _taken(self, statement: Statement, given: Mapping[str, pa.Field]) -> Parameters:
+        """The parameters for columns of these types."""
+        untyped = frozenset(name for name, field in given.items() if pa.types.is_null(field.type))
+        texts = frozenset(name for name, field in given.items() if is_text(field))
+        inferred = infer(self.engine.shadow, statement) if untyped or texts else {}
+        types, columns = [], []
+        for name, field in given.items():
+            literal = name in untyped or name in texts
+            types.append((inferred.get(name) or "VARCHAR") if literal else self.types.engine(field))
+            columns.append(pa.string() if name in texts else self.types.arrow(types[-1]))
+        return Parameters(statement.parameters, tuple(types), tuple(columns), untyped | texts, untyped)
 
     def _prepare(self, statement: Statement, parameters: Parameters) -> Prepared:
         single = cast_text(statement, parameters.typed())
-        if single is None:
+        shape = cast_text(statement, parameters.shapes())
+        if single is None or shape is None:
             raise InvalidArgument("the parser does not say where the parameters stand; write them as $1, $2 or $name")
-        return Prepared(self, statement, parameters, single)
+        return Prepared(self, statement, parameters, single, shape)
+
+    def _fitted(self, prepared: Prepared, first: pa.RecordBatch | None) -> tuple[Prepared, bool]:
+        """The statement as it is where it binds, else with parameters taken for narrower types where it does with them:
+        as few of them as that needs. False where it binds in no way, maybe for the values' sake."""
+        taken = prepared.parameters.types
+        if not any(kind in NARROWER for kind in taken) or self._binds(prepared, first):
+            return prepared, True
+        for best in (0, -1):
+            types = tuple(NARROWER.get(kind, (kind,))[best] for kind in taken)
+            narrow = self._prepare(prepared.statement, prepared.parameters.taken_for(types))
+            if self._binds(narrow, first):
+                return self._widened(narrow, taken, first), True
+        return prepared, False
+
+    def _widened(self, prepared: Prepared, wide: tuple[str, ...], first: pa.RecordBatch | None) -> Prepared:
+        """With each parameter's own type again where the statement binds with it, of the first so many."""
+        for n in range(min(len(wide), WIDENED_MAX)):
+            types = prepared.parameters.types
+            if types[n] == wide[n]:
+                continue
+            wider = prepared.parameters.taken_for((*types[:n], wide[n], *types[n + 1 :]))
+            trial = self._prepare(prepared.statement, wider)
+            if self._binds(trial, first):
+                prepared = trial
+        return prepared
+
+    def _binds(self, prepared: Prepared, first: pa.RecordBatch | None) -> bool:
+        parameters = prepared.parameters
+        try:
+            self.schemas(prepared, None if first is None else lambda: parameters.values(parameters.columns(first), 0))
+        except UNBOUND:
+            return False
+        return True
 
     def decide(self, prepared: Prepared) -> tuple[str | None, str]:
         """The merged form, or why there is none."""
@@ -201,37 +278,53 @@ class Runner:
             if not prepared.parameters.names:
                 refuse_undefined(statement.tree, parser.volatile)
                 return None, ""
-            return merge(parser, self.engine.shadow, statement, prepared.parameters, prepared.raw), ""
+            try:
+                result = prepared.raw
+            except UNBOUND as error:
+                raise NotMergeable(f"it binds with values only: {error.message.partition(chr(10))[0]}") from error
+            return merge(parser, self.engine.shadow, statement, prepared.parameters, result), ""
         except NotMergeable as error:
             return None, str(error)
 
-    def schemas(self, prepared: Prepared) -> tuple[pa.Schema, pa.Schema]:
-        """The result's schema as the engine gives it, and plain; remembered for the next time."""
-        key = (prepared.statement.text, prepared.single)
+    def schemas(self, prepared: Prepared, values: Values | None = None) -> tuple[pa.Schema, pa.Schema]:
+        """The result's schema as the engine gives it, and plain. It is remembered for the next time, unless the
+        statement only binds with `values`. Raises InvalidArgument where they are needed and not given."""
+        key = (prepared.statement.text, prepared.shape)
         known = self._schemas.find(key)
         if known is None:
-            raw = self.described(prepared)
+            try:
+                raw = self.described(prepared)
+            except UNBOUND:
+                if values is None:
+                    raise
+                raw = self.described(prepared, values())
+                return raw, plain_schema(raw) or raw
             known = raw, plain_schema(raw) or raw
             self._schemas.add(key, known, len(raw))
         return known
 
-    def described(self, prepared: Prepared) -> pa.Schema:
+    def described(self, prepared: Prepared, values: Mapping[str, Any] | None = None) -> pa.Schema:
         """The result's schema, with the columns' names as the statement was written. The statement is bound over empty
         tables and not run, nor optimized: the optimizer computes what is constant, however long that takes."""
         statement = prepared.statement
         if statement.explain:
             return EXPLAINED
         session = self.engine.shadow.cursor()
-        nulls = dict.fromkeys(prepared.parameters.names)
+        parameters = prepared.parameters
+        nulls = dict.fromkeys(parameters.names)
         try:
-            typed = session.sql(prepared.single, params=nulls or None)
+            if values is None:
+                bound = [name for name in nulls if name not in parameters.literals]
+                typed = session.sql(prepared.shape, params=dict.fromkeys(bound) or None)
+            else:
+                typed = session.sql(prepared.single, params=dict(values))
             types = typed.types
-            if nulls and any(kind.id == "null" for kind in types):
-                # What is taken out of a struct that is NULL is of no type.
-                types = types_over_rows(session, statement, prepared.parameters) or types
+            if values is None and nulls and parameters.typed_all:
+                # Of a NULL the engine says less than of values: what is taken out of a struct is of no type.
+                types = types_over_rows(session, statement, parameters) or types
             kinds = ", ".join(f"CAST(NULL AS {meant(kind)}) AS c{n}" for n, kind in enumerate(types))
             schema = session.sql(f"SELECT {kinds}").to_arrow_table().schema
-            names = _names(session, statement.text, nulls) if nulls else None
+            names = _names(session, statement.text, dict(values or nulls)) if nulls else None
             return pa.schema([f.with_name(name) for f, name in zip(schema, names or typed.columns, strict=True)])
         except Exception as error:
             raise translate(error) from error
@@ -254,8 +347,9 @@ class Runner:
             some = range(start, min(rows, start + MERGED_ROWS_MAX))
             table = self._merged_or_none(prepared, columns, some, limits)
             parts.extend([table] if table is not None else self._one_by_one(prepared, columns, some, limits))
-        schema = pa.schema([pa.field(RID, pa.int64()), *prepared.result])
-        return pa.concat_tables(parts) if parts else schema.empty_table()
+        if parts:
+            return pa.concat_tables(parts)
+        return pa.schema([pa.field(RID, pa.int64()), *prepared.result]).empty_table()
 
     def stream(
         self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = Limits()
@@ -266,12 +360,14 @@ class Runner:
             execution = self._execution(prepared, columns, 0, limits)
             # Without parameters it runs as it was written, its columns have their names, and nothing needs to be known
             # before.
-            for batch in execution.renamed(prepared.result) if prepared.parameters.names else execution:
+            named = execution.renamed(self._result_of(execution, prepared, columns)) if columns else execution
+            for batch in named:
                 if execution.last:
                     limits.ending()
                 yield batch
             return
-        yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in prepared.result.types], schema=prepared.result)
+        result = prepared.result_for(columns, 0)
+        yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in result.types], schema=result)
         for start in range(0, rows, MERGED_ROWS_MAX):
             some = range(start, min(rows, start + MERGED_ROWS_MAX))
             table = self._merged_or_none(prepared, columns, some, limits)
@@ -280,7 +376,15 @@ class Runner:
                 continue
             for row in some:
                 execution = self._execution(prepared, columns, row, limits)
-                yield from execution.renamed(prepared.result)
+                yield from execution.renamed(result)
+
+    def _result_of(self, execution: Execution, prepared: Prepared, columns: Sequence[pa.Array]) -> pa.Schema:
+        """The schema of this one execution's result, which may depend on its values: `COLUMNS(?)`."""
+        result = prepared.result_for(columns, 0)
+        if conforms(execution.schema, result):
+            return result
+        raw = self.described(prepared, prepared.parameters.values(columns, 0))
+        return plain_schema(raw) or raw
 
     def _merged_or_none(
         self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits
@@ -324,8 +428,8 @@ class Runner:
         if table is None:
             raise _too_large(limits.result_bytes_max)
         try:
-            return pa.Table.from_arrays(table.columns, schema=prepared.result)
-        except pa.ArrowException as error:
+            return conformed(table, prepared.result_for(columns, row))
+        except (pa.ArrowException, ValueError) as error:
             raise InvalidArgument(OTHER_TYPES) from error
 
     def _one_by_one(
@@ -339,11 +443,12 @@ class Runner:
         # Most texts without parameters run once, and a session for each would push out others.
         stands = prepared.ran and not prepared.parameters.names
         prepared.ran = True
+        values = prepared.parameters.values(columns, row)
         return Execution(
             self.engine,
             self.watch,
-            prepared.single,
-            prepared.parameters.values(columns, row),
+            prepared.text_for(values),
+            values,
             deadline_ns=limits.deadline_ns,
             cancelled=limits.cancelled,
             stands=stands,
@@ -377,11 +482,3 @@ def _names(session: duckdb.DuckDBPyConnection, text: str, nulls: dict[str, None]
         return list(session.sql(text, params=nulls or None).columns)
     except duckdb.Error:
         return None
-
-
-def _is_vague(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _vague(rows: pa.Schema) -> bool:
-    return any(_is_vague(kind) for kind in rows.types)

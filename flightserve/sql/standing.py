@@ -9,7 +9,7 @@ else, so that nobody else's statement can name the rows.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -29,16 +29,25 @@ class Rows:
         return pa.RecordBatchReader.from_batches(self.schema, batches).__arrow_c_stream__(requested_schema)
 
 
-class Standing:
-    """The query `text` on a session that is given up to it; with `rows`, over a relation of that name and of such rows.
-    `lasting` is true where it may be run again. Raises what the engine says of the text."""
+Key: TypeAlias = tuple[str, pa.Schema | None]
 
-    __slots__ = ("_relation", "_rows", "lasting", "session", "text")
+
+def standing_key(text: str, rows: tuple[str, pa.RecordBatch] | None) -> Key:
+    """What a query that stands ready is found by."""
+    return text, None if rows is None else rows[1].schema
+
+
+class Standing:
+    """The query `text` on a session that is given up to it; with `rows`, over a relation of that name and of such rows,
+    by whose schema it is bound: for rows of another it is another query (`key`). `lasting` is true where it may be run
+    again. Raises what the engine says of the text."""
+
+    __slots__ = ("_relation", "_rows", "key", "lasting", "session")
 
     def __init__(
         self, session: duckdb.DuckDBPyConnection, text: str, rows: tuple[str, pa.RecordBatch] | None = None
     ) -> None:
-        self.text = text
+        self.key = standing_key(text, rows)
         self.session = session
         self._rows: Rows | None = None
         if rows is not None:
@@ -63,4 +72,4 @@ class Standing:
             self._rows.batch = None
 
     def __repr__(self) -> str:
-        return f"<Standing: {self.text[:60]}>"
+        return f"<Standing: {self.key[0][:60]}>"

@@ -34,6 +34,7 @@ from flightserve.declare import NAME, Bound, check_name, first_paragraph, make_o
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, SchemaMismatch
 from flightserve.fabric.hosting import Host
 from flightserve.fabric.stored import Fresh, Stored
+from flightserve.fabric.unions import untagged
 from flightserve.sql.caching import Key, ResultCache, Scope, rows_digest
 from flightserve.sql.engine import LOADS, EngineOptions
 from flightserve.sql.execution import Watch, Watched
@@ -300,12 +301,15 @@ class WarehouseReplica:
         rows, a result that depends on the parameters' types has no schema."""
         sql, rows = _request(batch)
         with self._tables.using() as tables:
-            prepared = tables.runner.prepare_for(sql, None if rows is None else rows.schema)
+            prepared, columns = (
+                (tables.runner.prepare_for(sql, None), []) if rows is None else _prepared_for(tables.runner, sql, rows)
+            )
             if rows is None and _is_open(tables.runner, prepared):
                 taken = pa.schema([(name, pa.null()) for name in prepared.parameters.names])
                 values = [None, taken.serialize().to_pybytes(), False, "its parameters have no types yet"]
                 return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
-            schemas = [schema.serialize().to_pybytes() for schema in (prepared.result, prepared.parameters.schema)]
+            result = prepared.result_for(columns, 0) if columns and len(columns[0]) else prepared.result
+            schemas = [schema.serialize().to_pybytes() for schema in (result, prepared.parameters.schema)]
             values = [*schemas, not prepared.reason, prepared.reason]
         return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
 
@@ -455,7 +459,11 @@ def _prepared_for(runner: Runner, sql: str, rows: pa.RecordBatch | None) -> tupl
     """The statement for these parameter rows, and their columns. A statement's parameters are no columns of the
     request, which are right: what is wrong with them is a wrong value (HTTP 400), and no SchemaMismatch (422)."""
     try:
-        prepared = runner.prepare_for(sql, None if rows is None else rows.schema)
+        if rows is None:
+            prepared = runner.prepare_for(sql, None)
+            return prepared, _columns(prepared, None)
+        rows = untagged(rows)
+        prepared = runner.prepare_for(sql, rows.schema, rows.slice(0, 1) if rows.num_rows else None)
         return prepared, _columns(prepared, rows)
     except SchemaMismatch as error:
         raise InvalidArgument(error.message) from error

@@ -110,7 +110,7 @@ def test_only_so_many_stand_ready(engine: Engine, watch: Watch, monkeypatch: pyt
         assert ask(engine, watch, text, 1) == [1 + n % 3]
     assert ask(engine, watch, texts[3], 1) == [4]
     # The one that was used longest ago went.
-    assert list(engine._standing) == [texts[2], texts[0], texts[3]]
+    assert [text for text, _ in engine._standing] == [texts[2], texts[0], texts[3]]
 
 
 def test_an_engine_closes_without_waiting_for_what_only_stands_ready(watch: Watch) -> None:
