@@ -99,6 +99,7 @@ class GrpcClient:
         for reply in self._stub.Stream(self._messages(deployment, method, requests), timeout=TIMEOUT_S):
             if reply.status.code:
                 raise RuntimeError(f"call {reply.request_id}: {reply.status.code}: {reply.status.message}")
+            # A streaming method's parts have `more`, and the reply behind them has no rows.
             if reply.arrow_stream:
                 replies[int(reply.request_id)].append(from_stream(reply.arrow_stream))
         return [pa.concat_tables(tables) for tables in replies]

@@ -8,7 +8,7 @@ was opened and never sent be ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -28,7 +28,7 @@ from flightserve.fabric.service import AsyncCall, EncodedStream, Service
 from flightserve.frontends import edge
 from flightserve.frontends.grpc_idling import IdleGuard
 from flightserve.frontends.grpc_messages import read_call_request, write_call_reply
-from flightserve.frontends.replies import clipped, collect
+from flightserve.frontends.replies import clipped, collect, declared_schema_of, empty_stream
 from flightserve.metrics import UNKNOWN, Metrics
 from flightserve.types import MethodSpec
 
@@ -146,23 +146,59 @@ class Calls:
         """Await a started request: its serialised CallReply. Raises FlightserveError; counts the outcome."""
         code = 0
         try:
-            if started.call is None or started.spec is None:
-                raise started.error or Cancelled("the request was not started")
-            stream = await collect(started.call, started.spec, self.limits.body_bytes_max)
+            call, spec = _going(started)
+            stream = await collect(call, spec, self.limits.body_bytes_max)
             return write_call_reply(stream, started.request_id)
-        except asyncio.CancelledError:
-            code = code_of_end(started.deadline_ns)
-            raise
-        except Exception as caught:
-            error = edge.as_error(caught, started.request_id)
+        except (asyncio.CancelledError, Exception) as caught:
+            error = _end_of(started, caught)
             code = error.code
-            if error is caught:
+            if isinstance(caught, asyncio.CancelledError) or error is caught:
                 # Not "from" itself: an error that is its own cause is never freed by counting references.
                 raise
             raise error from caught
         finally:
-            seconds = (monotonic_ns() - started.started_ns) / NS_PER_S
-            self.metrics.answered("grpc", *started.known, code, seconds)
+            self._count(started, code)
+
+    async def parts(self, started: Started) -> AsyncGenerator[bytes]:
+        """The serialised CallReplies of a streaming method's request: each part as it is made, and the end. Raises
+        FlightserveError; counts the outcome. It is to be closed."""
+        code, result = 0, None
+        call, spec = _going(started)
+        try:
+            schema = declared_schema_of(spec)
+            async for result in call:
+                schema = result.batch().schema
+                yield write_call_reply(result.ipc_stream(), started.request_id, more=True)
+                result = None
+            yield write_call_reply(empty_stream(schema), started.request_id)
+        except BaseException as caught:
+            call.cancel()
+            error = _end_of(started, caught)
+            code = error.code
+            # What is raised holds this frame; the rows must not wait until it goes.
+            result = None
+            if not isinstance(caught, Exception) or error is caught:
+                raise
+            raise error from caught
+        finally:
+            self._count(started, code)
+
+    def _count(self, started: Started, code: int) -> None:
+        self.metrics.answered("grpc", *started.known, code, (monotonic_ns() - started.started_ns) / NS_PER_S)
+
+
+def _going(started: Started) -> tuple[AsyncCall, MethodSpec]:
+    if started.call is None or started.spec is None:
+        raise started.error or Cancelled("the request was not started")
+    return started.call, started.spec
+
+
+def _end_of(started: Started, caught: BaseException) -> FlightserveError:
+    """What a request that ended by this exception is counted as, and its caller told."""
+    if isinstance(caught, Exception):
+        return edge.as_error(caught, started.request_id)
+    late = code_of_end(started.deadline_ns) == DeadlineExceeded.code
+    return DeadlineExceeded("the deadline passed") if late else Cancelled("the caller gave up")
 
 
 def code_of_end(deadline_ns: int) -> int:

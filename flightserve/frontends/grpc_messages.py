@@ -25,6 +25,7 @@ _ARROW_STREAM: Final = 0x1A
 _REQUEST_ID: Final = 0x22
 _REPLY_STREAM: Final = b"\x0a"
 _REPLY_ID: Final = b"\x12"
+_REPLY_MORE: Final = b"\x20\x01"
 
 
 class CallRequest(NamedTuple):
@@ -93,11 +94,13 @@ def _parse(message: bytes) -> CallRequest:
     return CallRequest(request.deployment, request.method, request.arrow_stream, request.request_id)
 
 
-def write_call_reply(arrow_stream: Any, request_id: str) -> bytes:
-    """A `CallReply` of a finished call. `arrow_stream` is anything with the buffer protocol; it is copied once."""
+def write_call_reply(arrow_stream: Any, request_id: str, more: bool = False) -> bytes:
+    """A `CallReply` of a finished call, or with `more` of a part of its reply. `arrow_stream` is anything with the
+    buffer protocol; it is copied once."""
     encoded_id = request_id.encode()
+    tail = _REPLY_MORE if more else b""
     return b"".join(
-        (_REPLY_STREAM, _size(len(arrow_stream)), arrow_stream, _REPLY_ID, _size(len(encoded_id)), encoded_id)
+        (_REPLY_STREAM, _size(len(arrow_stream)), arrow_stream, _REPLY_ID, _size(len(encoded_id)), encoded_id, tail)
     )
 
 

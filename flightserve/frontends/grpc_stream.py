@@ -3,8 +3,9 @@
 Two loops. The RPC's own awaits the oldest request in flight and writes its reply. A second one reads and starts
 requests, each after it took a place in a bounded window that the reply's departure frees: a client that does not
 read its replies is soon not read from either. Results gather in the data plane's own call objects, so a request
-needs no asyncio task. An error of one request is its reply. The stream ends early only when it idles, when its
-client goes, or when the server drains; whatever is in flight then is cancelled.
+needs no asyncio task. The parts of a streaming method leave as they are made, each a reply of its own. An error of
+one request is its reply. The stream ends early only when it idles, when its client goes, or when the server drains;
+whatever is in flight then is cancelled.
 """
 
 from __future__ import annotations
@@ -123,16 +124,25 @@ class Stream:
             if isinstance(started, FlightserveError):
                 await abort(self._context, started)
                 return
-            reply = await self._reply(started)
-            self._idle.enter(task)
-            await self._context.write(reply)
+            await self._answer(started, task)
             self._places.release()
 
-    async def _reply(self, started: Started) -> bytes:
+    async def _answer(self, started: Started, task: asyncio.Task[Any]) -> None:
         try:
-            return await self._calls.finish(started)
+            if started.spec is not None and started.spec.streaming:
+                async with contextlib.aclosing(self._calls.parts(started)) as parts:
+                    async for part in parts:
+                        await self._send(part, task)
+                return
+            reply = await self._calls.finish(started)
         except FlightserveError as error:
-            return write_error_reply(error.code, clipped(error.message), started.request_id)
+            reply = write_error_reply(error.code, clipped(error.message), started.request_id)
+        await self._send(reply, task)
+
+    async def _send(self, reply: bytes, task: asyncio.Task[Any]) -> None:
+        self._idle.enter(task)
+        await self._context.write(reply)
+        self._idle.leave(task)
 
     def _give_up(self) -> None:
         while not self._order.empty():

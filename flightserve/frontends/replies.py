@@ -46,12 +46,17 @@ async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryvi
         results.clear()
         result = None
         raise
-    return results[0].ipc_stream() if results else _empty_stream(spec)
+    return results[0].ipc_stream() if results else empty_stream(declared_schema_of(spec))
 
 
-def _empty_stream(spec: MethodSpec) -> pa.Buffer:
+def declared_schema_of(spec: MethodSpec) -> pa.Schema:
+    """The declared schema of a method's output; one without columns where it declares none."""
     declared = spec.output_schema
-    schema = pa.schema([]) if declared is None else pa.ipc.read_schema(pa.py_buffer(declared))
+    return pa.schema([]) if declared is None else pa.ipc.read_schema(pa.py_buffer(declared))
+
+
+def empty_stream(schema: pa.Schema) -> pa.Buffer:
+    """An IPC stream without rows."""
     sink = pa.BufferOutputStream()
     pa.ipc.new_stream(sink, schema).close()
     return sink.getvalue()

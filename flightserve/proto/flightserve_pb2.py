@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n flightserve/v1/flightserve.proto\x12\x0e\x66lightserve.v1\"[\n\x0b\x43\x61llRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x14\n\x0c\x61rrow_stream\x18\x03 \x01(\x0c\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"]\n\tCallReply\x12\x14\n\x0c\x61rrow_stream\x18\x01 \x01(\x0c\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12&\n\x06status\x18\x03 \x01(\x0b\x32\x16.flightserve.v1.Status\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"1\n\x0cQueryRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\x0c\"\"\n\nQueryReply\x12\x14\n\x0c\x61rrow_stream\x18\x01 \x01(\x0c\"\x18\n\x16ListDeploymentsRequest\"G\n\x14ListDeploymentsReply\x12/\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\x1a.flightserve.v1.Deployment\"\xae\x01\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0b\n\x03\x64oc\x18\x03 \x01(\t\x12\x32\n\x07options\x18\x04 \x01(\x0b\x32!.flightserve.v1.DeploymentOptions\x12\x32\n\x07methods\x18\x05 \x03(\x0b\x32!.flightserve.v1.MethodDescription\x12\x0c\n\x04kind\x18\x06 \x01(\t\"\xe4\x01\n\x11\x44\x65ploymentOptions\x12\x10\n\x08replicas\x18\x01 \x01(\r\x12\x16\n\x0emax_batch_rows\x18\x02 \x01(\x04\x12\x17\n\x0fmax_batch_bytes\x18\x03 \x01(\x04\x12\x11\n\tlinger_ms\x18\x04 \x01(\x01\x12\x0e\n\x06router\x18\x05 \x01(\t\x12\x1b\n\x13max_queued_requests\x18\x06 \x01(\x04\x12\x18\n\x10max_queued_bytes\x18\x07 \x01(\x04\x12\x1a\n\x12\x64\x65\x66\x61ult_timeout_ms\x18\x08 \x01(\x04\x12\x16\n\x0emax_timeout_ms\x18\t \x01(\x04\";\n\x15\x44\x65scribeMethodRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\"\x9f\x01\n\x11MethodDescription\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03\x64oc\x18\x03 \x01(\t\x12\x14\n\x0cinput_schema\x18\x04 \x01(\x0c\x12\x15\n\routput_schema\x18\x05 \x01(\x0c\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.flightserve.v1.MethodOptions\"l\n\rMethodOptions\x12\x0c\n\x04\x66orm\x18\x01 \x01(\t\x12\x13\n\x0brow_aligned\x18\x02 \x01(\x08\x12\x12\n\nidempotent\x18\x03 \x01(\x08\x12\x11\n\tstreaming\x18\x04 \x01(\x08\x12\x11\n\tdelimited\x18\x05 \x01(\x08\x32\x95\x03\n\x0b\x46lightServe\x12>\n\x04\x43\x61ll\x12\x1b.flightserve.v1.CallRequest\x1a\x19.flightserve.v1.CallReply\x12\x44\n\x06Stream\x12\x1b.flightserve.v1.CallRequest\x1a\x19.flightserve.v1.CallReply(\x01\x30\x01\x12\x43\n\x05Query\x12\x1c.flightserve.v1.QueryRequest\x1a\x1a.flightserve.v1.QueryReply0\x01\x12_\n\x0fListDeployments\x12&.flightserve.v1.ListDeploymentsRequest\x1a$.flightserve.v1.ListDeploymentsReply\x12Z\n\x0e\x44\x65scribeMethod\x12%.flightserve.v1.DescribeMethodRequest\x1a!.flightserve.v1.MethodDescriptionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n flightserve/v1/flightserve.proto\x12\x0e\x66lightserve.v1\"[\n\x0b\x43\x61llRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x14\n\x0c\x61rrow_stream\x18\x03 \x01(\x0c\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"k\n\tCallReply\x12\x14\n\x0c\x61rrow_stream\x18\x01 \x01(\x0c\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12&\n\x06status\x18\x03 \x01(\x0b\x32\x16.flightserve.v1.Status\x12\x0c\n\x04more\x18\x04 \x01(\x08\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"1\n\x0cQueryRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\x0c\"\"\n\nQueryReply\x12\x14\n\x0c\x61rrow_stream\x18\x01 \x01(\x0c\"\x18\n\x16ListDeploymentsRequest\"G\n\x14ListDeploymentsReply\x12/\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\x1a.flightserve.v1.Deployment\"\xae\x01\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0b\n\x03\x64oc\x18\x03 \x01(\t\x12\x32\n\x07options\x18\x04 \x01(\x0b\x32!.flightserve.v1.DeploymentOptions\x12\x32\n\x07methods\x18\x05 \x03(\x0b\x32!.flightserve.v1.MethodDescription\x12\x0c\n\x04kind\x18\x06 \x01(\t\"\xe4\x01\n\x11\x44\x65ploymentOptions\x12\x10\n\x08replicas\x18\x01 \x01(\r\x12\x16\n\x0emax_batch_rows\x18\x02 \x01(\x04\x12\x17\n\x0fmax_batch_bytes\x18\x03 \x01(\x04\x12\x11\n\tlinger_ms\x18\x04 \x01(\x01\x12\x0e\n\x06router\x18\x05 \x01(\t\x12\x1b\n\x13max_queued_requests\x18\x06 \x01(\x04\x12\x18\n\x10max_queued_bytes\x18\x07 \x01(\x04\x12\x1a\n\x12\x64\x65\x66\x61ult_timeout_ms\x18\x08 \x01(\x04\x12\x16\n\x0emax_timeout_ms\x18\t \x01(\x04\";\n\x15\x44\x65scribeMethodRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\"\x9f\x01\n\x11MethodDescription\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03\x64oc\x18\x03 \x01(\t\x12\x14\n\x0cinput_schema\x18\x04 \x01(\x0c\x12\x15\n\routput_schema\x18\x05 \x01(\x0c\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.flightserve.v1.MethodOptions\"l\n\rMethodOptions\x12\x0c\n\x04\x66orm\x18\x01 \x01(\t\x12\x13\n\x0brow_aligned\x18\x02 \x01(\x08\x12\x12\n\nidempotent\x18\x03 \x01(\x08\x12\x11\n\tstreaming\x18\x04 \x01(\x08\x12\x11\n\tdelimited\x18\x05 \x01(\x08\x32\x95\x03\n\x0b\x46lightServe\x12>\n\x04\x43\x61ll\x12\x1b.flightserve.v1.CallRequest\x1a\x19.flightserve.v1.CallReply\x12\x44\n\x06Stream\x12\x1b.flightserve.v1.CallRequest\x1a\x19.flightserve.v1.CallReply(\x01\x30\x01\x12\x43\n\x05Query\x12\x1c.flightserve.v1.QueryRequest\x1a\x1a.flightserve.v1.QueryReply0\x01\x12_\n\x0fListDeployments\x12&.flightserve.v1.ListDeploymentsRequest\x1a$.flightserve.v1.ListDeploymentsReply\x12Z\n\x0e\x44\x65scribeMethod\x12%.flightserve.v1.DescribeMethodRequest\x1a!.flightserve.v1.MethodDescriptionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,27 +34,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLREQUEST']._serialized_start=52
   _globals['_CALLREQUEST']._serialized_end=143
   _globals['_CALLREPLY']._serialized_start=145
-  _globals['_CALLREPLY']._serialized_end=238
-  _globals['_STATUS']._serialized_start=240
-  _globals['_STATUS']._serialized_end=279
-  _globals['_QUERYREQUEST']._serialized_start=281
-  _globals['_QUERYREQUEST']._serialized_end=330
-  _globals['_QUERYREPLY']._serialized_start=332
-  _globals['_QUERYREPLY']._serialized_end=366
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=368
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=392
-  _globals['_LISTDEPLOYMENTSREPLY']._serialized_start=394
-  _globals['_LISTDEPLOYMENTSREPLY']._serialized_end=465
-  _globals['_DEPLOYMENT']._serialized_start=468
-  _globals['_DEPLOYMENT']._serialized_end=642
-  _globals['_DEPLOYMENTOPTIONS']._serialized_start=645
-  _globals['_DEPLOYMENTOPTIONS']._serialized_end=873
-  _globals['_DESCRIBEMETHODREQUEST']._serialized_start=875
-  _globals['_DESCRIBEMETHODREQUEST']._serialized_end=934
-  _globals['_METHODDESCRIPTION']._serialized_start=937
-  _globals['_METHODDESCRIPTION']._serialized_end=1096
-  _globals['_METHODOPTIONS']._serialized_start=1098
-  _globals['_METHODOPTIONS']._serialized_end=1206
-  _globals['_FLIGHTSERVE']._serialized_start=1209
-  _globals['_FLIGHTSERVE']._serialized_end=1614
+  _globals['_CALLREPLY']._serialized_end=252
+  _globals['_STATUS']._serialized_start=254
+  _globals['_STATUS']._serialized_end=293
+  _globals['_QUERYREQUEST']._serialized_start=295
+  _globals['_QUERYREQUEST']._serialized_end=344
+  _globals['_QUERYREPLY']._serialized_start=346
+  _globals['_QUERYREPLY']._serialized_end=380
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=382
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=406
+  _globals['_LISTDEPLOYMENTSREPLY']._serialized_start=408
+  _globals['_LISTDEPLOYMENTSREPLY']._serialized_end=479
+  _globals['_DEPLOYMENT']._serialized_start=482
+  _globals['_DEPLOYMENT']._serialized_end=656
+  _globals['_DEPLOYMENTOPTIONS']._serialized_start=659
+  _globals['_DEPLOYMENTOPTIONS']._serialized_end=887
+  _globals['_DESCRIBEMETHODREQUEST']._serialized_start=889
+  _globals['_DESCRIBEMETHODREQUEST']._serialized_end=948
+  _globals['_METHODDESCRIPTION']._serialized_start=951
+  _globals['_METHODDESCRIPTION']._serialized_end=1110
+  _globals['_METHODOPTIONS']._serialized_start=1112
+  _globals['_METHODOPTIONS']._serialized_end=1220
+  _globals['_FLIGHTSERVE']._serialized_start=1223
+  _globals['_FLIGHTSERVE']._serialized_end=1628
 # @@protoc_insertion_point(module_scope)

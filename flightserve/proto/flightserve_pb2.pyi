@@ -19,14 +19,16 @@ class CallRequest(_message.Message):
     def __init__(self, deployment: _Optional[str] = ..., method: _Optional[str] = ..., arrow_stream: _Optional[bytes] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CallReply(_message.Message):
-    __slots__ = ("arrow_stream", "request_id", "status")
+    __slots__ = ("arrow_stream", "request_id", "status", "more")
     ARROW_STREAM_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     arrow_stream: bytes
     request_id: str
     status: Status
-    def __init__(self, arrow_stream: _Optional[bytes] = ..., request_id: _Optional[str] = ..., status: _Optional[_Union[Status, _Mapping]] = ...) -> None: ...
+    more: bool
+    def __init__(self, arrow_stream: _Optional[bytes] = ..., request_id: _Optional[str] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("code", "message")

@@ -74,7 +74,8 @@ class FlightServeServicer:
 
     def Stream(self, request_iterator, context):
         """Many requests, pipelined: the server works on a bounded window of them and answers in the order
-        they came, one CallReply each. An error of one call is its reply's `status`; the stream goes on.
+        they came, one CallReply each; for a streaming method one for each part as it is made, and one that ends
+        them. An error of one call is its (last) reply's `status`; the stream goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -4,6 +4,7 @@ process of frontends that serves it, and Arrow streams good and bad."""
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,8 @@ class Watched:
 
 
 WATCHED = Watched()
+# What `stepwise` waits for before each part.
+STEP = threading.Semaphore(0)
 
 
 @fs.deployment(name="Probe", concurrency=8)
@@ -94,6 +97,31 @@ class Probe:
         """Each row as a batch of its own."""
         for row in range(batch.num_rows):
             yield batch.slice(row, 1)
+
+    @fs.method(row_aligned=False)
+    async def stepwise(self, batch: pa.RecordBatch) -> AsyncIterator[pa.RecordBatch]:
+        """As `pieces`, each when the test says so."""
+        for row in range(batch.num_rows):
+            await asyncio.to_thread(STEP.acquire)
+            yield batch.slice(row, 1)
+
+    @fs.method(row_aligned=False)
+    async def breaks(self, batch: pa.RecordBatch) -> AsyncIterator[pa.RecordBatch]:
+        """One part, and an error."""
+        yield batch.slice(0, 1)
+        raise ValueError("broken")
+
+    @fs.method(row_aligned=False)
+    async def endless(self, batch: pa.RecordBatch) -> AsyncIterator[pa.RecordBatch]:
+        """Parts, until nobody wants them."""
+        try:
+            while True:
+                yield batch
+                passed = asyncio.Event()
+                asyncio.get_running_loop().call_later(0.005, passed.set)
+                await passed.wait()
+        finally:
+            WATCHED.stopped += 1
 
     @fs.method(row_aligned=False)
     async def large(self, batch: pa.RecordBatch) -> AsyncIterator[pa.RecordBatch]:

@@ -13,6 +13,7 @@ import pytest
 from flightserve.config import EdgeLimits
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import flightserve_pb2_grpc as pb_grpc
+from tests.frontends import rpc_support
 from tests.frontends.rpc_support import BAD_STREAMS, GOOD, WATCHED, batch_of, read, served, stream_of
 from tests.support import eventually
 
@@ -223,3 +224,58 @@ def test_drain_answers_what_was_taken_and_ends_with_unavailable() -> None:
         requests.end()
         assert caught.value.code() == Code.UNAVAILABLE
         assert "draining" in caught.value.details()
+
+
+# ---- streaming methods
+
+
+def test_parts_leave_as_they_are_made_and_the_end_is_told(stub: Any) -> None:
+    made = threading.Semaphore(0)
+    rpc_support.STEP = made
+    requests = Requests(request("stepwise", request_id="parts"), request(request_id="behind"))
+    replies = stub.Stream(requests, timeout=30)
+    for value in (1, 2, 3):
+        made.release()
+        part = next(replies)
+        assert (part.request_id, part.more, read(part.arrow_stream).column("a").to_pylist()) == ("parts", True, [value])
+    end, behind = next(replies), next(replies)
+    assert (end.request_id, end.more, read(end.arrow_stream).num_rows) == ("parts", False, 0)
+    assert read(end.arrow_stream).schema == read(part.arrow_stream).schema
+    assert (behind.request_id, behind.more, read(behind.arrow_stream).num_rows) == ("behind", False, 3)
+    requests.end()
+    assert not list(replies)
+
+
+def test_an_error_behind_parts_ends_its_request_and_not_the_stream(stub: Any) -> None:
+    replies = list(stub.Stream(iter([request("breaks", request_id="a"), request(request_id="b")]), timeout=30))
+    assert [(reply.request_id, reply.more) for reply in replies] == [("a", True), ("a", False), ("b", False)]
+    assert (replies[1].status.code, replies[1].arrow_stream) == (Code.INTERNAL.value[0], b"")
+
+
+def test_a_method_that_yields_nothing_has_an_end(stub: Any) -> None:
+    empty = stream_of(batch_of())
+    (end,) = stub.Stream(iter([request("pieces", empty)]), timeout=30)
+    assert (end.more, read(end.arrow_stream).num_rows) == (False, 0)
+
+
+def test_call_gives_all_parts_of_a_streaming_method_in_one(stub: Any) -> None:
+    reply = stub.Call(request("pieces"), timeout=30)
+    assert (read(reply.arrow_stream).column("a").to_pylist(), reply.more) == ([1, 2, 3], False)
+
+
+def test_a_client_that_leaves_between_parts_ends_the_method(host: Any, stub: Any) -> None:
+    stopped = WATCHED.stopped
+    replies = stub.Stream(iter([request("endless")]), timeout=30)
+    assert next(replies).more
+    replies.cancel()
+    eventually(lambda: WATCHED.stopped == stopped + 1)
+    eventually(lambda: not host._running["grpc"].statistics()["streams_open"])
+
+
+def test_a_client_that_takes_no_parts_stops_the_method(host: Any, stub: Any) -> None:
+    """What is made and not read is bounded, and the stream ends when nothing is taken for too long."""
+    replies = stub.Stream(iter([request("large", stream_of(batch_of(400)))]), timeout=30)
+    assert next(replies).more
+    eventually(lambda: not host._running["grpc"].statistics()["streams_open"], timeout_s=20)
+    with pytest.raises(grpc.RpcError):
+        list(replies)
