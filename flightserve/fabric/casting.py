@@ -13,6 +13,7 @@ before.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +28,8 @@ from flightserve.types import MethodSpec
 _PLANS_MAX: Final = 1024
 _VALUE_CHARACTERS_MAX: Final = 80
 _OFFSET_MAX: Final = 2**31 - 1
+# Into so many pieces a column may fall for its null rows.
+_PIECES_MAX: Final = 65_536
 # Any decimal that a whole number becomes has room in this.
 _WIDE_DIGITS: Final = 76
 _DECIMAL128_BITS: Final = 128
@@ -132,6 +135,8 @@ def castable(expected: pa.DataType, got: pa.Field) -> bool:
     if kind != got.type:
         # One value may stand for many rows: only of those whose size is known before.
         return _family(kind) is not None and castable(expected, pa.field("", kind))
+    if _holds_views(expected) or _holds_views(kind):
+        return False
     if _is_list(expected) and _is_list(kind):
         return castable(expected.value_type, kind.value_field)
     if pa.types.is_map(expected) and pa.types.is_map(kind):
@@ -139,6 +144,17 @@ def castable(expected: pa.DataType, got: pa.Field) -> bool:
     if pa.types.is_struct(expected) and pa.types.is_struct(kind):
         return not differences(pa.schema(list(expected)), pa.schema(list(kind)), castable)
     return (_family(expected), _family(kind)) in _CASTABLE
+
+
+def _holds_views(kind: pa.DataType) -> bool:
+    """Whether there are list views within the type: Arrow gives wrong values of such, or ends the process."""
+    pending = [kind.field(i).type for i in range(kind.num_fields)]
+    while pending:
+        inner = pending.pop()
+        if inner.id in _VIEWS:
+            return True
+        pending.extend(inner.field(i).type for i in range(inner.num_fields))
+    return False
 
 
 def _bare(kind: pa.DataType) -> pa.DataType:
@@ -172,6 +188,7 @@ def _is_list(kind: pa.DataType) -> bool:
     return kind.id in _LISTS
 
 
+_VIEWS: Final = (pa.lib.Type_LIST_VIEW, pa.lib.Type_LARGE_LIST_VIEW)
 _LISTS: Final = frozenset(
     (
         pa.lib.Type_LIST,
@@ -410,45 +427,87 @@ def _categories(array: pa.Array, kind: pa.DataType, budget: _Budget) -> pa.Array
 # ---- nested
 
 
+class _Spans(NamedTuple):
+    """Where the values of each row lie, of those that have any; how many each row has, none where it is null."""
+
+    starts: numpy.ndarray
+    stops: numpy.ndarray
+    lengths: numpy.ndarray
+
+
+def _spans(array: pa.Array) -> _Spans:
+    """Of a list or map. Raises ArrowInvalid for views that share values: together they may stand for much more than
+    there is."""
+    rows = numpy.arange(len(array), dtype=numpy.int64)
+    if pa.types.is_fixed_size_list(array.type):
+        starts = (rows + array.offset) * array.type.list_size
+        stops = starts + array.type.list_size
+    elif array.type.id in _VIEWS:
+        starts, sizes = _whole_numbers(array.offsets), _whole_numbers(array.sizes)
+        stops = starts + sizes
+    else:
+        offsets = _whole_numbers(array.offsets)
+        starts, stops = offsets[:-1], offsets[1:]
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    lengths = numpy.where(valid, stops - starts, 0)
+    held = lengths > 0
+    starts, stops = starts[held], stops[held]
+    if (starts[1:] < stops[:-1]).any():
+        raise pa.ArrowInvalid("list views that share values, or are out of order")
+    return _Spans(starts, stops, lengths)
+
+
+def _whole_numbers(array: pa.Array) -> numpy.ndarray:
+    numbers: numpy.ndarray = array.to_numpy(zero_copy_only=False).astype(numpy.int64)
+    return numbers
+
+
+def _within(values: pa.Array, spans: _Spans) -> pa.Array:
+    """The values of all rows, one row's behind the other's. Arrow's own ways to take nested types apart (`flatten`,
+    `take`, casts of maps) give wrong values or end the process for some; slices do not."""
+    if not len(spans.starts):
+        return values.slice(0, 0)
+    breaks = numpy.flatnonzero(spans.starts[1:] != spans.stops[:-1])
+    if not len(breaks):
+        return values.slice(spans.starts[0], spans.stops[-1] - spans.starts[0])
+    if len(breaks) >= _PIECES_MAX:
+        raise pa.ArrowInvalid(f"lists that leave out values in more than {_PIECES_MAX} places")
+    firsts, lasts = [0, *(breaks + 1)], [*breaks, len(spans.stops) - 1]
+    pairs = zip(spans.starts[firsts], spans.stops[lasts], strict=True)
+    return pa.concat_arrays([values.slice(start, stop - start) for start, stop in pairs])
+
+
 def _lists(array: pa.Array, kind: pa.DataType, budget: _Budget) -> pa.Array:
-    lengths = _list_lengths(array)
-    values = _cast(array.flatten(), kind.value_type, budget)
+    spans = _spans(array)
+    values = _cast(_within(array.values, spans), kind.value_type, budget)
     if pa.types.is_fixed_size_list(kind):
-        return _fixed_lists(array, values, lengths, kind)
+        return _fixed_lists(array, values, spans.lengths, kind)
     made, width = _LIST_ARRAYS[kind.id]
-    offsets, missing = _offsets(lengths), array.is_null()
+    offsets, missing = _offsets(spans.lengths), array.is_null()
     if width.bit_width == 32 and offsets[-1] > _OFFSET_MAX:
         raise pa.ArrowInvalid(f"{offsets[-1]} values do not go into one column")
-    if kind.id in (pa.lib.Type_LIST, pa.lib.Type_LARGE_LIST):
+    if kind.id not in _VIEWS:
         return made.from_arrays(pa.array(offsets, width), values, type=kind, mask=missing)
-    return made.from_arrays(pa.array(offsets[:-1], width), pa.array(lengths, width), values, type=kind, mask=missing)
+    starts, sizes = pa.array(offsets[:-1], width), pa.array(spans.lengths, width)
+    return made.from_arrays(starts, sizes, values, type=kind, mask=missing)
 
 
 def _fixed_lists(array: pa.Array, values: pa.Array, lengths: numpy.ndarray, kind: pa.DataType) -> pa.Array:
-    valid = array.is_valid().to_numpy(zero_copy_only=False)
-    if (lengths[valid] != kind.list_size).any():
-        raise pa.ArrowInvalid(f"a list has not {kind.list_size} values")
-    # Rows without a value have some all the same; any will do.
-    places = numpy.zeros((len(array), kind.list_size), numpy.int64)
-    places[valid] = numpy.arange(int(valid.sum()) * kind.list_size).reshape(-1, kind.list_size)
-    if not len(values):
-        return pa.nulls(len(array), kind)
-    return pa.FixedSizeListArray.from_arrays(values.take(pa.array(places.ravel())), type=kind, mask=array.is_null())
-
-
-def _list_lengths(array: pa.Array) -> numpy.ndarray:
-    """Values of each row, none where the row is null. Raises ArrowInvalid for views that share values: together they
-    may stand for much more than there is."""
-    if array.type.id in (pa.lib.Type_LIST_VIEW, pa.lib.Type_LARGE_LIST_VIEW):
-        valid = array.is_valid().to_numpy(zero_copy_only=False)
-        starts = array.offsets.to_numpy(zero_copy_only=False).astype(numpy.int64)[valid]
-        sizes = array.sizes.to_numpy(zero_copy_only=False).astype(numpy.int64)[valid]
-        held = sizes > 0
-        starts, sizes = starts[held], sizes[held]
-        if (starts[1:] < starts[:-1] + sizes[:-1]).any():
-            raise pa.ArrowInvalid("list views that share values, or are out of order")
-    lengths = pc.fill_null(pc.cast(pc.list_value_length(array), pa.int64()), 0).to_numpy(zero_copy_only=False)
-    return numpy.where(array.is_valid().to_numpy(zero_copy_only=False), lengths, 0)
+    valid, size = array.is_valid().to_numpy(zero_copy_only=False), kind.list_size
+    if (lengths[valid] != size).any():
+        raise pa.ArrowInvalid(f"a list has not {size} values")
+    if valid.all():
+        return pa.FixedSizeListArray.from_arrays(values, type=kind)
+    # Rows without a value have room for some all the same.
+    edges = [0, *(numpy.flatnonzero(valid[1:] != valid[:-1]) + 1), len(valid)]
+    if len(edges) > _PIECES_MAX:
+        raise pa.ArrowInvalid(f"rows with and without a value change more than {_PIECES_MAX} times")
+    pieces, place = [], 0
+    for start, stop in itertools.pairwise(edges):
+        count = (stop - start) * size
+        pieces.append(values.slice(place, count) if valid[start] else pa.nulls(count, values.type))
+        place += count if valid[start] else 0
+    return pa.FixedSizeListArray.from_arrays(pa.concat_arrays(pieces), type=kind, mask=array.is_null())
 
 
 def _offsets(lengths: numpy.ndarray) -> numpy.ndarray:
@@ -456,12 +515,10 @@ def _offsets(lengths: numpy.ndarray) -> numpy.ndarray:
 
 
 def _maps(array: pa.Array, kind: pa.DataType, budget: _Budget) -> pa.Array:
-    got = array.type
-    entry = pa.struct([got.key_field, got.item_field])
-    lists = array.cast(pa.list_(pa.field("entries", entry, nullable=False)))
-    keys, items = lists.flatten().flatten()
-    offsets = pa.array(_offsets(_list_lengths(lists)), pa.int32())
-    keys, items = _cast(keys, kind.key_type, budget), _cast(items, kind.item_type, budget)
+    spans = _spans(array)
+    keys = _cast(_within(array.keys, spans), kind.key_type, budget)
+    items = _cast(_within(array.items, spans), kind.item_type, budget)
+    offsets = pa.array(_offsets(spans.lengths), pa.int32())
     return pa.MapArray.from_arrays(offsets, keys, items, type=kind, mask=array.is_null())
 
 
