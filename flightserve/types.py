@@ -54,6 +54,7 @@ class DeploymentOptions:
     adaptive_limit: bool = False
     default_timeout_ms: int = 60_000
     max_timeout_ms: int = 3_600_000
+    reentrant: bool = True
 
 
 @dataclass(frozen=True, slots=True)

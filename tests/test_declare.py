@@ -142,6 +142,7 @@ def test_a_subclass_is_served_by_its_own_name() -> None:
         ({"linger_ms": float("inf")}, "linger_ms is inf; it must be finite"),
         ({"max_queue_wait_ms": -1}, "max_queue_wait_ms is -1; it must be at least 0"),
         ({"adaptive_limit": 1}, "adaptive_limit is 1; it is True or False"),
+        ({"reentrant": "no"}, "reentrant is 'no'; it is True or False"),
         ({"num_cpus": float("inf")}, "num_cpus is inf"),
         ({"num_gpus": None}, "num_gpus is None; it is a number"),
         ({"resources": ["gpu"]}, "resources is"),

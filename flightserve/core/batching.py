@@ -32,8 +32,9 @@ class Bounds:
 
 class MicroBatch(msgspec.Struct, eq=False):
     """One micro-batch in flight. `wanted` counts the members that have no outcome yet; `streamed` is set when a
-    part of its reply went out, `holds_lane` when its lane is not free before the reader has had all; it was sent at
-    `sent_ns` and should take `expected_ns`. It holds one slice of one request, or any number of whole requests."""
+    part of its reply went out, `holds_lane` when its lane is not free before the reader has had all, `suspended` when
+    it takes up no credit any more; it was sent at `sent_ns` and should take `expected_ns`. It holds one slice of one
+    request, or any number of whole requests."""
 
     id: int
     replica_id: int
@@ -45,6 +46,7 @@ class MicroBatch(msgspec.Struct, eq=False):
     expected_ns: int = 0
     streamed: bool = False
     holds_lane: bool = False
+    suspended: bool = False
 
     @property
     def first(self) -> bool:

@@ -15,6 +15,8 @@ from typing import Final
 
 # One to run and one ahead. A lane that offers more runs its micro-batches side by side.
 SERIAL_CREDITS_MAX: Final = 2
+# Micro-batches of one lane that may wait for other deployments, beside those that have its credits.
+SUSPENDED_MAX: Final = 16
 
 
 class _Account:

@@ -94,6 +94,14 @@ class Streamed(msgspec.Struct):
     holds_lane: bool = False
 
 
+class Suspended(msgspec.Struct):
+    """A micro-batch waits for another deployment, and its lane runs others meanwhile: its credit is free again, and it
+    ends as any."""
+
+    replica_id: int
+    batch_id: int
+
+
 class BatchFailed(msgspec.Struct):
     """A micro-batch raised. `kind` indexes `errors.KINDS`. `ran` is false when the replica refused it at the
     door (expired, undecodable), so that running it elsewhere is safe for every method. With the kind of UNAVAILABLE the
@@ -123,6 +131,7 @@ Event = (
     | ReplicaDraining
     | Finished
     | Streamed
+    | Suspended
     | BatchFailed
     | HandOver
     | Tick

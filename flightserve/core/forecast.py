@@ -262,7 +262,8 @@ class Forecast:
     def lane_down(self, replica_id: int, batches: Iterable[MicroBatch]) -> None:
         """The lane is gone, and with it the micro-batches it had."""
         for batch in batches:
-            self._methods[batch.entries[0].request.group[0]].in_flight -= 1
+            if not batch.suspended:
+                self._methods[batch.entries[0].request.group[0]].in_flight -= 1
         lane = self._lanes.pop(replica_id)
         self._side_by_side = not all(lane.serial for lane in self._lanes.values())
         if lane.pending:
@@ -290,10 +291,15 @@ class Forecast:
         self._busy_until_ns += expected_ns
 
     def ended(self, batch: MicroBatch, busy_ns: int, finished: bool, now_ns: int) -> None:
-        """A micro-batch came back from a lane. `busy_ns` is what the replica says of its time, 0 where it does not;
-        only one that `finished` tells how long it takes."""
+        """A micro-batch came back from a lane, or is about to be suspended there: of one that was, only the time
+        counts when it comes back. `busy_ns` is what the replica says of its time, 0 where it does not; only one that
+        `finished` tells how long it takes."""
+        times = self._methods.get(batch.entries[0].request.group[0])
+        if batch.suspended or times is None:
+            if finished and busy_ns and times is not None:
+                times.add(batch.rows, busy_ns)
+            return
         lane = self._lanes[batch.replica_id]
-        times = self._methods[batch.entries[0].request.group[0]]
         times.in_flight -= 1
         times.ended_ns = now_ns
         if finished:

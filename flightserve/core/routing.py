@@ -43,6 +43,7 @@ from flightserve.core.events import (
     ReplicaUp,
     Request,
     Streamed,
+    Suspended,
     Tick,
 )
 from flightserve.core.fleet import Fleet
@@ -54,6 +55,7 @@ from flightserve.core.policies import policy_of
 from flightserve.core.queue import Entry, Queue
 from flightserve.core.retry_budget import DEATH_COST, ISOLATION_COST, RetryBudget
 from flightserve.core.statistics import Counters, MachineStatistics, statistics_of
+from flightserve.core.suspending import Suspending
 from flightserve.types import DeploymentOptions
 
 # Runs of one request that may end without an answer (its replica died, or refused it at the door).
@@ -91,8 +93,7 @@ class DeploymentMachine:
         self._entries: dict[int, Entry] = {}
         # Micro-batches by replica, in the order they were sent.
         self._replicas: dict[int, dict[int, MicroBatch]] = {}
-        self._order = 0
-        self._batch_id = 0
+        self._order = self._batch_id = 0
         self._lingers = options.linger_ms > 0
         self._direct = not (self._lingers or self._admission.choosy)
         self._direct_bytes_max = min(options.max_batch_bytes, options.max_queued_bytes)
@@ -104,9 +105,11 @@ class DeploymentMachine:
             ReplicaDraining: self._on_replica_draining,
             Finished: self._on_finished,
             Streamed: self._on_streamed,
+            Suspended: Suspending(self).on_suspended,
             BatchFailed: self._on_batch_failed,
             HandOver: self._on_hand_over,
-            Tick: self._on_tick,
+            # Nothing by itself: `handle` expires and dispatches around every event.
+            Tick: lambda *_: None,
         }
 
     def __repr__(self) -> str:
@@ -149,9 +152,6 @@ class DeploymentMachine:
         return statistics_of(self)
 
     # ---- events: each is headed by what it does to requests and micro-batches
-
-    def _on_tick(self, event: Tick, now_ns: int, effects: list[Effect]) -> None:
-        """Nothing by itself: `handle` expires and dispatches around every event."""
 
     def _on_arrived(self, event: Arrived, now_ns: int, effects: list[Effect]) -> None:
         """arrived -> queued | in flight | refused (expired, over an admission bound, would miss its deadline)."""
@@ -243,11 +243,11 @@ class DeploymentMachine:
         process = self._fleet.process_of(event.replica_id)
         effects += self._fleet.down(event.replica_id, event.silent, now_ns)
         self._budget.cover(process, sum(batch.repeatable for batch in batches.values()), now_ns)
-        # A replica runs micro-batches in the order sent: only the oldest can have killed it.
+        # A replica runs micro-batches in the order sent: only the oldest can have killed it, or one that went on.
         suspects = self.options.concurrency
         for batch in batches.values():
-            self._bereave(batch, suspects > 0, event.reason, now_ns, effects)
-            suspects -= 1
+            self._bereave(batch, suspects > 0 or batch.suspended, event.reason, now_ns, effects)
+            suspects -= not batch.suspended
 
     def _on_streamed(self, event: Streamed, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> in flight, never to run again."""
@@ -262,8 +262,7 @@ class DeploymentMachine:
 
     def _on_finished(self, event: Finished, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> completed, or still waiting for other slices."""
-        batch = self._retire(event.replica_id, event.batch_id)
-        if batch is None:
+        if (batch := self._retire(event.replica_id, event.batch_id)) is None:
             return
         if self._forecast is not None:
             self._forecast.ended(batch, event.busy_ns, not batch.streamed, now_ns)
@@ -426,7 +425,8 @@ class DeploymentMachine:
         if batch is None:
             self._counters.late += 1
             return None
-        self._credits.give_back(replica_id)
+        if not batch.suspended:
+            self._credits.give_back(replica_id)
         if batch.entries[0].request.gathers:
             self._gathering.ended(batch)
         if batch.holds_lane:

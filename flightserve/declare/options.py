@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     adaptive_limit: bool
     default_timeout_ms: int
     max_timeout_ms: int
+    reentrant: bool
 
 
 # Zero is a choice for these; every other number is a size, a count or a time and must be greater.
@@ -64,9 +65,9 @@ def _check_option(key: str, value: Any) -> None:
             raise ConfigError(f"resources is {value!r}; it is a dict of names and amounts")
         for name, amount in value.items():
             check_amount(f"resources[{name!r}]", amount, zero_allowed=False)
-    elif key == "adaptive_limit":
+    elif key in ("adaptive_limit", "reentrant"):
         if not isinstance(value, bool):
-            raise ConfigError(f"adaptive_limit is {value!r}; it is True or False")
+            raise ConfigError(f"{key} is {value!r}; it is True or False")
     else:
         whole = _OPTIONS[key].type == "int"
         if not _is_number(value) or (whole and not isinstance(value, int)):

@@ -16,11 +16,14 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from flightserve.clock import NEVER_NS, NS_PER_MS, Clock, monotonic_ns
 from flightserve.types import RequestMeta
 from flightserve.wire.frames import Part
+
+if TYPE_CHECKING:
+    from flightserve.replica.turns import Turn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +54,7 @@ class Context:
         "last",
         "method",
         "over",
+        "turn",
     )
 
     def __init__(
@@ -66,6 +70,8 @@ class Context:
         self.over = False
         # Whether the method may run again, for some of the requests alone.
         self.idempotent = True
+        # What lets others run while the method waits for a call onwards.
+        self.turn: Turn | None = None
         # The batch that a generator yields next is its last.
         self.last = False
         self._parts = parts
@@ -180,6 +186,10 @@ class Context:
             "request_ids": [part.label for part in parts],
             **({"trace_ids": traces} if traces else {}),
         }
+
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the calling thread waits for a call onwards."""
+        return contextlib.nullcontext() if self.turn is None else self.turn.aside()
 
     def ending(self) -> None:
         """A generator may say so before it yields its last batch: the end of the reply then travels with it, and what

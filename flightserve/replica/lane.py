@@ -1,9 +1,10 @@
-"""A lane: one thread of a replica, one connection to its router, one micro-batch at a time.
+"""A lane: one connection of a replica to its router, one thread that reads it, one micro-batch at a time.
 
 The thread that reads the socket runs the method and writes the result, so that a micro-batch costs no hand-over
-between threads. While it is in user code nobody reads its socket; that is what the replica's main connection
-is for (heartbeats, abandoned requests). A lane that waits for memory, or for a slow reader of its stream, reads
-its socket while it waits, because that is where regions come back.
+between threads. One whose method waits for a call onwards lets another thread have the lane (`replica.turns`). While
+it is in user code nobody reads its socket; that is what the replica's main connection is for (heartbeats, abandoned
+requests). A lane that waits for memory, or for a slow reader of its stream, reads its socket while it waits, because
+that is where regions come back.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pyarrow as pa
 
 from flightserve.clock import monotonic_ns
+from flightserve.core.credits import SUSPENDED_MAX
 from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -39,9 +41,12 @@ from flightserve.replica.faults import bare, failure
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.results import Apart, Part
 from flightserve.replica.session import Session
+from flightserve.replica.turns import LOOK_S, Turn, Turns
+from flightserve.replica.workers import Worker
 from flightserve.wire import frames
 
 if TYPE_CHECKING:
+    from flightserve.replica.binding import BoundMethod
     from flightserve.replica.service import ReplicaService
 
 log = logging.getLogger(__name__)
@@ -77,8 +82,12 @@ class Lane:
         self._gone: collections.deque[frames.SegmentGone | frames.PeerGone] = collections.deque()
         self._keeping: list[Inputs] = []
         self._flushing = threading.Lock()
-        # The micro-batch whose method this thread is in. Meanwhile another thread may read the connection, which it
-        # does under the lock (`give_back`).
+        # Who reads the connection, and the micro-batches whose threads did so before.
+        self.worker: Worker | None = None
+        self._reader = 0
+        self.suspended: set[int] = set()
+        # The micro-batch whose method the reading thread is in. Meanwhile another thread may read the connection,
+        # which it does under the lock (`give_back`).
         self.inside = 0
         self._reading = threading.Lock()
         # The micro-batch whose reply this thread streams, and its parts that the reader has not taken.
@@ -87,11 +96,14 @@ class Lane:
 
     # ---- frames in
 
-    def serve(self) -> None:
-        """Work until the connection ends. Raises Unavailable then."""
+    def serve(self, worker: Worker) -> None:
+        """Work until the connection ends, which raises Unavailable, or another thread has taken this one's place."""
+        self.worker, self._reader = worker, threading.get_ident()
         while True:
             while self._waiting:
                 self._execute(self._waiting.popleft())
+                if self.worker is not worker:
+                    return
             while self._gone:
                 self._shown.gone(self._gone.popleft())
             # Awake, where the process has nothing else to do and the next one came soon the last time.
@@ -142,23 +154,47 @@ class Lane:
     def _execute(self, frame: frames.Execute) -> None:
         started_ns = monotonic_ns()
         inputs = Inputs()
-        answer = self._answer(frame, inputs, started_ns)
-        if answer is not None:
-            self.finish(frame, inputs, answer, started_ns)
-
-    def _answer(self, frame: frames.Execute, inputs: Inputs, now_ns: int) -> Answer | None:
-        """What `answered` gives, or why there is nothing; None where the answer is sent already, or will be by
-        the event loop."""
         if self.service.retired:
             self.refuse(frame, Unavailable(RETIRED))
-            return None
+            return
         method = self.service.methods.get(frame.method)
         if method is None:
             self.refuse(frame, NotFound(f"this replica has no method {frame.method!r}"))
-            return None
+            return
+        if self.service.turns is not None and not method.spec.is_async:
+            self._take_turn(self.service.turns, frame, inputs, method)
+            return
+        answer = self._answer(frame, inputs, method, started_ns)
+        if answer is not None:
+            self.finish(frame, inputs, answer, started_ns)
+
+    def _take_turn(self, turns: Turns, frame: frames.Execute, inputs: Inputs, method: BoundMethod) -> None:
+        """Run the micro-batch when it may, so that its method may step aside."""
+        while not turns.take(LOOK_S):
+            if self.service.retired:
+                self.refuse(frame, Unavailable(RETIRED))
+                return
+        started_ns = monotonic_ns()
+        turn = Turn(self, turns, frame.batch_id, method.where)
+        try:
+            answer = self._answer(frame, inputs, method, started_ns, turn)
+        finally:
+            turns.give()
+        try:
+            if answer is not None:
+                self.finish(frame, inputs, answer, started_ns + turn.waited_ns)
+        finally:
+            self.suspended.discard(frame.batch_id)
+
+    def _answer(
+        self, frame: frames.Execute, inputs: Inputs, method: BoundMethod, now_ns: int, turn: Turn | None = None
+    ) -> Answer | None:
+        """What `answered` gives, or why there is nothing; None where the answer is sent already, or will be by
+        the event loop."""
         context = self._admit(frame, inputs, now_ns)
         if context is None:
             return None
+        context.turn = None if method.spec.streaming else turn
         handed_on = False
         context.idempotent = method.spec.idempotent
         try:
@@ -174,7 +210,8 @@ class Lane:
                 try:
                     result = method.run(pieces)
                 finally:
-                    self._outside()
+                    if turn is None or not turn.suspended:
+                        self._outside()
                 del pieces
                 if method.spec.streaming:
                     return self._stream(frame, result, context)
@@ -278,6 +315,26 @@ class Lane:
             with self._reading:
                 pass
 
+    def suspend(self, turn: Turn, batch_id: int) -> bool:
+        """The micro-batch's method waits, and another thread serves the lane. False where there is none, or too many
+        wait already. For the thread that runs it."""
+        if turn.suspended:
+            return True
+        worker = self.worker
+        if worker is None or len(self.suspended) >= SUSPENDED_MAX:
+            return False
+        self._outside()
+        reader, self._reader, self.worker = self._reader, 0, None
+        self.suspended.add(batch_id)
+        turn.suspended = self.service.workers.hand_over(worker)
+        if not turn.suspended:
+            self.suspended.discard(batch_id)
+            self._reader, self.worker, self.inside = reader, worker, batch_id
+            return False
+        with contextlib.suppress(Unavailable):
+            self.channel.send([frames.Suspended(batch_id)])
+        return True
+
     def give_back(self) -> None:
         """The replica is retired: what waits behind the method that runs goes to others. For another thread than the
         lane's, which does this itself once it is out of the method."""
@@ -290,13 +347,20 @@ class Lane:
     def _await_reader(self, context: Context) -> None:
         """Wait while too many parts lie unread. What waits behind the stream is given back once the reader turns out
         to be slow: another lane may be free."""
-        until_ns = 0
-        while self._unread >= STREAM_WINDOW and not context.cancelled:
-            now_ns = monotonic_ns()
-            until_ns = until_ns or now_ns + SLOW_READER_NS
-            while self._waiting and now_ns >= until_ns:
-                self.refuse(self._waiting.popleft(), Unavailable("the replica waits for the reader of a stream"))
-            self.pump(PUMP_S)
+        if self._unread < STREAM_WINDOW:
+            return
+        until_ns = monotonic_ns() + SLOW_READER_NS
+        turns = self.service.turns
+        if turns is not None:
+            turns.give()
+        try:
+            while self._unread >= STREAM_WINDOW and not context.cancelled:
+                while self._waiting and monotonic_ns() >= until_ns:
+                    self.refuse(self._waiting.popleft(), Unavailable("the replica waits for the reader of a stream"))
+                self.pump(PUMP_S)
+        finally:
+            if turns is not None:
+                turns.retake(f"{context.deployment}.{context.method}")
 
     def send_part(self, frame: frames.Execute, batch: Part) -> None:
         """Send one batch of a streamed reply."""
@@ -346,7 +410,7 @@ class Lane:
         if got is None:
             until_ns = monotonic_ns() + int(MEMORY_WAIT_S * 1e9)
             while got is None and monotonic_ns() < until_ns:
-                if threading.current_thread() is self.service.thread_of(self):
+                if self._reader == threading.get_ident():
                     self.pump(PUMP_S)
                     got = pool.allocate(nbytes)
                 else:

@@ -326,9 +326,12 @@ class Later:
 
     def _reply(self) -> Reply:
         reply = self._lane.receive(HASTE_S)
-        while reply is None:
-            self._call.check()
-            reply = self._lane.receive(CANCELLED_POLL_S)
+        if reply is not None:
+            return reply
+        with self._call.context.aside():
+            while reply is None:
+                self._call.check()
+                reply = self._lane.receive(CANCELLED_POLL_S)
         return reply
 
 

@@ -31,6 +31,8 @@ from flightserve.replica.onward import Onward
 from flightserve.replica.retiring import Retirement
 from flightserve.replica.session import Session
 from flightserve.replica.threads import carry_contexts
+from flightserve.replica.turns import Turns
+from flightserve.replica.workers import Worker, Workers
 from flightserve.types import DeploymentSpec
 from flightserve.wire import frames
 from flightserve.wire.table import Peer, RoutingTable
@@ -88,10 +90,13 @@ class ReplicaService:
         self._counts: collections.Counter[str] = collections.Counter()
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._lane_threads: dict[int, threading.Thread] = {}
         self._loop_thread: threading.Thread | None = None
         awaits = any(method.spec.is_async for method in self.methods.values())
         self.coroutines = Coroutines(spec.name) if awaits else None
+        self.workers = Workers(self._start_worker)
+        # Where methods may wait for others: whose code runs.
+        waits = onward is not None and spec.options.reentrant
+        self.turns = Turns(spec.options.concurrency) if waits else None
         post = self.coroutines.call if self.coroutines is not None else None
         self._retirement = Retirement(self.methods, spec.options.concurrency, limits.abandoned_s_max, post)
         self.pool.on_dropped.append(self._segment_dropped)
@@ -116,12 +121,18 @@ class ReplicaService:
         self._hooks.start()
         self._spawn("main", lambda: self._keep("main connection", self._run_main))
         for number in range(self.spec.options.concurrency):
-            run = functools.partial(self._keep, f"lane {number}", functools.partial(self._run_lane, number))
-            self._lane_threads[number] = self._spawn(f"lane-{number}", run)
+            self.workers.add(number)
 
-    def _spawn(self, name: str, run: Any) -> threading.Thread:
-        thread = threads.start(f"{self.spec.name}-{name}", run, lambda: self._stopping or self._draining, self.retire)
-        self._threads.append(thread)
+    def _start_worker(self, worker: Worker) -> None:
+        number = worker.lane
+        run = functools.partial(self._keep, f"lane {number}", functools.partial(self._work, worker))
+        self._spawn(f"lane-{number}", run, lambda: worker.lane is None)
+
+    def _spawn(self, name: str, run: Any, may_end: Callable[[], bool] = lambda: False) -> threading.Thread:
+        thread = threads.start(
+            f"{self.spec.name}-{name}", run, lambda: self._stopping or self._draining or may_end(), self.retire
+        )
+        self._threads = [*(thread for thread in self._threads if thread.is_alive()), thread]
         return thread
 
     def _keep(self, name: str, run: Callable[[], None]) -> None:
@@ -197,8 +208,9 @@ class ReplicaService:
         return not lanes and not any(session.outstanding for session in self._all_sessions())
 
     def _is_over(self, lane: Lane) -> bool:
-        """It is held by a call that nobody waits for any more, and would not be back."""
-        return bool(self.retired and lane.inside) and self._retirement.is_over(lane.session, lane.inside)
+        """It is held by calls that nobody waits for any more, and would not be back."""
+        held = [*lane.suspended, *([lane.inside] if lane.inside else [])]
+        return bool(self.retired and held) and all(self._retirement.is_over(lane.session, each) for each in held)
 
     def _all_sessions(self) -> list[Session]:
         return [*list(self._sessions.values()), *self._past]
@@ -212,6 +224,9 @@ class ReplicaService:
         if self._onward is not None:
             # First: a lane in the middle of an onward call ends with it.
             self._onward.stop()
+        self.workers.close()
+        if self.turns is not None:
+            self.turns.close()
         awaiting = [thread for thread in self._threads if thread is self._loop_thread]
         _join([thread for thread in self._threads if thread not in awaiting])
         self._hooks.end()
@@ -394,34 +409,49 @@ class ReplicaService:
         else:
             self.retire(error.message)
 
-    def _run_lane(self, number: int) -> None:
-        while (connected := self._connect(main=False)) is not None:
-            lane = self._lanes[number] = Lane(self, *connected)
-            if self._is_gone(lane.session):
-                lane.channel.shutdown()
+    def _work(self, worker: Worker) -> None:
+        """A thread's whole work: its lane, until another has it, and then the next one that is given to it."""
+        while worker.lane is not None or self.workers.another(worker):
+            if not self._run_lane(worker, worker.lane or 0):
+                return
+
+    def _run_lane(self, worker: Worker, number: int) -> bool:
+        """Serve a lane, through all its connections. False when it shall have no other one; True when another thread
+        has it."""
+        while worker.lane is not None:
+            lane = self._lanes.get(number) or self._open_lane(number)
+            if lane is None:
+                return False
             try:
-                if self._draining:
-                    # It was not there yet when the others said so.
-                    lane.channel.send([frames.Goodbye()])
-                lane.serve()
+                lane.serve(worker)
             except FlightserveError as error:
                 level = logging.WARNING if isinstance(error, ProtocolError) else logging.INFO
                 log.log(level, "lane %d of %s ended: %s", number, self.spec.name, error.message)
             finally:
-                self._check_intact(lane.channel)
-                del self._lanes[number]
-                lane.close()
-            if lane.dismissed and self._stays(lane.session):
+                if worker.lane is not None:
+                    self._check_intact(lane.channel)
+                    del self._lanes[number]
+                    lane.close()
+            if worker.lane is not None and lane.dismissed and self._stays(lane.session):
                 # The router knew before us that the deployment moved.
                 with self._changed:
                     self._changed.wait(RETRY_S)
+        return True
+
+    def _open_lane(self, number: int) -> Lane | None:
+        connected = self._connect(main=False)
+        if connected is None:
+            return None
+        lane = self._lanes[number] = Lane(self, *connected)
+        if self._is_gone(lane.session):
+            lane.channel.shutdown()
+        if self._draining:
+            # It was not there yet when the others said so.
+            with contextlib.suppress(Unavailable):
+                lane.channel.send([frames.Goodbye()])
+        return lane
 
     # ---- for lanes
-
-    def thread_of(self, lane: Lane) -> threading.Thread | None:
-        """The thread that reads this lane's connection."""
-        number = next((n for n, other in self._lanes.items() if other is lane), -1)
-        return self._lane_threads.get(number)
 
     def count(self, name: str, by: float = 1) -> None:
         """Add to a counter."""

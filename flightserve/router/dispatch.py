@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from flightserve.core.credits import SUSPENDED_MAX
 from flightserve.core.events import (
     Abandon,
     Arrived,
@@ -30,6 +31,7 @@ from flightserve.core.events import (
     ReplicaUp,
     Request,
     Streamed,
+    Suspended,
     Tick,
 )
 from flightserve.core.routing import DeploymentMachine
@@ -244,6 +246,16 @@ class Dispatcher:
             self.handle(Streamed(link.number, frame.batch_id, method is None or not method.is_async), now_ns)
         if result is not None and not request.settled:
             self._send_results(request.link, result, [frames.Item(request.part.request_id, 0, frame.rows, False)])
+
+    def suspended(self, link: Link, frame: frames.Suspended, now_ns: int) -> None:
+        """A micro-batch waits for another deployment; its lane has room for the next."""
+        running = link.running.get(frame.batch_id)
+        if running is None or running.suspended:
+            raise ProtocolError(f"replica suspended micro-batch {frame.batch_id}, which it does not have, or twice")
+        if sum(other.suspended for other in link.running.values()) >= SUSPENDED_MAX:
+            raise ProtocolError(f"replica suspended more than {SUSPENDED_MAX} micro-batches of a lane")
+        running.suspended = True
+        self.handle(Suspended(link.number, frame.batch_id), now_ns)
 
     def failed(self, link: Link, frame: frames.Failed, now_ns: int) -> None:
         """A micro-batch raised, or was refused at the replica's door."""

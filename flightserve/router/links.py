@@ -86,6 +86,7 @@ class Running(msgspec.Struct, eq=False):
 
     pieces: list[tuple[Routed, int, int]]
     holds: list[RegionHold]
+    suspended: bool = False
 
 
 class Link:

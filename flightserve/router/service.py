@@ -419,6 +419,9 @@ class RouterService:
     def _on_failed(self, link: Link, frame: frames.Failed, now_ns: int) -> None:
         self._deployments.answering(link).failed(link, frame, now_ns)
 
+    def _on_suspended(self, link: Link, frame: frames.Suspended, now_ns: int) -> None:
+        self._deployments.answering(link).suspended(link, frame, now_ns)
+
     def _on_segment(self, link: Link, frame: frames.Segment, now_ns: int) -> None:
         link.channel.take_segment()
 
@@ -486,6 +489,7 @@ _HANDLERS.update(
         frames.Release: RouterService._on_release,
         frames.Done: RouterService._on_done,
         frames.Failed: RouterService._on_failed,
+        frames.Suspended: RouterService._on_suspended,
         frames.Segment: RouterService._on_segment,
         frames.SegmentGone: RouterService._on_segment_gone,
         frames.Goodbye: RouterService._on_goodbye,

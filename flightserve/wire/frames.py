@@ -189,6 +189,13 @@ class Failed(msgspec.Struct, array_like=True, tag=11):
     kept: list[int] = []
 
 
+class Suspended(msgspec.Struct, array_like=True, tag=19):
+    """Replica to router: this micro-batch waits for a call to another deployment, and its lane runs others meanwhile.
+    It does not take up a credit any more, and is answered as any."""
+
+    batch_id: int
+
+
 class Abandon(msgspec.Struct, array_like=True, tag=12):
     """Router to replica: nobody waits for this running micro-batch any more."""
 
@@ -245,6 +252,7 @@ Frame = (
     | Goodbye
     | Taken
     | Moved
+    | Suspended
 )
 
 _LENGTH: Final = struct.Struct("<I")

@@ -45,6 +45,7 @@ from flightserve.core.events import (
     ReplicaUp,
     Request,
     Streamed,
+    Suspended,
 )
 from flightserve.core.routing import DeploymentMachine
 from flightserve.core.statistics import OUTCOMES
@@ -89,12 +90,18 @@ class Books:
     process: int = 0
     draining: bool = False
     held: set[int] = field(default_factory=set)
+    suspended: set[int] = field(default_factory=set)
     batches: dict[int, Dispatch] = field(default_factory=dict)
 
     def open(self, ejected: set[int]) -> bool:
         """Must be used before anything waits."""
         credits = min(1, self.credits) if self.held else self.credits
-        return not self.draining and len(self.batches) < credits and self.process not in ejected
+        return not self.draining and self.taken < credits and self.process not in ejected
+
+    @property
+    def taken(self) -> int:
+        """Its micro-batches that take up a credit."""
+        return len(self.batches) - len(self.suspended)
 
 
 class Auditor:
@@ -180,6 +187,9 @@ class Auditor:
                 self.streamed.add(event.batch_id)
                 if event.holds_lane:
                     self.replicas[event.replica_id].held.add(event.batch_id)
+        elif isinstance(event, Suspended):
+            if event.replica_id in self.replicas and event.batch_id in self.replicas[event.replica_id].batches:
+                self.replicas[event.replica_id].suspended.add(event.batch_id)
         elif isinstance(event, ReplicaDown):
             books = self.replicas.pop(event.replica_id, Books(0))
             for batch in books.batches.values():
@@ -190,6 +200,7 @@ class Auditor:
             ended = self.replicas[event.replica_id].batches.pop(event.batch_id, None)
             if ended is not None:
                 self.replicas[event.replica_id].held.discard(event.batch_id)
+                self.replicas[event.replica_id].suspended.discard(event.batch_id)
                 finished = isinstance(event, Finished)
                 self._end(ended, now_ns, answered=finished, ran=isinstance(event, Finished) or event.ran)
 
@@ -213,12 +224,12 @@ class Auditor:
         assert books is not None, f"nobody to take {effect}"
         self.check(not self._keeps_waiting(effect.pieces[0].request, books), f"it was to wait for others: {effect}")
         if books.process in self.ejected:
-            held = sum(len(other.batches) for other in self.replicas.values() if other.process == books.process)
+            held = sum(other.taken for other in self.replicas.values() if other.process == books.process)
             self.check(held == 0 and books.credits > 0, f"ejected and has work: {effect}")
         else:
             self.check(books.open(self.ejected), f"no credit for {effect}")
-            least = min(len(other.batches) for other in self._open_to(effect.pieces[0].request))
-            self.check(self.lingers or len(books.batches) == least, f"a less busy replica was passed over: {effect}")
+            least = min(other.taken for other in self._open_to(effect.pieces[0].request))
+            self.check(self.lingers or books.taken == least, f"a less busy replica was passed over: {effect}")
         self._check_bounds(effect)
         first = effect.pieces[0].request
         for number, piece in enumerate(effect.pieces):
@@ -256,7 +267,7 @@ class Auditor:
         lanes = [other for other in self.replicas.values() if other.process == books.process]
         running = [batch for lane in lanes for batch in lane.batches.values() if batch.group == request.group]
         small = any(sum(piece.rows for piece in batch.pieces) < self.bounds.max_rows for batch in running)
-        return small or bool(books.batches)
+        return small or books.taken > 0
 
     def _place(self, account: Account) -> tuple[int, ...]:
         request = account.request
@@ -359,7 +370,7 @@ class Auditor:
         self.check(2 * len(self.ejected) <= len(serving), f"{self.ejected} of {serving} are ejected")
         idle = [number for number, books in self.replicas.items() if books.open(self.ejected)]
         waiting = [account for account in waiting if self._open_to(account.request)]
-        if self.by_urgency and all(len(self.replicas[number].batches) > 0 for number in idle):
+        if self.by_urgency and all(self.replicas[number].taken > 0 for number in idle):
             # Nothing is sent ahead too early; but then somebody must wake for it.
             serial = any(self.replicas[number].credits <= SERIAL_CREDITS_MAX for number in idle)
             held = bool(idle and waiting and not self.lingers)

@@ -20,6 +20,7 @@ from flightserve.core.events import (
     ReplicaDraining,
     ReplicaUp,
     Streamed,
+    Suspended,
     Tick,
 )
 from flightserve.core.routing import DeploymentMachine
@@ -29,6 +30,7 @@ from tests.core.auditing import Auditor
 from tests.core.building import GROUPS, ROWS, request
 
 MS = 1_000_000
+DEADLINE = errors.KINDS.index(errors.DeadlineExceeded)
 UNAVAILABLE = errors.KINDS.index(errors.Unavailable)
 
 
@@ -158,7 +160,7 @@ class Routing(RuleBasedStateMachine):
         self.send(Finished(*data.draw(st.sampled_from(self.running()))))
 
     @precondition(lambda self: self.running())
-    @rule(data=st.data(), ran=st.booleans(), kind=st.sampled_from([9, UNAVAILABLE]))
+    @rule(data=st.data(), ran=st.booleans(), kind=st.sampled_from([9, UNAVAILABLE, DEADLINE]))
     def fail(self, data: st.DataObject, ran: bool, kind: int) -> None:
         replica_id, batch_id = data.draw(st.sampled_from(self.running()))
         self.send(BatchFailed(replica_id, batch_id, kind, "ValueError: no", ran))
@@ -168,7 +170,12 @@ class Routing(RuleBasedStateMachine):
     def stream(self, data: st.DataObject, holds_lane: bool) -> None:
         self.send(Streamed(*data.draw(st.sampled_from(self.running())), holds_lane))
 
-    @rule(replica_id=st.integers(0, 5), batch_id=st.integers(0, 3), kind=st.integers(0, 3))
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def suspend(self, data: st.DataObject) -> None:
+        self.send(Suspended(*data.draw(st.sampled_from(self.running()))))
+
+    @rule(replica_id=st.integers(0, 5), batch_id=st.integers(0, 3), kind=st.integers(0, 4))
     def lie(self, replica_id: int, batch_id: int, kind: int) -> None:
         if batch_id in self.auditor.replicas.get(replica_id, _NOBODY).batches:
             return
@@ -176,6 +183,7 @@ class Routing(RuleBasedStateMachine):
             Finished(replica_id, batch_id),
             BatchFailed(replica_id, batch_id, 9, "late"),
             Streamed(replica_id, batch_id),
+            Suspended(replica_id, batch_id),
             ReplicaDown(replica_id + 1_000, "never seen"),
         ]
         self.send(events[kind])

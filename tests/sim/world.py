@@ -33,6 +33,7 @@ from flightserve.core.events import (
     ReplicaUp,
     Request,
     Streamed,
+    Suspended,
     Tick,
 )
 from flightserve.core.routing import DeploymentMachine
@@ -66,11 +67,12 @@ class Weather:
     poison_kills: float = 0.003
     not_idempotent: float = 0.3
     drains_per_s: float = 0.02
+    waits: float = 0.1
 
 
 @dataclass
 class FakeReplica:
-    """A process that runs one micro-batch after another."""
+    """A process that runs one micro-batch after another, and others while some wait for calls onwards."""
 
     id: int
     slowness: float
@@ -78,6 +80,7 @@ class FakeReplica:
     hung: bool = False
     busy: bool = False
     waiting: list[Dispatch] = field(default_factory=list)
+    aside: list[Dispatch] = field(default_factory=list)
     abandoned: set[int] = field(default_factory=set)
 
 
@@ -265,7 +268,32 @@ class World(EventHeap):
         if rng.random() < weather.streams:
             batch = replica.waiting[0]
             self.after(service_ns / 2, lambda: self.replica_says(replica, Streamed(replica.id, batch.batch_id)))
+        if rng.random() < weather.waits:
+            self.after(service_ns / 2, lambda: self.replica_suspends(replica, service_ns))
+            return
         self.after(service_ns, lambda: self.replica_ends(replica, int(service_ns)))
+
+    def replica_suspends(self, replica: FakeReplica, service_ns: float) -> None:
+        """The one that runs waits for a call onwards; when that is answered it runs again, before all others."""
+        if not replica.alive:
+            return
+        batch = replica.waiting.pop(0)
+        replica.aside.append(batch)
+        replica.busy = False
+        self.send(Suspended(replica.id, batch.batch_id))
+        self.after(self.random.expovariate(1 / (100 * MS)), lambda: self.replica_goes_on(replica, batch, service_ns))
+        self.replica_runs(replica)
+
+    def replica_goes_on(self, replica: FakeReplica, batch: Dispatch, service_ns: float) -> None:
+        if not replica.alive or replica.hung:
+            return
+        if replica.busy:
+            self.after(MS, lambda: self.replica_goes_on(replica, batch, service_ns))
+            return
+        replica.aside.remove(batch)
+        replica.waiting.insert(0, batch)
+        replica.busy = True
+        self.after(service_ns / 2, lambda: self.replica_ends(replica, int(service_ns)))
 
     def replica_says(self, replica: FakeReplica, event: Event) -> None:
         if replica.alive:

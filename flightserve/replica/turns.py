@@ -1,0 +1,120 @@
+"""Whose code runs, where plain methods call other deployments.
+
+`concurrency` says how many micro-batches' code runs at a time. One that waits for a call onwards runs nothing, so it
+steps aside: its turn is free for the next, and when its reply is there it takes a turn again, before those that have
+not begun, and goes on. A class is then like a monitor: between two lines of a method with a call onwards between them,
+a method for other requests may have run. `@fs.deployment(reentrant=False)` keeps them apart.
+
+A call that is answered soon (`HASTE_S`) is not worth a change of threads. The lane of one that takes longer is served
+by another thread from then on (`replica.workers`), and the router is told that its credit is free
+(`frames.Suspended`). A lane has at most `SUSPENDED_MAX` of them; one more keeps its lane waiting, as all do where there
+is no other thread.
+
+Nobody waits for a turn that waits for him: who has one runs, and ends or steps aside. Only user code can break that, by
+a lock that it holds while it calls onwards and that another method waits for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from flightserve.clock import NS_PER_S, monotonic_ns
+
+if TYPE_CHECKING:
+    from flightserve.replica.lane import Lane
+
+log = logging.getLogger(__name__)
+
+# How often who waits for a turn looks whether he still may have one.
+LOOK_S: Final = 0.1
+# Whoever waits so long for a turn after his reply came may wait for ever.
+SUSPICIOUS_NS: Final = 10 * NS_PER_S
+
+
+class Turns:
+    """As many as the replica's lanes. Any thread."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._changed = threading.Condition()
+        # How many have stepped aside and want to go on.
+        self._returning = 0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Turns: {self._free} free, {self._returning} awaited>"
+
+    def take(self, timeout_s: float) -> bool:
+        """A turn for what has not begun. False where there was none in that time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._closed or self._free > self._returning, timeout_s):
+                return False
+            self._free -= 1
+            return True
+
+    def retake(self, who: str) -> None:
+        """A turn for what has stepped aside, however long that takes."""
+        since_ns = monotonic_ns()
+        with self._changed:
+            self._returning += 1
+            try:
+                while not self._changed.wait_for(lambda: self._closed or self._free > 0, SUSPICIOUS_NS / NS_PER_S):
+                    seconds = (monotonic_ns() - since_ns) // NS_PER_S
+                    log.warning(
+                        "%s has its reply and has waited %d s to go on, because another call runs; if that waits for a "
+                        "lock that this one holds, declare @fs.deployment(reentrant=False)", who, seconds,
+                    )  # fmt: skip
+            finally:
+                self._returning -= 1
+            self._free -= 1
+
+    def give(self) -> None:
+        """Whoever has a turn has ended, or steps aside."""
+        with self._changed:
+            self._free += 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody waits for a turn any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Turn:
+    """That of one micro-batch, for the thread that runs its method."""
+
+    __slots__ = ("_batch_id", "_lane", "_thread", "_turns", "suspended", "waited_ns", "where")
+
+    def __init__(self, lane: Lane, turns: Turns, batch_id: int, where: str) -> None:
+        self.where = where
+        self._lane = lane
+        self._turns = turns
+        self._batch_id = batch_id
+        self._thread = threading.get_ident()
+        # Its credit is another's.
+        self.suspended = False
+        # How long its code did not run.
+        self.waited_ns = 0
+
+    def __repr__(self) -> str:
+        return f"<Turn of {self.where}, {'suspended' if self.suspended else 'running'}>"
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let others run in the block, if there is anybody who could. For every thread that calls onwards: those that
+        the method started change nothing, because the method goes on beside them."""
+        if threading.get_ident() != self._thread or not self._lane.suspend(self, self._batch_id):
+            yield
+            return
+        began_ns = monotonic_ns()
+        self._turns.give()
+        try:
+            yield
+        finally:
+            self._turns.retake(self.where)
+            self.waited_ns += monotonic_ns() - began_ns
