@@ -39,10 +39,10 @@ from flightserve.replica.context import Context, enter, leave
 from flightserve.replica.coroutines import STREAM_WINDOW, Run
 from flightserve.replica.faults import bare, failure
 from flightserve.replica.inputs import Inputs
+from flightserve.replica.keepers import Keeper
 from flightserve.replica.results import Apart, Part
 from flightserve.replica.session import Session
 from flightserve.replica.turns import LOOK_S, Turn, Turns
-from flightserve.replica.workers import Worker
 from flightserve.wire import frames
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Lane:
         self._keeping: list[Inputs] = []
         self._flushing = threading.Lock()
         # Who reads the connection, and the micro-batches whose threads did so before.
-        self.worker: Worker | None = None
+        self.keeper: Keeper | None = None
         self._reader = 0
         self.suspended: set[int] = set()
         # The micro-batch whose method the reading thread is in. Meanwhile another thread may read the connection,
@@ -96,13 +96,13 @@ class Lane:
 
     # ---- frames in
 
-    def serve(self, worker: Worker) -> None:
+    def serve(self, keeper: Keeper) -> None:
         """Work until the connection ends, which raises Unavailable, or another thread has taken this one's place."""
-        self.worker, self._reader = worker, threading.get_ident()
+        self.keeper, self._reader = keeper, threading.get_ident()
         while True:
             while self._waiting:
                 self._execute(self._waiting.popleft())
-                if self.worker is not worker:
+                if self.keeper is not keeper:
                     return
             while self._gone:
                 self._shown.gone(self._gone.popleft())
@@ -320,16 +320,16 @@ class Lane:
         wait already. For the thread that runs it."""
         if turn.suspended:
             return True
-        worker = self.worker
-        if worker is None or len(self.suspended) >= SUSPENDED_MAX:
+        keeper = self.keeper
+        if keeper is None or len(self.suspended) >= SUSPENDED_MAX:
             return False
         self._outside()
-        reader, self._reader, self.worker = self._reader, 0, None
+        reader, self._reader, self.keeper = self._reader, 0, None
         self.suspended.add(batch_id)
-        turn.suspended = self.service.workers.hand_over(worker)
+        turn.suspended = self.service.keepers.hand_over(keeper)
         if not turn.suspended:
             self.suspended.discard(batch_id)
-            self._reader, self.worker, self.inside = reader, worker, batch_id
+            self._reader, self.keeper, self.inside = reader, keeper, batch_id
             return False
         with contextlib.suppress(Unavailable):
             self.channel.send([frames.Suspended(batch_id)])

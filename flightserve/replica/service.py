@@ -26,13 +26,13 @@ from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.coroutines import Coroutines
 from flightserve.replica.faults import failure
 from flightserve.replica.hooks import Hooks
+from flightserve.replica.keepers import Keeper, Keepers
 from flightserve.replica.lane import Lane
 from flightserve.replica.onward import Onward
 from flightserve.replica.retiring import Retirement
 from flightserve.replica.session import Session
 from flightserve.replica.threads import carry_contexts
 from flightserve.replica.turns import Turns
-from flightserve.replica.workers import Worker, Workers
 from flightserve.types import DeploymentSpec
 from flightserve.wire import frames
 from flightserve.wire.table import Peer, RoutingTable
@@ -93,7 +93,7 @@ class ReplicaService:
         self._loop_thread: threading.Thread | None = None
         awaits = any(method.spec.is_async for method in self.methods.values())
         self.coroutines = Coroutines(spec.name) if awaits else None
-        self.workers = Workers(self._start_worker)
+        self.keepers = Keepers(self._start_keeper)
         # Where methods may wait for others: whose code runs.
         waits = onward is not None and spec.options.reentrant
         self.turns = Turns(spec.options.concurrency) if waits else None
@@ -121,12 +121,12 @@ class ReplicaService:
         self._hooks.start()
         self._spawn("main", lambda: self._keep("main connection", self._run_main))
         for number in range(self.spec.options.concurrency):
-            self.workers.add(number)
+            self.keepers.add(number)
 
-    def _start_worker(self, worker: Worker) -> None:
-        number = worker.lane
-        run = functools.partial(self._keep, f"lane {number}", functools.partial(self._work, worker))
-        self._spawn(f"lane-{number}", run, lambda: worker.lane is None)
+    def _start_keeper(self, keeper: Keeper) -> None:
+        number = keeper.lane
+        run = functools.partial(self._keep, f"lane {number}", functools.partial(self._work, keeper))
+        self._spawn(f"lane-{number}", run, lambda: keeper.lane is None)
 
     def _spawn(self, name: str, run: Any, may_end: Callable[[], bool] = lambda: False) -> threading.Thread:
         thread = threads.start(
@@ -224,7 +224,7 @@ class ReplicaService:
         if self._onward is not None:
             # First: a lane in the middle of an onward call ends with it.
             self._onward.stop()
-        self.workers.close()
+        self.keepers.close()
         if self.turns is not None:
             self.turns.close()
         awaiting = [thread for thread in self._threads if thread is self._loop_thread]
@@ -409,30 +409,30 @@ class ReplicaService:
         else:
             self.retire(error.message)
 
-    def _work(self, worker: Worker) -> None:
+    def _work(self, keeper: Keeper) -> None:
         """A thread's whole work: its lane, until another has it, and then the next one that is given to it."""
-        while worker.lane is not None or self.workers.another(worker):
-            if not self._run_lane(worker, worker.lane or 0):
+        while keeper.lane is not None or self.keepers.another(keeper):
+            if not self._run_lane(keeper, keeper.lane or 0):
                 return
 
-    def _run_lane(self, worker: Worker, number: int) -> bool:
+    def _run_lane(self, keeper: Keeper, number: int) -> bool:
         """Serve a lane, through all its connections. False when it shall have no other one; True when another thread
         has it."""
-        while worker.lane is not None:
+        while keeper.lane is not None:
             lane = self._lanes.get(number) or self._open_lane(number)
             if lane is None:
                 return False
             try:
-                lane.serve(worker)
+                lane.serve(keeper)
             except FlightserveError as error:
                 level = logging.WARNING if isinstance(error, ProtocolError) else logging.INFO
                 log.log(level, "lane %d of %s ended: %s", number, self.spec.name, error.message)
             finally:
-                if worker.lane is not None:
+                if keeper.lane is not None:
                     self._check_intact(lane.channel)
                     del self._lanes[number]
                     lane.close()
-            if worker.lane is not None and lane.dismissed and self._stays(lane.session):
+            if keeper.lane is not None and lane.dismissed and self._stays(lane.session):
                 # The router knew before us that the deployment moved.
                 with self._changed:
                     self._changed.wait(RETRY_S)

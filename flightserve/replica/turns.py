@@ -6,7 +6,7 @@ not begun, and goes on. A class is then like a monitor: between two lines of a m
 a method for other requests may have run. `@fs.deployment(reentrant=False)` keeps them apart.
 
 A call that is answered soon (`HASTE_S`) is not worth a change of threads. The lane of one that takes longer is served
-by another thread from then on (`replica.workers`), and the router is told that its credit is free
+by another thread from then on (`replica.keepers`), and the router is told that its credit is free
 (`frames.Suspended`). A lane has at most `SUSPENDED_MAX` of them; one more keeps its lane waiting, as all do where there
 is no other thread.
 

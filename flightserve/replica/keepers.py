@@ -15,7 +15,7 @@ from typing import Final
 SPARE_S: Final = 5.0
 
 
-class Worker:
+class Keeper:
     """A thread's place: the number of the lane that it serves, or None."""
 
     __slots__ = ("lane", "woken")
@@ -26,62 +26,62 @@ class Worker:
         self.woken = threading.Event()
 
     def __repr__(self) -> str:
-        return "<Worker, spare>" if self.lane is None else f"<Worker of lane {self.lane}>"
+        return "<Keeper, spare>" if self.lane is None else f"<Keeper of lane {self.lane}>"
 
 
-class Workers:
-    """Of one replica. `start` runs a worker in a new thread; raises RuntimeError where none can be had."""
+class Keepers:
+    """Of one replica. `start` runs a keeper in a new thread; raises RuntimeError where none can be had."""
 
-    def __init__(self, start: Callable[[Worker], object]) -> None:
+    def __init__(self, start: Callable[[Keeper], object]) -> None:
         self._start = start
         self._lock = threading.Lock()
-        self._spare: list[Worker] = []
+        self._spare: list[Keeper] = []
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Workers, {len(self._spare)} spare>"
+        return f"<Keepers, {len(self._spare)} spare>"
 
     def add(self, lane: int) -> None:
         """A thread for a lane."""
-        self._start(Worker(lane))
+        self._start(Keeper(lane))
 
-    def hand_over(self, worker: Worker) -> bool:
-        """Another thread serves the worker's lane from now on. False where there is none. For the worker's own
+    def hand_over(self, keeper: Keeper) -> bool:
+        """Another thread serves the keeper's lane from now on. False where there is none. For the keeper's own
         thread."""
-        lane = worker.lane
+        lane = keeper.lane
         assert lane is not None, "a lane was handed over twice"
         with self._lock:
             if self._closed:
                 return False
-            worker.lane = None
+            keeper.lane = None
             if self._spare:
                 other = self._spare.pop()
                 other.lane = lane
                 other.woken.set()
                 return True
         try:
-            self._start(Worker(lane))
+            self._start(Keeper(lane))
         except RuntimeError:
-            worker.lane = lane
+            keeper.lane = lane
             return False
         return True
 
-    def another(self, worker: Worker) -> bool:
-        """Wait for a lane, for the thread of a worker that has none. False when it is to end."""
+    def another(self, keeper: Keeper) -> bool:
+        """Wait for a lane, for the thread of a keeper that has none. False when it is to end."""
         with self._lock:
             if self._closed:
                 return False
-            worker.woken.clear()
-            self._spare.append(worker)
-        worker.woken.wait(SPARE_S)
+            keeper.woken.clear()
+            self._spare.append(keeper)
+        keeper.woken.wait(SPARE_S)
         with self._lock:
-            if worker in self._spare:
-                self._spare.remove(worker)
-        return worker.lane is not None
+            if keeper in self._spare:
+                self._spare.remove(keeper)
+        return keeper.lane is not None
 
     def close(self) -> None:
         """No lane is handed over any more, and nobody waits for one."""
         with self._lock:
             self._closed = True
-            for worker in self._spare:
-                worker.woken.set()
+            for keeper in self._spare:
+                keeper.woken.set()
