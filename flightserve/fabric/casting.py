@@ -34,6 +34,7 @@ class _Plan(NamedTuple):
 
 
 _plans: dict[tuple[bytes, bool, pa.Schema], _Plan] = {}
+_last: dict[tuple[bytes, bool], _Plan] = {}
 _lock: Final = threading.Lock()
 
 
@@ -68,9 +69,14 @@ def taken_as(spec: MethodSpec, schema: pa.Schema, where: str) -> _Plan | None:
     expected = decode_schema(spec.input_schema)
     if schema.equals(expected):
         return None
-    plan = _plans.get((spec.input_schema, spec.strict, schema))
+    # To look by a schema takes longer than to compare it with that of the request before.
+    before = spec.input_schema, spec.strict
+    plan = _last.get(before)
     if plan is None or not plan.schema.equals(schema, check_metadata=True):
-        plan = _planned(expected, schema, spec, where)
+        plan = _plans.get((*before, schema))
+        if plan is None or not plan.schema.equals(schema, check_metadata=True):
+            plan = _planned(expected, schema, spec, where)
+        _last[before] = plan
     return plan if plan.casts else None
 
 
@@ -89,6 +95,7 @@ def _planned(expected: pa.Schema, schema: pa.Schema, spec: MethodSpec, where: st
     with _lock:
         if len(_plans) >= _PLANS_MAX:
             _plans.clear()
+            _last.clear()
         _plans[spec.input_schema or b"", spec.strict, schema] = plan
     return plan
 

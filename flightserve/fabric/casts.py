@@ -19,6 +19,8 @@ from flightserve.errors import TooLarge
 from flightserve.fabric.castable import VIEWS, is_bytes, is_list, is_text
 
 _OFFSET_MAX: Final = 2**31 - 1
+# A row's place among the values.
+_PLACE_BYTES: Final = 8
 # Into so many pieces a column may fall for its null rows.
 _PIECES_MAX: Final = 65_536
 # Any decimal that a whole number becomes has room in this.
@@ -112,14 +114,23 @@ def _decimal(array: pa.Array, kind: pa.DataType) -> pa.Array:
 def _same(array: pa.Array, kind: pa.DataType) -> pa.Array:
     """Arrow's cast, and the way back where it does not look itself."""
     made = array.cast(kind)
-    if pa.types.is_floating(kind) or pa.types.is_date(kind):
-        back = (made.cast(pa.float32()) if pa.types.is_float16(kind) else made).cast(array.type)
-        same = pc.equal(back, array)
-        if pa.types.is_floating(array.type):
-            same = pc.or_(same, pc.and_(pc.is_nan(array), pc.is_nan(back)))
-        if not pc.all(same, min_count=0).as_py():
-            raise pa.ArrowInvalid("a value would change")
+    if _is_checked(array.type, kind):
+        return made
+    back = (made.cast(pa.float32()) if pa.types.is_float16(kind) else made).cast(array.type)
+    same = pc.equal(back, array)
+    if pa.types.is_floating(array.type):
+        same = pc.or_(same, pc.and_(pc.is_nan(array), pc.is_nan(back)))
+    if not pc.all(same, min_count=0).as_py():
+        raise pa.ArrowInvalid("a value would change")
     return made
+
+
+def _is_checked(got: pa.DataType, kind: pa.DataType) -> bool:
+    """True where Arrow's cast refuses what would change."""
+    if pa.types.is_floating(kind):
+        widened = pa.types.is_floating(got) and got.bit_width <= kind.bit_width
+        return widened or (pa.types.is_integer(got) and not pa.types.is_float16(kind))
+    return not pa.types.is_date(kind)
 
 
 def _text_bytes(array: pa.Array) -> int:
@@ -176,6 +187,8 @@ def _solid(values: pa.Array) -> pa.Array:
 def _decoded_runs(array: pa.Array, budget: Budget) -> pa.Array:
     if not len(array):
         return pa.array([], array.type.value_type)
+    # Rows cost nothing there, a place each here.
+    budget.take(len(array) * _PLACE_BYTES)
     ends = numpy.asarray(array.run_ends.to_numpy(zero_copy_only=False), dtype=numpy.int64)
     places = numpy.searchsorted(ends, numpy.arange(array.offset, array.offset + len(array)), side="right")
     indices = pa.array(places)
@@ -203,9 +216,10 @@ class _Spans(NamedTuple):
     lengths: numpy.ndarray
 
 
-def _spans(array: pa.Array) -> _Spans:
+def _spans(array: pa.Array, budget: Budget) -> _Spans:
     """Of a list or map. Raises ArrowInvalid for views that share values: together they may stand for much more than
     there is."""
+    budget.take(len(array) * _PLACE_BYTES)
     rows = numpy.arange(len(array), dtype=numpy.int64)
     if pa.types.is_fixed_size_list(array.type):
         starts = (rows + array.offset) * array.type.list_size
@@ -246,7 +260,7 @@ def _within(values: pa.Array, spans: _Spans) -> pa.Array:
 
 
 def _lists(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
-    spans = _spans(array)
+    spans = _spans(array, budget)
     values = cast(_within(array.values, spans), kind.value_type, budget)
     if pa.types.is_fixed_size_list(kind):
         return _fixed_lists(array, values, spans.lengths, kind)
@@ -283,7 +297,7 @@ def _offsets(lengths: numpy.ndarray) -> numpy.ndarray:
 
 
 def _maps(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
-    spans = _spans(array)
+    spans = _spans(array, budget)
     keys = cast(_within(array.keys, spans), kind.key_type, budget)
     items = cast(_within(array.items, spans), kind.item_type, budget)
     offsets = pa.array(_offsets(spans.lengths), pa.int32())
@@ -292,5 +306,6 @@ def _maps(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
 
 def _structs(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
     columns = dict(zip((each.name for each in array.type), array.flatten(), strict=True))
-    children = [cast(columns[each.name], each.type, budget) for each in kind]
+    none = pa.nulls(len(array)) if len(columns) < kind.num_fields else None
+    children = [cast(columns.get(each.name, none), each.type, budget) for each in kind]
     return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())

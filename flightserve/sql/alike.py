@@ -241,8 +241,6 @@ def _is_list(kind: pa.DataType) -> bool:
         for is_kind in (
             pa.types.is_list,
             pa.types.is_large_list,
-            pa.types.is_list_view,
-            pa.types.is_large_list_view,
             pa.types.is_fixed_size_list,
         )
     )

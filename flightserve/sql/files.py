@@ -192,6 +192,8 @@ def _columns(file: str, kind: str, stamp: tuple[int, int, int]) -> pa.Schema:
         # Of many files the same few schemas.
         return decode_schema(_READERS[kind](file).remove_metadata().serialize().to_pybytes())
     except (OSError, pa.ArrowException, duckdb.Error) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise ConfigError(f"{shown(file)} cannot be read: {os.strerror(error.errno)}") from error
         name = {"parquet": "Parquet", "csv": "CSV", "arrow": "Arrow IPC"}[kind]
         raise ConfigError(f"{shown(file)} is no {name} file: {said(error, (file,))}") from error
 

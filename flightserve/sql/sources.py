@@ -20,6 +20,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from flightserve.errors import ConfigError
+from flightserve.fabric.casts import Budget, cast
 from flightserve.sql.alike import Group, folded, grouped, share
 from flightserve.sql.files import (
     Unit,
@@ -38,6 +39,8 @@ from flightserve.sql.policy import RESERVED_PREFIX
 # Tables that the files of one folder may make.
 TABLES_MAX: Final = 1000
 _LISTED_MAX: Final = 20
+# What a piece of a column may take in the type of its table. Files are the operator's own.
+_CAST_BYTES_MAX: Final = 1 << 40
 
 # The folder of rows without a value.
 _HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
@@ -250,8 +253,10 @@ def _alike(table: pa.Table, columns: pa.Schema | None) -> pa.Table:
     arrays = []
     for each in columns:
         place = places.get(folded(each.name))
-        column = pa.nulls(table.num_rows, each.type) if place is None else table.column(place).cast(each.type)
-        arrays.append(column)
+        chunks = [pa.nulls(table.num_rows)] if place is None else table.column(place).chunks
+        arrays.append(
+            pa.chunked_array([cast(chunk, each.type, Budget(_CAST_BYTES_MAX)) for chunk in chunks], each.type)
+        )
     return pa.table(arrays, names=columns.names)
 
 

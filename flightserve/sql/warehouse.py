@@ -77,6 +77,8 @@ BATCH_ROWS_MAX: Final = 2048
 CACHE_MB_MAX: Final = 1024
 # How often files are looked at which queries read anew, and of which results are kept.
 VIEW_REFRESH_S: Final = 1.0
+# Tables that a description names.
+_NAMED_MAX: Final = 20
 # A month.
 REFRESH_S_MAX: Final = 31 * 86_400.0
 
@@ -216,7 +218,7 @@ class WarehouseReplica:
         finally:
             replica.close()
         version = version or hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()
-        names = ", ".join(generation.versions)
+        names = ", ".join([*generation.versions][:_NAMED_MAX]) + ", ..." * (len(generation.versions) > _NAMED_MAX)
         return DeploymentSpec(bound.name, version, bound.settings, methods, f"SQL over the tables {names}.", kind="sql")
 
     def close(self) -> None:

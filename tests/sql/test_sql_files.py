@@ -207,6 +207,18 @@ def _as_struct(value: Any) -> Any:
     return {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else value
 
 
+def test_ipc_encodings_are_of_one_table_and_list_views_are_not(tmp_path: Path) -> None:
+    """Arrow has no casts of runs, and those of list views give empty lists."""
+    runs = pa.table({"a": pa.RunEndEncodedArray.from_arrays([2, 3], pa.array(["x", None]))})
+    write(tmp_path / "t", {"1.arrow": {"a": ["y"]}, "2.arrow": runs})
+    with opened({"t": tmp_path / "t"}) as engine:
+        assert run(engine, "FROM t")["a"].to_pylist() == ["y", "x", "x", None]
+    views = pa.table({"a": pa.array([[1]], pa.list_view(pa.int64()))})
+    write(tmp_path / "v", {"1.arrow": {"a": [[2]]}, "2.arrow": views})
+    with opened({"v": tmp_path / "v"}) as engine:
+        assert [run(engine, f'FROM "v_{n}"')["a"].to_pylist() for n in (1, 2)] == [[[2]], [[1]]]
+
+
 # ---- odd names
 
 ODD = [
