@@ -282,7 +282,7 @@ class Gateway:
         if known is None:
             try:
                 row = self._one(DESCRIBE, shape, meta)
-            except InvalidArgument:
+            except (InvalidArgument, NotFound, Unimplemented):
                 if shape.parameters == statement.parameters:
                     raise
                 # Some need values to be planned, a format or the name of a part.

@@ -259,7 +259,7 @@ class Parameters:
                 arrays.append(column)
                 continue
             try:
-                arrays.append(plain(column, rows.schema.field(place).metadata).cast(kind))
+                arrays.append(plain(column, rows.schema.field(place)).cast(kind))
             except (pa.ArrowException, OverflowError) as error:
                 raise InvalidArgument(f"parameter {name!r} is {kind}; {column.type} does not fit: {error}") from error
         return arrays

@@ -97,32 +97,34 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pt.is_list(kind) or pt.is_large_list(kind) or pt.is_list_view(kind) or pt.is_large_list_view(kind))
 
 
-def plain(array: Any, metadata: Metadata = None) -> Any:
-    """The array in its plain type. Raises pa.ArrowException and OverflowError for values that this does not hold."""
-    mark, wanted = mark_of(array.type, metadata), plain_type(array.type, metadata)
+def plain(array: Any, field: pa.Field) -> Any:
+    """The array in its plain type. `field` is its own: an array may have lost what names its parts. Raises
+    pa.ArrowException and OverflowError for values that the type does not hold."""
+    mark, wanted = mark_of(field.type, field.metadata), plain_type(field.type, field.metadata)
+    kind = field.type
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
     if isinstance(array.type, pa.BaseExtensionType):
         array = array.storage
-    kind = array.type
     if mark == b"arrow.uuid":
         return pa.array([None if v is None else str(uuid.UUID(bytes=v)) for v in array.to_pylist()], pa.string())
     if kind == wanted and not kind.num_fields:
         return array
     if pt.is_dictionary(kind):
-        return plain(array.dictionary_decode())
+        return plain(array.dictionary_decode(), pa.field("", kind.value_type))
     if pt.is_run_end_encoded(kind):
-        return plain(pc.run_end_decode(array))
+        return plain(pc.run_end_decode(array), pa.field("", kind.value_type))
     if pt.is_fixed_size_list(kind):
         whole = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
-        inner = plain(whole, kind.value_field.metadata)
+        inner = plain(whole, kind.value_field)
         return pa.FixedSizeListArray.from_arrays(inner, type=wanted, mask=array.is_null())
     if _is_list(kind):
-        inner = plain(pc.list_flatten(array), kind.value_field.metadata)
-        return pa.ListArray.from_arrays(_offsets(array), inner, type=wanted)
+        return pa.ListArray.from_arrays(_offsets(array), plain(pc.list_flatten(array), kind.value_field), type=wanted)
     if pt.is_struct(kind):
-        children = [plain(child, field.metadata) for child, field in zip(array.flatten(), kind, strict=True)]
+        children = [plain(child, inner) for child, inner in zip(array.flatten(), kind, strict=True)]
         return pa.StructArray.from_arrays(children, fields=list(wanted), mask=array.is_null())
     if pt.is_map(kind):
-        return _plain_map(array, wanted)
+        return _plain_map(array, kind, wanted)
     return _intervals(array) if pt.is_duration(kind) else array.cast(wanted)
 
 
@@ -134,11 +136,11 @@ def _offsets(array: Any) -> pa.Array:
     return pa.array(np.concatenate([[0], ends]), pa.int32(), mask=nulls)
 
 
-def _plain_map(array: Any, wanted: Any) -> Any:
-    fields = array.type.key_field, array.type.item_field
-    entries = array.cast(pa.list_(pa.struct(fields)))
+def _plain_map(array: Any, kind: Any, wanted: Any) -> Any:
+    fields = kind.key_field, kind.item_field
+    entries = array.cast(pa.list_(pa.struct([field.with_name(name) for field, name in zip(fields, "kv", strict=True)])))
     parts = zip(pc.list_flatten(entries).flatten(), fields, strict=True)
-    keys, items = (plain(part, field.metadata) for part, field in parts)
+    keys, items = (plain(part, field) for part, field in parts)
     return pa.MapArray.from_arrays(_offsets(entries), keys, items, type=wanted)
 
 

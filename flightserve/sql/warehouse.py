@@ -42,7 +42,7 @@ from flightserve.sql.executions import Executions, Result, answer, one_batch
 from flightserve.sql.memory import MIB, MemoryWatch, bound, private_bytes
 from flightserve.sql.merging import RID
 from flightserve.sql.parameters import decode_rows
-from flightserve.sql.queries import Limits, Prepared, Runner
+from flightserve.sql.queries import UNBOUND, Limits, Prepared, Runner
 from flightserve.sql.refresh import Generation, Generations, Refresher
 from flightserve.sql.sources import Known, described, find_sources, known_columns, split
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
@@ -377,7 +377,7 @@ def _is_open(runner: Runner, prepared: Prepared) -> bool:
     """Whether the engine binds the statement only once its parameters have types. Raises what is wrong with it."""
     try:
         _ = prepared.raw
-    except InvalidArgument:
+    except UNBOUND:
         if runner.waits_for_types(prepared):
             return True
         raise
