@@ -136,8 +136,8 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
     option("--allow-host", action="append", default=[], metavar="NAME", help=about)
     about = "a web origin whose pages may call (CORS), e.g. https://app.example, or *; may be given again"
     option("--cors-origin", action="append", default=[], metavar="ORIGIN", help=about)
-    about = "take SQL by GET /v1/sql?query=... too, for spreadsheets, links and the like (default: POST alone)"
-    option("--allow-get", action="store_true", help=about)
+    about = "take SQL by GET /v1/sql?query=... too, for spreadsheets, links and the like (default: on loopback only)"
+    option("--allow-get", action=argparse.BooleanOptionalAction, default=None, help=about)
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
     option("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS", help=about)
 

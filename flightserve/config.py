@@ -63,7 +63,8 @@ class FabricLimits:
 class FrontendOptions:
     """Where the frontends listen. A port of None leaves the protocol out; 0 takes a free one. `allowed_hosts` are names
     that HTTP answers to beside its own, `cors_origins` the web origins whose pages may call; `*` is all of them.
-    With `allow_get` SQL may be asked by `GET /v1/sql?query=...`, read-only as all of it, by whoever can make a URL.
+    With `allow_get` SQL may be asked by `GET /v1/sql?query=...`, read-only as all of it, by whoever can make a URL;
+    None allows it where we listen on loopback only.
     `ticket_key` signs what SQL clients are handed; the frontends of an app share it."""
 
     host: str = "127.0.0.1"
@@ -76,7 +77,7 @@ class FrontendOptions:
     limits: EdgeLimits = EdgeLimits()
     allowed_hosts: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
-    allow_get: bool = False
+    allow_get: bool | None = None
     ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -113,5 +114,5 @@ class ServingOptions(TypedDict, total=False):
     limits: EdgeLimits
     allowed_hosts: Sequence[str]
     cors_origins: Sequence[str]
-    allow_get: bool
+    allow_get: bool | None
     ticket_key: bytes

@@ -59,9 +59,9 @@ class HttpFrontend:
         metrics: Metrics,
         allowed_hosts: Sequence[str] = (),
         cors_origins: Sequence[str] = (),
-        allow_get: bool = False,
+        allow_get: bool | None = None,
     ) -> None:
-        """`allow_get`: a query may come by GET, too."""
+        """`allow_get`: a query may come by GET, too; None: where only this machine can ask."""
         self._allow_get = allow_get
         self._host = host
         self._door = Door(host, allowed_hosts, cors_origins)

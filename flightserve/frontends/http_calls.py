@@ -66,12 +66,12 @@ class Calls:
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
         door: Door,
-        allow_get: bool = False,
+        allow_get: bool | None = None,
     ) -> None:
         self.service = service
         self.limits = limits
         self.door = door
-        self._allow_get = allow_get
+        self._allow_get = not door.public if allow_get is None else allow_get
         self.sql = SqlCalls(service, limits)
         self.in_flight = 0
         self.tasks: set[asyncio.Task[None]] = set()

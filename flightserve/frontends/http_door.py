@@ -55,8 +55,9 @@ class Door:
         self._any_origin = ANY in cors_origins
         self._origins = {origin.lower().rstrip("/").encode() for origin in cors_origins}
         self._names = {name.lower().rstrip(".") for name in (host, *allowed_hosts)}
-        self._public = not _is_loopback(host)
-        if self._public:
+        # Other machines may call, too.
+        self.public = not _is_loopback(host)
+        if self.public:
             self._names.add(socket.gethostname().lower())
         self._judged: dict[bytes, bool] = {}
 
@@ -120,7 +121,7 @@ class Door:
             or name == "localhost"
             or name.endswith(".localhost")
             or _is_number(name)
-            or (self._public and "." not in name)
+            or (self.public and "." not in name)
             or f"*.{name.partition('.')[2]}" in self._names
         )
 

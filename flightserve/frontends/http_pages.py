@@ -107,7 +107,9 @@ class _Pages:
         raise MethodNotAllowed(_SQL_TAKES)
 
 
-_SQL_TAKES: Final = "/v1/sql takes POST, and GET where the server was started with --allow-get (allow_get=True)"
+_SQL_TAKES: Final = (
+    "/v1/sql takes POST, and GET on loopback or where the server was started with --allow-get (allow_get=True)"
+)
 
 
 def _json(request: Request, content: object) -> Response:

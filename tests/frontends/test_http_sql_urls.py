@@ -17,6 +17,8 @@ import pytest
 import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http import HttpFrontend
+from flightserve.frontends.http_calls import Calls
+from flightserve.frontends.http_door import Door
 from flightserve.metrics import Metrics
 from tests.frontends.http_support import Raw, table_of
 from tests.frontends.sql_support import warehouse
@@ -31,8 +33,8 @@ ROWS = [{"id": 1, "name": "Ada"}, {"id": 2, "name": "Bo"}]
 def addresses() -> Iterator[dict[str, str]]:
     """Of one frontend that takes GET, one that does not, and one that some pages may call."""
     options: dict[str, dict[str, Any]] = {
-        "open": {"allow_get": True},
-        "closed": {},
+        "open": {},
+        "closed": {"allow_get": False},
         "named": {"allow_get": True, "cors_origins": ["https://wiki.example"]},
     }
     (bound,) = fs.App(warehouse())
@@ -156,12 +158,33 @@ def test_a_get_with_a_body_is_refused(addresses: dict[str, str]) -> None:
     assert raw.until_closed().status == 413
 
 
-def test_it_is_closed_by_default(addresses: dict[str, str]) -> None:
+def test_it_can_be_closed(addresses: dict[str, str]) -> None:
     with httpx.Client(base_url=addresses["closed"]) as client:
         answer = get(client)
         assert answer.status_code == 405 and "--allow-get" in answer.json()["error"]["message"]
         assert client.head("/v1/sql?query=SELECT+1").status_code == 405
         assert client.post("/v1/sql", content=QUERY, headers={"content-type": "text/plain"}).json() == {"rows": ROWS}
+
+
+@pytest.mark.parametrize(
+    ("host", "allow_get", "taken"),
+    [
+        ("127.0.0.1", None, True),
+        ("localhost", None, True),
+        ("192.0.2.1", None, False),
+        ("0.0.0.0", None, False),
+        ("192.0.2.1", True, True),
+        ("127.0.0.1", False, False),
+    ],
+)
+def test_unless_told_otherwise_it_is_open_where_only_this_machine_can_ask(
+    host: str, allow_get: bool | None, taken: bool
+) -> None:
+    (bound,) = fs.App(warehouse())
+    with plane(bound) as running:
+        calls = Calls(running.client, LIMITS, Metrics(), running.loop, Door(host), allow_get)
+        assert (calls.query_of(b"/v1/sql?query=SELECT+1", b"GET", {}) is not None) == taken
+        running.targets[0].close()
 
 
 CROSS = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
