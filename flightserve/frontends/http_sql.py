@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -60,6 +61,7 @@ FORMS: Final = (JSON, NDJSON, CSV, ARROW, PARQUET)
 # Bodies larger than this are read in a thread.
 _THREAD_BYTES_MIN: Final = 64 << 10
 _UNSET: Final = msgspec.UNSET
+_NONE: Final = type(None)
 _SCHEMAS: Final = SchemaCache()
 
 
@@ -185,10 +187,20 @@ def parameters_of(given: Any, limits: EdgeLimits) -> bytes:
     if len(columns) > limits.columns_max:
         raise InvalidArgument(f"{len(columns)} parameters; at most {limits.columns_max} are taken")
     try:
-        arrays = [inferred(values, name) for name, values in columns.items()]
+        arrays = [_column(values, name) for name, values in columns.items()]
     except BadValue as error:
         raise InvalidArgument(f"parameters: {error.message}") from error
     return bytes(memoryview(encoded(pa.RecordBatch.from_arrays(arrays, list(columns)), _SCHEMAS)))
+
+
+def _column(values: list[Any], name: str) -> pa.Array:
+    """A parameter's values; whole numbers beyond 64 bits are decimals, as far as Arrow has digits. Raises BadValue."""
+    if not set(map(type, values)) - {int, _NONE} and (whole := [value for value in values if value is not None]):
+        first, last = min(whole), max(whole)
+        fits = first >= -(2**63) and last < (2**63 if first < 0 else 2**64)
+        if not fits and max(-first, last) < 10**38:
+            return pa.array([None if value is None else Decimal(value) for value in values], pa.decimal128(38, 0))
+    return inferred(values, name)
 
 
 def _by_position(rows: list[list[Any]]) -> dict[str, list[Any]]:

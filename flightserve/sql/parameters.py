@@ -137,7 +137,7 @@ def _common(kinds: set[str]) -> str | None:
 def _casts(statement: Statement) -> dict[str, str]:
     """Types that the text itself casts parameters to, where they agree, by the names in lower case; for parts that the
     plan does not show."""
-    raw = statement.text.encode()
+    raw = statement.text.encode()[statement.begins :]
     found: dict[str, set[str]] = {}
     for node in walk(statement.tree):
         child = node.get("child") or {}
@@ -184,6 +184,7 @@ def cast_text(statement: Statement, replacements: Mapping[str, str]) -> str | No
     for node in walk(statement.tree):
         if node.get("class") == "PARAMETER":
             start, length, name = node["query_location"], node["query_location_length"], node["identifier"]
+            start += statement.begins
             if start >= _NO_LOCATION or raw[start : start + length] not in (f"${name}".encode(), b"?"):
                 return None
             places[start] = (length, name)
@@ -328,6 +329,22 @@ def _instant(scalar: pa.Scalar) -> Any:
     day, era = sql_date(days)
     zone = "+00" if not is_date and kind.tz is not None else ""
     return f"{day}{era}{' ' + time if time else ''}{zone}"
+
+
+def check_texts(connection: duckdb.DuckDBPyConnection, parameters: Parameters, columns: Sequence[pa.Array]) -> None:
+    """Raise InvalidArgument for texts that are not what they are read as, before anything of many executions has been
+    answered."""
+    for name, kind, column in zip(parameters.names, parameters.types, columns, strict=True):
+        if name not in parameters.literals or name in parameters.untyped or kind == "VARCHAR":
+            continue
+        session = connection.cursor()
+        try:
+            session.register("__fs_texts", pa.RecordBatch.from_arrays([column], names=["v"]))
+            session.execute(f"SELECT count(CAST(v AS {kind})) FROM __fs_texts").fetchall()
+        except duckdb.Error as error:
+            raise InvalidArgument(f"parameter {name!r}: {translate(error).message}") from error
+        finally:
+            session.close()
 
 
 def resolve(

@@ -48,6 +48,7 @@ from flightserve.sql.parameters import (
     Parameters,
     Types,
     cast_text,
+    check_texts,
     infer,
     is_text,
     resolve,
@@ -366,6 +367,7 @@ class Runner:
                     limits.ending()
                 yield batch
             return
+        check_texts(self.engine.shadow, prepared.parameters, columns)
         result = prepared.result_for(columns, 0)
         yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in result.types], schema=result)
         for start in range(0, rows, MERGED_ROWS_MAX):

@@ -33,14 +33,16 @@ Tree = dict[str, Any]
 class Statement:
     """One allowed statement.
 
-    `tree` is its query as the engine's parser gives it (of an EXPLAIN: what is explained), `parameters` the
-    names of its parameters in the order of their numbers; `?` and `$1` are called "1" and so on.
+    `tree` is its query as the engine's parser gives it (of an EXPLAIN: what is explained, which begins at the byte
+    `begins` of `text`; the places in the tree count from there), `parameters` the names of its parameters in the order
+    of their numbers; `?` and `$1` are called "1" and so on.
     """
 
     text: str
     explain: bool
     tree: Tree = field(repr=False)
     parameters: tuple[str, ...]
+    begins: int = 0
 
     @property
     def positional(self) -> bool:
@@ -105,11 +107,12 @@ class Parser:
             text, explain = self._harmless(found[0]), False
         else:
             explain = found[0].type.name == _EXPLAIN
-        tree, order = self._tree(_explained(text) if explain else text)
+        query = _explained(text) if explain else text
+        tree, order = self._tree(query)
         if explain and set(found[0].named_parameters) != set(order):
             raise InvalidArgument("EXPLAIN takes no options here: EXPLAIN SELECT ...")
         self._check(tree)
-        return Statement(text, explain, tree, order)
+        return Statement(text, explain, tree, order, len(text.encode()) - len(query.encode()))
 
     def _harmless(self, statement: duckdb.Statement) -> str:
         """The query that answers a statement that is none. Raises PermissionDenied where there is none."""

@@ -107,6 +107,26 @@ def test_ndjson(client: httpx.Client) -> None:
     assert [json.loads(line) for line in answer.text.splitlines()] == [ROW, NULLS]
 
 
+def test_whole_numbers_of_any_size_as_parameters(client: httpx.Client) -> None:
+    numbers = [2**63, 2**64, -(2**63) - 1, 10**38 - 1]
+    answer = ask(client, "SELECT ? AS v", [[number] for number in numbers], integers="number")
+    assert answer.json() == {"rows": [{"v": number} for number in numbers]}
+    check(ask(client, "SELECT ? AS v", [10**38]), 400, "INVALID_ARGUMENT")
+
+
+def test_a_text_that_is_no_date_is_told_before_any_row(client: httpx.Client) -> None:
+    message = check(
+        ask(client, "SELECT day FROM types WHERE day > ?", [["2013-01-01"], ["x"]]), 400, "INVALID_ARGUMENT"
+    )
+    assert "parameter '1'" in message and '"x"' in message
+
+
+def test_explained_statements_have_parameters(client: httpx.Client) -> None:
+    for query in ("EXPLAIN SELECT id FROM people WHERE id > ?", "/* ü */ explain /* é */ FROM people WHERE id = $1"):
+        for value in (1, "1"):
+            assert "explain_value" in ask(client, query, [value]).json()["rows"][0]
+
+
 def test_sums_are_numbers_as_counts_are(client: httpx.Client) -> None:
     """What a client that has but floats would read as another number is text, whatever its type is."""
     query = "SELECT sum(id) AS s, count(*) AS n, 9007199254740992 AS exact, 9007199254740993 AS large, "
@@ -230,7 +250,7 @@ def test_many_parameter_rows(client: httpx.Client) -> None:
         ([{"a": 1}, {"b": 1}], "differ"),
         ([[1], ["x"]], "row 1"),
         ([[], []], "none of them"),
-        ([[2**70]], "out of range"),
+        ([[2**130]], "out of range"),
     ],
 )
 def test_parameters_that_are_none(client: httpx.Client, parameters: Any, said: str) -> None:
