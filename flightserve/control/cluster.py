@@ -8,10 +8,12 @@ slot is still wanted, and a process that comes back under an old name would be t
 from __future__ import annotations
 
 import concurrent.futures
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
+from ray._private import worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flightserve.control.child import Child
@@ -19,6 +21,7 @@ from flightserve.control.names import namespace
 from flightserve.control.plan import Assignment, Plan
 
 # A child serves its own sockets; Ray only needs to ask it whether it was built.
+FAILURE_CHARS_MAX = 400
 _CONCURRENCY = {"max_concurrency": 2}
 
 
@@ -28,6 +31,9 @@ class RayCluster:
     def __init__(self, plan: Plan, node: str) -> None:
         self._plan = plan
         self._node = node
+        # Ours, as every actor's.
+        self.raylet_pid = os.getppid()
+        self._folder = worker._global_node.get_session_dir_path()
         self._pings: dict[str, concurrent.futures.Future[Any]] = {}
 
     def start(
@@ -58,7 +64,8 @@ class RayCluster:
         self._pings.pop(actor, None)
         error = done.exception()
         if error is not None:
-            on_failure(f"{type(error).__name__}: {str(error).strip()}")
+            # Ray says much, over many lines.
+            on_failure(" ".join(f"{type(error).__name__}: {error}".split())[:FAILURE_CHARS_MAX])
 
     def end(self, actor: str) -> None:
         """Have Ray kill the child and forget it; nothing happens when Ray knows no such actor."""
@@ -67,6 +74,15 @@ class RayCluster:
         except ValueError:
             return
         ray.kill(handle, no_restart=True)
+
+    def lost(self) -> str:
+        """Ray's raylet, without which no process is started on this node; an actor is its child, and outlives it."""
+        return "" if os.getppid() == self.raylet_pid else "Ray's raylet died: what dies now is not replaced"
+
+    def disk_bytes(self) -> int:
+        """What is free where Ray's sessions and logs are."""
+        found = os.statvfs(self._folder)
+        return found.f_bavail * found.f_frsize
 
     def total(self) -> dict[str, float]:
         """Resources of our node, free or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
@@ -10,9 +11,10 @@ from typing import Any
 
 from flightserve.control.logs import carry_logs
 from flightserve.control.messages import View
-from flightserve.control.observer import Observer
+from flightserve.control.observer import Observer, connect, kill
 from flightserve.control.plan import Plan
 from flightserve.errors import FlightserveError, Unavailable
+from flightserve.fabric.processes import look_at
 
 log = logging.getLogger("flightserve.control.launcher")
 
@@ -78,9 +80,15 @@ class Launcher:
 
     def check(self) -> None:
         """Raise Unavailable when Ray is gone: its own processes, or the supervisor for so long that Ray must be."""
+        if self._local is not None:
+            self._local.tend()
         lost = self._local.lost() if self._local is not None else ""
+        if self._observer is not None and (view := self._observer.view) is not None:
+            if self._observer.silent_s() > DEAD_S and is_cut_off(view):
+                lost = lost or "Ray's raylet died, and with it the supervisor"
+            lost = lost or view.lost
         if lost:
-            raise Unavailable(f"Ray's {lost} died: what dies now would not be replaced, so the app ends")
+            raise Unavailable(f"{lost}, so the app ends")
         if self._observer is not None and self._observer.silent_s() > LOST_S:
             raise Unavailable(f"no word of the supervisor for {LOST_S:.0f} s; is Ray gone?")
 
@@ -93,7 +101,16 @@ class Launcher:
             if view is None or view.phase != "stopped":
                 log.warning("the app did not stop in time: %s", view.problem if view else "no supervisor answered")
             observer.close()
+            if view is not None and is_cut_off(view):
+                self._end_supervisor()
         self._end_ray()
+
+    def _end_supervisor(self) -> None:
+        """Ray cannot do that any more."""
+        with contextlib.suppress(FlightserveError):
+            sock, pid = connect(self._plan.app_id, CONNECT_TIMEOUT_S)
+            sock.close()
+            kill(pid)
 
     def _connect(self) -> None:
         import ray
@@ -149,6 +166,11 @@ class Launcher:
         local, self._local = self._local, None
         if local is not None:
             local.stop()
+
+
+def is_cut_off(view: View) -> bool:
+    """Ray starts nothing for the app any more, and ends nothing."""
+    return bool(view.raylet_pid) and look_at(view.raylet_pid) is None
 
 
 def _check_answers(address: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -32,6 +33,8 @@ log = logging.getLogger("flightserve.control.local_ray")
 OBJECT_STORE_BYTES: Final = 128 << 20
 # Ray's names of its processes.
 VITAL: Final = frozenset({"gcs_server", "raylet"})
+LOG_MONITOR: Final = "log_monitor"
+LOG_TAIL_BYTES: Final = 64 << 10
 # For glibc. Without them it gives the memory of each large message back to the kernel and gets it again as cold pages,
 # and has arenas for eight threads a core, of which a child has forty, most of them Ray's. Measured by turns with Flight
 # batches of 10 MB: 2,030 page faults a batch in the frontend, 20 with these, and 0.74 and 0.87 GB/s. 32 MiB is the most
@@ -53,14 +56,17 @@ class LocalRay:
         self._app_id = app_id
         base = tempfile.gettempdir()
         self.directory = tempfile.mkdtemp(prefix="fs-", dir=base if len(base) <= BASE_CHARACTERS_MAX else "/tmp")
-        self._reaper = subprocess.Popen(
+        self._reaper = self._start_reaper()
+
+    def _start_reaper(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [
                 sys.executable,
                 "-I",
                 "-S",
                 str(Path(__file__).with_name("reaper.py")),
                 self.directory,
-                app_id,
+                self._app_id,
                 str(os.getpid()),
             ],
             stdin=subprocess.PIPE,
@@ -86,13 +92,42 @@ class LocalRay:
         carry_logs()
 
     def lost(self) -> str:
-        """Which of the processes that Ray cannot be without has died; empty while all live. What is served goes on
-        without them for a while, but nothing that dies is replaced any more."""
+        """Which of the processes that Ray cannot be without has died, and what that means; empty while all live. What
+        is served goes on without them for a while, but nothing that dies is replaced any more."""
+        dead = sorted(self._dead() & VITAL)
+        if not dead:
+            return ""
+        agent = self._agent_that_ended_the_raylet() if "raylet" in dead else ""
+        why = f" because its {agent} had" if agent else ""
+        return f"Ray's {', '.join(dead)} died{why}: what dies now would not be replaced"
+
+    def tend(self) -> None:
+        """Put back what can be put back: what carries the children's lines, and what cleans up behind us."""
+        from ray._private import worker
+
+        if LOG_MONITOR in self._dead():
+            log.error("Ray's %s died, and lines of the log may be lost: another is started", LOG_MONITOR)
+            del worker._global_node.all_processes[LOG_MONITOR]
+            worker._global_node.start_log_monitor()
+        if self._reaper.poll() is not None:
+            log.error("the reaper died: another is started")
+            self._reaper = self._start_reaper()
+
+    def _dead(self) -> set[str]:
         from ray._private import worker
 
         node = worker._global_node
-        dead = {kind for kind, _ in node.dead_processes()} if node is not None else set()
-        return ", ".join(sorted(dead & VITAL))
+        return {kind for kind, _ in node.dead_processes()} if node is not None else set()
+
+    def _agent_that_ended_the_raylet(self) -> str:
+        """Ray's raylet ends when one of its two agents does, and says which in its log."""
+        try:
+            with open(f"{self.directory}/session_latest/logs/raylet.out", "rb") as file:
+                file.seek(-min(LOG_TAIL_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
+                found = re.findall(rb"agent failed, agent_name = (\w+)", file.read())
+        except OSError:
+            return ""
+        return found[-1].decode() if found else ""
 
     def stop(self) -> None:
         """Shut Ray down and wait until its processes and its directory are gone."""

@@ -179,7 +179,8 @@ class ChildView(msgspec.Struct, frozen=True):
 class View(msgspec.Struct, frozen=True):
     """The whole app, for people. `phase`: starting, ready, degraded, draining, stopped or failed; `problem`
     says what is wrong, "" when nothing is; `detail` is the traceback where there is one. `change`: what is being
-    changed and how far that is, "" when nothing is."""
+    changed and how far that is, "" when nothing is. `raylet_pid`:
+    Ray's process that starts ours. `lost`: why what is missing never comes back, so that the app has to end."""
 
     app_id: str
     phase: str
@@ -191,6 +192,8 @@ class View(msgspec.Struct, frozen=True):
     children: tuple[ChildView, ...]
     deployments: tuple[DeploymentView, ...] = ()
     change: str = ""
+    raylet_pid: int = 0
+    lost: str = ""
 
 
 _Arrays = (

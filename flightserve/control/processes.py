@@ -46,15 +46,26 @@ log = logging.getLogger("flightserve.control.processes")
 EXIT_WAIT_S = 6.0
 # What Ray is asked for takes milliseconds, seconds on a machine that is very busy.
 RAY_SILENT_S = 5.0
+# With less than that, Ray starts no process.
+DISK_BYTES_MIN = 4_000_000
 
 
 class Cluster(Protocol):
     """What the supervisor needs of Ray (`control.cluster.RayCluster`); blocking."""
 
+    @property
+    def raylet_pid(self) -> int: ...
     def start(self, assignment: Assignment, demand: Mapping[str, float], actor: str, on_failure: Any) -> None: ...
     def end(self, actor: str) -> None: ...
     def total(self) -> dict[str, float]: ...
     def free(self) -> dict[str, float]: ...
+    def lost(self) -> str:
+        """What of Ray itself is gone for good, "" while nothing is. Does not block."""
+        ...
+
+    def disk_bytes(self) -> int:
+        """What is free where Ray writes. Does not block."""
+        ...
 
 
 class Processes:
@@ -255,6 +266,13 @@ class Processes:
     def trouble(self) -> str:
         """What keeps us from starting anything; "" where nothing does."""
         waiting_s = self._ray_calls.waiting_s()
+        if lost := self._cluster.lost():
+            return lost
+        if (free := self._cluster.disk_bytes()) < DISK_BYTES_MIN:
+            return (
+                f"the disk with Ray's folder is full ({free / 1e6:.1f} MB are free): "
+                "what dies is not replaced before there is room, and lines of the log are lost"
+            )
         return f"Ray has not answered for {waiting_s:.0f} s" if waiting_s > RAY_SILENT_S else ""
 
     async def check_placement(self, now_ns: int) -> None:

@@ -121,7 +121,8 @@ class Roster:
         self.detail = ""
         self.placement_problem = ""
         # What keeps the supervisor from starting anything.
-        self.trouble = ""
+        self.trouble = self.lost = ""
+        self.raylet_pid = 0
         # What keeps the change that is under way from its end, and a traceback.
         self.change_failure: tuple[str, str] | None = None
         # The layout that tables are of, since which version.
@@ -390,6 +391,11 @@ class Roster:
         problem = self.failure or self.placement_problem or self._waiting()
         return "; ".join(part for part in (problem, self.trouble) if part)
 
+    def _short(self) -> bool:
+        """A wanted place has no living process."""
+        alive = {record.slot for record in self.records.values() if record.phase in LIVE and record.pid}
+        return not alive.issuperset(self._desired.serving())
+
     def _waiting(self) -> str:
         ready = {record.slot for record in self.records.values() if _ready(record)}
         waiting = sorted(slot for slot in self._desired.serving() if slot not in ready)
@@ -418,6 +424,8 @@ class Roster:
             ),
             deployments=tuple(self._deployment_views()),
             change=change,
+            raylet_pid=self.raylet_pid,
+            lost=self.lost if self._short() else "",
         )
 
     def _deployment_views(self) -> Iterator[DeploymentView]:
@@ -437,7 +445,7 @@ class Roster:
     def _phase(self) -> str:
         if self.draining:
             return "draining" if self.records else "stopped"
-        if self.all_ready():
+        if self.all_ready() and not self.lost:
             return "ready"
         if (self.failure or self.placement_problem) and not self.was_ready:
             return "failed"

@@ -64,6 +64,7 @@ class Supervisor:
         # A child that is so long silent missed a heartbeat: it is looked at in /proc.
         self._look_ns = int(1.5 * self._limits.heartbeat_s * NS_PER_S)
         self._adopt_until_ns = time.monotonic_ns() + int(self._limits.adopt_s * NS_PER_S) if adopting else 0
+        self._roster.raylet_pid = cluster.raylet_pid
         self._attached = not adopting
         self._observers: set[asyncio.StreamWriter] = set()
         self._publishing: asyncio.TimerHandle | None = None
@@ -102,7 +103,7 @@ class Supervisor:
         now_ns = time.monotonic_ns()
         if self._adopting():
             return
-        self._roster.trouble = self._processes.trouble()
+        self._roster.trouble, self._roster.lost = self._processes.trouble(), self._cluster.lost()
         self._processes.check_spawning(now_ns)
         if not self._roster.draining:
             # Before anything is started: Ray would refuse what the node can never hold, and not say why.

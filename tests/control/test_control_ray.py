@@ -147,6 +147,42 @@ def test_when_ray_dies_the_app_ends_says_so_and_leaves_nothing(short_directory: 
         wait_until(lambda: served.left() == [], "everything gone")
 
 
+def test_when_an_agent_dies_rays_raylet_does_and_why_is_said(short_directory: Path) -> None:
+    with Served(short_directory) as served:
+        served.wait_ready()
+        os.kill(_child(served.named("raylet"), "ray::DashboardAgent"), signal.SIGKILL)
+        assert served.process.wait(60) == 1
+        assert "Ray's raylet died because its " in served.errors()
+        assert "agent had: " in served.errors()
+        wait_until(lambda: served.left() == [], "everything gone")
+
+
+def test_a_reaper_that_died_is_put_back(short_directory: Path) -> None:
+    with Served(short_directory) as served:
+        served.wait_ready()
+        before = served.named("reaper.py")
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: _named(served, "reaper.py") not in (0, before), "another reaper")
+        served.process.kill()
+        served.process.wait()
+        wait_until(lambda: served.left() == [], "everything gone")
+
+
+def _child(parent: int, title: str) -> int:
+    """The child that gave itself the title, which may be written over its environment."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    (found,) = [int(pid) for pid in children if title in Path(f"/proc/{pid}/cmdline").read_text()]
+    return found
+
+
+def _named(served: Served, name: str) -> int:
+    try:
+        return served.named(name)
+    except ValueError:
+        # None, or two while one takes the other's place.
+        return 0
+
+
 def test_without_the_reaper_a_stop_still_leaves_nothing(short_directory: Path) -> None:
     with Served(short_directory) as served:
         served.wait_ready()
