@@ -82,7 +82,7 @@ class HttpFrontend:
         loop = asyncio.get_running_loop()
         calls = self._calls = Calls(self._service, self._limits, self._metrics, loop, self._door, self._allow_get)
         self._socket = _listen(self._host, self._port)
-        application = pages(self._service, self._limits, self._metrics, lambda: calls.draining)
+        application = pages(self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by)
         config = uvicorn.Config(
             application,
             loop="none",

@@ -72,6 +72,8 @@ class Calls:
         self.limits = limits
         self.door = door
         self._allow_get = not door.public if allow_get is None else allow_get
+        # The HTTP methods by which a query may come.
+        self.sql_by = ("POST", "GET") if self._allow_get else ("POST",)
         self.sql = SqlCalls(service, limits)
         self.in_flight = 0
         self.tasks: set[asyncio.Task[None]] = set()

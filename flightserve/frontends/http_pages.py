@@ -4,7 +4,7 @@ description for machines (`/openapi.json`) and for people (`/docs`)."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -31,8 +31,11 @@ _PREFLIGHT = b"access-control-request-method"
 _DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
-def pages(service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool]) -> ASGIApp:
-    """The application. Its handlers only read `service`, and answer from memory."""
+def pages(
+    service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool], sql_by: Sequence[str]
+) -> ASGIApp:
+    """The application. Its handlers only read `service`, and answer from memory. `sql_by`: how queries may come, for
+    who asks otherwise."""
     all_pages = _Pages(service, limits, metrics, is_draining)
     routes = [
         Route("/healthz", all_pages.healthz),
@@ -42,7 +45,7 @@ def pages(service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: C
         Route("/docs", all_pages.docs),
         Route("/", all_pages.docs),
         Route("/v1/deployments", all_pages.deployments),
-        Route("/v1/sql", all_pages.sql, methods=["POST"]),
+        Route("/v1/sql", all_pages.sql, methods=list(sql_by)),
         Route("/v1/{deployment}/{method}", all_pages.method),
     ]
     handlers: Mapping[Any, Any] = {HTTPException: _http_error, FlightserveError: _error, Exception: _error}
