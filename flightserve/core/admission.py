@@ -17,6 +17,7 @@ of the queue over the rate at which it is served).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -46,13 +47,14 @@ class Admission:
     """The bounds of one deployment. `choosy` is true where each request must be looked at, and not only those that
     come to a long queue. `wake_ns` is when somebody will have waited too long, or NEVER_NS."""
 
-    def __init__(self, options: DeploymentOptions, groups: Groups, forecast: Forecast | None) -> None:
+    def __init__(self, options: DeploymentOptions, groups: Groups, forecasts: Sequence[Forecast | None]) -> None:
+        """`forecasts` of plain and of `async def` methods."""
         self._options = options
-        self._forecast = forecast
+        self._forecasts = forecasts
         self._groups = groups
         self._wait_ns_max = round(options.max_queue_wait_ms * NS_PER_MS)
         self.limit = GradientLimit(options.max_queued_requests) if options.adaptive_limit else None
-        self.choosy = self._wait_ns_max > 0 or self.limit is not None or forecast is not None
+        self.choosy = self._wait_ns_max > 0 or self.limit is not None or forecasts[0] is not None
         # In the order of arrival, which is that of the times when they will have waited too long.
         self._waiting: deque[Entry] = deque()
         self._sweep_at = _SWEEP_MIN
@@ -80,14 +82,16 @@ class Admission:
             refusal = self._would_wait(request, now_ns)
             if refusal is not None:
                 return refusal
-        if self._forecast is not None:
-            miss = self._forecast.miss_at_arrival(entry, now_ns)
+        forecast = self._forecasts[request.is_async]
+        if forecast is not None:
+            miss = forecast.miss_at_arrival(entry, now_ns)
             if miss:
                 return "would_miss", Refused(request, _DEADLINE, miss)
         return None
 
     def _would_wait(self, request: Request, now_ns: int) -> tuple[str, Refused] | None:
-        wait_ns = self._whole_ns() if self._forecast is None else self._forecast.wait_ns(request, now_ns)
+        forecast = self._forecasts[request.is_async]
+        wait_ns = self._whole_ns() if forecast is None else forecast.wait_ns(request, now_ns)
         over_ns = wait_ns - self._wait_ns_max
         if over_ns < 0:
             return None

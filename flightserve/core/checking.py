@@ -17,16 +17,21 @@ def check(machine: DeploymentMachine, attempts_max: int) -> None:
     assert len(machine._credits) == len(replicas)
     machine._fleet.check_invariants()
     machine._gathering.check_invariants(batch for batches in replicas.values() for batch in batches.values())
-    if machine._forecast is not None:
-        assert machine._forecast.backlog.total == sum(entry.work_ns for entry in queued)
-        machine._forecast.check_invariants()
+    for is_async, side in enumerate(machine._sides):
+        own = [entry for entry in queued if entry.request.is_async == bool(is_async)]
+        assert groups.waiting[is_async] == len(own)
+        if side.forecast is not None:
+            assert side.forecast.backlog.total == sum(entry.work_ns for entry in own)
+            side.forecast.check_invariants()
     assert len(machine._deadlines) <= 2 * len(entries) + 64
     running: dict[int, int] = {}
     for replica_id, batches in replicas.items():
+        pool = machine._credits.of(replica_id)
         held = [batch for batch in batches.values() if not batch.suspended]
-        assert machine._credits.taken(replica_id) == len(held), (replica_id, batches)
+        assert pool.taken(replica_id) == len(held), (replica_id, batches)
         for batch in batches.values():
             assert len({entry.request.group for entry in batch.entries}) == 1
+            assert all(entry.request.is_async == pool.side_by_side for entry in batch.entries)
             wanted = [entry for entry in batch.entries if not entry.done]
             assert batch.wanted == len(wanted), batch
             for entry in wanted:

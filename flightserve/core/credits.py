@@ -5,6 +5,10 @@ taken before a micro-batch is formed and comes back when it ends; a replica with
 The replica that holds the fewest micro-batches is chosen, so that nobody prefetches while another is idle, and
 among equals the one that has waited longest, so that the load is spread evenly. A replica may be limited to fewer than
 it offers (`limit`), for a reason that is the caller's.
+
+There are two pools, one for each kind of method. A lane of `async def` methods holds many micro-batches side by side;
+plain ones that were sent to it in such numbers would wait there one behind the other, out of the queue, where they
+could still have grown together or made way for what is more urgent.
 """
 
 from __future__ import annotations
@@ -13,17 +17,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-# One to run and one ahead. A lane that offers more runs its micro-batches side by side.
-SERIAL_CREDITS_MAX: Final = 2
 # Micro-batches of one lane that may wait for other deployments, beside those that have its credits.
 SUSPENDED_MAX: Final = 16
 
 
 class _Account:
-    __slots__ = ("credits", "credits_max", "draining", "offered", "taken")
+    __slots__ = ("credits", "credits_max", "draining", "offered", "side_by_side", "taken")
 
-    def __init__(self, offered: int) -> None:
+    def __init__(self, offered: int, side_by_side: bool) -> None:
         self.offered = offered
+        self.side_by_side = side_by_side
         self.credits_max: int | None = None
         # The lesser of the two.
         self.credits = offered
@@ -38,15 +41,17 @@ class _Account:
     def servers(self) -> int:
         if self.draining or not self.credits:
             return 0
-        return 1 if self.offered <= SERIAL_CREDITS_MAX else self.credits
+        return self.credits if self.side_by_side else 1
 
 
 class CreditPool:
-    """Credits of all replicas of a deployment. `take` and `give_back` are O(1) amortised."""
+    """Credits of all replicas of a deployment, for one kind of method. Those of a pool run what they hold one after
+    another, or `side_by_side`. `take` and `give_back` are O(1) amortised."""
 
-    __slots__ = ("_accounts", "_by_taken", "_lowest", "free", "freed", "servers")
+    __slots__ = ("_accounts", "_by_taken", "_lowest", "free", "freed", "servers", "side_by_side")
 
-    def __init__(self) -> None:
+    def __init__(self, side_by_side: bool = False) -> None:
+        self.side_by_side = side_by_side
         self._accounts: dict[int, _Account] = {}
         # Replicas with a free credit, by credits taken; each dict in the order in which they came there.
         self._by_taken: list[OrderedDict[int, _Account]] = [OrderedDict()]
@@ -74,7 +79,7 @@ class CreditPool:
             raise ValueError(f"replica {replica_id} offers {credits} credits; it is 0 or more")
         account = self._accounts.get(replica_id)
         if account is None:
-            account = self._accounts[replica_id] = _Account(credits)
+            account = self._accounts[replica_id] = _Account(credits, self.side_by_side)
         else:
             self._close(replica_id, account)
             account.offered = credits
@@ -131,9 +136,11 @@ class CreditPool:
             self._lowest += 1
         return next(iter(buckets[self._lowest]))
 
-    def idle_one(self, allowed: Callable[[int], bool]) -> int | None:
-        """The first replica that has nothing and is allowed. O(replicas)."""
-        return next(filter(allowed, self._by_taken[0]), None)
+    def unhindered(self, allowed: Callable[[int], bool]) -> int | None:
+        """The first replica that would begin a micro-batch at once and is allowed: one that has nothing, or that runs
+        them side by side. O(replicas)."""
+        buckets = self._by_taken if self.side_by_side else self._by_taken[:1]
+        return next((replica_id for bucket in buckets for replica_id in filter(allowed, bucket)), None)
 
     @property
     def idle(self) -> int:
@@ -179,3 +186,54 @@ class CreditPool:
         while len(buckets) <= taken:
             buckets.append(OrderedDict())
         return buckets[taken]
+
+
+class Credits:
+    """Those of all lanes of a deployment: of `plain` ones, and of those of `async def` methods, which run side by side
+    (`awaiting`). A lane belongs to one of the two."""
+
+    __slots__ = ("_pool_of", "awaiting", "plain")
+
+    def __init__(self) -> None:
+        self.plain = CreditPool()
+        self.awaiting = CreditPool(side_by_side=True)
+        self._pool_of: dict[int, CreditPool] = {}
+
+    def __len__(self) -> int:
+        return len(self._pool_of)
+
+    def __repr__(self) -> str:
+        return f"<Credits: plain {self.plain!r}, awaiting {self.awaiting!r}>"
+
+    @property
+    def free(self) -> int:
+        """Of both kinds."""
+        return self.plain.free + self.awaiting.free
+
+    def of(self, lane: int) -> CreditPool:
+        """The pool that the lane is in."""
+        return self._pool_of[lane]
+
+    def offer(self, lane: int, credits: int, is_async: bool) -> None:
+        """As `CreditPool.offer`; what kind a lane is of, it says once."""
+        pool = self._pool_of.get(lane)
+        if pool is None:
+            pool = self.awaiting if is_async else self.plain
+            pool.offer(lane, credits)
+            self._pool_of[lane] = pool
+        else:
+            pool.offer(lane, credits)
+
+    def limit(self, lane: int, credits_max: int | None) -> None:
+        """As `CreditPool.limit`."""
+        self._pool_of[lane].limit(lane, credits_max)
+
+    def drain(self, lane: int) -> None:
+        """As `CreditPool.drain`."""
+        self._pool_of[lane].drain(lane)
+
+    def remove(self, lane: int) -> None:
+        """As `CreditPool.remove`."""
+        pool = self._pool_of.pop(lane, None)
+        if pool is not None:
+            pool.remove(lane)

@@ -16,7 +16,8 @@ class Request(msgspec.Struct, eq=False):
     `id` is the shell's and unique. `group` says what may share a micro-batch: (method, schema id).
     `sliceable` requests (row-aligned, or delimited and small) may be cut and merged; others run alone and whole. A
     request whose method is not `idempotent` is never dispatched twice. Requests of a group that `gathers` cost little
-    more together than one of them: they wait for each other while some of them run (`core.gathering`).
+    more together than one of them: they wait for each other while some of them run (`core.gathering`). Those of
+    `async def` methods (`is_async`) run in lanes of their kind, where there are such (`core.credits`).
     """
 
     id: int
@@ -29,6 +30,7 @@ class Request(msgspec.Struct, eq=False):
     sliceable: bool
     idempotent: bool
     gathers: bool = False
+    is_async: bool = False
 
 
 class Piece(msgspec.Struct):
@@ -56,11 +58,13 @@ class Cancelled(msgspec.Struct):
 
 class ReplicaUp(msgspec.Struct):
     """A replica's lane offers `credits` micro-batches at a time (running plus prefetched). `process` is what it shares
-    with the replica's other lanes; they are slow, and die, together."""
+    with the replica's other lanes; they are slow, and die, together. One that `is_async` takes requests that are, and
+    no others, and runs its micro-batches side by side."""
 
     replica_id: int
     credits: int
     process: int = 0
+    is_async: bool = False
 
 
 class ReplicaDown(msgspec.Struct):

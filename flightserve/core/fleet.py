@@ -1,14 +1,14 @@
 """The lanes of a deployment's replicas, by process, and which of them may be given work.
 
 A lane is what has credits; a process is what is slow, and what dies. `core.ejection` judges processes, and what it
-says is carried out here on the credits of their lanes: a process on probation has one lane with one credit. A lane
-that a stream holds has one too, the stream's own, because its reader may be slow.
+says is carried out here on the credits of their lanes: a process on probation has one lane of each kind, with one
+credit. A lane that a stream holds has one too, the stream's own, because its reader may be slow.
 """
 
 from __future__ import annotations
 
 from flightserve.core.batching import MicroBatch
-from flightserve.core.credits import CreditPool
+from flightserve.core.credits import CreditPool, Credits
 from flightserve.core.ejection import SlowReplicas, Verdict
 from flightserve.core.events import Effect, Ejected, Readmitted
 from flightserve.core.statistics import Counters
@@ -17,7 +17,7 @@ from flightserve.core.statistics import Counters
 class Fleet:
     """Lanes come and go, drain, and finish micro-batches. Each method returns the effects that follow."""
 
-    def __init__(self, credits: CreditPool, counters: Counters) -> None:
+    def __init__(self, credits: Credits, counters: Counters) -> None:
         self.slow = SlowReplicas()
         self._credits = credits
         self._counters = counters
@@ -33,12 +33,12 @@ class Fleet:
         """The process a lane belongs to."""
         return self._process_of[lane]
 
-    def up(self, lane: int, credits: int, process: int) -> None:
+    def up(self, lane: int, credits: int, process: int, is_async: bool) -> None:
         """A lane offers credits, or changes its offer. A process that drained no longer does."""
         if lane not in self._process_of:
             self._process_of[lane] = process
             self._lanes.setdefault(process, []).append(lane)
-        self._credits.offer(lane, credits)
+        self._credits.offer(lane, credits, is_async)
         self.slow.joined(process)
         self._keep_limit(process)
 
@@ -118,8 +118,11 @@ class Fleet:
             self._limit(process, credits_max)
 
     def _limit(self, process: int, credits_max: int | None) -> None:
-        for number, lane in enumerate(self._lanes[process]):
-            if credits_max is not None:
-                self._credits.limit(lane, 0 if number else credits_max)
-            else:
+        first: set[CreditPool] = set()
+        for lane in self._lanes[process]:
+            if credits_max is None:
                 self._credits.limit(lane, 1 if lane in self._held else None)
+                continue
+            pool = self._credits.of(lane)
+            pool.limit(lane, 0 if pool in first else credits_max)
+            first.add(pool)

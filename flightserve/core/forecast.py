@@ -29,7 +29,7 @@ from typing import Final
 from flightserve.clock import NEVER_NS, NS_PER_MS
 from flightserve.core.backlog import Backlog
 from flightserve.core.batching import Bounds, MicroBatch, form, room
-from flightserve.core.credits import SERIAL_CREDITS_MAX, CreditPool
+from flightserve.core.credits import CreditPool
 from flightserve.core.events import Piece, Request
 from flightserve.core.queue import Entry, Queue
 from flightserve.core.service_times import ServiceTime
@@ -53,12 +53,11 @@ Missed = tuple[Entry, str]
 
 class _Lane:
     """A replica's lane: how many micro-batches it has, how long they take, when it will be through with them, and when
-    the last one came back. One that is not `serial` runs them side by side."""
+    the last one came back."""
 
-    __slots__ = ("ended_ns", "free_ns", "left_ns", "pending", "serial")
+    __slots__ = ("ended_ns", "free_ns", "left_ns", "pending")
 
     def __init__(self) -> None:
-        self.serial = True
         self.pending = 0
         self.left_ns = 0
         self.free_ns = 0
@@ -66,7 +65,8 @@ class _Lane:
 
 
 class Forecast:
-    """Of one deployment. `backlog` is kept by the queues."""
+    """Of one deployment's methods of one kind, and of the lanes in the pool, which run those. `backlog` is kept by the
+    queues."""
 
     def __init__(self, bounds: Bounds, credits: CreditPool) -> None:
         self.backlog = Backlog()
@@ -76,7 +76,7 @@ class Forecast:
         self._credits = credits
         self._methods: dict[str, ServiceTime] = {}
         self._lanes: dict[int, _Lane] = {}
-        self._side_by_side = False
+        self._serial = not credits.side_by_side
         # Of the lanes that have something: how many, and the sum of the times when they are through.
         self._busy = 0
         self._busy_until_ns = 0
@@ -134,7 +134,7 @@ class Forecast:
 
     def _at_once(self) -> bool:
         """True where a lane would begin the next micro-batch at once."""
-        return self._credits.idle > 0 or (self._side_by_side and self._credits.free > 0)
+        return self._credits.idle > 0 or (not self._serial and self._credits.free > 0)
 
     def _alone_ns(self, times: ServiceTime, request: Request, servers: int) -> float:
         """How long the request takes by itself; one that is cut runs on all lanes at once."""
@@ -154,7 +154,7 @@ class Forecast:
         """True where the lane, which has credit, has so much to do yet that nothing is sent ahead; `hold_until_ns` is
         then set."""
         lane = self._lanes[replica_id]
-        if not lane.pending or not lane.serial or lane.free_ns - AHEAD_NS <= now_ns:
+        if not lane.pending or not self._serial or lane.free_ns - AHEAD_NS <= now_ns:
             return False
         self.hold_until_ns = lane.free_ns - AHEAD_NS
         return True
@@ -172,7 +172,7 @@ class Forecast:
             return *form(queue, self._bounds, share), []
         lane = self._lanes[replica_id]
         start_ns: float = now_ns
-        if lane.pending and lane.serial:
+        if lane.pending and self._serial:
             start_ns = max(start_ns, lane.free_ns) + (times.caution - 1.0) * lane.left_ns
         missed: list[Missed] = []
         taken = self._take(queue, times, room(head, self._bounds, share), start_ns, now_ns, missed)
@@ -250,13 +250,10 @@ class Forecast:
 
     # ---- what lanes do
 
-    def lane_up(self, replica_id: int, credits: int) -> None:
+    def lane_up(self, replica_id: int) -> None:
         """A lane offers credits."""
-        lane = self._lanes.get(replica_id)
-        if lane is None:
-            lane = self._lanes[replica_id] = _Lane()
-        lane.serial = credits <= SERIAL_CREDITS_MAX
-        self._side_by_side = not all(lane.serial for lane in self._lanes.values())
+        if replica_id not in self._lanes:
+            self._lanes[replica_id] = _Lane()
         self.hold_until_ns = 0
 
     def lane_down(self, replica_id: int, batches: Iterable[MicroBatch]) -> None:
@@ -265,7 +262,6 @@ class Forecast:
             if not batch.suspended:
                 self._methods[batch.entries[0].request.group[0]].in_flight -= 1
         lane = self._lanes.pop(replica_id)
-        self._side_by_side = not all(lane.serial for lane in self._lanes.values())
         if lane.pending:
             self._busy -= 1
             self._busy_until_ns -= lane.free_ns
@@ -303,7 +299,7 @@ class Forecast:
         times.in_flight -= 1
         times.ended_ns = now_ns
         if finished:
-            if lane.serial:
+            if self._serial:
                 times.add(batch.rows, now_ns - max(batch.sent_ns, lane.ended_ns))
             else:
                 times.add(batch.rows, busy_ns or now_ns - batch.sent_ns)

@@ -22,9 +22,8 @@ from flightserve.core.groups import Group, Groups
 class Gathering:
     """Of one deployment."""
 
-    def __init__(self, groups: Groups, credits: CreditPool, fleet: Fleet, bounds: Bounds) -> None:
+    def __init__(self, groups: Groups, fleet: Fleet, bounds: Bounds) -> None:
         self._groups = groups
-        self._credits = credits
         self._fleet = fleet
         self._rows_max = bounds.max_rows
         # By group, the processes that run one; by micro-batch, its process.
@@ -34,15 +33,15 @@ class Gathering:
     def __repr__(self) -> str:
         return f"<Gathering {len(self._process_of)} micro-batches are waited for>"
 
-    def lane(self, group: Group) -> int | None:
+    def lane(self, group: Group, credits: CreditPool) -> int | None:
         """The lane that may be sent the group's next micro-batch; its credit is not taken yet. None where there is
-        none now: the group is put aside."""
+        none now: the group is put aside. The credits are those of its kind of method."""
         head = group.queue.head()
         assert head is not None, "a group without requests was to be served"
         if not head.request.gathers:
-            return self._credits.peek()
+            return credits.peek()
         process_of, busy = self._fleet.process_of, self._busy.get(group.key, ())
-        lane = self._credits.idle_one(lambda lane: process_of(lane) not in busy)
+        lane = credits.unhindered(lambda lane: process_of(lane) not in busy)
         if lane is None:
             self._groups.park(group)
         return lane

@@ -12,12 +12,13 @@ the key it was pushed with. A group costs O(log groups) a change of head.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush, heapreplace
 from typing import Any
 
 from flightserve.clock import NEVER_NS
 from flightserve.core.batching import Bounds
+from flightserve.core.events import Request
 from flightserve.core.queue import Entry, Queue
 from flightserve.core.slicing import must_cut
 
@@ -37,10 +38,12 @@ class State(enum.Enum):
 class Group:
     """One group's queue with what decides its turn. The totals are kept only where there is a linger time."""
 
-    __slots__ = ("key", "nbytes", "queue", "ready_key", "release_ns", "rows", "state", "urgent")
+    __slots__ = ("is_async", "key", "nbytes", "queue", "ready_key", "release_ns", "rows", "state", "urgent")
 
-    def __init__(self, key: tuple[str, int], queue: Queue) -> None:
+    def __init__(self, key: tuple[str, int], queue: Queue, is_async: bool) -> None:
         self.key = key
+        # Of all its requests, or of none: they are for one method.
+        self.is_async = is_async
         self.queue = queue
         self.state = State.IDLE
         self.ready_key: Any = None
@@ -54,20 +57,23 @@ class Group:
 
 
 class Groups:
-    """All queued requests of a deployment, by group. `requests` and `nbytes` are their totals."""
+    """All queued requests of a deployment, by group. `requests` and `nbytes` are their totals, `waiting` how many are
+    for plain methods and how many for `async def` ones: the two kinds go to lanes of their own, and neither waits for
+    the other's turn. `new_queues` make the queue of a group, for each kind."""
 
-    def __init__(self, new_queue: Callable[[], Queue], bounds: Bounds, linger_ns: int) -> None:
-        self._new_queue = new_queue
+    def __init__(self, new_queues: Sequence[Callable[[], Queue]], bounds: Bounds, linger_ns: int) -> None:
+        self._new_queues = new_queues
         self._bounds = bounds
         self._linger_ns = linger_ns
         self._by_key: dict[tuple[str, int], Group] = {}
-        self._ready: list[tuple[Any, Group]] = []
+        self._ready: tuple[list[tuple[Any, Group]], ...] = ([], [])
         self._lingering: list[tuple[int, int, Group]] = []
         self._lingered = 0
         self._parked: dict[tuple[str, int], Group] = {}
         self._groups_max = EMPTY_GROUPS_MIN
         self.requests = 0
         self.nbytes = 0
+        self.waiting = [0, 0]
 
     def __repr__(self) -> str:
         return f"<Groups {self.requests} requests, {self.nbytes} bytes, {len(self._by_key)} groups>"
@@ -80,8 +86,9 @@ class Groups:
         request = entry.request
         group = self._by_key.get(request.group)
         if group is None:
-            group = self._add(request.group)
+            group = self._add(request)
         self.requests += 1
+        self.waiting[request.is_async] += 1
         self.nbytes += request.nbytes
         first = group.queue.push(entry)
         if self._linger_ns:
@@ -101,8 +108,9 @@ class Groups:
         request = entry.request
         group = self._by_key.get(request.group)
         if group is None:
-            group = self._add(request.group)
+            group = self._add(request)
         self.requests += 1
+        self.waiting[request.is_async] += 1
         self.nbytes += request.nbytes
         group.queue.requeue(entry)
         entry.again = entry.urgent = True
@@ -112,18 +120,20 @@ class Groups:
 
     def discard(self, entry: Entry) -> None:
         """Take out a queued entry that has its outcome."""
-        group = self._by_key[entry.request.group]
+        request = entry.request
+        group = self._by_key[request.group]
         self.requests -= 1
-        self.nbytes -= entry.request.nbytes
+        self.waiting[request.is_async] -= 1
+        self.nbytes -= request.nbytes
         group.queue.discard(entry)
         if self._linger_ns:
             self._count(group, entry, -1)
 
-    def front(self, now_ns: int) -> Group | None:
-        """The group to serve, which is not empty; None when none is ready."""
+    def front(self, now_ns: int, is_async: bool = False) -> Group | None:
+        """The group of that kind to serve, which is not empty; None when none is ready."""
         if self._lingering:
             self._end_linger(now_ns)
-        ready = self._ready
+        ready = self._ready[is_async]
         while ready:
             key, group = ready[0]
             if group.state is State.READY and key == group.ready_key:
@@ -139,16 +149,18 @@ class Groups:
             heappop(ready)
         return None
 
-    def share(self, idle: int) -> int:
-        """How many requests of all that are queued one of so many idle replicas is given at once: what came together
-        is divided among them, as what came one by one would be."""
-        return -(-self.requests // idle) if idle > 1 else self.requests
+    def share(self, idle: int, is_async: bool = False) -> int:
+        """How many requests of all of a kind that are queued one of so many idle replicas is given at once: what came
+        together is divided among them, as what came one by one would be."""
+        waiting = self.waiting[is_async]
+        return -(-waiting // idle) if idle > 1 else waiting
 
     def taken(self, group: Group, entries: list[Entry], now_ns: int) -> None:
         """A micro-batch of these entries was formed from the group that `front` returned."""
         for entry in entries:
             if not entry.queued:
                 self.requests -= 1
+                self.waiting[group.is_async] -= 1
                 self.nbytes -= entry.request.nbytes
         if self._linger_ns:
             for entry in entries:
@@ -185,12 +197,14 @@ class Groups:
             heappop(lingering)
         return NEVER_NS
 
-    def _add(self, key: tuple[str, int]) -> Group:
+    def _add(self, request: Request) -> Group:
+        key = request.group
         if len(self._by_key) >= self._groups_max:
             # Schema ids come from clients: groups that are empty are forgotten, or they would pile up.
             self._by_key = {k: g for k, g in self._by_key.items() if len(g.queue)}
             self._groups_max = max(EMPTY_GROUPS_MIN, 2 * len(self._by_key))
-        group = self._by_key[key] = Group(key, self._new_queue())
+        queue = self._new_queues[request.is_async]()
+        group = self._by_key[key] = Group(key, queue, request.is_async)
         return group
 
     def _make_ready(self, group: Group) -> None:
@@ -198,7 +212,7 @@ class Groups:
         if group.state is not State.READY or key < group.ready_key:
             group.state = State.READY
             group.ready_key = key
-            heappush(self._ready, (key, group))
+            heappush(self._ready[group.is_async], (key, group))
 
     def _count(self, group: Group, entry: Entry, sign: int) -> None:
         request = entry.request

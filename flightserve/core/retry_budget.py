@@ -22,10 +22,17 @@ seconds' runs, a death among n replicas is covered where requests spend less tha
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
 
 from flightserve.clock import NS_PER_S
 
+if TYPE_CHECKING:
+    from flightserve.core.batching import MicroBatch
+    from flightserve.core.queue import Entry
+
+# Runs of one request that may end without an answer (its replica died, or refused it at the door).
+ATTEMPTS_MAX: Final = 3
 WINDOW_NS: Final = 10 * NS_PER_S
 # The window passes in this many steps.
 SLICES: Final = 10
@@ -96,3 +103,25 @@ class RetryBudget:
             self._balance -= self._sums[number % SLICES]
             self._sums[number % SLICES] = 0
         self._slice = current
+
+
+def suspected(batches: Iterable[MicroBatch], side_by_side: bool) -> Iterator[tuple[MicroBatch, bool]]:
+    """The micro-batches of a lane that died, oldest first, and whether each may be what killed it. A lane runs them in
+    the order sent: that is the oldest, or one that went on after it was suspended; or all, where they ran
+    `side_by_side`."""
+    suspect = True
+    for batch in batches:
+        yield batch, suspect or batch.suspended
+        suspect = side_by_side or (suspect and batch.suspended)
+
+
+def why_lost(entry: Entry, batch: MicroBatch, attempts: int, reason: str) -> str:
+    """Why a request must not run again after its replica died, for its caller; "" where it may, within the budget."""
+    method = entry.request.group[0]
+    if batch.streamed:
+        return f"the replica died ({reason}) after a part of the reply was sent"
+    if not entry.request.idempotent:
+        return f"the replica died ({reason}) and method {method!r} is not idempotent"
+    if attempts >= ATTEMPTS_MAX:
+        return f"{attempts} replicas died running this request of method {method!r} (last: {reason})"
+    return ""

@@ -22,7 +22,7 @@ from flightserve.clock import NEVER_NS, NS_PER_MS
 from flightserve.core.admission import OF_THE_QUEUE, Admission
 from flightserve.core.batching import Bounds, MicroBatch, form
 from flightserve.core.checking import check
-from flightserve.core.credits import CreditPool
+from flightserve.core.credits import CreditPool, Credits
 from flightserve.core.deadline import Deadlines
 from flightserve.core.events import (
     Abandon,
@@ -53,13 +53,11 @@ from flightserve.core.groups import Group, Groups
 from flightserve.core.options import check_options
 from flightserve.core.policies import policy_of
 from flightserve.core.queue import Entry, Queue
-from flightserve.core.retry_budget import DEATH_COST, ISOLATION_COST, RetryBudget
+from flightserve.core.retry_budget import ATTEMPTS_MAX, DEATH_COST, ISOLATION_COST, RetryBudget, suspected, why_lost
+from flightserve.core.sides import sides_of
 from flightserve.core.statistics import Counters, MachineStatistics, statistics_of
 from flightserve.core.suspending import Suspending
 from flightserve.types import DeploymentOptions
-
-# Runs of one request that may end without an answer (its replica died, or refused it at the door).
-ATTEMPTS_MAX = 3
 
 _CANCELLED = errors.KINDS.index(errors.Cancelled)
 _DEADLINE = errors.KINDS.index(errors.DeadlineExceeded)
@@ -81,13 +79,14 @@ class DeploymentMachine:
         self.next_wake_ns = NEVER_NS
         self._bounds = Bounds(options.max_batch_rows, options.max_batch_bytes)
         self._counters = Counters()
-        self._credits = CreditPool()
-        self._forecast = Forecast(self._bounds, self._credits) if options.router == "deadline" else None
-        policy = policy or policy_of(options.router, self._forecast)
-        self._groups = Groups(policy, self._bounds, round(options.linger_ms * NS_PER_MS))
-        self._admission = Admission(options, self._groups, self._forecast)
+        self._credits = Credits()
+        self._sides = sides_of(options, self._bounds, self._credits)
+        forecasts = [side.forecast for side in self._sides]
+        queues = [policy or policy_of(options.router, each) for each in forecasts]
+        self._groups = Groups(queues, self._bounds, round(options.linger_ms * NS_PER_MS))
+        self._admission = Admission(options, self._groups, forecasts)
         self._fleet = Fleet(self._credits, self._counters)
-        self._gathering = Gathering(self._groups, self._credits, self._fleet, self._bounds)
+        self._gathering = Gathering(self._groups, self._fleet, self._bounds)
         self._budget = RetryBudget()
         self._deadlines = Deadlines()
         self._entries: dict[int, Entry] = {}
@@ -129,7 +128,7 @@ class DeploymentMachine:
                 self._end_waits(now_ns, effects)
             self._fleet.tick(now_ns)
         self._handlers[type(event)](event, now_ns, effects)
-        if self._credits.free and self._groups.requests:
+        if self._groups.requests and (self._credits.plain.free or self._credits.awaiting.free):
             self._dispatch(now_ns, effects)
         wake_ns = self._deadlines.next_ns(len(self._entries))
         if self._lingers:
@@ -141,10 +140,11 @@ class DeploymentMachine:
 
     def _wake_earlier(self, now_ns: int) -> None:
         """For a wait that gets too long, or a lane that may be sent the next micro-batch by then."""
-        admission, forecast = self._admission, self._forecast
-        admission.look()
-        self.next_wake_ns = min(self.next_wake_ns, admission.wake_ns)
-        if forecast is not None and forecast.hold_until_ns > now_ns and self._groups.requests and self._credits.free:
+        self._admission.look()
+        self.next_wake_ns = min(self.next_wake_ns, self._admission.wake_ns)
+        # Lanes that run side by side are never held.
+        credits, forecast = self._sides[0]
+        if forecast is not None and forecast.hold_until_ns > now_ns and self._groups.waiting[0] and credits.free:
             self.next_wake_ns = min(self.next_wake_ns, forecast.hold_until_ns)
 
     def statistics(self) -> MachineStatistics:
@@ -181,11 +181,12 @@ class DeploymentMachine:
     def _pass_on(self, request: Request, now_ns: int, effects: list[Effect]) -> bool:
         """arrived -> in flight, past the queue, for what would be dispatched at once and alone: there is credit, nobody
         waits, and no policy has a say. False, and nothing done, for others."""
-        if not self._direct or self._groups.requests or request.gathers or request.deadline_ns <= now_ns:
+        is_async = request.is_async
+        if not self._direct or self._groups.waiting[is_async] or request.gathers or request.deadline_ns <= now_ns:
             return False
         if request.rows > self.options.max_batch_rows or request.nbytes > self._direct_bytes_max:
             return False
-        replica_id = self._credits.take()
+        replica_id = self._sides[is_async].credits.take()
         if replica_id is None:
             return False
         assert request.id not in self._entries, f"request id {request.id} is in use"
@@ -223,9 +224,10 @@ class DeploymentMachine:
 
     def _on_replica_up(self, event: ReplicaUp, now_ns: int, effects: list[Effect]) -> None:
         self._replicas.setdefault(event.replica_id, {})
-        self._fleet.up(event.replica_id, event.credits, event.process or event.replica_id)
-        if self._forecast is not None:
-            self._forecast.lane_up(event.replica_id, event.credits)
+        self._fleet.up(event.replica_id, event.credits, event.process or event.replica_id, event.is_async)
+        forecast = self._sides[event.is_async].forecast
+        if forecast is not None:
+            forecast.lane_up(event.replica_id)
 
     def _on_replica_draining(self, event: ReplicaDraining, now_ns: int, effects: list[Effect]) -> None:
         if event.replica_id not in self._replicas:
@@ -238,16 +240,15 @@ class DeploymentMachine:
         if batches is None:
             self._counters.late += 1
             return
-        if self._forecast is not None:
-            self._forecast.lane_down(event.replica_id, batches.values())
+        side_by_side = self._credits.of(event.replica_id).side_by_side
+        forecast = self._sides[side_by_side].forecast
+        if forecast is not None:
+            forecast.lane_down(event.replica_id, batches.values())
         process = self._fleet.process_of(event.replica_id)
         effects += self._fleet.down(event.replica_id, event.silent, now_ns)
         self._budget.cover(process, sum(batch.repeatable for batch in batches.values()), now_ns)
-        # A replica runs micro-batches in the order sent: only the oldest can have killed it, or one that went on.
-        suspects = self.options.concurrency
-        for batch in batches.values():
-            self._bereave(batch, suspects > 0 or batch.suspended, event.reason, now_ns, effects)
-            suspects -= not batch.suspended
+        for batch, suspect in suspected(batches.values(), side_by_side):
+            self._bereave(batch, suspect, event.reason, now_ns, effects)
 
     def _on_streamed(self, event: Streamed, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> in flight, never to run again."""
@@ -262,10 +263,8 @@ class DeploymentMachine:
 
     def _on_finished(self, event: Finished, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> completed, or still waiting for other slices."""
-        if (batch := self._retire(event.replica_id, event.batch_id)) is None:
+        if (batch := self._retire(event.replica_id, event.batch_id, event.busy_ns, True, now_ns)) is None:
             return
-        if self._forecast is not None:
-            self._forecast.ended(batch, event.busy_ns, not batch.streamed, now_ns)
         # A stream takes as long as its reader: its replica is not judged by that.
         if event.busy_ns and not batch.streamed:
             effects += self._fleet.finished(batch, event.busy_ns, now_ns)
@@ -288,10 +287,8 @@ class DeploymentMachine:
 
     def _on_batch_failed(self, event: BatchFailed, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> queued, alone (to find who failed; or it did not run) | refused with the error."""
-        if (batch := self._retire(event.replica_id, event.batch_id)) is None:
+        if (batch := self._retire(event.replica_id, event.batch_id, 0, False, now_ns)) is None:
             return
-        if self._forecast is not None:
-            self._forecast.ended(batch, 0, False, now_ns)
         company = len(batch.entries) > 1
         turned_away = not event.ran and event.kind == _UNAVAILABLE and not batch.streamed
         for entry in batch.entries:
@@ -348,43 +345,49 @@ class DeploymentMachine:
 
     def _dispatch(self, now_ns: int, effects: list[Effect]) -> None:
         """queued -> in flight, while a group is ready and a replica has credit."""
-        groups, credits, forecast = self._groups, self._credits, self._forecast
-        if forecast is not None and now_ns < forecast.hold_until_ns and not credits.idle:
-            return
-        before = self._counters.dispatched_requests
-        if credits.freed:
-            credits.freed = False
-            groups.unpark()
-        while credits.free:
-            group = groups.front(now_ns)
-            if group is None:
-                break
-            replica_id = self._gathering.lane(group)
-            if replica_id is None:
+        groups, before, looked = self._groups, self._counters.dispatched_requests, True
+        for is_async in (False, True):
+            credits, forecast = self._sides[is_async]
+            if not credits.free or not groups.waiting[is_async]:
                 continue
-            if forecast is not None:
-                if not self._dispatch_in_time(forecast, group, replica_id, now_ns, effects):
+            looked = forecast is None or now_ns >= forecast.hold_until_ns or credits.idle > 0
+            if not looked:
+                continue
+            if credits.freed:
+                credits.freed = False
+                groups.unpark()
+            while credits.free:
+                group = groups.front(now_ns, is_async)
+                if group is None:
                     break
-                continue
-            entries, pieces = form(group.queue, self._bounds, groups.share(credits.idle))
-            credits.take(replica_id)
-            groups.taken(group, entries, now_ns)
-            self._send(replica_id, entries, pieces, now_ns, effects)
-        self._admission.left(self._counters.dispatched_requests - before, now_ns)
+                replica_id = self._gathering.lane(group, credits)
+                if replica_id is None:
+                    continue
+                if forecast is not None:
+                    if not self._dispatch_in_time(forecast, group, replica_id, credits, now_ns, effects):
+                        break
+                    continue
+                entries, pieces = form(group.queue, self._bounds, groups.share(credits.idle, is_async))
+                credits.take(replica_id)
+                groups.taken(group, entries, now_ns)
+                self._send(replica_id, entries, pieces, now_ns, effects)
+        if looked:
+            self._admission.left(self._counters.dispatched_requests - before, now_ns)
 
     def _dispatch_in_time(
-        self, forecast: Forecast, group: Group, replica_id: int, now_ns: int, effects: list[Effect]
+        self, forecast: Forecast, group: Group, replica_id: int, credits: CreditPool, now_ns: int, effects: list[Effect]
     ) -> bool:
         """queued -> in flight | refused (would miss its deadline). False where it is too early to send more."""
         if forecast.holds(replica_id, now_ns):
             return False
-        entries, pieces, missed = forecast.take(group.queue, replica_id, self._groups.share(self._credits.idle), now_ns)
+        share = self._groups.share(credits.idle, group.is_async)
+        entries, pieces, missed = forecast.take(group.queue, replica_id, share, now_ns)
         self._groups.taken(group, [*entries, *(entry for entry, _ in missed)], now_ns)
         for entry, message in missed:
             self._counters.would_miss_queued += 1
             self._refuse(entry, _DEADLINE, message, effects)
         if entries:
-            self._credits.take(replica_id)
+            credits.take(replica_id)
             forecast.sent(self._send(replica_id, entries, pieces, now_ns, effects), now_ns)
         return True
 
@@ -418,19 +421,23 @@ class DeploymentMachine:
         effects.append(Dispatch(replica_id, batch_id, entries[0].request.group, pieces))
         return batch
 
-    def _retire(self, replica_id: int, batch_id: int) -> MicroBatch | None:
+    def _retire(self, replica_id: int, batch_id: int, busy_ns: int, finished: bool, now_ns: int) -> MicroBatch | None:
         """Take out a micro-batch that ended and give its credit back; None, counted, for one that is not there."""
         batches = self._replicas.get(replica_id)
         batch = batches.pop(batch_id, None) if batches is not None else None
         if batch is None:
             self._counters.late += 1
             return None
+        request = batch.entries[0].request
+        credits, forecast = self._sides[request.is_async]
         if not batch.suspended:
-            self._credits.give_back(replica_id)
-        if batch.entries[0].request.gathers:
+            credits.give_back(replica_id)
+        if request.gathers:
             self._gathering.ended(batch)
         if batch.holds_lane:
             self._fleet.release(replica_id)
+        if forecast is not None:
+            forecast.ended(batch, busy_ns, finished and not batch.streamed, now_ns)
         return batch
 
     def _bereave(self, batch: MicroBatch, suspect: bool, reason: str, now_ns: int, effects: list[Effect]) -> None:
@@ -440,25 +447,18 @@ class DeploymentMachine:
             if entry.done:
                 continue
             entry.detach(batch)
-            method = entry.request.group[0]
             attempts = 0
             if suspect:
                 attempts = entry.count_attempt(batch)
                 entry.alone = True
-            if batch.streamed:
-                message = f"the replica died ({reason}) after a part of the reply was sent"
-            elif not entry.request.idempotent:
-                message = f"the replica died ({reason}) and method {method!r} is not idempotent"
-            elif attempts >= ATTEMPTS_MAX:
-                message = f"{attempts} replicas died running this request of method {method!r} (last: {reason})"
-            elif not self._budget.draw(DEATH_COST, now_ns):
-                self._refuse_retry(entry, f"the replica died ({reason})", effects)
-                continue
-            else:
+            message = why_lost(entry, batch, attempts, reason)
+            if message:
+                self._counters.lost += 1
+                self._refuse(entry, _UNAVAILABLE, message, effects)
+            elif self._budget.draw(DEATH_COST, now_ns):
                 self._run_again(entry, batch)
-                continue
-            self._counters.lost += 1
-            self._refuse(entry, _UNAVAILABLE, message, effects)
+            else:
+                self._refuse_retry(entry, f"the replica died ({reason})", effects)
 
     def _run_again(self, entry: Entry, batch: MicroBatch) -> None:
         """in flight -> queued, in its old place."""

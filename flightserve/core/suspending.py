@@ -31,7 +31,8 @@ class Suspending:
         if batch is None or batch.suspended:
             machine._counters.late += 1
             return
-        machine._credits.give_back(event.replica_id)
-        if machine._forecast is not None:
-            machine._forecast.ended(batch, 0, False, now_ns)
+        credits, forecast = machine._sides[batch.entries[0].request.is_async]
+        credits.give_back(event.replica_id)
+        if forecast is not None:
+            forecast.ended(batch, 0, False, now_ns)
         batch.suspended = True

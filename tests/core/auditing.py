@@ -11,7 +11,8 @@ out what is queued, in flight and answered, and checks after each event:
 5. the machine's counters agree with the outcomes;
 6. at rest nothing is queued, in flight or out of credit (`at_rest`);
 7. of the processes that serve at most half are ejected, and never all; one that is ejected gets at most one
-   micro-batch at a time;
+   micro-batch of each kind of method at a time;
+8. requests of `async def` methods, and no others, go to lanes that are for such;
 
 and, where nothing lingers: whoever has credit is busy (with the deadline router, until it is time to send more), the
 first to arrive or the most urgent is served first, by the least busy replica. A violation raises `AuditError` with the
@@ -25,7 +26,6 @@ from dataclasses import dataclass, field
 
 from flightserve.clock import NEVER_NS
 from flightserve.core.batching import Bounds
-from flightserve.core.credits import SERIAL_CREDITS_MAX
 from flightserve.core.events import (
     Abandon,
     Arrived,
@@ -88,6 +88,7 @@ class Books:
 
     credits: int
     process: int = 0
+    is_async: bool = False
     draining: bool = False
     held: set[int] = field(default_factory=set)
     suspended: set[int] = field(default_factory=set)
@@ -165,7 +166,7 @@ class Auditor:
         self.check(statistics.next_wake_ns == NEVER_NS, f"a wake is due at rest: {statistics}")
         credits = sum(books.credits for books in self.replicas.values() if books.open(self.ejected))
         probes = statistics.free_credits - credits
-        self.check(0 <= probes <= len(self.ejected), f"{credits} credits were offered: {statistics}")
+        self.check(0 <= probes <= 2 * len(self.ejected), f"{credits} credits were offered: {statistics}")
 
     # ---- what the event means
 
@@ -177,7 +178,7 @@ class Auditor:
         elif isinstance(event, ReplicaUp):
             books = self.replicas.setdefault(event.replica_id, Books(event.credits))
             books.credits, books.draining = event.credits, False
-            books.process = event.process or event.replica_id
+            books.process, books.is_async = event.process or event.replica_id, event.is_async
         elif isinstance(event, ReplicaDraining) and event.replica_id in self.replicas:
             self.replicas[event.replica_id].draining = True
             self.ejected.discard(self.replicas[event.replica_id].process)
@@ -222,9 +223,12 @@ class Auditor:
     def _dispatched(self, effect: Dispatch, now_ns: int) -> None:
         books = self.replicas.get(effect.replica_id)
         assert books is not None, f"nobody to take {effect}"
+        kind = effect.pieces[0].request.is_async
+        self.check(books.is_async == kind, f"in a lane for the other kind of method: {effect}")
         self.check(not self._keeps_waiting(effect.pieces[0].request, books), f"it was to wait for others: {effect}")
         if books.process in self.ejected:
-            held = sum(other.taken for other in self.replicas.values() if other.process == books.process)
+            alike = [o for o in self.replicas.values() if (o.process, o.is_async) == (books.process, books.is_async)]
+            held = sum(other.taken for other in alike)
             self.check(held == 0 and books.credits > 0, f"ejected and has work: {effect}")
         else:
             self.check(books.open(self.ejected), f"no credit for {effect}")
@@ -240,7 +244,11 @@ class Auditor:
                 # What came with the same event may not have been looked at yet when a full queue was relieved.
                 members = [self.live[p.request.id].order for p in effect.pieces if p.request.id in self.live]
                 known = max(self.before, *members)
-                waiting = [other for other in self.live.values() if other.waits and other.order <= known]
+                waiting = [
+                    other
+                    for other in self.live.values()
+                    if other.waits and other.order <= known and other.request.is_async == kind
+                ]
                 first_place = min(
                     self._place(other)
                     for other in waiting
@@ -257,17 +265,23 @@ class Auditor:
 
     def _open_to(self, request: Request) -> list[Books]:
         """The replicas that may be given this request."""
-        return [b for b in self.replicas.values() if b.open(self.ejected) and not self._keeps_waiting(request, b)]
+        return [
+            books
+            for books in self.replicas.values()
+            if books.is_async == request.is_async
+            and books.open(self.ejected)
+            and not self._keeps_waiting(request, books)
+        ]
 
     def _keeps_waiting(self, request: Request, books: Books) -> bool:
-        """Of those that gather a process runs one micro-batch at a time, not counting full ones, and never in a lane
-        that has something else."""
+        """Of those that gather a process runs one micro-batch at a time, not counting full ones, and never behind
+        something else in its lane."""
         if not request.gathers:
             return False
         lanes = [other for other in self.replicas.values() if other.process == books.process]
         running = [batch for lane in lanes for batch in lane.batches.values() if batch.group == request.group]
         small = any(sum(piece.rows for piece in batch.pieces) < self.bounds.max_rows for batch in running)
-        return small or books.taken > 0
+        return small or (books.taken > 0 and not books.is_async)
 
     def _place(self, account: Account) -> tuple[int, ...]:
         request = account.request
@@ -368,20 +382,31 @@ class Auditor:
         )
         serving = {books.process for books in self.replicas.values() if not books.draining}
         self.check(2 * len(self.ejected) <= len(serving), f"{self.ejected} of {serving} are ejected")
-        idle = [number for number, books in self.replicas.items() if books.open(self.ejected)]
-        waiting = [account for account in waiting if self._open_to(account.request)]
+        for is_async in (False, True):
+            self._check_busy(is_async, waiting, now_ns)
+
+    def _check_busy(self, is_async: bool, waiting: list[Account], now_ns: int) -> None:
+        """Of one kind of method: whoever has credit is busy, or may wait for more."""
+        open_ = [number for number, books in self.replicas.items() if books.open(self.ejected)]
+        idle = [number for number in open_ if self.replicas[number].is_async == is_async]
+        waiting = [a for a in waiting if a.request.is_async == is_async and self._open_to(a.request)]
         if self.by_urgency and all(self.replicas[number].taken > 0 for number in idle):
             # Nothing is sent ahead too early; but then somebody must wake for it.
-            serial = any(self.replicas[number].credits <= SERIAL_CREDITS_MAX for number in idle)
             held = bool(idle and waiting and not self.lingers)
-            self.check(not held or (serial and self.machine.next_wake_ns < NEVER_NS), f"{waiting} are held for ever")
+            wakes = not is_async and self.machine.next_wake_ns < NEVER_NS
+            self.check(not held or wakes, f"{waiting} are held for ever")
             idle = []
         if idle and waiting:
             self.check(self.lingers, f"{len(waiting)} requests wait and replicas {idle} have credit")
             linger_ns = int(self.options.linger_ms * 1e6)
+            heads: dict[tuple[str, int], Account] = {}
+            for account in sorted(waiting, key=self._place):
+                heads.setdefault(account.request.group, account)
             for account in waiting:
                 request = account.request
-                self.check(request.arrived_ns + linger_ns > now_ns, f"{request} is held past its linger")
+                # With the deadline router what is more urgent may come later, and a group lingers as its head does.
+                waited = account is heads[request.group] and request.arrived_ns + linger_ns <= now_ns
+                self.check(not waited, f"{request} is held past its linger")
                 self.check(request.deadline_ns > request.arrived_ns + linger_ns, f"{request} cannot linger")
                 self.check(request.sliceable and not account.executed, f"{request} has no reason to linger")
             rows = {}

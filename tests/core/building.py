@@ -24,10 +24,13 @@ def request(
     idempotent: bool = True,
     priority: int = 0,
 ) -> Request:
-    """A request with a new id; 8 bytes a row where nothing else is said. Those of the method `lookup` gather."""
+    """A request with a new id; 8 bytes a row where nothing else is said. Those of methods called `lookup` gather, and
+    those whose names end in `_async` are for `async def` ones."""
     size = 8 * rows if nbytes is None else nbytes
-    gathers = group[0] == "lookup"
-    return Request(next(_ids), group, rows, size, deadline_ns, priority, arrived_ns, sliceable, idempotent, gathers)
+    gathers, is_async = group[0].startswith("lookup"), group[0].endswith("_async")
+    return Request(
+        next(_ids), group, rows, size, deadline_ns, priority, arrived_ns, sliceable, idempotent, gathers, is_async
+    )
 
 
 def entry(order: int, **options: object) -> Entry:
@@ -35,5 +38,8 @@ def entry(order: int, **options: object) -> Entry:
     return Entry(request(**options), order)  # type: ignore[arg-type]
 
 
-GROUPS = st.sampled_from([("score", 1), ("score", 2), ("explain", 1), ("lookup", 1), ("lookup", 2)])
+GROUPS = st.sampled_from(
+    [(method, 1) for method in ("score", "explain", "lookup", "score_async", "lookup_async")]
+    + [(method, 2) for method in ("score", "lookup", "score_async")]
+)
 ROWS = st.one_of(st.integers(0, 12), st.integers(0, 60))

@@ -43,13 +43,15 @@ def taught(
     row_ms: int = 10,
     sizes: tuple[int, ...] = (1, 2, 3),
     samples: int = 80,
+    method: str = "score",
     **options: object,
 ) -> Bench:
-    """A bench whose machine knows that `score` takes that long. The replicas, by their credits, are 2, 3, ..."""
-    bench = Bench(1, router="deadline", **options)
+    """A bench whose machine knows that the method takes that long. The replicas, by their credits, are 2, 3, ..."""
+    bench = Bench(router="deadline", **options)
+    bench.send(ReplicaUp(1, 1, is_async=method.endswith("_async")))
     for number in range(samples):
         rows = min(sizes[number % len(sizes)], bench.machine.options.max_batch_rows)
-        bench.arrive(request(rows, arrived_ns=bench.now_ns))
+        bench.arrive(request(rows, arrived_ns=bench.now_ns, group=(method, 1)))
         bench.now_ns += (fixed_ms + row_ms * rows) * MS
         bench.send(Finished(1, number + 1))
     bench.send(ReplicaDown(1, "the teacher leaves"))
@@ -284,8 +286,9 @@ def test_a_replica_that_comes_is_used_although_others_are_busy() -> None:
 
 
 def test_a_lane_that_runs_side_by_side_is_never_held_back() -> None:
-    bench = taught(8, row_ms=50, max_batch_rows=1)
-    requests = [due(bench, 1000) for _ in range(8)]
+    bench = taught(row_ms=50, max_batch_rows=1, method="score_async")
+    bench.send(ReplicaUp(2, 8, is_async=True))
+    requests = [due(bench, 1000, group=("score_async", 1)) for _ in range(8)]
     assert len(shape(bench.arrive(*requests))) == 8
 
 

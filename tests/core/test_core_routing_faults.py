@@ -22,8 +22,7 @@ from flightserve.core.events import (
     Streamed,
     Tick,
 )
-from flightserve.core.retry_budget import DEATH_COST, RESERVE, WINDOW_NS
-from flightserve.core.routing import ATTEMPTS_MAX
+from flightserve.core.retry_budget import ATTEMPTS_MAX, DEATH_COST, RESERVE, WINDOW_NS
 from tests.core.bench import Bench, refusals, shape, whole
 from tests.core.building import request
 

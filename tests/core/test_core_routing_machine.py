@@ -81,9 +81,9 @@ class Routing(RuleBasedStateMachine):
 
     def teach(self) -> None:
         """Let each method run often enough that the machine knows its time: 1 ms a row, more or less."""
-        self.replica_up(1)
+        self.replica_up(1, [False, True])
         for number in range(SAMPLES_MIN):
-            for method in ("score", "explain"):
+            for method in ("score", "explain", "score_async"):
                 rows = 1 + number % 3
                 self.send(Arrived([request(rows, 0, group=(method, 1), arrived_ns=self.now_ns)]))
                 while self.running():
@@ -131,18 +131,20 @@ class Routing(RuleBasedStateMachine):
         ]
         self.send(Arrived(requests))
 
-    @rule(credits=st.integers(0, 3), lanes=st.sampled_from([1, 1, 1, 2]))
-    def replica_up(self, credits: int, lanes: int = 1) -> None:
+    @rule(credits=st.integers(0, 3), lanes=st.lists(st.booleans(), min_size=1, max_size=3))
+    def replica_up(self, credits: int, lanes: list[bool]) -> None:
+        """With so many lanes, of `async def` methods where they say so."""
         process = self.replicas + 1
-        for _ in range(lanes):
+        for is_async in lanes:
             self.replicas += 1
-            self.send(ReplicaUp(self.replicas, credits, process))
+            self.send(ReplicaUp(self.replicas, credits, process, is_async))
 
     @precondition(lambda self: self.auditor.replicas)
     @rule(data=st.data(), credits=st.integers(0, 3))
     def replica_offers_again(self, data: st.DataObject, credits: int) -> None:
         replica_id = data.draw(st.sampled_from(sorted(self.auditor.replicas)))
-        self.send(ReplicaUp(replica_id, credits, self.auditor.replicas[replica_id].process))
+        books = self.auditor.replicas[replica_id]
+        self.send(ReplicaUp(replica_id, credits, books.process, books.is_async))
 
     @precondition(lambda self: self.auditor.replicas)
     @rule(data=st.data())
@@ -213,6 +215,7 @@ class Routing(RuleBasedStateMachine):
         if not hasattr(self, "auditor"):
             return
         self.send(ReplicaUp(999, 2))
+        self.send(ReplicaUp(1000, 2, 1000, True))
         while self.auditor.live or self.running():
             if self.running():
                 self.send(Finished(*self.running()[0]))

@@ -245,10 +245,10 @@ def test_the_checks_find_a_machine_that_gives_the_ejected_more_than_probes(monke
 
 def test_the_checks_find_a_machine_that_loses_a_credit() -> None:
     class Leak(DeploymentMachine):
-        def _retire(self, replica_id: int, batch_id: int) -> object:
-            batch = super()._retire(replica_id, batch_id)
+        def _retire(self, replica_id: int, batch_id: int, *how: object) -> object:
+            batch = super()._retire(replica_id, batch_id, *how)  # type: ignore[arg-type]
             if batch is not None and batch_id > 50:
-                self._credits.take()
+                self._sides[0].credits.take()
             return batch
 
     with pytest.raises(AuditError):

@@ -72,13 +72,15 @@ class Weather:
 
 @dataclass
 class FakeReplica:
-    """A process that runs one micro-batch after another, and others while some wait for calls onwards."""
+    """A process that runs one micro-batch after another, and others while some wait for calls onwards; or with
+    `is_async` all that it has side by side."""
 
     id: int
     slowness: float
+    is_async: bool = False
     alive: bool = True
     hung: bool = False
-    busy: bool = False
+    running: int = 0
     waiting: list[Dispatch] = field(default_factory=list)
     aside: list[Dispatch] = field(default_factory=list)
     abandoned: set[int] = field(default_factory=set)
@@ -119,7 +121,8 @@ class World(EventHeap):
         """Let that much time pass, then no more arrive, and all that is there comes to its end."""
         try:
             for _ in range(self.replicas_wanted):
-                self.replica_starts()
+                for is_async in (False, True):
+                    self.replica_starts(is_async)
             self.after(0, self.callers_send)
             self.after(S, self.somebody_drains)
             self.run_until(int(seconds * S))
@@ -194,7 +197,7 @@ class World(EventHeap):
         number = next(self.request_ids)
         rows = rng.choice([0, 1, 1, 1, 3, 10, 40, 95])
         timeout_ns = rng.choice([0, 5, 50, 500, 5_000, 30_000]) * MS
-        method = rng.choice(["score", "score", "explain", "lookup"])
+        method = rng.choice(["score", "score", "explain", "lookup", "score_async", "lookup_async"])
         request = Request(
             number,
             (method, rng.choice([1, 1, 2])),
@@ -205,7 +208,8 @@ class World(EventHeap):
             self.now_ns,
             sliceable=rng.random() < 0.85,
             idempotent=rng.random() >= self.weather.not_idempotent,
-            gathers=method == "lookup",
+            gathers=method.startswith("lookup"),
+            is_async=method.endswith("_async"),
         )
         self.requests[number] = request
         if rng.random() < self.weather.poison_raises:
@@ -216,11 +220,12 @@ class World(EventHeap):
 
     # ---- replicas
 
-    def replica_starts(self) -> None:
+    def replica_starts(self, is_async: bool) -> None:
         slow = self.random.random() < self.weather.slow_replica
-        replica = FakeReplica(next(self.replica_ids), 10.0 if slow else 1.0)
+        replica = FakeReplica(next(self.replica_ids), 10.0 if slow else 1.0, is_async)
         self.replicas[replica.id] = replica
-        self.send(ReplicaUp(replica.id, self.random.choice([1, 2, 2, 3])))
+        credits = self.random.choice([1, 4, 16] if is_async else [1, 2, 2, 3])
+        self.send(ReplicaUp(replica.id, credits, is_async=is_async))
 
     def replica_dies(self, replica: FakeReplica, reason: str) -> None:
         if replica.alive:
@@ -230,7 +235,7 @@ class World(EventHeap):
     def shell_sees_death(self, replica: FakeReplica, reason: str) -> None:
         del self.replicas[replica.id]
         self.send(ReplicaDown(replica.id, reason, silent=reason == SILENT))
-        self.after(self.random.uniform(0.1, 3.0) * S, self.replica_starts)
+        self.after(self.random.uniform(0.1, 3.0) * S, lambda: self.replica_starts(replica.is_async))
 
     def replica_ejected(self, replica: FakeReplica) -> None:
         if replica.alive:
@@ -255,10 +260,12 @@ class World(EventHeap):
             self.replica_runs(replica)
 
     def replica_runs(self, replica: FakeReplica) -> None:
-        if replica.busy or replica.hung or not replica.alive or not replica.waiting:
+        busy = replica.running if not replica.is_async else replica.running - len(replica.waiting) + 1
+        if busy > 0 or replica.hung or not replica.alive or not replica.waiting:
             return
-        replica.busy = True
-        rows = sum(piece.rows for piece in replica.waiting[0].pieces)
+        batch = replica.waiting[replica.running]
+        replica.running += 1
+        rows = sum(piece.rows for piece in batch.pieces)
         rng, weather = self.random, self.weather
         if rng.random() < weather.hangs:
             replica.hung = True
@@ -266,20 +273,19 @@ class World(EventHeap):
             return
         service_ns = replica.slowness * (rng.expovariate(1 / 20) + 0.2 * rows) * MS
         if rng.random() < weather.streams:
-            batch = replica.waiting[0]
             self.after(service_ns / 2, lambda: self.replica_says(replica, Streamed(replica.id, batch.batch_id)))
-        if rng.random() < weather.waits:
-            self.after(service_ns / 2, lambda: self.replica_suspends(replica, service_ns))
+        if not replica.is_async and rng.random() < weather.waits:
+            self.after(service_ns / 2, lambda: self.replica_suspends(replica, batch, service_ns))
             return
-        self.after(service_ns, lambda: self.replica_ends(replica, int(service_ns)))
+        self.after(service_ns, lambda: self.replica_ends(replica, batch, int(service_ns)))
 
-    def replica_suspends(self, replica: FakeReplica, service_ns: float) -> None:
+    def replica_suspends(self, replica: FakeReplica, batch: Dispatch, service_ns: float) -> None:
         """The one that runs waits for a call onwards; when that is answered it runs again, before all others."""
         if not replica.alive:
             return
-        batch = replica.waiting.pop(0)
+        replica.waiting.remove(batch)
         replica.aside.append(batch)
-        replica.busy = False
+        replica.running -= 1
         self.send(Suspended(replica.id, batch.batch_id))
         self.after(self.random.expovariate(1 / (100 * MS)), lambda: self.replica_goes_on(replica, batch, service_ns))
         self.replica_runs(replica)
@@ -287,23 +293,23 @@ class World(EventHeap):
     def replica_goes_on(self, replica: FakeReplica, batch: Dispatch, service_ns: float) -> None:
         if not replica.alive or replica.hung:
             return
-        if replica.busy:
+        if replica.running:
             self.after(MS, lambda: self.replica_goes_on(replica, batch, service_ns))
             return
         replica.aside.remove(batch)
         replica.waiting.insert(0, batch)
-        replica.busy = True
-        self.after(service_ns / 2, lambda: self.replica_ends(replica, int(service_ns)))
+        replica.running += 1
+        self.after(service_ns / 2, lambda: self.replica_ends(replica, batch, int(service_ns)))
 
     def replica_says(self, replica: FakeReplica, event: Event) -> None:
         if replica.alive:
             self.send(event)
 
-    def replica_ends(self, replica: FakeReplica, busy_ns: int) -> None:
+    def replica_ends(self, replica: FakeReplica, batch: Dispatch, busy_ns: int) -> None:
         if not replica.alive:
             return
-        replica.busy = False
-        batch = replica.waiting.pop(0)
+        replica.running -= 1
+        replica.waiting.remove(batch)
         rng, weather = self.random, self.weather
         kinds = {self.poison.get(piece.request.id) for piece in batch.pieces}
         expired = all(piece.request.deadline_ns <= self.now_ns for piece in batch.pieces)
