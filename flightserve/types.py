@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -35,16 +36,21 @@ class MethodSpec:
     strict: bool = False
 
 
+# Micro-batches of `async def` methods that one replica runs at once where its deployment says nothing.
+ASYNC_CONCURRENCY: Final = 64
+
+
 @dataclass(frozen=True, slots=True)
 class DeploymentOptions:
-    """What `@fs.deployment(...)` takes. Sizes in rows or bytes, times in milliseconds."""
+    """What `@fs.deployment(...)` takes. Sizes in rows or bytes, times in milliseconds. `concurrency` that is None is 1
+    for plain methods and `ASYNC_CONCURRENCY` for `async def` ones; a number holds for both together."""
 
     replicas: int = 1
     max_batch_rows: int = 65_536
     max_batch_bytes: int = 64 << 20
     linger_ms: float = 0.0
     router: str = "fifo"
-    concurrency: int = 1
+    concurrency: int | None = None
     num_cpus: float = 0.0
     num_gpus: float = 0.0
     resources: dict[str, float] = field(default_factory=dict)
@@ -55,6 +61,19 @@ class DeploymentOptions:
     default_timeout_ms: int = 60_000
     max_timeout_ms: int = 3_600_000
     reentrant: bool = True
+
+
+class Lanes(NamedTuple):
+    """The lanes of one replica: `serial` ones, each of which runs one micro-batch after another, and where
+    `side_by_side` is not 0 one more, which runs so many of `async def` methods at a time; then the others run none."""
+
+    serial: int
+    side_by_side: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.serial + (self.side_by_side > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +94,16 @@ class DeploymentSpec:
     def key(self) -> str:
         """`name@version`: what the data plane calls it by, so that no request meets another version's replicas."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def lanes(self) -> Lanes:
+        """Those of each of its replicas."""
+        kinds, concurrency = {m.is_async for m in self.methods}, self.options.concurrency
+        if concurrency is not None and len(kinds) == 2:
+            # What holds for both together is kept by lanes that run both.
+            return Lanes(concurrency, 0)
+        side_by_side = (concurrency or ASYNC_CONCURRENCY) if True in kinds else 0
+        return Lanes(0 if kinds == {True} else concurrency or 1, side_by_side)
 
     def method(self, name: str) -> MethodSpec | None:
         """The method of that name, or None."""

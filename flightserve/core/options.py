@@ -24,6 +24,8 @@ def check_options(options: DeploymentOptions) -> None:
     """Raise ConfigError that names the first option which cannot be served and says what is allowed."""
     for name in _AT_LEAST_ONE:
         value = getattr(options, name)
+        if name == "concurrency" and value is None:
+            continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} is {value!r}; it is a whole number, 1 or more")
     for name in ("linger_ms", "max_queue_wait_ms", "num_cpus", "num_gpus"):

@@ -5,7 +5,8 @@ thread can be ended from outside. That harms nobody while others can be served b
 so it has until its deadline and a grace. The replica is retired, and another takes its place, when
 
 - a call goes on after that,
-- calls that were given up longer ago than the grace hold all lanes, so that nothing else can run, or
+- calls that were given up longer ago than the grace hold all lanes, or all places on the event loop where the `async
+  def` methods have a lane of their own, so that nothing else of their kind can run, or
 - one of them keeps the event loop of the `async def` methods from turning, for as long.
 
 Pure.
@@ -20,8 +21,8 @@ from flightserve.clock import NS_PER_S
 
 
 class GivenUp(NamedTuple):
-    """A micro-batch that runs on: since when nobody waits for it, and the latest deadline of its requests. One of an
-    `async def` method holds no lane. Times are monotonic ns."""
+    """A micro-batch that runs on: since when nobody waits for it, and the latest deadline of its requests. One that
+    runs beside others on the event loop holds no lane. Times are monotonic ns."""
 
     method: str
     since_ns: int
@@ -33,18 +34,21 @@ class GivenUp(NamedTuple):
         return max(self.since_ns, self.deadline_ns) + grace_ns
 
 
-def why_retire(given_up: Sequence[GivenUp], lanes: int, blocked_ns: int, now_ns: int, grace_ns: int) -> str:
-    """Why the replica has to be retired, for people; "" where it has not. `blocked_ns`: for how long the event loop of
-    its methods has not turned by now."""
+def why_retire(
+    given_up: Sequence[GivenUp], lanes: int, side_by_side: int, blocked_ns: int, now_ns: int, grace_ns: int
+) -> str:
+    """Why the replica has to be retired, for people; "" where it has not. `side_by_side`: how many run at a time that
+    hold no lane. `blocked_ns`: for how long the event loop of its methods has not turned by now."""
     for call in given_up:
         if now_ns > call.ends_ns(grace_ns):
             return f"{call.method} was given up {_s(now_ns - call.since_ns)} ago, is past its deadline, and still runs"
     long = [call for call in given_up if now_ns - call.since_ns > grace_ns]
     holding = [call.method for call in long if call.holds_lane]
-    if len(holding) >= lanes:
-        what = ", ".join(sorted(set(holding)))
-        return f"all it can run at once is held by calls of {what} that were given up {_s(grace_ns)} ago or longer"
     coroutines = [call.method for call in long if not call.holds_lane]
+    for methods, most in ((holding, lanes), (coroutines, side_by_side)):
+        if methods and len(methods) >= most:
+            what = ", ".join(sorted(set(methods)))
+            return f"all it can run at once is held by calls of {what} that were given up {_s(grace_ns)} ago or longer"
     if coroutines and blocked_ns > grace_ns:
         return f"{coroutines[0]} keeps the event loop of its methods from turning, for {_s(blocked_ns)} by now"
     return ""

@@ -350,13 +350,11 @@ class DeploymentMachine:
             credits, forecast = self._sides[is_async]
             if not credits.free or not groups.waiting[is_async]:
                 continue
-            looked = forecast is None or now_ns >= forecast.hold_until_ns or credits.idle > 0
-            if not looked:
-                continue
             if credits.freed:
                 credits.freed = False
                 groups.unpark()
-            while credits.free:
+            looked = forecast is None or now_ns >= forecast.hold_until_ns or credits.idle > 0
+            while looked and credits.free:
                 group = groups.front(now_ns, is_async)
                 if group is None:
                     break

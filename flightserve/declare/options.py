@@ -25,7 +25,7 @@ class Options(TypedDict, total=False):
     max_batch_bytes: int
     linger_ms: float
     router: Literal["fifo", "deadline"]
-    concurrency: int
+    concurrency: int | None
     num_cpus: float
     num_gpus: float
     resources: dict[str, float]
@@ -57,6 +57,8 @@ def make_options(changes: Mapping[str, Any], base: DeploymentOptions) -> Deploym
 
 
 def _check_option(key: str, value: Any) -> None:
+    if key == "concurrency" and value is None:
+        return
     if key == "router":
         if value not in ROUTERS:
             raise ConfigError(f"router is {value!r}; it is one of {', '.join(map(repr, ROUTERS))}")
@@ -69,7 +71,7 @@ def _check_option(key: str, value: Any) -> None:
         if not isinstance(value, bool):
             raise ConfigError(f"{key} is {value!r}; it is True or False")
     else:
-        whole = _OPTIONS[key].type == "int"
+        whole = _OPTIONS[key].type in ("int", "int | None")
         if not _is_number(value) or (whole and not isinstance(value, int)):
             raise ConfigError(f"{key} is {value!r}; it is {'a whole number' if whole else 'a number'}")
         check_amount(key, value, zero_allowed=key in _ZERO_ALLOWED)

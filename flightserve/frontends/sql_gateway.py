@@ -317,7 +317,7 @@ class Gateway:
         answers: dict[str, dict[str, Any]] = {}
         # Replicas cannot be asked by name. A router gives each request to the lane that has waited longest, so that as
         # many as there are lanes reach all of them; twice as many where others are asking too.
-        for _ in range(2 * spec.options.replicas * spec.options.concurrency):
+        for _ in range(2 * spec.options.replicas * spec.lanes.total):
             row = self._one(REFRESH, Statement(spec.name, REFRESH), meta)
             answers[row["replica"]] = row
             if len(answers) >= spec.options.replicas:

@@ -220,6 +220,7 @@ class Coroutines:
             # It has no answer, and would never have one: the connection ends, and the router settles what was its.
             failure(error, run.method.where, log, run.context.described())
             lane.channel.shutdown()
+        lane.ended()
 
 
 def _unwanted() -> Cancelled:

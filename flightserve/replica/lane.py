@@ -35,6 +35,7 @@ from flightserve.fabric.channels import BlockingChannel
 from flightserve.fabric.segments import Shown
 from flightserve.fabric.spinning import Spinner
 from flightserve.fabric.stored import Stored
+from flightserve.replica.bell import Bell
 from flightserve.replica.context import Context, enter, leave
 from flightserve.replica.coroutines import STREAM_WINDOW, Run
 from flightserve.replica.faults import bare, failure
@@ -59,6 +60,7 @@ PUMP_S = 0.1
 # How long a lane stays awake for the next micro-batch: a caller of small calls that waits for each reply takes 60 us.
 SPIN_NS_MAX = 150_000
 RETIRED = "the replica makes room for another"
+UNREAD = "the replica waits for the reader of a stream"
 
 # How a micro-batch ended: result region (none at the end of a stream) and its rows, who is answered by what where
 # that is not all by one, or an error.
@@ -68,7 +70,11 @@ Answer: TypeAlias = tuple[frames.Region | None, int] | list[frames.Share] | Flig
 class Lane:
     """Runs micro-batches that its router sends, until the connection ends."""
 
-    def __init__(self, service: ReplicaService, channel: BlockingChannel, session: Session, shown: Shown) -> None:
+    def __init__(
+        self, service: ReplicaService, channel: BlockingChannel, session: Session, shown: Shown, side_by_side: bool
+    ) -> None:
+        """`side_by_side`: it hands `async def` methods to the event loop and takes the next; others run one micro-batch
+        after another, whatever the method."""
         self.service = service
         self.channel = channel
         self.session = session
@@ -90,6 +96,9 @@ class Lane:
         # which it does under the lock (`give_back`).
         self.inside = 0
         self._reading = threading.Lock()
+        # The micro-batch of an `async def` method that this lane waits for, and who tells when it has ended.
+        self.awaits = 0
+        self._bell = None if side_by_side or service.coroutines is None else Bell(channel.socket)
         # The micro-batch whose reply this thread streams, and its parts that the reader has not taken.
         self._streaming = 0
         self._unread = 0
@@ -140,6 +149,8 @@ class Lane:
 
     def close(self) -> None:
         """Close the connection; what it showed is unmapped when nobody reads it any more."""
+        if self._bell is not None:
+            self._bell.close()
         self.channel.close()
         self._shown.end()
 
@@ -161,8 +172,9 @@ class Lane:
         if method is None:
             self.refuse(frame, NotFound(f"this replica has no method {frame.method!r}"))
             return
-        if self.service.turns is not None and not method.spec.is_async:
-            self._take_turn(self.service.turns, frame, inputs, method)
+        turns = self.service.turns
+        if turns is not None and (self._bell is not None or not method.spec.is_async):
+            self._take_turn(turns, frame, inputs, method)
             return
         answer = self._answer(frame, inputs, method, started_ns)
         if answer is not None:
@@ -201,8 +213,12 @@ class Lane:
             pieces = inputs.pieces(frame, self.service.mapped, self._schemas)
             if method.spec.is_async:
                 assert self.service.coroutines is not None
-                self.service.coroutines.start(Run(self, frame, inputs, method, pieces, context))
+                run = Run(self, frame, inputs, method, pieces, context)
+                del pieces
+                self.service.coroutines.start(run)
                 handed_on = True
+                if self._bell is not None:
+                    self._await(run, self._bell)
                 return None
             token = enter(context)
             try:
@@ -341,8 +357,7 @@ class Lane:
         with self._reading, contextlib.suppress(FlightserveError):
             if self.inside:
                 self.pump(0)
-                while self._waiting:
-                    self.refuse(self._waiting.popleft(), Unavailable(RETIRED))
+                self._refuse_waiting(RETIRED)
 
     def _await_reader(self, context: Context) -> None:
         """Wait while too many parts lie unread. What waits behind the stream is given back once the reader turns out
@@ -355,12 +370,36 @@ class Lane:
             turns.give()
         try:
             while self._unread >= STREAM_WINDOW and not context.cancelled:
-                while self._waiting and monotonic_ns() >= until_ns:
-                    self.refuse(self._waiting.popleft(), Unavailable("the replica waits for the reader of a stream"))
+                if monotonic_ns() >= until_ns:
+                    self._refuse_waiting(UNREAD)
                 self.pump(PUMP_S)
         finally:
             if turns is not None:
                 turns.retake(f"{context.deployment}.{context.method}")
+
+    def _await(self, run: Run, bell: Bell) -> None:
+        """Until a coroutine has ended. The connection is read meanwhile: there a reader says what it took."""
+        self.awaits = run.frame.batch_id
+        try:
+            while not run.answered:
+                if bell.wait(PUMP_S):
+                    self.pump(0)
+                elif self.service.retired:
+                    self._refuse_waiting(RETIRED)
+                elif self.session.is_unread(run.frame.batch_id):
+                    self._refuse_waiting(UNREAD)
+        finally:
+            self.awaits = 0
+
+    def ended(self) -> None:
+        """A coroutine of this lane's has ended. Any thread."""
+        if self._bell is not None:
+            self._bell.ring()
+
+    def _refuse_waiting(self, why: str) -> None:
+        """Other lanes may be free for what waits here."""
+        while self._waiting:
+            self.refuse(self._waiting.popleft(), Unavailable(why))
 
     def send_part(self, frame: frames.Execute, batch: Part) -> None:
         """Send one batch of a streamed reply."""

@@ -14,15 +14,16 @@ from flightserve.core.retiring import GivenUp, why_retire
 from flightserve.errors import FlightserveError
 from flightserve.replica.binding import BoundMethod
 from flightserve.replica.session import Session
+from flightserve.types import Lanes
 
 # Calls a function on the event loop of the methods.
 Post = Callable[[Callable[[], object]], object]
 
 
 class Retirement:
-    """Of one replica with so many lanes; `post` where it has an event loop. For one thread."""
+    """Of one replica with these lanes; `post` where it has an event loop. For one thread."""
 
-    def __init__(self, methods: Mapping[str, BoundMethod], lanes: int, grace_s: float, post: Post | None) -> None:
+    def __init__(self, methods: Mapping[str, BoundMethod], lanes: Lanes, grace_s: float, post: Post | None) -> None:
         self._methods = methods
         self._lanes = lanes
         self._grace_ns = int(grace_s * NS_PER_S)
@@ -39,7 +40,8 @@ class Retirement:
         now_ns = monotonic_ns()
         coroutines = any(not call.holds_lane for call in given_up)
         blocked_ns = self._blocked_ns(now_ns) if coroutines else 0
-        return why_retire(given_up, 1 if waited_for else self._lanes, blocked_ns, now_ns, self._grace_ns)
+        serial, side_by_side = (1, 1) if waited_for else self._lanes
+        return why_retire(given_up, serial, side_by_side, blocked_ns, now_ns, self._grace_ns)
 
     def is_over(self, session: Session, batch_id: int) -> bool:
         """The micro-batch runs and is not waited for any more, by anybody."""
@@ -57,7 +59,8 @@ class Retirement:
         return max(ends_ns)
 
     def _given_up(self, batch_id: int, method: str, since_ns: int, deadline_ns: int) -> GivenUp:
-        return GivenUp(method, since_ns, deadline_ns, not self._methods[method].spec.is_async)
+        beside = self._lanes.side_by_side > 0 and self._methods[method].spec.is_async
+        return GivenUp(method, since_ns, deadline_ns, not beside)
 
     def _blocked_ns(self, now_ns: int) -> int:
         if not self._asked_ns:

@@ -39,10 +39,8 @@ from flightserve.wire.table import Peer, RoutingTable
 
 log = logging.getLogger(__name__)
 
-# One micro-batch runs and one waits behind it, so that a lane never waits for the router between two.
+# One micro-batch runs and one waits behind it, so that a serial lane never waits for the router between two.
 LANE_CREDITS = 2
-# Micro-batches an event loop of `async def` methods takes at once.
-ASYNC_CREDITS = 64
 RETRY_S = 0.05
 FLUSH_S = 0.1
 JOIN_S = 5.0
@@ -95,10 +93,10 @@ class ReplicaService:
         self.coroutines = Coroutines(spec.name) if awaits else None
         self.keepers = Keepers(self._start_keeper)
         # Where methods may wait for others: whose code runs.
-        waits = onward is not None and spec.options.reentrant
-        self.turns = Turns(spec.options.concurrency) if waits else None
+        waits = onward is not None and spec.options.reentrant and spec.lanes.serial > 0
+        self.turns = Turns(spec.lanes.serial) if waits else None
         post = self.coroutines.call if self.coroutines is not None else None
-        self._retirement = Retirement(self.methods, spec.options.concurrency, limits.abandoned_s_max, post)
+        self._retirement = Retirement(self.methods, spec.lanes, limits.abandoned_s_max, post)
         self.pool.on_dropped.append(self._segment_dropped)
         self.own_process = own_process
         # Of the class: an object may answer to any name.
@@ -120,7 +118,7 @@ class ReplicaService:
             self._loop_thread = self._spawn("async", self.coroutines.run)
         self._hooks.start()
         self._spawn("main", lambda: self._keep("main connection", self._run_main))
-        for number in range(self.spec.options.concurrency):
+        for number in range(self.spec.lanes.total):
             self.keepers.add(number)
 
     def _start_keeper(self, keeper: Keeper) -> None:
@@ -167,7 +165,7 @@ class ReplicaService:
 
     def ready(self) -> bool:
         """The router greeted the main connection and every lane, onward calls have a way, and it takes new ones."""
-        connected = self._main is not None and len(self._lanes) == self.spec.options.concurrency
+        connected = self._main is not None and len(self._lanes) == self.spec.lanes.total
         return connected and not self.retired and (self._onward is None or self._onward.ready())
 
     def retire(self, why: str) -> None:
@@ -209,7 +207,7 @@ class ReplicaService:
 
     def _is_over(self, lane: Lane) -> bool:
         """It is held by calls that nobody waits for any more, and would not be back."""
-        held = [*lane.suspended, *([lane.inside] if lane.inside else [])]
+        held = [*lane.suspended, *(each for each in (lane.inside, lane.awaits) if each)]
         return bool(self.retired and held) and all(self._retirement.is_over(lane.session, each) for each in held)
 
     def _all_sessions(self) -> list[Session]:
@@ -270,14 +268,15 @@ class ReplicaService:
 
     # ---- connections
 
-    def _connect(self, main: bool) -> tuple[BlockingChannel, Session, Shown] | None:
-        """A greeted connection to the router, waiting for one as long as it takes; None when draining or stopping."""
+    def _connect(self, number: int | None = None) -> tuple[BlockingChannel, Session, Shown] | None:
+        """A greeted connection to the router, the main one or that of a lane, waiting for one as long as it takes; None
+        when draining or stopping."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._router is not None or self._draining or self._stopping)
                 if self._draining or self._stopping or self._router is None:
                     return None
-                if not main and self._still_runs(self._router.id):
+                if number is not None and self._still_runs(self._router.id):
                     self._changed.wait(RETRY_S)
                     continue
                 session = self._session(self._router)
@@ -286,7 +285,7 @@ class ReplicaService:
                 sock = connect(session.router.endpoint, self._limits.connect_timeout_s)
                 shown = Shown(self.mapped)
                 channel = BlockingChannel(sock, shown.add)
-                channel.send([self._hello(main, session)])
+                channel.send([self._hello(number, session)])
                 self._greeted(channel, session)
                 return channel, session, shown
             except FlightserveError as error:
@@ -328,21 +327,27 @@ class ReplicaService:
         session.epoch = self._epoch
         return session
 
-    def _hello(self, main: bool, session: Session) -> frames.Hello:
+    def _hello(self, number: int | None, session: Session) -> frames.Hello:
+        is_async = self._is_async(number)
         return frames.Hello(
             frames.PROTOCOL_VERSION,
             self.peer_id,
             "replica",
-            main,
+            number is None,
             self.spec.key,
-            ASYNC_CREDITS if self.coroutines is not None else LANE_CREDITS,
+            self.spec.lanes.side_by_side if is_async else LANE_CREDITS,
             os.getpid(),
             session.epoch,
             session.number,
+            is_async,
         )
 
+    def _is_async(self, number: int | None) -> bool:
+        """The lane of that number runs `async def` methods side by side, and nothing else."""
+        return number == self.spec.lanes.serial
+
     def _run_main(self) -> None:
-        while (connected := self._connect(main=True)) is not None:
+        while (connected := self._connect()) is not None:
             channel, session, _ = connected
             self._main, self._main_session = channel, session
             if self._is_gone(session):
@@ -439,10 +444,10 @@ class ReplicaService:
         return True
 
     def _open_lane(self, number: int) -> Lane | None:
-        connected = self._connect(main=False)
+        connected = self._connect(number)
         if connected is None:
             return None
-        lane = self._lanes[number] = Lane(self, *connected)
+        lane = self._lanes[number] = Lane(self, *connected, self._is_async(number))
         if self._is_gone(lane.session):
             lane.channel.shutdown()
         if self._draining:

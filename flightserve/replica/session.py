@@ -140,6 +140,11 @@ class Session:
             for _ in range(parts):
                 self._coroutines.call(window.release)
 
+    def is_unread(self, batch_id: int) -> bool:
+        """A stream on the event loop that waits for its reader."""
+        window = self.windows.get(batch_id)
+        return window is not None and window.locked()
+
     # ---- the end
 
     def end(self) -> None:

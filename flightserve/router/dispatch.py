@@ -66,6 +66,8 @@ class Dispatcher:
         """Serve this version of the spec from now on."""
         self.spec = spec
         self._methods: dict[str, MethodSpec] = {m.name: m for m in spec.methods}
+        # Methods that have lanes of their own.
+        self._awaiting = {m.name for m in spec.methods if m.is_async and spec.lanes.side_by_side}
 
     def statistics(self) -> dict[str, float]:
         """Counts since the start, and what is queued and in flight now."""
@@ -90,6 +92,7 @@ class Dispatcher:
         parts, region = frame.parts, frame.region
         group = (frame.method, region.schema_id)
         rows_total = parts[0].rows if len(parts) == 1 else sum([part.rows for part in parts])
+        is_async = frame.method in self._awaiting
         requests: list[Request] = []
         for part in parts:
             nbytes = region.length * part.rows // rows_total if rows_total else 0
@@ -97,7 +100,8 @@ class Dispatcher:
             sliceable = method.row_aligned or (method.delimited and self._fits(part.rows, nbytes))
             request = Routed(
                 next(self._ids), group, part.rows, nbytes, part.deadline_ns, part.priority, now_ns,
-                sliceable, method.idempotent, method.delimited, dispatcher=self, link=link, hold=hold, part=part,
+                sliceable, method.idempotent, method.delimited, is_async,
+                dispatcher=self, link=link, hold=hold, part=part,
             )  # fmt: skip
             link.requests[part.request_id] = request
             requests.append(request)
@@ -126,7 +130,7 @@ class Dispatcher:
         """A replica's lane offers its credits."""
         assert link.peer is not None
         self._lanes[link.number] = link
-        self.handle(ReplicaUp(link.number, link.credits, link.peer.id), now_ns)
+        self.handle(ReplicaUp(link.number, link.credits, link.peer.id, link.is_async), now_ns)
 
     def serves(self, link: Link) -> bool:
         """True for a lane that may be given work, or has some."""
@@ -242,8 +246,7 @@ class Dispatcher:
         request = running.pieces[0][0]
         if not request.streamed:
             request.streamed = True
-            method = self._methods.get(request.group[0])
-            self.handle(Streamed(link.number, frame.batch_id, method is None or not method.is_async), now_ns)
+            self.handle(Streamed(link.number, frame.batch_id, not request.is_async), now_ns)
         if result is not None and not request.settled:
             self._send_results(request.link, result, [frames.Item(request.part.request_id, 0, frame.rows, False)])
 

@@ -102,6 +102,7 @@ class Link:
         self.epoch = 0
         self.session = 0
         self.credits = 0
+        self.is_async = False
         # The replica said goodbye here; we did.
         self.draining = False
         self.dismissed = False
@@ -131,6 +132,7 @@ class Link:
         self.epoch = hello.epoch
         self.session = hello.session
         self.credits = hello.credits
+        self.is_async = hello.is_async
         if hello.main:
             peer.main = self
         else:

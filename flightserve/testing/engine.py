@@ -95,7 +95,7 @@ class LocalDeployment:
         self._queue: queue.SimpleQueue[list[LocalRequest] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._serve, name=f"local-{spec.name}-{number}", daemon=True)
-            for number in range(spec.options.concurrency)
+            for number in range(spec.options.concurrency or 1)
         ]
         for thread in self._threads:
             thread.start()

@@ -60,7 +60,8 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
     lanes. A replica's lane offers `credits` micro-batches at a time; a router's Hello offers the number of
     requests a connection may have in flight. A replica says in which `epoch` its deployment is, so that a router
     that does not own it knows whether it is behind, and of which `session` with this router a connection is: the
-    main one begins it, and sessions of a process only grow."""
+    main one begins it, and sessions of a process only grow. A lane that `is_async` is for `async def` methods only,
+    which run in no other then."""
 
     protocol: int
     peer_id: int
@@ -71,6 +72,7 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
     pid: int = 0
     epoch: int = 0
     session: int = 0
+    is_async: bool = False
 
 
 class Segment(msgspec.Struct, array_like=True, tag=2):

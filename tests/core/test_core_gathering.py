@@ -116,3 +116,14 @@ def test_groups_that_wait_are_served_in_the_order_of_their_heads() -> None:
     assert bench.count("dispatched_batches") == 4
     assert shape(bench.send(Finished(3, 3))) == [(3, whole(third))]
     assert shape(bench.send(Finished(2, 2))) == [(2, whole(second))]
+
+
+def test_coroutines_that_gather_run_beside_others_in_their_lane() -> None:
+    bench = Bench(max_batch_rows=10)
+    bench.send(ReplicaUp(1, 8, is_async=True))
+    other, first, *rest = [request(group=(f"{name}_async", 1)) for name in ("score", "lookup", "lookup", "lookup")]
+    bench.arrive(other)
+    assert shape(bench.arrive(first)) == [(1, whole(first))]
+    for each in rest:
+        assert bench.arrive(each) == []
+    assert shape(bench.send(Finished(1, 2))) == [(1, whole(*rest))]

@@ -11,7 +11,7 @@ GRACE_NS = 10 * NS_PER_S
 
 
 def why(*calls: GivenUp, at_s: float, lanes: int = 1, blocked_s: float = 0.0) -> str:
-    return why_retire(calls, lanes, int(blocked_s * NS_PER_S), int(at_s * NS_PER_S), GRACE_NS)
+    return why_retire(calls, lanes, 64, int(blocked_s * NS_PER_S), int(at_s * NS_PER_S), GRACE_NS)
 
 
 def given_up(since_s: float, deadline_s: float, holds_lane: bool = True, method: str = "long") -> GivenUp:

@@ -18,6 +18,7 @@ from flightserve.core.events import (
     ReplicaDown,
     ReplicaDraining,
     ReplicaUp,
+    Request,
     Streamed,
     Tick,
 )
@@ -342,3 +343,42 @@ def test_many_groups_come_and_go_without_a_trace() -> None:
         assert isinstance(dispatch, Dispatch)
         bench.machine.handle(Finished(1, dispatch.batch_id), 0)
     assert len(list(bench.machine._groups)) <= 64
+
+
+# ---- plain and `async def` methods
+
+
+def awaited(**options: object) -> Request:
+    return request(group=("score_async", 1), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("router", ["fifo", "deadline"])
+def test_each_kind_of_method_has_lanes_of_its_own_and_waits_for_no_other(router: str) -> None:
+    bench = Bench(router=router)
+    bench.send(ReplicaUp(1, 2, 7))
+    bench.send(ReplicaUp(2, 3, 7, is_async=True))
+    plain, coroutines = [request() for _ in range(4)], [awaited() for _ in range(4)]
+    for each in plain[:2]:
+        assert shape(bench.arrive(each)) == [(1, whole(each))]
+    assert bench.arrive(plain[2]) == []
+    for each in coroutines[:3]:
+        assert shape(bench.arrive(each)) == [(2, whole(each))]
+    assert bench.arrive(plain[3], coroutines[3]) == []
+    assert shape(bench.send(Finished(1, 1))) == [(1, whole(*plain[2:]))]
+    assert shape(bench.send(Finished(2, 3))) == [(2, whole(coroutines[3]))]
+
+
+def test_what_came_together_is_divided_among_the_lanes_of_its_own_kind() -> None:
+    bench = Bench(2)
+    for lane in (2, 3):
+        bench.send(ReplicaUp(lane, 8, is_async=True))
+    coroutines = [awaited() for _ in range(4)]
+    effects = bench.arrive(request(), *coroutines)
+    assert shape(effects)[1:] == [(2, whole(*coroutines[:2])), (3, whole(*coroutines[2:]))]
+
+
+def test_a_kind_without_a_lane_waits() -> None:
+    bench = Bench(2)
+    waits = awaited()
+    assert bench.arrive(waits) == []
+    assert shape(bench.send(ReplicaUp(2, 1, is_async=True))) == [(2, whole(waits))]

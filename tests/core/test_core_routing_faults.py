@@ -270,6 +270,21 @@ def test_a_process_that_dies_with_several_lanes_is_one_death() -> None:
     assert bench.count("ejected_silent") == 1
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_who_can_have_killed_a_lane_runs_alone(is_async: bool) -> None:
+    bench = Bench()
+    bench.send(ReplicaUp(1, 3, is_async=is_async))
+    group = ("score_async" if is_async else "score", 1)
+    members = [request(group=group) for _ in range(3)]
+    for each in members:
+        bench.arrive(each)
+    bench.send(ReplicaDown(1, "signal 9"))
+    effects = bench.send(ReplicaUp(2, 9, is_async=is_async))
+    # All that a lane of coroutines had was running; one of plain methods ran the oldest.
+    together = [whole(each) for each in members] if is_async else [whole(members[0]), whole(*members[1:])]
+    assert shape(effects) == [(2, each) for each in together]
+
+
 # ---- slow replicas
 
 

@@ -24,7 +24,8 @@ def rows(*values: int) -> pa.RecordBatch:
     return pa.record_batch({"x": pa.array(values, pa.int64())})
 
 
-@fs.deployment
+# So that `async def` methods wait at the door as well.
+@fs.deployment(concurrency=1)
 class Door:
     """Shows what it ran, and waits when it is told to."""
 
