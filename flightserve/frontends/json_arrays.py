@@ -176,6 +176,16 @@ def _durations(values: Values, kind: pa.DataType) -> pa.Array:
     return pa.array(values, pa.int64()).cast(kind)
 
 
+def _intervals(values: Values, kind: pa.DataType) -> pa.Array:
+    parts = ("months", "days", "nanoseconds")
+    for value in values:
+        if value is not None and not set(parts).issuperset(value):
+            raise ValueError(f"an interval has {', '.join(parts)}; one that is left out is 0")
+        if value is not None and any(type(part) is not int for part in value.values()):
+            raise TypeError("the parts of an interval are whole numbers")
+    return pa.array([None if v is None else tuple(v.get(part, 0) for part in parts) for v in values], kind)
+
+
 def _decimals(values: Values, kind: pa.DataType) -> pa.Array:
     # A float's shortest text is what the caller wrote, up to 17 digits; more of them need a string.
     return pa.array([None if v is None else decimal.Decimal(str(v)) for v in values], kind)
@@ -290,6 +300,7 @@ _CONVERSIONS: Final[tuple[_Conversion, ...]] = (
     (lambda t: pt.is_timestamp(t) or pt.is_date(t), _only(int, str), _instants),
     (pt.is_time, _only(int, str), _times),
     (pt.is_duration, _only(int), _durations),
+    (pt.is_interval, _only(dict), _intervals),
     (pt.is_decimal, _only(int, float, str), _decimals),
     (pt.is_float16, _only(int, float), _half_floats),
     (

@@ -13,7 +13,7 @@ A body is `{"columns": {"a": [1, 2]}}` or `{"rows": [{"a": 1}, {"a": 2}]}`; the 
 | of other years than 0 to 9999 | `+010000-01-01`; the ends of the range `infinity`, `-infinity` | a count |
 | time32, time64 | `05:00:00.000`; what is no time of day is an error | the same, or `05:00`; or a count of its unit |
 | duration | number: a count of its unit | the same |
-| interval | `{"months": 1, "days": 2, "nanoseconds": 3}` | not taken |
+| interval | `{"months": 1, "days": 2, "nanoseconds": 3}` | the same; what is left out is 0 |
 | decimal | string, all digits | string or number; a number's digits beyond 17 need a string |
 | binary (all layouts) | base64 string | the same |
 | list (all layouts) | list | the same |

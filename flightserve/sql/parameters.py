@@ -82,8 +82,7 @@ class Types:
 
 
 def infer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> dict[str, str | None]:
-    """The type that the engine takes each parameter for; None where it could be several, and where any text may come
-    because the statement itself tries to cast it."""
+    """The type that the engine takes each parameter for; None where it could be several."""
     found: dict[str, set[str]] = {name: set() for name in statement.parameters}
     if not found or statement.explain:
         return dict.fromkeys(found)
@@ -94,9 +93,8 @@ def infer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> dict[s
         name = called.get(given, called.get(given.lower()))
         if node.get("expression_class") == "BOUND_PARAMETER" and name is not None:
             found[name].add(_spelled(node["return_type"]) or "")
-    casts, tried = _casts(statement), _tried(statement)
-    inferred = {name: _common(kinds) or casts.get(name.lower()) for name, kinds in found.items()}
-    return {name: None if name.lower() in tried else kind for name, kind in inferred.items()}
+    casts = _casts(statement)
+    return {name: _common(kinds) or casts.get(name.lower()) for name, kinds in found.items()}
 
 
 def waits_for_types(connection: duckdb.DuckDBPyConnection, statement: Statement) -> bool:
@@ -151,8 +149,8 @@ def _casts(statement: Statement) -> dict[str, str]:
     return {name: next(iter(kinds)) for name, kinds in found.items() if len(kinds) == 1}
 
 
-def _tried(statement: Statement) -> set[str]:
-    """Names, in lower case, of parameters that the text casts by TRY_CAST."""
+def tried(statement: Statement) -> set[str]:
+    """Names, in lower case, of parameters that the text casts by TRY_CAST: any text may come."""
     nodes = (node for node in walk(statement.tree) if node.get("class") == "CAST" and node.get("try_cast"))
     children = (node.get("child") or {} for node in nodes)
     return {child["identifier"].lower() for child in children if child.get("class") == "PARAMETER"}

@@ -52,6 +52,7 @@ from flightserve.sql.parameters import (
     infer,
     is_text,
     resolve,
+    tried,
     waits_for_types,
 )
 from flightserve.sql.plain import marks
@@ -223,10 +224,12 @@ class Runner:
         untyped = frozenset(name for name, field in given.items() if pa.types.is_null(field.type))
         texts = frozenset(name for name, field in given.items() if is_text(field))
         inferred = infer(self.engine.shadow, statement) if untyped or texts else {}
+        any_text = tried(statement) if texts else set()
         types, columns = [], []
         for name, field in given.items():
             literal = name in untyped or name in texts
-            types.append((inferred.get(name) or "VARCHAR") if literal else self.types.engine(field))
+            read = None if name.lower() in any_text else inferred.get(name)
+            types.append((read or "VARCHAR") if literal else self.types.engine(field))
             columns.append(pa.string() if name in texts else self.types.arrow(types[-1]))
         return Parameters(statement.parameters, tuple(types), tuple(columns), untyped | texts, untyped)
 

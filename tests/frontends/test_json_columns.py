@@ -58,6 +58,11 @@ BOTH_WAYS: list[tuple[pa.DataType, list[Any], list[Any]]] = [
     (pa.time64("ns"), ["05:06:07.000000001"], ["05:06:07.000000001"]),
     (pa.time64("us"), [1], ["00:00:00.000001"]),
     (pa.duration("ms"), [1500, None], [1500, None]),
+    (
+        pa.month_day_nano_interval(),
+        [{"months": -1, "days": 2, "nanoseconds": 3}, {"days": 1}, None],
+        [{"months": -1, "days": 2, "nanoseconds": 3}, {"months": 0, "days": 1, "nanoseconds": 0}, None],
+    ),
     (pa.decimal128(10, 2), ["1.50", 2, 2.25, None], ["1.50", "2.00", "2.25", None]),
     (pa.decimal256(50, 0), ["1" * 50], ["1" * 50]),
     (pa.binary(), ["AP8=", "", None], ["AP8=", "", None]),
@@ -339,3 +344,11 @@ def test_lines_and_rows() -> None:
     columns = JsonColumns(pa.record_batch({"a": [1, 2], "b": ["x", None]}))
     assert columns.lines() == b'{"a":1,"b":"x"}\n{"a":2,"b":null}\n'
     assert json.loads(columns.encode(1, 2, True)) == {"rows": [{"a": 2, "b": None}]}
+
+
+@pytest.mark.parametrize(
+    "value", [{"months": 1.5}, {"months": True}, {"months": None}, {"weeks": 1}, {"days": 2**31}, 5]
+)
+def test_intervals_that_are_none(value: Any) -> None:
+    with pytest.raises(SchemaMismatch, match="column 'a', row 1"):
+        column([{"days": 1}, value], pa.month_day_nano_interval())
