@@ -298,6 +298,8 @@ class ReplicaHosted:
         with unchecked():
             bound: Bound = loads(assignment.code)
         assert assignment.spec is not None
+        # As many as there are to be now, which the app's author may not have said.
+        bound = bound.options(replicas=assignment.spec.options.replicas)
         callees = bound.callees()
         onward = Onward(new_peer_id(), assignment.fabric, callees) if callees else None
         target = bound.make(onward.remote if onward is not None else None)
@@ -424,7 +426,9 @@ def frontend_options(assignment: Assignment) -> FrontendOptions:
 
 
 def _endpoint(assignment: Assignment) -> str:
-    return f"flightserve-{assignment.app_id}-{assignment.slot.name}-{assignment.peer_id:x}"
+    from flightserve.control.names import socket_path
+
+    return socket_path(assignment.folder, assignment.app_id, f"{assignment.slot.name}-{assignment.peer_id:x}")
 
 
 def _is_number(value: object) -> bool:

@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--name", default="warehouse", help="the deployment's name, and the catalog's (default: %(default)s)")
     option("--threads", type=int, default=0, metavar="N", help="of each replica (default: all cores)")
     option("--memory-limit", default="", metavar="SIZE", help="of each replica's engine, e.g. 4GB (default: its own)")
+    about = "what all replicas may spill to disk, together, e.g. 10GB (default: 90 %% of what is free)"
+    option("--spill-limit", default="", metavar="SIZE", help=about)
     about = "look so often whether the files changed, and serve them as they are now, e.g. 30s, 5m (default: never)"
     option("--refresh", type=_seconds, default=0.0, metavar="TIME", help=about)
     about = "MiB of results that each replica keeps, and gives again until the files change (default: 0, none)"
@@ -196,6 +198,7 @@ def _sql(arguments: argparse.Namespace) -> int:
             load=arguments.load,
             threads=arguments.threads,
             memory_limit=arguments.memory_limit,
+            spill_limit=arguments.spill_limit,
             refresh_s=arguments.refresh,
             cache_mb=arguments.cache_mb,
         )

@@ -85,6 +85,10 @@ class FrontendOptions:
             port = getattr(self, name)
             if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
                 raise ConfigError(f"{name} is {port!r}; a port is 0 to 65535, or None to leave the protocol out")
+        ports = [getattr(self, f"{protocol}_port") for protocol in ("http", "grpc", "flight", "zmq")]
+        given = [port for port in ports if port]
+        if len(set(given)) < len(given):
+            raise ConfigError(f"the same port for two protocols: {', '.join(map(str, given))}; each has its own")
         if not self.drain_timeout_s >= 0:
             raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; it is 0 or more, in seconds")
         for name in _names(self.allowed_hosts, "allowed_hosts"):

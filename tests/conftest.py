@@ -1,7 +1,7 @@
 """What all tests share: a quiet environment, and a check that nothing is left behind.
 
 Every process that the tests start inherits a mark in its environment. When the session ends, no process with
-the mark may live, whoever its parent is by then, and this process may hold no memfd and no abstract socket of
+the mark may live, whoever its parent is by then, and this process may hold no memfd and no socket of
 flightserve's. What is found fails the run, by name.
 """
 
@@ -75,13 +75,13 @@ def held_memfds() -> list[str]:
     return held_files("/memfd:")
 
 
-def held_abstract_sockets() -> list[str]:
-    """Abstract sockets named as flightserve names them that this process holds."""
+def held_sockets() -> list[str]:
+    """Sockets named as flightserve names them that this process holds."""
     inodes = {link.removeprefix("socket:[").removesuffix("]") for link in held_files("socket:[")}
     found = []
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         fields = line.split(maxsplit=7)
-        if len(fields) == 8 and fields[7].startswith(SOCKET_PREFIX) and fields[6] in inodes:
+        if len(fields) == 8 and SOCKET_PREFIX in fields[7] and fields[6] in inodes:
             found.append(fields[7])
     return sorted(found)
 
@@ -94,12 +94,12 @@ def left_behind(memfds_before: list[str]) -> list[str]:
     for known in memfds_before:
         if known in extra:
             extra.remove(known)
-    return lines + extra + held_abstract_sockets()
+    return lines + extra + held_sockets()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fails the run where a process, memfd or abstract socket outlives the tests."""
+    """Fails the run where a process, memfd or socket outlives the tests."""
     memfds_before = held_memfds()
     yield
     gc.collect()

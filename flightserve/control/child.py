@@ -23,6 +23,7 @@ from flightserve.control import environment
 from flightserve.control.link import Link
 from flightserve.control.logs import configure_logging
 from flightserve.control.messages import Announce, Failed, Left, Lost, Report
+from flightserve.control.names import supervisor_socket
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
 from flightserve.control.sources import install
@@ -65,7 +66,7 @@ class Child:
         self._table_lock = threading.Lock()
         self._leaving = threading.Event()
         self._link = Link(
-            assignment.app_id,
+            supervisor_socket(assignment.folder, assignment.app_id),
             self._announce,
             self._report,
             self._take_table,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from flightserve.control.changes import OK, UNAVAILABLE
 from flightserve.control.messages import Answer, Deploy, Inbox, Scale, encode
 from flightserve.control.names import running_apps
-from flightserve.control.observer import connect
+from flightserve.control.observer import connect, connect_to
 from flightserve.control.plan import PlannedDeployment
 from flightserve.errors import (
     ConfigError,
@@ -47,10 +47,10 @@ def find_app(app_id: str | None = None) -> str:
     """The running app of that id, or the only one of this user. Raises NotFound where there is none, and ConfigError
     where it takes an id to say which."""
     mine = []
-    for each in running_apps():
+    for each, path in running_apps().items():
         if app_id in (None, each):
             try:
-                connect(each, CONNECT_TIMEOUT_S)[0].close()
+                connect(path, CONNECT_TIMEOUT_S)[0].close()
             except (NotFound, PermissionDenied):
                 if app_id is not None:
                     raise
@@ -103,7 +103,7 @@ def _change(app_id: str, message: Scale | Deploy) -> str:
 
 
 def _ask(app_id: str, message: Scale | Deploy, until: float) -> Answer:
-    sock, _ = connect(app_id, CONNECT_TIMEOUT_S)
+    sock, _ = connect_to(app_id, CONNECT_TIMEOUT_S)
     inbox = Inbox()
     with sock:
         sock.sendall(encode(message))

@@ -1,31 +1,57 @@
-"""The supervisor's socket: how it is bound, and how messages go out on its connections."""
+"""The supervisor's socket: how it is bound, who may wait at it, and how messages go out on its connections."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
-from typing import Any
+from typing import Any, Final
 
 from flightserve.control.messages import Message, encode
-from flightserve.control.names import supervisor_socket
+from flightserve.fabric.channels import is_path, listen
 
 # A connection whose other end stopped reading is cut here; a child reconnects and gets the newest table.
 WRITE_BUFFER_BYTES_MAX = 8 << 20
-BIND_RETRY_S = 0.05
+# Connections that wait in the kernel, and so what a turn of the loop takes in; they come in turn.
+BACKLOG_MAX: Final = 64
+# Connections that have not said anything whole yet, and for how long they may.
+SILENT_MAX: Final = 64
+SILENT_S_MAX: Final = 10.0
 
 
-async def bind(app_id: str) -> socket.socket:
-    """The app's abstract unix socket, waiting for it as long as it takes."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    while True:
-        try:
-            sock.bind(supervisor_socket(app_id))
-        except OSError:
-            # The one before us is not quite dead; the kernel frees the name with its last descriptor.
-            await asyncio.sleep(BIND_RETRY_S)
-            continue
-        return sock
+def bind(path: str) -> socket.socket:
+    """The app's socket. What lies there is a dead supervisor's: nobody but our user comes to the folder."""
+    if is_path(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    return listen(path)
+
+
+class Entrance:
+    """Connections that have said nothing yet, bounded in number and time: one too many costs the one that has been
+    silent longest. For the loop's thread."""
+
+    def __init__(self) -> None:
+        self._silent: dict[asyncio.StreamWriter, asyncio.TimerHandle] = {}
+
+    def __repr__(self) -> str:
+        return f"<Entrance: {len(self._silent)} have said nothing>"
+
+    def entered(self, writer: asyncio.StreamWriter) -> None:
+        """A connection is there."""
+        self._silent[writer] = asyncio.get_running_loop().call_later(SILENT_S_MAX, self._cut, writer)
+        if len(self._silent) > SILENT_MAX:
+            self._cut(next(iter(self._silent)))
+
+    def heard(self, writer: asyncio.StreamWriter) -> None:
+        """It said something, or is gone."""
+        if (handle := self._silent.pop(writer, None)) is not None:
+            handle.cancel()
+
+    def _cut(self, writer: asyncio.StreamWriter) -> None:
+        self.heard(writer)
+        writer.transport.abort()
 
 
 def send(writer: asyncio.StreamWriter, message: Message) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
-from flightserve.control.logs import carry_logs
+from flightserve.control import ports, shared_ray
+from flightserve.control.folder import Folder
 from flightserve.control.messages import View
+from flightserve.control.names import supervisor_socket
 from flightserve.control.observer import Observer, connect, kill
 from flightserve.control.plan import Plan
 from flightserve.errors import FlightserveError, Unavailable
@@ -18,6 +20,8 @@ from flightserve.fabric.processes import look_at
 
 log = logging.getLogger("flightserve.control.launcher")
 
+# Ray's word for one of our own.
+OWN = "local"
 POLL_S = 0.2
 CONNECT_TIMEOUT_S = 5.0
 LOST_S = 60.0
@@ -44,32 +48,42 @@ class Launcher:
 
     def __init__(self, plan: Plan, address: str | None = None) -> None:
         self._plan = plan
-        self._address = address
-        self._local: Any = None
-        self._connected = False
+        self._address = None if address == OWN else address
+        self._held: shared_ray.Held | None = None
+        # Where the Ray is not ours alone, the app's folder is no part of its.
+        self._folder: Folder | None = None
         self._actor: Any = None
         self._observer: Observer | None = None
 
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Start everything and wait until every replica answers. Raises StartFailed with what is wrong, and
         leaves nothing behind then; returns early when `cancelled()`."""
+        self._check_ports()
         try:
             # Each of these takes seconds; nobody waits for them any more who has said stop.
             import ray  # noqa: F401
 
             if cancelled():
                 return
-            self._connect()
+            folder = self._connect()
             if cancelled():
                 return
             from flightserve.control.boot import start_supervisor
 
-            self._observer = Observer(self._plan.app_id)
-            self._actor = start_supervisor(self._plan)
+            self._observer = Observer(supervisor_socket(folder, self._plan.app_id))
+            self._actor = start_supervisor(dataclasses.replace(self._plan, folder=folder))
             self._wait_ready(cancelled)
         except BaseException:
             self.stop(0.0)
             raise
+
+    def _check_ports(self) -> None:
+        try:
+            ports.check(self._plan.options)
+            if told := ports.open_to_others(self._plan.options):
+                log.warning("%s", told)
+        except Unavailable as error:
+            raise StartFailed(error.message) from error
 
     def view(self) -> View:
         """How the app is; raises Unavailable before the supervisor was first heard of."""
@@ -80,9 +94,11 @@ class Launcher:
 
     def check(self) -> None:
         """Raise Unavailable when Ray is gone: its own processes, or the supervisor for so long that Ray must be."""
-        if self._local is not None:
-            self._local.tend()
-        lost = self._local.lost() if self._local is not None else ""
+        if self._held is not None:
+            self._held.tend()
+        if self._folder is not None:
+            self._folder.tend()
+        lost = self._held.lost() if self._held is not None else ""
         if self._observer is not None and (view := self._observer.view) is not None:
             if self._observer.silent_s() > DEAD_S and is_cut_off(view):
                 lost = lost or "Ray's raylet died, and with it the supervisor"
@@ -102,32 +118,26 @@ class Launcher:
                 log.warning("the app did not stop in time: %s", view.problem if view else "no supervisor answered")
             observer.close()
             if view is not None and is_cut_off(view):
-                self._end_supervisor()
+                self._end_supervisor(observer)
         self._end_ray()
 
-    def _end_supervisor(self) -> None:
+    def _end_supervisor(self, observer: Observer) -> None:
         """Ray cannot do that any more."""
         with contextlib.suppress(FlightserveError):
-            sock, pid = connect(self._plan.app_id, CONNECT_TIMEOUT_S)
+            sock, pid = connect(observer.path, CONNECT_TIMEOUT_S)
             sock.close()
             kill(pid)
 
-    def _connect(self) -> None:
-        import ray
-
-        if ray.is_initialized():
-            return
-        from flightserve.control.local_ray import LocalRay, keeping_sigterm
-
-        if self._address is not None:
-            _check_answers(self._address)
-            with keeping_sigterm():
-                ray.init(address=self._address, logging_level="ERROR")
-            carry_logs()
-            self._connected = True
-            return
-        self._local = LocalRay(self._plan.app_id)
-        self._local.start()
+    def _connect(self) -> str:
+        """Have a Ray, and a private folder: its path."""
+        try:
+            self._held = shared_ray.hold(self._plan.app_id, self._address)
+        except Unavailable as error:
+            raise StartFailed(error.message) from error
+        if self._held is not None and self._held.local is not None:
+            return self._held.local.folder.path
+        self._folder = Folder(self._plan.app_id)
+        return self._folder.path
 
     def _wait_stopped(self, observer: Observer, timeout_s: float) -> View | None:
         """Until all children have left; not longer than it takes to see that the supervisor died with Ray."""
@@ -136,7 +146,7 @@ class Launcher:
             view = observer.wait_for(lambda view: view.phase == "stopped", min(POLL_S, left_s))
             if view is not None and view.phase == "stopped":
                 break
-            if observer.silent_s() > DEAD_S and self._local is not None and self._local.lost():
+            if observer.silent_s() > DEAD_S and self._held is not None and self._held.lost():
                 break
         return observer.view
 
@@ -160,35 +170,14 @@ class Launcher:
         actor, self._actor = self._actor, None
         if actor is not None and ray.is_initialized():
             ray.kill(actor, no_restart=True)
-        if self._connected:
-            self._connected = False
-            ray.shutdown()
-        local, self._local = self._local, None
-        if local is not None:
-            local.stop()
+        held, self._held = self._held, None
+        if held is not None:
+            shared_ray.release(held)
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.remove()
 
 
 def is_cut_off(view: View) -> bool:
     """Ray starts nothing for the app any more, and ends nothing."""
     return bool(view.raylet_pid) and look_at(view.raylet_pid) is None
-
-
-def _check_answers(address: str) -> None:
-    """Raise StartFailed where nobody listens at `host:port`. Ray itself would try for minutes, deaf to signals. Forms
-    that only Ray can read ("auto", "ray://...") are left to it."""
-    import ray
-
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        return
-    # Ray takes a loopback address for its node's own.
-    hosts = [host, ray.util.get_node_ip_address()] if host in ("127.0.0.1", "localhost", "::1") else [host]
-    problem: object = ""
-    for each in hosts:
-        try:
-            socket.create_connection((each.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-        except (OSError, OverflowError) as error:
-            problem = problem or error
-        else:
-            return
-    raise StartFailed(f"no Ray answers at {address}: {problem}")

@@ -31,8 +31,9 @@ from flightserve.control.messages import (
     Report,
     encode,
 )
-from flightserve.control.names import peer_credentials, supervisor_socket
+from flightserve.control.names import peer_credentials
 from flightserve.errors import ProtocolError
+from flightserve.fabric.channels import reach
 from flightserve.wire.table import RoutingTable
 
 log = logging.getLogger("flightserve.control.link")
@@ -44,11 +45,11 @@ IMPATIENCE = 10
 
 
 class Link:
-    """Runs until `close`. Callbacks come on its thread, one at a time."""
+    """Runs until `close`; `path` is the supervisor's socket. Callbacks come on its thread, one at a time."""
 
     def __init__(
         self,
-        app_id: str,
+        path: str,
         announce: Callable[[], Announce],
         report: Callable[[], Report],
         on_table: Callable[[RoutingTable], None],
@@ -58,7 +59,7 @@ class Link:
         heartbeat_s: float,
         orphan_timeout_s: float,
     ) -> None:
-        self._app_id = app_id
+        self._path = path
         self._announce = announce
         self._report = report
         self._on_table = on_table
@@ -147,14 +148,14 @@ class Link:
             alone_since = time.monotonic()
 
     def _connect(self) -> socket.socket | None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.settimeout(SEND_TIMEOUT_S)
-            sock.connect(supervisor_socket(self._app_id))
-            if peer_credentials(sock)[1] != os.getuid():
-                raise ProtocolError("the supervisor's socket belongs to another user")
-        except (OSError, ProtocolError) as error:
+            sock = reach(self._path, SEND_TIMEOUT_S)
+        except OSError as error:
             log.debug("cannot reach the supervisor: %s", error)
+            return None
+        sock.settimeout(SEND_TIMEOUT_S)
+        if peer_credentials(sock)[1] != os.getuid():
+            log.debug("the supervisor's socket belongs to another user")
             sock.close()
             return None
         return sock

@@ -1,4 +1,4 @@
-"""A Ray of our own on this machine, in a directory of its own, gone without a trace when we are.
+"""A Ray of our own on this machine, in a private folder, gone without a trace when we are.
 
 Facts of Ray 2.60 that shape this: children run at nice 15 and with the highest OOM score unless told
 otherwise; a new local Ray writes an authentication token to the home directory unless it is given one; its
@@ -15,15 +15,11 @@ import os
 import re
 import secrets
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
-from flightserve.control import reaper
+from flightserve.control.folder import Folder
 from flightserve.control.logs import carry_logs
 from flightserve.control.names import APP_ID_VARIABLE
 
@@ -44,9 +40,8 @@ MALLOC: Final = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
-# Ray adds about 75 characters for its longest socket.
-BASE_CHARACTERS_MAX: Final = 20
-REAP_TIMEOUT_S: Final = 15.0
+# Ray's own folder, in ours.
+SUBFOLDER: Final = "r"
 
 
 class LocalRay:
@@ -54,27 +49,7 @@ class LocalRay:
 
     def __init__(self, app_id: str) -> None:
         self._app_id = app_id
-        base = tempfile.gettempdir()
-        self.directory = tempfile.mkdtemp(prefix="fs-", dir=base if len(base) <= BASE_CHARACTERS_MAX else "/tmp")
-        self._reaper = self._start_reaper()
-
-    def _start_reaper(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                "-S",
-                str(Path(__file__).with_name("reaper.py")),
-                self.directory,
-                self._app_id,
-                str(os.getpid()),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        self.folder = Folder(app_id)
 
     def start(self) -> None:
         """`ray.init` with what we need in the environment of Ray's processes, and only there."""
@@ -87,8 +62,10 @@ class LocalRay:
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=True,
                 logging_level="ERROR",
-                _temp_dir=self.directory,
+                _temp_dir=f"{self.folder.path}/{SUBFOLDER}",
             )
+        # For whoever looks for what this process's Ray wrote.
+        os.symlink(f"{SUBFOLDER}/session_latest", f"{self.folder.path}/session_{os.getpid()}")
         carry_logs()
 
     def lost(self) -> str:
@@ -109,9 +86,7 @@ class LocalRay:
             log.error("Ray's %s died, and lines of the log may be lost: another is started", LOG_MONITOR)
             del worker._global_node.all_processes[LOG_MONITOR]
             worker._global_node.start_log_monitor()
-        if self._reaper.poll() is not None:
-            log.error("the reaper died: another is started")
-            self._reaper = self._start_reaper()
+        self.folder.tend()
 
     def _dead(self) -> set[str]:
         from ray._private import worker
@@ -122,7 +97,7 @@ class LocalRay:
     def _agent_that_ended_the_raylet(self) -> str:
         """Ray's raylet ends when one of its two agents does, and says which in its log."""
         try:
-            with open(f"{self.directory}/session_latest/logs/raylet.out", "rb") as file:
+            with open(f"{self.folder.path}/{SUBFOLDER}/session_latest/logs/raylet.out", "rb") as file:
                 file.seek(-min(LOG_TAIL_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
                 found = re.findall(rb"agent failed, agent_name = (\w+)", file.read())
         except OSError:
@@ -130,16 +105,12 @@ class LocalRay:
         return found[-1].decode() if found else ""
 
     def stop(self) -> None:
-        """Shut Ray down and wait until its processes and its directory are gone."""
+        """Shut Ray down and wait until its processes and its folder are gone."""
         import ray
 
         ray.shutdown()
         _forget_token()
-        assert self._reaper.stdin is not None
-        self._reaper.stdin.close()
-        if self._reaper.wait(REAP_TIMEOUT_S) != 0:
-            log.warning("the reaper was killed: its work is done here")
-            reaper.end(f"{APP_ID_VARIABLE}={self._app_id}".encode(), self.directory, os.getpid())
+        self.folder.remove()
 
     def _variables(self) -> dict[str, str]:
         variables = {

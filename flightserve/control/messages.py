@@ -1,7 +1,7 @@
 """What travels between the supervisor and its children, the launcher, and commands (`flightserve status`, ...).
 
-One abstract unix socket, `flightserve-<app id>-supervisor`. Each message is a 4-byte little-endian length and
-a msgpack array tagged with its type. Both ends are our own processes of our own user, which `SO_PEERCRED`
+One unix socket, `@flightserve-<app id>-supervisor` in the app's private folder. Each message is a 4-byte little-endian
+length and a msgpack array tagged with its type. Both ends are our own processes of our own user, which `SO_PEERCRED`
 says; the length is bounded all the same, so that a bug cannot become an allocation without end.
 """
 

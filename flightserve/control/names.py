@@ -1,15 +1,25 @@
 """Names of an app's processes and sockets. Everything of one app carries its id, so that two apps on one
-machine never meet and what is left of one can be told from the other."""
+machine never meet and what is left of one can be told from the other.
+
+Sockets lie in the app's private folder (`folder`), where other users do not come to them. Their paths are shown to
+everybody by /proc/net/unix, which is how an app is found: only in folders that are ours alone.
+"""
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
+import stat
 import struct
 from pathlib import Path
 from typing import Final
 
 PREFIX: Final = "flightserve-"
+FOLDER_PREFIX: Final = "fs-"
+# Sockets are listed as `@flightserve-<app id>-...`, as an abstract one of that name would be: what looks for them finds
+# them by it.
+MARK: Final = "@"
 _SUPERVISOR: Final = "-supervisor"
 # In the environment of every process that a launcher starts: how the reaper knows its own.
 APP_ID_VARIABLE: Final = "FLIGHTSERVE_APP_ID"
@@ -31,20 +41,36 @@ def namespace(app_id: str) -> str:
     return f"{PREFIX}{app_id}"
 
 
-def supervisor_socket(app_id: str) -> str:
-    """The abstract unix socket (first byte NUL) on which the supervisor of the app listens."""
-    return f"\0{PREFIX}{app_id}{_SUPERVISOR}"
+def socket_path(folder: str, app_id: str, process: str) -> str:
+    """Where a process of the app listens; an abstract name where the app has no folder."""
+    name = f"{PREFIX}{app_id}-{process}"
+    return f"{folder}/{MARK}{name}" if folder else name
 
 
-def running_apps(proc_net_unix: Path = Path("/proc/net/unix")) -> list[str]:
-    """Ids of the apps whose supervisor listens in this network namespace, of any user."""
-    ids: set[str] = set()
-    start, end = f"@{PREFIX}", _SUPERVISOR
-    for line in proc_net_unix.read_text().splitlines():
-        name = line.split(" ")[-1]
-        if name.startswith(start) and name.endswith(end):
-            ids.add(name[len(start) : -len(end)])
-    return sorted(ids)
+def supervisor_socket(folder: str, app_id: str) -> str:
+    """Where the supervisor of the app listens."""
+    return socket_path(folder, app_id, _SUPERVISOR[1:])
+
+
+def running_apps(proc_net_unix: Path = Path("/proc/net/unix")) -> dict[str, str]:
+    """This user's apps whose supervisor listens on this machine: its socket by the app's id, sorted."""
+    found: dict[str, str] = {}
+    start, end = f"{MARK}{PREFIX}", _SUPERVISOR
+    for line in proc_net_unix.read_text(errors="replace").splitlines():
+        path = line.split(maxsplit=7)[-1]
+        folder, _, name = path.rpartition("/")
+        if name.startswith(start) and name.endswith(end) and is_private(folder):
+            found[name[len(start) : -len(end)]] = path
+    return dict(sorted(found.items()))
+
+
+def is_private(folder: str) -> bool:
+    """Whether it is a folder of this user that no other can enter."""
+    try:
+        about = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o077
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int]:

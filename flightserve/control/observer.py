@@ -17,8 +17,9 @@ from pathlib import Path
 
 from flightserve import threads
 from flightserve.control.messages import Ask, Attach, Inbox, Keep, Shutdown, View, encode
-from flightserve.control.names import peer_credentials, supervisor_socket
+from flightserve.control.names import peer_credentials, running_apps
 from flightserve.errors import FlightserveError, NotFound, PermissionDenied, ProtocolError, Unavailable
+from flightserve.fabric.channels import reach
 
 log = logging.getLogger("flightserve.control.observer")
 
@@ -28,28 +29,32 @@ STOPPED_AFTER_S = 1.5
 FROZEN_AFTER_S = 10.0
 
 
-def connect(app_id: str, timeout_s: float) -> tuple[socket.socket, int]:
-    """A connection to the app's supervisor and that process's pid. Raises NotFound where none listens and
+def connect(path: str, timeout_s: float) -> tuple[socket.socket, int]:
+    """A connection to the supervisor that listens there and that process's pid. Raises NotFound where none does and
     PermissionDenied where it is another user's."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.settimeout(timeout_s)
-        sock.connect(supervisor_socket(app_id))
-        pid, uid = peer_credentials(sock)
-        if uid != os.getuid():
-            raise PermissionDenied(f"the supervisor of app {app_id} belongs to another user")
+        sock = reach(path, timeout_s)
     except OSError as error:
+        raise NotFound("the app's supervisor does not listen") from error
+    sock.settimeout(timeout_s)
+    pid, uid = peer_credentials(sock)
+    if uid != os.getuid():
         sock.close()
-        raise NotFound(f"no supervisor of app {app_id} listens on this machine") from error
-    except FlightserveError:
-        sock.close()
-        raise
+        raise PermissionDenied("the app's supervisor belongs to another user")
     return sock, pid
+
+
+def connect_to(app_id: str, timeout_s: float) -> tuple[socket.socket, int]:
+    """The same for a running app of this user."""
+    path = running_apps().get(app_id)
+    if path is None:
+        raise NotFound(f"no app {app_id} of this user runs on this machine")
+    return connect(path, timeout_s)
 
 
 def ask_view(app_id: str, timeout_s: float = 2.0) -> View:
     """One look at a running app. Raises as `connect` does, and Unavailable where no answer came in time."""
-    sock, _ = connect(app_id, timeout_s)
+    sock, _ = connect_to(app_id, timeout_s)
     inbox = Inbox()
     with sock:
         try:
@@ -66,10 +71,10 @@ def ask_view(app_id: str, timeout_s: float = 2.0) -> View:
 
 
 class Observer:
-    """Keeps the newest `View` of an app, on a thread of its own, until closed."""
+    """Keeps the newest `View` of the app whose supervisor listens at `path`, on a thread of its own, until closed."""
 
-    def __init__(self, app_id: str) -> None:
-        self._app_id = app_id
+    def __init__(self, path: str) -> None:
+        self.path = path
         self._changed = threading.Condition()
         self._view: View | None = None
         self._attach = Attach()
@@ -110,7 +115,7 @@ class Observer:
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
-                sock, pid = connect(self._app_id, STOPPED_AFTER_S)
+                sock, pid = connect(self.path, STOPPED_AFTER_S)
             except FlightserveError as error:
                 log.debug("no supervisor yet: %s", error.message)
                 self._closed.wait(RETRY_S)

@@ -23,8 +23,7 @@ class Hosted(Protocol):
 
     @property
     def endpoint(self) -> str:
-        """Name, without the leading NUL, of the abstract unix socket of the data plane it listens on; "" where
-        it only connects out."""
+        """The unix socket of the data plane it listens on (`fabric.channels`); "" where it only connects out."""
         ...
 
     @property
@@ -54,7 +53,8 @@ class Hosted(Protocol):
 class Assignment:
     """What one child is to be. `code` is the cloudpickled user class and its arguments, for replicas, and `sources`
     the modules it is in; `sys_path`, `cwd` and `environment` are those of the process that launched or deployed it.
-    `environment` is None for what runs no user code: it keeps Ray's."""
+    `environment` is None for what runs no user code: it keeps Ray's. `folder` is the app's private one, "" where it has
+    none."""
 
     app_id: str
     peer_id: int
@@ -70,6 +70,7 @@ class Assignment:
     cwd: str = ""
     sources: tuple[Source, ...] = ()
     environment: Mapping[str, str] | None = None
+    folder: str = ""
 
 
 Factory = Callable[[Assignment], Hosted]
@@ -113,7 +114,8 @@ class PlannedDeployment:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What an app starts with. `deployments` may change while it runs (`desired`), the rest does not. `factories` are
-    by tier, cloudpickled: a child unpickles its own when `sys_path` is in place."""
+    by tier, cloudpickled: a child unpickles its own when `sys_path` is in place. `folder` is the app's private one; the
+    launcher makes it."""
 
     app_id: str
     deployments: tuple[PlannedDeployment, ...]
@@ -124,3 +126,4 @@ class Plan:
     limits: ControlLimits = field(default_factory=ControlLimits)
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
+    folder: str = ""

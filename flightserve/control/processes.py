@@ -182,6 +182,7 @@ class Processes:
             cwd=planned.cwd if planned else self._plan.cwd,
             sources=planned.sources if planned else (),
             environment=planned.environment if planned else None,
+            folder=self._plan.folder,
         )
 
     def _start_failed(self, record: Record, message: str) -> None:

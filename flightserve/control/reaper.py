@@ -1,10 +1,12 @@
 """Removes what a launcher leaves when it is killed: run as `python -I -S reaper.py DIRECTORY APP_ID LAUNCHER_PID`.
 
 Standard input is a pipe whose other end only the launcher holds; it closes when the launcher ends, however
-that happens. Ray's own processes end with the launcher, most of them at once; this waits for all that carry
-the app's id in their environment, or have a file of Ray's directory open for writing (Ray's agents give themselves
-a title, which may be written over their environment), kills those that outlive `GRACE_S`, and deletes Ray's
-directory. It imports nothing but the standard library, so that it costs little to have it wait.
+that happens. The directory is the app's folder. Where Ray is the launcher's, its processes end with it, most of them at
+once; this waits for all that carry the app's id in their environment, or have a file of the directory open for writing
+(Ray's agents give themselves a title, which may be written over their environment), and kills those that outlive
+`GRACE_S`. In another Ray, processes of the app drain and leave by themselves: it waits until none has a socket in the
+directory. Then it deletes the directory. It imports nothing but the standard library, so that it costs little to have
+it wait.
 """
 
 import os
@@ -49,12 +51,18 @@ def writes_into(pid: str, directory: str) -> bool:
     return False
 
 
+def listens_in(directory: str) -> bool:
+    """Whether any process has a socket of the app there."""
+    with open("/proc/net/unix", errors="replace") as file:
+        return any(f" {directory}/@" in line for line in file)
+
+
 def end(marker: bytes, directory: str, launcher: int) -> None:
     """Wait for the marked processes, then kill those that stay; then delete the directory."""
     start = time.monotonic()
     while time.monotonic() - start < GIVE_UP_S:
         pids = marked(marker, directory, launcher)
-        if not pids:
+        if not pids and not listens_in(directory):
             break
         if time.monotonic() - start > GRACE_S:
             for pid in pids:

@@ -1,10 +1,10 @@
 """The supervisor's shell: an event loop that feeds the roster and carries out what it decides.
 
-Inputs: children's announcements and heartbeats over the app's abstract unix socket, exits of their processes,
+Inputs: children's announcements and heartbeats over the app's unix socket, exits of their processes,
 the launcher's wishes, and time. Outputs: routing tables, views, and what `processes` does.
-A supervisor that Ray started again binds the same socket, waits `adopt_s` for living children to announce themselves
-and as long as it takes for the launcher to say what had been changed since the start, and goes on from there; until
-then it publishes nothing. Its table versions are monotonic ns, so they exceed its predecessor's.
+A supervisor that Ray started again binds a socket at the same path, waits `adopt_s` for living children to announce
+themselves and as long as it takes for the launcher to say what had been changed since the start, and goes on from
+there; until then it publishes nothing. Its table versions are monotonic ns, so they exceed its predecessor's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from flightserve.control.changes import Changes
-from flightserve.control.connections import bind, send
+from flightserve.control.connections import BACKLOG_MAX, Entrance, bind, send
 from flightserve.control.desired import Desired
 from flightserve.control.messages import (
     Announce,
@@ -34,12 +34,13 @@ from flightserve.control.messages import (
     Scale,
     Shutdown,
 )
-from flightserve.control.names import peer_credentials
+from flightserve.control.names import peer_credentials, supervisor_socket
 from flightserve.control.plan import Plan
 from flightserve.control.processes import Cluster, Processes
 from flightserve.control.roster import Record, Roster
 from flightserve.core.lifecycle import Phase
 from flightserve.core.reconciling import FRONTEND, NS_PER_S
+from flightserve.core.telling import Telling
 from flightserve.errors import ProtocolError
 from flightserve.fabric.processes import look_at
 from flightserve.loops import beside
@@ -67,6 +68,8 @@ class Supervisor:
         self._roster.raylet_pid = cluster.raylet_pid
         self._attached = not adopting
         self._observers: set[asyncio.StreamWriter] = set()
+        self._entrance = Entrance()
+        self._closings = Telling()
         self._publishing: asyncio.TimerHandle | None = None
         self._shutdown: asyncio.Task[None] | None = None
 
@@ -76,7 +79,8 @@ class Supervisor:
         """Serve for ever."""
         self._loop = asyncio.get_running_loop()
         self._processes = Processes(self._plan, self._desired, self._cluster, self._roster, self._changed)
-        server = await asyncio.start_unix_server(self._connected, sock=await bind(self._plan.app_id))
+        sock = bind(supervisor_socket(self._plan.folder, self._plan.app_id))
+        server = await asyncio.start_unix_server(self._connected, sock=sock, backlog=BACKLOG_MAX)
         async with server:
             await self._tick_for_ever()
 
@@ -126,15 +130,19 @@ class Supervisor:
         pid, uid = peer_credentials(writer.get_extra_info("socket"))
         inbox = Inbox()
         record: Record | None = None
+        self._entrance.entered(writer)
         try:
             while uid == os.getuid() and (data := await reader.read(READ_BYTES)):
                 for message in inbox.feed(data):
+                    self._entrance.heard(writer)
                     record = self._take(message, pid, writer, record)
         except ProtocolError as error:
-            log.warning("closing a control connection of pid %d: %s", pid, error)
+            if count := self._closings.count(time.monotonic_ns()):
+                log.warning("closing control connections (%d), the last of pid %d: %s", count, pid, error)
         except OSError as error:
             log.debug("a control connection of pid %d broke: %s", pid, error)
         finally:
+            self._entrance.heard(writer)
             self._observers.discard(writer)
             if record is not None:
                 self._processes.disconnected(record, writer)

@@ -51,9 +51,10 @@ class Bound:
 
         args = [replaced(value, Callee, stand_in) for value in self.args]
         kwargs = {key: replaced(value, Callee, stand_in) for key, value in self.kwargs.items()}
-        # A class may want to know the name it is served by, as an argument that it names itself.
-        wanted = getattr(self.cls, "flightserve_named", None)
-        return self.cls(*args, **kwargs, **({} if wanted is None else {wanted: self.name}))
+        # A class may want to know the name it is served by, and by how many replicas, as arguments that it names.
+        told = {"flightserve_named": self.name, "flightserve_counted": self.settings.replicas}
+        wanted = {getattr(self.cls, mark): value for mark, value in told.items() if hasattr(self.cls, mark)}
+        return self.cls(*args, **kwargs, **wanted)
 
 
 @dataclass(frozen=True, slots=True)

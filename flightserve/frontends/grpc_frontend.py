@@ -52,6 +52,7 @@ class GrpcFrontend:
     async def start(self) -> str:
         """Listen: "host:port". Raises Unavailable where the address cannot be had."""
         host, port = self._address
+        host = f"[{host}]" if ":" in host else host
         # Not registered with the core, method by method: then each would be waited for by itself.
         self._server.add_generic_rpc_handlers(
             (
@@ -61,7 +62,7 @@ class GrpcFrontend:
         )
         reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)
         try:
-            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            bound = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
             raise Unavailable(f"gRPC cannot listen on {host}:{port}: {error}") from error
         await self._server.start()

@@ -86,7 +86,8 @@ class ZmqFrontend:
         host, port = self._address
         self._loop = asyncio.get_running_loop()
         # libzmq binds to numbers only.
-        resolved = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        resolved = await self._loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
         number = resolved[0][4][0]
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)

@@ -53,14 +53,16 @@ _UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "Ti
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How an engine is opened. `threads` 0: one for each core; `memory_limit` "" is DuckDB's own, 80 % of the
-    machine's memory, otherwise as "4GB". `temp_directory` is where its private folder is made ("": the system's).
+    machine's memory, otherwise as "4GB". `temp_directory` is where its private folder is made ("": the system's);
+    `spill_limit` is what it and its like, `engines` in all, may have there together, "" for what the disk has.
     `catalog` is the database that the tables are in, as in `catalog.main.flights`; "" is DuckDB's own, `memory`."""
 
     load: str = "memory"
     threads: int = 0
     memory_limit: str = ""
     temp_directory: str = ""
-    temp_bytes_max: str = "32GB"
+    spill_limit: str = ""
+    engines: int = 1
     catalog: str = ""
 
     def __post_init__(self) -> None:
@@ -177,12 +179,14 @@ class Engine:
         return session
 
     def _bound_spilling(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """What is spilled leaves room on the disk. DuckDB 2.0.0 shows this setting but does not heed it where it came
-        with the connection."""
-        connection.execute(f"SET max_temp_directory_size = {quoted(self.options.temp_bytes_max)}")
-        room = int(DISK_SHARE * shutil.disk_usage(self._folder.path).free)
-        if room < _bytes(connection, "max_temp_directory_size"):
-            connection.execute(f"SET max_temp_directory_size = '{room}B'")
+        """What all engines of a warehouse spill together leaves room on the disk: each has its part. DuckDB 2.0.0 shows
+        this setting but does not heed it where it came with the connection."""
+        limit = int(DISK_SHARE * shutil.disk_usage(self._folder.path).free)
+        if self.options.spill_limit:
+            # The engine reads sizes.
+            connection.execute(f"SET max_temp_directory_size = {quoted(self.options.spill_limit)}")
+            limit = min(limit, _bytes(connection, "max_temp_directory_size"))
+        connection.execute(f"SET max_temp_directory_size = '{limit // self.options.engines}B'")
 
     def _open(self, source: Source) -> None:
         name = quoted_name(source.name)

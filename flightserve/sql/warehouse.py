@@ -107,6 +107,8 @@ class Warehouse:
     `tables` maps names to a path (a Parquet, CSV or Arrow IPC file, a glob, a folder, also one partitioned as Hive
     does), or to a `pyarrow.Table`. With `load="memory"` each replica copies them into its own memory when it starts,
     with "view" it reads the files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica.
+    `spill_limit` ("10GB") is what all replicas together may have on the disk beyond that, in equal parts; without it,
+    90 % of what is free there.
     With `refresh_s` each replica looks so often whether the files changed, and serves them as they are now. With
     `cache_mb` each keeps so many MiB of results, which are given again until a table that they are of changes; with
     `load="view"` the files are looked at every second then, where `refresh_s` says nothing else.
@@ -121,6 +123,7 @@ class Warehouse:
         load: str = "memory",
         threads: int = 0,
         memory_limit: str = "",
+        spill_limit: str = "",
         refresh_s: float = 0.0,
         cache_mb: int = 0,
         **options: Any,
@@ -129,7 +132,7 @@ class Warehouse:
             raise ConfigError(f"load is {load!r}; it is one of {', '.join(map(repr, LOADS))}")
         if not 0 <= refresh_s < REFRESH_S_MAX:
             raise ConfigError(f"refresh_s is {refresh_s}; it is 0 (off) or more, in seconds")
-        self._engine = EngineOptions(load, threads, memory_limit)
+        self._engine = EngineOptions(load, threads, memory_limit, spill_limit=spill_limit)
         if not 0 <= cache_mb <= CACHE_MB_MAX:
             raise ConfigError(f"cache_mb is {cache_mb}; it is 0 (off) to {CACHE_MB_MAX}")
         if cache_mb and load == "view":
@@ -174,6 +177,7 @@ class WarehouseReplica:
     """What runs in each replica. Methods of named queries are made when they are asked for by name."""
 
     flightserve_named = "served_as"
+    flightserve_counted = "replicas"
 
     def __init__(
         self,
@@ -184,10 +188,11 @@ class WarehouseReplica:
         known: Known | None = None,
         *,
         served_as: str = "",
+        replicas: int = 1,
     ) -> None:
         """`known` are the tables as they were when the warehouse was declared; `served_as` is the deployment's name,
-        and the catalog's that its tables are in."""
-        options = replace(options, catalog=served_as)
+        and the catalog's that its tables are in; `replicas` is how many there are to be."""
+        options = replace(options, catalog=served_as, engines=replicas)
         # What there is before the engine, and tables that came as Arrow data, is none of the engine's.
         self._base_bytes = private_bytes()
         self._options = options

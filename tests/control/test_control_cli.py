@@ -272,17 +272,36 @@ def test_status_says_when_nothing_runs(capsys: pytest.CaptureFixture[str]) -> No
     assert "no flightserve app" in capsys.readouterr().err
 
 
-def test_apps_are_found_by_their_supervisors_sockets(tmp_path: Path) -> None:
+def test_apps_are_found_by_their_supervisors_sockets_in_private_folders_of_ours(tmp_path: Path) -> None:
+    mine, open_to_all, link = tmp_path / "fs-a b", tmp_path / "fs-open", tmp_path / "fs-link"
+    mine.mkdir(mode=0o700)
+    open_to_all.mkdir()
+    open_to_all.chmod(0o755)
+    link.symlink_to(mine)
     listing = tmp_path / "unix"
     listing.write_text(
         "Num       RefCount Protocol Flags    Type St Inode Path\n"
-        "0000: 00000002 00000000 00010000 0001 01 11 @flightserve-0a1b-supervisor\n"
-        "0000: 00000003 00000000 00000000 0001 03 12 @flightserve-0a1b-supervisor\n"
-        "0000: 00000002 00000000 00010000 0001 01 13 @flightserve-0a1b-router-0-7f\n"
+        f"0000: 00000002 00000000 00010000 0001 01 11 {mine}/@flightserve-0a1b-supervisor\n"
+        f"0000: 00000003 00000000 00000000 0001 03 12 {mine}/@flightserve-0a1b-supervisor\n"
+        f"0000: 00000002 00000000 00010000 0001 01 13 {mine}/@flightserve-0a1b-router-0-7f\n"
+        f"0000: 00000002 00000000 00010000 0001 01 13 {open_to_all}/@flightserve-0a1c-supervisor\n"
+        f"0000: 00000002 00000000 00010000 0001 01 13 {link}/@flightserve-0a1d-supervisor\n"
+        f"0000: 00000002 00000000 00010000 0001 01 13 {tmp_path}/gone/@flightserve-0a1e-supervisor\n"
+        "0000: 00000002 00000000 00010000 0001 01 13 @flightserve-0a1f-supervisor\n"
         "0000: 00000002 00000000 00010000 0001 01 14 /run/other\n"
         "0000: 00000003 00000000 00000000 0001 03 15\n"
     )
-    assert running_apps(listing) == ["0a1b"]
+    assert running_apps(listing) == {"0a1b": f"{mine}/@flightserve-0a1b-supervisor"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to give a folder away")
+def test_apps_of_others_are_not_found(tmp_path: Path) -> None:
+    theirs = tmp_path / "fs-theirs"
+    theirs.mkdir(mode=0o700)
+    os.chown(theirs, 65_534, 65_534)
+    listing = tmp_path / "unix"
+    listing.write_text(f"0000: 00000002 00000000 00010000 0001 01 11 {theirs}/@flightserve-0a1b-supervisor\n")
+    assert running_apps(listing) == {}
 
 
 def test_import_is_light_and_the_public_names_are_few() -> None:

@@ -206,7 +206,7 @@ def test_a_killed_launcher_leaves_nothing(short_directory: Path) -> None:
     [
         ({"code": "Broken"}, "replica-Echo-0: ValueError: the model file is missing"),
         ({"num_cpus": 1000.0, "resources": {"unobtainium": 1.0}}, "; 1 unobtainium wanted, the node has 0"),
-        ({"http_port": 1}, "frontend-0: "),
+        ({"http_port": 1}, "flightserve: --http-port "),
     ],
 )
 def test_what_cannot_start_says_why_exits_1_and_leaves_nothing(

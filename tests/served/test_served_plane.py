@@ -9,9 +9,10 @@ import array
 import fcntl
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from tests.control.served import Served
 from tests.frontends.rpc_support import batch_of
 
 NOBODY = 65_534
+# In /proc/net/unix: it listens.
+ACCEPTS = 1 << 16
 # Set for each test by `probe`, to the version that runs.
 PROBE = "Probe"
 PEER_ID = 666
@@ -36,10 +39,10 @@ SEGMENT = frames.Segment(PEER_ID, 1, NBYTES)
 
 @pytest.fixture
 def endpoint(system: Served) -> str:
-    """The router's abstract socket."""
+    """The router's socket."""
     names = {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "router-0" in line}
-    (name,) = [name for name in names if name.startswith(f"@flightserve-{system.app_id}-")]
-    return "\0" + name[1:]
+    (name,) = [name for name in names if f"/@flightserve-{system.app_id}-" in name]
+    return name
 
 
 @pytest.fixture(autouse=True)
@@ -270,8 +273,85 @@ def test_30_a_peer_that_leaves_in_the_middle(endpoint: str) -> None:
 def test_30_another_user(endpoint: str) -> None:
     os.seteuid(NOBODY)
     try:
-        peer = Hostile(endpoint)
+        with socket.socket(socket.AF_UNIX) as sock, pytest.raises(PermissionError):
+            sock.connect(endpoint)
     finally:
         os.seteuid(0)
-    assert peer.closed()
-    peer.socket.close()
+
+
+@pytest.fixture
+def entered(system: Served) -> Iterator[Served]:
+    """The folder for temporary files can be entered by all, as /tmp can."""
+    mode = system.directory.stat().st_mode
+    system.directory.chmod(0o755)
+    yield system
+    system.directory.chmod(mode)
+
+
+def unix_sockets(system: Served) -> set[str]:
+    """What the app's processes, Ray's own among them, listen at: paths, and abstract names with a leading @."""
+    inodes = set()
+    for pid in system.processes():
+        with suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    inodes.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    found = set()
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and f"socket:[{fields[6]}]" in inodes and int(fields[3], 16) & ACCEPTS:
+            found.add(fields[7])
+    return found
+
+
+# As another user: connects to what it is given, in bursts, with garbage, and says where it came through.
+STRANGER = """
+import os, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for path in sys.argv[1:]:
+    for attempt in range(200):
+        s = socket.socket(socket.AF_UNIX); s.settimeout(5)
+        try:
+            s.connect("\\0" + path[1:] if path[0] == "@" else path)
+            print("came to", path); s.sendall(b"\\xff" * 64); break
+        except PermissionError: pass
+        except OSError as error: print(path, error)
+        s.close()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_no_other_user_comes_to_any_socket_of_an_app(entered: Served) -> None:
+    system, paths = entered, unix_sockets(entered)
+    names = [path.rpartition("/")[2] for path in paths]
+    assert any("-router-0-" in name for name in names) and any(name.endswith("-supervisor") for name in names)
+    assert {"raylet", "plasma_store"} <= set(names)
+    stranger = [sys.executable, "-I", "-S", "-c", STRANGER, *sorted(paths)]
+    before = system.errors()
+    said = subprocess.run(stranger, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said == ""
+    assert system.errors() == before
+    assert httpx.get(f"{system.addresses['http']}/readyz", trust_env=False).status_code == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_no_other_user_comes_to_the_files_of_an_app(entered: Served) -> None:
+    """Where it logs, spills and keeps its sockets: every folder that is written into has a private one around it."""
+    system, folders = entered, {path.rpartition("/")[0] for path in unix_sockets(entered)}
+    for pid in system.processes():
+        with suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    path = Path(os.readlink(f"/proc/{pid}/fd/{fd}"))
+                    if path.is_file() and path.is_relative_to(system.directory):
+                        folders.add(str(path.parent))
+    # What this test itself writes down there.
+    folders.discard(str(system.directory))
+    assert any("/logs" in folder for folder in folders)
+    os.seteuid(NOBODY)
+    try:
+        for folder in folders:
+            with pytest.raises(PermissionError):
+                os.listdir(folder)
+    finally:
+        os.seteuid(0)

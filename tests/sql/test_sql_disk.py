@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import resource
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+import pyarrow as pa
 import pytest
 from pyarrow import flight
 
@@ -21,6 +25,7 @@ from flightserve.frontends.flight_frontend import FlightFrontend
 from flightserve.metrics import Metrics
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import flightserve_pb2_grpc as pb_grpc
+from flightserve.sql import Warehouse
 from flightserve.sql import engine as engines
 from flightserve.sql.errors import NO_DISK
 from tests.frontends.sql_support import sql_served
@@ -43,13 +48,39 @@ def test_what_is_spilled_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """By the option, and by what the disk has: here next to nothing."""
     if option != "1MB":
         monkeypatch.setattr(engines, "DISK_SHARE", 1e-9)
-    with opened(memory_limit="100MB", temp_directory=str(tmp_path), temp_bytes_max=option) as engine:
+    with opened(memory_limit="100MB", temp_directory=str(tmp_path), spill_limit=option) as engine:
         with pytest.raises(OutOfMemory) as caught:
             run(engine, SMALL)
         assert str(tmp_path) not in caught.value.message and "temp_directory" not in caught.value.message
         assert run(engine, ONE).to_pylist() == [{"one": 1}]
         assert spilled(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_engines_of_one_warehouse_share_what_may_be_spilled(tmp_path: Path) -> None:
+    """Each has its part of the option, and of the disk."""
+    parts = {}
+    for limit, count in itertools.product(("100MB", ""), (1, 3)):
+        with opened(temp_directory=str(tmp_path), spill_limit=limit, engines=count) as engine:
+            parts[limit, count] = part_of(engine)
+    free = shutil.disk_usage(tmp_path).free
+    for count in (1, 3):
+        assert parts["100MB", count] == pytest.approx(1e8 / count, rel=0.01)
+        assert free * 0.8 <= parts["", count] * count <= free * 0.95
+
+
+def part_of(engine: engines.Engine) -> int:
+    """How much it may spill."""
+    return engines._bytes(engine._connection, "max_temp_directory_size")
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_a_replica_knows_how_many_share_it(replicas: int) -> None:
+    bound = Warehouse({"one": pa.table({"a": [1]})}, spill_limit="1GB", replicas=replicas).bind()
+    with contextlib.closing(bound.make()) as made:
+        assert made._options.engines == replicas
+    with contextlib.closing(bound.options(replicas=7).make()) as made:
+        assert made._options.engines == 7
 
 
 def test_within_its_bound_a_query_spills_and_leaves_nothing(tmp_path: Path) -> None:
@@ -59,7 +90,7 @@ def test_within_its_bound_a_query_spills_and_leaves_nothing(tmp_path: Path) -> N
 
 
 def test_a_bound_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError), opened(temp_directory=str(tmp_path), temp_bytes_max="much"):
+    with pytest.raises(ConfigError), opened(temp_directory=str(tmp_path), spill_limit="much"):
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -41,7 +41,7 @@ ENDLESS = [
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with opened(memory_limit="400MB", temp_bytes_max="300MB") as engine:
+    with opened(memory_limit="400MB", spill_limit="300MB") as engine:
         yield engine
 
 

@@ -1,0 +1,69 @@
+"""An app's private folder: its sockets, and Ray's own folder where the Ray is ours.
+
+Mode 0700: no other user comes to what is in it, whatever modes Ray gives to what it makes (its folder has 0777, and it
+passes on what it finds in its logs). It is new at each start and has a random name; a process of its own, the reaper,
+removes it when whoever made it ends, however that happens.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from flightserve.control import reaper
+from flightserve.control.names import APP_ID_VARIABLE, FOLDER_PREFIX
+
+log = logging.getLogger("flightserve.control.folder")
+
+# A socket's path has 107 characters. Ray adds about 75 to the folder for its longest one.
+BASE_CHARACTERS_MAX: Final = 20
+REAP_TIMEOUT_S: Final = 15.0
+
+
+class Folder:
+    """Made with the object, removed by `remove` or the reaper."""
+
+    def __init__(self, app_id: str) -> None:
+        """`app_id` is in the environment of the processes that are waited for before the folder goes."""
+        self._app_id = app_id
+        base = tempfile.gettempdir()
+        self.path = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=base if len(base) <= BASE_CHARACTERS_MAX else "/tmp")
+        self._reaper = self._start_reaper()
+
+    def _start_reaper(self) -> subprocess.Popen[bytes]:
+        script = str(Path(__file__).with_name("reaper.py"))
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", script, self.path, self._app_id, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Folder {self.path}>"
+
+    def tend(self) -> None:
+        """Now and then: start the reaper again where it died."""
+        if self._reaper.poll() is not None:
+            log.error("the reaper died: another is started")
+            self._reaper = self._start_reaper()
+
+    def remove(self) -> None:
+        """Wait until the processes that use it are gone, and it is."""
+        assert self._reaper.stdin is not None
+        self._reaper.stdin.close()
+        try:
+            ended = self._reaper.wait(REAP_TIMEOUT_S) == 0
+        except subprocess.TimeoutExpired:
+            log.warning("processes of the app do not end: %s stays until they do", self.path)
+            return
+        if not ended:
+            log.warning("the reaper was killed: its work is done here")
+            reaper.end(f"{APP_ID_VARIABLE}={self._app_id}".encode(), self.path, os.getpid())
