@@ -106,13 +106,11 @@ class Warehouse:
 
     `tables` maps names to a path (a Parquet, CSV or Arrow IPC file, a glob, a folder, also one partitioned as Hive
     does), or to a `pyarrow.Table`. With `load="memory"` each replica copies them into its own memory when it starts,
-    with "view" it reads the files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica.
-    `spill_limit` ("10GB") is what all replicas together may have on the disk beyond that, in equal parts; without it,
-    90 % of what is free there.
-    With `refresh_s` each replica looks so often whether the files changed, and serves them as they are now. With
-    `cache_mb` each keeps so many MiB of results, which are given again until a table that they are of changes; with
-    `load="view"` the files are looked at every second then, where `refresh_s` says nothing else.
-    Other options are those of `@fs.deployment`.
+    with "view" it reads the files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica;
+    `spill_limit` is for what all have on disk together (default: 90 % of what is free). With `refresh_s` each replica
+    looks so often whether the files changed, and serves them as they are now. With `cache_mb` each keeps so many MiB of
+    results, which are given again until a table that they are of changes; with `load="view"` the files are looked at
+    every second then, where `refresh_s` says nothing else. Other options are those of `@fs.deployment`.
     """
 
     def __init__(
@@ -191,7 +189,7 @@ class WarehouseReplica:
         replicas: int = 1,
     ) -> None:
         """`known` are the tables as they were when the warehouse was declared; `served_as` is the deployment's name,
-        and the catalog's that its tables are in; `replicas` is how many there are to be."""
+        and the catalog's that its tables are in; `replicas` is how many share what may be spilled."""
         options = replace(options, catalog=served_as, engines=replicas)
         # What there is before the engine, and tables that came as Arrow data, is none of the engine's.
         self._base_bytes = private_bytes()
