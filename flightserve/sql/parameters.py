@@ -28,7 +28,7 @@ from flightserve.fabric.decode import decode_stream
 from flightserve.sql.columns import projected
 from flightserve.sql.errors import translate
 from flightserve.sql.plain import plain, plain_type
-from flightserve.sql.statements import Statement, Tree, walk
+from flightserve.sql.statements import Statement, Tree, parameters_of, walk
 
 _NO_LOCATION: Final = 1 << 63
 
@@ -147,6 +147,11 @@ def _casts(statement: Statement) -> dict[str, str]:
                 # Names of fields are as they are written.
                 found.setdefault(child["identifier"].lower(), set()).add(text if "(" in text else text.upper())
     return {name: next(iter(kinds)) for name, kinds in found.items() if len(kinds) == 1}
+
+
+def patterned(statement: Statement) -> bool:
+    """Whether parameters say which columns there are, as in `COLUMNS(?)`."""
+    return any(node.get("class") == "STAR" and parameters_of(node) for node in walk(statement.tree))
 
 
 def tried(statement: Statement) -> set[str]:

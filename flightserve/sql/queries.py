@@ -51,6 +51,7 @@ from flightserve.sql.parameters import (
     check_texts,
     infer,
     is_text,
+    patterned,
     resolve,
     tried,
     waits_for_types,
@@ -317,6 +318,8 @@ class Runner:
         parameters = prepared.parameters
         nulls = dict.fromkeys(parameters.names)
         try:
+            if values is None and patterned(statement):
+                raise InvalidArgument("its columns depend on the value of a parameter in COLUMNS")
             if values is None:
                 bound = [name for name in nulls if name not in parameters.literals]
                 typed = session.sql(prepared.shape, params=dict.fromkeys(bound) or None)
@@ -352,7 +355,10 @@ class Runner:
             table = self._merged_or_none(prepared, columns, some, limits)
             parts.extend([table] if table is not None else self._one_by_one(prepared, columns, some, limits))
         if parts:
-            return pa.concat_tables(parts)
+            try:
+                return pa.concat_tables(parts)
+            except pa.ArrowInvalid as error:
+                raise InvalidArgument(OTHER_TYPES) from error
         return pa.schema([pa.field(RID, pa.int64()), *prepared.result]).empty_table()
 
     def stream(
