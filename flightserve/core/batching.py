@@ -7,6 +7,7 @@ slice a micro-batch. A request that is not row-aligned, or that is being run aga
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,6 +64,15 @@ class MicroBatch(msgspec.Struct, eq=False):
     def repeatable(self) -> int:
         """How many of its members would run again if its replica died now."""
         return self.wanted if self.entries[0].request.idempotent and not self.streamed else 0
+
+    def failed(self, faults: dict[int, tuple[int, str]]) -> Iterator[tuple[Entry, tuple[int, str]]]:
+        """Those of its members, by their places, that failed by themselves and have no outcome yet, with their errors.
+        They ran, so they do not run again."""
+        for place, fault in faults.items():
+            entry = self.entries[place]
+            if not entry.done:
+                entry.detach(self)
+                yield entry, fault
 
     def __repr__(self) -> str:
         return f"<MicroBatch {self.id} at {self.replica_id}: {len(self.entries)} requests, {self.wanted} wanted>"

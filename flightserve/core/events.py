@@ -82,11 +82,13 @@ class ReplicaDraining(msgspec.Struct):
 
 
 class Finished(msgspec.Struct):
-    """A micro-batch ran to its end, in `busy_ns` by the replica's clock (0: it did not say)."""
+    """A micro-batch ran to its end, in `busy_ns` by the replica's clock (0: it did not say). `faults` are the kinds and
+    messages of those of its members that failed by themselves, by their places in it."""
 
     replica_id: int
     batch_id: int
     busy_ns: int = 0
+    faults: dict[int, tuple[int, str]] = {}
 
 
 class Streamed(msgspec.Struct):

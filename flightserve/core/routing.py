@@ -262,18 +262,19 @@ class DeploymentMachine:
                 self._fleet.hold(event.replica_id)
 
     def _on_finished(self, event: Finished, now_ns: int, effects: list[Effect]) -> None:
-        """in flight -> completed, or still waiting for other slices."""
+        """in flight -> completed, or still waiting for other slices | refused with the error of its own."""
         if (batch := self._retire(event.replica_id, event.batch_id, event.busy_ns, True, now_ns)) is None:
             return
         # A stream takes as long as its reader: its replica is not judged by that.
         if event.busy_ns and not batch.streamed:
             effects += self._fleet.finished(batch, event.busy_ns, now_ns)
+        for entry, (kind, message) in batch.failed(event.faults) if event.faults else ():
+            self._counters.failed += 1
+            self._refuse(entry, kind, message, effects)
         entries = self._entries
         done = []
         for entry in batch.entries:
-            if entry.done:
-                continue
-            if entry.cut is not None and not entry.finish_slice(batch):
+            if entry.done or (entry.cut is not None and not entry.finish_slice(batch)):
                 continue
             entry.done = True
             request = entry.request
@@ -445,10 +446,8 @@ class DeploymentMachine:
             if entry.done:
                 continue
             entry.detach(batch)
-            attempts = 0
-            if suspect:
-                attempts = entry.count_attempt(batch)
-                entry.alone = True
+            attempts = entry.count_attempt(batch) if suspect else 0
+            entry.alone = entry.alone or suspect
             message = why_lost(entry, batch, attempts, reason)
             if message:
                 self._counters.lost += 1

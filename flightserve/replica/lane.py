@@ -62,9 +62,13 @@ SPIN_NS_MAX = 150_000
 RETIRED = "the replica makes room for another"
 UNREAD = "the replica waits for the reader of a stream"
 
+# What is said of the parts of a micro-batch that failed while others of it did not, in bytes of text together: far
+# below what a frame may hold.
+FAULT_BYTES_MAX = 1 << 20
+
 # How a micro-batch ended: result region (none at the end of a stream) and its rows, who is answered by what where
 # that is not all by one, or an error.
-Answer: TypeAlias = tuple[frames.Region | None, int] | list[frames.Share] | FlightserveError
+Answer: TypeAlias = tuple[frames.Region | None, int] | list[frames.Share | frames.Fault] | FlightserveError
 
 
 class Lane:
@@ -276,8 +280,10 @@ class Lane:
         if isinstance(answer, FlightserveError):
             self.send(frames.Failed(frame.batch_id, kind_of(answer), answer.message, True, kept))
         elif isinstance(answer, list):
-            regions = [share.region for share in answer]
-            self.send(frames.Done(frame.batch_id, None, 0, True, kept, busy_ns, answer), *regions)
+            shares = [each for each in answer if isinstance(each, frames.Share)]
+            faults = [each for each in answer if isinstance(each, frames.Fault)]
+            done = frames.Done(frame.batch_id, None, 0, True, kept, busy_ns, shares, faults)
+            self.send(done, *[share.region for share in shares])
         else:
             region, rows = answer
             self.send(frames.Done(frame.batch_id, region, rows, True, kept, busy_ns), *([region] if region else ()))
@@ -431,15 +437,20 @@ class Lane:
         if not isinstance(result, list):
             region = self.write(result)
             return (region, result.num_rows) if places is None else [frames.Share(region, result.num_rows, places)]
-        shares: list[frames.Share] = []
+        shares: list[frames.Share | frames.Fault] = []
+        text_bytes_max = FAULT_BYTES_MAX // len(result)
         try:
             for parts, batch, counts in result:
                 own = list(parts) if places is None else [places[part] for part in parts]
+                if isinstance(batch, FlightserveError):
+                    shares.append(frames.Fault(own, kind_of(batch), batch.message[: text_bytes_max // 4]))
+                    continue
                 offsets = batch.offsets if isinstance(batch, Stored) else []
                 shares.append(frames.Share(self.write(batch), batch.num_rows, own, list(counts), offsets))
         except BaseException:
             for share in shares:
-                self.service.pool.free(share.region.segment, share.region.offset)
+                if isinstance(share, frames.Share):
+                    self.service.pool.free(share.region.segment, share.region.offset)
             raise
         return shares
 

@@ -214,12 +214,13 @@ class Dispatcher:
         return request.streamed or method is None or method.streaming
 
     def shared(self, link: Link, frame: frames.Done, results: list[RegionHold], now_ns: int) -> None:
-        """A micro-batch is answered by several results, or not all of it is: those left out have expired."""
+        """A micro-batch is answered by several results, or not all of it is: parts failed by themselves, those left out
+        have expired."""
         running = link.running.get(frame.batch_id)
         if running is None:
             raise ProtocolError(f"replica answered micro-batch {frame.batch_id}, which it does not have")
         pieces = running.pieces
-        answered = [place for share in frame.shares for place in share.parts]
+        answered = [place for share in (*frame.shares, *frame.faults) for place in share.parts]
         left = set(range(len(pieces))).difference(answered)
         if len(answered) + len(left) != len(pieces) or not answered:
             raise ProtocolError("replica answered a part of a micro-batch twice, or one that there is not")
@@ -238,8 +239,9 @@ class Dispatcher:
         for share, result in zip(frame.shares, results, strict=True):
             shared = Running([pieces[place] for place in share.parts], [])
             _share(shared, result, share.rows, share.counts, share.offsets)
+        faults = {place: (fault.kind, fault.message) for fault in frame.faults for place in fault.parts}
         del link.running[frame.batch_id]
-        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns), now_ns)
+        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, faults), now_ns)
         settle_holds(link, running, frame.kept)
 
     def _stream(self, link: Link, frame: frames.Done, running: Running, result: RegionHold | None, now_ns: int) -> None:

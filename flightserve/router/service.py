@@ -394,7 +394,7 @@ class RouterService:
     def _on_done(self, link: Link, frame: frames.Done, now_ns: int) -> None:
         result = self._result(link, frame.region) if frame.region is not None else None
         try:
-            if frame.shares:
+            if frame.shares or frame.faults:
                 self._on_shares(link, frame, now_ns)
             else:
                 self._deployments.answering(link).done(link, frame, result, now_ns)

@@ -165,10 +165,19 @@ class Share(msgspec.Struct, array_like=True, gc=False):
     offsets: list[int] = []
 
 
+class Fault(msgspec.Struct, array_like=True, gc=False):
+    """Parts of an Execute, given by their places there, that failed while others of it did not. `kind` indexes
+    `errors.KINDS`."""
+
+    parts: list[int]
+    kind: int
+    message: str
+
+
 class Done(msgspec.Struct, array_like=True, tag=10):
     """Replica to router: the micro-batch's rows, in the order of its parts. Without `last`, one part of a
-    streamed reply. Where parts have unlike columns, or some did not run because their deadline had passed, `region`
-    is None and `shares` say who is answered by what. `kept` indexes the regions of the Execute that user code still
+    streamed reply. Where parts have unlike columns, some failed by themselves, or some did not run because their
+    deadline had passed, `region` is None and `shares` and `faults` say who is answered by what. `kept` indexes the regions of the Execute that user code still
     holds: their leases come back later by `Release`, all others are given back by this frame when `last` is set.
     `busy_ns` is how long the method and the writing of its result took."""
 
@@ -179,6 +188,7 @@ class Done(msgspec.Struct, array_like=True, tag=10):
     kept: list[int] = []
     busy_ns: int = 0
     shares: list[Share] = []
+    faults: list[Fault] = []
 
 
 class Failed(msgspec.Struct, array_like=True, tag=11):
