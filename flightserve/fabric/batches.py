@@ -15,6 +15,7 @@ from typing import Final
 import pyarrow as pa
 
 from flightserve.errors import InvalidArgument, MethodFailed
+from flightserve.fabric.exact import Misfit, together
 from flightserve.types import MethodSpec
 from flightserve.wire.frames import Region
 
@@ -162,25 +163,34 @@ def alike(batches: list[pa.RecordBatch], method: MethodSpec) -> list[pa.RecordBa
     """What the slices of one request gave, with one schema: that which the whole would have had.
 
     Where no output is declared, a column's type follows from the rows that a slice has: it may be null throughout in
-    one, whole numbers in one and fractions in another. The rows of `@single_input` name their columns, too. Raises
-    MethodFailed where that makes no one column, or slices of another method have other columns.
+    one, whole numbers in one and fractions in another (`exact.together`). The rows of `@single_input` name their
+    columns, too. Raises MethodFailed where that makes no one column, or slices of another method have other columns.
     """
     first = batches[0].schema
-    if all(batch.schema.equals(first) for batch in batches[1:]):
+    if all(batch.schema.equals(first, check_metadata=True) for batch in batches[1:]):
         return batches
     where, advice = f"{method.name} answered the slices of one request", "declare what it returns: @method(output=...)"
-    if method.form != "row" and any(batch.schema.names != first.names for batch in batches):
+    twice = len(set(first.names)) < len(first.names)
+    if twice or (method.form != "row" and any(batch.schema.names != first.names for batch in batches)):
         batches = []
         raise MethodFailed(f"{where} with different columns; {advice}")
     try:
-        joined = pa.concat_tables(map(_table, batches), promote_options="permissive").combine_chunks()
-        made: list[pa.RecordBatch] = joined.to_batches()
-        return made
-    except pa.ArrowException as error:
-        # What is raised holds this frame: not the rows as well.
-        batches = []
-        raise MethodFailed(f"{where} differently: {error}; {advice}") from error
+        return [_joined(batches)]
+    except (pa.ArrowException, Misfit) as error:
+        reason = str(error)
+    # What is raised holds this frame, and would hold those of its cause: not the rows as well.
+    batches = []
+    raise MethodFailed(f"{where} differently: {reason}; {advice}")
 
 
-def _table(batch: pa.RecordBatch) -> pa.Table:
-    return pa.Table.from_batches([batch])
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    fields = {field.name: field for batch in reversed(batches) for field in batch.schema}
+    names = list(dict.fromkeys(name for batch in batches for name in batch.schema.names))
+    arrays = [together([_column(batch, name) for batch in batches]) for name in names]
+    joined = [fields[name].with_type(array.type) for name, array in zip(names, arrays, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(joined, metadata=batches[0].schema.metadata))
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """Nulls where these rows name none."""
+    return batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows)

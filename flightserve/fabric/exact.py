@@ -1,17 +1,16 @@
 """Columns in other types, with the same values or not at all.
 
-Arrow casts many a value to another one without a word: 100,000 to a float16 is infinity, a text that looks like a number
-is one, a time loses its zone. Here a column changes its type only within its kind (numbers, texts, bytes, dates, moments,
-times, spans, lists, structs, maps), and where a value would change, `Misfit` is raised. A floating type is the one
-exception: it rounds to its precision, because that is what declaring it means; what is beyond its range is a misfit.
+Arrow casts many a value to another one without a word: 100,000 to a float16 is infinity, a text that looks like a
+number is one, a time loses its zone. Here a column changes its type only within its kind (numbers, texts, bytes, dates,
+moments, times, spans, lists, structs, maps), and where a value would change, `Misfit` is raised. A floating type is the
+one exception: it rounds to its precision, as declaring it means; what is beyond its range is a misfit.
 
-`joined` is the least type that holds what several columns hold: what the whole would have had, of which they are pieces.
+`together` puts pieces of a column together in the least type that holds them all: what the whole would have had.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -76,9 +75,21 @@ def kind_name(kind: pa.DataType) -> str:
 
 # From, to: where Arrow's own cast raises for what it would change, or nothing can.
 _SAFE: Final = frozenset(
-    [("int", "int"), ("float", "int"), ("bool", "int"), ("decimal", "decimal"), ("decimal", "int"), ("text", "text")]
-    + [("bytes", "bytes"), ("time", "time"), ("span", "span"), ("date", "moment"), ("date", "date"), ("bool", "float")]
-    + [("decimal", "float")]
+    (
+        ("int", "int"),
+        ("float", "int"),
+        ("bool", "int"),
+        ("bool", "float"),
+        ("decimal", "decimal"),
+        ("decimal", "int"),
+        ("decimal", "float"),
+        ("text", "text"),
+        ("bytes", "bytes"),
+        ("time", "time"),
+        ("span", "span"),
+        ("date", "moment"),
+        ("date", "date"),
+    )
 )
 # Where a value that came through unchanged comes back as it was.
 _THERE_AND_BACK: Final = frozenset([("int", "float"), ("int", "bool"), ("float", "decimal"), ("moment", "date")])
@@ -89,6 +100,8 @@ def as_type(array: pa.Array, kind: pa.DataType, widen: bool = False, utc: bool =
     zone is one of UTC, as NumPy's are. Raises Misfit."""
     if array.type.equals(kind):
         return array
+    if widen and array.null_count == len(array):
+        return pa.nulls(len(array), kind)
     try:
         return _as_type(array, kind, widen, utc)
     except Misfit:
@@ -146,7 +159,7 @@ def _moment(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Ar
 
 def _offsets(array: pa.Array, large: bool) -> pa.Array:
     """Where each list begins in `array.flatten()`, and the last ends."""
-    lengths = pc.fill_null(pc.list_value_length(array), 0).cast(pa.int64())
+    lengths = pc.if_else(array.is_valid(), pc.list_value_length(array).cast(pa.int64()), 0)
     ends = pc.cumulative_sum(lengths)
     offsets = pa.concat_arrays([pa.array([0], pa.int64()), ends])
     return offsets if large else offsets.cast(pa.int32())
@@ -178,13 +191,15 @@ def _list_as_map(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> 
 
 
 def _map(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
-    as_list = array.cast(pa.list_(pa.struct([array.type.key_field, array.type.item_field])))
-    return _list_as_map(as_list, kind, widen, utc)
+    return _list_as_map(_entries(array), kind, widen, utc)
 
 
-def _map_of(
-    array: pa.Array, keys: pa.Array, items: pa.Array, kind: pa.DataType, widen: bool, utc: bool
-) -> pa.Array:
+def _entries(array: pa.Array) -> pa.Array:
+    """A column of maps as one of lists of keys and items."""
+    return array.cast(pa.list_(pa.struct([array.type.key_field, array.type.item_field])))
+
+
+def _map_of(array: pa.Array, keys: pa.Array, items: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
     keys, items = as_type(keys, kind.key_type, widen, utc), as_type(items, kind.item_type, widen, utc)
     if keys.null_count:
         raise Misfit("a map's key is null")
@@ -198,7 +213,9 @@ def _struct(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Ar
         raise Misfit(f"{array.type} is no {kind}")
     columns = dict(zip(names, array.flatten(), strict=True))
     fields = [
-        as_type(columns[field.name], field.type, widen, utc) if field.name in columns else pa.nulls(len(array), field.type)
+        as_type(columns[field.name], field.type, widen, utc)
+        if field.name in columns
+        else pa.nulls(len(array), field.type)
         for field in kind
     ]
     return pa.StructArray.from_arrays(fields, fields=list(kind), mask=_mask(array))
@@ -245,12 +262,55 @@ _WRAPPED: Final[dict[str, Callable[[pa.Array, pa.DataType, bool, bool], pa.Array
 
 def together(arrays: Sequence[pa.Array]) -> pa.Array:
     """Pieces of one column as that column, in the least type that holds them all. Raises Misfit."""
-    kind = joined([array.type for array in arrays])
-    if types.is_decimal(kind):
-        kind = joined([kind, *[_digits(array) for array in arrays if types.is_integer(array.type)]])
-    if kind == pa.int64() and any(types.is_uint64(array.type) for array in arrays):
-        return _whole_numbers(arrays)
+    kind = _kind_of(arrays)
     return _concatenated([as_type(array, kind, widen=True) for array in arrays])
+
+
+def _kind_of(arrays: Sequence[pa.Array]) -> pa.DataType:
+    # What has no value has no say: it may be of the type that its column was handed out with.
+    arrays = [array for array in arrays if array.null_count < len(array)] or arrays
+    kinds = list(dict.fromkeys(array.type for array in arrays))
+    if len(kinds) == 1:
+        return kinds[0]
+    names = set(map(kind_name, kinds))
+    if names & _UNWRAPPED.keys():
+        return _kind_of([_bare(array) for array in arrays])
+    if names == {"list"}:
+        return _list_of(kinds, _kind_of([array.flatten() for array in arrays]))
+    if names == {"struct"}:
+        return _struct_of(arrays)
+    if names == {"map"}:
+        pairs = [_entries(array).flatten().flatten() for array in arrays]
+        return pa.map_(_kind_of([keys for keys, _ in pairs]), _kind_of([items for _, items in pairs]))
+    if names == {"int"}:
+        return _whole_numbers(arrays)
+    if names == {"int", "decimal"}:
+        kinds = [_digits(array) if types.is_integer(array.type) else array.type for array in arrays]
+    return functools.reduce(_join, kinds)
+
+
+def _bare(array: pa.Array) -> pa.Array:
+    unwrap = _UNWRAPPED.get(kind_name(array.type))
+    return array if unwrap is None else _bare(unwrap(array))
+
+
+def _list_of(kinds: Sequence[pa.DataType], value: pa.DataType) -> pa.DataType:
+    """Lists of that, in a layout that holds all that these do."""
+    field = kinds[0].value_field.with_type(value)
+    sizes = {kind.list_size if types.is_fixed_size_list(kind) else None for kind in kinds}
+    if len(sizes) == 1 and None not in sizes:
+        return pa.list_(field, sizes.pop())
+    return pa.large_list(field) if any(map(types.is_large_list, kinds)) else pa.list_(field)
+
+
+def _struct_of(arrays: Sequence[pa.Array]) -> pa.DataType:
+    fields: dict[str, pa.Field] = {}
+    children: dict[str, list[pa.Array]] = {}
+    for array in arrays:
+        for field, child in zip(array.type, array.flatten(), strict=True):
+            fields.setdefault(field.name, field)
+            children.setdefault(field.name, []).append(child)
+    return pa.struct([field.with_type(_kind_of(children[name])) for name, field in fields.items()])
 
 
 def _concatenated(arrays: list[pa.Array]) -> pa.Array:
@@ -262,46 +322,36 @@ def _concatenated(arrays: list[pa.Array]) -> pa.Array:
     return made
 
 
-def _whole_numbers(arrays: Sequence[pa.Array]) -> pa.Array:
-    """With a sign where they can: what is beyond has none below zero beside it."""
-    for kind in (pa.int64(), pa.uint64()):
-        try:
-            return _concatenated([as_type(array, kind) for array in arrays])
-        except Misfit:
-            continue
-    raise Misfit("whole numbers below zero beside others beyond 63 bits")
+def _whole_numbers(arrays: Sequence[pa.Array]) -> pa.DataType:
+    """With a sign where they can: what is beyond has none below zero beside it. Raises Misfit."""
+    ends = [end for array in arrays for end in pc.min_max(array).as_py().values() if end is not None]
+    if not ends or max(ends) < 2**63:
+        return pa.int64()
+    if min(ends) < 0:
+        raise Misfit("whole numbers below zero beside others beyond 63 bits")
+    return pa.uint64()
 
 
 def _digits(array: pa.Array) -> pa.DataType:
     """The decimal type of whole numbers."""
     least_most = pc.min_max(array).as_py()
-    return pa.decimal128(max([len(str(abs(value))) for value in least_most.values() if value is not None], default=1), 0)
-
-
-def joined(kinds: Sequence[pa.DataType]) -> pa.DataType:
-    """The least type that holds what the types hold, as far as types tell. Raises Misfit."""
-    return functools.reduce(_join, kinds)
+    if (least_most["max"] or 0) >= 2**63:
+        raise Misfit("whole numbers beyond 63 bits beside decimals")
+    return pa.decimal128(
+        max([len(str(abs(value))) for value in least_most.values() if value is not None], default=1), 0
+    )
 
 
 def _join(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    if one.equals(other) or types.is_null(other):
-        return one
+    """The least type that holds what both hold, neither of which nests. Raises Misfit."""
     first, second = kind_name(one), kind_name(other)
-    if first == "null":
-        return other
-    if first in ("dictionary", "runs") or second in ("dictionary", "runs"):
-        return _join(_decoded(one), _decoded(other))
+    if first == "null" or second == "null":
+        return other if first == "null" else one
     if {first, second} <= {"int", "float"}:
-        return pa.int64() if first == second == "int" else pa.float64()
-    if {first, second} == {"int", "decimal"}:
-        return other if first == "int" else one
+        return pa.float64()
     if first != second or first not in _JOINS:
         raise Misfit(f"{one} beside {other}")
     return _JOINS[first](one, other)
-
-
-def _decoded(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
 
 
 def decimal_of(whole_digits: int, scale: int) -> pa.DataType:
@@ -332,33 +382,18 @@ def time_of(unit: str) -> pa.DataType:
     return pa.time32(unit) if unit in ("s", "ms") else pa.time64(unit)
 
 
-def _join_lists(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    value = one.value_field.with_type(_join(one.value_type, other.value_type))
-    if types.is_fixed_size_list(one) and types.is_fixed_size_list(other) and one.list_size == other.list_size:
-        return pa.list_(value, one.list_size)
-    large = types.is_large_list(one) or types.is_large_list(other)
-    return pa.large_list(value) if large else pa.list_(value)
-
-
-def _join_structs(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    fields = {field.name: field for field in one}
-    for field in other:
-        before = fields.get(field.name)
-        fields[field.name] = field if before is None else before.with_type(_join(before.type, field.type))
-    return pa.struct(list(fields.values()))
+def _any(is_kind: Callable[[pa.DataType], bool], one: pa.DataType, other: pa.DataType) -> bool:
+    return is_kind(one) or is_kind(other)
 
 
 _JOINS: Final[dict[str, Callable[[pa.DataType, pa.DataType], pa.DataType]]] = {
     "decimal": _join_decimals,
-    "text": lambda one, other: pa.large_string() if types.is_large_string(one) or types.is_large_string(other) else pa.string(),
-    "bytes": lambda one, other: pa.large_binary() if types.is_large_binary(one) or types.is_large_binary(other) else pa.binary(),
+    "text": lambda one, other: pa.large_string() if _any(types.is_large_string, one, other) else pa.string(),
+    "bytes": lambda one, other: pa.large_binary() if _any(types.is_large_binary, one, other) else pa.binary(),
     "date": lambda one, other: pa.date32(),
     "moment": _join_moments,
     "time": lambda one, other: time_of(finer(one.unit, other.unit)),
     "span": lambda one, other: pa.duration(finer(one.unit, other.unit)),
-    "list": _join_lists,
-    "struct": _join_structs,
-    "map": lambda one, other: pa.map_(_join(one.key_type, other.key_type), _join(one.item_type, other.item_type)),
 }
 
 # ---- nobody else's values
@@ -393,7 +428,7 @@ def own(array: pa.Array) -> pa.Array:
         fields = [own(field) for field in array.flatten()]
         return pa.StructArray.from_arrays(fields, fields=list(kind), mask=_mask(array))
     if name == "map":
-        pairs = array.cast(pa.list_(pa.struct([kind.key_field, kind.item_field]))).flatten().flatten()
+        pairs = _entries(array).flatten().flatten()
         return _map_of(array, own(pairs[0]), own(pairs[1]), kind, False, False)
     if types.is_list(kind):
         return pa.ListArray.from_arrays(_offsets(array, False), own(array.flatten()), type=kind, mask=_mask(array))

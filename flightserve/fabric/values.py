@@ -1,9 +1,9 @@
 """Python values as columns: which type they have, and whether a type holds them as they are.
 
-Arrow infers types as well, but what it makes of values that do not go together depends on which comes first, and changes
-some: a text beside bytes becomes bytes, a time without a zone beside one with a zone gets one, 2**64 - 1 of NumPy beside
-a float is -1.0. Here values that do not go together are a `Misfit`, and the type of many is the least one that holds the
-types of each (`exact.joined`), so that it does not matter how they are cut.
+Arrow infers types as well, but what it makes of values that do not go together depends on which comes first, and
+changes some: a text beside bytes becomes bytes, a time without a zone beside one with a zone gets one, 2**64 - 1 of
+NumPy beside a float is -1.0. Here values that do not go together are a `Misfit`, and the type of many is the least one
+that holds the types of each (`exact.together`), so that it does not matter how they are cut.
 
 `type_of(values, given)` heeds the type that the column had when it was handed out: values that it holds keep it, others
 of its kind get the least type that holds both. Without it whole numbers are int64 (uint64 where they need it), numbers
@@ -18,6 +18,7 @@ import decimal
 import functools
 import itertools
 import math
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -51,6 +52,7 @@ PLAIN: Final[dict[type, pa.DataType]] = {
 
 # The order tells: a bool is an int, a datetime a date, NumPy's timedelta an integer.
 _FAMILIES: Final[tuple[tuple[tuple[type, ...], str], ...]] = (
+    ((pa.MonthDayNano,), "other"),
     ((bool, np.bool_), "bool"),
     ((np.longdouble, np.complexfloating), "other"),
     ((datetime.timedelta, np.timedelta64), "span"),
@@ -67,8 +69,13 @@ _FAMILIES: Final[tuple[tuple[tuple[type, ...], str], ...]] = (
 )
 
 
+def _family_of(value: Any) -> str:
+    kind: Any = type(value)
+    return _family(kind)
+
+
 @functools.lru_cache(maxsize=1024)
-def _family(kind: type) -> str:
+def _family(kind: Any) -> str:
     if kind.__name__ == "NaTType":
         return "other"
     return next((name for kinds, name in _FAMILIES if issubclass(kind, kinds)), "other")
@@ -92,12 +99,23 @@ def _layout(values: Sequence[Any], classes: set[type], nulls: bool, given: pa.Da
     """`type_of` where the given type may be a layout around another."""
     if types.is_dictionary(given) or types.is_run_end_encoded(given):
         held = type_of(values, given.value_type)
-        if types.is_dictionary(given) and len(set(values)) > 2 ** (given.index_type.bit_width - 1):
+        if not held.equals(given.value_type):
             return held
-        return given if held == given.value_type else held
-    if isinstance(given, pa.BaseExtensionType) and not isinstance(given, pa.UuidType):
+        return given if types.is_run_end_encoded(given) or _indexable(values, given) else held
+    if isinstance(given, pa.BaseExtensionType):
+        if isinstance(given, pa.UuidType) and classes <= {uuid.UUID}:
+            return given
         return given if type_of(values, given.storage_type) == given.storage_type else type_of(values)
     return _by_family(values, classes, nulls, given)
+
+
+def _indexable(values: Sequence[Any], given: pa.DataType) -> bool:
+    """Whether the dictionary's indices are wide enough to number the values."""
+    bits = given.index_type.bit_width - types.is_signed_integer(given.index_type)
+    try:
+        return len(set(values)) <= int(2**bits)
+    except TypeError:  # nested values
+        return len(values) <= int(2**bits)
 
 
 def _by_family(values: Sequence[Any], classes: set[type], nulls: bool, given: pa.DataType | None) -> pa.DataType:
@@ -107,6 +125,9 @@ def _by_family(values: Sequence[Any], classes: set[type], nulls: bool, given: pa
         return _mixed_numbers(present)
     if families == {"int", "decimal"}:
         families = {"decimal"}
+        whole = [value for value in present if not isinstance(value, decimal.Decimal)]
+        if _ints(whole, set(map(type, whole)), pa.int64()) != pa.int64():
+            raise Misfit("whole numbers beyond 63 bits beside decimals")
     if len(families) > 1:
         raise Misfit(f"{' and '.join(sorted(kind.__name__ for kind in classes)[:8])} in one column")
     try:
@@ -289,7 +310,10 @@ def _structs(values: Sequence[Any], classes: set[type], given: pa.DataType | Non
 
 def _lists(values: Sequence[Any], classes: set[type], given: pa.DataType | None) -> pa.DataType:
     if given is not None and types.is_map(given) and (pairs := _pairs(values)) is not None:
-        keys, items = type_of([key for key, _ in pairs], given.key_type), type_of([item for _, item in pairs], given.item_type)
+        keys, items = (
+            type_of([key for key, _ in pairs], given.key_type),
+            type_of([item for _, item in pairs], given.item_type),
+        )
         return given if keys == given.key_type and items == given.item_type else pa.map_(keys, items)
     before = given if given is not None and is_list(given) else None
     inner = _elements(values, classes, before.value_type if before is not None else None)
@@ -390,7 +414,7 @@ def declared_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 def _same(value: Any, made: Any) -> bool:
     """Whether a value came through: its number, text or moment, in whatever form."""
     if value is None or made is None:
-        return value is made or _family(type(value)) == "other"
+        return value is made or _family_of(value) == "other"
     if isinstance(value, (float, np.floating)) and isinstance(made, float):
         return math.isinf(value) == math.isinf(made) and math.isnan(value) == math.isnan(made)
     if isinstance(value, Mapping):
@@ -399,13 +423,12 @@ def _same(value: Any, made: Any) -> bool:
         else:
             return value.keys() <= made.keys() and all(_same(value.get(name), inner) for name, inner in made.items())
     if isinstance(made, (list, tuple)):
-        return _family(type(value)) == "list" and _all_same(value, made)
+        return _family_of(value) == "list" and _all_same(value, made)
     if isinstance(made, dict):
         return isinstance(value, (list, tuple)) and _all_same((item for _, item in value), made.values())
-    if isinstance(made, datetime.date) and not isinstance(made, datetime.datetime):
-        if isinstance(value, datetime.datetime):
-            return value == datetime.datetime.combine(made, datetime.time())
-    if isinstance(made, (datetime.date, datetime.time, datetime.timedelta)) and _family(type(value)) == "int":
+    if type(made) is datetime.date and isinstance(value, datetime.datetime):
+        return value == datetime.datetime.combine(made, datetime.time())
+    if isinstance(made, (datetime.date, datetime.time, datetime.timedelta)) and _family_of(value) == "int":
         return True  # a count of the type's unit
     if isinstance(value, (np.datetime64, np.timedelta64)):
         return True  # Arrow raises where a unit is too coarse

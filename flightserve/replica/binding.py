@@ -24,14 +24,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from flightserve.errors import Cancelled, FlightserveError, MethodFailed
+from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ReplicaFailed, SchemaMismatch
 from flightserve.fabric.schemas import decode_schema, empty_batch
 from flightserve.fabric.stored import Stored
-from flightserve.replica.context import context
+from flightserve.replica.apart import Group, RowRun
+from flightserve.replica.columns import Apart, Part, at_places, kept_apart
+from flightserve.replica.context import context, entered
 from flightserve.replica.delimiting import delimited
-from flightserve.replica.faults import failure
-from flightserve.replica.forms import FORMS, rows_of
-from flightserve.replica.results import ROW_RESULT, Apart, Part, ResultReader, StreamReader
+from flightserve.replica.faults import bare, failure
+from flightserve.replica.forms import FORMS, contiguous, cut, groups
+from flightserve.replica.results import ROW_RESULT, ResultReader, StreamReader
 from flightserve.types import DeploymentSpec, MethodSpec
 
 log = logging.getLogger(__name__)
@@ -40,14 +42,16 @@ log = logging.getLogger(__name__)
 class BoundMethod:
     """One public method of one object. Safe to call from several threads if the user's method is."""
 
-    __slots__ = ("_form", "_function", "_results", "run", "spec", "where")
+    __slots__ = ("_form", "_function", "_looks_at_nulls", "_results", "run", "spec", "where")
 
     def __init__(self, function: Callable[[Any], Any], spec: MethodSpec, where: str) -> None:
         self.spec = spec
         self.where = where
         output = None if spec.output_schema is None else decode_schema(spec.output_schema)
         self._function = function
-        self._form = FORMS.get(spec.form)
+        self._form = FORMS.get(spec.form, contiguous)
+        # Whether requests of one region may have to run apart.
+        self._looks_at_nulls = spec.form in ("numpy", "pandas")
         self._results = ResultReader(where, output)
         # Runs a micro-batch. Raises MethodFailed, SchemaMismatch where the form cannot hold the columns, or the
         # FlightserveError that the method raised; iterators raise while they are iterated.
@@ -72,56 +76,112 @@ class BoundMethod:
 
     def _batch(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         try:
-            return self._checked(self._function(self._argument(pieces)), pieces)
+            argument, apart_groups = self._argument(pieces)
+            if apart_groups is None:
+                return self._checked(self._function(argument), pieces)
         except BaseException as error:
             raise self._failed(error) from error
+        apart: list[Apart] = []
+        for group in apart_groups:
+            with entered(group.context):
+                try:
+                    argument = self._form(group.pieces, self.where)
+                    apart += at_places(self._checked(self._function(argument), group.pieces), group.places)
+                except BaseException as error:
+                    apart += self._group_failed(error, group)
+        return apart
 
     async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         try:
-            return self._checked(await self._function(self._argument(pieces)), pieces)
+            argument, apart_groups = self._argument(pieces)
+            if apart_groups is None:
+                return self._checked(await self._function(argument), pieces)
         except BaseException as error:
             if _is_our_cancellation(error):
                 raise
             raise self._failed(error) from error
+        apart: list[Apart] = []
+        for group in apart_groups:
+            with entered(group.context):
+                try:
+                    argument = self._form(group.pieces, self.where)
+                    apart += at_places(self._checked(await self._function(argument), group.pieces), group.places)
+                except BaseException as error:
+                    if _is_our_cancellation(error):
+                        raise
+                    apart += self._group_failed(error, group)
+        return apart
 
-    def _argument(self, pieces: Sequence[pa.RecordBatch]) -> Any:
-        assert self._form is not None
-        return self._form(pieces, self.where)
+    def _argument(self, pieces: Sequence[pa.RecordBatch]) -> tuple[Any, list[Group] | None]:
+        """What the method gets, or the groups of requests that it runs for one after another."""
+        if (len(pieces) == 1 and not self._looks_at_nulls) or self.spec.delimited:
+            return self._form(pieces, self.where), None
+        counts = context().rows
+        if len(counts) <= 1:
+            return self._form(pieces, self.where), None
+        places = groups(self.spec.form, pieces, counts)
+        if places is None:
+            try:
+                return self._form(pieces, self.where), None
+            except SchemaMismatch:
+                # Perhaps for one request's values, or together only.
+                places = [[place] for place in range(len(counts))]
+        own = cut(pieces, counts)
+        return None, [Group(each, [own[place] for place in each], context().within(each)) for each in places]
+
+    def _group_failed(self, error: BaseException, group: Group) -> list[Apart]:
+        """The answer of requests that ran apart from the others of their micro-batch. Raises where they are several and
+        may run again, each by itself."""
+        failed = self._failed(error)
+        if isinstance(failed, ReplicaFailed) or (len(group.places) > 1 and self.spec.idempotent):
+            raise failed from error
+        return [Apart(group.places, bare(failed))]
 
     def _checked(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         if self.spec.delimited:
-            return self._delimited(value)
-        batch = self._results.placed(value)
-        if self.spec.row_aligned:
-            expected = pieces[0].num_rows if len(pieces) == 1 else sum([piece.num_rows for piece in pieces])
-            if batch.num_rows != expected:
-                raise MethodFailed(
-                    f"{self.where} got {expected} rows and returned {batch.num_rows}; a row-aligned method returns a "
-                    "row for each it gets, in order (others are declared with @method(row_aligned=False))"
-                )
-        return batch
+            return self._delimited(value, pieces)
+        schema = pieces[0].schema
+        if not self.spec.row_aligned:
+            return self._results.placed(value, schema)
+        expected = pieces[0].num_rows if len(pieces) == 1 else sum([piece.num_rows for piece in pieces])
+        counts = context().rows
+        batch = self._results.placed(value, schema, counts)
+        if isinstance(batch, list):
+            return kept_apart(batch, counts)
+        if batch.num_rows != expected:
+            raise MethodFailed(
+                f"{self.where} got {expected} rows and returned {batch.num_rows}; a row-aligned method returns a "
+                "row for each it gets, in order (others are declared with @method(row_aligned=False))"
+            )
+        return batch if len(counts) <= 1 else kept_apart(batch, counts)
 
-    def _delimited(self, value: Any) -> Part | list[Apart]:
-        rows = context().rows
+    def _delimited(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
+        rows, schema = context().rows, pieces[0].schema
         if type(value) is not list:
-            return delimited(self._results.placed(value), rows, self.where)
+            return delimited(self._one(value, schema), rows, self.where)
         apart: list[Apart] = []
         for parts, answer in value:
             if isinstance(answer, Stored):
                 apart.append(Apart(parts, answer, answer.counts))
                 continue
-            found = delimited(self._results.placed(answer), [rows[part] for part in parts], self.where)
+            found = delimited(self._one(answer, schema), [rows[part] for part in parts], self.where)
             if not isinstance(found, list):
                 found = [Apart([0], found, [found.num_rows])]
             apart += [Apart([parts[part] for part in each.parts], each.batch, each.counts) for each in found]
         return apart
 
+    def _one(self, value: Any, schema: pa.Schema) -> Part:
+        """The result of a method that tells itself which rows are whose."""
+        part = self._results.placed(value, schema)
+        assert not isinstance(part, list)
+        return part
+
     # ---- generators
 
     def _stream(self, pieces: Sequence[pa.RecordBatch]) -> Iterator[Part]:
-        stream = self._results.stream()
+        stream = self._results.stream(pieces[0].schema)
         try:
-            values = iter(self._function(self._argument(pieces)))
+            values = iter(self._function(self._form(pieces, self.where)))
         except BaseException as error:
             raise self._failed(error) from error
         try:
@@ -140,9 +200,9 @@ class BoundMethod:
             yield empty_batch(self._results.output)
 
     async def _stream_async(self, pieces: Sequence[pa.RecordBatch]) -> AsyncIterator[Part]:
-        stream = self._results.stream()
+        stream = self._results.stream(pieces[0].schema)
         try:
-            values = self._function(self._argument(pieces))
+            values = self._function(self._form(pieces, self.where))
         except BaseException as error:
             raise self._failed(error) from error
         try:
@@ -190,29 +250,40 @@ class BoundMethod:
     # ---- @single_input
 
     def _rows(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
-        function, current, values = self._function, context(), []
-        try:
-            for row in rows_of(pieces, self.where):
-                if current.cancelled:
-                    raise Cancelled(f"{self.where}: nobody waits for the result any more")
-                value = function(row)
-                values.append(value if type(value) is dict else self._row_result(value))
-            return self._results.from_rows(values, current.rows)
-        except BaseException as error:
-            raise self._failed(error) from error
+        function, run = self._function, RowRun(self.where, pieces)
+        for rows in run:
+            try:
+                for row in rows:
+                    if run.context.cancelled:
+                        raise Cancelled(f"{self.where}: nobody waits for the result any more")
+                    value = function(row)
+                    run.values.append(value if type(value) is dict else self._row_result(value))
+            except BaseException as error:
+                run.fail(self._failed(error))
+        return self._row_answers(run)
 
     async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
-        function, current, values = self._function, context(), []
+        function, run = self._function, RowRun(self.where, pieces)
+        for rows in run:
+            try:
+                for row in rows:
+                    if run.context.cancelled:
+                        raise Cancelled(f"{self.where}: nobody waits for the result any more")
+                    value = await function(row)
+                    run.values.append(value if type(value) is dict else self._row_result(value))
+            except BaseException as error:
+                if _is_our_cancellation(error):
+                    raise
+                run.fail(self._failed(error))
+        return self._row_answers(run)
+
+    def _row_answers(self, run: RowRun) -> Part | list[Apart]:
         try:
-            for row in rows_of(pieces, self.where):
-                if current.cancelled:
-                    raise Cancelled(f"{self.where}: nobody waits for the result any more")
-                value = await function(row)
-                values.append(value if type(value) is dict else self._row_result(value))
-            return self._results.from_rows(values, current.rows)
+            result: Part | list[Apart] = self._results.from_rows(run.values, run.schema, run.answered)
+            if run.faults:
+                result = [*at_places(result, run.places), *run.faults] if run.places else run.faults
+            return kept_apart(result, run.counts)
         except BaseException as error:
-            if _is_our_cancellation(error):
-                raise
             raise self._failed(error) from error
 
     def _row_result(self, value: Any) -> dict[str, Any]:

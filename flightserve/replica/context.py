@@ -46,6 +46,7 @@ class Context:
         "_children",
         "_clock",
         "_parts",
+        "_within",
         "cancelled",
         "deadline",
         "deployment",
@@ -78,6 +79,8 @@ class Context:
         self._clock = clock
         # Calls made onwards so far, where there are any.
         self._children: Iterator[int] | None = None
+        # Contexts of requests that run apart from the others.
+        self._within: list[Context] = []
 
     @property
     def remaining_ms(self) -> float:
@@ -170,6 +173,17 @@ class Context:
         self._children = self._children or itertools.count(1)
         return next(self._children)
 
+    def within(self, places: Sequence[int]) -> Context:
+        """The context of some of the requests, which run apart from the others; what ends this one ends it too."""
+        inner = Context(self.deployment, self.method, [self._parts[place] for place in places], self._clock)
+        inner.idempotent = self.idempotent
+        # Calls onwards are numbered through.
+        self._children = inner._children = self._children or itertools.count(1)
+        # Noted before it is looked at, as `cancel` does it the other way round.
+        self._within.append(inner)
+        inner.cancelled, inner.over = self.cancelled, self.over
+        return inner
+
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function with this as what `context()` gives: for threads that others started."""
         with entered(self):
@@ -199,10 +213,14 @@ class Context:
     def cancel(self) -> None:
         """Nobody wants the result any more. Any thread."""
         self.cancelled = True
+        for inner in self._within:
+            inner.cancel()
 
     def end(self) -> None:
         """The method has returned: what it left running in threads and tasks calls nobody any more. Any thread."""
         self.over = True
+        for inner in self._within:
+            inner.end()
 
     def __repr__(self) -> str:
         return f"<Context of {len(self._parts)} requests to {self.deployment}.{self.method}>"

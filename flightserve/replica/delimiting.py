@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from flightserve.errors import MethodFailed
 from flightserve.fabric.stored import Fresh, Stored
-from flightserve.replica.results import Apart, Part
+from flightserve.replica.columns import Apart, Part
 
 RID: Final = "rid"
 

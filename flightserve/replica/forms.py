@@ -10,22 +10,41 @@
 | `row` | Python values, a dict a row | |
 
 The `numpy` form's views are of columns of numbers, dates, times and timestamps, and of fixed-size lists of numbers
-(two-dimensional). Other columns, and those with nulls, are converted: booleans from bits to bytes; integers with
-nulls become floats with NaN, nulls of other types become NaT or None; strings, binary, decimals, lists and structs
-become arrays of Python objects; time zones are dropped (values are UTC).
+(two-dimensional). Numbers and booleans with nulls are masked arrays of their own type, with 0, False or NaN under the
+mask; nulls of dates, timestamps and durations are NaT, all others None. Booleans are converted from bits to bytes;
+strings, binary, decimals, times, structs and maps become arrays of Python objects, lists of numbers arrays of arrays;
+time zones are dropped (values are UTC).
+
+In the `pandas` form numbers and booleans with nulls have pandas' nullable types (`Int64`, `boolean`; floats
+`double[pyarrow]`, which tells a null from NaN); without nulls they are NumPy's. Structs, maps, lists of anything but
+numbers, and lists with nulls in them, are Python objects.
+
+What a method sees of one request's rows is what it would see of them alone. So requests run apart, each kind of them
+in a call of its own, where a form has one type for what has nulls and another for what has none, and where dictionaries
+that mean something by their order, or are a pandas type, differ (`groups`).
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 
 from flightserve.errors import SchemaMismatch
+from flightserve.fabric.exact import is_list
 
 Form = Callable[[Sequence[pa.RecordBatch], str], Any]
+
+types = pa.types
+
+# Digits of a decimal that polars holds; zero rows of more are taken, and make it panic on the way back.
+_POLARS_DIGITS_MAX: Final = 38
+# A request whose dictionary has more values runs alone, not beside those that may have the same.
+_CATEGORIES_COMPARED_MAX: Final = 64
+_ARROW_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, ArithmeticError)
 
 
 def contiguous(pieces: Sequence[pa.RecordBatch], where: str) -> pa.RecordBatch:
@@ -42,32 +61,65 @@ def _table(pieces: Sequence[pa.RecordBatch], where: str) -> pa.Table:
     return pa.Table.from_batches(pieces)
 
 
+# ---- NumPy
+
+
 def _numpy(pieces: Sequence[pa.RecordBatch], where: str) -> dict[str, Any]:
     batch = contiguous(pieces, where)
     names = _unique_names(batch.schema, where)
-    return {name: _to_numpy(column) for name, column in zip(names, batch.columns, strict=True)}
+    try:
+        return {name: _to_numpy(column) for name, column in zip(names, batch.columns, strict=True)}
+    except _ARROW_ERRORS as error:
+        raise SchemaMismatch(f"{where} takes numpy, which cannot hold these columns: {_first_line(error)}") from error
 
 
 def _to_numpy(column: pa.Array) -> Any:
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
         return _to_numpy(column.storage)
-    if pa.types.is_fixed_size_list(kind) and kind.list_size > 0 and not column.null_count:
+    if _is_number(kind):
+        return column.to_numpy(zero_copy_only=False) if not column.null_count else _masked(column)
+    if types.is_fixed_size_list(kind) and kind.list_size > 0 and not column.null_count:
         values = column.flatten()
-        if pa.types.is_primitive(values.type) and not values.null_count:
+        if types.is_primitive(values.type) and not values.null_count:
             return values.to_numpy(zero_copy_only=False).reshape(len(column), kind.list_size)
-    try:
+    if types.is_date(kind) or types.is_timestamp(kind) or types.is_duration(kind) or _is_plain_list(column):
         return column.to_numpy(zero_copy_only=False)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return _objects(column.to_pylist())
+    return _objects(column.to_pylist())
+
+
+def _masked(column: pa.Array) -> Any:
+    import numpy as np
+
+    kind = column.type
+    filler = float("nan") if types.is_floating(kind) else False if types.is_boolean(kind) else 0
+    values = column.fill_null(pa.scalar(filler, kind)).to_numpy(zero_copy_only=False)
+    return np.ma.MaskedArray(values, mask=column.is_null().to_numpy(zero_copy_only=False))
 
 
 def _objects(values: list[Any]) -> Any:
     import numpy as np
 
     out = np.empty(len(values), dtype=object)
-    out[:] = values
+    # One by one: NumPy would make two dimensions of lists of one length.
+    for place, value in enumerate(values):
+        out[place] = value
     return out
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
+def _is_plain_list(column: pa.Array) -> bool:
+    """Lists of numbers with no null among them: they become arrays of their own type, one for each row."""
+    kind = column.type
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return False
+    return _is_number(kind.value_type) and not column.flatten().null_count
+
+
+# ---- polars
 
 
 def _polars(pieces: Sequence[pa.RecordBatch], where: str) -> Any:
@@ -76,6 +128,8 @@ def _polars(pieces: Sequence[pa.RecordBatch], where: str) -> Any:
     names = _unique_names(pieces[0].schema, where)
     if not names:
         return pl.DataFrame(height=sum(piece.num_rows for piece in pieces))
+    if any(map(_is_too_wide, pieces[0].schema.types)):
+        raise SchemaMismatch(f"{where} takes polars, whose decimals have {_POLARS_DIGITS_MAX} digits at most")
     try:
         return pl.from_arrow(pa.Table.from_batches(pieces), rechunk=False)
     except BaseException as error:
@@ -85,24 +139,166 @@ def _polars(pieces: Sequence[pa.RecordBatch], where: str) -> Any:
         raise SchemaMismatch(f"{where} takes polars, which cannot hold these columns: {_first_line(error)}") from error
 
 
+def _is_too_wide(kind: pa.DataType) -> bool:
+    if types.is_decimal(kind):
+        return bool(kind.precision > _POLARS_DIGITS_MAX)
+    return any(_is_too_wide(kind.field(place).type) for place in range(kind.num_fields))
+
+
+# ---- pandas
+
+
 def _pandas(pieces: Sequence[pa.RecordBatch], where: str) -> Any:
-    # The client's pandas metadata could turn a column into an index; columns stay columns here.
+    table = pa.Table.from_batches(pieces)
     try:
-        return pa.Table.from_batches(pieces).to_pandas(split_blocks=True, ignore_metadata=True)
-    except (pa.ArrowException, ValueError, TypeError) as error:
+        odd = [place for place, column in enumerate(table.columns) if _is_odd(column)]
+        # The client's pandas metadata could turn a column into an index; columns stay columns here.
+        plain = table if not odd else table.select([place for place in range(table.num_columns) if place not in odd])
+        frame = plain.to_pandas(split_blocks=True, ignore_metadata=True)
+        for place in odd:
+            frame.insert(place, table.schema.field(place).name, _series(table.column(place)), allow_duplicates=True)
+        return frame
+    except _ARROW_ERRORS as error:
         raise SchemaMismatch(f"{where} takes pandas, which cannot hold these columns: {_first_line(error)}") from error
 
 
-def rows_of(pieces: Sequence[pa.RecordBatch], where: str) -> Iterator[dict[str, Any]]:
+def _is_odd(column: pa.ChunkedArray) -> bool:
+    """Whether pandas' own conversion would change what is in the column, or its type with its nulls."""
+    kind = column.type
+    if _is_number(kind):
+        return bool(column.null_count)
+    if types.is_struct(kind) or types.is_map(kind):
+        return True
+    return is_list(kind) and not all(_is_plain_list(chunk) for chunk in column.chunks)
+
+
+def _series(column: pa.ChunkedArray) -> Any:
+    import pandas as pd
+
+    kind = column.type
+    if types.is_floating(kind):
+        return pd.Series(pd.arrays.ArrowExtensionArray(column))
+    if types.is_boolean(kind):
+        return pd.Series(pd.BooleanDtype().__from_arrow__(column))
+    if types.is_integer(kind):
+        name = f"{'UI' if types.is_unsigned_integer(kind) else 'I'}nt{kind.bit_width}Dtype"
+        return pd.Series(getattr(pd, name)().__from_arrow__(column))
+    return pd.Series(_objects(column.to_pylist()), dtype=object)
+
+
+# ---- rows
+
+
+def rows_of(pieces: Sequence[pa.RecordBatch], where: str) -> list[dict[str, Any]]:
     """The rows as dicts of Python values. Raises SchemaMismatch for columns that have no Python value."""
-    _unique_names(pieces[0].schema, where)
+    schema = pieces[0].schema
+    _unique_names(schema, where)
     try:
-        return itertools.chain.from_iterable([piece.to_pylist() for piece in pieces])
-    except (pa.ArrowException, ValueError, ArithmeticError) as error:
+        if any(map(_has_nanosecond_times, schema.types)):
+            for piece in pieces:
+                for column in piece.columns:
+                    _check_times(column)
+        if len(pieces) == 1:
+            return list(pieces[0].to_pylist())
+        return list(itertools.chain.from_iterable([piece.to_pylist() for piece in pieces]))
+    except _ARROW_ERRORS as error:
         reason = _first_line(error)
         raise SchemaMismatch(
             f"{where} takes rows of Python values, which cannot hold these columns: {reason}"
         ) from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _has_nanosecond_times(kind: pa.DataType) -> bool:
+    if types.is_time64(kind):
+        return bool(kind.unit == "ns")
+    return any(_has_nanosecond_times(kind.field(place).type) for place in range(kind.num_fields))
+
+
+def _check_times(column: pa.Array) -> None:
+    """Python's times of day end at microseconds, and Arrow cuts what is behind. Raises ArrowInvalid."""
+    kind = column.type
+    if not _has_nanosecond_times(kind):
+        return
+    if types.is_time64(kind):
+        column.cast(pa.time64("us"))
+    elif types.is_struct(kind):
+        for child in column.flatten():
+            _check_times(child)
+    elif is_list(kind):
+        _check_times(column.flatten())
+
+
+# ---- who may share a call
+
+
+def cut(pieces: Sequence[pa.RecordBatch], counts: Sequence[int]) -> list[pa.RecordBatch]:
+    """Each request's rows: requests lie one after another, none across two pieces."""
+    own = []
+    place, offset = 0, 0
+    for count in counts:
+        while offset + count > pieces[place].num_rows:
+            place, offset = place + 1, 0
+        own.append(pieces[place].slice(offset, count))
+        offset += count
+    return own
+
+
+def groups(form: str, pieces: Sequence[pa.RecordBatch], counts: Sequence[int]) -> list[list[int]] | None:
+    """Requests that may share a call, by their places; None where all may."""
+    looks = _LOOKS.get(form, _look_of_order)
+    kinds = pieces[0].schema.types
+    watched = [
+        place for place, kind in enumerate(kinds) if _differs([looks(each.column(place), kind) for each in pieces])
+    ]
+    if not watched:
+        return None
+    found: dict[Hashable, list[int]] = {}
+    for place, rows in enumerate(cut(pieces, counts)):
+        look = tuple([looks(rows.column(column), kinds[column]) for column in watched])
+        found.setdefault(place if _ALONE in look else look, []).append(place)
+    return list(found.values()) if len(found) > 1 else None
+
+
+def _differs(looks: list[Hashable]) -> bool:
+    """Whether requests within these pieces may look unlike each other: with nulls in one, some of it may have none."""
+    return len(set(looks)) > 1 or looks[0] in (_NULLS, _ALONE)
+
+
+def _look_of_order(column: pa.Array, kind: pa.DataType) -> Hashable:
+    """Of a column whose dictionary says in which order its values are: that."""
+    return _categories(column) if types.is_dictionary(kind) and kind.ordered else None
+
+
+def _categories(column: pa.Array) -> Hashable:
+    values = column.dictionary
+    return tuple(map(repr, values.to_pylist())) if len(values) <= _CATEGORIES_COMPARED_MAX else _ALONE
+
+
+def _look_of_nulls(column: pa.Array, kind: pa.DataType) -> Hashable:
+    """Whether a column has nulls where a form has another type for them."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _look_of_nulls(column.storage, kind.storage_type)
+    if _is_number(kind):
+        return _NULLS if column.null_count else None
+    if types.is_fixed_size_list(kind) and column.null_count:
+        return _NULLS
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _NULLS if _is_number(kind.value_type) and column.flatten().null_count else None
+    return _look_of_order(column, kind)
+
+
+def _look_of_pandas(column: pa.Array, kind: pa.DataType) -> Hashable:
+    return _categories(column) if types.is_dictionary(kind) else _look_of_nulls(column, kind)
+
+
+# How a column looks with nulls, and one that is like no other. What needs no look has none.
+_NULLS: Final = "nulls"
+_ALONE: Final = "alone"
+_LOOKS: Final[dict[str, Callable[[pa.Array, pa.DataType], Hashable]]] = {
+    "numpy": _look_of_nulls,
+    "pandas": _look_of_pandas,
+}
 
 
 def _unique_names(schema: pa.Schema, where: str) -> list[str]:

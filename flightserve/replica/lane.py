@@ -36,12 +36,12 @@ from flightserve.fabric.segments import Shown
 from flightserve.fabric.spinning import Spinner
 from flightserve.fabric.stored import Stored
 from flightserve.replica.bell import Bell
+from flightserve.replica.columns import Apart, Part
 from flightserve.replica.context import Context, enter, leave
 from flightserve.replica.coroutines import STREAM_WINDOW, Run
 from flightserve.replica.faults import bare, failure
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.keepers import Keeper
-from flightserve.replica.results import Apart, Part
 from flightserve.replica.session import Session
 from flightserve.replica.turns import LOOK_S, Turn, Turns
 from flightserve.wire import frames
@@ -438,7 +438,7 @@ class Lane:
             region = self.write(result)
             return (region, result.num_rows) if places is None else [frames.Share(region, result.num_rows, places)]
         shares: list[frames.Share | frames.Fault] = []
-        text_bytes_max = FAULT_BYTES_MAX // len(result)
+        text_bytes_max = FAULT_BYTES_MAX // max(1, len(result))
         try:
             for parts, batch, counts in result:
                 own = list(parts) if places is None else [places[part] for part in parts]

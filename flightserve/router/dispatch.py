@@ -220,7 +220,8 @@ class Dispatcher:
         if running is None:
             raise ProtocolError(f"replica answered micro-batch {frame.batch_id}, which it does not have")
         pieces = running.pieces
-        answered = [place for share in (*frame.shares, *frame.faults) for place in share.parts]
+        answered = [place for share in frame.shares for place in share.parts]
+        answered += [place for fault in frame.faults for place in fault.parts]
         left = set(range(len(pieces))).difference(answered)
         if len(answered) + len(left) != len(pieces) or not answered:
             raise ProtocolError("replica answered a part of a micro-batch twice, or one that there is not")

@@ -17,9 +17,9 @@ from flightserve.declare import Bound
 from flightserve.errors import FlightserveError, ResourceExhausted
 from flightserve.fabric.batches import stream_of
 from flightserve.replica.binding import BoundMethod, bind_methods
+from flightserve.replica.columns import Apart
 from flightserve.replica.context import Context, context, entered
 from flightserve.replica.faults import failure
-from flightserve.replica.results import Apart
 from flightserve.types import DeploymentSpec, RequestMeta
 from flightserve.wire.frames import Part
 
@@ -175,6 +175,10 @@ class LocalDeployment:
             return
         alike = result if isinstance(result, list) else [Apart(list(range(len(requests))), result)]
         for parts, batch, counts in alike:
+            if isinstance(batch, FlightserveError):
+                for part in parts:
+                    requests[part].fail(batch)
+                continue
             # What lies in shared memory is of methods that were told where that is; here there is none.
             assert isinstance(batch, pa.RecordBatch)
             offset = 0

@@ -177,9 +177,9 @@ class Fault(msgspec.Struct, array_like=True, gc=False):
 class Done(msgspec.Struct, array_like=True, tag=10):
     """Replica to router: the micro-batch's rows, in the order of its parts. Without `last`, one part of a
     streamed reply. Where parts have unlike columns, some failed by themselves, or some did not run because their
-    deadline had passed, `region` is None and `shares` and `faults` say who is answered by what. `kept` indexes the regions of the Execute that user code still
-    holds: their leases come back later by `Release`, all others are given back by this frame when `last` is set.
-    `busy_ns` is how long the method and the writing of its result took."""
+    deadline had passed, `region` is None and `shares` and `faults` say who is answered by what. `kept` indexes the
+    regions of the Execute that user code still holds: their leases come back later by `Release`, all others are given
+    back by this frame when `last` is set. `busy_ns` is how long the method and the writing of its result took."""
 
     batch_id: int
     region: Region | None

@@ -142,8 +142,10 @@ def test_numpy_conversions() -> None:
         return arrays["int64"]
 
     bound(m)([pa.record_batch(columns())])
-    assert seen["int8"].dtype == np.float64
-    assert np.isnan(seen["int8"][1])
+    assert seen["int8"].dtype == np.int8
+    assert seen["int8"].mask.tolist() == [False, True, False, False, False, False]
+    assert np.isnan(seen["float64"].data[1])
+    assert seen["bool"].dtype == np.bool_
     assert seen["string"].dtype == object
     assert seen["string"][2] is None
     assert seen["timestamp"].dtype == np.dtype("datetime64[us]")
