@@ -111,8 +111,8 @@ class Column:
         classes = set(map(type, self.values))
         if len(classes) != 1 or (given is not None and kind_name(given.type) == kind_name(kind)):
             return False
-        only = next(iter(classes))
-        return bool(kind.equals(pa.int64() if only is int else PLAIN.get(only)))
+        plain = pa.int64() if int in classes else PLAIN.get(classes.pop())
+        return plain is not None and bool(kind.equals(plain))
 
     def made(self, values: Any, kind: pa.DataType) -> pa.Array:
         """The values as a column of that type. Raises Misfit."""

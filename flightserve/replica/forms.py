@@ -251,11 +251,11 @@ def groups(form: str, pieces: Sequence[pa.RecordBatch], counts: Sequence[int]) -
     watched = [
         place for place, kind in enumerate(kinds) if _differs([looks(each.column(place), kind) for each in pieces])
     ]
-    if not watched:
+    if not watched and 0 not in counts:
         return None
     found: dict[Hashable, list[int]] = {}
     for place, rows in enumerate(cut(pieces, counts)):
-        look = tuple([looks(rows.column(column), kinds[column]) for column in watched])
+        look = (rows.num_rows > 0, *[looks(rows.column(column), kinds[column]) for column in watched])
         found.setdefault(place if _ALONE in look else look, []).append(place)
     return list(found.values()) if len(found) > 1 else None
 
