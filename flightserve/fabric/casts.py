@@ -208,7 +208,7 @@ def _categories(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
 # ---- nested
 
 
-class _Spans(NamedTuple):
+class Spans(NamedTuple):
     """Where the values of each row lie, of those that have any; how many each row has, none where it is null."""
 
     starts: numpy.ndarray
@@ -216,7 +216,7 @@ class _Spans(NamedTuple):
     lengths: numpy.ndarray
 
 
-def _spans(array: pa.Array, budget: Budget) -> _Spans:
+def spans_of(array: pa.Array, budget: Budget) -> Spans:
     """Of a list or map. Raises ArrowInvalid for views that share values: together they may stand for much more than
     there is."""
     budget.take(len(array) * _PLACE_BYTES)
@@ -236,7 +236,7 @@ def _spans(array: pa.Array, budget: Budget) -> _Spans:
     starts, stops = starts[held], stops[held]
     if (starts[1:] < stops[:-1]).any():
         raise pa.ArrowInvalid("list views that share values, or are out of order")
-    return _Spans(starts, stops, lengths)
+    return Spans(starts, stops, lengths)
 
 
 def _whole_numbers(array: pa.Array) -> numpy.ndarray:
@@ -244,7 +244,7 @@ def _whole_numbers(array: pa.Array) -> numpy.ndarray:
     return numbers
 
 
-def _within(values: pa.Array, spans: _Spans) -> pa.Array:
+def within(values: pa.Array, spans: Spans) -> pa.Array:
     """The values of all rows, one row's behind the other's. Arrow's own ways to take nested types apart (`flatten`,
     `take`, casts of maps) give wrong values or end the process for some; slices do not."""
     if not len(spans.starts):
@@ -260,12 +260,18 @@ def _within(values: pa.Array, spans: _Spans) -> pa.Array:
 
 
 def _lists(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
-    spans = _spans(array, budget)
-    values = cast(_within(array.values, spans), kind.value_type, budget)
+    spans = spans_of(array, budget)
+    values = cast(within(array.values, spans), kind.value_type, budget)
+    return lists_of(array, spans, values, kind)
+
+
+def lists_of(array: pa.Array, spans: Spans, values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Lists of that type, as long as the array's and null where they are, of values that lie one behind the other.
+    Raises ArrowInvalid."""
     if pa.types.is_fixed_size_list(kind):
         return _fixed_lists(array, values, spans.lengths, kind)
     made, width = _LIST_ARRAYS[kind.id]
-    offsets, missing = _offsets(spans.lengths), array.is_null()
+    offsets, missing = _offsets_of(spans.lengths), array.is_null()
     if width.bit_width == 32 and offsets[-1] > _OFFSET_MAX:
         raise pa.ArrowInvalid(f"{offsets[-1]} values do not go into one column")
     if kind.id not in VIEWS:
@@ -292,15 +298,20 @@ def _fixed_lists(array: pa.Array, values: pa.Array, lengths: numpy.ndarray, kind
     return pa.FixedSizeListArray.from_arrays(pa.concat_arrays(pieces), type=kind, mask=array.is_null())
 
 
-def _offsets(lengths: numpy.ndarray) -> numpy.ndarray:
+def _offsets_of(lengths: numpy.ndarray) -> numpy.ndarray:
     return numpy.concatenate([numpy.zeros(1, numpy.int64), numpy.cumsum(lengths)])
 
 
 def _maps(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
-    spans = _spans(array, budget)
-    keys = cast(_within(array.keys, spans), kind.key_type, budget)
-    items = cast(_within(array.items, spans), kind.item_type, budget)
-    offsets = pa.array(_offsets(spans.lengths), pa.int32())
+    spans = spans_of(array, budget)
+    keys = cast(within(array.keys, spans), kind.key_type, budget)
+    items = cast(within(array.items, spans), kind.item_type, budget)
+    return map_of(array, spans, keys, items, kind)
+
+
+def map_of(array: pa.Array, spans: Spans, keys: pa.Array, items: pa.Array, kind: pa.DataType) -> pa.Array:
+    """As `lists_of`, a map of keys and items."""
+    offsets = pa.array(_offsets_of(spans.lengths), pa.int32())
     return pa.MapArray.from_arrays(offsets, keys, items, type=kind, mask=array.is_null())
 
 

@@ -17,25 +17,19 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flightserve.fabric.castable import is_bytes, is_list, is_text
+from flightserve.fabric.casts import Budget, Spans, lists_of, map_of, spans_of, within
+
 types = pa.types
 
 _UNITS: Final = ("s", "ms", "us", "ns")
+# What is cast here lies in this process already, and does not grow by much.
+_BYTES_MAX: Final = 1 << 62
 _CAST_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError)
 
 
 class Misfit(ValueError):
     """Values that a type does not hold as they are, or that make no one column."""
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Any layout of lists."""
-    return bool(
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
-    )
 
 
 _KINDS: Final[tuple[tuple[str, Callable[[pa.DataType], bool]], ...]] = (
@@ -44,16 +38,8 @@ _KINDS: Final[tuple[tuple[str, Callable[[pa.DataType], bool]], ...]] = (
     ("int", types.is_integer),
     ("float", types.is_floating),
     ("decimal", types.is_decimal),
-    ("text", lambda kind: types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)),
-    (
-        "bytes",
-        lambda kind: (
-            types.is_binary(kind)
-            or types.is_large_binary(kind)
-            or types.is_binary_view(kind)
-            or types.is_fixed_size_binary(kind)
-        ),
-    ),
+    ("text", is_text),
+    ("bytes", is_bytes),
     ("date", types.is_date),
     ("moment", types.is_timestamp),
     ("time", types.is_time),
@@ -157,12 +143,13 @@ def _moment(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Ar
 # ---- nested
 
 
-def _offsets(array: pa.Array, large: bool) -> pa.Array:
-    """Where each list begins in `array.flatten()`, and the last ends."""
-    lengths = pc.if_else(array.is_valid(), pc.list_value_length(array).cast(pa.int64()), 0)
-    ends = pc.cumulative_sum(lengths)
-    offsets = pa.concat_arrays([pa.array([0], pa.int64()), ends])
-    return offsets if large else offsets.cast(pa.int32())
+def elements(array: pa.Array) -> pa.Array:
+    """All values of a column of lists, one row's behind the other's."""
+    return within(array.values, _spans(array))
+
+
+def _spans(array: pa.Array) -> Spans:
+    return spans_of(array, Budget(_BYTES_MAX))
 
 
 def _mask(array: pa.Array) -> pa.Array | None:
@@ -170,40 +157,34 @@ def _mask(array: pa.Array) -> pa.Array | None:
 
 
 def _list(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
-    values = as_type(array.flatten(), kind.value_type, widen, utc)
-    if types.is_list(kind):
-        return pa.ListArray.from_arrays(_offsets(array, False), values, type=kind, mask=_mask(array))
-    if types.is_large_list(kind):
-        return pa.LargeListArray.from_arrays(_offsets(array, True), values, type=kind, mask=_mask(array))
-    plain = pa.LargeListArray.from_arrays(_offsets(array, True), values, mask=_mask(array))
-    return pa.array(plain.to_pylist(), kind)
+    spans = _spans(array)
+    return lists_of(array, spans, as_type(within(array.values, spans), kind.value_type, widen, utc), kind)
 
 
 def _list_as_map(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
     entry = array.type.value_type
     if not types.is_struct(entry) or entry.num_fields != 2:
         raise Misfit(f"{array.type} is no {kind}")
-    values = array.flatten()
+    spans = _spans(array)
+    values = within(array.values, spans)
     if values.null_count:
         raise Misfit("a map has no null entries")
-    pairs = values.flatten()
-    return _map_of(array, pairs[0], pairs[1], kind, widen, utc)
+    keys, items = values.flatten()
+    return _map_of(array, spans, keys, items, kind, widen, utc)
 
 
 def _map(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
-    return _list_as_map(_entries(array), kind, widen, utc)
+    spans = _spans(array)
+    return _map_of(array, spans, within(array.keys, spans), within(array.items, spans), kind, widen, utc)
 
 
-def _entries(array: pa.Array) -> pa.Array:
-    """A column of maps as one of lists of keys and items."""
-    return array.cast(pa.list_(pa.struct([array.type.key_field, array.type.item_field])))
-
-
-def _map_of(array: pa.Array, keys: pa.Array, items: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
+def _map_of(
+    array: pa.Array, spans: Spans, keys: pa.Array, items: pa.Array, kind: pa.DataType, widen: bool, utc: bool
+) -> pa.Array:
     keys, items = as_type(keys, kind.key_type, widen, utc), as_type(items, kind.item_type, widen, utc)
     if keys.null_count:
         raise Misfit("a map's key is null")
-    return pa.MapArray.from_arrays(_offsets(array, False), keys, items, type=kind, mask=_mask(array))
+    return map_of(array, spans, keys, items, kind)
 
 
 def _struct(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
@@ -276,12 +257,12 @@ def _kind_of(arrays: Sequence[pa.Array]) -> pa.DataType:
     if names & _UNWRAPPED.keys():
         return _kind_of([_bare(array) for array in arrays])
     if names == {"list"}:
-        return _list_of(kinds, _kind_of([array.flatten() for array in arrays]))
+        return _list_of(kinds, _kind_of([elements(array) for array in arrays]))
     if names == {"struct"}:
         return _struct_of(arrays)
     if names == {"map"}:
-        pairs = [_entries(array).flatten().flatten() for array in arrays]
-        return pa.map_(_kind_of([keys for keys, _ in pairs]), _kind_of([items for _, items in pairs]))
+        keys = _kind_of([within(array.keys, _spans(array)) for array in arrays])
+        return pa.map_(keys, _kind_of([within(array.items, _spans(array)) for array in arrays]))
     if names == {"int"}:
         return _whole_numbers(arrays)
     if names == {"int", "decimal"}:
@@ -427,14 +408,11 @@ def own(array: pa.Array) -> pa.Array:
     if name == "struct":
         fields = [own(field) for field in array.flatten()]
         return pa.StructArray.from_arrays(fields, fields=list(kind), mask=_mask(array))
+    spans = _spans(array)
     if name == "map":
-        pairs = _entries(array).flatten().flatten()
-        return _map_of(array, own(pairs[0]), own(pairs[1]), kind, False, False)
-    if types.is_list(kind):
-        return pa.ListArray.from_arrays(_offsets(array, False), own(array.flatten()), type=kind, mask=_mask(array))
-    if types.is_large_list(kind):
-        return pa.LargeListArray.from_arrays(_offsets(array, True), own(array.flatten()), type=kind, mask=_mask(array))
-    return pa.array(array.to_pylist(), kind)
+        keys, items = own(within(array.keys, spans)), own(within(array.items, spans))
+        return map_of(array, spans, keys, items, kind)
+    return lists_of(array, spans, own(within(array.values, spans)), kind)
 
 
 def _own_dictionary(array: pa.Array) -> pa.Array:

@@ -29,7 +29,7 @@ from flightserve.errors import (
     ResourceExhausted,
     from_kind,
 )
-from flightserve.fabric.batches import SchemaCache, encoded, read_batch, write_batch
+from flightserve.fabric.batches import SchemaCache, encoded, own_rows, read_batch, write_batch
 from flightserve.fabric.casting import fitted
 from flightserve.fabric.decode import decode_stream, validate_batch
 from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
@@ -80,9 +80,9 @@ class SharedSlice(msgspec.Struct, eq=False):
         return id(self.shared), self.offset
 
     def batch(self) -> pa.RecordBatch:
-        """The rows, zero-copy."""
+        """The rows: zero-copy where the slice is all of its region, otherwise in buffers of their own."""
         whole = self.shared.batch()
-        return whole if self.num_rows == whole.num_rows else whole.slice(self.offset, self.num_rows)
+        return whole if self.num_rows == whole.num_rows else own_rows(whole.slice(self.offset, self.num_rows))
 
     def whole(self) -> pa.RecordBatch:
         """All rows of the region, of which this slice is a part."""

@@ -25,7 +25,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from flightserve.fabric.exact import Misfit, decimal_of, finer, is_list, time_of
+from flightserve.fabric.castable import is_list, is_text
+from flightserve.fabric.exact import Misfit, decimal_of, finer, time_of
 
 types = pa.types
 
@@ -211,11 +212,7 @@ def _decimals(values: Sequence[Any], classes: set[type], given: pa.DataType | No
 
 
 def _texts(values: Sequence[Any], classes: set[type], given: pa.DataType | None) -> pa.DataType:
-    return given if given is not None and _is_text(given) else pa.string()
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+    return given if given is not None and is_text(given) else pa.string()
 
 
 def _bytes(values: Sequence[Any], classes: set[type], given: pa.DataType | None) -> pa.DataType:

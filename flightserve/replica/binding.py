@@ -89,7 +89,7 @@ class BoundMethod:
                     apart += at_places(self._checked(self._function(argument), group.pieces), group.places)
                 except BaseException as error:
                     apart += self._group_failed(error, group)
-        return apart
+        return kept_apart(apart, context().rows)
 
     async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         try:
@@ -110,7 +110,7 @@ class BoundMethod:
                     if _is_our_cancellation(error):
                         raise
                     apart += self._group_failed(error, group)
-        return apart
+        return kept_apart(apart, context().rows)
 
     def _argument(self, pieces: Sequence[pa.RecordBatch]) -> tuple[Any, list[Group] | None]:
         """What the method gets, or the groups of requests that it runs for one after another."""

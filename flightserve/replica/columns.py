@@ -8,12 +8,13 @@ remembered. Where a request's values make no column, its caller is told, and nob
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
 from flightserve.errors import FlightserveError, MethodFailed
+from flightserve.fabric.batches import own_rows
 from flightserve.fabric.exact import Misfit, as_type, kind_name, own, shares_buffers
 from flightserve.fabric.schemas import EXTENSION_NAME
 from flightserve.fabric.stored import Fresh, Stored
@@ -235,19 +236,23 @@ def kept_apart(result: Part | list[Apart], counts: Sequence[int]) -> Part | list
         if not any(map(shares_buffers, result.schema.types)):
             return result
         result = [Apart(range(len(counts)), result)]
-    apart: list[Apart] = []
-    for each in result:
-        batch = each.batch
-        if not isinstance(batch, pa.RecordBatch) or each.counts or not any(map(shares_buffers, batch.schema.types)):
-            apart.append(each)
-            continue
+    return [own for each in result for own in _own_parts(each, counts)]
+
+
+def _own_parts(each: Apart, counts: Sequence[int]) -> Iterator[Apart]:
+    batch = each.batch
+    if not isinstance(batch, pa.RecordBatch):
+        yield each
+    elif each.counts or not any(map(shares_buffers, batch.schema.types)):
+        yield each._replace(batch=own_rows(batch))
+    else:
         offset = 0
         for part in each.parts:
-            rows = batch.slice(offset, counts[part])
+            rows = own_rows(batch.slice(offset, counts[part]))
             offset += counts[part]
-            arrays = [own(column) for column in rows.columns]
-            apart.append(Apart([part], pa.RecordBatch.from_arrays(arrays, schema=batch.schema)))
-    return apart
+            yield Apart(
+                [part], pa.RecordBatch.from_arrays([own(column) for column in rows.columns], schema=batch.schema)
+            )
 
 
 def fields_of(schema: pa.Schema) -> Mapping[str, pa.Field]:

@@ -34,7 +34,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from flightserve.errors import SchemaMismatch
-from flightserve.fabric.exact import is_list
+from flightserve.fabric.castable import is_list
+from flightserve.fabric.exact import elements
 
 Form = Callable[[Sequence[pa.RecordBatch], str], Any]
 
@@ -80,7 +81,7 @@ def _to_numpy(column: pa.Array) -> Any:
     if _is_number(kind):
         return column.to_numpy(zero_copy_only=False) if not column.null_count else _masked(column)
     if types.is_fixed_size_list(kind) and kind.list_size > 0 and not column.null_count:
-        values = column.flatten()
+        values = elements(column)
         if types.is_primitive(values.type) and not values.null_count:
             return values.to_numpy(zero_copy_only=False).reshape(len(column), kind.list_size)
     if types.is_date(kind) or types.is_timestamp(kind) or types.is_duration(kind) or _is_plain_list(column):
@@ -116,7 +117,7 @@ def _is_plain_list(column: pa.Array) -> bool:
     kind = column.type
     if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
         return False
-    return _is_number(kind.value_type) and not column.flatten().null_count
+    return _is_number(kind.value_type) and not elements(column).null_count
 
 
 # ---- polars
@@ -226,7 +227,7 @@ def _check_times(column: pa.Array) -> None:
         for child in column.flatten():
             _check_times(child)
     elif is_list(kind):
-        _check_times(column.flatten())
+        _check_times(elements(column))
 
 
 # ---- who may share a call
@@ -284,7 +285,7 @@ def _look_of_nulls(column: pa.Array, kind: pa.DataType) -> Hashable:
     if types.is_fixed_size_list(kind) and column.null_count:
         return _NULLS
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _NULLS if _is_number(kind.value_type) and column.flatten().null_count else None
+        return _NULLS if _is_number(kind.value_type) and elements(column).null_count else None
     return _look_of_order(column, kind)
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
+from typing import Final
 
 import pyarrow as pa
 
 from flightserve.errors import InvalidArgument
-from flightserve.fabric.batches import SchemaCache, read_batch
+from flightserve.fabric.batches import SchemaCache, own_rows, read_batch
 from flightserve.fabric.segments import SegmentMap
 from flightserve.wire.frames import Execute, Part, Region
+
+# A group of small requests is not larger (`fabric.grouping`).
+_SHARED_BYTES_MAX: Final = 4 << 20
 
 RegionKey = tuple[int, int, int]
 
@@ -60,7 +64,7 @@ class Inputs:
         for index, _, stop in runs:
             if stop > batches[index].num_rows:
                 raise InvalidArgument(f"rows up to {stop} asked of a batch that has {batches[index].num_rows}")
-        return [batches[index].slice(start, stop - start) for index, start, stop in runs]
+        return [_slice(batches[index], frame.regions[index], start, stop) for index, start, stop in runs]
 
     def settle(self) -> list[int]:
         """Indices of regions still held. Call once, after every reference of our own is gone."""
@@ -85,6 +89,15 @@ class Inputs:
             keys.append(self._returned.popleft())
         self.holding -= len(keys)
         return keys
+
+
+def _slice(batch: pa.RecordBatch, region: Region, start: int, stop: int) -> pa.RecordBatch:
+    """These rows of a region. A small one may hold the rows of others, which must not lie behind what a method gets and
+    may give back; a large one is a single request's."""
+    rows = batch.slice(start, stop - start)
+    if region.length > _SHARED_BYTES_MAX or rows.num_rows == batch.num_rows:
+        return rows
+    return own_rows(rows)
 
 
 def _runs(parts: Sequence[Part]) -> list[tuple[int, int, int]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import collections
 import datetime
-import decimal
-import uuid
 import zoneinfo
 from collections.abc import Iterator
 from typing import Any
@@ -145,7 +143,7 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None} or {"nothing": True}
 
 
-METHODS = [name for name in vars(Mirror) if not name.startswith("_")]
+METHODS = [name for name in vars(Mirror) if not name.startswith("_") and name != "bind"]
 
 # ---- requests
 

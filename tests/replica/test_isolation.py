@@ -1,5 +1,5 @@
-"""Nobody's rows, keys, types, nulls or metadata reach anybody else: requests that share a micro-batch get what each gets
-alone, in a fresh replica.
+"""Nobody's rows, keys, types, nulls or metadata reach anybody else: requests that share a micro-batch get what each
+gets alone, in a fresh replica.
 
 `FLIGHTSERVE_ISOLATION_EXAMPLES` says how many examples each property tries; the plain tests try few.
 """
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from flightserve.clock import NEVER_NS
 from flightserve.declare import spec_of
 from flightserve.errors import FlightserveError
+from flightserve.fabric.batches import own_rows
 from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.context import Context, entered
 from flightserve.wire.frames import Part
@@ -72,7 +73,8 @@ def answers(method: BoundMethod, batches: list[pa.RecordBatch]) -> list[Any]:
         offset = 0
         for part in parts:
             rows = batches[part].num_rows
-            found[part] = batch if isinstance(batch, FlightserveError) else [batch.slice(offset, rows)]
+            # As a frontend slices it.
+            found[part] = batch if isinstance(batch, FlightserveError) else [own_rows(batch.slice(offset, rows))]
             offset += rows
     return [found[place] for place in range(len(batches))]
 
