@@ -75,7 +75,7 @@ class RowRun:
             return [self._rows_or_why(each) for each in cut(self._pieces, self.counts)]
         if len(self.counts) == 1:
             return [rows]
-        if len(rows) == len(self.counts):
+        if len(rows) == len(self.counts) and 0 not in self.counts:
             return [[row] for row in rows]
         own, start = [], 0
         for count in self.counts:

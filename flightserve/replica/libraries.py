@@ -128,8 +128,10 @@ def _of_pandas(name: str, values: Any, given: pa.Field | None, declared: pa.Data
 
 def _is_category(given: pa.DataType, made: pa.DataType) -> bool:
     """As many bits as pandas has categories for number them: that says nothing of the type."""
-    same = pa.types.is_dictionary(given) and kind_name(given.value_type) == kind_name(made.value_type)
-    return bool(same and given.ordered == made.ordered)
+    if not pa.types.is_dictionary(given) or given.ordered != made.ordered:
+        return False
+    # Without categories pandas does not know of what they would be.
+    return kind_name(made.value_type) in ("null", kind_name(given.value_type))
 
 
 @functools.lru_cache(maxsize=1024)
