@@ -62,8 +62,7 @@ SPIN_NS_MAX = 150_000
 RETIRED = "the replica makes room for another"
 UNREAD = "the replica waits for the reader of a stream"
 
-# What is said of the parts of a micro-batch that failed while others of it did not, in bytes of text together: far
-# below what a frame may hold.
+# Of the messages of all parts of a micro-batch that failed by themselves: far below what a frame may hold.
 FAULT_BYTES_MAX = 1 << 20
 
 # How a micro-batch ended: result region (none at the end of a stream) and its rows, who is answered by what where
@@ -444,9 +443,9 @@ class Lane:
                 own = list(parts) if places is None else [places[part] for part in parts]
                 if isinstance(batch, FlightserveError):
                     shares.append(frames.Fault(own, kind_of(batch), batch.message[: text_bytes_max // 4]))
-                    continue
-                offsets = batch.offsets if isinstance(batch, Stored) else []
-                shares.append(frames.Share(self.write(batch), batch.num_rows, own, list(counts), offsets))
+                else:
+                    offsets = batch.offsets if isinstance(batch, Stored) else []
+                    shares.append(frames.Share(self.write(batch), batch.num_rows, own, list(counts), offsets))
         except BaseException:
             for share in shares:
                 if isinstance(share, frames.Share):
