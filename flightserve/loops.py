@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -57,6 +59,50 @@ class Every:
             self._failures = 0
         if not self._cancelled:
             self._timer = self._loop.call_later(self._period_s, self._turn)
+
+
+class Watch:
+    """Tells `on_loss` once, when a loop that turns at least once a beat did not for `hang_s` (default: who looks after
+    the process). A thread beside it counts, because everybody else sees a process that lives; and it counts its own
+    beats, so that a process which is stopped, or gets no processor, is not taken for one that hangs."""
+
+    def __init__(
+        self,
+        what: str,
+        turned: Callable[[], object],
+        beat_s: float,
+        hang_s: float,
+        on_loss: threads.Loss | None = None,
+    ) -> None:
+        """`turned()` differs from one turn of the loop to the next."""
+        self._what = what
+        self._turned = turned
+        self._beat_s = beat_s
+        self._beats_max = max(2, math.ceil(hang_s / beat_s))
+        self._on_loss = on_loss
+        self._ended = threading.Event()
+        self._over = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Watch from now on."""
+        name = f"watch over {self._what}"
+        self._thread = threads.start(name, self._run, lambda: self._over, self._on_loss, again=True)
+
+    def stop(self) -> None:
+        """Watch no more. Any thread; idempotent."""
+        self._over = True
+        self._ended.set()
+
+    def _run(self) -> None:
+        beats, seen = 0, self._turned()
+        while not self._ended.wait(self._beat_s):
+            now = self._turned()
+            beats, seen = (beats + 1 if now == seen else 0), now
+            if beats >= self._beats_max:
+                self._over = True
+                threads.lost(f"{self._what} did not turn for {beats} heartbeats", self._on_loss)
+                return
 
 
 def beside(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:

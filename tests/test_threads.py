@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from flightserve import loops, threads
+from flightserve.config import FrontendOptions
+from flightserve.frontends import host
 from tests.support import eventually
 
 DIES = """
@@ -172,3 +174,18 @@ def test_what_runs_beside_calls_and_raises_is_logged(caplog: pytest.LogCaptureFi
     run(wait)
     assert "a look failed" in caplog.text
     assert "nobody waits for this" in caplog.text
+
+
+def test_a_frontends_loop_that_hangs_is_a_loss(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "BEAT_S", 0.02)
+    monkeypatch.setattr(host, "HANG_S", 0.2)
+    nothing = FrontendOptions(http_port=None, grpc_port=None, flight_port=None, zmq_port=None)
+    hanging = host.FrontendHost(None, nothing, None)  # type: ignore[arg-type]
+    hanging.start()
+    gate = threading.Event()
+    assert hanging._loop is not None
+    hanging._loop.call_soon_threadsafe(gate.wait, 30)
+    eventually(lambda: told)
+    gate.set()
+    hanging.stop()
+    assert told == ["the frontends' loop did not turn for 10 heartbeats"]

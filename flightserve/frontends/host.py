@@ -36,6 +36,9 @@ FRONTENDS: Final[dict[str, tuple[str, str, bool]]] = {
 }
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 5.0
+# A loop that did not turn for half a minute will not: what takes long is done in threads.
+BEAT_S: Final = 0.5
+HANG_S: Final = 30.0
 
 
 class BindFailed(Unavailable):
@@ -70,6 +73,8 @@ class FrontendHost:
         self._thread: threading.Thread | None = None
         self._running: dict[str, Any] = {}
         self._stopping = False
+        self._turns = 0
+        self._watch = loops.Watch("the frontends' loop", lambda: self._turns, BEAT_S, HANG_S)
 
     def start(self) -> dict[str, str]:
         """Listen; returns the addresses by protocol. Raises BindFailed."""
@@ -104,6 +109,7 @@ class FrontendHost:
                 self._outcome(protocol, "stop", future, until)
         self._running.clear()
         self._stopping = True
+        self._watch.stop()
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_TIMEOUT_S)
@@ -124,9 +130,14 @@ class FrontendHost:
         loop = uvloop.new_event_loop()
         self._loop = loop
         loop.set_exception_handler(loops.told)
+        self._turning = loops.Every(loop, BEAT_S, self._turn, "a frontend's heartbeat")
+        self._watch.start()
         self._thread = threads.start("flightserve-loop", lambda: self._run_loop(loop), lambda: self._stopping)
         if self._on_loop is not None:
             self._on_loop(loop)
+
+    def _turn(self) -> None:
+        self._turns += 1
 
     @staticmethod
     def _run_loop(loop: asyncio.AbstractEventLoop) -> None:

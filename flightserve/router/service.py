@@ -24,6 +24,7 @@ from flightserve.core.events import Tick
 from flightserve.core.telling import Telling
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.fabric.spinning import Spinner
+from flightserve.loops import Watch
 from flightserve.router.deaths import Deaths
 from flightserve.router.deployments import Deployments
 from flightserve.router.dispatch import Dispatcher
@@ -31,7 +32,6 @@ from flightserve.router.door import Door
 from flightserve.router.links import Link, RegionHold, SegmentFds
 from flightserve.router.peers import REPLICA, Peer, Peers
 from flightserve.router.posts import Posts
-from flightserve.router.watch import Watch
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -71,7 +71,8 @@ class RouterService:
         self._running = False
         self._thread: threading.Thread | None = None
         self._on_loss = on_loss
-        self._watch = Watch(lambda: self._turned_ns, limits, on_loss)
+        beat_s, hang_s = limits.heartbeat_s, limits.turn_s_max
+        self._watch = Watch("the router's loop", lambda: self._turned_ns, beat_s, hang_s, on_loss)
         self._next_beat_ns = 0
         self._next_lazy_ns = 0
         # When the loop has something to do by itself, and when all was read last.

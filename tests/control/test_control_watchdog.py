@@ -110,7 +110,7 @@ def app() -> Iterator[Watched]:
         ("replica-Watched-0", "Watched-async", False),
         ("replica-Watched-0", "flightserve-link", True),
         ("router-0", "router", True),
-        ("router-0", "router-watch", False),
+        ("router-0", "watch over the router's loop", False),
         ("router-0", "flightserve-link", True),
         ("frontend-0", "flightserve-loop", True),
         ("frontend-0", "flightserve-link", True),
