@@ -20,6 +20,8 @@ from flightserve.config import FrontendOptions, ServingOptions
 from flightserve.errors import ConfigError
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from flightserve.composition import App
     from flightserve.control.messages import View
     from flightserve.control.plan import Assignment, Factory, Plan, PlannedDeployment
@@ -253,8 +255,10 @@ class RouterHosted:
     addresses: Mapping[str, str] = {}
 
     def __init__(self, assignment: Assignment) -> None:
+        from flightserve.fabric import descriptors
         from flightserve.router.service import RouterService
 
+        descriptors.use_all()
         self.endpoint = _endpoint(assignment)
         self._service = RouterService(assignment.peer_id, self.endpoint, assignment.fabric)
         self._service.start()
@@ -326,13 +330,20 @@ class FrontendHosted:
     endpoint = ""
 
     def __init__(self, assignment: Assignment) -> None:
+        from flightserve.fabric import descriptors
         from flightserve.fabric.client import RouterClient
         from flightserve.frontends.host import FrontendHost
+        from flightserve.loops import Every
         from flightserve.metrics import Metrics
 
+        def start(loop: AbstractEventLoop) -> None:
+            self._client.start(loop)
+            self._looking = Every(loop, descriptors.LOOK_S, descriptors.look, "looking at file descriptors")
+
+        descriptors.use_all()
         self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
         self._metrics = Metrics()
-        self._host = FrontendHost(self._client, frontend_options(assignment), self._metrics, on_loop=self._client.start)
+        self._host = FrontendHost(self._client, frontend_options(assignment), self._metrics, on_loop=start)
         self.addresses: Mapping[str, str] = self._host.start()
 
     def apply_table(self, table: RoutingTable) -> None:
@@ -358,6 +369,7 @@ class FrontendHosted:
 
     def stop(self) -> None:
         """Frontends, then the client that they use."""
+        self._looking.cancel()
         self._client.stop()
         self._host.stop()
 
