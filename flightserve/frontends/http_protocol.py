@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import heapq
 import math
 from typing import Any, Final, Protocol, cast
 
@@ -32,7 +31,6 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, ResourceExhausted, TooLarge, Unavailable, Unimplemented
-from flightserve.fabric import descriptors
 from flightserve.frontends.edge import as_error, new_request_id
 from flightserve.frontends.http_door import Door
 from flightserve.frontends.http_errors import (
@@ -45,12 +43,9 @@ from flightserve.frontends.http_errors import (
     http_status,
 )
 from flightserve.frontends.http_exchange import Exchange, Route
+from flightserve.frontends.http_room import has_room
 
 LINGER_S: Final = 2.0
-# Of all connections one in so many is closed at a time to make room, so that looking at each of them is seldom.
-ROOM_SHARE: Final = 100
-# Where descriptors are short: what goes leaves low numbers, and whoever gets those does not see that they are short.
-SHORT_SHARE: Final = 8
 SWEEP_S: Final = 0.5
 # Of what goes on after a refusal in the middle, where no length was declared.
 DROPPED_BYTES_MAX: Final = 1 << 20
@@ -135,21 +130,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self.scheme = "http"
         self.connections.add(self)
         self.expires = self.loop.time() + self.limits.keep_alive_s
-        room = True
-        if len(self.connections) > self.limits.connections_max:
-            room = self._make_room(ROOM_SHARE)
-        elif descriptors.short(transport.get_extra_info("socket").fileno()):
-            room = self._make_room(SHORT_SHARE)
-        if not room:
+        if not has_room(self, cast("set[EdgeProtocol]", self.connections), self.limits.connections_max):
             self.refuse(Unavailable("too many connections; try again"))
-
-    def _make_room(self, share: int) -> bool:
-        """Close connections that are idle, those first that are for longest. False where all are in use."""
-        others = cast("set[EdgeProtocol]", self.connections)
-        idle = [one for one in others if one.idle and one is not self and not one.transport.is_closing()]
-        for one in heapq.nsmallest(1 + len(others) // share, idle, key=lambda one: one.expires):
-            one.transport.close()
-        return bool(idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what was asked on it."""
