@@ -202,7 +202,7 @@ def _describe(assignment: Assignment, error: BaseException) -> str:
 
 
 def _exit_after(seconds: float) -> None:
-    threading.Event().wait(seconds)
+    threading.Event().wait(min(seconds, threading.TIMEOUT_MAX))
     _exit(1)
 
 

@@ -28,6 +28,7 @@ class GivenUp(NamedTuple):
     since_ns: int
     deadline_ns: int
     holds_lane: bool = True
+    is_async: bool = False
 
     def ends_ns(self, grace_ns: int) -> int:
         """Until when it may run."""
@@ -49,8 +50,9 @@ def why_retire(
         if methods and len(methods) >= most:
             what = ", ".join(sorted(set(methods)))
             return f"all it can run at once is held by calls of {what} that were given up {_s(grace_ns)} ago or longer"
-    if coroutines and blocked_ns > grace_ns:
-        return f"{coroutines[0]} keeps the event loop of its methods from turning, for {_s(blocked_ns)} by now"
+    awaited = [call.method for call in long if call.is_async]
+    if awaited and blocked_ns > grace_ns:
+        return f"{awaited[0]} keeps the event loop of its methods from turning, for {_s(blocked_ns)} by now"
     return ""
 
 

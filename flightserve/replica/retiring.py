@@ -38,8 +38,7 @@ class Retirement:
         if not given_up:
             return ""
         now_ns = monotonic_ns()
-        coroutines = any(not call.holds_lane for call in given_up)
-        blocked_ns = self._blocked_ns(now_ns) if coroutines else 0
+        blocked_ns = self._blocked_ns(now_ns) if any(call.is_async for call in given_up) else 0
         serial, side_by_side = (1, 1) if waited_for else self._lanes
         return why_retire(given_up, serial, side_by_side, blocked_ns, now_ns, self._grace_ns)
 
@@ -59,8 +58,9 @@ class Retirement:
         return max(ends_ns)
 
     def _given_up(self, batch_id: int, method: str, since_ns: int, deadline_ns: int) -> GivenUp:
-        beside = self._lanes.side_by_side > 0 and self._methods[method].spec.is_async
-        return GivenUp(method, since_ns, deadline_ns, not beside)
+        is_async = self._methods[method].spec.is_async
+        holds_lane = not (is_async and self._lanes.side_by_side)
+        return GivenUp(method, since_ns, deadline_ns, holds_lane, is_async)
 
     def _blocked_ns(self, now_ns: int) -> int:
         if not self._asked_ns:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from flightserve import threads
-from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.errors import FlightserveError, ProtocolError, ReplicaFailed, Unavailable
 from flightserve.fabric.channels import BlockingChannel, connect
@@ -179,7 +179,11 @@ class ReplicaService:
     def unfit(self) -> tuple[str, int]:
         """Why another should take this one's place, "" while none should, and when (monotonic ns) all that runs here
         has ended or is not waited for any more."""
-        return (self.retired, self._retirement.until_ns(self._all_sessions())) if self.retired else ("", 0)
+        if not self.retired:
+            return "", 0
+        # Calls between processes of ours may have no deadline.
+        most_ns = monotonic_ns() + self.spec.options.max_timeout_ms * NS_PER_MS
+        return self.retired, min(most_ns, self._retirement.until_ns(self._all_sessions()))
 
     def _say_goodbye(self) -> None:
         with self._changed:

@@ -15,7 +15,7 @@ def why(*calls: GivenUp, at_s: float, lanes: int = 1, blocked_s: float = 0.0) ->
 
 
 def given_up(since_s: float, deadline_s: float, holds_lane: bool = True, method: str = "long") -> GivenUp:
-    return GivenUp(method, int(since_s * NS_PER_S), int(deadline_s * NS_PER_S), holds_lane)
+    return GivenUp(method, int(since_s * NS_PER_S), int(deadline_s * NS_PER_S), holds_lane, not holds_lane)
 
 
 @pytest.mark.parametrize(("at_s", "retired"), [(70.0, False), (70.1, True)])
