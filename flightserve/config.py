@@ -37,6 +37,8 @@ class EdgeLimits:
     keep_alive_s: float = 75.0
     connections_max: int = 10_000
     streams_max: int = 256
+    flight_calls_max: int = 512
+    unfinished_bytes_max: int = 1024 * MIB
     stream_idle_timeout_s: float = 300.0
     stream_window: int = 16
     timeout_ms_max: int = 86_400_000

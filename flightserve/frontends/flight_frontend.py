@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -22,7 +22,9 @@ from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, Unimplemented
 from flightserve.fabric.service import Service
 from flightserve.frontends import edge, flight_peers
+from flightserve.frontends.edge_watch import Ledger, Watched
 from flightserve.frontends.flight_catalogue import all_methods, method_info, method_schema
+from flightserve.frontends.flight_crowd import Crowd
 from flightserve.frontends.flight_errors import flight_error, mapped
 from flightserve.frontends.flight_registry import StreamRegistry
 from flightserve.frontends.flight_sessions import COOKIE, Session, Sessions
@@ -36,15 +38,18 @@ from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 NO_COMMAND: Final = "a command is SQL and has rows to be got; methods are called by FlightDescriptor.for_path"
 STOP_GRACE_S: Final = 1.0
 HEADERS: Final = "headers"
+# A message comes with all others, before pyarrow's server begins them.
+_SILENT_AT_FIRST: Final = (flight.FlightMethod.DO_PUT, flight.FlightMethod.DO_EXCHANGE)
 
 
 class Headers(flight.ServerMiddleware):
     """The client's headers, kept for the handler; sends the request's id back, and what the client needs to stay
     in its session."""
 
-    def __init__(self, headers: dict[str, list[str]], session: Session | None) -> None:
+    def __init__(self, headers: dict[str, list[str]], session: Session | None, crowd: Crowd) -> None:
         super().__init__()
         self._headers = headers
+        self.crowd = crowd
         self.request_id = ""
         self.session = session
         self.offered: Session | None = None
@@ -61,18 +66,23 @@ class Headers(flight.ServerMiddleware):
             self.request_id = edge.echoable_request_id(self.get("x-request-id"))
         return {"x-request-id": self.request_id, **self.answer}
 
+    def call_completed(self, exception: Any) -> None:
+        """Called by pyarrow when the RPC is over."""
+        self.crowd.end(self)
+
 
 class HeadersFactory(flight.ServerMiddlewareFactory):
     """Makes `Headers` for each RPC, and finds its session. Basic credentials are answered by a bearer token; an action
     of a client without a session by the cookie of one, because pyarrow sends headers before the action is known."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, crowd: Crowd) -> None:
         super().__init__()
         self._sessions = sessions
+        self._crowd = crowd
 
     def start_call(self, info: Any, headers: dict[str, list[str]]) -> Headers:
         """Called by pyarrow in the RPC's thread, before the handler."""
-        call = Headers(headers, None)
+        call = Headers(headers, None, self._crowd)
         authorization, cookie = call.get("authorization"), call.get("cookie")
         if authorization is not None or cookie is not None:
             try:
@@ -84,6 +94,10 @@ class HeadersFactory(flight.ServerMiddlewareFactory):
         if call.session is None and info.method == flight.FlightMethod.DO_ACTION:
             call.offered = self._sessions.new()
             call.answer["set-cookie"] = f"{COOKIE}={call.offered.token}"
+        try:
+            self._crowd.begin(call, info.method not in _SILENT_AT_FIRST)
+        except FlightserveError as error:
+            raise flight_error(error) from None
         return call
 
 
@@ -99,6 +113,24 @@ class OpenHandshake(flight.ServerAuthHandler):
         return ""
 
 
+class _Told:
+    """A stream of parameters; `took` is told of the bytes that come out of it."""
+
+    def __init__(self, reader: Any, took: Callable[[int], None]) -> None:
+        self._reader = reader
+        self._took = took
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the stream."""
+        return self._reader.schema
+
+    def __iter__(self) -> Iterator[Any]:
+        for piece in self._reader:
+            self._took(piece.data.get_total_buffer_size())
+            yield piece
+
+
 class FlightServer(flight.FlightServerBase):
     """The handlers. Those of one descriptor type are a method each, so that another type is one more."""
 
@@ -108,10 +140,14 @@ class FlightServer(flight.FlightServerBase):
         self._limits = limits
         self.streams = StreamRegistry(limits, self._cut)
         self._sessions = Sessions(tickets)
+        self.crowd = Crowd(limits)
+        self.ledger = Ledger()
         answered = partial(metrics.answered, "flight")
         self.sql = FlightSql(Gateway(service, limits), tickets, answered, metrics.prefetched)
         self._actions = SqlActions(self.sql, self._sessions)
-        super().__init__(location, auth_handler=OpenHandshake(), middleware={HEADERS: HeadersFactory(self._sessions)})
+        super().__init__(
+            location, auth_handler=OpenHandshake(), middleware={HEADERS: HeadersFactory(self._sessions, self.crowd)}
+        )
 
     def _cut(self, peer: str) -> bool:
         return flight_peers.cut(peer, self.port)
@@ -136,7 +172,15 @@ class FlightServer(flight.FlightServerBase):
         edge.check_name(second, self._limits)
         return first, second
 
+    def _entered(self, context: Any) -> str:
+        """The call's peer, which is known from now on."""
+        peer = context.peer()
+        peer = peer.decode() if isinstance(peer, bytes) else str(peer)
+        self.crowd.enter(context.get_middleware(HEADERS), peer)
+        return peer
+
     def _caller(self, context: Any) -> Caller:
+        self._entered(context)
         headers = context.get_middleware(HEADERS)
 
         def meta(spec: DeploymentSpec) -> RequestMeta:
@@ -235,6 +279,7 @@ class FlightServer(flight.FlightServerBase):
     @mapped
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Each batch is one request; see `flight_streams`."""
+        self._entered(context)
         self.streams.check_open()
         deployment, method = self._method(descriptor)
         sink = ExchangeSink(writer, f"{deployment.name}.{method.name}")
@@ -246,9 +291,11 @@ class FlightServer(flight.FlightServerBase):
     @mapped
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """As DoExchange without replies: the RPC's end says that every batch has run. A command is Flight SQL's."""
+        peer = self._entered(context)
         self.streams.check_open()
         if descriptor.descriptor_type == flight.DescriptorType.CMD:
-            self.sql.put(descriptor, reader, writer, self._caller(context))
+            parameters = _Told(reader, partial(self.ledger.took, peer))
+            self.sql.put(descriptor, parameters, writer, self._caller(context))
             return
         deployment, method = self._method(descriptor)
         self._serve(context, deployment, method, reader, NoSink())
@@ -261,8 +308,7 @@ class FlightServer(flight.FlightServerBase):
         meta = edge.meta_of(headers.get, deployment, self._limits, now_ns)
         headers.request_id = meta.request_id
         timeout_ns = NEVER_NS if meta.deadline_ns == NEVER_NS else meta.deadline_ns - now_ns
-        peer = context.peer()
-        peer = peer.decode() if isinstance(peer, bytes) else peer
+        peer = self._entered(context)
         stream = RequestStream(
             reader,
             sink,
@@ -271,6 +317,7 @@ class FlightServer(flight.FlightServerBase):
             self._limits,
             context.is_cancelled,
             partial(self._cut, peer),
+            partial(self.ledger.took, peer),
             partial(self._metrics.answered, "flight", deployment.name, method.name),
         )
         with self.streams.entered(stream, peer):
@@ -329,6 +376,11 @@ class FlightFrontend:
         if self._server is None:
             return {}
         return {**self._server.streams.statistics(), "queries": self._server.sql.running}
+
+    def watched(self) -> Watched:
+        """For the watch over what is held for strangers."""
+        assert self._server is not None
+        return Watched(self._server.port, self._server.ledger, self._server.crowd)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.statistics().items())

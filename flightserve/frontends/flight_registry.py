@@ -91,13 +91,17 @@ class StreamRegistry:
             return self._changed.wait_for(lambda: not self._streams, grace_s)
 
     def cut_idle(self) -> list[str]:
-        """Cut the connections whose streams are all idle for too long; returns their peers."""
+        """Cut the connections whose streams are all idle for too long, which is sooner where no place is left; returns
+        their peers."""
         now_ns = self._clock()
+        patience_s = self._limits.stream_idle_timeout_s
+        if len(self._streams) >= self._limits.streams_max:
+            patience_s = min(patience_s, self._limits.header_timeout_s)
         idle_s: dict[str, float] = defaultdict(lambda: float("inf"))
         with self._changed:
             for stream, peer in self._streams.items():
                 idle_s[peer] = min(idle_s[peer], stream.idle_s(now_ns))
-        idle = [peer for peer, seconds in idle_s.items() if seconds > self._limits.stream_idle_timeout_s]
+        idle = [peer for peer, seconds in idle_s.items() if seconds > patience_s]
         return [peer for peer in idle if self._cut(peer)]
 
     def _run_watch(self) -> None:

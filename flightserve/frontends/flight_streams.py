@@ -139,10 +139,11 @@ class RequestStream:
         limits: EdgeLimits,
         is_cancelled: Callable[[], bool],
         cut: Callable[[], bool],
+        took: Callable[[int], None],
         answered: Callable[[int, float], None],
     ) -> None:
-        """`is_cancelled` says whether the client is gone, `cut` ends its connection, `answered` is told each
-        request's code and seconds."""
+        """`is_cancelled` says whether the client is gone, `cut` ends its connection, `took` is told the bytes of each
+        batch that came, `answered` each request's code and seconds."""
         self._reader = reader
         self._sink = sink
         self._lane = lane
@@ -150,6 +151,7 @@ class RequestStream:
         self._body_bytes_max = limits.body_bytes_max
         self._is_cancelled = is_cancelled
         self._cut = cut
+        self._took = took
         self._answered = answered
         self._window = 1 if target.method.streaming else limits.stream_window
         self._row_aligned = target.method.row_aligned and not target.method.streaming
@@ -341,6 +343,7 @@ class RequestStream:
             if batch is None:
                 raise InvalidArgument("a message without a record batch: every message is one request")
             self._read_bytes = nbytes = batch.get_total_buffer_size()
+            self._took(nbytes)
             if nbytes > self._body_bytes_max:
                 raise TooLarge(f"a batch of {nbytes} bytes; at most {self._body_bytes_max} are taken")
         except StopIteration:

@@ -26,6 +26,7 @@ from flightserve.errors import (
 )
 from flightserve.fabric.service import AsyncCall, EncodedStream, Service
 from flightserve.frontends import edge
+from flightserve.frontends.edge_watch import Ledger
 from flightserve.frontends.grpc_idling import IdleGuard
 from flightserve.frontends.grpc_messages import read_call_request, write_call_reply
 from flightserve.frontends.replies import clipped, collect, declared_schema_of, empty_stream
@@ -67,6 +68,7 @@ class Calls:
         self.metrics = metrics
         self.in_flight = 0
         self.unsent = IdleGuard(limits.body_timeout_s)
+        self.ledger = Ledger()
 
     async def call(self, _: Any, context: Any) -> bytes:
         """The handler of `Call`: the serialised CallReply, or a gRPC status. The request's id is in the reply; it is
@@ -110,6 +112,7 @@ class Calls:
         if message is aio.EOF:
             await abort(context, InvalidArgument("the call ended without a request"))
         sent: bytes = message
+        self.ledger.sampled(len(sent), context.peer)
         return sent
 
     def headers(self, context: Any) -> Headers:

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from flightserve.config import EdgeLimits
 from flightserve.errors import Unavailable
 from flightserve.fabric.service import Service
+from flightserve.frontends.edge_watch import Watched
 from flightserve.frontends.grpc_accepting import accepting_ahead
 from flightserve.frontends.grpc_calls import Calls
 from flightserve.frontends.grpc_catalogue import SERVICE, Catalogue, Health
@@ -40,6 +41,7 @@ class GrpcFrontend:
 
     def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics) -> None:
         self._address = (host, port)
+        self._port = 0
         self._calls = Calls(service, limits, metrics)
         self._streams = Streams(self._calls)
         self._queries = Queries(self._calls)
@@ -66,6 +68,7 @@ class GrpcFrontend:
         except RuntimeError as error:
             raise Unavailable(f"gRPC cannot listen on {host}:{port}: {error}") from error
         await self._server.start()
+        self._port = bound
         loop = asyncio.get_running_loop()
         self._serving = vital(loop, self._server.wait_for_termination(), "the gRPC server", lambda: self._stopping)
         self._calls.unsent.start(loop)
@@ -92,6 +95,10 @@ class GrpcFrontend:
     def statistics(self) -> dict[str, int]:
         """Calls and queries in flight outside of streams, and open streams."""
         return {"calls_in_flight": self._calls.in_flight, "streams_open": len(self._streams.open)}
+
+    def watched(self) -> Watched:
+        """For the watch over what is held for strangers."""
+        return Watched(self._port, self._calls.ledger)
 
     def __repr__(self) -> str:
         return f"<GrpcFrontend {self._address[0]}:{self._address[1]} {self.statistics()}>"
@@ -122,6 +129,7 @@ def _options(limits: EdgeLimits) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", limits.header_bytes_max),
         ("grpc.absolute_max_metadata_size", limits.header_bytes_max),
         ("grpc.max_concurrent_streams", limits.connections_max),
+        ("grpc.max_allowed_incoming_connections", limits.connections_max),
         ("grpc.server_handshake_timeout_ms", int(limits.header_timeout_s * 1000)),
         ("grpc.max_connection_idle_ms", int(limits.keep_alive_s * 1000)),
         # A peer that vanished without a word is noticed by a ping it does not answer.

@@ -107,6 +107,7 @@ class Stream:
                 message = await self._context.read()
                 if message is aio.EOF:
                     break
+                self._calls.ledger.sampled(len(message), self._context.peer)
                 self._order.put_nowait(self._calls.start(message, headers))
             self._order.put_nowait(None)
         except asyncio.CancelledError:

@@ -22,6 +22,7 @@ from flightserve import loops, threads
 from flightserve.config import FrontendOptions
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.fabric.service import Service
+from flightserve.frontends.edge_watch import EdgeWatch
 
 log = logging.getLogger("flightserve.frontends.host")
 
@@ -75,6 +76,7 @@ class FrontendHost:
         self._stopping = False
         self._turns = 0
         self._watch = loops.Watch("the frontends' loop", lambda: self._turns, BEAT_S, HANG_S)
+        self.edge_watch: EdgeWatch | None = None
 
     def start(self) -> dict[str, str]:
         """Listen; returns the addresses by protocol. Raises BindFailed."""
@@ -90,6 +92,10 @@ class FrontendHost:
                 self.stop()
                 where = f"{self._options.host}:{port}"
                 raise BindFailed(f"the {protocol} frontend cannot listen on {where}: {error}") from error
+        watched = [frontend.watched() for frontend in self._running.values() if hasattr(frontend, "watched")]
+        if watched:
+            self.edge_watch = EdgeWatch(self._options.limits, watched)
+            self.edge_watch.start()
         return addresses
 
     def drain(self, timeout_s: float) -> bool:
@@ -110,6 +116,8 @@ class FrontendHost:
         self._running.clear()
         self._stopping = True
         self._watch.stop()
+        if self.edge_watch is not None:
+            self.edge_watch.stop()
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_TIMEOUT_S)

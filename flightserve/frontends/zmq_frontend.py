@@ -22,6 +22,7 @@ import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ from flightserve.config import EdgeLimits
 from flightserve.errors import ResourceExhausted, Unavailable
 from flightserve.fabric.service import AsyncCall, EncodedStream, Service
 from flightserve.frontends import edge, zmq_messages
+from flightserve.frontends.edge_watch import Ledger, Watched
 from flightserve.frontends.replies import collect
 from flightserve.loops import beside
 from flightserve.metrics import UNKNOWN, Metrics
@@ -77,6 +79,8 @@ class ZmqFrontend:
         self._serving: set[asyncio.Task[None]] = set()
         self._in_flight: collections.Counter[bytes] = collections.Counter()
         self._unsent = UnsentReplies(limits.body_bytes_max)
+        self._ledger = Ledger()
+        self._bound = 0
         self.dropped = 0
 
     # ---- life
@@ -100,6 +104,7 @@ class ZmqFrontend:
         self._loop.add_reader(self._socket.fileno(), self._readable)
         self._loop.call_soon(self._readable)
         bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
+        self._bound = int(bound)
         return f"tcp://{f'[{host}]' if ':' in host else host}:{bound}"
 
     def _configure(self, sock: zmq.Socket[bytes]) -> None:
@@ -152,6 +157,10 @@ class ZmqFrontend:
             "unsent_bytes": self._unsent.nbytes(),
         }
 
+    def watched(self) -> Watched:
+        """For the watch over what is held for strangers."""
+        return Watched(self._bound, self._ledger)
+
     def __repr__(self) -> str:
         return f"<ZmqFrontend {self._address[0]}:{self._address[1]} {self.statistics()}>"
 
@@ -187,6 +196,7 @@ class ZmqFrontend:
         envelope, content = zmq_messages.split(parts)
         asked = Asked(envelope, monotonic_ns())
         peer = parts[0].bytes
+        self._ledger.sampled(sum(map(len, parts)), partial(parts[0].get, zmq.SRCFD))
         try:
             call, spec = self._start(asked, peer, content)
         except Exception as error:

@@ -1,0 +1,110 @@
+"""HTTP/2 by hand, for what no client library does: RPCs that say nothing, messages that never end, floods."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from typing import Final
+
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
+END_HEADERS = 4
+ACK = 1
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+EXCHANGE: Final = "/arrow.flight.protocol.FlightService/DoExchange"
+CALL: Final = "/flightserve.v1.FlightServe/Call"
+PIECE: Final = b"x" * 16384
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """One frame."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def opened(path: str, stream: int) -> bytes:
+    """HEADERS of an RPC."""
+    head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x",
+            "content-type": "application/grpc", "te": "trailers"}  # fmt: skip
+    block = b"".join(
+        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in head.items()
+    )
+    return frame(HEADERS, END_HEADERS, stream, block)
+
+
+def reset(stream: int) -> bytes:
+    """RST_STREAM, CANCEL."""
+    return frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
+
+
+class H2:
+    """A connection that answers what a client must and keeps the windows of stream 1."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), 20)
+        self.socket.settimeout(20)
+        self._changed = threading.Condition()
+        self._windows = [65_535, 65_535]
+        self.closed = threading.Event()
+        self.send(PREFACE + frame(SETTINGS, 0, 0))
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def send(self, data: bytes) -> bool:
+        """False where the server has closed."""
+        try:
+            self.socket.sendall(data)
+        except OSError:
+            return False
+        return True
+
+    def hold(self, path: str, declared: int, sent: int) -> bool:
+        """Begin a message of `declared` bytes on stream 1 and send `sent` of them. False where it was cut."""
+        begun = self.send(opened(path, 1)) and self._data(b"\0" + struct.pack(">I", declared))
+        return begun and all(self._data(PIECE) for _ in range(sent // len(PIECE)))
+
+    def _data(self, piece: bytes) -> bool:
+        with self._changed:
+            while min(self._windows) < len(piece) and not self.closed.is_set():
+                self._changed.wait(1)
+            self._windows = [window - len(piece) for window in self._windows]
+        return not self.closed.is_set() and self.send(frame(DATA, 0, 1, piece))
+
+    def _read(self) -> None:
+        held = b""
+        try:
+            while data := self.socket.recv(1 << 16):
+                held += data
+                while len(held) >= 9 and len(held) >= (end := 9 + int.from_bytes(held[:3])):
+                    self._take(held[3], held[4], int.from_bytes(held[5:9]), held[9:end])
+                    held = held[end:]
+        except OSError:
+            self.closed.set()
+        self.closed.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == PING and not flags & ACK:
+            self.send(frame(PING, ACK, 0, payload))
+        elif kind == SETTINGS and not flags & ACK:
+            self.send(frame(SETTINGS, ACK, 0))
+            for at in range(0, len(payload), 6):
+                if payload[at : at + 2] == b"\0\4":
+                    self._widen(1, int.from_bytes(payload[at + 2 : at + 6]) - 65_535)
+        elif kind == WINDOW_UPDATE:
+            self._widen(int(stream != 0), int.from_bytes(payload))
+
+    def _widen(self, window: int, by: int) -> None:
+        with self._changed:
+            self._windows[window] += by
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Close, and wait for the reader."""
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            self.closed.set()
+        self.socket.close()
+        self._reader.join()
