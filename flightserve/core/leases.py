@@ -81,6 +81,11 @@ class Leases(Generic[KeyT, HoldT]):
             del self._holds[key]
         hold.drop()
 
+    def find(self, key: KeyT) -> HoldT | None:
+        """What it was granted of a region, if anything."""
+        holds = self._holds.get(key)
+        return holds[-1] if holds else None
+
     def end(self) -> None:
         """The connection ended: all its leases are lost."""
         ended, self._holds = self._holds, {}

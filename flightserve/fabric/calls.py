@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from flightserve.errors import Cancelled, FlightserveError
-from flightserve.fabric.service import EncodedStream, PartCallback, Payload
+from flightserve.fabric.service import EncodedStream, PartCallback, Passed, Payload
 from flightserve.fabric.uplink import MemoryFull, SharedSlice
 from flightserve.loops import beside
 from flightserve.types import RequestMeta
@@ -144,7 +144,7 @@ class PartsCall:
         self,
         client: RouterClient,
         target: tuple[str, str],
-        batch: pa.RecordBatch,
+        batch: pa.RecordBatch | Passed,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
     ) -> None:

@@ -32,7 +32,7 @@ from flightserve.fabric.grouping import Grouping
 from flightserve.fabric.lane import BlockingLane, LaneConnection, Submission
 from flightserve.fabric.orphans import Orphans, Owner
 from flightserve.fabric.segments import SegmentMap, SegmentPool
-from flightserve.fabric.service import Lane, PartCallback, Payload
+from flightserve.fabric.service import Lane, PartCallback, Passed, Payload
 from flightserve.fabric.uplink import Deliver, MemoryFull, Pending, RequestIds, RouterSession, Sent, Uplink
 from flightserve.loops import Every
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
@@ -305,8 +305,10 @@ class RouterClient:
         region, rows = state.stage(payload, spec, route.where, trusted, len(parts))
         if len(parts) == 1:
             parts = [(rows, parts[0][1])]
-        wire_parts = state.register(Sent(route.deployment, spec, region, epoch), parts, deliver, first_index)
-        uplink.send(frames.Submit(route.key, spec.name, region, wire_parts, epoch), region)
+        passed = payload if isinstance(payload, Passed) and region is payload.region else None
+        sent = Sent(route.deployment, spec, region, epoch, passed)
+        wire_parts = state.register(sent, parts, deliver, first_index)
+        uplink.send(sent.submit(route.key, wire_parts), region if passed is None else None)
         return wire_parts[0].request_id
 
     def flush(self) -> None:
@@ -359,7 +361,7 @@ class RouterClient:
         self,
         deployment: str,
         method: str,
-        batch: pa.RecordBatch,
+        batch: pa.RecordBatch | Passed,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
     ) -> Callable[[int], None]:

@@ -29,7 +29,7 @@ from flightserve.errors import (
     Unavailable,
 )
 from flightserve.fabric.channels import BlockingChannel, connect
-from flightserve.fabric.service import Payload, Reply
+from flightserve.fabric.service import Passed, Payload, Reply
 from flightserve.fabric.spinning import Spinner
 from flightserve.fabric.uplink import MemoryFull, Pending, RouterSession, Sent, SharedSlice
 from flightserve.types import RequestMeta
@@ -131,10 +131,12 @@ class LaneConnection:
             submission.fail(error)
             return
         epoch = route.entry.epoch
-        sent = Sent(route.deployment, route.method, region, epoch)
+        payload = submission.payload
+        passed = payload if isinstance(payload, Passed) and region is payload.region else None
+        sent = Sent(route.deployment, route.method, region, epoch, passed)
         parts = self.state.register(sent, requests or [(rows, submission.meta)], lane.deliver, submission.key)
         submission.sent(parts[0].request_id)
-        self._outbox.append((frames.Submit(route.key, route.method.name, region, parts, epoch), region.segment))
+        self._outbox.append((sent.submit(route.key, parts), region.segment if passed is None else -1))
 
     def send(self, frame: frames.Frame, segment: int = -1) -> None:
         """Send a frame; where another thread is sending, that one sends it. `segment` is the one it refers to.
@@ -273,7 +275,12 @@ class BlockingLane:
             self._submit_deferred()
 
     def submit_parts(
-        self, key: int, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]]
+        self,
+        key: int,
+        deployment: str,
+        method: str,
+        batch: pa.RecordBatch | Passed,
+        parts: Sequence[tuple[int, RequestMeta]],
     ) -> None:
         """Send requests whose rows lie one after another in one region; see `Lane.submit_parts`."""
         last = max([meta for _, meta in parts], key=lambda meta: meta.deadline_ns)

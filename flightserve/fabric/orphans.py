@@ -43,6 +43,8 @@ Owner = tuple[AsyncUplink, Entry]
 
 def why_not_again(pending: Pending, now_ns: int) -> FlightserveError | None:
     """The outcome of a request whose router was lost; None where it may go to another."""
+    if pending.sent.passed is not None:
+        return Unavailable("the router was lost that had the rows which were passed on; try again")
     if pending.begun:
         return Unavailable("the router was lost after a part of the reply was sent; try again")
     if not pending.sent.spec.idempotent:

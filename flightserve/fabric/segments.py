@@ -237,7 +237,12 @@ class SegmentMap:
     long as one of those that showed it (`Shown`) has not said that it is gone.
     """
 
-    def __init__(self, limits: FabricLimits) -> None:
+    def __init__(self, limits: FabricLimits, pool: SegmentPool | None = None) -> None:
+        """`pool`: this process's own segments, whose regions may come back to it to be read."""
+        self._pool = pool
+        self._own: dict[int, MappedSegment] = {}
+        if pool is not None:
+            pool.on_dropped.append(self._forget_own)
         self._mapped: dict[tuple[int, int], MappedSegment] = {}
         self._shown: dict[tuple[int, int], set[Shown]] = {}
         self._lock = threading.Lock()
@@ -265,12 +270,28 @@ class SegmentMap:
         headers. Raises ProtocolError for a segment never announced or a range outside it."""
         mapped = self._mapped.get((region.owner, region.segment))
         if mapped is None:
-            raise ProtocolError(f"region in segment {region.segment}, which its owner never announced")
+            mapped = self._own_segment(region)
         offset, length = region.offset, region.length
         check_region(region, mapped.nbytes)
         lease = Lease(mapped, (region.owner, region.segment, offset), released)
         buffer = pa.foreign_buffer(mapped.address + offset, length, base=lease)
         return buffer, mapped.memory[offset : offset + length]
+
+    def _own_segment(self, region: Region) -> MappedSegment:
+        """One of this process's own, mapped as those of others are; nobody shows it to its owner."""
+        if self._pool is None or region.owner != self._pool.owner:
+            raise ProtocolError(f"region in segment {region.segment}, which its owner never announced")
+        mapped = self._own.get(region.segment)
+        if mapped is None:
+            try:
+                frame, fd = self._pool.announcement(region.segment)
+            except KeyError:
+                raise ProtocolError(f"region in segment {region.segment}, which this process has let go of") from None
+            mapped = self._own[region.segment] = MappedSegment(fd, frame.nbytes)
+        return mapped
+
+    def _forget_own(self, segment: int) -> None:
+        self._own.pop(segment, None)
 
     def forget(self, shown: Shown, owner: int | None = None, segment: int | None = None) -> None:
         """One segment, all of an owner's, or all at all, are shown there no more. Memory still leased stays until
@@ -288,6 +309,7 @@ class SegmentMap:
         with self._lock:
             self._mapped.clear()
             self._shown.clear()
+            self._own.clear()
 
     def __len__(self) -> int:
         return len(self._mapped)

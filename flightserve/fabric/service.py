@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from flightserve.errors import FlightserveError
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
+from flightserve.wire.frames import Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,19 @@ class EncodedStream:
     pieces: Sequence[bytes | memoryview]
 
 
-Payload: TypeAlias = pa.RecordBatch | EncodedStream
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A valid batch whose rows lie in a region that this process was given by a router, from `row` on; the region has
+    `rows` in all. That router can be told where they lie; for another they are written again."""
+
+    batch: pa.RecordBatch
+    region: Region
+    row: int
+    rows: int
+    router_id: int
+
+
+Payload: TypeAlias = pa.RecordBatch | EncodedStream | Passed
 
 
 class Result(Protocol):
@@ -76,7 +89,12 @@ class Lane(Protocol):
         ...
 
     def submit_parts(
-        self, key: int, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]]
+        self,
+        key: int,
+        deployment: str,
+        method: str,
+        batch: pa.RecordBatch | Passed,
+        parts: Sequence[tuple[int, RequestMeta]],
     ) -> None:
         """Send requests whose rows lie one after another in `batch`, which is valid: written once, one region. Each
         part is (rows, meta); their keys follow that of the first. Otherwise as `submit`. Several are for row-aligned
@@ -122,7 +140,7 @@ class Service(Protocol):
         self,
         deployment: str,
         method: str,
-        batch: pa.RecordBatch,
+        batch: pa.RecordBatch | Passed,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
     ) -> Callable[[int], None]:

@@ -33,7 +33,7 @@ from flightserve.fabric.batches import SchemaCache, encoded, own_rows, read_batc
 from flightserve.fabric.casting import fitted
 from flightserve.fabric.decode import decode_stream, validate_batch
 from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
-from flightserve.fabric.service import EncodedStream, Payload
+from flightserve.fabric.service import EncodedStream, Passed, Payload
 from flightserve.types import MethodSpec, RequestMeta
 from flightserve.wire import frames
 from flightserve.wire.table import Peer
@@ -59,6 +59,8 @@ class _Shared(msgspec.Struct, eq=False):
     buffer: pa.Buffer
     memory: memoryview
     schemas: SchemaCache
+    region: frames.Region
+    router_id: int
     decoded: pa.RecordBatch | None = None
 
     def batch(self) -> pa.RecordBatch:
@@ -96,12 +98,19 @@ class SharedSlice(msgspec.Struct, eq=False):
 
 
 class Sent(msgspec.Struct, eq=False):
-    """Where requests went and what they were: all that one `Submit` says beside its parts."""
+    """Where requests went and what they were: all that one `Submit` says beside its parts. `passed` is what was passed
+    on, where the region is another process's: it is kept for as long as the requests, and with it the region."""
 
     deployment: str
     spec: MethodSpec
     region: frames.Region
     epoch: int
+    passed: Passed | None = None
+
+    def submit(self, key: str, parts: list[frames.Part]) -> frames.Submit:
+        """The frame that says so."""
+        rows = self.passed.rows if self.passed is not None else 0
+        return frames.Submit(key, self.spec.name, self.region, parts, self.epoch, rows=rows)
 
 
 class Pending(msgspec.Struct, eq=False):
@@ -213,6 +222,11 @@ class Uplink:
                 f"{self.in_flight} requests of this process are in flight at the router; it takes "
                 f"{self.session.credits} at a time; retry later"
             )
+        if isinstance(payload, Passed):
+            taken = fitted(payload.batch, spec, where, self.limits.body_bytes_max)
+            if taken is payload.batch and payload.router_id == self.session.router.id:
+                return payload.region, payload.batch.num_rows
+            payload, trusted = payload.batch, True
         if isinstance(payload, EncodedStream):
             region, rows = self._stage_stream(payload, spec, where)
         else:
@@ -264,7 +278,7 @@ class Uplink:
     ) -> list[frames.Part]:
         """The wire parts of requests whose rows lie one after another in the region, now pending."""
         out: list[frames.Part] = []
-        offset = 0
+        offset = 0 if sent.passed is None else sent.passed.row
         request_id = self._request_ids.take(len(parts))
         for index, (rows, meta) in enumerate(parts, first_index):
             part = frames.Part(
@@ -297,7 +311,7 @@ class Uplink:
         shared = None
         if frame.region is not None:
             buffer, memory = self.mapped.lease(frame.region, self.released.append)
-            shared = _Shared(buffer, memory, self.schemas)
+            shared = _Shared(buffer, memory, self.schemas, frame.region, self.session.router.id)
         for item in frame.items:
             pending = self.pending.get(item.request_id)
             if item.last:
@@ -338,14 +352,39 @@ class Uplink:
     def _moved(self, frame: frames.Moved) -> None:
         """Kept before the router's Release of their region can be read."""
         moved = []
+        written: dict[int, Sent | None] = {}
         for request_id in frame.request_ids:
             self.answered += 1
             pending = self.pending.pop(request_id, None)
-            if pending is not None:
+            if pending is not None and (pending.sent.passed is None or self._written(pending, written)):
                 region = pending.sent.region
                 self.pool.keep(region.segment, region.offset)
                 moved.append((request_id, pending))
+        for sent in written.values():
+            if sent is not None:
+                # Of what was sent from here a router's Release ends this one.
+                self.pool.free(sent.region.segment, sent.region.offset)
         self._on_moved(moved)
+
+    def _written(self, pending: Pending, written: dict[int, Sent | None]) -> bool:
+        """What was passed on goes to a router that does not have it: its rows are written, once for all requests that
+        came together. Where there is no room they end."""
+        before = pending.sent
+        assert before.passed is not None
+        if id(before) not in written:
+            try:
+                region = write_batch(before.passed.batch, self.schemas, self._allocate)
+                written[id(before)] = Sent(before.deployment, before.spec, region, before.epoch)
+            except MemoryFull:
+                written[id(before)] = None
+        sent = written[id(before)]
+        if sent is None:
+            error = ResourceExhausted("the deployment moved, and there is no shared memory to send it the rows again")
+            pending.deliver(pending.index, None, error, True)
+            return False
+        pending.sent = sent
+        pending.part.row_offset -= before.passed.row
+        return True
 
     def take_pending(self) -> list[tuple[int, Pending]]:
         """The connection is lost: what is pending, from now on somebody else's to end."""

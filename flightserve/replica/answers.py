@@ -10,6 +10,7 @@ from flightserve.errors import FlightserveError, MethodFailed
 from flightserve.fabric.batches import alike
 from flightserve.fabric.service import Result
 from flightserve.fabric.uplink import SharedSlice
+from flightserve.replica.origins import Origins
 from flightserve.types import MethodSpec
 
 
@@ -21,10 +22,11 @@ class Answers:
     run again that is an error, and each request is run by itself; otherwise they are made alike as far as they go.
     """
 
-    __slots__ = ("_callee", "_mixable", "_results", "_spec", "error", "open")
+    __slots__ = ("_callee", "_mixable", "_origins", "_results", "_spec", "error", "open")
 
-    def __init__(self, spec: MethodSpec, callee: str, requests: int, separable: bool) -> None:
-        """`separable`: the caller can be run for each of the requests alone."""
+    def __init__(self, spec: MethodSpec, callee: str, requests: int, separable: bool, origins: Origins) -> None:
+        """`separable`: the caller can be run for each of the requests alone. `origins` are told where the rows lie."""
+        self._origins = origins
         self._spec = spec
         self._callee = callee
         self._mixable = requests == 1 or not separable
@@ -55,7 +57,7 @@ class Answers:
     def joined(self) -> pa.RecordBatch:
         """All rows, in the requests' order; copied only where they lie apart. Raises MethodFailed where they do not
         make one batch, or one would change what is in them."""
-        batches = [result.batch() for result in self._runs()]
+        batches = [self._origins.answered(result) for result in self._runs()]
         first = batches[0].schema
         if not self._mixable and not all(batch.schema.equals(first, check_metadata=True) for batch in batches[1:]):
             batches = []

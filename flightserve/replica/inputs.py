@@ -26,11 +26,15 @@ RegionKey = tuple[int, int, int]
 class Inputs:
     """The leases of one micro-batch. `pieces` gives its rows; `settle` says which regions are kept."""
 
-    __slots__ = ("_regions", "_returned", "holding", "parts")
+    __slots__ = ("_regions", "_returned", "holding", "parts", "place", "rows")
 
     def __init__(self) -> None:
         # Places in the Execute of the parts that run; None where all do.
         self.parts: list[int] | None = None
+        # Where the rows lie, if in one region and one after another: with which row of it they begin, and how many it
+        # has; and how many are each request's.
+        self.place: tuple[Region, int, int] | None = None
+        self.rows: list[int] = []
         self._regions: list[Region] = []
         # Leases still out after `settle`.
         self.holding = 0
@@ -57,13 +61,18 @@ class Inputs:
             self._regions.append(region)
             batches.append(read_batch(buffer, memory, schemas))
         parts = frame.parts
+        self.rows = [part.rows for part in parts]
         # Of several regions, those of late parts are not run: one part that is left is not all there is.
         if len(batches) == 1 and len(parts) == 1 and parts[0].rows == batches[0].num_rows:
+            self.place = (frame.regions[0], 0, parts[0].rows)
             return batches
         runs = _runs(parts)
         for index, _, stop in runs:
             if stop > batches[index].num_rows:
                 raise InvalidArgument(f"rows up to {stop} asked of a batch that has {batches[index].num_rows}")
+        if len(runs) == 1:
+            index, start, _ = runs[0]
+            self.place = (frame.regions[index], start, batches[index].num_rows)
         return [_slice(batches[index], frame.regions[index], start, stop) for index, start, stop in runs]
 
     def settle(self) -> list[int]:

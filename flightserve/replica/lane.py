@@ -42,6 +42,7 @@ from flightserve.replica.coroutines import STREAM_WINDOW, Run
 from flightserve.replica.faults import bare, failure
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.keepers import Keeper
+from flightserve.replica.origins import given, handed_back
 from flightserve.replica.session import Session
 from flightserve.replica.turns import LOOK_S, Turn, Turns
 from flightserve.wire import frames
@@ -135,11 +136,10 @@ class Lane:
         for frame in self.channel.receive(timeout_s):
             if type(frame) is frames.Execute:
                 self._waiting.append(frame)
-                for _, segment, offset in frame.released:
-                    self.session.freed(segment, offset, False)
+                if frame.released:
+                    self.session.released(frame.released)
             elif type(frame) is frames.Release:
-                for _, segment, offset in frame.regions:
-                    self.session.freed(segment, offset, frame.lost)
+                self.session.released(frame.regions, frame.lost)
             elif type(frame) is frames.Taken:
                 self._taken(frame)
             elif type(frame) is frames.Segment:
@@ -204,8 +204,7 @@ class Lane:
     def _answer(
         self, frame: frames.Execute, inputs: Inputs, method: BoundMethod, now_ns: int, turn: Turn | None = None
     ) -> Answer | None:
-        """What `answered` gives, or why there is nothing; None where the answer is sent already, or will be by
-        the event loop."""
+        """What `answered` gives, or why there is nothing; None where that is sent already, or will be."""
         context = self._admit(frame, inputs, now_ns)
         if context is None:
             return None
@@ -214,6 +213,7 @@ class Lane:
         context.idempotent = method.spec.idempotent
         try:
             pieces = inputs.pieces(frame, self.service.mapped, self._schemas)
+            given(self.service.origins, pieces, inputs, self.session)
             if method.spec.is_async:
                 assert self.service.coroutines is not None
                 run = Run(self, frame, inputs, method, pieces, context)
@@ -357,8 +357,7 @@ class Lane:
         return True
 
     def give_back(self) -> None:
-        """The replica is retired: what waits behind the method that runs goes to others. For another thread than the
-        lane's, which does this itself once it is out of the method."""
+        """The replica is retired: what waits behind the method goes to others. For another thread than the lane's."""
         with self._reading, contextlib.suppress(FlightserveError):
             if self.inside:
                 self.pump(0)
@@ -431,6 +430,8 @@ class Lane:
     def answered(self, result: Part | list[Apart], inputs: Inputs) -> Answer:
         """A method's result, written. Raises ResourceExhausted where memory stays full."""
         places = inputs.parts
+        if passed := handed_back(self.service.origins, result, inputs, self.session):
+            return [passed]
         if isinstance(result, Stored) and result.offsets:
             result = [Apart([0], result, result.counts)]
         if not isinstance(result, list):
@@ -474,15 +475,14 @@ class Lane:
         """Send a frame and the releases that wait; shows the segments of its regions first if need be."""
         out = [frame, *self._late_releases()] if self._keeping else [frame]
         announcements: tuple[tuple[frames.Segment, int], ...] = ()
-        for region in regions:
+        for region in [each for each in regions if each.owner == self.service.peer_id]:
             self.session.sent(region.segment, region.offset)
             if (region.owner, region.segment) not in self.channel.known:
                 announcements += (self.service.pool.announcement(region.segment),)
         try:
             self.channel.send(out, announcements)
         except Unavailable:
-            for region in regions:
-                self.session.freed(region.segment, region.offset, lost=True)
+            self.session.released([(region.owner, region.segment, region.offset) for region in regions], lost=True)
             raise
 
     def flush(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from flightserve import threads
 from flightserve.config import FabricLimits
 from flightserve.fabric.client import RouterClient
+from flightserve.replica.origins import Origins
 from flightserve.replica.remote import Remote
 from flightserve.wire.table import RoutingTable
 
@@ -25,6 +26,7 @@ class Onward:
 
     def __init__(self, peer_id: int, limits: FabricLimits, callees: Sequence[str]) -> None:
         self.client = RouterClient(peer_id, limits)
+        self.origins = Origins()
         self._callees = callees
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
@@ -32,7 +34,7 @@ class Onward:
 
     def remote(self, name: str) -> Remote:
         """What methods call a deployment by. Calls can be made once the replica is ready."""
-        return Remote(name, self.client, self._loop)
+        return Remote(name, self.client, self._loop, self.origins)
 
     def start(self) -> None:
         """Connect as tables come."""

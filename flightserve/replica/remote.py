@@ -41,9 +41,10 @@ from flightserve.errors import Cancelled, FlightserveError, NotFound, Unavailabl
 from flightserve.fabric.decode import validate_batch
 from flightserve.fabric.lane import HASTE_S
 from flightserve.fabric.schemas import empty_batch
-from flightserve.fabric.service import AsyncCall, Reply, Result, Service
+from flightserve.fabric.service import AsyncCall, Passed, Reply, Result, Service
 from flightserve.replica.answers import Answers
 from flightserve.replica.context import Context, context
+from flightserve.replica.origins import Origin, Origins
 from flightserve.replica.stages import of_callee, of_payload
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
@@ -59,10 +60,13 @@ LIMITS: Final = EdgeLimits()
 class Remote:
     """Another deployment, as the one that calls it sees it: its methods are attributes."""
 
-    __slots__ = ("_loop", "_name", "_service")
+    __slots__ = ("_loop", "_name", "_origins", "_service")
 
-    def __init__(self, name: str, service: Service, loop: asyncio.AbstractEventLoop) -> None:
-        """`loop` is the one that `service` is used on."""
+    def __init__(
+        self, name: str, service: Service, loop: asyncio.AbstractEventLoop, origins: Origins | None = None
+    ) -> None:
+        """`loop` is the one that `service` is used on; `origins` knows what can be passed on by it."""
+        self._origins = Origins() if origins is None else origins
         self._name = name
         self._service = service
         self._loop = loop
@@ -70,7 +74,7 @@ class Remote:
     def __getattr__(self, method: str) -> RemoteMethod:
         if method.startswith("_"):
             raise AttributeError(f"{self._name} serves no method {method!r}")
-        return RemoteMethod(self._name, method, self._service, self._loop)
+        return RemoteMethod(self._name, method, self._service, self._loop, self._origins)
 
     def __repr__(self) -> str:
         return f"<Remote {self._name}>"
@@ -82,7 +86,8 @@ class Prepared(NamedTuple):
     context: Context
     deployment: str
     spec: MethodSpec
-    rows: pa.RecordBatch
+    rows: pa.RecordBatch | Passed
+    origins: Origins
     parts: Sequence[tuple[int, RequestMeta]]
 
     @property
@@ -97,7 +102,7 @@ class Prepared(NamedTuple):
     def answers(self) -> Answers:
         """To be collected."""
         # Where the method may not run again, what its requests have to be told apart by is lost on it.
-        return Answers(self.spec, self.callee, len(self.parts), self.context.idempotent)
+        return Answers(self.spec, self.callee, len(self.parts), self.context.idempotent, self.origins)
 
     def check(self) -> None:
         """Raises Cancelled where there is nobody to call for any more."""
@@ -114,9 +119,12 @@ class Prepared(NamedTuple):
 class RemoteMethod:
     """One method of another deployment."""
 
-    __slots__ = ("_deployment", "_loop", "_name", "_service")
+    __slots__ = ("_deployment", "_loop", "_name", "_origins", "_service")
 
-    def __init__(self, deployment: str, name: str, service: Service, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, deployment: str, name: str, service: Service, loop: asyncio.AbstractEventLoop, origins: Origins
+    ) -> None:
+        self._origins = origins
         self._deployment = deployment
         self._name = name
         self._service = service
@@ -160,10 +168,14 @@ class RemoteMethod:
         batch = _batch_of(rows, self._where)
         limits = (options.max_timeout_ms, options.default_timeout_ms)
         parts = current.onward_parts(batch.num_rows, *limits) if spec.row_aligned else None
-        call = Prepared(current, self._deployment, spec, batch, parts or [(batch.num_rows, current.onward(*limits))])
+        parts = parts or [(batch.num_rows, current.onward(*limits))]
+        found = self._origins.find(batch)
+        rows = batch if found is None else _passed(batch, *found)
+        call = Prepared(current, self._deployment, spec, rows, self._origins, parts)
         call.check()
         try:
-            validate_batch(batch, LIMITS)
+            if found is None or not found[0].is_input:
+                validate_batch(batch, LIMITS)
         except FlightserveError as error:
             raise of_payload(error, call.callee, call.caller) from None
         return call
@@ -236,7 +248,7 @@ class RemoteMethod:
 
         try:
             while (result := await self._on_loop(step)) is not None:
-                yield result.batch()
+                yield self._origins.answered(result)
         except FlightserveError as error:
             raise of_callee(error, prepared.callee, prepared.caller) from None
         finally:
@@ -299,7 +311,7 @@ class Later:
             while not last:
                 _, result, last = self._next()
                 if result is not None:
-                    batch = result.batch()
+                    batch = self._call.origins.answered(result)
                     del result
                     yield batch
                     del batch
@@ -340,6 +352,10 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def _passed(batch: pa.RecordBatch, origin: Origin, row: int) -> Passed:
+    return Passed(batch, origin.region, row, origin.rows, origin.router_id)
 
 
 def _batch_of(rows: Any, where: str) -> pa.RecordBatch:

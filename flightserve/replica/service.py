@@ -66,7 +66,9 @@ class ReplicaService:
         self.spec = spec
         self.methods: dict[str, BoundMethod] = bind_methods(target, spec)
         self.pool = SegmentPool(peer_id, limits)
-        self.mapped = SegmentMap(limits)
+        self.mapped = SegmentMap(limits, self.pool)
+        # Where batches lie that may be passed on.
+        self.origins = onward.origins if onward is not None else None
         self._limits = limits
         self._onward = onward
         self._router: Peer | None = None
@@ -207,7 +209,7 @@ class ReplicaService:
 
     def _drained(self) -> bool:
         lanes = [lane for lane in list(self._lanes.values()) if not self._is_over(lane)]
-        return not lanes and not any(session.outstanding for session in self._all_sessions())
+        return not lanes and not any(session.outstanding or session.lent for session in self._all_sessions())
 
     def _is_over(self, lane: Lane) -> bool:
         """It is held by calls that nobody waits for any more, and would not be back."""
@@ -391,8 +393,7 @@ class ReplicaService:
             elif type(frame) is frames.Abandon:
                 session.give_up(frame.batch_id)
             elif type(frame) is frames.Release:
-                for _, segment, offset in frame.regions:
-                    session.freed(segment, offset, frame.lost)
+                session.released(frame.regions, frame.lost)
         for lane in list(self._lanes.values()):
             lane.flush()
         self._look_after(session)

@@ -41,6 +41,8 @@ class Session:
         self.number = next(_numbers)
         # Results it was sent, as (segment, offset), and how often.
         self.outstanding: dict[tuple[int, int], int] = {}
+        # Results that lie in others' regions, by these.
+        self.lent: dict[tuple[int, int, int], list[object]] = {}
         self._counting = threading.Lock()
         self.contexts: dict[int, Context] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
@@ -122,6 +124,27 @@ class Session:
         with self._counting:
             self.outstanding[key] = self.outstanding.get(key, 0) + 1
 
+    def lend(self, key: tuple[int, int, int], rows: object) -> None:
+        """The router is sent a result that lies in another's region, as (owner, segment, offset): the rows are kept
+        until it has read of that."""
+        with self._counting:
+            self.lent.setdefault(key, []).append(rows)
+
+    def released(self, keys: list[tuple[int, int, int]], lost: bool = False) -> None:
+        """Nobody reads these results any more, or the router holds them itself now."""
+        # Let go of outside of the lock: by these it may have been kept.
+        let_go: list[object] = []
+        for key in keys:
+            owner, segment, offset = key
+            if owner == self._pool.owner:
+                self.freed(segment, offset, lost)
+                continue
+            with self._counting:
+                rows = self.lent.pop(key, [])
+                let_go += rows[-1:]
+                if len(rows) > 1:
+                    self.lent[key] = rows[:-1]
+
     def freed(self, segment: int, offset: int, lost: bool) -> None:
         """The router says nobody reads this result any more (`lost`: nobody it can speak for); of one that it was sent
         several times, one of these."""
@@ -156,6 +179,8 @@ class Session:
         self._given_up.clear()
         with self._counting:
             lost, self.outstanding = self.outstanding, {}
+            lent, self.lent = self.lent, {}
+        lent.clear()
         for key, count in lost.items():
             for _ in range(count):
                 self._pool.abandon(*key)

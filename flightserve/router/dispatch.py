@@ -91,7 +91,7 @@ class Dispatcher:
             return
         parts, region = frame.parts, frame.region
         group = (frame.method, region.schema_id)
-        rows_total = parts[0].rows if len(parts) == 1 else sum([part.rows for part in parts])
+        rows_total = frame.rows or (parts[0].rows if len(parts) == 1 else sum([part.rows for part in parts]))
         is_async = frame.method in self._awaiting
         requests: list[Request] = []
         for part in parts:
@@ -309,6 +309,9 @@ class Dispatcher:
             pieces.append((request, offset, rows))
         link.running[effect.batch_id] = Running(pieces, holds)
         link.channel.queue(frames.Execute(effect.batch_id, effect.group[0], regions, parts))
+        for hold in holds:
+            if hold.segment.gone:
+                link.forget(hold)
         self.dirty.add(link)
 
     def _complete(self, effect: Completed) -> None:
@@ -352,8 +355,7 @@ class Dispatcher:
         region = hold.region
         link.channel.queue(frames.Results(region, items))
         if hold.segment.gone:
-            link.channel.queue(frames.SegmentGone(region.owner, region.segment))
-            link.channel.known.discard((region.owner, region.segment))
+            link.forget(hold)
         self.dirty.add(link)
 
     def _refuse(self, effect: Refused) -> None:

@@ -18,7 +18,18 @@ from flightserve.core.leases import Hold, Leases
 from flightserve.errors import ProtocolError
 from flightserve.fabric.channels import PollingChannel
 from flightserve.fabric.segments import check_segment
-from flightserve.wire.frames import Execute, Goodbye, Hello, Part, Region, Release, Results, Segment, check_region
+from flightserve.wire.frames import (
+    Execute,
+    Goodbye,
+    Hello,
+    Part,
+    Region,
+    Release,
+    Results,
+    Segment,
+    SegmentGone,
+    check_region,
+)
 
 if TYPE_CHECKING:
     from flightserve.router.dispatch import Dispatcher
@@ -125,6 +136,14 @@ class Link:
         self.channel.known.add((frame.owner, frame.segment))
         self.segments.add(frame, fd)
 
+    def reads(self, key: RegionKey) -> RegionHold | None:
+        """The hold on a region that this connection's process may read, if it may."""
+        found = self.leases.find(key)
+        if found is not None:
+            return found
+        holds = (hold for running in self.running.values() for hold in running.holds)
+        return next((hold for hold in holds if hold.key == key), None)
+
     def greet(self, hello: Hello, peer: Peer) -> None:
         """Take the connection's place in its process."""
         self.peer = peer
@@ -173,6 +192,12 @@ class Link:
         key = (region.owner, region.segment)
         if key not in self.channel.known:
             self.channel.announce(hold.segment.frame, hold.segment.fd, hold.segment)
+
+    def forget(self, hold: RegionHold) -> None:
+        """The segment was shown here when its owner had let go of it: nobody else says so."""
+        key = (hold.region.owner, hold.region.segment)
+        self.channel.queue(SegmentGone(*key))
+        self.channel.known.discard(key)
 
     def dismiss(self) -> None:
         """Say goodbye to a replica's lane. It may hang up when it reads that, so nothing is said here any more."""

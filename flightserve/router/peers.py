@@ -70,6 +70,10 @@ class Peers:
     def __repr__(self) -> str:
         return f"<Peers: {len(self._peers)}, {sum(peer.paused for peer in self)} paused>"
 
+    def of_process(self, pid: int) -> Iterator[Link]:
+        """The connections of a process, under whatever ids it has."""
+        return (link for peer in self._peers.values() if peer.pid == pid for link in peer.links)
+
     def superseded(self, hello: Hello) -> list[Link]:
         """Connections that a Hello makes void: those of an earlier session of its process. Raises ProtocolError for a
         Hello that comes too late itself."""

@@ -30,6 +30,7 @@ from flightserve.router.deployments import Deployments
 from flightserve.router.dispatch import Dispatcher
 from flightserve.router.door import Door
 from flightserve.router.links import Link, RegionHold, SegmentFds
+from flightserve.router.passing import GONE, answered_with, passed_on
 from flightserve.router.peers import REPLICA, Peer, Peers
 from flightserve.router.posts import Posts
 from flightserve.wire import frames
@@ -365,14 +366,20 @@ class RouterService:
     def _on_submit(self, link: Link, frame: frames.Submit, now_ns: int) -> None:
         region = frame.region
         peer = link.peer
-        if peer is None or region.owner != peer.id:
-            raise ProtocolError("a region of another process was submitted")
-        hold = RegionHold(link, region, len(frame.parts))
+        if peer is None:
+            raise ProtocolError("requests were submitted before the Hello")
         for part in frame.parts:
             last_row = part.row_offset + part.rows
             if part.rows < 0 or not 0 <= part.row_offset <= last_row <= ROWS_MAX or part.request_id in link.requests:
                 raise ProtocolError(f"request {part.request_id} is malformed or already in flight")
-        self._deployments.submit(link, frame, hold, now_ns)
+        if region.owner == peer.id:
+            hold: RegionHold | None = RegionHold(link, region, len(frame.parts))
+        else:
+            hold = passed_on(self._peers, link, frame)
+        if hold is not None:
+            self._deployments.submit(link, frame, hold, now_ns)
+        else:
+            self._deployments.dirty.add(link)
         for key in frame.released:
             link.leases.release(key)
 
@@ -393,29 +400,19 @@ class RouterService:
         self._next_lazy_ns = min(self._next_lazy_ns, now_ns + LAZY_FLUSH_NS)
 
     def _on_done(self, link: Link, frame: frames.Done, now_ns: int) -> None:
-        result = self._result(link, frame.region) if frame.region is not None else None
+        results = answered_with(self._peers, link, frame)
+        if results is None:
+            self._on_failed(link, frames.Failed(frame.batch_id, _UNAVAILABLE, GONE, True, frame.kept), now_ns)
+            return
         try:
+            answering = self._deployments.answering(link)
             if frame.shares or frame.faults:
-                self._on_shares(link, frame, now_ns)
+                answering.shared(link, frame, results, now_ns)
             else:
-                self._deployments.answering(link).done(link, frame, result, now_ns)
-        finally:
-            if result is not None:
-                result.drop()
-
-    def _on_shares(self, link: Link, frame: frames.Done, now_ns: int) -> None:
-        results: list[RegionHold] = []
-        try:
-            results.extend(self._result(link, share.region) for share in frame.shares)
-            self._deployments.answering(link).shared(link, frame, results, now_ns)
+                answering.done(link, frame, results[0] if results else None, now_ns)
         finally:
             for result in results:
                 result.drop()
-
-    def _result(self, link: Link, region: frames.Region) -> RegionHold:
-        if link.peer is None or region.owner != link.peer.id:
-            raise ProtocolError("a replica answered with a region of another process")
-        return RegionHold(link, region, 1)
 
     def _on_failed(self, link: Link, frame: frames.Failed, now_ns: int) -> None:
         self._deployments.answering(link).failed(link, frame, now_ns)

@@ -26,7 +26,7 @@ from flightserve.fabric.batches import stream_of
 from flightserve.fabric.casting import fitted
 from flightserve.fabric.decode import decode_stream, validate_batch
 from flightserve.fabric.schemas import EXTENSION_NAME
-from flightserve.fabric.service import EncodedStream, PartCallback, Payload, Reply
+from flightserve.fabric.service import EncodedStream, PartCallback, Passed, Payload, Reply
 from flightserve.replica.binding import BoundMethod
 from flightserve.replica.remote import Remote
 from flightserve.testing.engine import Emit, LocalDeployment, LocalRequest, LocalResult
@@ -201,8 +201,9 @@ class LocalService:
             pieces = payload.pieces
             whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             return decode_stream(pa.py_buffer(whole), self.limits)
-        validate_batch(payload, self.limits)
-        return payload
+        batch = payload.batch if isinstance(payload, Passed) else payload
+        validate_batch(batch, self.limits)
+        return batch
 
     def _enqueue(self, deployment: str, requests: list[LocalRequest]) -> None:
         now_ns = monotonic_ns()

@@ -94,7 +94,9 @@ class Submit(msgspec.Struct, array_like=True, tag=4):
     """Frontend to router: requests whose rows lie in one region. `deployment` is its `DeploymentSpec.key`. `epoch` is
     that of the deployment's assignment to this router, as the sender's routing table has it: a router that does not
     own the deployment knows by it which of the two is behind. `released` are leases given back, as by a `Release`
-    behind this frame: a frame of their own costs both sides more than what it says."""
+    behind this frame: a frame of their own costs both sides more than what it says. The region may be another
+    process's, where the sender's process was given it by this router and still reads it; `rows` then says how many rows
+    it has in all."""
 
     deployment: str
     method: str
@@ -102,6 +104,7 @@ class Submit(msgspec.Struct, array_like=True, tag=4):
     parts: list[Part]
     epoch: int = 0
     released: list[tuple[int, int, int]] = []
+    rows: int = 0
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=5):
@@ -179,7 +182,9 @@ class Done(msgspec.Struct, array_like=True, tag=10):
     streamed reply. Where parts have unlike columns, some failed by themselves, or some did not run because their
     deadline had passed, `region` is None and `shares` and `faults` say who is answered by what. `kept` indexes the
     regions of the Execute that user code still holds: their leases come back later by `Release`, all others are given
-    back by this frame when `last` is set. `busy_ns` is how long the method and the writing of its result took."""
+    back by this frame when `last` is set. `busy_ns` is how long the method and the writing of its result took. A
+    region of another process, which was given to this one as an answer by this router, is a result as well; when the
+    router has read of it, it says so by a `Release` to the lane, and until then this process keeps its own lease."""
 
     batch_id: int
     region: Region | None

@@ -1,0 +1,143 @@
+"""Where batches lie that this process was given: a micro-batch's rows, and what callees answered.
+
+Who passes such a batch on says where it lies, and nothing is written (`fabric.service.Passed`). A batch is known by
+itself, as the object that a method got, or by its buffers, as what a table or a slice has of it. By buffers only plain
+columns are compared: those that hold others have more places than buffers tell.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+
+from flightserve.fabric.service import Result
+from flightserve.fabric.uplink import SharedSlice
+from flightserve.wire.frames import Region, Share
+
+if TYPE_CHECKING:
+    from flightserve.replica.inputs import Inputs
+    from flightserve.replica.session import Session
+
+
+class Origin(NamedTuple):
+    """A batch's place: rows of a region from `row` on, which has `rows` in all, as the router gave it. `is_input`: they
+    are a micro-batch's, whose values have been looked at, and no callee's answer."""
+
+    region: Region
+    row: int
+    rows: int
+    router_id: int
+    is_input: bool
+
+
+class Origins:
+    """Of one process. Knows batches for as long as they are somebody's. Any thread."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, tuple[weakref.ref[pa.RecordBatch], Origin]] = {}
+        # By where the first of their buffers lies: what has the same buffers may be a part of it.
+        self._by_address: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __repr__(self) -> str:
+        return f"<Origins of {len(self)} batches>"
+
+    def note(self, batch: pa.RecordBatch, origin: Origin) -> None:
+        """The batch lies there."""
+        number, address = id(batch), _address(batch)
+
+        def gone(ref: weakref.ref[pa.RecordBatch]) -> None:
+            # Another may have its number by now.
+            if self._by_id.get(number, (None,))[0] is ref:
+                del self._by_id[number]
+                if self._by_address.get(address) == number:
+                    del self._by_address[address]
+
+        self._by_id[number] = (weakref.ref(batch, gone), origin)
+        if address:
+            self._by_address[address] = number
+
+    def find(self, batch: pa.RecordBatch) -> tuple[Origin, int] | None:
+        """Where the batch lies and with which row of the region it begins; None where nobody knows."""
+        found = self._by_id.get(id(batch))
+        if found is not None and found[0]() is batch:
+            return found[1], found[1].row
+        found = self._by_id.get(self._by_address.get(_address(batch), 0))
+        noted = found[0]() if found is not None else None
+        if found is None or noted is None:
+            return None
+        row = _row_within(noted, batch)
+        return None if row is None else (found[1], found[1].row + row)
+
+    def answered(self, result: Result) -> pa.RecordBatch:
+        """What a callee answered, noted."""
+        batch = result.batch()
+        if isinstance(result, SharedSlice):
+            shared = result.shared
+            self.note(batch, Origin(shared.region, result.offset, shared.batch().num_rows, shared.router_id, False))
+        return batch
+
+
+def given(origins: Origins | None, pieces: list[pa.RecordBatch], inputs: Inputs, session: Session) -> None:
+    """A micro-batch's rows are noted, where they lie in one region."""
+    if origins is not None and inputs.place is not None:
+        origins.note(pieces[0], Origin(*inputs.place, session.router.id, is_input=True))
+
+
+def handed_back(origins: Origins | None, result: Any, inputs: Inputs, session: Session) -> Share | None:
+    """What a callee answered, as the answer to a micro-batch: where it lies, lent to the session's router. None for
+    what has to be written."""
+    if origins is None or type(result) is not pa.RecordBatch or (found := origins.find(result)) is None:
+        return None
+    origin, row = found
+    region = origin.region
+    counts = inputs.rows if len(inputs.rows) > 1 else [result.num_rows]
+    if origin.is_input or origin.router_id != session.router.id or sum(counts) != result.num_rows:
+        return None
+    session.lend((region.owner, region.segment, region.offset), result)
+    offsets = list(itertools.accumulate(counts, initial=row))[:-1]
+    return Share(region, result.num_rows, inputs.parts or list(range(len(counts))), counts, offsets)
+
+
+def _address(batch: pa.RecordBatch) -> int:
+    for column in range(batch.num_columns):
+        for buffer in batch.column(column).buffers():
+            if buffer is not None:
+                return int(buffer.address)
+    return 0
+
+
+def _row_within(whole: pa.RecordBatch, part: pa.RecordBatch) -> int | None:
+    """With which row of the one the other begins, if it is rows of it that follow one another."""
+    if not part.num_columns or not part.schema.equals(whole.schema, check_metadata=True):
+        return None
+    row: int | None = None
+    for own, other in zip(part.columns, whole.columns, strict=True):
+        if not _plain(own.type) or own.offset < other.offset:
+            return None
+        if row is None:
+            row = own.offset - other.offset
+        if own.offset - other.offset != row or not _same(own.buffers(), other.buffers()):
+            return None
+    return row if row is not None and row + part.num_rows <= whole.num_rows else None
+
+
+def _plain(kind: pa.DataType) -> bool:
+    return not (pa.types.is_nested(kind) or pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType))
+
+
+def _same(ones: list[pa.Buffer | None], others: list[pa.Buffer | None]) -> bool:
+    if len(ones) != len(others):
+        return False
+    for one, other in zip(ones, others, strict=True):
+        if one is None or other is None:
+            if one is not other:
+                return False
+        elif one.address != other.address or one.size != other.size:
+            return False
+    return True
