@@ -41,6 +41,7 @@ class Last:
     def __init__(self) -> None:
         self.places: list[tuple[int, int]] = []
         self.kept: list[pa.RecordBatch] = []
+        self.sums: list[int] = []
         self.open = threading.Event()
         self.open.set()
         self.started = threading.Semaphore(0)
@@ -53,6 +54,7 @@ class Last:
         self.started.release()
         assert self.open.wait(60)
         self.places.append(place(batch))
+        self.sums.append(pa.compute.sum(batch.column("x")).as_py())
         return pa.record_batch({"x": pa.compute.add(batch.column("x"), 1), "s": batch.column("s")})
 
     def made(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -299,3 +301,61 @@ def test_a_deployment_that_moves_gets_the_rows_again(running: Plane) -> None:
     assert got == {key: [1000 * key + 1] for key in range(4)}
     replies.clear()
     lane.close()
+
+
+def replica(running: Plane, name: str) -> Any:
+    return next(each for each in running.replicas if each.spec.name == name)
+
+
+def test_a_caller_that_dies_takes_no_rows_from_who_reads_them(running: Plane) -> None:
+    last = target(running, Last)
+    last.open.clear()
+    lane = running.client.open_lane()
+    lane.submit(1, "First", "gated", rows(100, 5), meta())
+    assert last.started.acquire(timeout=30)
+    dead = replica(running, "First")
+    running.replicas.remove(dead)
+    dead.stop()
+    running.start_replica("First")
+    for _ in range(20):
+        running.call("own", rows(100, 50_000))
+    last.open.set()
+    (reply,) = receive_all(lane, 1)
+    assert reply.result is not None
+    assert reply.result.batch().column("x").to_pylist() == list(range(6, 106))
+    assert set(last.sums) == {sum(range(5, 105))}
+    del reply
+    lane.close()
+
+
+def test_a_callee_that_dies_with_what_was_passed_on(running: Plane) -> None:
+    last = target(running, Last)
+    last.open.clear()
+    lane = running.client.open_lane()
+    lane.submit(1, "First", "gated", rows(100, 5), meta())
+    assert last.started.acquire(timeout=30)
+    dead = replica(running, "Last")
+    running.replicas.remove(dead)
+    last.open.set()
+    dead.stop()
+    running.start_replica("Last")
+    (reply,) = receive_all(lane, 1)
+    assert reply.result is not None
+    assert reply.result.batch().column("x").to_pylist() == list(range(6, 106))
+    del reply
+    lane.close()
+
+
+def test_an_answer_outlives_who_made_it_and_who_handed_it_back(running: Plane) -> None:
+    (got,) = running.call("back", rows(5000))
+    for name in ("Last", "Middle", "First"):
+        dead = replica(running, name)
+        running.replicas.remove(dead)
+        dead.stop()
+    assert got.column("x").to_pylist() == list(range(1, 5001))
+    del got
+    last = running.start_replica("Last")
+    assert last.ready()
+    running.start_replica("Middle")
+    running.start_replica("First")
+    assert running.call("back", rows(50))[0].column("x").to_pylist() == list(range(1, 51))
