@@ -117,6 +117,10 @@ class First:
         self.places.append(place(some))
         return self.middle.look(some)
 
+    @fs.method(row_aligned=False)
+    def part_made(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return self.last.made(batch.slice(10, 20))
+
     def other_rows(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         self.places.append(place(batch))
         return self.last.look(batch.take(pa.array(range(batch.num_rows))))
@@ -174,12 +178,26 @@ def memfd_of(running: Plane, name: str) -> set[int]:
     return {os.fstat(segment.fd).st_ino for segment in replica.pool._segments.values()}
 
 
-@pytest.mark.parametrize("method", ["look", "look_async", "table", "part"])
+@pytest.mark.parametrize("method", ["look", "look_async", "table"])
 def test_ones_own_rows_are_read_where_they_lie(running: Plane, method: str) -> None:
     running.call(method, rows(5000))
     places = [each for kind in (First, Middle, Last) for each in target(running, kind).places]
     assert len(places) == 3
     assert len(set(places)) == 1
+
+
+def test_a_part_of_ones_own_rows_is_read_where_it_lies(running: Plane) -> None:
+    # Parts of small regions are copied by each who reads them: others' rows may lie beside.
+    running.call("part", pa.record_batch({"x": pa.array(range(600_000), pa.int64())}))
+    places = [each for kind in (First, Middle, Last) for each in target(running, kind).places]
+    assert len(places) == 3
+    assert len(set(places)) == 1
+
+
+def test_a_part_of_little_is_passed_on_as_what_it_is(running: Plane) -> None:
+    (got,) = running.call("part_made", rows(100))
+    assert got.column("x").to_pylist() == list(range(11, 31))
+    assert got.column("s").to_pylist() == rows(20, 10).column("s").to_pylist()
 
 
 def test_other_rows_are_written(running: Plane) -> None:
