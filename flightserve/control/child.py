@@ -15,7 +15,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 
 from flightserve import threads
@@ -27,7 +26,7 @@ from flightserve.control.names import supervisor_socket
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
 from flightserve.control.sources import install
-from flightserve.errors import FlightserveError
+from flightserve.replica.faults import described, traceback_of
 from flightserve.wire.table import RoutingTable
 
 log = logging.getLogger("flightserve.control.child")
@@ -100,7 +99,7 @@ class Child:
             build: Factory = loads(factory)
             hosted = build(self._assignment)
         except BaseException as error:
-            failed = Failed(_describe(self._assignment, error), traceback.format_exc())
+            failed = Failed(f"{self._assignment.slot.name}: {described(error)}", traceback_of(error))
             if self._link.tell(failed, TELL_TIMEOUT_S):
                 # As after `Left`: Ray ends this process now; where it does not, we do.
                 threading.Event().wait(EXIT_GRACE_S)
@@ -193,12 +192,6 @@ def adopt_environment(sys_path: Sequence[str], cwd: str) -> None:
     sys.path[:] = [*sys_path, *(entry for entry in sys.path if entry not in sys_path)]
     if cwd and os.path.isdir(cwd):
         os.chdir(cwd)
-
-
-def _describe(assignment: Assignment, error: BaseException) -> str:
-    if isinstance(error, FlightserveError):
-        return f"{assignment.slot.name}: {error.message}"
-    return f"{assignment.slot.name}: {type(error).__name__}: {error}"
 
 
 def _exit_after(seconds: float) -> None:

@@ -40,7 +40,7 @@ def failure(
     if issubclass(type(told), FlightserveError):
         return _ours(told)
     # Text now: a logging handler that keeps the exception would keep the micro-batch's rows.
-    tell(log, "%s raised\n%s", where, _traceback(error), extra=details)
+    tell(log, "%s raised\n%s", where, traceback_of(error), extra=details)
     return MethodFailed(describe(told))
 
 
@@ -56,6 +56,14 @@ def describe(error: BaseException) -> str:
     """An exception for people far away: class and message, bounded, without paths of this machine."""
     name, text = _name_of(type(error)), _text(error)
     return _bounded(f"{name}: {text}" if text else name)
+
+
+def described(error: BaseException) -> str:
+    """An exception for who runs the app: as `describe`, with paths; of ours the message alone."""
+    if issubclass(type(error), FlightserveError):
+        return _ours(error).message
+    name, text = _name_of(type(error)), _text(error, paths=True)
+    return _bounded(f"{name}: {text}" if text else name, hide_paths=False)
 
 
 def tell(log: logging.Logger, message: str, *values: object, extra: Mapping[str, object] | None = None) -> None:
@@ -87,17 +95,19 @@ def _bounded(text: str, hide_paths: bool = True) -> str:
     return raw[: MESSAGE_BYTES_MAX - 3].decode("utf-8", "ignore") + "..."
 
 
-def _text(error: BaseException) -> str:
+def _text(error: BaseException, paths: bool = False) -> str:
     try:
         # An OSError's text names the file; what went wrong is in strerror.
-        text = (issubclass(type(error), OSError) and error.strerror) or str(error)  # type: ignore[attr-defined]
+        reason = not paths and issubclass(type(error), OSError) and error.strerror  # type: ignore[attr-defined]
+        text = reason or str(error)
         # Plain and short: it may be of a class of its own, which behaves in any way, and gigabytes long.
         return str.__getitem__(text, slice(MESSAGE_BYTES_MAX + 1))
     except BaseException:  # a user's __str__ may raise anything; the class still says something
         return ""
 
 
-def _traceback(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
+    """As Python shows it, for the log: bounded, and in characters that can be written."""
     try:
         # Half a character of UTF-16 is none that a log can be written in.
         text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode()
