@@ -99,9 +99,12 @@ class Coroutines:
             tell(log, "user code ended the event loop of %s's methods (%s); it goes on", self._name, why)
 
     def _replace(self, why: str) -> None:
+        lost = self._loop
         with self._replaced:
             self._loop = asyncio.new_event_loop()
             self._replaced.notify_all()
+        with contextlib.suppress(BaseException):
+            lost.close()
         for run in list(self._runs):
             self._settle(run, MethodFailed(f"user code ended the event loop that {run.method.where} ran on: {why}"))
 

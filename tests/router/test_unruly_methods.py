@@ -18,6 +18,11 @@ from flightserve.errors import FlightserveError, MethodFailed, NotFound, SchemaM
 from tests.plane import Plane, meta, plane
 from tests.unruly import LOOP, PLACES, RAISED, RETURNED, SILENT, OddType, Unruly
 
+# Loops that were broken cannot be closed; they and what runs on them are collected at any time later.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 GOOD = pa.record_batch({"what": ["good"]})
 # The error that each exception of ours, or made from one of ours, is to its caller.
 OURS = {name: NotFound for name in RAISED if name.startswith("ours")}
@@ -88,8 +93,6 @@ def test_what_is_returned_is_an_error_at_worst(system: Plane, where: str) -> Non
 
 
 @pytest.mark.parametrize("what", LOOP)
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_methods_loop_goes_on(system: Plane, what: str) -> None:
     async def neighbours() -> list[object]:
         calls = [system.client.call("Unruly", "waits", GOOD, meta(15.0)) for _ in range(3)]
