@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import sys
 from collections.abc import Callable, Iterator
 
@@ -34,6 +35,9 @@ def system() -> Iterator[Plane]:
     with plane(Unruly.bind()) as running:
         yield running
     pa.unregister_extension_type("flightserve.tests.odd")
+    # Here what it says is expected.
+    del running
+    gc.collect()
 
 
 def named(what: str, where: str = "") -> pa.RecordBatch:
