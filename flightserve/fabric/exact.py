@@ -148,6 +148,12 @@ def elements(array: pa.Array) -> pa.Array:
     return within(array.values, _spans(array))
 
 
+def taken_apart(array: pa.Array) -> tuple[pa.Array, Any]:
+    """These, and how many of them each row has, as NumPy's whole numbers."""
+    spans = _spans(array)
+    return within(array.values, spans), spans.lengths
+
+
 def _spans(array: pa.Array) -> Spans:
     return spans_of(array, Budget(_BYTES_MAX))
 

@@ -51,6 +51,9 @@ PLAIN: Final[dict[type, pa.DataType]] = {
     **{kind: pa.from_numpy_dtype(kind) for kind in (np.uint8, np.uint16, np.uint32, np.uint64)},
 }
 
+# The types of whole numbers are those of most; what is beyond int64 has another (`type_of`).
+NATURAL: Final[dict[type, pa.DataType]] = {**PLAIN, int: pa.int64(), type(None): pa.null()}
+
 # The order tells: a bool is an int, a datetime a date, NumPy's timedelta an integer.
 _FAMILIES: Final[tuple[tuple[tuple[type, ...], str], ...]] = (
     ((pa.MonthDayNano,), "other"),
@@ -365,6 +368,72 @@ _OF_FAMILY: Final[dict[str, Callable[[Sequence[Any], set[type], pa.DataType | No
     "other": _others,
 }
 
+# ---- many requests
+
+
+def cut(values: Any, counts: Sequence[int]) -> list[Any]:
+    """So many of the values each, in order."""
+    ends = itertools.accumulate(counts, initial=0)
+    if isinstance(values, pa.Array):
+        return [values.slice(start, stop - start) for start, stop in itertools.pairwise(ends)]
+    return [values[start:stop] for start, stop in itertools.pairwise(ends)]
+
+
+def types_of(values: Sequence[Any], counts: Sequence[int]) -> pa.DataType | list[pa.DataType | Misfit]:
+    """The type that so many of the values have each (`type_of`), or a list of them. Whether whole numbers are within 64
+    bits is left to be seen where classes alone tell the type."""
+    singly = len(values) == len(counts) and 0 not in counts
+    if singly:
+        found: list[Any] = [NATURAL.get(kind) for kind in map(type, values)]
+        if None not in found:
+            return found
+    shapes = list(map(_shape, values))
+    if None not in shapes:
+        if len(set(shapes)) == 1 and 0 not in counts:
+            return _type_of_shapes((shapes[0],))
+        own = zip(shapes) if singly else [tuple(dict.fromkeys(each)) for each in cut(shapes, counts)]
+        return [_type_or_misfit(_type_of_shapes, each) for each in own]
+    return [_type_or_misfit(type_of, each) for each in cut(values, counts)]
+
+
+def _type_or_misfit(type_of_them: Callable[[Any], pa.DataType], values: Any) -> pa.DataType | Misfit:
+    try:
+        return type_of_them(values)
+    except Misfit as error:
+        return error.with_traceback(None)
+
+
+def _shape(value: Any) -> Any:
+    """What its type follows from, where that is no more than classes and keys; else None."""
+    kind = type(value)
+    if kind in NATURAL:
+        return kind
+    if kind is dict:
+        inner = tuple(map(_shape, value.values()))
+        return None if None in inner else (dict, tuple(value), inner)
+    if kind is list:
+        classes = set(map(type, value))
+        if len(classes) == 1 and (only := classes.pop()) in NATURAL:
+            return (list, (only,))
+        inner = tuple(dict.fromkeys(map(_shape, value)))
+        return None if None in inner else (list, inner)
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _type_of_shapes(shapes: tuple[Any, ...]) -> pa.DataType:
+    return type_of(list(map(_example, shapes)))
+
+
+def _example(shape: Any) -> Any:
+    """A value of the shape."""
+    if isinstance(shape, type):
+        return None if shape is type(None) else datetime.date.min if shape is datetime.date else shape()
+    if shape[0] is dict:
+        return dict(zip(shape[1], map(_example, shape[2]), strict=True))
+    return list(map(_example, shape[1]))
+
+
 # ---- columns
 
 
@@ -373,7 +442,7 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     try:
         if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
             return pa.ExtensionArray.from_storage(kind, column_of(values, kind.storage_type))
-        if types.is_floating(kind):
+        if types.is_floating(kind) and not {float, type(None)}.issuperset(map(type, values)):
             # Of a number of NumPy's beside them Arrow takes the wrong bits.
             values = [value if value is None or type(value) is float else float(value) for value in values]
         array = pa.array(values, kind)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import bisect
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -23,68 +25,58 @@ class Group(NamedTuple):
 
 
 class RowRun:
-    """One run of a `@single_input` method: iterated, it gives each request's rows; `values` collects what they make.
-    A request that fails has no values, and the next one goes on."""
+    """One run of a `@single_input` method. `left` gives the rows that are to run, `values` collects what they make.
+    Where one raises, its request has failed (`fail`), and those behind go on."""
 
     def __init__(self, where: str, pieces: Sequence[pa.RecordBatch]) -> None:
         self.schema = pieces[0].schema
         self.context = context()
-        total = sum([piece.num_rows for piece in pieces])
         # Outside of a replica, rows are nobody's: one request's.
-        self.counts = self.context.rows or (total,)
+        self.counts = self.context.rows or (sum([piece.num_rows for piece in pieces]),)
         self.values: list[dict[str, Any]] = []
         self.faults: list[Apart] = []
-        # Rows of the requests that did not fail, and their places, once one did.
-        self.answered: Sequence[int] = self.counts
+        # The requests that have not failed, once one has, and how many rows each has.
         self.places: list[int] = []
-        self._where = where
-        self._pieces = pieces
-        self._place = 0
-        # Where the values of the request that runs begin.
-        self._start = 0
+        self.answered: Sequence[int] = self.counts
+        self._rows = self._converted(where, pieces)
 
     def __repr__(self) -> str:
         return f"<RowRun of {len(self.counts)} requests, {len(self.faults)} failed>"
 
-    def __iter__(self) -> Iterator[Sequence[dict[str, Any]]]:
-        own: list[Sequence[dict[str, Any]] | SchemaMismatch] = self._own_rows()
-        for self._place, rows in enumerate(own):
-            self._start = len(self.values)
-            if isinstance(rows, SchemaMismatch):
-                self.fail(rows)
-            else:
-                yield rows
-        if self.faults:
-            failed = {place for fault in self.faults for place in fault.parts}
-            self.places = [place for place in range(len(self.counts)) if place not in failed]
-            self.answered = [self.counts[place] for place in self.places]
+    def left(self) -> Sequence[dict[str, Any]]:
+        """The rows whose values are not there."""
+        done = len(self.values)
+        return self._rows[done:] if done else self._rows
 
     def fail(self, error: FlightserveError) -> None:
-        """The request that runs failed. Raises the error where there is no other to go on with, or nobody waits."""
+        """The row behind the last value raised. Raises the error where there is no other request to go on with, or
+        nobody waits."""
         if len(self.counts) == 1 or self.context.cancelled or isinstance(error, ReplicaFailed):
             raise error
-        del self.values[self._start :]
-        self.faults.append(Apart([self._place], bare(error)))
+        starts = list(itertools.accumulate(self.answered, initial=0))
+        index = bisect.bisect_right(starts, len(self.values)) - 1
+        self._drop(index, error)
+        del self.values[starts[index] :]
+        del self._rows[starts[index] : starts[index + 1]]
 
-    def _own_rows(self) -> list[Any]:
+    def _drop(self, index: int, error: FlightserveError) -> None:
+        if not self.faults:
+            self.places = list(range(len(self.counts)))
+        self.faults.append(Apart([self.places.pop(index)], bare(error)))
+        self.answered = [self.counts[place] for place in self.places]
+
+    def _converted(self, where: str, pieces: Sequence[pa.RecordBatch]) -> list[dict[str, Any]]:
+        """The rows of the requests that have Python values. Raises SchemaMismatch where there is one request."""
         try:
-            rows = rows_of(self._pieces, self._where)
+            return rows_of(pieces, where)
         except SchemaMismatch:
             if len(self.counts) == 1:
                 raise
-            return [self._rows_or_why(each) for each in cut(self._pieces, self.counts)]
-        if len(self.counts) == 1:
-            return [rows]
-        if len(rows) == len(self.counts) and 0 not in self.counts:
-            return [[row] for row in rows]
-        own, start = [], 0
-        for count in self.counts:
-            own.append(rows[start : start + count])
-            start += count
-        return own
-
-    def _rows_or_why(self, piece: pa.RecordBatch) -> Sequence[dict[str, Any]] | SchemaMismatch:
-        try:
-            return rows_of([piece], self._where)
-        except SchemaMismatch as error:
-            return error
+        rows = []
+        own = cut(pieces, self.counts)
+        for index in reversed(range(len(own))):
+            try:
+                rows.append(rows_of([own[index]], where))
+            except SchemaMismatch as error:
+                self._drop(index, error)
+        return list(itertools.chain.from_iterable(reversed(rows)))

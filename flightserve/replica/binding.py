@@ -89,7 +89,7 @@ class BoundMethod:
                     apart += at_places(self._checked(self._function(argument), group.pieces), group.places)
                 except BaseException as error:
                     apart += self._group_failed(error, group)
-        return kept_apart(apart, context().rows)
+        return kept_apart(apart, context())
 
     async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         try:
@@ -110,7 +110,7 @@ class BoundMethod:
                     if _is_our_cancellation(error):
                         raise
                     apart += self._group_failed(error, group)
-        return kept_apart(apart, context().rows)
+        return kept_apart(apart, context())
 
     def _argument(self, pieces: Sequence[pa.RecordBatch]) -> tuple[Any, list[Group] | None]:
         """What the method gets, or the groups of requests that it runs for one after another."""
@@ -144,16 +144,17 @@ class BoundMethod:
         if not self.spec.row_aligned:
             return self._results.placed(value, schema)
         expected = pieces[0].num_rows if len(pieces) == 1 else sum([piece.num_rows for piece in pieces])
-        counts = context().rows
+        current = context()
+        counts: Sequence[int] = () if current.requests <= 1 or type(value) is pa.RecordBatch else current.rows
         batch = self._results.placed(value, schema, counts)
         if isinstance(batch, list):
-            return kept_apart(batch, counts)
+            return kept_apart(batch, current)
         if batch.num_rows != expected:
             raise MethodFailed(
                 f"{self.where} got {expected} rows and returned {batch.num_rows}; a row-aligned method returns a "
                 "row for each it gets, in order (others are declared with @method(row_aligned=False))"
             )
-        return batch if len(counts) <= 1 else kept_apart(batch, counts)
+        return kept_apart(batch, current)
 
     def _delimited(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         rows, schema = context().rows, pieces[0].schema
@@ -251,26 +252,28 @@ class BoundMethod:
 
     def _rows(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         function, run = self._function, RowRun(self.where, pieces)
-        for rows in run:
+        values, current = run.values, run.context
+        while rows := run.left():
             try:
                 for row in rows:
-                    if run.context.cancelled:
+                    if current.cancelled:
                         raise Cancelled(f"{self.where}: nobody waits for the result any more")
                     value = function(row)
-                    run.values.append(value if type(value) is dict else self._row_result(value))
+                    values.append(value if type(value) is dict else self._row_result(value))
             except BaseException as error:
                 run.fail(self._failed(error))
         return self._row_answers(run)
 
     async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
         function, run = self._function, RowRun(self.where, pieces)
-        for rows in run:
+        values, current = run.values, run.context
+        while rows := run.left():
             try:
                 for row in rows:
-                    if run.context.cancelled:
+                    if current.cancelled:
                         raise Cancelled(f"{self.where}: nobody waits for the result any more")
                     value = await function(row)
-                    run.values.append(value if type(value) is dict else self._row_result(value))
+                    values.append(value if type(value) is dict else self._row_result(value))
             except BaseException as error:
                 if _is_our_cancellation(error):
                     raise
@@ -282,7 +285,7 @@ class BoundMethod:
             result: Part | list[Apart] = self._results.from_rows(run.values, run.schema, run.answered)
             if run.faults:
                 result = [*at_places(result, run.places), *run.faults] if run.places else run.faults
-            return kept_apart(result, run.counts)
+            return kept_apart(result, run.context)
         except BaseException as error:
             raise self._failed(error) from error
 

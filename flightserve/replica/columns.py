@@ -18,7 +18,8 @@ from flightserve.fabric.batches import own_rows
 from flightserve.fabric.exact import Misfit, as_type, kind_name, own, shares_buffers
 from flightserve.fabric.schemas import EXTENSION_NAME
 from flightserve.fabric.stored import Fresh, Stored
-from flightserve.fabric.values import PLAIN, column_of, declared_column, type_of
+from flightserve.fabric.values import NATURAL, column_of, cut, declared_column, type_of, types_of
+from flightserve.replica.context import Context
 from flightserve.replica.faults import bare
 
 EXTENSION_METADATA: Final = b"ARROW:extension:metadata"
@@ -84,36 +85,48 @@ class Column:
             return values.type
         return given
 
-    def kinds(self, own_values: list[Any]) -> pa.DataType | list[pa.DataType | Misfit]:
-        """The type that every request's values have by themselves, or each request's."""
+    def kinds(self, counts: Sequence[int]) -> pa.DataType | list[pa.DataType | Misfit]:
+        """The type that the values of every request with so many rows have by themselves, or each request's."""
         if self.declared is not None:
             return self.declared
-        try:
-            kind = self.kind(self.values)
-        except Misfit:
-            kind = None
-        if kind is not None and self._is_everybodys(kind):
+        if 0 not in counts and (kind := self._everybodys()) is not None:
             return kind
+        if self.given is None and not self.typed:
+            return types_of(self.values, counts)
         found: list[pa.DataType | Misfit] = []
-        for values in own_values:
+        for values in cut(self.values, counts):
             try:
                 found.append(self.kind(values))
             except Misfit as error:
                 found.append(error.with_traceback(None))
         return found
 
-    def _is_everybodys(self, kind: pa.DataType) -> bool:
-        """Whether a type of all values is that of each of them."""
-        given = self.given
-        if given is not None and kind.equals(given.type):
-            return True
-        if self.typed:
-            return given is None
-        classes = set(map(type, self.values))
-        if len(classes) != 1 or (given is not None and kind_name(given.type) == kind_name(kind)):
+    def _everybodys(self) -> pa.DataType | None:
+        """The one type of all values that is also that of each by itself; None where that takes a closer look. Whether
+        whole numbers fit it is left to be seen."""
+        values, given = self.values, None if self.given is None else self.given.type
+        if isinstance(values, pa.Array):
+            if given is None:
+                return values.type
+            return given if self._is_kept(values, given) else None
+        classes = set(map(type, values))
+        nulls = len(classes) > 1 and type(None) in classes
+        if nulls:
+            classes.discard(type(None))
+        natural = NATURAL.get(next(iter(classes))) if len(classes) == 1 else None
+        if given is None:
+            return None if nulls else natural
+        if natural is not None and natural.equals(given):
+            return given
+        if self._is_kept(values, given):
+            return given
+        return natural if natural is not None and not nulls and kind_name(natural) != kind_name(given) else None
+
+    def _is_kept(self, values: Any, given: pa.DataType) -> bool:
+        try:
+            return bool(self.kind(values).equals(given))
+        except Misfit:
             return False
-        plain = pa.int64() if int in classes else PLAIN.get(classes.pop())
-        return plain is not None and bool(kind.equals(plain))
 
     def made(self, values: Any, kind: pa.DataType) -> pa.Array:
         """The values as a column of that type. Raises Misfit."""
@@ -141,29 +154,40 @@ def assembled(columns: Sequence[Column], counts: Sequence[int], where: str) -> p
     types than each other. Raises MethodFailed where there is one request."""
     if len(counts) <= 1:
         return _one(columns, where)
-    own_values = [_cut(column.values, counts) for column in columns]
-    kinds = [column.kinds(rows) for column, rows in zip(columns, own_values, strict=True)]
+    kinds = [column.kinds(counts) for column in columns]
     if not any(isinstance(kind, list) for kind in kinds):
         try:
             return _batch(columns, [column.values for column in columns], kinds, where)
         except MethodFailed:
             # One request's values, which must not fail the others.
-            return _each(columns, own_values, range(len(counts)), where)
-    groups: dict[tuple[pa.DataType, ...], list[int]] = {}
+            return _each(columns, list(itertools.accumulate(counts, initial=0)), range(len(counts)), where)
+    return _grouped(columns, kinds, counts, where)
+
+
+def _grouped(columns: Sequence[Column], kinds: Sequence[Any], counts: Sequence[int], where: str) -> list[Apart]:
+    """Requests whose columns have the same types together."""
+    ends = list(itertools.accumulate(counts, initial=0))
+    several = [index for index, kind in enumerate(kinds) if isinstance(kind, list)]
+    # By which objects their types are, and only then by the types: to hash one takes longer than all else.
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place, types in enumerate(zip(*[kinds[index] for index in several], strict=True)):
+        found.setdefault(tuple(map(id, types)), []).append(place)
     apart: list[Apart] = []
-    for place in range(len(counts)):
-        types = [kind[place] if isinstance(kind, list) else kind for kind in kinds]
+    groups: dict[tuple[pa.DataType, ...], list[int]] = {}
+    for places in found.values():
+        types = tuple([kind[places[0]] if isinstance(kind, list) else kind for kind in kinds])
         wrong = next((index for index, kind in enumerate(types) if isinstance(kind, Misfit)), None)
         if wrong is None:
-            groups.setdefault(tuple(types), []).append(place)
+            groups.setdefault(types, []).extend(places)
         else:
-            apart.append(Apart([place], columns[wrong].misfit(where, types[wrong])))
-    for together, places in groups.items():
+            apart += [Apart([place], columns[wrong].misfit(where, types[wrong])) for place in places]
+    for types, places in groups.items():
+        places.sort()
+        values = [_picked(column.values, ends, places) for column in columns]
         try:
-            values = [_joined([rows[place] for place in places]) for rows in own_values]
-            apart.append(Apart(places, _batch(columns, values, together, where)))
+            apart.append(Apart(places, _batch(columns, values, types, where)))
         except MethodFailed:
-            apart += _each(columns, own_values, places, where)
+            apart += _each(columns, ends, places, where)
     return apart
 
 
@@ -177,13 +201,13 @@ def _one(columns: Sequence[Column], where: str) -> pa.RecordBatch:
     return _batch(columns, [column.values for column in columns], kinds, where)
 
 
-def _each(columns: Sequence[Column], own_values: list[list[Any]], places: Iterable[int], where: str) -> list[Apart]:
+def _each(columns: Sequence[Column], ends: Sequence[int], places: Iterable[int], where: str) -> list[Apart]:
     """Each request by itself."""
     apart = []
     for place in places:
         alone = [
-            Column(column.name, values[place], column.given, column.declared, column.utc)
-            for column, values in zip(columns, own_values, strict=True)
+            Column(column.name, _picked(column.values, ends, [place]), column.given, column.declared, column.utc)
+            for column in columns
         ]
         try:
             apart.append(Apart([place], _one(alone, where)))
@@ -193,28 +217,24 @@ def _each(columns: Sequence[Column], own_values: list[list[Any]], places: Iterab
 
 
 def _batch(columns: Sequence[Column], values: Sequence[Any], kinds: Sequence[Any], where: str) -> pa.RecordBatch:
-    arrays, fields = [], []
+    arrays = []
     for column, rows, kind in zip(columns, values, kinds, strict=True):
         try:
             arrays.append(column.made(rows, kind))
         except Misfit as error:
             raise column.misfit(where, error) from None
-        fields.append(column.field(kind))
+    if all(column.given is None or not column.given.metadata for column in columns):
+        return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
+    fields = [column.field(kind) for column, kind in zip(columns, kinds, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def _cut(values: Any, counts: Sequence[int]) -> list[Any]:
-    """Each request's own."""
-    ends = list(itertools.accumulate(counts, initial=0))
+def _picked(values: Any, ends: Sequence[int], places: Sequence[int]) -> Any:
+    """The values of the requests at these places."""
     if isinstance(values, pa.Array):
-        return [values.slice(start, stop - start) for start, stop in itertools.pairwise(ends)]
-    return [values[start:stop] for start, stop in itertools.pairwise(ends)]
-
-
-def _joined(pieces: list[Any]) -> Any:
-    if len(pieces) == 1:
-        return pieces[0]
-    return pa.concat_arrays(pieces) if isinstance(pieces[0], pa.Array) else list(itertools.chain.from_iterable(pieces))
+        pieces = [values.slice(ends[place], ends[place + 1] - ends[place]) for place in places]
+        return pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
+    return list(itertools.chain.from_iterable([values[ends[place] : ends[place + 1]] for place in places]))
 
 
 # ---- requests apart
@@ -227,23 +247,36 @@ def at_places(result: Part | list[Apart], places: Sequence[int]) -> list[Apart]:
     return [Apart([places[part] for part in each.parts], each.batch, each.counts) for each in result]
 
 
-def kept_apart(result: Part | list[Apart], counts: Sequence[int]) -> Part | list[Apart]:
+def kept_apart(result: Part | list[Apart], current: Context) -> Part | list[Apart]:
     """The result with nothing in a request's part that belongs to others: where buffers hold values for several rows,
     as dictionaries do, each request gets its own."""
-    if len(counts) <= 1 or isinstance(result, (Stored, Fresh)):
+    if current.requests <= 1 or isinstance(result, (Stored, Fresh)):
         return result
     if not isinstance(result, list):
-        if not any(map(shares_buffers, result.schema.types)):
+        if not _shares_buffers(result.schema):
             return result
-        result = [Apart(range(len(counts)), result)]
+        result = [Apart(range(current.requests), result)]
+    counts = current.rows
     return [own for each in result for own in _own_parts(each, counts)]
+
+
+_last_looked_at: list[tuple[pa.Schema, bool]] = [(pa.schema([]), False)]
+
+
+def _shares_buffers(schema: pa.Schema) -> bool:
+    known, shares = _last_looked_at[0]
+    if not known.equals(schema):
+        shares = any(map(shares_buffers, schema.types))
+        # One thing, so that threads see all of it or nothing.
+        _last_looked_at[0] = (schema, shares)
+    return shares
 
 
 def _own_parts(each: Apart, counts: Sequence[int]) -> Iterator[Apart]:
     batch = each.batch
     if not isinstance(batch, pa.RecordBatch):
         yield each
-    elif each.counts or not any(map(shares_buffers, batch.schema.types)):
+    elif each.counts or not _shares_buffers(batch.schema):
         yield each._replace(batch=own_rows(batch))
     else:
         offset = 0

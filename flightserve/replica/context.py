@@ -120,6 +120,11 @@ class Context:
         return tuple([part.traceparent for part in self._parts])
 
     @property
+    def requests(self) -> int:
+        """How many requests these are."""
+        return len(self._parts)
+
+    @property
     def rows(self) -> tuple[int, ...]:
         """How many rows each request has here: they lie one after another in what the method gets."""
         return tuple([part.rows for part in self._parts])

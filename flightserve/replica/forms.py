@@ -35,7 +35,7 @@ import pyarrow as pa
 
 from flightserve.errors import SchemaMismatch
 from flightserve.fabric.castable import is_list
-from flightserve.fabric.exact import elements
+from flightserve.fabric.exact import elements, taken_apart
 
 Form = Callable[[Sequence[pa.RecordBatch], str], Any]
 
@@ -84,9 +84,9 @@ def _to_numpy(column: pa.Array) -> Any:
         values = elements(column)
         if types.is_primitive(values.type) and not values.null_count:
             return values.to_numpy(zero_copy_only=False).reshape(len(column), kind.list_size)
-    if types.is_date(kind) or types.is_timestamp(kind) or types.is_duration(kind) or _is_plain_list(column):
+    if types.is_date(kind) or types.is_timestamp(kind) or types.is_duration(kind):
         return column.to_numpy(zero_copy_only=False)
-    return _objects(column.to_pylist())
+    return _objects(_python_values(column))
 
 
 def _masked(column: pa.Array) -> Any:
@@ -112,12 +112,17 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
 
 
-def _is_plain_list(column: pa.Array) -> bool:
-    """Lists of numbers with no null among them: they become arrays of their own type, one for each row."""
+def _python_values(column: pa.Array) -> list[Any]:
+    """Python values; of lists of numbers with no null among them arrays of their own type, one for each row. Arrow's
+    own conversion makes floats of whole numbers where any row has a null, or one beside those that were asked for."""
     kind = column.type
-    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
-        return False
-    return _is_number(kind.value_type) and not elements(column).null_count
+    if not is_list(kind) or not _is_number(kind.value_type) or elements(column).null_count:
+        return list(column.to_pylist())
+    values, lengths = taken_apart(column)
+    numbers = values.to_numpy(zero_copy_only=False)
+    ends = itertools.accumulate(lengths.tolist(), initial=0)
+    pairs = zip(column.is_valid().to_pylist(), itertools.pairwise(ends), strict=True)
+    return [numbers[start:stop] if valid else None for valid, (start, stop) in pairs]
 
 
 # ---- polars
@@ -168,9 +173,7 @@ def _is_odd(column: pa.ChunkedArray) -> bool:
     kind = column.type
     if _is_number(kind):
         return bool(column.null_count)
-    if types.is_struct(kind) or types.is_map(kind):
-        return True
-    return is_list(kind) and not all(_is_plain_list(chunk) for chunk in column.chunks)
+    return bool(types.is_struct(kind) or types.is_map(kind) or is_list(kind))
 
 
 def _series(column: pa.ChunkedArray) -> Any:
@@ -184,7 +187,8 @@ def _series(column: pa.ChunkedArray) -> Any:
     if types.is_integer(kind):
         name = f"{'UI' if types.is_unsigned_integer(kind) else 'I'}nt{kind.bit_width}Dtype"
         return pd.Series(getattr(pd, name)().__from_arrow__(column))
-    return pd.Series(_objects(column.to_pylist()), dtype=object)
+    values = itertools.chain.from_iterable(map(_python_values, column.chunks))
+    return pd.Series(_objects(list(values)), dtype=object)
 
 
 # ---- rows
@@ -282,10 +286,10 @@ def _look_of_nulls(column: pa.Array, kind: pa.DataType) -> Hashable:
         return _look_of_nulls(column.storage, kind.storage_type)
     if _is_number(kind):
         return _NULLS if column.null_count else None
-    if types.is_fixed_size_list(kind) and column.null_count:
-        return _NULLS
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _NULLS if _is_number(kind.value_type) and elements(column).null_count else None
+    if types.is_fixed_size_list(kind) and types.is_primitive(kind.value_type):
+        return _NULLS if column.null_count or elements(column).null_count else None
+    if is_list(kind) and _is_number(kind.value_type):
+        return _NULLS if elements(column).null_count else None
     return _look_of_order(column, kind)
 
 
