@@ -17,8 +17,9 @@ from flightserve.errors import FlightserveError, MethodFailed
 from flightserve.fabric.batches import own_rows
 from flightserve.fabric.exact import Misfit, as_type, kind_name, own, shares_buffers
 from flightserve.fabric.schemas import EXTENSION_NAME
+from flightserve.fabric.shapes import cut, types_of
 from flightserve.fabric.stored import Fresh, Stored
-from flightserve.fabric.values import NATURAL, column_of, cut, declared_column, type_of, types_of
+from flightserve.fabric.values import NATURAL, column_of, declared_column, type_of
 from flightserve.replica.context import Context
 from flightserve.replica.faults import bare
 
