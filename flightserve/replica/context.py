@@ -23,7 +23,7 @@ from flightserve.types import RequestMeta
 from flightserve.wire.frames import Part
 
 if TYPE_CHECKING:
-    from flightserve.replica.turns import Turn
+    from flightserve.replica.turns import Calls
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class Context:
         "_clock",
         "_parts",
         "_within",
+        "calls",
         "cancelled",
         "deadline",
         "deployment",
@@ -55,7 +56,6 @@ class Context:
         "last",
         "method",
         "over",
-        "turn",
     )
 
     def __init__(
@@ -71,8 +71,8 @@ class Context:
         self.over = False
         # Whether the method may run again, for some of the requests alone.
         self.idempotent = True
-        # What lets others run while the method waits for a call onwards.
-        self.turn: Turn | None = None
+        # What is to know when the method waits for a call onwards, in a replica.
+        self.calls: Calls | None = None
         # The batch that a generator yields next is its last.
         self.last = False
         self._parts = parts
@@ -206,9 +206,9 @@ class Context:
             **({"trace_ids": traces} if traces else {}),
         }
 
-    def aside(self) -> contextlib.AbstractContextManager[None]:
+    def aside(self, callee: str) -> contextlib.AbstractContextManager[None]:
         """A block in which the calling thread waits for a call onwards."""
-        return contextlib.nullcontext() if self.turn is None else self.turn.aside()
+        return contextlib.nullcontext() if self.calls is None else self.calls.aside(callee)
 
     def ending(self) -> None:
         """A generator may say so before it yields its last batch: the end of the reply then travels with it, and what

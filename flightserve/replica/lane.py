@@ -44,7 +44,7 @@ from flightserve.replica.inputs import Inputs
 from flightserve.replica.keepers import Keeper
 from flightserve.replica.origins import given, handed_back
 from flightserve.replica.session import Session
-from flightserve.replica.turns import LOOK_S, Turn, Turns
+from flightserve.replica.turns import LOOK_S, Calls, Turn, Turns
 from flightserve.wire import frames
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Lane:
         context = self._admit(frame, inputs, now_ns)
         if context is None:
             return None
-        context.turn = None if method.spec.streaming else turn
+        context.calls = Calls(self, frame.batch_id) if turn is None or method.spec.streaming else turn
         handed_on = False
         context.idempotent = method.spec.idempotent
         try:
@@ -353,7 +353,7 @@ class Lane:
             self._reader, self.keeper, self.inside = reader, keeper, batch_id
             return False
         with contextlib.suppress(Unavailable):
-            self.channel.send([frames.Suspended(batch_id)])
+            self.channel.send([frames.Suspended(batch_id, turn.callee)])
         return True
 
     def give_back(self) -> None:

@@ -53,6 +53,8 @@ T = TypeVar("T")
 
 # How often a thread that waits for an onward call looks whether anybody still wants its own result.
 CANCELLED_POLL_S: Final = 0.1
+# A call of a coroutine that takes longer is told to the router, whose callers may want to know.
+TELL_S: Final = 0.005
 # What a callee's router takes. Checked here, where it is known whose mistake it is.
 LIMITS: Final = EdgeLimits()
 
@@ -149,7 +151,7 @@ class RemoteMethod:
         call = self._prepare(rows)
         if call.spec.streaming:
             return self._iterate(call)
-        return self._on_loop(self._collect if len(call.parts) == 1 else self._collect_parts, call)
+        return self._on_loop(self._told, call)
 
     def __repr__(self) -> str:
         return f"<RemoteMethod {self._where}>"
@@ -190,6 +192,18 @@ class RemoteMethod:
             raise Unavailable(f"{self._deployment} cannot be called before this replica is ready") from None
 
     # ---- on event loops
+
+    async def _told(self, prepared: Prepared) -> pa.RecordBatch:
+        """The call, which is told of where it takes a while: in the loop's thread."""
+        calls = prepared.context.calls
+        work = self._collect if len(prepared.parts) == 1 else self._collect_parts
+        if calls is None:
+            return await work(prepared)
+        telling = asyncio.get_running_loop().call_later(TELL_S, calls.tell, prepared.callee)
+        try:
+            return await work(prepared)
+        finally:
+            telling.cancel()
 
     async def _on_loop(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         if _running_loop() is self._loop:
@@ -340,7 +354,7 @@ class Later:
         reply = self._lane.receive(HASTE_S)
         if reply is not None:
             return reply
-        with self._call.context.aside():
+        with self._call.context.aside(self._call.callee):
             while reply is None:
                 self._call.check()
                 reply = self._lane.receive(CANCELLED_POLL_S)

@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.errors import Unavailable
+from flightserve.wire import frames
 
 if TYPE_CHECKING:
     from flightserve.replica.lane import Lane
@@ -85,16 +87,40 @@ class Turns:
             self._changed.notify_all()
 
 
-class Turn:
+class Calls:
+    """What a micro-batch's method calls, for those whose deadline passes meanwhile."""
+
+    __slots__ = ("_batch_id", "_lane", "callee")
+
+    def __init__(self, lane: Lane, batch_id: int) -> None:
+        self._lane = lane
+        self._batch_id = batch_id
+        self.callee = ""
+
+    def __repr__(self) -> str:
+        return f"<Calls of micro-batch {self._batch_id}, to {self.callee or 'nobody'}>"
+
+    def tell(self, callee: str) -> None:
+        """It called this one, which takes a while. Any thread."""
+        self.callee = callee
+        with contextlib.suppress(Unavailable):
+            self._lane.channel.send([frames.Suspended(self._batch_id, callee, keeps_credit=True)])
+
+    def aside(self, callee: str) -> contextlib.AbstractContextManager[None]:
+        """A block in which a thread waits for it."""
+        self.tell(callee)
+        return contextlib.nullcontext()
+
+
+class Turn(Calls):
     """That of one micro-batch, for the thread that runs its method."""
 
-    __slots__ = ("_batch_id", "_lane", "_thread", "_turns", "suspended", "waited_ns", "where")
+    __slots__ = ("_thread", "_turns", "suspended", "waited_ns", "where")
 
     def __init__(self, lane: Lane, turns: Turns, batch_id: int, where: str) -> None:
+        super().__init__(lane, batch_id)
         self.where = where
-        self._lane = lane
         self._turns = turns
-        self._batch_id = batch_id
         self._thread = threading.get_ident()
         # Its credit is another's.
         self.suspended = False
@@ -105,12 +131,16 @@ class Turn:
         return f"<Turn of {self.where}, {'suspended' if self.suspended else 'running'}>"
 
     @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
+    def aside(self, callee: str) -> Iterator[None]:
         """Let others run in the block, if there is anybody who could. For every thread that calls onwards: those that
         the method started change nothing, because the method goes on beside them."""
+        told, self.callee = self.suspended, callee
         if threading.get_ident() != self._thread or not self._lane.suspend(self, self._batch_id):
+            self.tell(callee)
             yield
             return
+        if told:
+            self.tell(callee)
         began_ns = monotonic_ns()
         self._turns.give()
         try:

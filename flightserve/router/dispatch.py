@@ -35,7 +35,7 @@ from flightserve.core.events import (
     Tick,
 )
 from flightserve.core.routing import DeploymentMachine
-from flightserve.errors import KINDS, InvalidArgument, NotFound, ProtocolError
+from flightserve.errors import KINDS, DeadlineExceeded, InvalidArgument, NotFound, ProtocolError
 from flightserve.router.links import Link, RegionHold, Routed, Running
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire import frames
@@ -43,7 +43,11 @@ from flightserve.wire import frames
 log = logging.getLogger(__name__)
 
 _NOT_FOUND = KINDS.index(NotFound)
+_DEADLINE = KINDS.index(DeadlineExceeded)
 _INVALID = KINDS.index(InvalidArgument)
+
+# Names of a deployment and a method, as far as messages have them.
+CALLEE_CHARS_MAX = 256
 
 
 class Dispatcher:
@@ -256,6 +260,11 @@ class Dispatcher:
     def suspended(self, link: Link, frame: frames.Suspended, now_ns: int) -> None:
         """A micro-batch waits for another deployment; its lane has room for the next."""
         running = link.running.get(frame.batch_id)
+        if running is not None:
+            running.callee = frame.callee[:CALLEE_CHARS_MAX]
+        if frame.keeps_credit:
+            # Of coroutines it may come behind the answer.
+            return
         if running is None or running.suspended:
             raise ProtocolError(f"replica suspended micro-batch {frame.batch_id}, which it does not have, or twice")
         if sum(other.suspended for other in link.running.values()) >= SUSPENDED_MAX:
@@ -361,7 +370,13 @@ class Dispatcher:
     def _refuse(self, effect: Refused) -> None:
         request = effect.request
         assert isinstance(request, Routed)
-        request.link.channel.queue(frames.Outcome(request.part.request_id, effect.kind, effect.message))
+        message = effect.message
+        if effect.kind == _DEADLINE and request.batch is not None:
+            lane, batch_id = request.batch
+            running = lane.running.get(batch_id)
+            if running is not None and running.callee:
+                message += f"; the method's last call was to {running.callee}"
+        request.link.channel.queue(frames.Outcome(request.part.request_id, effect.kind, message))
         self.dirty.add(request.link)
         self._settle(request)
 

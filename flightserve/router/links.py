@@ -98,6 +98,8 @@ class Running(msgspec.Struct, eq=False):
     pieces: list[tuple[Routed, int, int]]
     holds: list[RegionHold]
     suspended: bool = False
+    # The method of another deployment that it called last, if that took a while.
+    callee: str = ""
 
 
 class Link:

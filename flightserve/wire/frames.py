@@ -207,10 +207,13 @@ class Failed(msgspec.Struct, array_like=True, tag=11):
 
 
 class Suspended(msgspec.Struct, array_like=True, tag=19):
-    """Replica to router: this micro-batch waits for a call to another deployment, and its lane runs others meanwhile.
-    It does not take up a credit any more, and is answered as any."""
+    """Replica to router: this micro-batch waits for a call to another deployment, to the method `callee`, and its lane
+    runs others meanwhile. It does not take up a credit any more, and is answered as any. With `keeps_credit` only the
+    callee is told: whoever's deadline passes hears of it."""
 
     batch_id: int
+    callee: str = ""
+    keeps_credit: bool = False
 
 
 class Abandon(msgspec.Struct, array_like=True, tag=12):

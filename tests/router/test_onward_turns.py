@@ -90,6 +90,10 @@ class Calls:
         return batch
 
     @fs.method(row_aligned=False)
+    async def run_async(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return await self.model.gated.aio(batch)
+
+    @fs.method(row_aligned=False)
     def from_a_stream(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         self._step(batch.column(0)[0].as_py())
         return pa.concat_batches(list(self.model.parts(batch)))
@@ -230,17 +234,18 @@ def test_threads_that_are_not_needed_any_more_end(running: Plane, monkeypatch: p
     def threads() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread.name.startswith("Front-lane-")]
 
+    before, lanes = len(threads()), replica(running).statistics()["lanes"]
     for _ in range(2):
         front.begun.clear()
         for key in range(1, 9):
             lane.submit(key, "Front", "run", rows(key), meta())
         eventually(lambda: len(front.begun) == 8)
-        eventually(lambda: len(threads()) == 9)
+        eventually(lambda: len(threads()) == before + 8)
         assert replica(running).ready()
-        assert replica(running).statistics()["lanes"] == 1
+        assert replica(running).statistics()["lanes"] == lanes
         target(running, Model).open.set()
         receive_all(lane, 8)
-        eventually(lambda: len(threads()) == 1, what="one thread serves the lane")
+        eventually(lambda: len(threads()) == before, what="one thread serves each lane")
         target(running, Model).open.clear()
     lane.close()
 
@@ -311,3 +316,17 @@ def test_a_replica_that_drains_lets_those_that_wait_end(running: Plane) -> None:
     lane.close()
     drain.join(30)
     assert drained == [True]
+
+
+@pytest.mark.parametrize("running", [Reentrant, Apart], indirect=True)
+@pytest.mark.parametrize(("method", "callee"), [("run", "gated"), ("run_async", "gated"), ("from_a_stream", "parts")])
+def test_a_deadline_that_passes_in_a_call_says_which(running: Plane, method: str, callee: str) -> None:
+    with pytest.raises(errors.DeadlineExceeded, match=rf"Model\.{callee}"):
+        running.call(method, rows(1), meta(0.5))
+
+
+def test_a_deadline_that_passes_without_a_call_names_none(running: Plane) -> None:
+    front = target(running, Calls)
+    front.held.clear()
+    with pytest.raises(errors.DeadlineExceeded, match="running$"):
+        running.call("hold", rows(1), meta(0.5))
