@@ -81,6 +81,16 @@ class Mortal:
         return noted
 
     @fs.method(idempotent=False)
+    def fork_unheard_and_hold(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Leave a child behind that Python knows nothing of, and that has all that this process has open."""
+        library = ctypes.CDLL(None)
+        child = library.fork()
+        if not child:
+            library.pause()
+        (self.directory / "child").write_text(str(child))
+        return self.held_once(batch)
+
+    @fs.method(idempotent=False)
     def fork_and_hold(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Leave a child behind that has all that this process has open."""
         child = os.fork()

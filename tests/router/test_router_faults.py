@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -227,4 +228,18 @@ def test_a_replica_that_forked_is_known_to_be_dead_at_once_and_its_child_goes_wi
         assert ok == {}
         assert isinstance(failed[1], errors.Unavailable)
         eventually(lambda: look_at(child) is None, what="the child is gone")
+        lane.close()
+
+
+def test_the_kernel_tells_of_a_death_that_a_child_hides_by_holding_all_connections(tmp_path: Path) -> None:
+    with killable(tmp_path, count=1) as system:
+        lane = submit(system, {1: "fork_unheard_and_hold"})
+        victim = system.victim()
+        try:
+            victim.send(signal.SIGKILL)
+            ok, failed = answers(lane, 1)
+            assert ok == {}
+            assert "its process died" in failed[1].message
+        finally:
+            os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
         lane.close()
