@@ -55,7 +55,7 @@ class Well:
         return self.said
 
     @fs.on_stop
-    def close(self) -> None:
+    def close(self, *rest: pa.RecordBatch) -> None:
         self.ended.append("close")
         raise SystemExit
 
