@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from flightserve.core.reconciling import (
     Failures,
     Kill,
     ReconcileLimits,
+    Retire,
     Slot,
     Start,
     Suspect,
@@ -51,6 +53,8 @@ def observed(draw: st.DrawFn) -> list[Child]:
             since_ns=NOW - draw(st.integers(0, 400 * NS_PER_S)),
             heard_ns=NOW - draw(st.integers(0, 30 * NS_PER_S)),
             stopped=draw(st.booleans()),
+            busy=draw(st.booleans()),
+            until_ns=draw(st.sampled_from([0, NOW - NS_PER_S, NOW + 30 * NS_PER_S])),
         )
         for peer_id in ids
     ]
@@ -74,6 +78,8 @@ class World:
                     )
                 case Suspect(peer_id):
                     self._step(peer_id, Event.SILENT)
+                case Retire(peer_id):
+                    self._step(peer_id, Event.DRAIN)
                 case Drain(peer_id):
                     self._step(peer_id, Event.DRAIN)
                 case Kill(peer_id):
@@ -212,3 +218,36 @@ def test_exit_is_possible_from_every_phase_but_gone_and_gone_is_final() -> None:
         Phase.KILLED,
         Phase.GONE,
     }
+
+
+def _silent(seconds: float, phase: Phase = Phase.SUSPECT, tier: str = "replica", **more: Any) -> list[Action]:
+    """What is done about a child that has said nothing for so long."""
+    slot = Slot(tier, "Pricing" if tier == "replica" else "", 0)
+    heard_ns = NOW - int(seconds * NS_PER_S)
+    child = Child(1, slot, "1", phase, heard_ns, heard_ns, **more)
+    actions = reconcile({slot: "1"}, [child], {}, NOW, LIMITS)
+    return [action for action in actions if not isinstance(action, Start)]
+
+
+def test_a_replica_that_works_in_silence_is_retired_and_others_are_killed() -> None:
+    assert _silent(30.0, busy=True) == []
+    (retired,) = _silent(30.1, busy=True)
+    assert isinstance(retired, Retire)
+    assert retired.until_ns == NOW + LIMITS.engrossed_ns
+    assert [type(action) for action in _silent(30.1)] == [Kill]
+    assert [type(action) for action in _silent(30.1, busy=True, tier="router")] == [Kill]
+    assert [type(action) for action in _silent(1.1, busy=True, stopped=True)] == [Kill]
+
+
+def test_one_that_is_retired_has_its_time_unless_it_is_silent_and_idle() -> None:
+    until_ns = NOW + NS_PER_S
+    assert _silent(29.0, Phase.DRAINING, until_ns=until_ns) == []
+    assert _silent(100.0, Phase.DRAINING, until_ns=until_ns, busy=True) == []
+    assert [type(action) for action in _silent(30.1, Phase.DRAINING, until_ns=until_ns)] == [Kill]
+    assert [type(action) for action in _silent(100.0, Phase.DRAINING, until_ns=NOW - 1, busy=True)] == [Kill]
+
+
+def test_another_starts_at_once_beside_one_that_is_retired() -> None:
+    slot = Slot("replica", "Pricing", 0)
+    child = Child(1, slot, "1", Phase.DRAINING, NOW, NOW, until_ns=NOW + NS_PER_S)
+    assert reconcile({slot: "1"}, [child], {}, NOW, LIMITS) == [Start(slot, "1")]

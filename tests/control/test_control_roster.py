@@ -7,7 +7,7 @@ from dataclasses import replace
 from flightserve.config import FrontendOptions
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Announce, Report
-from flightserve.control.roster import STABLE_NS, START_ATTEMPTS, Record, Roster
+from flightserve.control.roster import RETIRED_GRACE_NS, STABLE_NS, START_ATTEMPTS, Record, Roster
 from flightserve.core.lifecycle import Event, Phase
 from flightserve.core.reconciling import NS_PER_S, Slot, Start
 from flightserve.core.updating import Seen
@@ -294,3 +294,32 @@ def test_phases_of_adopted_children_that_still_start() -> None:
     assert record.phase is Phase.STARTING
     assert record.pid == 103
     assert roster.unplaced(NOW + 100 * NS_PER_S, 0) == []
+
+
+def test_one_that_is_retired_is_replaced_at_once_told_of_and_bounded_in_number() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    first = records[2]
+    assert roster.retired(first, "its engine is broken", NOW + NS_PER_S, NOW) is None
+    roster.happened(first, Event.DRAIN, NOW)
+    assert roster.plan_actions(NOW) == [Start(first.slot, "1")]
+    assert roster.problem() == "waiting for replica-Echo-0 (the one before was replaced: its engine is broken)"
+    assert roster.view(0, 1, NOW).children[1].restarts == 1
+    # No more of them than there are replicas: the oldest has to go.
+    retired = [first]
+    for number in range(2):
+        record = roster.announced(_announce(first.slot, 10 + number), NOW + number + 1)
+        roster.reported(record, Report(ready=True), NOW + number + 1)
+        too_many = roster.retired(record, "again", NOW + NS_PER_S, NOW + number + 1)
+        assert too_many is (None if number == 0 else retired[0])
+        roster.happened(record, Event.DRAIN, NOW + number + 1)
+        retired.append(record)
+
+
+def test_what_a_retired_child_still_waits_for_may_take_less_time_than_it_said_first() -> None:
+    roster = _roster()
+    record = _serve_all(roster)[2]
+    roster.retired(record, "why", NOW + 60 * NS_PER_S, NOW)
+    roster.happened(record, Event.DRAIN, NOW)
+    roster.reported(record, Report(ready=False, unfit="why", until_ns=NOW + NS_PER_S), NOW)
+    assert record.until_ns == NOW + NS_PER_S + RETIRED_GRACE_NS
