@@ -73,6 +73,8 @@ def reach(endpoint: str, timeout_s: float) -> socket.socket:
     """A blocking socket to an endpoint. Raises OSError where nobody listens, or nobody takes us in within the time."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        # Whatever user code made the default of its process.
+        sock.settimeout(None)
         # Where the backlog is full the kernel has us wait in turn. Python's own timeout would make this an error.
         _limit_sending(sock, timeout_s)
         sock.connect(_address(endpoint))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import threading
@@ -114,6 +115,32 @@ def test_a_peer_that_does_not_read_is_bounded_and_one_that_reads_late_gets_all(m
             sender.flush()
     sender.close()
     receiver.close()
+
+
+def test_the_timeout_that_user_code_makes_the_default_is_not_ours() -> None:
+    listener = listen(name := f"flightserve-test-{os.getpid()}-default")
+    socket.setdefaulttimeout(0.001)
+    try:
+        with connect(name, 5.0) as connected:
+            assert connected.gettimeout() is None
+    finally:
+        socket.setdefaulttimeout(None)
+        listener.close()
+
+
+def test_a_descriptor_that_somebody_else_closed_is_known() -> None:
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(BlockingChannel(ours, lambda frame, fd: None)) as channel, theirs:
+        assert channel.intact()
+        number = ours.detach()
+        assert not channel.intact()
+        other = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(other, number)
+        channel.socket = socket.socket(fileno=theirs.fileno())
+        assert not channel.intact()
+        channel.socket.detach()
+        for fd in (number, other):
+            os.close(fd)
 
 
 def test_nobody_listens() -> None:
