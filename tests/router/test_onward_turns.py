@@ -328,5 +328,5 @@ def test_a_deadline_that_passes_in_a_call_says_which(running: Plane, method: str
 def test_a_deadline_that_passes_without_a_call_names_none(running: Plane) -> None:
     front = target(running, Calls)
     front.held.clear()
-    with pytest.raises(errors.DeadlineExceeded, match="running$"):
+    with pytest.raises(errors.DeadlineExceeded, match=r"running$"):
         running.call("hold", rows(1), meta(0.5))

@@ -98,9 +98,12 @@ def why(running: Plane, number: int = 0) -> str:
 @pytest.mark.parametrize("method", ["held", "once", "parts"])
 def test_what_waits_behind_a_call_that_was_given_up_goes_to_another_replica(method: str) -> None:
     with plane(gated.bind(), limits=IMPATIENT) as running:
-        give_up(running, method, 1)
+        given_up = submit(running, method, 1)
+        assert running.targets[0].started.acquire(timeout=30)
         lane = submit(running, "once", 2)
         eventually(lambda: running.router.statistics()["Gated.in_flight_batches"] == 2, what="it waits in the lane")
+        given_up.cancel(1)
+        given_up.close()
         eventually(lambda: "given up" in why(running), what="the replica is retired")
         running.start_replica()
         let_go(running.targets[1])
