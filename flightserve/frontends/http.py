@@ -190,6 +190,7 @@ class HttpFrontend:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    # All addresses of IPv6 are all of IPv4 as well, as the other protocols have it.
+    listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
     listener.setblocking(False)
     return listener

@@ -20,7 +20,7 @@ APP = "tests.control.pricing:app"
 NONE = {f"{protocol}_port": None for protocol in PROTOCOLS}
 # Listens with all four protocols on one host and says where, and what clients find there.
 ALL_FOUR = """
-import json, sys, urllib.request
+import json, socket, sys, urllib.request
 import grpc, pyarrow.flight, zmq
 from flightserve.composition import App
 from flightserve.config import FrontendOptions
@@ -43,6 +43,9 @@ with LocalService(app) as service:
         asking.connect(addresses["zmq"])
         asking.send_multipart([b'{"deployment": "no", "method": "no"}', b""])
         assert asking.poll(30_000)
+    for address in addresses.values():
+        if options.host == "::":
+            socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), 10).close()
     host.stop()
 print(json.dumps(addresses))
 """
@@ -90,9 +93,9 @@ def test_what_is_open_to_others_is_said() -> None:
     assert "http, grpc listen on all addresses;" in told["::"]
 
 
-@pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost", "0.0.0.0", "::"])
 def test_clients_come_to_the_addresses_that_are_told(host: str) -> None:
-    if host == "::1" and not _has_ipv6():
+    if ":" in host and not _has_ipv6():
         pytest.skip("this machine has no IPv6")
     program = [sys.executable, "-c", ALL_FOUR, host]
     done = subprocess.run(program, check=False, capture_output=True, text=True, cwd=Path.cwd())
