@@ -30,13 +30,15 @@ class EncodedStream:
 @dataclass(frozen=True, slots=True)
 class Passed:
     """A valid batch whose rows lie in a region that this process was given by a router, from `row` on; the region has
-    `rows` in all. That router can be told where they lie; for another they are written again."""
+    `rows` in all. That router can be told where they lie; for another they are written again. `lease` keeps the region,
+    which the batch may be a copy of."""
 
     batch: pa.RecordBatch
     region: Region
     row: int
     rows: int
     router_id: int
+    lease: object
 
 
 Payload: TypeAlias = pa.RecordBatch | EncodedStream | Passed

@@ -31,9 +31,9 @@ class Inputs:
     def __init__(self) -> None:
         # Places in the Execute of the parts that run; None where all do.
         self.parts: list[int] | None = None
-        # Where the rows lie, if in one region and one after another: with which row of it they begin, and how many it
-        # has; and how many are each request's.
-        self.place: tuple[Region, int, int] | None = None
+        # Where the rows lie, if in one region and one after another: with which row of it they begin, how many it has,
+        # and what keeps it; and how many are each request's.
+        self.place: tuple[Region, int, int, pa.Buffer] | None = None
         self.rows: list[int] = []
         self._regions: list[Region] = []
         # Leases still out after `settle`.
@@ -56,6 +56,7 @@ class Inputs:
         """The micro-batch's rows, in order: as few batches as its regions allow. Raises ProtocolError for a
         region that is not mapped, InvalidArgument for rows that it does not have."""
         batches = []
+        buffer: pa.Buffer | None = None
         for region in frame.regions:
             buffer, memory = mapped.lease(region, self._returned.append)
             self._regions.append(region)
@@ -64,15 +65,14 @@ class Inputs:
         self.rows = [part.rows for part in parts]
         # Of several regions, those of late parts are not run: one part that is left is not all there is.
         if len(batches) == 1 and len(parts) == 1 and parts[0].rows == batches[0].num_rows:
-            self.place = (frame.regions[0], 0, parts[0].rows)
+            self.place = (frame.regions[0], 0, parts[0].rows, buffer)
             return batches
         runs = _runs(parts)
         for index, _, stop in runs:
             if stop > batches[index].num_rows:
                 raise InvalidArgument(f"rows up to {stop} asked of a batch that has {batches[index].num_rows}")
-        if len(runs) == 1:
-            index, start, _ = runs[0]
-            self.place = (frame.regions[index], start, batches[index].num_rows)
+        if len(runs) == 1 and len(batches) == 1:
+            self.place = (frame.regions[0], runs[0][1], batches[0].num_rows, buffer)
         return [_slice(batches[index], frame.regions[index], start, stop) for index, start, stop in runs]
 
     def settle(self) -> list[int]:

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 
 class Origin(NamedTuple):
-    """A batch's place: rows of a region from `row` on, which has `rows` in all, as the router gave it. `is_input`: they
-    are a micro-batch's, whose values have been looked at, and no callee's answer."""
+    """A batch's place: rows of a region from `row` on, which has `rows` in all, as the router gave it. `lease` keeps
+    the region: the batch may be a copy of it, and nothing else would. `is_input`: the rows are a micro-batch's, whose
+    values have been looked at, and no callee's answer."""
 
     region: Region
     row: int
     rows: int
+    lease: pa.Buffer
     router_id: int
     is_input: bool
 
@@ -79,14 +81,17 @@ class Origins:
         batch = result.batch()
         if isinstance(result, SharedSlice):
             shared = result.shared
-            self.note(batch, Origin(shared.region, result.offset, shared.batch().num_rows, shared.router_id, False))
+            rows = shared.batch().num_rows
+            self.note(batch, Origin(shared.region, result.offset, rows, shared.buffer, shared.router_id, False))
         return batch
 
 
 def given(origins: Origins | None, pieces: list[pa.RecordBatch], inputs: Inputs, session: Session) -> None:
     """A micro-batch's rows are noted, where they lie in one region."""
-    if origins is not None and inputs.place is not None:
-        origins.note(pieces[0], Origin(*inputs.place, session.router.id, is_input=True))
+    # From here on the region is kept by who has the rows.
+    place, inputs.place = inputs.place, None
+    if origins is not None and place is not None:
+        origins.note(pieces[0], Origin(*place, session.router.id, is_input=True))
 
 
 def handed_back(origins: Origins | None, result: Any, inputs: Inputs, session: Session) -> Share | None:
@@ -99,7 +104,7 @@ def handed_back(origins: Origins | None, result: Any, inputs: Inputs, session: S
     counts = inputs.rows if len(inputs.rows) > 1 else [result.num_rows]
     if origin.is_input or origin.router_id != session.router.id or sum(counts) != result.num_rows:
         return None
-    session.lend((region.owner, region.segment, region.offset), result)
+    session.lend((region.owner, region.segment, region.offset), origin.lease)
     offsets = list(itertools.accumulate(counts, initial=row))[:-1]
     return Share(region, result.num_rows, inputs.parts or list(range(len(counts))), counts, offsets)
 

@@ -369,7 +369,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def _passed(batch: pa.RecordBatch, origin: Origin, row: int) -> Passed:
-    return Passed(batch, origin.region, row, origin.rows, origin.router_id)
+    return Passed(batch, origin.region, row, origin.rows, origin.router_id, origin.lease)
 
 
 def _batch_of(rows: Any, where: str) -> pa.RecordBatch:

@@ -130,6 +130,10 @@ class First:
         self.places.append(place(made))
         return self.last.look(made)
 
+    async def twice(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Of answers that share a region with others', each has a copy."""
+        return await self.last.made.aio(await self.last.made.aio(batch))
+
     def back(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         made = self.middle.made(batch)
         self.answers.append(place(made))
@@ -223,13 +227,17 @@ def test_an_answer_that_is_handed_back_stays_where_it_was_written(running: Plane
     del got
 
 
-def test_requests_that_share_a_micro_batch_get_their_own_rows_of_what_was_handed_back(running: Plane) -> None:
+@pytest.mark.parametrize(("method", "more"), [("back", 1), ("twice", 2)])
+def test_requests_that_share_a_micro_batch_get_their_own_rows_of_what_was_passed_on(
+    running: Plane, method: str, more: int
+) -> None:
     lane = running.client.open_lane()
     for key in range(200):
-        lane.submit(key, "First", "back", rows(50, key), meta())
+        lane.submit(key, "First", method, rows(50, key), meta())
     for reply in receive_all(lane, 200):
+        assert reply.error is None, reply.error
         assert reply.result is not None
-        assert reply.result.batch().column("x").to_pylist() == list(range(reply.key + 1, reply.key + 51))
+        assert reply.result.batch().column("x").to_pylist() == list(range(reply.key + more, reply.key + 50 + more))
         assert reply.result.batch().column("s").to_pylist() == rows(50, reply.key).column("s").to_pylist()
     del reply
     lane.close()
