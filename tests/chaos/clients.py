@@ -194,7 +194,7 @@ class GrpcClient(Client):
 
     async def _stream(self, arrival: Arrival, requests: Sequence[Any], tell: Tell) -> None:
         stream = self._stub.Stream(metadata=tuple(metadata_of(arrival).items()))
-        index = 0
+        index, parts = 0, list[pa.Table]()
         # Where the stream has ended already, reading says why.
         with contextlib.suppress(asyncio.InvalidStateError):
             for request in requests:
@@ -204,7 +204,11 @@ class GrpcClient(Client):
             if reply.status.code:
                 tell(index, Answer(Code(reply.status.code).name, reply.status.message, echo=reply.request_id))
             else:
-                tell(index, Answer("OK", table=table_of(reply.arrow_stream), echo=reply.request_id))
+                parts.append(table_of(reply.arrow_stream))
+                if reply.more:
+                    continue
+                tell(index, Answer("OK", table=pa.concat_tables(parts), echo=reply.request_id))
+            parts.clear()
             index += 1
         if index < len(requests):
             raise Failed("SHORT", f"the stream ended after {index} of {len(requests)} replies")

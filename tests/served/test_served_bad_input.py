@@ -95,7 +95,7 @@ FRAMINGS = [
 
 
 def test_7_framing(callers: dict[str, Any]) -> None:
-    line = f"POST {IDENTITY} HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\n"
+    line = f"POST {IDENTITY} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {JSON}\r\n"
     raws = [Raw(callers["http"].address).send(f"{line}{head}\r\n\r\n".encode() + body) for head, body, _ in FRAMINGS]
     for raw, (head, _, status) in zip(raws, FRAMINGS, strict=True):
         received = raw.until_closed().received

@@ -141,7 +141,7 @@ def test_22_clients_that_leave_in_the_middle(system: Served, callers: dict[str, 
         exchange.reader.cancel()
         eventually(lambda: statistic(system, "router-0", "Probe.in_flight_batches") == 0)
     raw = Raw(callers["http"].address)
-    raw.send(f"POST /v1/Probe/never HTTP/1.1\r\nhost: x\r\ncontent-type: {ARROW}\r\n".encode())
+    raw.send(f"POST /v1/Probe/never HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {ARROW}\r\n".encode())
     raw.send(f"content-length: {len(GOOD)}\r\n\r\n".encode() + GOOD)
     eventually(lambda: statistic(system, "router-0", "Probe.in_flight_batches") == 1)
     raw.close()
