@@ -42,7 +42,7 @@ class H2:
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), 20)
-        self.socket.settimeout(20)
+        self.socket.settimeout(None)
         self._changed = threading.Condition()
         self._windows = [65_535, 65_535]
         self.closed = threading.Event()
