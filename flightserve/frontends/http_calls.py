@@ -32,6 +32,7 @@ from flightserve.frontends.http_door import Door
 from flightserve.frontends.http_exchange import Exchange, Route
 from flightserve.frontends.json_columns import JsonColumns, build_all, declared_schema, parse
 from flightserve.frontends.sql_calls import SqlCalls
+from flightserve.frontends.text_sizes import text_bytes
 from flightserve.loops import beside
 from flightserve.types import RequestMeta
 
@@ -271,14 +272,15 @@ class Calls:
                 for exchange, result, _ in members:
                     self._answer_shared(result.batch(), [(exchange, result, 0)])
                 return
-            if batch.nbytes > self.limits.json_bytes_max:
+            size = text_bytes(batch)
+            if size > self.limits.json_bytes_max:
                 # Only somebody's own rows count, and they are not decoded with the others'.
                 for exchange, result, _ in members:
                     self.answer_pieces(exchange, [result])
                 return
             parts = [(start, start + result.num_rows, exchange.body.as_rows) for exchange, result, start in members]
             answered = [exchange for exchange, _, _ in members]
-            if batch.nbytes < THREAD_BYTES_MIN:
+            if size < THREAD_BYTES_MIN:
                 self._answer_each(answered, _texts(batch, parts))
                 return
             self._later(self._answer_from_thread(answered, partial(_texts, batch, parts)))
@@ -297,7 +299,7 @@ class Calls:
                 exchange.answer(ARROW, memoryview(one))
                 return
             batches = _batches(exchange, results)
-            nbytes = sum([batch.nbytes for batch in batches])
+            nbytes = sum(map(text_bytes, batches))
             http_streams.check_size(nbytes, self.limits.json_bytes_max)
             as_rows = exchange.body is not None and exchange.body.as_rows
             encode = partial(_text, batches, exchange.form_out is JSON, as_rows)

@@ -23,12 +23,15 @@ from flightserve.frontends.http_encoders import ENCODERS, Encoder
 from flightserve.frontends.http_errors import error_body
 from flightserve.frontends.http_exchange import Exchange
 from flightserve.frontends.json_columns import JsonBody, build, declared_schema, parse
+from flightserve.frontends.text_sizes import text_bytes
 
 if TYPE_CHECKING:
     from flightserve.frontends.http_calls import Calls
 
 # Unpacking or parsing more than this leaves the event loop for a thread.
 _THREAD_BYTES_MIN: Final = 64 << 10
+# Rows whose text is more are written in parts.
+PART_BYTES: Final = 8 << 20
 
 
 async def run(calls: Calls, exchange: Exchange) -> None:
@@ -42,13 +45,13 @@ async def run(calls: Calls, exchange: Exchange) -> None:
                     pass
                 exchange.tell(encoder.form)
             else:
-                await _stream(exchange, call, encoder)
+                await _stream(calls, exchange, call, encoder)
             return
         payload = await _payload(calls, exchange)
         call = calls.service.call(*exchange.route, payload, exchange.meta)
         del payload
         if exchange.spec.streaming and exchange.form_out is not JSON:
-            await _stream(exchange, call, ENCODERS[exchange.form_out]())
+            await _stream(calls, exchange, call, ENCODERS[exchange.form_out]())
         else:
             calls.answer_pieces(exchange, await _collect(calls, exchange, call))
         call = None
@@ -104,7 +107,8 @@ async def _collect(calls: Calls, exchange: Exchange, call: AsyncCall) -> list[Re
     async for result in call:
         results.append(result)
         if len(results) > 1 or exchange.form_out is not ARROW:
-            nbytes += result.batch().nbytes
+            batch = result.batch()
+            nbytes += batch.nbytes if exchange.form_out is ARROW else text_bytes(batch)
             check_size(nbytes, bytes_max)
     if not results and (exchange.spec.streaming or not exchange.spec.row_aligned):
         return [_Nothing(_empty(exchange))]
@@ -141,14 +145,14 @@ def _empty(exchange: Exchange) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
-async def _stream(exchange: Exchange, call: AsyncCall, encoder: Encoder) -> None:
+async def _stream(calls: Calls, exchange: Exchange, call: AsyncCall, encoder: Encoder) -> None:
     """Write each result as it comes. The head waits for the first rows: until then an error still has a status."""
     held = b""
     told = False
     try:
         async for result in call:
             told = True
-            for batch in _parts(result.batch(), encoder.rows_max):
+            for batch in _parts(result.batch(), encoder.rows_max, calls.limits.json_bytes_max):
                 held += await _encoded(encoder, batch)
                 if held and (batch.num_rows or exchange.response_started):
                     if not exchange.response_started:
@@ -170,15 +174,27 @@ async def _stream(exchange: Exchange, call: AsyncCall, encoder: Encoder) -> None
     exchange.end()
 
 
-def _parts(batch: pa.RecordBatch, rows_max: int) -> Iterator[pa.RecordBatch]:
-    if not rows_max or batch.num_rows <= rows_max:
+def _parts(batch: pa.RecordBatch, rows_max: int, bytes_max: int) -> Iterator[pa.RecordBatch]:
+    """What is written at once: as it is where `rows_max` is 0, else so many rows, and less where they are large."""
+    if not rows_max:
         yield batch
         return
-    for start in range(0, batch.num_rows, rows_max):
-        yield batch.slice(start, rows_max)
+    parts = [batch.slice(start, rows_max) for start in range(0, batch.num_rows, rows_max)] or [batch]
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        size = text_bytes(part)
+        if size <= PART_BYTES:
+            yield part
+        elif part.num_rows > 1:
+            half = part.num_rows // 2
+            parts += (part.slice(half), part.slice(0, half))
+        else:
+            check_size(size, bytes_max)
+            yield part
 
 
 async def _encoded(encoder: Encoder, batch: pa.RecordBatch) -> bytes:
-    if batch.nbytes < _THREAD_BYTES_MIN:
+    if text_bytes(batch) < _THREAD_BYTES_MIN:
         return encoder.piece(batch)
     return await asyncio.get_running_loop().run_in_executor(None, encoder.piece, batch)

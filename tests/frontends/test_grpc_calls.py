@@ -403,3 +403,12 @@ def test_drain_finishes_what_runs_and_refuses_the_rest() -> None:
         with pytest.raises(grpc.RpcError) as caught:
             stub.Call(slow, timeout=5)
         assert caught.value.code() == Code.UNAVAILABLE
+
+
+def test_a_client_may_ping_every_second(host: Any) -> None:
+    """gRPC ends connections after three pings that come too soon."""
+    options = [("grpc.keepalive_time_ms", 1000), ("grpc.keepalive_permit_without_calls", 1),
+               ("grpc.http2.max_pings_without_data", 0)]  # fmt: skip
+    with grpc.insecure_channel(host.addresses["grpc"], options) as channel:
+        request = pb.CallRequest(deployment="Probe", method="slowly", arrow_stream=stream_of(batch_of(4500)))
+        assert pb_grpc.FlightServeStub(channel).Call(request, timeout=30).arrow_stream
