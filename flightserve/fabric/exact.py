@@ -31,6 +31,11 @@ _CAST_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError)
 class Misfit(ValueError):
     """Values that a type does not hold as they are, or that make no one column."""
 
+    def bare(self) -> Misfit:
+        """To be kept: without a traceback, whose frames would keep the values alive, and be kept by them."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
+
 
 _KINDS: Final[tuple[tuple[str, Callable[[pa.DataType], bool]], ...]] = (
     ("null", types.is_null),

@@ -45,7 +45,7 @@ def _type_or_misfit(type_of_them: Callable[[Any], pa.DataType], values: Any) -> 
     try:
         return type_of_them(values)
     except Misfit as error:
-        return error.with_traceback(None)
+        return error.bare()
 
 
 def _shape(value: Any) -> Any:

@@ -425,7 +425,10 @@ def _same(value: Any, made: Any) -> bool:
     if isinstance(made, (list, tuple)):
         return _family_of(value) == "list" and _all_same(value, made)
     if isinstance(made, dict):
-        return isinstance(value, (list, tuple)) and _all_same((item for _, item in value), made.values())
+        # A tuple has the fields' values, in order.
+        return isinstance(value, tuple) and len(value) == len(made) and _all_same(value, made.values())
+    if isinstance(value, datetime.time) and value.tzinfo is not None:
+        return False
     if type(made) is datetime.date and isinstance(value, datetime.datetime):
         return value == datetime.datetime.combine(made, datetime.time())
     if isinstance(made, (datetime.date, datetime.time, datetime.timedelta)) and _family_of(value) == "int":

@@ -99,7 +99,7 @@ class Column:
             try:
                 found.append(self.kind(values))
             except Misfit as error:
-                found.append(error.with_traceback(None))
+                found.append(error.bare())
         return found
 
     def _everybodys(self) -> pa.DataType | None:

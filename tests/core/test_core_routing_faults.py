@@ -9,6 +9,7 @@ from flightserve.core.ejection import CHECK_NS
 from flightserve.core.events import (
     Abandon,
     BatchFailed,
+    Cancelled,
     Completed,
     Dispatch,
     Effect,
@@ -357,3 +358,17 @@ def test_a_stream_cannot_be_turned_away() -> None:
     bench.send(Streamed(1, 1))
     effects = bench.send(BatchFailed(1, 1, UNAVAILABLE, "a stream", ran=False))
     assert refusals(effects) == [(stream.id, errors.Unavailable)]
+
+
+def test_members_that_failed_by_themselves_are_refused_and_the_others_complete() -> None:
+    bench = Bench(1)
+    good, bad, late = request(), request(idempotent=False), request()
+    bench.send(ReplicaDraining(1))
+    bench.arrive(good, bad, late)
+    bench.send(ReplicaUp(1, 1))
+    bench.send(Cancelled([late.id]))
+    kind = errors.KINDS.index(errors.MethodFailed)
+    effects = bench.send(Finished(1, 1, faults={1: (kind, "of its own"), 2: (kind, "nobody asks")}))
+    assert refusals(effects) == [(bad.id, errors.MethodFailed)]
+    assert [effect for effect in effects if isinstance(effect, Completed)] == [Completed([good])]
+    assert (bench.count("failed"), bench.count("completed"), bench.count("retries")) == (1, 1, 0)
