@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from flightserve.fabric.castable import is_bytes, is_list, is_text
 from flightserve.fabric.casts import Budget, Spans, lists_of, map_of, spans_of, within
+from flightserve.fabric.schemas import empty_batch
 
 types = pa.types
 
@@ -143,6 +144,16 @@ def _moment(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Ar
         without = "without" if array.type.tz is None else "with"
         raise Misfit(f"times {without} a zone are no {kind}")
     return array.cast(kind)
+
+
+def as_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The rows in columns of these types; none, if there are neither rows nor columns. Raises Misfit."""
+    if not batch.num_columns and not batch.num_rows:
+        return empty_batch(schema)
+    if sorted(batch.schema.names) != sorted(schema.names) or len(set(schema.names)) < len(schema):
+        raise Misfit(f"columns {', '.join(batch.schema.names[:8])}, not {', '.join(schema.names[:8])}")
+    columns = [as_type(batch.column(field.name), field.type, widen=True) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 # ---- nested

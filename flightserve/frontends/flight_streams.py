@@ -34,6 +34,7 @@ from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import OK, Cancelled, FlightserveError, InvalidArgument, MethodFailed, TooLarge, Unavailable
 from flightserve.fabric.batches import alike
+from flightserve.fabric.exact import Misfit, as_schema
 from flightserve.fabric.service import Lane, Reply
 from flightserve.frontends.flight_errors import unforeseen
 from flightserve.types import MethodSpec, RequestMeta
@@ -60,7 +61,8 @@ class ReplySink(Protocol):
 
 
 class ExchangeSink:
-    """Replies written to the client of a DoExchange. The first reply's schema is the stream's."""
+    """Replies written to the client of a DoExchange. The first reply's schema is the stream's: where types follow from
+    the rows, later replies are given its types if those hold their values."""
 
     def __init__(self, writer: Any, where: str) -> None:
         self._writer = writer
@@ -71,18 +73,25 @@ class ExchangeSink:
         """See `ReplySink`. Raises MethodFailed when the schema changed, Cancelled when the client is gone."""
         if self.schema is None:
             self.begin(batch.schema)
+        elif not self.schema.equals(batch.schema):
+            batch = self._alike(batch, self.schema)
         try:
             if metadata is None:
                 self._writer.write_batch(batch)
             else:
                 self._writer.write_with_metadata(batch, metadata)
         except pa.ArrowInvalid as error:
-            if self.schema is None or self.schema.equals(batch.schema):
-                raise Cancelled(f"the reply could not be sent: {error}") from error
-            message = f"{self._where} answered with another schema than before: a Flight stream has one schema"
-            raise MethodFailed(message) from error
+            raise Cancelled(f"the reply could not be sent: {error}") from error
         except (pa.ArrowException, OSError) as error:
             raise Cancelled("the client is gone") from error
+
+    def _alike(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        try:
+            return as_schema(batch, schema)
+        except Misfit as error:
+            reason = str(error)
+        before = f"{self._where} answered with another schema than before ({reason})"
+        raise MethodFailed(f"{before}: a Flight stream has one schema")
 
     def begin(self, schema: pa.Schema) -> None:
         """Send the stream's schema."""

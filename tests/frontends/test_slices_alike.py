@@ -9,9 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyarrow import flight
 
 import flightserve as fs
 from tests.frontends.ends_support import Served, all_served
+from tests.frontends.flight_fakes import Exchange
 from tests.frontends.http_support import JSON, Raw, post
 from tests.frontends.rpc_support import batch_of, stream_of
 from tests.plane import plane
@@ -40,6 +42,10 @@ class Follows:
 
     def names(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return batch.rename_columns(["x" if batch.column("a")[0].as_py() < LATE else "y"])
+
+    @fs.single_input
+    def values(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"x": [1.5, 2, None, "text"][row["a"]]}
 
     @fs.single_input
     def texts(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +113,17 @@ def test_what_makes_no_one_answer_is_the_methods_fault(served: Served, protocol:
     assert answer.code == "INTERNAL"
     assert f"{method} answered the slices of one request {says}" in answer.message
     assert "declare what it returns" in answer.message
+
+
+def test_replies_of_a_flight_stream_have_the_first_ones_types_if_those_hold_them(served: Served) -> None:
+    with flight.connect(served.addresses["flight"]) as client:
+        descriptor = flight.FlightDescriptor.for_path("Follows", "values")
+        with Exchange(client, "", descriptor) as exchange:
+            replies = [exchange.call(batch_of(*rows)) for rows in ((0,), (1,), (2,), ())]
+            assert [reply.column(0).to_pylist() for reply in replies] == [[1.5], [2.0], [None], []]
+            exchange.send(batch_of(3))
+            with pytest.raises(flight.FlightInternalError, match=r"another schema than before \(string is no double\)"):
+                exchange.reader.read_chunk()
 
 
 @pytest.mark.parametrize("method", ["columns", "columns_async"])
