@@ -112,9 +112,9 @@ class ReplicaService:
 
     def start(self) -> None:
         """Begin to look for the router."""
+        if self.own_process:
+            carry_contexts()
         if self._onward is not None:
-            if self.own_process:
-                carry_contexts()
             self._onward.start()
         if self.coroutines is not None:
             self._loop_thread = self._spawn("async", self.coroutines.run)

@@ -8,10 +8,23 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 
+import flightserve as fs
+from flightserve.config import FabricLimits
+from flightserve.declare import spec_of
 from flightserve.replica.context import Context, context, entered
+from flightserve.replica.service import ReplicaService
 from flightserve.replica.threads import carry_contexts, carry_none
+
+
+@fs.deployment
+class Nothing:
+    """A replica's."""
+
+    def echo(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +110,15 @@ def test_a_thread_may_begin_without(pool: ThreadPoolExecutor) -> None:
 def test_what_a_thread_raises_is_its_own(pool: ThreadPoolExecutor) -> None:
     with entered(method()), pytest.raises(ZeroDivisionError):
         pool.submit(lambda: 1 // 0).result()
+
+
+def test_a_replica_that_has_its_process_to_itself_does_so_and_others_do_not() -> None:
+    carry_none()
+    plain = ThreadPoolExecutor.submit
+    for own in (False, True):
+        service = ReplicaService(1, spec_of(Nothing.bind()), Nothing(), FabricLimits(), own_process=own)
+        service.start()
+        try:
+            assert (ThreadPoolExecutor.submit is not plain) is own
+        finally:
+            service.stop()
