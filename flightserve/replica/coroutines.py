@@ -40,7 +40,7 @@ REPLACED_S: Final = 5.0
 class Run:
     """One micro-batch on the loop, from its lane's hand to its answer."""
 
-    __slots__ = ("answered", "begun", "context", "frame", "inputs", "lane", "method", "pieces", "started_ns")
+    __slots__ = ("answered", "context", "frame", "inputs", "lane", "method", "pieces", "started_ns")
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Run:
         self.pieces = pieces
         self.context = context
         self.started_ns = monotonic_ns()
-        self.begun = self.answered = False
+        self.answered = False
 
 
 class Coroutines:
@@ -71,6 +71,8 @@ class Coroutines:
         self._stopping = False
         # Those without an answer. Added to before they are handed to the loop, so that none is lost with it.
         self._runs: set[Run] = set()
+        # Those that have not begun. Whoever takes one out begins it, or gives it back.
+        self._unbegun: dict[Run, None] = {}
 
     def __repr__(self) -> str:
         return f"<Coroutines of {self._name}: {len(self._runs)} micro-batches run>"
@@ -106,6 +108,7 @@ class Coroutines:
         with contextlib.suppress(BaseException):
             lost.close()
         for run in list(self._runs):
+            self._unbegun.pop(run, None)
             self._settle(run, MethodFailed(f"user code ended the event loop that {run.method.where} ran on: {why}"))
 
     def call(self, function: Callable[..., object], *values: object) -> None:
@@ -145,16 +148,29 @@ class Coroutines:
     def start(self, run: Run) -> None:
         """Run a micro-batch on the loop; it answers by itself. Any thread. Raises as `call` does."""
         self._runs.add(run)
+        self._unbegun[run] = None
         try:
             self.call(self._begin, run)
         except BaseException:
+            self._unbegun.pop(run, None)
             self._runs.discard(run)
             raise
 
+    def give_back(self, why: str) -> None:
+        """Turn away what has not begun: a loop that is held up may never begin it. Any thread but the loop's."""
+        for run in list(self._unbegun):
+            if self._unbegun.pop(run, self) is None:
+                run.answered = True
+                self._runs.discard(run)
+                run.pieces.clear()
+                run.lane.session.left(run.frame.batch_id)
+                with contextlib.suppress(Unavailable):
+                    run.lane.refuse(run.frame, Unavailable(why))
+                run.lane.ended()
+
     def _begin(self, run: Run) -> None:
-        if run.begun or run.answered:
+        if self._unbegun.pop(run, self) is not None or run.answered:
             return
-        run.begun = True
         try:
             # Not by the loop's task factory, which may be the user's.
             task = asyncio.Task(self._answer(run), loop=self._loop)

@@ -27,7 +27,7 @@ from flightserve.replica.coroutines import Coroutines
 from flightserve.replica.faults import failure
 from flightserve.replica.hooks import Hooks
 from flightserve.replica.keepers import Keeper, Keepers
-from flightserve.replica.lane import Lane
+from flightserve.replica.lane import RETIRED, Lane
 from flightserve.replica.onward import Onward
 from flightserve.replica.retiring import Retirement
 from flightserve.replica.session import Session
@@ -404,6 +404,8 @@ class ReplicaService:
         if self.retired:
             for lane in list(self._lanes.values()):
                 lane.give_back()
+            if self.coroutines is not None:
+                self.coroutines.give_back(RETIRED)
         elif why := self._retirement.why(self._all_sessions(), self._still_runs(session.router.id)):
             self.retire(why)
         with self._changed:

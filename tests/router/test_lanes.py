@@ -58,6 +58,11 @@ class Both(Counting):
             await self._opened()
         return batch
 
+    async def blocks(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        with self._inside(batch):
+            self.gate.wait(60)
+        return batch
+
     async def at_once(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return batch
 
@@ -191,3 +196,17 @@ def test_a_router_that_is_gone_ends_the_wait_for_a_coroutine() -> None:
             lost.result(30)
         eventually(running.replicas[0].ready, what="the lane is back")
         assert running.call("at_once", rows(1))[0].equals(rows(1))
+
+
+def test_what_a_blocked_loop_has_not_begun_goes_to_another_replica_when_its_own_is_retired() -> None:
+    with plane(Both.bind()) as running:
+        blocked = calls(running, "blocks", 1)
+        inside(running, 1)
+        behind = calls(running, "at_once", 3)
+        eventually(lambda: running.router.statistics()["Both.in_flight_batches"] == 4)
+        running.start_replica()
+        running.replicas[0].retire("its loop is blocked")
+        for number, future in enumerate(behind):
+            assert future.result(30) == [{f"x{number}": [number]}]
+        running.targets[0].gate.set()
+        assert blocked[0].result(30)
