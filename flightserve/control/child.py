@@ -33,7 +33,7 @@ log = logging.getLogger("flightserve.control.child")
 
 # A drain that hangs must not keep the process: this long after its limit it exits anyway.
 EXIT_GRACE_S = 2.0
-# Threads that are inside user code, its hooks, its exit functions: each has up to five seconds, rarely all.
+# Threads that are inside user code have two seconds, its hooks and exit functions five each, rarely all.
 STOP_S = 10.0
 TELL_TIMEOUT_S = 5.0
 # How long a process that cannot go on waits to be ended, and its exit status where it is not.

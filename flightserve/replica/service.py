@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 LANE_CREDITS = 2
 RETRY_S = 0.05
 FLUSH_S = 0.1
-JOIN_S = 5.0
+# Those that are inside user code may never end, and the object is to be told of its end in time.
+JOIN_S = 2.0
 
 
 class ReplicaService:
