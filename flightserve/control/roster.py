@@ -254,7 +254,7 @@ class Roster:
         slot = record.slot
         before = self._failures.get(slot)
         count = 1 if before is None or record.served_ns > STABLE_NS else before.count + 1
-        self._failures[slot] = Failures(count, now_ns)
+        self._failures[slot] = Failures(count, now_ns, record.served_ns > 0)
         if count >= START_ATTEMPTS and slot in self._desired.layout.fresh:
             self.change_failure = (f"{slot.name} died {count} times while starting: {record.last_words}", "")
         if count >= START_ATTEMPTS and not self.was_ready and not self.failure:

@@ -14,7 +14,8 @@ children observed and returns actions; the shell carries them out and feeds back
 - A replica that is retired (silent, or by its own word) no longer holds its place: another starts there at once, while
   what it runs ends. It gets until `until_ns` for that, where a drain gets `drain_ns`.
 - A slot whose children keep dying waits, `backoff_ns * 2**(failures - 2)` up to `backoff_max_ns`; the first
-  replacement comes at once.
+  replacement comes at once. Where the last one was in service, a request may have killed it, and others wait: then
+  no longer than `served_backoff_max_ns`.
 - A frontend's slot stays taken until the process is really gone, because its successor needs the same ports.
 """
 
@@ -66,10 +67,11 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """How often a slot's children died in a row, and when last (monotonic ns)."""
+    """How often a slot's children died in a row, and when last (monotonic ns). `served`: the last was in service."""
 
     count: int
     last_ns: int
+    served: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class ReconcileLimits:
     drain_ns: int = 25 * NS_PER_S
     backoff_ns: int = NS_PER_S
     backoff_max_ns: int = 30 * NS_PER_S
+    served_backoff_max_ns: int = 2 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,8 @@ def not_before_ns(failed: Failures | None, limits: ReconcileLimits) -> int:
         return 0
     # The exponent is capped so that the shift cannot grow without end.
     delay = limits.backoff_ns << min(failed.count - 2, 30)
-    return failed.last_ns + min(delay, limits.backoff_max_ns)
+    most = limits.served_backoff_max_ns if failed.served else limits.backoff_max_ns
+    return failed.last_ns + min(delay, most)
 
 
 def _by_slot(children: Iterable[Child]) -> dict[Slot, list[Child]]:

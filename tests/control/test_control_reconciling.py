@@ -195,6 +195,13 @@ def test_backoff_grows_to_its_bound_and_no_further(count: int) -> None:
     assert bool(reconcile({slot: "1"}, [], failures, NOW, LIMITS)) == (count == 1)
 
 
+@given(st.integers(1, 200))
+def test_after_one_that_was_in_service_others_wait_for_a_bounded_time(count: int) -> None:
+    delay = not_before_ns(Failures(count, NOW, served=True), LIMITS)
+    assert delay <= not_before_ns(Failures(count, NOW), LIMITS)
+    assert delay <= NOW + LIMITS.served_backoff_max_ns
+
+
 def test_shortfalls_add_up_and_name_what_is_missing() -> None:
     demands = [{"CPU": 1.5}, {"CPU": 1.0, "GPU": 1.0}]
     assert shortfalls(demands, {"CPU": 2.5, "GPU": 1.0}) == []

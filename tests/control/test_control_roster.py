@@ -130,6 +130,21 @@ def test_a_child_that_dies_is_replaced_at_once_and_then_with_backoff() -> None:
     assert roster.plan_actions(NOW + NS_PER_S) == [Start(SLOTS[2], "1")]
 
 
+def test_requests_that_kill_one_replica_after_another_are_not_waited_for_longer_and_longer() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    roster.note_ready()
+    now = NOW + NS_PER_S
+    roster.happened(records[2], Event.EXITED, now)
+    for peer_id in range(50, 58):
+        record = roster.announced(_announce(SLOTS[2], peer_id), now)
+        roster.reported(record, Report(ready=True), now)
+        now += NS_PER_S
+        roster.happened(record, Event.EXITED, now)
+    assert Start(SLOTS[2], "1") not in roster.plan_actions(now)
+    assert Start(SLOTS[2], "1") in roster.plan_actions(now + 2 * NS_PER_S)
+
+
 def test_a_child_that_served_long_does_not_count_its_slots_old_failures() -> None:
     roster = _roster()
     records = _serve_all(roster)
