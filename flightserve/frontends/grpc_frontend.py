@@ -130,7 +130,7 @@ def _options(limits: EdgeLimits) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", limits.header_bytes_max),
         ("grpc.absolute_max_metadata_size", limits.header_bytes_max),
         ("grpc.max_concurrent_streams", limits.connections_max),
-        # Connections are not bounded by number: gRPC would turn the newest away, a good one, for silent ones that this ends.
+        # This ends silent connections. They are not bounded by number: gRPC would turn away the newest, a good one.
         ("grpc.server_handshake_timeout_ms", int(limits.header_timeout_s * 1000)),
         ("grpc.max_connection_idle_ms", int(limits.keep_alive_s * 1000)),
         # A peer that vanished without a word is noticed by a ping it does not answer.
