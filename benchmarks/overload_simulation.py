@@ -19,7 +19,7 @@ from benchmarks.event_heap import Alarm, EventHeap
 from benchmarks.overload_scenarios import FULL_QUEUE, URGENT, Scenario
 from flightserve import errors
 from flightserve.clock import NEVER_NS, NS_PER_MS, NS_PER_S
-from flightserve.core.events import (
+from flightserve.core.routing.events import (
     Arrived,
     BatchFailed,
     Completed,
@@ -31,7 +31,7 @@ from flightserve.core.events import (
     Request,
     Tick,
 )
-from flightserve.core.routing import DeploymentMachine
+from flightserve.core.routing.machine import DeploymentMachine
 from flightserve.types import DeploymentOptions
 
 # A frame's way between the processes of one machine.

@@ -20,8 +20,8 @@ from benchmarks.overload import LOAD, SERVED
 from benchmarks.overload_scenarios import Kind, Scenario
 from benchmarks.overload_simulation import OpenLoop, capacity_of, options_of
 from benchmarks.tiers import children_of, cpu_ns
-from flightserve.core.events import Effect, Event
-from flightserve.core.routing import DeploymentMachine
+from flightserve.core.routing.events import Effect, Event
+from flightserve.core.routing.machine import DeploymentMachine
 
 SCENARIO = Scenario("cost", (Kind(1.0, fixed_ms=4.0, row_ms=1.0),), max_batch_rows=16)
 LOADS = (0.8, 2.0)

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flightserve import sql as sql
-    from flightserve.app import Running as Running
-    from flightserve.app import serve as serve
-    from flightserve.composition import App as App
+    from flightserve.app import App as App
+    from flightserve.contracts.context import context as context
     from flightserve.declare import bind as bind
     from flightserve.declare import deployment as deployment
     from flightserve.declare import healthy as healthy
@@ -31,21 +30,22 @@ if TYPE_CHECKING:
     from flightserve.errors import FlightserveError as FlightserveError
     from flightserve.errors import InvalidArgument as InvalidArgument
     from flightserve.errors import NotFound as NotFound
-    from flightserve.replica.context import context as context
+    from flightserve.running import Running as Running
+    from flightserve.running import serve as serve
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "App": "flightserve.composition",
+    "App": "flightserve.app",
     "bind": "flightserve.declare",
     "deployment": "flightserve.declare",
     "healthy": "flightserve.declare",
     "method": "flightserve.declare",
     "on_stop": "flightserve.declare",
     "single_input": "flightserve.declare",
-    "context": "flightserve.replica.context",
-    "serve": "flightserve.app",
-    "Running": "flightserve.app",
+    "context": "flightserve.contracts.context",
+    "serve": "flightserve.running",
+    "Running": "flightserve.running",
     "FlightserveError": "flightserve.errors",
     "InvalidArgument": "flightserve.errors",
     "NotFound": "flightserve.errors",

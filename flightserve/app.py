@@ -1,447 +1,130 @@
-"""The composition root: turns a declared app into a plan, and says which class is which tier.
+"""What is served together: the deployments of an app, and which of them call which others.
 
-The factories below run in the children. They are the only place where routers, replicas, clients and
-frontends meet; each imports its own tier when it runs, so that a process loads only what it is.
+A bound deployment among the arguments of another's `bind()`, also in lists, tuples and dicts there, is served as
+well. A `Callee`, its name, takes its place among the arguments, and in each replica an object whose methods call that
+deployment (`replica.remote`).
+
+A bound deployment is a value that exists before it can be an argument, so calls cannot go round in a circle, short
+of a container that is changed afterwards, and that is refused. Hence a method that waits for an onward call never
+waits for its own deployment, and composed deployments cannot block each other for good.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
-import logging
-import os
-import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Unpack
+import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
 
-from flightserve.config import FrontendOptions, ServingOptions
+from flightserve.declare import Bound, Callee, check_name, described, replaced, spec_of
 from flightserve.errors import ConfigError
+from flightserve.types import DeploymentSpec
 
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-
-    from flightserve.composition import App
-    from flightserve.control.messages import View
-    from flightserve.control.plan import Assignment, Factory, Plan, PlannedDeployment
-    from flightserve.declare import Bound
-    from flightserve.wire.table import RoutingTable
-
-log = logging.getLogger(__name__)
-
-PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
-ROUTERS_MAX: Final = 64
-FRONTENDS_MAX: Final = 64
-# How long a change of a running app may take until what is new is ready.
-CHANGE_TIMEOUT_S: Final = 600.0
-APPLY_TIMEOUT_S: Final = 5.0
+_checks: ContextVar[bool] = ContextVar("flightserve_checks", default=True)
 
 
-class Running:
-    """A served app. Use it as a context manager, or call `stop`."""
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """While a replica loads its class: an `App` that the class's module makes once more is nobody's, and was checked
+    where it is served. A warehouse in it would open its tables in replicas of all others, which could not start while
+    one of its files is missing."""
+    token = _checks.set(False)
+    try:
+        yield
+    finally:
+        _checks.reset(token)
 
-    def __init__(self, plan: Plan, address: str | None) -> None:
-        from flightserve.control.launcher import Launcher
 
-        self._plan = plan
-        self._launcher = Launcher(plan, address)
-        self.addresses: dict[str, str] = {}
+def are_checked() -> bool:
+    """Whether what is made now is to be checked."""
+    return _checks.get()
 
-    def start(self, cancelled: Callable[[], bool] = lambda: False) -> Running:
-        """Start everything; returns when every replica answers, or early when `cancelled()`. Raises
-        `control.launcher.StartFailed` with what is wrong, and leaves nothing behind then."""
-        self._launcher.start(cancelled)
-        if not cancelled():
-            self.addresses = dict(self._launcher.view().addresses)
-        return self
 
-    @property
-    def app_id(self) -> str:
-        """What the app's sockets and actors are named after."""
-        return self._plan.app_id
+class App:
+    """What is served together: `App(Pricing.bind(tax=0.08), ...)`, or with other names,
+    `App(pricing=Pricing.bind(tax=0.08))`. Deployments that are arguments of these are served with them.
 
-    def status(self) -> View:
-        """All tiers, as the supervisor sees them. Raises Unavailable before its first word."""
-        return self._launcher.view()
+    Raises ConfigError for what is not bound, a name given twice, deployments that call each other in a circle, or a
+    class that cannot be served.
+    """
 
-    def check(self) -> None:
-        """Raises Unavailable when the app is lost for good: its supervisor is silent and nobody restarts it."""
-        self._launcher.check()
+    def __init__(self, *bound: Bound, **named: Bound) -> None:
+        bound = tuple(_bound(value) for value in bound)
+        named = {name: _bound(value) for name, value in named.items()}
+        for value in (*bound, *named.values()):
+            if not isinstance(value, Bound):
+                raise ConfigError(f"App takes what bind() returns, as in App(Pricing.bind()); not {described(value)}")
+        given = [(value.name, value) for value in bound]
+        given += [(check_name(name), value) for name, value in named.items()]
+        self.bound: tuple[Bound, ...] = tuple(_Collecting(given).all())
+        seen: set[str] = set()
+        for value in self.bound:
+            if value.name in seen:
+                raise ConfigError(
+                    f"two deployments are called {value.name!r}; name one of them, as in "
+                    f"App(other={value.cls.__name__}.bind()) or {value.cls.__name__}.bind().options(name='other')"
+                )
+            seen.add(value.name)
+        if are_checked():
+            _ = self.specs
 
-    def scale(self, replicas: Mapping[str, int], timeout_s: float = CHANGE_TIMEOUT_S) -> str:
-        """That many replicas of each deployment named; returns what changed, once they serve and what is too many has
-        finished and gone. No request fails for it. Raises NotFound for a name that is not deployed,
-        InvalidArgument for a count below 1, and `control.commands.ChangeFailed` where new replicas cannot be
-        placed, do not start or are not ready within `timeout_s`: then all is as before."""
-        from flightserve.control.commands import scale
+    @functools.cached_property
+    def specs(self) -> tuple[DeploymentSpec, ...]:
+        """The deployments as the tiers know them. Raises ConfigError for a class that cannot be served."""
+        return tuple(spec_of(value) for value in self.bound)
 
-        return scale(self.app_id, replicas, timeout_s)
+    def __iter__(self) -> Iterator[Bound]:
+        return iter(self.bound)
 
-    def deploy(
-        self,
-        app: App,
-        *,
-        replicas: Mapping[str, int] | None = None,
-        everything: bool = False,
-        in_place: bool = False,
-        timeout_s: float = CHANGE_TIMEOUT_S,
-    ) -> str:
-        """Serve this app instead: its new replicas start beside the old ones, clients change over in one step when
-        all are ready, and the old ones finish what they have and go. No request fails for it.
-
-        Deployments whose class, arguments, options and modules are as they were are left alone, or replaced as well
-        with `everything`. `replicas` sets counts by name; else a deployment keeps its count unless its class declares
-        another one than before. `in_place` is for machines without room for more: one replica of what is replaced goes
-        first, its successor takes over, and the others follow; a lone replica's requests wait meanwhile, and what does
-        not become ready leaves a gap until the old one has started again. Raises ConfigError for an app that cannot be
-        served, and otherwise as `scale`.
-        """
-        from flightserve.control.commands import deploy
-
-        return deploy(self.app_id, planned(app, everything), replicas or {}, timeout_s, in_place)
-
-    def stop(self, drain_timeout_s: float | None = None) -> None:
-        """Drain for at most that long (default: the options' `drain_timeout_s`), then end. Idempotent."""
-        limit_s = self._plan.options.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
-        self._launcher.stop(limit_s)
-
-    def __enter__(self) -> Running:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+    def __len__(self) -> int:
+        return len(self.bound)
 
     def __repr__(self) -> str:
-        return f"<Running {self.app_id} at {self.addresses or 'nothing yet'}>"
-
-
-def serve(
-    app: App,
-    *,
-    replicas: Mapping[str, int] | None = None,
-    routers: int = 1,
-    address: str | None = None,
-    **options: Unpack[ServingOptions],
-) -> Running:
-    """Serve an app from this program until `stop()` or the end of the `with` block.
-
-    `replicas` overrides the declared counts by deployment; `address` names an existing Ray (default: the one
-    this program is connected to, else one of our own); `options` are `config.FrontendOptions`' fields: host,
-    http_port, grpc_port, flight_port, zmq_port (None leaves one out, 0 takes a free one), frontends, ...
-
-    Raises ConfigError for options that make no sense and `control.launcher.StartFailed` where the app cannot
-    start. Call it from a thread that lives as long as the app: our own Ray ends with it.
-    """
-    return Running(make_plan(app, _frontend_options(options), replicas or {}, routers), address).start()
-
-
-def _frontend_options(options: ServingOptions) -> FrontendOptions:
-    known = [field.name for field in dataclasses.fields(FrontendOptions)]
-    unknown = sorted(options.keys() - set(known))
-    if unknown:
-        raise ConfigError(
-            f"serve() has no option {unknown[0]!r}; there are: replicas, routers, address, {', '.join(known)}"
-        )
-    return FrontendOptions(**options)
-
-
-def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], routers: int) -> Plan:
-    """The plan for an app. Raises ConfigError."""
-    from flightserve.control.changes import REPLICAS_MAX
-    from flightserve.control.desired import counted
-    from flightserve.control.names import new_app_id
-    from flightserve.control.pickling import dumps
-    from flightserve.control.plan import Plan
-
-    if all(getattr(options, f"{protocol}_port") is None for protocol in PROTOCOLS):
-        raise ConfigError("every protocol is left out; nobody could call the app")
-    _check_count("routers", routers, ROUTERS_MAX)
-    _check_count("frontends", options.frontends, FRONTENDS_MAX)
-    deployments = {each.spec.name: each for each in planned(app)}
-    unknown = sorted(set(replicas) - deployments.keys())
-    if unknown:
-        raise ConfigError(
-            f"replicas are given for {', '.join(unknown)}; the app's deployments are: {', '.join(deployments)}"
-        )
-    for name, count in replicas.items():
-        _check_count(f"replicas of {name}", count, REPLICAS_MAX)
-        deployments[name] = counted(deployments[name], count)
-    return Plan(
-        app_id=new_app_id(),
-        deployments=tuple(deployments.values()),
-        options=options,
-        factories={tier: dumps(factory) for tier, factory in FACTORIES.items()},
-        routers=routers,
-        sys_path=_sys_path(),
-        cwd=os.getcwd(),
-    )
-
-
-def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]:
-    """The app's deployments as they can be sent to a running app. Their versions are of all that they run: equal ones
-    mean that nothing is to be replaced, except with `everything`. Raises ConfigError."""
-    from flightserve.composition import App
-    from flightserve.control import environment
-    from flightserve.control.changes import REPLICAS_MAX
-    from flightserve.control.pickling import dumps
-    from flightserve.control.plan import PlannedDeployment
-    from flightserve.control.sources import loaded
-    from flightserve.declare import described, left_out, spec_of
-
-    if not isinstance(app, App):
-        raise ConfigError(f"an App is served, as in App(Pricing.bind()); not {described(app)}")
-    sources = loaded()
-    variables = environment.carried()
-    surroundings = repr((sources, environment.telling(variables))).encode()
-    salt = os.urandom(8) if everything else b""
-    out = []
-    for bound in app:
-        spec = spec_of(bound)
-        if helpers := left_out(bound.cls):
-            about = "not decorated, and their argument is not said to be a batch; @fs.method serves one"
-            log.info("%s does not serve %s: %s", spec.name, ", ".join(helpers), about)
-        try:
-            code = dumps(bound)
-        except Exception as error:  # whatever a stranger's objects raise
-            message = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"{spec.name} cannot be sent to its replicas: {message}; make it in __init__") from error
-        _check_count(f"replicas of {spec.name}", spec.options.replicas, REPLICAS_MAX)
-        spec = dataclasses.replace(spec, version=_version(spec.version.encode(), code, surroundings, salt))
-        where = (_sys_path(), os.getcwd(), sources, variables)
-        out.append(PlannedDeployment(spec, code, spec.options.replicas, *where))
-    _check_bytes(out)
-    return tuple(out)
-
-
-def _check_bytes(deployments: Sequence[PlannedDeployment]) -> None:
-    """What starts can be deployed as well: both carry all that the replicas are made of."""
-    from flightserve.control.messages import APP_BYTES_MAX
-
-    sizes = {each.spec.name: len(each.code) for each in deployments}
-    if sum(sizes.values()) > APP_BYTES_MAX:
-        largest = max(sizes, key=lambda name: sizes[name])
-        raise ConfigError(
-            f"the arguments of the app's deployments are {sum(sizes.values()):,} bytes, of which {largest} has "
-            f"{sizes[largest]:,}; at most {APP_BYTES_MAX:,} are carried to replicas. Load what is large in __init__ "
-            "instead of passing it to bind()"
-        )
-
-
-def _version(*parts: bytes) -> str:
-    digest = hashlib.blake2b(digest_size=6)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
-
-
-def _sys_path() -> tuple[str, ...]:
-    return tuple(os.path.abspath(entry) for entry in sys.path)
-
-
-def _check_count(what: str, count: int, most: int) -> None:
-    if not 1 <= count <= most:
-        raise ConfigError(f"{what}: {count}; it must be 1 to {most}")
-
-
-# ---- what runs in the children
-
-
-class RouterHosted:
-    """A router in its child."""
-
-    addresses: Mapping[str, str] = {}
-
-    def __init__(self, assignment: Assignment) -> None:
-        from flightserve.fabric import descriptors
-        from flightserve.router.service import RouterService
-
-        descriptors.use_all()
-        self.endpoint = _endpoint(assignment)
-        self._service = RouterService(assignment.peer_id, self.endpoint, assignment.fabric)
-        self._service.start()
-        self.statistics = self._service.statistics
-        self.drain = self._service.drain
-        self.stop = self._service.stop
-
-    def apply_table(self, table: RoutingTable) -> None:
-        """Waits for the loop: reports are to name the table that is in force, not one that lies in its mailbox."""
-        in_force = threading.Event()
-        self._service.apply_table(table)
-        self._service.post(in_force.set)
-        in_force.wait(APPLY_TIMEOUT_S)
-
-    def unfit(self) -> tuple[str, int]:
-        """Never: where it cannot go on it ends."""
-        return "", 0
-
-    def ready(self) -> bool:
-        """A router that listens can do its part."""
-        return True
-
-
-class ReplicaHosted:
-    """A replica in its child: constructs the user's class, on the process's main thread."""
-
-    addresses: Mapping[str, str] = {}
-    endpoint = ""
-
-    def __init__(self, assignment: Assignment) -> None:
-        from flightserve.composition import unchecked
-        from flightserve.control.names import new_peer_id
-        from flightserve.control.pickling import loads
-        from flightserve.replica.forks import end_with_this_process
-        from flightserve.replica.hooks import begin_exit_functions, run_exit_functions
-        from flightserve.replica.onward import Onward
-        from flightserve.replica.service import ReplicaService
-
-        end_with_this_process()
-        begin_exit_functions()
-        with unchecked():
-            bound: Bound = loads(assignment.code)
-        assert assignment.spec is not None
-        # As many as there are to be now, which the app's author may not have said.
-        bound = bound.options(replicas=assignment.spec.options.replicas)
-        callees = bound.callees()
-        onward = Onward(new_peer_id(), assignment.fabric, callees) if callees else None
-        target = bound.make(onward.remote if onward is not None else None)
-        self._service = ReplicaService(
-            assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward, own_process=True
-        )
-        self._service.start()
-        self.apply_table = self._service.apply_table
-        self.statistics = self._service.statistics
-        self.drain = self._service.drain
-        self.ready = self._service.ready
-        self.unfit = self._service.unfit
-        self._exit = run_exit_functions
-
-    def stop(self) -> None:
-        """The service with the user's object, then what the user's code registered for the end of its process."""
-        self._service.stop()
-        self._exit()
-
-
-class FrontendHosted:
-    """All frontends of one child, over one client of the data plane."""
-
-    endpoint = ""
-
-    def __init__(self, assignment: Assignment) -> None:
-        from flightserve.fabric import descriptors
-        from flightserve.fabric.client import RouterClient
-        from flightserve.frontends.host import FrontendHost
-        from flightserve.loops import Every
-        from flightserve.metrics import Metrics
-
-        def start(loop: AbstractEventLoop) -> None:
-            self._client.start(loop)
-            self._looking = Every(loop, descriptors.LOOK_S, descriptors.look, "looking at file descriptors")
-
-        descriptors.use_all()
-        self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
-        self._metrics = Metrics()
-        self._host = FrontendHost(self._client, frontend_options(assignment), self._metrics, on_loop=start)
-        self.addresses: Mapping[str, str] = self._host.start()
-
-    def apply_table(self, table: RoutingTable) -> None:
-        """The client and `/metrics` follow the table."""
-        self._client.apply_table(table)
-        self._metrics.set_tiers(table.metrics)
-
-    def unfit(self) -> tuple[str, int]:
-        """Never: where it cannot go on it ends."""
-        return "", 0
-
-    def ready(self) -> bool:
-        """Every deployment answers."""
-        return self._client.ready()
-
-    def statistics(self) -> dict[str, float]:
-        """The client's counts."""
-        return {name: float(value) for name, value in self._client.statistics().items() if _is_number(value)}
-
-    def drain(self, timeout_s: float) -> bool:
-        """The frontends first: what they accepted is in flight in the client."""
-        return self._host.drain(timeout_s)
-
-    def stop(self) -> None:
-        """Frontends, then the client that they use."""
-        self._looking.cancel()
-        self._client.stop()
-        self._host.stop()
-
-
-class StandbyHosted:
-    """A process that has loaded what routers and frontends need, and waits to become one of them."""
-
-    addresses: Mapping[str, str] = {}
-    endpoint = ""
-
-    def __init__(self, assignment: Assignment) -> None:
-        import flightserve.fabric.client
-        import flightserve.metrics
-        import flightserve.router.service  # noqa: F401
-        from flightserve.frontends.host import load
-
-        load(assignment.options)
-
-    def apply_table(self, table: RoutingTable) -> None:
-        """It has no part in the data plane yet."""
-
-    def unfit(self) -> tuple[str, int]:
-        """Never: where it cannot go on it ends."""
-        return "", 0
-
-    def ready(self) -> bool:
-        """Its part is to wait."""
-        return True
-
-    def statistics(self) -> dict[str, float]:
-        """None."""
-        return {}
-
-    def drain(self, timeout_s: float) -> bool:
-        """There is nothing to finish."""
-        return True
-
-    def stop(self) -> None:
-        """There is nothing to stop."""
-
-
-FACTORIES: Final[dict[str, Factory]] = {
-    "router": RouterHosted,
-    "replica": ReplicaHosted,
-    "frontend": FrontendHosted,
-    "standby": StandbyHosted,
-}
-
-
-def frontend_options(assignment: Assignment) -> FrontendOptions:
-    """The ports for this frontend: those its predecessor had, else the given ones for the first and free ones
-    for the others."""
-    options = assignment.options
-    ports: dict[str, int | None] = {}
-    for protocol in PROTOCOLS:
-        given = getattr(options, f"{protocol}_port")
-        before = assignment.addresses.get(protocol)
-        if given is None:
-            port = None
-        elif before is not None:
-            port = int(before.rstrip("/").rpartition(":")[2])
-        else:
-            port = given if assignment.slot.ordinal == 0 else 0
-        ports[f"{protocol}_port"] = port
-    return dataclasses.replace(options, **ports)  # type: ignore[arg-type]
-
-
-def _endpoint(assignment: Assignment) -> str:
-    from flightserve.control.names import socket_path
-
-    return socket_path(assignment.folder, assignment.app_id, f"{assignment.slot.name}-{assignment.peer_id:x}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return f"App({', '.join(value.name for value in self.bound)})"
+
+
+def _bound(value: Any) -> Any:
+    """What is served in the value's place: a warehouse says so itself."""
+    own = getattr(value, "flightserve_bound", None)
+    return value if own is None else own()
+
+
+class _Collecting:
+    """Finds the deployments behind those that were given. One object passed to several others is one deployment."""
+
+    def __init__(self, given: list[tuple[str, Bound]]) -> None:
+        self._given = given
+        self._names: dict[int, list[str]] = {}
+        for name, bound in given:
+            self._names.setdefault(id(bound), []).append(name)
+        # In the order met; None while its own arguments are looked at.
+        self._made: dict[tuple[int, str], Bound | None] = {}
+
+    def all(self) -> Iterator[Bound]:
+        """Every deployment, callers before what they alone call."""
+        for name, bound in self._given:
+            self._add(name, bound)
+        return (made for made in self._made.values() if made is not None)
+
+    def _add(self, name: str, bound: Bound) -> None:
+        key = (id(bound), name)
+        if key in self._made:
+            if self._made[key] is None:
+                raise ConfigError(f"{name!r} is an argument of itself; deployments cannot call each other in a circle")
+            return
+        self._made[key] = None
+        args = tuple([replaced(value, Bound, self._callee) for value in bound.args])
+        kwargs = {key: replaced(value, Bound, self._callee) for key, value in bound.kwargs.items()}
+        self._made[key] = dataclasses.replace(bound, name=name, args=args, kwargs=kwargs)
+
+    def _callee(self, bound: Any) -> Callee:
+        names = self._names.get(id(bound), [bound.name])
+        if len(names) > 1:
+            raise ConfigError(
+                f"{bound.cls.__name__}.bind() is served as {' and '.join(names)}, and it is an argument of another "
+                "deployment, which cannot tell which one to call; bind it twice"
+            )
+        self._add(names[0], bound)
+        return Callee(names[0])

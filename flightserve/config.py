@@ -9,13 +9,16 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from flightserve.errors import ConfigError
 
 MIB = 1 << 20
 _HOST_NAME = re.compile(r"\*|(\*\.)?[^\s/:@?#\[\]*]+")
 _ORIGIN = re.compile(r"\*|null|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/@?#]+/?")
+
+# What a frontend speaks, in the order in which addresses are shown.
+PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
 
 
 @dataclass(frozen=True, slots=True)

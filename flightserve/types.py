@@ -20,7 +20,7 @@ class MethodSpec:
 
     A `delimited` method is not row-aligned, and its requests share micro-batches all the same: its result begins with
     the column `rid`, which says for each row what row of the input it belongs to. It does many requests at nearly the
-    cost of one, so that they wait for each other (`core.gathering`).
+    cost of one, so that they wait for each other (`core.routing.gathering`).
     """
 
     name: str

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from flightserve.app import App
+from flightserve.caller.client import RouterClient
 from flightserve.clock import NS_PER_S, monotonic_ns
-from flightserve.composition import App
 from flightserve.config import EdgeLimits, FabricLimits
+from flightserve.contracts.service import Reply
 from flightserve.declare import Bound, spec_of
-from flightserve.fabric.client import RouterClient
-from flightserve.fabric.service import Reply
 from flightserve.replica.onward import Onward
 from flightserve.replica.service import ReplicaService
 from flightserve.router.service import RouterService

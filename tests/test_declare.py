@@ -15,12 +15,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from flightserve.app import serve
-from flightserve.composition import App
+from flightserve.app import App
 from flightserve.config import FrontendOptions, ServingOptions
 from flightserve.declare import Bound, bind, deployment, left_out, method, single_input, spec_of
 from flightserve.declare.options import Options
 from flightserve.errors import ConfigError
+from flightserve.running import serve
 from flightserve.types import DeploymentOptions, MethodSpec
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import flightserve as fs
 from flightserve import metrics as names
-from flightserve.core.statistics import Counters
+from flightserve.core.routing.statistics import Counters
 from flightserve.metrics import Metrics
 from tests.plane import plane
 

@@ -1,4 +1,4 @@
-"""LocalService keeps the promises of `fabric.service` in one process."""
+"""LocalService keeps the promises of `contracts.service` in one process."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 import flightserve as fs
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.context import context
+from flightserve.contracts.service import EncodedStream, Lane, Result, Service
 from flightserve.errors import (
     Cancelled,
     ConfigError,
@@ -26,8 +28,6 @@ from flightserve.errors import (
     SchemaMismatch,
     Unavailable,
 )
-from flightserve.fabric.service import EncodedStream, Lane, Result, Service
-from flightserve.replica.context import context
 from flightserve.testing import LocalService
 from flightserve.types import RequestMeta
 from tests.columns import columns, encoded

@@ -25,15 +25,15 @@ EXCUSE = "# tidy: "
 # Library: the files that may import it. import-linter cannot tell pyarrow.flight from pyarrow.
 QUARANTINE = {
     "ray": ["flightserve/control/*"],
-    "pyarrow.flight": ["flightserve/frontends/flight*", "flightserve/fabric/remote*"],
-    "grpc": ["flightserve/frontends/grpc*", "flightserve/proto/*"],
-    "grpc_health": ["flightserve/frontends/grpc*"],
-    "grpc_reflection": ["flightserve/frontends/grpc*"],
-    "zmq": ["flightserve/frontends/zmq*"],
-    "uvicorn": ["flightserve/frontends/http*"],
-    "starlette": ["flightserve/frontends/http*"],
+    "pyarrow.flight": ["flightserve/frontends/flight/*"],
+    "grpc": ["flightserve/frontends/grpc/*", "flightserve/proto/*"],
+    "grpc_health": ["flightserve/frontends/grpc/*"],
+    "grpc_reflection": ["flightserve/frontends/grpc/*"],
+    "zmq": ["flightserve/frontends/zmq/*"],
+    "uvicorn": ["flightserve/frontends/http/*"],
+    "starlette": ["flightserve/frontends/http/*"],
     "duckdb": ["flightserve/sql/*"],
-    "mmap": ["flightserve/fabric/*"],
+    "mmap": ["flightserve/fabric/memory/*"],
     "prometheus_client": ["flightserve/metrics.py"],
 }
 # Words that DESIGN's vocabulary replaces, in the names of our own classes and functions.
@@ -42,7 +42,7 @@ FORBIDDEN_WORDS = {"worker", "ingress", "scheduler", "job", "arena", "proxy"}
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
 WALL_CLOCK = re.compile(r"\btime\.time(?:_ns)?\b|\bdatetime\.(?:now|utcnow)\b|\bdate\.today\b")
 # Tickets tell clients when they expire, as a date.
-MAY_ASK_THE_DATE = {Path("flightserve/frontends/sql_tickets.py")}
+MAY_ASK_THE_DATE = {Path("flightserve/frontends/sql/tickets.py")}
 UNTOLD = re.compile(r"threading\.(Thread|Timer)\(|create_task\(|ensure_future\(")
 MACHINE = re.compile(
     r"(?<![\w.])/(?:home|root|work|Users|opt)/\w|--(?:extra-)?index[-]url\b|--find[-]links\b|[/]simple\b"
@@ -212,7 +212,7 @@ def test_names_are_the_glossary_s() -> None:
 
 
 def test_the_environment_is_read_at_the_edge_only() -> None:
-    edge = ("flightserve/cli.py", "flightserve/__main__.py", "flightserve/control/*")
+    edge = ("flightserve/cli/*", "flightserve/__main__.py", "flightserve/control/*")
     inside = [p for p in modules("flightserve") if not any(fnmatch.fnmatch(str(p), e) for e in edge)]
     assert gather(inside, environment_reads) == ""
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 import flightserve as fs
 from flightserve.errors import NotFound
-from flightserve.fabric.stored import Fresh
+from flightserve.fabric.memory.stored import Fresh
 
 
 class OfTheUser(BaseException):

@@ -15,8 +15,8 @@ import pyarrow.flight as fl
 from google.protobuf import any_pb2
 
 from benchmarks.bare.sql import serve
-from flightserve.frontends import sql_info
-from flightserve.frontends.flight_sql import command_of, packed, unpacked
+from flightserve.frontends.flight.sql import command_of, packed, unpacked
+from flightserve.frontends.sql import info as sql_info
 from flightserve.proto import sql_pb2 as pb
 
 READ_ROWS = 122_880

@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from benchmarks import payloads, plane
 from benchmarks.load.orders import WrongAnswer, latencies, obey
+from flightserve.caller.client import RouterClient
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
-from flightserve.fabric.client import RouterClient
-from flightserve.fabric.service import Lane
+from flightserve.contracts.service import Lane
 from flightserve.types import RequestMeta
 
 WARM_CALLS = 50

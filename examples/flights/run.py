@@ -95,7 +95,7 @@ def hinting_stdout() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the exit status of `flightserve run`."""
-    from flightserve.cli import main as flightserve
+    from flightserve.cli.main import main as flightserve
 
     data.ensure_all()
     options = list(sys.argv[1:] if argv is None else argv)

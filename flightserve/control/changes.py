@@ -1,8 +1,8 @@
 """Changes of a running app, as the supervisor sees them through: `flightserve scale`, `flightserve deploy`.
 
-One at a time. What it takes is `core.updating`; here is who asked for it, what stands in its way, and how it ended. A
-change that does not come to its switch in time, or whose new replicas cannot be placed or do not start, is taken
-back, and whoever asked is told why. A command that went away changes nothing about that.
+One at a time. What it takes is `core.lifecycle.updating`; here is who asked for it, what stands in its way, and how it
+ended. A change that does not come to its switch in time, or whose new replicas cannot be placed or do not start, is
+taken back, and whoever asked is told why. A command that went away changes nothing about that.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from flightserve.control.desired import Desired, counted
 from flightserve.control.messages import Answer, Deploy, Scale
 from flightserve.control.plan import PlannedDeployment
 from flightserve.control.roster import Roster
-from flightserve.core.reconciling import NS_PER_S
-from flightserve.core.updating import advance, dismiss, undo
+from flightserve.core.lifecycle.reconciling import NS_PER_S
+from flightserve.core.lifecycle.updating import advance, dismiss, undo
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, kind_of
 
 log = logging.getLogger("flightserve.control.changes")

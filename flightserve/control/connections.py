@@ -9,7 +9,7 @@ import socket
 from typing import Any, Final
 
 from flightserve.control.messages import Message, encode
-from flightserve.fabric.channels import is_path, listen
+from flightserve.fabric.transport.channels import is_path, listen
 
 # A connection whose other end stopped reading is cut here; a child reconnects and gets the newest table.
 WRITE_BUFFER_BYTES_MAX = 8 << 20

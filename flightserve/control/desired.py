@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Iterable
 
 from flightserve.control.plan import Plan, PlannedDeployment
-from flightserve.core.reconciling import FRONTEND, ROUTER, STANDBY, Slot
-from flightserve.core.updating import Deployed, Layout, Seen, begin, wanted
+from flightserve.core.lifecycle.reconciling import FRONTEND, ROUTER, STANDBY, Slot
+from flightserve.core.lifecycle.updating import Deployed, Layout, Seen, begin, wanted
 from flightserve.types import DeploymentSpec
 
 
 class Desired:
-    """The layout of `core.updating`, with the code of each version in it."""
+    """The layout of `core.lifecycle.updating`, with the code of each version in it."""
 
     def __init__(self, plan: Plan) -> None:
         self._tiers = {Slot(ROUTER, "", index): "1" for index in range(plan.routers)}

@@ -16,7 +16,7 @@ from flightserve.control.names import supervisor_socket
 from flightserve.control.observer import Observer, connect, kill
 from flightserve.control.plan import Plan
 from flightserve.errors import FlightserveError, Unavailable
-from flightserve.fabric.processes import look_at
+from flightserve.fabric.transport.processes import look_at
 
 log = logging.getLogger("flightserve.control.launcher")
 

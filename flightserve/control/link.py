@@ -33,7 +33,7 @@ from flightserve.control.messages import (
 )
 from flightserve.control.names import peer_credentials
 from flightserve.errors import ProtocolError
-from flightserve.fabric.channels import reach
+from flightserve.fabric.transport.channels import reach
 from flightserve.wire.table import RoutingTable
 
 log = logging.getLogger("flightserve.control.link")

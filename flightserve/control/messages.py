@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from flightserve.core.reconciling import Slot
+from flightserve.core.lifecycle.reconciling import Slot
 from flightserve.errors import ProtocolError
 from flightserve.wire.table import RoutingTable
 

@@ -19,7 +19,7 @@ from flightserve import threads
 from flightserve.control.messages import Ask, Attach, Inbox, Keep, Shutdown, View, encode
 from flightserve.control.names import peer_credentials, running_apps
 from flightserve.errors import FlightserveError, NotFound, PermissionDenied, ProtocolError, Unavailable
-from flightserve.fabric.channels import reach
+from flightserve.fabric.transport.channels import reach
 
 log = logging.getLogger("flightserve.control.observer")
 

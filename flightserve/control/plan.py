@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from flightserve.config import FabricLimits, FrontendOptions
 from flightserve.control.sources import Source
-from flightserve.core.reconciling import ReconcileLimits, Slot
+from flightserve.core.lifecycle.reconciling import ReconcileLimits, Slot
 from flightserve.types import DeploymentSpec
 from flightserve.wire.table import RoutingTable
 
@@ -23,7 +23,8 @@ class Hosted(Protocol):
 
     @property
     def endpoint(self) -> str:
-        """The unix socket of the data plane it listens on (`fabric.channels`); "" where it only connects out."""
+        """The unix socket of the data plane it listens on (`fabric.transport.channels`); "" where it only
+        connects."""
         ...
 
     @property

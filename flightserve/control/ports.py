@@ -12,10 +12,9 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
-from flightserve.config import FrontendOptions
+from flightserve.config import PROTOCOLS, FrontendOptions
 from flightserve.errors import Unavailable
 
-PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
 _REASONS: Final = {
     errno.EADDRINUSE: "it is in use; give another one, or 0 for a free one",
     errno.EACCES: "this user may not listen there; give one above 1023, or 0 for a free one",

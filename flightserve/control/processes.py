@@ -23,8 +23,8 @@ from flightserve.control.pickling import dumps
 from flightserve.control.plan import Assignment, Plan
 from flightserve.control.ray_calls import RayCalls
 from flightserve.control.roster import UNSAID, Record, Roster
-from flightserve.core.lifecycle import Event, Phase
-from flightserve.core.reconciling import (
+from flightserve.core.lifecycle.phases import Event, Phase
+from flightserve.core.lifecycle.reconciling import (
     FRONTEND,
     NS_PER_S,
     REPLICA,
@@ -38,7 +38,7 @@ from flightserve.core.reconciling import (
     Suspect,
     shortfalls,
 )
-from flightserve.fabric.processes import how_it_ended
+from flightserve.fabric.transport.processes import how_it_ended
 
 log = logging.getLogger("flightserve.control.processes")
 

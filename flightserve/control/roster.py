@@ -13,8 +13,8 @@ from typing import NamedTuple
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Announce, ChildView, DeploymentView, Report, View
 from flightserve.control.plan import Plan
-from flightserve.core.lifecycle import LIVE, Event, Phase, step
-from flightserve.core.reconciling import (
+from flightserve.core.lifecycle.phases import LIVE, Event, Phase, step
+from flightserve.core.lifecycle.reconciling import (
     FRONTEND,
     NS_PER_S,
     REPLICA,
@@ -26,8 +26,8 @@ from flightserve.core.reconciling import (
     Slot,
     reconcile,
 )
-from flightserve.core.updating import Layout, Seen
-from flightserve.fabric.processes import Industry, ProcessLook
+from flightserve.core.lifecycle.updating import Layout, Seen
+from flightserve.fabric.transport.processes import Industry, ProcessLook
 from flightserve.types import DeploymentSpec
 from flightserve.wire.table import Entry, Peer, RoutingTable, assign
 

@@ -38,11 +38,11 @@ from flightserve.control.names import peer_credentials, supervisor_socket
 from flightserve.control.plan import Plan
 from flightserve.control.processes import Cluster, Processes
 from flightserve.control.roster import Record, Roster
-from flightserve.core.lifecycle import Phase
-from flightserve.core.reconciling import FRONTEND, NS_PER_S
+from flightserve.core.lifecycle.phases import Phase
+from flightserve.core.lifecycle.reconciling import FRONTEND, NS_PER_S
 from flightserve.core.telling import Telling
 from flightserve.errors import ProtocolError
-from flightserve.fabric.processes import look_at
+from flightserve.fabric.transport.processes import look_at
 from flightserve.loops import beside
 
 log = logging.getLogger("flightserve.control.supervisor")

@@ -3,7 +3,7 @@
 One thread of a frontend process looks ten times a second at two numbers of its own process, threads and memory, which
 costs some 30 us. Connections are looked at only where memory has grown, where there are more threads than calls may
 have, where calls of Flight are silent for too long, and every few seconds for junk. Which of them end is
-`core.crowding`'s decision; they end by being shut down, which their servers take for their clients going away.
+`core.overload.crowding`'s decision; they end by being shut down, which their servers take for their clients going away.
 
 Frontends tell what came out as messages (`Ledger.took`); memory that is no longer needed goes back to the system when
 the process has been quiet for a while, because malloc keeps what large bodies took.
@@ -23,11 +23,11 @@ import pyarrow as pa
 
 from flightserve import threads
 from flightserve.config import EdgeLimits
-from flightserve.core.crowding import Holdings, Seen, too_many, too_much, wrapped
+from flightserve.core.overload.crowding import Holdings, Seen, too_many, too_much, wrapped
 from flightserve.frontends import connections
 from flightserve.frontends.connections import Connection
-from flightserve.frontends.flight_crowd import Crowd
-from flightserve.frontends.flight_peers import address_of
+from flightserve.frontends.flight.crowd import Crowd
+from flightserve.frontends.flight.peers import address_of
 
 log = logging.getLogger("flightserve.frontends.watch")
 

@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from flightserve import loops, threads
 from flightserve.config import FrontendOptions
+from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
-from flightserve.fabric.service import Service
 from flightserve.frontends.edge_watch import EdgeWatch
 
 log = logging.getLogger("flightserve.frontends.host")
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 # Protocol: module, class, and whether its start, drain and stop are coroutines on the event loop.
 FRONTENDS: Final[dict[str, tuple[str, str, bool]]] = {
-    "http": ("flightserve.frontends.http", "HttpFrontend", True),
-    "grpc": ("flightserve.frontends.grpc_frontend", "GrpcFrontend", True),
-    "flight": ("flightserve.frontends.flight_frontend", "FlightFrontend", False),
-    "zmq": ("flightserve.frontends.zmq_frontend", "ZmqFrontend", True),
+    "http": ("flightserve.frontends.http.server", "HttpFrontend", True),
+    "grpc": ("flightserve.frontends.grpc.server", "GrpcFrontend", True),
+    "flight": ("flightserve.frontends.flight.server", "FlightFrontend", False),
+    "zmq": ("flightserve.frontends.zmq.server", "ZmqFrontend", True),
 }
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 5.0

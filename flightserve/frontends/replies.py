@@ -10,9 +10,9 @@ from typing import Final
 
 import pyarrow as pa
 
+from flightserve.contracts.service import AsyncCall, Result
 from flightserve.errors import TooLarge
-from flightserve.fabric.batches import alike, stream_of
-from flightserve.fabric.service import AsyncCall, Result
+from flightserve.fabric.memory.batches import alike, stream_of
 from flightserve.types import MethodSpec
 
 # gRPC clients refuse trailing metadata above 8 KiB. A byte that is not ASCII travels there as three, and pyarrow's

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from flightserve.caller.uplink import SharedSlice
+from flightserve.contracts.service import Result
 from flightserve.errors import FlightserveError, MethodFailed
-from flightserve.fabric.batches import alike
-from flightserve.fabric.service import Result
-from flightserve.fabric.uplink import SharedSlice
+from flightserve.fabric.memory.batches import alike
 from flightserve.replica.origins import Origins
 from flightserve.types import MethodSpec
 

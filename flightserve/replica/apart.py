@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from flightserve.contracts.context import Context, context
 from flightserve.errors import FlightserveError, ReplicaFailed, SchemaMismatch
 from flightserve.replica.columns import Apart
-from flightserve.replica.context import Context, context
 from flightserve.replica.faults import bare
 from flightserve.replica.forms import cut, rows_of
 

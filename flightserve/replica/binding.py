@@ -24,12 +24,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from flightserve.contracts.context import context, entered
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ReplicaFailed, SchemaMismatch
-from flightserve.fabric.schemas import decode_schema, empty_batch
-from flightserve.fabric.stored import Stored
+from flightserve.fabric.memory.schemas import decode_schema, empty_batch
+from flightserve.fabric.memory.stored import Stored
 from flightserve.replica.apart import Group, RowRun
 from flightserve.replica.columns import Apart, Part, at_places, kept_apart
-from flightserve.replica.context import context, entered
 from flightserve.replica.delimiting import delimited
 from flightserve.replica.faults import bare, failure
 from flightserve.replica.forms import FORMS, contiguous, cut, groups

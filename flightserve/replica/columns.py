@@ -13,14 +13,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
+from flightserve.contracts.context import Context
 from flightserve.errors import FlightserveError, MethodFailed
-from flightserve.fabric.batches import own_rows
-from flightserve.fabric.exact import Misfit, as_type, kind_name, own, shares_buffers
-from flightserve.fabric.schemas import EXTENSION_NAME
-from flightserve.fabric.shapes import cut, types_of
-from flightserve.fabric.stored import Fresh, Stored
-from flightserve.fabric.values import NATURAL, column_of, declared_column, type_of
-from flightserve.replica.context import Context
+from flightserve.fabric.conversion.exact import Misfit, as_type, kind_name, own, shares_buffers
+from flightserve.fabric.conversion.shapes import cut, types_of
+from flightserve.fabric.conversion.values import NATURAL, column_of, declared_column, type_of
+from flightserve.fabric.memory.batches import own_rows
+from flightserve.fabric.memory.schemas import EXTENSION_NAME
+from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.replica.faults import bare
 
 EXTENSION_METADATA: Final = b"ARROW:extension:metadata"

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from flightserve.clock import monotonic_ns
+from flightserve.contracts.context import Context, enter
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ReplicaFailed, Unavailable
-from flightserve.replica.context import Context, enter
 from flightserve.replica.faults import bare, describe, failure, tell
 from flightserve.replica.inputs import Inputs
 from flightserve.wire import frames

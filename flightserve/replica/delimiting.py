@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from flightserve.errors import MethodFailed
-from flightserve.fabric.stored import Fresh, Stored
+from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.replica.columns import Apart, Part
 
 RID: Final = "rid"

@@ -34,8 +34,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from flightserve.errors import SchemaMismatch
-from flightserve.fabric.castable import is_list
-from flightserve.fabric.exact import elements, taken_apart
+from flightserve.fabric.conversion.castable import is_list
+from flightserve.fabric.conversion.exact import elements, taken_apart
 
 Form = Callable[[Sequence[pa.RecordBatch], str], Any]
 

@@ -13,11 +13,11 @@ from typing import Final
 import pyarrow as pa
 
 from flightserve.errors import InvalidArgument
-from flightserve.fabric.batches import SchemaCache, own_rows, read_batch
-from flightserve.fabric.segments import SegmentMap
+from flightserve.fabric.memory.batches import SchemaCache, own_rows, read_batch
+from flightserve.fabric.memory.segments import SegmentMap
 from flightserve.wire.frames import Execute, Part, Region
 
-# A group of small requests is not larger (`fabric.grouping`).
+# A group of small requests is not larger (`caller.grouping`).
 _SHARED_BYTES_MAX: Final = 4 << 20
 
 RegionKey = tuple[int, int, int]

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import pyarrow as pa
 
 from flightserve.clock import monotonic_ns
-from flightserve.core.credits import SUSPENDED_MAX
+from flightserve.contracts.context import Context, enter, leave
+from flightserve.core.routing.credits import SUSPENDED_MAX
 from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -30,14 +31,13 @@ from flightserve.errors import (
     Unavailable,
     kind_of,
 )
-from flightserve.fabric.batches import SchemaCache, write_batch
-from flightserve.fabric.channels import BlockingChannel
-from flightserve.fabric.segments import Shown
-from flightserve.fabric.spinning import Spinner
-from flightserve.fabric.stored import Stored
+from flightserve.fabric.memory.batches import SchemaCache, write_batch
+from flightserve.fabric.memory.segments import Shown
+from flightserve.fabric.memory.stored import Stored
+from flightserve.fabric.transport.channels import BlockingChannel
+from flightserve.fabric.transport.spinning import Spinner
 from flightserve.replica.bell import Bell
 from flightserve.replica.columns import Apart, Part
-from flightserve.replica.context import Context, enter, leave
 from flightserve.replica.coroutines import STREAM_WINDOW, Run
 from flightserve.replica.faults import bare, failure
 from flightserve.replica.inputs import Inputs

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from flightserve.errors import MethodFailed
-from flightserve.fabric.exact import Misfit, kind_name
-from flightserve.fabric.schemas import empty_batch
+from flightserve.fabric.conversion.exact import Misfit, kind_name
+from flightserve.fabric.memory.schemas import empty_batch
 from flightserve.replica.columns import Column
 from flightserve.replica.forms import FORMS
 

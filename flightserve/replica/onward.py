@@ -12,8 +12,8 @@ import threading
 from collections.abc import Sequence
 
 from flightserve import threads
+from flightserve.caller.client import RouterClient
 from flightserve.config import FabricLimits
-from flightserve.fabric.client import RouterClient
 from flightserve.replica.origins import Origins
 from flightserve.replica.remote import Remote
 from flightserve.wire.table import RoutingTable

@@ -1,6 +1,6 @@
 """Where batches lie that this process was given: a micro-batch's rows, and what callees answered.
 
-Who passes such a batch on says where it lies, and nothing is written (`fabric.service.Passed`). A batch is known by
+Who passes such a batch on says where it lies, and nothing is written (`contracts.service.Passed`). A batch is known by
 itself, as the object that a method got, or by its buffers, as what a table or a slice has of it. By buffers only plain
 columns are compared: those that hold others have more places than buffers tell.
 """
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from flightserve.fabric.service import Result
-from flightserve.fabric.uplink import SharedSlice
+from flightserve.caller.uplink import SharedSlice
+from flightserve.contracts.service import Result
 from flightserve.wire.frames import Region, Share
 
 if TYPE_CHECKING:

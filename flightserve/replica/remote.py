@@ -20,7 +20,7 @@ gives one record batch; of a method that is a generator, an iterator of them (`a
 Each request of the caller's micro-batch keeps its own deadline, priority, trace context and id where the rows that go
 onwards are the micro-batch's rows, as many and in order: then the call is as many requests, in one region, and their
 answers are put together in order. Of rows that are others' nobody can tell whose they are; they go as one request
-(`replica.context`), and so do those for methods that take one request at a time.
+(`contracts.context`), and so do those for methods that take one request at a time.
 
 A call ends when nobody wants it any more, and with the method that made it. What the callee raises is raised here: a
 typed error keeps its class, anything else is MethodFailed, and the message says where it is from (`replica.stages`).
@@ -36,14 +36,14 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
 
+from flightserve.caller.lane import HASTE_S
 from flightserve.config import EdgeLimits
+from flightserve.contracts.context import Context, context
+from flightserve.contracts.service import AsyncCall, Passed, Reply, Result, Service
 from flightserve.errors import Cancelled, FlightserveError, NotFound, Unavailable
-from flightserve.fabric.decode import validate_batch
-from flightserve.fabric.lane import HASTE_S
-from flightserve.fabric.schemas import empty_batch
-from flightserve.fabric.service import AsyncCall, Passed, Reply, Result, Service
+from flightserve.fabric.memory.decode import validate_batch
+from flightserve.fabric.memory.schemas import empty_batch
 from flightserve.replica.answers import Answers
-from flightserve.replica.context import Context, context
 from flightserve.replica.origins import Origin, Origins
 from flightserve.replica.stages import of_callee, of_payload
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta

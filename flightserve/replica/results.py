@@ -3,11 +3,12 @@
 Accepted of batch methods: RecordBatch, Table, RecordBatchReader, a dict of arrays or lists, a polars or pandas
 DataFrame, and a single Arrow, NumPy, polars or pandas column, which is called `result`. Arrow results are taken
 as they are and must have the declared output's names and types; what other libraries return has no Arrow types of
-its own and is converted to the declared ones. No conversion changes a value: that is an error (`fabric.exact`).
+its own and is converted to the declared ones. No conversion changes a value: that is an error
+(`fabric.conversion.exact`).
 
 Where no output is declared, a column that was handed out comes back in its type if it can: what another library makes
 of that type is taken for it (`replica.libraries`), and Python values that it holds are. All else has the type that
-follows from the request's own values (`fabric.values`), never from those of others (`replica.columns`).
+follows from the request's own values (`fabric.conversion.values`), never from those of others (`replica.columns`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any, Final
 import pyarrow as pa
 
 from flightserve.errors import MethodFailed
-from flightserve.fabric.exact import Misfit
-from flightserve.fabric.schemas import differences, empty_batch
-from flightserve.fabric.stored import Fresh, Stored
+from flightserve.fabric.conversion.exact import Misfit
+from flightserve.fabric.memory.schemas import differences, empty_batch
+from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.replica import libraries
 from flightserve.replica.columns import Apart, Column, Part, assembled, at_places, fields_of
 from flightserve.replica.faults import bare

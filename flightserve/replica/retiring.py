@@ -1,7 +1,7 @@
 """A replica that has to make room for another: whether it has, and until when it is still needed.
 
-`core.retiring` decides. A replica that is retired takes nothing new: what had not begun to run goes back to the router,
-what runs ends, and then the process does, without those calls that nobody waits for and that do not end.
+`core.lifecycle.retiring` decides. A replica that is retired takes nothing new: what had not begun to run goes back to
+the router, what runs ends, and then the process does, without those calls that nobody waits for and that do not end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 from flightserve.clock import NS_PER_S, monotonic_ns
-from flightserve.core.retiring import GivenUp, why_retire
+from flightserve.core.lifecycle.retiring import GivenUp, why_retire
 from flightserve.errors import FlightserveError
 from flightserve.replica.binding import BoundMethod
 from flightserve.replica.session import Session

@@ -20,8 +20,8 @@ from flightserve import threads
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.errors import FlightserveError, ProtocolError, ReplicaFailed, Unavailable
-from flightserve.fabric.channels import BlockingChannel, connect
-from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
+from flightserve.fabric.memory.segments import SegmentMap, SegmentPool, Shown
+from flightserve.fabric.transport.channels import BlockingChannel, connect
 from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.coroutines import Coroutines
 from flightserve.replica.faults import failure

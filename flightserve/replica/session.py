@@ -12,8 +12,8 @@ import itertools
 import threading
 
 from flightserve.clock import monotonic_ns
-from flightserve.fabric.segments import SegmentPool
-from flightserve.replica.context import Context
+from flightserve.contracts.context import Context
+from flightserve.fabric.memory.segments import SegmentPool
 from flightserve.replica.coroutines import Coroutines
 from flightserve.wire.frames import Execute
 from flightserve.wire.table import Peer

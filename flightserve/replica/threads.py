@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
-from flightserve.replica.context import current_or_none, enter, entered, leave
+from flightserve.contracts.context import current_or_none, enter, entered, leave
 
 _submit: Final = ThreadPoolExecutor.submit
 _start: Final = threading.Thread.start

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from flightserve.core.credits import SUSPENDED_MAX
-from flightserve.core.events import (
+from flightserve.core.routing.credits import SUSPENDED_MAX
+from flightserve.core.routing.events import (
     Abandon,
     Arrived,
     BatchFailed,
@@ -34,7 +34,7 @@ from flightserve.core.events import (
     Suspended,
     Tick,
 )
-from flightserve.core.routing import DeploymentMachine
+from flightserve.core.routing.machine import DeploymentMachine
 from flightserve.errors import KINDS, DeadlineExceeded, InvalidArgument, NotFound, ProtocolError
 from flightserve.router.links import Link, RegionHold, Routed, Running
 from flightserve.types import DeploymentSpec, MethodSpec

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from flightserve.clock import NEVER_NS, NS_PER_S
 from flightserve.core.telling import Telling
 from flightserve.errors import ProtocolError
-from flightserve.fabric.channels import check_peer, is_path, listen
+from flightserve.fabric.transport.channels import check_peer, is_path, listen
 
 if TYPE_CHECKING:
     from flightserve.router.links import Link

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flightserve.core.events import Request
-from flightserve.core.leases import Hold, Leases
+from flightserve.core.memory.leases import Hold, Leases
+from flightserve.core.routing.events import Request
 from flightserve.errors import ProtocolError
-from flightserve.fabric.channels import PollingChannel
-from flightserve.fabric.segments import check_segment
+from flightserve.fabric.memory.segments import check_segment
+from flightserve.fabric.transport.channels import PollingChannel
 from flightserve.wire.frames import (
     Execute,
     Goodbye,

@@ -6,7 +6,7 @@ of a micro-batch that it has, or as an answer. What is passed on is one more rea
 hears of the end once, when the last of all readers has gone, whoever dies, cancels or expires in between.
 
 A process passes on only what it still reads, and goes on reading until the router has seen that: a caller until its
-request is answered (`fabric.uplink.Sent`), a replica until it is told by a `Release` (`replica.session`). A hold that
+request is answered (`caller.uplink.Sent`), a replica until it is told by a `Release` (`replica.session`). A hold that
 is not there all the same, because the process was given up or its connection died, is an error of that request alone.
 """
 

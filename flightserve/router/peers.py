@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from flightserve.config import FabricLimits
 from flightserve.errors import ProtocolError
-from flightserve.fabric.processes import Industry, look_at
+from flightserve.fabric.transport.processes import Industry, look_at
 from flightserve.wire.frames import Hello
 
 if TYPE_CHECKING:

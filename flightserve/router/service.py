@@ -20,10 +20,10 @@ from typing import Any
 from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
-from flightserve.core.events import Tick
+from flightserve.core.routing.events import Tick
 from flightserve.core.telling import Telling
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
-from flightserve.fabric.spinning import Spinner
+from flightserve.fabric.transport.spinning import Spinner
 from flightserve.loops import Watch
 from flightserve.router.deaths import Deaths
 from flightserve.router.deployments import Deployments

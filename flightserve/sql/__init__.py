@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from flightserve.sql.warehouse import Warehouse as Warehouse
+from flightserve.sql.warehouse.declare import Warehouse as Warehouse
 
 __all__ = ["Warehouse"]

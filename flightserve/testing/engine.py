@@ -13,12 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from flightserve.contracts.context import Context, context, entered
 from flightserve.declare import Bound
 from flightserve.errors import FlightserveError, ResourceExhausted
-from flightserve.fabric.batches import stream_of
+from flightserve.fabric.memory.batches import stream_of
 from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.columns import Apart
-from flightserve.replica.context import Context, context, entered
 from flightserve.replica.faults import failure
 from flightserve.types import DeploymentSpec, RequestMeta
 from flightserve.wire.frames import Part
@@ -29,7 +29,7 @@ Emit = Callable[["LocalResult | None", "FlightserveError | None", bool], None]
 
 
 class LocalResult:
-    """Rows of a reply (`fabric.service.Result`)."""
+    """Rows of a reply (`contracts.service.Result`)."""
 
     __slots__ = ("_batch",)
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from flightserve.app import App
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
-from flightserve.composition import App
 from flightserve.config import EdgeLimits
+from flightserve.contracts.service import EncodedStream, PartCallback, Passed, Payload, Reply
 from flightserve.declare import spec_of
 from flightserve.errors import (
     Cancelled,
@@ -22,11 +23,10 @@ from flightserve.errors import (
     NotFound,
     Unavailable,
 )
-from flightserve.fabric.batches import stream_of
-from flightserve.fabric.casting import fitted
-from flightserve.fabric.decode import decode_stream, validate_batch
-from flightserve.fabric.schemas import EXTENSION_NAME
-from flightserve.fabric.service import EncodedStream, PartCallback, Passed, Payload, Reply
+from flightserve.fabric.conversion.casting import fitted
+from flightserve.fabric.memory.batches import stream_of
+from flightserve.fabric.memory.decode import decode_stream, validate_batch
+from flightserve.fabric.memory.schemas import EXTENSION_NAME
 from flightserve.replica.binding import BoundMethod
 from flightserve.replica.remote import Remote
 from flightserve.testing.engine import Emit, LocalDeployment, LocalRequest, LocalResult
@@ -34,7 +34,7 @@ from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 
 class LocalService:
-    """The tiers behind a frontend, in this process (`fabric.service.Service`). Close it, or use it in `with`.
+    """The tiers behind a frontend, in this process (`contracts.service.Service`). Close it, or use it in `with`.
 
     Raises ConfigError for an app that cannot be served, and whatever the classes' `__init__` raise.
     """
@@ -228,7 +228,7 @@ class LocalService:
 
 
 class LocalCall:
-    """One request in flight, used from the event loop (`fabric.service.AsyncCall`)."""
+    """One request in flight, used from the event loop (`contracts.service.AsyncCall`)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.request: LocalRequest | None = None
@@ -259,7 +259,7 @@ class LocalCall:
 
 
 class LocalLane:
-    """A pipelined stream of requests for blocking threads (`fabric.service.Lane`)."""
+    """A pipelined stream of requests for blocking threads (`contracts.service.Lane`)."""
 
     def __init__(self, service: LocalService) -> None:
         self._service = service

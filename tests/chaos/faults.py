@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from flightserve.app import planned
 from flightserve.clock import monotonic_ns
 from flightserve.control import commands
 from flightserve.control.messages import ChildView
 from flightserve.errors import FlightserveError
+from flightserve.running import planned
 from tests.chaos.allowed import TABLE
 from tests.chaos.app import make_app
 from tests.chaos.history import Fault

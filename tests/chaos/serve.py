@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from flightserve.app import make_plan
-from flightserve.cli import serve_until_told
+from flightserve.cli.main import serve_until_told
 from flightserve.config import MIB, EdgeLimits, FabricLimits, FrontendOptions
 from flightserve.control.plan import Plan
+from flightserve.running import make_plan
 
 FABRIC: Final = FabricLimits(segment_bytes=4 * MIB, memory_bytes_max=64 * MIB)
 EDGE: Final = EdgeLimits(body_bytes_max=32 * MIB, stream_idle_timeout_s=30.0)

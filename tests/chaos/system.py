@@ -18,8 +18,8 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from flightserve.control.messages import ChildView, View
-from flightserve.core.reconciling import REPLICA
-from flightserve.core.statistics import OUTCOMES
+from flightserve.core.lifecycle.reconciling import REPLICA
+from flightserve.core.routing.statistics import OUTCOMES
 from flightserve.errors import FlightserveError
 from tests.chaos.history import Balance, Count, Leak
 from tests.chaos.schedule import BY_NAME

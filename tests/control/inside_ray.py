@@ -12,8 +12,8 @@ import sys
 
 import ray
 
-from flightserve.app import Running
 from flightserve.control.plan import ControlLimits
+from flightserve.running import Running
 from tests.control import standins
 
 ORPHAN_TIMEOUT_S = 1.0

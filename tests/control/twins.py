@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 import flightserve as fs
-from flightserve.app import Running
 from flightserve.errors import FlightserveError
+from flightserve.running import Running
 
 
 def app(version: int, *, fails: bool = False, num_cpus: float = 0.0) -> fs.App:

@@ -10,7 +10,7 @@ import shlex
 
 import pytest
 
-import flightserve.cli
+import flightserve.cli.main
 from examples.flights import run
 
 ADDRESSES = {
@@ -62,7 +62,7 @@ def test_the_command_output_passes_through(monkeypatch: pytest.MonkeyPatch, capf
             print(f"ready {json.dumps({'zmq': ADDRESSES['zmq']})}", file=out)
         return 7
 
-    monkeypatch.setattr(flightserve.cli, "main", command)
+    monkeypatch.setattr(flightserve.cli.main, "main", command)
     assert run.main(["--no-http"]) == 7
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].startswith("ready {")

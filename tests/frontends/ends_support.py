@@ -19,15 +19,15 @@ from pyarrow import flight
 
 import flightserve as fs
 from flightserve.config import EdgeLimits
-from flightserve.frontends.flight_frontend import FlightFrontend
-from flightserve.frontends.grpc_frontend import GrpcFrontend
-from flightserve.frontends.http import HttpFrontend
-from flightserve.frontends.zmq_frontend import ZmqFrontend
+from flightserve.frontends.flight.server import FlightFrontend
+from flightserve.frontends.grpc.server import GrpcFrontend
+from flightserve.frontends.http.server import HttpFrontend
+from flightserve.frontends.zmq.server import ZmqFrontend
 from flightserve.metrics import Metrics
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import flightserve_pb2_grpc as pb_grpc
-from tests.frontends.flight_fakes import Exchange
-from tests.frontends.http_support import ARROW, JSON, Raw, post
+from tests.frontends.flight.fakes import Exchange
+from tests.frontends.http.support import ARROW, JSON, Raw, post
 from tests.frontends.rpc_support import GOOD, batch_of
 from tests.plane import Plane, plane
 from tests.support import eventually

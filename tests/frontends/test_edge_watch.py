@@ -19,11 +19,11 @@ import zmq
 from pyarrow import flight
 
 from flightserve.config import EdgeLimits
-from flightserve.core import crowding
+from flightserve.core.overload import crowding
 from flightserve.errors import Unavailable
 from flightserve.frontends import edge_watch
 from flightserve.frontends.edge_watch import EdgeWatch, give_back, this_process
-from flightserve.frontends.flight_crowd import BURST_CALLS, FULL_S, Crowd
+from flightserve.frontends.flight.crowd import BURST_CALLS, FULL_S, Crowd
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import flightserve_pb2_grpc as pb_grpc
 from tests.frontends.h2_support import CALL, DATA, EXCHANGE, H2, SETTINGS, frame, opened, reset

@@ -12,8 +12,8 @@ from pyarrow import flight
 
 import flightserve as fs
 from flightserve.errors import MethodFailed
-from flightserve.fabric.batches import stream_of
-from tests.fabric.test_decode import EOS, messages
+from flightserve.fabric.memory.batches import stream_of
+from tests.fabric.memory.test_decode import EOS, messages
 from tests.frontends.ends_support import Served, all_served
 from tests.plane import plane
 from tests.served.callers import CALLERS, all_callers

@@ -13,8 +13,8 @@ from pyarrow import flight
 
 import flightserve as fs
 from tests.frontends.ends_support import Served, all_served
-from tests.frontends.flight_fakes import Exchange
-from tests.frontends.http_support import JSON, Raw, post
+from tests.frontends.flight.fakes import Exchange
+from tests.frontends.http.support import JSON, Raw, post
 from tests.frontends.rpc_support import batch_of, stream_of
 from tests.plane import plane
 from tests.served.callers import CALLERS, all_callers

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 
 from flightserve.clock import NEVER_NS
+from flightserve.contracts.context import Context, entered
 from flightserve.declare import method, single_input
 from flightserve.errors import Cancelled, MethodFailed, NotFound
 from flightserve.replica.binding import BoundMethod
-from flightserve.replica.context import Context, entered
 from flightserve.replica.faults import MESSAGE_BYTES_MAX, describe
 from flightserve.wire.frames import Part
 from tests.replica.methods import BATCH, PIECES, address, bound, returning

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from flightserve.config import FabricLimits
-from flightserve.fabric.batches import SchemaCache, write_batch
-from flightserve.fabric.segments import SegmentMap, SegmentPool, Shown
+from flightserve.fabric.memory.batches import SchemaCache, write_batch
+from flightserve.fabric.memory.segments import SegmentMap, SegmentPool, Shown
 from flightserve.replica.inputs import Inputs
 from flightserve.wire.frames import Execute, Part
 

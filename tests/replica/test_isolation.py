@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flightserve.clock import NEVER_NS
+from flightserve.contracts.context import Context, entered
 from flightserve.declare import spec_of
 from flightserve.errors import FlightserveError
-from flightserve.fabric.batches import own_rows
+from flightserve.fabric.memory.batches import own_rows
 from flightserve.replica.binding import BoundMethod
-from flightserve.replica.context import Context, entered
 from flightserve.wire.frames import Part
 from tests.plane import Plane, meta, plane
 from tests.replica import mirror

@@ -15,7 +15,7 @@ import pyarrow as pa
 import flightserve as fs
 from flightserve.config import FabricLimits
 from flightserve.errors import FlightserveError
-from flightserve.fabric.channels import connect
+from flightserve.fabric.transport.channels import connect
 from flightserve.wire import frames
 from tests.plane import Plane, meta, plane
 from tests.support import eventually

@@ -12,7 +12,7 @@ import pytest
 
 import flightserve as fs
 from flightserve import errors
-from flightserve.core.credits import SUSPENDED_MAX
+from flightserve.core.routing.credits import SUSPENDED_MAX
 from flightserve.replica import keepers
 from tests.plane import Plane, meta, plane, receive_all
 from tests.support import eventually

@@ -12,7 +12,7 @@ import pyarrow as pa
 import flightserve as fs
 from flightserve.config import FabricLimits
 from flightserve.declare import spec_of
-from flightserve.fabric.channels import BlockingChannel, listen
+from flightserve.fabric.transport.channels import BlockingChannel, listen
 from flightserve.replica.service import ReplicaService
 from flightserve.wire import frames
 from flightserve.wire.frames import Frame, Hello

@@ -18,7 +18,7 @@ from pyarrow import flight
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import flightserve_pb2_grpc as pb_grpc
 from flightserve.wire.status import TABLE, Code
-from tests.frontends.http_support import ARROW
+from tests.frontends.http.support import ARROW
 
 TIMEOUT_S: Final = 20.0
 CODES_OF_FLIGHT: Final = {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.control.served import Served
-from tests.frontends.flight_fakes import Exchange
+from tests.frontends.flight.fakes import Exchange
 from tests.frontends.rpc_support import GOOD, batch_of
 from tests.served.callers import CALLERS, Caller, all_callers
 from tests.served.resting import Resting

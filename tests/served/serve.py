@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from flightserve.app import make_plan
-from flightserve.cli import serve_until_told
+from flightserve.cli.main import serve_until_told
 from flightserve.config import EdgeLimits, FrontendOptions
 from flightserve.control.plan import Plan
+from flightserve.running import make_plan
 
 MIB: Final = 1 << 20
 LIMITS: Final = EdgeLimits(

@@ -3,8 +3,9 @@
 Nothing here is random but by `random.Random(seed)`, and time is a number, so a seed is a whole history. Replicas
 answer a micro-batch with the rows they were given, after a while; they may also die, hang until they are ejected,
 be slow, refuse at the door, fail, lose a message, answer late, twice, or for micro-batches that never were. Poison
-requests raise, or kill whoever runs them. Callers cancel. Around it all stands the auditor (`tests/core/auditing.py`),
-and the world adds what only it can know: which rows each replica really ran, and which rows came back to whom.
+requests raise, or kill whoever runs them. Callers cancel. Around it all stands the auditor
+(`tests/core/routing/auditing.py`), and the world adds what only it can know: which rows each replica really ran, and
+which rows came back to whom.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from benchmarks.event_heap import Alarm, EventHeap
 from flightserve import errors
 from flightserve.clock import NEVER_NS
-from flightserve.core.events import (
+from flightserve.core.routing.events import (
     Abandon,
     Arrived,
     BatchFailed,
@@ -36,9 +37,9 @@ from flightserve.core.events import (
     Suspended,
     Tick,
 )
-from flightserve.core.routing import DeploymentMachine
+from flightserve.core.routing.machine import DeploymentMachine
 from flightserve.types import DeploymentOptions
-from tests.core.auditing import AuditError, Auditor
+from tests.core.routing.auditing import AuditError, Auditor
 
 MS = 1_000_000
 S = 1_000_000_000

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from flightserve.clock import NEVER_NS
 from flightserve.sql.engine import Engine, EngineOptions
-from flightserve.sql.execution import Execution, Watch
+from flightserve.sql.engine.execution import Execution, Watch
 from flightserve.sql.sources import find_sources
 
 PEOPLE = pa.table(

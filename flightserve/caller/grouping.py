@@ -1,0 +1,151 @@
+"""Small requests that arrive together travel together: one region, one part of a frame each.
+
+A client's own Arrow stream is decoded where it lies. At the end of the event loop's turn the rows of all that came for
+one method with one schema are put together, written once, and divided among their requests (`frames.Part`). A region, a
+frame and a `Release` for each of many requests of some hundred bytes cost more than to copy them twice, and the tiers
+behind take a group as one micro-batch.
+
+Only what a concatenation surely gives back as it went in is grouped: columns of numbers, times and strings. All else,
+and what is large, has a region of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import pyarrow as pa
+
+from flightserve.caller.uplink import MemoryFull, SharedSlice
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import EncodedStream
+from flightserve.errors import FlightserveError, InvalidArgument
+from flightserve.fabric.conversion.casting import is_taken
+from flightserve.fabric.memory.batches import END_OF_STREAM
+from flightserve.fabric.memory.decode import decode_stream
+from flightserve.types import MethodSpec, RequestMeta
+
+if TYPE_CHECKING:
+    from flightserve.caller.calls import RoutedCall
+    from flightserve.caller.client import RouterClient
+
+# A stream larger than this is not worth a second copy.
+GROUPED_BYTES_MAX: Final = 16 << 10
+# Requests of one group: more would make the first of them wait for the decoding of the last.
+GROUP_REQUESTS_MAX: Final = 256
+# A protocol hands over what came together in several turns of the loop. While the groups before this one had company,
+# requests wait for this many turns without another, and for so many in all; a turn without work takes some us.
+TURNS_ALONE_MAX: Final = 3
+TURNS_MAX: Final = 16
+
+
+class _Member(NamedTuple):
+    call: RoutedCall
+    stream: EncodedStream
+    batch: pa.RecordBatch
+    meta: RequestMeta
+
+
+class Grouping:
+    """The requests of one client that wait for the end of this turn of its event loop."""
+
+    def __init__(self, client: RouterClient, limits: EdgeLimits) -> None:
+        self._client = client
+        self._limits = limits
+        # By deployment, method and schema message.
+        self._groups: dict[tuple[str, str, bytes], list[_Member]] = {}
+        self._turns = self._turns_alone = 0
+        self._joined = False
+        # Whether those before came together: then it pays to look whether more are coming.
+        self._patient = False
+        self._groupable = functools.lru_cache(maxsize=1024)(functools.partial(_groupable, limits))
+
+    def join(self, call: RoutedCall, target: tuple[str, str], stream: EncodedStream, meta: RequestMeta) -> bool:
+        """Take a request that is to be grouped; False for one that must go by itself. Raises InvalidArgument,
+        NotFound, Unavailable. On the loop."""
+        pieces = stream.pieces
+        if sum(len(piece) for piece in pieces) > GROUPED_BYTES_MAX:
+            return False
+        encoded = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        head = bytes(encoded[: 8 + int.from_bytes(encoded[4:8], "little")])
+        if not self._groupable(head, self._client.route(*target).method):
+            return False
+        batch = decode_stream(pa.py_buffer(encoded), self._limits)
+        if not batch.num_rows:
+            return False
+        key = (*target, head)
+        group = self._groups.get(key)
+        if group is None:
+            if not self._groups:
+                self._turns = 0
+                asyncio.get_running_loop().call_soon(self._look)
+            group = self._groups[key] = []
+        self._joined = True
+        group.append(_Member(call, stream, batch, meta))
+        if len(group) >= GROUP_REQUESTS_MAX:
+            self._groups[key] = []
+            self._submit(target, group)
+        return True
+
+    def _look(self) -> None:
+        """Once in each turn of the loop while requests wait, beginning with the end of the first one's."""
+        self._turns += 1
+        self._turns_alone = 0 if self._joined else self._turns_alone + 1
+        self._joined = False
+        if self._patient and self._turns_alone < TURNS_ALONE_MAX and self._turns < TURNS_MAX:
+            asyncio.get_running_loop().call_soon(self._look)
+            return
+        groups, self._groups = self._groups, {}
+        self._patient = any(len(group) > 1 for group in groups.values())
+        for (deployment, method, _), group in groups.items():
+            self._submit((deployment, method), group)
+        self._client.flush()
+
+    def _submit(self, target: tuple[str, str], group: list[_Member]) -> None:
+        members = [member for member in group if not member.call.finished]
+        if not members:
+            return
+        calls = [member.call for member in members]
+
+        def deliver(index: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
+            calls[index].deliver(index, result, error, last)
+
+        batch = members[0].batch if len(members) == 1 else pa.concat_batches([member.batch for member in members])
+        parts = [(member.batch.num_rows, member.meta) for member in members]
+        try:
+            first_id = self._client.submit(target, batch, parts, deliver, trusted=True)
+        except (MemoryFull, FlightserveError):
+            # There may be room for some, and each learns what keeps it by itself.
+            for member in members:
+                member.call.start_alone(member.stream)
+            return
+        for request_id, call in enumerate(calls, first_id):
+            call.grouped(request_id)
+
+
+def _groupable(limits: EdgeLimits, head: bytes, spec: MethodSpec) -> bool:
+    """Whether requests whose streams begin with these bytes may be put together. One that the method does not take
+    goes by itself, to be told why."""
+    if not (spec.row_aligned or spec.delimited) or spec.streaming:
+        return False
+    try:
+        schema = decode_stream(pa.py_buffer(head + END_OF_STREAM), limits).schema
+    except InvalidArgument:
+        return False
+    return bool(len(schema)) and is_taken(spec, schema) and all(_plain(field.type) for field in schema)
+
+
+_PLAIN: Final = (
+    pa.types.is_primitive,
+    pa.types.is_decimal,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+)
+
+
+def _plain(kind: pa.DataType) -> bool:
+    return any(is_kind(kind) for is_kind in _PLAIN)

@@ -1,0 +1,132 @@
+"""Forming a micro-batch from the head of one group's queue.
+
+Requests are taken in the queue's order while they fit whole; the first that does not fit ends the micro-batch,
+because passing over it would let small requests starve a large one. A request over a bound is cut and gives one
+slice a micro-batch. A request that is not row-aligned, or that is being run again by itself, goes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from flightserve.core.routing.events import Piece
+from flightserve.core.routing.queue import Entry, Queue
+from flightserve.core.routing.slicing import Cut, must_cut, rows_per_slice
+
+REQUESTS_MAX: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How large a micro-batch may become: rows, bytes, requests. A single row, and a request that may not be
+    cut, is run even where it is larger. The bound on requests keeps the list of pieces within one frame, also
+    where requests have no rows."""
+
+    max_rows: int
+    max_bytes: int
+    max_requests: int = REQUESTS_MAX
+
+
+class MicroBatch(msgspec.Struct, eq=False):
+    """One micro-batch in flight. `wanted` counts the members that have no outcome yet; `streamed` is set when a
+    part of its reply went out, `holds_lane` when its lane is not free before the reader has had all, `suspended` when
+    it takes up no credit any more; it was sent at `sent_ns` and should take `expected_ns`. It holds one slice of one
+    request, or any number of whole requests."""
+
+    id: int
+    replica_id: int
+    entries: list[Entry]
+    pieces: list[Piece]
+    rows: int
+    wanted: int
+    sent_ns: int = 0
+    expected_ns: int = 0
+    streamed: bool = False
+    holds_lane: bool = False
+    suspended: bool = False
+
+    @property
+    def first(self) -> bool:
+        """True where its members run for the first time; of a request that is cut, the first slice."""
+        head = self.entries[0]
+        return not head.alone and not head.attempts and (head.cut is None or self.pieces[0].row_offset == 0)
+
+    @property
+    def some_ended(self) -> bool:
+        """Some of its members have their outcome, and others do not: what ran late did so for those that expired."""
+        return 0 < self.wanted < len(self.entries)
+
+    @property
+    def repeatable(self) -> int:
+        """How many of its members would run again if its replica died now."""
+        return self.wanted if self.entries[0].request.idempotent and not self.streamed else 0
+
+    def failed(self, faults: dict[int, tuple[int, str]]) -> Iterator[tuple[Entry, tuple[int, str]]]:
+        """Those of its members, by their places, that failed by themselves and have no outcome yet, with their errors.
+        They ran, so they do not run again."""
+        for place, fault in faults.items():
+            entry = self.entries[place]
+            if not entry.done:
+                entry.detach(self)
+                yield entry, fault
+
+    def __repr__(self) -> str:
+        return f"<MicroBatch {self.id} at {self.replica_id}: {len(self.entries)} requests, {self.wanted} wanted>"
+
+
+def form(queue: Queue, bounds: Bounds, share: int = REQUESTS_MAX) -> tuple[list[Entry], list[Piece]]:
+    """Take one micro-batch from the head of a queue that is not empty: its members and their row ranges, in
+    order. Members that have more slices to give stay queued. It has at most `share` members, unless they gather."""
+    head = queue.head()
+    assert head is not None, "no micro-batch can be formed from an empty queue"
+    request = head.request
+    if request.sliceable:
+        if must_cut(request.rows, request.nbytes, bounds.max_rows, bounds.max_bytes):
+            return [head], [_next_slice(queue, head, bounds)]
+        if not head.alone:
+            return _merge(queue, head, bounds, room(head, bounds, share))
+    queue.pop()
+    return [head], [Piece(request, 0, request.rows)]
+
+
+def room(head: Entry, bounds: Bounds, share: int) -> int:
+    """The most members of a micro-batch that begins with this one."""
+    return bounds.max_requests if head.request.gathers else min(share, bounds.max_requests)
+
+
+def _merge(queue: Queue, head: Entry, bounds: Bounds, members_max: int) -> tuple[list[Entry], list[Piece]]:
+    max_rows, max_bytes = bounds.max_rows, bounds.max_bytes
+    pop, peek = queue.pop, queue.head
+    request = head.request
+    rows, nbytes = request.rows, request.nbytes
+    entries = [head]
+    pieces = [Piece(request, 0, rows)]
+    pop()
+    entry = peek()
+    while entry is not None and not entry.alone:
+        request = entry.request
+        rows += request.rows
+        nbytes += request.nbytes
+        if rows > max_rows or nbytes > max_bytes or not request.sliceable or len(entries) >= members_max:
+            break
+        pop()
+        entries.append(entry)
+        pieces.append(Piece(request, 0, request.rows))
+        entry = peek()
+    return entries, pieces
+
+
+def _next_slice(queue: Queue, head: Entry, bounds: Bounds) -> Piece:
+    request, cut = head.request, head.cut
+    if cut is None:
+        size = rows_per_slice(request.rows, request.nbytes, bounds.max_rows, bounds.max_bytes)
+        cut = head.cut = Cut(request.rows, size)
+        head.batches = {}
+    offset, rows = cut.take()
+    if not cut.more:
+        queue.pop()
+    return Piece(request, offset, rows)

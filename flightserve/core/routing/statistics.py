@@ -1,0 +1,106 @@
+"""The counts of a routing machine, as it keeps them and as it shows them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from flightserve.core.routing.machine import DeploymentMachine
+
+# What becomes of a request, each counted once.
+OUTCOMES: Final = (
+    "completed",
+    "expired_at_arrival",
+    "expired_queued",
+    "expired_in_flight",
+    "cancelled",
+    "shed",
+    "shed_wait",
+    "shed_limit",
+    "would_miss",
+    "would_miss_queued",
+    "failed",
+    "lost",
+    "moved",
+)
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the machine was made. Every request that arrived is in exactly one of `completed`, `expired_*`,
+    `cancelled`, `shed` (the queue is full), `shed_wait` (by age), `shed_limit` (over the adaptive limit), `would_miss`
+    (its deadline; on arrival) and `would_miss_queued` (when its turn came), `failed` (the method raised), `lost` (a
+    replica died), `moved` (to another router), or still in the machine. `retries_refused` are those among `lost` that
+    the retry budget did not allow to run again. `queue_wait_ns` is how long `queue_waits` requests waited for their
+    first run, all together."""
+
+    arrived: int = 0
+    completed: int = 0
+    expired_at_arrival: int = 0
+    expired_queued: int = 0
+    expired_in_flight: int = 0
+    cancelled: int = 0
+    shed: int = 0
+    shed_wait: int = 0
+    shed_limit: int = 0
+    would_miss: int = 0
+    would_miss_queued: int = 0
+    failed: int = 0
+    lost: int = 0
+    moved: int = 0
+    dispatched_batches: int = 0
+    dispatched_requests: int = 0
+    dispatched_rows: int = 0
+    retries: int = 0
+    retries_refused: int = 0
+    ejected_slow: int = 0
+    ejected_silent: int = 0
+    queue_waits: int = 0
+    queue_wait_ns: int = 0
+    abandoned: int = 0
+    late: int = 0
+
+    @property
+    def outcomes(self) -> int:
+        """How many requests are no longer in the machine."""
+        return sum(getattr(self, name) for name in OUTCOMES)
+
+    def count(self, name: str) -> None:
+        """One more of that name."""
+        setattr(self, name, getattr(self, name) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineStatistics:
+    """A machine at one moment. `counts` are totals by the names of `Counters`; the others are gauges. A request of
+    which some slices run and some wait is queued and in flight."""
+
+    queued_requests: int
+    queued_bytes: int
+    live_requests: int
+    in_flight_batches: int
+    replicas: int
+    free_credits: int
+    next_wake_ns: int
+    counts: dict[str, int]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.queued_requests} queued, {self.live_requests} live, {self.in_flight_batches} micro-batches at "
+            f"{self.replicas} replicas, {self.free_credits} credits free"
+        )
+
+
+def statistics_of(machine: DeploymentMachine) -> MachineStatistics:
+    """Counts and gauges of a machine at this moment."""
+    return MachineStatistics(
+        queued_requests=machine._groups.requests,
+        queued_bytes=machine._groups.nbytes,
+        live_requests=machine.live,
+        in_flight_batches=sum(map(len, machine._replicas.values())),
+        replicas=len(machine._replicas),
+        free_credits=machine._credits.free,
+        next_wake_ns=machine.next_wake_ns,
+        counts=asdict(machine._counters),
+    )

@@ -1,0 +1,388 @@
+"""The Flight frontend: pyarrow's server with handlers that look up, check and hand on.
+
+What a descriptor means is decided by its type: a path of two names is a method, or a table of a warehouse; a
+command is SQL (`flight_sql`). Every handler is wrapped by `flight_errors.mapped`. pyarrow makes a thread for each RPC;
+`flight_streams` holds what a stream does in it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+import pyarrow as pa
+from pyarrow import flight
+
+from flightserve import threads
+from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import Service
+from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, Unimplemented
+from flightserve.frontends import edge
+from flightserve.frontends.edge_watch import Ledger, Watched
+from flightserve.frontends.flight import peers as flight_peers
+from flightserve.frontends.flight.catalogue import all_methods, method_info, method_schema
+from flightserve.frontends.flight.crowd import Crowd
+from flightserve.frontends.flight.errors import flight_error, mapped
+from flightserve.frontends.flight.registry import StreamRegistry
+from flightserve.frontends.flight.sessions import COOKIE, Session, Sessions
+from flightserve.frontends.flight.sql import Caller, FlightSql, find_table
+from flightserve.frontends.flight.sql_actions import ACTIONS, SqlActions
+from flightserve.frontends.flight.streams import ExchangeSink, NoSink, ReplySink, RequestStream, Target
+from flightserve.frontends.sql.gateway import Gateway, TableInfo, warehouses
+from flightserve.frontends.sql.tickets import Tickets
+from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
+
+NO_COMMAND: Final = "a command is SQL and has rows to be got; methods are called by FlightDescriptor.for_path"
+STOP_GRACE_S: Final = 1.0
+HEADERS: Final = "headers"
+# A message comes with all others, before pyarrow's server begins them.
+_SILENT_AT_FIRST: Final = (flight.FlightMethod.DO_PUT, flight.FlightMethod.DO_EXCHANGE)
+
+
+class Headers(flight.ServerMiddleware):
+    """The client's headers, kept for the handler; sends the request's id back, and what the client needs to stay
+    in its session."""
+
+    def __init__(self, headers: dict[str, list[str]], session: Session | None, crowd: Crowd) -> None:
+        super().__init__()
+        self._headers = headers
+        self.crowd = crowd
+        self.request_id = ""
+        self.session = session
+        self.offered: Session | None = None
+        self.answer: dict[str, str] = {}
+
+    def get(self, name: str) -> str | None:
+        """The first value of a header; None where there is none or it is not text."""
+        values = self._headers.get(name)
+        return values[0] if values and isinstance(values[0], str) else None
+
+    def sending_headers(self) -> dict[str, str]:
+        """Called by pyarrow, twice for some RPCs."""
+        if not self.request_id:
+            self.request_id = edge.echoable_request_id(self.get("x-request-id"))
+        return {"x-request-id": self.request_id, **self.answer}
+
+    def call_completed(self, exception: Any) -> None:
+        """Called by pyarrow when the RPC is over."""
+        self.crowd.end(self)
+
+
+class HeadersFactory(flight.ServerMiddlewareFactory):
+    """Makes `Headers` for each RPC, and finds its session. Basic credentials are answered by a bearer token; an action
+    of a client without a session by the cookie of one, because pyarrow sends headers before the action is known."""
+
+    def __init__(self, sessions: Sessions, crowd: Crowd) -> None:
+        super().__init__()
+        self._sessions = sessions
+        self._crowd = crowd
+
+    def start_call(self, info: Any, headers: dict[str, list[str]]) -> Headers:
+        """Called by pyarrow in the RPC's thread, before the handler."""
+        call = Headers(headers, None, self._crowd)
+        authorization, cookie = call.get("authorization"), call.get("cookie")
+        if authorization is not None or cookie is not None:
+            try:
+                call.session = self._sessions.of(authorization, cookie)
+            except FlightserveError as error:
+                raise flight_error(error) from None
+        if call.session is not None and authorization is not None and authorization[:5].lower() == "basic":
+            call.answer["authorization"] = f"Bearer {call.session.token}"
+        if call.session is None and info.method == flight.FlightMethod.DO_ACTION:
+            call.offered = self._sessions.new()
+            call.answer["set-cookie"] = f"{COOKIE}={call.offered.token}"
+        try:
+            self._crowd.begin(call, info.method not in _SILENT_AT_FIRST)
+        except FlightserveError as error:
+            raise flight_error(error) from None
+        return call
+
+
+class OpenHandshake(flight.ServerAuthHandler):
+    """Lets every Handshake pass: without a handler pyarrow refuses them, and credentials are looked at in the
+    headers, where all clients put them."""
+
+    def authenticate(self, outgoing: Any, incoming: Any) -> None:
+        """Nothing is exchanged in the Handshake itself."""
+
+    def is_valid(self, token: bytes) -> str:
+        """Called for each RPC; the identity is the session's, not this."""
+        return ""
+
+
+class _Told:
+    """A stream of parameters; `took` is told of the bytes that come out of it."""
+
+    def __init__(self, reader: Any, took: Callable[[int], None]) -> None:
+        self._reader = reader
+        self._took = took
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the stream."""
+        return self._reader.schema
+
+    def __iter__(self) -> Iterator[Any]:
+        for piece in self._reader:
+            self._took(piece.data.get_total_buffer_size())
+            yield piece
+
+
+class FlightServer(flight.FlightServerBase):
+    """The handlers. Those of one descriptor type are a method each, so that another type is one more."""
+
+    def __init__(self, service: Service, location: str, limits: EdgeLimits, metrics: Any, tickets: Tickets) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._limits = limits
+        self.streams = StreamRegistry(limits, self._cut)
+        self._sessions = Sessions(tickets)
+        self.crowd = Crowd(limits)
+        self.ledger = Ledger()
+        answered = partial(metrics.answered, "flight")
+        self.sql = FlightSql(Gateway(service, limits), tickets, answered, metrics.prefetched)
+        self._actions = SqlActions(self.sql, self._sessions)
+        super().__init__(
+            location, auth_handler=OpenHandshake(), middleware={HEADERS: HeadersFactory(self._sessions, self.crowd)}
+        )
+
+    def _cut(self, peer: str) -> bool:
+        return flight_peers.cut(peer, self.port)
+
+    # ---- looking up
+
+    def _method(self, descriptor: Any) -> tuple[DeploymentSpec, MethodSpec]:
+        """What a descriptor names. Raises Unimplemented for commands, InvalidArgument, NotFound."""
+        if descriptor.descriptor_type != flight.DescriptorType.PATH:
+            raise Unimplemented(NO_COMMAND)
+        return self._service.method(*self._names(descriptor))
+
+    def _names(self, descriptor: Any) -> tuple[str, str]:
+        path = descriptor.path
+        if len(path) != 2:
+            raise InvalidArgument(f"a path of two names is expected, deployment and method; got {len(path)}")
+        try:
+            first, second = (name.decode() for name in path)
+        except UnicodeDecodeError as error:
+            raise InvalidArgument("the path's names are not UTF-8") from error
+        edge.check_name(first, self._limits)
+        edge.check_name(second, self._limits)
+        return first, second
+
+    def _entered(self, context: Any) -> str:
+        """The call's peer, which is known from now on."""
+        peer = context.peer()
+        peer = peer.decode() if isinstance(peer, bytes) else str(peer)
+        self.crowd.enter(context.get_middleware(HEADERS), peer)
+        return peer
+
+    def _caller(self, context: Any) -> Caller:
+        self._entered(context)
+        headers = context.get_middleware(HEADERS)
+
+        def meta(spec: DeploymentSpec) -> RequestMeta:
+            made = edge.meta_of(headers.get, spec, self._limits, monotonic_ns())
+            headers.request_id = made.request_id
+            return made
+
+        user = "" if headers.session is None else headers.session.user
+        return Caller(user, headers.session, meta, context.is_cancelled)
+
+    def _begin_session(self, context: Any) -> Session:
+        """The session that the call's answer offered: its client has none, and may keep cookies."""
+        headers = context.get_middleware(HEADERS)
+        session: Session = headers.offered
+        headers.session = session
+        self._sessions.keep(session)
+        return session
+
+    def _table(self, descriptor: Any, caller: Caller) -> tuple[str, TableInfo] | None:
+        """The table that a path names, where no method has the name."""
+        names = self._names(descriptor)
+        try:
+            self._service.method(*names)
+        except NotFound:
+            return find_table(self.sql.gateway, names, caller)
+        return None
+
+    # ---- RPCs without a stream of requests
+
+    @mapped
+    def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
+        """Every method and every table; those of one deployment where `criteria` is its name."""
+        caller = self._caller(context)
+        wanted = None if not criteria else criteria.decode("utf-8", "replace")
+        tables = [
+            self.sql.table_info(spec.name, table, caller.user)
+            for spec in warehouses(self._service)
+            if wanted in (None, spec.name)
+            for table in self.sql.gateway.tables(spec.name, caller.meta(spec))
+        ]
+        return iter([*all_methods(self._service, wanted), *tables])
+
+    @mapped
+    def get_flight_info(self, context: Any, descriptor: Any) -> Any:
+        """Of a method (see `flight_catalogue`), a table, or SQL (see `flight_sql`)."""
+        caller = self._caller(context)
+        if descriptor.descriptor_type == flight.DescriptorType.CMD:
+            return self.sql.info(descriptor, caller)
+        table = self._table(descriptor, caller)
+        if table is not None:
+            return self.sql.table_info(*table, caller.user)
+        return method_info(*self._method(descriptor))
+
+    @partial(mapped, untraced=True)
+    def get_schema(self, context: Any, descriptor: Any) -> Any:
+        """Of a method, a table, or SQL."""
+        caller = self._caller(context)
+        if descriptor.descriptor_type == flight.DescriptorType.CMD:
+            return flight.SchemaResult(self.sql.schema(descriptor, caller))
+        table = self._table(descriptor, caller)
+        if table is not None:
+            return flight.SchemaResult(table[1].schema)
+        return flight.SchemaResult(method_schema(self._method(descriptor)[1])[0])
+
+    @mapped
+    def do_get(self, context: Any, ticket: Any) -> Any:
+        """The rows of a ticket that GetFlightInfo gave."""
+        return self.sql.get(ticket.ticket, self._caller(context))
+
+    @mapped
+    def list_actions(self, context: Any) -> list[tuple[str, str]]:
+        """The actions of `do_action`."""
+        return [
+            ("healthz", 'Is the frontend up? Answers {"ready": bool}.'),
+            ("readyz", "Can every deployment serve? UNAVAILABLE when not."),
+            *ACTIONS.items(),
+        ]
+
+    @mapped
+    def do_action(self, context: Any, action: Any) -> Iterator[bytes]:
+        """`healthz`, `readyz` and those of `flight_sql_actions`; anything else is Unimplemented."""
+        if action.type == "healthz":
+            return iter([json.dumps({"ready": self._service.ready()}).encode()])
+        if action.type == "readyz":
+            if not self._service.ready():
+                raise Unavailable("not ready")
+            return iter([b'{"ready": true}'])
+        body = action.body.to_pybytes()
+        results = self._actions.run(action.type, body, self._caller(context), partial(self._begin_session, context))
+        if results is None:
+            raise Unimplemented(f"no action {action.type[:64]!r}; list_actions names those there are")
+        return results
+
+    # ---- streams of requests
+
+    @mapped
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Each batch is one request; see `flight_streams`."""
+        self._entered(context)
+        self.streams.check_open()
+        deployment, method = self._method(descriptor)
+        sink = ExchangeSink(writer, f"{deployment.name}.{method.name}")
+        self._serve(context, deployment, method, reader, sink)
+        if sink.schema is None:
+            # Clients take a stream that ends without a schema for a broken one.
+            sink.begin(pa.schema([]) if method.output_schema is None else method_schema(method)[0])
+
+    @mapped
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """As DoExchange without replies: the RPC's end says that every batch has run. A command is Flight SQL's."""
+        peer = self._entered(context)
+        self.streams.check_open()
+        if descriptor.descriptor_type == flight.DescriptorType.CMD:
+            parameters = _Told(reader, partial(self.ledger.took, peer))
+            self.sql.put(descriptor, parameters, writer, self._caller(context))
+            return
+        deployment, method = self._method(descriptor)
+        self._serve(context, deployment, method, reader, NoSink())
+
+    def _serve(
+        self, context: Any, deployment: DeploymentSpec, method: MethodSpec, reader: Any, sink: ReplySink
+    ) -> None:
+        headers = context.get_middleware(HEADERS)
+        now_ns = monotonic_ns()
+        meta = edge.meta_of(headers.get, deployment, self._limits, now_ns)
+        headers.request_id = meta.request_id
+        timeout_ns = NEVER_NS if meta.deadline_ns == NEVER_NS else meta.deadline_ns - now_ns
+        peer = self._entered(context)
+        stream = RequestStream(
+            reader,
+            sink,
+            self._service.open_lane(),
+            Target(deployment.name, method, timeout_ns, meta),
+            self._limits,
+            context.is_cancelled,
+            partial(self._cut, peer),
+            partial(self.ledger.took, peer),
+            partial(self._metrics.answered, "flight", deployment.name, method.name),
+        )
+        with self.streams.entered(stream, peer):
+            stream.run()
+
+
+class FlightFrontend:
+    """Serves Flight on its own threads. `start` once, then `drain` and `stop`, all blocking."""
+
+    def __init__(
+        self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Any, ticket_key: bytes = b""
+    ) -> None:
+        """`ticket_key` signs tickets; frontends that share it open each other's. Empty: one of its own."""
+        self._service = service
+        self._host = host
+        self._port = port
+        self._limits = limits
+        self._metrics = metrics
+        self._tickets = Tickets(ticket_key or secrets.token_bytes(32))
+        self._server: FlightServer | None = None
+
+    def start(self) -> str:
+        """Listen: "grpc://host:port". Raises Unavailable where the address cannot be had."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        try:
+            location = f"grpc://{host}:{self._port}"
+            self._server = FlightServer(self._service, location, self._limits, self._metrics, self._tickets)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise Unavailable(f"Flight cannot listen on {host}:{self._port}: {error}") from error
+        return f"grpc://{host}:{self._server.port}"
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new streams and batches and let what is in flight finish. False when some did not in time."""
+        if self._server is None:
+            return True
+        why = "the frontend is draining"
+        until_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
+        self._server.streams.refuse(why)
+        self._server.sql.refuse(why)
+        quiet = self._server.streams.wait_quiet(timeout_s)
+        return self._server.sql.wait_quiet(max(0.0, (until_ns - monotonic_ns()) / NS_PER_S)) and quiet
+
+    def stop(self) -> None:
+        """End every stream and close the port, within about three times `STOP_GRACE_S`. Idempotent."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.sql.end_all()
+        server.streams.end_all("the frontend is stopping", STOP_GRACE_S)
+        # pyarrow's shutdown has no deadline: it waits for every RPC.
+        closing = threads.start("flightserve-flight-stop", server.shutdown, lambda: True)
+        closing.join(STOP_GRACE_S)
+
+    def statistics(self) -> dict[str, int]:
+        """Open streams, requests in flight on them, and queries."""
+        if self._server is None:
+            return {}
+        return {**self._server.streams.statistics(), "queries": self._server.sql.running}
+
+    def watched(self) -> Watched:
+        """For the watch over what is held for strangers."""
+        assert self._server is not None
+        return Watched(self._server.port, self._server.ledger, self._server.crowd)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in self.statistics().items())
+        return f"<FlightFrontend {counts or 'not running'}>"

@@ -1,0 +1,215 @@
+"""`Call`: one CallRequest message to the data plane, one CallReply message back. `Stream` shares its two halves.
+
+The handler reads its message itself, as a handler of a client stream does: measured, that costs nothing against
+a unary handler (126 us of CPU a call, both, client not counted), looks the same on the wire, and lets a call that
+was opened and never sent be ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final, NamedTuple
+
+import grpc
+from grpc import aio
+
+from flightserve.clock import NEVER_NS, NS_PER_MS, NS_PER_S, monotonic_ns
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import AsyncCall, EncodedStream, Service
+from flightserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FlightserveError,
+    InvalidArgument,
+    ResourceExhausted,
+    TooLarge,
+)
+from flightserve.frontends import edge
+from flightserve.frontends.edge_watch import Ledger
+from flightserve.frontends.grpc.idling import IdleGuard
+from flightserve.frontends.grpc.messages import read_call_request, write_call_reply
+from flightserve.frontends.replies import clipped, collect, declared_schema_of, empty_stream
+from flightserve.metrics import UNKNOWN, Metrics
+from flightserve.types import MethodSpec
+
+# The client's timer is started first, so its RST_STREAM may be here before our deadline is.
+_EARLY_NS: Final = 20 * NS_PER_MS
+
+STATUS_CODES: Final[Mapping[int, Any]] = {status.value[0]: status for status in grpc.StatusCode}
+
+
+class Started(NamedTuple):
+    """A request that was handed to the data plane, or the error that kept it from there. `known` is its
+    deployment and method, as far as they exist; `deadline_ns` is that of `Headers`."""
+
+    known: tuple[str, str]
+    request_id: str
+    started_ns: int
+    call: AsyncCall | None
+    spec: MethodSpec | None
+    error: FlightserveError | None
+    deadline_ns: int
+
+
+class Headers(NamedTuple):
+    """What an RPC began with: its metadata, and its gRPC deadline (absolute ns; `NEVER_NS` for none)."""
+
+    metadata: dict[str, Any]
+    deadline_ns: int
+
+
+class Calls:
+    """The request path of the gRPC frontend: how a request starts, how it ends, and `Call`."""
+
+    def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics) -> None:
+        self.service = service
+        self.limits = limits
+        self.metrics = metrics
+        self.in_flight = 0
+        self.unsent = IdleGuard(limits.body_timeout_s)
+        self.ledger = Ledger()
+
+    async def call(self, _: Any, context: Any) -> bytes:
+        """The handler of `Call`: the serialised CallReply, or a gRPC status. The request's id is in the reply; it is
+        trailing metadata as well where it came as metadata, and where there is no reply."""
+        if self.in_flight >= self.limits.connections_max:
+            await abort(context, ResourceExhausted("too many calls are in flight; try again later"))
+        self.in_flight += 1
+        try:
+            return await self._answer(context)
+        finally:
+            self.in_flight -= 1
+
+    async def _answer(self, context: Any) -> bytes:
+        # The message may be large: it must not outlive its copy in shared memory.
+        message = await self.message(context)
+        headers = self.headers(context)
+        started = self.start(message, headers)
+        del message
+        try:
+            reply = await self.finish(started)
+        except FlightserveError as error:
+            await abort(context, error, started.request_id)
+            raise
+        if "x-request-id" in headers.metadata:
+            context.set_trailing_metadata((("x-request-id", started.request_id),))
+        return reply
+
+    async def message(self, context: Any) -> bytes:
+        """The one message of an RPC, within `body_timeout_s`; ends the RPC where there is none."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.unsent.enter(task)
+        try:
+            message = await context.read()
+        except asyncio.CancelledError:
+            if self.unsent.expired(task):
+                await abort(context, DeadlineExceeded(f"no request came within {self.unsent.timeout_s:g} s"))
+            raise
+        finally:
+            self.unsent.leave(task)
+        if message is aio.EOF:
+            await abort(context, InvalidArgument("the call ended without a request"))
+        sent: bytes = message
+        self.ledger.sampled(len(sent), context.peer)
+        return sent
+
+    def headers(self, context: Any) -> Headers:
+        """Read once for each RPC."""
+        remaining_s = context.time_remaining()
+        deadline_ns = NEVER_NS if remaining_s is None else monotonic_ns() + int(remaining_s * NS_PER_S)
+        return Headers(dict(context.invocation_metadata()), deadline_ns)
+
+    def start(self, message: bytes, headers: Headers) -> Started:
+        """Parse a message and hand its rows to the data plane. Never raises: what is wrong is in the answer."""
+        now_ns = monotonic_ns()
+        known = (UNKNOWN, UNKNOWN)
+        metadata, native_ns = headers
+        request_id: str | None = metadata.get("x-request-id")
+        try:
+            deployment, method, stream, own_id = read_call_request(message)
+            if own_id:
+                request_id = own_id
+                metadata = {**metadata, "x-request-id": own_id}
+            if len(metadata) > self.limits.header_count_max:
+                raise ResourceExhausted(f"more than {self.limits.header_count_max} metadata entries")
+            if len(stream) > self.limits.body_bytes_max:
+                raise TooLarge(f"arrow_stream has {len(stream)} bytes; at most {self.limits.body_bytes_max} are taken")
+            deployment_spec, spec = self.service.method(deployment, method)
+            known = (deployment, method)
+            meta = edge.meta_of(metadata.get, deployment_spec, self.limits, now_ns, native_ns)
+            call = self.service.call(deployment, method, EncodedStream((stream,)), meta)
+            return Started(known, meta.request_id, now_ns, call, spec, None, native_ns)
+        except Exception as error:
+            request_id = edge.echoable_request_id(request_id)
+            return Started(known, request_id, now_ns, None, None, edge.as_error(error, request_id), native_ns)
+
+    async def finish(self, started: Started) -> bytes:
+        """Await a started request: its serialised CallReply. Raises FlightserveError; counts the outcome."""
+        code = 0
+        try:
+            call, spec = _going(started)
+            stream = await collect(call, spec, self.limits.body_bytes_max)
+            return write_call_reply(stream, started.request_id)
+        except (asyncio.CancelledError, Exception) as caught:
+            error = _end_of(started, caught)
+            code = error.code
+            if isinstance(caught, asyncio.CancelledError) or error is caught:
+                # Not "from" itself: an error that is its own cause is never freed by counting references.
+                raise
+            raise error from caught
+        finally:
+            self._count(started, code)
+
+    async def parts(self, started: Started) -> AsyncGenerator[bytes]:
+        """The serialised CallReplies of a streaming method's request: each part as it is made, and the end. Raises
+        FlightserveError; counts the outcome. It is to be closed."""
+        code, result = 0, None
+        call, spec = _going(started)
+        try:
+            schema = declared_schema_of(spec)
+            async for result in call:
+                schema = result.batch().schema
+                yield write_call_reply(result.ipc_stream(), started.request_id, more=True)
+                result = None
+            yield write_call_reply(empty_stream(schema), started.request_id)
+        except BaseException as caught:
+            call.cancel()
+            error = _end_of(started, caught)
+            code = error.code
+            # What is raised holds this frame; the rows must not wait until it goes.
+            result = None
+            if not isinstance(caught, Exception) or error is caught:
+                raise
+            raise error from caught
+        finally:
+            self._count(started, code)
+
+    def _count(self, started: Started, code: int) -> None:
+        self.metrics.answered("grpc", *started.known, code, (monotonic_ns() - started.started_ns) / NS_PER_S)
+
+
+def _going(started: Started) -> tuple[AsyncCall, MethodSpec]:
+    if started.call is None or started.spec is None:
+        raise started.error or Cancelled("the request was not started")
+    return started.call, started.spec
+
+
+def _end_of(started: Started, caught: BaseException) -> FlightserveError:
+    """What a request that ended by this exception is counted as, and its caller told."""
+    if isinstance(caught, Exception):
+        return edge.as_error(caught, started.request_id)
+    late = code_of_end(started.deadline_ns) == DeadlineExceeded.code
+    return DeadlineExceeded("the deadline passed") if late else Cancelled("the caller gave up")
+
+
+def code_of_end(deadline_ns: int) -> int:
+    """The code of an RPC that gRPC just cancelled: its own deadline passed, or else its client gave it up."""
+    return DeadlineExceeded.code if monotonic_ns() >= deadline_ns - _EARLY_NS else Cancelled.code
+
+
+async def abort(context: Any, error: FlightserveError, request_id: str = "") -> None:
+    """End the RPC with the error's status. Always raises."""
+    trailing = (("x-request-id", request_id),) if request_id else ()
+    await context.abort(STATUS_CODES[error.code], clipped(error.message), trailing)

@@ -1,0 +1,150 @@
+"""What the gRPC frontend says of itself: `ListDeployments`, `DescribeMethod`, and `grpc.health.v1`.
+
+Health names are "" for the whole server, `flightserve.v1.FlightServe`, and every deployment; all of them follow
+`Service.ready()`, and say NOT_SERVING as soon as the server drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2
+
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import Service
+from flightserve.errors import InvalidArgument, NotFound, ResourceExhausted
+from flightserve.frontends.edge import echoable_request_id
+from flightserve.frontends.grpc.calls import abort
+from flightserve.proto import flightserve_pb2 as pb
+from flightserve.types import DeploymentSpec, MethodSpec
+
+SERVICE: Final = "flightserve.v1.FlightServe"
+WATCH_INTERVAL_S: Final = 0.25
+_Health = health_pb2.HealthCheckResponse
+
+
+class Catalogue:
+    """Handlers of the unary descriptions. Requests come as bytes; what does not parse is INVALID_ARGUMENT."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def list_deployments(self, message: bytes, context: Any) -> bytes:
+        """The handler of `ListDeployments`."""
+        _echo_request_id(context)
+        await _parsed(pb.ListDeploymentsRequest, message, context)
+        specs = sorted(self._service.deployments(), key=lambda spec: spec.name)
+        return _bytes(pb.ListDeploymentsReply(deployments=[describe(spec) for spec in specs]))
+
+    async def describe_method(self, message: bytes, context: Any) -> bytes:
+        """The handler of `DescribeMethod`."""
+        _echo_request_id(context)
+        asked = await _parsed(pb.DescribeMethodRequest, message, context)
+        try:
+            deployment, method = self._service.method(asked.deployment, asked.method)
+        except NotFound as error:
+            await abort(context, error)
+            raise
+        return _bytes(describe_method(deployment.name, method))
+
+
+class Health:
+    """Handlers of `grpc.health.v1.Health`."""
+
+    def __init__(self, service: Service, limits: EdgeLimits) -> None:
+        self._service = service
+        self._limits = limits
+        self._watching = 0
+        self.draining = False
+
+    async def check(self, message: bytes, context: Any) -> bytes:
+        """The handler of `Check`: NOT_FOUND for a name nobody knows, as the protocol wants."""
+        asked = await _parsed(health_pb2.HealthCheckRequest, message, context)
+        status = self._status(asked.service)
+        if status == _Health.SERVICE_UNKNOWN:
+            await abort(context, NotFound(f"no deployment {asked.service[:128]!r}"))
+        return _bytes(_Health(status=status))
+
+    async def watch(self, message: bytes, context: Any) -> None:
+        """The handler of `Watch`: the state now, and each other one that it turns to."""
+        asked = await _parsed(health_pb2.HealthCheckRequest, message, context)
+        if self._watching >= self._limits.streams_max:
+            await abort(context, ResourceExhausted(f"{self._watching} watches are open; no more are taken"))
+        self._watching += 1
+        try:
+            said = None
+            while not (self.draining and said == _Health.NOT_SERVING):
+                status = self._status(asked.service)
+                if status != said:
+                    await context.write(_Health(status=status).SerializeToString())
+                    said = status
+                await asyncio.sleep(WATCH_INTERVAL_S)
+        finally:
+            self._watching -= 1
+
+    def _status(self, name: str) -> int:
+        known = name in ("", SERVICE) or any(spec.name == name for spec in self._service.deployments())
+        if not known:
+            return int(_Health.SERVICE_UNKNOWN)
+        return int(_Health.SERVING if self._service.ready() and not self.draining else _Health.NOT_SERVING)
+
+
+def describe(spec: DeploymentSpec) -> pb.Deployment:
+    """A deployment as a message."""
+    options = spec.options
+    return pb.Deployment(
+        name=spec.name,
+        version=spec.version,
+        doc=spec.doc,
+        options=pb.DeploymentOptions(
+            replicas=options.replicas,
+            max_batch_rows=options.max_batch_rows,
+            max_batch_bytes=options.max_batch_bytes,
+            linger_ms=options.linger_ms,
+            router=options.router,
+            max_queued_requests=options.max_queued_requests,
+            max_queued_bytes=options.max_queued_bytes,
+            default_timeout_ms=options.default_timeout_ms,
+            max_timeout_ms=options.max_timeout_ms,
+        ),
+        methods=[describe_method(spec.name, method) for method in sorted(spec.methods, key=lambda m: m.name)],
+        kind=spec.kind,
+    )
+
+
+def describe_method(deployment: str, method: MethodSpec) -> pb.MethodDescription:
+    """A method as a message."""
+    return pb.MethodDescription(
+        deployment=deployment,
+        name=method.name,
+        doc=method.doc,
+        input_schema=method.input_schema or b"",
+        output_schema=method.output_schema or b"",
+        options=pb.MethodOptions(
+            form=method.form,
+            row_aligned=method.row_aligned,
+            idempotent=method.idempotent,
+            streaming=method.streaming,
+            delimited=method.delimited,
+        ),
+    )
+
+
+def _bytes(message: Message) -> bytes:
+    serialised: bytes = message.SerializeToString()
+    return serialised
+
+
+def _echo_request_id(context: Any) -> None:
+    """Set the trailing metadata, of an error as well; the messages have no place for the id."""
+    metadata = dict(context.invocation_metadata())
+    context.set_trailing_metadata((("x-request-id", echoable_request_id(metadata.get("x-request-id"))),))
+
+
+async def _parsed(kind: type[Message], message: bytes, context: Any) -> Any:
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        await abort(context, InvalidArgument(f"the message is not a {kind.DESCRIPTOR.full_name}: {error}"))

@@ -1,0 +1,141 @@
+"""The gRPC frontend: a `grpc.aio` server on the process's event loop.
+
+Handlers take and give serialised messages, because gRPC would answer one that does not parse with UNKNOWN. A
+message above the limit is refused by gRPC's core with RESOURCE_EXHAUSTED before it is read whole.
+
+Draining: health turns NOT_SERVING, streams finish what they took and end with UNAVAILABLE, connections get a
+GOAWAY, and unary calls finish; what is left at the timeout is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import grpc
+from grpc import aio
+from grpc_reflection.v1alpha import reflection
+
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import Service
+from flightserve.errors import Unavailable
+from flightserve.frontends.edge_watch import Watched
+from flightserve.frontends.grpc.accepting import accepting_ahead
+from flightserve.frontends.grpc.calls import Calls
+from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, Health
+from flightserve.frontends.grpc.sql import Queries
+from flightserve.frontends.grpc.stream import Streams
+from flightserve.frontends.grpc.wakeups import merged_wakeups
+from flightserve.loops import vital
+from flightserve.metrics import Metrics
+
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+# What a CallRequest may hold beside its rows.
+ENVELOPE_BYTES: Final = 4096
+KEEPALIVE_MS: Final = 30_000
+# Clients that see whether the way still leads here may do so every second. pyarrow's Flight server cannot be told.
+CLIENT_PING_INTERVAL_MS: Final = 500
+
+
+class GrpcFrontend:
+    """`flightserve.v1.FlightServe`, health and reflection on one port. Lives on the loop it is made on."""
+
+    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics) -> None:
+        self._address = (host, port)
+        self._port = 0
+        self._calls = Calls(service, limits, metrics)
+        self._streams = Streams(self._calls)
+        self._queries = Queries(self._calls)
+        self._catalogue = Catalogue(service)
+        self._health = Health(service, limits)
+        self._stopping = False
+        with merged_wakeups(asyncio.get_running_loop()), accepting_ahead():
+            self._server = aio.server(options=_options(limits))
+
+    async def start(self) -> str:
+        """Listen: "host:port". Raises Unavailable where the address cannot be had."""
+        host, port = self._address
+        host = f"[{host}]" if ":" in host else host
+        # Not registered with the core, method by method: then each would be waited for by itself.
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(SERVICE, self._handlers()),
+                grpc.method_handlers_generic_handler(HEALTH_SERVICE, self._health_handlers()),
+            )
+        )
+        reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)
+        try:
+            bound = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise Unavailable(f"gRPC cannot listen on {host}:{port}: {error}") from error
+        await self._server.start()
+        self._port = bound
+        loop = asyncio.get_running_loop()
+        self._serving = vital(loop, self._server.wait_for_termination(), "the gRPC server", lambda: self._stopping)
+        self._calls.unsent.start(loop)
+        self._streams.idle.start(loop)
+        return f"{host}:{bound}"
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing new and finish what there is; True when all of it ended by itself in time."""
+        self._stopping = self._health.draining = True
+        self._streams.drain()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        await self._server.stop(timeout_s)
+        return loop.time() < until
+
+    async def stop(self) -> None:
+        """End every RPC now."""
+        self._stopping = self._health.draining = True
+        self._calls.unsent.stop()
+        self._streams.idle.stop()
+        self._queries.close()
+        await self._server.stop(None)
+
+    def statistics(self) -> dict[str, int]:
+        """Calls and queries in flight outside of streams, and open streams."""
+        return {"calls_in_flight": self._calls.in_flight, "streams_open": len(self._streams.open)}
+
+    def watched(self) -> Watched:
+        """For the watch over what is held for strangers."""
+        return Watched(self._port, self._calls.ledger)
+
+    def __repr__(self) -> str:
+        return f"<GrpcFrontend {self._address[0]}:{self._address[1]} {self.statistics()}>"
+
+    def _handlers(self) -> dict[str, Any]:
+        return {
+            "Call": grpc.stream_unary_rpc_method_handler(self._calls.call),
+            "Stream": grpc.stream_stream_rpc_method_handler(self._streams.stream),
+            "Query": grpc.stream_stream_rpc_method_handler(self._queries.query),
+            "ListDeployments": grpc.unary_unary_rpc_method_handler(self._catalogue.list_deployments),
+            "DescribeMethod": grpc.unary_unary_rpc_method_handler(self._catalogue.describe_method),
+        }
+
+    def _health_handlers(self) -> dict[str, Any]:
+        return {
+            "Check": grpc.unary_unary_rpc_method_handler(self._health.check),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._health.watch),
+        }
+
+
+def _options(limits: EdgeLimits) -> list[tuple[str, int]]:
+    return [
+        # A port that somebody listens on is an error, not shared with them.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.body_bytes_max + ENVELOPE_BYTES),
+        ("grpc.max_send_message_length", -1),
+        # Soft and hard limit alike: between the two gRPC refuses at random.
+        ("grpc.max_metadata_size", limits.header_bytes_max),
+        ("grpc.absolute_max_metadata_size", limits.header_bytes_max),
+        ("grpc.max_concurrent_streams", limits.connections_max),
+        # This ends silent connections. They are not bounded by number: gRPC would turn away the newest, a good one.
+        ("grpc.server_handshake_timeout_ms", int(limits.header_timeout_s * 1000)),
+        ("grpc.max_connection_idle_ms", int(limits.keep_alive_s * 1000)),
+        # A peer that vanished without a word is noticed by a ping it does not answer.
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_INTERVAL_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]

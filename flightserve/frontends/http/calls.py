@@ -1,0 +1,407 @@
+"""The call route: heads checked, JSON requests that arrive together grouped, answers made together.
+
+JSON requests of methods that run many requests at once (row-aligned, or delimited as named queries are) take the
+grouped path. All that arrive in one turn of the event loop for one
+method become one record batch and one `call_parts`: one region, one frame. What comes back together is decoded
+together: requests whose rows lie in one result region share its columns as Python lists. Neither way has a task or a
+future for a single request.
+
+Every other request (Arrow bodies, packed or large ones, other methods) has a task of its own: `http_streams.run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
+
+import httptools
+import pyarrow as pa
+
+from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import Result, Service
+from flightserve.errors import FlightserveError, MethodFailed
+from flightserve.fabric.memory.batches import alike, stream_of
+from flightserve.frontends.edge import as_error, check_name, default_meta, echoable_request_id, meta_of
+from flightserve.frontends.http import sql as http_sql
+from flightserve.frontends.http import streams as http_streams
+from flightserve.frontends.http.bodies import ARROW, JSON, form_in, form_out, packing
+from flightserve.frontends.http.door import Door
+from flightserve.frontends.http.exchange import Exchange, Route
+from flightserve.frontends.json.columns import JsonColumns, build_all, declared_schema, parse
+from flightserve.frontends.json.text_sizes import text_bytes
+from flightserve.frontends.sql.calls import SqlCalls
+from flightserve.loops import beside
+from flightserve.types import RequestMeta
+
+if TYPE_CHECKING:
+    from flightserve.frontends.http.protocol import EdgeProtocol
+    from flightserve.metrics import Metrics
+
+# Requests of one group: more would make the first of them wait for the parsing of the last.
+GROUP_REQUESTS_MAX: Final = 256
+# A body larger than this is not worth a group: it would hold up the small ones.
+GROUPED_BYTES_MAX: Final = 64 << 10
+# Values that requests of one turn may hold as lists. Rows that leave columns out become more than their bytes.
+GROUPED_CELLS_MAX: Final = 1 << 20
+# Results of more bytes are made into JSON in a thread.
+THREAD_BYTES_MIN: Final = 1 << 20
+# Decode a shared result once where its requests here want at least this part of the rows between them.
+SHARE_MIN: Final = 0.25
+# Bodies being read by all connections together; beyond, requests are shed.
+BODIES_BYTES_FACTOR: Final = 2
+_META_HEADERS: Final = frozenset((b"x-timeout-ms", b"x-priority", b"x-request-id", b"traceparent"))
+# URLs whose parsing is remembered.
+ROUTES_CACHED_MAX: Final = 1024
+
+
+class Calls:
+    """The calls of one HTTP frontend, on its event loop."""
+
+    def __init__(
+        self,
+        service: Service,
+        limits: EdgeLimits,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
+        door: Door,
+        allow_get: bool | None = None,
+    ) -> None:
+        self.service = service
+        self.limits = limits
+        self.door = door
+        self._allow_get = not door.public if allow_get is None else allow_get
+        # The HTTP methods by which a query may come.
+        self.sql_by = ("POST", "GET") if self._allow_get else ("POST",)
+        self.sql = SqlCalls(service, limits)
+        self.in_flight = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        # What `http_protocol.Edge` asks for beside the methods below.
+        self.draining = False
+        self.date_line = b""
+        self.held_bytes = 0
+        self.held_bytes_max = BODIES_BYTES_FACTOR * limits.body_bytes_max
+        self._routes: dict[bytes, Route | None] = {}
+        self._metrics = metrics
+        self._loop = loop
+        self._arrived: dict[Route, list[Exchange]] = {}
+        self._arrived_cells = 0
+        self._flush_due = False
+        self._replied: list[tuple[Exchange, Result]] = []
+        self._reply_due = False
+
+    # ---- heads
+
+    def route_of(self, url: bytes) -> Route | None:
+        """The call that a POST to this URL makes, or None where that is no call's path."""
+        try:
+            return self._routes[url]
+        except KeyError:
+            if len(self._routes) >= ROUTES_CACHED_MAX:
+                self._routes.clear()
+            route = self._routes[url] = _parsed_route(url)
+            return route
+
+    def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route | None:
+        """The query in the URL of a GET or HEAD, where these may ask; None for all else. Raises PermissionDenied for
+        one that another site's page begins."""
+        if not self._allow_get or method not in (b"GET", b"HEAD") or _path_of(url) != http_sql.PATH:
+            return None
+        self.door.check_followed(headers)
+        return http_sql.BY_URL
+
+    def open(self, protocol: EdgeProtocol, route: Route, headers: dict[bytes, bytes]) -> Exchange:
+        """A head has arrived. What is wrong with it is answered once the body is read (`exchange.error`)."""
+        exchange = Exchange(protocol, route, headers, self._done)
+        self.in_flight += 1
+        limits = self.limits
+        exchange.size_max = limits.body_bytes_max
+        get = headers.get
+        try:
+            if http_sql.is_query(route):
+                exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
+                http_sql.open_exchange(exchange, limits)
+                return exchange
+            spec, exchange.spec = self.service.method(*route)
+            if not _META_HEADERS.isdisjoint(headers):
+                exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
+            else:
+                exchange.meta = default_meta(spec, limits, exchange.arrived_ns)
+            exchange.request_id = exchange.meta.request_id
+            exchange.form_in = form_in(get(b"content-type"))
+            exchange.form_out = form_out(get(b"accept"), exchange.form_in)
+            encoding = get(b"content-encoding")
+            if encoding is not None:
+                exchange.packed = packing(encoding)
+            if exchange.form_in is JSON:
+                exchange.size_max = limits.json_bytes_max
+        except FlightserveError as error:
+            self._refuse_later(exchange, error)
+        return exchange
+
+    def _refuse_later(self, exchange: Exchange, error: FlightserveError) -> None:
+        exchange.error = error
+        exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
+        if not hasattr(exchange, "spec"):
+            # `Service.method` says what it does not know; what can be no name at all is said first.
+            try:
+                for name in exchange.route:
+                    check_name(name, self.limits)
+            except FlightserveError as bad_name:
+                exchange.error = bad_name
+
+    # ---- bodies
+
+    def start(self, exchange: Exchange) -> None:
+        """The body is whole. Never raises: what goes wrong is answered."""
+        try:
+            if exchange.error is not None:
+                exchange.fail(exchange.error)
+            elif (
+                exchange.form_in is JSON
+                and not http_sql.is_query(exchange.route)
+                and exchange.size <= GROUPED_BYTES_MAX
+                and (exchange.spec.row_aligned or exchange.spec.delimited)
+                and not exchange.packed
+                and not exchange.spec.streaming
+            ):
+                self._join(exchange)
+            else:
+                exchange.call = self._later(http_streams.run(self, exchange))
+        except FlightserveError as error:
+            exchange.fail(error)
+        except Exception as error:
+            exchange.fail(as_error(error, exchange.request_id))
+
+    def _join(self, exchange: Exchange) -> None:
+        """Parse, and wait for the end of this turn of the loop with the others of the method."""
+        schema = exchange.spec.input_schema
+        exchange.body = parse(exchange.content(), self.limits, None if schema is None else declared_schema(schema))
+        group = self._arrived.get(exchange.route)
+        if group is None:
+            group = self._arrived[exchange.route] = []
+        group.append(exchange)
+        self._arrived_cells += exchange.body.num_rows * len(exchange.body.columns)
+        if len(group) >= GROUP_REQUESTS_MAX:
+            del self._arrived[exchange.route]
+            self._submit(exchange.route, group)
+        elif self._arrived_cells > GROUPED_CELLS_MAX:
+            self._flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        self._arrived_cells = 0
+        arrived, self._arrived = self._arrived, {}
+        for route, exchanges in arrived.items():
+            self._submit(route, exchanges)
+
+    def _submit(self, route: Route, exchanges: list[Exchange]) -> None:
+        exchanges = [exchange for exchange in exchanges if not exchange.disconnected]
+        try:
+            if exchanges:
+                self._submit_group(route, exchanges)
+        except Exception as error:
+            shown = as_error(error)
+            for exchange in exchanges:
+                exchange.fail(shown)
+
+    def _submit_group(self, route: Route, exchanges: list[Exchange]) -> None:
+        serialised = exchanges[0].spec.input_schema
+        schema = None if serialised is None else declared_schema(serialised)
+        built, failed = build_all([exchange.body for exchange in exchanges], schema)
+        for index, error in failed.items():
+            exchanges[index].fail(error)
+        for one in built:
+            members = [exchanges[index] for index in one.members]
+            parts: list[tuple[int, RequestMeta]] = [(member.body.num_rows, member.meta) for member in members]
+            group = _Group(self, members)
+            cancel = self.service.call_parts(route.deployment, route.method, one.batch, parts, group.reply)
+            for index, member in enumerate(members):
+                member.part = (cancel, index)
+
+    # ---- answers
+
+    def reply(self, exchange: Exchange, result: Result | None, error: FlightserveError | None, last: bool) -> None:
+        """One event of a grouped request."""
+        if exchange.disconnected:
+            return
+        if error is not None:
+            exchange.fail(error)
+            return
+        if result is not None:
+            if last and not exchange.results:
+                self._replied.append((exchange, result))
+                if not self._reply_due:
+                    self._reply_due = True
+                    self._loop.call_soon(self._answer_all)
+                return
+            exchange.results.append(result)
+        if last:
+            self.answer_pieces(exchange, exchange.results)
+
+    def _answer_all(self) -> None:
+        """Answer what came back in this turn. Results that share a region are decoded together."""
+        self._reply_due = False
+        replied, self._replied = self._replied, []
+        shared: dict[int, list[tuple[Exchange, Result, int]]] = {}
+        for exchange, result in replied:
+            if exchange.disconnected or exchange.response_complete:
+                continue  # since its result came: what it asked is forgotten, and its neighbours are not to fail for it
+            if exchange.form_out is not JSON:
+                self.answer_pieces(exchange, [result])
+                continue
+            # `origin` is the data plane's own; other services' results stand for themselves.
+            origin = getattr(result, "origin", None)
+            if origin is None:
+                self._answer_shared(result.batch(), [(exchange, result, 0)])
+            else:
+                shared.setdefault(origin[0], []).append((exchange, result, origin[1]))
+        for members in shared.values():
+            self._answer_shared(None, members)
+
+    def _answer_shared(self, batch: pa.RecordBatch | None, members: list[tuple[Exchange, Any, int]]) -> None:
+        try:
+            if batch is None:
+                batch, members = _common(members)
+            if batch is None:
+                for exchange, result, _ in members:
+                    self._answer_shared(result.batch(), [(exchange, result, 0)])
+                return
+            size = text_bytes(batch)
+            if size > self.limits.json_bytes_max:
+                # Only somebody's own rows count, and they are not decoded with the others'.
+                for exchange, result, _ in members:
+                    self.answer_pieces(exchange, [result])
+                return
+            parts = [(start, start + result.num_rows, exchange.body.as_rows) for exchange, result, start in members]
+            answered = [exchange for exchange, _, _ in members]
+            if size < THREAD_BYTES_MIN:
+                self._answer_each(answered, _texts(batch, parts))
+                return
+            self._later(self._answer_from_thread(answered, partial(_texts, batch, parts)))
+        except Exception as error:
+            shown = as_error(error)
+            for exchange, _, _ in members:
+                exchange.fail(shown)
+
+    def answer_pieces(self, exchange: Exchange, results: list[Result]) -> None:
+        """Answer a request with all its results, in row order, in the form it asked for."""
+        try:
+            if not results:
+                raise MethodFailed(f"{'.'.join(exchange.route)} gave no result")
+            if exchange.form_out is ARROW:
+                one = results[0].ipc_stream() if len(results) == 1 else stream_of(_batches(exchange, results))
+                exchange.answer(ARROW, memoryview(one))
+                return
+            batches = _batches(exchange, results)
+            nbytes = sum(map(text_bytes, batches))
+            http_streams.check_size(nbytes, self.limits.json_bytes_max)
+            as_rows = exchange.body is not None and exchange.body.as_rows
+            encode = partial(_text, batches, exchange.form_out is JSON, as_rows)
+            if nbytes < THREAD_BYTES_MIN:
+                exchange.answer(exchange.form_out, encode()[0])
+            else:
+                self._later(self._answer_from_thread([exchange], encode))
+        except Exception as error:
+            # The exchange keeps what it failed with, whose frames hold the rows and the exchange.
+            exchange.fail(_bare(as_error(error, exchange.request_id)))
+
+    def _answer_each(self, exchanges: list[Exchange], texts: list[bytes]) -> None:
+        for exchange, text in zip(exchanges, texts, strict=True):
+            exchange.answer(exchange.form_out, text)
+
+    async def _answer_from_thread(self, exchanges: list[Exchange], encode: Callable[[], list[bytes]]) -> None:
+        """Large answers hold up nobody else's. Their clients may be gone when they are made."""
+        try:
+            self._answer_each(exchanges, await self._loop.run_in_executor(None, encode))
+        except Exception as error:
+            shown = _bare(as_error(error))
+            for exchange in exchanges:
+                exchange.fail(shown)
+
+    def _later(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = beside(self._loop, coroutine, "answering an HTTP request")
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def _done(self, exchange: Exchange) -> None:
+        self.in_flight -= 1
+        self.held_bytes -= exchange.size
+        known = hasattr(exchange, "spec")
+        deployment, method = exchange.route if known else ("-", "-")
+        seconds = (monotonic_ns() - exchange.arrived_ns) / NS_PER_S
+        self._metrics.answered("http", deployment, method, exchange.error.code if exchange.error else 0, seconds)
+
+
+class _Group:
+    """Requests that were submitted together: who is meant by an index."""
+
+    __slots__ = ("_calls", "_members")
+
+    def __init__(self, calls: Calls, members: list[Exchange]) -> None:
+        self._calls = calls
+        self._members = members
+
+    def reply(self, index: int, result: Result | None, error: FlightserveError | None, last: bool) -> None:
+        """`PartCallback`."""
+        self._calls.reply(self._members[index], result, error, last)
+
+
+def _texts(batch: pa.RecordBatch, parts: list[tuple[int, int, bool]]) -> list[bytes]:
+    """Ranges of rows as JSON, each by rows or by columns."""
+    columns = JsonColumns(batch)
+    return [columns.encode(start, stop, as_rows) for start, stop, as_rows in parts]
+
+
+def _text(batches: list[pa.RecordBatch], whole: bool, as_rows: bool) -> list[bytes]:
+    """All rows as one JSON text, or as lines of it."""
+    batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    columns = JsonColumns(batch)
+    return [columns.encode(0, batch.num_rows, as_rows) if whole else columns.lines()]
+
+
+def _bare(error: FlightserveError) -> FlightserveError:
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
+def _batches(exchange: Exchange, results: list[Result]) -> list[pa.RecordBatch]:
+    return alike([result.batch() for result in results], exchange.spec)
+
+
+def _common(
+    members: list[tuple[Exchange, Any, int]],
+) -> tuple[pa.RecordBatch | None, list[tuple[Exchange, Any, int]]]:
+    """The smallest range of a shared result that holds all the members' rows, with their offsets in it; None where
+    most of that range is somebody else's."""
+    first = min(start for _, _, start in members)
+    end = max(start + result.num_rows for _, result, start in members)
+    if sum(result.num_rows for _, result, _ in members) < SHARE_MIN * (end - first):
+        return None, members
+    whole: pa.RecordBatch = members[0][1].whole()
+    return whole.slice(first, end - first), [(exchange, result, start - first) for exchange, result, start in members]
+
+
+def _path_of(url: bytes) -> bytes:
+    path = url.partition(b"?")[0]
+    if path.startswith(b"/"):
+        return path
+    # The absolute form, which proxies send.
+    return bytes(httptools.parse_url(url).path or b"")
+
+
+def _parsed_route(url: bytes) -> Route | None:
+    path = _path_of(url)
+    if unquote_to_bytes(path) == http_sql.PATH:
+        return http_sql.SQL
+    segments = path.split(b"/")
+    if len(segments) != 4 or segments[0] or segments[1] != b"v1" or not segments[2] or not segments[3]:
+        return None
+    return Route(*(unquote_to_bytes(segment).decode("utf-8", "surrogateescape") for segment in segments[2:]))

@@ -1,0 +1,246 @@
+"""One call over HTTP: a `POST /v1/{deployment}/{method}` from its head to its answer.
+
+The call route runs beside ASGI, on uvicorn's connections: measured, the scope, the task and the header checks of an
+ASGI request cost more than all that a grouped call needs. An exchange is what is left: the head's decisions, the
+body's pieces as they were received, and the bytes of the answer written straight to the transport.
+
+States: reading (`read` false), then queued or active, then `response_complete`. `disconnected` may come at any time;
+from then on nothing is written, and what runs is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from flightserve.clock import monotonic_ns
+from flightserve.contracts.service import Result
+from flightserve.errors import Cancelled, FlightserveError
+from flightserve.frontends.http.bodies import JSON
+from flightserve.frontends.http.errors import STATUS_LINES, error_body, http_status, retry_after
+from flightserve.types import MethodSpec, RequestMeta
+
+if TYPE_CHECKING:
+    from flightserve.frontends.http.protocol import EdgeProtocol
+
+# From here on a copy of the body into one write costs more than a second write.
+_JOINED_BYTES_MAX: Final = 16 << 10
+# Pieces of a body that are smaller are put together, up to so much.
+SMALL_PIECE_BYTES: Final = 4096
+GATHERED_BYTES_MAX: Final = 1 << 20
+_OK: Final = STATUS_LINES[200]
+
+
+class Route(NamedTuple):
+    """A call's target, as its URL says it."""
+
+    deployment: str
+    method: str
+
+
+class Exchange:
+    """See the module. Made by the protocol, filled by `http_calls.Calls`, used on the event loop only."""
+
+    __slots__ = (
+        "arrived_ns",
+        "body",
+        "call",
+        "cors",
+        "disconnected",
+        "download",
+        "error",
+        "form_in",
+        "form_out",
+        "head_only",
+        "headers",
+        "keep_alive",
+        "meta",
+        "on_done",
+        "packed",
+        "part",
+        "pieces",
+        "protocol",
+        "read",
+        "request_id",
+        "response_complete",
+        "response_started",
+        "results",
+        "route",
+        "size",
+        "size_max",
+        "spec",
+        "status_code",
+    )
+
+    def __init__(
+        self, protocol: EdgeProtocol, route: Route, headers: dict[bytes, bytes], on_done: Callable[[Exchange], None]
+    ) -> None:
+        self.protocol = protocol
+        self.route = route
+        self.headers = headers
+        self.on_done = on_done
+        self.arrived_ns = monotonic_ns()
+        # Bytes, or a bytearray of several small ones.
+        self.pieces: list[Any] = []
+        self.cors = self.download = b""
+        # A HEAD: the answer has no body.
+        self.head_only = False
+        self.size = 0
+        self.size_max = 0
+        self.read = False
+        self.keep_alive = True
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self.form_in = self.form_out = JSON
+        self.packed = ""
+        self.request_id = ""
+        self.error: FlightserveError | None = None
+        self.status_code = 0
+        # Set once the route and the metadata were found good.
+        self.spec: MethodSpec
+        self.meta: RequestMeta
+        # Of a parsed JSON body; and what answers it, when it was cut into several results.
+        self.body: Any = None
+        self.results: list[Result] = []
+        # The running call, where there is one to cancel.
+        self.call: asyncio.Task[None] | None = None
+        # The same of a request that was submitted with others: what gives up the part of an index.
+        self.part: tuple[Callable[[int], None], int] | None = None
+
+    def header(self, name: str) -> str | None:
+        """A header by its lower-case name."""
+        value = self.headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
+
+    def add(self, piece: bytes) -> None:
+        """Some of the body. Small pieces behind others are put together: a chunk of one byte would take fifty."""
+        if len(piece) < SMALL_PIECE_BYTES and self.pieces:
+            last = self.pieces[-1]
+            if type(last) is bytearray and len(last) < GATHERED_BYTES_MAX:
+                last += piece
+                return
+            self.pieces.append(bytearray(piece))
+        else:
+            self.pieces.append(piece)
+
+    def content(self) -> bytes:
+        """The body in one piece. JSON needs it so; Arrow does not."""
+        pieces, self.pieces = self.pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)  # the first piece is bytes
+
+    def abandon(self) -> None:
+        """The client is gone: nobody waits for the answer."""
+        if self.disconnected or self.response_complete:
+            return
+        self.disconnected = True
+        self.pieces.clear()
+        self.error = self.error or Cancelled("the client went away")
+        if self.call is not None:
+            self.call.cancel()
+        if self.part is not None:
+            cancel, index = self.part
+            cancel(index)
+        self._done(self.error.code)
+
+    # ---- the answer
+
+    def answer(self, form: bytes, body: bytes | memoryview) -> None:
+        """Write a whole answer with status 200."""
+        self._whole(_OK, form, body, self.download)
+        self._done(0)
+
+    def fail(self, error: FlightserveError) -> None:
+        """Write an error, or, where the answer has begun, break the connection so that nobody takes it for whole."""
+        if self.disconnected or self.response_complete:
+            return
+        self.error = error
+        if self.response_started:
+            self.keep_alive = False
+            self.protocol.transport.abort()
+        else:
+            status = http_status(error)
+            after = retry_after(error, status)
+            extra = b"retry-after: %b\r\n" % after if after else b""
+            self._whole(STATUS_LINES[status], JSON, error_body(error, self.request_id), extra)
+        self._done(error.code)
+
+    def _whole(self, status_line: bytes, form: bytes, body: bytes | memoryview, extra: bytes) -> None:
+        if self.disconnected or self.response_complete:
+            return
+        self.response_started = True
+        protocol = self.protocol
+        extra += self.cors
+        if not self.keep_alive:
+            extra += b"connection: close\r\n"
+        size = len(body)
+        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
+            status_line,
+            protocol.edge.date_line,
+            form,
+            size,
+            self.request_id.encode("latin-1"),
+            extra,
+        )
+        if self.head_only:
+            protocol.transport.write(head)
+        elif size <= _JOINED_BYTES_MAX:
+            protocol.transport.write(head + body)
+        else:
+            protocol.transport.write(head)
+            protocol.transport.write(body)
+
+    def tell(self, form: bytes) -> None:
+        """Write the head alone, of an answer that nobody has made."""
+        if not self.disconnected and not self.response_complete:
+            self.begin(form)
+            self._done(0)
+
+    def begin(self, form: bytes) -> None:
+        """Write the head of an answer whose length is not known yet."""
+        self.response_started = True
+        if not self.protocol.can_stream:  # HTTP/1.0: the end of the connection is the end of the body
+            self.keep_alive = False
+        how = b"transfer-encoding: chunked\r\n" if self.protocol.can_stream else b""
+        how += self.cors + self.download
+        if not self.keep_alive:
+            how += b"connection: close\r\n"
+        self.protocol.transport.write(
+            b"%b%bcontent-type: %b\r\nx-request-id: %b\r\n%b\r\n"
+            % (_OK, self.protocol.edge.date_line, form, self.request_id.encode("latin-1"), how)
+        )
+
+    async def write(self, piece: bytes | memoryview) -> None:
+        """Write some of the body; waits while the reader is slow."""
+        protocol = self.protocol
+        if protocol.flow.write_paused:
+            await protocol.flow.drain()
+        if self.disconnected or not len(piece):
+            return
+        if protocol.can_stream:
+            protocol.transport.write(b"%x\r\n" % len(piece))
+            protocol.transport.write(piece)
+            protocol.transport.write(b"\r\n")
+        else:
+            protocol.transport.write(piece)
+
+    def end(self) -> None:
+        """Write the end of a body that `begin` began."""
+        if self.disconnected or self.response_complete:
+            return
+        if self.protocol.can_stream:
+            self.protocol.transport.write(b"0\r\n\r\n")
+        self._done(0)
+
+    def _done(self, code: int) -> None:
+        if self.response_complete:
+            return
+        self.response_complete = True
+        self.status_code = code
+        self.results = []
+        self.body = None
+        self.on_done(self)
+        # An error holds the frames that it came through, and those hold rows, which are somebody's memory.
+        self.error = None
+        self.protocol.exchange_done(self)

@@ -1,0 +1,170 @@
+"""Everything that HTTP serves beside calls, as a Starlette application: health, metrics, what is deployed, the
+description for machines (`/openapi.json`) and for people (`/docs`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import Service
+from flightserve.errors import FlightserveError, Unavailable
+from flightserve.frontends.edge import as_error, check_name, echoable_request_id
+from flightserve.frontends.http.docs import PAGE
+from flightserve.frontends.http.door import PREFLIGHT
+from flightserve.frontends.http.errors import MethodNotAllowed, NoRoute, error_body, http_status, retry_after
+from flightserve.frontends.http.openapi import describe_deployment, describe_method, openapi
+from flightserve.metrics import CONTENT_TYPE, Metrics
+
+JSON_TYPE = "application/json"
+# `/docs` loads nothing from anywhere else, and may not be told to.
+_PREFLIGHT = b"access-control-request-method"
+_DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+def pages(
+    service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool], sql_by: Sequence[str]
+) -> ASGIApp:
+    """The application. Its handlers only read `service`, and answer from memory. `sql_by`: how queries may come, for
+    who asks otherwise."""
+    all_pages = _Pages(service, limits, metrics, is_draining)
+    routes = [
+        Route("/healthz", all_pages.healthz),
+        Route("/readyz", all_pages.readyz),
+        Route("/metrics", all_pages.metrics),
+        Route("/openapi.json", all_pages.openapi),
+        Route("/docs", all_pages.docs),
+        Route("/", all_pages.docs),
+        Route("/v1/deployments", all_pages.deployments),
+        Route("/v1/sql", all_pages.sql, methods=list(sql_by)),
+        Route("/v1/{deployment}/{method}", all_pages.method),
+    ]
+    handlers: Mapping[Any, Any] = {HTTPException: _http_error, FlightserveError: _error, Exception: _error}
+    application = Starlette(routes=routes, exception_handlers=handlers)
+    # A path with a slash too many is none of ours; a redirect would lead to wherever the Host header says.
+    application.router.redirect_slashes = False
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "OPTIONS" and any(name == _PREFLIGHT for name, _ in scope["headers"]):
+            # Which origin may call was decided at the door, whose header lines are on every answer.
+            await Response(status_code=204, headers=PREFLIGHT)(scope, receive, send)
+        else:
+            await application(scope, receive, send)
+
+    return answer
+
+
+class _Pages:
+    def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
+        self._service = service
+        self._limits = limits
+        self._metrics = metrics
+        self._is_draining = is_draining
+
+    async def healthz(self, request: Request) -> Response:
+        return _json(request, {"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:
+        if self._is_draining():
+            raise Unavailable("draining")
+        if not self._service.ready():
+            raise Unavailable("not every deployment has a replica that answers yet")
+        return _json(request, {"status": "ready"})
+
+    async def metrics(self, request: Request) -> Response:
+        tiers = getattr(self._service, "metrics", None)  # the data plane's client has the other tiers' statistics
+        if tiers is not None:
+            self._metrics.set_tiers(tiers)
+        return _page(request, self._metrics.text(), CONTENT_TYPE)
+
+    async def openapi(self, request: Request) -> Response:
+        return _json(request, openapi(self._service.deployments()))
+
+    async def docs(self, request: Request) -> Response:
+        response = _page(request, PAGE, "text/html; charset=utf-8")
+        response.headers["content-security-policy"] = _DOCS_POLICY
+        return response
+
+    async def deployments(self, request: Request) -> Response:
+        found = [describe_deployment(spec) for spec in self._service.deployments()]
+        return _json(request, {"deployments": found})
+
+    async def method(self, request: Request) -> Response:
+        names = request.path_params["deployment"], request.path_params["method"]
+        for name in names:
+            check_name(name, self._limits)
+        spec, method = self._service.method(*names)
+        return _json(request, describe_method(spec, method))
+
+    async def sql(self, request: Request) -> Response:
+        """A POST is a call, and never comes here (`http_calls`); this is for what to say to other HTTP methods."""
+        raise MethodNotAllowed(_SQL_TAKES)
+
+
+_SQL_TAKES: Final = (
+    "/v1/sql takes POST, and GET on loopback or where the server was started with --allow-get (allow_get=True)"
+)
+
+
+def _json(request: Request, content: object) -> Response:
+    return _page(request, orjson.dumps(content), JSON_TYPE)
+
+
+def _page(request: Request, content: bytes | str, content_type: str) -> Response:
+    return Response(content, headers={"content-type": content_type, "x-request-id": _request_id(request)})
+
+
+def _request_id(request: Request) -> str:
+    return echoable_request_id(request.headers.get("x-request-id"))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What Starlette itself refuses: unknown paths, methods that a path does not take."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:128]
+    allow = (error.headers or {}).get("Allow", "")
+    if allow and "method" in request.path_params:
+        # Calls are taken before there is any route of Starlette's.
+        allow += ", POST"
+    shown: FlightserveError
+    if error.status_code == 405 and path == "/v1/sql":
+        shown = MethodNotAllowed(_SQL_TAKES)
+    elif error.status_code == 405:
+        shown = MethodNotAllowed(f"{path} takes {allow}; a call is a POST to /v1/{{deployment}}/{{method}}")
+    else:
+        shown = NoRoute(f"nothing is served at {path}; /docs shows what is")
+    # The path may hold what makes no deployment's name; that is said as the call route says it.
+    if error.status_code == 404 and re.search(r"\x00|\.\.", path):
+        shown = as_error(_bad_path(path))
+    response = await _error(request, shown)
+    if allow:
+        response.headers["allow"] = allow
+    return response
+
+
+def _bad_path(path: str) -> FlightserveError:
+    try:
+        check_name(path)
+    except FlightserveError as error:
+        return error
+    return NoRoute(f"nothing is served at {path}")
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    request_id = _request_id(request)
+    shown = as_error(error, request_id)
+    status = http_status(shown)
+    headers = {"x-request-id": request_id}
+    after = retry_after(shown, status)
+    if after:
+        headers["retry-after"] = after.decode()
+    return Response(error_body(shown, request_id), status, media_type=JSON_TYPE, headers=headers)

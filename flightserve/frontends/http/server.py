@@ -1,0 +1,196 @@
+"""The HTTP frontend: uvicorn's server inside of an event loop that is somebody else's.
+
+`http_protocol` has the connections, `http_calls` the calls, `http_pages` everything else. This module listens, ticks
+and drains.
+
+Draining is for clients too: the listener closes, `/readyz` says 503, and connections that are in use get their answers
+with `connection: close`. Those that are idle may stay for a moment, because a client that has just sent a request on
+one would see an error for no reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
+
+import uvicorn
+
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import Service
+from flightserve.errors import Unavailable
+from flightserve.frontends.edge import BACKLOG
+from flightserve.frontends.http.calls import Calls
+from flightserve.frontends.http.door import Door
+from flightserve.frontends.http.pages import pages
+from flightserve.frontends.http.protocol import SWEEP_S, EdgeProtocol
+from flightserve.loops import Every, vital
+from flightserve.metrics import Metrics
+
+log = logging.getLogger("flightserve.http")
+
+# How long a connection stays idle in a drain before it is closed.
+DRAIN_IDLE_S: Final = 1.0
+_POLL_S: Final = 0.02
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its hands on the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the launcher's."""
+        yield
+
+
+class HttpFrontend:
+    """HTTP on one address. Every method is called on the event loop that it lives on."""
+
+    def __init__(
+        self,
+        service: Service,
+        host: str,
+        port: int,
+        limits: EdgeLimits,
+        metrics: Metrics,
+        allowed_hosts: Sequence[str] = (),
+        cors_origins: Sequence[str] = (),
+        allow_get: bool | None = None,
+    ) -> None:
+        """`allow_get`: a query may come by GET, too; None: where only this machine can ask."""
+        self._allow_get = allow_get
+        self._host = host
+        self._door = Door(host, allowed_hosts, cors_origins)
+        self._port = port
+        self._limits = limits
+        self._calls: Calls | None = None
+        self._service = service
+        self._metrics = metrics
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._sweeping: Every | None = None
+        self._started = self._stopping = False
+        self._socket: socket.socket | None = None
+        self.address = ""
+
+    async def start(self) -> str:
+        """Listen; returns `http://host:port`. Raises OSError where the address cannot be had."""
+        loop = asyncio.get_running_loop()
+        calls = self._calls = Calls(self._service, self._limits, self._metrics, loop, self._door, self._allow_get)
+        self._socket = _listen(self._host, self._port)
+        application = pages(self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by)
+        config = uvicorn.Config(
+            application,
+            loop="none",
+            http=cast(Any, functools.partial(EdgeProtocol, calls)),
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+        )
+        self._server = _Server(config)
+        serving = self._server.serve(sockets=[self._socket])
+        self._serving = vital(loop, serving, "the HTTP server", lambda: self._stopping or not self._started)
+        # uvicorn tells nobody that it has started, nor that its connections are gone.
+        while not self._server.started and not self._serving.done():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        if self._serving.done():
+            await self._serving
+        self._started = True
+        self._sweep()
+        self._sweeping = Every(loop, SWEEP_S, self._sweep, "looking after HTTP connections")
+        port = self._socket.getsockname()[1]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.address = f"http://{host}:{port}"
+        return self.address
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Stop accepting, finish what is in flight; True when all of it was, within `timeout_s` seconds."""
+        assert self._calls is not None
+        loop = asyncio.get_running_loop()
+        self._calls.draining = True
+        self._close_listener()
+        until = loop.time() + timeout_s
+        idle_until = min(until, loop.time() + DRAIN_IDLE_S)
+        for connection in self._connections():
+            if connection.active is not None:
+                connection.active.keep_alive = False
+        while (self._connections() and loop.time() < idle_until) or (  # noqa: ASYNC110
+            self._busy() and loop.time() < until
+        ):
+            await asyncio.sleep(_POLL_S)
+        for connection in self._connections():
+            if connection.idle:
+                connection.transport.close()
+        return not self._busy()
+
+    async def stop(self) -> None:
+        """Answer what is still in flight with UNAVAILABLE, and close everything."""
+        if self._server is None or self._serving is None:
+            return
+        self._stopping = True
+        self._close_listener()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        if self._calls is not None:
+            self._calls.sql.close()
+        for connection in self._connections():
+            if connection.idle:
+                connection.transport.close()
+            else:
+                connection.refuse(Unavailable("the server stops; try again"))
+                connection.transport.close()
+        self._server.should_exit = self._server.force_exit = True
+        await self._serving
+        for connection in self._connections():
+            connection.transport.abort()
+
+    def statistics(self) -> dict[str, float]:
+        """Connections, calls in flight, bytes of bodies held."""
+        calls = self._calls
+        return {
+            "http_connections": float(len(self._connections())),
+            "http_in_flight": float(calls.in_flight if calls else 0),
+            "http_held_bytes": float(calls.held_bytes if calls else 0),
+        }
+
+    def __repr__(self) -> str:
+        return f"<HttpFrontend {self.address or 'not started'} {self.statistics()}>"
+
+    def _connections(self) -> list[EdgeProtocol]:
+        return [] if self._server is None else cast(list[EdgeProtocol], list(self._server.server_state.connections))
+
+    def _busy(self) -> bool:
+        return any(not connection.idle for connection in self._connections())
+
+    def _close_listener(self) -> None:
+        if self._server is not None and self._server.started:
+            for server in self._server.servers:
+                server.close()
+
+    def _sweep(self) -> None:
+        """Twice a second: end what takes too long, take over uvicorn's Date header."""
+        assert self._server is not None
+        assert self._calls is not None
+        loop = asyncio.get_running_loop()
+        self._calls.date_line = b"".join(b"%b: %b\r\n" % header for header in self._server.server_state.default_headers)
+        now = loop.time()
+        for connection in self._connections():
+            try:
+                connection.sweep(now)
+            except Exception:
+                log.exception("a connection could not be ended")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # All addresses of IPv6 are all of IPv4 as well, as the other protocols have it.
+    listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,220 @@
+"""`/v1/sql`: any SQL for a warehouse, by `POST`, and where the operator allows it (`allow_get`) by `GET`.
+
+    {"query": "SELECT ... WHERE carrier = $1", "parameters": ["UA"], "warehouse": "flights", "shape": "rows"}
+
+| `parameters` | |
+|---|---|
+| `["UA", 1]` | one execution, by position (`$1`, `?`) |
+| `{"carrier": "UA", "month": 1}` | one execution, by name (`$carrier`) |
+| `[["UA", 1], ["AA", 2]]`, `[{"carrier": "UA"}, ...]` | one execution for each row; results one after another |
+| none, `null`, `[]` | a query without parameters |
+
+So a list by itself is a row where all of `parameters` are lists; a single parameter that is a list goes by name. The
+types are those of JSON; the warehouse converts them to what the query takes them for. `warehouse` (or the header
+`x-warehouse`) is needed where there are several. The answer's form follows `Accept`: JSON, NDJSON, CSV, Arrow or
+Parquet, streamed as the engine produces it. With `"shape": "columns"` JSON goes by columns; that one is collected.
+
+Values are as in `json_columns`, but for whole numbers: a sum of integers is a decimal for Arrow, and a client that has
+but floats reads no number beyond 2**53 exactly. So a whole number, a decimal's without a fraction too, is a number up
+to 2**53 and a text beyond; with `"integers": "number"` it is always a number. In CSV all are numbers.
+
+A body of `text/plain` or `application/sql` is the query's text; all else is in the URL then, as of a `GET`:
+`?query=...&format=csv|ndjson|json|arrow|parquet&parameters=[...]&warehouse=...&shape=...&integers=...`. `format` counts
+more than `Accept`. `HEAD` says what `GET` would, and runs nothing.
+
+The request is an `Exchange` like a call, with the same bounds, and `http_streams` answers it. This module reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+import pyarrow as pa
+
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import AsyncCall
+from flightserve.errors import InvalidArgument
+from flightserve.fabric.memory.batches import SchemaCache, encoded
+from flightserve.frontends.edge import meta_of
+from flightserve.frontends.http.bodies import ARROW, CSV, JSON, NDJSON, PARQUET, form_in, form_out, packing
+from flightserve.frontends.http.encoders import ENCODERS, Encoder, JsonColumnTexts
+from flightserve.frontends.http.errors import UnsupportedMediaType
+from flightserve.frontends.http.exchange import Exchange, Route
+from flightserve.frontends.http.sql_urls import DOWNLOADS, NOT_KEPT, InUrl, in_url, is_text
+from flightserve.frontends.json.arrays import BadValue, inferred
+from flightserve.frontends.json.columns import keys_within, refuse_repeated_keys
+from flightserve.frontends.sql.gateway import QUERY, Statement, choose
+
+if TYPE_CHECKING:
+    from flightserve.frontends.http.calls import Calls
+
+PATH: Final = b"/v1/sql"
+# What `Calls.route_of` gives for PATH. It stands for no deployment: which one is meant is in the body.
+SQL: Final = Route("v1", "sql")
+# The same of a GET or HEAD, whose query is in the URL.
+BY_URL: Final = Route("v1", "sql")
+FORMS: Final = (JSON, NDJSON, CSV, ARROW, PARQUET)
+# Bodies larger than this are read in a thread.
+_THREAD_BYTES_MIN: Final = 64 << 10
+_UNSET: Final = msgspec.UNSET
+_NONE: Final = type(None)
+_SCHEMAS: Final = SchemaCache()
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    query: str
+    parameters: Any = _UNSET
+    warehouse: str | msgspec.UnsetType = _UNSET
+    shape: Literal["rows", "columns"] | msgspec.UnsetType = _UNSET
+    integers: Literal["text", "number"] | msgspec.UnsetType = _UNSET
+
+
+_DECODER: Final = msgspec.json.Decoder(_Body)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A parsed body. `parameters` is an Arrow IPC stream, or empty; `integers` is how large ones are said."""
+
+    query: str
+    parameters: bytes
+    warehouse: str
+    as_rows: bool
+    integers: Literal["text", "number"] = "text"
+
+
+def is_query(route: Route) -> bool:
+    """Whether the route stands for a query's."""
+    return route is SQL or route is BY_URL
+
+
+def open_exchange(exchange: Exchange, limits: EdgeLimits) -> None:
+    """What the head says. Raises UnsupportedMediaType, NotAcceptable."""
+    get = exchange.headers.get
+    by_url = exchange.route is BY_URL
+    exchange.size_max = 0 if by_url else limits.json_bytes_max
+    if by_url or is_text(get(b"content-type")):
+        exchange.body = in_url(exchange.protocol.url, by_url)
+    elif form_in(get(b"content-type")) is not JSON:
+        raise UnsupportedMediaType(f"a query is {JSON.decode()} or text; {ARROW.decode()} has no place for its text")
+    named = exchange.body.format if exchange.body is not None else b""
+    exchange.form_out = named or form_out(get(b"accept"), JSON, FORMS)
+    exchange.packed = packing(get(b"content-encoding"))
+    if by_url:
+        exchange.cors += NOT_KEPT
+
+
+async def start(calls: Calls, exchange: Exchange, body: bytes) -> tuple[AsyncCall, Encoder]:
+    """Start the query: its batches, and what writes them. Raises what is wrong with the request."""
+    limits = calls.limits
+    if exchange.body is not None:
+        asked = _told(exchange.body, body, limits)
+    elif len(body) >= _THREAD_BYTES_MIN:
+        asked = await asyncio.get_running_loop().run_in_executor(None, parse, body, limits)
+    else:
+        asked = parse(body, limits)
+    spec = choose(calls.service, _warehouse(asked.warehouse, exchange.header("x-warehouse")))
+    exchange.spec = calls.service.method(spec.name, QUERY)[1]
+    # From here on it counts as a call of the warehouse.
+    exchange.route = Route(spec.name, QUERY)
+    exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
+    exchange.request_id = exchange.meta.request_id
+    statement = Statement(spec.name, asked.query, asked.parameters)
+    call = (calls.sql.describe if exchange.head_only else calls.sql.start)(statement, exchange.meta)
+    exchange.download = DOWNLOADS.get(exchange.form_out, b"")
+    if exchange.form_out == JSON and not asked.as_rows:
+        return call, JsonColumnTexts(limits.json_bytes_max, asked.integers)
+    return call, ENCODERS[exchange.form_out](asked.integers)
+
+
+def _warehouse(in_body: str, in_header: str | None) -> str | None:
+    if in_body and in_header and in_body != in_header:
+        raise InvalidArgument("the body names another warehouse than x-warehouse does; leave one out")
+    return in_body or in_header
+
+
+def _told(url: InUrl, body: bytes, limits: EdgeLimits) -> Asked:
+    """What a URL asks, and a body that is a query's text."""
+    query = url.query
+    if query is None:
+        try:
+            query = body.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidArgument("the body is not UTF-8") from error
+    given: Any = None
+    if url.parameters:
+        # As a body's, with the bounds of one.
+        given = parse(b'{"query":"","parameters":%b}' % url.parameters.encode(), limits).parameters
+    return Asked(query, given or b"", url.warehouse, url.shape != "columns", url.integers)
+
+
+def parse(data: bytes, limits: EdgeLimits) -> Asked:
+    """A body. Raises InvalidArgument."""
+    try:
+        body = _DECODER.decode(data)
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("the body is not UTF-8") from error
+    except RecursionError as error:
+        raise InvalidArgument(f"the body nests deeper than {limits.json_depth_max}") from error
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f'the body is not {{"query": "...", "parameters": [...]}}: {error}') from error
+    fields = (body.query, body.parameters, body.warehouse, body.shape, body.integers)
+    keys = sum(field is not _UNSET for field in fields) + keys_within([body.parameters], 1, limits)
+    refuse_repeated_keys(data, keys)
+    given = None if body.parameters is _UNSET else body.parameters
+    parameters = parameters_of(given, limits)
+    return Asked(body.query, parameters, body.warehouse or "", body.shape != "columns", body.integers or "text")
+
+
+def parameters_of(given: Any, limits: EdgeLimits) -> bytes:
+    """The parameters as an Arrow IPC stream with one row for each execution; empty where there are none. Raises
+    InvalidArgument that names row and parameter."""
+    if given is None or given == []:
+        return b""
+    if not isinstance(given, list | dict):
+        raise InvalidArgument('"parameters" is a list (by position) or an object (by name)')
+    many = isinstance(given, list) and type(given[0]) in (list, dict) and len(set(map(type, given))) == 1
+    rows: Any = given if many else [given]
+    columns = _by_name(rows) if isinstance(rows[0], dict) else _by_position(rows)
+    if not columns:
+        if len(rows) > 1:
+            raise InvalidArgument(f"{len(rows)} executions came, and none of them has parameters")
+        return b""
+    if len(columns) > limits.columns_max:
+        raise InvalidArgument(f"{len(columns)} parameters; at most {limits.columns_max} are taken")
+    try:
+        arrays = [_column(values, name) for name, values in columns.items()]
+    except BadValue as error:
+        raise InvalidArgument(f"parameters: {error.message}") from error
+    return bytes(memoryview(encoded(pa.RecordBatch.from_arrays(arrays, list(columns)), _SCHEMAS)))
+
+
+def _column(values: list[Any], name: str) -> pa.Array:
+    """A parameter's values; whole numbers beyond 64 bits are decimals, as far as Arrow has digits. Raises BadValue."""
+    if not set(map(type, values)) - {int, _NONE} and (whole := [value for value in values if value is not None]):
+        first, last = min(whole), max(whole)
+        fits = first >= -(2**63) and last < (2**63 if first < 0 else 2**64)
+        if not fits and max(-first, last) < 10**38:
+            return pa.array([None if value is None else Decimal(value) for value in values], pa.decimal128(38, 0))
+    return inferred(values, name)
+
+
+def _by_position(rows: list[list[Any]]) -> dict[str, list[Any]]:
+    width = len(rows[0])
+    for number, row in enumerate(rows):
+        if len(row) != width:
+            raise InvalidArgument(f"parameters: row {number} has {len(row)} values, row 0 has {width}")
+    return {str(place + 1): list(values) for place, values in enumerate(zip(*rows, strict=True))}
+
+
+def _by_name(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    names = rows[0].keys()
+    for number, row in enumerate(rows):
+        if row.keys() != names:
+            name = sorted(names ^ row.keys())[0]
+            raise InvalidArgument(f"parameters: rows 0 and {number} differ: only one of them has {name[:64]!r}")
+    return {name: [row[name] for row in rows] for name in names}

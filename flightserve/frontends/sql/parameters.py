@@ -1,0 +1,68 @@
+"""Parameters that a DoPut binds to a prepared statement: how they are read, and for whom they are remembered."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from typing import Any, Final
+
+import pyarrow as pa
+
+from flightserve.errors import InvalidArgument, TooLarge
+from flightserve.fabric.conversion.unions import untagged
+from flightserve.fabric.memory.batches import stream_of
+from flightserve.frontends.sql.tickets import TICKET_BYTES_MAX
+
+BOUND_BYTES_MAX: Final = 2 * TICKET_BYTES_MAX
+BOUND_MAX: Final = 10_000
+
+
+def read_parameters(reader: Any) -> bytes:
+    """All rows of a DoPut as one Arrow IPC stream; empty where there is not one column. Raises TooLarge,
+    InvalidArgument."""
+    batches: list[pa.RecordBatch] = []
+    nbytes = 0
+    try:
+        for piece in reader:
+            nbytes += piece.data.nbytes
+            if nbytes > TICKET_BYTES_MAX:
+                raise TooLarge(f"more than {TICKET_BYTES_MAX} bytes of parameters; bind fewer rows at a time")
+            piece.data.validate(full=True)
+            batches.append(untagged(piece.data))
+        if not reader.schema.names:
+            return b""
+        schema = batches[0].schema if batches else reader.schema
+        table = pa.Table.from_batches(batches, schema).combine_chunks()
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"the parameters cannot be read: {error}") from error
+    whole = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=schema)]
+    return bytes(stream_of(whole))
+
+
+class Bound:
+    """What was last bound to each prepared statement of this process, by the handle's id. Any thread.
+
+    Binding answers with a new handle that holds the parameters. Clients from before Flight SQL had that (as
+    flightsql-dbapi) go on with the handle they prepared, on the same connection, so in the same process. What was
+    bound longest ago is forgotten first, beyond `bytes_max` bytes or BOUND_MAX statements.
+    """
+
+    def __init__(self, bytes_max: int = BOUND_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._lock = threading.Lock()
+        self._known: collections.OrderedDict[str, bytes] = collections.OrderedDict()
+        self._nbytes = 0
+
+    def put(self, handle_id: str, parameters: bytes) -> None:
+        """Remember them in place of earlier ones; empty ones are none."""
+        with self._lock:
+            self._nbytes += len(parameters) - len(self._known.pop(handle_id, b""))
+            if parameters:
+                self._known[handle_id] = parameters
+            while self._nbytes > self._bytes_max or len(self._known) > BOUND_MAX:
+                self._nbytes -= len(self._known.popitem(last=False)[1])
+
+    def get(self, handle_id: str) -> bytes:
+        """What was bound last, or nothing."""
+        with self._lock:
+            return self._known.get(handle_id, b"")

@@ -1,0 +1,327 @@
+"""The ZeroMQ frontend: one ROUTER socket, read and written from the event loop.
+
+The socket's descriptor is watched directly (`loop.add_reader`); `zmq.asyncio` makes a future for every receive and
+send, which at these rates costs more than the calls. The descriptor is edge-triggered: it says that something may
+have changed and then nothing until the socket was drained, so every send is followed by another look, and reading
+goes on until EAGAIN, in turns of `TURN_MESSAGES` so that other frontends on the loop get theirs.
+
+Bounds. A peer has at most `PEER_IN_FLIGHT_MAX` requests in flight, all peers `limits.connections_max`; more are
+answered RESOURCE_EXHAUSTED. Replies never wait for a peer that does not read: at the socket's high-water mark they
+are dropped and counted. Large replies are handed to libzmq without a copy, hence hold their lease until they are
+sent; a peer may hold `limits.body_bytes_max` of them, beyond that its replies are dropped too. Heartbeats end
+connections that are not read from (ZMTP 1 peers have none; TCP's keepalive must do). A frame above the limit closes its
+connection (libzmq's `MAXMSGSIZE`): there is no reply, because the message was never received. A ROUTER is not told when
+a peer leaves, so a request whose client is gone runs until it is done or its deadline passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import pyarrow as pa
+import zmq
+
+from flightserve import threads
+from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import AsyncCall, EncodedStream, Service
+from flightserve.errors import ResourceExhausted, Unavailable
+from flightserve.frontends import edge
+from flightserve.frontends.edge_watch import Ledger, Watched
+from flightserve.frontends.replies import collect
+from flightserve.frontends.zmq import messages as zmq_messages
+from flightserve.loops import beside
+from flightserve.metrics import UNKNOWN, Metrics
+from flightserve.types import MethodSpec
+
+log = logging.getLogger(__name__)
+
+TURN_MESSAGES: Final = 64
+PEER_IN_FLIGHT_MAX: Final = 1024
+QUEUED_MESSAGES_MAX: Final = 1000
+READ_AHEAD_MESSAGES: Final = 64
+LINGER_MS: Final = 1000
+# How far a frame may be over the body limit and still get a typed reply.
+OVERSIZE_BYTES: Final = 64 << 10
+COPY_BELOW_BYTES: Final = 64 << 10
+HEARTBEAT_MS: Final = 15_000
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request as far as it was understood: enough to answer and to count it."""
+
+    envelope: Sequence[zmq.Frame]
+    started_ns: int
+    request_id: str | None = None
+    known: tuple[str, str] = (UNKNOWN, UNKNOWN)
+
+
+class ZmqFrontend:
+    """`[header JSON, Arrow IPC stream]` both ways on a ROUTER socket. Lives on the loop it is started on."""
+
+    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics) -> None:
+        self._service = service
+        self._address = (host, port)
+        self._limits = limits
+        self._metrics = metrics
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._look_due = False
+        self._draining = False
+        self._serving: set[asyncio.Task[None]] = set()
+        self._in_flight: collections.Counter[bytes] = collections.Counter()
+        self._unsent = UnsentReplies(limits.body_bytes_max)
+        self._ledger = Ledger()
+        self._bound = 0
+        self.dropped = 0
+
+    # ---- life
+
+    async def start(self) -> str:
+        """Listen: "tcp://host:port". Raises Unavailable where the address cannot be had."""
+        host, port = self._address
+        self._loop = asyncio.get_running_loop()
+        # libzmq binds to numbers only.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        resolved = await self._loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        number = resolved[0][4][0]
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._configure(self._socket)
+        try:
+            self._socket.bind(f"tcp://[{number}]:{port}" if ":" in str(number) else f"tcp://{number}:{port}")
+        except zmq.ZMQError as error:
+            self._close()
+            raise Unavailable(f"ZeroMQ cannot listen on {host}:{port}: {error}") from error
+        self._loop.add_reader(self._socket.fileno(), self._readable)
+        self._loop.call_soon(self._readable)
+        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
+        self._bound = int(bound)
+        return f"tcp://{f'[{host}]' if ':' in host else host}:{bound}"
+
+    def _configure(self, sock: zmq.Socket[bytes]) -> None:
+        limits = self._limits
+        sock.setsockopt(zmq.MAXMSGSIZE, limits.body_bytes_max + OVERSIZE_BYTES)
+        sock.setsockopt(zmq.RCVHWM, READ_AHEAD_MESSAGES)
+        sock.setsockopt(zmq.SNDHWM, QUEUED_MESSAGES_MAX)
+        # A reply that cannot be sent is an error we count, instead of one nobody hears of.
+        sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        sock.setsockopt(zmq.HANDSHAKE_IVL, int(limits.header_timeout_s * 1000))
+        sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(limits.stream_idle_timeout_s * 1000))
+        sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        sock.setsockopt(zmq.LINGER, LINGER_MS)
+        sock.setsockopt(zmq.IPV6, 1 if ":" in self._address[0] else 0)
+        # Of its own 100, a crowd that connects at once is refused most, and each of those tries again after a second.
+        sock.setsockopt(zmq.BACKLOG, edge.BACKLOG)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Answer new requests UNAVAILABLE and finish those in flight; True when all ended in time."""
+        self._draining = True
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=timeout_s)
+        return not self._serving
+
+    async def stop(self) -> None:
+        """Give up what is in flight and close; queued replies have `LINGER_MS` to leave."""
+        self._draining = True
+        for serving in list(self._serving):
+            serving.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=LINGER_MS / 1000)
+        if self._loop is not None and self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            await self._loop.run_in_executor(None, self._close)
+
+    def _close(self) -> None:
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.close()
+        if self._context is not None:
+            self._context.term()
+
+    def statistics(self) -> dict[str, int]:
+        """Requests in flight, peers that have any, replies that were dropped, bytes handed to libzmq unsent."""
+        return {
+            "in_flight": len(self._serving),
+            "peers": len(self._in_flight),
+            "replies_dropped": self.dropped,
+            "unsent_bytes": self._unsent.nbytes(),
+        }
+
+    def watched(self) -> Watched:
+        """For the watch over what is held for strangers."""
+        return Watched(self._bound, self._ledger)
+
+    def __repr__(self) -> str:
+        return f"<ZmqFrontend {self._address[0]}:{self._address[1]} {self.statistics()}>"
+
+    # ---- reading
+
+    def _look(self) -> None:
+        if not self._look_due and self._loop is not None:
+            self._look_due = True
+            self._loop.call_soon(self._readable)
+
+    def _readable(self) -> None:
+        self._look_due = False
+        sock = self._socket
+        if sock is None:
+            return
+        for _ in range(TURN_MESSAGES):
+            try:
+                parts = sock.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            except zmq.ZMQError as error:
+                # It is of no more use, and nothing would look at it again.
+                threads.lost(f"the ZeroMQ socket: {error}")
+                return
+            try:
+                self._take(parts)
+            except Exception:
+                log.exception("a ZeroMQ message could not be taken")
+        self._look()
+
+    def _take(self, parts: Sequence[zmq.Frame]) -> None:
+        """Start one request, or answer what is wrong with it."""
+        envelope, content = zmq_messages.split(parts)
+        asked = Asked(envelope, monotonic_ns())
+        peer = parts[0].bytes
+        self._ledger.sampled(sum(map(len, parts)), partial(parts[0].get, zmq.SRCFD))
+        try:
+            call, spec = self._start(asked, peer, content)
+        except Exception as error:
+            asked.request_id = edge.echoable_request_id(asked.request_id)
+            self._refuse(asked, error)
+            return
+        assert self._loop is not None
+        self._in_flight[peer] += 1
+        serving = beside(self._loop, self._serve(asked, peer, call, spec), "answering a ZeroMQ request")
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+    def _start(self, asked: Asked, peer: bytes, content: Sequence[zmq.Frame]) -> tuple[AsyncCall, MethodSpec]:
+        fields = zmq_messages.read_fields([part.buffer for part in content], self._limits)
+        get = zmq_messages.metadata_of(fields)
+        asked.request_id = get("x-request-id")
+        deployment = zmq_messages.name_of(fields, "deployment")
+        method = zmq_messages.name_of(fields, "method")
+        self._admit(peer)
+        deployment_spec, spec = self._service.method(deployment, method)
+        asked.known = (deployment, method)
+        meta = edge.meta_of(get, deployment_spec, self._limits, asked.started_ns)
+        asked.request_id = meta.request_id
+        # A view of libzmq's own message: copied once, into shared memory.
+        body = EncodedStream((content[1].buffer,))
+        return self._service.call(deployment, method, body, meta), spec
+
+    def _admit(self, peer: bytes) -> None:
+        if self._draining:
+            raise Unavailable("the server is draining; try again")
+        if self._in_flight[peer] >= PEER_IN_FLIGHT_MAX:
+            raise ResourceExhausted(f"{PEER_IN_FLIGHT_MAX} requests of this socket are in flight; no more are taken")
+        if len(self._serving) >= self._limits.connections_max:
+            raise ResourceExhausted("too many requests are in flight; try again later")
+
+    # ---- answering
+
+    async def _serve(self, asked: Asked, peer: bytes, call: AsyncCall, spec: MethodSpec) -> None:
+        try:
+            stream = await collect(call, spec, self._limits.body_bytes_max)
+        except asyncio.CancelledError:
+            self._refuse(asked, Unavailable("the server stopped before the request was done"))
+            raise
+        except Exception as error:
+            self._refuse(asked, error)
+        else:
+            self._reply(asked, zmq_messages.ok_header(asked.request_id or ""), stream, peer)
+            self._record(asked, 0)
+        finally:
+            self._in_flight[peer] -= 1
+            if not self._in_flight[peer]:
+                del self._in_flight[peer]
+
+    def _refuse(self, asked: Asked, caught: BaseException) -> None:
+        request_id = asked.request_id or ""
+        error = edge.as_error(caught, request_id)
+        self._send([*asked.envelope, zmq_messages.error_header(error, request_id), b""])
+        self._record(asked, error.code)
+
+    def _reply(self, asked: Asked, header: bytes, stream: memoryview | pa.Buffer, peer: bytes) -> None:
+        if len(stream) < COPY_BELOW_BYTES:
+            self._send([*asked.envelope, header, memoryview(stream)])
+            return
+        if not self._unsent.room(peer, len(stream)):
+            self.dropped += 1
+            return
+        body = zmq.Frame(stream, copy=False, track=True)
+        if self._send([*asked.envelope, header, body], copy=False):
+            self._unsent.add(peer, len(stream), body.tracker)
+
+    def _send(self, parts: Sequence[Any], copy: bool = True) -> bool:
+        sock = self._socket
+        if sock is None:
+            return False
+        # The descriptor tells of requests that came meanwhile only once.
+        self._look()
+        try:
+            sock.send_multipart(parts, zmq.NOBLOCK, copy=copy)
+        except zmq.ZMQError as error:
+            # EAGAIN: the peer does not read. EHOSTUNREACH: it left. Neither can be told anything.
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                log.warning("a ZeroMQ reply could not be sent: %s", error)
+            self.dropped += 1
+            return False
+        return True
+
+    def _record(self, asked: Asked, code: int) -> None:
+        self._metrics.answered("zmq", *asked.known, code, (monotonic_ns() - asked.started_ns) / NS_PER_S)
+
+
+class UnsentReplies:
+    """How many bytes of large replies each peer has not taken yet. libzmq says only "done" of each message, so
+    this looks when it is asked; what peers left behind is looked at once there are `SWEEP_PEERS` of them."""
+
+    SWEEP_PEERS: Final = 64
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._by_peer: dict[bytes, collections.deque[tuple[zmq.MessageTracker, int]]] = {}
+
+    def room(self, peer: bytes, nbytes: int) -> bool:
+        """Whether the peer may be sent that many bytes now; one reply at a time always may."""
+        self._sweep(peer)
+        waiting = self._by_peer.get(peer)
+        return not waiting or sum(size for _, size in waiting) + nbytes <= self._bytes_max
+
+    def add(self, peer: bytes, nbytes: int, tracker: zmq.MessageTracker) -> None:
+        """A reply was handed to libzmq."""
+        self._by_peer.setdefault(peer, collections.deque()).append((tracker, nbytes))
+        if len(self._by_peer) > self.SWEEP_PEERS:
+            for other in list(self._by_peer):
+                self._sweep(other)
+
+    def nbytes(self) -> int:
+        """Bytes of all peers."""
+        for peer in list(self._by_peer):
+            self._sweep(peer)
+        return sum(size for waiting in self._by_peer.values() for _, size in waiting)
+
+    def _sweep(self, peer: bytes) -> None:
+        waiting = self._by_peer.get(peer)
+        if waiting is None:
+            return
+        while waiting and waiting[0][0].done:
+            waiting.popleft()
+        if not waiting:
+            del self._by_peer[peer]

@@ -1,0 +1,237 @@
+"""An app that is served: `serve` and `Running`, and the plan that a declared app becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Unpack
+
+from flightserve.config import PROTOCOLS, FrontendOptions, ServingOptions
+from flightserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flightserve.app import App
+    from flightserve.control.messages import View
+    from flightserve.control.plan import Plan, PlannedDeployment
+
+log = logging.getLogger(__name__)
+
+
+ROUTERS_MAX: Final = 64
+FRONTENDS_MAX: Final = 64
+# How long a change of a running app may take until what is new is ready.
+CHANGE_TIMEOUT_S: Final = 600.0
+
+
+class Running:
+    """A served app. Use it as a context manager, or call `stop`."""
+
+    def __init__(self, plan: Plan, address: str | None) -> None:
+        from flightserve.control.launcher import Launcher
+
+        self._plan = plan
+        self._launcher = Launcher(plan, address)
+        self.addresses: dict[str, str] = {}
+
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> Running:
+        """Start everything; returns when every replica answers, or early when `cancelled()`. Raises
+        `control.launcher.StartFailed` with what is wrong, and leaves nothing behind then."""
+        self._launcher.start(cancelled)
+        if not cancelled():
+            self.addresses = dict(self._launcher.view().addresses)
+        return self
+
+    @property
+    def app_id(self) -> str:
+        """What the app's sockets and actors are named after."""
+        return self._plan.app_id
+
+    def status(self) -> View:
+        """All tiers, as the supervisor sees them. Raises Unavailable before its first word."""
+        return self._launcher.view()
+
+    def check(self) -> None:
+        """Raises Unavailable when the app is lost for good: its supervisor is silent and nobody restarts it."""
+        self._launcher.check()
+
+    def scale(self, replicas: Mapping[str, int], timeout_s: float = CHANGE_TIMEOUT_S) -> str:
+        """That many replicas of each deployment named; returns what changed, once they serve and what is too many has
+        finished and gone. No request fails for it. Raises NotFound for a name that is not deployed,
+        InvalidArgument for a count below 1, and `control.commands.ChangeFailed` where new replicas cannot be
+        placed, do not start or are not ready within `timeout_s`: then all is as before."""
+        from flightserve.control.commands import scale
+
+        return scale(self.app_id, replicas, timeout_s)
+
+    def deploy(
+        self,
+        app: App,
+        *,
+        replicas: Mapping[str, int] | None = None,
+        everything: bool = False,
+        in_place: bool = False,
+        timeout_s: float = CHANGE_TIMEOUT_S,
+    ) -> str:
+        """Serve this app instead: its new replicas start beside the old ones, clients change over in one step when
+        all are ready, and the old ones finish what they have and go. No request fails for it.
+
+        Deployments whose class, arguments, options and modules are as they were are left alone, or replaced as well
+        with `everything`. `replicas` sets counts by name; else a deployment keeps its count unless its class declares
+        another one than before. `in_place` is for machines without room for more: one replica of what is replaced goes
+        first, its successor takes over, and the others follow; a lone replica's requests wait meanwhile, and what does
+        not become ready leaves a gap until the old one has started again. Raises ConfigError for an app that cannot be
+        served, and otherwise as `scale`.
+        """
+        from flightserve.control.commands import deploy
+
+        return deploy(self.app_id, planned(app, everything), replicas or {}, timeout_s, in_place)
+
+    def stop(self, drain_timeout_s: float | None = None) -> None:
+        """Drain for at most that long (default: the options' `drain_timeout_s`), then end. Idempotent."""
+        limit_s = self._plan.options.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+        self._launcher.stop(limit_s)
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Running {self.app_id} at {self.addresses or 'nothing yet'}>"
+
+
+def serve(
+    app: App,
+    *,
+    replicas: Mapping[str, int] | None = None,
+    routers: int = 1,
+    address: str | None = None,
+    **options: Unpack[ServingOptions],
+) -> Running:
+    """Serve an app from this program until `stop()` or the end of the `with` block.
+
+    `replicas` overrides the declared counts by deployment; `address` names an existing Ray (default: the one
+    this program is connected to, else one of our own); `options` are `config.FrontendOptions`' fields: host,
+    http_port, grpc_port, flight_port, zmq_port (None leaves one out, 0 takes a free one), frontends, ...
+
+    Raises ConfigError for options that make no sense and `control.launcher.StartFailed` where the app cannot
+    start. Call it from a thread that lives as long as the app: our own Ray ends with it.
+    """
+    return Running(make_plan(app, _frontend_options(options), replicas or {}, routers), address).start()
+
+
+def _frontend_options(options: ServingOptions) -> FrontendOptions:
+    known = [field.name for field in dataclasses.fields(FrontendOptions)]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise ConfigError(
+            f"serve() has no option {unknown[0]!r}; there are: replicas, routers, address, {', '.join(known)}"
+        )
+    return FrontendOptions(**options)
+
+
+def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], routers: int) -> Plan:
+    """The plan for an app. Raises ConfigError."""
+    from flightserve.control.changes import REPLICAS_MAX
+    from flightserve.control.desired import counted
+    from flightserve.control.names import new_app_id
+    from flightserve.control.pickling import dumps
+    from flightserve.control.plan import Plan
+    from flightserve.tiers import FACTORIES
+
+    if all(getattr(options, f"{protocol}_port") is None for protocol in PROTOCOLS):
+        raise ConfigError("every protocol is left out; nobody could call the app")
+    _check_count("routers", routers, ROUTERS_MAX)
+    _check_count("frontends", options.frontends, FRONTENDS_MAX)
+    deployments = {each.spec.name: each for each in planned(app)}
+    unknown = sorted(set(replicas) - deployments.keys())
+    if unknown:
+        raise ConfigError(
+            f"replicas are given for {', '.join(unknown)}; the app's deployments are: {', '.join(deployments)}"
+        )
+    for name, count in replicas.items():
+        _check_count(f"replicas of {name}", count, REPLICAS_MAX)
+        deployments[name] = counted(deployments[name], count)
+    return Plan(
+        app_id=new_app_id(),
+        deployments=tuple(deployments.values()),
+        options=options,
+        factories={tier: dumps(factory) for tier, factory in FACTORIES.items()},
+        routers=routers,
+        sys_path=_sys_path(),
+        cwd=os.getcwd(),
+    )
+
+
+def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]:
+    """The app's deployments as they can be sent to a running app. Their versions are of all that they run: equal ones
+    mean that nothing is to be replaced, except with `everything`. Raises ConfigError."""
+    from flightserve.app import App
+    from flightserve.control import environment
+    from flightserve.control.changes import REPLICAS_MAX
+    from flightserve.control.pickling import dumps
+    from flightserve.control.plan import PlannedDeployment
+    from flightserve.control.sources import loaded
+    from flightserve.declare import described, left_out, spec_of
+
+    if not isinstance(app, App):
+        raise ConfigError(f"an App is served, as in App(Pricing.bind()); not {described(app)}")
+    sources = loaded()
+    variables = environment.carried()
+    surroundings = repr((sources, environment.telling(variables))).encode()
+    salt = os.urandom(8) if everything else b""
+    out = []
+    for bound in app:
+        spec = spec_of(bound)
+        if helpers := left_out(bound.cls):
+            about = "not decorated, and their argument is not said to be a batch; @fs.method serves one"
+            log.info("%s does not serve %s: %s", spec.name, ", ".join(helpers), about)
+        try:
+            code = dumps(bound)
+        except Exception as error:  # whatever a stranger's objects raise
+            message = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{spec.name} cannot be sent to its replicas: {message}; make it in __init__") from error
+        _check_count(f"replicas of {spec.name}", spec.options.replicas, REPLICAS_MAX)
+        spec = dataclasses.replace(spec, version=_version(spec.version.encode(), code, surroundings, salt))
+        where = (_sys_path(), os.getcwd(), sources, variables)
+        out.append(PlannedDeployment(spec, code, spec.options.replicas, *where))
+    _check_bytes(out)
+    return tuple(out)
+
+
+def _check_bytes(deployments: Sequence[PlannedDeployment]) -> None:
+    """What starts can be deployed as well: both carry all that the replicas are made of."""
+    from flightserve.control.messages import APP_BYTES_MAX
+
+    sizes = {each.spec.name: len(each.code) for each in deployments}
+    if sum(sizes.values()) > APP_BYTES_MAX:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise ConfigError(
+            f"the arguments of the app's deployments are {sum(sizes.values()):,} bytes, of which {largest} has "
+            f"{sizes[largest]:,}; at most {APP_BYTES_MAX:,} are carried to replicas. Load what is large in __init__ "
+            "instead of passing it to bind()"
+        )
+
+
+def _version(*parts: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=6)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _sys_path() -> tuple[str, ...]:
+    return tuple(os.path.abspath(entry) for entry in sys.path)
+
+
+def _check_count(what: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise ConfigError(f"{what}: {count}; it must be 1 to {most}")

@@ -1,0 +1,313 @@
+"""One DuckDB for one replica: its tables opened, then locked.
+
+The order matters. First everything that reaches outside is switched off at the connection, then tables are
+registered, then the files of these tables are named as the only ones that may be read, external access ends, and the
+configuration is locked: `allowed_paths` does nothing while external access is on, and nothing can be switched on again
+afterwards. Spilled data goes to a private folder that dies with the engine.
+
+Each running query has a connection of its own (`session`); idle ones are kept for the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.errors import ConfigError, Unavailable
+from flightserve.sql.engine.columns import projected
+from flightserve.sql.engine.errors import said as _said
+from flightserve.sql.engine.spilling import SpillFolder
+from flightserve.sql.engine.standing import Key, Standing
+from flightserve.sql.sources import Source, quoted_name
+from flightserve.sql.sources.csv import text_columns, types_of
+from flightserve.sql.sources.files import quoted
+from flightserve.sql.statements.parser import Parser
+
+LOADS: Final = ("memory", "view")
+THREADS_MAX: Final = 1024
+# Where DuckDB has tables that were put in no other.
+_DEFAULT_CATALOG: Final = "memory"
+# Databases and schemas that DuckDB has already; a catalog cannot be called so.
+_TAKEN: Final = frozenset({"information_schema", "main", "memory", "pg_catalog", "system", "temp"})
+# Connections kept for the next query; more are opened and closed as needed.
+IDLE_SESSIONS_MAX: Final = 16
+# Queries that stand ready, each on a connection of its own.
+STANDING_MAX: Final = 64
+# How long an engine that closes waits for queries that it interrupted.
+CLOSE_WAIT_S: Final = 5.0
+INTERRUPT_AGAIN_S: Final = 0.05
+# Of what is free on the disk when an engine opens, so much may be spilled, whatever the options say.
+DISK_SHARE: Final = 0.9
+_UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is opened. `threads` 0: one for each core; `memory_limit` "" is DuckDB's own, 80 % of the
+    machine's memory, otherwise as "4GB". `temp_directory` is where its private folder is made ("": the system's);
+    `spill_limit` is what it and its like, `engines` in all, may have there together, "" for what the disk has.
+    `catalog` is the database that the tables are in, as in `catalog.main.flights`; "" is DuckDB's own, `memory`."""
+
+    load: str = "memory"
+    threads: int = 0
+    memory_limit: str = ""
+    temp_directory: str = ""
+    spill_limit: str = ""
+    engines: int = 1
+    catalog: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        if not 0 <= self.threads <= THREADS_MAX:
+            raise ConfigError(f"threads is {self.threads}; it is 0 (one for each core) to {THREADS_MAX}")
+
+
+class Engine:
+    """The open database. Any thread may take sessions; `parser` has its own lock (`parse`)."""
+
+    def __init__(self, sources: tuple[Source, ...], options: EngineOptions) -> None:
+        """Raises ConfigError for a table that cannot be opened or an option that DuckDB does not take."""
+        self.sources = sources
+        self.options = options
+        self.tables: dict[str, pa.Schema] = {}
+        # Of the files before they are read: what is written meanwhile makes a difference to the next fingerprint.
+        self.versions: Mapping[str, str] = {source.name: source.fingerprint() for source in sources}
+        # What views are over: it has to live as long as they do.
+        self._arrow: dict[str, pa.Table] = {}
+        self._idle: list[duckdb.DuckDBPyConnection] = []
+        # By their texts, the one used longest ago first.
+        self._standing: OrderedDict[Key, Standing] = OrderedDict()
+        self._busy: set[duckdb.DuckDBPyConnection] = set()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._closed = False
+        self._catalog = "" if options.catalog.lower() in _TAKEN else options.catalog
+        self._folder = SpillFolder(options.temp_directory)
+        try:
+            self._start()
+        except BaseException as error:
+            self._folder.remove()
+            if isinstance(error, duckdb.Error):
+                raise ConfigError(f"the engine does not start: {_said(error)}") from error
+            raise
+
+    def _start(self) -> None:
+        self._connection = self._connect()
+        self._enter(self._connection)
+        # The limit that the engine holds itself to.
+        self.memory_bytes = _bytes(self._connection, "memory_limit")
+        for source in self.sources:
+            self._open(source)
+        self._lock_down(self._connection, self._files())
+        with self.session() as session:
+            for source in self.sources:
+                relation = projected(session.sql(f"FROM {quoted_name(source.name)} LIMIT 0"))
+                self.tables[source.name] = relation.to_arrow_table().schema
+        self.shadow = self._shadow()
+        names = frozenset(name.lower() for name in self.tables)
+        self.parser = Parser(self.shadow, names, self._catalog or _DEFAULT_CATALOG)
+
+    def __repr__(self) -> str:
+        return f"<Engine {len(self.tables)} tables, {len(self._idle)} idle sessions>"
+
+    def close(self) -> None:
+        """Interrupt what runs, wait a moment for it to end, close the database, and remove what was spilled."""
+        with self._lock:
+            self._closed = True
+            until_ns = monotonic_ns() + int(CLOSE_WAIT_S * NS_PER_S)
+            while self._busy and monotonic_ns() < until_ns:
+                # Again and again: one that comes before the query has begun is lost.
+                for session in self._busy:
+                    session.interrupt()
+                self._changed.wait(INTERRUPT_AGAIN_S)
+            ended = not self._busy
+            idle = [*self._idle, *(standing.session for standing in self._standing.values())]
+            self._idle.clear()
+            self._standing.clear()
+        for session in [*idle, self.shadow]:
+            session.close()
+        if ended:
+            # While a query of any session runs the database does not close; it goes with the process then.
+            self._connection.close()
+        self._folder.remove()
+
+    # ---- opening
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        options = self.options
+        settings: dict[str, Any] = {
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "allow_unsigned_extensions": False,
+            "allow_persistent_secrets": False,
+            "python_enable_replacements": False,
+            "temp_directory": self._folder.path,
+            # It makes 0.0 of -0.0, in merged queries also where each by itself would not be rewritten.
+            "disabled_optimizers": "top_n_window_elimination",
+            # SHOW of a name that is no table would show the setting of that name.
+            "show_behavior": "table",
+        }
+        if options.threads:
+            settings["threads"] = options.threads
+        if options.memory_limit:
+            settings["memory_limit"] = options.memory_limit
+        connection = duckdb.connect(":memory:", config=settings)
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        self._bound_spilling(connection)
+        if self._catalog:
+            connection.execute(f"ATTACH ':memory:' AS {quoted_name(self._catalog)}")
+        return connection
+
+    def _enter(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Names without a catalog are the catalog's. Each connection has to be told."""
+        if self._catalog:
+            connection.execute(f"USE {quoted_name(self._catalog)}")
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        session = self._connection.cursor()
+        self._enter(session)
+        return session
+
+    def _bound_spilling(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """What all engines of a warehouse spill together leaves room on the disk: each has its part. DuckDB 2.0.0 shows
+        this setting but does not heed it where it came with the connection."""
+        limit = int(DISK_SHARE * shutil.disk_usage(self._folder.path).free)
+        if self.options.spill_limit:
+            # The engine reads sizes.
+            connection.execute(f"SET max_temp_directory_size = {quoted(self.options.spill_limit)}")
+            limit = min(limit, _bytes(connection, "max_temp_directory_size"))
+        connection.execute(f"SET max_temp_directory_size = '{limit // self.options.engines}B'")
+
+    def _open(self, source: Source) -> None:
+        name = quoted_name(source.name)
+        kind = "TABLE" if self.options.load == "memory" else "VIEW"
+        try:
+            if source.format == "csv":
+                self._open_csv(source, f"CREATE {kind} {name} AS FROM ", all_fit=kind == "VIEW")
+            elif source.format == "parquet":
+                self._connection.execute(f"CREATE {kind} {name} AS FROM {source.scan()}")
+            elif kind == "TABLE":
+                self._connection.register("__fs_source", source.read_arrow())
+                self._connection.execute(f"CREATE TABLE {name} AS FROM __fs_source")
+                self._connection.unregister("__fs_source")
+            else:
+                # A registered table would be seen by one connection only, and be in no catalog.
+                table = self._arrow[source.name] = source.read_arrow()
+                self._connection.from_arrow(table).create_view(source.name)
+        except duckdb.Error as error:
+            files = [*source.patterns(), *source.files] if source.format != "arrow" else []
+            raise ConfigError(f"table {source.name!r} cannot be opened: {_said(error, files)}") from error
+
+    def _open_csv(self, source: Source, create: str, all_fit: bool) -> None:
+        """Types as all rows allow them. `all_fit`: what does not is found out now, because nothing is converted yet."""
+        types = types_of(self._connection, source)
+        if all_fit:
+            types = text_columns(self._connection, source, types)
+        try:
+            self._connection.execute(create + source.scan(types))
+        except duckdb.ConversionException:
+            self._connection.execute(create + source.scan(text_columns(self._connection, source, types)))
+
+    def _shadow(self) -> duckdb.DuckDBPyConnection:
+        """A database with the same tables, all empty: statements are parsed, bound and planned here, whatever the
+        sources are and however much they hold. They are in its own catalog as well, where connections look that were
+        not told of ours."""
+        shadow = self._connect()
+        places = ["", f"{quoted_name(self._catalog)}.main."] if self._catalog else [""]
+        for name in self.tables:
+            columns = self._connection.execute(f"DESCRIBE {quoted_name(name)}").fetchall()
+            spelled = ", ".join(f"{quoted_name(column)} {kind}" for column, kind, *_ in columns)
+            for place in places:
+                shadow.execute(f"CREATE TABLE {place}{quoted_name(name)} ({spelled})")
+        self._lock_down(shadow, [])
+        return shadow
+
+    def _files(self) -> list[str]:
+        if self.options.load == "memory":
+            return []
+        # It asks for the pattern and for what that stands for.
+        read = [source for source in self.sources if source.format != "arrow"]
+        return [name for source in read for name in {*source.patterns(), *source.files}]
+
+    @staticmethod
+    def _lock_down(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
+        connection.execute(f"SET allowed_paths = [{', '.join(quoted(name) for name in files)}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+
+    # ---- sessions
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for one query. One whose query raised, or that was given up, is not used again."""
+        session = self.take()
+        try:
+            yield session
+        except BaseException:
+            self.drop(session)
+            raise
+        self.give_back(session)
+
+    def take(self) -> duckdb.DuckDBPyConnection:
+        """A connection for one query; `give_back` or `drop` it. Raises Unavailable when the engine is closed."""
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the engine is closed")
+            session = self._idle.pop() if self._idle else self._cursor()
+            self._busy.add(session)
+            return session
+
+    def give_back(self, session: duckdb.DuckDBPyConnection) -> None:
+        """The query on this connection ended well and nothing of it is left."""
+        with self._lock:
+            if not self._closed and len(self._idle) < IDLE_SESSIONS_MAX:
+                self._idle.append(session)
+                self._busy.discard(session)
+                return
+        self.drop(session)
+
+    def take_standing(self, key: Key) -> Standing | None:
+        """The query that stands ready, if one does; `keep` it, or `drop` its session."""
+        with self._lock:
+            standing = self._standing.pop(key, None)
+            if standing is not None:
+                self._busy.add(standing.session)
+            return standing
+
+    def keep(self, standing: Standing) -> None:
+        """The query on its session ended well and is ready for the next time, if it can be. One of a key is kept:
+        executions that gather come one after another."""
+        with self._lock:
+            kept = not self._closed and standing.lasting and standing.key not in self._standing
+            if kept:
+                self._standing[standing.key] = standing
+                self._busy.discard(standing.session)
+            over = len(self._standing) > STANDING_MAX
+            oldest = self._standing.popitem(last=False)[1] if over else None
+        if not kept:
+            self.drop(standing.session)
+        if oldest is not None:
+            oldest.session.close()
+
+    def drop(self, session: duckdb.DuckDBPyConnection) -> None:
+        """Close the connection: what it was doing may still end in it."""
+        session.close()
+        with self._lock:
+            self._busy.discard(session)
+            self._changed.notify_all()
+
+
+def _bytes(connection: duckdb.DuckDBPyConnection, setting: str) -> int:
+    ((said,),) = connection.execute(f"SELECT current_setting({quoted(setting)})").fetchall()
+    number, unit = said.split()
+    return int(float(number) * _UNITS[unit])

@@ -1,0 +1,499 @@
+"""A warehouse: tables served as a deployment, with queries by name and any other SQL.
+
+    warehouse = fs.sql.Warehouse(tables={"flights": "data/flights.parquet"}, replicas=2)
+    warehouse.query("delays", "SELECT ... FROM flights WHERE carrier = $carrier")
+    app = fs.App(warehouse)
+
+It is one more deployment: `bind` gives what `App` takes. Its replicas' methods are the named queries, and five that
+the SQL frontends call:
+
+| method | input, one row | output |
+|---|---|---|
+| `query` | `sql`, `parameters` (an Arrow IPC stream, one row for each execution, or null) | streamed batches |
+| `execute` | parameter rows of the statement in the schema's metadata `flightserve.sql` | each row's result, by `rid` |
+| `describe` | as `query`; its rows are not read, their types are | one row (`DESCRIPTION`) |
+| `tables` | the same; not read | one row for each table (`TABLES`) |
+| `refresh` | the same; not read | one row (`REFRESHED`): the replica that was asked looked at its tables' files |
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pyarrow as pa
+
+import flightserve
+from flightserve.app import are_checked
+from flightserve.contracts.hosting import Host
+from flightserve.declare import NAME, Bound, check_name, first_paragraph, make_options
+from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, SchemaMismatch
+from flightserve.fabric.conversion.unions import untagged
+from flightserve.fabric.memory.stored import Fresh, Stored
+from flightserve.sql.engine import LOADS, EngineOptions
+from flightserve.sql.engine.execution import Watch, Watched
+from flightserve.sql.engine.memory import MIB, MemoryWatch, bound, private_bytes
+from flightserve.sql.sources import Known, described, find_sources, known_columns, split
+from flightserve.sql.statements.merging import RID
+from flightserve.sql.statements.parameters import decode_rows
+from flightserve.sql.warehouse.caching import Key, ResultCache, Scope, rows_digest
+from flightserve.sql.warehouse.executions import Executions, Result, answer, one_batch
+from flightserve.sql.warehouse.queries import UNBOUND, Limits, Prepared, Runner
+from flightserve.sql.warehouse.refresh import Generation, Generations, Refresher
+from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
+
+log = logging.getLogger(__name__)
+
+# Where `execute` finds the statement. Requests share a micro-batch where their schemas are equal, metadata and all.
+SQL_KEY: Final = b"flightserve.sql"
+REQUEST: Final = pa.schema([pa.field("sql", pa.string(), nullable=False), pa.field("parameters", pa.binary())])
+DESCRIPTION: Final = pa.schema(
+    [("result_schema", pa.binary()), ("parameter_schema", pa.binary()), ("merged", pa.bool_()), ("reason", pa.string())]
+)
+TABLES: Final = pa.schema(
+    [
+        ("table_name", pa.string()),
+        ("table_type", pa.string()),
+        ("table_schema", pa.binary()),
+        # Of the files as they were when they were read; why newer ones are not served, "" where they are.
+        ("version", pa.string()),
+        ("problem", pa.string()),
+    ]
+)
+# `replica` is some name of the process; `changes` counts how often it took new files into service.
+REFRESHED: Final = pa.schema([("replica", pa.string()), ("changes", pa.int64()), ("problem", pa.string())])
+# Queries that run at the same time in a replica; a reader that is slow holds one of them.
+CONCURRENCY: Final = 4
+# What one execution by `execute` may give: its result waits to be whole, and goes to a Flight client as one message.
+EXECUTED_BYTES_MAX: Final = MIB
+# Parameter rows that executions may bring together into one micro-batch.
+BATCH_ROWS_MAX: Final = 2048
+# Half of the shared memory that a replica may have (`FabricLimits.memory_bytes_max`).
+CACHE_MB_MAX: Final = 1024
+# How often files are looked at which queries read anew, and of which results are kept.
+VIEW_REFRESH_S: Final = 1.0
+# Tables that a description names.
+_NAMED_MAX: Final = 20
+# A month.
+REFRESH_S_MAX: Final = 31 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """How often a replica looks whether its tables' files changed, in seconds; 0: when it is told to. How many bytes of
+    results it keeps."""
+
+    refresh_s: float = 0.0
+    cache_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NamedQuery:
+    """A query of the warehouse's own: its name, its text, and types for parameters whose type is open."""
+
+    name: str
+    sql: str
+    types: Mapping[str, str]
+
+
+class Warehouse:
+    """Tables, and queries by name over them. Raises ConfigError for what cannot be served.
+
+    `tables` maps names to a path (a Parquet, CSV or Arrow IPC file, a glob, a folder, also one partitioned as Hive
+    does), or to a `pyarrow.Table`. With `load="memory"` each replica copies them into its own memory when it starts,
+    with "view" it reads the files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica;
+    `spill_limit` is for what all have on disk together (default: 90 % of what is free). With `refresh_s` each replica
+    looks so often whether the files changed, and serves them as they are now. With `cache_mb` each keeps so many MiB of
+    results, which are given again until a table that they are of changes; with `load="view"` the files are looked at
+    every second then, where `refresh_s` says nothing else. Other options are those of `@fs.deployment`.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, Any],
+        *,
+        name: str = "warehouse",
+        load: str = "memory",
+        threads: int = 0,
+        memory_limit: str = "",
+        spill_limit: str = "",
+        refresh_s: float = 0.0,
+        cache_mb: int = 0,
+        **options: Any,
+    ) -> None:
+        if load not in LOADS:
+            raise ConfigError(f"load is {load!r}; it is one of {', '.join(map(repr, LOADS))}")
+        if not 0 <= refresh_s < REFRESH_S_MAX:
+            raise ConfigError(f"refresh_s is {refresh_s}; it is 0 (off) or more, in seconds")
+        self._engine = EngineOptions(load, threads, memory_limit, spill_limit=spill_limit)
+        if not 0 <= cache_mb <= CACHE_MB_MAX:
+            raise ConfigError(f"cache_mb is {cache_mb}; it is 0 (off) to {CACHE_MB_MAX}")
+        if cache_mb and load == "view":
+            refresh_s = refresh_s or VIEW_REFRESH_S
+        self._upkeep = Upkeep(refresh_s, int(cache_mb * MIB))
+        self._tables = dict(tables)
+        self._known: Known = {}
+        if are_checked():
+            sources = find_sources(self._tables)
+            self._known = known_columns(sources)
+            for given, tables_of_it in split(sources).items():
+                log.warning("the files of %s are of several tables: %s", given, described(tables_of_it))
+        base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX)
+        self._options = make_options(options, base)
+        self._queries: dict[str, NamedQuery] = {}
+        self.name = check_name(name)
+
+    def query(self, name: str, sql: str, *, types: Mapping[str, str] | None = None) -> Warehouse:
+        """Serve the query as a method of that name. Its parameters, `$name`, are the method's input; `types` gives the
+        engine's type of those whose type the query leaves open, as in `types={"day": "DATE"}`. Returns the
+        warehouse. The text is checked when the app is made."""
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name.startswith("_"):
+            raise ConfigError(f"{str(name)[:160]!r} cannot name a query: a letter, then letters, digits, '_', '.', '-'")
+        if name in self._queries or name in _OWN:
+            raise ConfigError(f"the warehouse has a method {name!r} already")
+        self._queries[name] = NamedQuery(name, sql, dict(types or {}))
+        return self
+
+    def bind(self) -> Bound:
+        """What `App` serves."""
+        arguments = (self._tables, tuple(self._queries.values()), self._engine, self._upkeep, self._known)
+        return Bound(WarehouseReplica, arguments, {}, self._options, self.name)
+
+    # How `App` recognises what is served in another's place.
+    flightserve_bound = bind
+
+    def __repr__(self) -> str:
+        return f"Warehouse({', '.join(self._tables)}; {len(self._queries)} named queries)"
+
+
+class WarehouseReplica:
+    """What runs in each replica. Methods of named queries are made when they are asked for by name."""
+
+    flightserve_named = "served_as"
+    flightserve_counted = "replicas"
+
+    def __init__(
+        self,
+        tables: Mapping[str, Any],
+        queries: tuple[NamedQuery, ...],
+        options: EngineOptions,
+        upkeep: Upkeep = Upkeep(),
+        known: Known | None = None,
+        *,
+        served_as: str = "",
+        replicas: int = 1,
+    ) -> None:
+        """`known` are the tables as they were when the warehouse was declared; `served_as` is the deployment's name,
+        and the catalog's that its tables are in; `replicas` is how many share what may be spilled."""
+        options = replace(options, catalog=served_as, engines=replicas)
+        # What there is before the engine, and tables that came as Arrow data, is none of the engine's.
+        self._base_bytes = private_bytes()
+        self._options = options
+        self._watch = Watch()
+        self._tables = Generations(
+            tables,
+            options,
+            self._watch,
+            lambda runner: {query.name: _prepared(runner, query) for query in queries},
+            known,
+        )
+        self._upkeep = upkeep
+        self._cache: ResultCache | None = None
+        self._replica = secrets.token_hex(8)
+        self._refresher = Refresher(self._tables.look, upkeep.refresh_s)
+        if upkeep.refresh_s:
+            self._refresher.start()
+
+    @classmethod
+    def flightserve_spec(cls, bound: Bound, version: str) -> DeploymentSpec:
+        """The deployment as the tiers know it. The tables are opened here for their columns; nothing is copied."""
+        tables, queries, options, upkeep, known = bound.args
+        replica = cls(tables, queries, replace(options, load="view"), known=known, served_as=bound.name)
+        try:
+            generation = replica._tables.current
+            methods = (*replica._own_methods(), *(_named_method(query, generation) for query in queries))
+            stamp = repr((queries, options, upkeep, bound.settings, methods, sorted(generation.versions.items())))
+        finally:
+            replica.close()
+        version = version or hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()
+        names = ", ".join([*generation.versions][:_NAMED_MAX]) + ", ..." * (len(generation.versions) > _NAMED_MAX)
+        return DeploymentSpec(bound.name, version, bound.settings, methods, f"SQL over the tables {names}.", kind="sql")
+
+    def close(self) -> None:
+        """End the engine."""
+        self._refresher.stop()
+        self._watch.stop()
+        if self._cache is not None:
+            self._cache.clear()
+        self._tables.close()
+
+    # ---- the process it is in
+
+    def flightserve_hosted(self, host: Host) -> None:
+        """Results are kept in its shared memory. In a process of its own its memory is watched over."""
+        if self._upkeep.cache_bytes:
+            cache = self._cache = ResultCache(host.pool, self._upkeep.cache_bytes)
+            self._tables.on_switch.append(lambda now: cache.retain(lambda scope: set(scope.tables) <= now.version_set))
+        if not host.own_process:
+            return
+        memory: MemoryWatch[Watched] = MemoryWatch(functools.partial(host.broken, at_once=True))
+        each = self._tables.current.engine.memory_bytes
+
+        def allow(engines: int) -> None:
+            memory.allow(bound(self._base_bytes, each, engines))
+
+        allow(1)
+        self._tables.on_change.append(allow)
+        self._watch.memory = memory
+
+    def flightserve_stopped(self) -> None:
+        """The process ends: nothing that was spilled stays behind."""
+        self.close()
+
+    def flightserve_statistics(self) -> dict[str, float]:
+        """What `/metrics` shows of it."""
+        tables, memory = self._tables, self._watch.memory
+        return {
+            "table_changes": float(tables.changes),
+            "tables_out_of_date": float(bool(tables.problem)),
+            "queries_out_of_memory": 0.0 if memory is None else float(memory.interrupted),
+            **({} if self._cache is None else self._cache.statistics()),
+        }
+
+    # ---- methods
+
+    def query(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | Stored | Fresh]:
+        """Run SQL: rows `sql` and `parameters`; streams the result."""
+        sql, rows = _request(batch)
+        with self._tables.using() as tables:
+            prepared, columns = _prepared_for(tables.runner, sql, rows)
+            cache, scope = self._cache_for(prepared)
+            count = 1 if rows is None else rows.num_rows
+            if cache is None or scope is None:
+                yield from tables.runner.stream(prepared, columns, count, _limits())
+            else:
+                key = (scope, (count, rows_digest(columns)))
+                yield from _kept(cache, key, lambda: tables.runner.stream(prepared, columns, count, _limits()))
+
+    def execute(self, batch: pa.RecordBatch) -> Result:
+        """Run SQL for each row of parameters, together with all executions of that text that wait: where they can be
+        merged, as one query. The text is in the schema's metadata, `flightserve.sql`. Results over 1 MiB are refused
+        (TooLarge); `query` streams them."""
+        sql = _statement_of(batch.schema)
+        rows = batch.replace_schema_metadata(None)
+        with self._tables.using() as tables:
+            prepared, columns = _prepared_for(tables.runner, sql, rows)
+            if not columns:
+                raise InvalidArgument("the statement has no parameters, so that nothing is merged; `query` runs it")
+            executions = Executions(columns, rows.num_rows, flightserve.context().rows)
+            limits = replace(_limits(), result_bytes_max=EXECUTED_BYTES_MAX)
+            return self._executed(tables, prepared, executions, limits, delimited=True)
+
+    def _cache_for(self, prepared: Prepared) -> tuple[ResultCache | None, Scope | None]:
+        """Where the statement's results are kept and under what, or nothing. Files that are read by each query and have
+        changed, though they are not served as they are, are those of no version."""
+        if self._cache is None or (self._tables.problem and self._options.load == "view"):
+            return None, None
+        return self._cache, prepared.scope
+
+    def describe(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """What a statement takes and gives, and whether executions of it are merged; nothing is run. Without parameter
+        rows, a result that depends on the parameters' types has no schema."""
+        sql, rows = _request(batch)
+        with self._tables.using() as tables:
+            prepared, columns = (
+                (tables.runner.prepare_for(sql, None), []) if rows is None else _prepared_for(tables.runner, sql, rows)
+            )
+            if rows is None and _is_open(tables.runner, prepared):
+                taken = pa.schema([(name, pa.null()) for name in prepared.parameters.names])
+                values = [None, taken.serialize().to_pybytes(), False, "its parameters have no types yet"]
+                return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
+            result = prepared.result_for(columns, 0) if columns and len(columns[0]) else prepared.result
+            schemas = [schema.serialize().to_pybytes() for schema in (result, prepared.parameters.schema)]
+            values = [*schemas, not prepared.reason, prepared.reason]
+        return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
+
+    def tables(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The warehouse's tables."""
+        generation, problem = self._tables.current, self._tables.problem
+        kind = "VIEW" if self._options.load == "view" else "BASE TABLE"
+        rows = [
+            (name, kind, schema.serialize().to_pybytes(), generation.versions[name], problem)
+            for name, schema in sorted(generation.engine.tables.items())
+        ]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return pa.record_batch(columns, schema=TABLES)
+
+    def refresh(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Look whether the tables' files changed, and serve them as they are now; in this replica alone."""
+        self._refresher.now(_limits())
+        return pa.record_batch([[self._replica], [self._tables.changes], [self._tables.problem]], schema=REFRESHED)
+
+    def __getattr__(self, name: str) -> Callable[[pa.RecordBatch], Result]:
+        tables = self.__dict__.get("_tables")
+        if tables is None or name not in tables.current.named:
+            raise AttributeError(name)
+        return lambda batch: self._run(name, batch)
+
+    def _run(self, name: str, batch: pa.RecordBatch) -> Result:
+        """Every row of the batch is one execution; `rid` says which row a result belongs to."""
+        with self._tables.using() as tables:
+            prepared = tables.named[name]
+            columns = prepared.parameters.columns(batch) if prepared.parameters.names else []
+            rows = batch.num_rows if batch.num_columns else 1
+            delimited = prepared.merged is not None
+            spans = flightserve.context().rows if delimited else (rows,)
+            return self._executed(tables, prepared, Executions(columns, rows, spans), _limits(), delimited)
+
+    def _executed(
+        self, tables: Generation, prepared: Prepared, executions: Executions, limits: Limits, delimited: bool
+    ) -> Result:
+        """The executions' results behind `rid`, from the cache or run; of several requests where it is `delimited`."""
+        cache, scope = self._cache_for(prepared)
+        run = functools.partial(tables.runner.run, prepared, limits=limits)
+        if cache is None or scope is None:
+            return one_batch(run(executions.columns, executions.rows))
+        return answer(cache, scope, executions, run, delimited)
+
+    # ---- specs
+
+    def _own_methods(self) -> Iterator[MethodSpec]:
+        outputs = (("query", None), ("describe", DESCRIPTION), ("tables", TABLES), ("refresh", REFRESHED))
+        for name, output in outputs:
+            yield MethodSpec(
+                name,
+                row_aligned=False,
+                streaming=output is None,
+                input_schema=REQUEST.serialize().to_pybytes(),
+                output_schema=None if output is None else output.serialize().to_pybytes(),
+                doc=_doc(name),
+            )
+        yield MethodSpec("execute", row_aligned=False, delimited=True, doc=_doc("execute"))
+
+
+def _is_open(runner: Runner, prepared: Prepared) -> bool:
+    """Whether the engine binds the statement only once its parameters have types. Raises what is wrong with it."""
+    try:
+        _ = prepared.raw
+    except UNBOUND:
+        if runner.waits_for_types(prepared):
+            return True
+        raise
+    return False
+
+
+def _doc(method: str) -> str:
+    return first_paragraph(getattr(WarehouseReplica, method).__doc__)
+
+
+def _named_method(query: NamedQuery, generation: Generation) -> MethodSpec:
+    prepared = generation.named[query.name]
+    how = "Executions are merged." if not prepared.reason else f"Executions run one by one: {prepared.reason}."
+    return MethodSpec(
+        query.name,
+        row_aligned=False,
+        # Executions of several requests are merged as well.
+        delimited=prepared.merged is not None,
+        input_schema=prepared.parameters.schema.serialize().to_pybytes(),
+        output_schema=pa.schema([pa.field(RID, pa.int64()), *prepared.result]).serialize().to_pybytes(),
+        doc=f"{' '.join(query.sql.split())[:1024]} -- {how}",
+    )
+
+
+_OWN: Final = frozenset(name for name in vars(WarehouseReplica) if not name.startswith("_"))
+
+
+def _prepared(runner: Runner, query: NamedQuery) -> Prepared:
+    """The named query, ready to run. Raises ConfigError that names it."""
+    try:
+        prepared = runner.prepare(query.sql, query.types)
+        names = [RID, *prepared.result.names]
+        # Whether it is merged is decided now, not by the first request.
+        log.info("query %s: %s", query.name, prepared.reason or "merged")
+    except FlightserveError as error:
+        raise ConfigError(f"query {query.name!r}: {error.message}") from error
+    if prepared.statement.positional:
+        raise ConfigError(f"query {query.name!r}: its parameters need names, $name; they are the method's columns")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(
+            f"query {query.name!r}: columns of a result have different names, and none is {RID!r}, which says what row "
+            f"a result belongs to; rename {', '.join(repeated)} with AS"
+        )
+    return prepared
+
+
+def _request(batch: pa.RecordBatch) -> tuple[str, pa.RecordBatch | None]:
+    """The statement and its parameter rows. Raises InvalidArgument."""
+    if batch.num_rows != 1:
+        raise InvalidArgument(f"{batch.num_rows} rows came; a request has one statement, in one row")
+    sql = batch.column("sql")[0].as_py()
+    if sql is None:
+        raise InvalidArgument("the statement is null")
+    return sql, decode_rows(batch.column("parameters")[0].as_py())
+
+
+def _statement_of(schema: pa.Schema) -> str:
+    """The statement that the rows are parameters of. Raises InvalidArgument."""
+    text = (schema.metadata or {}).get(SQL_KEY)
+    if text is None:
+        raise InvalidArgument(f"the schema's metadata has no {SQL_KEY.decode()!r}: the statement")
+    try:
+        return str(text, "utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("the statement is no UTF-8") from error
+
+
+def _columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:
+    if rows is None:
+        if prepared.parameters.names:
+            names = ", ".join(prepared.parameters.names)
+            raise InvalidArgument(f"the statement has parameters ({names}), and no values came")
+        return []
+    if not prepared.parameters.names and rows.num_columns:
+        raise InvalidArgument(f"the statement has no parameters; {rows.num_columns} came")
+    return prepared.parameters.columns(rows) if prepared.parameters.names else []
+
+
+def _prepared_for(runner: Runner, sql: str, rows: pa.RecordBatch | None) -> tuple[Prepared, list[pa.Array]]:
+    """The statement for these parameter rows, and their columns. A statement's parameters are no columns of the
+    request, which are right: what is wrong with them is a wrong value (HTTP 400), and no SchemaMismatch (422)."""
+    try:
+        if rows is None:
+            prepared = runner.prepare_for(sql, None)
+            return prepared, _columns(prepared, None)
+        rows = untagged(rows)
+        prepared = runner.prepare_for(sql, rows.schema, rows.slice(0, 1) if rows.num_rows else None)
+        return prepared, _columns(prepared, rows)
+    except SchemaMismatch as error:
+        raise InvalidArgument(error.message) from error
+
+
+def _limits() -> Limits:
+    current = flightserve.context()
+    return Limits(current.deadline, lambda: current.cancelled, current.ending)
+
+
+def _kept(
+    cache: ResultCache, key: Key, run: Callable[[], Iterator[pa.RecordBatch]]
+) -> Iterator[pa.RecordBatch | Stored | Fresh]:
+    """A stream's batches, from the cache or for it."""
+    kept, current = cache.stream(key), flightserve.context()
+    if kept is not None:
+        yield from kept[:-1]
+        current.ending()
+        yield kept[-1]
+        return
+    recording = cache.record(key)
+    try:
+        for batch in run():
+            # Where the end travels with the last batch, nothing behind it is run.
+            yield recording.fresh(batch, current.last)
+        recording.end()
+    finally:
+        recording.drop()

@@ -1,0 +1,222 @@
+"""The composition root of the children: which objects make a router, a replica, a frontend.
+
+It is the only place where they meet; each factory imports its own tier when it runs, so that a process loads only
+what it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from flightserve.config import PROTOCOLS, FrontendOptions
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from flightserve.control.plan import Assignment, Factory
+    from flightserve.declare import Bound
+    from flightserve.wire.table import RoutingTable
+
+
+APPLY_TIMEOUT_S: Final = 5.0
+
+
+class RouterHosted:
+    """A router in its child."""
+
+    addresses: Mapping[str, str] = {}
+
+    def __init__(self, assignment: Assignment) -> None:
+        from flightserve.fabric.transport import descriptors
+        from flightserve.router.service import RouterService
+
+        descriptors.use_all()
+        self.endpoint = _endpoint(assignment)
+        self._service = RouterService(assignment.peer_id, self.endpoint, assignment.fabric)
+        self._service.start()
+        self.statistics = self._service.statistics
+        self.drain = self._service.drain
+        self.stop = self._service.stop
+
+    def apply_table(self, table: RoutingTable) -> None:
+        """Waits for the loop: reports are to name the table that is in force, not one that lies in its mailbox."""
+        in_force = threading.Event()
+        self._service.apply_table(table)
+        self._service.post(in_force.set)
+        in_force.wait(APPLY_TIMEOUT_S)
+
+    def unfit(self) -> tuple[str, int]:
+        """Never: where it cannot go on it ends."""
+        return "", 0
+
+    def ready(self) -> bool:
+        """A router that listens can do its part."""
+        return True
+
+
+class ReplicaHosted:
+    """A replica in its child: constructs the user's class, on the process's main thread."""
+
+    addresses: Mapping[str, str] = {}
+    endpoint = ""
+
+    def __init__(self, assignment: Assignment) -> None:
+        from flightserve.app import unchecked
+        from flightserve.control.names import new_peer_id
+        from flightserve.control.pickling import loads
+        from flightserve.replica.forks import end_with_this_process
+        from flightserve.replica.hooks import begin_exit_functions, run_exit_functions
+        from flightserve.replica.onward import Onward
+        from flightserve.replica.service import ReplicaService
+
+        end_with_this_process()
+        begin_exit_functions()
+        with unchecked():
+            bound: Bound = loads(assignment.code)
+        assert assignment.spec is not None
+        # As many as there are to be now, which the app's author may not have said.
+        bound = bound.options(replicas=assignment.spec.options.replicas)
+        callees = bound.callees()
+        onward = Onward(new_peer_id(), assignment.fabric, callees) if callees else None
+        target = bound.make(onward.remote if onward is not None else None)
+        self._service = ReplicaService(
+            assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward, own_process=True
+        )
+        self._service.start()
+        self.apply_table = self._service.apply_table
+        self.statistics = self._service.statistics
+        self.drain = self._service.drain
+        self.ready = self._service.ready
+        self.unfit = self._service.unfit
+        self._exit = run_exit_functions
+
+    def stop(self) -> None:
+        """The service with the user's object, then what the user's code registered for the end of its process."""
+        self._service.stop()
+        self._exit()
+
+
+class FrontendHosted:
+    """All frontends of one child, over one client of the data plane."""
+
+    endpoint = ""
+
+    def __init__(self, assignment: Assignment) -> None:
+        from flightserve.caller.client import RouterClient
+        from flightserve.fabric.transport import descriptors
+        from flightserve.frontends.host import FrontendHost
+        from flightserve.loops import Every
+        from flightserve.metrics import Metrics
+
+        def start(loop: AbstractEventLoop) -> None:
+            self._client.start(loop)
+            self._looking = Every(loop, descriptors.LOOK_S, descriptors.look, "looking at file descriptors")
+
+        descriptors.use_all()
+        self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
+        self._metrics = Metrics()
+        self._host = FrontendHost(self._client, frontend_options(assignment), self._metrics, on_loop=start)
+        self.addresses: Mapping[str, str] = self._host.start()
+
+    def apply_table(self, table: RoutingTable) -> None:
+        """The client and `/metrics` follow the table."""
+        self._client.apply_table(table)
+        self._metrics.set_tiers(table.metrics)
+
+    def unfit(self) -> tuple[str, int]:
+        """Never: where it cannot go on it ends."""
+        return "", 0
+
+    def ready(self) -> bool:
+        """Every deployment answers."""
+        return self._client.ready()
+
+    def statistics(self) -> dict[str, float]:
+        """The client's counts."""
+        return {name: float(value) for name, value in self._client.statistics().items() if _is_number(value)}
+
+    def drain(self, timeout_s: float) -> bool:
+        """The frontends first: what they accepted is in flight in the client."""
+        return self._host.drain(timeout_s)
+
+    def stop(self) -> None:
+        """Frontends, then the client that they use."""
+        self._looking.cancel()
+        self._client.stop()
+        self._host.stop()
+
+
+class StandbyHosted:
+    """A process that has loaded what routers and frontends need, and waits to become one of them."""
+
+    addresses: Mapping[str, str] = {}
+    endpoint = ""
+
+    def __init__(self, assignment: Assignment) -> None:
+        import flightserve.caller.client
+        import flightserve.metrics
+        import flightserve.router.service  # noqa: F401
+        from flightserve.frontends.host import load
+
+        load(assignment.options)
+
+    def apply_table(self, table: RoutingTable) -> None:
+        """It has no part in the data plane yet."""
+
+    def unfit(self) -> tuple[str, int]:
+        """Never: where it cannot go on it ends."""
+        return "", 0
+
+    def ready(self) -> bool:
+        """Its part is to wait."""
+        return True
+
+    def statistics(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def drain(self, timeout_s: float) -> bool:
+        """There is nothing to finish."""
+        return True
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+
+FACTORIES: Final[dict[str, Factory]] = {
+    "router": RouterHosted,
+    "replica": ReplicaHosted,
+    "frontend": FrontendHosted,
+    "standby": StandbyHosted,
+}
+
+
+def frontend_options(assignment: Assignment) -> FrontendOptions:
+    """The ports for this frontend: those its predecessor had, else the given ones for the first and free ones
+    for the others."""
+    options = assignment.options
+    ports: dict[str, int | None] = {}
+    for protocol in PROTOCOLS:
+        given = getattr(options, f"{protocol}_port")
+        before = assignment.addresses.get(protocol)
+        if given is None:
+            port = None
+        elif before is not None:
+            port = int(before.rstrip("/").rpartition(":")[2])
+        else:
+            port = given if assignment.slot.ordinal == 0 else 0
+        ports[f"{protocol}_port"] = port
+    return dataclasses.replace(options, **ports)  # type: ignore[arg-type]
+
+
+def _endpoint(assignment: Assignment) -> str:
+    from flightserve.control.names import socket_path
+
+    return socket_path(assignment.folder, assignment.app_id, f"{assignment.slot.name}-{assignment.peer_id:x}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,114 @@
+"""Ports and hosts that cannot be had are said before anything starts, in one line that names the option."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flightserve.cli.main import main
+from flightserve.config import PROTOCOLS, FrontendOptions
+from flightserve.control import ports
+from flightserve.errors import ConfigError, Unavailable
+
+APP = "tests.control.pricing:app"
+NONE = {f"{protocol}_port": None for protocol in PROTOCOLS}
+# Listens with all four protocols on one host and says where, and what clients find there.
+ALL_FOUR = """
+import json, socket, sys, urllib.request
+import grpc, pyarrow.flight, zmq
+from flightserve.app import App
+from flightserve.config import FrontendOptions
+from flightserve.frontends.host import FrontendHost
+from flightserve.metrics import Metrics
+from flightserve.testing import LocalService
+from tests.control.pricing import app
+
+options = FrontendOptions(host=sys.argv[1], http_port=0, grpc_port=0, flight_port=0, zmq_port=0)
+with LocalService(app) as service:
+    host = FrontendHost(service, options, Metrics())
+    addresses = host.start()
+    urllib.request.urlopen(addresses["http"] + "/readyz").read()
+    with grpc.insecure_channel(addresses["grpc"]) as channel:
+        grpc.channel_ready_future(channel).result(30)
+    with pyarrow.flight.connect(addresses["flight"]) as client:
+        list(client.list_flights())
+    with zmq.Context() as context, context.socket(zmq.REQ) as asking:
+        asking.ipv6 = True
+        asking.connect(addresses["zmq"])
+        asking.send_multipart([b'{"deployment": "no", "method": "no"}', b""])
+        assert asking.poll(30_000)
+    for address in addresses.values():
+        if options.host == "::":
+            socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), 10).close()
+    host.stop()
+print(json.dumps(addresses))
+"""
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_port_in_use_is_one_line_naming_the_option(protocol: str, capfd: pytest.CaptureFixture[str]) -> None:
+    others = [f"--no-{other}" for other in PROTOCOLS if other != protocol]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["run", APP, f"--{protocol}-port", str(port), *others]) == 1
+    out, err = capfd.readouterr()
+    (line,) = err.splitlines()
+    assert out == ""
+    assert line.startswith(f"flightserve: --{protocol}-port {port}: cannot listen on 127.0.0.1:{port}: it is in use")
+
+
+@pytest.mark.parametrize("host", ["no such host", "", "nobody.invalid", "203.0.113.7", "2001:db8::7", "a" * 300])
+def test_a_host_that_is_not_this_machines_is_one_line(host: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", APP, "--http-port", "0", "--no-grpc", "--no-flight", "--no-zmq", "--host", host]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"flightserve: --host {host}: ")
+
+
+def test_a_connection_that_ended_lately_keeps_nobody_from_listening() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as before:
+        port = before.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)), before.accept()[0] as accepted:
+            accepted.close()
+    ports.check(FrontendOptions(**{**NONE, "http_port": port}))  # type: ignore[arg-type]
+
+
+def test_two_protocols_cannot_share_a_port() -> None:
+    with pytest.raises(ConfigError, match="the same port for two protocols: 8080, 8080"):
+        FrontendOptions(http_port=8080, grpc_port=8080, flight_port=None, zmq_port=None)
+
+
+def test_what_is_open_to_others_is_said() -> None:
+    told = {
+        host: ports.open_to_others(FrontendOptions(host=host, zmq_port=None, flight_port=None))
+        for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::")
+    }
+    assert told["127.0.0.1"] == told["::1"] == told["localhost"] == ""
+    assert "http, grpc listen on all addresses of IPv4, grpc of IPv6 as well" in told["0.0.0.0"]
+    assert "http, grpc listen on all addresses;" in told["::"]
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost", "0.0.0.0", "::"])
+def test_clients_come_to_the_addresses_that_are_told(host: str) -> None:
+    if ":" in host and not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    program = [sys.executable, "-c", ALL_FOUR, host]
+    done = subprocess.run(program, check=False, capture_output=True, text=True, cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr
+    addresses = json.loads(done.stdout)
+    shown = f"[{host}]" if ":" in host else host
+    starts = {"http": "http://", "grpc": "", "flight": "grpc://", "zmq": "tcp://"}
+    for protocol, start in starts.items():
+        assert addresses[protocol].startswith(f"{start}{shown}:"), addresses
+
+
+def _has_ipv6() -> bool:
+    try:
+        ports.check(FrontendOptions(**{**NONE, "host": "::1", "http_port": 0}))  # type: ignore[arg-type]
+    except Unavailable:
+        return False
+    return True

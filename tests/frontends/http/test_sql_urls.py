@@ -1,0 +1,236 @@
+"""SQL whose query is in a URL or is a body's text: forms, file names, bounds, and whose links may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import flightserve as fs
+from flightserve.config import EdgeLimits
+from flightserve.frontends.http.calls import Calls
+from flightserve.frontends.http.door import Door
+from flightserve.frontends.http.server import HttpFrontend
+from flightserve.metrics import Metrics
+from tests.frontends.http.support import Raw, table_of
+from tests.frontends.sql.support import warehouse
+from tests.plane import plane
+
+LIMITS = EdgeLimits(json_bytes_max=1 << 20)
+QUERY = "SELECT id, name FROM people WHERE id <= 2 ORDER BY id"
+ROWS = [{"id": 1, "name": "Ada"}, {"id": 2, "name": "Bo"}]
+
+
+@pytest.fixture(scope="module")
+def addresses() -> Iterator[dict[str, str]]:
+    """Of one frontend that takes GET, one that does not, and one that some pages may call."""
+    options: dict[str, dict[str, Any]] = {
+        "open": {},
+        "closed": {"allow_get": False},
+        "named": {"allow_get": True, "cors_origins": ["https://wiki.example"]},
+    }
+    (bound,) = fs.App(warehouse())
+    with plane(bound) as running:
+
+        async def frontend(more: dict[str, Any]) -> HttpFrontend:
+            return HttpFrontend(running.client, "127.0.0.1", 0, LIMITS, Metrics(), **more)
+
+        made = {name: running.run(frontend(more)) for name, more in options.items()}
+        try:
+            yield {name: running.run(each.start()) for name, each in made.items()}
+        finally:
+            for each in made.values():
+                running.run(each.stop())
+            running.targets[0].close()
+
+
+@pytest.fixture
+def client(addresses: dict[str, str]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=addresses["open"], timeout=30) as client:
+        yield client
+
+
+def get(client: httpx.Client, query: str = QUERY, headers: Any = None, **more: str) -> httpx.Response:
+    return client.get("/v1/sql", params={"query": query, **more}, headers=headers)
+
+
+def test_a_url_asks_in_every_form(client: httpx.Client) -> None:
+    assert get(client).json() == {"rows": ROWS}
+    assert get(client, shape="columns").json() == {"columns": {"id": [1, 2], "name": ["Ada", "Bo"]}}
+    assert [json.loads(line) for line in get(client, format="ndjson").text.splitlines()] == ROWS
+    assert (
+        get(client, format="csv").text.splitlines()[1:] == ["1,Ada", "2,Bo"]
+        or '"Ada"' in get(client, format="csv").text
+    )
+    assert table_of(get(client, format="arrow").content).to_pylist() == ROWS
+    assert pq.read_table(io.BytesIO(get(client, format="parquet").content)).to_pylist() == ROWS
+    browsers = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    assert get(client, headers={"accept": browsers}).json() == {"rows": ROWS}
+    assert get(client, headers={"accept": "text/csv"}).headers["content-type"] == "text/csv"
+
+
+def test_parameters_come_as_json(client: httpx.Client) -> None:
+    query = "SELECT name FROM people WHERE id = $id"
+    assert get(client, query, parameters='{"id": 2}').json() == {"rows": [{"name": "Bo"}]}
+    assert get(client, "SELECT name FROM people WHERE id = ?", parameters="[1]").json() == {"rows": [{"name": "Ada"}]}
+    assert get(client, "SELECT sum(id) * 10000000000000000 AS n FROM people", integers="number").text.count('"') == 4
+
+
+def test_other_programs_read_it(addresses: dict[str, str]) -> None:
+    url = f"{addresses['open']}/v1/sql?{urlencode({'query': QUERY, 'format': 'csv'})}"
+    assert pd.read_csv(url).to_dict("records") == ROWS
+
+
+@pytest.mark.parametrize(("form", "ending"), [("csv", "csv"), ("parquet", "parquet"), ("arrow", "arrows")])
+def test_files_have_names(client: httpx.Client, form: str, ending: str) -> None:
+    wanted = f'attachment; filename="query.{ending}"'
+    answer = get(client, format=form)
+    assert answer.headers["content-disposition"] == wanted and answer.headers["cache-control"] == "no-store"
+    posted = client.post("/v1/sql", json={"query": QUERY}, headers={"accept": answer.headers["content-type"]})
+    assert posted.headers["content-disposition"] == wanted and "cache-control" not in posted.headers
+    refused = get(client, "SELECT nothing", format=form)
+    assert refused.status_code == 400 and "content-disposition" not in refused.headers
+    assert "content-disposition" not in get(client).headers
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/sql", "text/plain; charset=utf-8"])
+def test_a_body_may_be_the_text(client: httpx.Client, kind: str) -> None:
+    headers = {"content-type": kind}
+    assert client.post("/v1/sql", content=QUERY, headers=headers).json() == {"rows": ROWS}
+    answer = client.post("/v1/sql?format=csv", content="SELECT 'Zo\u00eb' AS n", headers=headers)
+    assert "Zo\u00eb" in answer.text and answer.headers["content-type"] == "text/csv"
+    asked = client.post("/v1/sql?" + urlencode({"parameters": "[2]"}), content="SELECT ? + 1 AS n", headers=headers)
+    assert asked.json() == {"rows": [{"n": 3}]}
+    assert client.post("/v1/sql", content=b"SELECT '\xff'", headers=headers).status_code == 400
+    assert client.post("/v1/sql?query=SELECT+1", content=QUERY, headers=headers).status_code == 400
+    assert (
+        client.post("/v1/sql", content=QUERY, headers={"content-type": "text/plain; charset=latin-1"}).status_code
+        == 415
+    )
+
+
+def test_head_says_what_get_would_and_runs_nothing(client: httpx.Client) -> None:
+    endless = "SELECT count(*) FROM range(1000000000000) a, range(1000000000000) b"
+    answer = client.head("/v1/sql", params={"query": endless, "format": "csv"})
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == "text/csv" and "content-disposition" in answer.headers
+    for _ in range(2):
+        assert client.head("/v1/sql", params={"query": "SELECT nothing FROM people"}).status_code == 400
+    assert get(client).json() == {"rows": ROWS}
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("", 400),
+        ("?query=", 400),
+        ("?query=SELECT+1&query=SELECT+2", 400),
+        ("?query=SELECT+1&what=x", 400),
+        ("?query=SELECT+1&format=xml", 400),
+        ("?query=SELECT+1&format=", 400),
+        ("?query=%FF", 400),
+        ("?query=SELECT+%3F&parameters=[1", 400),
+        ("?query=SELECT+%3F&parameters=[1],%22query%22:%22SELECT+2%22", 400),
+        ("?query=SELECT+1&" + "&".join(f"a{n}=1" for n in range(100)), 400),
+        ("?query=DROP+TABLE+people", 403),
+        ("?query=SELECT+*+FROM+nobody", 404),
+        ("?warehouse=other&query=SELECT+1", 404),
+        ("?query=SELECT+1--" + "x" * (16 << 10), 414),
+    ],
+)
+def test_what_is_wrong_with_a_url(client: httpx.Client, url: str, status: int) -> None:
+    answer = client.get(f"/v1/sql{url}")
+    assert (answer.status_code, "error" in answer.json()) == (status, True), answer.text
+    assert get(client).json() == {"rows": ROWS}
+
+
+def test_a_get_with_a_body_is_refused(addresses: dict[str, str]) -> None:
+    raw = Raw(addresses["open"])
+    raw.send(b"GET /v1/sql?query=SELECT+1 HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 5\r\n\r\nhello")
+    assert raw.until_closed().status == 413
+
+
+def test_it_can_be_closed(addresses: dict[str, str]) -> None:
+    with httpx.Client(base_url=addresses["closed"]) as client:
+        answer = get(client)
+        assert answer.status_code == 405 and "--allow-get" in answer.json()["error"]["message"]
+        assert client.head("/v1/sql?query=SELECT+1").status_code == 405
+        assert client.post("/v1/sql", content=QUERY, headers={"content-type": "text/plain"}).json() == {"rows": ROWS}
+
+
+@pytest.mark.parametrize(
+    ("host", "allow_get", "taken"),
+    [
+        ("127.0.0.1", None, True),
+        ("localhost", None, True),
+        ("192.0.2.1", None, False),
+        ("0.0.0.0", None, False),
+        ("192.0.2.1", True, True),
+        ("127.0.0.1", False, False),
+    ],
+)
+def test_unless_told_otherwise_it_is_open_where_only_this_machine_can_ask(
+    host: str, allow_get: bool | None, taken: bool
+) -> None:
+    (bound,) = fs.App(warehouse())
+    with plane(bound) as running:
+        calls = Calls(running.client, LIMITS, Metrics(), running.loop, Door(host), allow_get)
+        assert (calls.query_of(b"/v1/sql?query=SELECT+1", b"GET", {}) is not None) == taken
+        running.targets[0].close()
+
+
+CROSS = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "open_", "named"),
+    [
+        ({}, 200, 200),
+        ({"sec-fetch-site": "none", "sec-fetch-mode": "navigate"}, 200, 200),
+        ({"sec-fetch-site": "same-origin"}, 200, 200),
+        (CROSS, 403, 403),
+        (CROSS | {"sec-fetch-site": "same-site"}, 403, 403),
+        (CROSS | {"sec-fetch-mode": "no-cors"}, 403, 403),
+        (CROSS | {"referer": "https://wiki.example/page"}, 403, 200),
+        ({"referer": "https://wiki.example/page"}, 403, 200),
+        ({"referer": "https://evil.example/https://wiki.example"}, 403, 403),
+        ({"referer": "{own}/docs"}, 200, 200),
+        ({"origin": "https://wiki.example"}, 403, 200),
+        ({"origin": "https://evil.example"}, 403, 403),
+        ({"host": "evil.example"}, 421, 421),
+    ],
+)
+def test_links_of_other_sites_do_not_ask(
+    addresses: dict[str, str], headers: dict[str, str], open_: int, named: int
+) -> None:
+    for name, status in (("open", open_), ("named", named)):
+        own = addresses[name]
+        with httpx.Client(base_url=own) as client:
+            answer = get(client, headers={key: value.format(own=own) for key, value in headers.items()})
+            assert answer.status_code == status, (name, answer.text)
+
+
+def test_many_at_once_on_one_connection(addresses: dict[str, str]) -> None:
+    """Pipelined, in order, beside posts."""
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(base_url=addresses["open"], timeout=30) as client:
+            urls = [f"/v1/sql?query=SELECT+{n}+AS+n" for n in range(20)]
+            return [answer.json()["rows"][0]["n"] for answer in await asyncio.gather(*map(client.get, urls))]
+
+    assert asyncio.run(ask()) == list(range(20))
+    raw = Raw(addresses["open"])
+    raw.send(b"".join(
+        b"HEAD /v1/sql?query=SELECT+1 HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        b"GET /v1/sql?query=SELECT+%d+AS+n HTTP/1.1\r\nhost: localhost\r\n\r\n" % n for n in range(3)
+    ) + b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")  # fmt: skip
+    received = raw.until_closed().received
+    assert received.count(b"HTTP/1.1 200 OK") == 7 and [b'"n":%d' % n in received for n in range(3)] == [True] * 3

@@ -1,0 +1,55 @@
+"""Parameters as clients bind them: unions of types, and for whom they are remembered."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from flightserve.errors import InvalidArgument
+from flightserve.frontends.sql import parameters as sql_parameters
+from flightserve.frontends.sql.parameters import Bound, untagged
+
+WORDS = pa.array(["a", None, "b"])
+NUMBERS = pa.array([1, 2, 3])
+
+
+def dense(types: list[int], offsets: list[int]) -> pa.UnionArray:
+    return pa.UnionArray.from_dense(
+        pa.array(types, pa.int8()), pa.array(offsets, pa.int32()), [NUMBERS, WORDS], ["n", "w"], [5, 7]
+    )
+
+
+def test_a_union_of_one_type_is_a_plain_column() -> None:
+    got = untagged(pa.record_batch({"0": dense([7, 7], [2, 1]), "x": pa.array([0.5, 1.5]), "1": dense([5, 5], [0, 0])}))
+    assert got.to_pydict() == {"0": ["b", None], "x": [0.5, 1.5], "1": [1, 1]}
+    assert got.schema.types == [pa.utf8(), pa.float64(), pa.int64()]
+    sparse = pa.UnionArray.from_sparse(pa.array([1, 1, 1], pa.int8()), [NUMBERS, WORDS])
+    assert untagged(pa.record_batch({"0": sparse}))["0"].equals(WORDS)
+
+
+def test_without_unions_nothing_is_touched() -> None:
+    batch = pa.record_batch({"0": WORDS})
+    assert untagged(batch) is batch
+
+
+def test_a_union_of_several_types_or_without_rows() -> None:
+    with pytest.raises(InvalidArgument, match="'0' has values of several types"):
+        untagged(pa.record_batch({"0": dense([5, 7], [0, 0])}))
+    assert untagged(pa.record_batch({"0": dense([], [])})).schema.types == [pa.null()]
+
+
+def test_what_is_bound_last_is_remembered_until_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = Bound(bytes_max=10)
+    bound.put("a", b"1234")
+    bound.put("b", b"5678")
+    bound.put("a", b"12")
+    assert (bound.get("a"), bound.get("b"), bound.get("c")) == (b"12", b"5678", b"")
+    bound.put("c", b"abcdef")
+    assert (bound.get("a"), bound.get("b"), bound.get("c")) == (b"12", b"", b"abcdef"), "the oldest went"
+    bound.put("a", b"")
+    assert bound.get("a") == b""
+    bound.put("d", b"1234")
+    assert (bound.get("c"), bound.get("d")) == (b"abcdef", b"1234"), "what is forgotten no longer counts"
+    monkeypatch.setattr(sql_parameters, "BOUND_MAX", 1)
+    bound.put("e", b"1")
+    assert (bound.get("d"), bound.get("e")) == (b"", b"1")
