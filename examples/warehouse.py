@@ -1,0 +1,40 @@
+"""A warehouse: Parquet files as SQL tables, and a question with a name of its own.
+
+`late` is published like a method, with its parameters as columns: `POST /v1/sales/late`. Callers that ask at the same
+time are answered by one run of the query. Any other SELECT goes to `POST /v1/sql`, and to every client that speaks
+Flight SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adbc_driver_flightsql import dbapi
+
+import flightserve as fs
+from examples.flights import data
+from examples.shown import show
+
+warehouse = fs.sql.Warehouse({"flights": str(data.ensure("flights"))}, name="departures")
+warehouse.query(
+    "late",
+    """SELECT origin, count(*) AS flights, avg(dep_delay) AS minutes
+       FROM flights WHERE carrier = $carrier AND dep_delay > $over GROUP BY origin ORDER BY origin""",
+)
+
+app = fs.App(warehouse.bind())
+
+QUERY = "SELECT carrier, count(*) AS flights FROM flights WHERE month = ? GROUP BY carrier ORDER BY 2 DESC LIMIT 3"
+
+
+def call(addresses: Mapping[str, str]) -> list[tuple[Any, ...]]:
+    """The three carriers with most flights in December, by ADBC's DBAPI."""
+    uri = addresses["flight"].replace("grpc://", "grpc+tcp://")
+    with dbapi.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute(QUERY, [12])
+        return list(cursor.fetchall())
+
+
+if __name__ == "__main__":
+    show(app, call)

@@ -1,0 +1,56 @@
+"""The examples of one file each, served together, called as their own last lines do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import flightserve as fs
+from examples import model, pipeline, stream, warehouse
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def addresses() -> Iterator[Mapping[str, str]]:
+    """One app with the deployments of all: an app is a list of bound deployments, so they can be put together."""
+    bound = (fs.bind(model.Delay), fs.bind(pipeline.Scores, fs.bind(pipeline.Clean)), fs.bind(stream.Collatz))
+    app = fs.App(*bound, warehouse.warehouse.bind())
+    with fs.serve(app, http_port=0, grpc_port=None, flight_port=0, zmq_port=None) as running:
+        yield running.addresses
+
+
+def test_the_model_is_better_than_saying_no_delay_changes(addresses: Mapping[str, str]) -> None:
+    table = model.flights(model.pc.field("month") > model.LAST_MONTH_SEEN).slice(0, 1000)
+    unchanged = model.pc.mean(model.pc.abs(model.pc.subtract(table["arr_delay"], table["dep_delay"]))).as_py()
+    assert 0 < model.call(addresses) < unchanged
+
+
+def test_the_pipeline_scores_what_its_first_stage_cleaned(addresses: Mapping[str, str]) -> None:
+    assert pipeline.call(addresses) == [
+        {"words": 3, "shouting": False},
+        {"words": 1, "shouting": True},
+        {"words": None, "shouting": None},
+    ]
+
+
+def test_the_warehouse_counts_as_arrow_does(addresses: Mapping[str, str]) -> None:
+    december = warehouse.data.read("flights").filter(model.pc.field("month") == 12)
+    counts = december.group_by("carrier").aggregate([([], "count_all")]).sort_by([("count_all", "descending")])
+    assert warehouse.call(addresses) == [(row["carrier"], row["count_all"]) for row in counts.slice(0, 3).to_pylist()]
+
+
+def test_the_stream_ends_at_one(addresses: Mapping[str, str]) -> None:
+    assert stream.call(addresses) == [6, 3, 10, 5, 16, 8, 4, 2, 1]
+
+
+def test_an_example_serves_calls_prints_and_ends() -> None:
+    command = [sys.executable, "-m", "examples.stream"]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == "[6, 3, 10, 5, 16, 8, 4, 2, 1]"
