@@ -6,6 +6,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -334,3 +335,29 @@ def test_an_init_that_raises_leaves_no_thread() -> None:
     with pytest.raises(ConfigError, match="no model"):
         LocalService(fs.App(bound.bind()))
     eventually(lambda: set(threading.enumerate()) <= before, what="no thread is left")
+
+
+def test_the_objects_are_told_that_it_is_over(tmp_path: Path) -> None:
+    """After the last request, as in a replica; plain and `async def` methods."""
+
+    @fs.deployment
+    class Ledger:
+        def __init__(self, path: str) -> None:
+            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115
+
+        def book(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+            self._file.write(f"{batch.num_rows}\n")
+            return batch
+
+        @fs.on_stop
+        def close(self) -> None:
+            self._file.close()
+
+        @fs.on_stop
+        async def say(self) -> None:
+            (tmp_path / "said").touch()
+
+    with LocalService(fs.App(fs.bind(Ledger, str(tmp_path / "ledger")))) as service:
+        service.run("Ledger", "book", pa.record_batch({"a": [1, 2]}))
+    assert (tmp_path / "ledger").read_text() == "2\n"
+    assert (tmp_path / "said").exists()

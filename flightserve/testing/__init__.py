@@ -7,7 +7,7 @@
 limits, IPC validation), wait in a queue for each deployment, are cut where they are longer than
 `max_batch_rows`, and run one after another on `concurrency` daemon threads; `async def` methods run on an event loop
 of the service's own. There is one object of each class, whatever `replicas` says, and requests are micro-batched only
-where they came together in `call_parts`.
+where they came together in `call_parts`. Its end calls what `@fs.on_stop` marks; `@fs.healthy` is not asked.
 """
 
 from flightserve.testing.local import LocalService as LocalService

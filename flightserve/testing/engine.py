@@ -8,8 +8,8 @@ import concurrent.futures
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -20,10 +20,14 @@ from flightserve.fabric.memory.batches import stream_of
 from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.columns import Apart
 from flightserve.replica.faults import failure
+from flightserve.replica.hooks import Hooks
 from flightserve.types import DeploymentSpec, RequestMeta
 from flightserve.wire.frames import Part
 
 log = logging.getLogger(__name__)
+
+# How long the end waits for each method that still runs.
+FREE_S: Final = 1.0
 
 Emit = Callable[["LocalResult | None", "FlightserveError | None", bool], None]
 
@@ -88,7 +92,9 @@ class LocalDeployment:
         self, bound: Bound, spec: DeploymentSpec, loop: asyncio.AbstractEventLoop, remote: Callable[[str], Any]
     ) -> None:
         self.spec = spec
-        self.methods = bind_methods(bound.make(remote), spec)
+        target = bound.make(remote)
+        self.methods = bind_methods(target, spec)
+        self._hooks = Hooks(target, spec.name, self._await, log.warning)
         self.queued = 0
         self.counts: collections.Counter[str] = collections.Counter()
         self._loop = loop
@@ -110,9 +116,15 @@ class LocalDeployment:
         self._queue.put(requests)
 
     def stop(self) -> None:
-        """No more; threads end when they are free."""
+        """No more. Threads end when they are free; then the object is told that it is over, as in a replica."""
         for _ in self._threads:
             self._queue.put(None)
+        for thread in self._threads:
+            thread.join(FREE_S)
+        self._hooks.end()
+
+    def _await(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
 
     def _serve(self) -> None:
         while (requests := self._queue.get()) is not None:
