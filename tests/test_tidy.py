@@ -36,7 +36,7 @@ QUARANTINE = {
     "mmap": ["flightserve/fabric/memory/*"],
     "prometheus_client": ["flightserve/metrics.py"],
 }
-# Words that DESIGN's vocabulary replaces, in the names of our own classes and functions.
+# Words that the vocabulary (docs/explanation/glossary.md) replaces, in the names of our own classes and functions.
 FORBIDDEN_WORDS = {"worker", "ingress", "scheduler", "job", "arena", "proxy"}
 # Put together here, so that this file does not match.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")

@@ -1,6 +1,6 @@
 """What every frontend does at its door: metadata into deadline, priority and id; names; foreign exceptions.
 
-The rules (DESIGN, the public contract):
+The rules (docs/reference/http.md has them for callers):
 
 - `x-timeout-ms` is a whole number of milliseconds from now. The smaller of it and the protocol's own deadline
   wins; without either the deployment's `default_timeout_ms` holds; nothing goes beyond its `max_timeout_ms`.

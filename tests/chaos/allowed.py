@@ -1,4 +1,4 @@
-"""RELIABILITY.md's table of faults as data: which errors a fault may cause, to which requests, for how long.
+"""The faults of docs/explanation/recovery.md as data: which errors one may cause, to which requests, for how long.
 
 An error is allowed where the life of its request (from sending to the outcome) meets the window of a fault that allows
 its code to its kind. A window opens when the fault is made and closes when the system was seen whole again, after

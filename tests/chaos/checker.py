@@ -1,4 +1,4 @@
-"""Nothing lost: six checks of a history, after RELIABILITY.md. Pure: records in, violations out.
+"""Nothing lost: six checks of a history (docs/explanation/recovery.md lists them). Pure: records in, violations out.
 
 1. Every request has exactly one outcome, by its deadline and a bound, and no error that the table of faults
    (`allowed.py`) does not allow it.

@@ -1,4 +1,4 @@
-"""Bad requests over the real system, by row of the reliability notes' table: each gets its code on each frontend.
+"""Bad requests over the real system, by row of the table in docs/explanation/promises.md: codes on each frontend.
 
 What every single fault gets is tested frontend by frontend over one process (`tests/frontends`); here a few of each
 row go through all tiers, and the check after each test is that the system is where it was.

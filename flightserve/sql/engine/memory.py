@@ -16,7 +16,7 @@ bound of its own (`bound`), which is above DuckDB's limit, so that DuckDB still 
 Only what is private and resident counts (the kernel's figures; shared segments and files do not). That includes what
 the engine's allocator keeps of memory that was freed, 300 MB and more after a query that failed, for as long as nothing
 else happens. It is nobody's, so it is asked back (`Keeper`) before anybody is interrupted, and when a query has failed
-for want of memory: neighbours had no room otherwise, and bore the blame (measured; ARCHITECTURE has the figures).
+for want of memory: neighbours had no room otherwise, and bore the blame (figures: docs/measurements/sql.md).
 """
 
 from __future__ import annotations

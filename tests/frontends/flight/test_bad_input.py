@@ -1,6 +1,6 @@
 """What strangers send over Flight: each gets its code, and then the next good request works.
 
-The numbers are the rows of the table of bad inputs in the reliability notes.
+The numbers are the rows of the table of bad inputs in docs/explanation/promises.md.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Bad inputs over HTTP (RELIABILITY's table, by row). After each the server is where it was: nothing in flight, no
-body held, and the next good request works."""
+"""Bad inputs over HTTP, by row of the table in docs/explanation/promises.md. After each the server is where it was:
+nothing in flight, no body held, and the next good request works."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Heads that are too large, requests that take too long, readers that do not read (rows 18, 19, 22 of RELIABILITY's
-table). After each the server is where it was, and the next good request works."""
+"""Heads that are too large, requests that take too long, readers that do not read (rows 18, 19, 22 of the table
+in docs/explanation/promises.md). After each the server is where it was, and the next good request works."""
 
 from __future__ import annotations
 

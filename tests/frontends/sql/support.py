@@ -51,7 +51,7 @@ TYPES = pa.table(
 PEOPLE = pa.table({"id": pa.array(range(1, 7), pa.int64()), "name": ["Ada", "Bo", None, "Di", "Ed", "Flo"]})
 
 ENDLESS = "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r"
-# Rows 23, 24 and 26 of RELIABILITY: the query, and its code and HTTP status.
+# Rows 23, 24 and 26 of docs/explanation/promises.md: the query, and its code and HTTP status.
 BAD_QUERIES = [
     ("SELEC 1", "INVALID_ARGUMENT", 400),
     ("SELECT 1; SELECT 2", "INVALID_ARGUMENT", 400),
