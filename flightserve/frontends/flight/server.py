@@ -2,7 +2,7 @@
 
 What a descriptor means is decided by its type: a path of two names is a method, or a table of a warehouse; a
 command is SQL (`flight_sql`). Every handler is wrapped by `flight_errors.mapped`. pyarrow makes a thread for each RPC;
-`flight_streams` holds what a stream does in it.
+`streams` holds what a stream does in it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from flightserve.frontends.flight.crowd import Crowd
 from flightserve.frontends.flight.errors import flight_error, mapped
 from flightserve.frontends.flight.registry import StreamRegistry
 from flightserve.frontends.flight.sessions import COOKIE, Session, Sessions
+from flightserve.frontends.flight.sinks import ExchangeSink, NoSink, ReplySink
 from flightserve.frontends.flight.sql import Caller, FlightSql, find_table
 from flightserve.frontends.flight.sql_actions import ACTIONS, SqlActions
-from flightserve.frontends.flight.streams import ExchangeSink, NoSink, ReplySink, RequestStream, Target
+from flightserve.frontends.flight.streams import RequestStream, Target
 from flightserve.frontends.sql.gateway import Gateway, TableInfo, warehouses
 from flightserve.frontends.sql.tickets import Tickets
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
@@ -279,7 +280,7 @@ class FlightServer(flight.FlightServerBase):
 
     @mapped
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """Each batch is one request; see `flight_streams`."""
+        """Each batch is one request; see `streams`."""
         self._entered(context)
         self.streams.check_open()
         deployment, method = self._method(descriptor)

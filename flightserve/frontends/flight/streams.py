@@ -5,14 +5,12 @@ when the handler returns, and the handler must not return while another thread i
 frees what the reader stands on, and the process aborts. So a read that waits for the client while a request
 fails would keep the error from the client, who waits for it in turn.
 
-Hence a stream is read only as far ahead as its client has shown to send ahead. It starts with one thread that
-reads, submits, receives and writes: the fastest way for a client that waits for each reply. When several
-batches in a row are found waiting (the kernel did not count the thread as having slept in the read: measured true
-for 96 to 100 % of the reads of a client that sends ahead and 0 to 3 % of one that waits, where clocks told nothing
-on a busy machine), a second thread takes over the reading, and may have `ahead` requests in
-flight; each batch that is found waiting raises that number by one, to `window` at most, and a client that
-is seen to wait for a reply lowers it to what it had outstanding. An error that meets a read in spite of that
-(a client that stops sending without half-closing) waits `ERROR_GRACE_S` for it; then the connection is cut.
+Hence a stream is read only as far ahead as its client has shown to send ahead; `core.overload.read_ahead` decides that.
+What it is told is whether a read had to wait: the kernel counted the thread as having slept in it (measured: true for
+0 to 4 % of the reads of a client that sends ahead and 97 to 100 % of one that waits, where clocks told nothing on a
+busy machine). Read in turn, one thread reads, submits, receives and writes; read ahead, a second one does the reading.
+An error that meets a read in spite of that (a client that stops sending without half-closing) waits `ERROR_GRACE_S`
+for it; then the connection is cut.
 
 Row-aligned requests that were sliced are answered by one batch. Streaming methods run one request of a stream at a
 time, so that no reply of a later request piles up behind an earlier one.
@@ -25,7 +23,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -33,80 +31,16 @@ from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Lane, Reply
-from flightserve.errors import OK, Cancelled, FlightserveError, InvalidArgument, MethodFailed, TooLarge, Unavailable
-from flightserve.fabric.conversion.exact import Misfit, as_schema
+from flightserve.core.overload.read_ahead import ReadAhead
+from flightserve.errors import OK, Cancelled, FlightserveError, InvalidArgument, TooLarge, Unavailable
 from flightserve.fabric.memory.batches import alike
 from flightserve.frontends.flight.errors import unforeseen
+from flightserve.frontends.flight.sinks import ReplySink
 from flightserve.types import MethodSpec, RequestMeta
 
-# A batch found waiting later than this after the last reply began to be written is weak evidence: on a busy
-# machine the client's whole round fits between the two (measured: 60 us and more), while this thread waits for
-# its turn. It still counts, because on a busy machine no other is to be had.
-ROUND_NS: Final = 100_000
-STRONG: Final = 4
-WEAK: Final = 1
-# The evidence that must come in a row, with no read that had to wait between, before the stream is read ahead.
-AHEAD_AFTER: Final = 8
 # How often a thread that waits for a reply looks whether the client is still there.
 POLL_S: Final = 0.1
 ERROR_GRACE_S: Final = 1.0
-
-
-class ReplySink(Protocol):
-    """Where a stream's replies go."""
-
-    def write(self, batch: pa.RecordBatch, metadata: pa.Buffer | None) -> None:
-        """Send one reply with its request's metadata; blocks while the client does not read."""
-        ...
-
-
-class ExchangeSink:
-    """Replies written to the client of a DoExchange. The first reply's schema is the stream's: where types follow from
-    the rows, later replies are given its types if those hold their values."""
-
-    def __init__(self, writer: Any, where: str) -> None:
-        self._writer = writer
-        self._where = where
-        self.schema: pa.Schema | None = None
-
-    def write(self, batch: pa.RecordBatch, metadata: pa.Buffer | None) -> None:
-        """See `ReplySink`. Raises MethodFailed when the schema changed, Cancelled when the client is gone."""
-        if self.schema is None:
-            self.begin(batch.schema)
-        elif not self.schema.equals(batch.schema):
-            batch = self._alike(batch, self.schema)
-        try:
-            if metadata is None:
-                self._writer.write_batch(batch)
-            else:
-                self._writer.write_with_metadata(batch, metadata)
-        except pa.ArrowInvalid as error:
-            raise Cancelled(f"the reply could not be sent: {error}") from error
-        except (pa.ArrowException, OSError) as error:
-            raise Cancelled("the client is gone") from error
-
-    def _alike(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-        try:
-            return as_schema(batch, schema)
-        except Misfit as error:
-            reason = str(error)
-        before = f"{self._where} answered with another schema than before ({reason})"
-        raise MethodFailed(f"{before}: a Flight stream has one schema")
-
-    def begin(self, schema: pa.Schema) -> None:
-        """Send the stream's schema."""
-        self.schema = schema
-        try:
-            self._writer.begin(schema)
-        except (pa.ArrowException, OSError) as error:
-            raise Cancelled("the client is gone") from error
-
-
-class NoSink:
-    """For DoPut: the batches are sent for their effect alone."""
-
-    def write(self, batch: pa.RecordBatch, metadata: pa.Buffer | None) -> None:
-        """Drop the reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +96,14 @@ class RequestStream:
         self._cut = cut
         self._took = took
         self._answered = answered
-        self._window = 1 if target.method.streaming else limits.stream_window
+        self._ahead = ReadAhead(1 if target.method.streaming else limits.stream_window)
         self._row_aligned = target.method.row_aligned and not target.method.streaming
         self._requests: dict[int, _Request] = {}
         self._order: deque[int] = deque()
         self._next_key = 1
         self._input_ended = False
         self._input_error: FlightserveError | None = None
-        self._ahead = 1
-        self._streak = 0
-        self._read_sleeps = 0
+        self._read_waited = False
         self._read_bytes = 0
         self._write_began_ns = 0
         self._written = 0
@@ -250,8 +182,8 @@ class RequestStream:
         if self._second is None:
             if not self._order:
                 return self._read_in_turn()
-            if len(self._order) < self._ahead and not self._input_ended:
-                self._read_ahead()
+            if len(self._order) < self._ahead.allowed and not self._input_ended:
+                self._start_second()
         elif not self._order:
             self._await_second()
             return True
@@ -261,21 +193,13 @@ class RequestStream:
     def _read_in_turn(self) -> bool:
         """With nothing in flight: read one batch and submit it. False at the end of the stream."""
         if self._input_ended:
-            return self._finish()
-        sleeps = _sleeps()
+            if self._input_error is not None:
+                raise self._input_error
+            return False
         if self._read_one():
-            # Not before the second batch: the first one may come with the call itself.
-            waiting = self._read_sleeps == sleeps and self._written > 0
-            soon = self.moved_ns - self._write_began_ns < ROUND_NS + 2 * self._read_bytes
-            self._streak = self._streak + (STRONG if soon else WEAK) if waiting else 0
-            if self._streak >= AHEAD_AFTER:
-                self._ahead = min(2, self._window)
+            since_reply_ns = self.moved_ns - self._write_began_ns if self._written else None
+            self._ahead.note_turn(self._read_waited, since_reply_ns, self._read_bytes)
         return True
-
-    def _finish(self) -> bool:
-        if self._input_error is not None:
-            raise self._input_error
-        return False
 
     def _receive(self) -> None:
         if self._input_ended:
@@ -284,23 +208,17 @@ class RequestStream:
             if not self._order:
                 return
         reply = self._lane.receive(POLL_S)
-        if reply is not None:
-            self._sort(reply)
-        elif self._is_cancelled():
-            raise Cancelled("the client is gone")
-        else:
+        if reply is None:
+            if self._is_cancelled():
+                raise Cancelled("the client is gone")
             self._answer_held()
-
-    def _sort(self, reply: Reply) -> None:
-        if reply.key == self._order[0]:
+        elif reply.key == self._order[0]:
             self._answer(self._requests[reply.key], reply)
             if self._order and self._requests[self._order[0]].held:
                 self._answer_held()
-            return
-        request = self._requests.get(reply.key)
-        if request is not None:
-            request.held = request.held or deque()
-            request.held.append(reply)
+        elif (later := self._requests.get(reply.key)) is not None:
+            later.held = later.held or deque()
+            later.held.append(reply)
 
     def _answer_held(self) -> None:
         while self._order:
@@ -342,9 +260,10 @@ class RequestStream:
 
     def _read_one(self) -> bool:
         """Read a batch and submit it. False, and `_input_ended` set, when none came."""
+        sleeps = _count_sleeps()
         try:
             chunk = self._reader.read_chunk()
-            self._read_sleeps = _sleeps()
+            self._read_waited = _count_sleeps() != sleeps
             self.moved_ns = arrived_ns = monotonic_ns()
             batch = chunk.data
             if self._refusal is not None:
@@ -390,7 +309,7 @@ class RequestStream:
 
     # ---- reading ahead
 
-    def _read_ahead(self) -> None:
+    def _start_second(self) -> None:
         with self._changed:
             # It may end at once, and says so under the lock.
             self._second = threads.start("flightserve-flight-read", self._run_second, lambda: True)
@@ -410,23 +329,17 @@ class RequestStream:
         """Read one batch when there is room for it. False when the reading goes back to the RPC's thread."""
         if not self._await_room():
             return False
-        sleeps, written, in_flight = _sleeps(), self._written, len(self._order)
+        written, in_flight = self._written, len(self._order)
         if not self._read_one():
             return False
-        if self._read_sleeps == sleeps:
-            self._ahead = min(self._ahead + 1, self._window)
-        elif len(self._order) == 1:
-            self._ahead, self._streak = 1, 0
-            return False
-        elif self._written != written and in_flight >= 2:
-            self._ahead = in_flight
-        return not self._input_ended
+        stays = self._ahead.note_ahead(self._read_waited, in_flight, len(self._order), self._written != written)
+        return stays and not self._input_ended
 
     def _await_room(self) -> bool:
         with self._changed:
             self._changed.notify_all()
             self._second_waits = True
-            while len(self._order) >= self._ahead and self._ended is None:
+            while len(self._order) >= self._ahead.allowed and self._ended is None:
                 self._changed.wait()
             self._second_waits = False
         return self._ended is None
@@ -451,7 +364,7 @@ class RequestStream:
             second.join(ERROR_GRACE_S)
 
 
-def _sleeps() -> int:
+def _count_sleeps() -> int:
     """How often this thread has slept so far."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
