@@ -1,0 +1,169 @@
+"""Tables of docs/reference/ against the code: a name or a default that changes in one changes in the other."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flightserve as fs
+from flightserve import errors, metrics
+from flightserve.cli.main import _parser
+from flightserve.config import EdgeLimits, FabricLimits, FrontendOptions
+from flightserve.types import DeploymentOptions
+from flightserve.wire.status import TABLE, Code
+
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
+# Defaults that a page says in words.
+IN_WORDS = {"replicas": "as declared", "ticket_key": "random", "limits": "EdgeLimits()"}
+
+
+@functools.cache
+def tables(page: str) -> dict[str, list[list[str]]]:
+    """The rows of a page's tables by the heading above them, without the head of each table; cells as they read."""
+    found: dict[str, list[list[str]]] = {}
+    heading, rows = "", 0
+    for line in (REFERENCE / f"{page}.md").read_text().splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        rows = rows + 1 if line.startswith("|") else 0
+        if rows > 2:
+            cells = line.replace(r"\|", "\0").strip("|").split("|")
+            found.setdefault(heading, []).append([cell.replace("\0", "|").strip() for cell in cells])
+    return found
+
+
+def plain(cell: str) -> str:
+    return cell.replace("`", "")
+
+
+def commands() -> Mapping[str, argparse.ArgumentParser]:
+    (sub,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return sub.choices
+
+
+def options_of(command: str) -> dict[str, Any]:
+    """Each option, as the page writes it, and its default."""
+    actions = commands()[command]._actions
+    return {", ".join(a.option_strings): a.default for a in actions if a.option_strings and a.dest != "help"}
+
+
+# ---- the command
+
+
+def test_every_command_has_its_section() -> None:
+    sections = {heading.removeprefix("flightserve ") for heading in tables("cli") if heading.startswith("flightserve ")}
+    assert sections == set(commands())
+
+
+@pytest.mark.parametrize("command", ["run", "sql", "status", "scale", "deploy"])
+def test_options_of_the_command(command: str) -> None:
+    said = {plain(name): default for name, default, _ in tables("cli")[f"flightserve {command}"]}
+    options = options_of(command)
+    if command == "sql":
+        # Its section refers to `run` for what they have in common.
+        shared = options_of("run")
+        options = {name: default for name, default in options.items() if name not in shared}
+    assert said.keys() == options.keys()
+    for name, default in options.items():
+        if default not in (None, False, "", []):
+            assert said[name] == str(default), name
+
+
+# ---- options
+
+
+def check_defaults(said: list[list[str]], actual: Mapping[str, Any]) -> None:
+    """Names and defaults are those of the code, in any order."""
+    page = {plain(row[0]): row[1].replace('"', "'") for row in said}
+    assert page.keys() == actual.keys()
+    for name, default in actual.items():
+        assert page[name] in (repr(default), IN_WORDS.get(name)), name
+
+
+def fields(of: type) -> dict[str, Any]:
+    """A dataclass's fields and their defaults."""
+    example = of()
+    return {field.name: getattr(example, field.name) for field in dataclasses.fields(example)}
+
+
+def keywords(of: Any) -> dict[str, Any]:
+    parameters = inspect.signature(of).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def test_options_of_a_deployment() -> None:
+    check_defaults(tables("options")["Deployment"], fields(DeploymentOptions))
+
+
+@pytest.mark.parametrize(
+    ("heading", "of"), [("Method", fs.method), ("Health", fs.healthy), ("Warehouse", fs.sql.Warehouse)]
+)
+def test_options_of_decorators_and_warehouses(heading: str, of: Any) -> None:
+    check_defaults(tables("options")[heading], keywords(of))
+
+
+def test_options_of_serve() -> None:
+    check_defaults(tables("options")["Serve"], {**keywords(fs.serve), **fields(FrontendOptions)})
+
+
+# ---- limits
+
+
+@pytest.mark.parametrize("of", [EdgeLimits, FabricLimits])
+def test_limits(of: type) -> None:
+    check_defaults(tables("limits")[of.__name__], fields(of))
+
+
+def test_other_limits() -> None:
+    for name, value, _ in tables("limits")["Others"]:
+        module, _, constant = plain(name).rpartition(".")
+        assert str(getattr(importlib.import_module(module), constant)) == value, name
+
+
+# ---- errors
+
+
+def test_codes() -> None:
+    said = {row[0]: row[1:5] for row in tables("errors")["Codes"]}
+    assert said.keys() == {code.name for code in Code}
+    for code, status in TABLE.items():
+        again = "" if code is Code.OK else "yes" if status.retryable else "no"
+        assert said[code.name] == [str(int(code)), str(status.http), status.flight, again]
+
+
+def test_statuses_that_only_http_has() -> None:
+    from flightserve.frontends.http import door
+    from flightserve.frontends.http import errors as http_errors
+
+    said = {(int(status), code) for status, code, _ in tables("errors")["HTTP statuses beside those"]}
+    own = [kind for kind in [*vars(http_errors).values(), door.WrongHost] if hasattr(kind, "http_status")]
+    actual = {(kind.http_status, Code(kind.code).name) for kind in own}
+    actual |= {(status, Code(kind.code).name) for kind, status in http_errors._BY_CLASS.items()}
+    assert said == {pair for pair in actual if pair != (400, "INVALID_ARGUMENT")}
+
+
+def test_classes_of_errors() -> None:
+    said = {plain(name): code for name, code in tables("errors")["In Python"]}
+    assert said == {kind.__name__: Code(kind.code).name for kind in errors.KINDS}
+
+
+# ---- metrics
+
+
+def test_metrics() -> None:
+    said = {plain(row[0]) for row in tables("metrics")["Metrics"]}
+    shown = {name for name, *_ in metrics._GAUGES.values()} | {name for name, *_ in metrics._SUMMARIES.values()}
+    shown |= {f"{name}_total" for name, *_ in metrics._TOTALS.values()}
+    shown |= {f"flightserve_tier_{name}_total" for name in metrics._TIER_TOTALS}
+    shown |= {f"flightserve_tier_{name}" for name, _ in metrics._TIER_GAUGES.values()}
+    own = re.findall(rb"^# TYPE (\S+) (?:counter|histogram)", metrics.Metrics().text(), re.MULTILINE)
+    assert said == shown | {name.decode() for name in own}
