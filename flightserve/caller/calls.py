@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import logging
+import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
-from flightserve.caller.uplink import MemoryFull, SharedSlice
+from flightserve.caller.uplink import Deliver, MemoryFull, SharedSlice
 from flightserve.contracts.service import EncodedStream, PartCallback, Passed, Payload
-from flightserve.errors import Cancelled, FlightserveError
+from flightserve.errors import Cancelled, FlightserveError, ResourceExhausted
 from flightserve.loops import beside
 from flightserve.types import RequestMeta
 from flightserve.wire import frames
@@ -20,7 +20,35 @@ from flightserve.wire import frames
 if TYPE_CHECKING:
     from flightserve.caller.client import RouterClient
 
-log = logging.getLogger(__name__)
+
+class Submitter(Protocol):
+    """What sends requests. Used on the event loop."""
+
+    def submit(
+        self,
+        target: tuple[str, str],
+        payload: Payload,
+        parts: Sequence[tuple[int, RequestMeta]],
+        deliver: Deliver,
+        trusted: bool = False,
+    ) -> int:
+        """Send requests whose rows lie one after another in the payload. Each part is (rows, meta); the rows of a lone
+        one are those of the payload. Returns the id of the first, which those of the others follow. Raises MemoryFull
+        while there is no memory for them, and a FlightserveError where they cannot be sent."""
+        ...
+
+    def give_up(self, request_id: int) -> None:
+        """Its caller does not want the outcome: nothing is delivered any more."""
+        ...
+
+    def tell(self, request_id: int, frame: frames.Taken | frames.Cancel) -> None:
+        """Tell the router that has the request."""
+        ...
+
+    async def room(self, nbytes: int, deadline_ns: int) -> None:
+        """Wait until some memory came free. Raises ResourceExhausted when the deadline passes first, or at once when
+        that many bytes can never be free."""
+        ...
 
 
 class RoutedCall:
@@ -135,55 +163,84 @@ class RoutedCall:
         self._client.give_up(self._request_id)
 
 
-class PartsCall:
-    """A group of requests in flight that lie in one region."""
+class WaitingParts:
+    """Requests of one batch for which there was no memory: they wait for it together, and leave together, without
+    those that are given up meanwhile."""
 
-    __slots__ = ("_batch", "_client", "_done", "_first_id", "_parts", "_target")
+    __slots__ = ("_batch", "_done", "_first_id", "_leaving", "_parts", "_submitter", "_target", "_wanted")
 
     def __init__(
         self,
-        client: RouterClient,
+        submitter: Submitter,
         target: tuple[str, str],
         batch: pa.RecordBatch | Passed,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
+        nbytes: int,
     ) -> None:
-        self._client = client
+        """`nbytes` is how much memory they asked for. On the loop."""
+        self._submitter = submitter
         self._target = target
         self._batch = batch
         self._parts = parts
         self._done = done
         self._first_id = 0
+        # Indexes of those that have no outcome yet; once sent, of those that were.
+        self._wanted = list(range(len(parts)))
+        self._leaving = beside(asyncio.get_running_loop(), self._leave(nbytes), "submitting a group of requests")
 
-    def start(self) -> None:
-        """Send the group now, or as soon as there is memory for it."""
+    async def _leave(self, nbytes: int) -> None:
+        try:
+            while self._wanted and not self._first_id:
+                nbytes = await self._try_again(nbytes)
+        except FlightserveError as error:
+            self._fail(list(self._wanted), error)
+
+    async def _try_again(self, nbytes: int) -> int:
+        """Submit them once memory came free; how much they ask for if that was not enough."""
+        deadline_ns = min(self._parts[index][1].deadline_ns for index in self._wanted)
+        try:
+            await self._submitter.room(nbytes, deadline_ns)
+        except ResourceExhausted as error:
+            self._fail([index for index in self._wanted if self._parts[index][1].deadline_ns <= deadline_ns], error)
+            return nbytes
         try:
             self._submit()
-        except MemoryFull as full:
-            beside(asyncio.get_running_loop(), self._start_late(full.nbytes), "submitting a group of requests")
-        except FlightserveError as error:
-            self._fail(error)
+        except MemoryFull as again:
+            nbytes = again.nbytes
+        return nbytes
 
     def _submit(self) -> None:
-        self._first_id = self._client.submit(self._target, self._batch, self._parts, self._done, trusted=True)
+        batch, parts = self._batch, self._parts
+        if len(self._wanted) < len(parts):
+            batch, parts = _picked(batch, parts, self._wanted)
+        self._first_id = self._submitter.submit(self._target, batch, parts, self._deliver, trusted=True)
 
-    async def _start_late(self, nbytes: int) -> None:
-        deadline_ns = min(meta.deadline_ns for _, meta in self._parts)
-        try:
-            while not self._first_id:
-                await self._client.room(nbytes, deadline_ns)
-                try:
-                    self._submit()
-                except MemoryFull as again:
-                    nbytes = again.nbytes
-        except FlightserveError as error:
-            self._fail(error)
+    def _deliver(self, place: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
+        self._done(self._wanted[place], result, error, last)
 
-    def _fail(self, error: FlightserveError) -> None:
-        for index in range(len(self._parts)):
+    def _fail(self, indexes: list[int], error: FlightserveError) -> None:
+        for index in indexes:
+            self._wanted.remove(index)
             self._done(index, None, error, True)
 
-    def cancel(self, index: int) -> None:
-        """Give one of the requests up."""
+    def give_up(self, index: int) -> None:
+        """Give one of the requests up. One that waits is never sent. On the loop."""
+        if index not in self._wanted:
+            return
         if self._first_id:
-            self._client.give_up(self._first_id + index)
+            self._submitter.give_up(self._first_id + self._wanted.index(index))
+            return
+        self._wanted.remove(index)
+        if not self._wanted:
+            self._leaving.cancel()
+
+
+def _picked(
+    batch: pa.RecordBatch | Passed, parts: Sequence[tuple[int, RequestMeta]], indexes: list[int]
+) -> tuple[pa.RecordBatch, Sequence[tuple[int, RequestMeta]]]:
+    """The parts of these indexes and their rows, in a batch of their own."""
+    whole = batch.batch if isinstance(batch, Passed) else batch
+    ends = list(itertools.accumulate(rows for rows, _ in parts))
+    slices = [whole.slice(ends[index] - parts[index][0], parts[index][0]) for index in indexes]
+    return pa.concat_batches(slices), [parts[index] for index in indexes]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from flightserve.caller.async_uplink import AsyncUplink
-from flightserve.caller.calls import PartsCall, RoutedCall
+from flightserve.caller.calls import RoutedCall, WaitingParts
 from flightserve.caller.grouping import Grouping
 from flightserve.caller.lane import BlockingLane, LaneConnection, Submission
 from flightserve.caller.orphans import Orphans, Owner
@@ -65,6 +65,10 @@ def _routes_of(entries: Iterable[Entry]) -> dict[tuple[str, str], Route]:
         for spec in (entry.spec,)
         for method in spec.methods
     }
+
+
+def _give_up_nothing(index: int) -> None:
+    """Of requests that ended at once none is left to give up."""
 
 
 class RouterClient:
@@ -366,9 +370,16 @@ class RouterClient:
         done: PartCallback,
     ) -> Callable[[int], None]:
         """Start a group of requests in one region (`Service.call_parts`)."""
-        group = PartsCall(self, (deployment, method), batch, parts, done)
-        group.start()
-        return group.cancel
+        target = (deployment, method)
+        try:
+            first_id = self.submit(target, batch, parts, done, trusted=True)
+        except MemoryFull as full:
+            return WaitingParts(self, target, batch, parts, done, full.nbytes).give_up
+        except FlightserveError as error:
+            for index in range(len(parts)):
+                done(index, None, error, True)
+            return _give_up_nothing
+        return lambda index: self.give_up(first_id + index)
 
     def open_lane(self) -> Lane:
         """A lane for a thread that blocks. Any thread."""
