@@ -31,6 +31,7 @@ from flightserve.frontends.http import streams as http_streams
 from flightserve.frontends.http.bodies import ARROW, JSON, form_in, form_out, packing
 from flightserve.frontends.http.door import Door
 from flightserve.frontends.http.exchange import Exchange, Route
+from flightserve.frontends.http.exchange_states import ANSWERED
 from flightserve.frontends.json.columns import JsonColumns, build_all, declared_schema, parse
 from flightserve.frontends.json.text_sizes import text_bytes
 from flightserve.frontends.sql.calls import SqlCalls
@@ -202,7 +203,7 @@ class Calls:
             self._submit(route, exchanges)
 
     def _submit(self, route: Route, exchanges: list[Exchange]) -> None:
-        exchanges = [exchange for exchange in exchanges if not exchange.disconnected]
+        exchanges = [exchange for exchange in exchanges if exchange.state < ANSWERED]
         try:
             if exchanges:
                 self._submit_group(route, exchanges)
@@ -229,7 +230,7 @@ class Calls:
 
     def reply(self, exchange: Exchange, result: Result | None, error: FlightserveError | None, last: bool) -> None:
         """One event of a grouped request."""
-        if exchange.disconnected:
+        if exchange.state >= ANSWERED:
             return
         if error is not None:
             exchange.fail(error)
@@ -251,7 +252,7 @@ class Calls:
         replied, self._replied = self._replied, []
         shared: dict[int, list[tuple[Exchange, Result, int]]] = {}
         for exchange, result in replied:
-            if exchange.disconnected or exchange.response_complete:
+            if exchange.state >= ANSWERED:
                 continue  # since its result came: what it asked is forgotten, and its neighbours are not to fail for it
             if exchange.form_out is not JSON:
                 self.answer_pieces(exchange, [result])

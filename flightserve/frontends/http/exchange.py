@@ -4,8 +4,8 @@ The call route runs beside ASGI, on uvicorn's connections: measured, the scope, 
 ASGI request cost more than all that a grouped call needs. An exchange is what is left: the head's decisions, the
 body's pieces as they were received, and the bytes of the answer written straight to the transport.
 
-States: reading (`read` false), then queued or active, then `response_complete`. `disconnected` may come at any time;
-from then on nothing is written, and what runs is cancelled.
+Where it stands says `exchange_states`. Once it is answered or its client is gone, nothing more is written, and what
+still runs for it is cancelled.
 """
 
 from __future__ import annotations
@@ -19,6 +19,16 @@ from flightserve.contracts.service import Result
 from flightserve.errors import Cancelled, FlightserveError
 from flightserve.frontends.http.bodies import JSON
 from flightserve.frontends.http.errors import STATUS_LINES, error_body, http_status, retry_after
+from flightserve.frontends.http.exchange_states import (
+    AFTER,
+    ANSWER_ENDED,
+    ANSWERED,
+    ANSWERING,
+    CLIENT_LEFT,
+    HEAD_WRITTEN,
+    READING,
+    State,
+)
 from flightserve.types import MethodSpec, RequestMeta
 
 if TYPE_CHECKING:
@@ -47,7 +57,6 @@ class Exchange:
         "body",
         "call",
         "cors",
-        "disconnected",
         "download",
         "error",
         "form_in",
@@ -61,15 +70,13 @@ class Exchange:
         "part",
         "pieces",
         "protocol",
-        "read",
         "request_id",
-        "response_complete",
-        "response_started",
         "results",
         "route",
         "size",
         "size_max",
         "spec",
+        "state",
         "status_code",
     )
 
@@ -88,11 +95,8 @@ class Exchange:
         self.head_only = False
         self.size = 0
         self.size_max = 0
-        self.read = False
+        self.state: State = READING
         self.keep_alive = True
-        self.disconnected = False
-        self.response_started = False
-        self.response_complete = False
         self.form_in = self.form_out = JSON
         self.packed = ""
         self.request_id = ""
@@ -132,9 +136,9 @@ class Exchange:
 
     def abandon(self) -> None:
         """The client is gone: nobody waits for the answer."""
-        if self.disconnected or self.response_complete:
+        if self.state >= ANSWERED:
             return
-        self.disconnected = True
+        self.state = AFTER[self.state][CLIENT_LEFT]
         self.pieces.clear()
         self.error = self.error or Cancelled("the client went away")
         if self.call is not None:
@@ -142,36 +146,36 @@ class Exchange:
         if self.part is not None:
             cancel, index = self.part
             cancel(index)
-        self._done(self.error.code)
+        self._end(self.error.code)
 
     # ---- the answer
 
     def answer(self, form: bytes, body: bytes | memoryview) -> None:
         """Write a whole answer with status 200."""
-        self._whole(_OK, form, body, self.download)
-        self._done(0)
+        if self.state < ANSWERED:
+            self._write_whole(_OK, form, body, self.download)
+            self._end(0)
 
     def fail(self, error: FlightserveError) -> None:
         """Write an error, or, where the answer has begun, break the connection so that nobody takes it for whole."""
-        if self.disconnected or self.response_complete:
+        if self.state >= ANSWERED:
             return
         self.error = error
-        if self.response_started:
+        if self.state is ANSWERING:
             self.keep_alive = False
             self.protocol.transport.abort()
         else:
             status = http_status(error)
             after = retry_after(error, status)
             extra = b"retry-after: %b\r\n" % after if after else b""
-            self._whole(STATUS_LINES[status], JSON, error_body(error, self.request_id), extra)
-        self._done(error.code)
+            self._write_whole(STATUS_LINES[status], JSON, error_body(error, self.request_id), extra)
+        self._end(error.code)
 
-    def _whole(self, status_line: bytes, form: bytes, body: bytes | memoryview, extra: bytes) -> None:
-        if self.disconnected or self.response_complete:
-            return
-        self.response_started = True
+    def _write_whole(self, status_line: bytes, form: bytes, body: bytes | memoryview, extra: bytes) -> None:
         protocol = self.protocol
         extra += self.cors
+        if self.state is READING:  # where the next request begins is not known
+            self.keep_alive = False
         if not self.keep_alive:
             extra += b"connection: close\r\n"
         size = len(body)
@@ -193,15 +197,18 @@ class Exchange:
 
     def tell(self, form: bytes) -> None:
         """Write the head alone, of an answer that nobody has made."""
-        if not self.disconnected and not self.response_complete:
+        if self.state < ANSWERED:
             self.begin(form)
-            self._done(0)
+            self._end(0)
 
     def begin(self, form: bytes) -> None:
         """Write the head of an answer whose length is not known yet."""
-        self.response_started = True
-        if not self.protocol.can_stream:  # HTTP/1.0: the end of the connection is the end of the body
+        if self.state >= ANSWERED:
+            return
+        if self.state is READING or not self.protocol.can_stream:
+            # Where the next request begins is not known; in HTTP/1.0 the connection's end is the body's.
             self.keep_alive = False
+        self.state = AFTER[self.state][HEAD_WRITTEN]
         how = b"transfer-encoding: chunked\r\n" if self.protocol.can_stream else b""
         how += self.cors + self.download
         if not self.keep_alive:
@@ -216,7 +223,7 @@ class Exchange:
         protocol = self.protocol
         if protocol.flow.write_paused:
             await protocol.flow.drain()
-        if self.disconnected or not len(piece):
+        if self.state >= ANSWERED or not len(piece):
             return
         if protocol.can_stream:
             protocol.transport.write(b"%x\r\n" % len(piece))
@@ -227,16 +234,15 @@ class Exchange:
 
     def end(self) -> None:
         """Write the end of a body that `begin` began."""
-        if self.disconnected or self.response_complete:
+        if self.state >= ANSWERED:
             return
         if self.protocol.can_stream:
             self.protocol.transport.write(b"0\r\n\r\n")
-        self._done(0)
+        self._end(0)
 
-    def _done(self, code: int) -> None:
-        if self.response_complete:
-            return
-        self.response_complete = True
+    def _end(self, code: int) -> None:
+        """It is over, and everybody who has to know is told, once."""
+        self.state = AFTER[self.state][ANSWER_ENDED]
         self.status_code = code
         self.results = []
         self.body = None

@@ -43,6 +43,7 @@ from flightserve.frontends.http.errors import (
     http_status,
 )
 from flightserve.frontends.http.exchange import Exchange, Route
+from flightserve.frontends.http.exchange_states import AFTER, ANSWERED, ANSWERING, READING, REQUEST_ENDED
 from flightserve.frontends.http.room import has_room
 
 LINGER_S: Final = 2.0
@@ -236,7 +237,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     @staticmethod
     def _is_read(one: Any) -> bool:
-        return bool(one.read if isinstance(one, Exchange) else not one.more_body)
+        return bool(one.state is not READING if isinstance(one, Exchange) else not one.more_body)
 
     # ---- the head
 
@@ -408,7 +409,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if not isinstance(cycle, Exchange):
             super().on_message_complete()
             return
-        cycle.read = True
+        cycle.state = AFTER[cycle.state][REQUEST_ENDED]
         if cycle is self.active:
             self.edge.start(cycle)
 
@@ -417,7 +418,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def exchange_done(self, exchange: Exchange) -> None:
         """The call was answered or given up."""
         if exchange is self.active:
-            self._next(exchange.keep_alive and exchange.read)
+            self._next(exchange.keep_alive and exchange.state is ANSWERED)
 
     def on_response_complete(self) -> None:
         """uvicorn's cycle is done."""
@@ -443,7 +444,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.expires = self.loop.time() + limits.body_idle_timeout_s
         if isinstance(waiting, Exchange):
             self.active = waiting
-            if waiting.read:
+            if waiting.state is not READING:
                 self.expires = _NEVER
                 # Not from inside of the last one's answer: a thousand pipelined requests would nest as deep.
                 self.loop.call_soon(self._start_waiting, waiting)
@@ -451,13 +452,16 @@ class EdgeProtocol(HttpToolsProtocol):
             self._start_asgi_task(*waiting)
 
     def _start_waiting(self, exchange: Exchange) -> None:
-        if exchange is self.active and not exchange.response_complete:
+        if exchange is self.active and exchange.state < ANSWERED:
             self.edge.start(exchange)
 
     def refuse(self, error: FlightserveError) -> None:
         """Answer an error out of turn and end the connection: the request cannot be read to its end."""
         active, self.active = self.active, None
-        begun = active is not None and active.response_started and not active.response_complete
+        if isinstance(active, Exchange):
+            begun = active.state is ANSWERING
+        else:
+            begun = active is not None and active.response_started and not active.response_complete
         request_id = active.request_id if isinstance(active, Exchange) and active.request_id else new_request_id()
         for one in (active, *self._waiting):
             if isinstance(one, Exchange):

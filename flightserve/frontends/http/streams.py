@@ -22,6 +22,7 @@ from flightserve.frontends.http.bodies import ARROW, JSON, NDJSON, unpack
 from flightserve.frontends.http.encoders import ENCODERS, Encoder
 from flightserve.frontends.http.errors import error_body
 from flightserve.frontends.http.exchange import Exchange
+from flightserve.frontends.http.exchange_states import ABANDONED, ANSWERING
 from flightserve.frontends.json.columns import JsonBody, build, declared_schema, parse
 from flightserve.frontends.json.text_sizes import text_bytes
 
@@ -56,7 +57,7 @@ async def run(calls: Calls, exchange: Exchange) -> None:
             calls.answer_pieces(exchange, await _collect(calls, exchange, call))
         call = None
     except asyncio.CancelledError:
-        if not exchange.disconnected:
+        if exchange.state is not ABANDONED:
             raise
     except FlightserveError as error:
         exchange.fail(error)
@@ -154,20 +155,20 @@ async def _stream(calls: Calls, exchange: Exchange, call: AsyncCall, encoder: En
             told = True
             for batch in _parts(result.batch(), encoder.rows_max, calls.limits.json_bytes_max):
                 held += await _encoded(encoder, batch)
-                if held and (batch.num_rows or exchange.response_started):
-                    if not exchange.response_started:
+                if held and (batch.num_rows or exchange.state >= ANSWERING):
+                    if exchange.state < ANSWERING:
                         exchange.begin(encoder.form)
                     await exchange.write(held)
                     held = b""
         if not told:
             held = encoder.piece(_empty(exchange))
         held += encoder.end()
-        if not exchange.response_started:
+        if exchange.state < ANSWERING:
             exchange.answer(encoder.form, held)
             return
         await exchange.write(held)
     except FlightserveError as error:
-        if exchange.response_started and encoder.form is NDJSON:
+        if exchange.state >= ANSWERING and encoder.form is NDJSON:
             # The last line says what happened; the missing end of the body, that it is not whole.
             await exchange.write(error_body(error, exchange.request_id) + b"\n")
         raise

@@ -15,6 +15,7 @@ import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http.bodies import JSON
 from flightserve.frontends.http.calls import Calls, _common
+from flightserve.frontends.http.exchange_states import ABANDONED, READ, State
 from flightserve.frontends.http.server import HttpFrontend
 from flightserve.metrics import Metrics
 from tests.frontends.http.support import ARROW, Raw, ipc, post, table_of
@@ -101,7 +102,7 @@ class _Asked:
     """An exchange as answers see it."""
 
     def __init__(self) -> None:
-        self.disconnected = self.response_complete = False
+        self.state: State = READ
         self.form_out = JSON
         self.body: Any = SimpleNamespace(as_rows=True)
         self.results: list[Any] = []
@@ -114,7 +115,7 @@ class _Asked:
         raise AssertionError(f"a request whose result is there failed: {error}")
 
     def abandon(self) -> None:
-        self.disconnected = self.response_complete = True
+        self.state = ABANDONED
         self.body = None
 
 
