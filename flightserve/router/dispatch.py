@@ -132,38 +132,29 @@ class Dispatcher:
 
     def lane_up(self, link: Link, now_ns: int) -> None:
         """A replica's lane offers its credits."""
-        assert link.peer is not None
+        peer = link.peer
+        assert peer is not None
         self._lanes[link.number] = link
-        self.handle(ReplicaUp(link.number, link.credits, link.peer.id, link.is_async), now_ns)
+        self.handle(ReplicaUp(link.number, link.credits, peer.id, link.is_async, peer.paused), now_ns)
 
     def serves(self, link: Link) -> bool:
         """True for a lane that may be given work, or has some."""
         return link.number in self._lanes
 
-    def pause(self, link: Link, now_ns: int) -> None:
-        """Give the lane nothing new until it is up again."""
-        if self.serves(link):
-            self.handle(ReplicaDraining(link.number), now_ns)
-
-    def resume(self, link: Link, now_ns: int) -> None:
-        """The lane may be given work again, unless it said goodbye."""
-        if self.serves(link) and not link.draining:
-            self.lane_up(link, now_ns)
-
     def lanes_down(self, links: Sequence[Link], reason: str, now_ns: int, silent: bool = False) -> None:
         """These lanes are gone, with their process; what they were running is the machine's to settle. `silent`: it
         was ejected because it answered nothing."""
         lanes = [link for link in links if self._lanes.pop(link.number, None) is not None]
-        for link in lanes[1:]:
-            # Or what the first was running would be given to the second.
-            self.handle(ReplicaDraining(link.number), now_ns)
+        if not lanes:
+            return
         self._draining.difference_update(lanes)
+        lost = [batch for link in lanes for batch in link.running.values()]
         for link in lanes:
-            running, link.running = link.running, {}
-            self.handle(ReplicaDown(link.number, reason, silent), now_ns)
-            for batch in running.values():
-                for hold in batch.holds:
-                    hold.lose()
+            link.running = {}
+        self.handle(ReplicaDown([link.number for link in lanes], reason, silent), now_ns)
+        for batch in lost:
+            for hold in batch.holds:
+                hold.lose()
 
     def drain(self, link: Link, now_ns: int) -> None:
         """The replica takes nothing new on this lane, and wants to hear when it has answered all it was given."""

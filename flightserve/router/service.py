@@ -20,14 +20,13 @@ from typing import Any
 from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
-from flightserve.core.routing.events import Tick
+from flightserve.core.routing.events import ReplicaPaused, ReplicaResumed, Tick
 from flightserve.core.telling import Telling
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.fabric.transport.spinning import Spinner
 from flightserve.loops import Watch
 from flightserve.router.deaths import Deaths
 from flightserve.router.deployments import Deployments
-from flightserve.router.dispatch import Dispatcher
 from flightserve.router.door import Door
 from flightserve.router.links import Link, RegionHold, SegmentFds
 from flightserve.router.passing import GONE, answered_with, passed_on
@@ -325,15 +324,15 @@ class RouterService:
                 self._drop(main, None, why)
                 continue
             if peer.paused and not was_paused:
-                for lane, dispatcher in self._housed(peer):
-                    dispatcher.pause(lane, now_ns)
+                self._tell_all(ReplicaPaused(peer.id), now_ns)
             peer.pings_open += 1
             main.channel.queue(frames.Ping(now_ns))
             self._flush(main, lazily=False)
 
-    def _housed(self, peer: Peer) -> list[tuple[Link, Dispatcher]]:
-        found = [(lane, self._deployments.of(lane)) for lane in peer.lanes]
-        return [(lane, dispatcher) for lane, dispatcher in found if dispatcher is not None]
+    def _tell_all(self, event: ReplicaPaused | ReplicaResumed, now_ns: int) -> None:
+        """A process is told of by its id; deployments that it is none of pass over that."""
+        for dispatcher in self._deployments:
+            dispatcher.handle(event, now_ns)
 
     # ---- frames
 
@@ -445,8 +444,7 @@ class RouterService:
         if peer is None or link is not peer.main:
             return
         if self._peers.answered(peer):
-            for lane, dispatcher in self._housed(peer):
-                dispatcher.resume(lane, now_ns)
+            self._tell_all(ReplicaResumed(peer.id), now_ns)
 
     def _on_goodbye(self, link: Link, frame: frames.Goodbye, now_ns: int) -> None:
         if link.peer is None or link.peer.tier != REPLICA:

@@ -11,7 +11,9 @@ import pytest
 from flightserve.clock import NEVER_NS
 from flightserve.core.overload import ejection
 from flightserve.core.routing.credits import CreditPool
-from flightserve.core.routing.events import Abandon, Completed, Dispatch, Effect, Event, Piece, Refused
+from flightserve.core.routing.events import Abandon, Completed, Dispatch, Effect, Event, Piece, Refused, ReplicaDown
+from flightserve.core.routing.fleet import Fleet
+from flightserve.core.routing.in_flight import InFlight
 from flightserve.core.routing.machine import DeploymentMachine
 from flightserve.types import DeploymentOptions
 from tests.core.routing.auditing import AuditError
@@ -19,7 +21,9 @@ from tests.sim.world import Weather, World
 
 OPTIONS = DeploymentOptions(max_batch_rows=40, max_batch_bytes=3_000, max_queued_requests=60, max_queued_bytes=40_000)
 # No replica dies or lies, and no request is bad.
-CLEAR = Weather(12.0, *[0.0] * 8, slow_replica=0.0, cancels=0.0, poison_raises=0.0, poison_kills=0.0, drains_per_s=0.0)
+CLEAR = Weather(
+    12.0, *[0.0] * 8, slow_replica=0.0, cancels=0.0, poison_raises=0.0, poison_kills=0.0, drains_per_s=0.0, pauses=0.0
+)
 DEADLINE = replace(OPTIONS, router="deadline")
 LINGERING = DeploymentOptions(
     max_batch_rows=40, max_batch_bytes=3_000, max_queued_requests=60, max_queued_bytes=40_000, linger_ms=4.0
@@ -115,6 +119,7 @@ class Slow(World):
     """Its first replica works ten times slower than the others, always."""
 
     slow_id = 1
+    lanes_max = 1
 
     def __init__(self, seed: int, options: DeploymentOptions, weather: Weather) -> None:
         super().__init__(seed, options, weather)
@@ -240,19 +245,52 @@ def test_the_checks_find_a_machine_that_ejects_whom_it_likes(monkeypatch: pytest
 def test_the_checks_find_a_machine_that_gives_the_ejected_more_than_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CreditPool, "limit", lambda self, replica_id, credits_max: None)
     with pytest.raises(AuditError, match="ejected and has work"):
-        Slow(0, OPTIONS, replace(CLEAR, arrivals_per_s=60.0)).run(seconds=400)
+        for seed in range(4):
+            Slow(seed, OPTIONS, replace(CLEAR, arrivals_per_s=60.0)).run(seconds=200)
 
 
-def test_the_checks_find_a_machine_that_loses_a_credit() -> None:
-    class Leak(DeploymentMachine):
-        def _retire(self, replica_id: int, batch_id: int, *how: object) -> object:
-            batch = super()._retire(replica_id, batch_id, *how)  # type: ignore[arg-type]
-            if batch is not None and batch_id > 50:
-                self._sides[0].credits.take()
-            return batch
+def test_the_checks_find_a_machine_that_does_not_heed_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fleet, "pause", lambda self, process, now_ns: [])
+    with pytest.raises(AuditError, match="paused and gets work"):
+        World(5, OPTIONS).run(seconds=200)
 
+
+def test_the_checks_find_a_machine_that_forgets_ejections_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgets(self: ejection.SlowReplicas, replica_id: int, now_ns: int) -> list[ejection.Verdict]:
+        self._paused.pop(replica_id, None)
+        self.joined(replica_id)
+        return []
+
+    monkeypatch.setattr(ejection.SlowReplicas, "resumed", forgets)
+    with pytest.raises(AuditError, match="ejected and has work"):
+        for seed in range(10):
+            World(seed, OPTIONS, replace(CLEAR, arrivals_per_s=60.0, slow_replica=0.5, pauses=0.03)).run(seconds=200)
+
+
+def test_the_checks_find_a_machine_that_hears_of_a_dead_process_lane_by_lane() -> None:
+    class OneByOne(DeploymentMachine):
+        def handle(self, event: Event, now_ns: int) -> list[Effect]:
+            if not isinstance(event, ReplicaDown):
+                return super().handle(event, now_ns)
+            apart = [ReplicaDown([lane], event.reason, event.silent) for lane in event.lanes]
+            return [effect for each in apart for effect in super(OneByOne, self).handle(each, now_ns)]
+
+    with pytest.raises(AuditError, match=r"nobody to take|served before its turn"):
+        World(5, OPTIONS, machine=OneByOne(OPTIONS)).run(seconds=200)
+
+
+def test_the_checks_find_a_machine_that_loses_a_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = InFlight.end
+
+    def leak(self: InFlight, replica_id: int, batch_id: int, *how: object) -> object:
+        batch = end(self, replica_id, batch_id, *how)  # type: ignore[arg-type]
+        if batch is not None and batch_id > 50:
+            self._sides[0].credits.take()
+        return batch
+
+    monkeypatch.setattr(InFlight, "end", leak)
     with pytest.raises(AuditError):
-        World(5, OPTIONS, machine=Leak(OPTIONS)).run(seconds=50)
+        World(5, OPTIONS).run(seconds=50)
 
 
 def test_the_checks_find_a_machine_that_runs_again_what_it_must_not() -> None:

@@ -1,9 +1,9 @@
 """A simulated world around the real routing machine: fake replicas, callers and a shell, on one seeded event heap.
 
 Nothing here is random but by `random.Random(seed)`, and time is a number, so a seed is a whole history. Replicas
-answer a micro-batch with the rows they were given, after a while; they may also die, hang until they are ejected,
-be slow, refuse at the door, fail, lose a message, answer late, twice, or for micro-batches that never were. Poison
-requests raise, or kill whoever runs them. Callers cancel. Around it all stands the auditor
+answer a micro-batch with the rows they were given, after a while; they may also die with all their lanes, hang until
+they are ejected, pause, be slow, refuse at the door, fail, lose a message, answer late, twice, or for micro-batches
+that never were. Poison requests raise, or kill whoever runs them. Callers cancel. Around it all stands the auditor
 (`tests/core/routing/auditing.py`), and the world adds what only it can know: which rows each replica really ran, and
 which rows came back to whom.
 """
@@ -31,6 +31,8 @@ from flightserve.core.routing.events import (
     Refused,
     ReplicaDown,
     ReplicaDraining,
+    ReplicaPaused,
+    ReplicaResumed,
     ReplicaUp,
     Request,
     Streamed,
@@ -69,14 +71,16 @@ class Weather:
     not_idempotent: float = 0.3
     drains_per_s: float = 0.02
     waits: float = 0.1
+    pauses: float = 0.01
 
 
 @dataclass
 class FakeReplica:
-    """A process that runs one micro-batch after another, and others while some wait for calls onwards; or with
-    `is_async` all that it has side by side."""
+    """A lane of a process: it runs one micro-batch after another, and others while some wait for calls onwards; or with
+    `is_async` all that it has side by side. Lanes of one process hang, pause, drain and die together."""
 
     id: int
+    process: int
     slowness: float
     is_async: bool = False
     alive: bool = True
@@ -89,6 +93,8 @@ class FakeReplica:
 
 class World(EventHeap):
     """Runs one seed. `corrupt` may tamper with the rows that a replica answers, to test the checks."""
+
+    lanes_max = 2
 
     def __init__(
         self,
@@ -223,19 +229,27 @@ class World(EventHeap):
 
     def replica_starts(self, is_async: bool) -> None:
         slow = self.random.random() < self.weather.slow_replica
-        replica = FakeReplica(next(self.replica_ids), 10.0 if slow else 1.0, is_async)
-        self.replicas[replica.id] = replica
+        process = next(self.replica_ids)
+        ids = [process, *(next(self.replica_ids) for _ in range(self.random.randrange(self.lanes_max)))]
         credits = self.random.choice([1, 4, 16] if is_async else [1, 2, 2, 3])
-        self.send(ReplicaUp(replica.id, credits, is_async=is_async))
+        for lane in ids:
+            self.replicas[lane] = FakeReplica(lane, process, 10.0 if slow else 1.0, is_async)
+            self.send(ReplicaUp(lane, credits, process, is_async))
+
+    def lanes_of(self, replica: FakeReplica) -> list[FakeReplica]:
+        return [other for other in self.replicas.values() if other.process == replica.process]
 
     def replica_dies(self, replica: FakeReplica, reason: str) -> None:
         if replica.alive:
-            replica.alive = False
+            for lane in self.lanes_of(replica):
+                lane.alive = False
             self.after(self.random.uniform(0, 5) * MS, lambda: self.shell_sees_death(replica, reason))
 
     def shell_sees_death(self, replica: FakeReplica, reason: str) -> None:
-        del self.replicas[replica.id]
-        self.send(ReplicaDown(replica.id, reason, silent=reason == SILENT))
+        lanes = [lane.id for lane in self.lanes_of(replica)]
+        for lane in lanes:
+            del self.replicas[lane]
+        self.send(ReplicaDown(lanes, reason, silent=reason == SILENT))
         self.after(self.random.uniform(0.1, 3.0) * S, lambda: self.replica_starts(replica.is_async))
 
     def replica_ejected(self, replica: FakeReplica) -> None:
@@ -245,13 +259,19 @@ class World(EventHeap):
                 self.after(S, lambda b=batch: self.send(Finished(replica.id, b.batch_id)))
             self.replica_dies(replica, SILENT)
 
+    def replica_pauses(self, process: int) -> None:
+        """It works on and answers no heartbeat for a while."""
+        self.send(ReplicaPaused(process))
+        self.after(self.random.expovariate(1 / 2) * S, lambda: self.send(ReplicaResumed(process)))
+
     def somebody_drains(self) -> None:
         if not self.arriving:
             return
         self.after(S, self.somebody_drains)
         if self.replicas and self.random.random() < self.weather.drains_per_s:
             replica = self.replicas[self.random.choice(sorted(self.replicas))]
-            self.send(ReplicaDraining(replica.id))
+            for lane in self.lanes_of(replica):
+                self.send(ReplicaDraining(lane.id))
             self.after(5 * S, lambda: self.replica_dies(replica, "drained"))
 
     def replica_receives(self, batch: Dispatch) -> None:
@@ -268,8 +288,11 @@ class World(EventHeap):
         replica.running += 1
         rows = sum(piece.rows for piece in batch.pieces)
         rng, weather = self.random, self.weather
+        if rng.random() < weather.pauses:
+            self.replica_pauses(replica.process)
         if rng.random() < weather.hangs:
-            replica.hung = True
+            for lane in self.lanes_of(replica):
+                lane.hung = True
             self.after(HEARTBEATS_MISSED_NS, lambda: self.replica_ejected(replica))
             return
         service_ns = replica.slowness * (rng.expovariate(1 / 20) + 0.2 * rows) * MS

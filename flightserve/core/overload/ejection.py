@@ -12,6 +12,7 @@ machine, a bad estimate of the usual time) shifts all scores and cancels.
 When its time is over an ejected replica gets one micro-batch at a time, as probes: `PROBES` that are no slower than
 `SLOW_FACTOR` bring it back, one that is sends it away for longer. Where too many would be ejected because others
 left, the least slow one comes back at once: `EJECTED_SHARE_MAX` holds at every moment, and never are all ejected.
+A replica that pauses counts as one that left, but what is known of it is kept: an ejection, its end, a probation.
 
 What this guards against is a process that crawls. A replica that answers nothing at all is found by its
 heartbeats, and one whose method never returns by its deadline.
@@ -79,6 +80,11 @@ class _Replica:
     def out(self) -> bool:
         return self.probing or self.until_ns > 0
 
+    def begin_probation(self) -> None:
+        self.until_ns = 0
+        self.probing = True
+        self.probes_good = 0
+
 
 class Verdict:
     """A change: how many micro-batches the replica may hold from now on (None: as many as it offers). `factor` is how
@@ -102,6 +108,7 @@ class SlowReplicas:
 
     def __init__(self) -> None:
         self._replicas: dict[int, _Replica] = {}
+        self._paused: dict[int, _Replica] = {}
         self._usual: dict[tuple[str, int], _Mean] = {}
         # The mean square of the ratios of all in good standing.
         self._spread = _Mean()
@@ -125,12 +132,32 @@ class SlowReplicas:
         return 1 if replica.probing else 0
 
     def joined(self, replica_id: int) -> None:
-        """A replica came, in good standing."""
-        self._replicas.setdefault(replica_id, _Replica())
+        """A replica came, in good standing; nothing for one that is there or paused."""
+        if replica_id not in self._paused:
+            self._replicas.setdefault(replica_id, _Replica())
+
+    def paused(self, replica_id: int, now_ns: int) -> list[Verdict]:
+        """A replica is not there for a while."""
+        replica = self._replicas.pop(replica_id, None)
+        if replica is None:
+            return []
+        self._paused[replica_id] = replica
+        return self._hold_floor(now_ns)
+
+    def resumed(self, replica_id: int, now_ns: int) -> list[Verdict]:
+        """It is there again: ejected for what is left of its time, or on probation, if it was."""
+        replica = self._paused.pop(replica_id, None)
+        if replica is None:
+            return []
+        self._replicas[replica_id] = replica
+        if 0 < replica.until_ns <= now_ns:
+            replica.begin_probation()
+        return self._hold_floor(now_ns)
 
     def left(self, replica_id: int, now_ns: int) -> list[Verdict]:
         """A replica is gone, or drains."""
         self._replicas.pop(replica_id, None)
+        self._paused.pop(replica_id, None)
         return self._hold_floor(now_ns)
 
     def finished(self, replica_id: int, method: str, rows: int, busy_ns: int, now_ns: int) -> list[Verdict]:
@@ -164,9 +191,7 @@ class SlowReplicas:
         verdicts = []
         for replica_id, replica in self._replicas.items():
             if 0 < replica.until_ns <= now_ns:
-                replica.until_ns = 0
-                replica.probing = True
-                replica.probes_good = 0
+                replica.begin_probation()
                 verdicts.append(Verdict(replica_id, 1))
         self._set_wake()
         return verdicts

@@ -76,8 +76,10 @@ class RetryBudget:
         return True
 
     def cover(self, process: int, runs: int, now_ns: int) -> None:
-        """A process died and left `runs` to repeat: the first in a window pays for them itself. Its lanes end one
-        after another, and all count."""
+        """A process died and left `runs` to repeat: the first in a window pays for them itself. Where its connections
+        end one after another, all count; one that left nothing does not count as the first."""
+        if not runs:
+            return
         if process != self._covered or now_ns >= self._covered_until_ns:
             if now_ns < self._covered_until_ns:
                 return

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def check(machine: DeploymentMachine, attempts_max: int) -> None:
     """AssertionError where the books disagree. O(requests)."""
-    entries, replicas, groups = machine._entries, machine._replicas, machine._groups
+    entries, replicas, groups = machine._entries, machine._in_flight.by_lane, machine._groups
     queued = [entry for entry in entries.values() if entry.queued]
     assert groups.requests == len(queued) == sum(len(group.queue) for group in groups)
     assert groups.nbytes == sum(entry.request.nbytes for entry in queued)

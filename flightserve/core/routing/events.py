@@ -58,25 +58,40 @@ class Cancelled(msgspec.Struct):
 
 class ReplicaUp(msgspec.Struct):
     """A replica's lane offers `credits` micro-batches at a time (running plus prefetched). `process` is what it shares
-    with the replica's other lanes; they are slow, and die, together. One that `is_async` takes requests that are, and
-    no others, and runs its micro-batches side by side."""
+    with the replica's other lanes; they are slow, pause and die together. One that `is_async` takes requests that are,
+    and no others, and runs its micro-batches side by side. `paused`: its process is."""
 
     replica_id: int
     credits: int
     process: int = 0
     is_async: bool = False
+    paused: bool = False
 
 
 class ReplicaDown(msgspec.Struct):
-    """A replica is gone, or is ejected because it was `silent`; nothing it says later counts."""
+    """A replica's process is gone, or is ejected because it was `silent`; nothing it says later counts. `lanes` are all
+    that it has here, because they die at once. Or lanes that had drained were let go."""
 
-    replica_id: int
+    lanes: list[int]
     reason: str
     silent: bool = False
 
 
+class ReplicaPaused(msgspec.Struct):
+    """Give this process no new micro-batches until it has resumed, because it leaves heartbeats unanswered. What it has
+    may finish, and nothing that is known of it is forgotten."""
+
+    process: int
+
+
+class ReplicaResumed(msgspec.Struct):
+    """The process that was paused answers again."""
+
+    process: int
+
+
 class ReplicaDraining(msgspec.Struct):
-    """Give this replica no new micro-batches; what it has may finish."""
+    """Give this lane no new micro-batches, as its replica ends; what it has may finish."""
 
     replica_id: int
 
@@ -134,6 +149,8 @@ Event = (
     | Cancelled
     | ReplicaUp
     | ReplicaDown
+    | ReplicaPaused
+    | ReplicaResumed
     | ReplicaDraining
     | Finished
     | Streamed

@@ -1,21 +1,24 @@
 """The lanes of a deployment's replicas, by process, and which of them may be given work.
 
-A lane is what has credits; a process is what is slow, and what dies. `core.overload.ejection` judges processes, and
+A lane is what has credits; a process is what is slow, pauses and dies. `core.overload.ejection` judges processes, and
 what it says is carried out here on the credits of their lanes: a process on probation has one lane of each kind, with
-one credit. A lane that a stream holds has one too, the stream's own, because its reader may be slow.
+one credit. A lane that a stream holds has one too, the stream's own, because its reader may be slow. A paused process
+has none, whatever else is said of it; when it resumes it is as good, ejected or on probation as it would be by then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from flightserve.core.overload.ejection import SlowReplicas, Verdict
 from flightserve.core.routing.batching import MicroBatch
 from flightserve.core.routing.credits import CreditPool, Credits
-from flightserve.core.routing.events import Effect, Ejected, Readmitted
+from flightserve.core.routing.events import Effect, Ejected, Readmitted, ReplicaUp
 from flightserve.core.routing.statistics import Counters
 
 
 class Fleet:
-    """Lanes come and go, drain, and finish micro-batches. Each method returns the effects that follow."""
+    """Lanes come and go, pause, drain, and finish micro-batches. Each method returns the effects that follow."""
 
     def __init__(self, credits: Credits, counters: Counters) -> None:
         self.slow = SlowReplicas()
@@ -25,6 +28,7 @@ class Fleet:
         self._held: dict[int, int] = {}
         self._process_of: dict[int, int] = {}
         self._lanes: dict[int, list[int]] = {}
+        self._paused: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<Fleet {len(self._process_of)} lanes of {len(self._lanes)} processes, {self.slow.out} ejected>"
@@ -33,14 +37,37 @@ class Fleet:
         """The process a lane belongs to."""
         return self._process_of[lane]
 
-    def up(self, lane: int, credits: int, process: int, is_async: bool) -> None:
+    def up(self, event: ReplicaUp) -> None:
         """A lane offers credits, or changes its offer. A process that drained no longer does."""
+        lane, process = event.replica_id, event.process or event.replica_id
         if lane not in self._process_of:
             self._process_of[lane] = process
             self._lanes.setdefault(process, []).append(lane)
-        self._credits.offer(lane, credits, is_async)
+        self._credits.offer(lane, event.credits, event.is_async)
         self.slow.joined(process)
+        if event.paused:
+            self._paused.add(process)
+        if process in self._paused:
+            # One that counts for a moment only changes nobody's standing.
+            self.slow.paused(process, 0)
         self._keep_limit(process)
+
+    def pause(self, process: int, now_ns: int) -> list[Effect]:
+        """The process gets nothing more for a while, and does not count among those there are."""
+        if process not in self._lanes or process in self._paused:
+            return []
+        self._paused.add(process)
+        self._limit(process, 0)
+        return self._obey(self.slow.paused(process, now_ns))
+
+    def resume(self, process: int, now_ns: int) -> list[Effect]:
+        """It may be given work again, as far as it might before."""
+        if process not in self._paused:
+            return []
+        self._paused.remove(process)
+        effects = self._obey(self.slow.resumed(process, now_ns))
+        self._limit(process, self.slow.credits_max(process))
+        return effects
 
     def drain(self, lane: int, now_ns: int) -> list[Effect]:
         """The lane gets nothing more, and its process no longer counts among those there are."""
@@ -48,15 +75,15 @@ class Fleet:
         if process is None:
             return []
         self._credits.drain(lane)
-        if self.slow.credits_max(process) is not None:
-            # Should it serve again, it begins anew.
-            self._limit(process, None)
-        return self._obey(self.slow.left(process, now_ns))
+        verdicts = self.slow.left(process, now_ns)
+        # Should it serve again, it begins anew.
+        self._limit(process, None)
+        return self._obey(verdicts)
 
     def hold(self, lane: int) -> None:
         """A stream has begun in the lane, and nothing else runs there until it ends."""
         self._held[lane] = self._held.get(lane, 0) + 1
-        if self.slow.credits_max(self._process_of[lane]) is None:
+        if self._credits_max(self._process_of[lane]) is None:
             self._credits.limit(lane, 1)
 
     def release(self, lane: int) -> None:
@@ -65,23 +92,29 @@ class Fleet:
         if self._held[lane]:
             return
         del self._held[lane]
-        if self.slow.credits_max(self._process_of[lane]) is None:
+        if self._credits_max(self._process_of[lane]) is None:
             self._credits.limit(lane, None)
 
-    def down(self, lane: int, silent: bool, now_ns: int) -> list[Effect]:
-        """The lane is gone; with its last one, its process, which was perhaps ejected because it was `silent`."""
-        self._credits.remove(lane)
-        self._held.pop(lane, None)
-        process = self._process_of.pop(lane)
-        lanes = self._lanes[process]
-        lanes.remove(lane)
-        if lanes:
-            # The one lane of a process on probation may have been this one.
-            self._keep_limit(process)
-            return []
-        del self._lanes[process]
-        self._counters.ejected_silent += silent
-        return self._obey(self.slow.left(process, now_ns))
+    def down(self, lanes: Iterable[int], silent: bool, now_ns: int) -> list[Effect]:
+        """The lanes are gone; with its last one, a process, which was perhaps ejected because it was `silent`."""
+        processes = set()
+        for lane in lanes:
+            self._credits.remove(lane)
+            self._held.pop(lane, None)
+            process = self._process_of.pop(lane)
+            self._lanes[process].remove(lane)
+            processes.add(process)
+        effects: list[Effect] = []
+        for process in processes:
+            if self._lanes[process]:
+                # The one lane of a process on probation may have been among them.
+                self._keep_limit(process)
+                continue
+            del self._lanes[process]
+            self._paused.discard(process)
+            self._counters.ejected_silent += silent
+            effects += self._obey(self.slow.left(process, now_ns))
+        return effects
 
     def finished(self, batch: MicroBatch, busy_ns: int, now_ns: int) -> list[Effect]:
         """A micro-batch was run in `busy_ns`: its process is judged by that."""
@@ -97,6 +130,7 @@ class Fleet:
     def check_invariants(self) -> None:
         """AssertionError where processes and lanes do not fit together. For tests."""
         self.slow.check_invariants()
+        assert self._paused <= self._lanes.keys()
         assert sorted(lane for lanes in self._lanes.values() for lane in lanes) == sorted(self._process_of)
 
     def _obey(self, verdicts: list[Verdict]) -> list[Effect]:
@@ -111,13 +145,19 @@ class Fleet:
                 effects.append(Readmitted(process))
         return effects
 
+    def _credits_max(self, process: int) -> int | None:
+        """How many micro-batches of a kind the process may hold; None: as many as its lanes offer."""
+        return 0 if process in self._paused else self.slow.credits_max(process)
+
     def _keep_limit(self, process: int) -> None:
         """Its lanes are other ones; what its process may hold is the same."""
-        credits_max = self.slow.credits_max(process)
+        credits_max = self._credits_max(process)
         if credits_max is not None:
             self._limit(process, credits_max)
 
     def _limit(self, process: int, credits_max: int | None) -> None:
+        if process in self._paused:
+            credits_max = 0
         first: set[CreditPool] = set()
         for lane in self._lanes[process]:
             if credits_max is None:

@@ -8,8 +8,9 @@ of its reply went out, at most `ATTEMPTS_MAX` times; after a run that ended badl
 that breaks its micro-batch, or kills its replica, harms its neighbours once and then only itself.
 
 `admission` says who is taken in, `queue` and `groups` what runs next, `batching` and `slicing` what a micro-batch
-holds, `credits` where it goes, `fleet` and `ejection` who gets nothing as it is slow, `retry_budget` how much may run
-again, `deadline` when it is too late, `forecast` when it will be. An event costs O(log n) for each request it moves.
+holds, `credits` where it goes, `in_flight` who has it, `fleet` and `ejection` who gets nothing as it is slow,
+`retry_budget` how much may run again, `deadline` when it is too late, `forecast` when it will be. An event costs
+O(log n) for each request it moves.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from flightserve.core.routing.events import (
     BatchFailed,
     Cancelled,
     Completed,
-    Dispatch,
     Effect,
     Event,
     Finished,
@@ -43,6 +43,8 @@ from flightserve.core.routing.events import (
     Refused,
     ReplicaDown,
     ReplicaDraining,
+    ReplicaPaused,
+    ReplicaResumed,
     ReplicaUp,
     Request,
     Streamed,
@@ -52,12 +54,12 @@ from flightserve.core.routing.events import (
 from flightserve.core.routing.fleet import Fleet
 from flightserve.core.routing.gathering import Gathering
 from flightserve.core.routing.groups import Group, Groups
+from flightserve.core.routing.in_flight import InFlight
 from flightserve.core.routing.options import check_options
 from flightserve.core.routing.policies import policy_of
 from flightserve.core.routing.queue import Entry, Queue
 from flightserve.core.routing.sides import sides_of
 from flightserve.core.routing.statistics import Counters, MachineStatistics, statistics_of
-from flightserve.core.routing.suspending import Suspending
 from flightserve.types import DeploymentOptions
 
 _CANCELLED = errors.KINDS.index(errors.Cancelled)
@@ -89,23 +91,26 @@ class DeploymentMachine:
         self._fleet = Fleet(self._credits, self._counters)
         self._gathering = Gathering(self._groups, self._fleet, self._bounds)
         self._budget = RetryBudget()
+        self._in_flight = InFlight(
+            self._sides, self._credits, self._fleet, self._gathering, self._budget, self._counters
+        )
         self._deadlines = Deadlines()
         self._entries: dict[int, Entry] = {}
-        # Micro-batches by replica, in the order they were sent.
-        self._replicas: dict[int, dict[int, MicroBatch]] = {}
-        self._order = self._batch_id = 0
+        self._order = 0
         self._lingers = options.linger_ms > 0
         self._direct = not (self._lingers or self._admission.choosy)
         self._direct_bytes_max = min(options.max_batch_bytes, options.max_queued_bytes)
         self._handlers: dict[type, Callable[[Any, int, list[Effect]], None]] = {
             Arrived: self._on_arrived,
             Cancelled: self._on_cancelled,
-            ReplicaUp: self._on_replica_up,
+            ReplicaUp: lambda event, *_: self._in_flight.lane_up(event),
             ReplicaDown: self._on_replica_down,
+            ReplicaPaused: self._on_replica_paused,
+            ReplicaResumed: self._on_replica_resumed,
             ReplicaDraining: self._on_replica_draining,
             Finished: self._on_finished,
-            Streamed: self._on_streamed,
-            Suspended: Suspending(self).on_suspended,
+            Streamed: lambda event, *_: self._in_flight.stream(event),
+            Suspended: lambda event, now_ns, _: self._in_flight.suspend(event, now_ns),
             BatchFailed: self._on_batch_failed,
             HandOver: self._on_hand_over,
             # Nothing by itself: `handle` expires and dispatches around every event.
@@ -195,7 +200,7 @@ class DeploymentMachine:
         entry = self._entries[request.id] = Entry(request, order)
         self._deadlines.add(entry)
         self._counters.arrived += 1
-        self._send(replica_id, [entry], [Piece(request, 0, request.rows)], now_ns, effects)
+        self._in_flight.send(replica_id, [entry], [Piece(request, 0, request.rows)], now_ns, effects)
         if self._admission.behind_since_ns:
             self._admission.left(1, now_ns)
         return True
@@ -223,48 +228,25 @@ class DeploymentMachine:
                 self._counters.cancelled += 1
                 self._refuse(entry, _CANCELLED, "the caller gave the request up", effects)
 
-    def _on_replica_up(self, event: ReplicaUp, now_ns: int, effects: list[Effect]) -> None:
-        self._replicas.setdefault(event.replica_id, {})
-        self._fleet.up(event.replica_id, event.credits, event.process or event.replica_id, event.is_async)
-        forecast = self._sides[event.is_async].forecast
-        if forecast is not None:
-            forecast.lane_up(event.replica_id)
+    def _on_replica_down(self, event: ReplicaDown, now_ns: int, effects: list[Effect]) -> None:
+        """in flight there -> queued | refused (not idempotent, reply begun, too many attempts)."""
+        for batch, suspect in self._in_flight.lanes_down(event, now_ns, effects):
+            self._bereave(batch, suspect, event.reason, now_ns, effects)
+
+    def _on_replica_paused(self, event: ReplicaPaused, now_ns: int, effects: list[Effect]) -> None:
+        effects += self._fleet.pause(event.process, now_ns)
+
+    def _on_replica_resumed(self, event: ReplicaResumed, now_ns: int, effects: list[Effect]) -> None:
+        effects += self._fleet.resume(event.process, now_ns)
 
     def _on_replica_draining(self, event: ReplicaDraining, now_ns: int, effects: list[Effect]) -> None:
-        if event.replica_id not in self._replicas:
+        if event.replica_id not in self._in_flight.by_lane:
             self._counters.late += 1
         effects += self._fleet.drain(event.replica_id, now_ns)
 
-    def _on_replica_down(self, event: ReplicaDown, now_ns: int, effects: list[Effect]) -> None:
-        """in flight there -> queued | refused (not idempotent, reply begun, too many attempts)."""
-        batches = self._replicas.pop(event.replica_id, None)
-        if batches is None:
-            self._counters.late += 1
-            return
-        side_by_side = self._credits.of(event.replica_id).side_by_side
-        forecast = self._sides[side_by_side].forecast
-        if forecast is not None:
-            forecast.lane_down(event.replica_id, batches.values())
-        process = self._fleet.process_of(event.replica_id)
-        effects += self._fleet.down(event.replica_id, event.silent, now_ns)
-        self._budget.cover(process, sum(batch.repeatable for batch in batches.values()), now_ns)
-        for batch, suspect in retry_budget.suspected(batches.values(), side_by_side):
-            self._bereave(batch, suspect, event.reason, now_ns, effects)
-
-    def _on_streamed(self, event: Streamed, now_ns: int, effects: list[Effect]) -> None:
-        """in flight -> in flight, never to run again."""
-        batch = self._replicas.get(event.replica_id, {}).get(event.batch_id)
-        if batch is None:
-            self._counters.late += 1
-        else:
-            batch.streamed = True
-            if event.holds_lane and not batch.holds_lane:
-                batch.holds_lane = True
-                self._fleet.hold(event.replica_id)
-
     def _on_finished(self, event: Finished, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> completed, or still waiting for other slices | refused with the error of its own."""
-        if (batch := self._retire(event.replica_id, event.batch_id, event.busy_ns, True, now_ns)) is None:
+        if (batch := self._in_flight.end(event.replica_id, event.batch_id, event.busy_ns, True, now_ns)) is None:
             return
         # A stream takes as long as its reader: its replica is not judged by that.
         if event.busy_ns and not batch.streamed:
@@ -289,7 +271,7 @@ class DeploymentMachine:
 
     def _on_batch_failed(self, event: BatchFailed, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> queued, alone (to find who failed; or it did not run) | refused with the error."""
-        if (batch := self._retire(event.replica_id, event.batch_id, 0, False, now_ns)) is None:
+        if (batch := self._in_flight.end(event.replica_id, event.batch_id, 0, False, now_ns)) is None:
             return
         company = len(batch.entries) > 1
         turned_away = not event.ran and event.kind == _UNAVAILABLE and not batch.streamed
@@ -370,7 +352,7 @@ class DeploymentMachine:
                 entries, pieces = form(group.queue, self._bounds, groups.share(credits.idle, is_async))
                 credits.take(replica_id)
                 groups.taken(group, entries, now_ns)
-                self._send(replica_id, entries, pieces, now_ns, effects)
+                self._in_flight.send(replica_id, entries, pieces, now_ns, effects)
         if looked:
             self._admission.left(self._counters.dispatched_requests - before, now_ns)
 
@@ -388,61 +370,11 @@ class DeploymentMachine:
             self._refuse(entry, _DEADLINE, message, effects)
         if entries:
             credits.take(replica_id)
-            forecast.sent(self._send(replica_id, entries, pieces, now_ns, effects), now_ns)
+            forecast.sent(self._in_flight.send(replica_id, entries, pieces, now_ns, effects), now_ns)
         return True
-
-    def _send(
-        self, replica_id: int, entries: list[Entry], pieces: list[Piece], now_ns: int, effects: list[Effect]
-    ) -> MicroBatch:
-        """Give a micro-batch to a replica whose credit is taken."""
-        self._batch_id = batch_id = self._batch_id + 1
-        count = len(entries)
-        rows = pieces[0].rows if count == 1 else sum([piece.rows for piece in pieces])
-        batch = MicroBatch(batch_id, replica_id, entries, pieces, rows, count, now_ns)
-        self._replicas[replica_id][batch_id] = batch
-        for entry in entries:
-            if entry.cut is None:
-                entry.batch = batch
-            else:
-                assert entry.batches is not None
-                entry.batches[batch_id] = batch
-        counters = self._counters
-        counters.dispatched_batches += 1
-        counters.dispatched_requests += count
-        counters.dispatched_rows += rows
-        if batch.first:
-            counters.queue_waits += count
-            for entry in entries:
-                counters.queue_wait_ns += now_ns - entry.request.arrived_ns
-        if not entries[0].alone:
-            self._budget.pay_in(count, now_ns)
-        if entries[0].request.gathers:
-            self._gathering.sent(batch)
-        effects.append(Dispatch(replica_id, batch_id, entries[0].request.group, pieces))
-        return batch
-
-    def _retire(self, replica_id: int, batch_id: int, busy_ns: int, finished: bool, now_ns: int) -> MicroBatch | None:
-        """Take out a micro-batch that ended and give its credit back; None, counted, for one that is not there."""
-        batches = self._replicas.get(replica_id)
-        batch = batches.pop(batch_id, None) if batches is not None else None
-        if batch is None:
-            self._counters.late += 1
-            return None
-        request = batch.entries[0].request
-        credits, forecast = self._sides[request.is_async]
-        if not batch.suspended:
-            credits.give_back(replica_id)
-        if request.gathers:
-            self._gathering.ended(batch)
-        if batch.holds_lane:
-            self._fleet.release(replica_id)
-        if forecast is not None:
-            forecast.ended(batch, busy_ns, finished and not batch.streamed, now_ns)
-        return batch
 
     def _bereave(self, batch: MicroBatch, suspect: bool, reason: str, now_ns: int, effects: list[Effect]) -> None:
         """The replica of this micro-batch died."""
-        self._gathering.ended(batch)
         for entry in batch.entries:
             if entry.done:
                 continue
@@ -489,7 +421,7 @@ class DeploymentMachine:
     def _unwant(self, batch: MicroBatch, effects: list[Effect]) -> None:
         batch.wanted -= 1
         # A replica that just died has nobody left to tell.
-        if not batch.wanted and batch.replica_id in self._replicas:
+        if not batch.wanted and batch.replica_id in self._in_flight.by_lane:
             self._counters.abandoned += 1
             effects.append(Abandon(batch.replica_id, batch.id))
 

@@ -85,7 +85,7 @@ def test_what_runs_or_ran_is_not_too_old() -> None:
     bench = Bench(1, max_queue_wait_ms=30, max_batch_rows=1)
     bench.arrive(again := request())
     bench.send(ReplicaUp(2, 0))
-    bench.send(ReplicaDown(1, "killed"))
+    bench.send(ReplicaDown([1], "killed"))
     bench.now_ns = 100 * MS
     assert bench.send(Tick()) == []
     assert shape(bench.send(ReplicaUp(3, 1))) == [(3, whole(again))]

@@ -54,7 +54,7 @@ def taught(
         bench.arrive(request(rows, arrived_ns=bench.now_ns, group=(method, 1)))
         bench.now_ns += (fixed_ms + row_ms * rows) * MS
         bench.send(Finished(1, number + 1))
-    bench.send(ReplicaDown(1, "the teacher leaves"))
+    bench.send(ReplicaDown([1], "the teacher leaves"))
     for number, credits in enumerate(replicas, start=2):
         bench.send(ReplicaUp(number, credits))
     return bench
@@ -101,7 +101,7 @@ def test_what_runs_again_keeps_its_place() -> None:
     bench.arrive(soon)
     bench.arrive(late)
     bench.send(ReplicaUp(2, 0))
-    bench.send(ReplicaDown(1, "killed"))
+    bench.send(ReplicaDown([1], "killed"))
     assert shape(bench.send(ReplicaUp(3, 1))) == [(3, whole(soon))]
 
 
@@ -146,7 +146,7 @@ def test_nothing_is_refused_on_a_guess() -> None:
         assert refusals(bench.arrive(due(bench, 1))) == []
         bench.now_ns += MS // 2
         bench.send(Finished(1, number))
-    bench.send(ReplicaDown(1, "gone"))
+    bench.send(ReplicaDown([1], "gone"))
     assert refusals(bench.arrive(due(bench, 0.1))) == []
 
 
@@ -299,7 +299,7 @@ def test_what_fails_is_cancelled_or_lost_is_expected_no_more() -> None:
     first = next_id(bench) - 2
     bench.send(BatchFailed(2, first, 9, "ValueError: no"))
     bench.send(Cancelled([each.id for each in requests]))
-    bench.send(ReplicaDown(3, "killed"))
+    bench.send(ReplicaDown([3], "killed"))
     bench.send(Finished(2, next_id(bench) - 1))
     assert refusals(bench.arrive(due(bench, 70))) == [], "nothing is ahead of it"
 

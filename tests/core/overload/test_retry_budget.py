@@ -44,7 +44,7 @@ def test_the_balance_is_the_reserve_and_what_the_window_added(steps: list[tuple[
             ledger.append((now_ns // SLICE_NS, count))
         elif what == "cover":
             budget.cover(number, count, now_ns)
-            if now_ns >= covered_until_ns:
+            if count and now_ns >= covered_until_ns:
                 covered_until_ns = now_ns + WINDOW_NS
                 ledger.append((now_ns // SLICE_NS, count * DEATH_COST))
         else:

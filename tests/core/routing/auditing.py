@@ -11,7 +11,8 @@ out what is queued, in flight and answered, and checks after each event:
 5. the machine's counters agree with the outcomes;
 6. at rest nothing is queued, in flight or out of credit (`at_rest`);
 7. of the processes that serve at most half are ejected, and never all; one that is ejected gets at most one
-   micro-batch of each kind of method at a time;
+   micro-batch of each kind of method at a time; one that is paused gets nothing, and when it resumes it is ejected if
+   it was; no lane of a dead process gets anything;
 8. requests of `async def` methods, and no others, go to lanes that are for such;
 
 and, where nothing lingers: whoever has credit is busy (with the deadline router, until it is time to send more), the
@@ -42,6 +43,8 @@ from flightserve.core.routing.events import (
     Refused,
     ReplicaDown,
     ReplicaDraining,
+    ReplicaPaused,
+    ReplicaResumed,
     ReplicaUp,
     Request,
     Streamed,
@@ -94,10 +97,10 @@ class Books:
     suspended: set[int] = field(default_factory=set)
     batches: dict[int, Dispatch] = field(default_factory=dict)
 
-    def open(self, ejected: set[int]) -> bool:
-        """Must be used before anything waits."""
+    def open(self, out: set[int]) -> bool:
+        """Must be used before anything waits. `out` are processes that are ejected or paused."""
         credits = min(1, self.credits) if self.held else self.credits
-        return not self.draining and self.taken < credits and self.process not in ejected
+        return not self.draining and self.taken < credits and self.process not in out
 
     @property
     def taken(self) -> int:
@@ -118,6 +121,7 @@ class Auditor:
         self.live: dict[int, Account] = {}
         self.replicas: dict[int, Books] = {}
         self.ejected: set[int] = set()
+        self.paused: set[int] = set()
         self.abandoned: set[int] = set()
         self.streamed: set[int] = set()
         self.outcomes: dict[str, int] = {"completed": 0, "refused": 0, "moved": 0}
@@ -164,9 +168,19 @@ class Auditor:
         self.check(statistics.queued_requests == statistics.queued_bytes == 0, f"queued at rest: {statistics}")
         self.check(statistics.in_flight_batches == 0, f"in flight at rest: {statistics}")
         self.check(statistics.next_wake_ns == NEVER_NS, f"a wake is due at rest: {statistics}")
-        credits = sum(books.credits for books in self.replicas.values() if books.open(self.ejected))
+        credits = sum(books.credits for books in self.replicas.values() if books.open(self.out))
         probes = statistics.free_credits - credits
         self.check(0 <= probes <= 2 * len(self.ejected), f"{credits} credits were offered: {statistics}")
+
+    @property
+    def out(self) -> set[int]:
+        """Processes that get nothing, or probes alone."""
+        return self.ejected | self.paused
+
+    def lanes_of(self, lane: int) -> list[int]:
+        """All lanes of that lane's process."""
+        process = self.replicas[lane].process
+        return [other for other, books in self.replicas.items() if books.process == process]
 
     # ---- what the event means
 
@@ -179,6 +193,13 @@ class Auditor:
             books = self.replicas.setdefault(event.replica_id, Books(event.credits))
             books.credits, books.draining = event.credits, False
             books.process, books.is_async = event.process or event.replica_id, event.is_async
+            if event.paused:
+                self.paused.add(books.process)
+        elif isinstance(event, ReplicaPaused):
+            if any(books.process == event.process for books in self.replicas.values()):
+                self.paused.add(event.process)
+        elif isinstance(event, ReplicaResumed):
+            self.paused.discard(event.process)
         elif isinstance(event, ReplicaDraining) and event.replica_id in self.replicas:
             self.replicas[event.replica_id].draining = True
             self.ejected.discard(self.replicas[event.replica_id].process)
@@ -192,11 +213,14 @@ class Auditor:
             if event.replica_id in self.replicas and event.batch_id in self.replicas[event.replica_id].batches:
                 self.replicas[event.replica_id].suspended.add(event.batch_id)
         elif isinstance(event, ReplicaDown):
-            books = self.replicas.pop(event.replica_id, Books(0))
-            for batch in books.batches.values():
-                self._end(batch, now_ns, answered=False, ran=True)
-            if books.process not in {other.process for other in self.replicas.values()}:
-                self.ejected.discard(books.process)
+            # All of them before the effects are looked at: no lane of a dead process may be given anything.
+            for lane in event.lanes:
+                books = self.replicas.pop(lane, Books(0))
+                for batch in books.batches.values():
+                    self._end(batch, now_ns, answered=False, ran=True)
+                if books.process not in {other.process for other in self.replicas.values()}:
+                    self.ejected.discard(books.process)
+                    self.paused.discard(books.process)
         elif isinstance(event, Finished | BatchFailed) and event.replica_id in self.replicas:
             ended = self.replicas[event.replica_id].batches.pop(event.batch_id, None)
             if ended is not None:
@@ -222,16 +246,18 @@ class Auditor:
 
     def _dispatched(self, effect: Dispatch, now_ns: int) -> None:
         books = self.replicas.get(effect.replica_id)
-        assert books is not None, f"nobody to take {effect}"
+        self.check(books is not None, f"nobody to take {effect}")
+        assert books is not None
         kind = effect.pieces[0].request.is_async
         self.check(books.is_async == kind, f"in a lane for the other kind of method: {effect}")
         self.check(not self._keeps_waiting(effect.pieces[0].request, books), f"it was to wait for others: {effect}")
+        self.check(books.process not in self.paused, f"paused and gets work: {effect}")
         if books.process in self.ejected:
             alike = [o for o in self.replicas.values() if (o.process, o.is_async) == (books.process, books.is_async)]
             held = sum(other.taken for other in alike)
             self.check(held == 0 and books.credits > 0, f"ejected and has work: {effect}")
         else:
-            self.check(books.open(self.ejected), f"no credit for {effect}")
+            self.check(books.open(self.out), f"no credit for {effect}")
             least = min(other.taken for other in self._open_to(effect.pieces[0].request))
             self.check(self.lingers or books.taken == least, f"a less busy replica was passed over: {effect}")
         self._check_bounds(effect)
@@ -268,9 +294,7 @@ class Auditor:
         return [
             books
             for books in self.replicas.values()
-            if books.is_async == request.is_async
-            and books.open(self.ejected)
-            and not self._keeps_waiting(request, books)
+            if books.is_async == request.is_async and books.open(self.out) and not self._keeps_waiting(request, books)
         ]
 
     def _keeps_waiting(self, request: Request, books: Books) -> bool:
@@ -380,14 +404,15 @@ class Auditor:
             statistics.in_flight_batches == sum(len(books.batches) for books in self.replicas.values()),
             f"in flight: {statistics}",
         )
-        serving = {books.process for books in self.replicas.values() if not books.draining}
-        self.check(2 * len(self.ejected) <= len(serving), f"{self.ejected} of {serving} are ejected")
+        serving = {books.process for books in self.replicas.values() if not books.draining} - self.paused
+        ejected = self.ejected - self.paused
+        self.check(2 * len(ejected) <= len(serving), f"{ejected} of {serving} are ejected")
         for is_async in (False, True):
             self._check_busy(is_async, waiting, now_ns)
 
     def _check_busy(self, is_async: bool, waiting: list[Account], now_ns: int) -> None:
         """Of one kind of method: whoever has credit is busy, or may wait for more."""
-        open_ = [number for number, books in self.replicas.items() if books.open(self.ejected)]
+        open_ = [number for number, books in self.replicas.items() if books.open(self.out)]
         idle = [number for number in open_ if self.replicas[number].is_async == is_async]
         waiting = [a for a in waiting if a.request.is_async == is_async and self._open_to(a.request)]
         if self.by_urgency and all(self.replicas[number].taken > 0 for number in idle):

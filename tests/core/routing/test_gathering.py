@@ -82,9 +82,9 @@ def test_a_micro_batch_that_fails_or_dies_is_waited_for_no_more() -> None:
     assert bench.arrive(c) == []
     assert shape(bench.send(BatchFailed(1, 1, 9, "no"))) == [(2, whole(c))]
     assert bench.arrive(d) == []
-    bench.send(ReplicaDown(1, "killed"))
+    bench.send(ReplicaDown([1], "killed"))
     # What its lane was running may go to the process that is left, once that is through with its own.
-    assert shape(bench.send(ReplicaDown(2, "killed"))) == []
+    assert shape(bench.send(ReplicaDown([2], "killed"))) == []
     assert shape(bench.send(Finished(3, 2))) == [(3, whole(c, d))] or bench.count("dispatched_batches") == 4
 
 

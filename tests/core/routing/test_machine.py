@@ -282,13 +282,13 @@ def test_what_is_late_or_unknown_is_counted_and_changes_nothing() -> None:
     bench = Bench(1)
     a = request()
     bench.arrive(a)
-    bench.send(ReplicaDown(1, "gone"))
+    bench.send(ReplicaDown([1], "gone"))
     late: list[Event] = [
         Finished(1, 1),
         Finished(9, 9),
         BatchFailed(1, 1, 9, "late"),
         Streamed(1, 1),
-        ReplicaDown(1, "again"),
+        ReplicaDown([1], "again"),
         ReplicaDraining(1),
     ]
     for event in late:

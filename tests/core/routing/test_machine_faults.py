@@ -16,9 +16,12 @@ from flightserve.core.routing.events import (
     Effect,
     Ejected,
     Finished,
+    Readmitted,
     Refused,
     ReplicaDown,
     ReplicaDraining,
+    ReplicaPaused,
+    ReplicaResumed,
     ReplicaUp,
     Request,
     Streamed,
@@ -40,8 +43,8 @@ def test_what_a_dead_replica_held_runs_again_in_its_old_place() -> None:
     bench.arrive(a)
     bench.arrive(b)
     bench.arrive(c)
-    assert bench.send(ReplicaDown(2, "gone")) == []
-    assert bench.send(ReplicaDown(1, "gone")) == []
+    assert bench.send(ReplicaDown([2], "gone")) == []
+    assert bench.send(ReplicaDown([1], "gone")) == []
     assert shape(bench.send(ReplicaUp(3, 1))) == [(3, whole(a))]
     assert shape(bench.send(Finished(3, 3))) == [(3, whole(b))]
 
@@ -50,7 +53,7 @@ def test_a_method_that_is_not_idempotent_is_not_run_again() -> None:
     bench = Bench(1)
     a, again = request(idempotent=False), request()
     bench.arrive(a, again)
-    effects = bench.send(ReplicaDown(1, "gone"))
+    effects = bench.send(ReplicaDown([1], "gone"))
     [refused] = [e for e in effects if isinstance(e, Refused)]
     assert refused.request is a
     assert errors.KINDS[refused.kind] is errors.Unavailable
@@ -64,7 +67,7 @@ def test_a_reply_that_began_is_not_begun_again() -> None:
     a = request()
     bench.arrive(a)
     bench.send(Streamed(1, 1))
-    assert refusals(bench.send(ReplicaDown(1, "gone"))) == [(a.id, errors.Unavailable)]
+    assert refusals(bench.send(ReplicaDown([1], "gone"))) == [(a.id, errors.Unavailable)]
 
 
 def test_a_request_that_kills_replicas_cannot_kill_for_ever_and_spares_its_neighbours() -> None:
@@ -80,7 +83,7 @@ def test_a_request_that_kills_replicas_cannot_kill_for_ever_and_spares_its_neigh
         if poison.id in running[batch_id]:
             deaths += 1
             running.clear()
-            effects = bench.send(ReplicaDown(replica_id, "signal 9"))
+            effects = bench.send(ReplicaDown([replica_id], "signal 9"))
             outcomes += refusals(effects)
             replica_id += 1
             effects += bench.send(ReplicaUp(replica_id, 2))
@@ -100,7 +103,7 @@ def test_a_slice_of_a_dead_replica_runs_again_as_it_was() -> None:
     bench = Bench(1, 1, max_batch_rows=10)
     large = request(20)
     bench.arrive(large)
-    assert shape(bench.send(ReplicaDown(1, "gone"))) == []
+    assert shape(bench.send(ReplicaDown([1], "gone"))) == []
     assert shape(bench.send(Finished(2, 2))) == [(2, [(large.id, 0, 10)])]
     assert bench.send(Finished(2, 3)) == [Completed([large])]
 
@@ -112,10 +115,10 @@ def test_a_slice_that_kills_replicas_ends_its_request_and_slices_that_were_only_
     for replica_id in range(1, 2 * (ATTEMPTS_MAX - 1), 2):
         bench.send(ReplicaUp(replica_id, 1))
         bench.send(ReplicaUp(replica_id + 1, 1))
-        assert bench.send(ReplicaDown(replica_id, "gone")) == []
-        assert bench.send(ReplicaDown(replica_id + 1, "gone")) == []
+        assert bench.send(ReplicaDown([replica_id], "gone")) == []
+        assert bench.send(ReplicaDown([replica_id + 1], "gone")) == []
     assert shape(bench.send(ReplicaUp(50, 1))) == [(50, [(large.id, 0, 10)])]
-    assert refusals(bench.send(ReplicaDown(50, "gone"))) == [(large.id, errors.Unavailable)]
+    assert refusals(bench.send(ReplicaDown([50], "gone"))) == [(large.id, errors.Unavailable)]
 
 
 # ---- micro-batches that fail
@@ -207,12 +210,12 @@ def full(bench: Bench, count: int, replica: int = 1) -> list[Request]:
 def test_one_death_is_covered_however_much_was_in_flight_and_however_little_ran_before() -> None:
     bench = Bench(2, max_batch_rows=5000)
     running, prefetched = full(bench, 1500), full(bench, 1500)
-    assert bench.send(ReplicaDown(1, "signal 9")) == []
+    assert bench.send(ReplicaDown([1], "signal 9")) == []
     assert bench.count("retries") == 3000
     bench.send(ReplicaUp(2, 1))
     done = 0
     while done < len(running) + len(prefetched):
-        (batch_id,) = bench.machine._replicas[2]
+        (batch_id,) = bench.machine._in_flight.by_lane[2]
         done += sum(len(e.requests) for e in bench.send(Finished(2, batch_id)) if isinstance(e, Completed))
     assert bench.count("retries_refused") == bench.count("lost") == 0
 
@@ -224,7 +227,7 @@ def test_when_replicas_go_on_dying_requests_are_refused_and_told_why() -> None:
     # All 400 share the first micro-batch, whose death is covered; then they run, and kill, one by one.
     for number in range(1, 1000):
         bench.send(ReplicaUp(number, 1))
-        refused += [e for e in bench.send(ReplicaDown(number, "signal 9")) if isinstance(e, Refused)]
+        refused += [e for e in bench.send(ReplicaDown([number], "signal 9")) if isinstance(e, Refused)]
         if bench.count("retries_refused") == 3:
             break
     budget = [e for e in refused if "retry budget is empty" in e.message]
@@ -234,7 +237,7 @@ def test_when_replicas_go_on_dying_requests_are_refused_and_told_why() -> None:
     assert bench.count("retries") == 400 + (RESERVE + 400) // DEATH_COST
     bench.now_ns += WINDOW_NS
     bench.send(ReplicaUp(5000, 1))
-    bench.send(ReplicaDown(5000, "signal 9"))
+    bench.send(ReplicaDown([5000], "signal 9"))
     assert bench.count("retries_refused") == 3, "the budget came back"
 
 
@@ -252,7 +255,7 @@ def test_nothing_runs_again_at_its_deadline() -> None:
     late = request(deadline_ns=10 * MS)
     bench.arrive(late)
     bench.now_ns = 10 * MS
-    effects = bench.send(ReplicaDown(1, "signal 9"))
+    effects = bench.send(ReplicaDown([1], "signal 9"))
     assert refusals(effects) == [(late.id, errors.DeadlineExceeded)]
     assert shape(effects) == []
     assert bench.count("retries") == 0
@@ -263,12 +266,22 @@ def test_a_process_that_dies_with_several_lanes_is_one_death() -> None:
     for lane in (1, 2):
         bench.send(ReplicaUp(lane, 1, process=77))
         full(bench, 1000, replica=lane)
-    bench.send(ReplicaDraining(2))
-    assert bench.send(ReplicaDown(1, "silent", silent=True)) == []
-    assert bench.count("ejected_silent") == 0
-    assert bench.send(ReplicaDown(2, "silent", silent=True)) == []
-    assert bench.count("retries") == 2000
+    bench.send(ReplicaUp(3, 2, process=77))
+    full(bench, 1, replica=3)
+    # Whichever lane is told of first: what it ran is not given to one of the others, which has a credit left.
+    assert bench.send(ReplicaDown([1, 2, 3, 9], "silent", silent=True)) == []
+    assert bench.count("retries") == 2001
     assert bench.count("ejected_silent") == 1
+    assert bench.count("late") == 1, "the lane that was never there"
+
+
+def test_a_process_that_left_nothing_does_not_use_up_the_cover_of_the_next() -> None:
+    bench = Bench(1, max_batch_rows=5000)
+    bench.send(ReplicaUp(2, 1))
+    bench.send(ReplicaDown([2], "it drained"))
+    full(bench, 1500)
+    assert bench.send(ReplicaDown([1], "signal 9")) == []
+    assert bench.count("retries") == 1500
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -279,7 +292,7 @@ def test_who_can_have_killed_a_lane_runs_alone(is_async: bool) -> None:
     members = [request(group=group) for _ in range(3)]
     for each in members:
         bench.arrive(each)
-    bench.send(ReplicaDown(1, "signal 9"))
+    bench.send(ReplicaDown([1], "signal 9"))
     effects = bench.send(ReplicaUp(2, 9, is_async=is_async))
     # All that a lane of coroutines had was running; one of plain methods ran the oldest.
     together = [whole(each) for each in members] if is_async else [whole(members[0]), whole(*members[1:])]
@@ -311,10 +324,72 @@ def test_an_ejected_process_gets_nothing_by_any_lane_and_then_one_probe() -> Non
     assert [lane for lane, _ in shape(bench.send(Tick()))] in ([21], [22])
 
 
+def eject_the_second(bench: Bench) -> Ejected:
+    """Of two processes with two lanes each."""
+    for process in (1, 2):
+        for lane in (1, 2):
+            bench.send(ReplicaUp(10 * process + lane, 2, process))
+    for _ in range(40):
+        bench.now_ns += CHECK_NS // 4
+        if ejected := [e for e in run_four(bench) if isinstance(e, Ejected)]:
+            return ejected[0]
+    raise AssertionError("nobody was ejected")
+
+
+def test_a_pause_does_not_end_an_ejection() -> None:
+    bench = Bench()
+    verdict = eject_the_second(bench)
+    assert bench.send(ReplicaPaused(2)) == []
+    assert bench.send(ReplicaResumed(2)) == []
+    filling = bench.arrive(*(request(sliceable=False) for _ in range(6)))
+    assert [lane for lane, _ in shape(filling)] == [11, 12, 11, 12]
+    assert bench.machine.next_wake_ns == verdict.until_ns
+
+
+def test_an_ejection_that_ends_during_a_pause_becomes_probation_after_it() -> None:
+    bench = Bench()
+    verdict = eject_the_second(bench)
+    bench.send(ReplicaPaused(2))
+    for _ in range(2):
+        bench.arrive(*(request(sliceable=False) for _ in range(4)))
+    bench.now_ns = verdict.until_ns + 1
+    assert shape(bench.send(Tick())) == []
+    assert [lane for lane, _ in shape(bench.send(ReplicaResumed(2)))] in ([21], [22])
+
+
+def test_whoever_pauses_gets_nothing_and_is_whole_again_afterwards() -> None:
+    bench = Bench()
+    for lane in (1, 2):
+        bench.send(ReplicaUp(lane, 2, process=7))
+    bench.send(ReplicaPaused(7))
+    bench.send(ReplicaUp(3, 1, process=7))
+    bench.send(ReplicaUp(4, 1, process=8, paused=True))
+    assert shape(bench.arrive(*(request(sliceable=False) for _ in range(6)))) == []
+    assert [lane for lane, _ in shape(bench.send(ReplicaResumed(8)))] == [4]
+    assert [lane for lane, _ in shape(bench.send(ReplicaResumed(7)))] == [1, 2, 3, 1, 2]
+
+
+def test_when_the_good_one_pauses_the_ejected_one_serves() -> None:
+    bench = Bench()
+    eject_the_second(bench)
+    assert [type(e) for e in bench.send(ReplicaPaused(1))] == [Readmitted]
+    assert [lane for lane, _ in shape(bench.arrive(request()))] in ([21], [22])
+
+
+def test_a_stream_that_ends_during_a_pause_frees_nothing() -> None:
+    bench = Bench(2)
+    bench.arrive(request(sliceable=False))
+    bench.send(Streamed(1, 1, holds_lane=True))
+    bench.send(ReplicaPaused(1))
+    bench.arrive(request())
+    assert shape(bench.send(Finished(1, 1))) == []
+    assert [lane for lane, _ in shape(bench.send(ReplicaResumed(1)))] == [1]
+
+
 def run_four(bench: Bench) -> list[Effect]:
     """A request for each of four lanes; those of the second process take ten times as long."""
     effects = bench.arrive(*(request(sliceable=False) for _ in range(4)))
-    for lane, batches in list(bench.machine._replicas.items()):
+    for lane, batches in list(bench.machine._in_flight.by_lane.items()):
         for batch_id in list(batches):
             effects += bench.send(Finished(lane, batch_id, (50 if lane > 20 else 5) * MS))
     return effects

@@ -19,6 +19,8 @@ from flightserve.core.routing.events import (
     HandOver,
     ReplicaDown,
     ReplicaDraining,
+    ReplicaPaused,
+    ReplicaResumed,
     ReplicaUp,
     Streamed,
     Suspended,
@@ -81,7 +83,7 @@ class Routing(RuleBasedStateMachine):
 
     def teach(self) -> None:
         """Let each method run often enough that the machine knows its time: 1 ms a row, more or less."""
-        self.replica_up(1, [False, True])
+        self.replica_up(1, [False, True], False)
         for number in range(SAMPLES_MIN):
             for method in ("score", "explain", "score_async"):
                 rows = 1 + number % 3
@@ -131,13 +133,17 @@ class Routing(RuleBasedStateMachine):
         ]
         self.send(Arrived(requests))
 
-    @rule(credits=st.integers(0, 3), lanes=st.lists(st.booleans(), min_size=1, max_size=3))
-    def replica_up(self, credits: int, lanes: list[bool]) -> None:
+    @rule(
+        credits=st.integers(0, 3),
+        lanes=st.lists(st.booleans(), min_size=1, max_size=3),
+        paused=st.sampled_from([False, False, False, True]),
+    )
+    def replica_up(self, credits: int, lanes: list[bool], paused: bool) -> None:
         """With so many lanes, of `async def` methods where they say so."""
         process = self.replicas + 1
         for is_async in lanes:
             self.replicas += 1
-            self.send(ReplicaUp(self.replicas, credits, process, is_async))
+            self.send(ReplicaUp(self.replicas, credits, process, is_async, paused))
 
     @precondition(lambda self: self.auditor.replicas)
     @rule(data=st.data(), credits=st.integers(0, 3))
@@ -149,7 +155,25 @@ class Routing(RuleBasedStateMachine):
     @precondition(lambda self: self.auditor.replicas)
     @rule(data=st.data())
     def replica_down(self, data: st.DataObject) -> None:
-        self.send(ReplicaDown(data.draw(st.sampled_from(sorted(self.auditor.replicas))), "killed by a test"))
+        """With all its lanes, one of which may have ended before."""
+        lanes = self.auditor.lanes_of(data.draw(st.sampled_from(sorted(self.auditor.replicas))))
+        self.send(ReplicaDown(lanes + data.draw(st.sampled_from([[], [self.replicas + 1_000]])), "killed by a test"))
+
+    @precondition(lambda self: self.auditor.replicas)
+    @rule(data=st.data())
+    def lane_let_go(self, data: st.DataObject) -> None:
+        self.send(ReplicaDown([data.draw(st.sampled_from(sorted(self.auditor.replicas)))], "it drained"))
+
+    @precondition(lambda self: self.auditor.replicas)
+    @rule(data=st.data())
+    def replica_pauses(self, data: st.DataObject) -> None:
+        process = data.draw(st.sampled_from(sorted({books.process for books in self.auditor.replicas.values()})))
+        self.send(ReplicaPaused(process))
+
+    @precondition(lambda self: self.auditor.paused)
+    @rule(data=st.data())
+    def replica_resumes(self, data: st.DataObject) -> None:
+        self.send(ReplicaResumed(data.draw(st.sampled_from(sorted(self.auditor.paused)))))
 
     @precondition(lambda self: self.auditor.replicas)
     @rule(data=st.data())
@@ -186,7 +210,7 @@ class Routing(RuleBasedStateMachine):
             BatchFailed(replica_id, batch_id, 9, "late"),
             Streamed(replica_id, batch_id),
             Suspended(replica_id, batch_id),
-            ReplicaDown(replica_id + 1_000, "never seen"),
+            ReplicaDown([replica_id + 1_000], "never seen"),
         ]
         self.send(events[kind])
 

@@ -72,11 +72,11 @@ def test_one_that_went_on_may_be_what_killed_the_replica_and_so_may_the_one_that
     bench.arrive(runs)
     bench.send(Suspended(1, 1))
     for number in range(2, 2 + ATTEMPTS_MAX):
-        effects = bench.send(ReplicaDown(number - 1, "gone"))
+        effects = bench.send(ReplicaDown([number - 1], "gone"))
         if number < 1 + ATTEMPTS_MAX:
             sent = shape(bench.send(ReplicaUp(number, 1)))
             assert sent == [(number, whole(waits))], "alone"
-            batch = bench.machine._batch_id
+            batch = bench.machine._in_flight._batch_id
             assert shape(bench.send(Suspended(number, batch))) == [(number, whole(runs))]
     refused = {effect.request.id: effect for effect in effects if isinstance(effect, Refused)}
     assert set(refused) == {waits.id, runs.id}
