@@ -16,7 +16,7 @@ from flightserve.replica.faults import bare
 from flightserve.replica.forms import cut, rows_of
 
 
-class Group(NamedTuple):
+class RequestGroup(NamedTuple):
     """Requests that share a call, by their places in the micro-batch, and their rows."""
 
     places: list[int]

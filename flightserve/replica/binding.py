@@ -5,7 +5,7 @@ another. What it gives back depends on the method:
 
 | method | call gives |
 |---|---|
-| plain | the result (`replica.results.Part`), most often a record batch; a list of `Apart` where its requests differ |
+| plain | the result (`replica.columns.Rows`), most often a record batch; a list of `Apart` where its requests differ |
 | `async def` | an awaitable of it |
 | generator | an iterator of record batches |
 | `async def` generator | an async iterator of them |
@@ -28,8 +28,8 @@ from flightserve.contracts.context import context, entered
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ReplicaFailed, SchemaMismatch
 from flightserve.fabric.memory.schemas import decode_schema, empty_batch
 from flightserve.fabric.memory.stored import Stored
-from flightserve.replica.apart import Group, RowRun
-from flightserve.replica.columns import Apart, Part, at_places, kept_apart
+from flightserve.replica.apart import RequestGroup, RowRun
+from flightserve.replica.columns import Apart, MethodResult, Rows, at_places, kept_apart
 from flightserve.replica.delimiting import delimited
 from flightserve.replica.faults import bare, failure
 from flightserve.replica.forms import FORMS, contiguous, cut, groups
@@ -74,7 +74,7 @@ class BoundMethod:
 
     # ---- batch methods
 
-    def _batch(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
+    def _batch(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         try:
             argument, apart_groups = self._argument(pieces)
             if apart_groups is None:
@@ -91,7 +91,7 @@ class BoundMethod:
                     apart += self._group_failed(error, group)
         return kept_apart(apart, context())
 
-    async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
+    async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         try:
             argument, apart_groups = self._argument(pieces)
             if apart_groups is None:
@@ -112,7 +112,7 @@ class BoundMethod:
                     apart += self._group_failed(error, group)
         return kept_apart(apart, context())
 
-    def _argument(self, pieces: Sequence[pa.RecordBatch]) -> tuple[Any, list[Group] | None]:
+    def _argument(self, pieces: Sequence[pa.RecordBatch]) -> tuple[Any, list[RequestGroup] | None]:
         """What the method gets, or the groups of requests that it runs for one after another."""
         if (len(pieces) == 1 and not self._looks_at_nulls) or self.spec.delimited:
             return self._form(pieces, self.where), None
@@ -127,9 +127,9 @@ class BoundMethod:
                 # Perhaps for one request's values, or together only.
                 places = [[place] for place in range(len(counts))]
         own = cut(pieces, counts)
-        return None, [Group(each, [own[place] for place in each], context().within(each)) for each in places]
+        return None, [RequestGroup(each, [own[place] for place in each], context().within(each)) for each in places]
 
-    def _group_failed(self, error: BaseException, group: Group) -> list[Apart]:
+    def _group_failed(self, error: BaseException, group: RequestGroup) -> list[Apart]:
         """The answer of requests that ran apart from the others of their micro-batch. Raises where they are several and
         may run again, each by itself."""
         failed = self._failed(error)
@@ -137,7 +137,7 @@ class BoundMethod:
             raise failed from error
         return [Apart(group.places, bare(failed))]
 
-    def _checked(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
+    def _checked(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         if self.spec.delimited:
             return self._delimited(value, pieces)
         schema = pieces[0].schema
@@ -156,7 +156,7 @@ class BoundMethod:
             )
         return kept_apart(batch, current)
 
-    def _delimited(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
+    def _delimited(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         rows, schema = context().rows, pieces[0].schema
         if type(value) is not list:
             return delimited(self._one(value, schema), rows, self.where)
@@ -171,7 +171,7 @@ class BoundMethod:
             apart += [Apart([parts[part] for part in each.parts], each.batch, each.counts) for each in found]
         return apart
 
-    def _one(self, value: Any, schema: pa.Schema) -> Part:
+    def _one(self, value: Any, schema: pa.Schema) -> Rows:
         """The result of a method that tells itself which rows are whose."""
         part = self._results.placed(value, schema)
         assert not isinstance(part, list)
@@ -179,7 +179,7 @@ class BoundMethod:
 
     # ---- generators
 
-    def _stream(self, pieces: Sequence[pa.RecordBatch]) -> Iterator[Part]:
+    def _stream(self, pieces: Sequence[pa.RecordBatch]) -> Iterator[Rows]:
         stream = self._results.stream(pieces[0].schema)
         try:
             values = iter(self._function(self._form(pieces, self.where)))
@@ -200,7 +200,7 @@ class BoundMethod:
         if not stream.started and self._results.output is not None:
             yield empty_batch(self._results.output)
 
-    async def _stream_async(self, pieces: Sequence[pa.RecordBatch]) -> AsyncIterator[Part]:
+    async def _stream_async(self, pieces: Sequence[pa.RecordBatch]) -> AsyncIterator[Rows]:
         stream = self._results.stream(pieces[0].schema)
         try:
             values = self._function(self._form(pieces, self.where))
@@ -223,7 +223,7 @@ class BoundMethod:
         if not stream.started and self._results.output is not None:
             yield empty_batch(self._results.output)
 
-    def _read(self, stream: StreamReader, value: Any) -> Part:
+    def _read(self, stream: StreamReader, value: Any) -> Rows:
         try:
             return stream.read(value)
         except BaseException as error:
@@ -250,7 +250,7 @@ class BoundMethod:
 
     # ---- @single_input
 
-    def _rows(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
+    def _rows(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         function, run = self._function, RowRun(self.where, pieces)
         values, current = run.values, run.context
         while rows := run.left():
@@ -264,7 +264,7 @@ class BoundMethod:
                 run.fail(self._failed(error))
         return self._row_answers(run)
 
-    async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> Part | list[Apart]:
+    async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         function, run = self._function, RowRun(self.where, pieces)
         values, current = run.values, run.context
         while rows := run.left():
@@ -280,9 +280,9 @@ class BoundMethod:
                 run.fail(self._failed(error))
         return self._row_answers(run)
 
-    def _row_answers(self, run: RowRun) -> Part | list[Apart]:
+    def _row_answers(self, run: RowRun) -> MethodResult:
         try:
-            result: Part | list[Apart] = self._results.from_rows(run.values, run.schema, run.answered)
+            result: MethodResult = self._results.from_rows(run.values, run.schema, run.answered)
             if run.faults:
                 result = [*at_places(result, run.places), *run.faults] if run.places else run.faults
             return kept_apart(result, run.context)

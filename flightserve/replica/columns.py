@@ -25,8 +25,8 @@ from flightserve.replica.faults import bare
 
 EXTENSION_METADATA: Final = b"ARROW:extension:metadata"
 
-# One result of a method, checked.
-Part: TypeAlias = pa.RecordBatch | Stored | Fresh
+# Rows that a method returned, checked.
+Rows: TypeAlias = pa.RecordBatch | Stored | Fresh
 
 
 class Apart(NamedTuple):
@@ -35,8 +35,12 @@ class Apart(NamedTuple):
     micro-batch, `counts` the rows of each, where they are not as many as the request brought."""
 
     parts: Sequence[int]
-    batch: Part | FlightserveError
+    batch: Rows | FlightserveError
     counts: Sequence[int] = ()
+
+
+# What a micro-batch's requests are answered by: all by the same batch, or some apart from the others.
+MethodResult: TypeAlias = Rows | list[Apart]
 
 
 class Column:
@@ -241,14 +245,14 @@ def _picked(values: Any, ends: Sequence[int], places: Sequence[int]) -> Any:
 # ---- requests apart
 
 
-def at_places(result: Part | list[Apart], places: Sequence[int]) -> list[Apart]:
+def at_places(result: MethodResult, places: Sequence[int]) -> list[Apart]:
     """The result of some requests of a micro-batch, by their places there."""
     if not isinstance(result, list):
         return [Apart(places, result)]
     return [Apart([places[part] for part in each.parts], each.batch, each.counts) for each in result]
 
 
-def kept_apart(result: Part | list[Apart], current: Context) -> Part | list[Apart]:
+def kept_apart(result: MethodResult, current: Context) -> MethodResult:
     """The result with nothing in a request's part that belongs to others: where buffers hold values for several rows,
     as dictionaries do, each request gets its own."""
     if current.requests <= 1 or isinstance(result, (Stored, Fresh)):

@@ -27,7 +27,7 @@ from flightserve.wire import frames
 
 if TYPE_CHECKING:
     from flightserve.replica.binding import BoundMethod
-    from flightserve.replica.lane import Answer, Lane
+    from flightserve.replica.lane import Answer, ReplicaLane
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Run:
 
     def __init__(
         self,
-        lane: Lane,
+        lane: ReplicaLane,
         frame: frames.Execute,
         inputs: Inputs,
         method: BoundMethod,

@@ -37,14 +37,14 @@ from flightserve.fabric.memory.stored import Stored
 from flightserve.fabric.transport.channels import BlockingChannel
 from flightserve.fabric.transport.spinning import Spinner
 from flightserve.replica.bell import Bell
-from flightserve.replica.columns import Apart, Part
+from flightserve.replica.columns import Apart, MethodResult, Rows
 from flightserve.replica.coroutines import STREAM_WINDOW, Run
 from flightserve.replica.faults import bare, failure
 from flightserve.replica.inputs import Inputs
-from flightserve.replica.keepers import Keeper
+from flightserve.replica.lane_threads import LaneThread
 from flightserve.replica.origins import given, handed_back
-from flightserve.replica.session import Session
-from flightserve.replica.turns import LOOK_S, Calls, Turn, Turns
+from flightserve.replica.session import RouterSession
+from flightserve.replica.turns import LOOK_S, CalleeReport, Turn, Turns
 from flightserve.wire import frames
 
 if TYPE_CHECKING:
@@ -71,11 +71,16 @@ FAULT_BYTES_MAX = 1 << 20
 Answer: TypeAlias = tuple[frames.Region | None, int] | list[frames.Share | frames.Fault] | FlightserveError
 
 
-class Lane:
+class ReplicaLane:
     """Runs micro-batches that its router sends, until the connection ends."""
 
     def __init__(
-        self, service: ReplicaService, channel: BlockingChannel, session: Session, shown: Shown, side_by_side: bool
+        self,
+        service: ReplicaService,
+        channel: BlockingChannel,
+        session: RouterSession,
+        shown: Shown,
+        side_by_side: bool,
     ) -> None:
         """`side_by_side`: it hands `async def` methods to the event loop and takes the next; others run one micro-batch
         after another, whatever the method."""
@@ -93,7 +98,7 @@ class Lane:
         self._keeping: list[Inputs] = []
         self._flushing = threading.Lock()
         # Who reads the connection, and the micro-batches whose threads did so before.
-        self.keeper: Keeper | None = None
+        self.thread: LaneThread | None = None
         self._reader = 0
         self.suspended: set[int] = set()
         # The micro-batch whose method the reading thread is in. Meanwhile another thread may read the connection,
@@ -109,30 +114,26 @@ class Lane:
 
     # ---- frames in
 
-    def serve(self, keeper: Keeper) -> None:
+    def serve(self, thread: LaneThread) -> None:
         """Work until the connection ends, which raises Unavailable, or another thread has taken this one's place."""
-        self.keeper, self._reader = keeper, threading.get_ident()
+        self.thread, self._reader = thread, threading.get_ident()
         while True:
             while self._waiting:
                 self._execute(self._waiting.popleft())
-                if self.keeper is not keeper:
+                if self.thread is not thread:
                     return
             while self._gone:
                 self._shown.gone(self._gone.popleft())
             # Awake, where the process has nothing else to do and the next one came soon the last time.
             idle = not self.session.contexts
-            if idle and self._spinner.look(self._look):
+            if idle and self._spinner.look(lambda: self.pump(0)):
                 continue
             self.pump(None)
             if idle:
                 self._spinner.slept()
 
-    def _look(self) -> Sequence[frames.Frame]:
-        self.pump(0)
-        return self._waiting or self._gone
-
-    def pump(self, timeout_s: float | None) -> None:
-        """Read the connection once: act on releases, set micro-batches aside."""
+    def pump(self, timeout_s: float | None) -> Sequence[frames.Frame]:
+        """Read the connection once: act on releases, set micro-batches aside. What now waits to be acted on."""
         for frame in self.channel.receive(timeout_s):
             if type(frame) is frames.Execute:
                 self._waiting.append(frame)
@@ -141,7 +142,10 @@ class Lane:
             elif type(frame) is frames.Release:
                 self.session.released(frame.regions, frame.lost)
             elif type(frame) is frames.Taken:
-                self._taken(frame)
+                if frame.id == self._streaming:
+                    self._unread -= frame.parts
+                else:
+                    self.session.taken(frame.id, frame.parts)
             elif type(frame) is frames.Segment:
                 self.channel.take_segment()
             elif isinstance(frame, (frames.SegmentGone, frames.PeerGone)):
@@ -149,6 +153,7 @@ class Lane:
             elif type(frame) is frames.Goodbye:
                 self.dismissed = True
                 raise Unavailable("the router has nothing more for it")
+        return self._waiting or self._gone
 
     def close(self) -> None:
         """Close the connection; what it showed is unmapped when nobody reads it any more."""
@@ -156,12 +161,6 @@ class Lane:
             self._bell.close()
         self.channel.close()
         self._shown.end()
-
-    def _taken(self, frame: frames.Taken) -> None:
-        if frame.id == self._streaming:
-            self._unread -= frame.parts
-        else:
-            self.session.taken(frame.id, frame.parts)
 
     # ---- one micro-batch
 
@@ -208,7 +207,7 @@ class Lane:
         context = self._admit(frame, inputs, now_ns)
         if context is None:
             return None
-        context.calls = Calls(self, frame.batch_id) if turn is None or method.spec.streaming else turn
+        context.calls = CalleeReport(self, frame.batch_id) if turn is None or method.spec.streaming else turn
         handed_on = False
         context.idempotent = method.spec.idempotent
         try:
@@ -341,16 +340,16 @@ class Lane:
         wait already. For the thread that runs it."""
         if turn.suspended:
             return True
-        keeper = self.keeper
-        if keeper is None or len(self.suspended) >= SUSPENDED_MAX:
+        thread = self.thread
+        if thread is None or len(self.suspended) >= SUSPENDED_MAX:
             return False
         self._outside()
-        reader, self._reader, self.keeper = self._reader, 0, None
+        reader, self._reader, self.thread = self._reader, 0, None
         self.suspended.add(batch_id)
-        turn.suspended = self.service.keepers.hand_over(keeper)
+        turn.suspended = self.service.lane_threads.hand_over(thread)
         if not turn.suspended:
             self.suspended.discard(batch_id)
-            self._reader, self.keeper, self.inside = reader, keeper, batch_id
+            self._reader, self.thread, self.inside = reader, thread, batch_id
             return False
         with contextlib.suppress(Unavailable):
             self.channel.send([frames.Suspended(batch_id, turn.callee)])
@@ -405,14 +404,14 @@ class Lane:
         while self._waiting:
             self.refuse(self._waiting.popleft(), Unavailable(why))
 
-    def send_part(self, frame: frames.Execute, batch: Part) -> None:
+    def send_part(self, frame: frames.Execute, batch: Rows) -> None:
         """Send one batch of a streamed reply."""
         region = self.write(batch)
         self.send(frames.Done(frame.batch_id, region, batch.num_rows, False), region)
 
     # ---- memory and frames out
 
-    def write(self, batch: Part) -> frames.Region:
+    def write(self, batch: Rows) -> frames.Region:
         """The result in a region of this process, written unless it lies there; one lease on it is the answer's.
         Raises ResourceExhausted where memory stays full."""
         if type(batch) is pa.RecordBatch:
@@ -427,7 +426,7 @@ class Lane:
             raise
         return region
 
-    def answered(self, result: Part | list[Apart], inputs: Inputs) -> Answer:
+    def answered(self, result: MethodResult, inputs: Inputs) -> Answer:
         """A method's result, written. Raises ResourceExhausted where memory stays full."""
         places = inputs.parts
         if passed := handed_back(self.service.origins, result, inputs, self.session):

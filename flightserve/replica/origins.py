@@ -19,7 +19,7 @@ from flightserve.wire.frames import Region, Share
 
 if TYPE_CHECKING:
     from flightserve.replica.inputs import Inputs
-    from flightserve.replica.session import Session
+    from flightserve.replica.session import RouterSession
 
 
 class Origin(NamedTuple):
@@ -86,7 +86,7 @@ class Origins:
         return batch
 
 
-def given(origins: Origins | None, pieces: list[pa.RecordBatch], inputs: Inputs, session: Session) -> None:
+def given(origins: Origins | None, pieces: list[pa.RecordBatch], inputs: Inputs, session: RouterSession) -> None:
     """A micro-batch's rows are noted, where they lie in one region."""
     # From here on the region is kept by who has the rows.
     place, inputs.place = inputs.place, None
@@ -94,7 +94,7 @@ def given(origins: Origins | None, pieces: list[pa.RecordBatch], inputs: Inputs,
         origins.note(pieces[0], Origin(*place, session.router.id, is_input=True))
 
 
-def handed_back(origins: Origins | None, result: Any, inputs: Inputs, session: Session) -> Share | None:
+def handed_back(origins: Origins | None, result: Any, inputs: Inputs, session: RouterSession) -> Share | None:
     """What a callee answered, as the answer to a micro-batch: where it lies, lent to the session's router. None for
     what has to be written."""
     if origins is None or type(result) is not pa.RecordBatch or (found := origins.find(result)) is None:

@@ -82,7 +82,7 @@ class Remote:
         return f"<Remote {self._name}>"
 
 
-class Prepared(NamedTuple):
+class PreparedCall(NamedTuple):
     """A call that is about to be made. `caller` and `callee` are Deployment.method."""
 
     context: Context
@@ -164,7 +164,7 @@ class RemoteMethod:
         if _running_loop() is not None:
             raise RuntimeError(f"{self._where} would block the event loop; use: await {self._where}.aio(batch)")
 
-    def _prepare(self, rows: Any) -> Prepared:
+    def _prepare(self, rows: Any) -> PreparedCall:
         deployment, spec = self._specs()
         current, options = context(), deployment.options
         batch = _batch_of(rows, self._where)
@@ -173,7 +173,7 @@ class RemoteMethod:
         parts = parts or [(batch.num_rows, current.onward(*limits))]
         found = self._origins.find(batch)
         rows = batch if found is None else _passed(batch, *found)
-        call = Prepared(current, self._deployment, spec, rows, self._origins, parts)
+        call = PreparedCall(current, self._deployment, spec, rows, self._origins, parts)
         call.check()
         try:
             if found is None or not found[0].is_input:
@@ -193,7 +193,7 @@ class RemoteMethod:
 
     # ---- on event loops
 
-    async def _told(self, prepared: Prepared) -> pa.RecordBatch:
+    async def _told(self, prepared: PreparedCall) -> pa.RecordBatch:
         """The call, which is told of where it takes a while: in the loop's thread."""
         calls = prepared.context.calls
         work = self._collect if len(prepared.parts) == 1 else self._collect_parts
@@ -210,7 +210,7 @@ class RemoteMethod:
             return await work(*args, **kwargs)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(*args, **kwargs), self._loop))
 
-    async def _collect(self, prepared: Prepared) -> pa.RecordBatch:
+    async def _collect(self, prepared: PreparedCall) -> pa.RecordBatch:
         answers = prepared.answers
         call = self._start(prepared)
         try:
@@ -223,7 +223,7 @@ class RemoteMethod:
             call.cancel()
             raise
 
-    async def _collect_parts(self, prepared: Prepared) -> pa.RecordBatch:
+    async def _collect_parts(self, prepared: PreparedCall) -> pa.RecordBatch:
         answers, ended = prepared.answers, asyncio.get_running_loop().create_future()
 
         def deliver(index: int, result: Result | None, error: FlightserveError | None, last: bool) -> None:
@@ -248,10 +248,10 @@ class RemoteMethod:
                 raise of_callee(error, callee, prepared.caller) from None
             raise
 
-    def _start(self, call: Prepared) -> AsyncCall:
+    def _start(self, call: PreparedCall) -> AsyncCall:
         return self._service.call(self._deployment, self._name, call.rows, call.parts[0][1])
 
-    async def _iterate(self, prepared: Prepared) -> AsyncIterator[pa.RecordBatch]:
+    async def _iterate(self, prepared: PreparedCall) -> AsyncIterator[pa.RecordBatch]:
         call: AsyncCall | None = None
 
         async def step() -> Result | None:
@@ -273,7 +273,7 @@ class RemoteMethod:
 class Later:
     """A call that has begun, of a method that runs on a thread. One that is dropped is given up."""
 
-    def __init__(self, service: Service, call: Prepared) -> None:
+    def __init__(self, service: Service, call: PreparedCall) -> None:
         # What stays of the call is not to keep its rows.
         self._call = call._replace(rows=None)
         self._answers: Answers | None = call.answers

@@ -24,7 +24,7 @@ from flightserve.fabric.conversion.exact import Misfit
 from flightserve.fabric.memory.schemas import differences, empty_batch
 from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.replica import libraries
-from flightserve.replica.columns import Apart, Column, Part, assembled, at_places, fields_of
+from flightserve.replica.columns import Apart, Column, MethodResult, Rows, assembled, at_places, fields_of
 from flightserve.replica.faults import bare
 
 ROW_RESULT: Final = "result"
@@ -54,7 +54,7 @@ class ResultReader:
             self._last = (schema, fields)
         return fields
 
-    def placed(self, value: Any, schema: pa.Schema, counts: Sequence[int] = ()) -> Part | list[Apart]:
+    def placed(self, value: Any, schema: pa.Schema, counts: Sequence[int] = ()) -> MethodResult:
         """As `read`; what says itself where it lies, or shall be told, stays as it is."""
         if isinstance(value, Stored):
             return value
@@ -288,7 +288,7 @@ class StreamReader:
         # A batch was read.
         self.started = False
 
-    def read(self, value: Any) -> Part:
+    def read(self, value: Any) -> Rows:
         """The next one. Raises MethodFailed, also for a schema unlike the first one's."""
         self.started = True
         if isinstance(value, Stored):

@@ -13,7 +13,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.core.lifecycle.retiring import GivenUp, why_retire
 from flightserve.errors import FlightserveError
 from flightserve.replica.binding import BoundMethod
-from flightserve.replica.session import Session
+from flightserve.replica.session import RouterSession
 from flightserve.types import Lanes
 
 # Calls a function on the event loop of the methods.
@@ -31,7 +31,7 @@ class Retirement:
         # When the loop was last asked to turn, until it has.
         self._asked_ns = 0
 
-    def why(self, sessions: Iterable[Session], waited_for: bool) -> str:
+    def why(self, sessions: Iterable[RouterSession], waited_for: bool) -> str:
         """Why it has to be retired now, "" where it has not. `waited_for`: nothing begins before all that was given up
         has ended."""
         given_up = [self._given_up(*each) for session in sessions for each in session.abandoned()]
@@ -42,12 +42,12 @@ class Retirement:
         serial, side_by_side = (1, 1) if waited_for else self._lanes
         return why_retire(given_up, serial, side_by_side, blocked_ns, now_ns, self._grace_ns)
 
-    def is_over(self, session: Session, batch_id: int) -> bool:
+    def is_over(self, session: RouterSession, batch_id: int) -> bool:
         """The micro-batch runs and is not waited for any more, by anybody."""
         calls = [self._given_up(*each) for each in session.abandoned() if each[0] == batch_id]
         return any(monotonic_ns() > call.ends_ns(self._grace_ns) for call in calls)
 
-    def until_ns(self, sessions: Iterable[Session]) -> int:
+    def until_ns(self, sessions: Iterable[RouterSession]) -> int:
         """By when all that runs has ended, or is not waited for any more; 0 where nothing runs."""
         ends_ns = [0]
         for session in sessions:

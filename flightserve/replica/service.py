@@ -26,11 +26,11 @@ from flightserve.replica.binding import BoundMethod, bind_methods
 from flightserve.replica.coroutines import Coroutines
 from flightserve.replica.faults import failure
 from flightserve.replica.hooks import Hooks
-from flightserve.replica.keepers import Keeper, Keepers
-from flightserve.replica.lane import RETIRED, Lane
+from flightserve.replica.lane import RETIRED, ReplicaLane
+from flightserve.replica.lane_threads import LaneThread, LaneThreads
 from flightserve.replica.onward import Onward
 from flightserve.replica.retiring import Retirement
-from flightserve.replica.session import Session
+from flightserve.replica.session import RouterSession
 from flightserve.replica.threads import carry_contexts
 from flightserve.replica.turns import Turns
 from flightserve.types import DeploymentSpec
@@ -76,16 +76,16 @@ class ReplicaService:
         self._router_ids: frozenset[int] = frozenset()
         self._epoch = 0
         # By router: the one that owns the deployment, and while it moves the one before.
-        self._sessions: dict[int, Session] = {}
+        self._sessions: dict[int, RouterSession] = {}
         self._table_version = 0
         self._changed = threading.Condition()
         self._draining = False
         self._stopping = False
-        self._lanes: dict[int, Lane] = {}
+        self._lanes: dict[int, ReplicaLane] = {}
         self._main: BlockingChannel | None = None
-        self._main_session: Session | None = None
+        self._main_session: RouterSession | None = None
         # Those that ended while something of theirs was still running.
-        self._past: list[Session] = []
+        self._past: list[RouterSession] = []
         self._on_loss = on_loss
         self.retired = ""
         self._counts: collections.Counter[str] = collections.Counter()
@@ -94,7 +94,7 @@ class ReplicaService:
         self._loop_thread: threading.Thread | None = None
         awaits = any(method.spec.is_async for method in self.methods.values())
         self.coroutines = Coroutines(spec.name) if awaits else None
-        self.keepers = Keepers(self._start_keeper)
+        self.lane_threads = LaneThreads(self._start_lane_thread)
         # Where methods may wait for others: whose code runs.
         waits = onward is not None and spec.options.reentrant and spec.lanes.serial > 0
         self.turns = Turns(spec.lanes.serial) if waits else None
@@ -122,12 +122,12 @@ class ReplicaService:
         self._hooks.start()
         self._spawn("main", lambda: self._keep("main connection", self._run_main))
         for number in range(self.spec.lanes.total):
-            self.keepers.add(number)
+            self.lane_threads.add(number)
 
-    def _start_keeper(self, keeper: Keeper) -> None:
-        number = keeper.lane
-        run = functools.partial(self._keep, f"lane {number}", functools.partial(self._work, keeper))
-        self._spawn(f"lane-{number}", run, lambda: keeper.lane is None)
+    def _start_lane_thread(self, thread: LaneThread) -> None:
+        number = thread.lane
+        run = functools.partial(self._keep, f"lane {number}", functools.partial(self._work, thread))
+        self._spawn(f"lane-{number}", run, lambda: thread.lane is None)
 
     def _spawn(self, name: str, run: Any, may_end: Callable[[], bool] = lambda: False) -> threading.Thread:
         thread = threads.start(
@@ -212,12 +212,12 @@ class ReplicaService:
         lanes = [lane for lane in list(self._lanes.values()) if not self._is_over(lane)]
         return not lanes and not any(session.outstanding or session.lent for session in self._all_sessions())
 
-    def _is_over(self, lane: Lane) -> bool:
+    def _is_over(self, lane: ReplicaLane) -> bool:
         """It is held by calls that nobody waits for any more, and would not be back."""
         held = [*lane.suspended, *(each for each in (lane.inside, lane.awaits) if each)]
         return bool(self.retired and held) and all(self._retirement.is_over(lane.session, each) for each in held)
 
-    def _all_sessions(self) -> list[Session]:
+    def _all_sessions(self) -> list[RouterSession]:
         return [*list(self._sessions.values()), *self._past]
 
     def stop(self) -> None:
@@ -229,7 +229,7 @@ class ReplicaService:
         if self._onward is not None:
             # First: a lane in the middle of an onward call ends with it.
             self._onward.stop()
-        self.keepers.close()
+        self.lane_threads.close()
         if self.turns is not None:
             self.turns.close()
         awaiting = [thread for thread in self._threads if thread is self._loop_thread]
@@ -275,7 +275,7 @@ class ReplicaService:
 
     # ---- connections
 
-    def _connect(self, number: int | None = None) -> tuple[BlockingChannel, Session, Shown] | None:
+    def _connect(self, number: int | None = None) -> tuple[BlockingChannel, RouterSession, Shown] | None:
         """A greeted connection to the router, the main one or that of a lane, waiting for one as long as it takes; None
         when draining or stopping."""
         while True:
@@ -308,7 +308,7 @@ class ReplicaService:
         before = [*self._past, *self._sessions.values()]
         return any(session.router.id == router_id and session.ended and session.contexts for session in before)
 
-    def _greeted(self, channel: BlockingChannel, session: Session) -> None:
+    def _greeted(self, channel: BlockingChannel, session: RouterSession) -> None:
         """Wait for the router's Hello; what came with it is read later. Raises Unavailable when none comes, or the
         router is given up meanwhile."""
         until_ns = monotonic_ns() + int(self._limits.connect_timeout_s * NS_PER_S)
@@ -319,22 +319,22 @@ class ReplicaService:
             raise ProtocolError(f"the router's first frame is {type(received[0]).__name__}")
         channel.put_back(received[1:])
 
-    def _is_gone(self, session: Session) -> bool:
+    def _is_gone(self, session: RouterSession) -> bool:
         """The routing table does not name the router any more, or the main connection to it ended."""
         with self._changed:
             return session.ended or session.router.id not in self._router_ids
 
-    def _session(self, router: Peer) -> Session:
+    def _session(self, router: Peer) -> RouterSession:
         """That of a router, or a new one. Under the lock."""
         session = self._sessions.get(router.id)
         if session is None or session.ended:
             if session is not None and session.contexts:
                 self._past.append(session)
-            session = self._sessions[router.id] = Session(router, self._epoch, self.pool, self.coroutines)
+            session = self._sessions[router.id] = RouterSession(router, self._epoch, self.pool, self.coroutines)
         session.epoch = self._epoch
         return session
 
-    def _hello(self, number: int | None, session: Session) -> frames.Hello:
+    def _hello(self, number: int | None, session: RouterSession) -> frames.Hello:
         is_async = self._is_async(number)
         return frames.Hello(
             frames.PROTOCOL_VERSION,
@@ -368,7 +368,7 @@ class ReplicaService:
             finally:
                 self._end_main(channel, session)
 
-    def _end_main(self, channel: BlockingChannel, session: Session) -> None:
+    def _end_main(self, channel: BlockingChannel, session: RouterSession) -> None:
         self._check_intact(channel)
         self._main = self._main_session = None
         channel.close()
@@ -382,12 +382,12 @@ class ReplicaService:
         if not channel.intact():
             self.broken(ReplicaFailed("user code closed a connection that is not its own"), at_once=True)
 
-    def _stays(self, session: Session) -> bool:
+    def _stays(self, session: RouterSession) -> bool:
         """The deployment is with this router, or nobody knows yet with whom."""
         with self._changed:
             return self._router is None or self._router.id == session.router.id
 
-    def _hear(self, channel: BlockingChannel, session: Session) -> None:
+    def _hear(self, channel: BlockingChannel, session: RouterSession) -> None:
         for frame in channel.receive(FLUSH_S):
             if type(frame) is frames.Ping:
                 channel.send([frames.Pong(frame.number)])
@@ -399,7 +399,7 @@ class ReplicaService:
             lane.flush()
         self._look_after(session)
 
-    def _look_after(self, session: Session) -> None:
+    def _look_after(self, session: RouterSession) -> None:
         """Several times a second, whatever the lanes do."""
         self._hooks.look()
         if self.retired:
@@ -422,40 +422,40 @@ class ReplicaService:
         else:
             self.retire(error.message)
 
-    def _work(self, keeper: Keeper) -> None:
+    def _work(self, thread: LaneThread) -> None:
         """A thread's whole work: its lane, until another has it, and then the next one that is given to it."""
-        while keeper.lane is not None or self.keepers.another(keeper):
-            if not self._run_lane(keeper, keeper.lane or 0):
+        while thread.lane is not None or self.lane_threads.wait(thread):
+            if not self._run_lane(thread, thread.lane or 0):
                 return
 
-    def _run_lane(self, keeper: Keeper, number: int) -> bool:
+    def _run_lane(self, thread: LaneThread, number: int) -> bool:
         """Serve a lane, through all its connections. False when it shall have no other one; True when another thread
         has it."""
-        while keeper.lane is not None:
+        while thread.lane is not None:
             lane = self._lanes.get(number) or self._open_lane(number)
             if lane is None:
                 return False
             try:
-                lane.serve(keeper)
+                lane.serve(thread)
             except FlightserveError as error:
                 level = logging.WARNING if isinstance(error, ProtocolError) else logging.INFO
                 log.log(level, "lane %d of %s ended: %s", number, self.spec.name, error.message)
             finally:
-                if keeper.lane is not None:
+                if thread.lane is not None:
                     self._check_intact(lane.channel)
                     del self._lanes[number]
                     lane.close()
-            if keeper.lane is not None and lane.dismissed and self._stays(lane.session):
+            if thread.lane is not None and lane.dismissed and self._stays(lane.session):
                 # The router knew before us that the deployment moved.
                 with self._changed:
                     self._changed.wait(RETRY_S)
         return True
 
-    def _open_lane(self, number: int) -> Lane | None:
+    def _open_lane(self, number: int) -> ReplicaLane | None:
         connected = self._connect(number)
         if connected is None:
             return None
-        lane = self._lanes[number] = Lane(self, *connected, self._is_async(number))
+        lane = self._lanes[number] = ReplicaLane(self, *connected, self._is_async(number))
         if self._is_gone(lane.session):
             lane.channel.shutdown()
         if self._draining:

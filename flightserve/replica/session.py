@@ -24,7 +24,7 @@ GIVEN_UP_MAX = 4096
 _numbers = itertools.count(1)
 
 
-class Session:
+class RouterSession:
     """From the first connection to a router to the end of the main one. `epoch` is the deployment's, as the routing
     table had it. Any thread may use it."""
 
@@ -58,7 +58,7 @@ class Session:
 
     def __repr__(self) -> str:
         return (
-            f"<Session with router {self.router.id:x}: {len(self.contexts)} micro-batches run, "
+            f"<RouterSession with router {self.router.id:x}: {len(self.contexts)} micro-batches run, "
             f"{len(self.outstanding)} results are out>"
         )
 

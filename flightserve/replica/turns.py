@@ -6,7 +6,7 @@ not begun, and goes on. A class is then like a monitor: between two lines of a m
 a method for other requests may have run. `@fs.deployment(reentrant=False)` keeps them apart.
 
 A call that is answered soon (`HASTE_S`) is not worth a change of threads. The lane of one that takes longer is served
-by another thread from then on (`replica.keepers`), and the router is told that its credit is free
+by another thread from then on (`replica.lane_threads`), and the router is told that its credit is free
 (`frames.Suspended`). A lane has at most `SUSPENDED_MAX` of them; one more keeps its lane waiting, as all do where there
 is no other thread.
 
@@ -27,7 +27,7 @@ from flightserve.errors import Unavailable
 from flightserve.wire import frames
 
 if TYPE_CHECKING:
-    from flightserve.replica.lane import Lane
+    from flightserve.replica.lane import ReplicaLane
 
 log = logging.getLogger(__name__)
 
@@ -87,18 +87,18 @@ class Turns:
             self._changed.notify_all()
 
 
-class Calls:
+class CalleeReport:
     """What a micro-batch's method calls, for those whose deadline passes meanwhile."""
 
     __slots__ = ("_batch_id", "_lane", "callee")
 
-    def __init__(self, lane: Lane, batch_id: int) -> None:
+    def __init__(self, lane: ReplicaLane, batch_id: int) -> None:
         self._lane = lane
         self._batch_id = batch_id
         self.callee = ""
 
     def __repr__(self) -> str:
-        return f"<Calls of micro-batch {self._batch_id}, to {self.callee or 'nobody'}>"
+        return f"<CalleeReport of micro-batch {self._batch_id}, to {self.callee or 'nobody'}>"
 
     def tell(self, callee: str) -> None:
         """It called this one, which takes a while. Any thread."""
@@ -112,12 +112,12 @@ class Calls:
         return contextlib.nullcontext()
 
 
-class Turn(Calls):
+class Turn(CalleeReport):
     """That of one micro-batch, for the thread that runs its method."""
 
     __slots__ = ("_thread", "_turns", "suspended", "waited_ns", "where")
 
-    def __init__(self, lane: Lane, turns: Turns, batch_id: int, where: str) -> None:
+    def __init__(self, lane: ReplicaLane, turns: Turns, batch_id: int, where: str) -> None:
         super().__init__(lane, batch_id)
         self.where = where
         self._turns = turns

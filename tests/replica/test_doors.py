@@ -13,7 +13,7 @@ import pytest
 import flightserve as fs
 from flightserve.clock import monotonic_ns
 from flightserve.errors import DeadlineExceeded
-from flightserve.replica.lane import Lane
+from flightserve.replica.lane import ReplicaLane
 from flightserve.types import RequestMeta
 from flightserve.wire.frames import Share
 from tests.plane import Plane, meta, plane, receive_all
@@ -66,16 +66,16 @@ def running() -> Iterator[Plane]:
 def test_a_kept_region_is_not_given_back_before_the_router_knows_that_it_is_kept(
     running: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = Lane.send
+    send = ReplicaLane.send
 
-    def late(lane: Lane, frame: Any, *rest: Any) -> None:
+    def late(lane: ReplicaLane, frame: Any, *rest: Any) -> None:
         """User code lets go, and the main connection's thread flushes, just before the answer leaves."""
         running.targets[0].kept.clear()
         gc.collect()
         lane.flush()
         send(lane, frame, *rest)
 
-    monkeypatch.setattr(Lane, "send", late)
+    monkeypatch.setattr(ReplicaLane, "send", late)
     running.call("keep", rows(1))
     eventually(running.at_rest, what="the kept region came back")
 
@@ -177,14 +177,14 @@ def test_shares_that_are_not_true_end_the_lane_and_not_the_requests(
     counts: list[int],
     offsets: list[int],
 ) -> None:
-    truth, lies = Lane.answered, [True]
+    truth, lies = ReplicaLane.answered, [True]
 
-    def answered(lane: Lane, result: Any, inputs: Any) -> Any:
+    def answered(lane: ReplicaLane, result: Any, inputs: Any) -> Any:
         if lies and lies.pop():
             return [Share(lane.write(result), count, parts, counts, offsets)]
         return truth(lane, result, inputs)
 
-    monkeypatch.setattr(Lane, "answered", answered)
+    monkeypatch.setattr(ReplicaLane, "answered", answered)
     replies: dict[int, Any] = {}
 
     async def submit() -> None:

@@ -13,7 +13,7 @@ import pytest
 import flightserve as fs
 from flightserve import errors
 from flightserve.core.routing.credits import SUSPENDED_MAX
-from flightserve.replica import keepers
+from flightserve.replica import lane_threads
 from tests.plane import Plane, meta, plane, receive_all
 from tests.support import eventually
 
@@ -228,7 +228,7 @@ def test_so_many_wait_and_no_more(running: Plane) -> None:
 
 
 def test_threads_that_are_not_needed_any_more_end(running: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepers, "SPARE_S", 0.05)
+    monkeypatch.setattr(lane_threads, "SPARE_S", 0.05)
     front, lane = target(running, Calls), running.client.open_lane()
 
     def threads() -> list[str]:
