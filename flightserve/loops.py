@@ -1,4 +1,5 @@
-"""What runs on an event loop without anybody waiting for it: again and again, to the end of the process, beside calls.
+"""What runs on an event loop without anybody waiting for it: again and again, to the end of the process, beside calls,
+at the end of a turn.
 
 asyncio tells nobody when such a thing raises: what was to be done every so often is then never done again, a server
 serves no more, and a look in the background leaves its mark for ever. Here each failure is logged, what is done again
@@ -12,16 +13,21 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from flightserve import threads
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 log = logging.getLogger(__name__)
 
 # What fails so often in a row will not go well again by itself.
 FAILURES_MAX: Final = 10
+# A protocol may hand over what came together in several turns of the loop. A patient `TurnGroups` whose last groups had
+# company waits for this many turns without another member, and for so many in all; a turn without work takes some us.
+TURNS_ALONE_MAX: Final = 3
+TURNS_MAX: Final = 16
 
 
 class Every:
@@ -103,6 +109,77 @@ class Watch:
                 self._over = True
                 threads.lost(f"{self._what} did not turn for {beats} heartbeats", self._on_loss)
                 return
+
+
+class TurnGroups(Generic[K, T]):
+    """What comes within one turn of the event loop goes on together at its end, by key: `leave(key, members)` is called
+    for each group, and then `left()`. A group of `members_max` leaves at once; when the members weigh more than
+    `weight_max`, all do. On the loop."""
+
+    def __init__(
+        self,
+        leave: Callable[[K, list[T]], None],
+        members_max: int,
+        weight_max: int = 0,
+        patient: bool = False,
+        left: Callable[[], None] | None = None,
+    ) -> None:
+        """`leave` does not raise."""
+        self._leave = leave
+        self._left = left
+        self.members_max = members_max
+        self._weight_max = weight_max
+        self._turns_alone_max = TURNS_ALONE_MAX if patient else 0
+        self._groups: dict[K, list[T]] = {}
+        self._weight = self._turns = self._turns_alone = 0
+        self._due = self._joined = False
+        # Whether those before came together: then it pays to look whether more are coming.
+        self._had_company = False
+
+    def __repr__(self) -> str:
+        return f"<TurnGroups {len(self._groups)} groups of {sum(map(len, self._groups.values()))}>"
+
+    def join(self, key: K, member: T, weight: int = 0) -> None:
+        """Take one that waits for the end of the turn."""
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = []
+        group.append(member)
+        self._joined = True
+        self._weight += weight
+        if len(group) >= self.members_max:
+            del self._groups[key]
+            self._leave(key, group)
+        elif self._weight > self._weight_max:
+            self._leave_all()
+        elif not self._due:
+            self._due = True
+            self._turns = 0
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        """Once in each turn of the loop while members wait, beginning with the end of the first one's."""
+        if self._had_company and self._waits_on():
+            asyncio.get_running_loop().call_soon(self._look)
+            return
+        self._due = False
+        self._leave_all()
+
+    def _waits_on(self) -> bool:
+        self._turns += 1
+        self._turns_alone = 0 if self._joined else self._turns_alone + 1
+        self._joined = False
+        return self._turns_alone < self._turns_alone_max and self._turns < TURNS_MAX
+
+    def _leave_all(self) -> None:
+        groups, self._groups = self._groups, {}
+        self._weight = 0
+        if self._turns_alone_max:
+            self._had_company = any(len(group) > 1 for group in groups.values())
+        for key, members in groups.items():
+            self._leave(key, members)
+        if self._left is not None:
+            self._left()
 
 
 def beside(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:

@@ -11,7 +11,6 @@ and what is large, has a region of its own.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,6 +23,7 @@ from flightserve.errors import FlightserveError, InvalidArgument
 from flightserve.fabric.conversion.casting import is_taken
 from flightserve.fabric.memory.batches import END_OF_STREAM
 from flightserve.fabric.memory.decode import decode_stream
+from flightserve.loops import TurnGroups
 from flightserve.types import MethodSpec, RequestMeta
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 GROUPED_BYTES_MAX: Final = 16 << 10
 # Requests of one group: more would make the first of them wait for the decoding of the last.
 GROUP_REQUESTS_MAX: Final = 256
-# A protocol hands over what came together in several turns of the loop. While the groups before this one had company,
-# requests wait for this many turns without another, and for so many in all; a turn without work takes some us.
-TURNS_ALONE_MAX: Final = 3
-TURNS_MAX: Final = 16
 
 
 class _Member(NamedTuple):
@@ -54,11 +50,9 @@ class Grouping:
         self._client = client
         self._limits = limits
         # By deployment, method and schema message.
-        self._groups: dict[tuple[str, str, bytes], list[_Member]] = {}
-        self._turns = self._turns_alone = 0
-        self._joined = False
-        # Whether those before came together: then it pays to look whether more are coming.
-        self._patient = False
+        self.groups: TurnGroups[tuple[str, str, bytes], _Member] = TurnGroups(
+            self._submit, GROUP_REQUESTS_MAX, patient=True, left=client.flush
+        )
         self._groupable = functools.lru_cache(maxsize=1024)(functools.partial(_groupable, limits))
 
     def join(self, call: RoutedCall, target: tuple[str, str], stream: EncodedStream, meta: RequestMeta) -> bool:
@@ -74,35 +68,10 @@ class Grouping:
         batch = decode_stream(pa.py_buffer(encoded), self._limits)
         if not batch.num_rows:
             return False
-        key = (*target, head)
-        group = self._groups.get(key)
-        if group is None:
-            if not self._groups:
-                self._turns = 0
-                asyncio.get_running_loop().call_soon(self._look)
-            group = self._groups[key] = []
-        self._joined = True
-        group.append(_Member(call, stream, batch, meta))
-        if len(group) >= GROUP_REQUESTS_MAX:
-            self._groups[key] = []
-            self._submit(target, group)
+        self.groups.join((*target, head), _Member(call, stream, batch, meta))
         return True
 
-    def _look(self) -> None:
-        """Once in each turn of the loop while requests wait, beginning with the end of the first one's."""
-        self._turns += 1
-        self._turns_alone = 0 if self._joined else self._turns_alone + 1
-        self._joined = False
-        if self._patient and self._turns_alone < TURNS_ALONE_MAX and self._turns < TURNS_MAX:
-            asyncio.get_running_loop().call_soon(self._look)
-            return
-        groups, self._groups = self._groups, {}
-        self._patient = any(len(group) > 1 for group in groups.values())
-        for (deployment, method, _), group in groups.items():
-            self._submit((deployment, method), group)
-        self._client.flush()
-
-    def _submit(self, target: tuple[str, str], group: list[_Member]) -> None:
+    def _submit(self, key: tuple[str, str, bytes], group: list[_Member]) -> None:
         members = [member for member in group if not member.call.finished]
         if not members:
             return
@@ -114,7 +83,7 @@ class Grouping:
         batch = members[0].batch if len(members) == 1 else pa.concat_batches([member.batch for member in members])
         parts = [(member.batch.num_rows, member.meta) for member in members]
         try:
-            first_id = self._client.submit(target, batch, parts, deliver, trusted=True)
+            first_id = self._client.submit(key[:2], batch, parts, deliver, trusted=True)
         except (MemoryFull, FlightserveError):
             # There may be room for some, and each learns what keeps it by itself.
             for member in members:

@@ -126,7 +126,7 @@ def test_methods_and_schemas_apart(running: Plane, submitted: list[int]) -> None
 def test_no_more_than_the_bound_in_one_group(
     running: Plane, submitted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grouping, "GROUP_REQUESTS_MAX", 4)
+    monkeypatch.setattr(running.client.grouping.groups, "members_max", 4)
     got = together(running, "call", [encoded(ints(number)) for number in range(9)])
     assert [table["a"].to_pylist() for table in got] == [[number] for number in range(9)]
     assert submitted == [4, 4, 1]

@@ -59,7 +59,7 @@ class Headers(NamedTuple):
     deadline_ns: int
 
 
-class Calls:
+class GrpcCalls:
     """The request path of the gRPC frontend: how a request starts, how it ends, and `Call`."""
 
     def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics) -> None:

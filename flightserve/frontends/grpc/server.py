@@ -21,7 +21,7 @@ from flightserve.contracts.service import Service
 from flightserve.errors import Unavailable
 from flightserve.frontends.edge_watch import Watched
 from flightserve.frontends.grpc.accepting import accepting_ahead
-from flightserve.frontends.grpc.calls import Calls
+from flightserve.frontends.grpc.calls import GrpcCalls
 from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, Health
 from flightserve.frontends.grpc.sql import Queries
 from flightserve.frontends.grpc.stream import Streams
@@ -43,7 +43,7 @@ class GrpcFrontend:
     def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics) -> None:
         self._address = (host, port)
         self._port = 0
-        self._calls = Calls(service, limits, metrics)
+        self._calls = GrpcCalls(service, limits, metrics)
         self._streams = Streams(self._calls)
         self._queries = Queries(self._calls)
         self._catalogue = Catalogue(service)

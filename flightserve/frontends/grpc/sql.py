@@ -22,7 +22,7 @@ from flightserve.contracts.service import AsyncCall, Result
 from flightserve.errors import InvalidArgument, ResourceExhausted, TooLarge
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.frontends import edge
-from flightserve.frontends.grpc.calls import Calls, Headers, abort, code_of_end
+from flightserve.frontends.grpc.calls import GrpcCalls, Headers, abort, code_of_end
 from flightserve.frontends.grpc.messages import write_query_reply
 from flightserve.frontends.sql.calls import SqlCalls
 from flightserve.frontends.sql.gateway import QUERY, Statement, choose
@@ -36,7 +36,7 @@ REPLY_BYTES_MAX: Final = (4 << 20) - 1024
 class Queries:
     """The handler of `Query`. Shares the bound on calls in flight."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: GrpcCalls) -> None:
         self._calls = calls
         self._sql = SqlCalls(calls.service, calls.limits)
 
@@ -92,7 +92,7 @@ class _Query:
 
     __slots__ = ("_calls", "_sql", "headers", "known", "request_id", "started_ns")
 
-    def __init__(self, calls: Calls, sql: SqlCalls, headers: Headers) -> None:
+    def __init__(self, calls: GrpcCalls, sql: SqlCalls, headers: Headers) -> None:
         self._calls = calls
         self._sql = sql
         self.headers = headers

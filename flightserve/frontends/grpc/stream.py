@@ -17,7 +17,7 @@ from typing import Any, Final
 from grpc import aio
 
 from flightserve.errors import DeadlineExceeded, FlightserveError, ResourceExhausted, Unavailable
-from flightserve.frontends.grpc.calls import Calls, Headers, Started, abort
+from flightserve.frontends.grpc.calls import GrpcCalls, Headers, Started, abort
 from flightserve.frontends.grpc.idling import IdleGuard
 from flightserve.frontends.grpc.messages import write_error_reply
 from flightserve.frontends.replies import clipped
@@ -29,7 +29,7 @@ ABORT_TIMEOUT_S: Final = 1.0
 class Streams:
     """All open streams of the frontend, bounded by `limits.streams_max`."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: GrpcCalls) -> None:
         self._calls = calls
         self.idle = IdleGuard(calls.limits.stream_idle_timeout_s)
         self.open: set[Stream] = set()
@@ -58,7 +58,7 @@ class Streams:
 class Stream:
     """One RPC's two loops."""
 
-    def __init__(self, calls: Calls, idle: IdleGuard, context: Any) -> None:
+    def __init__(self, calls: GrpcCalls, idle: IdleGuard, context: Any) -> None:
         self._calls = calls
         self._idle = idle
         self._context = context

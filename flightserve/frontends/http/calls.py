@@ -35,7 +35,7 @@ from flightserve.frontends.http.exchange_states import ANSWERED
 from flightserve.frontends.json.columns import JsonColumns, build_all, declared_schema, parse
 from flightserve.frontends.json.text_sizes import text_bytes
 from flightserve.frontends.sql.calls import SqlCalls
-from flightserve.loops import beside
+from flightserve.loops import TurnGroups, beside
 from flightserve.types import RequestMeta
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 GROUP_REQUESTS_MAX: Final = 256
 # A body larger than this is not worth a group: it would hold up the small ones.
 GROUPED_BYTES_MAX: Final = 64 << 10
+# Answers out of one region that are made at once, at most.
+SHARED_ANSWERS_MAX: Final = 4096
 # Values that requests of one turn may hold as lists. Rows that leave columns out become more than their bytes.
 GROUPED_CELLS_MAX: Final = 1 << 20
 # Results of more bytes are made into JSON in a thread.
@@ -59,7 +61,7 @@ _META_HEADERS: Final = frozenset((b"x-timeout-ms", b"x-priority", b"x-request-id
 ROUTES_CACHED_MAX: Final = 1024
 
 
-class Calls:
+class HttpCalls:
     """The calls of one HTTP frontend, on its event loop."""
 
     def __init__(
@@ -88,11 +90,9 @@ class Calls:
         self._routes: dict[bytes, Route | None] = {}
         self._metrics = metrics
         self._loop = loop
-        self._arrived: dict[Route, list[Exchange]] = {}
-        self._arrived_cells = 0
-        self._flush_due = False
-        self._replied: list[tuple[Exchange, Result]] = []
-        self._reply_due = False
+        self._arrived: TurnGroups[Route, Exchange] = TurnGroups(self._submit, GROUP_REQUESTS_MAX, GROUPED_CELLS_MAX)
+        # By the region that they share.
+        self._replied: TurnGroups[int, tuple[Exchange, Result]] = TurnGroups(self._answer_all, SHARED_ANSWERS_MAX)
 
     # ---- heads
 
@@ -181,89 +181,66 @@ class Calls:
         """Parse, and wait for the end of this turn of the loop with the others of the method."""
         schema = exchange.spec.input_schema
         exchange.body = parse(exchange.content(), self.limits, None if schema is None else declared_schema(schema))
-        group = self._arrived.get(exchange.route)
-        if group is None:
-            group = self._arrived[exchange.route] = []
-        group.append(exchange)
-        self._arrived_cells += exchange.body.num_rows * len(exchange.body.columns)
-        if len(group) >= GROUP_REQUESTS_MAX:
-            del self._arrived[exchange.route]
-            self._submit(exchange.route, group)
-        elif self._arrived_cells > GROUPED_CELLS_MAX:
-            self._flush()
-        elif not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
+        self._arrived.join(exchange.route, exchange, exchange.body.num_rows * len(exchange.body.columns))
 
-    def _flush(self) -> None:
-        self._flush_due = False
-        self._arrived_cells = 0
-        arrived, self._arrived = self._arrived, {}
-        for route, exchanges in arrived.items():
-            self._submit(route, exchanges)
-
-    def _submit(self, route: Route, exchanges: list[Exchange]) -> None:
-        exchanges = [exchange for exchange in exchanges if exchange.state < ANSWERED]
+    def _submit(self, route: Route, arrived: list[Exchange]) -> None:
+        """Submit what arrived in one turn for a method: a group for each schema that its rows make."""
+        exchanges = [exchange for exchange in arrived if exchange.state < ANSWERED]
+        if not exchanges:
+            return
         try:
-            if exchanges:
-                self._submit_group(route, exchanges)
+            serialised = exchanges[0].spec.input_schema
+            schema = None if serialised is None else declared_schema(serialised)
+            built, failed = build_all([exchange.body for exchange in exchanges], schema)
+            for index, error in failed.items():
+                exchanges[index].fail(error)
+            for one in built:
+                self._submit_batch(route, one.batch, [exchanges[index] for index in one.members])
         except Exception as error:
             shown = as_error(error)
             for exchange in exchanges:
                 exchange.fail(shown)
 
-    def _submit_group(self, route: Route, exchanges: list[Exchange]) -> None:
-        serialised = exchanges[0].spec.input_schema
-        schema = None if serialised is None else declared_schema(serialised)
-        built, failed = build_all([exchange.body for exchange in exchanges], schema)
-        for index, error in failed.items():
-            exchanges[index].fail(error)
-        for one in built:
-            members = [exchanges[index] for index in one.members]
-            parts: list[tuple[int, RequestMeta]] = [(member.body.num_rows, member.meta) for member in members]
-            group = _Group(self, members)
-            cancel = self.service.call_parts(route.deployment, route.method, one.batch, parts, group.reply)
-            for index, member in enumerate(members):
-                member.part = (cancel, index)
+    def _submit_batch(self, route: Route, batch: pa.RecordBatch, members: list[Exchange]) -> None:
+        parts: list[tuple[int, RequestMeta]] = [(member.body.num_rows, member.meta) for member in members]
+        give_up = self.service.call_parts(*route, batch, parts, partial(self.reply_part, members))
+        for index, member in enumerate(members):
+            member.part = (give_up, index)
 
     # ---- answers
 
-    def reply(self, exchange: Exchange, result: Result | None, error: FlightserveError | None, last: bool) -> None:
-        """One event of a grouped request."""
+    def reply_part(
+        self, members: list[Exchange], index: int, result: Result | None, error: FlightserveError | None, last: bool
+    ) -> None:
+        """One event of a grouped request (`PartCallback`)."""
+        exchange = members[index]
         if exchange.state >= ANSWERED:
             return
         if error is not None:
             exchange.fail(error)
-            return
-        if result is not None:
-            if last and not exchange.results:
-                self._replied.append((exchange, result))
-                if not self._reply_due:
-                    self._reply_due = True
-                    self._loop.call_soon(self._answer_all)
-                return
-            exchange.results.append(result)
-        if last:
-            self.answer_pieces(exchange, exchange.results)
+        elif result is not None and last and not exchange.results:
+            # `origin` is the data plane's own; other services' results stand for themselves.
+            origin = getattr(result, "origin", None)
+            self._replied.join(id(result) if origin is None else origin[0], (exchange, result))
+        else:
+            if result is not None:
+                exchange.results.append(result)
+            if last:
+                self.answer_pieces(exchange, exchange.results)
 
-    def _answer_all(self) -> None:
-        """Answer what came back in this turn. Results that share a region are decoded together."""
-        self._reply_due = False
-        replied, self._replied = self._replied, []
-        shared: dict[int, list[tuple[Exchange, Result, int]]] = {}
+    def _answer_all(self, _: int, replied: list[tuple[Exchange, Result]]) -> None:
+        """Answer what came back in this turn in one region. What shall be JSON is decoded together."""
+        members: list[tuple[Exchange, Any, int]] = []
         for exchange, result in replied:
             if exchange.state >= ANSWERED:
                 continue  # since its result came: what it asked is forgotten, and its neighbours are not to fail for it
             if exchange.form_out is not JSON:
                 self.answer_pieces(exchange, [result])
-                continue
-            # `origin` is the data plane's own; other services' results stand for themselves.
-            origin = getattr(result, "origin", None)
-            if origin is None:
+            elif (origin := getattr(result, "origin", None)) is None:
                 self._answer_shared(result.batch(), [(exchange, result, 0)])
             else:
-                shared.setdefault(origin[0], []).append((exchange, result, origin[1]))
-        for members in shared.values():
+                members.append((exchange, result, origin[1]))
+        if members:
             self._answer_shared(None, members)
 
     def _answer_shared(self, batch: pa.RecordBatch | None, members: list[tuple[Exchange, Any, int]]) -> None:
@@ -341,20 +318,6 @@ class Calls:
         self._metrics.answered("http", deployment, method, exchange.error.code if exchange.error else 0, seconds)
 
 
-class _Group:
-    """Requests that were submitted together: who is meant by an index."""
-
-    __slots__ = ("_calls", "_members")
-
-    def __init__(self, calls: Calls, members: list[Exchange]) -> None:
-        self._calls = calls
-        self._members = members
-
-    def reply(self, index: int, result: Result | None, error: FlightserveError | None, last: bool) -> None:
-        """`PartCallback`."""
-        self._calls.reply(self._members[index], result, error, last)
-
-
 def _texts(batch: pa.RecordBatch, parts: list[tuple[int, int, bool]]) -> list[bytes]:
     """Ranges of rows as JSON, each by rows or by columns."""
     columns = JsonColumns(batch)
@@ -382,6 +345,9 @@ def _common(
 ) -> tuple[pa.RecordBatch | None, list[tuple[Exchange, Any, int]]]:
     """The smallest range of a shared result that holds all the members' rows, with their offsets in it; None where
     most of that range is somebody else's."""
+    if len(members) == 1:
+        exchange, result, start = members[0]
+        return result.whole().slice(start, result.num_rows), [(exchange, result, 0)]
     first = min(start for _, _, start in members)
     end = max(start + result.num_rows for _, result, start in members)
     if sum(result.num_rows for _, result, _ in members) < SHARE_MIN * (end - first):

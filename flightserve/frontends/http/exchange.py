@@ -50,7 +50,7 @@ class Route(NamedTuple):
 
 
 class Exchange:
-    """See the module. Made by the protocol, filled by `http_calls.Calls`, used on the event loop only."""
+    """See the module. Made by the protocol, filled by `HttpCalls`, used on the event loop only."""
 
     __slots__ = (
         "arrived_ns",

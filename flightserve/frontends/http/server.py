@@ -24,7 +24,7 @@ from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
 from flightserve.errors import Unavailable
 from flightserve.frontends.edge import BACKLOG
-from flightserve.frontends.http.calls import Calls
+from flightserve.frontends.http.calls import HttpCalls
 from flightserve.frontends.http.door import Door
 from flightserve.frontends.http.pages import pages
 from flightserve.frontends.http.protocol import SWEEP_S, EdgeProtocol
@@ -67,7 +67,7 @@ class HttpFrontend:
         self._door = Door(host, allowed_hosts, cors_origins)
         self._port = port
         self._limits = limits
-        self._calls: Calls | None = None
+        self._calls: HttpCalls | None = None
         self._service = service
         self._metrics = metrics
         self._server: _Server | None = None
@@ -80,7 +80,7 @@ class HttpFrontend:
     async def start(self) -> str:
         """Listen; returns `http://host:port`. Raises OSError where the address cannot be had."""
         loop = asyncio.get_running_loop()
-        calls = self._calls = Calls(self._service, self._limits, self._metrics, loop, self._door, self._allow_get)
+        calls = self._calls = HttpCalls(self._service, self._limits, self._metrics, loop, self._door, self._allow_get)
         self._socket = _listen(self._host, self._port)
         application = pages(self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by)
         config = uvicorn.Config(

@@ -50,10 +50,10 @@ from flightserve.frontends.json.columns import keys_within, refuse_repeated_keys
 from flightserve.frontends.sql.gateway import QUERY, Statement, choose
 
 if TYPE_CHECKING:
-    from flightserve.frontends.http.calls import Calls
+    from flightserve.frontends.http.calls import HttpCalls
 
 PATH: Final = b"/v1/sql"
-# What `Calls.route_of` gives for PATH. It stands for no deployment: which one is meant is in the body.
+# What `HttpCalls.route_of` gives for PATH. It stands for no deployment: which one is meant is in the body.
 SQL: Final = Route("v1", "sql")
 # The same of a GET or HEAD, whose query is in the URL.
 BY_URL: Final = Route("v1", "sql")
@@ -108,7 +108,7 @@ def open_exchange(exchange: Exchange, limits: EdgeLimits) -> None:
         exchange.cors += NOT_KEPT
 
 
-async def start(calls: Calls, exchange: Exchange, body: bytes) -> tuple[AsyncCall, Encoder]:
+async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[AsyncCall, Encoder]:
     """Start the query: its batches, and what writes them. Raises what is wrong with the request."""
     limits = calls.limits
     if exchange.body is not None:

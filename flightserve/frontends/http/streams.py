@@ -27,7 +27,7 @@ from flightserve.frontends.json.columns import JsonBody, build, declared_schema,
 from flightserve.frontends.json.text_sizes import text_bytes
 
 if TYPE_CHECKING:
-    from flightserve.frontends.http.calls import Calls
+    from flightserve.frontends.http.calls import HttpCalls
 
 # Unpacking or parsing more than this leaves the event loop for a thread.
 _THREAD_BYTES_MIN: Final = 64 << 10
@@ -35,7 +35,7 @@ _THREAD_BYTES_MIN: Final = 64 << 10
 PART_BYTES: Final = 8 << 20
 
 
-async def run(calls: Calls, exchange: Exchange) -> None:
+async def run(calls: HttpCalls, exchange: Exchange) -> None:
     """Answer one exchange. Cancelled when its client goes away; raises nothing else."""
     call: AsyncCall | None = None
     try:
@@ -68,7 +68,7 @@ async def run(calls: Calls, exchange: Exchange) -> None:
             call.cancel()
 
 
-async def _payload(calls: Calls, exchange: Exchange) -> Payload:
+async def _payload(calls: HttpCalls, exchange: Exchange) -> Payload:
     pieces = await _unpacked(exchange)
     if exchange.form_in is ARROW:
         return EncodedStream(pieces)
@@ -100,7 +100,7 @@ async def _unpacked(exchange: Exchange) -> list[bytes]:
     return await asyncio.get_running_loop().run_in_executor(None, unpack, pieces, how, size_max)
 
 
-async def _collect(calls: Calls, exchange: Exchange, call: AsyncCall) -> list[Result]:
+async def _collect(calls: HttpCalls, exchange: Exchange, call: AsyncCall) -> list[Result]:
     """All results. Those that become one JSON text are bounded: it would be held in memory as a whole."""
     results: list[Result] = []
     nbytes = 0
@@ -146,7 +146,7 @@ def _empty(exchange: Exchange) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
-async def _stream(calls: Calls, exchange: Exchange, call: AsyncCall, encoder: Encoder) -> None:
+async def _stream(calls: HttpCalls, exchange: Exchange, call: AsyncCall, encoder: Encoder) -> None:
     """Write each result as it comes. The head waits for the first rows: until then an error still has a status."""
     held = b""
     told = False

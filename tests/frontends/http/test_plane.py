@@ -14,7 +14,7 @@ import pytest
 import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http.bodies import JSON
-from flightserve.frontends.http.calls import Calls, _common
+from flightserve.frontends.http.calls import HttpCalls, _common
 from flightserve.frontends.http.exchange_states import ABANDONED, READ, State
 from flightserve.frontends.http.server import HttpFrontend
 from flightserve.metrics import Metrics
@@ -130,7 +130,7 @@ def test_a_client_that_leaves_after_its_result_came_does_not_harm_its_neighbours
     async def answer_in_one_turn() -> None:
         for row, exchange in enumerate(asked):
             result = SimpleNamespace(origin=(7, row), num_rows=1, whole=lambda: whole)
-            calls.reply(exchange, result, None, True)
+            calls.reply_part([exchange], 0, result, None, True)
         asked[1].abandon()
 
     running.run(answer_in_one_turn())
@@ -155,5 +155,5 @@ def test_a_client_that_leaves_after_its_result_came_does_not_harm_its_neighbours
 )
 def test_urls_of_calls(served: tuple[Plane, HttpFrontend], url: bytes, route: tuple[str, str] | None) -> None:
     calls = served[1]._calls
-    assert isinstance(calls, Calls)
+    assert isinstance(calls, HttpCalls)
     assert calls.route_of(url) == calls.route_of(url) == route

@@ -16,7 +16,7 @@ import pytest
 
 import flightserve as fs
 from flightserve.config import EdgeLimits
-from flightserve.frontends.http.calls import Calls
+from flightserve.frontends.http.calls import HttpCalls
 from flightserve.frontends.http.door import Door
 from flightserve.frontends.http.server import HttpFrontend
 from flightserve.metrics import Metrics
@@ -182,7 +182,7 @@ def test_unless_told_otherwise_it_is_open_where_only_this_machine_can_ask(
 ) -> None:
     (bound,) = fs.App(warehouse())
     with plane(bound) as running:
-        calls = Calls(running.client, LIMITS, Metrics(), running.loop, Door(host), allow_get)
+        calls = HttpCalls(running.client, LIMITS, Metrics(), running.loop, Door(host), allow_get)
         assert (calls.query_of(b"/v1/sql?query=SELECT+1", b"GET", {}) is not None) == taken
         running.targets[0].close()
 
