@@ -20,6 +20,7 @@ from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
+from flightserve.contracts.warehouse import TableInfo
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, Unimplemented
 from flightserve.frontends import edge
 from flightserve.frontends.edge_watch import Ledger, Watched
@@ -33,7 +34,7 @@ from flightserve.frontends.flight.sinks import ExchangeSink, NoSink, ReplySink
 from flightserve.frontends.flight.sql import Caller, FlightSql, find_table
 from flightserve.frontends.flight.sql_actions import ACTIONS, SqlActions
 from flightserve.frontends.flight.streams import RequestStream, Target
-from flightserve.frontends.sql.gateway import Gateway, TableInfo, warehouses
+from flightserve.frontends.sql.gateway import Gateway, warehouses
 from flightserve.frontends.sql.tickets import Tickets
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from pyarrow import flight
 
 from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.contracts.warehouse import QUERY, Description, TableInfo
 from flightserve.errors import (
     OK,
     Cancelled,
@@ -36,16 +37,7 @@ from flightserve.frontends.flight.errors import flight_error, unforeseen
 from flightserve.frontends.flight.sessions import Session
 from flightserve.frontends.sql import info as sql_info
 from flightserve.frontends.sql import metadata as sql_metadata
-from flightserve.frontends.sql.gateway import (
-    QUERY,
-    Answer,
-    Description,
-    Gateway,
-    Statement,
-    TableInfo,
-    choose,
-    warehouses,
-)
+from flightserve.frontends.sql.gateway import Answer, Gateway, Statement, choose, warehouses
 from flightserve.frontends.sql.parameters import Bound, read_parameters
 from flightserve.frontends.sql.prefetch import Prefetch
 from flightserve.frontends.sql.tickets import (

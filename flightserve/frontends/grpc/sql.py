@@ -19,13 +19,14 @@ from grpc import aio
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.service import AsyncCall, Result
+from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import InvalidArgument, ResourceExhausted, TooLarge
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.frontends import edge
 from flightserve.frontends.grpc.calls import GrpcCalls, Headers, abort, code_of_end
 from flightserve.frontends.grpc.messages import write_query_reply
 from flightserve.frontends.sql.calls import SqlCalls
-from flightserve.frontends.sql.gateway import QUERY, Statement, choose
+from flightserve.frontends.sql.gateway import Statement, choose
 from flightserve.metrics import UNKNOWN
 from flightserve.proto import flightserve_pb2 as pb
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.types as pt
 
+from flightserve.contracts.warehouse import KIND
 from flightserve.frontends.http.bodies import ARROW, NDJSON
 from flightserve.frontends.http.sql import FORMS as SQL_FORMS
 from flightserve.frontends.json.columns import declared_schema
@@ -84,7 +85,7 @@ def openapi(deployments: Sequence[DeploymentSpec]) -> Json:
     for spec in deployments:
         for method in spec.methods:
             paths[f"/v1/{spec.name}/{method.name}"] = {"post": _call(spec, method), "get": _describe(spec, method)}
-    names = [spec.name for spec in deployments if spec.kind == "sql"]
+    names = [spec.name for spec in deployments if spec.kind == KIND]
     if names:
         paths["/v1/sql"] = {"post": _sql(names)}
     return {

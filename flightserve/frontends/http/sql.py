@@ -37,6 +37,7 @@ import pyarrow as pa
 
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import AsyncCall
+from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import InvalidArgument
 from flightserve.fabric.memory.batches import SchemaCache, encoded
 from flightserve.frontends.edge import meta_of
@@ -47,7 +48,7 @@ from flightserve.frontends.http.exchange import Exchange, Route
 from flightserve.frontends.http.sql_urls import DOWNLOADS, NOT_KEPT, InUrl, in_url, is_text
 from flightserve.frontends.json.arrays import BadValue, inferred
 from flightserve.frontends.json.columns import keys_within, refuse_repeated_keys
-from flightserve.frontends.sql.gateway import QUERY, Statement, choose
+from flightserve.frontends.sql.gateway import Statement, choose
 
 if TYPE_CHECKING:
     from flightserve.frontends.http.calls import HttpCalls

@@ -18,20 +18,17 @@ import pyarrow as pa
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import AsyncCall, Result, Service
+from flightserve.contracts.warehouse import DESCRIBE, EXECUTE, QUERY, unnumbered
 from flightserve.errors import FlightserveError, TooLarge
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.frontends.sql.gateway import (
-    DESCRIBE,
-    EXECUTE,
     EXECUTED_SQL_CHARS_MAX,
     LARGE_NS,
-    QUERY,
     Recent,
     Statement,
     check,
     execution_row,
     request_batch,
-    unnumbered,
     without_rows,
 )
 from flightserve.loops import beside

@@ -1,10 +1,7 @@
 """SQL as every frontend sees it: which warehouse a statement is for, what it returns, and its batches.
 
-A warehouse is a deployment like any other (`DeploymentSpec.kind` is "sql"). Its replicas answer five methods through
-the same routers as all: `query` (one row: the statement and its parameters; streams batches, the first of which has
-the schema even where there are no rows), `execute` (parameter rows of the statement in their schema's metadata; those
-of several clients become one query; each row's result behind its number, not streamed and of a bounded size),
-`describe` (schemas without running), `tables` and `refresh`. So this module knows the `Service` protocol and no engine.
+A warehouse is a deployment like any other, whose replicas answer the methods of `contracts.warehouse` through the same
+routers as all. So this module knows the `Service` protocol and no engine.
 
 What a statement returns is remembered for a short time, because clients ask three times for each execution
 (prepare, GetFlightInfo, DoGet). Blocking; for threads of the Flight frontend. Those on an event loop have `sql_calls`.
@@ -25,6 +22,22 @@ import pyarrow as pa
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
+from flightserve.contracts.warehouse import (
+    DESCRIBE,
+    EXECUTE,
+    KIND,
+    QUERY,
+    REFRESH,
+    SQL_BYTES_MAX,
+    TABLES,
+    Description,
+    TableInfo,
+    execution_batch,
+    read_description,
+    read_table,
+    request_row,
+    unnumbered,
+)
 from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -41,15 +54,6 @@ from flightserve.types import DeploymentSpec, RequestMeta
 K = TypeVar("K")
 V = TypeVar("V")
 
-QUERY: Final = "query"
-EXECUTE: Final = "execute"
-DESCRIBE: Final = "describe"
-TABLES: Final = "tables"
-REFRESH: Final = "refresh"
-# In the metadata of what `execute` takes.
-SQL_KEY: Final = b"flightserve.sql"
-REQUEST: Final = pa.schema([pa.field("sql", pa.utf8(), nullable=False), pa.field("parameters", pa.binary())])
-
 # A client's three calls for one execution come within milliseconds; files that change are noticed after this.
 REMEMBERED_NS: Final = 2 * NS_PER_S
 REMEMBERED_MAX: Final = 1024
@@ -60,7 +64,6 @@ LARGE_NS: Final = 60 * NS_PER_S
 # Schemas are kept by those that pass them on, and here the text is part of one.
 EXECUTED_SQL_CHARS_MAX: Final = 1 << 14
 POLL_S: Final = 0.1
-SQL_BYTES_MAX: Final = 1 << 20
 SHORT_CHARS_MAX: Final = 4096
 
 
@@ -73,35 +76,9 @@ class Statement:
     parameters: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What a statement returns and takes (Arrow IPC schema messages), and whether its executions are merged. `result`
-    is empty where it depends on the types of parameters that are not bound."""
-
-    result: bytes
-    parameters: bytes
-    merged: bool
-
-    @property
-    def result_schema(self) -> pa.Schema:
-        """`result`, read. Raises InvalidArgument where it is not known."""
-        if not self.result:
-            raise InvalidArgument("the result depends on the statement's parameters, and no values came")
-        return _schema(self.result)
-
-
-@dataclass(frozen=True, slots=True)
-class TableInfo:
-    """A table of a warehouse. `kind` is BASE TABLE or VIEW."""
-
-    name: str
-    kind: str
-    schema: pa.Schema
-
-
 def warehouses(service: Service) -> list[DeploymentSpec]:
     """All warehouses that are deployed, by name."""
-    return [spec for spec in service.deployments() if spec.kind == "sql"]
+    return [spec for spec in service.deployments() if spec.kind == KIND]
 
 
 def choose(service: Service, name: str | None) -> DeploymentSpec:
@@ -128,23 +105,22 @@ def check(statement: Statement) -> None:
         raise InvalidArgument("the query is empty")
     if "\0" in statement.sql:
         raise InvalidArgument("the query has a NUL character")
-    if len(statement.sql) > SQL_BYTES_MAX:
-        raise TooLarge(f"the query has {len(statement.sql)} characters; at most {SQL_BYTES_MAX} are taken")
+    size = len(statement.sql)
+    # Encoded only where it may matter: a character has at most four bytes.
+    if size > SQL_BYTES_MAX // 4 and (size := len(statement.sql.encode("utf-8", "replace"))) > SQL_BYTES_MAX:
+        raise TooLarge(f"the query has {size} bytes; at most {SQL_BYTES_MAX} are taken")
 
 
 def request_batch(statement: Statement) -> pa.RecordBatch:
     """The one row that `query` and `describe` take. Raises as `check`."""
     check(statement)
     short = len(statement.sql) + len(statement.parameters) <= SHORT_CHARS_MAX
-    return _short_request(statement) if short else _request(statement)
-
-
-def _request(statement: Statement) -> pa.RecordBatch:
-    return pa.record_batch([[statement.sql], [statement.parameters or None]], schema=REQUEST)
+    make = _short_request if short else request_row
+    return make(statement.sql, statement.parameters)
 
 
 # Clients ask the same again and again.
-_short_request = functools.lru_cache(REMEMBERED_MAX)(_request)
+_short_request = functools.lru_cache(REMEMBERED_MAX)(request_row)
 
 
 def execution_row(statement: Statement, limits: EdgeLimits) -> pa.RecordBatch | None:
@@ -152,12 +128,7 @@ def execution_row(statement: Statement, limits: EdgeLimits) -> pa.RecordBatch | 
     if not statement.parameters or len(statement.sql) > EXECUTED_SQL_CHARS_MAX:
         return None
     rows = decode_stream(pa.py_buffer(statement.parameters), limits)
-    return rows.replace_schema_metadata({SQL_KEY: statement.sql.encode()}) if rows.num_rows == 1 else None
-
-
-def unnumbered(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """What `execute` answered to one row, without that row's number, which is the first column."""
-    return batch.select(range(1, batch.num_columns))
+    return execution_batch(statement.sql, rows) if rows.num_rows == 1 else None
 
 
 class Answer:
@@ -286,8 +257,8 @@ class Gateway:
                 if shape.parameters == statement.parameters:
                     raise
                 # Some need values to be planned, a format or the name of a part.
-                return _description(self._one(DESCRIBE, statement, meta))
-            known = _description(row)
+                return read_description(self._one(DESCRIBE, statement, meta))
+            known = read_description(row)
             nbytes = sum(map(len, (shape.sql, shape.parameters, known.result, known.parameters)))
             self._descriptions.put(shape, known, nbytes)
         return known
@@ -299,8 +270,7 @@ class Gateway:
             answer = Answer(self.service, TABLES, Statement(warehouse, "tables"), meta)
             with contextlib.closing(answer):
                 rows = [row for batch in answer for row in batch.to_pylist()]
-            tables = (TableInfo(row["table_name"], row["table_type"], _schema(row["table_schema"])) for row in rows)
-            known = tuple(sorted(tables, key=lambda table: table.name))
+            known = tuple(sorted(map(read_table, rows), key=lambda table: table.name))
             self._tables.put(warehouse, known)
         return known
 
@@ -339,10 +309,6 @@ class Gateway:
         return only
 
 
-def _description(row: dict[str, Any]) -> Description:
-    return Description(row["result_schema"] or b"", row["parameter_schema"], row["merged"])
-
-
 def without_rows(parameters: bytes) -> bytes:
     """The stream's schema as a stream of its own."""
     if not parameters:
@@ -354,10 +320,6 @@ def without_rows(parameters: bytes) -> bytes:
     sink = pa.BufferOutputStream()
     pa.ipc.new_stream(sink, schema).close()
     return bytes(sink.getvalue())
-
-
-def _schema(message: bytes) -> pa.Schema:
-    return pa.ipc.read_schema(pa.py_buffer(message))
 
 
 class Recent(Generic[K, V]):

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
+from flightserve.contracts.warehouse import SQL_BYTES_MAX
 from flightserve.frontends.sql.metadata import ESCAPE, required
 from flightserve.frontends.sql.tickets import LIFETIME_S
 
@@ -39,7 +40,7 @@ _NULLS_AT_END: Final = 3
 _MAXIMA: Final = {
     **dict.fromkeys((*range(541, 556), *range(557, 562)), 0),
     554: 128,
-    557: 256 << 10,
+    557: SQL_BYTES_MAX,
     559: 128,
 }
 

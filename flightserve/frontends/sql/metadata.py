@@ -12,7 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from flightserve.frontends.sql.gateway import TableInfo
+from flightserve.contracts.warehouse import TableInfo
 
 DB_SCHEMA: Final = "main"
 TABLE_TYPES: Final = ("BASE TABLE", "VIEW")

@@ -16,14 +16,13 @@ from typing import Any, Final
 
 import duckdb
 
+from flightserve.contracts.warehouse import SQL_BYTES_MAX
 from flightserve.errors import InvalidArgument, PermissionDenied, TooLarge, Unimplemented
 from flightserve.sql.engine.errors import translate
 from flightserve.sql.statements import policy
 from flightserve.sql.statements.harmless import first_word, instead
 from flightserve.sql.statements.remembering import Remembered
 
-# The tree takes some 400 times the text's memory, and twice that while it is made.
-SQL_BYTES_MAX: Final = 256 << 10
 DEPTH_MAX: Final = 4000
 
 Tree = dict[str, Any]

@@ -4,16 +4,8 @@
     warehouse.query("delays", "SELECT ... FROM flights WHERE carrier = $carrier")
     app = fs.App(warehouse)
 
-It is one more deployment: `bind` gives what `App` takes. Its replicas' methods are the named queries, and five that
-the SQL frontends call:
-
-| method | input, one row | output |
-|---|---|---|
-| `query` | `sql`, `parameters` (an Arrow IPC stream, one row for each execution, or null) | streamed batches |
-| `execute` | parameter rows of the statement in the schema's metadata `flightserve.sql` | each row's result, by `rid` |
-| `describe` | as `query`; its rows are not read, their types are | one row (`DESCRIPTION`) |
-| `tables` | the same; not read | one row for each table (`TABLES`) |
-| `refresh` | the same; not read | one row (`REFRESHED`): the replica that was asked looked at its tables' files |
+It is one more deployment: `bind` gives what `App` takes. Its replicas' methods are the named queries, and those that
+the SQL frontends call (`contracts.warehouse`).
 """
 
 from __future__ import annotations
@@ -28,10 +20,21 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-import flightserve
 from flightserve.app import are_checked
+from flightserve.contracts.context import context
 from flightserve.contracts.hosting import Host
-from flightserve.declare import NAME, Bound, check_name, first_paragraph, make_options
+from flightserve.contracts.warehouse import (
+    EXECUTED_BYTES_MAX,
+    KIND,
+    METHODS,
+    REFRESHED,
+    Description,
+    TableInfo,
+    read_execution,
+    read_request,
+    tables_batch,
+)
+from flightserve.declare import NAME, Bound, check_name, make_options
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, SchemaMismatch
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.stored import Fresh, Stored
@@ -49,28 +52,8 @@ from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
 
 log = logging.getLogger(__name__)
 
-# Where `execute` finds the statement. Requests share a micro-batch where their schemas are equal, metadata and all.
-SQL_KEY: Final = b"flightserve.sql"
-REQUEST: Final = pa.schema([pa.field("sql", pa.string(), nullable=False), pa.field("parameters", pa.binary())])
-DESCRIPTION: Final = pa.schema(
-    [("result_schema", pa.binary()), ("parameter_schema", pa.binary()), ("merged", pa.bool_()), ("reason", pa.string())]
-)
-TABLES: Final = pa.schema(
-    [
-        ("table_name", pa.string()),
-        ("table_type", pa.string()),
-        ("table_schema", pa.binary()),
-        # Of the files as they were when they were read; why newer ones are not served, "" where they are.
-        ("version", pa.string()),
-        ("problem", pa.string()),
-    ]
-)
-# `replica` is some name of the process; `changes` counts how often it took new files into service.
-REFRESHED: Final = pa.schema([("replica", pa.string()), ("changes", pa.int64()), ("problem", pa.string())])
 # Queries that run at the same time in a replica; a reader that is slow holds one of them.
 CONCURRENCY: Final = 4
-# What one execution by `execute` may give: its result waits to be whole, and goes to a Flight client as one message.
-EXECUTED_BYTES_MAX: Final = MIB
 # Parameter rows that executions may bring together into one micro-batch.
 BATCH_ROWS_MAX: Final = 2048
 # Half of the shared memory that a replica may have (`FabricLimits.memory_bytes_max`).
@@ -216,13 +199,13 @@ class WarehouseReplica:
         replica = cls(tables, queries, replace(options, load="view"), known=known, served_as=bound.name)
         try:
             generation = replica._tables.current
-            methods = (*replica._own_methods(), *(_named_method(query, generation) for query in queries))
+            methods = (*METHODS, *(_named_method(query, generation) for query in queries))
             stamp = repr((queries, options, upkeep, bound.settings, methods, sorted(generation.versions.items())))
         finally:
             replica.close()
         version = version or hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()
         names = ", ".join([*generation.versions][:_NAMED_MAX]) + ", ..." * (len(generation.versions) > _NAMED_MAX)
-        return DeploymentSpec(bound.name, version, bound.settings, methods, f"SQL over the tables {names}.", kind="sql")
+        return DeploymentSpec(bound.name, version, bound.settings, methods, f"SQL over the tables {names}.", kind=KIND)
 
     def close(self) -> None:
         """End the engine."""
@@ -269,7 +252,7 @@ class WarehouseReplica:
 
     def query(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | Stored | Fresh]:
         """Run SQL: rows `sql` and `parameters`; streams the result."""
-        sql, rows = _request(batch)
+        sql, rows = _read(batch)
         with self._tables.using() as tables:
             prepared, columns = _prepared_for(tables.runner, sql, rows)
             cache, scope = self._cache_for(prepared)
@@ -281,16 +264,13 @@ class WarehouseReplica:
                 yield from _kept(cache, key, lambda: tables.runner.stream(prepared, columns, count, _limits()))
 
     def execute(self, batch: pa.RecordBatch) -> Result:
-        """Run SQL for each row of parameters, together with all executions of that text that wait: where they can be
-        merged, as one query. The text is in the schema's metadata, `flightserve.sql`. Results over 1 MiB are refused
-        (TooLarge); `query` streams them."""
-        sql = _statement_of(batch.schema)
-        rows = batch.replace_schema_metadata(None)
+        """Run SQL for each row of parameters: where they can be merged, as one query."""
+        sql, rows = read_execution(batch)
         with self._tables.using() as tables:
             prepared, columns = _prepared_for(tables.runner, sql, rows)
             if not columns:
                 raise InvalidArgument("the statement has no parameters, so that nothing is merged; `query` runs it")
-            executions = Executions(columns, rows.num_rows, flightserve.context().rows)
+            executions = Executions(columns, rows.num_rows, context().rows)
             limits = replace(_limits(), result_bytes_max=EXECUTED_BYTES_MAX)
             return self._executed(tables, prepared, executions, limits, delimited=True)
 
@@ -304,30 +284,26 @@ class WarehouseReplica:
     def describe(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """What a statement takes and gives, and whether executions of it are merged; nothing is run. Without parameter
         rows, a result that depends on the parameters' types has no schema."""
-        sql, rows = _request(batch)
+        sql, rows = _read(batch)
         with self._tables.using() as tables:
             prepared, columns = (
                 (tables.runner.prepare_for(sql, None), []) if rows is None else _prepared_for(tables.runner, sql, rows)
             )
             if rows is None and _is_open(tables.runner, prepared):
                 taken = pa.schema([(name, pa.null()) for name in prepared.parameters.names])
-                values = [None, taken.serialize().to_pybytes(), False, "its parameters have no types yet"]
-                return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
+                return Description(b"", _message(taken), False, "its parameters have no types yet").batch()
             result = prepared.result_for(columns, 0) if columns and len(columns[0]) else prepared.result
-            schemas = [schema.serialize().to_pybytes() for schema in (result, prepared.parameters.schema)]
-            values = [*schemas, not prepared.reason, prepared.reason]
-        return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
+            reason = prepared.reason
+            return Description(_message(result), _message(prepared.parameters.schema), not reason, reason).batch()
 
     def tables(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The warehouse's tables."""
         generation, problem = self._tables.current, self._tables.problem
         kind = "VIEW" if self._options.load == "view" else "BASE TABLE"
-        rows = [
-            (name, kind, schema.serialize().to_pybytes(), generation.versions[name], problem)
+        return tables_batch(
+            TableInfo(name, kind, schema, generation.versions[name], problem)
             for name, schema in sorted(generation.engine.tables.items())
-        ]
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        return pa.record_batch(columns, schema=TABLES)
+        )
 
     def refresh(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Look whether the tables' files changed, and serve them as they are now; in this replica alone."""
@@ -347,7 +323,7 @@ class WarehouseReplica:
             columns = prepared.parameters.columns(batch) if prepared.parameters.names else []
             rows = batch.num_rows if batch.num_columns else 1
             delimited = prepared.merged is not None
-            spans = flightserve.context().rows if delimited else (rows,)
+            spans = context().rows if delimited else (rows,)
             return self._executed(tables, prepared, Executions(columns, rows, spans), _limits(), delimited)
 
     def _executed(
@@ -360,20 +336,9 @@ class WarehouseReplica:
             return one_batch(run(executions.columns, executions.rows))
         return answer(cache, scope, executions, run, delimited)
 
-    # ---- specs
 
-    def _own_methods(self) -> Iterator[MethodSpec]:
-        outputs = (("query", None), ("describe", DESCRIPTION), ("tables", TABLES), ("refresh", REFRESHED))
-        for name, output in outputs:
-            yield MethodSpec(
-                name,
-                row_aligned=False,
-                streaming=output is None,
-                input_schema=REQUEST.serialize().to_pybytes(),
-                output_schema=None if output is None else output.serialize().to_pybytes(),
-                doc=_doc(name),
-            )
-        yield MethodSpec("execute", row_aligned=False, delimited=True, doc=_doc("execute"))
+def _message(schema: pa.Schema) -> bytes:
+    return bytes(schema.serialize().to_pybytes())
 
 
 def _is_open(runner: Runner, prepared: Prepared) -> bool:
@@ -387,10 +352,6 @@ def _is_open(runner: Runner, prepared: Prepared) -> bool:
     return False
 
 
-def _doc(method: str) -> str:
-    return first_paragraph(getattr(WarehouseReplica, method).__doc__)
-
-
 def _named_method(query: NamedQuery, generation: Generation) -> MethodSpec:
     prepared = generation.named[query.name]
     how = "Executions are merged." if not prepared.reason else f"Executions run one by one: {prepared.reason}."
@@ -399,8 +360,8 @@ def _named_method(query: NamedQuery, generation: Generation) -> MethodSpec:
         row_aligned=False,
         # Executions of several requests are merged as well.
         delimited=prepared.merged is not None,
-        input_schema=prepared.parameters.schema.serialize().to_pybytes(),
-        output_schema=pa.schema([pa.field(RID, pa.int64()), *prepared.result]).serialize().to_pybytes(),
+        input_schema=_message(prepared.parameters.schema),
+        output_schema=_message(pa.schema([pa.field(RID, pa.int64()), *prepared.result])),
         doc=f"{' '.join(query.sql.split())[:1024]} -- {how}",
     )
 
@@ -428,25 +389,10 @@ def _prepared(runner: Runner, query: NamedQuery) -> Prepared:
     return prepared
 
 
-def _request(batch: pa.RecordBatch) -> tuple[str, pa.RecordBatch | None]:
+def _read(batch: pa.RecordBatch) -> tuple[str, pa.RecordBatch | None]:
     """The statement and its parameter rows. Raises InvalidArgument."""
-    if batch.num_rows != 1:
-        raise InvalidArgument(f"{batch.num_rows} rows came; a request has one statement, in one row")
-    sql = batch.column("sql")[0].as_py()
-    if sql is None:
-        raise InvalidArgument("the statement is null")
-    return sql, decode_rows(batch.column("parameters")[0].as_py())
-
-
-def _statement_of(schema: pa.Schema) -> str:
-    """The statement that the rows are parameters of. Raises InvalidArgument."""
-    text = (schema.metadata or {}).get(SQL_KEY)
-    if text is None:
-        raise InvalidArgument(f"the schema's metadata has no {SQL_KEY.decode()!r}: the statement")
-    try:
-        return str(text, "utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidArgument("the statement is no UTF-8") from error
+    sql, parameters = read_request(batch)
+    return sql, decode_rows(parameters)
 
 
 def _columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:
@@ -475,7 +421,7 @@ def _prepared_for(runner: Runner, sql: str, rows: pa.RecordBatch | None) -> tupl
 
 
 def _limits() -> Limits:
-    current = flightserve.context()
+    current = context()
     return Limits(current.deadline, lambda: current.cancelled, current.ending)
 
 
@@ -483,7 +429,7 @@ def _kept(
     cache: ResultCache, key: Key, run: Callable[[], Iterator[pa.RecordBatch]]
 ) -> Iterator[pa.RecordBatch | Stored | Fresh]:
     """A stream's batches, from the cache or for it."""
-    kept, current = cache.stream(key), flightserve.context()
+    kept, current = cache.stream(key), context()
     if kept is not None:
         yield from kept[:-1]
         current.ending()

@@ -19,10 +19,10 @@ from pyarrow import flight
 
 import flightserve as fs
 from flightserve.config import EdgeLimits
+from flightserve.contracts.warehouse import EXECUTED_BYTES_MAX
 from flightserve.frontends.flight.server import FlightFrontend
 from flightserve.metrics import Metrics
 from flightserve.proto import flight_pb2
-from flightserve.sql.warehouse.declare import EXECUTED_BYTES_MAX
 from tests.frontends.sql.support import Runs
 from tests.plane import Plane, plane
 from tests.sql.warehouses import PEOPLE

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flightserve.contracts.warehouse import SQL_BYTES_MAX
 from flightserve.errors import (
     FlightserveError,
     InvalidArgument,
@@ -18,7 +19,6 @@ from flightserve.errors import (
     Unimplemented,
 )
 from flightserve.sql.engine import Engine
-from flightserve.sql.statements.parser import SQL_BYTES_MAX
 from tests.sql.warehouses import PEOPLE, opened, run
 
 

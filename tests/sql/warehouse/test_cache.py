@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import flightserve as fs
+from flightserve.contracts.warehouse import REQUEST
 from flightserve.errors import ConfigError
 from flightserve.sql.engine import Engine
 from flightserve.sql.engine.execution import Execution
 from flightserve.sql.warehouse import queries
 from flightserve.sql.warehouse.caching import KEY_BYTES, scope_of, values_of
-from flightserve.sql.warehouse.declare import REQUEST
 from tests.plane import Plane, meta, plane
 from tests.sql.warehouses import PEOPLE, opened
 from tests.support import eventually

@@ -9,11 +9,9 @@ import pyarrow as pa
 import pytest
 
 import flightserve as fs
+from flightserve.contracts.warehouse import EXECUTED_BYTES_MAX, REQUEST, SQL_KEY
 from flightserve.declare import spec_of
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, PermissionDenied, TooLarge
-from flightserve.frontends.sql import gateway as sql_gateway
-from flightserve.sql.warehouse import declare as warehouse
-from flightserve.sql.warehouse.declare import EXECUTED_BYTES_MAX, SQL_KEY
 from tests.plane import Plane, meta, plane
 from tests.sql.warehouses import PEOPLE
 
@@ -40,10 +38,6 @@ def execute(served: Plane, sql: str, *values: Any) -> list[dict[str, Any]]:
     return found
 
 
-def test_both_sides_find_the_statement_in_one_place() -> None:
-    assert sql_gateway.SQL_KEY == warehouse.SQL_KEY
-
-
 def test_it_is_a_method_whose_requests_share_micro_batches(served: Plane) -> None:
     method = spec_of(served.bound).method("execute")
     assert method is not None and method.delimited and not method.row_aligned and not method.streaming
@@ -63,7 +57,7 @@ def test_each_row_has_its_result(served: Plane) -> None:
 
 @pytest.mark.parametrize(("sql", "column"), [(BY_TEAM, "merged"), (ANY_ABOVE, "LIMIT without ORDER BY")])
 def test_describe_says_whether_it_is_merged(served: Plane, sql: str, column: str) -> None:
-    asked = pa.record_batch([[sql], [None]], schema=warehouse.REQUEST)
+    asked = pa.record_batch([[sql], [None]], schema=REQUEST)
     (row,) = served.call("describe", asked)[0].to_pylist()
     assert (row["merged"], row["reason"] == "") == ((True, True) if column == "merged" else (False, False))
     assert column == "merged" or column in row["reason"]

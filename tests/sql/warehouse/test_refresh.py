@@ -14,11 +14,12 @@ import pytest
 
 import flightserve as fs
 from flightserve.clock import NS_PER_MS, monotonic_ns
+from flightserve.contracts.warehouse import REQUEST
 from flightserve.errors import Cancelled, ConfigError, DeadlineExceeded, NotFound, PermissionDenied
 from flightserve.fabric.memory.schemas import decode_schema
 from flightserve.sql.engine import EngineOptions
 from flightserve.sql.engine.execution import Watch
-from flightserve.sql.warehouse.declare import REQUEST, Upkeep, WarehouseReplica
+from flightserve.sql.warehouse.declare import Upkeep, WarehouseReplica
 from flightserve.sql.warehouse.queries import Limits, Runner
 from flightserve.sql.warehouse.refresh import Generations, Refresher
 from tests.plane import plane

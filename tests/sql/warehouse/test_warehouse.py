@@ -13,6 +13,7 @@ import pytest
 
 import flightserve as fs
 from flightserve.clock import NS_PER_MS, monotonic_ns
+from flightserve.contracts.warehouse import REQUEST
 from flightserve.declare import spec_of
 from flightserve.errors import (
     Cancelled,
@@ -25,7 +26,6 @@ from flightserve.errors import (
     SchemaMismatch,
 )
 from flightserve.fabric.memory.schemas import decode_schema
-from flightserve.sql.warehouse.declare import REQUEST
 from flightserve.sql.warehouse.queries import Prepared
 from flightserve.testing import LocalService
 from flightserve.types import RequestMeta
