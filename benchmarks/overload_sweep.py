@@ -128,7 +128,7 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload_sweep", description=__doc__)
     parser.add_argument("--requests", type=int, default=REQUESTS, help="of each run (default: %(default)s)")
-    parser.add_argument("--svg", type=Path, metavar="PATH", help=f"draw {DRAWN!r} into this file")
+    parser.add_argument("--svg", type=Path, metavar="PATH", help=f"draw {DRAWN!r} into this file".replace("%", "%%"))
     arguments = parser.parse_args()
     for scenario in SCENARIOS:
         runs = sweep(scenario, arguments.requests)
