@@ -13,13 +13,15 @@ OK = 0
 
 
 class FlightserveError(Exception):
-    """Base of all flightserve errors. `code` is the number in `wire.status.Code`."""
+    """Base of all flightserve errors. `code` is the number in `wire.status.Code`; `retry_after_ms` is when the same
+    request may be worth another try, 0 where nobody can tell."""
 
     code: ClassVar[int] = 13
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, retry_after_ms: int = 0) -> None:
         super().__init__(message)
         self.message = message
+        self.retry_after_ms = retry_after_ms
 
 
 class InvalidArgument(FlightserveError):
@@ -137,6 +139,6 @@ def kind_of(error: FlightserveError) -> int:
     return _KIND_BY_CLASS.get(type(error), 0)
 
 
-def from_kind(kind: int, message: str) -> FlightserveError:
+def from_kind(kind: int, message: str, retry_after_ms: int = 0) -> FlightserveError:
     """The error that `kind_of` described, on the receiving side; unknown kinds become the base class."""
-    return KINDS[kind if 0 <= kind < len(KINDS) else 0](message)
+    return KINDS[kind if 0 <= kind < len(KINDS) else 0](message, retry_after_ms)

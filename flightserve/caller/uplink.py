@@ -301,7 +301,7 @@ class Uplink:
             self._give_back(frame.regions, self.pool.abandon if frame.lost else self.pool.free)
         elif isinstance(frame, frames.Outcome):
             self.answered += 1
-            self.fail([frame.request_id], from_kind(frame.kind, frame.message))
+            self.fail([frame.request_id], from_kind(frame.kind, frame.message, frame.retry_after_ms))
         elif isinstance(frame, frames.Moved):
             self._moved(frame)
         elif isinstance(frame, (frames.SegmentGone, frames.PeerGone)):

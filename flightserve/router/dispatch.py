@@ -367,7 +367,8 @@ class Dispatcher:
             running = lane.running.get(batch_id)
             if running is not None and running.callee:
                 message += f"; the method's last call was to {running.callee}"
-        request.link.channel.queue(frames.Outcome(request.part.request_id, effect.kind, message))
+        outcome = frames.Outcome(request.part.request_id, effect.kind, message, effect.retry_after_ms)
+        request.link.channel.queue(outcome)
         self.dirty.add(request.link)
         self._settle(request)
 

@@ -123,11 +123,13 @@ class Results(msgspec.Struct, array_like=True, tag=6):
 
 
 class Outcome(msgspec.Struct, array_like=True, tag=7):
-    """Router to frontend: the request failed. `kind` indexes `errors.KINDS`."""
+    """Router to frontend: the request failed. `kind` indexes `errors.KINDS`; `retry_after_ms` is 0 where nobody can
+    tell when another try may be worth it."""
 
     request_id: int
     kind: int
     message: str
+    retry_after_ms: int = 0
 
 
 class Moved(msgspec.Struct, array_like=True, tag=18):

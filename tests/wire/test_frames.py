@@ -22,7 +22,7 @@ any_frame = st.one_of(
     st.builds(frames.Submit, texts, texts, regions, st.lists(parts, max_size=4), numbers),
     st.builds(frames.Cancel, st.lists(numbers, max_size=4)),
     st.builds(frames.Results, st.none() | regions, st.lists(items, max_size=4)),
-    st.builds(frames.Outcome, numbers, st.integers(0, 12), texts),
+    st.builds(frames.Outcome, numbers, st.integers(0, 12), texts, numbers),
     st.builds(frames.Release, st.lists(st.tuples(numbers, numbers, numbers), max_size=4), st.booleans()),
     st.builds(frames.Execute, numbers, texts, st.lists(regions, max_size=3), st.lists(parts, max_size=3)),
     st.builds(frames.Done, numbers, st.none() | regions, numbers, st.booleans(), st.lists(st.integers(0, 9))),

@@ -210,6 +210,8 @@ def code_of_end(deadline_ns: int) -> int:
 
 
 async def abort(context: Any, error: FlightserveError, request_id: str = "") -> None:
-    """End the RPC with the error's status. Always raises."""
-    trailing = (("x-request-id", request_id),) if request_id else ()
-    await context.abort(STATUS_CODES[error.code], clipped(error.message), trailing)
+    """End the RPC with the error's status, and `retry-after-ms` where it says that. Always raises."""
+    trailing = [("x-request-id", request_id)] if request_id else []
+    if error.retry_after_ms:
+        trailing.append(("retry-after-ms", str(error.retry_after_ms)))
+    await context.abort(STATUS_CODES[error.code], clipped(error.message), tuple(trailing))

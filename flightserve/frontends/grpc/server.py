@@ -25,7 +25,6 @@ from flightserve.frontends.grpc.calls import GrpcCalls
 from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, Health
 from flightserve.frontends.grpc.sql import Queries
 from flightserve.frontends.grpc.stream import Streams
-from flightserve.frontends.grpc.wakeups import merged_wakeups
 from flightserve.loops import vital
 from flightserve.metrics import Metrics
 
@@ -49,7 +48,7 @@ class GrpcFrontend:
         self._catalogue = Catalogue(service)
         self._health = Health(service, limits)
         self._stopping = False
-        with merged_wakeups(asyncio.get_running_loop()), accepting_ahead():
+        with accepting_ahead():
             self._server = aio.server(options=_options(limits))
 
     async def start(self) -> str:

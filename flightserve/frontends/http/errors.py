@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import ClassVar, Final
 
@@ -21,7 +22,6 @@ from flightserve.frontends.edge import code_name, retryable
 from flightserve.wire.status import TABLE, Code
 
 JSON_TYPE: Final = b"application/json"
-RETRY_AFTER_S: Final = b"1"
 
 
 class NoRoute(Unimplemented):
@@ -92,9 +92,17 @@ def error_body(error: FlightserveError, request_id: str) -> bytes:
         return orjson.dumps({"error": shown})
 
 
-def retry_after(error: FlightserveError, status: int) -> bytes | None:
-    """Seconds for `Retry-After`, where a retry may help."""
-    return RETRY_AFTER_S if status in (429, 503) and retryable(error) else None
+def retry_after_s(error: FlightserveError, status: int) -> int:
+    """Seconds for `Retry-After`: what the error says, rounded up, and 1 where it does not; 0 where no retry helps."""
+    if status not in (429, 503) or not retryable(error):
+        return 0
+    return max(1, math.ceil(error.retry_after_ms / 1000))
+
+
+def retry_after_line(error: FlightserveError, status: int) -> bytes:
+    """`Retry-After` with its line end, where a retry may help."""
+    seconds = retry_after_s(error, status)
+    return b"retry-after: %d\r\n" % seconds if seconds else b""
 
 
 def _status_line(status: int) -> bytes:

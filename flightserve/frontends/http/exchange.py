@@ -18,7 +18,7 @@ from flightserve.clock import monotonic_ns
 from flightserve.contracts.service import Result
 from flightserve.errors import Cancelled, FlightserveError
 from flightserve.frontends.http.bodies import JSON
-from flightserve.frontends.http.errors import STATUS_LINES, error_body, http_status, retry_after
+from flightserve.frontends.http.errors import STATUS_LINES, error_body, http_status, retry_after_line
 from flightserve.frontends.http.exchange_states import (
     AFTER,
     ANSWER_ENDED,
@@ -166,8 +166,7 @@ class Exchange:
             self.protocol.transport.abort()
         else:
             status = http_status(error)
-            after = retry_after(error, status)
-            extra = b"retry-after: %b\r\n" % after if after else b""
+            extra = retry_after_line(error, status)
             self._write_whole(STATUS_LINES[status], JSON, error_body(error, self.request_id), extra)
         self._end(error.code)
 

@@ -21,7 +21,7 @@ from flightserve.errors import FlightserveError, Unavailable
 from flightserve.frontends.edge import as_error, check_name, echoable_request_id
 from flightserve.frontends.http.docs import PAGE
 from flightserve.frontends.http.door import PREFLIGHT
-from flightserve.frontends.http.errors import MethodNotAllowed, NoRoute, error_body, http_status, retry_after
+from flightserve.frontends.http.errors import MethodNotAllowed, NoRoute, error_body, http_status, retry_after_s
 from flightserve.frontends.http.openapi import describe_deployment, describe_method, openapi
 from flightserve.metrics import CONTENT_TYPE, Metrics
 
@@ -164,7 +164,7 @@ async def _error(request: Request, error: Exception) -> Response:
     shown = as_error(error, request_id)
     status = http_status(shown)
     headers = {"x-request-id": request_id}
-    after = retry_after(shown, status)
-    if after:
-        headers["retry-after"] = after.decode()
+    seconds = retry_after_s(shown, status)
+    if seconds:
+        headers["retry-after"] = str(seconds)
     return Response(error_body(shown, request_id), status, media_type=JSON_TYPE, headers=headers)

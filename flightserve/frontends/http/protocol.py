@@ -41,6 +41,7 @@ from flightserve.frontends.http.errors import (
     UrlTooLong,
     error_body,
     http_status,
+    retry_after_line,
 )
 from flightserve.frontends.http.exchange import Exchange, Route
 from flightserve.frontends.http.exchange_states import AFTER, ANSWERED, ANSWERING, READING, REQUEST_ENDED
@@ -481,10 +482,11 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         status = http_status(error)
         body = error_body(error, request_id)
+        extra = retry_after_line(error, status) + self._cors
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close"
         self.transport.write(
             (head + b"\r\n\r\n%b")
-            % (STATUS_LINES[status], self.edge.date_line, len(body), request_id.encode("latin-1"), self._cors, body)
+            % (STATUS_LINES[status], self.edge.date_line, len(body), request_id.encode("latin-1"), extra, body)
         )
         self.expires = self.loop.time() + LINGER_S
         self.flow.resume_reading()

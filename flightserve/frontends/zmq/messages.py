@@ -93,5 +93,12 @@ def ok_header(request_id: str) -> bytes:
 
 
 def error_header(error: FlightserveError, request_id: str) -> bytes:
-    """The reply header of a request that did not."""
-    return orjson.dumps({"request_id": request_id, "code": code_name(error), "message": clipped(error.message)})
+    """The reply header of a request that did not; `retry_after_ms` where the error says when to try again."""
+    fields: dict[str, str | int] = {
+        "request_id": request_id,
+        "code": code_name(error),
+        "message": clipped(error.message),
+    }
+    if error.retry_after_ms:
+        fields["retry_after_ms"] = error.retry_after_ms
+    return orjson.dumps(fields)
