@@ -8,6 +8,7 @@ import functools
 import importlib
 import inspect
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from flightserve.config import EdgeLimits, FabricLimits, FrontendOptions
 from flightserve.types import DeploymentOptions
 from flightserve.wire.status import TABLE, Code
 
-REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "docs" / "reference"
 # Defaults that a page says in words.
 IN_WORDS = {"replicas": "as declared", "ticket_key": "random", "limits": "EdgeLimits()"}
 
@@ -167,3 +169,17 @@ def test_metrics() -> None:
     shown |= {f"flightserve_tier_{name}" for name, _ in metrics._TIER_GAUGES.values()}
     own = re.findall(rb"^# TYPE (\S+) (?:counter|histogram)", metrics.Metrics().text(), re.MULTILINE)
     assert said == shown | {name.decode() for name in own}
+
+
+# ---- rooms
+
+
+def test_rooms_and_their_ranks() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    ranks = {rank: set(re.findall(r"\w+", layer)) for rank, layer in enumerate(reversed(layers))}
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    said: dict[int, set[str]] = {}
+    for rank, names in rows:
+        said.setdefault(int(rank), set()).update(re.findall(r"\w+", names))
+    assert said == ranks
