@@ -15,7 +15,7 @@ import pyarrow.flight as fl
 from google.protobuf import any_pb2
 
 from benchmarks.bare.sql import serve
-from flightserve.frontends.flight.sql import command_of, packed, unpacked
+from flightserve.frontends.flight.sql_messages import pack, read_command, unpack
 from flightserve.frontends.sql import info as sql_info
 from flightserve.proto import sql_pb2 as pb
 
@@ -44,11 +44,11 @@ class FlightSql(fl.FlightServerBase):
             dataset_schema=self._schema(query).serialize().to_pybytes(),
             parameter_schema=pa.schema([]).serialize().to_pybytes(),
         )
-        return iter([packed(prepared)])
+        return iter([pack(prepared)])
 
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         """One endpoint; its ticket holds the statement."""
-        command = command_of(descriptor.command)
+        command = read_command(descriptor.command)
         if isinstance(command, pb.CommandGetSqlInfo):
             return self._info(sql_info.SQL_INFO, descriptor, b"")
         handle = command.prepared_statement_handle
@@ -56,12 +56,12 @@ class FlightSql(fl.FlightServerBase):
 
     @staticmethod
     def _info(schema: pa.Schema, descriptor: Any, handle: bytes) -> Any:
-        ticket = packed(pb.TicketStatementQuery(statement_handle=handle))
+        ticket = pack(pb.TicketStatementQuery(statement_handle=handle))
         return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(ticket, [])], -1, -1)
 
     def do_get(self, context: Any, ticket: Any) -> Any:
         """The rows, straight from the engine."""
-        query = unpacked(any_pb2.Any.FromString(ticket.ticket)).statement_handle.decode()
+        query = unpack(any_pb2.Any.FromString(ticket.ticket)).statement_handle.decode()
         if not query:
             return fl.RecordBatchStream(sql_info.sql_info([], duckdb.__version__))
         return fl.RecordBatchStream(self._engine.cursor().sql(query).to_arrow_reader(READ_ROWS))

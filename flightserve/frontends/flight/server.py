@@ -1,7 +1,7 @@
 """The Flight frontend: pyarrow's server with handlers that look up, check and hand on.
 
 What a descriptor means is decided by its type: a path of two names is a method, or a table of a warehouse; a
-command is SQL (`flight_sql`). Every handler is wrapped by `flight_errors.mapped`. pyarrow makes a thread for each RPC;
+command is SQL (`sql`). Every handler is wrapped by `errors.mapped`. pyarrow makes a thread for each RPC;
 `streams` holds what a stream does in it.
 """
 
@@ -228,7 +228,7 @@ class FlightServer(flight.FlightServerBase):
 
     @mapped
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
-        """Of a method (see `flight_catalogue`), a table, or SQL (see `flight_sql`)."""
+        """Of a method (see `catalogue`), a table, or SQL (see `sql`)."""
         caller = self._caller(context)
         if descriptor.descriptor_type == flight.DescriptorType.CMD:
             return self.sql.info(descriptor, caller)
@@ -264,7 +264,7 @@ class FlightServer(flight.FlightServerBase):
 
     @mapped
     def do_action(self, context: Any, action: Any) -> Iterator[bytes]:
-        """`healthz`, `readyz` and those of `flight_sql_actions`; anything else is Unimplemented."""
+        """`healthz`, `readyz` and those of `sql_actions`; anything else is Unimplemented."""
         if action.type == "healthz":
             return iter([json.dumps({"ready": self._service.ready()}).encode()])
         if action.type == "readyz":
@@ -359,16 +359,16 @@ class FlightFrontend:
         why = "the frontend is draining"
         until_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
         self._server.streams.refuse(why)
-        self._server.sql.refuse(why)
+        self._server.sql.queries.refuse(why)
         quiet = self._server.streams.wait_quiet(timeout_s)
-        return self._server.sql.wait_quiet(max(0.0, (until_ns - monotonic_ns()) / NS_PER_S)) and quiet
+        return self._server.sql.queries.wait_quiet(max(0.0, (until_ns - monotonic_ns()) / NS_PER_S)) and quiet
 
     def stop(self) -> None:
         """End every stream and close the port, within about three times `STOP_GRACE_S`. Idempotent."""
         server, self._server = self._server, None
         if server is None:
             return
-        server.sql.end_all()
+        server.sql.queries.end_all()
         server.streams.end_all("the frontend is stopping", STOP_GRACE_S)
         # pyarrow's shutdown has no deadline: it waits for every RPC.
         closing = threads.start("flightserve-flight-stop", server.shutdown, lambda: True)
@@ -378,7 +378,7 @@ class FlightFrontend:
         """Open streams, requests in flight on them, and queries."""
         if self._server is None:
             return {}
-        return {**self._server.streams.statistics(), "queries": self._server.sql.running}
+        return {**self._server.streams.statistics(), "queries": self._server.sql.queries.running}
 
     def watched(self) -> Watched:
         """For the watch over what is held for strangers."""

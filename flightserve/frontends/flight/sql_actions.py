@@ -16,7 +16,8 @@ from google.protobuf.message import DecodeError, Message
 
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unimplemented
 from flightserve.frontends.flight.sessions import Session, Sessions
-from flightserve.frontends.flight.sql import Caller, FlightSql, command_of, packed, refuse_transaction
+from flightserve.frontends.flight.sql import Caller, FlightSql, refuse_transaction
+from flightserve.frontends.flight.sql_messages import pack, read_command
 from flightserve.frontends.sql.gateway import Statement, choose, warehouses
 from flightserve.frontends.sql.metadata import DB_SCHEMA
 from flightserve.frontends.sql.tickets import PreparedHandle, QueryTicket
@@ -78,7 +79,7 @@ class SqlActions:
         statement = Statement(spec.name, asked.query)
         described = self._sql.gateway.describe(statement, caller.meta(spec))
         handle = self._sql.tickets.prepared(statement, caller.user)
-        return packed(
+        return pack(
             pb.ActionCreatePreparedStatementResult(
                 prepared_statement_handle=self._sql.tickets.seal(handle),
                 dataset_schema=described.result,
@@ -98,7 +99,7 @@ class SqlActions:
     def _cancel_query(self, body: bytes, caller: Caller) -> bytes:
         asked = _packed_body(body, pb.ActionCancelQueryRequest)
         status = self._cancel(_message(flight_pb2.FlightInfo, asked.info), caller)
-        return packed(pb.ActionCancelQueryResult(result=status))
+        return pack(pb.ActionCancelQueryResult(result=status))
 
     def _cancel_info(self, body: bytes, caller: Caller) -> bytes:
         status = self._cancel(_message(flight_pb2.CancelFlightInfoRequest, body).info, caller)
@@ -112,7 +113,7 @@ class SqlActions:
         status = flight_pb2.CANCEL_STATUS_CANCELLED
         for data in tickets:
             try:
-                ticket = self._sql.opened(data, caller)
+                ticket = self._sql.open_ticket(data, caller)
             except NotFound:
                 continue
             if isinstance(ticket, QueryTicket):
@@ -123,7 +124,7 @@ class SqlActions:
 
     def _renew(self, body: bytes, caller: Caller) -> bytes:
         asked = _message(flight_pb2.RenewFlightEndpointRequest, body)
-        ticket = self._sql.opened(asked.endpoint.ticket.ticket, caller)
+        ticket = self._sql.open_ticket(asked.endpoint.ticket.ticket, caller)
         if not isinstance(ticket, QueryTicket):
             raise InvalidArgument("only a query's ticket can be renewed")
         return _bytes(self._sql.endpoint(self._sql.tickets.renewed(ticket)))
@@ -187,7 +188,7 @@ def _packed_body(body: bytes, kind: Any) -> Any:
     wrapped = any_pb2.Any()
     try:
         wrapped.ParseFromString(body)
-        message = command_of(body) if wrapped.type_url else None
+        message = read_command(body) if wrapped.type_url else None
     except (DecodeError, FlightserveError) as error:
         raise InvalidArgument(f"the action's body is no {kind.DESCRIPTOR.name}") from error
     if not isinstance(message, kind):

@@ -20,7 +20,7 @@ from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
 from flightserve.core.overload.speculation import Speculation
 from flightserve.errors import FlightserveError
-from flightserve.frontends.sql.gateway import Answer
+from flightserve.frontends.sql.gateway import Answer, Statement
 from flightserve.frontends.sql.tickets import QueryTicket
 from flightserve.types import RequestMeta
 
@@ -47,12 +47,11 @@ class Prefetch:
 
     def __init__(
         self,
-        start: Callable[[QueryTicket, RequestMeta], Answer],
+        start: Callable[[Statement, RequestMeta, Callable[[], bool], bool], Answer],
         ended: Callable[[str, bool], None],
         clock: Clock = monotonic_ns,
     ) -> None:
-        """`start` starts a ticket's statement; `ended` is told of each early answer's warehouse and whether it was
-        taken."""
+        """`start` is `Gateway.open`; `ended` is told of each early answer's warehouse and whether it was taken."""
         self._start = start
         self._ended = ended
         self._clock = clock
@@ -80,7 +79,7 @@ class Prefetch:
         until_ns = self._clock() + HELD_NS
         try:
             early = msgspec.structs.replace(meta, deadline_ns=min(meta.deadline_ns, until_ns))
-            answer = self._start(ticket, early)
+            answer = self._start(ticket.statement, early, _never_gone, ticket.merged)
         except FlightserveError:
             # DoGet will say it, if it is still so by then.
             return
@@ -167,6 +166,11 @@ class Prefetch:
         early = self._held.pop(ticket_id)
         self._texts.wasted(early.text)
         return early
+
+
+def _never_gone() -> bool:
+    """Nobody waits for an early answer, so nobody can have left."""
+    return False
 
 
 def _text(ticket: QueryTicket) -> Text:

@@ -25,7 +25,7 @@ import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.errors import NotFound
 from flightserve.frontends.flight.server import FlightFrontend
-from flightserve.frontends.flight.sql import command_of, packed
+from flightserve.frontends.flight.sql_messages import pack, read_command
 from flightserve.frontends.sql import info as sql_info
 from flightserve.frontends.sql import metadata as sql_metadata
 from flightserve.frontends.sql.gateway import Statement
@@ -274,14 +274,14 @@ def action(client: Any, name: str, body: bytes, options: Any = None) -> list[byt
 
 
 def prepared(client: Any, sql: str, options: Any = None) -> bytes:
-    body = packed(pb.ActionCreatePreparedStatementRequest(query=sql))
+    body = pack(pb.ActionCreatePreparedStatementRequest(query=sql))
     (result,) = action(client, "CreatePreparedStatement", body, options)
-    created: Any = command_of(result)
+    created: Any = read_command(result)
     return bytes(created.prepared_statement_handle)
 
 
 def prepared_info(client: Any, handle: bytes, options: Any = None) -> Any:
-    command = packed(pb.CommandPreparedStatementQuery(prepared_statement_handle=handle))
+    command = pack(pb.CommandPreparedStatementQuery(prepared_statement_handle=handle))
     return client.get_flight_info(flight.FlightDescriptor.for_command(command), options)
 
 
@@ -344,7 +344,7 @@ def test_27_a_handle_that_was_closed_and_one_of_another_user(client: Any) -> Non
     action(
         client,
         "ClosePreparedStatement",
-        packed(pb.ActionClosePreparedStatementRequest(prepared_statement_handle=handle)),
+        pack(pb.ActionClosePreparedStatementRequest(prepared_statement_handle=handle)),
     )
     with pytest.raises(KeyError):
         prepared_info(client, handle)
@@ -418,11 +418,11 @@ def test_a_bearer_token_of_somebody_else_does_no_harm(client: Any) -> None:
 
 def test_transactions_and_ingestion_are_refused_clearly(client: Any, connection: Any) -> None:
     with pytest.raises(NotImplementedError, match="no transactions"):
-        action(client, "BeginTransaction", packed(pb.ActionBeginTransactionRequest()))
-    within = packed(pb.CommandStatementQuery(query="SELECT 1", transaction_id=b"mine"))
+        action(client, "BeginTransaction", pack(pb.ActionBeginTransactionRequest()))
+    within = pack(pb.CommandStatementQuery(query="SELECT 1", transaction_id=b"mine"))
     with pytest.raises(NotImplementedError, match="names a transaction"):
         client.get_flight_info(flight.FlightDescriptor.for_command(within))
-    within = packed(pb.ActionCreatePreparedStatementRequest(query="SELECT 1", transaction_id=b"mine"))
+    within = pack(pb.ActionCreatePreparedStatementRequest(query="SELECT 1", transaction_id=b"mine"))
     with pytest.raises(NotImplementedError, match="names a transaction"):
         action(client, "CreatePreparedStatement", within)
     with connection.cursor() as cursor, pytest.raises(adbc_driver_manager.NotSupportedError, match="read-only"):
@@ -443,7 +443,7 @@ def test_every_metadata_command_answers_in_its_schema(client: Any) -> None:
         (pb.CommandGetImportedKeys(table="flights"), sql_metadata.REFERENCES),
         (pb.CommandGetCrossReference(pk_table="a", fk_table="b"), sql_metadata.REFERENCES),
     ]:
-        info = client.get_flight_info(flight.FlightDescriptor.for_command(packed(command)))
+        info = client.get_flight_info(flight.FlightDescriptor.for_command(pack(command)))
         table = client.do_get(info.endpoints[0].ticket).read_all()
         assert info.schema.equals(schema, check_metadata=True), command
         assert table.schema.equals(schema, check_metadata=True), command

@@ -29,7 +29,7 @@ from pyarrow import flight
 import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.flight.server import FlightFrontend
-from flightserve.frontends.flight.sql import command_of, packed
+from flightserve.frontends.flight.sql_messages import pack, read_command
 from flightserve.frontends.sql.metadata import like
 from flightserve.metrics import Metrics
 from flightserve.proto import sql_pb2 as pb
@@ -141,9 +141,9 @@ def test_pandas_reads_by_flightsql_dbapi(engine: Any) -> None:
 
 
 def prepared(client: Any, sql: str) -> bytes:
-    body = packed(pb.ActionCreatePreparedStatementRequest(query=sql))
+    body = pack(pb.ActionCreatePreparedStatementRequest(query=sql))
     (result,) = client.do_action(flight.Action("CreatePreparedStatement", body))
-    created: Any = command_of(result.body.to_pybytes())
+    created: Any = read_command(result.body.to_pybytes())
     return bytes(created.prepared_statement_handle)
 
 
@@ -160,7 +160,7 @@ def test_what_was_bound_is_remembered_for_the_handle_that_was_prepared(address: 
 
         def prepared_descriptor() -> Any:
             handle = prepared(client, "SELECT name FROM people WHERE id = ?")
-            command = packed(pb.CommandPreparedStatementQuery(prepared_statement_handle=handle))
+            command = pack(pb.CommandPreparedStatementQuery(prepared_statement_handle=handle))
             return flight.FlightDescriptor.for_command(command)
 
         def names(of: Any) -> list[str]:

@@ -23,6 +23,7 @@ from flightserve.core.overload.speculation import SCORE_WANTED, WASTE_COST
 from flightserve.errors import Unavailable
 from flightserve.frontends.flight.server import FlightFrontend
 from flightserve.frontends.sql import prefetch as sql_prefetch
+from flightserve.frontends.sql.gateway import Statement
 from flightserve.frontends.sql.prefetch import HELD_MAX, SMALL_BYTES, Prefetch
 from flightserve.frontends.sql.tickets import QueryTicket
 from flightserve.metrics import Metrics
@@ -41,8 +42,8 @@ META = RequestMeta()
 class Begun:
     """An answer that only says whether it was closed."""
 
-    def __init__(self, ticket: QueryTicket, meta: RequestMeta) -> None:
-        self.ticket, self.meta = ticket, meta
+    def __init__(self, statement: Statement, meta: RequestMeta) -> None:
+        self.statement, self.meta = statement, meta
         self.closed = threading.Event()
 
     def close(self) -> None:
@@ -59,10 +60,10 @@ class Harness:
         self.failing: Exception | None = None
         self.prefetch = Prefetch(self.start, lambda *told: self.ended.append(told), lambda: self.now_ns)
 
-    def start(self, ticket: QueryTicket, meta: RequestMeta) -> Any:
+    def start(self, statement: Statement, meta: RequestMeta, gone: Callable[[], bool], merged: bool) -> Any:
         if self.failing is not None:
             raise self.failing
-        self.begun.append(Begun(ticket, meta))
+        self.begun.append(Begun(statement, meta))
         return self.begun[-1]
 
     def learn(self, sql: str, times: int = SCORE_WANTED) -> None:
@@ -87,7 +88,7 @@ def test_a_text_is_begun_early_once_it_was_small_and_quick(harness: Harness) -> 
     harness.learn("a")
     harness.prefetch.begin(ticket("a"), META)
     harness.prefetch.begin(ticket("b", "two"), META)
-    assert [begun.ticket.sql for begun in harness.begun] == ["a"]
+    assert [begun.statement.sql for begun in harness.begun] == ["a"]
     assert harness.prefetch.take(ticket("a")) is harness.begun[0]
     assert harness.prefetch.take(ticket("a")) is None
     assert harness.ended == [("lake", True)]
