@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
 from typing import Any, Final
 
 import orjson
@@ -19,13 +20,14 @@ from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.frontends.edge import as_error, check_name, echoable_request_id
-from flightserve.frontends.http.docs import PAGE
 from flightserve.frontends.http.door import PREFLIGHT
 from flightserve.frontends.http.errors import MethodNotAllowed, NoRoute, error_body, http_status, retry_after_s
 from flightserve.frontends.http.openapi import describe_deployment, describe_method, openapi
 from flightserve.metrics import CONTENT_TYPE, Metrics
 
 JSON_TYPE = "application/json"
+# One file, nothing loaded from elsewhere: it reads `/v1/deployments`, shows each method and sends a call.
+DOCS_PAGE: Final = files(__package__).joinpath("docs.html").read_text("utf-8")
 # `/docs` loads nothing from anywhere else, and may not be told to.
 _PREFLIGHT = b"access-control-request-method"
 _DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
@@ -90,7 +92,7 @@ class _Pages:
         return _json(request, openapi(self._service.deployments()))
 
     async def docs(self, request: Request) -> Response:
-        response = _page(request, PAGE, "text/html; charset=utf-8")
+        response = _page(request, DOCS_PAGE, "text/html; charset=utf-8")
         response.headers["content-security-policy"] = _DOCS_POLICY
         return response
 
