@@ -41,7 +41,7 @@ STATUS_CODES: Final[Mapping[int, Any]] = {status.value[0]: status for status in 
 
 class Started(NamedTuple):
     """A request that was handed to the data plane, or the error that kept it from there. `known` is its
-    deployment and method, as far as they exist; `deadline_ns` is that of `Headers`."""
+    deployment and method, as far as they exist; `deadline_ns` is that of `RpcHead`."""
 
     known: tuple[str, str]
     request_id: str
@@ -52,7 +52,7 @@ class Started(NamedTuple):
     deadline_ns: int
 
 
-class Headers(NamedTuple):
+class RpcHead(NamedTuple):
     """What an RPC began with: its metadata, and its gRPC deadline (absolute ns; `NEVER_NS` for none)."""
 
     metadata: dict[str, Any]
@@ -115,13 +115,13 @@ class GrpcCalls:
         self.ledger.sampled(len(sent), context.peer)
         return sent
 
-    def headers(self, context: Any) -> Headers:
+    def headers(self, context: Any) -> RpcHead:
         """Read once for each RPC."""
         remaining_s = context.time_remaining()
         deadline_ns = NEVER_NS if remaining_s is None else monotonic_ns() + int(remaining_s * NS_PER_S)
-        return Headers(dict(context.invocation_metadata()), deadline_ns)
+        return RpcHead(dict(context.invocation_metadata()), deadline_ns)
 
-    def start(self, message: bytes, headers: Headers) -> Started:
+    def start(self, message: bytes, headers: RpcHead) -> Started:
         """Parse a message and hand its rows to the data plane. Never raises: what is wrong is in the answer."""
         now_ns = monotonic_ns()
         known = (UNKNOWN, UNKNOWN)

@@ -50,7 +50,7 @@ class Catalogue:
         return _bytes(describe_method(deployment.name, method))
 
 
-class Health:
+class HealthServicer:
     """Handlers of `grpc.health.v1.Health`."""
 
     def __init__(self, service: Service, limits: EdgeLimits) -> None:

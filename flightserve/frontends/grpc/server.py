@@ -22,7 +22,7 @@ from flightserve.errors import Unavailable
 from flightserve.frontends.edge_watch import Watched
 from flightserve.frontends.grpc.accepting import accepting_ahead
 from flightserve.frontends.grpc.calls import GrpcCalls
-from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, Health
+from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, HealthServicer
 from flightserve.frontends.grpc.sql import Queries
 from flightserve.frontends.grpc.stream import Streams
 from flightserve.loops import vital
@@ -46,7 +46,7 @@ class GrpcFrontend:
         self._streams = Streams(self._calls)
         self._queries = Queries(self._calls)
         self._catalogue = Catalogue(service)
-        self._health = Health(service, limits)
+        self._health = HealthServicer(service, limits)
         self._stopping = False
         with accepting_ahead():
             self._server = aio.server(options=_options(limits))

@@ -23,7 +23,7 @@ from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import InvalidArgument, ResourceExhausted, TooLarge
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.frontends import edge
-from flightserve.frontends.grpc.calls import GrpcCalls, Headers, abort, code_of_end
+from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, abort, code_of_end
 from flightserve.frontends.grpc.messages import write_query_reply
 from flightserve.frontends.sql.calls import SqlCalls
 from flightserve.frontends.sql.gateway import Statement, choose
@@ -93,7 +93,7 @@ class _Query:
 
     __slots__ = ("_calls", "_sql", "headers", "known", "request_id", "started_ns")
 
-    def __init__(self, calls: GrpcCalls, sql: SqlCalls, headers: Headers) -> None:
+    def __init__(self, calls: GrpcCalls, sql: SqlCalls, headers: RpcHead) -> None:
         self._calls = calls
         self._sql = sql
         self.headers = headers

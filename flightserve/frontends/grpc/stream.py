@@ -17,7 +17,7 @@ from typing import Any, Final
 from grpc import aio
 
 from flightserve.errors import DeadlineExceeded, FlightserveError, ResourceExhausted, Unavailable
-from flightserve.frontends.grpc.calls import GrpcCalls, Headers, Started, abort
+from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, Started, abort
 from flightserve.frontends.grpc.idling import IdleGuard
 from flightserve.frontends.grpc.messages import write_error_reply
 from flightserve.frontends.replies import clipped
@@ -100,7 +100,7 @@ class Stream:
             self._reader.cancel()
             self._order.put_nowait(Unavailable("the server is draining; try again"))
 
-    async def _read(self, headers: Headers) -> None:
+    async def _read(self, headers: RpcHead) -> None:
         try:
             while True:
                 await self._places.acquire()

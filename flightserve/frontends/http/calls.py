@@ -29,9 +29,9 @@ from flightserve.frontends.edge import as_error, check_name, default_meta, echoa
 from flightserve.frontends.http import sql as http_sql
 from flightserve.frontends.http import streams as http_streams
 from flightserve.frontends.http.bodies import ARROW, JSON, form_in, form_out, packing
-from flightserve.frontends.http.door import Door
-from flightserve.frontends.http.exchange import Exchange, Route
+from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ANSWERED
+from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.json.columns import JsonColumns, build_all, declared_schema, parse
 from flightserve.frontends.json.text_sizes import text_bytes
 from flightserve.frontends.sql.calls import SqlCalls
@@ -70,13 +70,13 @@ class HttpCalls:
         limits: EdgeLimits,
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
-        door: Door,
+        policy: OriginPolicy,
         allow_get: bool | None = None,
     ) -> None:
         self.service = service
         self.limits = limits
-        self.door = door
-        self._allow_get = not door.public if allow_get is None else allow_get
+        self.origin_policy = policy
+        self._allow_get = not policy.public if allow_get is None else allow_get
         # The HTTP methods by which a query may come.
         self.sql_by = ("POST", "GET") if self._allow_get else ("POST",)
         self.sql = SqlCalls(service, limits)
@@ -87,16 +87,16 @@ class HttpCalls:
         self.date_line = b""
         self.held_bytes = 0
         self.held_bytes_max = BODIES_BYTES_FACTOR * limits.body_bytes_max
-        self._routes: dict[bytes, Route | None] = {}
+        self._routes: dict[bytes, CallRoute | None] = {}
         self._metrics = metrics
         self._loop = loop
-        self._arrived: TurnGroups[Route, Exchange] = TurnGroups(self._submit, GROUP_REQUESTS_MAX, GROUPED_CELLS_MAX)
+        self._arrived: TurnGroups[CallRoute, Exchange] = TurnGroups(self._submit, GROUP_REQUESTS_MAX, GROUPED_CELLS_MAX)
         # By the region that they share.
         self._replied: TurnGroups[int, tuple[Exchange, Result]] = TurnGroups(self._answer_all, SHARED_ANSWERS_MAX)
 
     # ---- heads
 
-    def route_of(self, url: bytes) -> Route | None:
+    def route_of(self, url: bytes) -> CallRoute | None:
         """The call that a POST to this URL makes, or None where that is no call's path."""
         try:
             return self._routes[url]
@@ -106,15 +106,15 @@ class HttpCalls:
             route = self._routes[url] = _parsed_route(url)
             return route
 
-    def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route | None:
+    def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> CallRoute | None:
         """The query in the URL of a GET or HEAD, where these may ask; None for all else. Raises PermissionDenied for
         one that another site's page begins."""
         if not self._allow_get or method not in (b"GET", b"HEAD") or _path_of(url) != http_sql.PATH:
             return None
-        self.door.check_followed(headers)
+        self.origin_policy.check_followed(headers)
         return http_sql.BY_URL
 
-    def open(self, protocol: EdgeProtocol, route: Route, headers: dict[bytes, bytes]) -> Exchange:
+    def open(self, protocol: EdgeProtocol, route: CallRoute, headers: dict[bytes, bytes]) -> Exchange:
         """A head has arrived. What is wrong with it is answered once the body is read (`exchange.error`)."""
         exchange = Exchange(protocol, route, headers, self._done)
         self.in_flight += 1
@@ -183,7 +183,7 @@ class HttpCalls:
         exchange.body = parse(exchange.content(), self.limits, None if schema is None else declared_schema(schema))
         self._arrived.join(exchange.route, exchange, exchange.body.num_rows * len(exchange.body.columns))
 
-    def _submit(self, route: Route, arrived: list[Exchange]) -> None:
+    def _submit(self, route: CallRoute, arrived: list[Exchange]) -> None:
         """Submit what arrived in one turn for a method: a group for each schema that its rows make."""
         exchanges = [exchange for exchange in arrived if exchange.state < ANSWERED]
         if not exchanges:
@@ -201,7 +201,7 @@ class HttpCalls:
             for exchange in exchanges:
                 exchange.fail(shown)
 
-    def _submit_batch(self, route: Route, batch: pa.RecordBatch, members: list[Exchange]) -> None:
+    def _submit_batch(self, route: CallRoute, batch: pa.RecordBatch, members: list[Exchange]) -> None:
         parts: list[tuple[int, RequestMeta]] = [(member.body.num_rows, member.meta) for member in members]
         give_up = self.service.call_parts(*route, batch, parts, partial(self.reply_part, members))
         for index, member in enumerate(members):
@@ -364,11 +364,11 @@ def _path_of(url: bytes) -> bytes:
     return bytes(httptools.parse_url(url).path or b"")
 
 
-def _parsed_route(url: bytes) -> Route | None:
+def _parsed_route(url: bytes) -> CallRoute | None:
     path = _path_of(url)
     if unquote_to_bytes(path) == http_sql.PATH:
         return http_sql.SQL
     segments = path.split(b"/")
     if len(segments) != 4 or segments[0] or segments[1] != b"v1" or not segments[2] or not segments[3]:
         return None
-    return Route(*(unquote_to_bytes(segment).decode("utf-8", "surrogateescape") for segment in segments[2:]))
+    return CallRoute(*(unquote_to_bytes(segment).decode("utf-8", "surrogateescape") for segment in segments[2:]))

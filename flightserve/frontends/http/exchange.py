@@ -27,7 +27,7 @@ from flightserve.frontends.http.exchange_states import (
     CLIENT_LEFT,
     HEAD_WRITTEN,
     READING,
-    State,
+    ExchangeState,
 )
 from flightserve.types import MethodSpec, RequestMeta
 
@@ -42,7 +42,7 @@ GATHERED_BYTES_MAX: Final = 1 << 20
 _OK: Final = STATUS_LINES[200]
 
 
-class Route(NamedTuple):
+class CallRoute(NamedTuple):
     """A call's target, as its URL says it."""
 
     deployment: str
@@ -81,7 +81,7 @@ class Exchange:
     )
 
     def __init__(
-        self, protocol: EdgeProtocol, route: Route, headers: dict[bytes, bytes], on_done: Callable[[Exchange], None]
+        self, protocol: EdgeProtocol, route: CallRoute, headers: dict[bytes, bytes], on_done: Callable[[Exchange], None]
     ) -> None:
         self.protocol = protocol
         self.route = route
@@ -95,7 +95,7 @@ class Exchange:
         self.head_only = False
         self.size = 0
         self.size_max = 0
-        self.state: State = READING
+        self.state: ExchangeState = READING
         self.keep_alive = True
         self.form_in = self.form_out = JSON
         self.packed = ""

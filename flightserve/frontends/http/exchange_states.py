@@ -10,7 +10,7 @@ import enum
 from typing import Final
 
 
-class State(enum.IntEnum):
+class ExchangeState(enum.IntEnum):
     """In the order in which they are passed; `ANSWERED` and `ABANDONED` are ends."""
 
     READING = 0
@@ -20,7 +20,7 @@ class State(enum.IntEnum):
     ABANDONED = 4
 
 
-class Event(enum.IntEnum):
+class ExchangeEvent(enum.IntEnum):
     """What happens: the request's end has come, the answer's head was written (its length not known yet), the answer's
     end was, the client went away."""
 
@@ -30,26 +30,21 @@ class Event(enum.IntEnum):
     CLIENT_LEFT = 3
 
 
-READING: Final = State.READING
-READ: Final = State.READ
-ANSWERING: Final = State.ANSWERING
-ANSWERED: Final = State.ANSWERED
-ABANDONED: Final = State.ABANDONED
+READING: Final = ExchangeState.READING
+READ: Final = ExchangeState.READ
+ANSWERING: Final = ExchangeState.ANSWERING
+ANSWERED: Final = ExchangeState.ANSWERED
+ABANDONED: Final = ExchangeState.ABANDONED
 
-REQUEST_ENDED: Final = Event.REQUEST_ENDED
-HEAD_WRITTEN: Final = Event.HEAD_WRITTEN
-ANSWER_ENDED: Final = Event.ANSWER_ENDED
-CLIENT_LEFT: Final = Event.CLIENT_LEFT
+REQUEST_ENDED: Final = ExchangeEvent.REQUEST_ENDED
+HEAD_WRITTEN: Final = ExchangeEvent.HEAD_WRITTEN
+ANSWER_ENDED: Final = ExchangeEvent.ANSWER_ENDED
+CLIENT_LEFT: Final = ExchangeEvent.CLIENT_LEFT
 
 # AFTER[state][event]: the state that follows. An answer may come before the request's end; the connection ends with it.
 AFTER: Final = (
     # REQUEST_ENDED, HEAD_WRITTEN, ANSWER_ENDED, CLIENT_LEFT
-    (
-        READ,
-        ANSWERING,
-        ANSWERED,
-        ABANDONED,
-    ),  # READING
+    (READ, ANSWERING, ANSWERED, ABANDONED),  # READING
     (READ, ANSWERING, ANSWERED, ABANDONED),  # READ
     (ANSWERING, ANSWERING, ANSWERED, ABANDONED),  # ANSWERING
     (ANSWERED, ANSWERED, ANSWERED, ANSWERED),  # ANSWERED

@@ -20,9 +20,9 @@ from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.frontends.edge import as_error, check_name, echoable_request_id
-from flightserve.frontends.http.door import PREFLIGHT
 from flightserve.frontends.http.errors import MethodNotAllowed, NoRoute, error_body, http_status, retry_after_s
 from flightserve.frontends.http.openapi import describe_deployment, describe_method, openapi
+from flightserve.frontends.http.origin_policy import PREFLIGHT
 from flightserve.metrics import CONTENT_TYPE, Metrics
 
 JSON_TYPE = "application/json"
@@ -57,7 +57,7 @@ def pages(
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "OPTIONS" and any(name == _PREFLIGHT for name, _ in scope["headers"]):
-            # Which origin may call was decided at the door, whose header lines are on every answer.
+            # Which origin may call was decided by the origin policy, whose header lines are on every answer.
             await Response(status_code=204, headers=PREFLIGHT)(scope, receive, send)
         else:
             await application(scope, receive, send)

@@ -32,7 +32,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, ResourceExhausted, TooLarge, Unavailable, Unimplemented
 from flightserve.frontends.edge import as_error, new_request_id
-from flightserve.frontends.http.door import Door
+from flightserve.frontends.http.connection_limit import make_room
 from flightserve.frontends.http.errors import (
     STATUS_LINES,
     BadRequest,
@@ -43,9 +43,9 @@ from flightserve.frontends.http.errors import (
     http_status,
     retry_after_line,
 )
-from flightserve.frontends.http.exchange import Exchange, Route
+from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import AFTER, ANSWERED, ANSWERING, READING, REQUEST_ENDED
-from flightserve.frontends.http.room import has_room
+from flightserve.frontends.http.origin_policy import OriginPolicy
 
 LINGER_S: Final = 2.0
 SWEEP_S: Final = 0.5
@@ -61,21 +61,21 @@ class Edge(Protocol):
     """What a connection needs of its frontend."""
 
     limits: EdgeLimits
-    door: Door
+    origin_policy: OriginPolicy
     draining: bool
     date_line: bytes
     held_bytes: int
     held_bytes_max: int
 
-    def route_of(self, url: bytes) -> Route | None:
+    def route_of(self, url: bytes) -> CallRoute | None:
         """The call that this URL names, or None."""
         ...
 
-    def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route | None:
+    def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> CallRoute | None:
         """The query that a request of another method than POST asks, or None. Raises PermissionDenied."""
         ...
 
-    def open(self, protocol: EdgeProtocol, route: Route, headers: dict[bytes, bytes]) -> Exchange:
+    def open(self, protocol: EdgeProtocol, route: CallRoute, headers: dict[bytes, bytes]) -> Exchange:
         """A call's head has arrived."""
         ...
 
@@ -132,7 +132,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.scheme = "http"
         self.connections.add(self)
         self.expires = self.loop.time() + self.limits.keep_alive_s
-        if not has_room(self, cast("set[EdgeProtocol]", self.connections), self.limits.connections_max):
+        if not make_room(self, cast("set[EdgeProtocol]", self.connections), self.limits.connections_max):
             self.refuse(Unavailable("too many connections; try again"))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -302,7 +302,7 @@ class EdgeProtocol(HttpToolsProtocol):
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
             raise Unimplemented("CONNECT: this is no proxy")
-        self._cors = self.edge.door.check(self.url, version, method == b"GET", self.headers, headers)
+        self._cors = self.edge.origin_policy.check(self.url, version, method == b"GET", self.headers, headers)
         if b"transfer-encoding" in headers:
             codings = b",".join(value for name, value in self.headers if name == b"transfer-encoding")
             codings = codings.strip().lower()
@@ -313,7 +313,7 @@ class EdgeProtocol(HttpToolsProtocol):
             if version == "1.0":
                 raise BadRequest("HTTP/1.0 knows no Transfer-Encoding")
 
-    def _open_call(self, route: Route, headers: dict[bytes, bytes]) -> None:
+    def _open_call(self, route: CallRoute, headers: dict[bytes, bytes]) -> None:
         version = self.parser.get_http_version()
         self.can_stream = version != "1.0"
         exchange = self.edge.open(self, route, headers)

@@ -25,7 +25,7 @@ from flightserve.contracts.service import Service
 from flightserve.errors import Unavailable
 from flightserve.frontends.edge import BACKLOG
 from flightserve.frontends.http.calls import HttpCalls
-from flightserve.frontends.http.door import Door
+from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.pages import pages
 from flightserve.frontends.http.protocol import SWEEP_S, EdgeProtocol
 from flightserve.loops import Every, vital
@@ -64,7 +64,7 @@ class HttpFrontend:
         """`allow_get`: a query may come by GET, too; None: where only this machine can ask."""
         self._allow_get = allow_get
         self._host = host
-        self._door = Door(host, allowed_hosts, cors_origins)
+        self._origin_policy = OriginPolicy(host, allowed_hosts, cors_origins)
         self._port = port
         self._limits = limits
         self._calls: HttpCalls | None = None
@@ -80,7 +80,9 @@ class HttpFrontend:
     async def start(self) -> str:
         """Listen; returns `http://host:port`. Raises OSError where the address cannot be had."""
         loop = asyncio.get_running_loop()
-        calls = self._calls = HttpCalls(self._service, self._limits, self._metrics, loop, self._door, self._allow_get)
+        calls = self._calls = HttpCalls(
+            self._service, self._limits, self._metrics, loop, self._origin_policy, self._allow_get
+        )
         self._socket = _listen(self._host, self._port)
         application = pages(self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by)
         config = uvicorn.Config(

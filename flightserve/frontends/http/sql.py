@@ -44,7 +44,7 @@ from flightserve.frontends.edge import meta_of
 from flightserve.frontends.http.bodies import ARROW, CSV, JSON, NDJSON, PARQUET, form_in, form_out, packing
 from flightserve.frontends.http.encoders import ENCODERS, Encoder, JsonColumnTexts
 from flightserve.frontends.http.errors import UnsupportedMediaType
-from flightserve.frontends.http.exchange import Exchange, Route
+from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.sql_urls import DOWNLOADS, NOT_KEPT, InUrl, in_url, is_text
 from flightserve.frontends.json.arrays import BadValue, inferred
 from flightserve.frontends.json.columns import keys_within, refuse_repeated_keys
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 
 PATH: Final = b"/v1/sql"
 # What `HttpCalls.route_of` gives for PATH. It stands for no deployment: which one is meant is in the body.
-SQL: Final = Route("v1", "sql")
+SQL: Final = CallRoute("v1", "sql")
 # The same of a GET or HEAD, whose query is in the URL.
-BY_URL: Final = Route("v1", "sql")
+BY_URL: Final = CallRoute("v1", "sql")
 FORMS: Final = (JSON, NDJSON, CSV, ARROW, PARQUET)
 # Bodies larger than this are read in a thread.
 _THREAD_BYTES_MIN: Final = 64 << 10
@@ -78,7 +78,7 @@ _DECODER: Final = msgspec.json.Decoder(_Body)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SqlRequest:
     """A parsed body. `parameters` is an Arrow IPC stream, or empty; `integers` is how large ones are said."""
 
     query: str
@@ -88,7 +88,7 @@ class Asked:
     integers: Literal["text", "number"] = "text"
 
 
-def is_query(route: Route) -> bool:
+def is_query(route: CallRoute) -> bool:
     """Whether the route stands for a query's."""
     return route is SQL or route is BY_URL
 
@@ -121,7 +121,7 @@ async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[Asyn
     spec = choose(calls.service, _warehouse(asked.warehouse, exchange.header("x-warehouse")))
     exchange.spec = calls.service.method(spec.name, QUERY)[1]
     # From here on it counts as a call of the warehouse.
-    exchange.route = Route(spec.name, QUERY)
+    exchange.route = CallRoute(spec.name, QUERY)
     exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
     exchange.request_id = exchange.meta.request_id
     statement = Statement(spec.name, asked.query, asked.parameters)
@@ -138,7 +138,7 @@ def _warehouse(in_body: str, in_header: str | None) -> str | None:
     return in_body or in_header
 
 
-def _told(url: InUrl, body: bytes, limits: EdgeLimits) -> Asked:
+def _told(url: InUrl, body: bytes, limits: EdgeLimits) -> SqlRequest:
     """What a URL asks, and a body that is a query's text."""
     query = url.query
     if query is None:
@@ -150,10 +150,10 @@ def _told(url: InUrl, body: bytes, limits: EdgeLimits) -> Asked:
     if url.parameters:
         # As a body's, with the bounds of one.
         given = parse(b'{"query":"","parameters":%b}' % url.parameters.encode(), limits).parameters
-    return Asked(query, given or b"", url.warehouse, url.shape != "columns", url.integers)
+    return SqlRequest(query, given or b"", url.warehouse, url.shape != "columns", url.integers)
 
 
-def parse(data: bytes, limits: EdgeLimits) -> Asked:
+def parse(data: bytes, limits: EdgeLimits) -> SqlRequest:
     """A body. Raises InvalidArgument."""
     try:
         body = _DECODER.decode(data)
@@ -168,7 +168,7 @@ def parse(data: bytes, limits: EdgeLimits) -> Asked:
     refuse_repeated_keys(data, keys)
     given = None if body.parameters is _UNSET else body.parameters
     parameters = parameters_of(given, limits)
-    return Asked(body.query, parameters, body.warehouse or "", body.shape != "columns", body.integers or "text")
+    return SqlRequest(body.query, parameters, body.warehouse or "", body.shape != "columns", body.integers or "text")
 
 
 def parameters_of(given: Any, limits: EdgeLimits) -> bytes:

@@ -55,7 +55,7 @@ HEARTBEAT_MS: Final = 15_000
 
 
 @dataclass(slots=True)
-class Asked:
+class ZmqRequest:
     """A request as far as it was understood: enough to answer and to count it."""
 
     envelope: Sequence[zmq.Frame]
@@ -195,7 +195,7 @@ class ZmqFrontend:
     def _take(self, parts: Sequence[zmq.Frame]) -> None:
         """Start one request, or answer what is wrong with it."""
         envelope, content = zmq_messages.split(parts)
-        asked = Asked(envelope, monotonic_ns())
+        asked = ZmqRequest(envelope, monotonic_ns())
         peer = parts[0].bytes
         self._ledger.sampled(sum(map(len, parts)), partial(parts[0].get, zmq.SRCFD))
         try:
@@ -210,7 +210,7 @@ class ZmqFrontend:
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
 
-    def _start(self, asked: Asked, peer: bytes, content: Sequence[zmq.Frame]) -> tuple[AsyncCall, MethodSpec]:
+    def _start(self, asked: ZmqRequest, peer: bytes, content: Sequence[zmq.Frame]) -> tuple[AsyncCall, MethodSpec]:
         fields = zmq_messages.read_fields([part.buffer for part in content], self._limits)
         get = zmq_messages.metadata_of(fields)
         asked.request_id = get("x-request-id")
@@ -235,7 +235,7 @@ class ZmqFrontend:
 
     # ---- answering
 
-    async def _serve(self, asked: Asked, peer: bytes, call: AsyncCall, spec: MethodSpec) -> None:
+    async def _serve(self, asked: ZmqRequest, peer: bytes, call: AsyncCall, spec: MethodSpec) -> None:
         try:
             stream = await collect(call, spec, self._limits.body_bytes_max)
         except asyncio.CancelledError:
@@ -251,13 +251,13 @@ class ZmqFrontend:
             if not self._in_flight[peer]:
                 del self._in_flight[peer]
 
-    def _refuse(self, asked: Asked, caught: BaseException) -> None:
+    def _refuse(self, asked: ZmqRequest, caught: BaseException) -> None:
         request_id = asked.request_id or ""
         error = edge.as_error(caught, request_id)
         self._send([*asked.envelope, zmq_messages.error_header(error, request_id), b""])
         self._record(asked, error.code)
 
-    def _reply(self, asked: Asked, header: bytes, stream: memoryview | pa.Buffer, peer: bytes) -> None:
+    def _reply(self, asked: ZmqRequest, header: bytes, stream: memoryview | pa.Buffer, peer: bytes) -> None:
         if len(stream) < COPY_BELOW_BYTES:
             self._send([*asked.envelope, header, memoryview(stream)])
             return
@@ -284,7 +284,7 @@ class ZmqFrontend:
             return False
         return True
 
-    def _record(self, asked: Asked, code: int) -> None:
+    def _record(self, asked: ZmqRequest, code: int) -> None:
         self._metrics.answered("zmq", *asked.known, code, (monotonic_ns() - asked.started_ns) / NS_PER_S)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flightserve.errors import InvalidArgument
 from flightserve.frontends.http.bodies import JSON
-from flightserve.frontends.http.exchange import Exchange, Route
+from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import (
     ABANDONED,
     AFTER,
@@ -23,8 +23,8 @@ from flightserve.frontends.http.exchange_states import (
     READ,
     READING,
     REQUEST_ENDED,
-    Event,
-    State,
+    ExchangeEvent,
+    ExchangeState,
 )
 
 
@@ -50,7 +50,7 @@ class Connection:
         self.ended.append("connection")
 
     def open(self) -> Exchange:
-        return Exchange(self, Route("A", "b"), {}, lambda exchange: self.ended.append("calls"))  # type: ignore[arg-type]
+        return Exchange(self, CallRoute("A", "b"), {}, lambda exchange: self.ended.append("calls"))  # type: ignore[arg-type]
 
 
 def end_request(exchange: Exchange) -> None:
@@ -59,37 +59,39 @@ def end_request(exchange: Exchange) -> None:
 
 
 # Every way in which an event comes about.
-WAYS: list[tuple[Event, Callable[[Exchange], Any]]] = [
+WAYS: list[tuple[ExchangeEvent, Callable[[Exchange], Any]]] = [
     (REQUEST_ENDED, end_request),
     (HEAD_WRITTEN, lambda exchange: exchange.begin(JSON)),
-    (Event.ANSWER_ENDED, lambda exchange: exchange.answer(JSON, b"{}")),
-    (Event.ANSWER_ENDED, lambda exchange: exchange.tell(JSON)),
-    (Event.ANSWER_ENDED, lambda exchange: exchange.end()),
-    (Event.ANSWER_ENDED, lambda exchange: exchange.fail(InvalidArgument("no"))),
+    (ExchangeEvent.ANSWER_ENDED, lambda exchange: exchange.answer(JSON, b"{}")),
+    (ExchangeEvent.ANSWER_ENDED, lambda exchange: exchange.tell(JSON)),
+    (ExchangeEvent.ANSWER_ENDED, lambda exchange: exchange.end()),
+    (ExchangeEvent.ANSWER_ENDED, lambda exchange: exchange.fail(InvalidArgument("no"))),
     (CLIENT_LEFT, lambda exchange: exchange.abandon()),
 ]
-TO: dict[State, list[Event]] = {
+TO: dict[ExchangeState, list[ExchangeEvent]] = {
     READING: [],
     READ: [REQUEST_ENDED],
     ANSWERING: [REQUEST_ENDED, HEAD_WRITTEN],
-    ANSWERED: [REQUEST_ENDED, Event.ANSWER_ENDED],
+    ANSWERED: [REQUEST_ENDED, ExchangeEvent.ANSWER_ENDED],
     ABANDONED: [REQUEST_ENDED, CLIENT_LEFT],
 }
 
 
-def happen(exchange: Exchange, event: Event) -> None:
+def happen(exchange: Exchange, event: ExchangeEvent) -> None:
     next(way for each, way in WAYS if each is event)(exchange)
 
 
 def test_the_table_knows_every_event_in_every_state() -> None:
-    assert len(AFTER) == len(State) and all(len(row) == len(Event) for row in AFTER)
-    assert all(after >= state for state, row in zip(State, AFTER, strict=True) for after in row), "none goes back"
+    assert len(AFTER) == len(ExchangeState) and all(len(row) == len(ExchangeEvent) for row in AFTER)
+    assert all(after >= state for state, row in zip(ExchangeState, AFTER, strict=True) for after in row), (
+        "none goes back"
+    )
     assert all(set(AFTER[end]) == {end} for end in (ANSWERED, ABANDONED)), "an end stays"
 
 
 @pytest.mark.parametrize("way", WAYS, ids=range(len(WAYS)))
-@pytest.mark.parametrize("state", State)
-def test_each_event_in_each_state(state: State, way: tuple[Event, Callable[[Exchange], Any]]) -> None:
+@pytest.mark.parametrize("state", ExchangeState)
+def test_each_event_in_each_state(state: ExchangeState, way: tuple[ExchangeEvent, Callable[[Exchange], Any]]) -> None:
     connection = Connection()
     exchange = connection.open()
     for event in TO[state]:
@@ -110,7 +112,7 @@ def test_each_event_in_each_state(state: State, way: tuple[Event, Callable[[Exch
 def test_whatever_happens_in_whatever_order_it_ends_once(ways: list[int]) -> None:
     connection = Connection()
     exchange = connection.open()
-    expected: State = READING
+    expected: ExchangeState = READING
     for number in ways:
         event, way = WAYS[number]
         way(exchange)

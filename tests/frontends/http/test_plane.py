@@ -15,7 +15,7 @@ import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http.bodies import JSON
 from flightserve.frontends.http.calls import HttpCalls, _common
-from flightserve.frontends.http.exchange_states import ABANDONED, READ, State
+from flightserve.frontends.http.exchange_states import ABANDONED, READ, ExchangeState
 from flightserve.frontends.http.server import HttpFrontend
 from flightserve.metrics import Metrics
 from tests.frontends.http.support import ARROW, Raw, ipc, post, table_of
@@ -102,7 +102,7 @@ class _Asked:
     """An exchange as answers see it."""
 
     def __init__(self) -> None:
-        self.state: State = READ
+        self.state: ExchangeState = READ
         self.form_out = JSON
         self.body: Any = SimpleNamespace(as_rows=True)
         self.results: list[Any] = []

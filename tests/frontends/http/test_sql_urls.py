@@ -17,7 +17,7 @@ import pytest
 import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http.calls import HttpCalls
-from flightserve.frontends.http.door import Door
+from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.server import HttpFrontend
 from flightserve.metrics import Metrics
 from tests.frontends.http.support import Raw, table_of
@@ -182,7 +182,7 @@ def test_unless_told_otherwise_it_is_open_where_only_this_machine_can_ask(
 ) -> None:
     (bound,) = fs.App(warehouse())
     with plane(bound) as running:
-        calls = HttpCalls(running.client, LIMITS, Metrics(), running.loop, Door(host), allow_get)
+        calls = HttpCalls(running.client, LIMITS, Metrics(), running.loop, OriginPolicy(host), allow_get)
         assert (calls.query_of(b"/v1/sql?query=SELECT+1", b"GET", {}) is not None) == taken
         running.targets[0].close()
 

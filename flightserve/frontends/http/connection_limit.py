@@ -1,4 +1,4 @@
-"""Room for one more HTTP connection: idle ones go for it, those first that are for longest."""
+"""The limit on HTTP connections: idle ones are closed for one more, those first that are idle for longest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOM_SHARE: Final = 100
 SHORT_SHARE: Final = 8
 
 
-class Connection(Protocol):
+class HttpConnection(Protocol):
     """What is known of each."""
 
     transport: asyncio.Transport
@@ -25,17 +25,17 @@ class Connection(Protocol):
     def idle(self) -> bool: ...
 
 
-def has_room(newcomer: Connection, connections: Collection[Connection], connections_max: int) -> bool:
-    """Whether it can stay: there is room, or could be made. `connections` are all, it among them."""
+def make_room(newcomer: HttpConnection, connections: Collection[HttpConnection], connections_max: int) -> bool:
+    """Whether it can stay: there is room, or idle ones were closed for it. `connections` are all, it among them."""
     if len(connections) > connections_max:
-        return _make(newcomer, connections, ROOM_SHARE)
+        return _close_idle(newcomer, connections, ROOM_SHARE)
     if descriptors.short(newcomer.transport.get_extra_info("socket").fileno()):
-        return _make(newcomer, connections, SHORT_SHARE)
+        return _close_idle(newcomer, connections, SHORT_SHARE)
     return True
 
 
-def _make(newcomer: Connection, connections: Collection[Connection], share: int) -> bool:
-    """False where all others are in use."""
+def _close_idle(newcomer: HttpConnection, connections: Collection[HttpConnection], share: int) -> bool:
+    """Close those idle for longest; false where all others are in use."""
     idle = [one for one in connections if one.idle and one is not newcomer and not one.transport.is_closing()]
     for one in heapq.nsmallest(1 + len(connections) // share, idle, key=lambda one: one.expires):
         one.transport.close()

@@ -47,7 +47,7 @@ class WrongHost(PermissionDenied):
     http_status: ClassVar[int] = 421
 
 
-class Door:
+class OriginPolicy:
     """The judgement of one frontend that listens on `host`. Used on the event loop only."""
 
     def __init__(self, host: str, allowed_hosts: Sequence[str] = (), cors_origins: Sequence[str] = ()) -> None:

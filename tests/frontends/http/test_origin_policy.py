@@ -11,8 +11,8 @@ import pytest
 
 from flightserve.config import FrontendOptions
 from flightserve.errors import ConfigError, FlightserveError
-from flightserve.frontends.http.door import JUDGED_MAX, Door
 from flightserve.frontends.http.errors import http_status
+from flightserve.frontends.http.origin_policy import JUDGED_MAX, OriginPolicy
 from tests.frontends.http.support import NDJSON, Raw
 from tests.frontends.rpc_support import served
 
@@ -21,11 +21,13 @@ GOOD = b'{"columns":{"a":[1]}}'
 APP = "https://app.example"
 
 
-def judged(door: Door, *pairs: tuple[str, str], url: str = "/x", version: str = "1.1", get: bool = False) -> int:
+def judged(
+    policy: OriginPolicy, *pairs: tuple[str, str], url: str = "/x", version: str = "1.1", get: bool = False
+) -> int:
     """200, or the status of the refusal."""
     raw = [(name.encode(), value.encode()) for name, value in pairs]
     try:
-        door.check(url.encode(), version, get, raw, dict(raw))
+        policy.check(url.encode(), version, get, raw, dict(raw))
     except FlightserveError as error:
         return http_status(error)
     return 200
@@ -44,32 +46,32 @@ def judged(door: Door, *pairs: tuple[str, str], url: str = "/x", version: str = 
     ],
 )  # fmt: skip
 def test_hosts(host: str, status: int) -> None:
-    door = Door("127.0.0.1", ["named.example", "*.wild.example"])
-    assert judged(door, ("host", host)) == status
-    assert judged(door, ("host", host)) == status, "differs when it was judged before"
+    policy = OriginPolicy("127.0.0.1", ["named.example", "*.wild.example"])
+    assert judged(policy, ("host", host)) == status
+    assert judged(policy, ("host", host)) == status, "differs when it was judged before"
 
 
 def test_hosts_of_a_frontend_that_listens_beyond_loopback() -> None:
-    for door in (Door("0.0.0.0"), Door("::"), Door("box.example")):
-        assert judged(door, ("host", socket.gethostname())) == 200
-        assert judged(door, ("host", "flightserve:8080")) == 200
-        assert judged(door, ("host", "evil.example")) == 421
-    assert judged(Door("box.example"), ("host", "BOX.example:8080")) == 200
-    assert judged(Door("0.0.0.0", ["*"]), ("host", "evil.example")) == 200
+    for policy in (OriginPolicy("0.0.0.0"), OriginPolicy("::"), OriginPolicy("box.example")):
+        assert judged(policy, ("host", socket.gethostname())) == 200
+        assert judged(policy, ("host", "flightserve:8080")) == 200
+        assert judged(policy, ("host", "evil.example")) == 421
+    assert judged(OriginPolicy("box.example"), ("host", "BOX.example:8080")) == 200
+    assert judged(OriginPolicy("0.0.0.0", ["*"]), ("host", "evil.example")) == 200
 
 
 def test_a_request_has_one_host() -> None:
-    door = Door("127.0.0.1")
-    assert judged(door) == 400
-    assert judged(door, version="1.0") == 200
-    assert judged(door, ("host", "localhost"), ("host", "localhost")) == 400
-    assert judged(door, ("accept", "a"), ("accept", "b"), ("host", "localhost")) == 200
+    policy = OriginPolicy("127.0.0.1")
+    assert judged(policy) == 400
+    assert judged(policy, version="1.0") == 200
+    assert judged(policy, ("host", "localhost"), ("host", "localhost")) == 400
+    assert judged(policy, ("accept", "a"), ("accept", "b"), ("host", "localhost")) == 200
 
 
 def test_the_absolute_form_names_the_host() -> None:
-    door = Door("127.0.0.1")
-    assert judged(door, ("host", "localhost"), url="http://evil.example/x") == 421
-    assert judged(door, ("host", "localhost"), url="http://127.0.0.1:8080/x") == 200
+    policy = OriginPolicy("127.0.0.1")
+    assert judged(policy, ("host", "localhost"), url="http://evil.example/x") == 421
+    assert judged(policy, ("host", "localhost"), url="http://127.0.0.1:8080/x") == 200
 
 
 @pytest.mark.parametrize(
@@ -79,13 +81,16 @@ def test_the_absolute_form_names_the_host() -> None:
      ("", 403), (f"{APP}.evil.example", 403), (f"{APP}:8443", 403)],
 )  # fmt: skip
 def test_origins(origin: str, status: int) -> None:
-    door = Door("127.0.0.1", cors_origins=[APP])
-    assert judged(door, ("host", "127.0.0.1:8080"), ("origin", origin), ("sec-fetch-site", "cross-site")) == status
-    assert judged(Door("127.0.0.1", (), ["*"]), ("host", "127.0.0.1"), ("origin", origin)) == 200
+    policy = OriginPolicy("127.0.0.1", cors_origins=[APP])
+    assert judged(policy, ("host", "127.0.0.1:8080"), ("origin", origin), ("sec-fetch-site", "cross-site")) == status
+    assert judged(OriginPolicy("127.0.0.1", (), ["*"]), ("host", "127.0.0.1"), ("origin", origin)) == 200
 
 
 def test_two_origins_are_none() -> None:
-    assert judged(Door("::1"), ("host", "[::1]"), ("origin", "http://evil.example"), ("origin", "http://[::1]")) == 400
+    assert (
+        judged(OriginPolicy("::1"), ("host", "[::1]"), ("origin", "http://evil.example"), ("origin", "http://[::1]"))
+        == 400
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,15 +100,15 @@ def test_two_origins_are_none() -> None:
 )  # fmt: skip
 def test_what_pages_embed(site: str, mode: str, get: bool, status: int) -> None:
     pairs = [("host", "localhost"), ("sec-fetch-site", site), ("sec-fetch-mode", mode)]
-    assert judged(Door("127.0.0.1"), *pairs, get=get) == status
-    assert judged(Door("127.0.0.1", (), ["*"]), *pairs, get=get) == 200
+    assert judged(OriginPolicy("127.0.0.1"), *pairs, get=get) == status
+    assert judged(OriginPolicy("127.0.0.1", (), ["*"]), *pairs, get=get) == 200
 
 
 def test_what_was_judged_is_bounded() -> None:
-    door = Door("127.0.0.1")
+    policy = OriginPolicy("127.0.0.1")
     for number in range(3 * JUDGED_MAX):
-        judged(door, ("host", f"h{number}.example"))
-    assert len(door._judged) <= JUDGED_MAX
+        judged(policy, ("host", f"h{number}.example"))
+    assert len(policy._judged) <= JUDGED_MAX
 
 
 @pytest.mark.parametrize("hosts", [["http://a"], ["a:80"], [""], ["a b"], [b"a"], "a.example"])
