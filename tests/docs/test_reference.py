@@ -143,11 +143,11 @@ def test_codes() -> None:
 
 
 def test_statuses_that_only_http_has() -> None:
-    from flightserve.frontends.http import door
     from flightserve.frontends.http import errors as http_errors
+    from flightserve.frontends.http import origin_policy
 
     said = {(int(status), code) for status, code, _ in tables("errors")["HTTP statuses beside those"]}
-    own = [kind for kind in [*vars(http_errors).values(), door.WrongHost] if hasattr(kind, "http_status")]
+    own = [kind for kind in [*vars(http_errors).values(), origin_policy.WrongHost] if hasattr(kind, "http_status")]
     actual = {(kind.http_status, Code(kind.code).name) for kind in own}
     actual |= {(status, Code(kind.code).name) for kind, status in http_errors._BY_CLASS.items()}
     assert said == {pair for pair in actual if pair != (400, "INVALID_ARGUMENT")}
