@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from flightserve.clock import NEVER_NS
 from flightserve.sql.engine import Engine, EngineOptions
-from flightserve.sql.engine.execution import Execution, Watch
+from flightserve.sql.engine.execution import Execution, QueryWatch
 from flightserve.sql.sources import find_sources
 
 PEOPLE = pa.table(
@@ -34,9 +34,9 @@ def opened(tables: Mapping[str, Any] | None = None, **options: Any) -> Iterator[
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Watch]:
+def watching() -> Iterator[QueryWatch]:
     """A watch, stopped at the end."""
-    watch = Watch()
+    watch = QueryWatch()
     try:
         yield watch
     finally:

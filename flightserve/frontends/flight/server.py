@@ -45,7 +45,7 @@ HEADERS: Final = "headers"
 _SILENT_AT_FIRST: Final = (flight.FlightMethod.DO_PUT, flight.FlightMethod.DO_EXCHANGE)
 
 
-class Headers(flight.ServerMiddleware):
+class FlightHeaders(flight.ServerMiddleware):
     """The client's headers, kept for the handler; sends the request's id back, and what the client needs to stay
     in its session."""
 
@@ -74,18 +74,19 @@ class Headers(flight.ServerMiddleware):
         self.crowd.end(self)
 
 
-class HeadersFactory(flight.ServerMiddlewareFactory):
-    """Makes `Headers` for each RPC, and finds its session. Basic credentials are answered by a bearer token; an action
-    of a client without a session by the cookie of one, because pyarrow sends headers before the action is known."""
+class FlightHeadersFactory(flight.ServerMiddlewareFactory):
+    """Makes `FlightHeaders` for each RPC, and finds its session. Basic credentials are answered by a bearer token; an
+    action of a client without a session by the cookie of one, because pyarrow sends headers before the action is
+    known."""
 
     def __init__(self, sessions: Sessions, crowd: Crowd) -> None:
         super().__init__()
         self._sessions = sessions
         self._crowd = crowd
 
-    def start_call(self, info: Any, headers: dict[str, list[str]]) -> Headers:
+    def start_call(self, info: Any, headers: dict[str, list[str]]) -> FlightHeaders:
         """Called by pyarrow in the RPC's thread, before the handler."""
-        call = Headers(headers, None, self._crowd)
+        call = FlightHeaders(headers, None, self._crowd)
         authorization, cookie = call.get("authorization"), call.get("cookie")
         if authorization is not None or cookie is not None:
             try:
@@ -149,7 +150,9 @@ class FlightServer(flight.FlightServerBase):
         self.sql = FlightSql(Gateway(service, limits), tickets, answered, metrics.prefetched)
         self._actions = SqlActions(self.sql, self._sessions)
         super().__init__(
-            location, auth_handler=OpenHandshake(), middleware={HEADERS: HeadersFactory(self._sessions, self.crowd)}
+            location,
+            auth_handler=OpenHandshake(),
+            middleware={HEADERS: FlightHeadersFactory(self._sessions, self.crowd)},
         )
 
     def _cut(self, peer: str) -> bool:

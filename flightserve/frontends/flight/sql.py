@@ -25,9 +25,9 @@ from flightserve.errors import InvalidArgument, NotFound, Unimplemented
 from flightserve.frontends.flight.sessions import Session
 from flightserve.frontends.flight.sql_messages import pack, read_command, unpack
 from flightserve.frontends.flight.sql_metadata import METADATA, Metadata
-from flightserve.frontends.flight.sql_queries import Queries
+from flightserve.frontends.flight.sql_queries import RunningQueries
 from flightserve.frontends.sql.gateway import Gateway, Statement, choose, warehouses
-from flightserve.frontends.sql.parameters import Bound, read_parameters
+from flightserve.frontends.sql.parameters import BoundParameters, read_parameters
 from flightserve.frontends.sql.tickets import CommandTicket, PreparedHandle, QueryTicket, Sealed, Tickets
 from flightserve.proto import flight_pb2
 from flightserve.proto import sql_pb2 as pb
@@ -70,8 +70,8 @@ class FlightSql:
     ) -> None:
         self.gateway = gateway
         self.tickets = tickets
-        self.bound = Bound()
-        self.queries = Queries(gateway, answered, prefetched)
+        self.bound = BoundParameters()
+        self.queries = RunningQueries(gateway, answered, prefetched)
 
     # ---- GetFlightInfo, GetSchema
 

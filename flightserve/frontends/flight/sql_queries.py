@@ -20,7 +20,7 @@ from flightserve.frontends.sql.tickets import QueryTicket, new_id
 from flightserve.types import RequestMeta
 
 
-class Queries:
+class RunningQueries:
     """What runs, or is being read. Any thread; reading blocks the RPC's own."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Queries:
         self._prefetch = Prefetch(gateway.open, prefetched)
 
     def __repr__(self) -> str:
-        return f"<Queries {len(self._running)} running, {self._prefetch}>"
+        return f"<RunningQueries {len(self._running)} running, {self._prefetch}>"
 
     @property
     def running(self) -> int:

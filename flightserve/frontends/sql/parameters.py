@@ -39,7 +39,7 @@ def read_parameters(reader: Any) -> bytes:
     return bytes(stream_of(whole))
 
 
-class Bound:
+class BoundParameters:
     """What was last bound to each prepared statement of this process, by the handle's id. Any thread.
 
     Binding answers with a new handle that holds the parameters. Clients from before Flight SQL had that (as

@@ -5,7 +5,7 @@ small memory. Its batches are put together until they are worth sending (the fir
 by and by), and cut where they are too large for clients. Dictionaries are written out: a dictionary goes with every
 batch, or is a message of its own size.
 
-`Watch` interrupts. A query that does not end all the same is its process's to end (`replica.service` does, as for
+`QueryWatch` interrupts. A query that does not end all the same is its process's to end (`replica.service` does, as for
 any method that goes on after everybody gave it up).
 """
 
@@ -46,9 +46,9 @@ WATCH_NS: Final = NS_PER_S // 20
 OTHER_TYPES: Final = "the types of the result's columns depend on the parameters' values; cast the columns to one"
 
 
-class Watched:
-    """One running query as `Watch` sees it. `why` is set when it was interrupted; `inside` while it is in the engine,
-    `visited` when it was since somebody last looked."""
+class WatchedQuery:
+    """One running query as `QueryWatch` sees it. `why` is set when it was interrupted; `inside` while it is in the
+    engine, `visited` when it was since somebody last looked."""
 
     __slots__ = ("cancelled", "deadline_ns", "inside", "session", "visited", "why")
 
@@ -66,7 +66,7 @@ class Watched:
         self.inside = False
 
 
-class Watch:
+class QueryWatch:
     """Interrupts queries at their deadline, or within `WATCH_NS` after they were given up or took too much memory
     (`memory`, where somebody watches over that); one thread, which is asleep while nothing runs. It is not woken for
     each query: it looks again `WATCH_NS` after it saw any. A deadline before that wakes it, and any query while much
@@ -77,8 +77,8 @@ class Watch:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         # The oldest first.
-        self._running: dict[Watched, None] = {}
-        self.memory: MemoryWatch[Watched] | None = None
+        self._running: dict[WatchedQuery, None] = {}
+        self.memory: MemoryWatch[WatchedQuery] | None = None
         self._stopping = False
         # When the thread looks next, and whether only a query makes it look; whether one has begun since it looked.
         self._next_ns = 0
@@ -86,9 +86,11 @@ class Watch:
         self._begun = False
         self._thread: threading.Thread | None = None
 
-    def begin(self, session: duckdb.DuckDBPyConnection, deadline_ns: int, cancelled: Callable[[], bool]) -> Watched:
+    def begin(
+        self, session: duckdb.DuckDBPyConnection, deadline_ns: int, cancelled: Callable[[], bool]
+    ) -> WatchedQuery:
         """Watch over the session's query until `end`."""
-        watched = Watched(session, deadline_ns, cancelled)
+        watched = WatchedQuery(session, deadline_ns, cancelled)
         with self._lock:
             if self._thread is None:
                 # Where it cannot start, the next query tries again.
@@ -100,7 +102,7 @@ class Watch:
                 self._changed.notify()
         return watched
 
-    def end(self, watched: Watched) -> None:
+    def end(self, watched: WatchedQuery) -> None:
         """The query has ended. Idempotent."""
         with self._lock:
             self._running.pop(watched, None)
@@ -159,7 +161,7 @@ class Watch:
         if worst is not None and worst.why is None:
             worst.why = OutOfMemory
 
-    def _look(self, watched: Watched, now_ns: int) -> None:
+    def _look(self, watched: WatchedQuery, now_ns: int) -> None:
         """Interrupt again each time: an interrupt that comes between two steps of the engine is lost."""
         if watched.why is None:
             if now_ns >= watched.deadline_ns:
@@ -186,7 +188,7 @@ class Execution:
     def __init__(
         self,
         engine: Engine,
-        watch: Watch,
+        watch: QueryWatch,
         text: str,
         values: Mapping[str, Any] | None = None,
         *,

@@ -15,8 +15,9 @@ bound of its own (`bound`), which is above DuckDB's limit, so that DuckDB still 
 
 Only what is private and resident counts (the kernel's figures; shared segments and files do not). That includes what
 the engine's allocator keeps of memory that was freed, 300 MB and more after a query that failed, for as long as nothing
-else happens. It is nobody's, so it is asked back (`Keeper`) before anybody is interrupted, and when a query has failed
-for want of memory: neighbours had no room otherwise, and bore the blame (figures: docs/measurements/sql.md).
+else happens. It is nobody's, so it is asked back (`AllocatorPurger`) before anybody is interrupted, and when a query
+has failed for want of memory: neighbours had no room otherwise, and bore the blame (figures:
+docs/measurements/sql.md).
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ class Judge(Generic[KeyT]):
         return any(now_ns - since > YIELD_NS for since in self._told.values())
 
 
-class Keeper:
+class AllocatorPurger:
     """Asks the engine's allocator for the free memory that it keeps.
 
     The allocator is the process's; it gives back all that is free when the memory limit of any database is set. The
@@ -153,7 +154,7 @@ class Keeper:
     def __init__(self) -> None:
         self._database = duckdb.connect(":memory:", config={"threads": 1, "autoload_known_extensions": False})
 
-    def ask(self) -> None:
+    def purge(self) -> None:
         """Give free memory back to the kernel: 0.1 ms where there is none, 50 ms for 300 MB."""
         try:
             self._database.execute("SET memory_limit = '64MB'")
@@ -178,7 +179,7 @@ class MemoryWatch(Generic[KeyT]):
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._judge: Judge[KeyT] = Judge()
         self._grant = Grant()
-        self._keeper = Keeper()
+        self._purger = AllocatorPurger()
         self._set = 0
         # 0: nothing is bounded.
         self.bytes_max = 0
@@ -187,7 +188,7 @@ class MemoryWatch(Generic[KeyT]):
     def close(self) -> None:
         """Bound nothing any more."""
         self.allow(0)
-        self._keeper.close()
+        self._purger.close()
         os.close(self._statm)
 
     def allow(self, bytes_max: int) -> None:
@@ -211,7 +212,7 @@ class MemoryWatch(Generic[KeyT]):
         full_bytes = self.bytes_max - FLOOR_BYTES
         resident, mapped = self._used()
         if resident > full_bytes:
-            self._keeper.ask()
+            self._purger.purge()
             resident, mapped = self._used()
         self._limit(self._grant.renew(resident, mapped, self.bytes_max))
         victim = self._judge.look(resident, full_bytes, running, active)
@@ -226,7 +227,7 @@ class MemoryWatch(Generic[KeyT]):
     def relieve(self) -> None:
         """A query has failed for want of memory and is gone: others may have what it had, at once."""
         if self.bytes_max:
-            self._keeper.ask()
+            self._purger.purge()
             resident, mapped = self._used()
             self._limit(self._grant.renew(resident, mapped, self.bytes_max))
             self._judge.begin_anew(resident)

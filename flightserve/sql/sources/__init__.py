@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from flightserve.errors import ConfigError
 from flightserve.fabric.conversion.casts import Budget, cast
-from flightserve.sql.sources.alike import Group, folded, grouped, share
+from flightserve.sql.sources.alike import TableGroup, folded, grouped, share
 from flightserve.sql.sources.files import (
     Unit,
     columns_of,
@@ -200,7 +200,7 @@ def _from_path(name: str, path: str, known: Mapping[str, pa.Schema]) -> list[Sou
     """The tables that the path is; those without a name yet are called as their files are."""
     units = units_at(name, path)
     if os.path.isfile(path):
-        return [_source(name, name, Group(None, units))]
+        return [_source(name, name, TableGroup(None, units))]
     try:
         groups = _groups(units)
     except (ConfigError, pa.ArrowInvalid) as error:
@@ -214,13 +214,13 @@ def _from_path(name: str, path: str, known: Mapping[str, pa.Schema]) -> list[Sou
     return [_source(each, name, group) for each, group in zip(kept, groups, strict=True)]
 
 
-def _groups(units: list[Unit]) -> list[Group[Unit]] | None:
+def _groups(units: list[Unit]) -> list[TableGroup[Unit]] | None:
     """What is one table each. Files of different formats never are, nor are Hive layouts and what lies beside them."""
     filled = [unit for unit in units if not is_empty(unit)] or units[:1]
     kinds: dict[tuple[object, ...], list[Unit]] = {}
     for unit in filled:
         kinds.setdefault((unit.format, (unit.root, unit.files) if unit.hive else ""), []).append(unit)
-    groups: list[Group[Unit]] = []
+    groups: list[TableGroup[Unit]] = []
     for members in kinds.values():
         more = grouped(((unit, columns_of(unit)) for unit in members), small, TABLES_MAX - len(groups))
         if more is None:
@@ -229,13 +229,13 @@ def _groups(units: list[Unit]) -> list[Group[Unit]] | None:
     return sorted(groups, key=lambda group: group.members[0].files[0])
 
 
-def _source(name: str, given: str, group: Group[Unit]) -> Source:
+def _source(name: str, given: str, group: TableGroup[Unit]) -> Source:
     files = tuple(file for unit in group.members for file in unit.files)
     first = group.members[0]
     return Source(name, first.format, files, first.root, first.hive, given=given, columns=group.columns)
 
 
-def _kept(group: Group[Unit], left: dict[str, pa.Schema]) -> str:
+def _kept(group: TableGroup[Unit], left: dict[str, pa.Schema]) -> str:
     """The name of the table that this was before, which is no longer `left` then; "" where it is new."""
     shares = {name: share(columns, group.columns) for name, columns in left.items()}
     best = max(shares, default="", key=shares.__getitem__)

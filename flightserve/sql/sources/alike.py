@@ -40,27 +40,27 @@ Small = Callable[[T, str], bool]
 
 
 @dataclass(slots=True)
-class Group(Generic[T]):
+class TableGroup(Generic[T]):
     """What is of one table, in the order it came, and the columns of all of it."""
 
     columns: pa.Schema
     members: list[T] = field(default_factory=list)
 
 
-def grouped(found: Iterable[tuple[T, pa.Schema]], small: Small[T], groups_max: int) -> list[Group[T]] | None:
+def grouped(found: Iterable[tuple[T, pa.Schema]], small: Small[T], groups_max: int) -> list[TableGroup[T]] | None:
     """The tables that these are, in the order of their first members; None where there are more than `groups_max`."""
     order: dict[T, int] = {}
-    shapes: dict[tuple[object, ...], Group[T]] = {}
+    shapes: dict[tuple[object, ...], TableGroup[T]] = {}
     # Many files share one object; each is looked at once.
-    seen: dict[int, Group[T]] = {}
+    seen: dict[int, TableGroup[T]] = {}
     for member, columns in found:
         order[member] = len(order)
         shape = seen.get(id(columns))
         if shape is None:
             key = tuple(sorted((folded(each.name), str(each.type)) for each in columns))
-            shape = seen[id(columns)] = shapes.setdefault(key, Group(columns))
+            shape = seen[id(columns)] = shapes.setdefault(key, TableGroup(columns))
         shape.members.append(member)
-    groups: list[Group[T]] = []
+    groups: list[TableGroup[T]] = []
     # The widest first: what has fewer columns joins it.
     for shape in sorted(shapes.values(), key=lambda shape: -len(shape.columns)):
         home = _home(shape, groups, small)
@@ -77,11 +77,13 @@ def grouped(found: Iterable[tuple[T, pa.Schema]], small: Small[T], groups_max: i
     return sorted(groups, key=lambda group: order[group.members[0]])
 
 
-def _home(shape: Group[T], groups: Sequence[Group[T]], small: Small[T]) -> tuple[Group[T], pa.Schema] | None:
+def _home(
+    shape: TableGroup[T], groups: Sequence[TableGroup[T]], small: Small[T]
+) -> tuple[TableGroup[T], pa.Schema] | None:
     """The group that the shape is of, and the columns of both; None where there is none, or no closest one."""
     shares = [(share(group.columns, shape.columns), group) for group in groups]
     close = sorted(((value, group) for value, group in shares if value), key=lambda each: -each[0])
-    homes: list[tuple[float, Group[T], pa.Schema]] = []
+    homes: list[tuple[float, TableGroup[T], pa.Schema]] = []
     for value, group in close:
         if homes and value < homes[0][0]:
             break
@@ -107,7 +109,7 @@ def folded(name: str) -> str:
     return name.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
-def _joined(group: Group[T], shape: Group[T], small: Small[T]) -> pa.Schema | None:
+def _joined(group: TableGroup[T], shape: TableGroup[T], small: Small[T]) -> pa.Schema | None:
     """The columns of both; None where one has types that no column holds both of."""
     fields = {folded(each.name): each for each in group.columns}
     for each in shape.columns:

@@ -39,7 +39,7 @@ from flightserve.errors import FlightserveError
 from flightserve.sql.engine.columns import meant
 from flightserve.sql.engine.errors import translate
 from flightserve.sql.statements.parameters import Parameters, cast_text
-from flightserve.sql.statements.parser import Parser, Statement, Tree, function_name, walk
+from flightserve.sql.statements.parser import ParsedStatement, Parser, Tree, function_name, walk
 from flightserve.sql.statements.policy import RESERVED_PREFIX
 
 PARAMS: Final = "__fs_params"
@@ -95,7 +95,7 @@ class NotMergeable(Exception):
 def merge(
     parser: Parser,
     connection: duckdb.DuckDBPyConnection,
-    statement: Statement,
+    statement: ParsedStatement,
     parameters: Parameters,
     result: pa.Schema,
 ) -> str:
@@ -119,7 +119,7 @@ def merge(
 
 
 def types_over_rows(
-    session: duckdb.DuckDBPyConnection, statement: Statement, parameters: Parameters
+    session: duckdb.DuckDBPyConnection, statement: ParsedStatement, parameters: Parameters
 ) -> list[Any] | None:
     """The types of the result's columns, where no parameter's value is known; None where the engine does not say."""
     text = _over_rows(statement, parameters)
@@ -193,7 +193,7 @@ def _refuse_modifiers(modifiers: list[Tree]) -> None:
         raise NotMergeable("DISTINCT ON without ORDER BY: which rows come is not defined")
 
 
-def _refuse_wrong(statement: Statement) -> None:
+def _refuse_wrong(statement: ParsedStatement) -> None:
     """Raise NotMergeable for what the engine takes merged and gives other rows for."""
     for node in walk(statement.tree):
         if node.get("type") == "JOIN" and node.get("ref_type") == "ASOF":
@@ -201,7 +201,7 @@ def _refuse_wrong(statement: Statement) -> None:
             raise NotMergeable("an ASOF join is not merged")
 
 
-def _refuse_our_names(connection: duckdb.DuckDBPyConnection, statement: Statement) -> None:
+def _refuse_our_names(connection: duckdb.DuckDBPyConnection, statement: ParsedStatement) -> None:
     """Raise NotMergeable where a name of the statement or of a table's columns could be taken for one of ours."""
     sql = "SELECT count(*) FROM duckdb_columns() WHERE contains(lower(column_name || ' ' || data_type), $1)"
     ((columns,),) = connection.cursor().execute(sql, [RESERVED_PREFIX]).fetchall()
@@ -255,7 +255,9 @@ class _Outer:
         )
 
 
-def _rewritten(parser: Parser, statement: Statement, parameters: Parameters, result: pa.Schema) -> tuple[str, _Outer]:
+def _rewritten(
+    parser: Parser, statement: ParsedStatement, parameters: Parameters, result: pa.Schema
+) -> tuple[str, _Outer]:
     """The statement over the parameters' columns, and what goes around it."""
     text = _over_rows(statement, parameters)
     if text is None:
@@ -281,7 +283,7 @@ def _rewritten(parser: Parser, statement: Statement, parameters: Parameters, res
     return _written(parser, changed), outer
 
 
-def _over_rows(statement: Statement, parameters: Parameters) -> str | None:
+def _over_rows(statement: ParsedStatement, parameters: Parameters) -> str | None:
     """The statement over the parameters' columns; None where the parser does not say where its parameters stand."""
     fields = {
         name: "NULL" if name in parameters.untyped else f"CAST(struct_extract({_P}.{_ROW}, 'p{n}') AS {kind})"

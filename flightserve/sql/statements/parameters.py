@@ -28,7 +28,7 @@ from flightserve.fabric.memory.decode import decode_stream
 from flightserve.sql.engine.columns import projected
 from flightserve.sql.engine.errors import translate
 from flightserve.sql.engine.plain import plain, plain_type
-from flightserve.sql.statements.parser import Statement, Tree, parameters_of, walk
+from flightserve.sql.statements.parser import ParsedStatement, Tree, parameters_of, walk
 
 _NO_LOCATION: Final = 1 << 63
 
@@ -81,7 +81,7 @@ class Types:
             session.close()
 
 
-def infer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> dict[str, str | None]:
+def infer(connection: duckdb.DuckDBPyConnection, statement: ParsedStatement) -> dict[str, str | None]:
     """The type that the engine takes each parameter for; None where it could be several."""
     found: dict[str, set[str]] = {name: set() for name in statement.parameters}
     if not found or statement.explain:
@@ -97,7 +97,7 @@ def infer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> dict[s
     return {name: _common(kinds) or casts.get(name.lower()) for name, kinds in found.items()}
 
 
-def waits_for_types(connection: duckdb.DuckDBPyConnection, statement: Statement) -> bool:
+def waits_for_types(connection: duckdb.DuckDBPyConnection, statement: ParsedStatement) -> bool:
     """True where the engine binds the statement only once its parameters have types, as it does `abs(?)`, or values.
     For want of the former it has no plan, and asked for it fails inside; of a statement that is wrong it says what
     is."""
@@ -106,7 +106,7 @@ def waits_for_types(connection: duckdb.DuckDBPyConnection, statement: Statement)
     return bool(_plan(connection, statement).get("error_type", "internal") == "internal")
 
 
-def _plan(connection: duckdb.DuckDBPyConnection, statement: Statement) -> Tree:
+def _plan(connection: duckdb.DuckDBPyConnection, statement: ParsedStatement) -> Tree:
     """The statement's plan, not optimized; or what is wrong, as `error_type` and `error_message`. Empty where the
     engine has no text for it, as for constants of type BIGNUM."""
     sql = "SELECT json_serialize_plan($1::VARCHAR)"
@@ -132,7 +132,7 @@ def _common(kinds: set[str]) -> str | None:
     return max(kinds, key=_INTEGERS.index) if kinds and kinds <= set(_INTEGERS) else None
 
 
-def _casts(statement: Statement) -> dict[str, str]:
+def _casts(statement: ParsedStatement) -> dict[str, str]:
     """Types that the text itself casts parameters to, where they agree, by the names in lower case; for parts that the
     plan does not show."""
     raw = statement.text.encode()[statement.begins :]
@@ -149,12 +149,12 @@ def _casts(statement: Statement) -> dict[str, str]:
     return {name: next(iter(kinds)) for name, kinds in found.items() if len(kinds) == 1}
 
 
-def patterned(statement: Statement) -> bool:
+def patterned(statement: ParsedStatement) -> bool:
     """Whether parameters say which columns there are, as in `COLUMNS(?)`."""
     return any(node.get("class") == "STAR" and parameters_of(node) for node in walk(statement.tree))
 
 
-def tried(statement: Statement) -> set[str]:
+def tried(statement: ParsedStatement) -> set[str]:
     """Names, in lower case, of parameters that the text casts by TRY_CAST: any text may come."""
     nodes = (node for node in walk(statement.tree) if node.get("class") == "CAST" and node.get("try_cast"))
     children = (node.get("child") or {} for node in nodes)
@@ -177,7 +177,7 @@ def _spelled(kind: Tree) -> str | None:
     return str(name)
 
 
-def cast_text(statement: Statement, replacements: Mapping[str, str]) -> str | None:
+def cast_text(statement: ParsedStatement, replacements: Mapping[str, str]) -> str | None:
     """The statement's text with each parameter replaced, all else as it was written; None where the parser did not
     say where each of them stands."""
     raw = statement.text.encode()
@@ -351,7 +351,7 @@ def check_texts(connection: duckdb.DuckDBPyConnection, parameters: Parameters, c
 
 
 def resolve(
-    statement: Statement, inferred: Mapping[str, str | None], declared: Mapping[str, str], types: Types
+    statement: ParsedStatement, inferred: Mapping[str, str | None], declared: Mapping[str, str], types: Types
 ) -> Parameters:
     """The parameters with a type each: the declared one, else the inferred. Raises ConfigError that names those that
     have neither, and declarations of parameters that there are not."""

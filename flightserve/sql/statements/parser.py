@@ -29,7 +29,7 @@ Tree = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Statement:
+class ParsedStatement:
     """One allowed statement.
 
     `tree` is its query as the engine's parser gives it (of an EXPLAIN: what is explained, which begins at the byte
@@ -75,9 +75,9 @@ class Parser:
             "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
         ).fetchall()
         self.unsteady = frozenset(name for (name,) in rows)
-        self._remembered: Remembered[str, Statement] = Remembered()
+        self._remembered: Remembered[str, ParsedStatement] = Remembered()
 
-    def parse(self, sql: str) -> Statement:
+    def parse(self, sql: str) -> ParsedStatement:
         """The statement, remembered for the next time. Raises InvalidArgument, PermissionDenied, TooLarge,
         Unimplemented."""
         statement = self._remembered.find(sql)
@@ -86,7 +86,7 @@ class Parser:
             self._remembered.add(sql, statement, len(sql))
         return statement
 
-    def _parse(self, sql: str) -> Statement:
+    def _parse(self, sql: str) -> ParsedStatement:
         size = len(sql.encode("utf-8", "replace"))
         if size > SQL_BYTES_MAX:
             raise TooLarge(f"the statement has {size} bytes; at most {SQL_BYTES_MAX} are taken")
@@ -111,7 +111,7 @@ class Parser:
         if explain and set(found[0].named_parameters) != set(order):
             raise InvalidArgument("EXPLAIN takes no options here: EXPLAIN SELECT ...")
         self._check(tree)
-        return Statement(text, explain, tree, order, len(text.encode()) - len(query.encode()))
+        return ParsedStatement(text, explain, tree, order, len(text.encode()) - len(query.encode()))
 
     def _harmless(self, statement: duckdb.Statement) -> str:
         """The query that answers a statement that is none. Raises PermissionDenied where there is none."""

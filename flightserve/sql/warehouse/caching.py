@@ -28,7 +28,7 @@ from flightserve.fabric.memory.batches import SchemaCache, read_batch
 from flightserve.fabric.memory.segments import SegmentPool
 from flightserve.fabric.memory.stored import Answered, Fresh, Stored, own_buffer
 from flightserve.sql.statements.merging import NotMergeable, normal, refuse_undefined
-from flightserve.sql.statements.parser import Parser, Statement, Tree, cte_names, function_name, walk
+from flightserve.sql.statements.parser import ParsedStatement, Parser, Tree, cte_names, function_name, walk
 from flightserve.wire.frames import Region
 
 # One result of a stream may have this share of the cache, a micro-batch of executions this one.
@@ -73,7 +73,9 @@ class Place(NamedTuple):
     rid: int
 
 
-def scope_of(statement: Statement, types: Sequence[str], parser: Parser, versions: Mapping[str, str]) -> Scope | None:
+def scope_of(
+    statement: ParsedStatement, types: Sequence[str], parser: Parser, versions: Mapping[str, str]
+) -> Scope | None:
     """The statement's scope; None where its result may differ from one time to the next."""
     if statement.explain:
         return None

@@ -39,7 +39,7 @@ from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, S
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.sql.engine import LOADS, EngineOptions
-from flightserve.sql.engine.execution import Watch, Watched
+from flightserve.sql.engine.execution import QueryWatch, WatchedQuery
 from flightserve.sql.engine.memory import MIB, MemoryWatch, bound, private_bytes
 from flightserve.sql.sources import Known, described, find_sources, known_columns, split
 from flightserve.sql.statements.merging import RID
@@ -177,7 +177,7 @@ class WarehouseReplica:
         # What there is before the engine, and tables that came as Arrow data, is none of the engine's.
         self._base_bytes = private_bytes()
         self._options = options
-        self._watch = Watch()
+        self._watch = QueryWatch()
         self._tables = Generations(
             tables,
             options,
@@ -224,7 +224,7 @@ class WarehouseReplica:
             self._tables.on_switch.append(lambda now: cache.retain(lambda scope: set(scope.tables) <= now.version_set))
         if not host.own_process:
             return
-        memory: MemoryWatch[Watched] = MemoryWatch(functools.partial(host.broken, at_once=True))
+        memory: MemoryWatch[WatchedQuery] = MemoryWatch(functools.partial(host.broken, at_once=True))
         each = self._tables.current.engine.memory_bytes
 
         def allow(engines: int) -> None:

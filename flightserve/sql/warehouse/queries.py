@@ -32,7 +32,7 @@ from flightserve.errors import (
 from flightserve.sql.engine import Engine
 from flightserve.sql.engine.columns import meant
 from flightserve.sql.engine.errors import translate
-from flightserve.sql.engine.execution import OTHER_TYPES, Execution, Watch, conformed, conforms, plain_schema
+from flightserve.sql.engine.execution import OTHER_TYPES, Execution, QueryWatch, conformed, conforms, plain_schema
 from flightserve.sql.engine.plain import marks
 from flightserve.sql.statements.merging import (
     PARAMS,
@@ -56,7 +56,7 @@ from flightserve.sql.statements.parameters import (
     tried,
     waits_for_types,
 )
-from flightserve.sql.statements.parser import Statement, walk
+from flightserve.sql.statements.parser import ParsedStatement, walk
 from flightserve.sql.statements.remembering import COLUMNS_MAX, Remembered
 from flightserve.sql.warehouse.caching import Scope, scope_of
 
@@ -103,7 +103,7 @@ class Prepared:
     """
 
     def __init__(
-        self, runner: Runner, statement: Statement, parameters: Parameters, single: str, shape: str = ""
+        self, runner: Runner, statement: ParsedStatement, parameters: Parameters, single: str, shape: str = ""
     ) -> None:
         self.statement = statement
         self.parameters = parameters
@@ -166,7 +166,7 @@ class Prepared:
 class Runner:
     """Prepares and runs statements on one engine. Any thread."""
 
-    def __init__(self, engine: Engine, watch: Watch) -> None:
+    def __init__(self, engine: Engine, watch: QueryWatch) -> None:
         self.engine = engine
         self.watch = watch
         self.types = Types(engine.shadow)
@@ -220,7 +220,7 @@ class Runner:
         given = {name: rows.field(name if by_name else n) for n, name in enumerate(statement.parameters)}
         return self._fitted(self._prepare(statement, self._taken(statement, given)), first)
 
-    def _taken(self, statement: Statement, given: Mapping[str, pa.Field]) -> Parameters:
+    def _taken(self, statement: ParsedStatement, given: Mapping[str, pa.Field]) -> Parameters:
         """The parameters for columns of these types."""
         untyped = frozenset(name for name, field in given.items() if pa.types.is_null(field.type))
         texts = frozenset(name for name, field in given.items() if is_text(field))
@@ -234,7 +234,7 @@ class Runner:
             columns.append(pa.string() if name in texts else self.types.arrow(types[-1]))
         return Parameters(statement.parameters, tuple(types), tuple(columns), untyped | texts, untyped)
 
-    def _prepare(self, statement: Statement, parameters: Parameters) -> Prepared:
+    def _prepare(self, statement: ParsedStatement, parameters: Parameters) -> Prepared:
         single = cast_text(statement, parameters.typed())
         shape = cast_text(statement, parameters.shapes())
         if single is None or shape is None:

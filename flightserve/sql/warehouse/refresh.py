@@ -26,7 +26,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import Cancelled, ConfigError, DeadlineExceeded, FlightserveError
 from flightserve.sql.engine import Engine, EngineOptions
 from flightserve.sql.engine.errors import scrubbed, translate
-from flightserve.sql.engine.execution import Watch
+from flightserve.sql.engine.execution import QueryWatch
 from flightserve.sql.sources import Known, Source, described, find_sources
 from flightserve.sql.warehouse.queries import Limits, Prepared, Runner
 
@@ -41,7 +41,9 @@ LOOK_AGAIN_S: Final = 0.05
 class Generation:
     """One state of the tables: the engine that has them, and the queries prepared on it. `versions` are the tables'."""
 
-    def __init__(self, sources: tuple[Source, ...], options: EngineOptions, watch: Watch, prepare: Prepare) -> None:
+    def __init__(
+        self, sources: tuple[Source, ...], options: EngineOptions, watch: QueryWatch, prepare: Prepare
+    ) -> None:
         """Raises ConfigError."""
         self.engine = Engine(sources, options)
         self.versions = self.engine.versions
@@ -78,7 +80,7 @@ class Generations:
         self,
         tables: Mapping[str, Any],
         options: EngineOptions,
-        watch: Watch,
+        watch: QueryWatch,
         prepare: Prepare,
         known: Known | None = None,
     ) -> None:

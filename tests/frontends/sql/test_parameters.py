@@ -7,7 +7,7 @@ import pytest
 
 from flightserve.errors import InvalidArgument
 from flightserve.frontends.sql import parameters as sql_parameters
-from flightserve.frontends.sql.parameters import Bound, untagged
+from flightserve.frontends.sql.parameters import BoundParameters, untagged
 
 WORDS = pa.array(["a", None, "b"])
 NUMBERS = pa.array([1, 2, 3])
@@ -39,7 +39,7 @@ def test_a_union_of_several_types_or_without_rows() -> None:
 
 
 def test_what_is_bound_last_is_remembered_until_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    bound = Bound(bytes_max=10)
+    bound = BoundParameters(bytes_max=10)
     bound.put("a", b"1234")
     bound.put("b", b"5678")
     bound.put("a", b"12")

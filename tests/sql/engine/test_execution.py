@@ -30,7 +30,7 @@ from flightserve.sql.engine.execution import (
     BATCH_BYTES_MAX,
     GATHER_BYTES,
     Execution,
-    Watch,
+    QueryWatch,
     cut,
     gathered,
     plain_schema,
@@ -54,12 +54,12 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def watch() -> Iterator[Watch]:
+def watch() -> Iterator[QueryWatch]:
     with watching() as watch:
         yield watch
 
 
-def test_the_schema_comes_first_and_rows_in_batches(engine: Engine, watch: Watch) -> None:
+def test_the_schema_comes_first_and_rows_in_batches(engine: Engine, watch: QueryWatch) -> None:
     execution = Execution(engine, watch, "SELECT range AS a, -range AS b FROM range(1000000)")
     assert execution.schema == pa.schema([("a", pa.int64()), ("b", pa.int64())])
     batches = list(execution)
@@ -68,7 +68,7 @@ def test_the_schema_comes_first_and_rows_in_batches(engine: Engine, watch: Watch
     assert batches[-2].nbytes >= GATHER_BYTES > batches[0].nbytes
 
 
-def test_the_first_batch_comes_before_the_query_ends(engine: Engine, watch: Watch) -> None:
+def test_the_first_batch_comes_before_the_query_ends(engine: Engine, watch: QueryWatch) -> None:
     with contextlib.closing(Execution(engine, watch, "SELECT * FROM range(1000000000000)")) as execution:
         assert next(iter(execution)).num_rows > 0
 
@@ -78,7 +78,7 @@ def test_a_result_without_rows_is_one_batch_of_none(engine: Engine) -> None:
     assert got.num_rows == 0 and got.column_names == ["a", "b", "c"]
 
 
-def test_large_rows_are_cut_and_dictionaries_written_out(engine: Engine, watch: Watch) -> None:
+def test_large_rows_are_cut_and_dictionaries_written_out(engine: Engine, watch: QueryWatch) -> None:
     sql = "SELECT repeat('x', 3000000) AS a, i::VARCHAR::ENUM('0', '1', '2') AS e FROM range(3) r(i), range(4)"
     batches = list(Execution(engine, watch, sql))
     assert max(batch.nbytes for batch in batches) <= BATCH_BYTES_MAX
@@ -107,7 +107,7 @@ def test_gathering_keeps_every_row_in_order() -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 16_384, 40_000])
-def test_the_last_batch_is_known_when_the_engine_has_ended(engine: Engine, watch: Watch, rows: int) -> None:
+def test_the_last_batch_is_known_when_the_engine_has_ended(engine: Engine, watch: QueryWatch, rows: int) -> None:
     execution = Execution(engine, watch, f"SELECT range AS a FROM range({rows})", looks_ahead=True)
     said = [(batch.num_rows, execution.last) for batch in execution]
     assert sum(count for count, _ in said) == rows
@@ -116,14 +116,14 @@ def test_the_last_batch_is_known_when_the_engine_has_ended(engine: Engine, watch
     assert said[-1][1] is (rows != 16_384)
 
 
-def test_large_batches_that_are_cut_have_one_last(engine: Engine, watch: Watch) -> None:
+def test_large_batches_that_are_cut_have_one_last(engine: Engine, watch: QueryWatch) -> None:
     execution = Execution(engine, watch, "SELECT repeat('x', 3000000) AS a FROM range(9)", looks_ahead=True)
     said = [execution.last for _ in execution]
     assert len(said) > 3
     assert said == [False] * (len(said) - 1) + [True]
 
 
-def test_a_short_batch_does_not_wait_for_the_next_branch_of_a_union(engine: Engine, watch: Watch) -> None:
+def test_a_short_batch_does_not_wait_for_the_next_branch_of_a_union(engine: Engine, watch: QueryWatch) -> None:
     runner = Runner(engine, watch)
     prepared = runner.prepare("SELECT 1 AS a UNION ALL SELECT range FROM range(1000000000000) WHERE range % 2 = 3")
     batches = runner.stream(prepared, [], 1)
@@ -139,7 +139,7 @@ def test_the_deadline_interrupts(engine: Engine, sql: str) -> None:
 
 
 @pytest.mark.parametrize("sql", ENDLESS)
-def test_giving_up_interrupts(engine: Engine, watch: Watch, sql: str) -> None:
+def test_giving_up_interrupts(engine: Engine, watch: QueryWatch, sql: str) -> None:
     given_up = threading.Event()
     timer = threading.Timer(0.1, given_up.set)
     timer.start()
@@ -148,14 +148,14 @@ def test_giving_up_interrupts(engine: Engine, watch: Watch, sql: str) -> None:
     timer.join()
 
 
-def test_a_reader_that_goes_away_ends_the_query(engine: Engine, watch: Watch) -> None:
+def test_a_reader_that_goes_away_ends_the_query(engine: Engine, watch: QueryWatch) -> None:
     batches = iter(Execution(engine, watch, "SELECT * FROM range(1000000000000)"))
     assert next(batches).num_rows
     batches.close()  # type: ignore[attr-defined]
     eventually(lambda: not watch._running, what="nothing is watched any more")
 
 
-def test_queries_run_beside_one_another(engine: Engine, watch: Watch) -> None:
+def test_queries_run_beside_one_another(engine: Engine, watch: QueryWatch) -> None:
     with contextlib.closing(Execution(engine, watch, "SELECT * FROM range(1000000000000)")) as execution:
         batches = iter(execution)
         first = next(batches)
@@ -163,7 +163,7 @@ def test_queries_run_beside_one_another(engine: Engine, watch: Watch) -> None:
         assert next(batches).column(0)[0].as_py() == first.num_rows
 
 
-def test_a_session_that_was_interrupted_is_not_used_again(engine: Engine, watch: Watch) -> None:
+def test_a_session_that_was_interrupted_is_not_used_again(engine: Engine, watch: QueryWatch) -> None:
     """The interrupt would hit the next query on it."""
     run(engine, "SELECT 1")
     kept = len(engine._idle)
@@ -180,7 +180,7 @@ def test_more_memory_than_there_is(engine: Engine) -> None:
     assert run(engine, "SELECT 1 AS one").num_rows == 1
 
 
-def test_errors_in_the_middle_of_a_stream(engine: Engine, watch: Watch) -> None:
+def test_errors_in_the_middle_of_a_stream(engine: Engine, watch: QueryWatch) -> None:
     sql = "SELECT CASE WHEN range < 500000 THEN range ELSE CAST('x' AS INTEGER) END AS a FROM range(600000)"
     batches = []
     with pytest.raises(InvalidArgument, match="Could not convert"):

@@ -22,7 +22,7 @@ from flightserve.clock import NEVER_NS, NS_PER_S
 from flightserve.errors import OutOfMemory, ReplicaFailed
 from flightserve.sql.engine import Engine, execution
 from flightserve.sql.engine.errors import translate
-from flightserve.sql.engine.execution import Watch
+from flightserve.sql.engine.execution import QueryWatch
 from flightserve.sql.engine.memory import (
     FLOOR_BYTES,
     GROWN_BYTES_MIN,
@@ -198,7 +198,7 @@ class Looked:
 
 
 @contextlib.contextmanager
-def watched(watch: Watch, session: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def watched(watch: QueryWatch, session: duckdb.DuckDBPyConnection) -> Iterator[None]:
     query = watch.begin(session, NEVER_NS, lambda: False)
     try:
         yield

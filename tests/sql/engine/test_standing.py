@@ -14,7 +14,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import InvalidArgument, NotFound
 from flightserve.sql import engine as engine_module
 from flightserve.sql.engine import CLOSE_WAIT_S, Engine
-from flightserve.sql.engine.execution import Execution, Watch
+from flightserve.sql.engine.execution import Execution, QueryWatch
 from flightserve.sql.warehouse.queries import Runner
 from tests.sql.warehouses import opened, watching
 
@@ -28,7 +28,7 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-def watch() -> Iterator[Watch]:
+def watch() -> Iterator[QueryWatch]:
     with watching() as watch:
         yield watch
 
@@ -37,14 +37,14 @@ def rows(*values: int) -> tuple[str, pa.RecordBatch]:
     return "__fs_params", pa.record_batch({"v": pa.array(values, pa.int64())})
 
 
-def ask(engine: Engine, watch: Watch, text: str, *values: int) -> list[int]:
+def ask(engine: Engine, watch: QueryWatch, text: str, *values: int) -> list[int]:
     table = Execution(engine, watch, text, rows=rows(*values)).read_all(1 << 20)
     assert table is not None
     found: list[int] = table.column(0).to_pylist()
     return found
 
 
-def test_each_run_has_its_own_rows(engine: Engine, watch: Watch) -> None:
+def test_each_run_has_its_own_rows(engine: Engine, watch: QueryWatch) -> None:
     assert ask(engine, watch, DOUBLED, 3, 1) == [2, 6]
     (standing,) = engine._standing.values()
     assert ask(engine, watch, DOUBLED, 5) == [10]
@@ -53,7 +53,7 @@ def test_each_run_has_its_own_rows(engine: Engine, watch: Watch) -> None:
     assert list(engine._standing.values()) == [standing], "it was made anew"
 
 
-def test_rows_are_let_go_when_the_run_ends(engine: Engine, watch: Watch) -> None:
+def test_rows_are_let_go_when_the_run_ends(engine: Engine, watch: QueryWatch) -> None:
     name, batch = rows(1, 2)
     alive = weakref.ref(batch)
     assert Execution(engine, watch, DOUBLED, rows=(name, batch)).read_all(1 << 20) is not None
@@ -61,7 +61,7 @@ def test_rows_are_let_go_when_the_run_ends(engine: Engine, watch: Watch) -> None
     assert alive() is None
 
 
-def test_nobody_else_sees_the_rows(engine: Engine, watch: Watch) -> None:
+def test_nobody_else_sees_the_rows(engine: Engine, watch: QueryWatch) -> None:
     running = Execution(engine, watch, DOUBLED, rows=rows(7))
     with pytest.raises(NotFound):
         Execution(engine, watch, "FROM __fs_params").read_all(1 << 20)
@@ -72,7 +72,7 @@ def test_nobody_else_sees_the_rows(engine: Engine, watch: Watch) -> None:
             Execution(engine, watch, "FROM __fs_params").read_all(1 << 20)
 
 
-def test_two_runs_at_once_do_not_mix_and_one_of_them_is_kept(engine: Engine, watch: Watch) -> None:
+def test_two_runs_at_once_do_not_mix_and_one_of_them_is_kept(engine: Engine, watch: QueryWatch) -> None:
     first = Execution(engine, watch, DOUBLED, rows=rows(1))
     second = Execution(engine, watch, DOUBLED, rows=rows(2))
     assert [batch.column(0).to_pylist() for batch in second] == [[4]]
@@ -81,7 +81,7 @@ def test_two_runs_at_once_do_not_mix_and_one_of_them_is_kept(engine: Engine, wat
     assert not engine._busy
 
 
-def test_one_that_failed_or_was_given_up_is_not_used_again(engine: Engine, watch: Watch) -> None:
+def test_one_that_failed_or_was_given_up_is_not_used_again(engine: Engine, watch: QueryWatch) -> None:
     breaks = "SELECT CASE WHEN v = 9 THEN error('nine') ELSE v END AS w FROM __fs_params"
     assert ask(engine, watch, breaks, 1) == [1]
     (before,) = engine._standing.values()
@@ -96,14 +96,14 @@ def test_one_that_failed_or_was_given_up_is_not_used_again(engine: Engine, watch
     assert ask(engine, watch, breaks, 3) == [3]
 
 
-def test_what_the_engine_refuses_leaves_nothing(engine: Engine, watch: Watch) -> None:
+def test_what_the_engine_refuses_leaves_nothing(engine: Engine, watch: QueryWatch) -> None:
     with pytest.raises(InvalidArgument):
         ask(engine, watch, "SELECT nothing FROM __fs_params", 1)
     assert not engine._standing
     assert not engine._busy
 
 
-def test_only_so_many_stand_ready(engine: Engine, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_stand_ready(engine: Engine, watch: QueryWatch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "STANDING_MAX", 3)
     texts = [f"SELECT v + {n} AS w FROM __fs_params" for n in range(4)]
     for n, text in enumerate([*texts[:3], texts[0]]):
@@ -113,7 +113,7 @@ def test_only_so_many_stand_ready(engine: Engine, watch: Watch, monkeypatch: pyt
     assert [text for text, _ in engine._standing] == [texts[2], texts[0], texts[3]]
 
 
-def test_an_engine_closes_without_waiting_for_what_only_stands_ready(watch: Watch) -> None:
+def test_an_engine_closes_without_waiting_for_what_only_stands_ready(watch: QueryWatch) -> None:
     with opened() as engine:
         ask(engine, watch, DOUBLED, 1)
         running = Execution(engine, watch, DOUBLED, rows=rows(1))
@@ -143,7 +143,7 @@ def plainly(runner: Runner, text: str) -> list[list[object]]:
         "SELECT * FROM (PIVOT people ON team IN ('red', 'blue') USING count(*) GROUP BY score) ORDER BY score",
     ],
 )
-def test_a_text_that_comes_again_stands_ready(engine: Engine, watch: Watch, text: str) -> None:
+def test_a_text_that_comes_again_stands_ready(engine: Engine, watch: QueryWatch, text: str) -> None:
     runner = Runner(engine, watch)
     once = plainly(runner, text)
     assert not engine._standing, "most texts come once"
@@ -153,13 +153,13 @@ def test_a_text_that_comes_again_stands_ready(engine: Engine, watch: Watch, text
     assert list(engine._standing.values()) == [standing] and not engine._busy
 
 
-def test_a_statement_that_runs_when_it_is_bound_does_not(engine: Engine, watch: Watch) -> None:
+def test_a_statement_that_runs_when_it_is_bound_does_not(engine: Engine, watch: QueryWatch) -> None:
     runner, text = Runner(engine, watch), "EXPLAIN SELECT sum(id) FROM people"
     assert plainly(runner, text) == plainly(runner, text) != []
     assert not engine._standing and not engine._busy
 
 
-def test_each_run_asks_the_files_anew(tmp_path: Path, watch: Watch) -> None:
+def test_each_run_asks_the_files_anew(tmp_path: Path, watch: QueryWatch) -> None:
     path = tmp_path / "numbers.parquet"
     pq.write_table(pa.table({"n": [1, 2]}), path)
     with opened({"numbers": str(path)}, load="view") as engine:
@@ -172,7 +172,7 @@ def test_each_run_asks_the_files_anew(tmp_path: Path, watch: Watch) -> None:
         assert plainly(runner, "SELECT sum(n) AS s FROM numbers") == [[18]]
 
 
-def test_volatile_functions_are_called_in_each_run(engine: Engine, watch: Watch) -> None:
+def test_volatile_functions_are_called_in_each_run(engine: Engine, watch: QueryWatch) -> None:
     runner = Runner(engine, watch)
     drawn = {str(plainly(runner, "SELECT random() AS r")) for _ in range(5)}
     assert len(drawn) == 5

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from flightserve.errors import InvalidArgument, ReplicaFailed
 from flightserve.sql.engine import Engine
-from flightserve.sql.engine.execution import Watch
+from flightserve.sql.engine.execution import QueryWatch
 from flightserve.sql.statements.merging import parameter_relation
 from flightserve.sql.warehouse.queries import Runner
 from tests.sql.statements.comparing import ENGINE_BUG, ROWS, TABLES, compare, exactly, rows_of
@@ -31,13 +31,13 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def watch() -> Iterator[Watch]:
+def watch() -> Iterator[QueryWatch]:
     with watching() as watch:
         yield watch
 
 
 @pytest.fixture(scope="module")
-def runner(engine: Engine, watch: Watch) -> Runner:
+def runner(engine: Engine, watch: QueryWatch) -> Runner:
     return Runner(engine, watch)
 
 
@@ -339,7 +339,7 @@ def test_a_bad_row_is_told_and_merging_does_not_hide_which(runner: Runner) -> No
     assert runner.run(prepared, [pa.array(["1", "2"])], 2)["n"].to_pylist() == [1, 2]
 
 
-def test_a_column_may_have_the_name_of_our_parameters(watch: Watch) -> None:
+def test_a_column_may_have_the_name_of_our_parameters(watch: QueryWatch) -> None:
     ours = pa.array([{"__fs_v": {"rid": 5, "p0": 7}}] * 2)
     with opened({"w": pa.table({"i": [1, 2], "__fs_p": ours})}) as engine:
         runner = Runner(engine, watch)

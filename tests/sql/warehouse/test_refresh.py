@@ -18,7 +18,7 @@ from flightserve.contracts.warehouse import REQUEST
 from flightserve.errors import Cancelled, ConfigError, DeadlineExceeded, NotFound, PermissionDenied
 from flightserve.fabric.memory.schemas import decode_schema
 from flightserve.sql.engine import EngineOptions
-from flightserve.sql.engine.execution import Watch
+from flightserve.sql.engine.execution import QueryWatch
 from flightserve.sql.warehouse.declare import Upkeep, WarehouseReplica
 from flightserve.sql.warehouse.queries import Limits, Runner
 from flightserve.sql.warehouse.refresh import Generations, Refresher
@@ -43,12 +43,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def watch() -> Iterator[Watch]:
+def watch() -> Iterator[QueryWatch]:
     with watching() as watch:
         yield watch
 
 
-def made(folder: Path, watch: Watch, load: str = "memory", queries: tuple[str, ...] = ()) -> Generations:
+def made(folder: Path, watch: QueryWatch, load: str = "memory", queries: tuple[str, ...] = ()) -> Generations:
     def prepare(runner: Runner) -> dict[str, Any]:
         prepared = {sql: runner.prepare(sql) for sql in queries}
         assert all(each.result for each in prepared.values())
@@ -69,7 +69,7 @@ def total(tables: Generations) -> Any:
 
 
 @pytest.mark.parametrize("load", ["memory", "view"])
-def test_files_that_change_come_and_go(folder: Path, watch: Watch, load: str) -> None:
+def test_files_that_change_come_and_go(folder: Path, watch: QueryWatch, load: str) -> None:
     tables = made(folder, watch, load)
     versions = [tables.current.versions["numbers"]]
     assert total(tables) == 6 and not tables.look()
@@ -86,7 +86,7 @@ def test_files_that_change_come_and_go(folder: Path, watch: Watch, load: str) ->
     tables.close()
 
 
-def test_a_file_in_another_s_place_is_noticed_by_its_inode(folder: Path, watch: Watch) -> None:
+def test_a_file_in_another_s_place_is_noticed_by_its_inode(folder: Path, watch: QueryWatch) -> None:
     path = folder / "1.parquet"
     before = path.stat()
     tables = made(folder, watch)
@@ -97,7 +97,7 @@ def test_a_file_in_another_s_place_is_noticed_by_its_inode(folder: Path, watch: 
     tables.close()
 
 
-def test_a_query_that_runs_goes_on_with_what_it_began_with(folder: Path, watch: Watch) -> None:
+def test_a_query_that_runs_goes_on_with_what_it_began_with(folder: Path, watch: QueryWatch) -> None:
     write(folder / "1.parquet", list(range(1_000_000)))
     tables = made(folder, watch)
     told: list[int] = []
@@ -117,7 +117,7 @@ def test_a_query_that_runs_goes_on_with_what_it_began_with(folder: Path, watch: 
     tables.close()
 
 
-def test_a_schema_that_changed_is_followed(folder: Path, watch: Watch) -> None:
+def test_a_schema_that_changed_is_followed(folder: Path, watch: QueryWatch) -> None:
     tables = made(folder, watch, queries=(SUM,))
     before = tables.current.named[SUM]
     write(folder / "1.parquet", [1, 2], word=["a", "b"])
@@ -148,7 +148,9 @@ def retyped(folder: Path) -> None:
     ("spoil", "says"),
     [(broken, "cannot be opened"), (gone, "nothing lies"), (renamed, "n"), (retyped, "other columns")],
 )
-def test_what_cannot_be_served_leaves_the_old_in_service(folder: Path, watch: Watch, spoil: Any, says: str) -> None:
+def test_what_cannot_be_served_leaves_the_old_in_service(
+    folder: Path, watch: QueryWatch, spoil: Any, says: str
+) -> None:
     tables = made(folder, watch, queries=("SELECT max(n) AS m FROM numbers",))
     told: list[int] = []
     tables.on_change.append(told.append)
@@ -164,7 +166,7 @@ def test_what_cannot_be_served_leaves_the_old_in_service(folder: Path, watch: Wa
     tables.close()
 
 
-def test_the_new_engine_is_locked_as_the_old_one_was(folder: Path, watch: Watch) -> None:
+def test_the_new_engine_is_locked_as_the_old_one_was(folder: Path, watch: QueryWatch) -> None:
     tables = made(folder, watch, "view")
     secret = folder / "secret.csv"
     secret.write_text("a\n1\n")
@@ -182,7 +184,7 @@ def test_the_new_engine_is_locked_as_the_old_one_was(folder: Path, watch: Watch)
     tables.close()
 
 
-def test_arrow_tables_never_change(watch: Watch) -> None:
+def test_arrow_tables_never_change(watch: QueryWatch) -> None:
     tables = Generations({"t": pa.table({"n": [1]})}, EngineOptions(), watch, lambda runner: {})
     assert not tables.look() and not tables.problem
     tables.close()
@@ -262,7 +264,7 @@ def test_how_often_is_checked(folder: Path, seconds: float) -> None:
         fs.sql.Warehouse({"numbers": folder / "*.parquet"}, refresh_s=seconds)
 
 
-def test_errors_of_statements_are_those_of_the_tables_of_now(folder: Path, watch: Watch) -> None:
+def test_errors_of_statements_are_those_of_the_tables_of_now(folder: Path, watch: QueryWatch) -> None:
     tables = made(folder, watch)
     with pytest.raises(NotFound):
         rows_of(tables, "SELECT * FROM words")
