@@ -11,35 +11,14 @@ waits for its own deployment, and composed deployments cannot block each other f
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
-from flightserve.declare import Bound, Callee, check_name, described, replaced, spec_of
+from flightserve.declare import Bound, Callee, check_name, described, replaced, says_itself, spec_of
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentSpec
-
-_checks: ContextVar[bool] = ContextVar("flightserve_checks", default=True)
-
-
-@contextlib.contextmanager
-def unchecked() -> Iterator[None]:
-    """While a replica loads its class: an `App` that the class's module makes once more is nobody's, and was checked
-    where it is served. A warehouse in it would open its tables in replicas of all others, which could not start while
-    one of its files is missing."""
-    token = _checks.set(False)
-    try:
-        yield
-    finally:
-        _checks.reset(token)
-
-
-def are_checked() -> bool:
-    """Whether what is made now is to be checked."""
-    return _checks.get()
 
 
 class App:
@@ -47,7 +26,7 @@ class App:
     `App(pricing=Pricing.bind(tax=0.08))`. Deployments that are arguments of these are served with them.
 
     Raises ConfigError for what is not bound, a name given twice, deployments that call each other in a circle, or a
-    class that cannot be served.
+    class that cannot be served. A warehouse's files and queries are looked at when the app is planned (`serve`).
     """
 
     def __init__(self, *bound: Bound, **named: Bound) -> None:
@@ -67,12 +46,15 @@ class App:
                     f"App(other={value.cls.__name__}.bind()) or {value.cls.__name__}.bind().options(name='other')"
                 )
             seen.add(value.name)
-        if are_checked():
-            _ = self.specs
+        for value in self.bound:
+            # What opens files to know what it serves (a warehouse) is asked when the app is planned: replicas import
+            # the module that makes the app, too, and must start while a file that is not theirs is missing.
+            if not says_itself(value.cls):
+                spec_of(value)
 
     @functools.cached_property
     def specs(self) -> tuple[DeploymentSpec, ...]:
-        """The deployments as the tiers know them. Raises ConfigError for a class that cannot be served."""
+        """The deployments as the tiers know them. Raises ConfigError for what cannot be served."""
         return tuple(spec_of(value) for value in self.bound)
 
     def __iter__(self) -> Iterator[Bound]:

@@ -64,7 +64,6 @@ class ReplicaHosted:
     endpoint = ""
 
     def __init__(self, assignment: Assignment) -> None:
-        from flightserve.app import unchecked
         from flightserve.control.names import new_peer_id
         from flightserve.control.pickling import loads
         from flightserve.replica.forks import end_with_this_process
@@ -74,8 +73,7 @@ class ReplicaHosted:
 
         end_with_this_process()
         begin_exit_functions()
-        with unchecked():
-            bound: Bound = loads(assignment.code)
+        bound: Bound = loads(assignment.code)
         assert assignment.spec is not None
         # As many as there are to be now, which the app's author may not have said.
         bound = bound.options(replicas=assignment.spec.options.replicas)

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 import flightserve as fs
-from flightserve.app import unchecked
 from flightserve.declare import NESTING_MAX, Bound, Callee, spec_of
 from flightserve.errors import ConfigError
+from flightserve.running import planned
 from flightserve.testing import LocalService
 
 
@@ -65,13 +65,13 @@ def test_what_is_an_argument_is_served_as_well() -> None:
     assert (front.callees(), model.callees()) == (("Model",), ())
 
 
-def test_an_app_that_a_replica_makes_again_is_not_looked_at_until_it_is_asked() -> None:
-    with unchecked():
-        app = fs.App(Late.bind())
+def test_what_says_itself_what_it_serves_is_asked_when_it_is_planned() -> None:
+    """Not when the app is made, which replicas do as well when they import its module."""
+    app = fs.App(Late.bind())
     with pytest.raises(ConfigError, match="too late"):
-        _ = app.specs
-    with pytest.raises(ConfigError, match="too late"):
-        fs.App(Late.bind())
+        planned(app)
+    with pytest.raises(ConfigError, match="no public method"):
+        fs.App(fs.bind(type("Empty", (), {})))
 
 
 def test_it_is_found_in_containers_and_what_they_hold_stays_as_it_was() -> None:

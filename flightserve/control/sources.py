@@ -22,9 +22,12 @@ import sysconfig
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
+from typing import Final
 
-import flightserve
+# Where flightserve itself lies.
+_OWN: Final = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ def loaded() -> tuple[Source, ...]:
 def _installed() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     places = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    places += [site.getusersitepackages(), *flightserve.__path__]
+    places += [site.getusersitepackages(), str(_OWN)]
     return tuple(os.path.join(os.path.abspath(place), "") for place in places)
 
 

@@ -3,15 +3,15 @@
 `@deployment(...)` leaves the class what it was, a plain class that is instantiated and tested without
 flightserve, and adds `bind`, which notes the arguments its replicas are made with (`bound`). `@single_input` and
 `@method(...)` leave notes on functions (`decorators`), `@healthy` and `@on_stop` on those that replicas call themselves
-(`hooks`). `App` (`composition`) collects what is bound; `spec_of` turns one of them into the `DeploymentSpec` that the
-tiers share (`specs`).
+(`hooks`). `App` (`flightserve.app`) collects what is bound; `spec_of` turns one of them into the `DeploymentSpec` that
+the tiers share (`specs`).
 """
 
 from flightserve.declare.bound import NESTING_MAX, Bound, Callee, replaced
 from flightserve.declare.decorators import bind, deployment, method, single_input
 from flightserve.declare.hooks import Health, health_checks, healthy, on_stop, stop_hooks
 from flightserve.declare.options import NAME, check_name, described, make_options
-from flightserve.declare.specs import first_paragraph, left_out, spec_of
+from flightserve.declare.specs import first_paragraph, left_out, says_itself, spec_of
 
 __all__ = [
     "NAME",
@@ -31,6 +31,7 @@ __all__ = [
     "method",
     "on_stop",
     "replaced",
+    "says_itself",
     "single_input",
     "spec_of",
     "stop_hooks",

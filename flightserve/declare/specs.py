@@ -25,9 +25,8 @@ def spec_of(bound: Bound, version: str = "") -> DeploymentSpec:
     A class whose methods are not written down in it says itself what it serves, by a class method
     `flightserve_spec(bound, version)`.
     """
-    own = getattr(bound.cls, "flightserve_spec", None)
-    if own is not None:
-        spec: DeploymentSpec = own(bound, version)
+    if says_itself(bound.cls):
+        spec: DeploymentSpec = bound.cls.flightserve_spec(bound, version)  # type: ignore[attr-defined]
         return spec
     methods = tuple(_method_specs(bound.cls))
     if not methods:
@@ -35,6 +34,11 @@ def spec_of(bound: Bound, version: str = "") -> DeploymentSpec:
     if not version:
         version = _version(bound, methods)
     return DeploymentSpec(bound.name, version, bound.settings, methods, first_paragraph(vars(bound.cls).get("__doc__")))
+
+
+def says_itself(cls: type) -> bool:
+    """Whether the class says what it serves."""
+    return hasattr(cls, "flightserve_spec")
 
 
 def _version(bound: Bound, methods: tuple[MethodSpec, ...]) -> str:
@@ -67,7 +71,7 @@ def _method_specs(cls: type) -> Iterator[MethodSpec]:
 
 def left_out(cls: type) -> list[str]:
     """Public methods that look like helpers and are not served, by name, for people."""
-    if hasattr(cls, "flightserve_spec"):
+    if says_itself(cls):
         return []
     public = dict(_public(cls))
     words = _batch_words(public)

@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from flightserve.app import are_checked
 from flightserve.contracts.context import context
 from flightserve.contracts.hosting import Host
 from flightserve.contracts.warehouse import (
@@ -85,7 +84,8 @@ class NamedQuery:
 
 
 class Warehouse:
-    """Tables, and queries by name over them. Raises ConfigError for what cannot be served.
+    """Tables, and queries by name over them. Raises ConfigError for options that make no sense; files and queries are
+    looked at when the app is planned, by `fs.serve` and the like.
 
     `tables` maps names to a path (a Parquet, CSV or Arrow IPC file, a glob, a folder, also one partitioned as Hive
     does), or to a `pyarrow.Table`. With `load="memory"` each replica copies them into its own memory when it starts,
@@ -120,12 +120,8 @@ class Warehouse:
             refresh_s = refresh_s or VIEW_REFRESH_S
         self._upkeep = Upkeep(refresh_s, int(cache_mb * MIB))
         self._tables = dict(tables)
+        # Filled in when the app is planned, and then pickled with the arguments that it is one of.
         self._known: Known = {}
-        if are_checked():
-            sources = find_sources(self._tables)
-            self._known = known_columns(sources)
-            for given, tables_of_it in split(sources).items():
-                log.warning("the files of %s are of several tables: %s", given, described(tables_of_it))
         base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX)
         self._options = make_options(options, base)
         self._queries: dict[str, NamedQuery] = {}
@@ -134,7 +130,7 @@ class Warehouse:
     def query(self, name: str, sql: str, *, types: Mapping[str, str] | None = None) -> Warehouse:
         """Serve the query as a method of that name. Its parameters, `$name`, are the method's input; `types` gives the
         engine's type of those whose type the query leaves open, as in `types={"day": "DATE"}`. Returns the
-        warehouse. The text is checked when the app is made."""
+        warehouse. The text is checked when the app is planned (`fs.serve`)."""
         if not isinstance(name, str) or not NAME.fullmatch(name) or name.startswith("_"):
             raise ConfigError(f"{str(name)[:160]!r} cannot name a query: a letter, then letters, digits, '_', '.', '-'")
         if name in self._queries or name in _OWN:
@@ -171,7 +167,7 @@ class WarehouseReplica:
         served_as: str = "",
         replicas: int = 1,
     ) -> None:
-        """`known` are the tables as they were when the warehouse was declared; `served_as` is the deployment's name,
+        """`known` are the tables as they were when the app was planned; `served_as` is the deployment's name,
         and the catalog's that its tables are in; `replicas` is how many share what may be spilled."""
         options = replace(options, catalog=served_as, engines=replicas)
         # What there is before the engine, and tables that came as Arrow data, is none of the engine's.
@@ -194,8 +190,14 @@ class WarehouseReplica:
 
     @classmethod
     def flightserve_spec(cls, bound: Bound, version: str) -> DeploymentSpec:
-        """The deployment as the tiers know it. The tables are opened here for their columns; nothing is copied."""
+        """The deployment as the tiers know it. The tables are opened here for their columns; nothing is copied. Raises
+        ConfigError for files that cannot be served and queries that do not fit them."""
         tables, queries, options, upkeep, known = bound.args
+        sources = find_sources(tables)
+        known.clear()
+        known.update(known_columns(sources))
+        for given, tables_of_it in split(sources).items():
+            log.warning("the files of %s are of several tables: %s", given, described(tables_of_it))
         replica = cls(tables, queries, replace(options, load="view"), known=known, served_as=bound.name)
         try:
             generation = replica._tables.current

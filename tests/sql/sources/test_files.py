@@ -130,7 +130,7 @@ def test_names_that_come_twice_are_told_apart_and_given_ones_stay(tmp_path: Path
 
 def test_which_table_is_which_files_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, {"c.parquet": CUSTOMERS, "o.parquet": ORDERS})
-    fs.sql.Warehouse({"shop": tmp_path})
+    _ = fs.App(fs.sql.Warehouse({"shop": tmp_path})).specs
     assert "the files of shop are of several tables: c is c.parquet; o is o.parquet" in caplog.text
 
 
@@ -360,8 +360,9 @@ def test_the_command_takes_what_exists_for_a_path(
 def test_new_files_are_of_the_table_or_tables_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Also for a replica that starts later: both call the tables alike."""
     folder = write(tmp_path / "d", {"a.parquet": ORDERS})
-    warehouse = fs.sql.Warehouse({"t": folder})
-    tables, _, _, _, known = pickle.loads(pickle.dumps(warehouse.bind().args))
+    app = fs.App(fs.sql.Warehouse({"t": folder}))
+    assert len(app.specs) == 1
+    tables, _, _, _, known = pickle.loads(pickle.dumps(app.bound[0].args))
     with watching() as watch:
         generations = Generations(tables, EngineOptions(threads=1), watch, lambda runner: {}, known)
         for files, wanted in (

@@ -306,7 +306,7 @@ def test_the_local_service_serves_it() -> None:
 )
 def test_queries_that_cannot_be_served(name: str, sql: str, types: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        fs.App(warehouse().query(name, sql, types=types))
+        _ = fs.App(warehouse().query(name, sql, types=types)).specs
 
 
 OPTIONS_REFUSED: list[dict[str, Any]] = [
@@ -323,4 +323,4 @@ OPTIONS_REFUSED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", OPTIONS_REFUSED)
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        fs.App(warehouse(**options))
+        _ = fs.App(warehouse(**options)).specs
