@@ -1,0 +1,87 @@
+"""What the documents name exists: files behind links, files and modules in code quotes."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from examples.flights.launch import ROOT
+from tests.docs.blocks import blocks_of
+
+# CHANGELOG tells of what was, so its names are not looked for.
+TOP = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"]
+PAGES = [page for name in TOP if (page := ROOT / name).exists()] + sorted((ROOT / "docs").rglob("*.md"))
+
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+QUOTED = re.compile(r"`([^`\n]+)`")
+PATH = re.compile(r"(?:flightserve|tests|examples|benchmarks|docs|proto)/[\w./*-]*|[\w-]+\.(?:md|toml|yml)|Makefile")
+MODULE = re.compile(r"flightserve(?:\.[A-Za-z_]\w*)+")
+
+
+def prose(page: Path) -> str:
+    """The document without its fenced blocks."""
+    return re.sub(r"(?ms)^ *```.*?^ *```\s*$", "", page.read_text())
+
+
+def label(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that links to a document's headings use."""
+    headings = re.findall(r"(?m)^#+ +(.*?) *$", prose(page))
+    return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", text.lower())) for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(prose(page)):
+        path, _, anchor = link.partition("#")
+        if re.match(r"\w+:", link):
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{label(page)} links to {link}"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), f"{label(page)} links to {link}, a heading that is not there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_files_and_names_in_code_quotes_exist(page: Path) -> None:
+    for quoted in QUOTED.findall(prose(page)):
+        if PATH.fullmatch(quoted):
+            assert any(ROOT.glob(quoted.rstrip("/"))) or (page.parent / quoted).exists(), f"{label(page)}: {quoted}"
+        elif MODULE.fullmatch(quoted):
+            assert found(quoted), f"{label(page)}: {quoted} is neither a module nor a name in one"
+
+
+def found(name: str) -> bool:
+    """Whether that is a module, or an attribute of one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            thing: object = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            if not hasattr(thing, part):
+                return False
+            thing = getattr(thing, part)
+        return True
+    return False
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 6_000
+
+
+def test_a_name_that_is_not_there_is_found_out() -> None:
+    assert found("flightserve.testing.LocalService") and not found("flightserve.testing.Nobody")
+
+
+def test_no_page_has_an_unclosed_block() -> None:
+    for page in PAGES:
+        assert len(re.findall(r"(?m)^ *```", page.read_text())) % 2 == 0, label(page)
+        blocks_of(page.read_text())
