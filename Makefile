@@ -51,7 +51,7 @@ stubs: $(STAMP)
 
 # The variable is the theme's own: without it every build prints the date of its end of life (May 2027) and names its successor.
 docs: $(STAMP)  ## Build the documentation into build/docs; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: $(STAMP)  ## Measure flightserve against bare servers; prints tables, writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -23,7 +23,7 @@ DEFAULT_PORTS = {"http": "8080", "grpc": "50051", "flight": "8815", "zmq": "5555
 _PROTOCOLS = {port: protocol for protocol, port in DEFAULT_PORTS.items()}
 _DEFAULT_PORT = re.compile(rf"(?<=[:=])(?:{'|'.join(_PROTOCOLS)})\b")
 BLOCK_TIMEOUT_S = 60.0
-SERVES = re.compile(r"(?m)^flightserve (run|sql) ")
+SERVES = re.compile(r"(?m)^flightserve (?:run|sql) [^|]*\Z")
 CHANGES = re.compile(r"(?m)^(flightserve (?:scale|deploy|status)\b)")
 LINKED = ("examples", "proto")
 
@@ -174,11 +174,12 @@ class Workspace:
 
     def _app_id(self) -> str:
         """The id of the app at our address: others may run on the machine."""
+        addresses = self.addresses
         asked = subprocess.run(
             ["flightserve", "status", "--json"], env=self._environment, capture_output=True, text=True, check=False
         )
         views = [json.loads(line) for line in asked.stdout.splitlines()]
-        return str(next(view["app_id"] for view in views if view["addresses"] == self.addresses))
+        return str(next(view["app_id"] for view in views if view["addresses"] == addresses))
 
     def _stop_server(self) -> None:
         if self._server is None:
