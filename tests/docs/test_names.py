@@ -15,9 +15,6 @@ from tests.docs.blocks import blocks_of
 TOP = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"]
 PAGES = [page for name in TOP if (page := ROOT / name).exists()] + sorted((ROOT / "docs").rglob("*.md"))
 
-# Named by a page that was here first.
-PENDING = {"docs/explanation/life-of-a-request.md"}
-
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 QUOTED = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"(?:flightserve|tests|examples|benchmarks|docs|proto)/[\w./*-]*|[\w-]+\.(?:md|toml|yml)|Makefile")
@@ -50,8 +47,6 @@ def test_links_lead_somewhere(page: Path) -> None:
         if re.match(r"\w+:", link):
             continue
         target = (page.parent / path).resolve() if path else page
-        if label(target) in PENDING:
-            continue
         assert target.exists(), f"{label(page)} links to {link}"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target), f"{label(page)} links to {link}, a heading that is not there"
