@@ -7,6 +7,7 @@ what it is.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
@@ -89,6 +90,9 @@ class ReplicaHosted:
         self.drain = self._service.drain
         self.ready = self._service.ready
         self.unfit = self._service.unfit
+        # Of the class: an object may answer to any name.
+        if hasattr(type(target), "flightserve_refresh"):
+            self.flightserve_refresh = target.flightserve_refresh
         self._exit = run_exit_functions
 
     def stop(self) -> None:
@@ -104,6 +108,8 @@ class FrontendHosted:
 
     def __init__(self, assignment: Assignment) -> None:
         from flightserve.caller.client import RouterClient
+        from flightserve.control.names import supervisor_socket
+        from flightserve.control.refreshing import ask_refresh
         from flightserve.fabric.transport import descriptors
         from flightserve.frontends.host import FrontendHost
         from flightserve.loops import Every
@@ -116,7 +122,14 @@ class FrontendHosted:
         descriptors.use_all()
         self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
         self._metrics = Metrics()
-        self._host = FrontendHost(self._client, frontend_options(assignment), self._metrics, on_loop=start)
+        supervisor = supervisor_socket(assignment.folder, assignment.app_id)
+        self._host = FrontendHost(
+            self._client,
+            frontend_options(assignment),
+            self._metrics,
+            on_loop=start,
+            refresh=functools.partial(ask_refresh, supervisor),
+        )
         self.addresses: Mapping[str, str] = self._host.start()
 
     def apply_table(self, table: RoutingTable) -> None:

@@ -2,7 +2,8 @@
 
 Most objects need nothing of it. One that does has `flightserve_hosted(host)`, which is called once, before the first
 request, and may have `flightserve_statistics()`: counts and gauges that `/metrics` shows under its deployment's name,
-and `flightserve_stopped()`, which is called after the last request, unless the process is killed.
+and `flightserve_stopped()`, which is called after the last request, unless the process is killed. What
+follows files has `flightserve_refresh` (`contracts.refreshing`).
 """
 
 from __future__ import annotations

@@ -18,14 +18,17 @@ import time
 from collections.abc import Sequence
 
 from flightserve import threads
+from flightserve.clock import NS_PER_S
+from flightserve.contracts.refreshing import Refreshed, Refreshing, RefreshOutcome
 from flightserve.control import environment
 from flightserve.control.link import Link
 from flightserve.control.logs import configure_logging
-from flightserve.control.messages import Announce, Failed, Left, Lost, Report
+from flightserve.control.messages import Announce, Failed, Left, Looked, Lost, Refresh, Report
 from flightserve.control.names import supervisor_socket
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
 from flightserve.control.sources import install
+from flightserve.errors import DeadlineExceeded
 from flightserve.replica.faults import described, traceback_of
 from flightserve.wire.table import RoutingTable
 
@@ -63,6 +66,8 @@ class Child:
         self._started_s = time.monotonic()
         self._table = RoutingTable(version=0)
         self._table_lock = threading.Lock()
+        # A refresh that came while it was starting, perhaps after it had opened its files.
+        self._look_again: Refresh | None = None
         self._leaving = threading.Event()
         self._link = Link(
             supervisor_socket(assignment.folder, assignment.app_id),
@@ -72,6 +77,7 @@ class Child:
             self._leave,
             self._orphaned,
             self._become,
+            self._refresh,
             limits.heartbeat_s,
             limits.orphan_timeout_s,
         )
@@ -110,6 +116,9 @@ class Child:
         with self._table_lock:
             self._hosted = hosted
             hosted.apply_table(self._table)
+            look_again, self._look_again = self._look_again, None
+        if look_again is not None:
+            self._refresh(look_again)
         # Ray, Arrow and the user's modules are some hundred thousand objects that never go away: without this,
         # the collector walks them all again and again.
         gc.collect()
@@ -154,6 +163,31 @@ class Child:
             self._table = table
             if self._hosted is not None:
                 self._hosted.apply_table(table)
+
+    def _refresh(self, message: Refresh) -> None:
+        # Not on the link's thread: to open files may take minutes, and reports must go on.
+        with self._table_lock:
+            if self._hosted is None:
+                self._look_again = message
+                return
+        threads.start("flightserve-refresh", lambda: self._look(message), lambda: True)
+
+    def _look(self, message: Refresh) -> None:
+        self._link.tell(Looked(message.id, self._looked(message)), TELL_TIMEOUT_S)
+
+    def _looked(self, message: Refresh) -> Refreshed:
+        name = self._assignment.slot.name
+        hosted: object = self._hosted
+        if not isinstance(hosted, Refreshing):
+            return Refreshed(name, RefreshOutcome.FAILED, 0, f"{message.deployment} has no tables to be refreshed")
+        try:
+            return hosted.flightserve_refresh(time.monotonic_ns() + int(message.timeout_s * NS_PER_S))
+        except DeadlineExceeded as error:
+            return Refreshed(name, RefreshOutcome.LATE, 0, error.message)
+        except Exception as error:
+            # Whoever asks hears that it failed; what a stranger's error says stays here.
+            log.exception("%s could not look at its files", name)
+            return Refreshed(name, RefreshOutcome.FAILED, 0, f"{type(error).__name__}; the log of {name} says more")
 
     def _orphaned(self) -> None:
         log.warning("%s has no supervisor any more: it drains and exits", self._assignment.slot.name)

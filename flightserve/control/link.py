@@ -25,9 +25,11 @@ from flightserve.control.messages import (
     Inbox,
     Leave,
     Left,
+    Looked,
     Lost,
     Message,
     Publish,
+    Refresh,
     Report,
     encode,
 )
@@ -56,6 +58,7 @@ class Link:
         on_leave: Callable[[float], None],
         on_orphaned: Callable[[], None],
         on_become: Callable[[bytes, bytes], None],
+        on_refresh: Callable[[Refresh], None],
         heartbeat_s: float,
         orphan_timeout_s: float,
     ) -> None:
@@ -66,6 +69,7 @@ class Link:
         self._on_leave = on_leave
         self._on_orphaned = on_orphaned
         self._on_become = on_become
+        self._on_refresh = on_refresh
         self._heartbeat_s = heartbeat_s
         self._orphan_timeout_s = orphan_timeout_s
         self._closed = threading.Event()
@@ -97,9 +101,9 @@ class Link:
         if self._send(sock, message):
             threading.Event().wait(wait_s)
 
-    def tell(self, message: Failed | Left, timeout_s: float) -> bool:
-        """Send a last word, waiting for a connection for at most `timeout_s`; False when there was none. Any
-        thread but the link's."""
+    def tell(self, message: Failed | Left | Looked, timeout_s: float) -> bool:
+        """Send a last word or an answer, waiting for a connection for at most `timeout_s`; False when there was none.
+        Any thread but the link's."""
         until = time.monotonic() + timeout_s
         while not self._closed.is_set():
             sock = self._socket
@@ -212,5 +216,7 @@ class Link:
                 self._on_leave(drain_timeout_s)
             case Become(assignment, factory):
                 self._on_become(assignment, factory)
+            case Refresh():
+                self._on_refresh(message)
             case _:
                 raise ProtocolError(f"a supervisor does not send {type(message).__name__}")

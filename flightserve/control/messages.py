@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from flightserve.contracts.refreshing import Refreshed
 from flightserve.core.lifecycle.reconciling import Slot
 from flightserve.errors import ProtocolError
 from flightserve.wire.table import RoutingTable
@@ -132,6 +133,29 @@ class Deploy(msgspec.Struct, array_like=True, frozen=True, tag=12):
     in_place: bool = False
 
 
+class Refresh(msgspec.Struct, array_like=True, frozen=True, tag=17):
+    """From a frontend to the supervisor: have every replica of this deployment look at its tables' files, once. From
+    the supervisor to a replica: look. Answered by one `RefreshAnswer` or `Answer` (an error), and by one `Looked`."""
+
+    id: str
+    deployment: str
+    timeout_s: float
+
+
+class Looked(msgspec.Struct, array_like=True, frozen=True, tag=18):
+    """Replica to supervisor: it has looked, for the `Refresh` of that id."""
+
+    id: str
+    said: Refreshed
+
+
+class RefreshAnswer(msgspec.Struct, array_like=True, frozen=True, tag=19):
+    """Supervisor to frontend: what each replica said."""
+
+    id: str
+    said: tuple[Refreshed, ...]
+
+
 class Answer(msgspec.Struct, array_like=True, frozen=True, tag=13):
     """Supervisor to command: how the change ended. `kind` indexes `errors.KINDS`, -1 for success; `detail` is a
     traceback, where there is one."""
@@ -212,6 +236,9 @@ _Arrays = (
     | Keep
     | Become
     | Lost
+    | Refresh
+    | Looked
+    | RefreshAnswer
 )
 Message = _Arrays | View
 

@@ -111,6 +111,13 @@ class Processes:
         if self._writers.get(record.peer_id) is writer:
             del self._writers[record.peer_id]
 
+    def tell(self, peer_id: int, message: Message) -> bool:
+        """Send a message to one child; False where that is not connected."""
+        writer = self._writers.get(peer_id)
+        if writer is not None:
+            send(writer, message)
+        return writer is not None
+
     def tell_all(self, message: Message) -> None:
         """Send a message to every child that is connected."""
         for writer in self._writers.values():

@@ -169,6 +169,17 @@ class Roster:
                 return record
         return None
 
+    def replicas_of(self, deployment: str) -> tuple[dict[int, str], list[int]]:
+        """The deployment's replicas, of whatever version: those that serve, by id with their names, and those that are
+        starting."""
+        slots = [
+            record
+            for record in self.records.values()
+            if record.slot.tier == REPLICA and record.slot.deployment == deployment
+        ]
+        serving = {each.peer_id: each.slot.name for each in slots if each.phase in (Phase.SERVING, Phase.SUSPECT)}
+        return serving, [each.peer_id for each in slots if each.phase is Phase.STARTING]
+
     def reported(self, record: Record, message: Report, now_ns: int) -> bool:
         """A heartbeat; True when it changes the routing table."""
         before = (record.ready, record.phase)

@@ -27,9 +27,11 @@ from flightserve.control.messages import (
     Inbox,
     Keep,
     Left,
+    Looked,
     Lost,
     Message,
     Publish,
+    Refresh,
     Report,
     Scale,
     Shutdown,
@@ -37,6 +39,7 @@ from flightserve.control.messages import (
 from flightserve.control.names import peer_credentials, supervisor_socket
 from flightserve.control.plan import Plan
 from flightserve.control.processes import Cluster, Processes
+from flightserve.control.refreshing import Refreshes
 from flightserve.control.roster import Record, Roster
 from flightserve.core.lifecycle.phases import Phase
 from flightserve.core.lifecycle.reconciling import FRONTEND, NS_PER_S
@@ -79,6 +82,7 @@ class Supervisor:
         """Serve for ever."""
         self._loop = asyncio.get_running_loop()
         self._processes = Processes(self._plan, self._desired, self._cluster, self._roster, self._changed)
+        self._refreshes = Refreshes(self._processes.tell)
         sock = bind(supervisor_socket(self._plan.folder, self._plan.app_id))
         server = await asyncio.start_unix_server(self._connected, sock=sock, backlog=BACKLOG_MAX)
         async with server:
@@ -109,6 +113,7 @@ class Supervisor:
             return
         self._roster.trouble, self._roster.lost = self._processes.trouble(), self._cluster.lost()
         self._processes.check_spawning(now_ns)
+        self._refreshes.step(self._roster.records, now_ns)
         if not self._roster.draining:
             # Before anything is started: Ray would refuse what the node can never hold, and not say why.
             await self._processes.check_placement(now_ns)
@@ -170,12 +175,16 @@ class Supervisor:
                 self._processes.end_in_ray(record)
             case Attach():
                 self._attach(message, writer)
+            case Scale() | Deploy() | Refresh() if self._adopting():
+                # We do not know yet who is there, and what is under way already: whoever asks will ask again.
+                writer.close()
             case Scale() | Deploy():
-                if self._adopting():
-                    # We do not know yet whether this is under way already: whoever asks will ask again.
-                    writer.close()
-                else:
-                    self._changes.ask(message, lambda answer: send(writer, answer), now_ns)
+                self._changes.ask(message, lambda answer: send(writer, answer), now_ns)
+            case Refresh():
+                replicas = self._roster.replicas_of(message.deployment)
+                self._refreshes.ask(message, *replicas, lambda answer: send(writer, answer), now_ns)
+            case Looked() if record is not None:
+                self._refreshes.looked(record.peer_id, message, self._roster.records, now_ns)
             case Shutdown(drain_timeout_s):
                 if self._shutdown is None:
                     self._shutdown = beside(self._loop, self._shut_down(drain_timeout_s), "stopping the app")
@@ -225,6 +234,7 @@ class Supervisor:
         self._publish()
 
     def _changed(self, at_once: bool) -> None:
+        self._refreshes.step(self._roster.records, time.monotonic_ns())
         if at_once:
             self._publish()
         else:

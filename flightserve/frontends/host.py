@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from flightserve import loops, threads
 from flightserve.config import FrontendOptions
+from flightserve.contracts.refreshing import Refresh
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.frontends.edge_watch import EdgeWatch
@@ -57,7 +58,7 @@ def load(options: FrontendOptions) -> None:
 
 class FrontendHost:
     """The frontends of one process. `on_loop` is called once, with the event loop, before any of them starts:
-    the place to start what else lives there."""
+    the place to start what else lives there. `refresh` has all replicas of a warehouse look at their files."""
 
     def __init__(
         self,
@@ -65,11 +66,13 @@ class FrontendHost:
         options: FrontendOptions,
         metrics: Any,
         on_loop: Callable[[asyncio.AbstractEventLoop], None] | None = None,
+        refresh: Refresh | None = None,
     ) -> None:
         self._service = service
         self._options = options
         self._metrics = metrics
         self._on_loop = on_loop
+        self._refresh = refresh
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._running: dict[str, Any] = {}
@@ -157,7 +160,7 @@ class FrontendHost:
         frontend_class = getattr(importlib.import_module(module), name)
         arguments: tuple[Any, ...] = (self._service, self._options.host, port, self._options.limits, self._metrics)
         if protocol == "flight":
-            arguments = (*arguments, self._options.ticket_key)
+            arguments = (*arguments, self._options.ticket_key, self._refresh)
         elif protocol == "http":
             options = self._options
             arguments = (*arguments, options.allowed_hosts, options.cors_origins, options.allow_get)

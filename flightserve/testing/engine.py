@@ -92,7 +92,7 @@ class LocalDeployment:
         self, bound: Bound, spec: DeploymentSpec, loop: asyncio.AbstractEventLoop, remote: Callable[[str], Any]
     ) -> None:
         self.spec = spec
-        target = bound.make(remote)
+        self.target = target = bound.make(remote)
         self.methods = bind_methods(target, spec)
         self._hooks = Hooks(target, spec.name, self._await, log.warning)
         self.queued = 0

@@ -14,6 +14,7 @@ import pyarrow as pa
 from flightserve.app import App
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.refreshing import Refreshed, Refreshing
 from flightserve.contracts.service import EncodedStream, PartCallback, Passed, Payload, Reply
 from flightserve.declare import spec_of
 from flightserve.errors import (
@@ -99,6 +100,11 @@ class LocalService:
     def statistics(self) -> dict[str, Any]:
         """Counts by deployment."""
         return {name: {"queued": d.queued, **d.counts} for name, d in self._deployments.items()}
+
+    def refresh(self, deployment: str, deadline_ns: int) -> list[Refreshed]:
+        """Have the deployment's only replica look at its tables' files (`contracts.refreshing.Refresh`)."""
+        target = self._deployments[deployment].target
+        return [target.flightserve_refresh(deadline_ns)] if isinstance(target, Refreshing) else []
 
     # ---- requests
 

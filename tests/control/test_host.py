@@ -54,7 +54,7 @@ class Blocking:
     """A frontend with threads of its own."""
 
     def __init__(
-        self, service: object, address: str, port: int, limits: object, metrics: object, ticket_key: bytes
+        self, service: object, address: str, port: int, limits: object, metrics: object, ticket_key: bytes, _: object
     ) -> None:
         assert len(ticket_key) == 32
         self.port = port

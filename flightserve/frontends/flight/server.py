@@ -19,6 +19,7 @@ from pyarrow import flight
 from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.refreshing import Refresh
 from flightserve.contracts.service import Service
 from flightserve.contracts.warehouse import TableInfo
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, Unimplemented
@@ -138,7 +139,15 @@ class _Told:
 class FlightServer(flight.FlightServerBase):
     """The handlers. Those of one descriptor type are a method each, so that another type is one more."""
 
-    def __init__(self, service: Service, location: str, limits: EdgeLimits, metrics: Any, tickets: Tickets) -> None:
+    def __init__(
+        self,
+        service: Service,
+        location: str,
+        limits: EdgeLimits,
+        metrics: Any,
+        tickets: Tickets,
+        refresh: Refresh | None = None,
+    ) -> None:
         self._service = service
         self._metrics = metrics
         self._limits = limits
@@ -147,7 +156,7 @@ class FlightServer(flight.FlightServerBase):
         self.crowd = Crowd(limits)
         self.ledger = Ledger()
         answered = partial(metrics.answered, "flight")
-        self.sql = FlightSql(Gateway(service, limits), tickets, answered, metrics.prefetched)
+        self.sql = FlightSql(Gateway(service, limits, refresh=refresh), tickets, answered, metrics.prefetched)
         self._actions = SqlActions(self.sql, self._sessions)
         super().__init__(
             location,
@@ -334,15 +343,24 @@ class FlightFrontend:
     """Serves Flight on its own threads. `start` once, then `drain` and `stop`, all blocking."""
 
     def __init__(
-        self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Any, ticket_key: bytes = b""
+        self,
+        service: Service,
+        host: str,
+        port: int,
+        limits: EdgeLimits,
+        metrics: Any,
+        ticket_key: bytes = b"",
+        refresh: Refresh | None = None,
     ) -> None:
-        """`ticket_key` signs tickets; frontends that share it open each other's. Empty: one of its own."""
+        """`ticket_key` signs tickets; frontends that share it open each other's. Empty: one of its own. `refresh` has
+        all replicas of a warehouse look at their files."""
         self._service = service
         self._host = host
         self._port = port
         self._limits = limits
         self._metrics = metrics
         self._tickets = Tickets(ticket_key or secrets.token_bytes(32))
+        self._refresh = refresh
         self._server: FlightServer | None = None
 
     def start(self) -> str:
@@ -350,7 +368,9 @@ class FlightFrontend:
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
             location = f"grpc://{host}:{self._port}"
-            self._server = FlightServer(self._service, location, self._limits, self._metrics, self._tickets)
+            self._server = FlightServer(
+                self._service, location, self._limits, self._metrics, self._tickets, self._refresh
+            )
         except (pa.ArrowException, OSError, ValueError) as error:
             raise Unavailable(f"Flight cannot listen on {host}:{self._port}: {error}") from error
         return f"grpc://{host}:{self._server.port}"

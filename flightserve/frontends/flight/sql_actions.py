@@ -133,8 +133,9 @@ class SqlActions:
 
     def _refresh(self, body: bytes, caller: Caller) -> bytes:
         """The body is a warehouse's name in UTF-8, or empty: the session's, or the only one. The result is JSON:
-        `{"warehouse": name, "replicas": [{"replica", "changes", "problem"}, ...]}`, with a `problem` where the files
-        cannot be served as they are and the replica serves what it did before."""
+        `{"warehouse": name, "replicas": [{"replica", "outcome", "changes", "problem"}, ...]}`: `outcome` is refreshed,
+        unchanged, or failed with a `problem`, where the files cannot be served as they are and the replica serves what
+        it did before, or where it ended meanwhile."""
         try:
             name = body.decode()
         except UnicodeDecodeError as error:

@@ -17,17 +17,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+import msgspec
 import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.refreshing import Refresh, RefreshOutcome
 from flightserve.contracts.service import Service
 from flightserve.contracts.warehouse import (
     DESCRIBE,
     EXECUTE,
     KIND,
     QUERY,
-    REFRESH,
     SQL_BYTES_MAX,
     TABLES,
     Description,
@@ -45,7 +46,6 @@ from flightserve.errors import (
     InvalidArgument,
     NotFound,
     TooLarge,
-    Unavailable,
     Unimplemented,
 )
 from flightserve.fabric.memory.decode import decode_stream
@@ -238,10 +238,12 @@ class Answer:
 class Gateway:
     """Statements of blocking clients: describes, lists tables, opens answers. Any thread."""
 
-    def __init__(self, service: Service, limits: EdgeLimits, clock: Clock = monotonic_ns) -> None:
+    def __init__(
+        self, service: Service, limits: EdgeLimits, clock: Clock = monotonic_ns, refresh: Refresh | None = None
+    ) -> None:
         self.service = service
         self.limits = limits
-        self._clock = clock
+        self._refresh = refresh
         self._descriptions: Recent[Statement, Description] = Recent(clock)
         self._tables: Recent[str, tuple[TableInfo, ...]] = Recent(clock)
         self._large: Recent[tuple[str, str], bool] = Recent(clock, LARGE_NS)
@@ -282,22 +284,20 @@ class Gateway:
         return Answer(self.service, QUERY, statement, meta, gone, row, lambda: self._large.put(key, True))
 
     def refresh(self, spec: DeploymentSpec, meta: RequestMeta) -> list[dict[str, Any]]:
-        """Have every replica look at its tables' files: what each answered. One after another, so that they do not all
-        read at the same time. Raises Unavailable where some were not reached; those that were have looked."""
-        answers: dict[str, dict[str, Any]] = {}
-        # Replicas cannot be asked by name. A router gives each request to the lane that has waited longest, so that as
-        # many as there are lanes reach all of them; twice as many where others are asking too.
-        for _ in range(2 * spec.options.replicas * spec.lanes.total):
-            row = self._one(REFRESH, Statement(spec.name, REFRESH), meta)
-            answers[row["replica"]] = row
-            if len(answers) >= spec.options.replicas:
-                self._descriptions.clear()
-                self._tables.clear()
-                return list(answers.values())
-        raise Unavailable(
-            f"{len(answers)} of the {spec.options.replicas} replicas of {spec.name} were reached and have looked at "
-            "their files; ask again"
-        )
+        """Have every replica look at its tables' files: what each answered. Raises Unavailable where nobody can be
+        asked, and DeadlineExceeded where some have not answered in time."""
+        if self._refresh is None:
+            raise Unimplemented("nothing here can tell the replicas to look at their files")
+        said = self._refresh(spec.name, meta.deadline_ns)
+        self._descriptions.clear()
+        self._tables.clear()
+        late = [each.replica for each in said if each.outcome == RefreshOutcome.LATE]
+        if late:
+            raise DeadlineExceeded(
+                f"{len(said) - len(late)} of the {len(said)} replicas of {spec.name} have looked at their files; "
+                f"{', '.join(late)} did not answer in time, and may look all the same"
+            )
+        return [msgspec.structs.asdict(each) for each in said]
 
     def _one(self, method: str, statement: Statement, meta: RequestMeta) -> dict[str, Any]:
         answer = Answer(self.service, method, statement, meta)

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from flightserve.contracts.context import context
 from flightserve.contracts.hosting import Host
+from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
 from flightserve.contracts.warehouse import (
     EXECUTED_BYTES_MAX,
     KIND,
@@ -311,6 +312,17 @@ class WarehouseReplica:
         """Look whether the tables' files changed, and serve them as they are now; in this replica alone."""
         self._refresher.now(_limits())
         return pa.record_batch([[self._replica], [self._tables.changes], [self._tables.problem]], schema=REFRESHED)
+
+    def flightserve_refresh(self, deadline_ns: int) -> Refreshed:
+        """The same, told by the control plane."""
+        before = self._tables.changes
+        self._refresher.now(Limits(deadline_ns))
+        changes, problem = self._tables.changes, self._tables.problem
+        if problem:
+            outcome = RefreshOutcome.FAILED
+        else:
+            outcome = RefreshOutcome.UNCHANGED if changes == before else RefreshOutcome.REFRESHED
+        return Refreshed(self._replica, outcome, changes, problem)
 
     def __getattr__(self, name: str) -> Callable[[pa.RecordBatch], Result]:
         tables = self.__dict__.get("_tables")

@@ -9,14 +9,12 @@ import base64
 import datetime
 import decimal
 import importlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import adbc_driver_flightsql.dbapi as adbc
 import adbc_driver_manager
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from google.protobuf import any_pb2
 from pyarrow import flight
@@ -464,34 +462,3 @@ def test_flightsql_dbapi_runs_unmodified(frontend: tuple[str, FlightFrontend]) -
     assert client.do_get(info.endpoints[0].ticket).read_all()["n"].to_pylist() == [ROWS]
     tables = client.do_get(client.get_tables().endpoints[0].ticket).read_all()
     assert tables["table_name"].to_pylist() == ["airlines", "flights"]
-
-
-def test_refresh_is_an_action(tmp_path: Any) -> None:
-    path = tmp_path / "n.parquet"
-    pq.write_table(pa.table({"n": [1]}), path)
-    with LocalService(fs.App(Warehouse({"n": path}, name="w", threads=1))) as service:
-        served = FlightFrontend(service, "127.0.0.1", 0, EdgeLimits(), Metrics(), b"k" * 32)
-        client = flight.connect(served.start())
-
-        def refresh(body: bytes = b"") -> dict[str, Any]:
-            (result,) = client.do_action(flight.Action("flightserve.Refresh", body))
-            answer: dict[str, Any] = json.loads(result.body.to_pybytes())
-            return answer
-
-        def columns() -> list[str]:
-            info = client.get_flight_info(flight.FlightDescriptor.for_command(b"SELECT * FROM n"))
-            rows = client.do_get(info.endpoints[0].ticket).read_all()
-            assert rows.schema == info.schema
-            return list(rows.column_names)
-
-        assert "flightserve.Refresh" in {action.type for action in client.list_actions()}
-        assert [each["changes"] for each in refresh()["replicas"]] == [0] and columns() == ["n"]
-        pq.write_table(pa.table({"n": [1], "m": [2]}), path)
-        (answer,) = refresh(b"w")["replicas"]
-        assert (answer["changes"], answer["problem"]) == (1, "") and len(answer["replica"]) == 16
-        assert columns() == ["n", "m"], "what was remembered of the old columns is forgotten"
-        for body, error in ((b"nobody", KeyError), (b"\xff", pa.ArrowInvalid)):
-            with pytest.raises(error):
-                refresh(body)
-        client.close()
-        served.stop()

@@ -8,6 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,35 @@ def test_all_replicas_serve_new_files_when_told_to(served: Served, folder: Path)
     (folder / "numbers" / "2.parquet").unlink()
     assert [each["problem"] for each in refresh(served)["replicas"]] == ["", ""]
     assert [total(served) for _ in range(8)] == [6] * 8
+
+
+def test_each_replica_looks_once_whoever_else_asks_meanwhile(served: Served, folder: Path) -> None:
+    before = {each["replica"]: each["changes"] for each in refresh(served)["replicas"]}
+    write(folder / "numbers" / "2.parquet", [10])
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: refresh(served)["replicas"], range(2)))
+    for replicas in found:
+        assert {each["replica"]: each["changes"] for each in replicas} == {name: n + 1 for name, n in before.items()}
+    # One may have looked by itself first.
+    assert {each["outcome"] for replicas in found for each in replicas} <= {"refreshed", "unchanged"}
+    (folder / "numbers" / "2.parquet").unlink()
+    refresh(served)
+
+
+def test_a_replica_that_dies_meanwhile_is_told_of_and_the_next_one_serves_the_files_as_they_are(
+    served: Served, folder: Path
+) -> None:
+    # The supervisor ends what is stopped, a second or two later: the refresh waits for it until then.
+    os.kill(served.child("replica-warehouse-1").pid, signal.SIGSTOP)
+    write(folder / "numbers" / "2.parquet", [10])
+    replicas = {each["replica"]: each for each in refresh(served)["replicas"]}
+    dead = replicas.pop("replica-warehouse-1")
+    assert dead["outcome"] == "failed" and "it ended" in dead["problem"]
+    assert [each["problem"] for each in replicas.values()] == [""]
+    eventually(lambda: len(refresh(served)["replicas"]) == 2, what="another is there")
+    assert [total(served) for _ in range(8)] == [16] * 8
+    (folder / "numbers" / "2.parquet").unlink()
+    refresh(served)
 
 
 def test_they_look_by_themselves(served: Served, folder: Path) -> None:

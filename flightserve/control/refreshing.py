@@ -1,0 +1,148 @@
+"""Refresh as a command of the control plane: a frontend asks the supervisor, which tells every replica once.
+
+One replica after another, so that they do not all read their files at the same time; one that takes more than its
+share of the time does not keep the next from beginning. What takes a dead replica's place opens the files as they are.
+A command is answered once, when all have said something, or with what is known when its time is up.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
+from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
+from flightserve.control.messages import Answer, Inbox, Looked, Refresh, RefreshAnswer, encode
+from flightserve.control.observer import connect
+from flightserve.errors import FlightserveError, NotFound, ProtocolError, ResourceExhausted, Unavailable, kind_of
+from flightserve.errors import from_kind as error_of
+
+log = logging.getLogger("flightserve.control.refreshing")
+
+# Commands under way at a time, and how long one may take whatever its caller allows.
+REFRESHES_MAX: Final = 16
+REFRESH_S_MAX: Final = 3600.0
+CONNECT_TIMEOUT_S: Final = 5.0
+# The supervisor answers by the deadline; so much later its word is not waited for any more.
+ANSWER_GRACE_S: Final = 2.0
+
+Reply = Callable[[Answer | RefreshAnswer], None]
+
+
+@dataclass(slots=True)
+class _Command:
+    """One refresh. Replicas by id, with their names: those that are to be told, and those that have not answered.
+    At `next_ns` the next is told, answered or not."""
+
+    id: str
+    deployment: str
+    deadline_ns: int
+    reply: Reply
+    waiting: dict[int, str]
+    told: dict[int, str] = field(default_factory=dict)
+    said: list[Refreshed] = field(default_factory=list)
+    next_ns: int = 0
+
+
+class Refreshes:
+    """The commands under way, as the supervisor sees them through. `tell` sends a message to a child, and says whether
+    that is connected. Time is given, in monotonic ns."""
+
+    def __init__(self, tell: Callable[[int, Refresh], bool]) -> None:
+        self._tell = tell
+        self._commands: dict[str, _Command] = {}
+
+    def __repr__(self) -> str:
+        return f"<Refreshes {len(self._commands)} under way>"
+
+    def ask(
+        self, message: Refresh, serving: Mapping[int, str], starting: Iterable[int], reply: Reply, now_ns: int
+    ) -> None:
+        """Begin; `reply` is called once. `serving` are the deployment's replicas by id, with their names. Those that
+        are `starting` may have opened the files before they were changed: they look again, and nobody waits."""
+        if len(self._commands) >= REFRESHES_MAX or message.id in self._commands:
+            reply(_refusal(message, ResourceExhausted(f"{len(self._commands)} refreshes are under way; try again")))
+            return
+        if not serving:
+            reply(_refusal(message, Unavailable(f"no replica of {message.deployment!r} serves now; ask again")))
+            return
+        deadline_ns = now_ns + int(min(message.timeout_s, REFRESH_S_MAX) * NS_PER_S)
+        command = _Command(message.id, message.deployment, deadline_ns, reply, dict(serving))
+        self._commands[message.id] = command
+        for peer_id in starting:
+            self._tell(peer_id, message)
+        self._advance(command, serving, now_ns)
+
+    def looked(self, peer_id: int, message: Looked, alive: Container[int], now_ns: int) -> None:
+        """A replica answered. What nobody waits for any more is passed over."""
+        command = self._commands.get(message.id)
+        if command is not None and command.told.pop(peer_id, None) is not None:
+            command.said.append(message.said)
+            self._advance(command, alive, now_ns)
+
+    def step(self, alive: Container[int], now_ns: int) -> None:
+        """Time passed, or somebody left."""
+        for command in list(self._commands.values()):
+            self._advance(command, alive, now_ns)
+
+    def _advance(self, command: _Command, alive: Container[int], now_ns: int) -> None:
+        for peers in (command.told, command.waiting):
+            for peer_id in [peer_id for peer_id in peers if peer_id not in alive]:
+                problem = "it ended; what takes its place opens the files as they are"
+                command.said.append(Refreshed(peers.pop(peer_id), RefreshOutcome.FAILED, 0, problem))
+        if now_ns >= command.deadline_ns:
+            late = [*command.told.values(), *command.waiting.values()]
+            command.said += [Refreshed(name, RefreshOutcome.LATE, 0, "it did not answer in time") for name in late]
+            command.told, command.waiting = {}, {}
+        elif command.waiting and (not command.told or now_ns >= command.next_ns):
+            self._tell_next(command, now_ns)
+        if not command.told and not command.waiting:
+            del self._commands[command.id]
+            command.reply(RefreshAnswer(command.id, tuple(command.said)))
+
+    def _tell_next(self, command: _Command, now_ns: int) -> None:
+        left_ns = command.deadline_ns - now_ns
+        message = Refresh(command.id, command.deployment, left_ns / NS_PER_S)
+        # One whose connection broke makes another soon.
+        peer_id = next((peer_id for peer_id in command.waiting if self._tell(peer_id, message)), None)
+        if peer_id is not None:
+            command.told[peer_id] = command.waiting.pop(peer_id)
+            command.next_ns = now_ns + left_ns // (len(command.waiting) + 1)
+
+
+def _refusal(message: Refresh, error: FlightserveError) -> Answer:
+    return Answer(message.id, kind_of(error), error.message)
+
+
+def ask_refresh(path: str, deployment: str, deadline_ns: int) -> tuple[Refreshed, ...]:
+    """Have every replica of the deployment look at its files (`contracts.refreshing.Refresh`); `path` is the
+    supervisor's socket."""
+    left_s = REFRESH_S_MAX if deadline_ns == NEVER_NS else max(0.0, (deadline_ns - monotonic_ns()) / NS_PER_S)
+    message = Refresh(secrets.token_hex(8), deployment, left_s)
+    try:
+        sock, _ = connect(path, CONNECT_TIMEOUT_S)
+        with sock:
+            answer = _exchange(sock, message, deadline_ns)
+    except (OSError, NotFound, ProtocolError) as error:
+        raise Unavailable("the app's supervisor gave no answer; some replicas may have looked; ask again") from error
+    if isinstance(answer, Answer):
+        raise error_of(answer.kind, answer.message)
+    return answer.said
+
+
+def _exchange(sock: socket.socket, message: Refresh, deadline_ns: int) -> Answer | RefreshAnswer:
+    inbox = Inbox()
+    until_ns = min(deadline_ns, monotonic_ns() + int(REFRESH_S_MAX * NS_PER_S)) + int(ANSWER_GRACE_S * NS_PER_S)
+    sock.sendall(encode(message))
+    while True:
+        sock.settimeout(max(0.01, (until_ns - monotonic_ns()) / NS_PER_S))
+        data = sock.recv(1 << 16)
+        if not data:
+            raise ConnectionError("the supervisor closed the connection")
+        for answer in inbox.feed(data):
+            if isinstance(answer, (Answer, RefreshAnswer)) and answer.id == message.id:
+                return answer
