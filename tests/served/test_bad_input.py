@@ -1,7 +1,7 @@
-"""Bad requests over the real system, by row of the table in docs/explanation/promises.md: codes on each frontend.
+"""Bad requests over the real system: each gets its code on each frontend (docs/explanation/promises.md).
 
 What every single fault gets is tested frontend by frontend over one process (`tests/frontends`); here a few of each
-row go through all tiers, and the check after each test is that the system is where it was.
+kind go through all tiers, and the check after each test is that the system is where it was.
 """
 
 from __future__ import annotations
@@ -31,35 +31,39 @@ IDENTITY = "/v1/Probe/identity"
 PATH = (b"Probe", b"identity")
 
 
-def check(caller: Caller, answer: Answer, *codes: str, status: int = 0) -> None:
-    """The answer has one of the codes, the HTTP status where it is HTTP's, and no traceback or path."""
-    assert answer.code in {caller.sees(code) for code in codes}, answer
+def check(caller: Caller, answer: Answer, code: str, status: int = 0) -> None:
+    """The answer has the code, the HTTP status where it is HTTP's, and no traceback or path."""
+    assert answer.code == caller.sees(code), answer
     assert "Traceback" not in answer.message
     if status and answer.status:
         assert answer.status == status, answer
 
 
-# ---- 1, 3, 4, 5: tickets, names, routes
+# ---- tickets, names, routes
 
 
-def test_1_bad_tickets(callers: dict[str, Any]) -> None:
+def test_bad_tickets(callers: dict[str, Any]) -> None:
     for ticket in (b"", random.Random(1).randbytes(200), b"x" * 10_000):
         with pytest.raises(pa.ArrowInvalid, match="not a ticket"):
             callers["flight"].client.do_get(flight.Ticket(ticket)).read_all()
 
 
-def test_3_unknown_names(caller: Caller) -> None:
+def test_unknown_names(caller: Caller) -> None:
     for deployment, method in (("Nope", "identity"), ("Probe", "nope"), ("Probe", "__init__"), ("probe", "identity")):
         check(caller, caller.call(method, GOOD, deployment), "NOT_FOUND", status=404)
 
 
-def test_4_names_that_are_none(caller: Caller) -> None:
+# HTTP and Flight look at a name before they look for it.
+NO_NAME = {"http": "INVALID_ARGUMENT", "flight": "INVALID_ARGUMENT", "grpc": "NOT_FOUND", "zmq": "NOT_FOUND"}
+
+
+def test_names_that_are_none(caller: Caller) -> None:
     for name in ("../x", "%2e%2e", "a%00b" if caller.name == "http" else "a\0b", "x" * 3000, "x" * 10_000):
         for deployment, method in ((name, "identity"), ("Probe", name)):
-            check(caller, caller.call(method, GOOD, deployment), "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED")
+            check(caller, caller.call(method, GOOD, deployment), NO_NAME[caller.name])
 
 
-def test_5_an_unknown_route_rpc_or_action(callers: dict[str, Any]) -> None:
+def test_an_unknown_route_rpc_or_action(callers: dict[str, Any]) -> None:
     for verb, path, status in (("POST", "/nope", 404), ("PUT", IDENTITY, 405), ("GET", "/v1/a/b/c", 404)):
         answer = httpx.request(verb, callers["http"].address + path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, "UNIMPLEMENTED")
@@ -70,17 +74,19 @@ def test_5_an_unknown_route_rpc_or_action(callers: dict[str, Any]) -> None:
         list(callers["flight"].client.do_action("nope"))
 
 
-# ---- 6 to 9: sizes, framing, packing, types
+# ---- sizes, framing, packing, types
 
 
-def test_6_a_body_over_the_limit_by_one_byte(caller: Caller) -> None:
+def test_a_body_over_the_limit_by_one_byte(caller: Caller) -> None:
     if caller.name == "flight":
         batches = [pa.record_batch({"a": pa.array([b"x" * (LIMIT - 8 + more)], pa.binary())}) for more in (0, 1)]
         fits, over = (stream_of(batch) for batch in batches)
+        code = "OK"
     else:
         # Trailing zeros: within the limit the stream is read, and they are found.
         fits, over = (GOOD + b"\0" * (LIMIT - len(GOOD) + more) for more in (0, 1))
-    check(caller, caller.call("identity", fits), "OK", "INVALID_ARGUMENT", status=400)
+        code = "INVALID_ARGUMENT"
+    check(caller, caller.call("identity", fits), code, status=400)
     check(caller, caller.call("identity", over), "RESOURCE_EXHAUSTED", status=413)
 
 
@@ -94,7 +100,7 @@ FRAMINGS = [
 ]
 
 
-def test_7_framing(callers: dict[str, Any]) -> None:
+def test_framing(callers: dict[str, Any]) -> None:
     line = f"POST {IDENTITY} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {JSON}\r\n"
     raws = [Raw(callers["http"].address).send(f"{line}{head}\r\n\r\n".encode() + body) for head, body, _ in FRAMINGS]
     for raw, (head, _, status) in zip(raws, FRAMINGS, strict=True):
@@ -104,7 +110,7 @@ def test_7_framing(callers: dict[str, Any]) -> None:
         assert int(last.split(b" ", 2)[1]) == status, (head, received)
 
 
-def test_8_what_unpacks_beyond_the_limit(callers: dict[str, Any]) -> None:
+def test_what_unpacks_beyond_the_limit(callers: dict[str, Any]) -> None:
     plain = b" " * (20 * LIMIT)
     bombs = {"gzip": gzip.compress(plain), "zstd": pa.compress(plain, "zstd", asbytes=True)}
     for kind in (JSON, ARROW):
@@ -114,14 +120,14 @@ def test_8_what_unpacks_beyond_the_limit(callers: dict[str, Any]) -> None:
             assert answer.status_code == 413, answer.text
 
 
-def test_8_a_compressed_grpc_message(callers: dict[str, Any]) -> None:
+def test_a_compressed_grpc_message(callers: dict[str, Any]) -> None:
     request = pb.CallRequest(deployment="Probe", method="identity", arrow_stream=b"\0" * (20 * LIMIT))
     with pytest.raises(grpc.RpcError) as caught:
         callers["grpc"].stub.Call(request, timeout=20, compression=grpc.Compression.Gzip)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_9_types_and_encodings(callers: dict[str, Any]) -> None:
+def test_types_and_encodings(callers: dict[str, Any]) -> None:
     url = callers["http"].address + IDENTITY
     for headers, status in (({"content-type": "text/csv"}, 415), ({"content-encoding": "br"}, 415),
                             ({"accept": "text/html"}, 406)):  # fmt: skip
@@ -129,10 +135,10 @@ def test_9_types_and_encodings(callers: dict[str, Any]) -> None:
         assert answer.status_code == status, answer.text
 
 
-# ---- 10 to 14: Arrow that is none
+# ---- Arrow that is none
 
 
-def test_10_to_14_streams_that_are_none(caller: Caller) -> None:
+def test_streams_that_are_none(caller: Caller) -> None:
     if caller.name == "flight":
         pytest.skip("its client sends no such stream; see the next test")
     for name, stream in BAD_STREAMS.items():
@@ -168,7 +174,7 @@ def bad_messages() -> dict[str, list[bytes]]:
     }
 
 
-def test_10_to_14_flight_messages_that_are_none(callers: dict[str, Any]) -> None:
+def test_flight_messages_that_are_none(callers: dict[str, Any]) -> None:
     for name, sent in bad_messages().items():
         with RawExchange(callers["flight"].address) as exchange:
             code, details, _ = exchange.outcome(sent)
@@ -176,29 +182,30 @@ def test_10_to_14_flight_messages_that_are_none(callers: dict[str, Any]) -> None
         assert "Traceback" not in details
 
 
-def test_14_nesting_and_columns(caller: Caller) -> None:
+def test_nesting_and_columns(caller: Caller) -> None:
     deep: pa.DataType = pa.int8()
     for _ in range(LIMITS.nesting_max + 2):
         deep = pa.list_(deep)
     wide = pa.RecordBatch.from_pydict({f"c{number}": pa.array([1], pa.int8()) for number in range(10_001)})
-    streams = [stream_of(wide)]
+    # Flight counts the bytes of rows, the others those of the stream, whose schema is too large here.
+    code = "INVALID_ARGUMENT" if caller.name == "flight" else "RESOURCE_EXHAUSTED"
+    check(caller, caller.call("identity", stream_of(wide)), code)
     if caller.name != "flight":
         # Only the schema: pyarrow itself writes no rows that are nested so deep.
-        streams.append(pa.schema([("a", deep)]).serialize().to_pybytes() + b"\xff\xff\xff\xff\0\0\0\0")
-    for stream in streams:
-        check(caller, caller.call("identity", stream), "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED")
+        stream = pa.schema([("a", deep)]).serialize().to_pybytes() + b"\xff\xff\xff\xff\0\0\0\0"
+        check(caller, caller.call("identity", stream), "INVALID_ARGUMENT")
 
 
-# ---- 15 to 17: the wrong rows
+# ---- the wrong rows
 
 
-def test_15_the_wrong_columns_or_types(caller: Caller) -> None:
+def test_the_wrong_columns_or_types(caller: Caller) -> None:
     for columns in ({"b": [1]}, {"a": ["x"]}, {"a": [1], "b": [2]}):
         stream = stream_of(pa.RecordBatch.from_pydict(columns))
         check(caller, caller.call("typed", stream), "INVALID_ARGUMENT", status=422)
 
 
-def test_16_no_rows_and_no_columns(caller: Caller) -> None:
+def test_no_rows_and_no_columns(caller: Caller) -> None:
     empty = caller.call("typed", stream_of(batch_of()))
     assert empty.code == "OK", empty
     assert empty.rows is not None
@@ -217,13 +224,13 @@ BAD_JSON = {
 }
 
 
-def test_17_json(callers: dict[str, Any]) -> None:
+def test_json(callers: dict[str, Any]) -> None:
     for name, body in BAD_JSON.items():
         raw = Raw(callers["http"].address).send(post(IDENTITY, body, "connection: close")).until_closed()
         assert (raw.status, raw.code) == (400, "INVALID_ARGUMENT"), name
 
 
-# ---- 18, 20, 28: metadata
+# ---- metadata
 
 
 HEADS = [
@@ -233,14 +240,14 @@ HEADS = [
 ]
 
 
-def test_18_heads(callers: dict[str, Any]) -> None:
+def test_heads(callers: dict[str, Any]) -> None:
     for head, status in HEADS:
         raw = Raw(callers["http"].address).send(head.encode()).until_closed()
         assert (raw.status, raw.code) == (status, "RESOURCE_EXHAUSTED")
 
 
 @pytest.mark.parametrize("name", ["grpc", "flight", "zmq"])
-def test_18_large_metadata(callers: dict[str, Any], name: str) -> None:
+def test_large_metadata(callers: dict[str, Any], name: str) -> None:
     if name == "flight":
         with RawExchange(callers["flight"].address) as exchange:
             sent = [flight_data(messages(batch_of(1))[0][0], path=PATH)]
@@ -250,7 +257,7 @@ def test_18_large_metadata(callers: dict[str, Any], name: str) -> None:
         check(callers[name], callers[name].call("identity", GOOD, x_big="x" * 65_536), "RESOURCE_EXHAUSTED")
 
 
-def test_20_and_28_timeouts_priorities_traceparents(caller: Caller) -> None:
+def test_timeouts_priorities_traceparents(caller: Caller) -> None:
     for value in ("soon", "-1", "1.5", ""):
         check(caller, caller.call("identity", GOOD, x_timeout_ms=value), "INVALID_ARGUMENT", status=400)
     check(caller, caller.call("identity", GOOD, x_priority="10"), "INVALID_ARGUMENT", status=400)
@@ -258,7 +265,7 @@ def test_20_and_28_timeouts_priorities_traceparents(caller: Caller) -> None:
         check(caller, caller.call("never", GOOD, x_timeout_ms=value), "DEADLINE_EXCEEDED", status=504)
     check(caller, caller.call("identity", GOOD, x_timeout_ms="9" * 400), "OK")
 
-    # Row 28: ignored.
+    # Ignored:
     for value in ("nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-00"):
         check(caller, caller.call("identity", GOOD, traceparent=value), "OK")
 
@@ -270,16 +277,25 @@ def test_random_bytes(caller: Caller) -> None:
     address = urlsplit(caller.address if "//" in caller.address else f"tcp://{caller.address}")
     noise = random.Random(5).randbytes(4096)
     for sent in (noise, b"\0" * 100, b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
-        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
-            try:
-                connection.sendall(sent)
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(1 << 16):
-                    pass
-            except OSError:
-                continue  # it was closed before we were done
+        with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+            received = until_ended(connection, sent)
+        if caller.name == "http":
+            assert received.startswith(b"HTTP/1.1 400 "), received
+
+
+def until_ended(connection: socket.socket, sent: bytes) -> bytes:
+    """What came back until the server ended the connection. Raises TimeoutError where it does not."""
+    received = b""
+    try:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        while data := connection.recv(1 << 16):
+            received += data
+    except (BrokenPipeError, ConnectionResetError):  # before we were done
+        return received
+    return received
 
 
 def test_what_the_errors_hold_is_json(callers: dict[str, Any]) -> None:
     raw = Raw(callers["http"].address).send(post("/v1/%F0%28/x", b"{}", "connection: close")).until_closed()
-    assert json.loads(raw.body)["error"]["code"] in ("INVALID_ARGUMENT", "NOT_FOUND")
+    assert json.loads(raw.body)["error"]["code"] == "INVALID_ARGUMENT"

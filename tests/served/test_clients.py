@@ -1,5 +1,5 @@
-"""Clients that are slow, silent, gone or too many, over the real system (rows 19, 21 and 22): bounded in time and
-memory, while good clients are served."""
+"""Clients that are slow, silent, gone or too many, over the real system: bounded in time and memory, while good clients
+are served."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""What strangers send over Flight: each gets its code, and then the next good request works.
-
-The numbers are the rows of the table of bad inputs in docs/explanation/promises.md.
-"""
+"""What strangers send over Flight: each gets its code (docs/explanation/promises.md), and then the next good request
+works."""
 
 from __future__ import annotations
 
@@ -72,17 +70,17 @@ def refused(client: Any, method: str, *batches: pa.RecordBatch, descriptor: Any 
     return ""
 
 
-# ---- 1-5: tickets, names, actions
+# ---- tickets, names, actions
 
 
 @pytest.mark.parametrize("ticket", [b"", b"random \xff\x00", random.Random(1).randbytes(200), b"x" * 10_000])
-def test_1_a_bad_ticket(client: Any, ticket: bytes) -> None:
+def test_a_bad_ticket(client: Any, ticket: bytes) -> None:
     with pytest.raises(pa.ArrowInvalid, match="not a ticket of this server"):
         client.do_get(flight.Ticket(ticket), options()).read_all()
 
 
 @pytest.mark.parametrize("names", [("Nope", "echo"), ("Fake", "nope")])
-def test_3_an_unknown_method(client: Any, names: tuple[str, str]) -> None:
+def test_an_unknown_method(client: Any, names: tuple[str, str]) -> None:
     descriptor = flight.FlightDescriptor.for_path(*names)
     with pytest.raises(KeyError, match="no method"):
         refused(client, "", rows(1), descriptor=descriptor)
@@ -99,19 +97,19 @@ def test_3_an_unknown_method(client: Any, names: tuple[str, str]) -> None:
     [(b"../x", b"echo"), (b"Fake", b"%2e%2e"), (b"Fake", b"a\0b"), (b"x" * 10_000, b"echo"),
      (b"",), (b"Fake",), (b"Fake", b"echo", b"more"), (b"", b"")],
 )  # fmt: skip
-def test_4_bad_names(client: Any, names: tuple[bytes, ...]) -> None:
+def test_bad_names(client: Any, names: tuple[bytes, ...]) -> None:
     with pytest.raises((pa.ArrowInvalid, KeyError)):
         refused(client, "", rows(1), descriptor=flight.FlightDescriptor.for_path(*names))
     with pytest.raises((pa.ArrowInvalid, KeyError)):
         client.get_flight_info(flight.FlightDescriptor.for_path(*names), options())
 
 
-def test_4_names_that_are_not_utf_8_are_refused_by_pyarrow_itself(client: Any) -> None:
+def test_names_that_are_not_utf_8_are_refused_by_pyarrow_itself(client: Any) -> None:
     with pytest.raises(pa.ArrowException):
         refused(client, "", rows(1), descriptor=flight.FlightDescriptor.for_path(b"Fake", b"\xff\xfe"))
 
 
-def test_5_unknown_actions_and_commands(client: Any) -> None:
+def test_unknown_actions_and_commands(client: Any) -> None:
     for action in ("nope", "", "x" * 10_000):
         with pytest.raises(NotImplementedError, match="no action"):
             list(client.do_action(action, options()))
@@ -122,10 +120,10 @@ def test_5_unknown_actions_and_commands(client: Any) -> None:
         refused(client, "", rows(1), descriptor=command)
 
 
-# ---- 6: size
+# ---- size
 
 
-def test_6_a_batch_over_the_limit_by_a_byte(client: Any) -> None:
+def test_a_batch_over_the_limit_by_a_byte(client: Any) -> None:
     fits = pa.record_batch({"a": pa.array([b"x" * ((1 << 20) - 8)], pa.binary())})
     over = pa.record_batch({"a": pa.array([b"x" * ((1 << 20) - 7)], pa.binary())})
     with Exchange(client, "echo") as exchange:
@@ -135,7 +133,7 @@ def test_6_a_batch_over_the_limit_by_a_byte(client: Any) -> None:
             exchange.reader.read_chunk()
 
 
-# ---- 11-14: malformed Arrow
+# ---- malformed Arrow
 
 
 def raw(address: str, *sent: bytes, **more: Any) -> tuple[Any, str, int]:
@@ -166,14 +164,14 @@ def _with_body(body_of: Any) -> list[bytes]:
         pytest.param(lambda body: b"", id="no body"),
     ],
 )
-def test_11_a_body_that_does_not_hold_what_it_claims(address: str, body_of: Any) -> None:
+def test_a_body_that_does_not_hold_what_it_claims(address: str, body_of: Any) -> None:
     code, details, _ = raw(address, *_with_body(body_of))
     assert code == grpc.StatusCode.INVALID_ARGUMENT, details
     assert "Traceback" not in details
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_11_random_headers(address: str, seed: int) -> None:
+def test_random_headers(address: str, seed: int) -> None:
     rng = random.Random(seed)
     (schema, _), (header, body) = messages(STRINGS)
     broken = bytearray(header)
@@ -183,7 +181,7 @@ def test_11_random_headers(address: str, seed: int) -> None:
     assert code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK}, details
 
 
-def test_11_a_huge_uncompressed_length(address: str) -> None:
+def test_a_huge_uncompressed_length(address: str) -> None:
     batch = pa.record_batch({"s": ["x" * 10_000]})
     (schema, _), (header, body) = messages(batch, compression="lz4")
     at = body.index(pa.Codec("lz4").compress(b"x" * 10_000, asbytes=True)[:4]) - 8
@@ -192,7 +190,7 @@ def test_11_a_huge_uncompressed_length(address: str) -> None:
     assert code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE}, details
 
 
-def test_12_a_batch_before_the_schema(address: str) -> None:
+def test_a_batch_before_the_schema(address: str) -> None:
     _, (header, body) = messages(STRINGS)
     code, details, _ = raw(address, flight_data(path=NAMES), flight_data(header, body))
     assert code == grpc.StatusCode.INVALID_ARGUMENT, details
@@ -201,13 +199,13 @@ def test_12_a_batch_before_the_schema(address: str) -> None:
     assert code == grpc.StatusCode.UNKNOWN, details
 
 
-def test_12_a_schema_that_changes(address: str) -> None:
+def test_a_schema_that_changes(address: str) -> None:
     other = messages(pa.record_batch({"n": [1]}))
     code, details, _ = raw(address, *stream(STRINGS), *[flight_data(header, body) for header, body in other])
     assert code == grpc.StatusCode.INVALID_ARGUMENT, details
 
 
-def test_13_a_dictionary_index_out_of_range(address: str) -> None:
+def test_a_dictionary_index_out_of_range(address: str) -> None:
     array = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), ["x", "y"])
     (schema, _), dictionary, (header, body) = messages(pa.record_batch({"d": array}))
     code, details, _ = raw(
@@ -219,13 +217,13 @@ def test_13_a_dictionary_index_out_of_range(address: str) -> None:
     assert code == grpc.StatusCode.INVALID_ARGUMENT, details
 
 
-def test_13_a_missing_dictionary(address: str) -> None:
+def test_a_missing_dictionary(address: str) -> None:
     (schema, _), _, (header, body) = messages(pa.record_batch({"d": pa.array(["x"]).dictionary_encode()}))
     code, details, _ = raw(address, flight_data(schema, path=NAMES), flight_data(header, body))
     assert code == grpc.StatusCode.INVALID_ARGUMENT, details
 
 
-def test_14_nesting_beyond_the_limit(address: str) -> None:
+def test_nesting_beyond_the_limit(address: str) -> None:
     kind = pa.int8()
     for _ in range(66):
         kind = pa.list_(kind)
@@ -236,21 +234,21 @@ def test_14_nesting_beyond_the_limit(address: str) -> None:
     assert code == grpc.StatusCode.INVALID_ARGUMENT, details
 
 
-def test_14_columns_beyond_the_limit(client: Any) -> None:
+def test_columns_beyond_the_limit(client: Any) -> None:
     with pytest.raises(pa.ArrowInvalid, match="columns"):
         refused(client, "echo", pa.record_batch({f"c{i}": [i] for i in range(10_001)}))
 
 
-# ---- 15, 16: the wrong batch
+# ---- the wrong batch
 
 
 @pytest.mark.parametrize("batch", [pa.record_batch({"b": [1]}), pa.record_batch({"a": ["x"]})])
-def test_15_wrong_columns_or_types(client: Any, batch: pa.RecordBatch) -> None:
+def test_wrong_columns_or_types(client: Any, batch: pa.RecordBatch) -> None:
     with pytest.raises(pa.ArrowInvalid, match=r"Fake\.typed takes"):
         refused(client, "typed", batch)
 
 
-def test_16_no_rows_and_no_columns(client: Any) -> None:
+def test_no_rows_and_no_columns(client: Any) -> None:
     with Exchange(client, "echo") as exchange:
         assert exchange.call(rows()).num_rows == 0
     with Exchange(client, "echo") as exchange:
@@ -264,22 +262,22 @@ def test_a_message_without_a_batch(client: Any) -> None:
             exchange.reader.read_chunk()
 
 
-# ---- 18, 20, 21, 28: headers
+# ---- headers
 
 
-def test_18_large_headers(address: str) -> None:
+def test_large_headers(address: str) -> None:
     with RawExchange(address) as exchange:
         code, _, _ = exchange.outcome(stream(STRINGS), metadata=[("x-big", "x" * 65536)])
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.parametrize("text", ["", "abc", "-1", "1.5", "0x10", "9" * 100 + "x"])
-def test_20_a_malformed_timeout(client: Any, text: str) -> None:
+def test_a_malformed_timeout(client: Any, text: str) -> None:
     with pytest.raises(pa.ArrowInvalid, match="x-timeout-ms"):
         refused(client, "echo", rows(1), x_timeout_ms=text)
 
 
-def test_20_passed_short_and_absurd_timeouts(client: Any, service: FakeService) -> None:
+def test_passed_short_and_absurd_timeouts(client: Any, service: FakeService) -> None:
     with pytest.raises(flight.FlightTimedOutError):
         refused(client, "echo", rows(1), x_timeout_ms="0")
     with pytest.raises(flight.FlightTimedOutError, match="the deadline passed"):
@@ -289,7 +287,7 @@ def test_20_passed_short_and_absurd_timeouts(client: Any, service: FakeService) 
     assert service.metas[-1].deadline_ns < 2**63
 
 
-def test_20_the_timeout_of_a_client_that_waits_for_its_reply(client: Any) -> None:
+def test_the_timeout_of_a_client_that_waits_for_its_reply(client: Any) -> None:
     with Exchange(client, "waits", x_timeout_ms="50") as exchange:
         exchange.send(rows(1))
         with pytest.raises(flight.FlightTimedOutError, match="the deadline passed while the method ran"):
@@ -297,27 +295,27 @@ def test_20_the_timeout_of_a_client_that_waits_for_its_reply(client: Any) -> Non
 
 
 @pytest.mark.parametrize("priority", ["10", "-1", "x", ""])
-def test_20_a_malformed_priority(client: Any, priority: str) -> None:
+def test_a_malformed_priority(client: Any, priority: str) -> None:
     with pytest.raises(pa.ArrowInvalid, match="x-priority"):
         refused(client, "echo", rows(1), x_priority=priority)
 
 
-def test_21_a_full_queue_is_unavailable(client: Any) -> None:
+def test_a_full_queue_is_unavailable(client: Any) -> None:
     with pytest.raises(flight.FlightUnavailableError, match="the queue of Fake is full"):
         refused(client, "full", rows(1))
 
 
 @pytest.mark.parametrize("traceparent", ["nonsense", "00-" + "0" * 32 + "-b7ad6b7169203331-01", ""])
-def test_28_a_malformed_traceparent_is_ignored(client: Any, service: FakeService, traceparent: str) -> None:
+def test_a_malformed_traceparent_is_ignored(client: Any, service: FakeService, traceparent: str) -> None:
     with Exchange(client, "echo", traceparent=traceparent) as exchange:
         assert exchange.call(rows(1)).num_rows == 1
     assert service.metas[-1].traceparent == ""
 
 
-# ---- 31: methods that fail
+# ---- methods that fail
 
 
-def test_31_the_replies_before_a_failure_are_delivered(client: Any) -> None:
+def test_the_replies_before_a_failure_are_delivered(client: Any) -> None:
     with Exchange(client, "fails") as exchange:
         for i in (1, 2, -3, 4, 5):
             exchange.send(rows(i), str(i).encode())
@@ -329,7 +327,7 @@ def test_31_the_replies_before_a_failure_are_delivered(client: Any) -> None:
     assert "Traceback" not in str(raised.value)
 
 
-def test_31_a_client_that_waits_gets_the_error_at_once(client: Any) -> None:
+def test_a_client_that_waits_gets_the_error_at_once(client: Any) -> None:
     with Exchange(client, "fails") as exchange:
         assert exchange.call(rows(1)).equals(rows(1))
         exchange.send(rows(-1))
@@ -342,7 +340,7 @@ def test_our_own_bug_is_internal_and_says_little(client: Any) -> None:
         refused(client, "bug", rows(1))
 
 
-# ---- 22: clients that do not play along
+# ---- clients that do not play along
 
 
 def open_sockets() -> int:
@@ -356,7 +354,7 @@ def open_sockets() -> int:
     return found
 
 
-def test_22_a_client_that_leaves_mid_request_gets_its_request_cancelled(client: Any, service: FakeService) -> None:
+def test_a_client_that_leaves_mid_request_gets_its_request_cancelled(client: Any, service: FakeService) -> None:
     with Exchange(client, "waits") as exchange:
         exchange.send(rows(1))
         eventually(lambda: service.running == 1)
@@ -364,7 +362,7 @@ def test_22_a_client_that_leaves_mid_request_gets_its_request_cancelled(client: 
         eventually(lambda: service.running == 0, what="the request is cancelled")
 
 
-def test_22_a_stream_on_which_nothing_is_sent_is_ended() -> None:
+def test_a_stream_on_which_nothing_is_sent_is_ended() -> None:
     with served(LIMITS) as (service, frontend, address):
         with flight.connect(address) as client, Exchange(client, "echo") as exchange:
             exchange.writer.begin(INPUT)
@@ -375,7 +373,7 @@ def test_22_a_stream_on_which_nothing_is_sent_is_ended() -> None:
         good_request_works(address)
 
 
-def test_22_a_put_on_which_nothing_is_sent_is_ended() -> None:
+def test_a_put_on_which_nothing_is_sent_is_ended() -> None:
     with served(LIMITS) as (service, frontend, address):
         with flight.connect(address) as client:
             writer, reader = client.do_put(path("typed"), INPUT, options())
@@ -387,7 +385,7 @@ def test_22_a_put_on_which_nothing_is_sent_is_ended() -> None:
         good_request_works(address)
 
 
-def test_22_an_idle_stream_beside_an_active_one_is_left_alone() -> None:
+def test_an_idle_stream_beside_an_active_one_is_left_alone() -> None:
     with served(LIMITS) as (_, frontend, address):
         with flight.connect(address) as client, Exchange(client, "echo") as idle, Exchange(client, "echo") as active:
             idle.call(rows(0))
@@ -402,7 +400,7 @@ def test_22_an_idle_stream_beside_an_active_one_is_left_alone() -> None:
             assert idle.call(rows(7)).equals(rows(7))
 
 
-def test_22_a_reader_that_never_reads_is_ended_and_holds_a_bounded_window() -> None:
+def test_a_reader_that_never_reads_is_ended_and_holds_a_bounded_window() -> None:
     batch = pa.record_batch({"a": pa.array(range(100_000), pa.int64())})
     with served(LIMITS) as (service, frontend, address):
         with flight.connect(address) as client, Exchange(client, "echo") as exchange:
@@ -416,7 +414,7 @@ def test_22_a_reader_that_never_reads_is_ended_and_holds_a_bounded_window() -> N
         good_request_works(address)
 
 
-def test_22_a_client_whose_connection_breaks(address: str, service: FakeService) -> None:
+def test_a_client_whose_connection_breaks(address: str, service: FakeService) -> None:
     host, port = address.removeprefix("grpc://").rsplit(":", 1)
     for sent in (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", random.Random(2).randbytes(4096)):
         with socket.create_connection((host, int(port))) as connection:

@@ -212,7 +212,7 @@ def test_adbc_prepared_statements_tell_their_parameters(connection: Any) -> None
         "SELECT * FROM read_csv('/etc/passwd')",
     ],
 )
-def test_24_what_would_write_or_reach_out_is_refused(connection: Any, sql: str) -> None:
+def test_what_would_write_or_reach_out_is_refused(connection: Any, sql: str) -> None:
     with connection.cursor() as cursor, pytest.raises(adbc_driver_manager.Error, match=r"(?i)unauthorized|permission"):
         cursor.execute(sql)
 
@@ -229,7 +229,7 @@ def test_what_changes_nothing_is_answered(connection: Any, sql: str) -> None:
         assert [row[1] for row in cursor.fetchall()] == ["carrier", "name"]
 
 
-def test_23_statements_that_are_wrong(connection: Any) -> None:
+def test_statements_that_are_wrong(connection: Any) -> None:
     for sql in (
         "SELEC 1",
         "SELECT 1; SELECT 2",
@@ -246,7 +246,7 @@ def test_23_statements_that_are_wrong(connection: Any) -> None:
         cursor.execute("SELECT id FROM flights WHERE id = ?", (1, 2))
 
 
-def test_25_a_query_without_end_meets_its_deadline(client: Any) -> None:
+def test_a_query_without_end_meets_its_deadline(client: Any) -> None:
     options = flight.FlightCallOptions(headers=[(b"x-timeout-ms", b"300")])
     with pytest.raises(flight.FlightTimedOutError):
         select(
@@ -257,7 +257,7 @@ def test_25_a_query_without_end_meets_its_deadline(client: Any) -> None:
     assert select(client, "SELECT 1 AS a")["a"].to_pylist() == [1]
 
 
-def test_26_a_query_over_the_memory_limit(client: Any) -> None:
+def test_a_query_over_the_memory_limit(client: Any) -> None:
     # RESOURCE_EXHAUSTED, as far as pyarrow can say it.
     with pytest.raises(flight.FlightUnavailableError, match=r"(?i)memory"):
         select(client, "SELECT list(range) FROM range(200000000)")
@@ -288,7 +288,7 @@ def logged_in(user: str) -> Any:
     return flight.FlightCallOptions(headers=[(b"authorization", b"Basic " + credentials)])
 
 
-def test_1_tickets_that_are_not_ours(client: Any) -> None:
+def test_tickets_that_are_not_ours(client: Any) -> None:
     good = client.get_flight_info(flight.FlightDescriptor.for_command(b"SELECT 1")).endpoints[0].ticket.ticket
     flipped = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in range(len(good) - 60, len(good), 7)]
     for bad in (b"", b"\0" * 40, good[:-1], good + b"x", *flipped):
@@ -296,7 +296,7 @@ def test_1_tickets_that_are_not_ours(client: Any) -> None:
             client.do_get(flight.Ticket(bad)).read_all()
 
 
-def test_2_tickets_that_have_expired(client: Any, frontend: tuple[str, FlightFrontend]) -> None:
+def test_tickets_that_have_expired(client: Any, frontend: tuple[str, FlightFrontend]) -> None:
     past = Tickets(b"k" * 32, clock_s=lambda: 1.0)
     handle = past.seal(past.prepared(Statement("nyc", "SELECT 1"), ""))
     with pytest.raises(KeyError, match="expired"):
@@ -336,7 +336,7 @@ def test_messages_of_no_kind_that_there_is(client: Any, name: str) -> None:
         action(client, "CreatePreparedStatement", unknown)
 
 
-def test_27_a_handle_that_was_closed_and_one_of_another_user(client: Any) -> None:
+def test_a_handle_that_was_closed_and_one_of_another_user(client: Any) -> None:
     handle = prepared(client, "SELECT 1 AS a")
     assert prepared_info(client, handle).schema.names == ["a"]
     action(
@@ -402,7 +402,7 @@ def test_adbc_logs_in(frontend: tuple[str, FlightFrontend]) -> None:
         assert cursor.fetchall() == [(1,)]
 
 
-def test_29_credentials_that_cannot_be_read(client: Any) -> None:
+def test_credentials_that_cannot_be_read(client: Any) -> None:
     for value in (b"Basic !!!", b"Basic " + base64.b64encode(b"nobody"), b"Digest a"):
         options = flight.FlightCallOptions(headers=[(b"authorization", value)])
         with pytest.raises(flight.FlightUnauthenticatedError):

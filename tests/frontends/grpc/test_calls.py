@@ -97,7 +97,7 @@ def test_a_large_reply_of_one_result_passes(host: Any) -> None:
         assert read(ask(stub, "identity", stream_of(batch_of(*range(rows)))).arrow_stream).num_rows == rows
 
 
-# ---- bad input (docs/explanation/promises.md, rows 3 to 31)
+# ---- bad input (docs/explanation/promises.md)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_a_client_that_cancels_ends_the_query(served: Served, stub: Any, sql: st
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_row_25_the_deadline_ends_an_endless_query(served: Served, stub: Any, native: bool) -> None:
+def test_the_deadline_ends_an_endless_query(served: Served, stub: Any, native: bool) -> None:
     call = query(stub, ENDLESS, timeout=0.2) if native else query(stub, ENDLESS, metadata=[("x-timeout-ms", "200")])
     assert refused(stub, call).code() == Code.DEADLINE_EXCEEDED
     eventually(served.at_rest, what="the query was interrupted")
@@ -137,7 +137,7 @@ def test_rows_23_24_and_26(stub: Any, sql: str, code: str, _: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [{"0": [1], "1": [2]}, {"0": ["x"]}, {"0": [[1]]}])
-def test_row_23_wrong_number_or_type(stub: Any, rows: dict[str, Any]) -> None:
+def test_wrong_number_or_type(stub: Any, rows: dict[str, Any]) -> None:
     error = refused(stub, query(stub, "SELECT * FROM people WHERE id = $1", rows))
     assert error.code() == Code.INVALID_ARGUMENT
 

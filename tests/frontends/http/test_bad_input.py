@@ -1,5 +1,5 @@
-"""Bad inputs over HTTP, by row of the table in docs/explanation/promises.md. After each the server is where it was:
-nothing in flight, no body held, and the next good request works."""
+"""Bad inputs over HTTP (docs/explanation/promises.md). After each the server is where it was: nothing in flight, no
+body held, and the next good request works."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def check(answer: httpx.Response, status: int, code: str, says: str = "") -> Non
     assert os.sep + "flightserve" not in answer.text
 
 
-# ---- 3, 4, 5: names and routes
+# ---- names and routes
 
 
 @pytest.mark.parametrize("path", ["/v1/nope/identity", "/v1/Probe/nope"])
-def test_row_3_unknown_names(client: httpx.Client, path: str) -> None:
+def test_unknown_names(client: httpx.Client, path: str) -> None:
     for answer in (client.post(path, content=GOOD), client.get(path)):
         check(answer, 404, "NOT_FOUND", "nope")
 
@@ -92,11 +92,12 @@ def test_row_3_unknown_names(client: httpx.Client, path: str) -> None:
         "/v1/Probe/" + "x" * 10_000,
     ],
 )
-def test_row_4_what_can_be_no_name(url: str, path: str) -> None:
+def test_what_can_be_no_name(url: str, path: str) -> None:
     raw = Raw(url).send(post(path, GOOD, "connection: close")).until_closed()
-    assert raw.status in (400, 404)
+    assert raw.status == 400
     get = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
-    assert Raw(url).send(get).until_closed().status in (400, 404)
+    # The pages' router reads a path as UTF-8 and takes %2F for a slash: it finds no such page.
+    assert Raw(url).send(get).until_closed().status == (404 if path in ("/v1/a%2Fb/x", "/v1/Probe/%ff") else 400)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_row_4_what_can_be_no_name(url: str, path: str) -> None:
         ("POST", "/healthz", 405),
     ],
 )
-def test_row_5_unknown_routes(client: httpx.Client, method: str, path: str, status: int) -> None:
+def test_unknown_routes(client: httpx.Client, method: str, path: str, status: int) -> None:
     check(client.request(method, path), status, "UNIMPLEMENTED")
 
 
@@ -121,15 +122,15 @@ def test_row_5_unknown_routes(client: httpx.Client, method: str, path: str, stat
     ("path", "taken"),
     [(IDENTITY, {"GET", "HEAD", "POST"}), ("/healthz", {"GET", "HEAD"}), ("/v1/sql", {"GET", "HEAD", "POST"})],
 )
-def test_row_5_a_refused_method_is_told_which_are_taken(client: httpx.Client, path: str, taken: set[str]) -> None:
+def test_a_refused_method_is_told_which_are_taken(client: httpx.Client, path: str, taken: set[str]) -> None:
     assert set(client.put(path).headers["allow"].split(", ")) == taken
 
 
-# ---- 6, 7, 8: sizes and framing
+# ---- sizes and framing
 
 
 @pytest.mark.parametrize(("kind", "limit"), [(ARROW, LIMITS.body_bytes_max), (JSON, LIMITS.json_bytes_max)])
-def test_row_6_a_byte_over_the_limit(client: httpx.Client, kind: str, limit: int) -> None:
+def test_a_byte_over_the_limit(client: httpx.Client, kind: str, limit: int) -> None:
     headers = {"content-type": kind}
     for at_limit in (b" " * limit, iter([b" " * limit])):
         check(client.post(IDENTITY, content=at_limit, headers=headers), 400, "INVALID_ARGUMENT")
@@ -137,7 +138,7 @@ def test_row_6_a_byte_over_the_limit(client: httpx.Client, kind: str, limit: int
         check(client.post(IDENTITY, content=over, headers=headers), 413, "RESOURCE_EXHAUSTED")
 
 
-def test_row_6_a_body_that_says_how_large_it_is_is_not_waited_for(url: str) -> None:
+def test_a_body_that_says_how_large_it_is_is_not_waited_for(url: str) -> None:
     for path in (IDENTITY, "/v1/sql"):
         head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10000000000\r\n\r\n".encode()
         raw = Raw(url).send(head).until_closed()
@@ -145,43 +146,43 @@ def test_row_6_a_body_that_says_how_large_it_is_is_not_waited_for(url: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("head", "body", "statuses"),
+    ("head", "body", "status"),
     [
-        ("content-length: 30", GOOD, {408}),
-        ("content-length: 10", GOOD, {400}),
-        ("content-length: 21\r\ntransfer-encoding: chunked", GOOD, {400}),
-        ("transfer-encoding: chunked\r\ncontent-length: 21", b"15\r\n" + GOOD + b"\r\n0\r\n\r\n", {400}),
-        ("content-length: 21\r\ncontent-length: 22", GOOD, {400}),
-        ("content-length: -1", GOOD, {400}),
-        ("content-length: 2x", GOOD, {400}),
-        ("content-length: " + "9" * 40, GOOD, {400, 413}),
-        ("transfer-encoding: chunked", b"zz\r\n" + GOOD, {400}),
-        ("transfer-encoding: chunked", b"-5\r\n" + GOOD, {400}),
-        ("transfer-encoding: chunked", b"f" * 40 + b"\r\n" + GOOD, {400}),
-        ("transfer-encoding: chunked", b"5\r\n" + GOOD, {400}),
-        ("transfer-encoding: gzip", GOOD, {400}),
+        ("content-length: 30", GOOD, 408),
+        ("content-length: 10", GOOD, 400),
+        ("content-length: 21\r\ntransfer-encoding: chunked", GOOD, 400),
+        ("transfer-encoding: chunked\r\ncontent-length: 21", b"15\r\n" + GOOD + b"\r\n0\r\n\r\n", 400),
+        ("content-length: 21\r\ncontent-length: 22", GOOD, 400),
+        ("content-length: -1", GOOD, 400),
+        ("content-length: 2x", GOOD, 400),
+        ("content-length: " + "9" * 40, GOOD, 400),
+        ("transfer-encoding: chunked", b"zz\r\n" + GOOD, 400),
+        ("transfer-encoding: chunked", b"-5\r\n" + GOOD, 400),
+        ("transfer-encoding: chunked", b"f" * 40 + b"\r\n" + GOOD, 400),
+        ("transfer-encoding: chunked", b"5\r\n" + GOOD, 400),
+        ("transfer-encoding: gzip", GOOD, 400),
     ],
 )
-def test_row_7_framing(url: str, head: str, body: bytes, statuses: set[int]) -> None:
+def test_framing(url: str, head: str, body: bytes, status: int) -> None:
     request = f"POST {IDENTITY} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {JSON}\r\n{head}\r\n\r\n".encode() + body
     raw = Raw(url).send(request).until_closed()
     # Where the length is too short, the call is answered and what follows it is no request.
     last = raw.received[raw.received.rindex(b"HTTP/1.1 ") :]
-    assert int(last.split(b" ", 2)[1]) in statuses
+    assert int(last.split(b" ", 2)[1]) == status
     assert b"connection: close" in last
 
 
 @pytest.mark.parametrize(
     "data", [b"\x00\xff\x16\x03\x01", b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\n"]
 )
-def test_row_7_what_is_not_http(url: str, data: bytes) -> None:
+def test_what_is_not_http(url: str, data: bytes) -> None:
     raw = Raw(url).send(data).until_closed()
     # HTTP/2's preface is waited out: its second half may still come.
     assert (raw.status, raw.code) in ((400, "INVALID_ARGUMENT"), (408, "DEADLINE_EXCEEDED"))
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
-def test_row_7_upgrades(url: str, upgrade: str) -> None:
+def test_upgrades(url: str, upgrade: str) -> None:
     raw = Raw(url).send(post(IDENTITY, GOOD, "connection: upgrade", f"upgrade: {upgrade}")).until_closed()
     assert (raw.status, raw.code) == (400, "INVALID_ARGUMENT")
     page = f"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: {upgrade}\r\n\r\n".encode()
@@ -190,7 +191,7 @@ def test_row_7_upgrades(url: str, upgrade: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 @pytest.mark.parametrize("kind", [JSON, ARROW])
-def test_row_8_bombs(client: httpx.Client, encoding: str, kind: str) -> None:
+def test_bombs(client: httpx.Client, encoding: str, kind: str) -> None:
     headers = {"content-type": kind, "content-encoding": encoding}
     plain = b" " * 20_000_000
     bomb = gzip.compress(plain) if encoding == "gzip" else pa.compress(plain, "zstd", asbytes=True)
@@ -201,7 +202,7 @@ def test_row_8_bombs(client: httpx.Client, encoding: str, kind: str) -> None:
         check(client.post(IDENTITY, content=broken, headers=headers), 400, "INVALID_ARGUMENT")
 
 
-# ---- 9: types
+# ---- types
 
 
 @pytest.mark.parametrize(
@@ -217,11 +218,11 @@ def test_row_8_bombs(client: httpx.Client, encoding: str, kind: str) -> None:
         ({"accept": ";;;,,"}, 406),
     ],
 )
-def test_row_9_types(client: httpx.Client, headers: dict[str, str], status: int) -> None:
+def test_types(client: httpx.Client, headers: dict[str, str], status: int) -> None:
     check(client.post(IDENTITY, content=GOOD, headers={"content-type": JSON, **headers}), status, "UNIMPLEMENTED")
 
 
-# ---- 10 to 16: Arrow
+# ---- Arrow
 
 
 def bad_streams() -> list[bytes]:
@@ -237,12 +238,12 @@ def bad_streams() -> list[bytes]:
 
 
 @pytest.mark.parametrize("number", range(len(bad_streams())))
-def test_row_10_streams_that_are_none(client: httpx.Client, number: int) -> None:
+def test_streams_that_are_none(client: httpx.Client, number: int) -> None:
     answer = client.post(IDENTITY, content=bad_streams()[number], headers={"content-type": ARROW})
     check(answer, 400, "INVALID_ARGUMENT")
 
 
-def test_row_11_flipped_bits_are_refused_or_harmless(client: httpx.Client) -> None:
+def test_flipped_bits_are_refused_or_harmless(client: httpx.Client) -> None:
     whole = bytearray(ipc(ROWS))
     noise = random.Random(11)
     for _ in range(150):
@@ -253,7 +254,7 @@ def test_row_11_flipped_bits_are_refused_or_harmless(client: httpx.Client) -> No
         assert answer.status_code in (200, 400, 413, 422), answer.text
 
 
-def test_row_11_invalid_utf_8_and_offsets(client: httpx.Client) -> None:
+def test_invalid_utf_8_and_offsets(client: httpx.Client) -> None:
     not_utf8 = pa.Array.from_buffers(
         pa.string(), 1, [None, pa.py_buffer(b"\x00\x00\x00\x00\x02\x00\x00\x00"), pa.py_buffer(b"\xff\xfe")]
     )
@@ -268,24 +269,24 @@ def test_row_11_invalid_utf_8_and_offsets(client: httpx.Client) -> None:
         assert answer.status_code == 400, answer.text
 
 
-def test_row_11_a_buffer_that_claims_to_unpack_to_much(client: httpx.Client) -> None:
+def test_a_buffer_that_claims_to_unpack_to_much(client: httpx.Client) -> None:
     packed = ipc(pa.record_batch({"a": [0] * 10_000}), pa.ipc.IpcWriteOptions(compression="zstd"))
     length = (80_000).to_bytes(8, "little")
     assert length in packed
     for claim in (2**40, 2**63 - 1):
         data = packed.replace(length, claim.to_bytes(8, "little"))
         answer = client.post(IDENTITY, content=data, headers={"content-type": ARROW})
-        assert answer.status_code in (400, 413), answer.text
+        assert answer.status_code == 413, answer.text
 
 
-def test_row_13_dictionaries(client: httpx.Client) -> None:
+def test_dictionaries(client: httpx.Client) -> None:
     indices = pa.array([0, 7], pa.int8())
     array = pa.DictionaryArray.from_arrays(indices, ["x", "y"], safe=False)
     answer = client.post(IDENTITY, content=ipc(pa.record_batch({"d": array})), headers={"content-type": ARROW})
     check(answer, 400, "INVALID_ARGUMENT")
 
 
-def test_row_14_nesting_and_columns() -> None:
+def test_nesting_and_columns() -> None:
     kind: pa.DataType = pa.int8()
     for _ in range(20):
         kind = pa.list_(kind)
@@ -300,20 +301,20 @@ def test_row_14_nesting_and_columns() -> None:
 
 
 @pytest.mark.parametrize("body", [{"b": [1]}, {"a": ["x"]}, {"a": [1.5]}, {"a": [1], "b": [1]}, {}])
-def test_row_15_the_wrong_columns_or_types(client: httpx.Client, body: dict[str, Any]) -> None:
+def test_the_wrong_columns_or_types(client: httpx.Client, body: dict[str, Any]) -> None:
     check(client.post(TYPED, json={"columns": body}), 422, "INVALID_ARGUMENT")
     batch = pa.RecordBatch.from_pydict(body)
     check(client.post(TYPED, content=ipc(batch), headers={"content-type": ARROW}), 422, "INVALID_ARGUMENT")
 
 
-def test_row_16_no_rows_and_no_columns(client: httpx.Client) -> None:
+def test_no_rows_and_no_columns(client: httpx.Client) -> None:
     assert client.post(TYPED, json={"columns": {"a": []}}).json() == {"columns": {"a": []}}
     assert client.post(TYPED, json={"rows": []}).json() == {"rows": []}
     check(client.post(IDENTITY, json={"rows": []}), 422, "INVALID_ARGUMENT")
     check(client.post(IDENTITY, json={"columns": {}}), 422, "INVALID_ARGUMENT")
 
 
-# ---- 17: JSON (each fault, with its text: test_json_columns)
+# ---- JSON (each fault, with its text: test_json_columns)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,7 @@ def test_row_16_no_rows_and_no_columns(client: httpx.Client) -> None:
         b"null",
     ],
 )
-def test_row_17_json(client: httpx.Client, body: bytes) -> None:
+def test_json(client: httpx.Client, body: bytes) -> None:
     check(client.post(IDENTITY, content=body), 400, "INVALID_ARGUMENT")
     # The same from the path of large and packed bodies.
     check(
@@ -341,7 +342,7 @@ def test_row_17_json(client: httpx.Client, body: bytes) -> None:
     )
 
 
-# ---- 20, 21, 28, 31
+# ---- metadata, a full queue, methods that misbehave
 
 
 @pytest.mark.parametrize(
@@ -355,16 +356,16 @@ def test_row_17_json(client: httpx.Client, body: bytes) -> None:
         ({"x-request-id": "x" * 129}, 400, "INVALID_ARGUMENT"),
     ],
 )
-def test_row_20_metadata(client: httpx.Client, headers: dict[str, str], status: int, code: str) -> None:
+def test_metadata(client: httpx.Client, headers: dict[str, str], status: int, code: str) -> None:
     check(client.post(IDENTITY, content=GOOD, headers=headers), status, code)
 
 
-def test_row_20_absurd_and_tiny_timeouts(client: httpx.Client) -> None:
+def test_absurd_and_tiny_timeouts(client: httpx.Client) -> None:
     assert client.post(IDENTITY, content=GOOD, headers={"x-timeout-ms": "9" * 400}).status_code == 200
     check(client.post("/v1/Probe/never", content=GOOD, headers={"x-timeout-ms": "1"}), 504, "DEADLINE_EXCEEDED")
 
 
-def test_row_21_a_full_queue(url: str, server: tuple[Any, httpx.Client]) -> None:
+def test_a_full_queue(url: str, server: tuple[Any, httpx.Client]) -> None:
     raws = [Raw(url) for _ in range(3)]
     statistics = server[0].service.statistics
     for number, raw in enumerate(raws):
@@ -380,7 +381,7 @@ def test_row_21_a_full_queue(url: str, server: tuple[Any, httpx.Client]) -> None
 
 
 @pytest.mark.parametrize("value", ["junk", "00-" + "0" * 32 + "-" + "0" * 16 + "-00", "x" * 5000])
-def test_row_28_a_malformed_traceparent_is_ignored(client: httpx.Client, value: str) -> None:
+def test_a_malformed_traceparent_is_ignored(client: httpx.Client, value: str) -> None:
     assert client.post(IDENTITY, content=GOOD, headers={"traceparent": value}).status_code == 200
 
 
@@ -396,7 +397,7 @@ def test_row_28_a_malformed_traceparent_is_ignored(client: httpx.Client, value: 
     ],
 )
 @pytest.mark.parametrize("kind", [JSON, ARROW])
-def test_row_31_methods_that_misbehave(
+def test_methods_that_misbehave(
     client: httpx.Client, method: str, status: int, code: str, says: str, kind: str
 ) -> None:
     content = GOOD if kind == JSON else ipc(ROWS.select(["a"]))
@@ -423,5 +424,5 @@ def test_random_bytes_never_harm(url: str) -> None:
 def test_the_error_s_text_is_json_whatever_the_caller_sent(client: httpx.Client) -> None:
     name = base64.b64encode(b"\xf0\x28").decode() + "%F0%28"
     answer = client.post(f"/v1/{name}/x", content=GOOD)
-    assert answer.status_code in (400, 404)
-    assert json.loads(answer.content)["error"]["code"] in ("INVALID_ARGUMENT", "NOT_FOUND")
+    assert answer.status_code == 400
+    assert json.loads(answer.content)["error"]["code"] == "INVALID_ARGUMENT"

@@ -1,5 +1,5 @@
-"""Heads that are too large, requests that take too long, readers that do not read (rows 18, 19, 22 of the table
-in docs/explanation/promises.md). After each the server is where it was, and the next good request works."""
+"""Heads that are too large, requests that take too long, readers that do not read (docs/explanation/promises.md).
+After each the server is where it was, and the next good request works."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def unharmed(server: tuple[Any, httpx.Client]) -> Iterator[None]:
     )
 
 
-# ---- 18: heads
+# ---- heads
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def unharmed(server: tuple[Any, httpx.Client]) -> Iterator[None]:
         (f"POST {IDENTITY}?" + "u" * 65_536 + " HTTP/1.1\r\n\r\n", 414),
     ],
 )
-def test_row_18_heads(url: str, head: str, status: int) -> None:
+def test_heads(url: str, head: str, status: int) -> None:
     raw = Raw(url).send(head.encode()).until_closed()
     assert (raw.status, raw.code) == (status, "RESOURCE_EXHAUSTED")
 
 
 @pytest.mark.parametrize("before", [b"", post(IDENTITY, GOOD)], ids=["first", "pipelined"])
-def test_row_18_a_head_that_comes_in_two_pieces_is_counted_whole(
+def test_a_head_that_comes_in_two_pieces_is_counted_whole(
     server: tuple[Any, httpx.Client], url: str, before: bytes
 ) -> None:
     head = f"POST {IDENTITY} HTTP/1.1\r\nx: ".encode() + b"y" * LIMITS.header_bytes_max
@@ -90,7 +90,7 @@ def test_row_18_a_head_that_comes_in_two_pieces_is_counted_whole(
     assert b" 431 " in raw.send(b"\r\n\r\n").until_closed().received
 
 
-def test_row_18_heads_within_the_bounds_are_taken(url: str) -> None:
+def test_heads_within_the_bounds_are_taken(url: str) -> None:
     headers = [f"h{n}: {'x' * 100}" for n in range(LIMITS.header_count_max - 10)]
     assert (
         Raw(url).send(post(IDENTITY + "?" + "q" * 16_000, GOOD, *headers, "connection: close")).until_closed().status
@@ -173,7 +173,7 @@ def test_a_body_of_chunks_of_a_byte_is_one_piece(server: tuple[Any, httpx.Client
     raw.close()
 
 
-# ---- 19: time
+# ---- time
 
 
 def drip(url: str, request: bytes) -> Raw:
@@ -194,7 +194,7 @@ def drip(url: str, request: bytes) -> Raw:
     return raw.until_closed()
 
 
-def test_row_19_heads_and_bodies_that_drip(url: str) -> None:
+def test_heads_and_bodies_that_drip(url: str) -> None:
     head, _, _ = post(IDENTITY, GOOD).partition(b"\r\n\r\n")
     long_body = post(IDENTITY, b" " * 1000).partition(b"\r\n\r\n")
     with ThreadPoolExecutor(3) as pool:
@@ -224,7 +224,7 @@ def drip_body(url: str, request: tuple[bytes, bytes, bytes]) -> Raw:
     return raw.until_closed()
 
 
-def test_row_19_idle_connections_are_closed(url: str) -> None:
+def test_idle_connections_are_closed(url: str) -> None:
     silent = Raw(url)
     used = Raw(url).send(post(IDENTITY, GOOD)).read_answer()
     assert silent.until_closed().received == b""
@@ -232,7 +232,7 @@ def test_row_19_idle_connections_are_closed(url: str) -> None:
     used.close()
 
 
-def test_row_19_connections_are_bounded(url: str, server: tuple[Any, httpx.Client]) -> None:
+def test_connections_are_bounded(url: str, server: tuple[Any, httpx.Client]) -> None:
     frontend = frontend_of(server[0])
     held = [Raw(url).send(b"POST") for _ in range(LIMITS.connections_max)]
     eventually(lambda: frontend.statistics()["http_connections"] >= LIMITS.connections_max)
@@ -243,7 +243,7 @@ def test_row_19_connections_are_bounded(url: str, server: tuple[Any, httpx.Clien
     eventually(lambda: frontend.statistics()["http_connections"] < 5)
 
 
-def test_row_19_one_connection_too_many_takes_the_place_of_the_longest_idle() -> None:
+def test_one_connection_too_many_takes_the_place_of_the_longest_idle() -> None:
     with http_served(EdgeLimits(connections_max=20)) as (host, client):
         frontend, url = frontend_of(host), str(client.base_url)
 
@@ -267,7 +267,7 @@ def test_row_19_one_connection_too_many_takes_the_place_of_the_longest_idle() ->
         eventually(lambda: frontend.statistics()["http_connections"] <= 1)
 
 
-def test_row_22_a_reader_that_never_reads_is_given_up(url: str, server: tuple[Any, httpx.Client]) -> None:
+def test_a_reader_that_never_reads_is_given_up(url: str, server: tuple[Any, httpx.Client]) -> None:
     frontend = frontend_of(server[0])
     raw = Raw(url)
     raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

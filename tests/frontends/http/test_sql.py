@@ -258,7 +258,7 @@ def test_parameters_that_are_none(client: httpx.Client, parameters: Any, said: s
 
 
 @pytest.mark.parametrize("parameters", [[], [1, 2], {"b": 1, "c": 2}, ["x"], [[1, 2]], [{}]])
-def test_row_23_wrong_number_or_type(client: httpx.Client, parameters: Any) -> None:
+def test_wrong_number_or_type(client: httpx.Client, parameters: Any) -> None:
     check(ask(client, "SELECT * FROM people WHERE id = $1", parameters), 400, "INVALID_ARGUMENT")
     still_works(client)
 
@@ -287,7 +287,7 @@ def test_what_changes_nothing_is_answered(client: httpx.Client, query: str) -> N
     assert "USE statements are not" in check(ask(client, "USE other"), 403, "PERMISSION_DENIED")
 
 
-def test_row_25_the_deadline_ends_an_endless_query(served: Served, client: httpx.Client) -> None:
+def test_the_deadline_ends_an_endless_query(served: Served, client: httpx.Client) -> None:
     before = answers(served.metrics, "http", "DEADLINE_EXCEEDED")
     answer = client.post(SQL, json={"query": ENDLESS}, headers={"x-timeout-ms": "200"})
     check(answer, 504, "DEADLINE_EXCEEDED")
@@ -315,7 +315,7 @@ def test_row_25_the_deadline_ends_an_endless_query(served: Served, client: httpx
         b'{"query": "SELECT $1", "parameters": [' + b"9" * 100_000 + b"]}",
     ],
 )
-def test_row_17_malformed_bodies(client: httpx.Client, body: bytes) -> None:
+def test_malformed_bodies(client: httpx.Client, body: bytes) -> None:
     check(client.post(SQL, content=body, headers={"content-type": JSON}), 400, "INVALID_ARGUMENT")
     still_works(client)
 

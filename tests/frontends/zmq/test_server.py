@@ -151,7 +151,7 @@ def test_a_streaming_methods_batches_come_in_one_stream(dealer: zmq.Socket[bytes
     assert refused(dealer, header("large"), stream_of(batch_of(50)))["code"] == "RESOURCE_EXHAUSTED"
 
 
-# ---- bad input (docs/explanation/promises.md, rows 3 to 31)
+# ---- bad input (docs/explanation/promises.md)
 
 
 @pytest.mark.parametrize(
