@@ -133,7 +133,7 @@ class Plane:
     def leases(self) -> dict[str, float]:
         """Regions in use, by process."""
         held = {f"replica {n}": replica.statistics()["leases"] for n, replica in enumerate(self.replicas)}
-        return held | {"client": self.client.pool.statistics()["leases"]}
+        return held | {"client": self.client.memory.pool.statistics()["leases"]}
 
     def stop(self) -> None:
         self.client.stop()

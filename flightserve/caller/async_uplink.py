@@ -8,55 +8,54 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
 
-from flightserve.caller.uplink import RouterSession
+from flightserve.caller.memory import CallerMemory
+from flightserve.caller.uplink import Uplink
 from flightserve.errors import FlightserveError
 from flightserve.fabric.transport.channels import PollingChannel, connect
 from flightserve.wire import frames
-
-if TYPE_CHECKING:
-    from flightserve.caller.client import RouterClient
 
 
 class AsyncUplink:
     """One connection to one router, on the event loop."""
 
-    def __init__(self, client: RouterClient, session: RouterSession, loop: asyncio.AbstractEventLoop) -> None:
-        self.session = session
-        self.state = client.bookkeeping(session)
-        self._client = client
+    def __init__(self, state: Uplink, memory: CallerMemory, loop: asyncio.AbstractEventLoop) -> None:
+        self.session = state.session
+        self.state = state
+        self._pool = memory.pool
         self._loop = loop
         self._flush_due = False
         self._writing = False
         self.closed = False
-        sock = connect(session.router.endpoint, client.fabric.connect_timeout_s)
-        self._channel = PollingChannel(sock, self.state.shown.add)
+        sock = connect(self.session.router.endpoint, memory.limits.connect_timeout_s)
+        self._channel = PollingChannel(sock, state.shown.add)
         self._fd = sock.fileno()
-        loop.add_reader(self._fd, self._readable)
-        self.send(frames.Hello(frames.PROTOCOL_VERSION, client.peer_id, "frontend", True, pid=os.getpid()))
+        loop.add_reader(self._fd, self._read)
+        self.send(frames.Hello(frames.PROTOCOL_VERSION, self._pool.owner, "frontend", True, pid=os.getpid()))
 
-    @property
-    def ready(self) -> bool:
-        """The router greeted, and said how many requests it takes."""
-        return bool(self.session.credits)
-
-    def send(self, frame: frames.Frame, region: frames.Region | None = None) -> None:
+    def send(self, frame: frames.Frame) -> None:
         """Queue a frame; everything queued in one turn of the loop leaves in one send. Nothing happens once the
         connection is lost: what it was about is somebody else's by then."""
         if self.closed:
             return
-        if region is not None and (region.owner, region.segment) not in self._channel.known:
-            try:
-                self._channel.announce(*self._client.pool.announcement(region.segment))
-            except (FlightserveError, OSError) as error:
-                # Not now: the request is being submitted, and can be taken back only when it is whole.
-                self._loop.call_soon(self._client.end_session, self.session, str(error))
-                return
+        if type(frame) is frames.Submit and not self._announce(frame):
+            return
         self._channel.queue(frame)
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
+
+    def _announce(self, submit: frames.Submit) -> bool:
+        """Show the router the segment that the requests lie in; False where that cannot be, and the session ends."""
+        owner, segment = submit.region.owner, submit.region.segment
+        if submit.rows or (owner, segment) in self._channel.known:
+            return True
+        try:
+            self._channel.announce(*self._pool.announcement(segment))
+        except (FlightserveError, OSError) as error:
+            self._lose(str(error))
+            return False
+        return True
 
     def flush(self) -> None:
         """Send what is queued now: what was to leave with it has come."""
@@ -71,7 +70,7 @@ class AsyncUplink:
         try:
             done = self._channel.flush()
         except FlightserveError as error:
-            self._client.end_session(self.session, error.message)
+            self._lose(error.message)
             return
         if done is self._writing:
             self._writing = not done
@@ -80,20 +79,19 @@ class AsyncUplink:
             else:
                 self._loop.add_writer(self._fd, self._flush)
 
-    def _readable(self) -> None:
+    def _read(self) -> None:
         try:
             for frame in self._channel.read():
                 if type(frame) is frames.Ping:
                     self.send(frames.Pong(frame.number))
                 elif type(frame) is frames.Hello:
-                    self.session.greeted(frame)
-                    self._client.router_ready()
+                    self.session.take_hello(frame)
                 elif type(frame) is frames.Segment:
                     self._channel.take_segment()
                 else:
                     self.state.receive(frame)
         except FlightserveError as error:
-            self._client.end_session(self.session, error.message)
+            self._lose(error.message)
 
     def sweep(self, now_ns: int) -> None:
         """Send leases that wait, and end requests whose router forgot them."""
@@ -101,8 +99,12 @@ class AsyncUplink:
             self._flush()
         self.state.end_overdue(now_ns)
 
+    def _lose(self, why: str) -> None:
+        self.hang_up()
+        self.session.events.session_lost(self.session, why)
+
     def hang_up(self) -> None:
-        """Close the connection. Idempotent. What was in flight is the client's to settle."""
+        """Close the connection. Idempotent. What was in flight is for the others to settle."""
         if self.closed:
             return
         self.closed = True

@@ -6,19 +6,18 @@ import asyncio
 import collections
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
-from flightserve.caller.uplink import Deliver, MemoryFull, SharedSlice
-from flightserve.contracts.service import EncodedStream, PartCallback, Passed, Payload
+from flightserve.caller.results import SharedSlice
+from flightserve.caller.staging import MemoryFull
+from flightserve.caller.uplink import Deliver
+from flightserve.contracts.service import PartCallback, Passed, Payload
 from flightserve.errors import Cancelled, FlightserveError, ResourceExhausted
 from flightserve.loops import beside
 from flightserve.types import RequestMeta
 from flightserve.wire import frames
-
-if TYPE_CHECKING:
-    from flightserve.caller.client import RouterClient
 
 
 class Submitter(Protocol):
@@ -45,7 +44,11 @@ class Submitter(Protocol):
         """Tell the router that has the request."""
         ...
 
-    async def room(self, nbytes: int, deadline_ns: int) -> None:
+    def flush(self) -> None:
+        """Send what is queued now, instead of at the end of the loop's turn."""
+        ...
+
+    async def wait_for_room(self, nbytes: int, deadline_ns: int) -> None:
         """Wait until some memory came free. Raises ResourceExhausted when the deadline passes first, or at once when
         that many bytes can never be free."""
         ...
@@ -54,42 +57,27 @@ class Submitter(Protocol):
 class RoutedCall:
     """One request in flight (`contracts.service.AsyncCall`)."""
 
-    __slots__ = (
-        "_client",
-        "_events",
-        "_meta",
-        "_payload",
-        "_request_id",
-        "_target",
-        "_waiting",
-        "finished",
-    )
+    __slots__ = ("_events", "_payload", "_request_id", "_submitter", "_waiting", "finished", "meta", "target")
 
-    def __init__(self, client: RouterClient, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
-        self._client = client
-        self._target = (deployment, method)
-        self._payload: Payload | None = payload
-        self._meta = meta
+    def __init__(self, submitter: Submitter, target: tuple[str, str], meta: RequestMeta) -> None:
+        self.target = target
+        self.meta = meta
+        self._submitter = submitter
+        # What is still to be sent.
+        self._payload: Payload | None = None
         self._events: collections.deque[SharedSlice | FlightserveError] = collections.deque()
         self._waiting: asyncio.Future[None] | None = None
         self._request_id = 0
         self.finished = False
+
+    def start(self, payload: Payload) -> None:
+        """Send it now, or once there is memory for it. Raises what `Submitter.submit` raises, but MemoryFull."""
         try:
-            if isinstance(payload, EncodedStream) and client.grouping.join(self, self._target, payload, meta):
-                self._payload = None
-            else:
-                self._start()
+            self._request_id = self._submitter.submit(self.target, payload, [(0, self.meta)], self.deliver)
         except MemoryFull:
             self._payload = payload
-        except FlightserveError as error:
-            self.deliver(0, None, error, True)
 
-    def _start(self) -> None:
-        payload, self._payload = self._payload, None
-        assert payload is not None
-        self._request_id = self._client.submit(self._target, payload, [(0, self._meta)], self.deliver)
-
-    def grouped(self, request_id: int) -> None:
+    def note_sent(self, request_id: int) -> None:
         """It left together with others, under this id."""
         self._request_id = request_id
 
@@ -121,7 +109,7 @@ class RoutedCall:
             if self.finished:
                 raise StopAsyncIteration
             if self._payload is not None:
-                await self._start_late()
+                await self._start_late(self._payload)
                 continue
             self._waiting = asyncio.get_running_loop().create_future()
             try:
@@ -137,18 +125,17 @@ class RoutedCall:
                 # What is raised holds this frame and those that called it, with the rows they hold.
                 del event
         if not self.finished:
-            self._client.tell(self._request_id, frames.Taken(self._request_id, 1))
+            self._submitter.tell(self._request_id, frames.Taken(self._request_id, 1))
         return event
 
-    async def _start_late(self) -> None:
-        payload = self._payload
-        assert payload is not None
+    async def _start_late(self, payload: Payload) -> None:
+        self._payload = None
         try:
-            self._start()
+            self._request_id = self._submitter.submit(self.target, payload, [(0, self.meta)], self.deliver)
         except MemoryFull as full:
             self._payload = payload
             try:
-                await self._client.room(full.nbytes, self._meta.deadline_ns)
+                await self._submitter.wait_for_room(full.nbytes, self.meta.deadline_ns)
             except FlightserveError as error:
                 self._payload = None
                 self.deliver(0, None, error, True)
@@ -160,7 +147,7 @@ class RoutedCall:
         if self.finished:
             return
         self.deliver(0, None, Cancelled("the caller gave up"), True)
-        self._client.give_up(self._request_id)
+        self._submitter.give_up(self._request_id)
 
 
 class WaitingParts:
@@ -176,9 +163,8 @@ class WaitingParts:
         batch: pa.RecordBatch | Passed,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
-        nbytes: int,
     ) -> None:
-        """`nbytes` is how much memory they asked for. On the loop."""
+        """On the loop."""
         self._submitter = submitter
         self._target = target
         self._batch = batch
@@ -187,33 +173,30 @@ class WaitingParts:
         self._first_id = 0
         # Indexes of those that have no outcome yet; once sent, of those that were.
         self._wanted = list(range(len(parts)))
-        self._leaving = beside(asyncio.get_running_loop(), self._leave(nbytes), "submitting a group of requests")
+        self._leaving = beside(asyncio.get_running_loop(), self._leave(), "submitting a group of requests")
 
-    async def _leave(self, nbytes: int) -> None:
-        try:
-            while self._wanted and not self._first_id:
-                nbytes = await self._try_again(nbytes)
-        except FlightserveError as error:
-            self._fail(list(self._wanted), error)
+    async def _leave(self) -> None:
+        while self._wanted and not self._first_id:
+            try:
+                # At once: memory may have come free since there was none.
+                self._submit()
+            except MemoryFull as full:
+                await self._wait_for_room(full.nbytes)
+            except FlightserveError as error:
+                self._fail(list(self._wanted), error)
 
-    async def _try_again(self, nbytes: int) -> int:
-        """Submit them once memory came free; how much they ask for if that was not enough."""
+    async def _wait_for_room(self, nbytes: int) -> None:
+        """Ends those whose deadline passes first: the others may have more time."""
         deadline_ns = min(self._parts[index][1].deadline_ns for index in self._wanted)
         try:
-            await self._submitter.room(nbytes, deadline_ns)
+            await self._submitter.wait_for_room(nbytes, deadline_ns)
         except ResourceExhausted as error:
             self._fail([index for index in self._wanted if self._parts[index][1].deadline_ns <= deadline_ns], error)
-            return nbytes
-        try:
-            self._submit()
-        except MemoryFull as again:
-            nbytes = again.nbytes
-        return nbytes
 
     def _submit(self) -> None:
         batch, parts = self._batch, self._parts
         if len(self._wanted) < len(parts):
-            batch, parts = _picked(batch, parts, self._wanted)
+            batch, parts = _pick(batch, parts, self._wanted)
         self._first_id = self._submitter.submit(self._target, batch, parts, self._deliver, trusted=True)
 
     def _deliver(self, place: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
@@ -236,7 +219,7 @@ class WaitingParts:
             self._leaving.cancel()
 
 
-def _picked(
+def _pick(
     batch: pa.RecordBatch | Passed, parts: Sequence[tuple[int, RequestMeta]], indexes: list[int]
 ) -> tuple[pa.RecordBatch, Sequence[tuple[int, RequestMeta]]]:
     """The parts of these indexes and their rows, in a batch of their own."""

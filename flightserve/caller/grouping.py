@@ -12,11 +12,14 @@ and what is large, has a region of its own.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 
-from flightserve.caller.uplink import MemoryFull, SharedSlice
+from flightserve.caller.calls import RoutedCall, Submitter
+from flightserve.caller.destinations import Destinations
+from flightserve.caller.results import SharedSlice
+from flightserve.caller.staging import MemoryFull
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import EncodedStream
 from flightserve.errors import FlightserveError, InvalidArgument
@@ -24,11 +27,7 @@ from flightserve.fabric.conversion.casting import is_taken
 from flightserve.fabric.memory.batches import END_OF_STREAM
 from flightserve.fabric.memory.decode import decode_stream
 from flightserve.loops import TurnGroups
-from flightserve.types import MethodSpec, RequestMeta
-
-if TYPE_CHECKING:
-    from flightserve.caller.calls import RoutedCall
-    from flightserve.caller.client import RouterClient
+from flightserve.types import MethodSpec
 
 # A stream larger than this is not worth a second copy.
 GROUPED_BYTES_MAX: Final = 16 << 10
@@ -40,22 +39,22 @@ class _Member(NamedTuple):
     call: RoutedCall
     stream: EncodedStream
     batch: pa.RecordBatch
-    meta: RequestMeta
 
 
 class Grouping:
     """The requests of one client that wait for the end of this turn of its event loop."""
 
-    def __init__(self, client: RouterClient, limits: EdgeLimits) -> None:
-        self._client = client
+    def __init__(self, destinations: Destinations, submitter: Submitter, limits: EdgeLimits) -> None:
+        self._destinations = destinations
+        self._submitter = submitter
         self._limits = limits
         # By deployment, method and schema message.
         self.groups: TurnGroups[tuple[str, str, bytes], _Member] = TurnGroups(
-            self._submit, GROUP_REQUESTS_MAX, patient=True, left=client.flush
+            self._submit, GROUP_REQUESTS_MAX, patient=True, left=submitter.flush
         )
         self._groupable = functools.lru_cache(maxsize=1024)(functools.partial(_groupable, limits))
 
-    def join(self, call: RoutedCall, target: tuple[str, str], stream: EncodedStream, meta: RequestMeta) -> bool:
+    def join(self, call: RoutedCall, stream: EncodedStream) -> bool:
         """Take a request that is to be grouped; False for one that must go by itself. Raises InvalidArgument,
         NotFound, Unavailable. On the loop."""
         pieces = stream.pieces
@@ -63,12 +62,12 @@ class Grouping:
             return False
         encoded = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         head = bytes(encoded[: 8 + int.from_bytes(encoded[4:8], "little")])
-        if not self._groupable(head, self._client.route(*target).method):
+        if not self._groupable(head, self._destinations.find(call.target).method):
             return False
         batch = decode_stream(pa.py_buffer(encoded), self._limits)
         if not batch.num_rows:
             return False
-        self.groups.join((*target, head), _Member(call, stream, batch, meta))
+        self.groups.join((*call.target, head), _Member(call, stream, batch))
         return True
 
     def _submit(self, key: tuple[str, str, bytes], group: list[_Member]) -> None:
@@ -81,16 +80,16 @@ class Grouping:
             calls[index].deliver(index, result, error, last)
 
         batch = members[0].batch if len(members) == 1 else pa.concat_batches([member.batch for member in members])
-        parts = [(member.batch.num_rows, member.meta) for member in members]
+        parts = [(member.batch.num_rows, member.call.meta) for member in members]
         try:
-            first_id = self._client.submit(key[:2], batch, parts, deliver, trusted=True)
+            first_id = self._submitter.submit(key[:2], batch, parts, deliver, trusted=True)
         except (MemoryFull, FlightserveError):
             # There may be room for some, and each learns what keeps it by itself.
             for member in members:
                 member.call.start_alone(member.stream)
             return
         for request_id, call in enumerate(calls, first_id):
-            call.grouped(request_id)
+            call.note_sent(request_id)
 
 
 def _groupable(limits: EdgeLimits, head: bytes, spec: MethodSpec) -> bool:

@@ -65,11 +65,10 @@ def _same(method: MethodSpec | None, before: MethodSpec) -> bool:
 
 
 class Orphans:
-    """See above. `owner_of(deployment)` says where requests go."""
+    """See above."""
 
-    def __init__(self, pool: SegmentPool, owner_of: Callable[[str], Owner | None], requests_max: int) -> None:
+    def __init__(self, pool: SegmentPool, requests_max: int) -> None:
         self._pool = pool
-        self._owner_of = owner_of
         self._requests_max = requests_max
         self._pending: dict[int, Pending] = {}
         # Requests given back by a router, and the epoch that their deployment must have passed.
@@ -99,7 +98,7 @@ class Orphans:
         for _ in requests[1:]:
             self._pool.keep(region.segment, region.offset)
 
-    def were_sent(self, requests: int, now_ns: int) -> None:
+    def note_sent(self, requests: int, now_ns: int) -> None:
         """So many were sent to routers for the first time since this was last called."""
         self._budget.pay_in(requests, now_ns)
 
@@ -131,14 +130,14 @@ class Orphans:
 
     # ---- out
 
-    def resubmit(self, now_ns: int) -> None:
-        """Send what has an owner now, as far as the owner takes it."""
+    def resubmit(self, owner_of: Callable[[str], Owner | None], now_ns: int) -> None:
+        """Send what has an owner now, as far as the owner takes it. `owner_of(deployment)` says who that is."""
         groups: dict[tuple[str, int, int], list[int]] = {}
         for request_id in sorted(self._pending):
             sent = self._pending[request_id].sent
             groups.setdefault((sent.deployment, sent.region.segment, sent.region.offset), []).append(request_id)
         for (deployment, _, _), request_ids in groups.items():
-            owner = self._owner_of(deployment)
+            owner = owner_of(deployment)
             if owner is not None:
                 uplink, entry = owner
                 self._send(uplink, entry, [number for number in request_ids if self._may_go(number, entry, now_ns)])
@@ -175,7 +174,7 @@ class Orphans:
         # The router's Release ends one of the times that the region is kept.
         for _ in request_ids[1:]:
             self._pool.free(region.segment, region.offset)
-        uplink.send(frames.Submit(entry.spec.key, sent.spec.name, region, parts, entry.epoch), region)
+        uplink.send(frames.Submit(entry.spec.key, sent.spec.name, region, parts, entry.epoch))
 
     def _remove(self, request_id: int) -> Pending:
         self._past.pop(request_id, None)

@@ -1,4 +1,4 @@
-"""What every connection from a caller to a router has in common: staging requests, reading results.
+"""What every connection from a caller to a router has in common: sending requests, reading results.
 
 A caller writes a request's rows once, into a region of its own process's pool, and sends the region's
 descriptor. The region comes back by a `Release` when nobody reads it any more. Results arrive as row ranges
@@ -14,26 +14,21 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
-import pyarrow as pa
 
+from flightserve.caller.destinations import Destination
+from flightserve.caller.memory import CallerMemory
+from flightserve.caller.results import SharedRegion, SharedSlice
+from flightserve.caller.staging import MemoryFull, Staging
 from flightserve.clock import NS_PER_S
 from flightserve.config import EdgeLimits
-from flightserve.contracts.service import EncodedStream, Passed, Payload
-from flightserve.errors import (
-    DeadlineExceeded,
-    FlightserveError,
-    InvalidArgument,
-    ProtocolError,
-    ResourceExhausted,
-    from_kind,
-)
+from flightserve.contracts.service import Passed, Payload
+from flightserve.errors import DeadlineExceeded, FlightserveError, ProtocolError, ResourceExhausted, from_kind
 from flightserve.fabric.conversion.casting import fitted
-from flightserve.fabric.memory.batches import SchemaCache, encoded, own_rows, read_batch, write_batch
-from flightserve.fabric.memory.decode import decode_stream, validate_batch
-from flightserve.fabric.memory.segments import SegmentMap, SegmentPool, Shown
+from flightserve.fabric.memory.batches import write_batch
+from flightserve.fabric.memory.segments import Shown
 from flightserve.types import MethodSpec, RequestMeta
 from flightserve.wire import frames
 from flightserve.wire.table import Peer
@@ -45,58 +40,6 @@ GRACE_NS: Final = 1 * NS_PER_S
 Deliver = Callable[[int, "SharedSlice | None", FlightserveError | None, bool], None]
 
 
-class MemoryFull(Exception):
-    """No region of that size is free now; `nbytes` says how much is wanted."""
-
-    def __init__(self, nbytes: int) -> None:
-        super().__init__(f"{nbytes} bytes of shared memory are not free now")
-        self.nbytes = nbytes
-
-
-class _Shared(msgspec.Struct, eq=False):
-    """A leased result region, decoded at most once."""
-
-    buffer: pa.Buffer
-    memory: memoryview
-    schemas: SchemaCache
-    region: frames.Region
-    router_id: int
-    decoded: pa.RecordBatch | None = None
-
-    def batch(self) -> pa.RecordBatch:
-        if self.decoded is None:
-            self.decoded = read_batch(self.buffer, self.memory, self.schemas)
-        return self.decoded
-
-
-class SharedSlice(msgspec.Struct, eq=False):
-    """Rows of a result region (`contracts.service.Result`)."""
-
-    shared: _Shared
-    offset: int
-    num_rows: int
-
-    @property
-    def origin(self) -> tuple[int, int]:
-        """Which shared result this is a slice of, and from which row: slices of one origin share columns."""
-        return id(self.shared), self.offset
-
-    def batch(self) -> pa.RecordBatch:
-        """The rows: zero-copy where the slice is all of its region, otherwise in buffers of their own."""
-        whole = self.shared.batch()
-        return whole if self.num_rows == whole.num_rows else own_rows(whole.slice(self.offset, self.num_rows))
-
-    def whole(self) -> pa.RecordBatch:
-        """All rows of the region, of which this slice is a part."""
-        return self.shared.batch()
-
-    def ipc_stream(self) -> bytes | pa.Buffer:
-        """The rows as one Arrow IPC stream: the region itself where the slice is all of it."""
-        if self.num_rows == self.shared.batch().num_rows:
-            return self.shared.buffer
-        return encoded(self.batch(), self.shared.schemas)
-
-
 class Sent(msgspec.Struct, eq=False):
     """Where requests went and what they were: all that one `Submit` says beside its parts. `passed` is what was passed
     on, where the region is another process's: it is kept for as long as the requests, and with it the region."""
@@ -106,11 +49,6 @@ class Sent(msgspec.Struct, eq=False):
     region: frames.Region
     epoch: int
     passed: Passed | None = None
-
-    def submit(self, key: str, parts: list[frames.Part]) -> frames.Submit:
-        """The frame that says so."""
-        rows = self.passed.rows if self.passed is not None else 0
-        return frames.Submit(key, self.spec.name, self.region, parts, self.epoch, rows=rows)
 
 
 class Pending(msgspec.Struct, eq=False):
@@ -142,49 +80,59 @@ class RequestIds:
         return first
 
 
+class SessionEvents(Protocol):
+    """Who hears what the connections to a router learn."""
+
+    def session_lost(self, session: RouterSession, why: str) -> None:
+        """A connection of the session is lost, and has been closed. Any thread."""
+        ...
+
+    def router_ready(self) -> None:
+        """The router greeted. On the loop."""
+        ...
+
+    def requests_moved(self, requests: list[tuple[int, Pending]]) -> None:
+        """The router gave these back and never dispatched them; their regions were kept once more for each. Any
+        thread."""
+        ...
+
+
 class RouterSession:
     """What this process's connections to one router share, until one of them is lost: then all end."""
 
-    __slots__ = ("credits", "ended", "outstanding", "router")
+    __slots__ = ("credits", "ended", "events", "outstanding", "router")
 
-    def __init__(self, router: Peer) -> None:
+    def __init__(self, router: Peer, events: SessionEvents) -> None:
         self.router = router
+        self.events = events
         # Regions the router was sent, as (segment, offset).
         self.outstanding: set[tuple[int, int]] = set()
         # Requests that each connection may have in flight; 0 until the router said how many.
         self.credits = 0
         self.ended = False
 
-    def greeted(self, hello: frames.Hello) -> None:
-        """The router's first frame. Raises ProtocolError where it is not the one that the table names."""
+    def take_hello(self, hello: frames.Hello) -> None:
+        """The router's first frame. Raises ProtocolError where it is not the router that the table names."""
         if hello.peer_id != self.router.id or hello.protocol != frames.PROTOCOL_VERSION:
             raise ProtocolError(f"router {hello.peer_id:x} answers in the place of {self.router.id:x}")
         self.credits = hello.credits
+        self.events.router_ready()
 
 
 class Uplink:
-    """Bookkeeping of one connection to a router. The I/O is its subclass's or owner's."""
+    """What is in flight on one connection to a router. The socket is its holder's."""
 
     def __init__(
-        self,
-        pool: SegmentPool,
-        mapped: SegmentMap,
-        limits: EdgeLimits,
-        session: RouterSession,
-        request_ids: RequestIds,
-        on_moved: Callable[[list[tuple[int, Pending]]], None],
+        self, session: RouterSession, memory: CallerMemory, limits: EdgeLimits, request_ids: RequestIds
     ) -> None:
-        """`on_moved` is given requests that the router never dispatched, whose regions were kept once more for each."""
-        self.pool = pool
-        self.mapped = mapped
-        self.shown = Shown(mapped)
-        self.limits = limits
         self.session = session
-        self.schemas = SchemaCache()
+        self.pool = memory.pool
+        self.mapped = memory.mapped
+        self.shown = Shown(memory.mapped)
         self.pending: dict[int, Pending] = {}
         self.released: collections.deque[tuple[int, int, int]] = collections.deque()
+        self._staging = Staging(memory.pool, limits)
         self._request_ids = request_ids
-        self._on_moved = on_moved
         # Each has one writer: what registers, and what receives. They may be two threads.
         self.registered = 0
         self.answered = 0
@@ -193,12 +141,6 @@ class Uplink:
         self.counted = 0
 
     # ---- requests
-
-    def _allocate(self, nbytes: int) -> tuple[frames.Region, memoryview]:
-        got = self.pool.allocate(nbytes)
-        if got is None:
-            raise MemoryFull(nbytes)
-        return got
 
     @property
     def in_flight(self) -> int:
@@ -212,69 +154,52 @@ class Uplink:
         return news
 
     def stage(
-        self, payload: Payload, spec: MethodSpec, where: str, trusted: bool = False, requests: int = 1
-    ) -> tuple[frames.Region, int]:
-        """Write the payload of that many requests into a region: (region, rows). Raises InvalidArgument or
-        SchemaMismatch for what the method cannot take, MemoryFull while there is no room, ResourceExhausted when
-        the router has not offered to take so many."""
-        if self.registered - self.answered + requests > self.session.credits:
+        self,
+        destination: Destination,
+        payload: Payload,
+        parts: Sequence[tuple[int, RequestMeta]],
+        deliver: Deliver,
+        trusted: bool = False,
+        first_index: int = 0,
+    ) -> frames.Submit:
+        """The frame that submits these requests, now pending; their rows are in a region then. See
+        `calls.Submitter.submit`. Raises ResourceExhausted when the router has not offered to take so many, and what
+        `Staging.write` raises."""
+        session = self.session
+        if self.registered - self.answered + len(parts) > session.credits:
             raise ResourceExhausted(
                 f"{self.in_flight} requests of this process are in flight at the router; it takes "
-                f"{self.session.credits} at a time; retry later"
+                f"{session.credits} at a time; retry later"
             )
-        if isinstance(payload, Passed):
-            taken = fitted(payload.batch, spec, where, self.limits.body_bytes_max)
-            if taken is payload.batch and payload.router_id == self.session.router.id:
-                return payload.region, payload.batch.num_rows
-            payload, trusted = payload.batch, True
-        if isinstance(payload, EncodedStream):
-            region, rows = self._stage_stream(payload, spec, where)
+        passed = payload if isinstance(payload, Passed) and self._can_pass(payload, destination) else None
+        if passed is not None:
+            region, rows = passed.region, passed.batch.num_rows
         else:
-            if not trusted:
-                validate_batch(payload, self.limits)
-            payload = fitted(payload, spec, where, self.limits.body_bytes_max)
-            region, rows = write_batch(payload, self.schemas, self._allocate), payload.num_rows
-        self.session.outstanding.add((region.segment, region.offset))
-        return region, rows
+            if isinstance(payload, Passed):
+                payload, trusted = payload.batch, True
+            region, rows = self._staging.write(payload, destination.method, destination.where, trusted)
+            session.outstanding.add((region.segment, region.offset))
+        if len(parts) == 1:
+            parts = [(rows, parts[0][1])]
+        epoch = destination.entry.epoch
+        sent = Sent(destination.deployment, destination.method, region, epoch, passed)
+        return frames.Submit(
+            destination.key,
+            destination.method.name,
+            region,
+            self._register(sent, parts, deliver, first_index),
+            epoch,
+            rows=0 if passed is None else passed.rows,
+        )
 
-    def _stage_stream(self, payload: EncodedStream, spec: MethodSpec, where: str) -> tuple[frames.Region, int]:
-        nbytes = sum(len(piece) for piece in payload.pieces)
-        if nbytes < 8:
-            raise InvalidArgument(f"an Arrow IPC stream is expected; the body has {nbytes} bytes")
-        region, memory = self._allocate(nbytes)
-        try:
-            position = 0
-            for piece in payload.pieces:
-                memory[position : position + len(piece)] = piece
-                position += len(piece)
-            batch = decode_stream(pa.py_buffer(memory), self.limits)
-            taken = fitted(batch, spec, where, self.limits.body_bytes_max)
-            if taken is batch and self._is_plain(batch, memory):
-                known = self.schemas.at_head(memory)
-                staged = frames.Region(region.owner, region.segment, region.offset, nbytes, known.schema_id)
-                return staged, batch.num_rows
-            rewritten = write_batch(taken, self.schemas, self._allocate)
-        except BaseException:
-            self.pool.free(region.segment, region.offset)
-            raise
-        self.pool.free(region.segment, region.offset)
-        return rewritten, batch.num_rows
+    def _can_pass(self, payload: Passed, destination: Destination) -> bool:
+        """Whether the router can be told where the rows lie, because it showed them and the method takes them so."""
+        limit = self._staging.limits.body_bytes_max
+        taken = fitted(payload.batch, destination.method, destination.where, limit)
+        return taken is payload.batch and payload.router_id == self.session.router.id
 
-    def _is_plain(self, batch: pa.RecordBatch, memory: memoryview) -> bool:
-        """True when the stream holds one uncompressed batch and nothing else, so that readers of the region
-        find it where this data plane puts its own."""
-        if bytes(memory[:4]) != b"\xff\xff\xff\xff":
-            return False
-        known = self.schemas.at_head(memory)
-        start = len(known.message)
-        if known.dictionaries or len(memory) < start + 8:
-            return False
-        expected = pa.ipc.get_record_batch_size(batch)
-        rest = len(memory) - start - expected
-        return rest == 0 or (rest == 8 and bytes(memory[start + expected :]) == b"\xff\xff\xff\xff\0\0\0\0")
-
-    def register(
-        self, sent: Sent, parts: Sequence[tuple[int, RequestMeta]], deliver: Deliver, first_index: int = 0
+    def _register(
+        self, sent: Sent, parts: Sequence[tuple[int, RequestMeta]], deliver: Deliver, first_index: int
     ) -> list[frames.Part]:
         """The wire parts of requests whose rows lie one after another in the region, now pending."""
         out: list[frames.Part] = []
@@ -296,22 +221,22 @@ class Uplink:
     def receive(self, frame: frames.Frame) -> None:
         """Act on a frame of the router's; delivers results and errors."""
         if type(frame) is frames.Results:
-            self._results(frame)
+            self._take_results(frame)
         elif type(frame) is frames.Release:
             self._give_back(frame.regions, self.pool.abandon if frame.lost else self.pool.free)
         elif isinstance(frame, frames.Outcome):
             self.answered += 1
             self.fail([frame.request_id], from_kind(frame.kind, frame.message, frame.retry_after_ms))
         elif isinstance(frame, frames.Moved):
-            self._moved(frame)
+            self._take_moved(frame)
         elif isinstance(frame, (frames.SegmentGone, frames.PeerGone)):
             self.shown.gone(frame)
 
-    def _results(self, frame: frames.Results) -> None:
+    def _take_results(self, frame: frames.Results) -> None:
         shared = None
         if frame.region is not None:
             buffer, memory = self.mapped.lease(frame.region, self.released.append)
-            shared = _Shared(buffer, memory, self.schemas, frame.region, self.session.router.id)
+            shared = SharedRegion(buffer, memory, self._staging.schemas, frame.region, self.session.router.id)
         for item in frame.items:
             pending = self.pending.get(item.request_id)
             if item.last:
@@ -349,14 +274,14 @@ class Uplink:
         else:
             out.append(frames.Release(keys))
 
-    def _moved(self, frame: frames.Moved) -> None:
+    def _take_moved(self, frame: frames.Moved) -> None:
         """Kept before the router's Release of their region can be read."""
         moved = []
         written: dict[int, Sent | None] = {}
         for request_id in frame.request_ids:
             self.answered += 1
             pending = self.pending.pop(request_id, None)
-            if pending is not None and (pending.sent.passed is None or self._written(pending, written)):
+            if pending is not None and (pending.sent.passed is None or self._write_again(pending, written)):
                 region = pending.sent.region
                 self.pool.keep(region.segment, region.offset)
                 moved.append((request_id, pending))
@@ -364,16 +289,16 @@ class Uplink:
             if sent is not None:
                 # Of what was sent from here a router's Release ends this one.
                 self.pool.free(sent.region.segment, sent.region.offset)
-        self._on_moved(moved)
+        self.session.events.requests_moved(moved)
 
-    def _written(self, pending: Pending, written: dict[int, Sent | None]) -> bool:
+    def _write_again(self, pending: Pending, written: dict[int, Sent | None]) -> bool:
         """What was passed on goes to a router that does not have it: its rows are written, once for all requests that
         came together. Where there is no room they end."""
         before = pending.sent
         assert before.passed is not None
         if id(before) not in written:
             try:
-                region = write_batch(before.passed.batch, self.schemas, self._allocate)
+                region = write_batch(before.passed.batch, self._staging.schemas, self._staging.allocate)
                 written[id(before)] = Sent(before.deployment, before.spec, region, before.epoch)
             except MemoryFull:
                 written[id(before)] = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from flightserve.caller.uplink import SharedSlice
+from flightserve.caller.results import SharedSlice
 from flightserve.contracts.service import Result
 from flightserve.errors import FlightserveError, MethodFailed
 from flightserve.fabric.memory.batches import alike

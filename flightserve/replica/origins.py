@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from flightserve.caller.uplink import SharedSlice
+from flightserve.caller.results import SharedSlice
 from flightserve.contracts.service import Result
 from flightserve.wire.frames import Region, Share
 

@@ -36,7 +36,7 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
 
-from flightserve.caller.lane import HASTE_S
+from flightserve.caller.lane_connection import HASTE_S
 from flightserve.config import EdgeLimits
 from flightserve.contracts.context import Context, context
 from flightserve.contracts.service import AsyncCall, Passed, Reply, Result, Service

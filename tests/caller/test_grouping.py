@@ -12,8 +12,8 @@ import pytest
 
 import flightserve as fs
 from flightserve.caller import grouping
-from flightserve.caller.client import RouterClient
-from flightserve.caller.uplink import MemoryFull
+from flightserve.caller.staging import MemoryFull
+from flightserve.caller.submitter import RouterSubmitter
 from flightserve.config import FabricLimits
 from flightserve.contracts.service import EncodedStream
 from flightserve.errors import Cancelled, DeadlineExceeded, InvalidArgument, MethodFailed, SchemaMismatch
@@ -60,13 +60,13 @@ def running() -> Iterator[Plane]:
 def submitted(running: Plane, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many requests each submission to the router had."""
     counts: list[int] = []
-    submit = RouterClient.submit
+    submit = RouterSubmitter.submit
 
-    def counting(self: RouterClient, target: Any, payload: Any, parts: Any, *args: Any, **kwargs: Any) -> int:
+    def counting(self: RouterSubmitter, target: Any, payload: Any, parts: Any, *args: Any, **kwargs: Any) -> int:
         counts.append(len(parts))
         return submit(self, target, payload, parts, *args, **kwargs)
 
-    monkeypatch.setattr(RouterClient, "submit", counting)
+    monkeypatch.setattr(RouterSubmitter, "submit", counting)
     return counts
 
 
@@ -225,14 +225,14 @@ def test_one_that_is_given_up_in_its_turn_is_never_sent(running: Plane, submitte
 def test_a_group_that_finds_no_room_goes_one_by_one(
     running: Plane, submitted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit = RouterClient.submit
+    submit = RouterSubmitter.submit
 
-    def crowded(self: RouterClient, target: Any, payload: Any, parts: Any, *args: Any, **kwargs: Any) -> int:
+    def crowded(self: RouterSubmitter, target: Any, payload: Any, parts: Any, *args: Any, **kwargs: Any) -> int:
         if len(parts) > 1:
             raise MemoryFull(1)
         return submit(self, target, payload, parts, *args, **kwargs)
 
-    monkeypatch.setattr(RouterClient, "submit", crowded)
+    monkeypatch.setattr(RouterSubmitter, "submit", crowded)
     got = together(running, "call", [encoded(ints(number)) for number in range(3)])
     assert [table["a"].to_pylist() for table in got] == [[0], [1], [2]]
     assert submitted == [1, 1, 1]

@@ -48,7 +48,7 @@ class Lost:
     """Requests of lost routers, and what those were told that do not go again."""
 
     def __init__(self) -> None:
-        self.orphans = Orphans(SegmentPool(1, FabricLimits()), lambda deployment: None, 10_000)
+        self.orphans = Orphans(SegmentPool(1, FabricLimits()), 10_000)
         self.told: list[errors.FlightserveError | None] = []
         self._ids = 0
 
@@ -75,7 +75,7 @@ def test_routers_that_keep_dying_draw_from_what_was_sent_lately() -> None:
     reserve, sent = RESERVE // DEATH_COST, 20
     lost = Lost()
     lost.lose(11, 1)
-    lost.orphans.were_sent(sent * DEATH_COST, NOW)
+    lost.orphans.note_sent(sent * DEATH_COST, NOW)
     lost.lose(12, reserve + sent)
     assert len(lost.orphans) == 1 + reserve + sent
     assert lost.told == []

@@ -50,7 +50,7 @@ def running() -> Iterator[Plane]:
 @contextlib.contextmanager
 def full_memory(running: Plane) -> Iterator[None]:
     """The caller's memory has no room within the block."""
-    pool = running.client.pool
+    pool = running.client.memory.pool
     taken = list(iter(lambda: pool.allocate(1 << 20), None)) + list(iter(lambda: pool.allocate(64), None))
     try:
         yield

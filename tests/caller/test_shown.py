@@ -44,7 +44,7 @@ class Told:
         self.client.apply_table(RoutingTable(1, (Peer(ROUTER, "router", "router", endpoint, "node"),)))
         self.by_loop = self._greeted(main=True)
         eventually(self._uplink_ready, what="the caller heard the router's Hello")
-        self.lanes = self.client.lane_connection(ROUTER)
+        self.lanes = self.client.sessions.lane_connection(ROUTER)
         self.by_lanes = self._greeted(main=False)
         got = self.pool.allocate(100)
         assert got is not None
@@ -59,9 +59,7 @@ class Told:
         return channel
 
     def _uplink_ready(self) -> bool:
-        with contextlib.suppress(Exception):
-            return self.client._uplinks[ROUTER].ready
-        return False
+        return self.client.sessions.uplink_to(ROUTER) is not None
 
     def show(self, channel: BlockingChannel, *before: frames.Frame) -> None:
         """Say these frames and announce the segment, in one piece."""
@@ -101,7 +99,7 @@ def test_one_read_that_drops_a_segment_and_shows_it_again(told: Told, name: str)
     channel.send([told.results()])
     told.heard(channel, results=2)
     channel.send([told.gone()])
-    eventually(lambda: not len(told.client.mapped), what="the segment is unmapped")
+    eventually(lambda: not len(told.client.memory.mapped), what="the segment is unmapped")
 
 
 @pytest.mark.parametrize(("first", "second"), [("by_loop", "by_lanes"), ("by_lanes", "by_loop")])
@@ -121,7 +119,7 @@ def test_what_one_connection_says_is_gone_another_may_still_be_sent(
     behind.send([told.results()])
     told.heard(behind)
     behind.send([gone])
-    eventually(lambda: not len(told.client.mapped), what="the segment is unmapped")
+    eventually(lambda: not len(told.client.memory.mapped), what="the segment is unmapped")
 
 
 def test_a_connection_that_ends_unmaps_what_it_alone_has_shown(told: Told) -> None:
@@ -129,6 +127,6 @@ def test_a_connection_that_ends_unmaps_what_it_alone_has_shown(told: Told) -> No
     told.show(told.by_lanes)
     told.by_lanes.send([told.results()])
     told.heard(told.by_lanes)
-    assert len(told.client.mapped) == 1
+    assert len(told.client.memory.mapped) == 1
     told.by_loop.close()
-    eventually(lambda: not len(told.client.mapped), what="the session ended")
+    eventually(lambda: not len(told.client.memory.mapped), what="the session ended")

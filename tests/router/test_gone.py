@@ -47,5 +47,5 @@ def test_a_slice_answered_by_a_replica_that_died_since_is_delivered() -> None:
         assert [value for reply in replies for value in reply.column("x").to_pylist()] == list(range(20))
         replies.clear()
         # Whoever was shown the segment of a process that is gone was also told to let go of it.
-        eventually(lambda: len(running.client.mapped) == 1)
+        eventually(lambda: len(running.client.memory.mapped) == 1)
         assert running.call("echo", pa.record_batch({"x": [1]}))[0].num_rows == 1

@@ -391,7 +391,7 @@ def test_requests_of_one_region_are_split_between_two_routers_and_the_region_com
         eventually(lambda: running.router.statistics()["Steps.queued_requests"] == 4)
         old = move(running, old_stays=True)
         eventually(lambda: old.statistics()["Steps.moved"] == 4)
-        assert running.client.pool.statistics()["leases"] == 1
+        assert running.client.memory.pool.statistics()["leases"] == 1
         gates(running, opened=True)
         eventually(lambda: len(outcomes) == 8)
         expected = np.arange(256) * 2

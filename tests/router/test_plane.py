@@ -120,13 +120,13 @@ def test_the_replica_reads_the_callers_memory_and_slices_add_none(running: Plane
     # More than a group of small requests, whose parts are copied (`replica.inputs`).
     batch = rows(*range(2500)).append_column("wide", pa.array([b"w" * 2000] * 2500, pa.binary(2000)))
     writes: list[int] = []
-    allocate = running.client.pool.allocate
+    allocate = running.client.memory.pool.allocate
 
     def counting(nbytes: int) -> Any:
         writes.append(nbytes)
         return allocate(nbytes)
 
-    running.client.pool.allocate = counting  # type: ignore[method-assign]
+    running.client.memory.pool.allocate = counting  # type: ignore[method-assign]
     got = running.call("echo", batch)
     assert pa.Table.from_batches(got).equals(pa.Table.from_batches([batch]))
     assert len(writes) == 1, "one region, however many slices"
@@ -166,7 +166,7 @@ def test_replies_of_one_micro_batch_are_slices_of_one_region(running: Plane) -> 
 
 def test_a_batch_that_user_code_keeps_stays_valid_and_its_region_is_not_used_again(running: Plane) -> None:
     running.call("keep", rows(*range(100)))
-    assert running.client.pool.statistics()["leases"] == 1
+    assert running.client.memory.pool.statistics()["leases"] == 1
     for n in range(50):
         running.call("double", rows(*[n] * 100))
     kept = running.targets[0].kept

@@ -219,7 +219,7 @@ def test_a_caller_that_is_behind_is_sent_on_to_the_version_that_is_served(runnin
     for key in range(4):
         lane.submit(key, "Till", "book", rows(key), meta())
     # The router gave them back; they wait for a table that is newer than the one they went by.
-    eventually(lambda: len(running.client._orphans) == 4)
+    eventually(lambda: len(running.client.orphans) == 4)
     assert not executions(running)
     running.publish()
     assert [reply.error for reply in receive_all(lane, 4)] == [None] * 4
@@ -235,7 +235,7 @@ def test_a_request_for_a_method_that_is_another_now_is_not_sent_on(running: Plan
     running.table()
     lane = running.client.open_lane()
     lane.submit(0, "Till", "book", rows(0), meta())
-    eventually(lambda: len(running.client._orphans) == 1)
+    eventually(lambda: len(running.client.orphans) == 1)
     running.publish()
     (reply,) = receive_all(lane, 1)
     assert isinstance(reply.error, errors.Unavailable)

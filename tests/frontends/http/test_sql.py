@@ -353,7 +353,7 @@ def test_a_slow_reader_slows_the_query(served: Served) -> None:
     held: list[float] = []
 
     def settled() -> bool:
-        held.append(served.plane.client.pool.statistics()["leases"] + sum(served.plane.leases().values()))
+        held.append(served.plane.client.memory.pool.statistics()["leases"] + sum(served.plane.leases().values()))
         return len(held) > 100 and len(set(held[-50:])) == 1
 
     eventually(settled, what="the query waits for its reader")

@@ -1,0 +1,53 @@
+"""The shared memory of a caller: what it writes requests into, what it was shown, and who waits for room."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import threading
+
+from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.config import FabricLimits
+from flightserve.errors import ResourceExhausted
+from flightserve.fabric.memory.segments import SegmentMap, SegmentPool
+
+
+class CallerMemory:
+    """One for each client."""
+
+    def __init__(self, peer_id: int, limits: FabricLimits) -> None:
+        self.limits = limits
+        self.pool = SegmentPool(peer_id, limits)
+        self.mapped = SegmentMap(limits)
+        self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.pool.on_freed.append(self._wake_waiting)
+
+    async def wait_for_room(self, nbytes: int, deadline_ns: int) -> None:
+        """Wait until some region came free. Raises ResourceExhausted when the deadline passes first, or at
+        once when that many bytes can never be free. On the client's loop."""
+        if nbytes > self.limits.memory_bytes_max:
+            raise ResourceExhausted(f"{nbytes} bytes do not fit into {self.limits.memory_bytes_max} of shared memory")
+        self._loop = asyncio.get_running_loop()
+        freed = self._loop.create_future()
+        self._waiting.append(freed)
+        try:
+            timeout_s = max(0.0, (deadline_ns - monotonic_ns()) / NS_PER_S)
+            await asyncio.wait_for(freed, min(timeout_s, threading.TIMEOUT_MAX))
+        except TimeoutError as error:
+            raise ResourceExhausted("shared memory stayed full until the deadline; retry later") from error
+
+    def _wake_waiting(self) -> None:
+        if self._waiting and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake_on_loop)
+
+    def _wake_on_loop(self) -> None:
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+
+    def close(self) -> None:
+        """Let go of all of it."""
+        self.pool.close()
+        self.mapped.close()
