@@ -13,7 +13,7 @@ from tests.docs.blocks import blocks_of
 
 # CHANGELOG tells of what was, so its names are not looked for.
 TOP = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"]
-PAGES = [page for name in TOP if (page := ROOT / name).exists()] + sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 QUOTED = re.compile(r"`([^`\n]+)`")

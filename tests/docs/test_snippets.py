@@ -10,7 +10,8 @@ from examples.flights.launch import ROOT
 from tests.docs.blocks import RUN, SHOWN, Block, blocks_of, continues, matches
 from tests.docs.workspace import SnippetFailed, Workspace
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"]
+PAGES = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
 # Blocks that cannot run here. One more needs a good reason, and this number raised.
 NOT_RUN_MAX = 8
 REASON_CHARS_MIN = 10
@@ -50,6 +51,10 @@ def check(workspace: Workspace, block: Block, where: str) -> None:
         pytest.fail(f"{where} does not run: {failed}", pytrace=False)
     if block.expected is not None and not matches(block.expected, printed):
         pytest.fail(f"{where} prints\n{printed}\nand not\n{block.expected}", pytrace=False)
+
+
+def test_every_page_runs_once() -> None:
+    assert sorted(page for group in GROUPS for page in group) == sorted(PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=label)
