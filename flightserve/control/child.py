@@ -23,7 +23,7 @@ from flightserve.contracts.refreshing import Refreshed, Refreshing, RefreshOutco
 from flightserve.control import environment
 from flightserve.control.link import Link
 from flightserve.control.logs import configure_logging
-from flightserve.control.messages import Announce, Failed, Left, Looked, Lost, Refresh, Report
+from flightserve.control.messages import Announce, Failed, Left, Lost, Refresh, RefreshReport, Report
 from flightserve.control.names import supervisor_socket
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
@@ -173,7 +173,7 @@ class Child:
         threads.start("flightserve-refresh", lambda: self._look(message), lambda: True)
 
     def _look(self, message: Refresh) -> None:
-        self._link.tell(Looked(message.id, self._looked(message)), TELL_TIMEOUT_S)
+        self._link.tell(RefreshReport(message.id, self._looked(message)), TELL_TIMEOUT_S)
 
     def _looked(self, message: Refresh) -> Refreshed:
         name = self._assignment.slot.name

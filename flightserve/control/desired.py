@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from flightserve.control.plan import Plan, PlannedDeployment
 from flightserve.core.lifecycle.reconciling import FRONTEND, ROUTER, STANDBY, Slot
-from flightserve.core.lifecycle.updating import Deployed, Layout, Seen, begin, wanted
+from flightserve.core.lifecycle.updating import Deployed, Layout, Observed, begin, wanted
 from flightserve.types import DeploymentSpec
 
 
@@ -28,7 +28,7 @@ class Desired:
 
     # ---- places
 
-    def wanted(self, seen: Seen) -> dict[Slot, str]:
+    def wanted(self, seen: Observed) -> dict[Slot, str]:
         """Every place there should be a child in now, with the version it is to run."""
         return self._tiers | wanted(self.layout, seen)
 
@@ -48,7 +48,7 @@ class Desired:
         if not layout.in_place:
             return [self.everything()]
         after = {slot: each.version for each in layout.target or layout.served for slot in each.slots()}
-        return [wanted(layout, Seen()), after]
+        return [wanted(layout, Observed()), after]
 
     def demand(self, slot: Slot, version: str) -> dict[str, float]:
         """Ray resources a child in this place takes; routers and frontends take none."""

@@ -25,11 +25,11 @@ from flightserve.control.messages import (
     Inbox,
     Leave,
     Left,
-    Looked,
     Lost,
     Message,
     Publish,
     Refresh,
+    RefreshReport,
     Report,
     encode,
 )
@@ -101,7 +101,7 @@ class Link:
         if self._send(sock, message):
             threading.Event().wait(wait_s)
 
-    def tell(self, message: Failed | Left | Looked, timeout_s: float) -> bool:
+    def tell(self, message: Failed | Left | RefreshReport, timeout_s: float) -> bool:
         """Send a last word or an answer, waiting for a connection for at most `timeout_s`; False when there was none.
         Any thread but the link's."""
         until = time.monotonic() + timeout_s

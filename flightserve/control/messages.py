@@ -134,15 +134,16 @@ class Deploy(msgspec.Struct, array_like=True, frozen=True, tag=12):
 
 
 class Refresh(msgspec.Struct, array_like=True, frozen=True, tag=17):
-    """From a frontend to the supervisor: have every replica of this deployment look at its tables' files, once. From
-    the supervisor to a replica: look. Answered by one `RefreshAnswer` or `Answer` (an error), and by one `Looked`."""
+    """From a frontend to the supervisor: have every replica of this deployment look at its tables' files, once;
+    answered by one `RefreshAnswer`, or an `Answer` for an error. From the supervisor to a replica: look; answered by
+    one `RefreshReport`."""
 
     id: str
     deployment: str
     timeout_s: float
 
 
-class Looked(msgspec.Struct, array_like=True, frozen=True, tag=18):
+class RefreshReport(msgspec.Struct, array_like=True, frozen=True, tag=18):
     """Replica to supervisor: it has looked, for the `Refresh` of that id."""
 
     id: str
@@ -237,7 +238,7 @@ _Arrays = (
     | Become
     | Lost
     | Refresh
-    | Looked
+    | RefreshReport
     | RefreshAnswer
 )
 Message = _Arrays | View

@@ -16,7 +16,7 @@ from typing import Final
 
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
-from flightserve.control.messages import Answer, Inbox, Looked, Refresh, RefreshAnswer, encode
+from flightserve.control.messages import Answer, Inbox, Refresh, RefreshAnswer, RefreshReport, encode
 from flightserve.control.observer import connect
 from flightserve.errors import FlightserveError, NotFound, ProtocolError, ResourceExhausted, Unavailable, kind_of
 from flightserve.errors import from_kind as error_of
@@ -77,7 +77,7 @@ class Refreshes:
             self._tell(peer_id, message)
         self._advance(command, serving, now_ns)
 
-    def looked(self, peer_id: int, message: Looked, alive: Container[int], now_ns: int) -> None:
+    def looked(self, peer_id: int, message: RefreshReport, alive: Container[int], now_ns: int) -> None:
         """A replica answered. What nobody waits for any more is passed over."""
         command = self._commands.get(message.id)
         if command is not None and command.told.pop(peer_id, None) is not None:

@@ -26,7 +26,7 @@ from flightserve.core.lifecycle.reconciling import (
     Slot,
     reconcile,
 )
-from flightserve.core.lifecycle.updating import Layout, Seen
+from flightserve.core.lifecycle.updating import Layout, Observed
 from flightserve.fabric.transport.processes import Industry, ProcessLook
 from flightserve.types import DeploymentSpec
 from flightserve.wire.table import Entry, Peer, RoutingTable, assign
@@ -297,7 +297,7 @@ class Roster:
         """Another layout is served: what was served until now is not quiet yet, whatever routers said before."""
         self._busy_ns = now_ns
 
-    def seen(self, now_ns: int) -> Seen:
+    def seen(self, now_ns: int) -> Observed:
         """How far the change is."""
         told = self._told()
         if not told:
@@ -309,11 +309,11 @@ class Roster:
         wanted = self._desired.everything()
         return [record for record in self.records.values() if wanted.get(record.slot) != record.version]
 
-    def places(self) -> Seen:
+    def places(self) -> Observed:
         """Which places of the layout have a child, and which of these are ready."""
         wanted = self._desired.everything()
         ours = [record for record in self.records.values() if wanted.get(record.slot) == record.version]
-        return Seen(
+        return Observed(
             ready=frozenset(record.slot for record in ours if _ready(record)),
             held=frozenset(record.slot for record in ours if record.phase in LIVE),
         )

@@ -27,11 +27,11 @@ from flightserve.control.messages import (
     Inbox,
     Keep,
     Left,
-    Looked,
     Lost,
     Message,
     Publish,
     Refresh,
+    RefreshReport,
     Report,
     Scale,
     Shutdown,
@@ -183,7 +183,7 @@ class Supervisor:
             case Refresh():
                 replicas = self._roster.replicas_of(message.deployment)
                 self._refreshes.ask(message, *replicas, lambda answer: send(writer, answer), now_ns)
-            case Looked() if record is not None:
+            case RefreshReport() if record is not None:
                 self._refreshes.looked(record.peer_id, message, self._roster.records, now_ns)
             case Shutdown(drain_timeout_s):
                 if self._shutdown is None:

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from flightserve import threads
 from flightserve.config import EdgeLimits
-from flightserve.core.overload.crowding import Holdings, Seen, too_many, too_much, wrapped
+from flightserve.core.overload.crowding import ConnectionUse, Holdings, too_many, too_much, wrapped
 from flightserve.frontends import connections
 from flightserve.frontends.connections import Connection
 from flightserve.frontends.flight.crowd import Crowd
@@ -193,7 +193,7 @@ class EdgeWatch:
                     taken[key] = taken.get(key, 0) + nbytes
         held = self._holdings.look({key: one.received for key, one in found.items()}, taken, forgiven)
         grown = max(0, process.own_bytes - self._began.own_bytes)
-        seen = [Seen(key, held[key]) for key in found]
+        seen = [ConnectionUse(key, held[key]) for key in found]
         for key in too_much(seen, self._limits.unfinished_bytes_max, grown):
             self._end([found[key]], f"{held[key] >> 20} MiB that are no whole message")
 
@@ -227,10 +227,10 @@ def give_back() -> None:
         trim(0)
 
 
-def _calling(port: int, crowd: Crowd) -> list[tuple[Connection, Seen[Connection]]]:
+def _calling(port: int, crowd: Crowd) -> list[tuple[Connection, ConnectionUse[Connection]]]:
     peers = {address_of(peer): told for peer, told in crowd.peers().items()}
     out = []
     for one in connections.accepted((port,)):
         running, lately = peers.get(one.peer, (0, False))
-        out.append((one, Seen(one, 0, one.quiet_ms, running, lately)))
+        out.append((one, ConnectionUse(one, 0, one.quiet_ms, running, lately)))
     return out

@@ -68,7 +68,7 @@ FAULT_BYTES_MAX = 1 << 20
 
 # How a micro-batch ended: result region (none at the end of a stream) and its rows, who is answered by what where
 # that is not all by one, or an error.
-Answer: TypeAlias = tuple[frames.Region | None, int] | list[frames.Share | frames.Fault] | FlightserveError
+Answer: TypeAlias = tuple[frames.Region | None, int] | list[frames.Share | frames.PartFault] | FlightserveError
 
 
 class ReplicaLane:
@@ -279,7 +279,7 @@ class ReplicaLane:
             self.send(frames.Failed(frame.batch_id, kind_of(answer), answer.message, True, kept))
         elif isinstance(answer, list):
             shares = [each for each in answer if isinstance(each, frames.Share)]
-            faults = [each for each in answer if isinstance(each, frames.Fault)]
+            faults = [each for each in answer if isinstance(each, frames.PartFault)]
             done = frames.Done(frame.batch_id, None, 0, True, kept, busy_ns, shares, faults)
             self.send(done, *[share.region for share in shares])
         else:
@@ -436,13 +436,13 @@ class ReplicaLane:
         if not isinstance(result, list):
             region = self.write(result)
             return (region, result.num_rows) if places is None else [frames.Share(region, result.num_rows, places)]
-        shares: list[frames.Share | frames.Fault] = []
+        shares: list[frames.Share | frames.PartFault] = []
         text_bytes_max = FAULT_BYTES_MAX // max(1, len(result))
         try:
             for parts, batch, counts in result:
                 own = list(parts) if places is None else [places[part] for part in parts]
                 if isinstance(batch, FlightserveError):
-                    shares.append(frames.Fault(own, kind_of(batch), batch.message[: text_bytes_max // 4]))
+                    shares.append(frames.PartFault(own, kind_of(batch), batch.message[: text_bytes_max // 4]))
                 else:
                     offsets = batch.offsets if isinstance(batch, Stored) else []
                     shares.append(frames.Share(self.write(batch), batch.num_rows, own, list(counts), offsets))

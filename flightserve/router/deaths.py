@@ -9,7 +9,7 @@ import logging
 import os
 import select
 
-from flightserve.router.peers import Peer
+from flightserve.router.peers import PeerProcess
 
 log = logging.getLogger(__name__)
 
@@ -19,13 +19,13 @@ class Deaths:
 
     def __init__(self, epoll: select.epoll) -> None:
         self._epoll = epoll
-        self._peers: dict[int, Peer] = {}
+        self._peers: dict[int, PeerProcess] = {}
         self._pidfds: dict[int, int] = {}
 
     def __repr__(self) -> str:
         return f"<Deaths: {len(self._peers)} processes are watched>"
 
-    def watch(self, peer: Peer) -> None:
+    def watch(self, peer: PeerProcess) -> None:
         """From now on, unless it is watched already or there is no file descriptor left: its heartbeats tell, too."""
         if peer.id in self._pidfds:
             return
@@ -38,11 +38,11 @@ class Deaths:
         self._peers[pidfd] = peer
         self._pidfds[peer.id] = pidfd
 
-    def of(self, pidfd: int) -> Peer | None:
+    def of(self, pidfd: int) -> PeerProcess | None:
         """The process that the readable descriptor says is dead; None for a descriptor of something else."""
         return self._peers.get(pidfd)
 
-    def forget(self, peer: Peer) -> None:
+    def forget(self, peer: PeerProcess) -> None:
         """Its connections have ended."""
         pidfd = self._pidfds.pop(peer.id, None)
         if pidfd is not None:

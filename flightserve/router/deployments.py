@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from flightserve.clock import NEVER_NS
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.router.dispatch import Dispatcher, refuse_all
-from flightserve.router.links import Link, RegionHold
+from flightserve.router.links import PeerLink, RegionHold
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -31,14 +31,14 @@ class Deployments:
         # By the deployments' keys.
         self._dispatchers: dict[str, Dispatcher] = {}
         # Lanes whose deployment may come to this router with the next table.
-        self._homeless: set[Link] = set()
+        self._homeless: set[PeerLink] = set()
         # Requests from callers whose routing table is newer than ours.
-        self._early: dict[Link, list[tuple[frames.Submit, RegionHold]]] = {}
+        self._early: dict[PeerLink, list[tuple[frames.Submit, RegionHold]]] = {}
         # Counts of versions that are gone, by deployment: counters must not fall.
         self._past: dict[str, collections.Counter[str]] = {}
         self._table = RoutingTable(0)
         self._ids = itertools.count(1)
-        self.dirty: set[Link] = set()
+        self.dirty: set[PeerLink] = set()
         # The router takes nothing new.
         self.draining = False
         # There may be something to `see_off`.
@@ -59,11 +59,11 @@ class Deployments:
     def __repr__(self) -> str:
         return f"<Deployments {', '.join(self._dispatchers)}; {len(self._homeless)} lanes wait for theirs>"
 
-    def of(self, link: Link) -> Dispatcher | None:
+    def of(self, link: PeerLink) -> Dispatcher | None:
         """The dispatcher of a lane's deployment, if it is here."""
         return self._dispatchers.get(link.deployment)
 
-    def answering(self, link: Link) -> Dispatcher:
+    def answering(self, link: PeerLink) -> Dispatcher:
         """That of a lane which answers. Raises ProtocolError where there is none."""
         dispatcher = self._dispatchers.get(link.deployment)
         if dispatcher is None:
@@ -89,7 +89,7 @@ class Deployments:
 
     # ---- lanes
 
-    def house(self, link: Link, now_ns: int) -> None:
+    def house(self, link: PeerLink, now_ns: int) -> None:
         """A replica's lane finds its deployment, waits for a table that says it is here, or is sent away."""
         dispatcher = self._dispatchers.get(link.deployment)
         if link.draining:
@@ -102,7 +102,7 @@ class Deployments:
         else:
             self._send_away(link)
 
-    def goodbye(self, link: Link, now_ns: int) -> None:
+    def goodbye(self, link: PeerLink, now_ns: int) -> None:
         """A replica's lane takes nothing new."""
         link.draining = True
         dispatcher = self._dispatchers.get(link.deployment)
@@ -112,19 +112,19 @@ class Deployments:
         else:
             self._send_away(link)
 
-    def _send_away(self, link: Link) -> None:
+    def _send_away(self, link: PeerLink) -> None:
         self._homeless.discard(link)
         link.dismiss()
         self.dirty.add(link)
 
-    def forget(self, link: Link) -> None:
+    def forget(self, link: PeerLink) -> None:
         """The connection ended."""
         self._homeless.discard(link)
         self._early.pop(link, None)
 
     # ---- requests
 
-    def submit(self, link: Link, frame: frames.Submit, hold: RegionHold, now_ns: int) -> None:
+    def submit(self, link: PeerLink, frame: frames.Submit, hold: RegionHold, now_ns: int) -> None:
         """Take in the requests of one frame, or say where they belong. Raises ProtocolError for too many."""
         if len(link.requests) + len(frame.parts) > self._requests_max:
             raise ProtocolError(f"more than {self._requests_max} requests in flight on one connection")
@@ -138,7 +138,7 @@ class Deployments:
             return
         self.dirty.add(link)
 
-    def _elsewhere(self, link: Link, frame: frames.Submit, hold: RegionHold) -> None:
+    def _elsewhere(self, link: PeerLink, frame: frames.Submit, hold: RegionHold) -> None:
         """The deployment is not ours: not yet, not any more, or nobody's. Whose table is newer knows."""
         if frame.epoch > self._table.version:
             early = self._early.setdefault(link, [])
@@ -163,7 +163,7 @@ class Deployments:
 
     # ---- the table
 
-    def apply(self, table: RoutingTable, now_ns: int) -> list[tuple[Link, FlightserveError]]:
+    def apply(self, table: RoutingTable, now_ns: int) -> list[tuple[PeerLink, FlightserveError]]:
         """Take over a newer table; returns connections that broke the protocol with what had waited for it."""
         if table.version <= self._table.version:
             return []
@@ -185,9 +185,9 @@ class Deployments:
             self.house(link, now_ns)
         return self._submit_early(now_ns)
 
-    def _submit_early(self, now_ns: int) -> list[tuple[Link, FlightserveError]]:
+    def _submit_early(self, now_ns: int) -> list[tuple[PeerLink, FlightserveError]]:
         early, self._early = self._early, {}
-        broken: list[tuple[Link, FlightserveError]] = []
+        broken: list[tuple[PeerLink, FlightserveError]] = []
         for link, submits in early.items():
             try:
                 for frame, hold in submits:

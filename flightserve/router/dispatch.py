@@ -13,30 +13,30 @@ from typing import Any, cast
 
 from flightserve.core.routing.credits import SUSPENDED_MAX
 from flightserve.core.routing.events import (
-    Abandon,
+    AbandonBatch,
     Arrived,
     BatchFailed,
-    Cancelled,
+    BatchSuspended,
     Completed,
     Dispatch,
     Ejected,
     Event,
     Finished,
+    HandBack,
     HandOver,
-    Moved,
     Readmitted,
     Refused,
     ReplicaDown,
     ReplicaDraining,
     ReplicaUp,
     Request,
+    RequestsCancelled,
     Streamed,
-    Suspended,
     Tick,
 )
 from flightserve.core.routing.machine import DeploymentMachine
 from flightserve.errors import KINDS, DeadlineExceeded, InvalidArgument, NotFound, ProtocolError
-from flightserve.router.links import Link, RegionHold, Routed, Running
+from flightserve.router.links import PeerLink, RegionHold, Routed, RunningBatch
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire import frames
 
@@ -54,16 +54,16 @@ class Dispatcher:
     """Runs one deployment: requests of all frontends, replicas' lanes. Used from the router's loop only. Connections
     that have frames to be sent are put into `dirty`."""
 
-    def __init__(self, spec: DeploymentSpec, ids: itertools.count[int], dirty: set[Link]) -> None:
+    def __init__(self, spec: DeploymentSpec, ids: itertools.count[int], dirty: set[PeerLink]) -> None:
         self.machine = DeploymentMachine(spec.options)
         self._ids = ids
-        self._lanes: dict[int, Link] = {}
+        self._lanes: dict[int, PeerLink] = {}
         self.dirty = dirty
         # The deployment is another router's, or replaced: nothing new is taken in.
         self.leaving = False
         # This version of it is not served yet, or not any more.
         self.going = False
-        self._draining: set[Link] = set()
+        self._draining: set[PeerLink] = set()
         self.update(spec)
 
     def update(self, spec: DeploymentSpec) -> None:
@@ -86,7 +86,7 @@ class Dispatcher:
 
     # ---- from frontends
 
-    def submit(self, link: Link, frame: frames.Submit, hold: RegionHold, now_ns: int) -> None:
+    def submit(self, link: PeerLink, frame: frames.Submit, hold: RegionHold, now_ns: int) -> None:
         """Take in the requests of one frame; each gets exactly one outcome on `link`."""
         method = self._methods.get(frame.method)
         if method is None:
@@ -118,7 +118,7 @@ class Dispatcher:
 
     def cancel(self, requests: Sequence[Routed], now_ns: int) -> None:
         """Callers gave these up."""
-        self.handle(Cancelled([r.id for r in requests]), now_ns)
+        self.handle(RequestsCancelled([r.id for r in requests]), now_ns)
 
     def taken(self, request: Routed, parts: int) -> None:
         """The reader of a streamed reply is ready for more."""
@@ -130,18 +130,18 @@ class Dispatcher:
 
     # ---- from replicas
 
-    def lane_up(self, link: Link, now_ns: int) -> None:
+    def lane_up(self, link: PeerLink, now_ns: int) -> None:
         """A replica's lane offers its credits."""
         peer = link.peer
         assert peer is not None
         self._lanes[link.number] = link
         self.handle(ReplicaUp(link.number, link.credits, peer.id, link.is_async, peer.paused), now_ns)
 
-    def serves(self, link: Link) -> bool:
+    def serves(self, link: PeerLink) -> bool:
         """True for a lane that may be given work, or has some."""
         return link.number in self._lanes
 
-    def lanes_down(self, links: Sequence[Link], reason: str, now_ns: int, silent: bool = False) -> None:
+    def lanes_down(self, links: Sequence[PeerLink], reason: str, now_ns: int, silent: bool = False) -> None:
         """These lanes are gone, with their process; what they were running is the machine's to settle. `silent`: it
         was ejected because it answered nothing."""
         lanes = [link for link in links if self._lanes.pop(link.number, None) is not None]
@@ -156,7 +156,7 @@ class Dispatcher:
             for hold in batch.holds:
                 hold.lose()
 
-    def drain(self, link: Link, now_ns: int) -> None:
+    def drain(self, link: PeerLink, now_ns: int) -> None:
         """The replica takes nothing new on this lane, and wants to hear when it has answered all it was given."""
         if self.serves(link):
             self._draining.add(link)
@@ -181,12 +181,12 @@ class Dispatcher:
                 self._let_go(lane, "the deployment moved to another router, or was replaced", now_ns)
         return not (self._lanes or record.live_requests or self.dirty)
 
-    def _let_go(self, lane: Link, why: str, now_ns: int) -> None:
+    def _let_go(self, lane: PeerLink, why: str, now_ns: int) -> None:
         self.lanes_down([lane], why, now_ns)
         lane.dismiss()
         self.dirty.add(lane)
 
-    def done(self, link: Link, frame: frames.Done, result: RegionHold | None, now_ns: int) -> None:
+    def done(self, link: PeerLink, frame: frames.Done, result: RegionHold | None, now_ns: int) -> None:
         """A micro-batch, or one part of a streamed reply, is answered by `result`."""
         running = link.running.get(frame.batch_id)
         if running is None:
@@ -202,13 +202,13 @@ class Dispatcher:
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns), now_ns)
         settle_holds(link, running, frame.kept)
 
-    def _streams(self, running: Running) -> bool:
+    def _streams(self, running: RunningBatch) -> bool:
         """Whether a result at the end is not called for: a generator may yield nothing at all."""
         request = running.pieces[0][0]
         method = self._methods.get(request.group[0])
         return request.streamed or method is None or method.streaming
 
-    def shared(self, link: Link, frame: frames.Done, results: list[RegionHold], now_ns: int) -> None:
+    def shared(self, link: PeerLink, frame: frames.Done, results: list[RegionHold], now_ns: int) -> None:
         """A micro-batch is answered by several results, or not all of it is: parts failed by themselves, those left out
         have expired."""
         running = link.running.get(frame.batch_id)
@@ -233,14 +233,16 @@ class Dispatcher:
             if not counts and share.rows != (asked := sum([pieces[place][2] for place in share.parts])):
                 raise ProtocolError(f"replica answered {share.rows} rows to parts of a micro-batch that have {asked}")
         for share, result in zip(frame.shares, results, strict=True):
-            shared = Running([pieces[place] for place in share.parts], [])
+            shared = RunningBatch([pieces[place] for place in share.parts], [])
             _share(shared, result, share.rows, share.counts, share.offsets)
         faults = {place: (fault.kind, fault.message) for fault in frame.faults for place in fault.parts}
         del link.running[frame.batch_id]
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, faults), now_ns)
         settle_holds(link, running, frame.kept)
 
-    def _stream(self, link: Link, frame: frames.Done, running: Running, result: RegionHold | None, now_ns: int) -> None:
+    def _stream(
+        self, link: PeerLink, frame: frames.Done, running: RunningBatch, result: RegionHold | None, now_ns: int
+    ) -> None:
         request = running.pieces[0][0]
         if not request.streamed:
             request.streamed = True
@@ -248,7 +250,7 @@ class Dispatcher:
         if result is not None and not request.settled:
             self._send_results(request.link, result, [frames.Item(request.part.request_id, 0, frame.rows, False)])
 
-    def suspended(self, link: Link, frame: frames.Suspended, now_ns: int) -> None:
+    def suspended(self, link: PeerLink, frame: frames.Suspended, now_ns: int) -> None:
         """A micro-batch waits for another deployment; its lane has room for the next."""
         running = link.running.get(frame.batch_id)
         if running is not None:
@@ -261,9 +263,9 @@ class Dispatcher:
         if sum(other.suspended for other in link.running.values()) >= SUSPENDED_MAX:
             raise ProtocolError(f"replica suspended more than {SUSPENDED_MAX} micro-batches of a lane")
         running.suspended = True
-        self.handle(Suspended(link.number, frame.batch_id), now_ns)
+        self.handle(BatchSuspended(link.number, frame.batch_id), now_ns)
 
-    def failed(self, link: Link, frame: frames.Failed, now_ns: int) -> None:
+    def failed(self, link: PeerLink, frame: frames.Failed, now_ns: int) -> None:
         """A micro-batch raised, or was refused at the replica's door."""
         running = link.running.pop(frame.batch_id, None)
         if running is None:
@@ -307,7 +309,7 @@ class Dispatcher:
             )  # fmt: skip
             request.batch = batch
             pieces.append((request, offset, rows))
-        link.running[effect.batch_id] = Running(pieces, holds)
+        link.running[effect.batch_id] = RunningBatch(pieces, holds)
         link.channel.queue(frames.Execute(effect.batch_id, effect.group[0], regions, parts))
         for hold in holds:
             if hold.segment.gone:
@@ -316,7 +318,7 @@ class Dispatcher:
 
     def _complete(self, effect: Completed) -> None:
         requests = cast("list[Routed]", effect.requests)
-        whole: dict[tuple[Link, RegionHold], list[frames.Item]] = {}
+        whole: dict[tuple[PeerLink, RegionHold], list[frames.Item]] = {}
         for request in requests:
             results = request.results
             if len(results) == 1:
@@ -347,7 +349,7 @@ class Dispatcher:
         for index, (_, hold, offset, rows) in enumerate(request.results):
             self._send_results(request.link, hold, [frames.Item(request_id, offset, rows, index == final)])
 
-    def _send_results(self, link: Link, hold: RegionHold, items: list[frames.Item]) -> None:
+    def _send_results(self, link: PeerLink, hold: RegionHold, items: list[frames.Item]) -> None:
         if link.channel.closed:
             return
         link.show(hold)
@@ -372,10 +374,10 @@ class Dispatcher:
         self.dirty.add(request.link)
         self._settle(request)
 
-    def _move(self, effect: Moved) -> None:
+    def _move(self, effect: HandBack) -> None:
         """Give requests back to their callers, who ask the deployment's next router."""
         requests = cast("list[Routed]", effect.requests)
-        by_link: dict[Link, list[int]] = {}
+        by_link: dict[PeerLink, list[int]] = {}
         for request in requests:
             by_link.setdefault(request.link, []).append(request.part.request_id)
         for link, request_ids in by_link.items():
@@ -408,7 +410,7 @@ class Dispatcher:
                 effect.factor,
             )
 
-    def _abandon(self, effect: Abandon) -> None:
+    def _abandon(self, effect: AbandonBatch) -> None:
         lane = self._lanes.get(effect.replica_id)
         main = lane.peer.main if lane is not None and lane.peer is not None else None
         if main is not None:
@@ -420,15 +422,19 @@ _PERFORMERS: dict[type, Callable[[Dispatcher, Any], None]] = {
     Dispatch: Dispatcher._dispatch,
     Completed: Dispatcher._complete,
     Refused: Dispatcher._refuse,
-    Abandon: Dispatcher._abandon,
-    Moved: Dispatcher._move,
+    AbandonBatch: Dispatcher._abandon,
+    HandBack: Dispatcher._move,
     Ejected: Dispatcher._log,
     Readmitted: Dispatcher._log,
 }
 
 
 def _share(
-    running: Running, result: RegionHold, rows_answered: int, counts: Sequence[int] = (), offsets: Sequence[int] = ()
+    running: RunningBatch,
+    result: RegionHold,
+    rows_answered: int,
+    counts: Sequence[int] = (),
+    offsets: Sequence[int] = (),
 ) -> None:
     """Give each piece its rows of the result region: as many as it brought, all where it ran alone, or `counts`; one
     behind the other, or from `offsets` on."""
@@ -444,7 +450,7 @@ def _share(
         offset += count
 
 
-def settle_holds(link: Link, running: Running, kept: list[int]) -> None:
+def settle_holds(link: PeerLink, running: RunningBatch, kept: list[int]) -> None:
     """The replica is done with the micro-batch's regions, except those its user's code keeps."""
     for index, hold in enumerate(running.holds):
         if index in kept:
@@ -453,7 +459,7 @@ def settle_holds(link: Link, running: Running, kept: list[int]) -> None:
             hold.drop()
 
 
-def refuse_all(link: Link, frame: frames.Submit, hold: RegionHold, kind: int, message: str) -> None:
+def refuse_all(link: PeerLink, frame: frames.Submit, hold: RegionHold, kind: int, message: str) -> None:
     """Answer every request of a frame with one error."""
     for part in frame.parts:
         link.channel.queue(frames.Outcome(part.request_id, kind, message))

@@ -33,7 +33,7 @@ from flightserve.wire.frames import (
 
 if TYPE_CHECKING:
     from flightserve.router.dispatch import Dispatcher
-    from flightserve.router.peers import Peer
+    from flightserve.router.peers import PeerProcess
 
 RegionKey = tuple[int, int, int]
 
@@ -62,7 +62,7 @@ class RegionHold(Hold):
 
     __slots__ = ("key", "link", "region", "segment")
 
-    def __init__(self, link: Link, region: Region, refs: int) -> None:
+    def __init__(self, link: PeerLink, region: Region, refs: int) -> None:
         self.refs = refs
         self.lost = False
         self.segment = link.segments.find(region)
@@ -80,7 +80,7 @@ class Routed(Request, eq=False, kw_only=True):
     """A request with what only the shell knows of it."""
 
     dispatcher: Dispatcher
-    link: Link
+    link: PeerLink
     # None once the request is settled.
     hold: RegionHold | None
     part: Part
@@ -89,10 +89,10 @@ class Routed(Request, eq=False, kw_only=True):
     settled: bool = False
     streamed: bool = False
     # The lane and micro-batch it was given to last.
-    batch: tuple[Link, int] | None = None
+    batch: tuple[PeerLink, int] | None = None
 
 
-class Running(msgspec.Struct, eq=False):
+class RunningBatch(msgspec.Struct, eq=False):
     """A micro-batch a replica has: which regions it may read and which requests it answers, in order."""
 
     pieces: list[tuple[Routed, int, int]]
@@ -102,7 +102,7 @@ class Running(msgspec.Struct, eq=False):
     callee: str = ""
 
 
-class Link:
+class PeerLink:
     """One connection, with all that has to be undone when it ends."""
 
     def __init__(self, number: int, sock: socket.socket, pid: int, segments: SegmentFds) -> None:
@@ -110,7 +110,7 @@ class Link:
         self.pid = pid
         self.channel = PollingChannel(sock, self._add_segment)
         self.segments = segments
-        self.peer: Peer | None = None
+        self.peer: PeerProcess | None = None
         self.deployment = ""
         self.epoch = 0
         self.session = 0
@@ -122,7 +122,7 @@ class Link:
         self.requests: dict[int, Routed] = {}
         # Results it was sent, and regions that user code keeps.
         self.leases: Leases[RegionKey, RegionHold] = Leases()
-        self.running: dict[int, Running] = {}
+        self.running: dict[int, RunningBatch] = {}
         self.releases: list[RegionKey] = []
         self.losses: list[RegionKey] = []
         self.writing = False
@@ -146,7 +146,7 @@ class Link:
         holds = (hold for running in self.running.values() for hold in running.holds)
         return next((hold for hold in holds if hold.key == key), None)
 
-    def greet(self, hello: Hello, peer: Peer) -> None:
+    def greet(self, hello: Hello, peer: PeerProcess) -> None:
         """Take the connection's place in its process."""
         self.peer = peer
         self.deployment = hello.deployment

@@ -13,7 +13,7 @@ is not there all the same, because the process was given up or its connection di
 from __future__ import annotations
 
 from flightserve.errors import KINDS, Unavailable
-from flightserve.router.links import Link, RegionHold
+from flightserve.router.links import PeerLink, RegionHold
 from flightserve.router.peers import Peers
 from flightserve.wire import frames
 
@@ -21,7 +21,7 @@ _UNAVAILABLE = KINDS.index(Unavailable)
 GONE = "the rows that were passed on are not there any more; try again"
 
 
-def passed_on(peers: Peers, link: Link, frame: frames.Submit) -> RegionHold | None:
+def passed_on(peers: Peers, link: PeerLink, frame: frames.Submit) -> RegionHold | None:
     """The hold for the requests of a frame over another process's region; None where they were refused."""
     hold = _given(peers, link, frame.region)
     if hold is None or frame.rows < max([part.row_offset + part.rows for part in frame.parts], default=0):
@@ -34,7 +34,7 @@ def passed_on(peers: Peers, link: Link, frame: frames.Submit) -> RegionHold | No
     return hold
 
 
-def answered_with(peers: Peers, link: Link, frame: frames.Done) -> list[RegionHold] | None:
+def answered_with(peers: Peers, link: PeerLink, frame: frames.Done) -> list[RegionHold] | None:
     """A hold on each region that a replica answered with: its own, or what it was given; None where one is gone."""
     regions = [share.region for share in frame.shares] or ([frame.region] if frame.region is not None else [])
     results: list[RegionHold] = []
@@ -48,7 +48,7 @@ def answered_with(peers: Peers, link: Link, frame: frames.Done) -> list[RegionHo
     return results
 
 
-def _answer(peers: Peers, link: Link, region: frames.Region) -> RegionHold | None:
+def _answer(peers: Peers, link: PeerLink, region: frames.Region) -> RegionHold | None:
     if link.peer is not None and region.owner == link.peer.id:
         return RegionHold(link, region, 1)
     hold = _given(peers, link, region)
@@ -59,7 +59,7 @@ def _answer(peers: Peers, link: Link, region: frames.Region) -> RegionHold | Non
     return hold
 
 
-def _given(peers: Peers, link: Link, region: frames.Region) -> RegionHold | None:
+def _given(peers: Peers, link: PeerLink, region: frames.Region) -> RegionHold | None:
     """The hold on a region of another process that this one may read, because it was given it here."""
     key = (region.owner, region.segment, region.offset)
     found = (other.reads(key) for other in peers.of_process(link.pid))

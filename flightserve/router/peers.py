@@ -26,7 +26,7 @@ from flightserve.fabric.transport.processes import Industry, look_at
 from flightserve.wire.frames import Hello
 
 if TYPE_CHECKING:
-    from flightserve.router.links import Link
+    from flightserve.router.links import PeerLink
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +34,15 @@ REPLICA = "replica"
 
 
 @dataclass(slots=True, eq=False)
-class Peer:
+class PeerProcess:
     """One process: its main connection and its lanes. `paused`: it is silent, and gets nothing new."""
 
     id: int
     tier: str
     pid: int = 0
     session: int = 0
-    main: Link | None = None
-    lanes: list[Link] = field(default_factory=list)
+    main: PeerLink | None = None
+    lanes: list[PeerLink] = field(default_factory=list)
     pings_open: int = 0
     industry: Industry = field(default_factory=Industry)
     paused: bool = False
@@ -51,7 +51,7 @@ class Peer:
         return f"{self.tier} {self.id:x}"
 
     @property
-    def links(self) -> list[Link]:
+    def links(self) -> list[PeerLink]:
         """All its connections, lanes first."""
         return self.lanes if self.main is None else [*self.lanes, self.main]
 
@@ -60,21 +60,21 @@ class Peers:
     """All processes connected now, by id. `unanswered` is for the loop's heartbeat."""
 
     def __init__(self, limits: FabricLimits) -> None:
-        self._peers: dict[int, Peer] = {}
+        self._peers: dict[int, PeerProcess] = {}
         self._missed_max = limits.heartbeats_missed_max
         self._idle_beats_max = max(int(limits.busy_s_max / limits.heartbeat_s), limits.heartbeats_missed_max)
 
-    def __iter__(self) -> Iterator[Peer]:
+    def __iter__(self) -> Iterator[PeerProcess]:
         return iter(list(self._peers.values()))
 
     def __repr__(self) -> str:
         return f"<Peers: {len(self._peers)}, {sum(peer.paused for peer in self)} paused>"
 
-    def of_process(self, pid: int) -> Iterator[Link]:
+    def of_process(self, pid: int) -> Iterator[PeerLink]:
         """The connections of a process, under whatever ids it has."""
         return (link for peer in self._peers.values() if peer.pid == pid for link in peer.links)
 
-    def superseded(self, hello: Hello) -> list[Link]:
+    def superseded(self, hello: Hello) -> list[PeerLink]:
         """Connections that a Hello makes void: those of an earlier session of its process. Raises ProtocolError for a
         Hello that comes too late itself."""
         peer = self._peers.get(hello.peer_id)
@@ -84,17 +84,17 @@ class Peers:
             raise ProtocolError(f"session {hello.session} of {peer} is over; it has begun session {peer.session}")
         return list(peer.links)
 
-    def greet(self, link: Link, hello: Hello) -> Peer:
+    def greet(self, link: PeerLink, hello: Hello) -> PeerProcess:
         """The connection takes its place in its process. Raises ProtocolError for one that is another's."""
         peer = self._peers.get(hello.peer_id)
         if peer is None:
-            peer = self._peers[hello.peer_id] = Peer(hello.peer_id, hello.tier, link.pid, hello.session)
+            peer = self._peers[hello.peer_id] = PeerProcess(hello.peer_id, hello.tier, link.pid, hello.session)
         elif peer.pid != link.pid:
             raise ProtocolError(f"process {link.pid} says that it is {peer}, which is another")
         link.greet(hello, peer)
         return peer
 
-    def ending_with(self, link: Link, serving: bool) -> list[Link]:
+    def ending_with(self, link: PeerLink, serving: bool) -> list[PeerLink]:
         """The connections that end when this one does, itself included, no longer their process's: with a main
         connection all, and with a lane that was `serving` too, because it is its process that died. A lane that was
         sent to another router, or one of a frontend's, ends by itself."""
@@ -110,14 +110,14 @@ class Peers:
             peer.lanes.remove(link)
         return [link]
 
-    def forget_if_gone(self, peer: Peer | None) -> bool:
+    def forget_if_gone(self, peer: PeerProcess | None) -> bool:
         """True where that was the process's last connection."""
         if peer is None or peer.links or self._peers.get(peer.id) is not peer:
             return False
         del self._peers[peer.id]
         return True
 
-    def judge(self, peer: Peer, now_ns: int) -> str:
+    def judge(self, peer: PeerProcess, now_ns: int) -> str:
         """Once a heartbeat: why the process has to be ejected, "" where it has not. May set `paused`."""
         if not peer.pings_open:
             return ""
@@ -136,7 +136,7 @@ class Peers:
             log.warning("%s left %d heartbeats unanswered: it gets nothing new until it answers", peer, peer.pings_open)
         return ""
 
-    def answered(self, peer: Peer) -> bool:
+    def answered(self, peer: PeerProcess) -> bool:
         """A heartbeat is answered; True where the process was paused until now."""
         was_paused, peer.paused = peer.paused, False
         peer.pings_open = 0

@@ -25,13 +25,13 @@ from flightserve.core.telling import Telling
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.fabric.transport.spinning import Spinner
 from flightserve.loops import Watch
+from flightserve.router.acceptor import Acceptor
 from flightserve.router.deaths import Deaths
 from flightserve.router.deployments import Deployments
-from flightserve.router.door import Door
-from flightserve.router.links import Link, RegionHold, SegmentFds
+from flightserve.router.links import PeerLink, RegionHold, SegmentFds
+from flightserve.router.mailbox import Mailbox
 from flightserve.router.passing import GONE, answered_with, passed_on
-from flightserve.router.peers import REPLICA, Peer, Peers
-from flightserve.router.posts import Posts
+from flightserve.router.peers import REPLICA, PeerProcess, Peers
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -58,12 +58,12 @@ class RouterService:
         self.endpoint = endpoint
         self._limits = limits
         self._segments = SegmentFds(limits.segments_per_peer_max)
-        self._links: dict[int, Link] = {}
-        self._by_fd: dict[int, Link] = {}
+        self._links: dict[int, PeerLink] = {}
+        self._by_fd: dict[int, PeerLink] = {}
         self._peers = Peers(limits)
         self._deployments = Deployments(peer_id, limits.requests_per_connection_max)
         self._numbers = itertools.count(1)
-        self._posts = Posts()
+        self._mailbox = Mailbox()
         self._unknown = Telling()
         self._epoll = select.epoll()
         self._deaths = Deaths(self._epoll)
@@ -85,8 +85,8 @@ class RouterService:
 
     def start(self) -> None:
         """Listen and run. Raises OSError where the endpoint is taken."""
-        self._door = Door(self.endpoint, self._epoll)
-        self._epoll.register(self._posts.fd, select.EPOLLIN)
+        self._acceptor = Acceptor(self.endpoint, self._epoll)
+        self._epoll.register(self._mailbox.fd, select.EPOLLIN)
         self._running = True
         self._thread = threads.start("router", self._run, lambda: not self._running, self._on_loss)
         self._watch.start()
@@ -97,7 +97,7 @@ class RouterService:
 
     def post(self, action: Callable[[], None]) -> None:
         """Run `action` on the loop."""
-        self._posts.put(action)
+        self._mailbox.put(action)
 
     def drain(self, timeout_s: float) -> bool:
         """Take nothing new; True once nothing is queued or running."""
@@ -150,11 +150,11 @@ class RouterService:
                     self._serve(link, mask)
                 except FlightserveError as error:
                     self._drop(link, error)
-            elif fd == self._posts.fd:
-                self._posts.run()
+            elif fd == self._mailbox.fd:
+                self._mailbox.run()
             elif (dead := self._deaths.of(fd)) is not None:
                 self._died(dead)
-            elif fd == self._door.fd:
+            elif fd == self._acceptor.fd:
                 self._accept()
             # Else what it says is of a connection that ended in this turn.
         self._turned_ns = now_ns = monotonic_ns()
@@ -170,7 +170,7 @@ class RouterService:
             self._on_idle()
             self._on_idle = None
         machines_ns, self._live = self._deployments.outlook()
-        self._wake_ns = min(self._next_beat_ns, self._next_lazy_ns, self._door.wake_ns, machines_ns)
+        self._wake_ns = min(self._next_beat_ns, self._next_lazy_ns, self._acceptor.wake_ns, machines_ns)
 
     def _ready(self) -> Sequence[tuple[int, int]]:
         """Wait for sockets that are readable or writable, or for something to do by ourselves."""
@@ -192,7 +192,7 @@ class RouterService:
         for dispatcher in self._deployments:
             if dispatcher.machine.next_wake_ns <= now_ns:
                 dispatcher.handle(Tick(), now_ns)
-        self._door.tick(now_ns)
+        self._acceptor.tick(now_ns)
         if now_ns >= self._next_beat_ns:
             self._next_beat_ns = now_ns + int(self._limits.heartbeat_s * NS_PER_S)
             self._beat(now_ns)
@@ -201,7 +201,7 @@ class RouterService:
                 self._flush(link, lazily=True)
             self._next_lazy_ns = now_ns + LAZY_FLUSH_NS if self._links else NEVER_NS
 
-    def _flush(self, link: Link, lazily: bool) -> None:
+    def _flush(self, link: PeerLink, lazily: bool) -> None:
         channel = link.channel
         if channel.closed:
             return
@@ -220,16 +220,16 @@ class RouterService:
 
     def _accept(self) -> None:
         now_ns = monotonic_ns()
-        for sock, pid in self._door.accept(now_ns):
-            link = Link(next(self._numbers), sock, pid, self._segments)
+        for sock, pid in self._acceptor.accept(now_ns):
+            link = PeerLink(next(self._numbers), sock, pid, self._segments)
             self._links[link.number] = link
             self._by_fd[link.fd] = link
             self._epoll.register(link.fd, select.EPOLLIN)
             self._next_lazy_ns = 0
-            if (silent := self._door.entered(link, now_ns)) is not None:
+            if (silent := self._acceptor.entered(link, now_ns)) is not None:
                 self._drop(silent, ProtocolError("it has not said who it is, and others wait"))
 
-    def _serve(self, link: Link, mask: int) -> bool:
+    def _serve(self, link: PeerLink, mask: int) -> bool:
         """Read and write what there is; False where nothing came."""
         received: Sequence[frames.Frame] = ()
         if mask & _WRITABLE:
@@ -246,7 +246,7 @@ class RouterService:
                 _HANDLERS[type(frame)](self, link, frame, now_ns)
         return bool(received)
 
-    def _died(self, peer: Peer) -> None:
+    def _died(self, peer: PeerProcess) -> None:
         """What it had sent before still counts. Its connections may be held by others and would not end."""
         for link in list(peer.links):
             try:
@@ -258,7 +258,7 @@ class RouterService:
             self._drop(link, None, why="its process died")
 
     def _drop(
-        self, link: Link, error: FlightserveError | None, silent: str = "", why: str = "its connection ended"
+        self, link: PeerLink, error: FlightserveError | None, silent: str = "", why: str = "its connection ended"
     ) -> None:
         """End a connection, with all that end with it, and undo all they held. `silent` says why a process that
         is still there is ejected."""
@@ -280,27 +280,27 @@ class RouterService:
         if peer is not None and self._peers.forget_if_gone(peer):
             self._gone(peer)
 
-    def _tell_of(self, peer: Peer | None, error: ProtocolError) -> None:
+    def _tell_of(self, peer: PeerProcess | None, error: ProtocolError) -> None:
         if peer is not None:
             log.warning("closing %s: %s", peer, error.message)
         elif count := self._unknown.count(monotonic_ns()):
             log.warning("closed %d connections that did not say who they are; the last: %s", count, error.message)
 
-    def _disconnect(self, link: Link) -> None:
+    def _disconnect(self, link: PeerLink) -> None:
         self._epoll.unregister(link.fd)
         self._by_fd.pop(link.fd, None)
         self._links.pop(link.number, None)
-        self._door.known(link)
+        self._acceptor.known(link)
         self._deployments.forget(link)
         link.channel.close()
 
-    def _cancel_all(self, link: Link, now_ns: int) -> None:
+    def _cancel_all(self, link: PeerLink, now_ns: int) -> None:
         for dispatcher in self._deployments:
             mine = [request for request in link.requests.values() if request.dispatcher is dispatcher]
             if mine:
                 dispatcher.cancel(mine, now_ns)
 
-    def _gone(self, peer: Peer) -> None:
+    def _gone(self, peer: PeerProcess) -> None:
         self._deaths.forget(peer)
         self._segments.drop(peer.id)
         for link in list(self._links.values()):
@@ -311,7 +311,7 @@ class RouterService:
                 self._flush(link, lazily=False)
 
     def _beat(self, now_ns: int) -> None:
-        for link in self._door.overdue(now_ns):
+        for link in self._acceptor.overdue(now_ns):
             self._drop(link, ProtocolError("it has not said in time who it is"))
         for peer in self._peers:
             main = peer.main
@@ -336,7 +336,7 @@ class RouterService:
 
     # ---- frames
 
-    def _on_hello(self, link: Link, frame: frames.Hello, now_ns: int) -> None:
+    def _on_hello(self, link: PeerLink, frame: frames.Hello, now_ns: int) -> None:
         if frame.protocol != frames.PROTOCOL_VERSION or link.peer is not None:
             raise ProtocolError(f"unexpected Hello of protocol {frame.protocol}")
         if frame.credits < 0:
@@ -344,7 +344,7 @@ class RouterService:
         for old in self._peers.superseded(frame):
             self._drop(old, None)
         peer = self._peers.greet(link, frame)
-        self._door.known(link)
+        self._acceptor.known(link)
         self._deaths.watch(peer)
         link.channel.queue(
             frames.Hello(
@@ -362,7 +362,7 @@ class RouterService:
             for lane in peer.lanes if frame.main else [link]:
                 self._deployments.house(lane, now_ns)
 
-    def _on_submit(self, link: Link, frame: frames.Submit, now_ns: int) -> None:
+    def _on_submit(self, link: PeerLink, frame: frames.Submit, now_ns: int) -> None:
         region = frame.region
         peer = link.peer
         if peer is None:
@@ -382,23 +382,23 @@ class RouterService:
         for key in frame.released:
             link.leases.release(key)
 
-    def _on_cancel(self, link: Link, frame: frames.Cancel, now_ns: int) -> None:
+    def _on_cancel(self, link: PeerLink, frame: frames.Cancel, now_ns: int) -> None:
         for request_id in frame.request_ids:
             request = link.requests.get(request_id)
             if request is not None:
                 request.dispatcher.cancel([request], now_ns)
 
-    def _on_taken(self, link: Link, frame: frames.Taken, now_ns: int) -> None:
+    def _on_taken(self, link: PeerLink, frame: frames.Taken, now_ns: int) -> None:
         request = link.requests.get(frame.id)
         if request is not None:
             request.dispatcher.taken(request, frame.parts)
 
-    def _on_release(self, link: Link, frame: frames.Release, now_ns: int) -> None:
+    def _on_release(self, link: PeerLink, frame: frames.Release, now_ns: int) -> None:
         for key in frame.regions:
             link.leases.release(key)
         self._next_lazy_ns = min(self._next_lazy_ns, now_ns + LAZY_FLUSH_NS)
 
-    def _on_done(self, link: Link, frame: frames.Done, now_ns: int) -> None:
+    def _on_done(self, link: PeerLink, frame: frames.Done, now_ns: int) -> None:
         results = answered_with(self._peers, link, frame)
         if results is None:
             self._on_failed(link, frames.Failed(frame.batch_id, _UNAVAILABLE, GONE, True, frame.kept), now_ns)
@@ -413,16 +413,16 @@ class RouterService:
             for result in results:
                 result.drop()
 
-    def _on_failed(self, link: Link, frame: frames.Failed, now_ns: int) -> None:
+    def _on_failed(self, link: PeerLink, frame: frames.Failed, now_ns: int) -> None:
         self._deployments.answering(link).failed(link, frame, now_ns)
 
-    def _on_suspended(self, link: Link, frame: frames.Suspended, now_ns: int) -> None:
+    def _on_suspended(self, link: PeerLink, frame: frames.Suspended, now_ns: int) -> None:
         self._deployments.answering(link).suspended(link, frame, now_ns)
 
-    def _on_segment(self, link: Link, frame: frames.Segment, now_ns: int) -> None:
+    def _on_segment(self, link: PeerLink, frame: frames.Segment, now_ns: int) -> None:
         link.channel.take_segment()
 
-    def _on_segment_gone(self, link: Link, frame: frames.SegmentGone, now_ns: int) -> None:
+    def _on_segment_gone(self, link: PeerLink, frame: frames.SegmentGone, now_ns: int) -> None:
         if link.peer is None or frame.owner != link.peer.id:
             raise ProtocolError("a process dropped a segment of another")
         self._segments.drop(frame.owner, frame.segment)
@@ -435,23 +435,23 @@ class RouterService:
                     other.channel.queue(frame)
                     self._flush(other, lazily=False)
 
-    def _on_ping(self, link: Link, frame: frames.Ping, now_ns: int) -> None:
+    def _on_ping(self, link: PeerLink, frame: frames.Ping, now_ns: int) -> None:
         link.channel.queue(frames.Pong(frame.number))
         self._flush(link, lazily=False)
 
-    def _on_pong(self, link: Link, frame: frames.Pong, now_ns: int) -> None:
+    def _on_pong(self, link: PeerLink, frame: frames.Pong, now_ns: int) -> None:
         peer = link.peer
         if peer is None or link is not peer.main:
             return
         if self._peers.answered(peer):
             self._tell_all(ReplicaResumed(peer.id), now_ns)
 
-    def _on_goodbye(self, link: Link, frame: frames.Goodbye, now_ns: int) -> None:
+    def _on_goodbye(self, link: PeerLink, frame: frames.Goodbye, now_ns: int) -> None:
         if link.peer is None or link.peer.tier != REPLICA:
             raise ProtocolError("only a replica's lane says goodbye")
         self._deployments.goodbye(link, now_ns)
 
-    def _unexpected(self, link: Link, frame: frames.Frame, now_ns: int) -> None:
+    def _unexpected(self, link: PeerLink, frame: frames.Frame, now_ns: int) -> None:
         raise ProtocolError(f"unexpected {type(frame).__name__} frame")
 
     # ---- routing table, posts, the end
@@ -466,14 +466,14 @@ class RouterService:
     def _close(self) -> None:
         for link in list(self._links.values()):
             link.channel.close()
-        self._door.close()
+        self._acceptor.close()
         self._deaths.close()
         self._epoll.close()
         self._segments.close()
-        self._posts.close()
+        self._mailbox.close()
 
 
-_HANDLERS: dict[type, Callable[[RouterService, Link, Any, int], None]] = dict.fromkeys(
+_HANDLERS: dict[type, Callable[[RouterService, PeerLink, Any, int], None]] = dict.fromkeys(
     frames.Frame.__args__, RouterService._unexpected
 )
 _HANDLERS.update(

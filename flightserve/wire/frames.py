@@ -170,7 +170,7 @@ class Share(msgspec.Struct, array_like=True, gc=False):
     offsets: list[int] = []
 
 
-class Fault(msgspec.Struct, array_like=True, gc=False):
+class PartFault(msgspec.Struct, array_like=True, gc=False):
     """Parts of an Execute, given by their places there, that failed while others of it did not. `kind` indexes
     `errors.KINDS`."""
 
@@ -195,7 +195,7 @@ class Done(msgspec.Struct, array_like=True, tag=10):
     kept: list[int] = []
     busy_ns: int = 0
     shares: list[Share] = []
-    faults: list[Fault] = []
+    faults: list[PartFault] = []
 
 
 class Failed(msgspec.Struct, array_like=True, tag=11):

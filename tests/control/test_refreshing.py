@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
-from flightserve.control.messages import Answer, Inbox, Looked, Refresh, RefreshAnswer, encode
+from flightserve.control.messages import Answer, Inbox, Refresh, RefreshAnswer, RefreshReport, encode
 from flightserve.control.refreshing import REFRESHES_MAX, Refreshes, ask_refresh
 from flightserve.errors import KINDS, ResourceExhausted, Unavailable, kind_of
 
@@ -45,7 +45,7 @@ class World:
 
     def looked(self, peer_id: int, id: str = "a") -> None:
         said = Refreshed(REPLICAS[peer_id], DONE, 1)
-        self.refreshes.looked(peer_id, Looked(id, said), self.alive, self.now_ns)
+        self.refreshes.looked(peer_id, RefreshReport(id, said), self.alive, self.now_ns)
 
     def after(self, seconds: float) -> None:
         self.now_ns += int(seconds * NS_PER_S)

@@ -10,7 +10,7 @@ from flightserve.control.messages import Announce, Report
 from flightserve.control.roster import RETIRED_GRACE_NS, STABLE_NS, START_ATTEMPTS, Record, Roster
 from flightserve.core.lifecycle.phases import Event, Phase
 from flightserve.core.lifecycle.reconciling import NS_PER_S, Slot, Start
-from flightserve.core.lifecycle.updating import Seen
+from flightserve.core.lifecycle.updating import Observed
 from tests.control.standins import plan, spec
 
 NOW = 1_000 * NS_PER_S
@@ -294,7 +294,7 @@ def test_demands_and_slots_follow_the_options() -> None:
             options=FrontendOptions(frontends=2), routers=3,
         )
     )  # fmt: skip
-    slots = desired.wanted(Seen())
+    slots = desired.wanted(Observed())
     assert len(slots) == 3 + 2 + 2 + 1
     assert desired.serving() == slots
     assert desired.everything() == slots | desired.standby

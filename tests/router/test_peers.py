@@ -14,7 +14,7 @@ from flightserve.clock import NS_PER_S
 from flightserve.config import FabricLimits
 from flightserve.fabric.transport.processes import ProcessLook, look_at
 from flightserve.router import peers
-from flightserve.router.peers import Peer, Peers
+from flightserve.router.peers import PeerProcess, Peers
 from tests.support import eventually
 
 LIMITS = FabricLimits(heartbeat_s=0.5, heartbeats_missed_max=3, busy_s_max=5.0)
@@ -35,7 +35,7 @@ def process(code: str) -> Iterator[subprocess.Popen[bytes]]:
         child.stdout.close()
 
 
-def beats(peers: Peers, peer: Peer, count: int) -> list[str]:
+def beats(peers: Peers, peer: PeerProcess, count: int) -> list[str]:
     """What is said at so many heartbeats that stay unanswered."""
     said = []
     for number in range(count):
@@ -68,7 +68,7 @@ def test_the_kernel_says_who_is_stopped_who_works_and_who_is_gone() -> None:
 
 def test_who_answers_is_not_looked_at(looks: list[ProcessLook | None]) -> None:
     looks.append(ProcessLook(True, 0))
-    assert Peers(LIMITS).judge(Peer(1, "replica"), 0) == ""
+    assert Peers(LIMITS).judge(PeerProcess(1, "replica"), 0) == ""
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_one_that_cannot_answer_is_ejected_when_the_first_heartbeat_is_missed(
     looks: list[ProcessLook | None], look: ProcessLook | None, why: str
 ) -> None:
     looks.append(look)
-    assert beats(Peers(LIMITS), Peer(1, "replica"), 2) == ["", why]
+    assert beats(Peers(LIMITS), PeerProcess(1, "replica"), 2) == ["", why]
 
 
 def test_one_that_sleeps_in_a_call_is_paused_after_three_and_ejected_when_its_time_is_up(
@@ -86,7 +86,7 @@ def test_one_that_sleeps_in_a_call_is_paused_after_three_and_ejected_when_its_ti
 ) -> None:
     # A tick in two seconds is what Ray's threads use.
     looks += [ProcessLook(False, 5 + number // 4) for number in range(100)]
-    peer, peers = Peer(1, "replica"), Peers(LIMITS)
+    peer, peers = PeerProcess(1, "replica"), Peers(LIMITS)
     assert beats(peers, peer, 3) == [""] * 3
     assert not peer.paused
     assert beats(peers, peer, 1) == [""]
@@ -97,12 +97,12 @@ def test_one_that_sleeps_in_a_call_is_paused_after_three_and_ejected_when_its_ti
 
 def test_one_that_works_is_paused_and_never_ejected(looks: list[ProcessLook | None]) -> None:
     looks += [ProcessLook(False, 5 * ticks) for ticks in range(1000)]
-    peer = Peer(1, "replica")
+    peer = PeerProcess(1, "replica")
     assert beats(Peers(LIMITS), peer, 500) == [""] * 500
     assert peer.paused
 
 
 def test_one_that_stops_working_is_ejected_once_its_work_is_too_little(looks: list[ProcessLook | None]) -> None:
     looks += [ProcessLook(False, ticks) for ticks in (0, 10, 20, 30)]
-    said = beats(Peers(LIMITS), Peer(1, "replica"), 40)
+    said = beats(Peers(LIMITS), PeerProcess(1, "replica"), 40)
     assert said.index("it left 14 heartbeats unanswered and was idle") == 14

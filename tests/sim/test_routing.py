@@ -11,7 +11,16 @@ import pytest
 from flightserve.clock import NEVER_NS
 from flightserve.core.overload import ejection
 from flightserve.core.routing.credits import CreditPool
-from flightserve.core.routing.events import Abandon, Completed, Dispatch, Effect, Event, Piece, Refused, ReplicaDown
+from flightserve.core.routing.events import (
+    AbandonBatch,
+    Completed,
+    Dispatch,
+    Effect,
+    Event,
+    Piece,
+    Refused,
+    ReplicaDown,
+)
 from flightserve.core.routing.fleet import Fleet
 from flightserve.core.routing.in_flight import InFlight
 from flightserve.core.routing.machine import DeploymentMachine
@@ -200,7 +209,7 @@ FAULTS = {
     "drops an answer": _drop(Completed),
     "drops a refusal": _drop(Refused),
     "drops a micro-batch": _drop(Dispatch),
-    "drops an abandonment": _drop(Abandon),
+    "drops an abandonment": _drop(AbandonBatch),
     "answers twice": _twice(Completed),
     "refuses twice": _twice(Refused),
     "dispatches twice": _twice(Dispatch),

@@ -20,10 +20,10 @@ from benchmarks.event_heap import Alarm, EventHeap
 from flightserve import errors
 from flightserve.clock import NEVER_NS
 from flightserve.core.routing.events import (
-    Abandon,
+    AbandonBatch,
     Arrived,
     BatchFailed,
-    Cancelled,
+    BatchSuspended,
     Completed,
     Dispatch,
     Event,
@@ -35,8 +35,8 @@ from flightserve.core.routing.events import (
     ReplicaResumed,
     ReplicaUp,
     Request,
+    RequestsCancelled,
     Streamed,
-    Suspended,
     Tick,
 )
 from flightserve.core.routing.machine import DeploymentMachine
@@ -152,7 +152,7 @@ class World(EventHeap):
                 self.after(self.random.uniform(0, 0.2) * MS, lambda e=effect: self.replica_receives(e))
             elif isinstance(effect, Refused):
                 self.ended(effect.request, errors.KINDS[effect.kind].__name__)
-            elif isinstance(effect, Abandon):
+            elif isinstance(effect, AbandonBatch):
                 if effect.replica_id in self.replicas:
                     self.replicas[effect.replica_id].abandoned.add(effect.batch_id)
             elif isinstance(effect, Completed):
@@ -195,7 +195,9 @@ class World(EventHeap):
         self.send(Arrived(burst))
         for request in burst:
             if self.random.random() < self.weather.cancels:
-                self.after(self.random.expovariate(1 / (50 * MS)), lambda r=request: self.send(Cancelled([r.id])))
+                self.after(
+                    self.random.expovariate(1 / (50 * MS)), lambda r=request: self.send(RequestsCancelled([r.id]))
+                )
         rate = self.weather.arrivals_per_s / 4
         self.after(self.random.expovariate(rate) * S, self.callers_send)
 
@@ -310,7 +312,7 @@ class World(EventHeap):
         replica.waiting.remove(batch)
         replica.aside.append(batch)
         replica.running -= 1
-        self.send(Suspended(replica.id, batch.batch_id))
+        self.send(BatchSuspended(replica.id, batch.batch_id))
         self.after(self.random.expovariate(1 / (100 * MS)), lambda: self.replica_goes_on(replica, batch, service_ns))
         self.replica_runs(replica)
 

@@ -83,7 +83,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observed:
     """What the supervisor sees. `held`: places with a living child. `ready`: those whose child is ready. `told`: every
     process that routes or sends requests has a routing table of this layout. `quiet`: no request of a version that
     is going is left, nor has come for a while."""
@@ -112,7 +112,7 @@ def _placed(name: str, version: str, replicas: int, before: Deployed | None) -> 
     return Deployed(name, version, replicas, 0 if before.first >= replicas else before.first + before.replicas)
 
 
-def wanted(layout: Layout, seen: Seen) -> dict[Slot, str]:
+def wanted(layout: Layout, seen: Observed) -> dict[Slot, str]:
     """Every replica's place there should be now, with its version."""
     out = {slot: each.version for each in layout.going for slot in each.slots()}
     for each in layout.served:
@@ -133,7 +133,7 @@ def _serving(layout: Layout, served: Deployed) -> int:
     return served.replicas - any(each.name == served.name and layout.replaces(each) for each in layout.target)
 
 
-def _coming(layout: Layout, coming: Deployed, seen: Seen) -> int:
+def _coming(layout: Layout, coming: Deployed, seen: Observed) -> int:
     if not layout.replaces(coming):
         return _wave(coming, seen)
     # Not before the place of the one that drains for it is free.
@@ -141,7 +141,7 @@ def _coming(layout: Layout, coming: Deployed, seen: Seen) -> int:
     return 0 if before.slots()[-1] in seen.held else 1
 
 
-def _wave(coming: Deployed, seen: Seen) -> int:
+def _wave(coming: Deployed, seen: Observed) -> int:
     places = coming.slots()
     ready = sum(slot in seen.ready for slot in places)
     # One that dies takes no other's place away.
@@ -149,7 +149,7 @@ def _wave(coming: Deployed, seen: Seen) -> int:
     return min(coming.replicas, max(begun, 2 * ready + 1))
 
 
-def advance(layout: Layout, seen: Seen) -> Layout:
+def advance(layout: Layout, seen: Observed) -> Layout:
     """The layout of now: the same, or one step further."""
     if layout.target is not None:
         if not (seen.told and seen.ready >= layout.fresh):

@@ -27,7 +27,7 @@ from flightserve.core.overload.forecast import Forecast
 from flightserve.core.overload.limit import GradientLimit
 from flightserve.core.routing.events import Refused, Request
 from flightserve.core.routing.groups import Groups
-from flightserve.core.routing.queue import Entry
+from flightserve.core.routing.queue import QueueEntry
 from flightserve.types import DeploymentOptions
 
 RETRY_AFTER_MS_MAX: Final = 60_000
@@ -56,7 +56,7 @@ class Admission:
         self.limit = GradientLimit(options.max_queued_requests) if options.adaptive_limit else None
         self.choosy = self._wait_ns_max > 0 or self.limit is not None or forecasts[0] is not None
         # In the order of arrival, which is that of the times when they will have waited too long.
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[QueueEntry] = deque()
         self._sweep_at = _SWEEP_MIN
         self.wake_ns = NEVER_NS
         # Of what left the queue lately: time and requests, and since when somebody was left behind (0: nobody is).
@@ -64,7 +64,7 @@ class Admission:
         self._pace_requests = 0.0
         self.behind_since_ns = 0
 
-    def refusal(self, entry: Entry, held: int, now_ns: int) -> tuple[str, Refused] | None:
+    def refusal(self, entry: QueueEntry, held: int, now_ns: int) -> tuple[str, Refused] | None:
         """Why the request is not taken in, and the name of the counter for it; None where it is. `held` is how many
         the deployment has, queued and in flight."""
         request, options, groups = entry.request, self._options, self._groups
@@ -98,7 +98,7 @@ class Admission:
         message = f"the request would wait about {wait_ns / NS_PER_MS:.4g} ms in the queue; {self._wait_bound()}"
         return "shed_wait", Refused(request, _EXHAUSTED, f"{message}; retry later", _retry_ms(over_ns + 1))
 
-    def overdue(self, now_ns: int) -> list[Entry]:
+    def overdue(self, now_ns: int) -> list[QueueEntry]:
         """Entries that have waited too long by now; each is returned once."""
         waiting, late = self._waiting, []
         while waiting and waiting[0].request.arrived_ns + self._wait_ns_max <= now_ns:
@@ -112,7 +112,7 @@ class Admission:
         message = f"the request waited too long in the queue; {self._wait_bound()}; retry later"
         return message, _retry_ms(self._half_ns())
 
-    def came(self, entry: Entry) -> None:
+    def came(self, entry: QueueEntry) -> None:
         """A request was taken in."""
         if self._wait_ns_max:
             waiting = self._waiting
@@ -159,7 +159,7 @@ class Admission:
         return f"max_queue_wait_ms is {self._options.max_queue_wait_ms:g}"
 
 
-def _waits(entry: Entry) -> bool:
+def _waits(entry: QueueEntry) -> bool:
     """True for one that has not run at all."""
     return entry.queued and not entry.again and entry.cut is None
 

@@ -28,7 +28,7 @@ JUNK_BYTES_MAX: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Seen(Generic[K]):
+class ConnectionUse(Generic[K]):
     """One connection: bytes held, how long ago something came, how many calls run for it, whether one began lately."""
 
     key: K
@@ -62,7 +62,7 @@ def wrapped(nbytes: int) -> int:
     return nbytes + nbytes // WRAPPING_SHARE + WRAPPING_BYTES
 
 
-def too_much(connections: Iterable[Seen[K]], bytes_max: int, process_bytes: int) -> list[K]:
+def too_much(connections: Iterable[ConnectionUse[K]], bytes_max: int, process_bytes: int) -> list[K]:
     """Which end so that the others hold no more than `bytes_max` together. `process_bytes` is the memory that the
     process has beyond what it began with."""
     largest_first = sorted(connections, key=lambda one: -one.held_bytes)
@@ -77,7 +77,7 @@ def too_much(connections: Iterable[Seen[K]], bytes_max: int, process_bytes: int)
     return ended
 
 
-def too_many(connections: Sequence[Seen[K]], stage: int, recent_ms: int | None) -> list[K]:
+def too_many(connections: Sequence[ConnectionUse[K]], stage: int, recent_ms: int | None) -> list[K]:
     """Which end where there are too many threads or silent calls. `stage` counts the looks in a row, from 0.
     `recent_ms`: first those on which something came within that time, because what is wrong goes on."""
     strangers = [one for one in connections if not one.running]

@@ -32,7 +32,7 @@ from flightserve.core.overload.service_times import ServiceTime
 from flightserve.core.routing.batching import Bounds, MicroBatch, form, room
 from flightserve.core.routing.credits import CreditPool
 from flightserve.core.routing.events import Piece, Request
-from flightserve.core.routing.queue import Entry, Queue
+from flightserve.core.routing.queue import Queue, QueueEntry
 from flightserve.core.routing.slicing import must_cut, rows_per_slice
 
 # A replica is sent the next micro-batch this long before it is through with the one it has: that hides the way between
@@ -48,7 +48,7 @@ STRETCH_MAX: Final = 2.0
 _STRETCH_STEP: Final = 0.02
 
 # A request that would miss its deadline, and what it is told.
-Missed = tuple[Entry, str]
+Missed = tuple[QueueEntry, str]
 
 
 class _Lane:
@@ -90,7 +90,7 @@ class Forecast:
 
     # ---- arrival
 
-    def miss_at_arrival(self, entry: Entry, now_ns: int) -> str:
+    def miss_at_arrival(self, entry: QueueEntry, now_ns: int) -> str:
         """Note the request's work on its entry. Why it would miss its deadline, or "" where it may make it. O(1)."""
         request = entry.request
         times = self._methods.get(request.group[0])
@@ -161,7 +161,7 @@ class Forecast:
 
     def take(
         self, queue: Queue, replica_id: int, share: int, now_ns: int
-    ) -> tuple[list[Entry], list[Piece], list[Missed]]:
+    ) -> tuple[list[QueueEntry], list[Piece], list[Missed]]:
         """Form a micro-batch for that lane from the head of a queue, as `batching.form` does: its members and their
         row ranges, and beside them those that are out of the queue because they would miss their deadline. There are
         no members where the head was one of those: whoever is first now may be in another queue."""
@@ -185,13 +185,13 @@ class Forecast:
 
     def _take(
         self, queue: Queue, times: ServiceTime, members_max: int, start_ns: float, now_ns: int, missed: list[Missed]
-    ) -> tuple[list[Entry], list[Piece]]:
+    ) -> tuple[list[QueueEntry], list[Piece]]:
         bounds = self._bounds
         rows_max, tightest_ns = bounds.max_rows, NEVER_NS
         # With that many rows the micro-batch is full enough; more would only make the next ones wait.
         enough, priority, urgent = times.full_rows, 0, False
         rows = nbytes = 0
-        entries: list[Entry] = []
+        entries: list[QueueEntry] = []
         pieces: list[Piece] = []
         entry = queue.head()
         while entry is not None:
@@ -235,7 +235,7 @@ class Forecast:
             return rows_per_slice(rows, request.nbytes, bounds.max_rows, bounds.max_bytes)
         return rows
 
-    def _gives_up(self, entry: Entry, times: ServiceTime, within: int, now_ns: int) -> bool:
+    def _gives_up(self, entry: QueueEntry, times: ServiceTime, within: int, now_ns: int) -> bool:
         """True for a request that would miss its deadline, and for one that has no time for an efficient micro-batch
         while others as urgent do not find room. `within` is how many rows can be through by its deadline."""
         request = entry.request

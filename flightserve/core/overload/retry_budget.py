@@ -29,7 +29,7 @@ from flightserve.clock import NS_PER_S
 
 if TYPE_CHECKING:
     from flightserve.core.routing.batching import MicroBatch
-    from flightserve.core.routing.queue import Entry
+    from flightserve.core.routing.queue import QueueEntry
 
 # Runs of one request that may end without an answer (its replica died, or refused it at the door).
 ATTEMPTS_MAX: Final = 3
@@ -117,7 +117,7 @@ def suspected(batches: Iterable[MicroBatch], side_by_side: bool) -> Iterator[tup
         suspect = side_by_side or (suspect and batch.suspended)
 
 
-def why_lost(entry: Entry, batch: MicroBatch, attempts: int, reason: str) -> str:
+def why_lost(entry: QueueEntry, batch: MicroBatch, attempts: int, reason: str) -> str:
     """Why a request must not run again after its replica died, for its caller; "" where it may, within the budget."""
     method = entry.request.group[0]
     if batch.streamed:

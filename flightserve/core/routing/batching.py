@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from flightserve.core.routing.events import Piece
-from flightserve.core.routing.queue import Entry, Queue
+from flightserve.core.routing.queue import Queue, QueueEntry
 from flightserve.core.routing.slicing import Cut, must_cut, rows_per_slice
 
 REQUESTS_MAX: Final = 4096
@@ -39,7 +39,7 @@ class MicroBatch(msgspec.Struct, eq=False):
 
     id: int
     replica_id: int
-    entries: list[Entry]
+    entries: list[QueueEntry]
     pieces: list[Piece]
     rows: int
     wanted: int
@@ -65,7 +65,7 @@ class MicroBatch(msgspec.Struct, eq=False):
         """How many of its members would run again if its replica died now."""
         return self.wanted if self.entries[0].request.idempotent and not self.streamed else 0
 
-    def failed(self, faults: dict[int, tuple[int, str]]) -> Iterator[tuple[Entry, tuple[int, str]]]:
+    def failed(self, faults: dict[int, tuple[int, str]]) -> Iterator[tuple[QueueEntry, tuple[int, str]]]:
         """Those of its members, by their places, that failed by themselves and have no outcome yet, with their errors.
         They ran, so they do not run again."""
         for place, fault in faults.items():
@@ -78,7 +78,7 @@ class MicroBatch(msgspec.Struct, eq=False):
         return f"<MicroBatch {self.id} at {self.replica_id}: {len(self.entries)} requests, {self.wanted} wanted>"
 
 
-def form(queue: Queue, bounds: Bounds, share: int = REQUESTS_MAX) -> tuple[list[Entry], list[Piece]]:
+def form(queue: Queue, bounds: Bounds, share: int = REQUESTS_MAX) -> tuple[list[QueueEntry], list[Piece]]:
     """Take one micro-batch from the head of a queue that is not empty: its members and their row ranges, in
     order. Members that have more slices to give stay queued. It has at most `share` members, unless they gather."""
     head = queue.head()
@@ -93,12 +93,12 @@ def form(queue: Queue, bounds: Bounds, share: int = REQUESTS_MAX) -> tuple[list[
     return [head], [Piece(request, 0, request.rows)]
 
 
-def room(head: Entry, bounds: Bounds, share: int) -> int:
+def room(head: QueueEntry, bounds: Bounds, share: int) -> int:
     """The most members of a micro-batch that begins with this one."""
     return bounds.max_requests if head.request.gathers else min(share, bounds.max_requests)
 
 
-def _merge(queue: Queue, head: Entry, bounds: Bounds, members_max: int) -> tuple[list[Entry], list[Piece]]:
+def _merge(queue: Queue, head: QueueEntry, bounds: Bounds, members_max: int) -> tuple[list[QueueEntry], list[Piece]]:
     max_rows, max_bytes = bounds.max_rows, bounds.max_bytes
     pop, peek = queue.pop, queue.head
     request = head.request
@@ -120,7 +120,7 @@ def _merge(queue: Queue, head: Entry, bounds: Bounds, members_max: int) -> tuple
     return entries, pieces
 
 
-def _next_slice(queue: Queue, head: Entry, bounds: Bounds) -> Piece:
+def _next_slice(queue: Queue, head: QueueEntry, bounds: Bounds) -> Piece:
     request, cut = head.request, head.cut
     if cut is None:
         size = rows_per_slice(request.rows, request.nbytes, bounds.max_rows, bounds.max_bytes)

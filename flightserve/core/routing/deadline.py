@@ -10,7 +10,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 
 from flightserve.clock import NEVER_NS
-from flightserve.core.routing.queue import Entry
+from flightserve.core.routing.queue import QueueEntry
 
 SWEEP_MIN = 64
 
@@ -21,19 +21,19 @@ class Deadlines:
     __slots__ = ("_heap",)
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Entry]] = []
+        self._heap: list[tuple[int, int, QueueEntry]] = []
 
     def __len__(self) -> int:
         """Entries in memory, done ones included."""
         return len(self._heap)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: QueueEntry) -> None:
         """Watch an entry; one whose deadline is `NEVER_NS` costs nothing."""
         deadline_ns = entry.request.deadline_ns
         if deadline_ns < NEVER_NS:
             heappush(self._heap, (deadline_ns, entry.order, entry))
 
-    def pop_expired(self, now_ns: int) -> list[Entry]:
+    def pop_expired(self, now_ns: int) -> list[QueueEntry]:
         """Live entries whose deadline is `now_ns` or earlier, by deadline; each is returned once."""
         heap = self._heap
         expired = []

@@ -50,7 +50,7 @@ class Arrived(msgspec.Struct):
     requests: list[Request]
 
 
-class Cancelled(msgspec.Struct):
+class RequestsCancelled(msgspec.Struct):
     """The caller gave these up."""
 
     request_ids: list[int]
@@ -115,7 +115,7 @@ class Streamed(msgspec.Struct):
     holds_lane: bool = False
 
 
-class Suspended(msgspec.Struct):
+class BatchSuspended(msgspec.Struct):
     """A micro-batch waits for another deployment, and its lane runs others meanwhile: its credit is free again, and it
     ends as any."""
 
@@ -146,7 +146,7 @@ class Tick(msgspec.Struct):
 
 Event = (
     Arrived
-    | Cancelled
+    | RequestsCancelled
     | ReplicaUp
     | ReplicaDown
     | ReplicaPaused
@@ -154,7 +154,7 @@ Event = (
     | ReplicaDraining
     | Finished
     | Streamed
-    | Suspended
+    | BatchSuspended
     | BatchFailed
     | HandOver
     | Tick
@@ -189,14 +189,14 @@ class Refused(msgspec.Struct):
     retry_after_ms: int = 0
 
 
-class Moved(msgspec.Struct):
+class HandBack(msgspec.Struct):
     """These requests wait, no row of theirs is answered or running, and they are not this machine's any more: they
     get their outcome elsewhere."""
 
     requests: list[Request]
 
 
-class Abandon(msgspec.Struct):
+class AbandonBatch(msgspec.Struct):
     """No request of this running micro-batch wants its result any more: tell the replica's context."""
 
     replica_id: int
@@ -217,4 +217,4 @@ class Readmitted(msgspec.Struct):
     process: int
 
 
-Effect = Dispatch | Completed | Refused | Moved | Abandon | Ejected | Readmitted
+Effect = Dispatch | Completed | Refused | HandBack | AbandonBatch | Ejected | Readmitted

@@ -19,7 +19,7 @@ from typing import Any
 from flightserve.clock import NEVER_NS
 from flightserve.core.routing.batching import Bounds
 from flightserve.core.routing.events import Request
-from flightserve.core.routing.queue import Entry, Queue
+from flightserve.core.routing.queue import Queue, QueueEntry
 from flightserve.core.routing.slicing import must_cut
 
 EMPTY_GROUPS_MIN = 64
@@ -81,7 +81,7 @@ class Groups:
     def __iter__(self) -> Iterator[Group]:
         return iter(self._by_key.values())
 
-    def push(self, entry: Entry, now_ns: int) -> None:
+    def push(self, entry: QueueEntry, now_ns: int) -> None:
         """Queue a newly arrived entry."""
         request = entry.request
         group = self._by_key.get(request.group)
@@ -103,7 +103,7 @@ class Groups:
         elif first:
             self._make_ready(group)
 
-    def requeue(self, entry: Entry) -> None:
+    def requeue(self, entry: QueueEntry) -> None:
         """Queue an entry that was taken before, in its old place. It does not linger."""
         request = entry.request
         group = self._by_key.get(request.group)
@@ -118,7 +118,7 @@ class Groups:
             self._count(group, entry, 1)
         self._make_ready(group)
 
-    def discard(self, entry: Entry) -> None:
+    def discard(self, entry: QueueEntry) -> None:
         """Take out a queued entry that has its outcome."""
         request = entry.request
         group = self._by_key[request.group]
@@ -155,7 +155,7 @@ class Groups:
         waiting = self.waiting[is_async]
         return -(-waiting // idle) if idle > 1 else waiting
 
-    def taken(self, group: Group, entries: list[Entry], now_ns: int) -> None:
+    def taken(self, group: Group, entries: list[QueueEntry], now_ns: int) -> None:
         """A micro-batch of these entries was formed from the group that `front` returned."""
         for entry in entries:
             if not entry.queued:
@@ -214,7 +214,7 @@ class Groups:
             group.ready_key = key
             heappush(self._ready[group.is_async], (key, group))
 
-    def _count(self, group: Group, entry: Entry, sign: int) -> None:
+    def _count(self, group: Group, entry: QueueEntry, sign: int) -> None:
         request = entry.request
         group.rows += sign * request.rows
         group.nbytes += sign * request.nbytes

@@ -8,10 +8,10 @@ from __future__ import annotations
 from flightserve.core.overload.retry_budget import RetryBudget, suspected
 from flightserve.core.routing.batching import MicroBatch
 from flightserve.core.routing.credits import Credits
-from flightserve.core.routing.events import Dispatch, Effect, Piece, ReplicaDown, ReplicaUp, Streamed, Suspended
+from flightserve.core.routing.events import BatchSuspended, Dispatch, Effect, Piece, ReplicaDown, ReplicaUp, Streamed
 from flightserve.core.routing.fleet import Fleet
 from flightserve.core.routing.gathering import Gathering
-from flightserve.core.routing.queue import Entry
+from flightserve.core.routing.queue import QueueEntry
 from flightserve.core.routing.sides import Side
 from flightserve.core.routing.statistics import Counters
 
@@ -78,7 +78,7 @@ class InFlight:
     # ---- micro-batches
 
     def send(
-        self, replica_id: int, entries: list[Entry], pieces: list[Piece], now_ns: int, effects: list[Effect]
+        self, replica_id: int, entries: list[QueueEntry], pieces: list[Piece], now_ns: int, effects: list[Effect]
     ) -> MicroBatch:
         """Give a micro-batch to a replica whose credit is taken."""
         self._batch_id = batch_id = self._batch_id + 1
@@ -137,7 +137,7 @@ class InFlight:
             batch.holds_lane = True
             self._fleet.hold(event.replica_id)
 
-    def suspend(self, event: Suspended, now_ns: int) -> None:
+    def suspend(self, event: BatchSuspended, now_ns: int) -> None:
         """In flight still, without a credit. A credit says that a lane has room for one more micro-batch. A lane whose
         method only waits for another deployment has, so the credit comes back when it begins to wait, and not once
         more when the micro-batch ends. It is answered, fails, is abandoned or lost as any other; and because it may

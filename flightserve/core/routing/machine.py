@@ -29,16 +29,16 @@ from flightserve.core.routing.checking import check
 from flightserve.core.routing.credits import CreditPool, Credits
 from flightserve.core.routing.deadline import Deadlines
 from flightserve.core.routing.events import (
-    Abandon,
+    AbandonBatch,
     Arrived,
     BatchFailed,
-    Cancelled,
+    BatchSuspended,
     Completed,
     Effect,
     Event,
     Finished,
+    HandBack,
     HandOver,
-    Moved,
     Piece,
     Refused,
     ReplicaDown,
@@ -47,8 +47,8 @@ from flightserve.core.routing.events import (
     ReplicaResumed,
     ReplicaUp,
     Request,
+    RequestsCancelled,
     Streamed,
-    Suspended,
     Tick,
 )
 from flightserve.core.routing.fleet import Fleet
@@ -57,7 +57,7 @@ from flightserve.core.routing.groups import Group, Groups
 from flightserve.core.routing.in_flight import InFlight
 from flightserve.core.routing.options import check_options
 from flightserve.core.routing.policies import policy_of
-from flightserve.core.routing.queue import Entry, Queue
+from flightserve.core.routing.queue import Queue, QueueEntry
 from flightserve.core.routing.sides import sides_of
 from flightserve.core.routing.statistics import Counters, MachineStatistics, statistics_of
 from flightserve.types import DeploymentOptions
@@ -95,14 +95,14 @@ class DeploymentMachine:
             self._sides, self._credits, self._fleet, self._gathering, self._budget, self._counters
         )
         self._deadlines = Deadlines()
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, QueueEntry] = {}
         self._order = 0
         self._lingers = options.linger_ms > 0
         self._direct = not (self._lingers or self._admission.choosy)
         self._direct_bytes_max = min(options.max_batch_bytes, options.max_queued_bytes)
         self._handlers: dict[type, Callable[[Any, int, list[Effect]], None]] = {
             Arrived: self._on_arrived,
-            Cancelled: self._on_cancelled,
+            RequestsCancelled: self._on_cancelled,
             ReplicaUp: lambda event, *_: self._in_flight.lane_up(event),
             ReplicaDown: self._on_replica_down,
             ReplicaPaused: self._on_replica_paused,
@@ -110,7 +110,7 @@ class DeploymentMachine:
             ReplicaDraining: self._on_replica_draining,
             Finished: self._on_finished,
             Streamed: lambda event, *_: self._in_flight.stream(event),
-            Suspended: lambda event, now_ns, _: self._in_flight.suspend(event, now_ns),
+            BatchSuspended: lambda event, now_ns, _: self._in_flight.suspend(event, now_ns),
             BatchFailed: self._on_batch_failed,
             HandOver: self._on_hand_over,
             # Nothing by itself: `handle` expires and dispatches around every event.
@@ -172,7 +172,7 @@ class DeploymentMachine:
                 effects.append(Refused(request, _DEADLINE, "the deadline passed before the request was queued"))
                 continue
             self._order = order = self._order + 1
-            entry = Entry(request, order)
+            entry = QueueEntry(request, order)
             if choosy or groups.requests >= requests_max or groups.nbytes + request.nbytes > bytes_max:
                 refusal = self._not_taken(entry, now_ns, effects)
                 if refusal is not None:
@@ -197,7 +197,7 @@ class DeploymentMachine:
             return False
         assert request.id not in self._entries, f"request id {request.id} is in use"
         self._order = order = self._order + 1
-        entry = self._entries[request.id] = Entry(request, order)
+        entry = self._entries[request.id] = QueueEntry(request, order)
         self._deadlines.add(entry)
         self._counters.arrived += 1
         self._in_flight.send(replica_id, [entry], [Piece(request, 0, request.rows)], now_ns, effects)
@@ -205,7 +205,7 @@ class DeploymentMachine:
             self._admission.left(1, now_ns)
         return True
 
-    def _not_taken(self, entry: Entry, now_ns: int, effects: list[Effect]) -> Refused | None:
+    def _not_taken(self, entry: QueueEntry, now_ns: int, effects: list[Effect]) -> Refused | None:
         """The refusal of a request that cannot be taken in, or None."""
         admission = self._admission
         refusal = admission.refusal(entry, len(self._entries), now_ns)
@@ -220,7 +220,7 @@ class DeploymentMachine:
         self._counters.count(counter)
         return refused
 
-    def _on_cancelled(self, event: Cancelled, now_ns: int, effects: list[Effect]) -> None:
+    def _on_cancelled(self, event: RequestsCancelled, now_ns: int, effects: list[Effect]) -> None:
         """queued | in flight -> refused. Ids that have their outcome are passed over."""
         for request_id in event.request_ids:
             entry = self._entries.get(request_id)
@@ -305,7 +305,7 @@ class DeploymentMachine:
             self._groups.discard(entry)
         if moved:
             self._counters.moved += len(moved)
-            effects.append(Moved([entry.request for entry in moved]))
+            effects.append(HandBack([entry.request for entry in moved]))
 
     # ---- transitions
 
@@ -390,7 +390,7 @@ class DeploymentMachine:
             else:
                 self._refuse_retry(entry, f"the replica died ({reason})", effects)
 
-    def _run_again(self, entry: Entry, batch: MicroBatch) -> None:
+    def _run_again(self, entry: QueueEntry, batch: MicroBatch) -> None:
         """in flight -> queued, in its old place."""
         self._counters.retries += 1
         if entry.cut is not None:
@@ -398,14 +398,16 @@ class DeploymentMachine:
         if not entry.queued:
             self._groups.requeue(entry)
 
-    def _refuse_retry(self, entry: Entry, why: str, effects: list[Effect]) -> None:
+    def _refuse_retry(self, entry: QueueEntry, why: str, effects: list[Effect]) -> None:
         """It may run again, but too much did."""
         self._counters.lost += 1
         self._counters.retries_refused += 1
         message = f"{why}, and the retry budget is empty: too much of what ran lately ran again; try again later"
         self._refuse(entry, _UNAVAILABLE, message, effects)
 
-    def _refuse(self, entry: Entry, kind: int, message: str, effects: list[Effect], retry_after_ms: int = 0) -> None:
+    def _refuse(
+        self, entry: QueueEntry, kind: int, message: str, effects: list[Effect], retry_after_ms: int = 0
+    ) -> None:
         """The request's outcome is an error. Micro-batches that run for nobody now are abandoned."""
         entry.done = True
         del self._entries[entry.request.id]
@@ -423,7 +425,7 @@ class DeploymentMachine:
         # A replica that just died has nobody left to tell.
         if not batch.wanted and batch.replica_id in self._in_flight.by_lane:
             self._counters.abandoned += 1
-            effects.append(Abandon(batch.replica_id, batch.id))
+            effects.append(AbandonBatch(batch.replica_id, batch.id))
 
     def check_invariants(self) -> None:
         """AssertionError where the books disagree. For tests: O(requests)."""

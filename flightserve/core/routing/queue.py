@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SWEEP_MIN = 32
 
 
-class Entry(msgspec.Struct, eq=False):
+class QueueEntry(msgspec.Struct, eq=False):
     """What the machine remembers of a request from its arrival to its outcome.
 
     `order` is its place among arrivals. `queued` and `done` say where it is: queued, in flight, both (a large
@@ -82,15 +82,15 @@ class Queue(Protocol):
     """An ordering policy within one group. Keys of one policy compare with each other across groups, and no
     two entries have the same key: the group whose head has the least key is served first."""
 
-    def push(self, entry: Entry) -> bool:
+    def push(self, entry: QueueEntry) -> bool:
         """Queue a newly arrived entry; True when it is now the head."""
         ...
 
-    def requeue(self, entry: Entry) -> bool:
+    def requeue(self, entry: QueueEntry) -> bool:
         """Queue an entry that was popped before, in its old place; True when it is now the head."""
         ...
 
-    def head(self) -> Entry | None:
+    def head(self) -> QueueEntry | None:
         """The entry that runs next, or None."""
         ...
 
@@ -102,7 +102,7 @@ class Queue(Protocol):
         """Take out the entry that `head` just returned."""
         ...
 
-    def discard(self, entry: Entry) -> None:
+    def discard(self, entry: QueueEntry) -> None:
         """Take out a queued entry from anywhere."""
         ...
 
@@ -115,9 +115,9 @@ class FifoQueue:
     __slots__ = ("_again", "_fresh", "_marked", "_size")
 
     def __init__(self) -> None:
-        self._fresh: deque[Entry] = deque()
+        self._fresh: deque[QueueEntry] = deque()
         # Entries that came back. All of them left `_fresh` by its head, so all are older than what is in it.
-        self._again: list[tuple[int, Entry]] = []
+        self._again: list[tuple[int, QueueEntry]] = []
         self._size = 0
         self._marked = 0
 
@@ -127,21 +127,21 @@ class FifoQueue:
     def __repr__(self) -> str:
         return f"<FifoQueue {self._size} queued, {len(self._again)} again, {self._marked} marked>"
 
-    def push(self, entry: Entry) -> bool:
+    def push(self, entry: QueueEntry) -> bool:
         """Queue a newly arrived entry; True when it is now the head."""
         entry.queued = True
         self._fresh.append(entry)
         self._size = size = self._size + 1
         return size == 1
 
-    def requeue(self, entry: Entry) -> bool:
+    def requeue(self, entry: QueueEntry) -> bool:
         """Queue an entry that was popped before, in its old place; True when it is now the head."""
         entry.queued = True
         heapq.heappush(self._again, (entry.order, entry))
         self._size += 1
         return self.head() is entry
 
-    def head(self) -> Entry | None:
+    def head(self) -> QueueEntry | None:
         """The entry that runs next, or None."""
         again = self._again
         while again:
@@ -171,7 +171,7 @@ class FifoQueue:
         entry.queued = False
         self._size -= 1
 
-    def discard(self, entry: Entry) -> None:
+    def discard(self, entry: QueueEntry) -> None:
         """Take out a queued entry from anywhere."""
         entry.queued = False
         self._size -= 1
@@ -199,7 +199,7 @@ class DeadlineQueue:
 
     def __init__(self, backlog: Backlog | None = None) -> None:
         self._backlog = backlog or Backlog()
-        self._heap: list[tuple[int, int, int, Entry]] = []
+        self._heap: list[tuple[int, int, int, QueueEntry]] = []
         self._size = 0
         self._marked = 0
 
@@ -209,7 +209,7 @@ class DeadlineQueue:
     def __repr__(self) -> str:
         return f"<DeadlineQueue {self._size} queued, {self._marked} marked>"
 
-    def push(self, entry: Entry) -> bool:
+    def push(self, entry: QueueEntry) -> bool:
         """Queue an entry in its place; True when it is now the head."""
         request = entry.request
         entry.queued = True
@@ -221,7 +221,7 @@ class DeadlineQueue:
 
     requeue = push
 
-    def head(self) -> Entry | None:
+    def head(self) -> QueueEntry | None:
         """The entry that runs next, or None."""
         heap = self._heap
         while heap:
@@ -243,7 +243,7 @@ class DeadlineQueue:
         entry = heapq.heappop(self._heap)[3]
         self._leave(entry)
 
-    def discard(self, entry: Entry) -> None:
+    def discard(self, entry: QueueEntry) -> None:
         """Take out a queued entry from anywhere."""
         self._leave(entry)
         self._marked += 1
@@ -252,7 +252,7 @@ class DeadlineQueue:
             heapq.heapify(self._heap)
             self._marked = 0
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, entry: QueueEntry) -> None:
         entry.queued = False
         self._size -= 1
         if entry.work_ns:

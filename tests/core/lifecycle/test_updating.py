@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flightserve.core.lifecycle.reconciling import REPLICA, Slot
-from flightserve.core.lifecycle.updating import Deployed, Layout, Seen, advance, begin, dismiss, undo, wanted
+from flightserve.core.lifecycle.updating import Deployed, Layout, Observed, advance, begin, dismiss, undo, wanted
 
 OLD = Layout((Deployed("A", "1", 2), Deployed("B", "1", 1)))
 
@@ -18,42 +18,42 @@ def _slots(name: str, *ordinals: int) -> frozenset[Slot]:
 
 
 def test_without_a_change_exactly_what_is_served_is_wanted() -> None:
-    assert wanted(OLD, Seen()) == dict.fromkeys([*_slots("A", 0, 1), *_slots("B", 0)], "1")
-    assert advance(OLD, Seen(told=True, quiet=True)) is OLD
+    assert wanted(OLD, Observed()) == dict.fromkeys([*_slots("A", 0, 1), *_slots("B", 0)], "1")
+    assert advance(OLD, Observed(told=True, quiet=True)) is OLD
 
 
 def test_more_of_what_is_served_starts_at_once_and_less_of_it_is_not_wanted_any_more() -> None:
     growing = begin(OLD, [("A", "1", 4), ("B", "1", 1)])
-    assert wanted(growing, Seen()).keys() == _slots("A", 0, 1, 2, 3) | _slots("B", 0)
-    assert advance(growing, Seen(ready=_slots("A", 2), told=True)) is growing
-    grown = advance(growing, Seen(ready=_slots("A", 2, 3), told=True))
+    assert wanted(growing, Observed()).keys() == _slots("A", 0, 1, 2, 3) | _slots("B", 0)
+    assert advance(growing, Observed(ready=_slots("A", 2), told=True)) is growing
+    grown = advance(growing, Observed(ready=_slots("A", 2, 3), told=True))
     assert grown == Layout((Deployed("A", "1", 4), Deployed("B", "1", 1)))
-    shrunk = advance(begin(grown, [("A", "1", 1), ("B", "1", 1)]), Seen(told=True))
-    assert wanted(shrunk, Seen()).keys() == _slots("A", 0) | _slots("B", 0)
+    shrunk = advance(begin(grown, [("A", "1", 1), ("B", "1", 1)]), Observed(told=True))
+    assert wanted(shrunk, Observed()).keys() == _slots("A", 0) | _slots("B", 0)
 
 
 def test_a_new_version_starts_with_one_replica_and_then_in_waves() -> None:
     layout = begin(OLD, [("A", "2", 6), ("B", "1", 1)])
     new = [Slot(REPLICA, "A", 2 + i) for i in range(6)]
 
-    def begun(seen: Seen) -> set[Slot]:
+    def begun(seen: Observed) -> set[Slot]:
         return {slot for slot, version in wanted(layout, seen).items() if version == "2"}
 
-    assert begun(Seen()) == set(new[:1])
-    assert begun(Seen(held=frozenset(new[:1]))) == set(new[:1])
-    assert begun(Seen(ready=frozenset(new[:1]), held=frozenset(new[:1]))) == set(new[:3])
-    assert begun(Seen(ready=frozenset(new[:3]), held=frozenset(new[:3]))) == set(new)
+    assert begun(Observed()) == set(new[:1])
+    assert begun(Observed(held=frozenset(new[:1]))) == set(new[:1])
+    assert begun(Observed(ready=frozenset(new[:1]), held=frozenset(new[:1]))) == set(new[:3])
+    assert begun(Observed(ready=frozenset(new[:3]), held=frozenset(new[:3]))) == set(new)
     # The first died after others had begun: they stay, and it is replaced.
-    assert begun(Seen(held=frozenset(new[1:3]))) == set(new[:3])
+    assert begun(Observed(held=frozenset(new[1:3]))) == set(new[:3])
 
 
 def test_the_switch_waits_for_every_new_replica_and_for_every_router() -> None:
     layout = begin(OLD, [("A", "2", 2), ("C", "1", 1)])
     assert layout.coming == (Deployed("A", "2", 2, 2), Deployed("C", "1", 1))
     all_new = _slots("A", 2, 3) | _slots("C", 0)
-    assert advance(layout, Seen(ready=all_new)) is layout
-    assert advance(layout, Seen(ready=all_new - _slots("A", 3), told=True)) is layout
-    switched = advance(layout, Seen(ready=all_new, told=True))
+    assert advance(layout, Observed(ready=all_new)) is layout
+    assert advance(layout, Observed(ready=all_new - _slots("A", 3), told=True)) is layout
+    switched = advance(layout, Observed(ready=all_new, told=True))
     assert switched.served == (Deployed("A", "2", 2, 2), Deployed("C", "1", 1))
     assert switched.going == OLD.served
 
@@ -61,11 +61,11 @@ def test_the_switch_waits_for_every_new_replica_and_for_every_router() -> None:
 def test_what_goes_is_kept_until_nothing_of_it_is_left_or_the_limit_has_passed() -> None:
     new = Deployed("A", "2", 1, 2)
     switched = Layout((new,), None, OLD.served)
-    assert wanted(switched, Seen()).keys() == _slots("A", 0, 1, 2) | _slots("B", 0)
-    for seen in (Seen(told=True), Seen(quiet=True)):
+    assert wanted(switched, Observed()).keys() == _slots("A", 0, 1, 2) | _slots("B", 0)
+    for seen in (Observed(told=True), Observed(quiet=True)):
         assert advance(switched, seen) is switched
-    assert advance(switched, Seen(told=True, quiet=True)) == dismiss(switched) == Layout((new,))
-    assert wanted(Layout((new,)), Seen()) == {Slot(REPLICA, "A", 2): "2"}
+    assert advance(switched, Observed(told=True, quiet=True)) == dismiss(switched) == Layout((new,))
+    assert wanted(Layout((new,)), Observed()) == {Slot(REPLICA, "A", 2): "2"}
 
 
 def test_undo_leaves_what_was_there() -> None:
@@ -76,8 +76,8 @@ def test_ordinals_do_not_grow_with_every_change() -> None:
     layout, seen = OLD, []
     for version in range(2, 6):
         layout = begin(layout, [("A", str(version), 2)])
-        layout = advance(layout, Seen(ready=layout.fresh, told=True))
-        layout = advance(layout, Seen(told=True, quiet=True))
+        layout = advance(layout, Observed(ready=layout.fresh, told=True))
+        layout = advance(layout, Observed(told=True, quiet=True))
         seen.append(layout.served[0].first)
     assert seen == [2, 0, 2, 0]
 
@@ -89,15 +89,15 @@ def test_in_place_the_first_of_a_new_version_waits_for_one_of_the_old_to_go() ->
     layout = begin(OLD, [("A", "2", 2), ("B", "1", 1), ("C", "1", 2)], in_place=True)
     kept = _slots("A", 0) | _slots("B", 0)
     # C is new and has resources of its own: it starts as ever.
-    assert wanted(layout, Seen(held=_slots("A", 0, 1))).keys() == kept | _slots("C", 0)
-    assert wanted(layout, Seen(held=_slots("A", 0))).keys() == kept | _slots("A", 2) | _slots("C", 0)
-    assert advance(layout, Seen(ready=_slots("A", 2) | _slots("C", 0), told=True)) is layout
-    switched = advance(layout, Seen(ready=_slots("A", 2) | _slots("C", 0, 1), told=True))
+    assert wanted(layout, Observed(held=_slots("A", 0, 1))).keys() == kept | _slots("C", 0)
+    assert wanted(layout, Observed(held=_slots("A", 0))).keys() == kept | _slots("A", 2) | _slots("C", 0)
+    assert advance(layout, Observed(ready=_slots("A", 2) | _slots("C", 0), told=True)) is layout
+    switched = advance(layout, Observed(ready=_slots("A", 2) | _slots("C", 0, 1), told=True))
     assert switched.served == (Deployed("A", "2", 2, 2), Deployed("B", "1", 1), Deployed("C", "1", 2))
-    assert wanted(switched, Seen()).keys() == _slots("A", 0, 2) | _slots("B", 0) | _slots("C", 0, 1)
-    gone = advance(switched, Seen(told=True, quiet=True))
+    assert wanted(switched, Observed()).keys() == _slots("A", 0, 2) | _slots("B", 0) | _slots("C", 0, 1)
+    gone = advance(switched, Observed(told=True, quiet=True))
     assert gone == Layout(switched.served)
-    assert wanted(gone, Seen()).keys() == _slots("A", 2, 3) | _slots("B", 0) | _slots("C", 0, 1)
+    assert wanted(gone, Observed()).keys() == _slots("A", 2, 3) | _slots("B", 0) | _slots("C", 0, 1)
 
 
 def test_a_change_in_place_that_is_undone_has_the_old_ones_start_again() -> None:
@@ -118,11 +118,13 @@ class World:
     def __init__(self, layout: Layout, rng: random.Random) -> None:
         self.layout = layout
         self.rng = rng
-        self.children: dict[Slot, tuple[str, bool]] = {slot: (v, True) for slot, v in wanted(layout, Seen()).items()}
+        self.children: dict[Slot, tuple[str, bool]] = {
+            slot: (v, True) for slot, v in wanted(layout, Observed()).items()
+        }
 
-    def seen(self) -> Seen:
+    def seen(self) -> Observed:
         ready = frozenset(slot for slot, (_, is_ready) in self.children.items() if is_ready)
-        return Seen(ready, frozenset(self.children), self.rng.random() < 0.7, self.rng.random() < 0.7)
+        return Observed(ready, frozenset(self.children), self.rng.random() < 0.7, self.rng.random() < 0.7)
 
     def round(self, faults: bool) -> None:
         seen = self.seen()
@@ -205,7 +207,7 @@ def test_an_undone_change_leaves_the_very_children_that_were_there(
         if world.layout.target is not None:
             assert children.items() <= world.children.items()
         else:
-            assert advance(kept, Seen(seen.ready, seen.held, True)).target is None
+            assert advance(kept, Observed(seen.ready, seen.held, True)).target is None
     if world.layout.target is not None:
         world.layout = undo(world.layout)
         world.round(faults=False)
@@ -218,7 +220,7 @@ def test_two_versions_never_share_a_place(
     before: dict[str, tuple[str, int]], after: dict[str, tuple[str, int]], first: int
 ) -> None:
     layout = begin(_layout(before, first), [(name, *wish) for name, wish in after.items()])
-    switched = advance(layout, Seen(ready=layout.fresh, told=True))
+    switched = advance(layout, Observed(ready=layout.fresh, told=True))
     for each in (layout, switched):
         versions: dict[Slot, str] = {}
         for deployed in (*each.served, *each.going, *(each.target or ())):

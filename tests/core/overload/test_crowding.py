@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightserve.core.overload.crowding import JUNK_BYTES_MAX, Holdings, Seen, too_many, too_much, wrapped
+from flightserve.core.overload.crowding import JUNK_BYTES_MAX, ConnectionUse, Holdings, too_many, too_much, wrapped
 
 MB = 1 << 20
 SIZES = st.lists(st.integers(0, 600 * MB), max_size=30)
@@ -13,7 +13,7 @@ SIZES = st.lists(st.integers(0, 600 * MB), max_size=30)
 
 @given(SIZES, st.integers(0, 2000 * MB))
 def test_the_rest_holds_no_more_than_it_may_and_nobody_ends_in_vain(sizes: list[int], bytes_max: int) -> None:
-    seen = [Seen(number, size) for number, size in enumerate(sizes)]
+    seen = [ConnectionUse(number, size) for number, size in enumerate(sizes)]
     ended = too_much(seen, bytes_max, process_bytes=10**12)
     left = sum(size for number, size in enumerate(sizes) if number not in ended)
     assert left <= bytes_max
@@ -24,15 +24,15 @@ def test_the_rest_holds_no_more_than_it_may_and_nobody_ends_in_vain(sizes: list[
 
 
 def test_at_the_bound_and_one_beyond() -> None:
-    assert too_much([Seen("a", 3), Seen("b", 7)], 10, 10) == []
-    assert too_much([Seen("a", 3), Seen("b", 8)], 10, 10) == ["b"]
+    assert too_much([ConnectionUse("a", 3), ConnectionUse("b", 7)], 10, 10) == []
+    assert too_much([ConnectionUse("a", 3), ConnectionUse("b", 8)], 10, 10) == ["b"]
 
 
 def test_what_came_and_is_not_there_was_junk() -> None:
-    large = Seen("flood", JUNK_BYTES_MAX + 1)
-    assert too_much([large, Seen("b", MB)], 1 << 40, process_bytes=0) == ["flood"]
-    assert too_much([large, Seen("b", MB)], 1 << 40, process_bytes=JUNK_BYTES_MAX) == []
-    assert too_much([Seen("a", JUNK_BYTES_MAX)], 1 << 40, process_bytes=0) == []
+    large = ConnectionUse("flood", JUNK_BYTES_MAX + 1)
+    assert too_much([large, ConnectionUse("b", MB)], 1 << 40, process_bytes=0) == ["flood"]
+    assert too_much([large, ConnectionUse("b", MB)], 1 << 40, process_bytes=JUNK_BYTES_MAX) == []
+    assert too_much([ConnectionUse("a", JUNK_BYTES_MAX)], 1 << 40, process_bytes=0) == []
 
 
 @given(st.lists(st.integers(0, 100_000), max_size=50))
@@ -53,8 +53,12 @@ def test_holdings_go_from_look_to_look_and_with_their_connection() -> None:
     assert holdings.look({"a": 7}, {}, 0) == {"a": 7}
 
 
-SILENT, CALLED, BUSY = Seen("silent", 0, 5000), Seen("called", 0, 5, 0, True), Seen("busy", 0, 1, 3, True)
-FLOOD = Seen("flood", 0, 2)
+SILENT, CALLED, BUSY = (
+    ConnectionUse("silent", 0, 5000),
+    ConnectionUse("called", 0, 5, 0, True),
+    ConnectionUse("busy", 0, 1, 3, True),
+)
+FLOOD = ConnectionUse("flood", 0, 2)
 
 
 def test_those_that_nothing_runs_for_and_that_did_not_call_come_first() -> None:
@@ -63,5 +67,5 @@ def test_those_that_nothing_runs_for_and_that_did_not_call_come_first() -> None:
     assert too_many(everybody, 0, 500) == ["flood"]
     assert too_many(everybody, 1, None) == ["called", "silent", "flood"]
     assert too_many([BUSY], 0, None) == too_many([BUSY], 1, 500) == []
-    assert too_many([BUSY, Seen("idle", 0, 1, 1)], 2, None) == ["idle"]
-    assert too_many([BUSY, Seen("idle", 0, 1, 1)], 2, 500) == ["busy", "idle"]
+    assert too_many([BUSY, ConnectionUse("idle", 0, 1, 1)], 2, None) == ["idle"]
+    assert too_many([BUSY, ConnectionUse("idle", 0, 1, 1)], 2, 500) == ["busy", "idle"]

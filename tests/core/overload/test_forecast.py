@@ -18,7 +18,6 @@ from flightserve.core.overload.service_times import SAMPLES_MIN, STALE_NS
 from flightserve.core.routing.events import (
     Arrived,
     BatchFailed,
-    Cancelled,
     Completed,
     Dispatch,
     Event,
@@ -27,6 +26,7 @@ from flightserve.core.routing.events import (
     ReplicaDown,
     ReplicaUp,
     Request,
+    RequestsCancelled,
     Tick,
 )
 from tests.core.routing.bench import Bench, refusals, shape, whole
@@ -298,7 +298,7 @@ def test_what_fails_is_cancelled_or_lost_is_expected_no_more() -> None:
     bench.arrive(*requests)
     first = next_id(bench) - 2
     bench.send(BatchFailed(2, first, 9, "ValueError: no"))
-    bench.send(Cancelled([each.id for each in requests]))
+    bench.send(RequestsCancelled([each.id for each in requests]))
     bench.send(ReplicaDown([3], "killed"))
     bench.send(Finished(2, next_id(bench) - 1))
     assert refusals(bench.arrive(due(bench, 70))) == [], "nothing is ahead of it"

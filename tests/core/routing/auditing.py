@@ -28,17 +28,18 @@ from dataclasses import dataclass, field
 from flightserve.clock import NEVER_NS
 from flightserve.core.routing.batching import Bounds
 from flightserve.core.routing.events import (
-    Abandon,
+    AbandonBatch,
     Arrived,
     BatchFailed,
+    BatchSuspended,
     Completed,
     Dispatch,
     Effect,
     Ejected,
     Event,
     Finished,
+    HandBack,
     HandOver,
-    Moved,
     Readmitted,
     Refused,
     ReplicaDown,
@@ -48,7 +49,6 @@ from flightserve.core.routing.events import (
     ReplicaUp,
     Request,
     Streamed,
-    Suspended,
 )
 from flightserve.core.routing.machine import DeploymentMachine
 from flightserve.core.routing.statistics import OUTCOMES
@@ -138,11 +138,11 @@ class Auditor:
         for effect in effects:
             if isinstance(effect, Dispatch):
                 self._dispatched(effect, now_ns)
-            elif isinstance(effect, Abandon):
+            elif isinstance(effect, AbandonBatch):
                 self._abandoned(effect)
             elif isinstance(effect, Refused):
                 self._outcome(effect.request, "refused")
-            elif isinstance(effect, Moved):
+            elif isinstance(effect, HandBack):
                 self._moved(effect)
             elif isinstance(effect, Ejected):
                 self.check(effect.until_ns > now_ns and effect.factor > 1, f"{effect} at {now_ns}")
@@ -209,7 +209,7 @@ class Auditor:
                 self.streamed.add(event.batch_id)
                 if event.holds_lane:
                     self.replicas[event.replica_id].held.add(event.batch_id)
-        elif isinstance(event, Suspended):
+        elif isinstance(event, BatchSuspended):
             if event.replica_id in self.replicas and event.batch_id in self.replicas[event.replica_id].batches:
                 self.replicas[event.replica_id].suspended.add(event.batch_id)
         elif isinstance(event, ReplicaDown):
@@ -343,7 +343,7 @@ class Auditor:
             self.check(account is not None and account.complete, f"completed before its rows: {account}")
             self._outcome(request, "completed")
 
-    def _moved(self, effect: Moved) -> None:
+    def _moved(self, effect: HandBack) -> None:
         for request in effect.requests:
             account = self.live.get(request.id)
             self.check(account is not None, f"moved, and has its outcome: {request}")
@@ -352,7 +352,7 @@ class Auditor:
             self.check(not begun, f"moved, and begun here: {account}")
             self._outcome(request, "moved")
 
-    def _abandoned(self, effect: Abandon) -> None:
+    def _abandoned(self, effect: AbandonBatch) -> None:
         books = self.replicas.get(effect.replica_id)
         self.check(books is not None and effect.batch_id in books.batches, f"{effect} of what does not run")
         assert books is not None

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flightserve.clock import NEVER_NS
 from flightserve.core.routing.events import Request
-from flightserve.core.routing.queue import Entry
+from flightserve.core.routing.queue import QueueEntry
 
 _ids = itertools.count(1)
 
@@ -33,9 +33,9 @@ def request(
     )
 
 
-def entry(order: int, **options: object) -> Entry:
+def entry(order: int, **options: object) -> QueueEntry:
     """An entry around a new request."""
-    return Entry(request(**options), order)  # type: ignore[arg-type]
+    return QueueEntry(request(**options), order)  # type: ignore[arg-type]
 
 
 GROUPS = st.sampled_from(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flightserve.core.routing.events import BatchFailed, Cancelled, Finished, ReplicaDown, ReplicaUp, Request
+from flightserve.core.routing.events import BatchFailed, Finished, ReplicaDown, ReplicaUp, Request, RequestsCancelled
 from tests.core.routing.bench import Bench, shape, whole
 from tests.core.routing.building import request
 
@@ -92,7 +92,7 @@ def test_one_that_is_given_up_is_waited_for_until_it_ends() -> None:
     bench = lanes(1, 1)
     a, b = lookup(), lookup()
     bench.arrive(a)
-    bench.send(Cancelled([a.id]))
+    bench.send(RequestsCancelled([a.id]))
     assert bench.arrive(b) == []
     assert shape(bench.send(Finished(1, 1))) == [(2, whole(b))]
 

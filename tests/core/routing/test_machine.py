@@ -7,10 +7,9 @@ import pytest
 from flightserve import errors
 from flightserve.clock import NEVER_NS
 from flightserve.core.routing.events import (
-    Abandon,
+    AbandonBatch,
     Arrived,
     BatchFailed,
-    Cancelled,
     Completed,
     Dispatch,
     Event,
@@ -19,6 +18,7 @@ from flightserve.core.routing.events import (
     ReplicaDraining,
     ReplicaUp,
     Request,
+    RequestsCancelled,
     Streamed,
     Tick,
 )
@@ -213,9 +213,9 @@ def test_a_micro_batch_is_abandoned_when_its_last_member_is_gone() -> None:
     bench.arrive(a, b)
     bench.now_ns = 10
     assert refusals(bench.send(Tick())) == [(a.id, errors.DeadlineExceeded)]
-    effects = bench.send(Cancelled([b.id]))
+    effects = bench.send(RequestsCancelled([b.id]))
     assert refusals(effects) == [(b.id, errors.Cancelled)]
-    assert effects[-1] == Abandon(1, 1)
+    assert effects[-1] == AbandonBatch(1, 1)
     assert bench.send(Finished(1, 1)) == []
 
 
@@ -224,7 +224,7 @@ def test_a_cancelled_request_leaves_the_queue() -> None:
     running, gone, next_ = request(), request(), request()
     bench.arrive(running)
     bench.arrive(gone, next_)
-    assert refusals(bench.send(Cancelled([gone.id, gone.id, 10**9]))) == [(gone.id, errors.Cancelled)]
+    assert refusals(bench.send(RequestsCancelled([gone.id, gone.id, 10**9]))) == [(gone.id, errors.Cancelled)]
     assert shape(bench.send(Finished(1, 1))) == [(1, whole(next_))]
 
 
@@ -232,9 +232,9 @@ def test_cancelling_a_sliced_request_abandons_its_slices_and_drops_the_rest() ->
     bench = Bench(1, 1, max_batch_rows=10)
     large = request(40)
     bench.arrive(large)
-    effects = bench.send(Cancelled([large.id]))
+    effects = bench.send(RequestsCancelled([large.id]))
     assert refusals(effects) == [(large.id, errors.Cancelled)]
-    assert effects[1:] == [Abandon(1, 1), Abandon(2, 2)]
+    assert effects[1:] == [AbandonBatch(1, 1), AbandonBatch(2, 2)]
     assert bench.send(Finished(1, 1)) == []
 
 
@@ -254,7 +254,7 @@ def test_the_queue_takes_bytes_to_its_bound_and_not_one_more() -> None:
     fits, over = request(nbytes=40), request(nbytes=1)
     assert bench.arrive(request(nbytes=60), fits) == []
     assert refusals(bench.arrive(over)) == [(over.id, errors.ResourceExhausted)]
-    bench.send(Cancelled([fits.id]))
+    bench.send(RequestsCancelled([fits.id]))
     assert bench.arrive(request(nbytes=40)) == []
 
 

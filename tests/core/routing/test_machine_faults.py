@@ -8,9 +8,8 @@ from flightserve import errors
 from flightserve.core.overload.ejection import CHECK_NS
 from flightserve.core.overload.retry_budget import ATTEMPTS_MAX, DEATH_COST, RESERVE, WINDOW_NS
 from flightserve.core.routing.events import (
-    Abandon,
+    AbandonBatch,
     BatchFailed,
-    Cancelled,
     Completed,
     Dispatch,
     Effect,
@@ -24,6 +23,7 @@ from flightserve.core.routing.events import (
     ReplicaResumed,
     ReplicaUp,
     Request,
+    RequestsCancelled,
     Streamed,
     Tick,
 )
@@ -191,7 +191,7 @@ def test_one_failed_slice_fails_the_request_once() -> None:
     bench.arrive(large)
     effects = bench.send(BatchFailed(1, 1, 9, "ValueError: bad"))
     assert refusals(effects) == [(large.id, errors.MethodFailed)]
-    assert effects[1:] == [Abandon(2, 2)]
+    assert effects[1:] == [AbandonBatch(2, 2)]
     assert bench.send(BatchFailed(2, 2, 9, "ValueError: bad")) == []
     assert bench.machine.statistics().free_credits == 2
 
@@ -441,7 +441,7 @@ def test_members_that_failed_by_themselves_are_refused_and_the_others_complete()
     bench.send(ReplicaDraining(1))
     bench.arrive(good, bad, late)
     bench.send(ReplicaUp(1, 1))
-    bench.send(Cancelled([late.id]))
+    bench.send(RequestsCancelled([late.id]))
     kind = errors.KINDS.index(errors.MethodFailed)
     effects = bench.send(Finished(1, 1, faults={1: (kind, "of its own"), 2: (kind, "nobody asks")}))
     assert refusals(effects) == [(bad.id, errors.MethodFailed)]

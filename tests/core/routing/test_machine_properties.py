@@ -13,7 +13,7 @@ from flightserve.core.overload.service_times import SAMPLES_MIN
 from flightserve.core.routing.events import (
     Arrived,
     BatchFailed,
-    Cancelled,
+    BatchSuspended,
     Event,
     Finished,
     HandOver,
@@ -22,8 +22,8 @@ from flightserve.core.routing.events import (
     ReplicaPaused,
     ReplicaResumed,
     ReplicaUp,
+    RequestsCancelled,
     Streamed,
-    Suspended,
     Tick,
 )
 from flightserve.core.routing.machine import DeploymentMachine
@@ -199,7 +199,7 @@ class Routing(RuleBasedStateMachine):
     @precondition(lambda self: self.running())
     @rule(data=st.data())
     def suspend(self, data: st.DataObject) -> None:
-        self.send(Suspended(*data.draw(st.sampled_from(self.running()))))
+        self.send(BatchSuspended(*data.draw(st.sampled_from(self.running()))))
 
     @rule(replica_id=st.integers(0, 5), batch_id=st.integers(0, 3), kind=st.integers(0, 4))
     def lie(self, replica_id: int, batch_id: int, kind: int) -> None:
@@ -209,7 +209,7 @@ class Routing(RuleBasedStateMachine):
             Finished(replica_id, batch_id),
             BatchFailed(replica_id, batch_id, 9, "late"),
             Streamed(replica_id, batch_id),
-            Suspended(replica_id, batch_id),
+            BatchSuspended(replica_id, batch_id),
             ReplicaDown([replica_id + 1_000], "never seen"),
         ]
         self.send(events[kind])
@@ -218,7 +218,7 @@ class Routing(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         known = sorted(self.auditor.live)
         ids = data.draw(st.lists(st.sampled_from(known), max_size=3)) if known else []
-        self.send(Cancelled([*ids, 0]))
+        self.send(RequestsCancelled([*ids, 0]))
 
     @rule()
     def deployment_moves(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from flightserve.clock import NEVER_NS
 from flightserve.core.routing import deadline, queue
 from flightserve.core.routing.deadline import Deadlines
-from flightserve.core.routing.queue import DeadlineQueue, Entry, FifoQueue
+from flightserve.core.routing.queue import DeadlineQueue, FifoQueue, QueueEntry
 from tests.core.routing.building import entry
 
 STEPS = st.lists(st.tuples(st.sampled_from(["push", "push", "pop", "requeue", "discard"]), st.integers(0, 99)))
@@ -46,7 +46,7 @@ def test_fifo_queue_agrees_with_a_list_sorted_by_arrival(steps: list[tuple[str, 
     assert drained == oracle
 
 
-def _urgency(item: Entry) -> tuple[int, int, int]:
+def _urgency(item: QueueEntry) -> tuple[int, int, int]:
     return -item.request.priority, item.request.deadline_ns, item.order
 
 
@@ -126,7 +126,7 @@ def test_an_entry_expires_exactly_at_its_deadline() -> None:
 
 def test_done_entries_do_not_pile_up_behind_an_early_deadline() -> None:
     tested = Deadlines()
-    tested.add(Entry(entry(0, deadline_ns=1).request, 0))
+    tested.add(QueueEntry(entry(0, deadline_ns=1).request, 0))
     for order in range(1, 10_000):
         item = entry(order, deadline_ns=1_000_000 - order)
         tested.add(item)

@@ -6,15 +6,15 @@ import pytest
 
 from flightserve import errors
 from flightserve.core.routing.events import (
-    Abandon,
+    AbandonBatch,
     BatchFailed,
-    Cancelled,
+    BatchSuspended,
     Completed,
     Finished,
     Refused,
     ReplicaDown,
     ReplicaUp,
-    Suspended,
+    RequestsCancelled,
 )
 from flightserve.core.routing.machine import ATTEMPTS_MAX
 from tests.core.routing.bench import Bench, shape, whole
@@ -27,7 +27,7 @@ def test_its_lane_is_given_the_next(router: str) -> None:
     a, b, c = request(), request(), request()
     for each in (a, b, c):
         bench.arrive(each)
-    assert shape(bench.send(Suspended(1, 1))) == [(1, [*whole(b), *whole(c)])]
+    assert shape(bench.send(BatchSuspended(1, 1))) == [(1, [*whole(b), *whole(c)])]
     assert bench.machine.statistics().free_credits == 0
     assert bench.send(Finished(1, 1, 5)) == [Completed([a])]
     assert bench.machine.statistics().free_credits == 0, "its credit was another's"
@@ -39,7 +39,7 @@ def test_one_that_failed_runs_again() -> None:
     bench = Bench(1)
     a, b = request(), request()
     bench.arrive(a, b)
-    bench.send(Suspended(1, 1))
+    bench.send(BatchSuspended(1, 1))
     assert shape(bench.send(BatchFailed(1, 1, 9, "ValueError"))) == [(1, whole(a))]
     bench.send(Finished(1, 2))
     assert bench.send(Finished(1, 3)) == [Completed([b])]
@@ -49,8 +49,8 @@ def test_one_that_nobody_wants_is_abandoned() -> None:
     bench = Bench(1)
     a = request()
     bench.arrive(a)
-    bench.send(Suspended(1, 1))
-    assert Abandon(1, 1) in bench.send(Cancelled([a.id]))
+    bench.send(BatchSuspended(1, 1))
+    assert AbandonBatch(1, 1) in bench.send(RequestsCancelled([a.id]))
     assert bench.send(BatchFailed(1, 1, 12, "cancelled")) == []
     assert bench.machine.statistics().free_credits == 1
 
@@ -59,8 +59,8 @@ def test_one_that_nobody_wants_is_abandoned() -> None:
 def test_what_a_replica_says_twice_or_of_what_it_never_had_counts_for_nothing(replica: int, batch: int) -> None:
     bench = Bench(2)
     bench.arrive(request())
-    bench.send(Suspended(1, 1))
-    bench.send(Suspended(replica, batch))
+    bench.send(BatchSuspended(1, 1))
+    bench.send(BatchSuspended(replica, batch))
     assert bench.count("late") == 1
     assert bench.machine.statistics().free_credits == 2
 
@@ -70,14 +70,14 @@ def test_one_that_went_on_may_be_what_killed_the_replica_and_so_may_the_one_that
     waits, runs = request(), request()
     bench.arrive(waits)
     bench.arrive(runs)
-    bench.send(Suspended(1, 1))
+    bench.send(BatchSuspended(1, 1))
     for number in range(2, 2 + ATTEMPTS_MAX):
         effects = bench.send(ReplicaDown([number - 1], "gone"))
         if number < 1 + ATTEMPTS_MAX:
             sent = shape(bench.send(ReplicaUp(number, 1)))
             assert sent == [(number, whole(waits))], "alone"
             batch = bench.machine._in_flight._batch_id
-            assert shape(bench.send(Suspended(number, batch))) == [(number, whole(runs))]
+            assert shape(bench.send(BatchSuspended(number, batch))) == [(number, whole(runs))]
     refused = {effect.request.id: effect for effect in effects if isinstance(effect, Refused)}
     assert set(refused) == {waits.id, runs.id}
     assert all(errors.KINDS[effect.kind] is errors.Unavailable for effect in refused.values())

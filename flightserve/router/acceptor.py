@@ -1,14 +1,14 @@
-"""Where processes come in: the router's listening socket, and those who have not said yet who they are.
+"""Takes processes in: the router's listening socket, and those who have not said yet who they are.
 
 The socket lies in the app's private folder, where no other user comes to it; one in the abstract namespace (tests) is
 open to everybody on the machine. Whoever knocks costs a bounded share of the loop: a turn takes in a few, strangers
-are turned away before anything is made for them, and the door rests after them for a multiple of what they cost. Who
+are turned away before anything is made for them, and it rests after them for a multiple of what they cost. Who
 waits meanwhile waits in the kernel's backlog, for milliseconds.
 
 Our own user's processes greet at once. Those that do not are bounded in number and time: one too many costs the one
 that has been silent longest.
 
-When the process has no file descriptor left, a connection cannot be taken in, and the socket stays readable: the door
+When the process has no file descriptor left, a connection cannot be taken in, and the socket stays readable: it
 is shut for a while instead of being tried in a loop. The connections that are there go on.
 """
 
@@ -28,7 +28,7 @@ from flightserve.errors import ProtocolError
 from flightserve.fabric.transport.channels import check_peer, is_path, listen
 
 if TYPE_CHECKING:
-    from flightserve.router.links import Link
+    from flightserve.router.links import PeerLink
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ HALF_OPEN_MAX: Final = 256
 GREETING_NS_MAX: Final = 10 * NS_PER_S
 
 
-class Door:
+class Acceptor:
     """Accepts connections of our own user, while there are descriptors for them. For the loop's thread."""
 
     def __init__(self, endpoint: str, epoll: select.epoll) -> None:
@@ -54,10 +54,10 @@ class Door:
         self.wake_ns = NEVER_NS
         self._strangers = Telling()
         self._shortages = Telling()
-        self._silent: dict[Link, int] = {}
+        self._silent: dict[PeerLink, int] = {}
 
     def __repr__(self) -> str:
-        return f"<Door: {len(self._silent)} have not greeted, {'open' if self.wake_ns == NEVER_NS else 'shut'}>"
+        return f"<Acceptor: {len(self._silent)} have not greeted, {'open' if self.wake_ns == NEVER_NS else 'shut'}>"
 
     def accept(self, now_ns: int) -> Iterator[tuple[socket.socket, int]]:
         """Some of those who wait, as (socket, process id)."""
@@ -94,16 +94,16 @@ class Door:
             self.wake_ns = NEVER_NS
             self._epoll.register(self._listener, select.EPOLLIN)
 
-    def entered(self, link: Link, now_ns: int) -> Link | None:
+    def entered(self, link: PeerLink, now_ns: int) -> PeerLink | None:
         """A connection is there that has to say who it is; returns the one that has to go for it, if any."""
         self._silent[link] = now_ns
         return next(iter(self._silent)) if len(self._silent) > HALF_OPEN_MAX else None
 
-    def known(self, link: Link) -> None:
+    def known(self, link: PeerLink) -> None:
         """It has greeted, or is gone."""
         self._silent.pop(link, None)
 
-    def overdue(self, now_ns: int) -> list[Link]:
+    def overdue(self, now_ns: int) -> list[PeerLink]:
         """Connections that should have greeted long ago."""
         return [link for link, since_ns in self._silent.items() if now_ns - since_ns > GREETING_NS_MAX]
 

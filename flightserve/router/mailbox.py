@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 
-class Posts:
+class Mailbox:
     """`put` from any thread, the rest from the loop's. `fd` is readable while something waits."""
 
     def __init__(self) -> None:

@@ -19,8 +19,8 @@ import flightserve as fs
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.errors import ProtocolError
 from flightserve.fabric.transport.channels import check_peer, connect
-from flightserve.router import door
-from flightserve.router.door import ACCEPTS_MAX, HALF_OPEN_MAX, REST_NS, Door
+from flightserve.router import acceptor
+from flightserve.router.acceptor import ACCEPTS_MAX, HALF_OPEN_MAX, REST_NS, Acceptor
 from flightserve.wire import frames
 from tests.plane import Plane, plane
 from tests.support import eventually
@@ -55,11 +55,11 @@ def rows() -> pa.RecordBatch:
 
 
 @pytest.fixture
-def knocked() -> Iterator[tuple[Door, str, select.epoll]]:
+def knocked() -> Iterator[tuple[Acceptor, str, select.epoll]]:
     """A door of this process, with nothing behind it."""
     endpoint = f"flightserve-test-door-{os.getpid()}-{next(_numbers)}"
     with select.epoll() as epoll:
-        made = Door(endpoint, epoll)
+        made = Acceptor(endpoint, epoll)
         yield made, endpoint, epoll
         made.close()
 
@@ -77,7 +77,7 @@ def another_user(sock: socket.socket) -> int:
     raise ProtocolError("the peer runs as user 65534, this process as user 0")
 
 
-def test_a_turn_takes_in_a_few(knocked: tuple[Door, str, select.epoll]) -> None:
+def test_a_turn_takes_in_a_few(knocked: tuple[Acceptor, str, select.epoll]) -> None:
     made, endpoint, _ = knocked
     socks = knock(endpoint, 2 * ACCEPTS_MAX + 1)
     taken = [[sock for sock, _ in made.accept(0)] for _ in range(4)]
@@ -87,11 +87,11 @@ def test_a_turn_takes_in_a_few(knocked: tuple[Door, str, select.epoll]) -> None:
 
 
 def test_strangers_are_turned_away_a_few_at_a_time_with_rests_between_and_a_line_a_second(
-    knocked: tuple[Door, str, select.epoll], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    knocked: tuple[Acceptor, str, select.epoll], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made, endpoint, epoll = knocked
-    monkeypatch.setattr(door, "check_peer", another_user)
-    caplog.set_level(logging.WARNING, "flightserve.router.door")
+    monkeypatch.setattr(acceptor, "check_peer", another_user)
+    caplog.set_level(logging.WARNING, "flightserve.router.acceptor")
     now_ns = 100 * NS_PER_S
     for turn in range(100):
         socks = knock(endpoint, ACCEPTS_MAX + 1)
@@ -127,7 +127,7 @@ def test_processes_that_never_greet_are_bounded_in_number(caplog: pytest.LogCapt
 
 
 def test_processes_that_never_greet_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "GREETING_NS_MAX", NS_PER_S // 10)
+    monkeypatch.setattr(acceptor, "GREETING_NS_MAX", NS_PER_S // 10)
     with plane(Echo.bind()) as running:
         (silent,) = knock(running.router.endpoint, 1)
         eventually(lambda: ended(silent), what="the silent one is cut off")
