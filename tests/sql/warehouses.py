@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from flightserve.clock import NEVER_NS
 from flightserve.sql.engine import Engine, EngineOptions
-from flightserve.sql.engine.execution import Execution, QueryWatch
+from flightserve.sql.engine.query_watch import QueryWatch
+from flightserve.sql.engine.result_stream import ResultStream
 from flightserve.sql.sources import find_sources
 
 PEOPLE = pa.table(
@@ -46,5 +47,5 @@ def watching() -> Iterator[QueryWatch]:
 def run(engine: Engine, sql: str, values: Mapping[str, Any] | None = None, deadline_ns: int = NEVER_NS) -> pa.Table:
     """The statement's result, as a caller gets it: checked, run, gathered."""
     with watching() as watch:
-        execution = Execution(engine, watch, engine.parser.parse(sql).text, values, deadline_ns=deadline_ns)
+        execution = ResultStream(engine, watch, engine.parser.parse(sql).text, values, deadline_ns=deadline_ns)
         return pa.Table.from_batches(list(execution), execution.schema)

@@ -23,10 +23,10 @@ import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import ConfigError, Unavailable
+from flightserve.sql.engine.bound_queries import BoundQuery, Key
 from flightserve.sql.engine.columns import projected
 from flightserve.sql.engine.errors import said as _said
 from flightserve.sql.engine.spilling import SpillFolder
-from flightserve.sql.engine.standing import Key, Standing
 from flightserve.sql.sources import Source, quoted_name
 from flightserve.sql.sources.csv import text_columns, types_of
 from flightserve.sql.sources.files import quoted
@@ -40,8 +40,8 @@ _DEFAULT_CATALOG: Final = "memory"
 _TAKEN: Final = frozenset({"information_schema", "main", "memory", "pg_catalog", "system", "temp"})
 # Connections kept for the next query; more are opened and closed as needed.
 IDLE_SESSIONS_MAX: Final = 16
-# Queries that stand ready, each on a connection of its own.
-STANDING_MAX: Final = 64
+# Queries that stay bound, each on a connection of its own.
+BOUND_QUERIES_MAX: Final = 64
 # How long an engine that closes waits for queries that it interrupted.
 CLOSE_WAIT_S: Final = 5.0
 INTERRUPT_AGAIN_S: Final = 0.05
@@ -85,7 +85,7 @@ class Engine:
         self._arrow: dict[str, pa.Table] = {}
         self._idle: list[duckdb.DuckDBPyConnection] = []
         # By their texts, the one used longest ago first.
-        self._standing: OrderedDict[Key, Standing] = OrderedDict()
+        self._bound: OrderedDict[Key, BoundQuery] = OrderedDict()
         self._busy: set[duckdb.DuckDBPyConnection] = set()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -130,9 +130,9 @@ class Engine:
                     session.interrupt()
                 self._changed.wait(INTERRUPT_AGAIN_S)
             ended = not self._busy
-            idle = [*self._idle, *(standing.session for standing in self._standing.values())]
+            idle = [*self._idle, *(bound.session for bound in self._bound.values())]
             self._idle.clear()
-            self._standing.clear()
+            self._bound.clear()
         for session in [*idle, self.shadow]:
             session.close()
         if ended:
@@ -276,26 +276,26 @@ class Engine:
                 return
         self.drop(session)
 
-    def take_standing(self, key: Key) -> Standing | None:
-        """The query that stands ready, if one does; `keep` it, or `drop` its session."""
+    def take_bound(self, key: Key) -> BoundQuery | None:
+        """The query that is bound already, if one is; `keep_bound` it, or `drop` its session."""
         with self._lock:
-            standing = self._standing.pop(key, None)
-            if standing is not None:
-                self._busy.add(standing.session)
-            return standing
+            bound = self._bound.pop(key, None)
+            if bound is not None:
+                self._busy.add(bound.session)
+            return bound
 
-    def keep(self, standing: Standing) -> None:
+    def keep_bound(self, bound: BoundQuery) -> None:
         """The query on its session ended well and is ready for the next time, if it can be. One of a key is kept:
         executions that gather come one after another."""
         with self._lock:
-            kept = not self._closed and standing.lasting and standing.key not in self._standing
+            kept = not self._closed and bound.lasting and bound.key not in self._bound
             if kept:
-                self._standing[standing.key] = standing
-                self._busy.discard(standing.session)
-            over = len(self._standing) > STANDING_MAX
-            oldest = self._standing.popitem(last=False)[1] if over else None
+                self._bound[bound.key] = bound
+                self._busy.discard(bound.session)
+            over = len(self._bound) > BOUND_QUERIES_MAX
+            oldest = self._bound.popitem(last=False)[1] if over else None
         if not kept:
-            self.drop(standing.session)
+            self.drop(bound.session)
         if oldest is not None:
             oldest.session.close()
 

@@ -2,8 +2,8 @@
 
 A path may be one file, a glob, or a folder; folders named `key=value` below it become columns (Hive's layout). The
 files are listed when the table is opened and named one by one to the engine, which then may read these and no
-others. Files of a folder or glob that are not of one table (`sql.sources.alike`) are a table each. `fingerprint` says
-when files changed.
+others. Files of a folder or glob that are not of one table (`sql.sources.table_groups`) are a table each.
+`fingerprint` says when files changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import pyarrow as pa
 
 from flightserve.errors import ConfigError
 from flightserve.fabric.conversion.casts import Budget, cast
-from flightserve.sql.sources.alike import TableGroup, folded, grouped, share
 from flightserve.sql.sources.files import (
     Unit,
     columns_of,
@@ -34,6 +33,7 @@ from flightserve.sql.sources.files import (
     units_at,
 )
 from flightserve.sql.sources.naming import NAME_CHARACTERS_MAX, distinct, own_names
+from flightserve.sql.sources.table_groups import TableGroup, folded, group_by_table, share
 from flightserve.sql.statements.policy import RESERVED_PREFIX
 
 # Tables that the files of one folder may make.
@@ -222,7 +222,7 @@ def _groups(units: list[Unit]) -> list[TableGroup[Unit]] | None:
         kinds.setdefault((unit.format, (unit.root, unit.files) if unit.hive else ""), []).append(unit)
     groups: list[TableGroup[Unit]] = []
     for members in kinds.values():
-        more = grouped(((unit, columns_of(unit)) for unit in members), small, TABLES_MAX - len(groups))
+        more = group_by_table(((unit, columns_of(unit)) for unit in members), small, TABLES_MAX - len(groups))
         if more is None:
             return None
         groups += more

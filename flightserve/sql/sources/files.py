@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from flightserve.errors import ConfigError
 from flightserve.fabric.memory.schemas import decode_schema
 from flightserve.sql.engine.errors import said
-from flightserve.sql.sources.alike import put_together
+from flightserve.sql.sources.table_groups import unify_schemas
 
 FILES_MAX: Final = 100_000
 
@@ -164,7 +164,7 @@ def columns_of(unit: Unit) -> pa.Schema:
     """The columns that the unit's files have, the keys not among them; of those that the engine puts together by
     itself, the first one's. Of CSV they are all text: what they are is the engine's guess. Raises ConfigError."""
     if unit.format == "arrow" and len(unit.files) > 1:
-        return put_together([_columns(file, unit.format, _stamp(file)) for file in unit.files])
+        return unify_schemas([_columns(file, unit.format, _stamp(file)) for file in unit.files])
     return _columns(unit.files[0], unit.format, _stamp(unit.files[0]))
 
 

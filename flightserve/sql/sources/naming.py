@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from flightserve.sql.sources.alike import folded
+from flightserve.sql.sources.table_groups import folded
 from flightserve.sql.statements.policy import RESERVED_PREFIX
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 A parameter has one type, the engine's, and stands in the text as `CAST($name AS TYPE)`: so a value bound one by one and
 the same value in a column of that type (`sql.statements.merging`) mean the same. Types are declared, or those of the
-columns that came, in plain layouts (`sql.engine.plain`).
+columns that came, in plain layouts (`sql.engine.plain_layouts`).
 
 Texts and untyped nulls stand as they are, and the engine reads them as it reads a literal: as a date where it wants
 one, as an interval, a number, a format that it needs when it plans. In a column a text becomes of the type that the
@@ -27,7 +27,7 @@ from flightserve.errors import ConfigError, InvalidArgument, SchemaMismatch
 from flightserve.fabric.memory.decode import decode_stream
 from flightserve.sql.engine.columns import projected
 from flightserve.sql.engine.errors import translate
-from flightserve.sql.engine.plain import plain, plain_type
+from flightserve.sql.engine.plain_layouts import plain_type, to_plain
 from flightserve.sql.statements.parser import ParsedStatement, Tree, parameters_of, walk
 
 _NO_LOCATION: Final = 1 << 63
@@ -263,7 +263,7 @@ class Parameters:
                 arrays.append(column)
                 continue
             try:
-                arrays.append(plain(column, rows.schema.field(place)).cast(kind))
+                arrays.append(to_plain(column, rows.schema.field(place)).cast(kind))
             except (pa.ArrowException, OverflowError) as error:
                 raise InvalidArgument(f"parameter {name!r} is {kind}; {column.type} does not fit: {error}") from error
         return arrays

@@ -1,7 +1,7 @@
 """Statements of strangers: parsed, looked at, and allowed or refused before the engine runs them.
 
 Exactly one statement, a SELECT (also as WITH, VALUES, FROM, TABLE, DESCRIBE, SHOW, SUMMARIZE) or EXPLAIN of one, or one
-that changes nothing (`sql.statements.harmless`).
+that changes nothing (`sql.statements.session_statements`).
 The engine's own parser gives the tree (`json_serialize_sql`), so that comments, quotes and dollar strings mean here
 what they mean there; `sql.statements.policy` says what may be in it.
 """
@@ -20,8 +20,8 @@ from flightserve.contracts.warehouse import SQL_BYTES_MAX
 from flightserve.errors import InvalidArgument, PermissionDenied, TooLarge, Unimplemented
 from flightserve.sql.engine.errors import translate
 from flightserve.sql.statements import policy
-from flightserve.sql.statements.harmless import first_word, instead
-from flightserve.sql.statements.remembering import Remembered
+from flightserve.sql.statements.session_statements import find_substitute, first_word
+from flightserve.sql.statements.statement_cache import StatementCache
 
 DEPTH_MAX: Final = 4000
 
@@ -75,7 +75,7 @@ class Parser:
             "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
         ).fetchall()
         self.unsteady = frozenset(name for (name,) in rows)
-        self._remembered: Remembered[str, ParsedStatement] = Remembered()
+        self._remembered: StatementCache[str, ParsedStatement] = StatementCache()
 
     def parse(self, sql: str) -> ParsedStatement:
         """The statement, remembered for the next time. Raises InvalidArgument, PermissionDenied, TooLarge,
@@ -118,7 +118,7 @@ class Parser:
         if statement.type.name == "MULTI":
             raise Unimplemented(_MULTI)
         kind, text = statement.type.name, statement.query
-        query = None if statement.named_parameters else instead(kind, text, self._catalog, self._tables)
+        query = None if statement.named_parameters else find_substitute(kind, text, self._catalog, self._tables)
         if query is None:
             raise PermissionDenied(_refusal(statement))
         return query

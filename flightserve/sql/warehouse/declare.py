@@ -39,15 +39,15 @@ from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, S
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.sql.engine import LOADS, EngineOptions
-from flightserve.sql.engine.execution import QueryWatch, WatchedQuery
 from flightserve.sql.engine.memory import MIB, MemoryWatch, bound, private_bytes
+from flightserve.sql.engine.query_watch import QueryWatch, WatchedQuery
 from flightserve.sql.sources import Known, described, find_sources, known_columns, split
 from flightserve.sql.statements.merging import RID
 from flightserve.sql.statements.parameters import decode_rows
-from flightserve.sql.warehouse.caching import Key, ResultCache, Scope, rows_digest
-from flightserve.sql.warehouse.executions import Executions, Result, answer, one_batch
+from flightserve.sql.warehouse.cached import Executions, Result, answer, one_batch
 from flightserve.sql.warehouse.queries import UNBOUND, Limits, Prepared, Runner
 from flightserve.sql.warehouse.refresh import Generation, Generations, Refresher
+from flightserve.sql.warehouse.result_cache import Key, ResultCache, Scope, rows_digest
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
 
 log = logging.getLogger(__name__)

@@ -8,13 +8,11 @@ ascending.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from flightserve.clock import NEVER_NS
@@ -32,8 +30,10 @@ from flightserve.errors import (
 from flightserve.sql.engine import Engine
 from flightserve.sql.engine.columns import meant
 from flightserve.sql.engine.errors import translate
-from flightserve.sql.engine.execution import OTHER_TYPES, Execution, QueryWatch, conformed, conforms, plain_schema
-from flightserve.sql.engine.plain import marks
+from flightserve.sql.engine.plain_layouts import marks
+from flightserve.sql.engine.query_watch import QueryWatch
+from flightserve.sql.engine.result_batches import conform, conforms, plain_schema
+from flightserve.sql.engine.result_stream import OTHER_TYPES, ResultStream
 from flightserve.sql.statements.merging import (
     PARAMS,
     RID,
@@ -57,8 +57,9 @@ from flightserve.sql.statements.parameters import (
     waits_for_types,
 )
 from flightserve.sql.statements.parser import ParsedStatement, walk
-from flightserve.sql.statements.remembering import COLUMNS_MAX, Remembered
-from flightserve.sql.warehouse.caching import Scope, scope_of
+from flightserve.sql.statements.statement_cache import COLUMNS_MAX, StatementCache
+from flightserve.sql.warehouse.merged_results import check_sizes, repeat_result, result_too_large
+from flightserve.sql.warehouse.result_cache import Scope, scope_of
 
 # Parameter rows of one merged query: more of them save next to nothing, and its result lies in memory.
 MERGED_ROWS_MAX: Final = 2048
@@ -170,11 +171,15 @@ class Runner:
         self.engine = engine
         self.watch = watch
         self.types = Types(engine.shadow)
-        self._prepared: Remembered[tuple[str, tuple[tuple[str, str], ...]], Prepared] = Remembered()
+        self._prepared: StatementCache[tuple[str, tuple[tuple[str, str], ...]], Prepared] = StatementCache()
         # To look what the plan says of parameters takes longer than to run many a statement.
-        self._prepared_for: Remembered[tuple[str, pa.Schema | None, tuple[object, ...]], Prepared] = Remembered()
+        self._prepared_for: StatementCache[tuple[str, pa.Schema | None, tuple[object, ...]], Prepared] = (
+            StatementCache()
+        )
         # Not with the statements: a short text may have many columns.
-        self._schemas: Remembered[tuple[str, str], tuple[pa.Schema, pa.Schema]] = Remembered(size_max=COLUMNS_MAX)
+        self._schemas: StatementCache[tuple[str, str], tuple[pa.Schema, pa.Schema]] = StatementCache(
+            size_max=COLUMNS_MAX
+        )
 
     # ---- preparing
 
@@ -348,7 +353,7 @@ class Runner:
         """Every row's result, behind `rid`. `columns` are in the parameters' order and types. Raises TooLarge for a
         row's result that is over the limit."""
         if prepared.shared and rows > 1:
-            return _repeated(self.one(prepared, columns, 0, limits), rows)
+            return repeat_result(self.one(prepared, columns, 0, limits), rows)
         parts: list[pa.Table] = []
         for start in range(0, rows, MERGED_ROWS_MAX):
             some = range(start, min(rows, start + MERGED_ROWS_MAX))
@@ -389,7 +394,7 @@ class Runner:
                 execution = self._execution(prepared, columns, row, limits)
                 yield from execution.renamed(result)
 
-    def _result_of(self, execution: Execution, prepared: Prepared, columns: Sequence[pa.Array]) -> pa.Schema:
+    def _result_of(self, execution: ResultStream, prepared: Prepared, columns: Sequence[pa.Array]) -> pa.Schema:
         """The schema of this one execution's result, which may depend on its values: `COLUMNS(?)`."""
         result = prepared.result_for(columns, 0)
         if conforms(execution.schema, result):
@@ -419,7 +424,7 @@ class Runner:
             raise InvalidArgument(f"the statement is not merged: {prepared.reason}")
         some = [column.slice(rows.start, len(rows)) for column in columns]
         relation = parameter_relation(some, rows.start, rows.stop)
-        execution = Execution(
+        execution = ResultStream(
             self.engine,
             self.watch,
             prepared.merged,
@@ -430,16 +435,16 @@ class Runner:
         table = execution.read_all(min(MERGED_BYTES_MAX, limits.result_bytes_max * len(rows)))
         if table is None:
             return None
-        _check_sizes(table, rows, limits.result_bytes_max)
+        check_sizes(table, rows, limits.result_bytes_max)
         return table.rename_columns([RID, *prepared.result.names])
 
     def one(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits = Limits()) -> pa.Table:
         """One row's result. Raises TooLarge where it is over the limit; what is left of it is not run then."""
         table = self._execution(prepared, columns, row, limits).read_all(limits.result_bytes_max)
         if table is None:
-            raise _too_large(limits.result_bytes_max)
+            raise result_too_large(limits.result_bytes_max)
         try:
-            return conformed(table, prepared.result_for(columns, row))
+            return conform(table, prepared.result_for(columns, row))
         except (pa.ArrowException, ValueError) as error:
             raise InvalidArgument(OTHER_TYPES) from error
 
@@ -450,41 +455,21 @@ class Runner:
             table = self.one(prepared, columns, row, limits)
             yield table.add_column(0, pa.field(RID, pa.int64()), pa.repeat(pa.scalar(row, pa.int64()), table.num_rows))
 
-    def _execution(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> Execution:
+    def _execution(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> ResultStream:
         # Most texts without parameters run once, and a session for each would push out others.
-        stands = prepared.ran and not prepared.parameters.names
+        keeps_bound = prepared.ran and not prepared.parameters.names
         prepared.ran = True
         values = prepared.parameters.values(columns, row)
-        return Execution(
+        return ResultStream(
             self.engine,
             self.watch,
             prepared.text_for(values),
             values,
             deadline_ns=limits.deadline_ns,
             cancelled=limits.cancelled,
-            stands=stands,
+            keeps_bound=keeps_bound,
             looks_ahead=prepared.one_source,
         )
-
-
-def _check_sizes(table: pa.Table, rows: range, bytes_max: int) -> None:
-    """Raise TooLarge where one of the rows' results, which lie behind its number, is over that."""
-    if table.nbytes <= bytes_max:
-        return
-    stops = np.searchsorted(table.column(0).to_numpy(), np.arange(rows.start, rows.stop + 1)).tolist()
-    for start, stop in itertools.pairwise(stops):
-        if table.slice(start, stop - start).nbytes > bytes_max:
-            raise _too_large(bytes_max)
-
-
-def _too_large(bytes_max: int) -> TooLarge:
-    return TooLarge(f"the result has more than {bytes_max} bytes; `query` streams it")
-
-
-def _repeated(table: pa.Table, times: int) -> pa.Table:
-    """One execution's result for each of so many, behind `rid`; the columns are not copied until they are joined."""
-    rid = pa.chunked_array([pa.repeat(pa.scalar(n, pa.int64()), table.num_rows) for n in range(times)], type=pa.int64())
-    return pa.concat_tables([table] * times).add_column(0, pa.field(RID, pa.int64()), rid)
 
 
 def _names(session: duckdb.DuckDBPyConnection, text: str, nulls: dict[str, None]) -> list[str] | None:

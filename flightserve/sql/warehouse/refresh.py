@@ -26,7 +26,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import Cancelled, ConfigError, DeadlineExceeded, FlightserveError
 from flightserve.sql.engine import Engine, EngineOptions
 from flightserve.sql.engine.errors import scrubbed, translate
-from flightserve.sql.engine.execution import QueryWatch
+from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.sources import Known, Source, described, find_sources
 from flightserve.sql.warehouse.queries import Limits, Prepared, Runner
 

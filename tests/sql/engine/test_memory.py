@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 
 from flightserve.clock import NEVER_NS, NS_PER_S
 from flightserve.errors import OutOfMemory, ReplicaFailed
-from flightserve.sql.engine import Engine, execution
+from flightserve.sql.engine import Engine, query_watch
 from flightserve.sql.engine.errors import translate
-from flightserve.sql.engine.execution import QueryWatch
 from flightserve.sql.engine.memory import (
     FLOOR_BYTES,
     GROWN_BYTES_MIN,
@@ -34,6 +33,7 @@ from flightserve.sql.engine.memory import (
     private_bytes,
     usage,
 )
+from flightserve.sql.engine.query_watch import QueryWatch
 from tests.sql.warehouses import opened, watching
 
 BOUND = 1000 * MIB
@@ -234,7 +234,7 @@ def test_the_watch_is_not_woken_for_each_query(engine: Engine) -> None:
 
 
 def test_the_watch_looks_at_once_while_much_memory_is_in_use(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "WATCH_NS", 3600 * NS_PER_S)
+    monkeypatch.setattr(query_watch, "WATCH_NS", 3600 * NS_PER_S)
     with watching() as watch, engine.session() as session:
         looks: queue.SimpleQueue[None] = queue.SimpleQueue()
         watch.memory = memory = Looked(*[lambda: looks.put(None)] * 100)  # type: ignore[assignment]
@@ -259,7 +259,7 @@ def test_a_watch_that_ends_otherwise_costs_the_replica(engine: Engine) -> None:
 HELD = """
 import json, sys, threading
 from flightserve.errors import FlightserveError
-from flightserve.sql.engine.execution import Execution
+from flightserve.sql.engine.result_stream import ResultStream
 from flightserve.sql.engine.memory import MemoryWatch, bound, private_bytes
 from tests.sql.warehouses import PEOPLE, opened, watching
 
@@ -275,7 +275,7 @@ with opened({"people": PEOPLE}, memory_limit="300MB") as engine, watching() as w
 
     def run(sql):
         try:
-            return sum(batch.num_rows for batch in Execution(engine, watch, sql))
+            return sum(batch.num_rows for batch in ResultStream(engine, watch, sql))
         except FlightserveError as error:
             return type(error).__name__
 
@@ -283,7 +283,7 @@ with opened({"people": PEOPLE}, memory_limit="300MB") as engine, watching() as w
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
     # A neighbour that is read slowly from the beginning to the end.
-    neighbour = iter(Execution(engine, watch, "SELECT md5(range::VARCHAR) AS a FROM range(600000)"))
+    neighbour = iter(ResultStream(engine, watch, "SELECT md5(range::VARCHAR) AS a FROM range(600000)"))
     rows = next(neighbour).num_rows
     for sql in json.loads(sys.argv[1]):
         before = private_bytes()

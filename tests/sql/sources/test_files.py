@@ -23,7 +23,7 @@ from flightserve.errors import ConfigError
 from flightserve.sql import sources
 from flightserve.sql.engine import EngineOptions
 from flightserve.sql.sources import find_sources, known_columns
-from flightserve.sql.sources.alike import common_type
+from flightserve.sql.sources.table_groups import common_type
 from flightserve.sql.warehouse.refresh import Generations
 from tests.sql.warehouses import opened, run, watching
 

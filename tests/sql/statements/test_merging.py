@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from flightserve.errors import InvalidArgument, ReplicaFailed
 from flightserve.sql.engine import Engine
-from flightserve.sql.engine.execution import QueryWatch
+from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.statements.merging import parameter_relation
 from flightserve.sql.warehouse.queries import Runner
 from tests.sql.statements.comparing import ENGINE_BUG, ROWS, TABLES, compare, exactly, rows_of

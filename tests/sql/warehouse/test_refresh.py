@@ -18,7 +18,7 @@ from flightserve.contracts.warehouse import REQUEST
 from flightserve.errors import Cancelled, ConfigError, DeadlineExceeded, NotFound, PermissionDenied
 from flightserve.fabric.memory.schemas import decode_schema
 from flightserve.sql.engine import EngineOptions
-from flightserve.sql.engine.execution import QueryWatch
+from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.warehouse.declare import Upkeep, WarehouseReplica
 from flightserve.sql.warehouse.queries import Limits, Runner
 from flightserve.sql.warehouse.refresh import Generations, Refresher

@@ -21,7 +21,7 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT")
 
 
-class Remembered(Generic[KeyT, ValueT]):
+class StatementCache(Generic[KeyT, ValueT]):
     """Values by key, each of some size; those used longest ago go first. Any thread."""
 
     def __init__(self, statements_max: int = STATEMENTS_MAX, size_max: int = CHARACTERS_MAX) -> None:
@@ -32,7 +32,7 @@ class Remembered(Generic[KeyT, ValueT]):
         self._size = 0
 
     def __repr__(self) -> str:
-        return f"<Remembered {len(self._known)} of {self._size}>"
+        return f"<StatementCache {len(self._known)} of {self._size}>"
 
     def find(self, key: KeyT) -> ValueT | None:
         """What is known; it counts as used now."""

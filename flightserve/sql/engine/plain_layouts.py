@@ -1,7 +1,7 @@
 """Arrow's several layouts of the same values, in the one that the engine and its binding take.
 
 Dictionaries and run ends mean their values, views and large layouts what the plain ones do; half floats are floats,
-decimals have 128 bits, durations are intervals. `plain_type` says what becomes of a type and `plain` makes it so, at
+decimals have 128 bits, durations are intervals. `plain_type` says what becomes of a type and `to_plain` makes it so, at
 any depth. Extension types mean their storage but for three, which a stranger's stream names in its fields' metadata
 only (`fabric.memory.extensions`).
 """
@@ -97,7 +97,7 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pt.is_list(kind) or pt.is_large_list(kind) or pt.is_list_view(kind) or pt.is_large_list_view(kind))
 
 
-def plain(array: Any, field: pa.Field) -> Any:
+def to_plain(array: Any, field: pa.Field) -> Any:
     """The array in its plain type. `field` is its own: an array may have lost what names its parts. Raises
     pa.ArrowException and OverflowError for values that the type does not hold."""
     mark, wanted = mark_of(field.type, field.metadata), plain_type(field.type, field.metadata)
@@ -111,17 +111,19 @@ def plain(array: Any, field: pa.Field) -> Any:
     if kind == wanted and not kind.num_fields:
         return array
     if pt.is_dictionary(kind):
-        return plain(array.dictionary_decode(), pa.field("", kind.value_type))
+        return to_plain(array.dictionary_decode(), pa.field("", kind.value_type))
     if pt.is_run_end_encoded(kind):
-        return plain(pc.run_end_decode(array), pa.field("", kind.value_type))
+        return to_plain(pc.run_end_decode(array), pa.field("", kind.value_type))
     if pt.is_fixed_size_list(kind):
         whole = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
-        inner = plain(whole, kind.value_field)
+        inner = to_plain(whole, kind.value_field)
         return pa.FixedSizeListArray.from_arrays(inner, type=wanted, mask=array.is_null())
     if _is_list(kind):
-        return pa.ListArray.from_arrays(_offsets(array), plain(pc.list_flatten(array), kind.value_field), type=wanted)
+        return pa.ListArray.from_arrays(
+            _offsets(array), to_plain(pc.list_flatten(array), kind.value_field), type=wanted
+        )
     if pt.is_struct(kind):
-        children = [plain(child, inner) for child, inner in zip(array.flatten(), kind, strict=True)]
+        children = [to_plain(child, inner) for child, inner in zip(array.flatten(), kind, strict=True)]
         return pa.StructArray.from_arrays(children, fields=list(wanted), mask=array.is_null())
     if pt.is_map(kind):
         return _plain_map(array, kind, wanted)
@@ -140,7 +142,7 @@ def _plain_map(array: Any, kind: Any, wanted: Any) -> Any:
     fields = kind.key_field, kind.item_field
     entries = array.cast(pa.list_(pa.struct([field.with_name(name) for field, name in zip(fields, "kv", strict=True)])))
     parts = zip(pc.list_flatten(entries).flatten(), fields, strict=True)
-    keys, items = (plain(part, field) for part, field in parts)
+    keys, items = (to_plain(part, field) for part, field in parts)
     return pa.MapArray.from_arrays(_offsets(entries), keys, items, type=wanted)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flightserve.sql.engine import Engine
-from flightserve.sql.statements.remembering import CHARACTERS_MAX, COLUMNS_MAX, Remembered
+from flightserve.sql.statements.statement_cache import CHARACTERS_MAX, COLUMNS_MAX, StatementCache
 from flightserve.sql.warehouse.queries import Runner
 from tests.sql.warehouses import opened, watching
 
@@ -23,7 +23,7 @@ def engine() -> Iterator[Engine]:
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 12)), max_size=40))
 def test_against_plain_books(steps: list[tuple[bool, int, int]]) -> None:
     """The most recently used are there, as many and as much as the bounds allow."""
-    remembered: Remembered[int, int] = Remembered(4, 20)
+    remembered: StatementCache[int, int] = StatementCache(4, 20)
     books: list[tuple[int, int, int]] = []
     for value, (adds, key, characters) in enumerate(steps):
         known = next((entry for entry in books if entry[0] == key), None)
@@ -36,12 +36,12 @@ def test_against_plain_books(steps: list[tuple[bool, int, int]]) -> None:
         else:
             assert remembered.find(key) == (known[1] if known else None)
             books += [known] if known else []
-        assert repr(remembered) == f"<Remembered {len(books)} of {sum(entry[2] for entry in books)}>"
+        assert repr(remembered) == f"<StatementCache {len(books)} of {sum(entry[2] for entry in books)}>"
 
 
 @pytest.mark.parametrize("characters", [10, 11])
 def test_what_is_longer_than_all_may_be_is_not_kept_and_costs_nothing_else(characters: int) -> None:
-    remembered: Remembered[str, int] = Remembered(4, 10)
+    remembered: StatementCache[str, int] = StatementCache(4, 10)
     remembered.add("long", 1, characters)
     assert remembered.find("long") == (1 if characters == 10 else None)
     remembered.add("a", 2, 3)
@@ -72,5 +72,5 @@ def test_short_statements_of_many_columns_do_not_pile_up(engine: Engine) -> None
         for n in range(5):
             wide = runner.prepare_for(f"SELECT {'*, ' * (columns // 4)}{n} FROM people", None)
             assert len(wide.result) == columns + 1
-        assert repr(runner._schemas) == f"<Remembered 3 of {3 * (columns + 1)}>"
+        assert repr(runner._schemas) == f"<StatementCache 3 of {3 * (columns + 1)}>"
         assert narrow.result.names == ["a"]

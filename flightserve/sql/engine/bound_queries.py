@@ -1,4 +1,4 @@
-"""A query that stands ready: bound once on a session of its own, and run again.
+"""A query that stays bound: bound once on a session of its own, and run again.
 
 Of a merged point lookup of 256 rows, registering the parameters, binding the text for its schema and taking the
 relation away again were a quarter of the time; of a query of one small row, parsing and binding it a third. Here the
@@ -32,12 +32,12 @@ class Rows:
 Key: TypeAlias = tuple[str, pa.Schema | None]
 
 
-def standing_key(text: str, rows: tuple[str, pa.RecordBatch] | None) -> Key:
-    """What a query that stands ready is found by."""
+def bound_key(text: str, rows: tuple[str, pa.RecordBatch] | None) -> Key:
+    """What a bound query is found by."""
     return text, None if rows is None else rows[1].schema
 
 
-class Standing:
+class BoundQuery:
     """The query `text` on a session that is given up to it; with `rows`, over a relation of that name and of such rows,
     by whose schema it is bound: for rows of another it is another query (`key`). `lasting` is true where it may be run
     again. Raises what the engine says of the text."""
@@ -47,7 +47,7 @@ class Standing:
     def __init__(
         self, session: duckdb.DuckDBPyConnection, text: str, rows: tuple[str, pa.RecordBatch] | None = None
     ) -> None:
-        self.key = standing_key(text, rows)
+        self.key = bound_key(text, rows)
         self.session = session
         self._rows: Rows | None = None
         if rows is not None:
@@ -72,4 +72,4 @@ class Standing:
             self._rows.batch = None
 
     def __repr__(self) -> str:
-        return f"<Standing: {self.key[0][:60]}>"
+        return f"<BoundQuery: {self.key[0][:60]}>"

@@ -26,15 +26,9 @@ from flightserve.errors import (
 )
 from flightserve.sql.engine import Engine
 from flightserve.sql.engine.errors import translate
-from flightserve.sql.engine.execution import (
-    BATCH_BYTES_MAX,
-    GATHER_BYTES,
-    Execution,
-    QueryWatch,
-    cut,
-    gathered,
-    plain_schema,
-)
+from flightserve.sql.engine.query_watch import QueryWatch
+from flightserve.sql.engine.result_batches import BATCH_BYTES_MAX, GATHER_BYTES, cut, gather, plain_schema
+from flightserve.sql.engine.result_stream import ResultStream
 from flightserve.sql.warehouse.queries import Runner
 from tests.sql.warehouses import opened, run, watching
 from tests.support import eventually
@@ -60,7 +54,7 @@ def watch() -> Iterator[QueryWatch]:
 
 
 def test_the_schema_comes_first_and_rows_in_batches(engine: Engine, watch: QueryWatch) -> None:
-    execution = Execution(engine, watch, "SELECT range AS a, -range AS b FROM range(1000000)")
+    execution = ResultStream(engine, watch, "SELECT range AS a, -range AS b FROM range(1000000)")
     assert execution.schema == pa.schema([("a", pa.int64()), ("b", pa.int64())])
     batches = list(execution)
     assert pa.Table.from_batches(batches)["a"].to_pylist() == list(range(1_000_000))
@@ -69,7 +63,7 @@ def test_the_schema_comes_first_and_rows_in_batches(engine: Engine, watch: Query
 
 
 def test_the_first_batch_comes_before_the_query_ends(engine: Engine, watch: QueryWatch) -> None:
-    with contextlib.closing(Execution(engine, watch, "SELECT * FROM range(1000000000000)")) as execution:
+    with contextlib.closing(ResultStream(engine, watch, "SELECT * FROM range(1000000000000)")) as execution:
         assert next(iter(execution)).num_rows > 0
 
 
@@ -80,7 +74,7 @@ def test_a_result_without_rows_is_one_batch_of_none(engine: Engine) -> None:
 
 def test_large_rows_are_cut_and_dictionaries_written_out(engine: Engine, watch: QueryWatch) -> None:
     sql = "SELECT repeat('x', 3000000) AS a, i::VARCHAR::ENUM('0', '1', '2') AS e FROM range(3) r(i), range(4)"
-    batches = list(Execution(engine, watch, sql))
+    batches = list(ResultStream(engine, watch, sql))
     assert max(batch.nbytes for batch in batches) <= BATCH_BYTES_MAX
     assert sum(batch.num_rows for batch in batches) == 12
     assert batches[0].schema.field("e").type == pa.utf8()
@@ -101,14 +95,14 @@ def test_dictionaries_inside_other_types_are_written_out(engine: Engine) -> None
 
 def test_gathering_keeps_every_row_in_order() -> None:
     rows = [pa.record_batch({"a": list(range(n, n + size))}) for n, size in ((0, 1), (1, 0), (1, 4), (5, 90_000))]
-    batches = list(gathered(iter(rows), rows[0].schema))
+    batches = list(gather(iter(rows), rows[0].schema))
     assert pa.Table.from_batches(batches)["a"].to_pylist() == list(range(90_005))
     assert batches[0].num_rows == 1, "the first goes at once"
 
 
 @pytest.mark.parametrize("rows", [0, 1, 16_384, 40_000])
 def test_the_last_batch_is_known_when_the_engine_has_ended(engine: Engine, watch: QueryWatch, rows: int) -> None:
-    execution = Execution(engine, watch, f"SELECT range AS a FROM range({rows})", looks_ahead=True)
+    execution = ResultStream(engine, watch, f"SELECT range AS a FROM range({rows})", looks_ahead=True)
     said = [(batch.num_rows, execution.last) for batch in execution]
     assert sum(count for count, _ in said) == rows
     assert [last for _, last in said[:-1]] == [False] * (len(said) - 1)
@@ -117,7 +111,7 @@ def test_the_last_batch_is_known_when_the_engine_has_ended(engine: Engine, watch
 
 
 def test_large_batches_that_are_cut_have_one_last(engine: Engine, watch: QueryWatch) -> None:
-    execution = Execution(engine, watch, "SELECT repeat('x', 3000000) AS a FROM range(9)", looks_ahead=True)
+    execution = ResultStream(engine, watch, "SELECT repeat('x', 3000000) AS a FROM range(9)", looks_ahead=True)
     said = [execution.last for _ in execution]
     assert len(said) > 3
     assert said == [False] * (len(said) - 1) + [True]
@@ -144,19 +138,19 @@ def test_giving_up_interrupts(engine: Engine, watch: QueryWatch, sql: str) -> No
     timer = threading.Timer(0.1, given_up.set)
     timer.start()
     with pytest.raises(Cancelled):
-        list(Execution(engine, watch, sql, cancelled=given_up.is_set))
+        list(ResultStream(engine, watch, sql, cancelled=given_up.is_set))
     timer.join()
 
 
 def test_a_reader_that_goes_away_ends_the_query(engine: Engine, watch: QueryWatch) -> None:
-    batches = iter(Execution(engine, watch, "SELECT * FROM range(1000000000000)"))
+    batches = iter(ResultStream(engine, watch, "SELECT * FROM range(1000000000000)"))
     assert next(batches).num_rows
     batches.close()  # type: ignore[attr-defined]
     eventually(lambda: not watch._running, what="nothing is watched any more")
 
 
 def test_queries_run_beside_one_another(engine: Engine, watch: QueryWatch) -> None:
-    with contextlib.closing(Execution(engine, watch, "SELECT * FROM range(1000000000000)")) as execution:
+    with contextlib.closing(ResultStream(engine, watch, "SELECT * FROM range(1000000000000)")) as execution:
         batches = iter(execution)
         first = next(batches)
         assert run(engine, "SELECT 7 AS n").to_pylist() == [{"n": 7}]
@@ -168,7 +162,7 @@ def test_a_session_that_was_interrupted_is_not_used_again(engine: Engine, watch:
     run(engine, "SELECT 1")
     kept = len(engine._idle)
     with pytest.raises(Cancelled):
-        list(Execution(engine, watch, ENDLESS[0], cancelled=lambda: True))
+        list(ResultStream(engine, watch, ENDLESS[0], cancelled=lambda: True))
     assert len(engine._idle) == kept - 1
     for _ in range(20):
         assert run(engine, "SELECT 1 AS one").num_rows == 1
@@ -184,7 +178,7 @@ def test_errors_in_the_middle_of_a_stream(engine: Engine, watch: QueryWatch) -> 
     sql = "SELECT CASE WHEN range < 500000 THEN range ELSE CAST('x' AS INTEGER) END AS a FROM range(600000)"
     batches = []
     with pytest.raises(InvalidArgument, match="Could not convert"):
-        batches.extend(Execution(engine, watch, sql))
+        batches.extend(ResultStream(engine, watch, sql))
 
 
 def test_values_are_bound_by_name_and_by_number(engine: Engine) -> None:
@@ -216,16 +210,16 @@ def test_the_engine_s_errors_are_told_apart(text: str, kind: type[FlightserveErr
 SLOW_READER = """
 import json, sys, threading
 from tests.sql.warehouses import opened, watching
-from flightserve.sql.engine.execution import Execution
+from flightserve.sql.engine.result_stream import ResultStream
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
 with opened() as engine, watching() as watch:
-    list(Execution(engine, watch, "SELECT md5(range::VARCHAR) AS a, range AS b FROM range(300000)"))
+    list(ResultStream(engine, watch, "SELECT md5(range::VARCHAR) AS a, range AS b FROM range(300000)"))
     before, most, nbytes = resident(), 0, 0
     pause = threading.Event()
-    for batch in Execution(engine, watch, "SELECT md5(range::VARCHAR) AS a, range AS b FROM range(6000000)"):
+    for batch in ResultStream(engine, watch, "SELECT md5(range::VARCHAR) AS a, range AS b FROM range(6000000)"):
         nbytes += batch.nbytes
         pause.wait(0.002)
         most = max(most, resident() - before)

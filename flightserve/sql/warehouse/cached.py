@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from flightserve.fabric.memory.stored import Answered, Fresh, Stored
-from flightserve.sql.warehouse.caching import Key, Place, ResultCache, Scope, values_of
+from flightserve.sql.warehouse.result_cache import Key, Place, ResultCache, Scope, values_of
 
 Result: TypeAlias = pa.RecordBatch | Stored | Fresh | list[Answered]
 

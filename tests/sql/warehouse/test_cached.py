@@ -22,9 +22,9 @@ import flightserve as fs
 from flightserve.contracts.warehouse import REQUEST
 from flightserve.errors import ConfigError
 from flightserve.sql.engine import Engine
-from flightserve.sql.engine.execution import Execution
+from flightserve.sql.engine.result_stream import ResultStream
 from flightserve.sql.warehouse import queries
-from flightserve.sql.warehouse.caching import KEY_BYTES, scope_of, values_of
+from flightserve.sql.warehouse.result_cache import KEY_BYTES, scope_of, values_of
 from tests.plane import Plane, meta, plane
 from tests.sql.warehouses import PEOPLE, opened
 from tests.support import eventually
@@ -71,12 +71,12 @@ def counted(monkeypatch: pytest.MonkeyPatch, made: fs.sql.Warehouse) -> Iterator
     with plane(bound) as running:
         counts = Counted(running)
 
-        class Counting(Execution):
+        class Counting(ResultStream):
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 counts.executions += 1
                 super().__init__(*args, **kwargs)
 
-        monkeypatch.setattr(queries, "Execution", Counting)
+        monkeypatch.setattr(queries, "ResultStream", Counting)
         yield counts
         running.targets[0].close()
         gc.collect()

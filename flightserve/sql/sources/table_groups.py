@@ -47,7 +47,9 @@ class TableGroup(Generic[T]):
     members: list[T] = field(default_factory=list)
 
 
-def grouped(found: Iterable[tuple[T, pa.Schema]], small: Small[T], groups_max: int) -> list[TableGroup[T]] | None:
+def group_by_table(
+    found: Iterable[tuple[T, pa.Schema]], small: Small[T], groups_max: int
+) -> list[TableGroup[T]] | None:
     """The tables that these are, in the order of their first members; None where there are more than `groups_max`."""
     order: dict[T, int] = {}
     shapes: dict[tuple[object, ...], TableGroup[T]] = {}
@@ -136,7 +138,7 @@ def _ordered(columns: pa.Schema, first: pa.Schema, second: pa.Schema) -> pa.Sche
     return pa.schema([(name, types[key]) for key, name in spelled.items()])
 
 
-def put_together(schemas: Sequence[pa.Schema]) -> pa.Schema:
+def unify_schemas(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """The columns of files that are of one table, whatever they are. Raises ArrowInvalid for types that no column holds
     both of."""
     fields: dict[str, pa.Field] = {}

@@ -22,7 +22,7 @@ _TRANSACTIONS: Final = frozenset({"begin", "start", "commit", "end", "rollback",
 _WORDS_MAX: Final = 16
 
 
-def instead(kind: str, text: str, catalog: str, tables: Collection[str]) -> str | None:
+def find_substitute(kind: str, text: str, catalog: str, tables: Collection[str]) -> str | None:
     """The query that answers the statement, None for one that is not known to be harmless. `kind` is the engine's name
     for what it is, `catalog` the current one, `tables` are the tables' names in lower case."""
     words = words_of(text)
