@@ -129,7 +129,7 @@ class TurnGroups(Generic[K, T]):
         self._left = left
         self.members_max = members_max
         self._weight_max = weight_max
-        self._turns_alone_max = TURNS_ALONE_MAX if patient else 0
+        self._patient = patient
         self._groups: dict[K, list[T]] = {}
         self._weight = self._turns = self._turns_alone = 0
         self._due = self._joined = False
@@ -155,26 +155,23 @@ class TurnGroups(Generic[K, T]):
         elif not self._due:
             self._due = True
             self._turns = 0
-            asyncio.get_running_loop().call_soon(self._look)
+            asyncio.get_running_loop().call_soon(self._look if self._had_company else self._leave_all)
 
     def _look(self) -> None:
-        """Once in each turn of the loop while members wait, beginning with the end of the first one's."""
-        if self._had_company and self._waits_on():
-            asyncio.get_running_loop().call_soon(self._look)
-            return
-        self._due = False
-        self._leave_all()
-
-    def _waits_on(self) -> bool:
+        """Once in each turn of the loop while members wait for more, beginning with the end of the first one's."""
         self._turns += 1
         self._turns_alone = 0 if self._joined else self._turns_alone + 1
         self._joined = False
-        return self._turns_alone < self._turns_alone_max and self._turns < TURNS_MAX
+        if self._turns_alone < TURNS_ALONE_MAX and self._turns < TURNS_MAX:
+            asyncio.get_running_loop().call_soon(self._look)
+        else:
+            self._leave_all()
 
     def _leave_all(self) -> None:
+        self._due = False
         groups, self._groups = self._groups, {}
         self._weight = 0
-        if self._turns_alone_max:
+        if self._patient:
             self._had_company = any(len(group) > 1 for group in groups.values())
         for key, members in groups.items():
             self._leave(key, members)

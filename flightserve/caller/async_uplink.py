@@ -38,18 +38,18 @@ class AsyncUplink:
         connection is lost: what it was about is somebody else's by then."""
         if self.closed:
             return
-        if type(frame) is frames.Submit and not self._announce(frame):
-            return
+        if type(frame) is frames.Submit and not frame.rows:
+            # The requests lie in a segment of our own.
+            segment = frame.region.segment
+            if (self._pool.owner, segment) not in self._channel.known and not self._announce(segment):
+                return
         self._channel.queue(frame)
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
-    def _announce(self, submit: frames.Submit) -> bool:
-        """Show the router the segment that the requests lie in; False where that cannot be, and the session ends."""
-        owner, segment = submit.region.owner, submit.region.segment
-        if submit.rows or (owner, segment) in self._channel.known:
-            return True
+    def _announce(self, segment: int) -> bool:
+        """Show the router the segment; False where that cannot be, and the session ends."""
         try:
             self._channel.announce(*self._pool.announcement(segment))
         except (FlightserveError, OSError) as error:

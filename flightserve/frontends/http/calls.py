@@ -61,6 +61,10 @@ _META_HEADERS: Final = frozenset((b"x-timeout-ms", b"x-priority", b"x-request-id
 ROUTES_CACHED_MAX: Final = 1024
 
 
+# Who is answered, with what, and the row of the shared region from which on that is; None where it shares none.
+_Answer = tuple[Exchange, Result, int | None]
+
+
 class HttpCalls:
     """The calls of one HTTP frontend, on its event loop."""
 
@@ -92,7 +96,7 @@ class HttpCalls:
         self._loop = loop
         self._arrived: TurnGroups[CallRoute, Exchange] = TurnGroups(self._submit, GROUP_REQUESTS_MAX, GROUPED_CELLS_MAX)
         # By the region that they share.
-        self._replied: TurnGroups[int, tuple[Exchange, Result]] = TurnGroups(self._answer_all, SHARED_ANSWERS_MAX)
+        self._replied: TurnGroups[int, _Answer] = TurnGroups(self._answer_all, SHARED_ANSWERS_MAX)
 
     # ---- heads
 
@@ -195,17 +199,15 @@ class HttpCalls:
             for index, error in failed.items():
                 exchanges[index].fail(error)
             for one in built:
-                self._submit_batch(route, one.batch, [exchanges[index] for index in one.members])
+                members = [exchanges[index] for index in one.members]
+                parts: list[tuple[int, RequestMeta]] = [(member.body.num_rows, member.meta) for member in members]
+                give_up = self.service.call_parts(*route, one.batch, parts, partial(self.reply_part, members))
+                for index, member in enumerate(members):
+                    member.part = (give_up, index)
         except Exception as error:
             shown = as_error(error)
             for exchange in exchanges:
                 exchange.fail(shown)
-
-    def _submit_batch(self, route: CallRoute, batch: pa.RecordBatch, members: list[Exchange]) -> None:
-        parts: list[tuple[int, RequestMeta]] = [(member.body.num_rows, member.meta) for member in members]
-        give_up = self.service.call_parts(*route, batch, parts, partial(self.reply_part, members))
-        for index, member in enumerate(members):
-            member.part = (give_up, index)
 
     # ---- answers
 
@@ -220,26 +222,26 @@ class HttpCalls:
             exchange.fail(error)
         elif result is not None and last and not exchange.results:
             # `origin` is the data plane's own; other services' results stand for themselves.
-            origin = getattr(result, "origin", None)
-            self._replied.join(id(result) if origin is None else origin[0], (exchange, result))
+            region, start = getattr(result, "origin", None) or (id(result), None)
+            self._replied.join(region, (exchange, result, start))
         else:
             if result is not None:
                 exchange.results.append(result)
             if last:
                 self.answer_pieces(exchange, exchange.results)
 
-    def _answer_all(self, _: int, replied: list[tuple[Exchange, Result]]) -> None:
+    def _answer_all(self, _: int, replied: list[_Answer]) -> None:
         """Answer what came back in this turn in one region. What shall be JSON is decoded together."""
         members: list[tuple[Exchange, Any, int]] = []
-        for exchange, result in replied:
+        for exchange, result, start in replied:
             if exchange.state >= ANSWERED:
                 continue  # since its result came: what it asked is forgotten, and its neighbours are not to fail for it
             if exchange.form_out is not JSON:
                 self.answer_pieces(exchange, [result])
-            elif (origin := getattr(result, "origin", None)) is None:
+            elif start is None:
                 self._answer_shared(result.batch(), [(exchange, result, 0)])
             else:
-                members.append((exchange, result, origin[1]))
+                members.append((exchange, result, start))
         if members:
             self._answer_shared(None, members)
 
