@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final, TypedDict
 
 from flightserve.errors import ConfigError
@@ -46,14 +46,18 @@ class EdgeLimits:
     stream_window: int = 16
     timeout_ms_max: int = 86_400_000
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for the first that is no bound."""
+        _check_bounds(self)
+
 
 @dataclass(frozen=True, slots=True)
 class FabricLimits:
-    """Bounds of one process's data plane. Bytes, counts, seconds."""
+    """Bounds of one process's data plane, the same in every process of an app. Bytes, counts, seconds. By `serve(...,
+    fabric=FabricLimits(...))`; on the command line, with all other limits, they will be set by a configuration file."""
 
     segment_bytes: int = 64 * MIB
     memory_bytes_max: int = 2048 * MIB
-    frame_bytes_max: int = 4 * MIB
     segments_per_peer_max: int = 1024
     requests_per_connection_max: int = 65_536
     heartbeat_s: float = 0.5
@@ -62,6 +66,29 @@ class FabricLimits:
     busy_s_max: float = 30.0
     turn_s_max: float = 2.0
     connect_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for the first that is no bound."""
+        _check_bounds(self)
+        if self.memory_bytes_max < self.segment_bytes:
+            raise ConfigError(
+                f"memory_bytes_max is {self.memory_bytes_max}, under segment_bytes, {self.segment_bytes}: no segment"
+                " fits"
+            )
+
+
+def _check_bounds(limits: EdgeLimits | FabricLimits) -> None:
+    """All are whole numbers from 1 on, or, in seconds, finite numbers over 0."""
+    for each in fields(limits):
+        value = getattr(limits, each.name)
+        what = f"{type(limits).__name__}: {each.name} is {value!r}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{what}; it is a number")
+        if each.name.endswith(("_s", "_s_max")):
+            if not 0 < value < float("inf"):
+                raise ConfigError(f"{what}; it is a finite number of seconds, over 0")
+        elif not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{what}; it is a whole number, 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +121,8 @@ class FrontendOptions:
         given = [port for port in ports if port]
         if len(set(given)) < len(given):
             raise ConfigError(f"the same port for two protocols: {', '.join(map(str, given))}; each has its own")
+        if not isinstance(self.limits, EdgeLimits):
+            raise ConfigError(f"limits is {self.limits!r}; it is a flightserve.config.EdgeLimits")
         if not self.drain_timeout_s >= 0:
             raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; it is 0 or more, in seconds")
         for name in _names(self.allowed_hosts, "allowed_hosts"):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Unpack
 
-from flightserve.config import PROTOCOLS, FrontendOptions, ServingOptions
+from flightserve.config import PROTOCOLS, FabricLimits, FrontendOptions, ServingOptions
 from flightserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -114,18 +114,21 @@ def serve(
     replicas: Mapping[str, int] | None = None,
     routers: int = 1,
     address: str | None = None,
+    fabric: FabricLimits | None = None,
     **options: Unpack[ServingOptions],
 ) -> Running:
     """Serve an app from this program until `stop()` or the end of the `with` block.
 
     `replicas` overrides the declared counts by deployment; `address` names an existing Ray (default: the one
     this program is connected to, else one of our own); `options` are `config.FrontendOptions`' fields: host,
-    http_port, grpc_port, flight_port, zmq_port (None leaves one out, 0 takes a free one), frontends, ...
+    http_port, grpc_port, flight_port, zmq_port (None leaves one out, 0 takes a free one), frontends, ... What the
+    frontends take from strangers is bounded by `limits` (`config.EdgeLimits`), what every process of the data plane may
+    use by `fabric` (`config.FabricLimits`); the command line has no flags for these.
 
     Raises ConfigError for options that make no sense and `control.launcher.StartFailed` where the app cannot
     start. Call it from a thread that lives as long as the app: our own Ray ends with it.
     """
-    return Running(make_plan(app, _frontend_options(options), replicas or {}, routers), address).start()
+    return Running(make_plan(app, _frontend_options(options), replicas or {}, routers, fabric), address).start()
 
 
 def _frontend_options(options: ServingOptions) -> FrontendOptions:
@@ -133,12 +136,18 @@ def _frontend_options(options: ServingOptions) -> FrontendOptions:
     unknown = sorted(options.keys() - set(known))
     if unknown:
         raise ConfigError(
-            f"serve() has no option {unknown[0]!r}; there are: replicas, routers, address, {', '.join(known)}"
+            f"serve() has no option {unknown[0]!r}; there are: replicas, routers, address, fabric, {', '.join(known)}"
         )
     return FrontendOptions(**options)
 
 
-def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], routers: int) -> Plan:
+def make_plan(
+    app: App,
+    options: FrontendOptions,
+    replicas: Mapping[str, int],
+    routers: int,
+    fabric: FabricLimits | None = None,
+) -> Plan:
     """The plan for an app. Raises ConfigError."""
     from flightserve.control.changes import REPLICAS_MAX
     from flightserve.control.desired import counted
@@ -149,6 +158,8 @@ def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], r
 
     if all(getattr(options, f"{protocol}_port") is None for protocol in PROTOCOLS):
         raise ConfigError("every protocol is left out; nobody could call the app")
+    if not isinstance(fabric, FabricLimits | None):
+        raise ConfigError(f"fabric is {fabric!r}; it is a flightserve.config.FabricLimits")
     _check_count("routers", routers, ROUTERS_MAX)
     _check_count("frontends", options.frontends, FRONTENDS_MAX)
     deployments = {each.spec.name: each for each in planned(app)}
@@ -166,6 +177,7 @@ def make_plan(app: App, options: FrontendOptions, replicas: Mapping[str, int], r
         options=options,
         factories={tier: dumps(factory) for tier, factory in FACTORIES.items()},
         routers=routers,
+        fabric=fabric or FabricLimits(),
         sys_path=_sys_path(),
         cwd=os.getcwd(),
     )

@@ -20,6 +20,8 @@ from flightserve.errors import ProtocolError
 
 PROTOCOL_VERSION: Final = 1
 PREFIX_BYTES: Final = 4
+# Both ends must agree on it, so that it is of the protocol and no option.
+FRAME_BYTES_MAX: Final = 4 << 20
 
 
 class Region(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -284,7 +286,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 
-def encode(frames: Iterable[Frame], frame_bytes_max: int = 4 << 20) -> bytes:
+def encode(frames: Iterable[Frame], frame_bytes_max: int = FRAME_BYTES_MAX) -> bytes:
     """The frames as bytes, one after another. Raises ProtocolError for one over the bound."""
     out: list[bytes] = []
     for frame in frames:
@@ -299,7 +301,7 @@ def encode(frames: Iterable[Frame], frame_bytes_max: int = 4 << 20) -> bytes:
 class FrameDecoder:
     """Frames out of a byte stream cut anywhere. One per connection."""
 
-    def __init__(self, frame_bytes_max: int = 4 << 20) -> None:
+    def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX) -> None:
         self._frame_bytes_max = frame_bytes_max
         self._rest = b""
 

@@ -5,7 +5,6 @@ The command line does not take the data plane's limits; here shared memory is sm
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -25,8 +24,7 @@ def plan(directory: Path, replicas: int, routers: int, frontends: int) -> Plan:
     from tests.chaos.app import make_app
 
     options = FrontendOptions(http_port=0, grpc_port=0, flight_port=0, zmq_port=0, frontends=frontends, limits=EDGE)
-    made = make_plan(make_app(directory, replicas), options, {}, routers)
-    return dataclasses.replace(made, fabric=FABRIC)
+    return make_plan(make_app(directory, replicas), options, {}, routers, FABRIC)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,14 @@ class Probe:
         for _ in range(batch.column(0)[0].as_py()):
             yield pa.RecordBatch.from_pydict({"a": pa.array(range(32768), pa.int64())})
 
+    @fs.method(row_aligned=False)
+    def whole(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """One batch of as many MiB as the first row says."""
+        nbytes = batch.column(0)[0].as_py() << 20
+        # Of Python's memory, which goes back to the system at once, not of Arrow's pool.
+        rows = pa.Array.from_buffers(pa.int64(), nbytes // 8, [None, pa.py_buffer(bytes(nbytes))])
+        return pa.RecordBatch.from_pydict({"a": rows})
+
 
 @fs.deployment(max_queued_requests=1)
 class Narrow:

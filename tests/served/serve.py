@@ -6,7 +6,7 @@ import sys
 from typing import Final
 
 from flightserve.cli.main import serve_until_told
-from flightserve.config import EdgeLimits, FrontendOptions
+from flightserve.config import EdgeLimits, FabricLimits, FrontendOptions
 from flightserve.control.plan import Plan
 from flightserve.running import make_plan
 
@@ -23,6 +23,8 @@ LIMITS: Final = EdgeLimits(
     streams_max=6,
     stream_idle_timeout_s=1.0,
 )
+# What a replica may answer with lies in its shared memory.
+FABRIC: Final = FabricLimits(segment_bytes=16 * MIB, memory_bytes_max=64 * MIB)
 
 
 def plan() -> Plan:
@@ -30,7 +32,7 @@ def plan() -> Plan:
     from tests.served.app import app
 
     options = FrontendOptions(http_port=0, grpc_port=0, flight_port=0, zmq_port=0, limits=LIMITS)
-    return make_plan(app, options, {}, 1)
+    return make_plan(app, options, {}, 1, FABRIC)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 from tests.frontends.rpc_support import GOOD, batch_of, stream_of
 from tests.served.callers import Caller
 from tests.served.resting import Resting
+from tests.served.serve import FABRIC
 
 
 def check(caller: Caller, answer: Any, code: str, says: str = "") -> None:
@@ -42,6 +43,13 @@ def test_31_a_request_that_breaks_its_micro_batch_breaks_only_itself(callers: di
             asked = {name: pool.submit(callers[name].call, "picky", bad if name == wrong else good) for name in names}
             codes = {name: future.result().code for name, future in asked.items()}
             assert codes == {name: "INTERNAL" if name == wrong else "OK" for name in names}
+
+
+def test_what_does_not_fit_into_the_shared_memory_that_was_given_is_said(caller: Caller) -> None:
+    mib = FABRIC.memory_bytes_max >> 20
+    answer = caller.call("whole", stream_of(batch_of(mib + 1)))
+    check(caller, answer, "RESOURCE_EXHAUSTED", f"which is {FABRIC.memory_bytes_max} bytes in all")
+    assert answer.status in (0, 413)
 
 
 def test_31_a_method_that_never_returns_ends_with_its_deadline(caller: Caller, callers: dict[str, Caller]) -> None:
