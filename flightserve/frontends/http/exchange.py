@@ -134,13 +134,23 @@ class Exchange:
         pieces, self.pieces = self.pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)  # the first piece is bytes
 
-    def abandon(self) -> None:
-        """The client is gone: nobody waits for the answer."""
+    @property
+    def is_read(self) -> bool:
+        """The request is here whole, or over."""
+        return self.state is not READING
+
+    @property
+    def is_begun(self) -> bool:
+        """The answer has begun and is not whole."""
+        return self.state is ANSWERING
+
+    def abandon(self, error: FlightserveError | None = None) -> None:
+        """The client is gone, or was answered `error` out of turn: nobody waits for the answer."""
         if self.state >= ANSWERED:
             return
         self.state = AFTER[self.state][CLIENT_LEFT]
         self.pieces.clear()
-        self.error = self.error or Cancelled("the client went away")
+        self.error = error or self.error or Cancelled("the client went away")
         if self.call is not None:
             self.call.cancel()
         if self.part is not None:

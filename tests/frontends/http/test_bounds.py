@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from flightserve.config import EdgeLimits
-from flightserve.frontends.http import protocol as http_protocol
+from flightserve.frontends.http.bounds import CHUNK_BYTES
 from tests.frontends.http.support import ARROW, Raw, frontend_of, http_served, post
 from tests.support import eventually
 
@@ -152,14 +152,14 @@ def test_trailers_at_their_bounds_and_one_beyond(server: tuple[Any, httpx.Client
 def at_the_bytes(host: Any, raw: Raw, over: int) -> None:
     connection = connected(host, raw)
     raw.send(CHUNKED)
-    eventually(lambda: connection._in_message and not connection._in_head)
+    eventually(lambda: connection.bounds.in_message and not connection.bounds.in_head)
     begun = WHOLE[len(CHUNKED) :]
-    spare = LIMITS.header_bytes_max - (len(begun) - len(GOOD) - 2 * http_protocol.CHUNK_BYTES)
+    spare = LIMITS.header_bytes_max - (len(begun) - len(GOOD) - 2 * CHUNK_BYTES)
     raw.send(begun + b"X: " + b"a" * (spare - 3 + over))
     if over:
         assert raw.until_closed().status == 431
         return
-    eventually(lambda: connection._framing == LIMITS.header_bytes_max, what=repr(connection._framing))
+    eventually(lambda: connection.bounds.framing == LIMITS.header_bytes_max, what=repr(connection.bounds.framing))
     assert raw.send(b"\r\n\r\n").read_answer().status == 200
 
 
