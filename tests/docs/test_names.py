@@ -86,6 +86,16 @@ def found(name: str) -> bool:
     return False
 
 
+def test_helpers_are_in_the_files_that_the_page_says() -> None:
+    rows = re.findall(
+        r"(?m)^\| `(tests/[\w/.]+\.py)` \| (.*) \|$", (ROOT / "docs/contributing/test-helpers.md").read_text()
+    )
+    assert rows
+    for path, told in rows:
+        for name in re.findall(r"`(\w+)(?:\(.*?\))?`", told):
+            assert re.search(rf"\b{name}\b", (ROOT / path).read_text()), f"{name} is not in {path}"
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 6_000
 
