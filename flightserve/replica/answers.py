@@ -57,7 +57,7 @@ class Answers:
     def joined(self) -> pa.RecordBatch:
         """All rows, in the requests' order; copied only where they lie apart. Raises MethodFailed where they do not
         make one batch, or one would change what is in them."""
-        batches = [self._origins.answered(result) for result in self._runs()]
+        batches = [self._origins.take(result) for result in self._runs()]
         first = batches[0].schema
         if not self._mixable and not all(batch.schema.equals(first, check_metadata=True) for batch in batches[1:]):
             batches = []

@@ -14,20 +14,15 @@ import functools
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
-
-import pyarrow as pa
+from typing import Any, Final
 
 from flightserve.clock import monotonic_ns
-from flightserve.contracts.context import Context, enter
+from flightserve.contracts.context import enter
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ReplicaFailed, Unavailable
-from flightserve.replica.faults import bare, describe, failure, tell
-from flightserve.replica.inputs import Inputs
+from flightserve.replica.columns import Rows
+from flightserve.replica.faults import describe, tell
+from flightserve.replica.run import Run, RunAnswer
 from flightserve.wire import frames
-
-if TYPE_CHECKING:
-    from flightserve.replica.binding import BoundMethod
-    from flightserve.replica.lane import Answer, ReplicaLane
 
 log = logging.getLogger(__name__)
 
@@ -35,30 +30,6 @@ log = logging.getLogger(__name__)
 STREAM_WINDOW: Final = 4
 # How long a caller waits for another loop in the place of one that was closed.
 REPLACED_S: Final = 5.0
-
-
-class Run:
-    """One micro-batch on the loop, from its lane's hand to its answer."""
-
-    __slots__ = ("answered", "context", "frame", "inputs", "lane", "method", "pieces", "started_ns")
-
-    def __init__(
-        self,
-        lane: ReplicaLane,
-        frame: frames.Execute,
-        inputs: Inputs,
-        method: BoundMethod,
-        pieces: list[pa.RecordBatch],
-        context: Context,
-    ) -> None:
-        self.lane = lane
-        self.frame = frame
-        self.inputs = inputs
-        self.method = method
-        self.pieces = pieces
-        self.context = context
-        self.started_ns = monotonic_ns()
-        self.answered = False
 
 
 class Coroutines:
@@ -154,92 +125,98 @@ class Coroutines:
         except BaseException:
             self._unbegun.pop(run, None)
             self._runs.discard(run)
+            run.pieces.clear()
             raise
 
     def give_back(self, why: str) -> None:
         """Turn away what has not begun: a loop that is held up may never begin it. Any thread but the loop's."""
         for run in list(self._unbegun):
             if self._unbegun.pop(run, self) is None:
-                run.answered = True
-                self._runs.discard(run)
-                run.pieces.clear()
-                run.lane.session.left(run.frame.batch_id)
+                self._forget(run)
+                run.outbox.session.leave(run.frame.batch_id)
                 with contextlib.suppress(Unavailable):
-                    run.lane.refuse(run.frame, Unavailable(why))
-                run.lane.ended()
+                    run.outbox.refuse(run.frame, Unavailable(why))
+                _ring(run)
 
     def _begin(self, run: Run) -> None:
         if self._unbegun.pop(run, self) is not None or run.answered:
             return
         try:
             # Not by the loop's task factory, which may be the user's.
-            task = asyncio.Task(self._answer(run), loop=self._loop)
-            run.lane.session.tasks[run.frame.batch_id] = task
-            task.add_done_callback(functools.partial(self._ended, run))
+            task = asyncio.Task(self._run(run), loop=self._loop)
+            run.outbox.session.tasks[run.frame.batch_id] = task
+            task.add_done_callback(functools.partial(self._settle_ended, run))
         except BaseException as error:
-            self._settle(run, bare(failure(error, run.method.where, log, run.context.described())))
+            self._settle(run, run.explain(error))
 
-    async def _answer(self, run: Run) -> None:
-        lane, method, context = run.lane, run.method, run.context
+    async def _run(self, run: Run) -> None:
+        method, context = run.method, run.context
         run.started_ns = monotonic_ns()
-        answer: Answer
+        answer: RunAnswer
         try:
             # In the task's own context, which ends with it.
             enter(context)
             if context.cancelled:
                 answer = _unwanted()
             elif method.spec.streaming:
-                await self._stream(run, method(run.pieces))
-                answer = (None, 0)
+                await self._stream(run, method.run(run.pieces))
+                answer = frames.Done(run.frame.batch_id, None, 0, True)
             else:
-                result = await method(run.pieces)
-                answer = lane.answered(result, run.inputs)
+                result = await method.run(run.pieces)
+                answer = run.write(result)
                 del result
         except BaseException as error:
-            answer = self._why(run, error)
+            answer = self._explain(run, error)
         self._settle(run, answer)
 
-    async def _stream(self, run: Run, batches: AsyncIterator[pa.RecordBatch]) -> None:
-        windows, batch_id = run.lane.session.windows, run.frame.batch_id
+    async def _stream(self, run: Run, batches: AsyncIterator[Rows]) -> None:
+        windows, batch_id = run.outbox.session.windows, run.frame.batch_id
         window = windows[batch_id] = asyncio.Semaphore(STREAM_WINDOW)
         try:
             async for batch in batches:
                 await window.acquire()
                 if run.context.cancelled:
                     raise _unwanted()
-                run.lane.send_part(run.frame, batch)
+                run.outbox.send_part(batch_id, batch)
         finally:
             del windows[batch_id]
 
-    def _why(self, run: Run, error: BaseException) -> FlightserveError:
+    def _explain(self, run: Run, error: BaseException) -> FlightserveError:
         if run.context.cancelled and issubclass(type(error), asyncio.CancelledError):
             return _unwanted()
-        return bare(failure(error, run.method.where, log, run.context.described()))
+        return run.explain(error)
 
-    def _ended(self, run: Run, task: asyncio.Task[None]) -> None:
+    def _settle_ended(self, run: Run, task: asyncio.Task[None]) -> None:
         """The task is over. It has answered, unless it was cancelled before it began, or its coroutine was closed."""
         if not run.answered:
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
-            self._settle(run, self._why(run, error or asyncio.CancelledError()))
+            self._settle(run, self._explain(run, error or asyncio.CancelledError()))
 
-    def _settle(self, run: Run, answer: Answer) -> None:
-        """Send the micro-batch's answer, unless it has one."""
+    def _settle(self, run: Run, answer: RunAnswer) -> None:
+        """Answer the micro-batch, unless it has been."""
         if run.answered:
             return
-        run.answered = True
-        self._runs.discard(run)
-        lane, batch_id = run.lane, run.frame.batch_id
-        run.pieces.clear()
-        lane.session.tasks.pop(batch_id, None)
-        lane.session.left(batch_id)
+        self._forget(run)
+        run.outbox.session.tasks.pop(run.frame.batch_id, None)
         try:
+            # Where the connection has ended nobody waits for it.
             with contextlib.suppress(Unavailable):
-                lane.finish(run.frame, run.inputs, answer, run.started_ns)
+                run.finish(answer)
         except BaseException as error:
             # It has no answer, and would never have one: the connection ends, and the router settles what was its.
-            failure(error, run.method.where, log, run.context.described())
-            lane.channel.shutdown()
-        lane.ended()
+            run.explain(error)
+            run.outbox.channel.shutdown()
+        _ring(run)
+
+    def _forget(self, run: Run) -> None:
+        run.answered = True
+        self._runs.discard(run)
+        run.pieces.clear()
+
+
+def _ring(run: Run) -> None:
+    if run.bell is not None:
+        run.bell.ring()
 
 
 def _unwanted() -> Cancelled:

@@ -80,7 +80,7 @@ class Inputs:
         if len(self._returned) == len(self._regions):
             self._returned.clear()
             return []
-        returned = self.returned()
+        returned = self.take_returned()
         kept = []
         for index, region in enumerate(self._regions):
             key = (region.owner, region.segment, region.offset)
@@ -91,7 +91,7 @@ class Inputs:
         self.holding = len(kept)
         return kept
 
-    def returned(self) -> list[RegionKey]:
+    def take_returned(self) -> list[RegionKey]:
         """Leases that came back since last asked."""
         keys = []
         while self._returned:

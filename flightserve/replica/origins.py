@@ -76,8 +76,8 @@ class Origins:
         row = _row_within(noted, batch)
         return None if row is None else (found[1], found[1].row + row)
 
-    def answered(self, result: Result) -> pa.RecordBatch:
-        """What a callee answered, noted."""
+    def take(self, result: Result) -> pa.RecordBatch:
+        """The rows that a callee answered with; where they lie is noted."""
         batch = result.batch()
         if isinstance(result, SharedSlice):
             shared = result.shared
@@ -86,18 +86,10 @@ class Origins:
         return batch
 
 
-def given(origins: Origins | None, pieces: list[pa.RecordBatch], inputs: Inputs, session: RouterSession) -> None:
-    """A micro-batch's rows are noted, where they lie in one region."""
-    # From here on the region is kept by who has the rows.
-    place, inputs.place = inputs.place, None
-    if origins is not None and place is not None:
-        origins.note(pieces[0], Origin(*place, session.router.id, is_input=True))
-
-
-def handed_back(origins: Origins | None, result: Any, inputs: Inputs, session: RouterSession) -> Share | None:
-    """What a callee answered, as the answer to a micro-batch: where it lies, lent to the session's router. None for
-    what has to be written."""
-    if origins is None or type(result) is not pa.RecordBatch or (found := origins.find(result)) is None:
+def lend_back(origins: Origins, result: Any, inputs: Inputs, session: RouterSession) -> Share | None:
+    """A result that a callee answered with, as it is, lent to the session's router where it lies: nothing is written.
+    None for a result that has to be written."""
+    if type(result) is not pa.RecordBatch or (found := origins.find(result)) is None:
         return None
     origin, row = found
     region = origin.region

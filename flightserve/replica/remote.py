@@ -262,7 +262,7 @@ class RemoteMethod:
 
         try:
             while (result := await self._on_loop(step)) is not None:
-                yield self._origins.answered(result)
+                yield self._origins.take(result)
         except FlightserveError as error:
             raise of_callee(error, prepared.callee, prepared.caller) from None
         finally:
@@ -325,7 +325,7 @@ class Later:
             while not last:
                 _, result, last = self._next()
                 if result is not None:
-                    batch = self._call.origins.answered(result)
+                    batch = self._call.origins.take(result)
                     del result
                     yield batch
                     del batch

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+from collections.abc import Callable
 
 from flightserve.clock import monotonic_ns
 from flightserve.contracts.context import Context
 from flightserve.fabric.memory.segments import SegmentPool
-from flightserve.replica.coroutines import Coroutines
 from flightserve.wire.frames import Execute
 from flightserve.wire.table import Peer
 
@@ -23,17 +23,20 @@ GIVEN_UP_MAX = 4096
 
 _numbers = itertools.count(1)
 
+# Calls a function on the event loop of the replica's `async def` methods. Any thread.
+Post = Callable[..., None]
+
 
 class RouterSession:
     """From the first connection to a router to the end of the main one. `epoch` is the deployment's, as the routing
-    table had it. Any thread may use it."""
+    table had it; `post` is there where the replica has `async def` methods. Any thread."""
 
     def __init__(
         self,
         router: Peer,
         epoch: int,
         pool: SegmentPool,
-        coroutines: Coroutines | None,
+        post: Post | None,
     ) -> None:
         self.router = router
         self.epoch = epoch
@@ -49,7 +52,7 @@ class RouterSession:
         self.windows: dict[int, asyncio.Semaphore] = {}
         self.ended = False
         self._pool = pool
-        self._coroutines = coroutines
+        self._post = post
         # Micro-batches nobody waits for, and since when.
         self._abandoned: dict[int, int] = {}
         # Those given up before they began to run: the word may come by the main connection while the micro-batch
@@ -65,7 +68,7 @@ class RouterSession:
     # ---- micro-batches
 
     def begin(self, deployment: str, frame: Execute) -> Context:
-        """The context of a micro-batch, from now on known as running; `left` ends that. It is cancelled from the
+        """The context of a micro-batch, from now on known as running; `leave` ends that. It is cancelled from the
         start where nobody wants the result any more."""
         context = self.contexts[frame.batch_id] = Context(deployment, frame.method, frame.parts)
         if self._given_up and frame.batch_id in self._given_up:
@@ -75,7 +78,7 @@ class RouterSession:
             context.cancel()
         return context
 
-    def left(self, batch_id: int) -> None:
+    def leave(self, batch_id: int) -> None:
         """The micro-batch's method returned."""
         context = self.contexts.pop(batch_id, None)
         if context is not None:
@@ -97,8 +100,8 @@ class RouterSession:
         """Nobody wants the micro-batch's result: say so to its method, cancel it where it is a coroutine."""
         context.cancel()
         self._abandoned.setdefault(batch_id, monotonic_ns())
-        if self._coroutines is not None:
-            self._coroutines.call(self._cancel_task, batch_id)
+        if self._post is not None:
+            self._post(self._cancel_task, batch_id)
 
     def _cancel_task(self, batch_id: int) -> None:
         task = self.tasks.get(batch_id)
@@ -118,8 +121,8 @@ class RouterSession:
 
     # ---- results
 
-    def sent(self, segment: int, offset: int) -> None:
-        """The router is sent this result."""
+    def note_sent(self, segment: int, offset: int) -> None:
+        """The router is about to be sent this result."""
         key = (segment, offset)
         with self._counting:
             self.outstanding[key] = self.outstanding.get(key, 0) + 1
@@ -130,14 +133,14 @@ class RouterSession:
         with self._counting:
             self.lent.setdefault(key, []).append(rows)
 
-    def released(self, keys: list[tuple[int, int, int]], lost: bool = False) -> None:
+    def release(self, keys: list[tuple[int, int, int]], lost: bool = False) -> None:
         """Nobody reads these results any more, or the router holds them itself now."""
         # Let go of outside of the lock: by these it may have been kept.
         let_go: list[object] = []
         for key in keys:
             owner, segment, offset = key
             if owner == self._pool.owner:
-                self.freed(segment, offset, lost)
+                self._free(segment, offset, lost)
                 continue
             with self._counting:
                 rows = self.lent.pop(key, [])
@@ -145,7 +148,7 @@ class RouterSession:
                 if len(rows) > 1:
                     self.lent[key] = rows[:-1]
 
-    def freed(self, segment: int, offset: int, lost: bool) -> None:
+    def _free(self, segment: int, offset: int, lost: bool) -> None:
         """The router says nobody reads this result any more (`lost`: nobody it can speak for); of one that it was sent
         several times, one of these."""
         key = (segment, offset)
@@ -156,12 +159,12 @@ class RouterSession:
         if count:
             (self._pool.abandon if lost else self._pool.free)(segment, offset)
 
-    def taken(self, batch_id: int, parts: int) -> None:
-        """The reader of a stream on the event loop is ready for more, or has gone."""
+    def let_on(self, batch_id: int, parts: int) -> None:
+        """The reader of a stream on the event loop took so many parts, or has gone: the stream goes on."""
         window = self.windows.get(batch_id)
-        if window is not None and self._coroutines is not None:
+        if window is not None and self._post is not None:
             for _ in range(parts):
-                self._coroutines.call(window.release)
+                self._post(window.release)
 
     def is_unread(self, batch_id: int) -> bool:
         """A stream on the event loop that waits for its reader."""

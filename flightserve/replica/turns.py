@@ -20,14 +20,12 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import Unavailable
+from flightserve.fabric.transport.channels import BlockingChannel
 from flightserve.wire import frames
-
-if TYPE_CHECKING:
-    from flightserve.replica.lane import ReplicaLane
 
 log = logging.getLogger(__name__)
 
@@ -88,23 +86,24 @@ class Turns:
 
 
 class CalleeReport:
-    """What a micro-batch's method calls, for those whose deadline passes meanwhile."""
+    """Tells the router of a lane whom a micro-batch's method calls and waits for, so that those whose deadline passes
+    meanwhile can be told, too."""
 
-    __slots__ = ("_batch_id", "_lane", "callee")
+    __slots__ = ("_channel", "batch_id", "callee")
 
-    def __init__(self, lane: ReplicaLane, batch_id: int) -> None:
-        self._lane = lane
-        self._batch_id = batch_id
+    def __init__(self, channel: BlockingChannel, batch_id: int) -> None:
+        self.batch_id = batch_id
         self.callee = ""
+        self._channel = channel
 
     def __repr__(self) -> str:
-        return f"<CalleeReport of micro-batch {self._batch_id}, to {self.callee or 'nobody'}>"
+        return f"<CalleeReport of micro-batch {self.batch_id}, to {self.callee or 'nobody'}>"
 
     def tell(self, callee: str) -> None:
-        """It called this one, which takes a while. Any thread."""
+        """It called this one, as Deployment.method, which takes a while. Any thread."""
         self.callee = callee
         with contextlib.suppress(Unavailable):
-            self._lane.channel.send([frames.Suspended(self._batch_id, callee, keeps_credit=True)])
+            self._channel.send([frames.Suspended(self.batch_id, callee, keeps_credit=True)])
 
     def aside(self, callee: str) -> contextlib.AbstractContextManager[None]:
         """A block in which a thread waits for it."""
@@ -112,20 +111,30 @@ class CalleeReport:
         return contextlib.nullcontext()
 
 
+class HandsOver(Protocol):
+    """A lane that another thread can serve."""
+
+    def suspend(self, turn: Turn) -> bool:
+        """The method that has this turn waits, and another thread serves the lane from now on. False where there is
+        no other. For the thread that runs the method."""
+        ...
+
+
 class Turn(CalleeReport):
-    """That of one micro-batch, for the thread that runs its method."""
+    """The turn of one micro-batch, for the thread that runs its method."""
 
-    __slots__ = ("_thread", "_turns", "suspended", "waited_ns", "where")
+    __slots__ = ("_lane", "_thread", "_turns", "suspended", "waited_ns", "where")
 
-    def __init__(self, lane: ReplicaLane, turns: Turns, batch_id: int, where: str) -> None:
-        super().__init__(lane, batch_id)
+    def __init__(self, lane: HandsOver, channel: BlockingChannel, turns: Turns, batch_id: int, where: str) -> None:
+        super().__init__(channel, batch_id)
         self.where = where
-        self._turns = turns
-        self._thread = threading.get_ident()
-        # Its credit is another's.
+        # Another thread serves the lane, whose credit is free.
         self.suspended = False
         # How long its code did not run.
         self.waited_ns = 0
+        self._lane = lane
+        self._turns = turns
+        self._thread = threading.get_ident()
 
     def __repr__(self) -> str:
         return f"<Turn of {self.where}, {'suspended' if self.suspended else 'running'}>"
@@ -135,7 +144,7 @@ class Turn(CalleeReport):
         """Let others run in the block, if there is anybody who could. For every thread that calls onwards: those that
         the method started change nothing, because the method goes on beside them."""
         told, self.callee = self.suspended, callee
-        if threading.get_ident() != self._thread or not self._lane.suspend(self, self._batch_id):
+        if threading.get_ident() != self._thread or not self._lane.suspend(self):
             self.tell(callee)
             yield
             return

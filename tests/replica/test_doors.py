@@ -13,9 +13,10 @@ import pytest
 import flightserve as fs
 from flightserve.clock import monotonic_ns
 from flightserve.errors import DeadlineExceeded
-from flightserve.replica.lane import ReplicaLane
+from flightserve.replica.outbox import Outbox
+from flightserve.replica.run import Run
 from flightserve.types import RequestMeta
-from flightserve.wire.frames import Share
+from flightserve.wire.frames import Done, Share
 from tests.plane import Plane, meta, plane, receive_all
 from tests.support import eventually
 
@@ -66,16 +67,16 @@ def running() -> Iterator[Plane]:
 def test_a_kept_region_is_not_given_back_before_the_router_knows_that_it_is_kept(
     running: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = ReplicaLane.send
+    send = Outbox.send
 
-    def late(lane: ReplicaLane, frame: Any, *rest: Any) -> None:
+    def late(outbox: Outbox, frame: Any, *rest: Any) -> None:
         """User code lets go, and the main connection's thread flushes, just before the answer leaves."""
         running.targets[0].kept.clear()
         gc.collect()
-        lane.flush()
-        send(lane, frame, *rest)
+        outbox.flush()
+        send(outbox, frame, *rest)
 
-    monkeypatch.setattr(ReplicaLane, "send", late)
+    monkeypatch.setattr(Outbox, "send", late)
     running.call("keep", rows(1))
     eventually(running.at_rest, what="the kept region came back")
 
@@ -177,14 +178,15 @@ def test_shares_that_are_not_true_end_the_lane_and_not_the_requests(
     counts: list[int],
     offsets: list[int],
 ) -> None:
-    truth, lies = ReplicaLane.answered, [True]
+    truth, lies = Run.write, [True]
 
-    def answered(lane: ReplicaLane, result: Any, inputs: Any) -> Any:
+    def write(run: Run, result: Any) -> Done:
         if lies and lies.pop():
-            return [Share(lane.write(result), count, parts, counts, offsets)]
-        return truth(lane, result, inputs)
+            shares = [Share(run.outbox.write(result), count, parts, counts, offsets)]
+            return Done(run.frame.batch_id, None, 0, True, shares=shares)
+        return truth(run, result)
 
-    monkeypatch.setattr(ReplicaLane, "answered", answered)
+    monkeypatch.setattr(Run, "write", write)
     replies: dict[int, Any] = {}
 
     async def submit() -> None:

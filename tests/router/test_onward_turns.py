@@ -207,7 +207,7 @@ def test_several_lanes_have_as_many_turns(running: Plane) -> None:
         lane.submit(key, "Front", "hold", rows(key), meta())
         assert front.holding.acquire(timeout=30)
     assert front.running == 2
-    assert len(replica(running)._lanes) == 2
+    assert len(replica(running).connections.lanes) == 2
     front.held.set()
     target(running, Model).open.set()
     receive_all(lane, 10)

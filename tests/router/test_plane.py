@@ -296,7 +296,7 @@ def test_a_micro_batch_that_waits_in_a_lane_and_is_given_up_never_runs(running: 
     lane.submit(2, "Probe", "echo", rows(2), meta())
     eventually(lambda: running.router.statistics()["Probe.in_flight_batches"] == 2)
     lane.cancel(2)
-    (session,) = running.replicas[0]._sessions.values()
+    (session,) = running.replicas[0].connections._sessions.values()
     eventually(lambda: session._given_up, what="the replica heard of it")
     target.gate.set()
     assert [reply.key for reply in receive_all(lane, 2)] == [2, 1]
@@ -381,7 +381,7 @@ def test_a_replica_that_ends_is_replaced_by_another_for_idempotent_requests() ->
             lane.submit(key, "Probe", "slow" if key % 2 else "once", rows(key), meta())
         for target in running.targets:
             assert target.started.acquire(timeout=20)
-        running.replicas[0]._hang_up()
+        running.replicas[0].connections.hang_up()
         for target in running.targets:
             target.gate.set()
         replies = {reply.key: reply for reply in receive_all(lane, 40)}

@@ -70,7 +70,7 @@ def test_what_is_raised_is_its_callers_error_and_nobody_elses(
 ) -> None:
     # pytest's fails by some of these.
     monkeypatch.setattr(sys, "unraisablehook", lambda what: None)
-    lanes = list(system.replicas[0]._lanes.values())
+    lanes = list(system.replicas[0].connections.lanes.values())
     for what, make in RAISED.items():
         error = outcome(system, where, what)
         if where in SILENT:
@@ -84,7 +84,7 @@ def test_what_is_raised_is_its_callers_error_and_nobody_elses(
             told = "that does not make columns" in error.message or name in error.message
             assert told or what in OURS or type(error) is SchemaMismatch, what
         check_good(system)
-    assert list(system.replicas[0]._lanes.values()) == lanes, "a lane ended"
+    assert list(system.replicas[0].connections.lanes.values()) == lanes, "a lane ended"
 
 
 @pytest.mark.parametrize("where", ["returns", "async_returns", "yields", "row_returns"])
