@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from flightserve.config import PROTOCOLS, FabricLimits, FrontendOptions, ServingOptions
 from flightserve.errors import ConfigError
+from flightserve.versions import check_versions
 
 if TYPE_CHECKING:
     from flightserve.app import App
@@ -148,7 +149,8 @@ def make_plan(
     routers: int,
     fabric: FabricLimits | None = None,
 ) -> Plan:
-    """The plan for an app. Raises ConfigError."""
+    """The plan for an app. Raises ConfigError, also where a library is of a version that was not tried."""
+    check_versions()
     from flightserve.control.changes import REPLICAS_MAX
     from flightserve.control.desired import counted
     from flightserve.control.names import new_app_id
