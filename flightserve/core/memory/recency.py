@@ -7,20 +7,13 @@ O(1) for each key and item that they touch, but for `retain`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, TypeVar
 
+from flightserve.core.cache import LRUCache
+
 KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT")
-
-
-class _Item(Generic[KeyT]):
-    __slots__ = ("keys", "nbytes")
-
-    def __init__(self, nbytes: int, keys: set[KeyT]) -> None:
-        self.nbytes = nbytes
-        self.keys = keys
 
 
 class Recency(Generic[KeyT, ValueT]):
@@ -30,9 +23,8 @@ class Recency(Generic[KeyT, ValueT]):
         if bytes_max < 0:
             raise ValueError(f"bytes_max is {bytes_max}; it is 0 or more")
         self.bytes_max = bytes_max
-        self.nbytes = 0
-        # The least recently used first.
-        self._items: OrderedDict[int, _Item[KeyT]] = OrderedDict()
+        # The keys of each.
+        self._items: LRUCache[int, set[KeyT]] = LRUCache(weight_max=bytes_max)
         self._values: dict[KeyT, tuple[int, ValueT]] = {}
 
     def __repr__(self) -> str:
@@ -40,6 +32,11 @@ class Recency(Generic[KeyT, ValueT]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all items."""
+        return self._items.weight
 
     @property
     def keys(self) -> int:
@@ -50,7 +47,7 @@ class Recency(Generic[KeyT, ValueT]):
         """The key's item and value; the item counts as used now."""
         found = self._values.get(key)
         if found is not None:
-            self._items.move_to_end(found[0])
+            self._items.get(found[0])
         return found
 
     def add(self, item: int, nbytes: int, values: Mapping[KeyT, ValueT]) -> list[int]:
@@ -64,13 +61,10 @@ class Recency(Generic[KeyT, ValueT]):
             before = self._values.get(key)
             if before is not None and self._forget(before[0], key):
                 gone.append(before[0])
-        self._items[item] = _Item(nbytes, set(values))
-        self.nbytes += nbytes
         for key, value in values.items():
             self._values[key] = (item, value)
-        while self.nbytes > self.bytes_max:
-            oldest = next(iter(self._items))
-            self._drop(oldest)
+        for oldest, keys in self._items.put(item, set(values), nbytes):
+            self._forget_all(keys)
             gone.append(oldest)
         return gone
 
@@ -82,15 +76,14 @@ class Recency(Generic[KeyT, ValueT]):
     def _forget(self, item: int, key: KeyT) -> bool:
         """Take a key from its item; True where that was its last."""
         del self._values[key]
-        keys = self._items[item].keys
+        keys = self._items.peek(item)
+        assert keys is not None, "a key of an item that is gone"
         keys.discard(key)
         if keys:
             return False
-        self._drop(item)
+        self._items.pop(item)
         return True
 
-    def _drop(self, item: int) -> None:
-        dropped = self._items.pop(item)
-        self.nbytes -= dropped.nbytes
-        for key in dropped.keys:
+    def _forget_all(self, keys: set[KeyT]) -> None:
+        for key in keys:
             del self._values[key]

@@ -8,9 +8,10 @@ ten times (`WASTE_COST + SCORE_WANTED`) before the next try.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
+
+from flightserve.core.cache import LRUCache
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 
@@ -24,8 +25,7 @@ class Speculation(Generic[KeyT]):
     operations are O(1)."""
 
     def __init__(self, keys_max: int) -> None:
-        self._keys_max = keys_max
-        self._scores: OrderedDict[KeyT, int] = OrderedDict()
+        self._scores: LRUCache[KeyT, int] = LRUCache(keys_max)
 
     def __repr__(self) -> str:
         return f"<Speculation {len(self._scores)} keys>"
@@ -35,18 +35,15 @@ class Speculation(Generic[KeyT]):
 
     def wanted(self, key: KeyT) -> bool:
         """Whether to begin it early."""
-        return self._scores.get(key, 0) >= SCORE_WANTED
+        return (self._scores.peek(key) or 0) >= SCORE_WANTED
 
     def asked(self, key: KeyT, cheap: bool) -> None:
         """It was asked for, and was cheap or not."""
         if not cheap:
-            self._scores.pop(key, None)
+            self._scores.pop(key)
             return
-        self._scores[key] = min(SCORE_MAX, self._scores.pop(key, 0) + 1)
-        if len(self._scores) > self._keys_max:
-            self._scores.popitem(last=False)
+        self._scores.put(key, min(SCORE_MAX, (self._scores.peek(key) or 0) + 1))
 
     def wasted(self, key: KeyT) -> None:
         """It was begun early, and nobody took it."""
-        if key in self._scores:
-            self._scores[key] = -WASTE_COST
+        self._scores.change(key, -WASTE_COST)

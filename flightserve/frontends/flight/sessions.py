@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import collections
 import threading
 from dataclasses import dataclass, field
 from typing import Final
 
+from flightserve.core.cache import LRUCache
 from flightserve.errors import InvalidArgument, NotFound, Unauthenticated
 from flightserve.frontends.sql.tickets import SessionToken, Tickets, new_id
 
@@ -42,7 +42,7 @@ class Sessions:
     def __init__(self, tickets: Tickets) -> None:
         self._tickets = tickets
         self._lock = threading.Lock()
-        self._sessions: collections.OrderedDict[str, Session] = collections.OrderedDict()
+        self._sessions: LRUCache[str, Session] = LRUCache(SESSIONS_MAX)
 
     def begin(self, user: str) -> Session:
         """A new session."""
@@ -77,7 +77,7 @@ class Sessions:
     def end(self, session: Session) -> None:
         """Forget the session and refuse its token."""
         with self._lock:
-            self._sessions.pop(session.token, None)
+            self._sessions.pop(session.token)
         content = self._opened(session.token)
         if content is not None:
             self._tickets.close(content)
@@ -106,10 +106,7 @@ class Sessions:
     def keep(self, session: Session) -> None:
         """Remember its options."""
         with self._lock:
-            self._sessions[session.token] = session
-            self._sessions.move_to_end(session.token)
-            while len(self._sessions) > SESSIONS_MAX:
-                self._sessions.popitem(last=False)
+            self._sessions.put(session.token, session)
 
 
 def _user(encoded: str) -> str:

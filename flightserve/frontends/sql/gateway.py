@@ -9,7 +9,6 @@ What a statement returns is remembered for a short time, because clients ask thr
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import threading
@@ -39,6 +38,7 @@ from flightserve.contracts.warehouse import (
     request_row,
     unnumbered,
 )
+from flightserve.core.cache import TTLCache
 from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -329,28 +329,25 @@ class Recent(Generic[K, V]):
         self._clock = clock
         self._lifetime_ns = lifetime_ns
         self._lock = threading.Lock()
-        self._values: collections.OrderedDict[K, tuple[int, V, int]] = collections.OrderedDict()
-        self._nbytes = 0
+        self._values: TTLCache[K, V] = TTLCache(REMEMBERED_MAX, REMEMBERED_BYTES_MAX)
 
     def __repr__(self) -> str:
-        return f"<Recent {len(self._values)} values, {self._nbytes} bytes>"
+        return f"<Recent {len(self._values)} values, {self.nbytes} bytes>"
+
+    @property
+    def nbytes(self) -> int:
+        """Of all values whose sizes were told."""
+        return self._values.weight
 
     def get(self, key: K) -> V | None:
         with self._lock:
-            found = self._values.get(key)
-            if found is None or self._clock() - found[0] > self._lifetime_ns:
-                return None
-            return found[1]
+            return self._values.get(key, self._clock())
 
     def clear(self) -> None:
         with self._lock:
             self._values.clear()
-            self._nbytes = 0
 
     def put(self, key: K, value: V, nbytes: int = 0) -> None:
         with self._lock:
-            known = self._values.pop(key, None)
-            self._nbytes += nbytes - (known[2] if known is not None else 0)
-            self._values[key] = (self._clock(), value, nbytes)
-            while len(self._values) > REMEMBERED_MAX or self._nbytes > REMEMBERED_BYTES_MAX:
-                self._nbytes -= self._values.popitem(last=False)[1][2]
+            now_ns = self._clock()
+            self._values.put(key, value, now_ns + self._lifetime_ns, now_ns, nbytes)

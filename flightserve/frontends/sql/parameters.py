@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import collections
 import threading
 from typing import Any, Final
 
 import pyarrow as pa
 
+from flightserve.core.cache import LRUCache
 from flightserve.errors import InvalidArgument, TooLarge
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.batches import stream_of
@@ -48,21 +48,18 @@ class BoundParameters:
     """
 
     def __init__(self, bytes_max: int = BOUND_BYTES_MAX) -> None:
-        self._bytes_max = bytes_max
         self._lock = threading.Lock()
-        self._known: collections.OrderedDict[str, bytes] = collections.OrderedDict()
-        self._nbytes = 0
+        self._known: LRUCache[str, bytes] = LRUCache(BOUND_MAX, bytes_max)
 
     def put(self, handle_id: str, parameters: bytes) -> None:
         """Remember them in place of earlier ones; empty ones are none."""
         with self._lock:
-            self._nbytes += len(parameters) - len(self._known.pop(handle_id, b""))
             if parameters:
-                self._known[handle_id] = parameters
-            while self._nbytes > self._bytes_max or len(self._known) > BOUND_MAX:
-                self._nbytes -= len(self._known.popitem(last=False)[1])
+                self._known.put(handle_id, parameters, len(parameters))
+            else:
+                self._known.pop(handle_id)
 
     def get(self, handle_id: str) -> bytes:
         """What was bound last, or nothing."""
         with self._lock:
-            return self._known.get(handle_id, b"")
+            return self._known.peek(handle_id) or b""

@@ -8,7 +8,6 @@ handle lives as long from when it was last used (in this process), since service
 
 from __future__ import annotations
 
-import collections
 import hmac
 import secrets
 import threading
@@ -19,6 +18,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from flightserve.core.cache import TTLCache
 from flightserve.errors import InvalidArgument, NotFound, PermissionDenied, TooLarge
 from flightserve.frontends.sql.gateway import Statement
 
@@ -96,9 +96,9 @@ class Tickets:
         self.lifetime_s = lifetime_s
         self._decoder: msgspec.msgpack.Decoder[Sealed] = msgspec.msgpack.Decoder(_ANY)
         self._lock = threading.Lock()
-        self._closed: collections.OrderedDict[str, float] = collections.OrderedDict()
-        # Handles that were used, and until when they live for that; the one used longest ago first.
-        self._used: collections.OrderedDict[str, float] = collections.OrderedDict()
+        self._closed: TTLCache[str, float] = TTLCache(KNOWN_MAX)
+        # Handles that were used, and until when they live for that.
+        self._used: TTLCache[str, float] = TTLCache(KNOWN_MAX)
 
     def expiry_s(self) -> float:
         """When what is made now ends."""
@@ -137,8 +137,8 @@ class Tickets:
         if owner is not None and content.owner != owner:
             raise PermissionDenied("the ticket was made for another user")
         now_s = self._clock_s()
-        expires_s = max(content.expires_s, self._used.get(content.id, 0.0))
-        if expires_s <= now_s or content.id in self._closed:
+        expires_s = max(content.expires_s, self._used.get(content.id, now_s) or 0.0)
+        if expires_s <= now_s or self._closed.get(content.id, now_s) is not None:
             raise NotFound("the ticket has expired or was closed; prepare or ask again")
         # Most handles are closed long before half of it is over.
         if content.lasting and expires_s <= now_s + self.lifetime_s / 2:
@@ -153,13 +153,9 @@ class Tickets:
         """Refuse the handle, and those that replaced it, from now on (in this process)."""
         self._remember(self._closed, content.id, max(content.expires_s, self.expiry_s()))
 
-    def _remember(self, known: collections.OrderedDict[str, float], number: str, until_s: float) -> None:
-        now_s = self._clock_s()
+    def _remember(self, known: TTLCache[str, float], number: str, until_s: float) -> None:
         with self._lock:
-            known[number] = until_s
-            known.move_to_end(number)
-            while known and (len(known) > KNOWN_MAX or next(iter(known.values())) <= now_s):
-                known.popitem(last=False)
+            known.put(number, until_s, until_s, self._clock_s())
 
     def _mac(self, body: bytes) -> bytes:
         return blake2b(body, digest_size=MAC_BYTES, key=self._key).digest()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.core.cache import LRUCache
 from flightserve.errors import ConfigError, Unavailable
 from flightserve.sql.engine.bound_queries import BoundQuery, Key
 from flightserve.sql.engine.columns import projected
@@ -84,8 +84,8 @@ class Engine:
         # What views are over: it has to live as long as they do.
         self._arrow: dict[str, pa.Table] = {}
         self._idle: list[duckdb.DuckDBPyConnection] = []
-        # By their texts, the one used longest ago first.
-        self._bound: OrderedDict[Key, BoundQuery] = OrderedDict()
+        # By their texts.
+        self._bound: LRUCache[Key, BoundQuery] = LRUCache(BOUND_QUERIES_MAX)
         self._busy: set[duckdb.DuckDBPyConnection] = set()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -279,7 +279,7 @@ class Engine:
     def take_bound(self, key: Key) -> BoundQuery | None:
         """The query that is bound already, if one is; `keep_bound` it, or `drop` its session."""
         with self._lock:
-            bound = self._bound.pop(key, None)
+            bound = self._bound.pop(key)
             if bound is not None:
                 self._busy.add(bound.session)
             return bound
@@ -289,14 +289,12 @@ class Engine:
         executions that gather come one after another."""
         with self._lock:
             kept = not self._closed and bound.lasting and bound.key not in self._bound
+            gone = self._bound.put(bound.key, bound) if kept else []
             if kept:
-                self._bound[bound.key] = bound
                 self._busy.discard(bound.session)
-            over = len(self._bound) > BOUND_QUERIES_MAX
-            oldest = self._bound.popitem(last=False)[1] if over else None
         if not kept:
             self.drop(bound.session)
-        if oldest is not None:
+        for _, oldest in gone:
             oldest.session.close()
 
     def drop(self, session: duckdb.DuckDBPyConnection) -> None:

@@ -7,9 +7,10 @@ that 512 long ones, each within its limit, were 50 GB. Schemas count by columns:
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
+
+from flightserve.core.cache import LRUCache
 
 STATEMENTS_MAX: Final = 512
 # One of the longest, or many as they usually are.
@@ -25,31 +26,23 @@ class StatementCache(Generic[KeyT, ValueT]):
     """Values by key, each of some size; those used longest ago go first. Any thread."""
 
     def __init__(self, statements_max: int = STATEMENTS_MAX, size_max: int = CHARACTERS_MAX) -> None:
-        self._statements_max = statements_max
-        self._size_max = size_max
         self._lock = threading.Lock()
-        self._known: OrderedDict[KeyT, tuple[ValueT, int]] = OrderedDict()
-        self._size = 0
+        self._known: LRUCache[KeyT, ValueT] = LRUCache(statements_max, size_max)
 
     def __repr__(self) -> str:
-        return f"<StatementCache {len(self._known)} of {self._size}>"
+        return f"<StatementCache {len(self._known)} of {self.size}>"
+
+    @property
+    def size(self) -> int:
+        """Of all."""
+        return self._known.weight
 
     def find(self, key: KeyT) -> ValueT | None:
         """What is known; it counts as used now."""
         with self._lock:
-            found = self._known.get(key)
-            if found is None:
-                return None
-            self._known.move_to_end(key)
-            return found[0]
+            return self._known.get(key)
 
     def add(self, key: KeyT, value: ValueT, size: int) -> None:
         """Remember it. What is larger than all may be is not."""
         with self._lock:
-            self._size -= self._known.pop(key, (None, 0))[1]
-            if size > self._size_max:
-                return
-            self._known[key] = (value, size)
-            self._size += size
-            while len(self._known) > self._statements_max or self._size > self._size_max:
-                self._size -= self._known.popitem(last=False)[1][1]
+            self._known.put(key, value, size)

@@ -6,7 +6,6 @@ import pyarrow as pa
 import pytest
 
 from flightserve.errors import InvalidArgument
-from flightserve.frontends.sql import parameters as sql_parameters
 from flightserve.frontends.sql.parameters import BoundParameters, untagged
 
 WORDS = pa.array(["a", None, "b"])
@@ -50,6 +49,6 @@ def test_what_is_bound_last_is_remembered_until_it_is_too_much(monkeypatch: pyte
     assert bound.get("a") == b""
     bound.put("d", b"1234")
     assert (bound.get("c"), bound.get("d")) == (b"abcdef", b"1234"), "what is forgotten no longer counts"
-    monkeypatch.setattr(sql_parameters, "BOUND_MAX", 1)
+    monkeypatch.setattr(bound._known, "entries_max", 1)
     bound.put("e", b"1")
     assert (bound.get("d"), bound.get("e")) == (b"", b"1")

@@ -42,4 +42,4 @@ def test_wide_results_count_by_their_schemas() -> None:
         gateway = Gateway(service, EdgeLimits())
         found = gateway.describe(Statement("lake", sql), RequestMeta(monotonic_ns() + 60 * NS_PER_S))
     assert len(found.result) > 100 * len(sql)
-    assert gateway._descriptions._nbytes >= len(found.result)
+    assert gateway._descriptions.nbytes >= len(found.result)

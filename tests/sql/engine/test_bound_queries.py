@@ -12,7 +12,6 @@ import pytest
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import InvalidArgument, NotFound
-from flightserve.sql import engine as engine_module
 from flightserve.sql.engine import CLOSE_WAIT_S, Engine
 from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.engine.result_stream import ResultStream
@@ -105,7 +104,7 @@ def test_what_the_engine_refuses_leaves_nothing(engine: Engine, watch: QueryWatc
 
 
 def test_only_so_many_stand_ready(engine: Engine, watch: QueryWatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "BOUND_QUERIES_MAX", 3)
+    monkeypatch.setattr(engine._bound, "entries_max", 3)
     texts = [f"SELECT v + {n} AS w FROM __fs_params" for n in range(4)]
     for n, text in enumerate([*texts[:3], texts[0]]):
         assert ask(engine, watch, text, 1) == [1 + n % 3]

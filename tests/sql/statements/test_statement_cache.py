@@ -60,7 +60,7 @@ def test_long_statements_that_differ_do_not_pile_up(engine: Engine) -> None:
             runner.prepare_for(f"SELECT {n} {long}", None)
         assert runner.prepare_for(f"SELECT 0 {long}", None) is not first
         for remembered in (runner._prepared, runner._prepared_for, engine.parser._remembered):
-            assert remembered._size <= CHARACTERS_MAX
+            assert remembered.size <= CHARACTERS_MAX
 
 
 def test_short_statements_of_many_columns_do_not_pile_up(engine: Engine) -> None:
