@@ -8,7 +8,7 @@ import pytest
 from flightserve.contracts import warehouse as contract
 from flightserve.errors import InvalidArgument, TooLarge
 from flightserve.frontends.sql.gateway import Statement, check
-from flightserve.sql.warehouse.declare import WarehouseReplica
+from flightserve.sql.warehouse.replica import WarehouseReplica
 
 SCHEMA = pa.schema([("n", pa.int64())])
 MESSAGE = SCHEMA.serialize().to_pybytes()

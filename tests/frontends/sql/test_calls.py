@@ -19,7 +19,7 @@ import pytest
 from flightserve.contracts.warehouse import EXECUTED_BYTES_MAX
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import flightserve_pb2_grpc as pb_grpc
-from flightserve.sql.warehouse.declare import WarehouseReplica
+from flightserve.sql.warehouse.replica import WarehouseReplica
 from tests.frontends.rpc_support import read, stream_of
 from tests.frontends.sql.support import PEOPLE, Runs, Served, sql_served
 from tests.support import eventually

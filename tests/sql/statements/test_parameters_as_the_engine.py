@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from flightserve.errors import InvalidArgument, NotFound
-from flightserve.sql.warehouse.declare import _prepared_for
 from flightserve.sql.warehouse.queries import Runner
+from flightserve.sql.warehouse.replica import _prepared_for
 from tests.sql.statements.parameter_table import DIFFERENT, ROWS, Embedded, cases, comparable, rows_of
 from tests.sql.warehouses import opened, watching
 
