@@ -6,7 +6,7 @@ narrow protocol in brackets.
 | part | holds |
 |---|---|
 | `client.RouterClient` | destinations, memory, orphans, sessions, submitter, grouping; makes calls and lanes |
-| `lane.BlockingLane` | destinations, sessions, submitter, the pool; the connection that it uses |
+| `lane.BlockingLane` | destinations, sessions, submitter, memory; the connection that it uses |
 | `grouping.Grouping` | destinations, the submitter [`calls.Submitter`]; calls until they left |
 | `calls.RoutedCall`, `calls.WaitingParts` | the submitter [`calls.Submitter`] |
 | `submitter.RouterSubmitter` | destinations, sessions, orphans |
@@ -147,7 +147,7 @@ class RouterClient:
 
     def open_lane(self) -> Lane:
         """A lane for a thread that blocks. Any thread."""
-        return BlockingLane(self.destinations, self.sessions, self.submitter, self.memory.pool)
+        return BlockingLane(self.destinations, self.sessions, self.submitter, self.memory)
 
     # ---- counts
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 
 from flightserve.caller.destinations import Destinations
 from flightserve.caller.lane_connection import HASTE_S, PATIENCE_S, LaneConnection, Submission
+from flightserve.caller.memory import CallerMemory
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.sessions import Sessions
 from flightserve.caller.submitter import RouterSubmitter
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.service import Passed, Payload, Reply
-from flightserve.errors import Cancelled, FlightserveError, ResourceExhausted, Unavailable
-from flightserve.fabric.memory.segments import SegmentPool
+from flightserve.errors import Cancelled, FlightserveError, Unavailable
 from flightserve.types import RequestMeta
 from flightserve.wire import frames
 
@@ -26,17 +26,20 @@ class BlockingLane:
     """A lane of a frontend (`contracts.service.Lane`)."""
 
     def __init__(
-        self, destinations: Destinations, sessions: Sessions, submitter: RouterSubmitter, pool: SegmentPool
+        self, destinations: Destinations, sessions: Sessions, submitter: RouterSubmitter, memory: CallerMemory
     ) -> None:
         self._destinations = destinations
         self._sessions = sessions
         self._submitter = submitter
-        self._pool = pool
+        self._memory = memory
         sessions.count_lanes(1)
         self._connection: LaneConnection | None = None
         self._replies: collections.deque[Reply] = collections.deque()
         self._request_ids: dict[int, int] = {}
         self._deferred: collections.deque[tuple[Submission, int]] = collections.deque()
+        # Keys that were given up before they had a request id, or after.
+        self._given_up: set[int] = set()
+        self.has_unwanted = False
         self._waking = threading.Lock()
         self._waking.acquire()
         self._closed = False
@@ -45,6 +48,8 @@ class BlockingLane:
 
     def submit(self, key: int, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
         """Send one request; see `Lane.submit`."""
+        if self.has_unwanted:
+            self._given_up.discard(key)
         self._submit(Submission(self, key, self._destinations.find((deployment, method)), payload, meta))
         while self._deferred:
             self._submit_deferred()
@@ -58,6 +63,7 @@ class BlockingLane:
         parts: Sequence[tuple[int, RequestMeta]],
     ) -> None:
         """Send requests whose rows lie one after another in one region; see `Lane.submit_parts`."""
+        self._given_up.difference_update(range(key, key + len(parts)))
         last = max([meta for _, meta in parts], key=lambda meta: meta.deadline_ns)
         self._submit(Submission(self, key, self._destinations.find((deployment, method)), batch, last, parts))
         while self._deferred:
@@ -76,10 +82,14 @@ class BlockingLane:
         self._submitter.submit_late(submission)
 
     def note_sent(self, key: int, request_id: int) -> None:
-        """The request went out under this id; gives it up at once where the lane was closed meanwhile."""
+        """The request goes out under this id. Any thread."""
         self._request_ids[key] = request_id
-        if self._closed:
-            self.cancel(key)
+
+    def cancel_unwanted(self, submission: Submission) -> None:
+        """It went out: what was given up meanwhile is cancelled. Any thread."""
+        for key in submission.keys:
+            if self._closed or key in self._given_up:
+                self.cancel(key)
 
     def defer(self, submission: Submission, nbytes: int) -> None:
         """There was no memory for the request: the lane's own thread waits for it."""
@@ -92,7 +102,11 @@ class BlockingLane:
         except IndexError:
             return
         try:
-            self._wait_for_room(nbytes, submission.meta.deadline_ns)
+            self._memory.block_for_room(
+                nbytes,
+                submission.meta.deadline_ns,
+                lambda: self._closed or self._given_up.issuperset(submission.keys),
+            )
             before = submission.destination
             submission.destination = self._destinations.find((before.deployment, before.method.name))
             self._submit(submission)
@@ -108,14 +122,6 @@ class BlockingLane:
             connection = self._connection = self._sessions.lane_connection(router_id)
             self.wake()
         return connection
-
-    def _wait_for_room(self, nbytes: int, deadline_ns: int) -> None:
-        timeout_s = (deadline_ns - monotonic_ns()) / NS_PER_S
-        got = self._pool.wait(nbytes, max(0.0, min(timeout_s, threading.TIMEOUT_MAX)))
-        if got is None:
-            raise ResourceExhausted("shared memory stayed full until the deadline; retry later")
-        region, _ = got
-        self._pool.free(region.segment, region.offset)
 
     # ---- replies
 
@@ -177,7 +183,10 @@ class BlockingLane:
             self._submitter.tell_late(request_id, frame)
 
     def cancel(self, key: int) -> None:
-        """Give one request up; its reply is Cancelled."""
+        """Give one request up; its reply is Cancelled. Any thread."""
+        # Before its id is looked for: it may just be given one.
+        self._given_up.add(key)
+        self.has_unwanted = True
         request_id = self._request_ids.get(key)
         if request_id is not None:
             self._tell(request_id, frames.Cancel([request_id]))
@@ -186,7 +195,7 @@ class BlockingLane:
         """Cancel what is in flight. A thread inside `receive` gets Cancelled."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self.has_unwanted = True
         connection = self._connection
         request_ids = list(self._request_ids.values())
         here = [number for number in request_ids if connection and connection.state.pending.pop(number, None)]

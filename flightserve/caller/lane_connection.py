@@ -44,6 +44,9 @@ SPIN_NS_MAX = 200_000
 class SubmittingLane(Protocol):
     """A lane, as the connection sees those that submit and wait. Any thread."""
 
+    # Some of its requests were given up.
+    has_unwanted: bool
+
     @property
     def has_replies(self) -> bool:
         """It has something to do other than wait."""
@@ -62,7 +65,11 @@ class SubmittingLane(Protocol):
         ...
 
     def note_sent(self, key: int, request_id: int) -> None:
-        """The request went out under this id."""
+        """The request goes out under this id."""
+        ...
+
+    def cancel_unwanted(self, submission: Submission) -> None:
+        """It went out: what was given up meanwhile is to be cancelled."""
         ...
 
     def defer(self, submission: Submission, nbytes: int) -> None:
@@ -90,6 +97,11 @@ class Submission(msgspec.Struct, eq=False):
     def requests(self) -> Sequence[tuple[int, RequestMeta]]:
         """Each as (rows, metadata); the rows of a lone one are those of the payload."""
         return self.parts or [(0, self.meta)]
+
+    @property
+    def keys(self) -> range:
+        """Theirs."""
+        return range(self.key, self.key + (len(self.parts) or 1))
 
     def note_sent(self, request_id: int) -> None:
         """They went out, the first under this id."""
@@ -161,8 +173,11 @@ class LaneConnection:
         except FlightserveError as error:
             submission.fail(error)
             return
+        # Before the frame is there for others to send: its reply may come at once.
         submission.note_sent(frame.parts[0].request_id)
         self._outbox.append(frame)
+        if lane.has_unwanted:
+            lane.cancel_unwanted(submission)
 
     def send(self, frame: frames.Frame) -> None:
         """Send a frame; where another thread is sending, that one sends it. Raises Unavailable when this thread finds

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import collections
 import threading
+from collections.abc import Callable
+from typing import Final
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
-from flightserve.errors import ResourceExhausted
+from flightserve.errors import Cancelled, ResourceExhausted
 from flightserve.fabric.memory.segments import SegmentMap, SegmentPool
+
+STAYED_FULL: Final = "shared memory stayed full until the deadline; retry later"
+# How long a thread waits for memory before it looks whether it still shall.
+PATIENCE_S: Final = 0.1
 
 
 class CallerMemory:
@@ -35,7 +41,20 @@ class CallerMemory:
             timeout_s = max(0.0, (deadline_ns - monotonic_ns()) / NS_PER_S)
             await asyncio.wait_for(freed, min(timeout_s, threading.TIMEOUT_MAX))
         except TimeoutError as error:
-            raise ResourceExhausted("shared memory stayed full until the deadline; retry later") from error
+            raise ResourceExhausted(STAYED_FULL) from error
+
+    def block_for_room(self, nbytes: int, deadline_ns: int, unwanted: Callable[[], bool]) -> None:
+        """The same for a thread, until so many bytes are free. Raises Cancelled soon after `unwanted()` is true."""
+        while not unwanted():
+            left_s = (deadline_ns - monotonic_ns()) / NS_PER_S
+            got = self.pool.wait(nbytes, max(0.0, min(left_s, PATIENCE_S)))
+            if got is not None:
+                region, _ = got
+                self.pool.free(region.segment, region.offset)
+                return
+            if left_s <= 0:
+                raise ResourceExhausted(STAYED_FULL)
+        raise Cancelled("the caller gave up")
 
     def _wake_waiting(self) -> None:
         if self._waiting and self._loop is not None:

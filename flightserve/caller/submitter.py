@@ -128,6 +128,8 @@ class RouterSubmitter:
             submission.fail(error)
         else:
             submission.note_sent(first_id)
+            if lane.has_unwanted:
+                lane.cancel_unwanted(submission)
 
     def tell_late(self, request_id: int, frame: frames.Taken | frames.Cancel) -> None:
         """As `tell`. Any thread."""
