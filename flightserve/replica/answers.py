@@ -54,7 +54,7 @@ class Answers:
         """Let go of all rows."""
         self._results = []
 
-    def joined(self) -> pa.RecordBatch:
+    def join(self) -> pa.RecordBatch:
         """All rows, in the requests' order; copied only where they lie apart. Raises MethodFailed where they do not
         make one batch, or one would change what is in them."""
         batches = [self._origins.take(result) for result in self._runs()]

@@ -1,82 +1,84 @@
-"""Requests of one micro-batch that are told apart while it runs: each fails by its own fault only."""
+"""What a method returned for a micro-batch, and whose rows of it are whose.
+
+Most often all requests are answered by one batch, in their order. Requests whose columns are not like the others', that
+failed by themselves, or that have another number of rows than they brought, are answered apart (`Apart`). Nobody gets
+a buffer that holds values of others (`keep_apart`).
+"""
 
 from __future__ import annotations
 
-import bisect
-import itertools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import pyarrow as pa
 
-from flightserve.contracts.context import Context, context
-from flightserve.errors import FlightserveError, ReplicaFailed, SchemaMismatch
-from flightserve.replica.columns import Apart
-from flightserve.replica.faults import bare
-from flightserve.replica.forms import cut, rows_of
+from flightserve.contracts.context import Context
+from flightserve.errors import FlightserveError
+from flightserve.fabric.conversion.exact import own, shares_buffers
+from flightserve.fabric.memory.batches import own_rows
+from flightserve.fabric.memory.stored import Fresh, Stored
+
+# Rows that a method returned, checked.
+Rows: TypeAlias = pa.RecordBatch | Stored | Fresh
 
 
-class RequestGroup(NamedTuple):
-    """Requests that share a call, by their places in the micro-batch, and their rows."""
+class Apart(NamedTuple):
+    """The rows of some requests of a micro-batch: those that have other columns than the others' do, or whose number
+    is not the requests' own; or the error of those that failed by themselves. `parts` are the requests' places in the
+    micro-batch, `counts` the rows of each, where they are not as many as the request brought."""
 
-    places: list[int]
-    pieces: list[pa.RecordBatch]
-    context: Context
+    parts: Sequence[int]
+    batch: Rows | FlightserveError
+    counts: Sequence[int] = ()
 
 
-class RowRun:
-    """One run of a `@single_input` method. `left` gives the rows that are to run, `values` collects what they make.
-    Where one raises, its request has failed (`fail`), and those behind go on."""
+# What a micro-batch's requests are answered by: all by the same batch, or some apart from the others.
+MethodResult: TypeAlias = Rows | list[Apart]
 
-    def __init__(self, where: str, pieces: Sequence[pa.RecordBatch]) -> None:
-        self.schema = pieces[0].schema
-        self.context = context()
-        # Outside of a replica, rows are nobody's: one request's.
-        self.counts = self.context.rows or (sum([piece.num_rows for piece in pieces]),)
-        self.values: list[dict[str, Any]] = []
-        self.faults: list[Apart] = []
-        # The requests that have not failed, once one has, and how many rows each has.
-        self.places: list[int] = []
-        self.answered: Sequence[int] = self.counts
-        self._rows = self._converted(where, pieces)
 
-    def __repr__(self) -> str:
-        return f"<RowRun of {len(self.counts)} requests, {len(self.faults)} failed>"
+def at_places(result: MethodResult, places: Sequence[int]) -> list[Apart]:
+    """The result of some requests of a micro-batch, by their places there."""
+    if not isinstance(result, list):
+        return [Apart(places, result)]
+    return [Apart([places[part] for part in each.parts], each.batch, each.counts) for each in result]
 
-    def left(self) -> Sequence[dict[str, Any]]:
-        """The rows whose values are not there."""
-        done = len(self.values)
-        return self._rows[done:] if done else self._rows
 
-    def fail(self, error: FlightserveError) -> None:
-        """The row behind the last value raised. Raises the error where there is no other request to go on with, or
-        nobody waits."""
-        if len(self.counts) == 1 or self.context.cancelled or isinstance(error, ReplicaFailed):
-            raise error
-        starts = list(itertools.accumulate(self.answered, initial=0))
-        index = bisect.bisect_right(starts, len(self.values)) - 1
-        self._drop(index, error)
-        del self.values[starts[index] :]
-        del self._rows[starts[index] : starts[index + 1]]
+def keep_apart(result: MethodResult, current: Context) -> MethodResult:
+    """The result with nothing in a request's part that belongs to others: where buffers hold values for several rows,
+    as dictionaries do, each request gets its own."""
+    if current.requests <= 1 or isinstance(result, (Stored, Fresh)):
+        return result
+    if not isinstance(result, list):
+        if not _shares_buffers(result.schema):
+            return result
+        result = [Apart(range(current.requests), result)]
+    counts = current.rows
+    return [own for each in result for own in _separate(each, counts)]
 
-    def _drop(self, index: int, error: FlightserveError) -> None:
-        if not self.faults:
-            self.places = list(range(len(self.counts)))
-        self.faults.append(Apart([self.places.pop(index)], bare(error)))
-        self.answered = [self.counts[place] for place in self.places]
 
-    def _converted(self, where: str, pieces: Sequence[pa.RecordBatch]) -> list[dict[str, Any]]:
-        """The rows of the requests that have Python values. Raises SchemaMismatch where there is one request."""
-        try:
-            return rows_of(pieces, where)
-        except SchemaMismatch:
-            if len(self.counts) == 1:
-                raise
-        rows = []
-        own = cut(pieces, self.counts)
-        for index in reversed(range(len(own))):
-            try:
-                rows.append(rows_of([own[index]], where))
-            except SchemaMismatch as error:
-                self._drop(index, error)
-        return list(itertools.chain.from_iterable(reversed(rows)))
+_last_looked_at: list[tuple[pa.Schema, bool]] = [(pa.schema([]), False)]
+
+
+def _shares_buffers(schema: pa.Schema) -> bool:
+    known, shares = _last_looked_at[0]
+    if not known.equals(schema):
+        shares = any(map(shares_buffers, schema.types))
+        # One thing, so that threads see all of it or nothing.
+        _last_looked_at[0] = (schema, shares)
+    return shares
+
+
+def _separate(each: Apart, counts: Sequence[int]) -> Iterator[Apart]:
+    batch = each.batch
+    if not isinstance(batch, pa.RecordBatch):
+        yield each
+    elif each.counts or not _shares_buffers(batch.schema):
+        yield each._replace(batch=own_rows(batch))
+    else:
+        offset = 0
+        for part in each.parts:
+            rows = own_rows(batch.slice(offset, counts[part]))
+            offset += counts[part]
+            yield Apart(
+                [part], pa.RecordBatch.from_arrays([own(column) for column in rows.columns], schema=batch.schema)
+            )

@@ -5,7 +5,7 @@ another. What it gives back depends on the method:
 
 | method | call gives |
 |---|---|
-| plain | the result (`replica.columns.Rows`), most often a record batch; a list of `Apart` where its requests differ |
+| plain | the result (`replica.apart.Rows`), most often a record batch; a list of `Apart` where its requests differ |
 | `async def` | an awaitable of it |
 | generator | an iterator of record batches |
 | `async def` generator | an async iterator of them |
@@ -20,23 +20,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from flightserve.contracts.context import context, entered
+from flightserve.contracts.context import Context, context, entered
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ReplicaFailed, SchemaMismatch
 from flightserve.fabric.memory.schemas import decode_schema, empty_batch
 from flightserve.fabric.memory.stored import Stored
-from flightserve.replica.apart import RequestGroup, RowRun
-from flightserve.replica.columns import Apart, MethodResult, Rows, at_places, kept_apart
-from flightserve.replica.delimiting import delimited
+from flightserve.replica.apart import Apart, MethodResult, Rows, at_places, keep_apart
+from flightserve.replica.delimiting import divide
 from flightserve.replica.faults import bare, failure
 from flightserve.replica.forms import FORMS, contiguous, cut, groups
 from flightserve.replica.results import ROW_RESULT, ResultReader, StreamReader
+from flightserve.replica.row_run import RowRun
 from flightserve.types import DeploymentSpec, MethodSpec
 
 log = logging.getLogger(__name__)
+
+
+class RequestGroup(NamedTuple):
+    """Requests that share a call, by their places in the micro-batch, and their rows."""
+
+    places: list[int]
+    pieces: list[pa.RecordBatch]
+    context: Context
 
 
 class BoundMethod:
@@ -78,39 +86,39 @@ class BoundMethod:
         try:
             argument, apart_groups = self._argument(pieces)
             if apart_groups is None:
-                return self._checked(self._function(argument), pieces)
+                return self._check(self._function(argument), pieces)
         except BaseException as error:
-            raise self._failed(error) from error
+            raise self._explain(error) from error
         apart: list[Apart] = []
         for group in apart_groups:
             with entered(group.context):
                 try:
                     argument = self._form(group.pieces, self.where)
-                    apart += at_places(self._checked(self._function(argument), group.pieces), group.places)
+                    apart += at_places(self._check(self._function(argument), group.pieces), group.places)
                 except BaseException as error:
-                    apart += self._group_failed(error, group)
-        return kept_apart(apart, context())
+                    apart += self._answer_failed_group(error, group)
+        return keep_apart(apart, context())
 
     async def _batch_async(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         try:
             argument, apart_groups = self._argument(pieces)
             if apart_groups is None:
-                return self._checked(await self._function(argument), pieces)
+                return self._check(await self._function(argument), pieces)
         except BaseException as error:
             if _is_our_cancellation(error):
                 raise
-            raise self._failed(error) from error
+            raise self._explain(error) from error
         apart: list[Apart] = []
         for group in apart_groups:
             with entered(group.context):
                 try:
                     argument = self._form(group.pieces, self.where)
-                    apart += at_places(self._checked(await self._function(argument), group.pieces), group.places)
+                    apart += at_places(self._check(await self._function(argument), group.pieces), group.places)
                 except BaseException as error:
                     if _is_our_cancellation(error):
                         raise
-                    apart += self._group_failed(error, group)
-        return kept_apart(apart, context())
+                    apart += self._answer_failed_group(error, group)
+        return keep_apart(apart, context())
 
     def _argument(self, pieces: Sequence[pa.RecordBatch]) -> tuple[Any, list[RequestGroup] | None]:
         """What the method gets, or the groups of requests that it runs for one after another."""
@@ -129,43 +137,42 @@ class BoundMethod:
         own = cut(pieces, counts)
         return None, [RequestGroup(each, [own[place] for place in each], context().within(each)) for each in places]
 
-    def _group_failed(self, error: BaseException, group: RequestGroup) -> list[Apart]:
+    def _answer_failed_group(self, error: BaseException, group: RequestGroup) -> list[Apart]:
         """The answer of requests that ran apart from the others of their micro-batch. Raises where they are several and
         may run again, each by itself."""
-        failed = self._failed(error)
+        failed = self._explain(error)
         if isinstance(failed, ReplicaFailed) or (len(group.places) > 1 and self.spec.idempotent):
             raise failed from error
         return [Apart(group.places, bare(failed))]
 
-    def _checked(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
+    def _check(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         if self.spec.delimited:
-            return self._delimited(value, pieces)
+            return self._divide(value, pieces)
         schema = pieces[0].schema
         if not self.spec.row_aligned:
             return self._results.placed(value, schema)
         expected = pieces[0].num_rows if len(pieces) == 1 else sum([piece.num_rows for piece in pieces])
         current = context()
-        counts: Sequence[int] = () if current.requests <= 1 or type(value) is pa.RecordBatch else current.rows
-        batch = self._results.placed(value, schema, counts)
-        if isinstance(batch, list):
-            return kept_apart(batch, current)
-        if batch.num_rows != expected:
+        alone = current.requests <= 1
+        counts: Sequence[int] = () if alone or type(value) is pa.RecordBatch else current.rows
+        result = self._results.placed(value, schema, counts)
+        if not isinstance(result, list) and result.num_rows != expected:
             raise MethodFailed(
-                f"{self.where} got {expected} rows and returned {batch.num_rows}; a row-aligned method returns a "
+                f"{self.where} got {expected} rows and returned {result.num_rows}; a row-aligned method returns a "
                 "row for each it gets, in order (others are declared with @method(row_aligned=False))"
             )
-        return kept_apart(batch, current)
+        return result if alone else keep_apart(result, current)
 
-    def _delimited(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
+    def _divide(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         rows, schema = context().rows, pieces[0].schema
         if type(value) is not list:
-            return delimited(self._one(value, schema), rows, self.where)
+            return divide(self._one(value, schema), rows, self.where)
         apart: list[Apart] = []
         for parts, answer in value:
             if isinstance(answer, Stored):
                 apart.append(Apart(parts, answer, answer.counts))
                 continue
-            found = delimited(self._one(answer, schema), [rows[part] for part in parts], self.where)
+            found = divide(self._one(answer, schema), [rows[part] for part in parts], self.where)
             if not isinstance(found, list):
                 found = [Apart([0], found, [found.num_rows])]
             apart += [Apart([parts[part] for part in each.parts], each.batch, each.counts) for each in found]
@@ -184,7 +191,7 @@ class BoundMethod:
         try:
             values = iter(self._function(self._form(pieces, self.where)))
         except BaseException as error:
-            raise self._failed(error) from error
+            raise self._explain(error) from error
         try:
             while True:
                 try:
@@ -192,7 +199,7 @@ class BoundMethod:
                 except StopIteration:
                     break
                 except BaseException as error:
-                    raise self._failed(error) from error
+                    raise self._explain(error) from error
                 yield self._read(stream, value)
                 value = None  # the rows sent are not kept alive by this frame
         finally:
@@ -205,7 +212,7 @@ class BoundMethod:
         try:
             values = self._function(self._form(pieces, self.where))
         except BaseException as error:
-            raise self._failed(error) from error
+            raise self._explain(error) from error
         try:
             while True:
                 try:
@@ -215,7 +222,7 @@ class BoundMethod:
                 except BaseException as error:
                     if _is_our_cancellation(error):
                         raise
-                    raise self._failed(error) from error
+                    raise self._explain(error) from error
                 yield self._read(stream, value)
                 value = None
         finally:
@@ -227,7 +234,7 @@ class BoundMethod:
         try:
             return stream.read(value)
         except BaseException as error:
-            raise self._failed(error) from error
+            raise self._explain(error) from error
 
     def _close(self, values: Any) -> None:
         """End a generator; what it still has to say changes nothing for its caller."""
@@ -236,7 +243,7 @@ class BoundMethod:
             if close is not None:
                 close()
         except BaseException as error:
-            self._failed(error)
+            self._explain(error)
 
     async def _aclose(self, values: Any) -> None:
         try:
@@ -246,7 +253,7 @@ class BoundMethod:
         except BaseException as error:
             if _is_our_cancellation(error):
                 raise
-            self._failed(error)
+            self._explain(error)
 
     # ---- @single_input
 
@@ -261,7 +268,7 @@ class BoundMethod:
                     value = function(row)
                     values.append(value if type(value) is dict else self._row_result(value))
             except BaseException as error:
-                run.fail(self._failed(error))
+                run.fail(self._explain(error))
         return self._row_answers(run)
 
     async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
@@ -277,7 +284,7 @@ class BoundMethod:
             except BaseException as error:
                 if _is_our_cancellation(error):
                     raise
-                run.fail(self._failed(error))
+                run.fail(self._explain(error))
         return self._row_answers(run)
 
     def _row_answers(self, run: RowRun) -> MethodResult:
@@ -285,9 +292,9 @@ class BoundMethod:
             result: MethodResult = self._results.from_rows(run.values, run.schema, run.answered)
             if run.faults:
                 result = [*at_places(result, run.places), *run.faults] if run.places else run.faults
-            return kept_apart(result, run.context)
+            return keep_apart(result, run.context)
         except BaseException as error:
-            raise self._failed(error) from error
+            raise self._explain(error) from error
 
     def _row_result(self, value: Any) -> dict[str, Any]:
         if value is None:
@@ -298,7 +305,7 @@ class BoundMethod:
 
     # ---- errors
 
-    def _failed(self, error: BaseException) -> FlightserveError:
+    def _explain(self, error: BaseException) -> FlightserveError:
         """What the caller gets for what user code raised, or a library while it converted the method's rows."""
         return failure(error, self.where, log, context().described())
 

@@ -8,39 +8,20 @@ remembered. Where a request's values make no column, its caller is told, and nob
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 
-from flightserve.contracts.context import Context
-from flightserve.errors import FlightserveError, MethodFailed
-from flightserve.fabric.conversion.exact import Misfit, as_type, kind_name, own, shares_buffers
+from flightserve.errors import MethodFailed
+from flightserve.fabric.conversion.exact import Misfit, as_type, kind_name
 from flightserve.fabric.conversion.shapes import cut, types_of
 from flightserve.fabric.conversion.values import NATURAL, column_of, declared_column, type_of
-from flightserve.fabric.memory.batches import own_rows
 from flightserve.fabric.memory.schemas import EXTENSION_NAME
-from flightserve.fabric.memory.stored import Fresh, Stored
+from flightserve.replica.apart import Apart
 from flightserve.replica.faults import bare
 
 EXTENSION_METADATA: Final = b"ARROW:extension:metadata"
-
-# Rows that a method returned, checked.
-Rows: TypeAlias = pa.RecordBatch | Stored | Fresh
-
-
-class Apart(NamedTuple):
-    """The rows of some requests of a micro-batch: those that have other columns than the others' do, or whose number
-    is not the requests' own; or the error of those that failed by themselves. `parts` are the requests' places in the
-    micro-batch, `counts` the rows of each, where they are not as many as the request brought."""
-
-    parts: Sequence[int]
-    batch: Rows | FlightserveError
-    counts: Sequence[int] = ()
-
-
-# What a micro-batch's requests are answered by: all by the same batch, or some apart from the others.
-MethodResult: TypeAlias = Rows | list[Apart]
 
 
 class Column:
@@ -133,7 +114,7 @@ class Column:
         except Misfit:
             return False
 
-    def made(self, values: Any, kind: pa.DataType) -> pa.Array:
+    def make(self, values: Any, kind: pa.DataType) -> pa.Array:
         """The values as a column of that type. Raises Misfit."""
         if self.typed:
             return as_type(values, kind, utc=self.utc)
@@ -154,22 +135,22 @@ class Column:
         return MethodFailed(f"{where} returned {self.name!r} that does not make a column: {error}")
 
 
-def assembled(columns: Sequence[Column], counts: Sequence[int], where: str) -> pa.RecordBatch | list[Apart]:
+def assemble(columns: Sequence[Column], counts: Sequence[int], where: str) -> pa.RecordBatch | list[Apart]:
     """The columns, all of one length, as one batch; or as several, where requests with so many rows each have other
     types than each other. Raises MethodFailed where there is one request."""
     if len(counts) <= 1:
-        return _one(columns, where)
+        return _assemble_one(columns, where)
     kinds = [column.kinds(counts) for column in columns]
     if not any(isinstance(kind, list) for kind in kinds):
         try:
             return _batch(columns, [column.values for column in columns], kinds, where)
         except MethodFailed:
             # One request's values, which must not fail the others.
-            return _each(columns, list(itertools.accumulate(counts, initial=0)), range(len(counts)), where)
-    return _grouped(columns, kinds, counts, where)
+            return _assemble_each(columns, list(itertools.accumulate(counts, initial=0)), range(len(counts)), where)
+    return _assemble_groups(columns, kinds, counts, where)
 
 
-def _grouped(columns: Sequence[Column], kinds: Sequence[Any], counts: Sequence[int], where: str) -> list[Apart]:
+def _assemble_groups(columns: Sequence[Column], kinds: Sequence[Any], counts: Sequence[int], where: str) -> list[Apart]:
     """Requests whose columns have the same types together."""
     ends = list(itertools.accumulate(counts, initial=0))
     several = [index for index, kind in enumerate(kinds) if isinstance(kind, list)]
@@ -188,15 +169,15 @@ def _grouped(columns: Sequence[Column], kinds: Sequence[Any], counts: Sequence[i
             apart += [Apart([place], columns[wrong].misfit(where, types[wrong])) for place in places]
     for types, places in groups.items():
         places.sort()
-        values = [_picked(column.values, ends, places) for column in columns]
+        values = [_pick(column.values, ends, places) for column in columns]
         try:
             apart.append(Apart(places, _batch(columns, values, types, where)))
         except MethodFailed:
-            apart += _each(columns, ends, places, where)
+            apart += _assemble_each(columns, ends, places, where)
     return apart
 
 
-def _one(columns: Sequence[Column], where: str) -> pa.RecordBatch:
+def _assemble_one(columns: Sequence[Column], where: str) -> pa.RecordBatch:
     kinds = []
     for column in columns:
         try:
@@ -206,16 +187,16 @@ def _one(columns: Sequence[Column], where: str) -> pa.RecordBatch:
     return _batch(columns, [column.values for column in columns], kinds, where)
 
 
-def _each(columns: Sequence[Column], ends: Sequence[int], places: Iterable[int], where: str) -> list[Apart]:
+def _assemble_each(columns: Sequence[Column], ends: Sequence[int], places: Iterable[int], where: str) -> list[Apart]:
     """Each request by itself."""
     apart = []
     for place in places:
         alone = [
-            Column(column.name, _picked(column.values, ends, [place]), column.given, column.declared, column.utc)
+            Column(column.name, _pick(column.values, ends, [place]), column.given, column.declared, column.utc)
             for column in columns
         ]
         try:
-            apart.append(Apart([place], _one(alone, where)))
+            apart.append(Apart([place], _assemble_one(alone, where)))
         except MethodFailed as error:
             apart.append(Apart([place], bare(error)))
     return apart
@@ -225,7 +206,7 @@ def _batch(columns: Sequence[Column], values: Sequence[Any], kinds: Sequence[Any
     arrays = []
     for column, rows, kind in zip(columns, values, kinds, strict=True):
         try:
-            arrays.append(column.made(rows, kind))
+            arrays.append(column.make(rows, kind))
         except Misfit as error:
             raise column.misfit(where, error) from None
     if all(column.given is None or not column.given.metadata for column in columns):
@@ -234,63 +215,12 @@ def _batch(columns: Sequence[Column], values: Sequence[Any], kinds: Sequence[Any
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def _picked(values: Any, ends: Sequence[int], places: Sequence[int]) -> Any:
+def _pick(values: Any, ends: Sequence[int], places: Sequence[int]) -> Any:
     """The values of the requests at these places."""
     if isinstance(values, pa.Array):
         pieces = [values.slice(ends[place], ends[place + 1] - ends[place]) for place in places]
         return pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
     return list(itertools.chain.from_iterable([values[ends[place] : ends[place + 1]] for place in places]))
-
-
-# ---- requests apart
-
-
-def at_places(result: MethodResult, places: Sequence[int]) -> list[Apart]:
-    """The result of some requests of a micro-batch, by their places there."""
-    if not isinstance(result, list):
-        return [Apart(places, result)]
-    return [Apart([places[part] for part in each.parts], each.batch, each.counts) for each in result]
-
-
-def kept_apart(result: MethodResult, current: Context) -> MethodResult:
-    """The result with nothing in a request's part that belongs to others: where buffers hold values for several rows,
-    as dictionaries do, each request gets its own."""
-    if current.requests <= 1 or isinstance(result, (Stored, Fresh)):
-        return result
-    if not isinstance(result, list):
-        if not _shares_buffers(result.schema):
-            return result
-        result = [Apart(range(current.requests), result)]
-    counts = current.rows
-    return [own for each in result for own in _own_parts(each, counts)]
-
-
-_last_looked_at: list[tuple[pa.Schema, bool]] = [(pa.schema([]), False)]
-
-
-def _shares_buffers(schema: pa.Schema) -> bool:
-    known, shares = _last_looked_at[0]
-    if not known.equals(schema):
-        shares = any(map(shares_buffers, schema.types))
-        # One thing, so that threads see all of it or nothing.
-        _last_looked_at[0] = (schema, shares)
-    return shares
-
-
-def _own_parts(each: Apart, counts: Sequence[int]) -> Iterator[Apart]:
-    batch = each.batch
-    if not isinstance(batch, pa.RecordBatch):
-        yield each
-    elif each.counts or not _shares_buffers(batch.schema):
-        yield each._replace(batch=own_rows(batch))
-    else:
-        offset = 0
-        for part in each.parts:
-            rows = own_rows(batch.slice(offset, counts[part]))
-            offset += counts[part]
-            yield Apart(
-                [part], pa.RecordBatch.from_arrays([own(column) for column in rows.columns], schema=batch.schema)
-            )
 
 
 def fields_of(schema: pa.Schema) -> Mapping[str, pa.Field]:

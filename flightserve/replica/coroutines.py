@@ -19,7 +19,7 @@ from typing import Any, Final
 from flightserve.clock import monotonic_ns
 from flightserve.contracts.context import enter
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ReplicaFailed, Unavailable
-from flightserve.replica.columns import Rows
+from flightserve.replica.apart import Rows
 from flightserve.replica.faults import describe, tell
 from flightserve.replica.run import Run, RunAnswer
 from flightserve.wire import frames

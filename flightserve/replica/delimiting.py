@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from flightserve.errors import MethodFailed
 from flightserve.fabric.memory.stored import Fresh, Stored
-from flightserve.replica.columns import Apart, MethodResult, Rows
+from flightserve.replica.apart import Apart, MethodResult, Rows
 
 RID: Final = "rid"
 
 
-def delimited(result: Rows, rows: Sequence[int], where: str) -> MethodResult:
+def divide(result: Rows, rows: Sequence[int], where: str) -> MethodResult:
     """The result as the answer of requests with so many rows each; as it is where there is one. Raises MethodFailed for
     a batch without `rid`, or with row numbers that do not ascend or that there are not."""
     if isinstance(result, Stored):

@@ -55,7 +55,7 @@ def bare(error: FlightserveError) -> FlightserveError:
 def describe(error: BaseException) -> str:
     """An exception for people far away: class and message, bounded, without paths of this machine."""
     name, text = _name_of(type(error)), _text(error)
-    return _bounded(f"{name}: {text}" if text else name)
+    return _shorten(f"{name}: {text}" if text else name)
 
 
 def described(error: BaseException) -> str:
@@ -63,7 +63,7 @@ def described(error: BaseException) -> str:
     if issubclass(type(error), FlightserveError):
         return _ours(error).message
     name, text = _name_of(type(error)), _text(error, paths=True)
-    return _bounded(f"{name}: {text}" if text else name, hide_paths=False)
+    return _shorten(f"{name}: {text}" if text else name, hide_paths=False)
 
 
 def tell(log: logging.Logger, message: str, *values: object, extra: Mapping[str, object] | None = None) -> None:
@@ -76,15 +76,15 @@ def _ours(error: BaseException) -> FlightserveError:
     """The error as it can travel: of a class that the other side knows, with a text that fits."""
     kind = type(error)
     if kind in _OURS and isinstance(error, FlightserveError) and type(error.message) is str:
-        fits = _bounded(error.message, hide_paths=False)
+        fits = _shorten(error.message, hide_paths=False)
         return error if fits == error.message else kind(fits)
     # A class of the user's is to its caller the class of ours that it is made from.
     known = next(each for each in type.__dict__["__mro__"].__get__(kind) if each in _OURS)
-    made: FlightserveError = known(_bounded(_text(error) or _name_of(kind)))
+    made: FlightserveError = known(_shorten(_text(error) or _name_of(kind)))
     return made
 
 
-def _bounded(text: str, hide_paths: bool = True) -> str:
+def _shorten(text: str, hide_paths: bool = True) -> str:
     if len(text) > MESSAGE_BYTES_MAX:
         text = text[:MESSAGE_BYTES_MAX]
     if hide_paths:

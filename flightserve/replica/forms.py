@@ -79,7 +79,7 @@ def _to_numpy(column: pa.Array) -> Any:
     if isinstance(kind, pa.BaseExtensionType):
         return _to_numpy(column.storage)
     if _is_number(kind):
-        return column.to_numpy(zero_copy_only=False) if not column.null_count else _masked(column)
+        return column.to_numpy(zero_copy_only=False) if not column.null_count else _mask(column)
     if types.is_fixed_size_list(kind) and kind.list_size > 0 and not column.null_count:
         values = elements(column)
         if types.is_primitive(values.type) and not values.null_count:
@@ -89,7 +89,7 @@ def _to_numpy(column: pa.Array) -> Any:
     return _objects(_python_values(column))
 
 
-def _masked(column: pa.Array) -> Any:
+def _mask(column: pa.Array) -> Any:
     import numpy as np
 
     kind = column.type

@@ -60,7 +60,7 @@ class Hooks:
         """Ask nothing any more, and say that it is over; within `END_S`, whatever is done about that."""
         self._over.set()
         if self._endings:
-            _bounded(self._end)
+            _run_bounded(self._end)
 
     def _end(self) -> None:
         for ending in self._endings:
@@ -106,7 +106,7 @@ class Check:
             why = describe(error)
         self._due_ns = 0
         if why:
-            self._failed(why)
+            self._count_failure(why)
         elif not self._late:
             self._failures = 0
 
@@ -115,9 +115,9 @@ class Check:
         due_ns = self._due_ns
         if due_ns and self._clock() > due_ns:
             self._late, self._due_ns = True, due_ns + int(self.health.timeout_s * NS_PER_S)
-            self._failed(f"it did not return within {self.health.timeout_s:g} s")
+            self._count_failure(f"it did not return within {self.health.timeout_s:g} s")
 
-    def _failed(self, why: str) -> None:
+    def _count_failure(self, why: str) -> None:
         self._failures += 1
         where = self._function.__qualname__
         log.warning("%s failed, %d in a row: %s", where, self._failures, why)
@@ -135,10 +135,10 @@ def begin_exit_functions() -> None:
 
 def run_exit_functions() -> None:
     """What user code registered with `atexit`, within `END_S`."""
-    _bounded(atexit._run_exitfuncs)
+    _run_bounded(atexit._run_exitfuncs)
 
 
-def _bounded(work: Callable[[], object]) -> None:
+def _run_bounded(work: Callable[[], object]) -> None:
     thread = threads.start("flightserve-ending", work, lambda: True)
     thread.join(END_S)
     if thread.is_alive():

@@ -22,9 +22,9 @@ from flightserve.errors import Cancelled, FlightserveError, NotFound, Unavailabl
 from flightserve.fabric.memory.segments import SegmentPool, Shown
 from flightserve.fabric.transport.channels import BlockingChannel
 from flightserve.fabric.transport.spinning import Spinner
+from flightserve.replica.apart import Rows
 from flightserve.replica.bell import Bell
 from flightserve.replica.binding import BoundMethod
-from flightserve.replica.columns import Rows
 from flightserve.replica.coroutines import STREAM_WINDOW, Coroutines
 from flightserve.replica.lane_threads import LaneThread, LaneThreads
 from flightserve.replica.outbox import Outbox

@@ -19,7 +19,7 @@ from flightserve.fabric.memory.batches import SchemaCache, write_batch
 from flightserve.fabric.memory.segments import SegmentPool
 from flightserve.fabric.memory.stored import Stored
 from flightserve.fabric.transport.channels import BlockingChannel
-from flightserve.replica.columns import Rows
+from flightserve.replica.apart import Rows
 from flightserve.replica.counts import Counts
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.session import RouterSession

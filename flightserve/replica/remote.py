@@ -151,7 +151,7 @@ class RemoteMethod:
         call = self._prepare(rows)
         if call.spec.streaming:
             return self._iterate(call)
-        return self._on_loop(self._told, call)
+        return self._on_loop(self._collect_and_tell, call)
 
     def __repr__(self) -> str:
         return f"<RemoteMethod {self._where}>"
@@ -172,7 +172,7 @@ class RemoteMethod:
         parts = current.onward_parts(batch.num_rows, *limits) if spec.row_aligned else None
         parts = parts or [(batch.num_rows, current.onward(*limits))]
         found = self._origins.find(batch)
-        rows = batch if found is None else _passed(batch, *found)
+        rows = batch if found is None else _pass_on(batch, *found)
         call = PreparedCall(current, self._deployment, spec, rows, self._origins, parts)
         call.check()
         try:
@@ -193,7 +193,7 @@ class RemoteMethod:
 
     # ---- on event loops
 
-    async def _told(self, prepared: PreparedCall) -> pa.RecordBatch:
+    async def _collect_and_tell(self, prepared: PreparedCall) -> pa.RecordBatch:
         """The call, which is told of where it takes a while: in the loop's thread."""
         calls = prepared.context.calls
         work = self._collect if len(prepared.parts) == 1 else self._collect_parts
@@ -216,7 +216,7 @@ class RemoteMethod:
         try:
             async for result in call:
                 answers.add(0, result, False)
-            return answers.joined()
+            return answers.join()
         except FlightserveError as error:
             raise of_callee(error, prepared.callee, prepared.caller) from None
         except BaseException:
@@ -239,7 +239,7 @@ class RemoteMethod:
             await ended
             if answers.error is not None:
                 raise answers.take_error()
-            return answers.joined()
+            return answers.join()
         except BaseException as error:
             answers.clear()
             for index in range(len(parts)):
@@ -309,7 +309,7 @@ class Later:
             try:
                 while answers.open:
                     answers.add(*self._next())
-                self._batch = answers.joined()
+                self._batch = answers.join()
             finally:
                 # What is raised holds this frame: not the rows as well.
                 answers.clear()
@@ -368,7 +368,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _passed(batch: pa.RecordBatch, origin: Origin, row: int) -> Passed:
+def _pass_on(batch: pa.RecordBatch, origin: Origin, row: int) -> Passed:
     return Passed(batch, origin.region, row, origin.rows, origin.router_id, origin.lease)
 
 

@@ -24,7 +24,8 @@ from flightserve.fabric.conversion.exact import Misfit
 from flightserve.fabric.memory.schemas import differences, empty_batch
 from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.replica import libraries
-from flightserve.replica.columns import Apart, Column, MethodResult, Rows, assembled, at_places, fields_of
+from flightserve.replica.apart import Apart, MethodResult, Rows, at_places
+from flightserve.replica.columns import Column, assemble, fields_of
 from flightserve.replica.faults import bare
 
 ROW_RESULT: Final = "result"
@@ -63,7 +64,7 @@ class ResultReader:
             assert isinstance(batch, pa.RecordBatch)
             return Fresh(batch, value.written)
         if type(value) is pa.RecordBatch:
-            return value if self.output is None else self._conform(value, self.output)
+            return value if self.output is None else self._conform(value)
         return self.read(value, self.given(schema), counts)
 
     def read(
@@ -72,7 +73,7 @@ class ResultReader:
         """The value as one record batch; or as several, where the requests that have so many rows of it each would have
         had other types by themselves. Raises MethodFailed."""
         if type(value) is pa.RecordBatch:
-            return value if self.output is None else self._conform(value, self.output)
+            return value if self.output is None else self._conform(value)
         try:
             return self._convert(value, given, counts)
         except _ARROW_ERRORS as error:
@@ -88,13 +89,13 @@ class ResultReader:
         self, value: Any, given: Mapping[str, pa.Field], counts: Sequence[int]
     ) -> pa.RecordBatch | list[Apart]:
         if isinstance(value, pa.RecordBatch):
-            return self._conformed(value)
+            return self._conform(value)
         if isinstance(value, pa.RecordBatchReader):
             value = value.read_all()
         if isinstance(value, pa.Table):
-            return self._conformed(self._one_batch(value))
+            return self._conform(self._one_batch(value))
         if isinstance(value, (pa.Array, pa.ChunkedArray)):
-            return self._conformed(self._one_batch(pa.table({ROW_RESULT: value})))
+            return self._conform(self._one_batch(pa.table({ROW_RESULT: value})))
         if isinstance(value, dict):
             return self._from_columns(list(value.items()), given, counts)
         if libraries.is_column(value):
@@ -120,7 +121,7 @@ class ResultReader:
         if self.output is not None:
             self._check_names(columns, self.output)
         # Another number of rows than asked for is told of by whoever asked.
-        result = assembled(columns, counts if sum(counts) == sum(lengths) else (), self.where)
+        result = assemble(columns, counts if sum(counts) == sum(lengths) else (), self.where)
         if self.output is None:
             return result
         if isinstance(result, pa.RecordBatch):
@@ -175,12 +176,10 @@ class ResultReader:
             return empty_batch(table.schema)
         return pa.RecordBatch.from_arrays([self._one_chunk(column) for column in table.columns], schema=table.schema)
 
-    def _conformed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        return batch if self.output is None else self._conform(batch, self.output)
-
-    def _conform(self, batch: pa.RecordBatch, output: pa.Schema) -> pa.RecordBatch:
-        """The batch with its columns in the declared order. Nothing is cast."""
-        if not batch.schema.equals(output):
+    def _conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch with its columns in the declared order, where it is declared. Nothing is cast."""
+        output = self.output
+        if output is not None and not batch.schema.equals(output):
             found = differences(output, batch.schema)
             if found:
                 raise MethodFailed(f"{self.where} returned other columns than it declares: {'; '.join(found)}")
@@ -202,16 +201,16 @@ class ResultReader:
             except MethodFailed:
                 if not several:
                     raise
-            return self._declared_apart(rows, counts, self.output)
+            return self._answer_declared(rows, counts, self.output)
         names = tuple(rows[0]) if rows else ()
         alike = all(tuple(row) == names for row in rows) and (names or not several)
         if alike and (not several or 0 not in counts):
             return self._columns(names, rows, schema, counts if several else ())
         if not several:
             return self._columns(_names_of(rows), rows, schema, ())
-        return self._apart(rows, schema, counts)
+        return self._answer_apart(rows, schema, counts)
 
-    def _apart(self, rows: list[dict[str, Any]], schema: pa.Schema, counts: Sequence[int]) -> list[Apart]:
+    def _answer_apart(self, rows: list[dict[str, Any]], schema: pa.Schema, counts: Sequence[int]) -> list[Apart]:
         """Requests whose rows name the same columns together."""
         own = _own_rows(rows, counts)
         groups: dict[tuple[str, ...], list[int]] = {}
@@ -242,7 +241,7 @@ class ResultReader:
                     f"{self.where} returned a dict with the key {name!r}; keys are column names, strings"
                 )
             columns.append(Column(name, [row.get(name) for row in rows], given.get(name)))
-        return assembled(columns, counts, self.where)
+        return assemble(columns, counts, self.where)
 
     def _declared_rows(self, rows: list[dict[str, Any]], output: pa.Schema) -> pa.RecordBatch:
         names = set(output.names)
@@ -257,12 +256,12 @@ class ResultReader:
                 raise MethodFailed(f"{self.where} returned a row without {field.name!r}, declared as never null")
             column = Column(field.name, values, None, field.type)
             try:
-                arrays.append(column.made(values, field.type))
+                arrays.append(column.make(values, field.type))
             except Misfit as error:
                 raise column.misfit(self.where, error) from None
         return pa.RecordBatch.from_arrays(arrays, schema=output)
 
-    def _declared_apart(self, rows: list[dict[str, Any]], counts: Sequence[int], output: pa.Schema) -> list[Apart]:
+    def _answer_declared(self, rows: list[dict[str, Any]], counts: Sequence[int], output: pa.Schema) -> list[Apart]:
         """Those whose rows are as declared together."""
         batches, places, apart = [], [], []
         for place, own in enumerate(_own_rows(rows, counts)):

@@ -22,9 +22,9 @@ from flightserve.clock import monotonic_ns
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, ReplicaFailed, kind_of
 from flightserve.fabric.memory.segments import SegmentMap
 from flightserve.fabric.memory.stored import Stored
+from flightserve.replica.apart import Apart, MethodResult
 from flightserve.replica.bell import Bell
 from flightserve.replica.binding import BoundMethod
-from flightserve.replica.columns import Apart, MethodResult
 from flightserve.replica.counts import Counts
 from flightserve.replica.faults import bare, failure
 from flightserve.replica.inputs import Inputs

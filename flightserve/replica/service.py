@@ -43,7 +43,7 @@ from flightserve.replica.onward import Onward
 from flightserve.replica.retiring import Retirement
 from flightserve.replica.run import RunParts
 from flightserve.replica.session import RouterSession
-from flightserve.replica.threads import carry_contexts
+from flightserve.replica.thread_contexts import carry_contexts
 from flightserve.replica.turns import Turns
 from flightserve.types import DeploymentSpec
 from flightserve.wire.table import RoutingTable
@@ -219,11 +219,11 @@ class ReplicaService:
         if not self._retirement.reason:
             self.connections.say_goodbye()
         until_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
-        while not self._drained() and monotonic_ns() < until_ns:
+        while not self._is_drained() and monotonic_ns() < until_ns:
             self.connections.pause(DRAIN_LOOK_S)
-        return self._drained()
+        return self._is_drained()
 
-    def _drained(self) -> bool:
+    def _is_drained(self) -> bool:
         lanes = [lane for lane in list(self.connections.lanes.values()) if not self._is_over(lane)]
         return not lanes and not any(session.outstanding or session.lent for session in self.connections.sessions())
 

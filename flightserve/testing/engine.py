@@ -17,8 +17,8 @@ from flightserve.contracts.context import Context, context, entered
 from flightserve.declare import Bound
 from flightserve.errors import FlightserveError, ResourceExhausted
 from flightserve.fabric.memory.batches import stream_of
+from flightserve.replica.apart import Apart
 from flightserve.replica.binding import BoundMethod, bind_methods
-from flightserve.replica.columns import Apart
 from flightserve.replica.faults import failure
 from flightserve.replica.hooks import Hooks
 from flightserve.types import DeploymentSpec, RequestMeta

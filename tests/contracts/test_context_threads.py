@@ -16,7 +16,7 @@ from flightserve.config import FabricLimits
 from flightserve.contracts.context import Context, context, entered
 from flightserve.declare import spec_of
 from flightserve.replica.service import ReplicaService
-from flightserve.replica.threads import carry_contexts, carry_none
+from flightserve.replica.thread_contexts import carry_contexts, carry_none
 
 
 @fs.deployment

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import flightserve as fs
 from flightserve.declare import Bound
 from flightserve.errors import FlightserveError, MethodFailed
-from flightserve.replica.delimiting import delimited
+from flightserve.replica.delimiting import divide
 from flightserve.types import DeploymentSpec, MethodSpec
 from tests.plane import meta, plane, receive_all
 from tests.support import eventually
@@ -27,7 +27,7 @@ def test_each_request_gets_its_own_rows(requests: list[list[int]]) -> None:
     flat = [count for request in requests for count in request]
     rid = [row for row, count in enumerate(flat) for _ in range(count)]
     batch = pa.record_batch({"rid": pa.array(rid, pa.int64()), "at": pa.array(range(len(rid)), pa.int64())})
-    answer = delimited(batch, [len(request) for request in requests], "x.y")
+    answer = divide(batch, [len(request) for request in requests], "x.y")
     if isinstance(answer, pa.RecordBatch):
         assert len(requests) == 1 and answer is batch
         return
@@ -57,7 +57,7 @@ def test_each_request_gets_its_own_rows(requests: list[list[int]]) -> None:
 )
 def test_row_numbers_that_cannot_be(batch: pa.RecordBatch) -> None:
     with pytest.raises(MethodFailed):
-        delimited(batch, [2, 1], "x.y")
+        divide(batch, [2, 1], "x.y")
 
 
 class Counting:
