@@ -77,24 +77,21 @@ class GrpcCalls:
             await abort(context, ResourceExhausted("too many calls are in flight; try again later"))
         self.in_flight += 1
         try:
-            return await self._answer(context)
+            message = await self.message(context)
+            headers = self.headers(context)
+            started = self.start(message, headers)
+            # It may be large, and must not outlive its copy in shared memory.
+            del message
+            try:
+                reply = await self.finish(started)
+            except FlightserveError as error:
+                await abort(context, error, started.request_id)
+                raise
+            if "x-request-id" in headers.metadata:
+                context.set_trailing_metadata((("x-request-id", started.request_id),))
+            return reply
         finally:
             self.in_flight -= 1
-
-    async def _answer(self, context: Any) -> bytes:
-        # The message may be large: it must not outlive its copy in shared memory.
-        message = await self.message(context)
-        headers = self.headers(context)
-        started = self.start(message, headers)
-        del message
-        try:
-            reply = await self.finish(started)
-        except FlightserveError as error:
-            await abort(context, error, started.request_id)
-            raise
-        if "x-request-id" in headers.metadata:
-            context.set_trailing_metadata((("x-request-id", started.request_id),))
-        return reply
 
     async def message(self, context: Any) -> bytes:
         """The one message of an RPC, within `body_timeout_s`; ends the RPC where there is none."""

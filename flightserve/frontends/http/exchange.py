@@ -258,4 +258,4 @@ class Exchange:
         self.on_done(self)
         # An error holds the frames that it came through, and those hold rows, which are somebody's memory.
         self.error = None
-        self.protocol.exchange_done(self)
+        self.protocol.end_turn(self, self.keep_alive and self.state is ANSWERED)

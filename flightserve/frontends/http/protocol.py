@@ -322,16 +322,15 @@ class EdgeProtocol(AsgiBridge):
 
     # ---- the answer
 
-    def exchange_done(self, exchange: Exchange) -> None:
-        """The call was answered or given up."""
-        if exchange is self.active:
-            self._next(exchange.keep_alive and exchange.state is ANSWERED)
-
     def on_response_complete(self) -> None:
         """uvicorn's cycle is done."""
-        self._next(self.active.keep_alive if self.active is not None else False)
+        if self.active is not None:
+            self.end_turn(self.active, self.active.keep_alive)
 
-    def _next(self, keep_alive: bool) -> None:
+    def end_turn(self, request: Exchange | AsgiCall, keep_alive: bool) -> None:
+        """The request was answered or given up; where the connection stays, the next one's turn begins."""
+        if request is not self.active:
+            return
         self.active = None
         self.server_state.total_requests += 1
         if self._discarding or self.transport.is_closing():

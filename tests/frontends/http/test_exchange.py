@@ -46,7 +46,7 @@ class Connection:
     def _abort(self) -> None:
         self.aborted = True
 
-    def exchange_done(self, exchange: Exchange) -> None:
+    def end_turn(self, exchange: Exchange, keep_alive: bool) -> None:
         self.ended.append("connection")
 
     def open(self) -> Exchange:
