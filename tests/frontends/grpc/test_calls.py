@@ -371,13 +371,13 @@ def test_a_call_that_grpc_ends_is_counted_by_why_it_ended(stub: Any, host: Any, 
         )
         return missed, given_up
 
+    eventually(lambda: WATCHED.running == 0, what="calls of other tests have ended")
     missed, given_up = counts()
-    running = WATCHED.running
     by_deadline = ended_by == "its deadline"
     request = pb.CallRequest(deployment="Probe", method="never", arrow_stream=GOOD)
     call = stub.Call.future(request, timeout=0.3 if by_deadline else 20)
     if not by_deadline:
-        eventually(lambda: WATCHED.running == running + 1)
+        eventually(lambda: WATCHED.running == 1)
         call.cancel()
     eventually(lambda: sum(counts()) > missed + given_up)
     assert counts() == ((missed + 1, given_up) if by_deadline else (missed, given_up + 1))
