@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from flightserve.control.desired import Desired, counted
-from flightserve.control.messages import Answer, Deploy, Scale
+from flightserve.control.messages import CommandResult, Deploy, Scale
 from flightserve.control.plan import PlannedDeployment
 from flightserve.control.roster import Roster
 from flightserve.core.lifecycle.reconciling import NS_PER_S
@@ -30,7 +30,7 @@ OK: Final = -1
 IN_PLACE_HINT: Final = ". A deploy in place (--in-place) needs no room beside what is served"
 UNAVAILABLE: Final = kind_of(Unavailable(""))
 
-Reply = Callable[[Answer], None]
+Reply = Callable[[CommandResult], None]
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Changes:
         self._changed = changed
         self._change: Change | None = None
         self._waiting: list[Reply] = []
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, CommandResult] = {}
 
     def __repr__(self) -> str:
         return f"<Changes {self.progress() or 'none'}>"
@@ -85,10 +85,10 @@ class Changes:
         if self._change is None or self._change.id != message.id:
             try:
                 if not self._begin(message, now_ns):
-                    reply(Answer(message.id, OK, "nothing to change"))
+                    reply(CommandResult(message.id, OK, "nothing to change"))
                     return
             except FlightserveError as error:
-                reply(Answer(message.id, kind_of(error), error.message))
+                reply(CommandResult(message.id, kind_of(error), error.message))
                 return
         self._waiting.append(reply)
 
@@ -125,7 +125,7 @@ class Changes:
             log.info("switched: %s", change.summary)
         elif before.target is not None and (problem := self._problem(change, now_ns)):
             self._desired.move(undo(before))
-            self._end(Answer(change.id, UNAVAILABLE, f"taken back: {problem[0]}", problem[1]))
+            self._end(CommandResult(change.id, UNAVAILABLE, f"taken back: {problem[0]}", problem[1]))
             return
         elif after.going and now_ns - change.switched_ns > self._drain_timeout_s * NS_PER_S:
             log.warning("requests of a version before still run after %g s; they are cut off", self._drain_timeout_s)
@@ -134,7 +134,7 @@ class Changes:
             self._desired.move(after)
             self._changed()
         elif after.target is None and not after.going and self._complete(change, now_ns):
-            self._end(Answer(change.id, OK, change.summary))
+            self._end(CommandResult(change.id, OK, change.summary))
 
     def _complete(self, change: Change, now_ns: int) -> bool:
         """What was to go has gone, and what was to come is there: in place most of that starts after the switch."""
@@ -146,7 +146,7 @@ class Changes:
     def stop(self) -> None:
         """The app stops: whoever waits for a change need not."""
         if self._change is not None:
-            self._end(Answer(self._change.id, UNAVAILABLE, "not made: the app stops"))
+            self._end(CommandResult(self._change.id, UNAVAILABLE, "not made: the app stops"))
 
     def _problem(self, change: Change, now_ns: int) -> tuple[str, str] | None:
         """Why the change cannot be: a message and a traceback, or None."""
@@ -163,7 +163,7 @@ class Changes:
             return f"not ready after {change.timeout_s:g} s: waiting for {names}", ""
         return None
 
-    def _end(self, answer: Answer) -> None:
+    def _end(self, answer: CommandResult) -> None:
         if answer.kind == OK:
             log.info("changed: %s", answer.message)
         else:

@@ -21,9 +21,9 @@ from flightserve import threads
 from flightserve.clock import NS_PER_S
 from flightserve.contracts.refreshing import Refreshed, Refreshing, RefreshOutcome
 from flightserve.control import environment
-from flightserve.control.link import Link
+from flightserve.control.link import SupervisorLink
 from flightserve.control.logs import configure_logging
-from flightserve.control.messages import Announce, Failed, Left, Lost, Refresh, RefreshReport, Report
+from flightserve.control.messages import Announce, Left, Lost, Refresh, RefreshReport, Report, StartFailure
 from flightserve.control.names import supervisor_socket
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
@@ -44,7 +44,7 @@ LAST_WORDS_S = 1.0
 LOST = 70
 
 
-class Child:
+class ChildProcess:
     """What the Ray actor runs. The factory comes pickled, because unpickling it may import user modules, which
     need the assignment's `sys_path` and `sources` first."""
 
@@ -69,7 +69,7 @@ class Child:
         # A refresh that came while it was starting, perhaps after it had opened its files.
         self._look_again: Refresh | None = None
         self._leaving = threading.Event()
-        self._link = Link(
+        self._link = SupervisorLink(
             supervisor_socket(assignment.folder, assignment.app_id),
             self._announce,
             self._report,
@@ -105,7 +105,7 @@ class Child:
             build: Factory = loads(factory)
             hosted = build(self._assignment)
         except BaseException as error:
-            failed = Failed(f"{self._assignment.slot.name}: {described(error)}", traceback_of(error))
+            failed = StartFailure(f"{self._assignment.slot.name}: {described(error)}", traceback_of(error))
             if self._link.tell(failed, TELL_TIMEOUT_S):
                 # As after `Left`: Ray ends this process now; where it does not, we do.
                 threading.Event().wait(EXIT_GRACE_S)

@@ -16,7 +16,7 @@ import ray
 from ray._private import worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from flightserve.control.child import Child
+from flightserve.control.child import ChildProcess
 from flightserve.control.names import namespace
 from flightserve.control.plan import Assignment, Plan
 
@@ -54,7 +54,7 @@ class RayCluster:
             "scheduling_strategy": NodeAffinitySchedulingStrategy(self._node, soft=False),
             **_CONCURRENCY,
         }
-        remote = ray.remote(Child).options(**options)
+        remote = ray.remote(ChildProcess).options(**options)
         handle = remote.remote(assignment, plan.factories[assignment.slot.tier], actor, plan.limits)
         ping = handle.ping.remote().future()
         self._pings[actor] = ping

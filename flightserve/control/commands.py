@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from flightserve.control.changes import OK, UNAVAILABLE
-from flightserve.control.messages import Answer, Deploy, Inbox, Scale, encode
+from flightserve.control.messages import CommandResult, Deploy, Inbox, Scale, encode
 from flightserve.control.names import running_apps
 from flightserve.control.observer import connect, connect_to
 from flightserve.control.plan import PlannedDeployment
@@ -102,7 +102,7 @@ def _change(app_id: str, message: Scale | Deploy) -> str:
         raise from_kind(answer.kind, answer.message)
 
 
-def _ask(app_id: str, message: Scale | Deploy, until: float) -> Answer:
+def _ask(app_id: str, message: Scale | Deploy, until: float) -> CommandResult:
     sock, _ = connect_to(app_id, CONNECT_TIMEOUT_S)
     inbox = Inbox()
     with sock:
@@ -113,5 +113,5 @@ def _ask(app_id: str, message: Scale | Deploy, until: float) -> Answer:
             if not data:
                 raise ConnectionError("the supervisor closed the connection")
             for answer in inbox.feed(data):
-                if isinstance(answer, Answer):
+                if isinstance(answer, CommandResult):
                     return answer

@@ -21,7 +21,6 @@ from flightserve import threads
 from flightserve.control.messages import (
     Announce,
     Become,
-    Failed,
     Inbox,
     Leave,
     Left,
@@ -31,11 +30,11 @@ from flightserve.control.messages import (
     Refresh,
     RefreshReport,
     Report,
+    StartFailure,
     encode,
 )
-from flightserve.control.names import peer_credentials
 from flightserve.errors import ProtocolError
-from flightserve.fabric.transport.channels import reach
+from flightserve.fabric.transport.channels import check_peer, reach
 from flightserve.wire.table import RoutingTable
 
 log = logging.getLogger("flightserve.control.link")
@@ -46,7 +45,7 @@ SEND_TIMEOUT_S = 5.0
 IMPATIENCE = 10
 
 
-class Link:
+class SupervisorLink:
     """Runs until `close`; `path` is the supervisor's socket. Callbacks come on its thread, one at a time."""
 
     def __init__(
@@ -101,7 +100,7 @@ class Link:
         if self._send(sock, message):
             threading.Event().wait(wait_s)
 
-    def tell(self, message: Failed | Left | RefreshReport, timeout_s: float) -> bool:
+    def tell(self, message: StartFailure | Left | RefreshReport, timeout_s: float) -> bool:
         """Send a last word or an answer, waiting for a connection for at most `timeout_s`; False when there was none.
         Any thread but the link's."""
         until = time.monotonic() + timeout_s
@@ -158,8 +157,10 @@ class Link:
             log.debug("cannot reach the supervisor: %s", error)
             return None
         sock.settimeout(SEND_TIMEOUT_S)
-        if peer_credentials(sock)[1] != os.getuid():
-            log.debug("the supervisor's socket belongs to another user")
+        try:
+            check_peer(sock)
+        except ProtocolError as error:
+            log.debug("the supervisor's socket is another's: %s", error)
             sock.close()
             return None
         return sock

@@ -53,7 +53,7 @@ class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
     until_ns: int = 0
 
 
-class Failed(msgspec.Struct, array_like=True, frozen=True, tag=3):
+class StartFailure(msgspec.Struct, array_like=True, frozen=True, tag=3):
     """A child could not start; Ray may end its process. `message` is for people, `detail` is a traceback."""
 
     message: str
@@ -112,7 +112,7 @@ class Ask(msgspec.Struct, array_like=True, frozen=True, tag=9):
 
 
 class Scale(msgspec.Struct, array_like=True, frozen=True, tag=11):
-    """Command to supervisor: that many replicas of each of these deployments. Answered by one `Answer` when they
+    """Command to supervisor: that many replicas of each of these deployments. Answered by one `CommandResult` when they
     serve, or when they do not within `timeout_s` and all is as before. `id` is made up by whoever asks: the same
     one again, to a supervisor that came back, asks for the answer and not for another change."""
 
@@ -135,8 +135,8 @@ class Deploy(msgspec.Struct, array_like=True, frozen=True, tag=12):
 
 class Refresh(msgspec.Struct, array_like=True, frozen=True, tag=17):
     """From a frontend to the supervisor: have every replica of this deployment look at its tables' files, once;
-    answered by one `RefreshAnswer`, or an `Answer` for an error. From the supervisor to a replica: look; answered by
-    one `RefreshReport`."""
+    answered by one `RefreshAnswer`, or a `CommandResult` for an error. From the supervisor to a replica: look; answered
+    by one `RefreshReport`."""
 
     id: str
     deployment: str
@@ -157,7 +157,7 @@ class RefreshAnswer(msgspec.Struct, array_like=True, frozen=True, tag=19):
     said: tuple[Refreshed, ...]
 
 
-class Answer(msgspec.Struct, array_like=True, frozen=True, tag=13):
+class CommandResult(msgspec.Struct, array_like=True, frozen=True, tag=13):
     """Supervisor to command: how the change ended. `kind` indexes `errors.KINDS`, -1 for success; `detail` is a
     traceback, where there is one."""
 
@@ -224,7 +224,7 @@ class View(msgspec.Struct, frozen=True):
 _Arrays = (
     Announce
     | Report
-    | Failed
+    | StartFailure
     | Publish
     | Leave
     | Attach
@@ -233,7 +233,7 @@ _Arrays = (
     | Left
     | Scale
     | Deploy
-    | Answer
+    | CommandResult
     | Keep
     | Become
     | Lost

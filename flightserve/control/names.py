@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import stat
-import struct
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +21,6 @@ MARK: Final = "@"
 _SUPERVISOR: Final = "-supervisor"
 # In the environment of every process that a launcher starts: how the reaper knows its own.
 APP_ID_VARIABLE: Final = "FLIGHTSERVE_APP_ID"
-_UCRED: Final = struct.Struct("iII")
 
 
 def new_app_id() -> str:
@@ -71,9 +68,3 @@ def is_private(folder: str) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o077
-
-
-def peer_credentials(sock: socket.socket) -> tuple[int, int]:
-    """(pid, uid) of the process at the other end, as the kernel recorded them at connect or listen."""
-    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return pid, uid

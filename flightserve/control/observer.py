@@ -13,13 +13,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from flightserve import threads
 from flightserve.control.messages import Ask, Attach, Inbox, Keep, Shutdown, View, encode
-from flightserve.control.names import peer_credentials, running_apps
+from flightserve.control.names import running_apps
 from flightserve.errors import FlightserveError, NotFound, PermissionDenied, ProtocolError, Unavailable
-from flightserve.fabric.transport.channels import reach
+from flightserve.fabric.transport.channels import check_peer, reach
+from flightserve.fabric.transport.processes import is_stopped
 
 log = logging.getLogger("flightserve.control.observer")
 
@@ -37,11 +37,11 @@ def connect(path: str, timeout_s: float) -> tuple[socket.socket, int]:
     except OSError as error:
         raise NotFound("the app's supervisor does not listen") from error
     sock.settimeout(timeout_s)
-    pid, uid = peer_credentials(sock)
-    if uid != os.getuid():
+    try:
+        return sock, check_peer(sock)
+    except ProtocolError as error:
         sock.close()
-        raise PermissionDenied("the app's supervisor belongs to another user")
-    return sock, pid
+        raise PermissionDenied("the app's supervisor belongs to another user") from error
 
 
 def connect_to(app_id: str, timeout_s: float) -> tuple[socket.socket, int]:
@@ -163,15 +163,6 @@ class Observer:
         if silent_s > FROZEN_AFTER_S or (silent_s > STOPPED_AFTER_S and is_stopped(pid)):
             log.warning("the supervisor (pid %d) has been silent for %.1f s: killing it", pid, silent_s)
             kill(pid)
-
-
-def is_stopped(pid: int) -> bool:
-    """True for a process that SIGSTOP or a debugger holds (state T or t in /proc)."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state in "Tt"
 
 
 def kill(pid: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flightserve.config import FabricLimits, FrontendOptions
-from flightserve.control.sources import Source
+from flightserve.control.sources import ModuleSource
 from flightserve.core.lifecycle.reconciling import ReconcileLimits, Slot
 from flightserve.types import DeploymentSpec
 from flightserve.wire.table import RoutingTable
@@ -69,7 +69,7 @@ class Assignment:
     addresses: Mapping[str, str] = field(default_factory=dict)
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
-    sources: tuple[Source, ...] = ()
+    sources: tuple[ModuleSource, ...] = ()
     environment: Mapping[str, str] | None = None
     folder: str = ""
 
@@ -102,7 +102,7 @@ class PlannedDeployment:
     declared: int = 1
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
-    sources: tuple[Source, ...] = ()
+    sources: tuple[ModuleSource, ...] = ()
     environment: Mapping[str, str] | None = None
 
     def demand(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Final
 
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
-from flightserve.control.messages import Answer, Inbox, Refresh, RefreshAnswer, RefreshReport, encode
+from flightserve.control.messages import CommandResult, Inbox, Refresh, RefreshAnswer, RefreshReport, encode
 from flightserve.control.observer import connect
 from flightserve.errors import FlightserveError, NotFound, ProtocolError, ResourceExhausted, Unavailable, kind_of
 from flightserve.errors import from_kind as error_of
@@ -30,7 +30,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 # The supervisor answers by the deadline; so much later its word is not waited for any more.
 ANSWER_GRACE_S: Final = 2.0
 
-Reply = Callable[[Answer | RefreshAnswer], None]
+Reply = Callable[[CommandResult | RefreshAnswer], None]
 
 
 @dataclass(slots=True)
@@ -114,8 +114,8 @@ class Refreshes:
             command.next_ns = now_ns + left_ns // (len(command.waiting) + 1)
 
 
-def _refusal(message: Refresh, error: FlightserveError) -> Answer:
-    return Answer(message.id, kind_of(error), error.message)
+def _refusal(message: Refresh, error: FlightserveError) -> CommandResult:
+    return CommandResult(message.id, kind_of(error), error.message)
 
 
 def ask_refresh(path: str, deployment: str, deadline_ns: int) -> tuple[Refreshed, ...]:
@@ -129,12 +129,12 @@ def ask_refresh(path: str, deployment: str, deadline_ns: int) -> tuple[Refreshed
             answer = _exchange(sock, message, deadline_ns)
     except (OSError, NotFound, ProtocolError) as error:
         raise Unavailable("the app's supervisor gave no answer; some replicas may have looked; ask again") from error
-    if isinstance(answer, Answer):
+    if isinstance(answer, CommandResult):
         raise error_of(answer.kind, answer.message)
     return answer.said
 
 
-def _exchange(sock: socket.socket, message: Refresh, deadline_ns: int) -> Answer | RefreshAnswer:
+def _exchange(sock: socket.socket, message: Refresh, deadline_ns: int) -> CommandResult | RefreshAnswer:
     inbox = Inbox()
     until_ns = min(deadline_ns, monotonic_ns() + int(REFRESH_S_MAX * NS_PER_S)) + int(ANSWER_GRACE_S * NS_PER_S)
     sock.sendall(encode(message))
@@ -144,5 +144,5 @@ def _exchange(sock: socket.socket, message: Refresh, deadline_ns: int) -> Answer
         if not data:
             raise ConnectionError("the supervisor closed the connection")
         for answer in inbox.feed(data):
-            if isinstance(answer, (Answer, RefreshAnswer)) and answer.id == message.id:
+            if isinstance(answer, (CommandResult, RefreshAnswer)) and answer.id == message.id:
                 return answer

@@ -31,7 +31,7 @@ _OWN: Final = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModuleSource:
     """One module: its full name, where it was read, its packed text, and whether it is a package."""
 
     name: str
@@ -40,7 +40,7 @@ class Source:
     package: bool
 
 
-def loaded() -> tuple[Source, ...]:
+def loaded() -> tuple[ModuleSource, ...]:
     """The user's modules of this process, by name: those with a source file that does not lie where Python, its
     packages or flightserve are installed. As the files are now."""
     elsewhere = _installed()
@@ -58,7 +58,7 @@ def loaded() -> tuple[Source, ...]:
         except OSError:
             continue
         package = spec.submodule_search_locations is not None
-        found.append(Source(name, path, zlib.compress(text), package))
+        found.append(ModuleSource(name, path, zlib.compress(text), package))
     return tuple(found)
 
 
@@ -72,7 +72,7 @@ def _installed() -> tuple[str, ...]:
 class _Importer(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader, importlib.abc.ResourceLoader):
     """Finds and loads modules among the sources."""
 
-    def __init__(self, sources: Iterable[Source]) -> None:
+    def __init__(self, sources: Iterable[ModuleSource]) -> None:
         self._sources = {source.name: source for source in sources}
 
     def find_spec(
@@ -121,14 +121,14 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader, imp
         loader = importlib.machinery.SourceFileLoader(fullname, source.path)
         return importlib.readers.FileReader(loader)
 
-    def _source(self, fullname: str) -> Source:
+    def _source(self, fullname: str) -> ModuleSource:
         try:
             return self._sources[fullname]
         except KeyError as error:
             raise ImportError(f"{fullname} did not come with the deployment") from error
 
 
-def install(sources: Sequence[Source]) -> None:
+def install(sources: Sequence[ModuleSource]) -> None:
     """From now on these modules are imported from here. What this process has already imported of them, which may be
     of another version, is forgotten."""
     sys.meta_path.insert(0, _Importer(sources))

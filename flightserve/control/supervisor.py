@@ -23,7 +23,6 @@ from flightserve.control.messages import (
     Ask,
     Attach,
     Deploy,
-    Failed,
     Inbox,
     Keep,
     Left,
@@ -35,8 +34,9 @@ from flightserve.control.messages import (
     Report,
     Scale,
     Shutdown,
+    StartFailure,
 )
-from flightserve.control.names import peer_credentials, supervisor_socket
+from flightserve.control.names import supervisor_socket
 from flightserve.control.plan import Plan
 from flightserve.control.processes import Cluster, Processes
 from flightserve.control.refreshing import Refreshes
@@ -45,6 +45,7 @@ from flightserve.core.lifecycle.phases import Phase
 from flightserve.core.lifecycle.reconciling import FRONTEND, NS_PER_S
 from flightserve.core.telling import Telling
 from flightserve.errors import ProtocolError
+from flightserve.fabric.transport.channels import check_peer
 from flightserve.fabric.transport.processes import look_at
 from flightserve.loops import beside
 
@@ -132,12 +133,13 @@ class Supervisor:
     # ---- connections
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        pid, uid = peer_credentials(writer.get_extra_info("socket"))
+        pid = 0
         inbox = Inbox()
         record: Record | None = None
         self._entrance.entered(writer)
         try:
-            while uid == os.getuid() and (data := await reader.read(READ_BYTES)):
+            pid = check_peer(writer.get_extra_info("socket"))
+            while data := await reader.read(READ_BYTES):
                 for message in inbox.feed(data):
                     self._entrance.heard(writer)
                     record = self._take(message, pid, writer, record)
@@ -163,7 +165,7 @@ class Supervisor:
                     self._publish_soon()
                 if message.unfit and record.phase in (Phase.SERVING, Phase.SUSPECT):
                     self._processes.retire(record, message.unfit, message.until_ns)
-            case Failed(reason, detail) if record is not None:
+            case StartFailure(reason, detail) if record is not None:
                 log.error("%s", reason, extra={"exception": detail} if self._roster.was_ready else {})
                 self._roster.failed(record, reason, detail)
                 self._processes.end_in_ray(record)

@@ -10,7 +10,7 @@ import pytest
 
 from flightserve.control.changes import OK, UNAVAILABLE, Changes
 from flightserve.control.desired import Desired
-from flightserve.control.messages import Announce, Answer, Deploy, Report, Scale
+from flightserve.control.messages import Announce, CommandResult, Deploy, Report, Scale
 from flightserve.control.plan import Plan, PlannedDeployment
 from flightserve.control.roster import QUIET_NS, START_ATTEMPTS, Record, Roster
 from flightserve.core.lifecycle.phases import Event, Phase
@@ -29,7 +29,7 @@ class World:
         self.desired = Desired(what)
         self.roster = Roster(what, "node", self.desired)
         self.changes = Changes(self.desired, self.roster, what.options.drain_timeout_s, lambda: None)
-        self.answers: list[Answer] = []
+        self.answers: list[CommandResult] = []
         self.now_ns = NOW
         self.version = 0
         self.going_requests = 0.0
@@ -104,10 +104,10 @@ def test_scaling_is_answered_when_all_are_ready_and_what_is_too_many_is_gone(wor
     assert world.changes.progress() == "A from 2 to 3 replicas: 0 of 1 new replicas ready"
     world.stuck = set()
     world.turn(4)
-    assert world.answers == [Answer("s", OK, "A from 2 to 3 replicas")]
+    assert world.answers == [CommandResult("s", OK, "A from 2 to 3 replicas")]
     world.ask(Scale("t", {"A": 1}, 60.0))
     world.turn(4)
-    assert world.answers[1:] == [Answer("t", OK, "A from 3 to 1 replica")]
+    assert world.answers[1:] == [CommandResult("t", OK, "A from 3 to 1 replica")]
     assert world.replicas() == {"replica-A-0": "1"}
     assert world.changes.progress() == ""
 
@@ -165,7 +165,7 @@ def test_a_new_replica_that_cannot_start_ends_the_change_and_the_old_ones_stay(w
     world.turn(3)
     world.roster.failed(world.record(name), f"{name}: ValueError: no model", "Traceback")
     world.turn()
-    assert world.answers == [Answer("d", UNAVAILABLE, f"taken back: {name}: ValueError: no model", "Traceback")]
+    assert world.answers == [CommandResult("d", UNAVAILABLE, f"taken back: {name}: ValueError: no model", "Traceback")]
     assert world.roster.failure == ""
     world.turn(2)
     assert world.replicas() == before
@@ -227,7 +227,7 @@ def test_a_process_that_has_not_heard_of_the_new_version_holds_up_the_switch(wor
 )
 def test_what_cannot_be_asked_is_refused_at_once(world: World, message: Any, error: Any) -> None:
     world.ask(message)
-    assert world.answers == [Answer(message.id, kind_of(error), error.message)]
+    assert world.answers == [CommandResult(message.id, kind_of(error), error.message)]
     assert world.desired.layout.target is None
 
 
@@ -261,7 +261,7 @@ def test_a_change_that_the_apps_end_overtakes_is_answered(world: World) -> None:
     world.turn()
     world.changes.stop()
     world.changes.stop()
-    assert world.answers == [Answer("s", UNAVAILABLE, "not made: the app stops")]
+    assert world.answers == [CommandResult("s", UNAVAILABLE, "not made: the app stops")]
 
 
 def test_nothing_to_change_is_said_at_once(world: World) -> None:

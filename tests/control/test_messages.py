@@ -15,7 +15,6 @@ from flightserve.control.messages import (
     Attach,
     Become,
     ChildView,
-    Failed,
     Inbox,
     Leave,
     Left,
@@ -23,6 +22,7 @@ from flightserve.control.messages import (
     Publish,
     Report,
     Shutdown,
+    StartFailure,
     View,
     encode,
 )
@@ -39,7 +39,7 @@ CHILD = ChildView("router-0", "router", "", "serving", True, 12, 1, 0, 1.5)
 MESSAGES: list[Message] = [
     Announce(1, Slot("replica", "Pricing", 0), "1", "actor", "node", 12, addresses={"http": "http://x"}),
     Report(True, {"requests": 3.0}),
-    Failed("Pricing: ValueError: no", "Traceback"),
+    StartFailure("Pricing: ValueError: no", "Traceback"),
     Publish(TABLE),
     Leave(1.5),
     Become(b"assignment", b"\x00factory"),

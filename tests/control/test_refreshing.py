@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
-from flightserve.control.messages import Answer, Inbox, Refresh, RefreshAnswer, RefreshReport, encode
+from flightserve.control.messages import CommandResult, Inbox, Refresh, RefreshAnswer, RefreshReport, encode
 from flightserve.control.refreshing import REFRESHES_MAX, Refreshes, ask_refresh
 from flightserve.errors import KINDS, ResourceExhausted, Unavailable, kind_of
 
@@ -27,7 +27,7 @@ class World:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, int]] = []
-        self.answers: list[Answer | RefreshAnswer] = []
+        self.answers: list[CommandResult | RefreshAnswer] = []
         self.alive = set(REPLICAS)
         self.away: set[int] = set()
         self.now_ns = 0
@@ -138,7 +138,7 @@ def test_where_nobody_serves_and_where_too_many_are_under_way_it_is_refused() ->
     world.alive = {1}
     for number in range(REFRESHES_MAX + 1):
         world.ask(str(number))
-    kinds = [KINDS[answer.kind] for answer in world.answers if isinstance(answer, Answer)]
+    kinds = [KINDS[answer.kind] for answer in world.answers if isinstance(answer, CommandResult)]
     assert kinds == [Unavailable, ResourceExhausted]
 
 
@@ -204,7 +204,10 @@ def test_asking_in_vain_says_why(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="ask again"):
         ask_refresh(str(tmp_path / "nobody"), "w", soon())
     refused = Unavailable("no replica serves")
-    for name, reply in (("hangs-up", None), ("refuses", lambda id: Answer(id, kind_of(refused), refused.message))):
+    for name, reply in (
+        ("hangs-up", None),
+        ("refuses", lambda id: CommandResult(id, kind_of(refused), refused.message)),
+    ):
         supervisor = Supervisor(tmp_path / name, reply)
         with pytest.raises(Unavailable, match=r"ask again|no replica serves"):
             ask_refresh(os.fspath(tmp_path / name), "w", soon())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flightserve.control.sources import Source, install, loaded
+from flightserve.control.sources import ModuleSource, install, loaded
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def imports() -> Iterator[None]:
     sys.modules.update(modules)
 
 
-def _ours(directory: Path) -> list[Source]:
+def _ours(directory: Path) -> list[ModuleSource]:
     return [source for source in loaded() if source.path.startswith(str(directory))]
 
 

@@ -107,10 +107,11 @@ def connect(endpoint: str, timeout_s: float) -> socket.socket:
 
 
 def check_peer(sock: socket.socket) -> int:
-    """The peer's pid. Raises ProtocolError unless it runs as our user (or as root, who could read us anyway)."""
+    """The peer's pid. Raises ProtocolError unless it runs as our user: all processes of an app do. Nor is root one of
+    them, who has ways of his own."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, _ = _UCRED.unpack(credentials)
-    if uid not in (os.geteuid(), 0):
+    if uid != os.geteuid():
         raise ProtocolError(f"the peer runs as user {uid}, this process as user {os.geteuid()}")
     return int(pid)
 
