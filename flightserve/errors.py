@@ -1,8 +1,8 @@
 """Every error flightserve raises or sends, each with its code.
 
 An error's message is written for the person who made the request: what was wrong, where, what to do. It
-never holds a traceback or a path; those go to the log. `status_of` turns any of them into what the wire
-carries, and `from_status` back into the same class on the other side.
+never holds a traceback or a path; those go to the log. `kind_of` says what the wire
+carries of one, and `from_kind` makes the same class of it on the other side.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is asked, and when: an endless series of arrivals, drawn from a seed before anything is sent. Pure.
 
 Arrivals are a Poisson process: their times do not depend on answers, so that a slow system meets the same load as a
-fast one. Flight and gRPC streams carry up to `BURST_MAX` requests that arrive together.
+fast one. Flight and gRPC streams carry several requests that arrive together.
 """
 
 from __future__ import annotations

@@ -183,3 +183,29 @@ def test_rooms_and_their_ranks() -> None:
     for rank, names in rows:
         said.setdefault(int(rank), set()).update(re.findall(r"\w+", names))
     assert said == ranks
+
+
+# ---- routes, RPCs, actions
+
+
+def test_http_routes() -> None:
+    from flightserve.frontends.http import pages
+
+    said = {plain(row[0]) for row in tables("http")["Routes"]}
+    served = set(re.findall(r'Route\("([^"]+)"', inspect.getsource(pages.pages)))
+    assert {re.sub(r"\?.*", "", path) for cell in said for path in re.findall(r"(/\S*?)(?:,|$| )", cell)} == served
+
+
+def test_rpcs() -> None:
+    from flightserve.proto import flightserve_pb2 as pb
+
+    rows = " ".join(row[0] for row in tables("grpc")["gRPC"])
+    for method in pb.DESCRIPTOR.services_by_name["FlightServe"].methods:
+        assert re.search(rf"`{method.name}\b", rows), method.name
+
+
+def test_flight_actions() -> None:
+    from flightserve.frontends.flight.sql_actions import ACTIONS
+
+    rows = " ".join(row[0] for row in tables("flight")["SQL"])
+    assert set(re.findall(r"`([\w.]+)`", rows)) >= ACTIONS.keys()

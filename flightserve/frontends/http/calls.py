@@ -6,7 +6,7 @@ method become one record batch and one `call_parts`: one region, one frame. What
 together: requests whose rows lie in one result region share its columns as Python lists. Neither way has a task or a
 future for a single request.
 
-Every other request (Arrow bodies, packed or large ones, other methods) has a task of its own: `http_streams.run`.
+Every other request (Arrow bodies, packed or large ones, other methods) has a task of its own: `streams.run`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class HttpCalls:
         self.sql = SqlCalls(service, limits)
         self.in_flight = 0
         self.tasks: set[asyncio.Task[None]] = set()
-        # What `http_protocol.Edge` asks for beside the methods below.
+        # What `protocol.Edge` asks for beside the methods below.
         self.draining = False
         self.date_line = b""
         self.held_bytes = 0

@@ -1,7 +1,7 @@
 """Batches of a result as pieces of one HTTP body, in each form that is streamed.
 
 An encoder belongs to one answer: `piece` gives the bytes that a batch adds, "" while there is nothing to send yet,
-and `end` the rest. Values are said as `json_columns` says them, in CSV too; there lists and objects are JSON texts, a
+and `end` the rest. Values are said as `json.columns` says them, in CSV too; there lists and objects are JSON texts, a
 null is an empty field, an empty string is `""`, NaN is `nan`. A result that a form cannot say is NotAcceptable (406):
 the same query can be had as Arrow.
 """

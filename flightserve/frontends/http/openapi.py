@@ -222,7 +222,7 @@ def _field(field: pa.Field) -> Json:
 
 
 def json_schema(kind: pa.DataType) -> Json:
-    """JSON Schema of a value of an Arrow type, as `json_columns` says it."""
+    """JSON Schema of a value of an Arrow type, as `json.columns` says it."""
     if pt.is_integer(kind):
         low, high = (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1)
         if pt.is_unsigned_integer(kind):

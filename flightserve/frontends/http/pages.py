@@ -108,7 +108,7 @@ class _Pages:
         return _json(request, describe_method(spec, method))
 
     async def sql(self, request: Request) -> Response:
-        """A POST is a call, and never comes here (`http_calls`); this is for what to say to other HTTP methods."""
+        """A POST is a call, and never comes here (`calls`); this is for what to say to other HTTP methods."""
         raise MethodNotAllowed(_SQL_TAKES)
 
 

@@ -1,6 +1,6 @@
 """The HTTP frontend: uvicorn's server inside of an event loop that is somebody else's.
 
-`http_protocol` has the connections, `http_calls` the calls, `http_pages` everything else. This module listens, ticks
+`protocol` has the connections, `calls` the calls, `pages` everything else. This module listens, ticks
 and drains.
 
 Draining is for clients too: the listener closes, `/readyz` says 503, and connections that are in use get their answers

@@ -14,7 +14,7 @@ types are those of JSON; the warehouse converts them to what the query takes the
 `x-warehouse`) is needed where there are several. The answer's form follows `Accept`: JSON, NDJSON, CSV, Arrow or
 Parquet, streamed as the engine produces it. With `"shape": "columns"` JSON goes by columns; that one is collected.
 
-Values are as in `json_columns`, but for whole numbers: a sum of integers is a decimal for Arrow, and a client that has
+Values are as in `json.columns`, but for whole numbers: a sum of integers is a decimal for Arrow, and a client that has
 but floats reads no number beyond 2**53 exactly. So a whole number, a decimal's without a fraction too, is a number up
 to 2**53 and a text beyond; with `"integers": "number"` it is always a number. In CSV all are numbers.
 
@@ -22,7 +22,7 @@ A body of `text/plain` or `application/sql` is the query's text; all else is in 
 `?query=...&format=csv|ndjson|json|arrow|parquet&parameters=[...]&warehouse=...&shape=...&integers=...`. `format` counts
 more than `Accept`. `HEAD` says what `GET` would, and runs nothing.
 
-The request is an `Exchange` like a call, with the same bounds, and `http_streams` answers it. This module reads it.
+The request is an `Exchange` like a call, with the same bounds, and `streams` answers it. This module reads it.
 """
 
 from __future__ import annotations

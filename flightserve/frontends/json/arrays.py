@@ -1,4 +1,4 @@
-"""JSON values to Arrow arrays: the way in. The table is in `json_columns`.
+"""JSON values to Arrow arrays: the way in. The table is in `json.columns`.
 
 With a declared type, values become that type or are refused; nothing is truncated or guessed. Without one the
 type depends on the values alone and not on their order or on the neighbours of a request.

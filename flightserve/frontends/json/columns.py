@@ -23,7 +23,7 @@ A body is `{"columns": {"a": [1, 2]}}` or `{"rows": [{"a": 1}, {"a": 2}]}`; the 
 | union | the value | not taken |
 | extension | its storage | its storage |
 
-Answers to SQL differ in one thing (`http_sql`): whole numbers, a decimal's without a fraction too, are numbers up to
+Answers to SQL differ in one thing (`http.sql`): whole numbers, a decimal's without a fraction too, are numbers up to
 2**53 and texts beyond.
 
 Where a method declares no schema, a column's type follows from its own values: int64 (uint64 where a value needs

@@ -1,4 +1,4 @@
-"""Arrow arrays to JSON values: the way out. The table is in `json_columns`.
+"""Arrow arrays to JSON values: the way out. The table is in `json.columns`.
 
 `values_of` gives one Python list per array, built by column and not by row: plain types take one call of C, the
 others are cast to text as a whole. What it returns goes to orjson, which writes NaN and the infinities as null. A value

@@ -1,6 +1,6 @@
 """Statements of clients on an event loop (HTTP, gRPC): `query` streams them, and what comes often is merged.
 
-A statement with one row of parameters can run together with others of its text (`execute`; `sql_gateway` says what that
+A statement with one row of parameters can run together with others of its text (`execute`; `gateway` says what that
 is). Most texts come once. One that came before is looked at (`describe`) while it runs by `query` once more; from then
 on, if its executions are merged, it goes to `execute`, until one of its results turns out too large for that, or for
 `LARGE_NS`, when it is looked at again.

@@ -4,7 +4,7 @@ A warehouse is a deployment like any other, whose replicas answer the methods of
 routers as all. So this module knows the `Service` protocol and no engine.
 
 What a statement returns is remembered for a short time, because clients ask three times for each execution
-(prepare, GetFlightInfo, DoGet). Blocking; for threads of the Flight frontend. Those on an event loop have `sql_calls`.
+(prepare, GetFlightInfo, DoGet). Blocking; for threads of the Flight frontend. Those on an event loop have `calls`.
 """
 
 from __future__ import annotations
