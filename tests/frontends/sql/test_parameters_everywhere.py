@@ -26,7 +26,7 @@ from flightserve.testing import LocalService
 from tests.frontends.http.support import ARROW, table_of
 from tests.sql.statements.parameter_table import ROWS, STATEMENTS, VALUES, Embedded, comparable, rows_of
 
-# A part of the table: all of it is asked of a replica itself, in `tests/sql/statements/test_parameters_as_the_engine.py`.
+# A part of the table: `tests/sql/statements/test_parameters_as_the_engine.py` asks a replica for all.
 CASES = {"SELECT ? AS v": [[value] for value in VALUES]} | {
     sql: [list(values) for values in executions[:2]] for sql, executions in STATEMENTS.items()
 }
