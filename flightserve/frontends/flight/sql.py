@@ -81,8 +81,8 @@ class FlightSql:
         handlers = COMMANDS.get(type(command), UNKNOWN)
         ticket: Sealed
         if handlers.query is not None:
-            statement = handlers.query(self, command, caller)
-            meta = self._meta(statement, caller)
+            statement, spec = handlers.query(self, command, caller)
+            meta = caller.meta(spec)
             described = self.gateway.describe(statement, meta)
             schema = described.result or described.result_schema.serialize().to_pybytes()
             ticket = self.tickets.query(statement, caller.user, bool(statement.parameters) and described.merged)
@@ -99,8 +99,8 @@ class FlightSql:
         handlers = COMMANDS.get(type(command), UNKNOWN)
         if handlers.query is None:
             return _metadata(command).schema(command)
-        statement = handlers.query(self, command, caller)
-        return self.gateway.describe(statement, self._meta(statement, caller)).result_schema
+        statement, spec = handlers.query(self, command, caller)
+        return self.gateway.describe(statement, caller.meta(spec)).result_schema
 
     def table_info(self, warehouse: str, table: TableInfo, user: str) -> Any:
         """The FlightInfo of a whole table, by the path (warehouse, table)."""
@@ -126,20 +126,25 @@ class FlightSql:
         expires = flight_pb2.Timestamp(seconds=int(ticket.expires_s), nanos=int(ticket.expires_s % 1 * 1e6) * 1000)
         return flight_pb2.FlightEndpoint(ticket=flight_pb2.Ticket(ticket=wrapped), expiration_time=expires)
 
-    def _meta(self, statement: Statement, caller: Caller) -> RequestMeta:
-        return caller.meta(choose(self.gateway.service, statement.warehouse))
-
     # ---- what a command's statement is
 
-    def new_statement(self, command: Any, caller: Caller) -> Statement:
-        """Of a command that has the text. Raises what an unknown warehouse gets."""
+    def new_statement(self, command: Any, caller: Caller) -> tuple[Statement, DeploymentSpec]:
+        """Of a command that has the text, and its warehouse. Raises what an unknown warehouse gets."""
         refuse_transaction(command)
-        return Statement(choose(self.gateway.service, caller.catalog).name, command.query)
+        spec = choose(self.gateway.service, caller.catalog)
+        return Statement(spec.name, command.query), spec
 
-    def prepared_statement(self, command: Any, caller: Caller) -> Statement:
+    def prepared_statement(self, command: Any, caller: Caller) -> tuple[Statement, DeploymentSpec]:
         """Of a command that has a handle, with what was bound to it. Raises what a bad handle gets."""
         handle = self.tickets.open(command.prepared_statement_handle, PreparedHandle, caller.user)
-        return Statement(handle.warehouse, handle.sql, handle.parameters or self.bound.get(handle.id))
+        statement = Statement(handle.warehouse, handle.sql, handle.parameters or self.bound.get(handle.id))
+        return statement, choose(self.gateway.service, handle.warehouse)
+
+    def _refill(self, command: Any, reader: Any, caller: Caller) -> tuple[PreparedHandle, Statement, DeploymentSpec]:
+        """The prepared statement of a command, with the parameters that came with it."""
+        handle = self.tickets.open(command.prepared_statement_handle, PreparedHandle, caller.user)
+        statement = Statement(handle.warehouse, handle.sql, read_parameters(reader))
+        return handle, statement, choose(self.gateway.service, handle.warehouse)
 
     # ---- DoGet
 
@@ -187,25 +192,24 @@ class FlightSql:
 
     def bind(self, command: Any, reader: Any, caller: Caller) -> Message:
         """Answers with a handle that holds the parameters."""
-        handle = self.tickets.open(command.prepared_statement_handle, PreparedHandle, caller.user)
-        bound = Statement(handle.warehouse, handle.sql, read_parameters(reader))
+        handle, bound, spec = self._refill(command, reader, caller)
         # The columns' names and types are the parameters': what does not fit is said here, not at the query.
-        self.gateway.describe(bound, self._meta(bound, caller))
+        self.gateway.describe(bound, caller.meta(spec))
         sealed = self.tickets.seal(self.tickets.prepared(bound, caller.user, handle.id))
         self.bound.put(handle.id, bound.parameters)
         return pb.DoPutPreparedStatementResult(prepared_statement_handle=sealed)
 
     def update_prepared(self, command: Any, reader: Any, caller: Caller) -> Message:
         """Run a prepared statement with these parameters."""
-        handle = self.tickets.open(command.prepared_statement_handle, PreparedHandle, caller.user)
-        return self._update(Statement(handle.warehouse, handle.sql, read_parameters(reader)), caller)
+        _, statement, spec = self._refill(command, reader, caller)
+        return self._update(statement, spec, caller)
 
     def update(self, command: Any, reader: Any, caller: Caller) -> Message:
         """Run a statement that has no parameters."""
-        return self._update(self.new_statement(command, caller), caller)
+        return self._update(*self.new_statement(command, caller), caller)
 
-    def _update(self, statement: Statement, caller: Caller) -> Message:
-        rows = self.queries.count_rows(statement, self._meta(statement, caller), caller.gone)
+    def _update(self, statement: Statement, spec: DeploymentSpec, caller: Caller) -> Message:
+        rows = self.queries.count_rows(statement, caller.meta(spec), caller.gone)
         return pb.DoPutUpdateResult(record_count=rows)
 
 
@@ -213,7 +217,7 @@ class Handlers(NamedTuple):
     """What is done for one kind of command: the statement that GetFlightInfo and GetSchema describe and DoGet runs; or
     the metadata they give; what DoPut does and answers. None where there is no such thing."""
 
-    query: Callable[[FlightSql, Any, Caller], Statement] | None = None
+    query: Callable[[FlightSql, Any, Caller], tuple[Statement, DeploymentSpec]] | None = None
     metadata: Metadata | None = None
     put: Callable[[FlightSql, Any, Any, Caller], Message] | None = None
 

@@ -260,10 +260,11 @@ class RequestStream:
 
     def _read_one(self) -> bool:
         """Read a batch and submit it. False, and `_input_ended` set, when none came."""
-        sleeps = _count_sleeps()
+        # How often this thread has slept so far.
+        sleeps = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
         try:
             chunk = self._reader.read_chunk()
-            self._read_waited = _count_sleeps() != sleeps
+            self._read_waited = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw != sleeps
             self.moved_ns = arrived_ns = monotonic_ns()
             batch = chunk.data
             if self._refusal is not None:
@@ -362,11 +363,6 @@ class RequestStream:
         while second.is_alive():
             self._cut()
             second.join(ERROR_GRACE_S)
-
-
-def _count_sleeps() -> int:
-    """How often this thread has slept so far."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def _unreadable(error: BaseException) -> InvalidArgument:

@@ -155,7 +155,8 @@ class Answer:
         self._gone = gone
         self._early = False
         self._cancelled = False
-        self._finished = False
+        # Nothing more comes.
+        self.finished = False
         self._lane = service.open_lane()
         self._submit()
 
@@ -179,7 +180,7 @@ class Answer:
         return self
 
     def __next__(self) -> pa.RecordBatch:
-        while not self._finished:
+        while not self.finished:
             reply = self._lane.receive(self._patience_s())
             if self._cancelled or self._gone():
                 self.close()
@@ -218,11 +219,6 @@ class Answer:
         early, self._early = self._early, False
         return early
 
-    @property
-    def finished(self) -> bool:
-        """Nothing more comes."""
-        return self._finished
-
     def cancel(self) -> None:
         """End the query."""
         self._cancelled = True
@@ -230,8 +226,8 @@ class Answer:
 
     def close(self) -> None:
         """Give up what is still to come; idempotent."""
-        if not self._finished:
-            self._finished = True
+        if not self.finished:
+            self.finished = True
             self._lane.close()
 
 

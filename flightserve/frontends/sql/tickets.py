@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 import msgspec
 
@@ -38,10 +38,8 @@ class Sealed(msgspec.Struct, array_like=True, frozen=True, tag=True):
     expires_s: float
     owner: str
 
-    @property
-    def lasting(self) -> bool:
-        """Whether its life begins anew with each use."""
-        return False
+    # Whether its life begins anew with each use.
+    lasting: ClassVar[bool] = False
 
 
 class QueryTicket(Sealed, frozen=True):
@@ -70,9 +68,7 @@ class PreparedHandle(Sealed, frozen=True):
     sql: str
     parameters: bytes
 
-    @property
-    def lasting(self) -> bool:
-        return True
+    lasting: ClassVar[bool] = True
 
     @property
     def statement(self) -> Statement:

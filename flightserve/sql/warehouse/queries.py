@@ -459,11 +459,11 @@ class Runner:
         # Most texts without parameters run once, and a session for each would push out others.
         keeps_bound = prepared.ran and not prepared.parameters.names
         prepared.ran = True
-        values = prepared.parameters.values(columns, row)
+        values = prepared.parameters.values(columns, row) if prepared.parameters.names else {}
         return ResultStream(
             self.engine,
             self.watch,
-            prepared.text_for(values),
+            prepared.text_for(values) if values else prepared.single,
             values,
             deadline_ns=limits.deadline_ns,
             cancelled=limits.cancelled,
