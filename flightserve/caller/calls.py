@@ -204,8 +204,10 @@ class WaitingParts:
 
     def _fail(self, indexes: list[int], error: FlightserveError) -> None:
         for index in indexes:
-            self._wanted.remove(index)
-            self._done(index, None, error, True)
+            # Being told may have made others of them give up.
+            if index in self._wanted:
+                self._wanted.remove(index)
+                self._done(index, None, error, True)
 
     def give_up(self, index: int) -> None:
         """Give one of the requests up. One that waits is never sent. On the loop."""

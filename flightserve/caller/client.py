@@ -10,11 +10,11 @@ narrow protocol in brackets.
 | `grouping.Grouping` | destinations, the submitter [`calls.Submitter`]; calls until they left |
 | `calls.RoutedCall`, `calls.WaitingParts` | the submitter [`calls.Submitter`] |
 | `submitter.RouterSubmitter` | destinations, sessions, orphans |
-| `sessions.Sessions` | destinations, memory, orphans; the two connections to each router |
+| `sessions.CallerSessions` | destinations, memory, orphans; the two connections to each router |
 | `async_uplink.AsyncUplink` | its `Uplink`, the pool |
 | `lane_connection.LaneConnection` | its `Uplink`, the pool; lanes while they send or wait [`SubmittingLane`] |
-| `uplink.Uplink` | its `RouterSession`, memory, a `Staging`; requests without an outcome, by whom to tell [`Deliver`] |
-| `uplink.RouterSession` | who hears that it is lost [`uplink.SessionEvents`] |
+| `uplink.Uplink` | its `CallerSession`, memory, a `Staging`; requests without an outcome, by whom to tell [`Deliver`] |
+| `uplink.CallerSession` | who hears that it is lost [`uplink.SessionEvents`] |
 | `orphans.Orphans` | the pool; requests without a router |
 | `destinations`, `memory`, `staging`, `results` | nobody of this room |
 """
@@ -33,7 +33,7 @@ from flightserve.caller.grouping import Grouping
 from flightserve.caller.lane import BlockingLane
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.orphans import Orphans
-from flightserve.caller.sessions import Sessions
+from flightserve.caller.sessions import CallerSessions
 from flightserve.caller.staging import MemoryFull
 from flightserve.caller.submitter import RouterSubmitter
 from flightserve.clock import NS_PER_S, monotonic_ns
@@ -53,7 +53,7 @@ class RouterClient:
         self.memory = CallerMemory(peer_id, limits)
         self.destinations = Destinations()
         self.orphans = Orphans(self.memory.pool, requests_max)
-        self.sessions = Sessions(self.destinations, self.memory, self.orphans, edge)
+        self.sessions = CallerSessions(self.destinations, self.memory, self.orphans, edge)
         self.submitter = RouterSubmitter(self.destinations, self.sessions, self.orphans, self.memory, requests_max)
         self.grouping = Grouping(self.destinations, self.submitter, edge)
         self._draining = False

@@ -13,7 +13,7 @@ from flightserve.caller.destinations import Destinations
 from flightserve.caller.lane_connection import HASTE_S, PATIENCE_S, LaneConnection, Submission
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.results import SharedSlice
-from flightserve.caller.sessions import Sessions
+from flightserve.caller.sessions import CallerSessions
 from flightserve.caller.submitter import RouterSubmitter
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.service import Passed, Payload, Reply
@@ -26,7 +26,7 @@ class BlockingLane:
     """A lane of a frontend (`contracts.service.Lane`)."""
 
     def __init__(
-        self, destinations: Destinations, sessions: Sessions, submitter: RouterSubmitter, memory: CallerMemory
+        self, destinations: Destinations, sessions: CallerSessions, submitter: RouterSubmitter, memory: CallerMemory
     ) -> None:
         self._destinations = destinations
         self._sessions = sessions

@@ -17,7 +17,7 @@ from flightserve.caller.destinations import Destinations
 from flightserve.caller.lane_connection import LaneConnection
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.orphans import Orphans, Owner
-from flightserve.caller.uplink import Pending, RequestIds, RouterSession, Uplink
+from flightserve.caller.uplink import CallerSession, Pending, RequestIds, Uplink
 from flightserve.clock import monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, Unavailable
@@ -33,7 +33,7 @@ SWEEP_S = 0.02
 RECONNECT_S = 0.1
 
 
-class Sessions:
+class CallerSessions:
     """See above (`uplink.SessionEvents`). Used on the event loop, where not said otherwise."""
 
     def __init__(self, destinations: Destinations, memory: CallerMemory, orphans: Orphans, limits: EdgeLimits) -> None:
@@ -46,7 +46,7 @@ class Sessions:
         # By the router's id.
         self.uplinks: dict[int, AsyncUplink] = {}
         # Those of lanes; some may have hung up.
-        self._lane_connections: dict[RouterSession, LaneConnection] = {}
+        self._lane_connections: dict[CallerSession, LaneConnection] = {}
         self.lanes_open = 0
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -54,7 +54,7 @@ class Sessions:
         memory.pool.on_dropped.append(self._segment_dropped)
 
     def __repr__(self) -> str:
-        return f"<Sessions with {len(self.uplinks)} routers, {self.lanes_open} lanes>"
+        return f"<CallerSessions with {len(self.uplinks)} routers, {self.lanes_open} lanes>"
 
     # ---- life
 
@@ -106,9 +106,9 @@ class Sessions:
 
     def open_uplink(self, router: Peer) -> Uplink:
         """What a first connection to the router begins with."""
-        return self._uplink(RouterSession(router, self))
+        return self._uplink(CallerSession(router, self))
 
-    def _uplink(self, session: RouterSession) -> Uplink:
+    def _uplink(self, session: CallerSession) -> Uplink:
         return Uplink(session, self._memory, self._limits, self._request_ids)
 
     def lane_connection(self, router_id: int) -> LaneConnection:
@@ -134,7 +134,7 @@ class Sessions:
 
     # ---- what connections tell
 
-    def session_lost(self, session: RouterSession, why: str) -> None:
+    def session_lost(self, session: CallerSession, why: str) -> None:
         """See `SessionEvents`."""
         self.run_soon(lambda: self._end(session, why))
 
@@ -152,7 +152,7 @@ class Sessions:
         self._orphans.forget(self._destinations.entries)
         self._orphans.resubmit(self.owner_of, monotonic_ns())
 
-    def _end(self, session: RouterSession, why: str) -> None:
+    def _end(self, session: CallerSession, why: str) -> None:
         """Close what the session has left, and settle what was in flight. Idempotent."""
         if session.ended:
             return

@@ -10,7 +10,7 @@ from flightserve.caller.destinations import Destination, Destinations
 from flightserve.caller.lane_connection import Submission
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.orphans import Orphans
-from flightserve.caller.sessions import Sessions
+from flightserve.caller.sessions import CallerSessions
 from flightserve.caller.staging import MemoryFull
 from flightserve.caller.uplink import Deliver
 from flightserve.contracts.service import Payload
@@ -28,7 +28,7 @@ class RouterSubmitter:
     def __init__(
         self,
         destinations: Destinations,
-        sessions: Sessions,
+        sessions: CallerSessions,
         orphans: Orphans,
         memory: CallerMemory,
         unsent_max: int,

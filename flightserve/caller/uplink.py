@@ -83,7 +83,7 @@ class RequestIds:
 class SessionEvents(Protocol):
     """Who hears what the connections to a router learn."""
 
-    def session_lost(self, session: RouterSession, why: str) -> None:
+    def session_lost(self, session: CallerSession, why: str) -> None:
         """A connection of the session is lost, and has been closed. Any thread."""
         ...
 
@@ -97,7 +97,7 @@ class SessionEvents(Protocol):
         ...
 
 
-class RouterSession:
+class CallerSession:
     """What this process's connections to one router share, until one of them is lost: then all end."""
 
     __slots__ = ("credits", "ended", "events", "outstanding", "router")
@@ -123,7 +123,7 @@ class Uplink:
     """What is in flight on one connection to a router. The socket is its holder's."""
 
     def __init__(
-        self, session: RouterSession, memory: CallerMemory, limits: EdgeLimits, request_ids: RequestIds
+        self, session: CallerSession, memory: CallerMemory, limits: EdgeLimits, request_ids: RequestIds
     ) -> None:
         self.session = session
         self.pool = memory.pool
