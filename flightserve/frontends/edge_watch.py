@@ -5,7 +5,7 @@ costs some 30 us. Connections are looked at only where memory has grown, where t
 have, where calls of Flight are silent for too long, and every few seconds for junk. Which of them end is
 `core.overload.crowding`'s decision; they end by being shut down, which their servers take for their clients going away.
 
-Frontends tell what came out as messages (`Ledger.took`); memory that is no longer needed goes back to the system when
+Frontends tell what came out as messages (`Ledger.note`); memory that is no longer needed goes back to the system when
 the process has been quiet for a while, because malloc keeps what large bodies took.
 """
 
@@ -62,12 +62,12 @@ class Ledger:
         self._told: deque[tuple[str | int, int]] = deque(maxlen=TOLD_MAX)
         self._small = 0
 
-    def took(self, peer: str | int, nbytes: int) -> None:
+    def note(self, peer: str | int, nbytes: int) -> None:
         """A message of so many bytes."""
         self._told.append((peer, wrapped(nbytes)))
 
-    def sampled(self, nbytes: int, peer: Callable[[], str | int]) -> None:
-        """As `took`, where it costs something to ask for the peer: small messages are told of together, as the last
+    def sample(self, nbytes: int, peer: Callable[[], str | int]) -> None:
+        """As `note`, where it costs something to ask for the peer: small messages are told of together, as the last
         one's peer's, which is right on the whole. One thread."""
         self._small += wrapped(nbytes)
         if self._small >= TOLD_BYTES_MIN:

@@ -62,7 +62,7 @@ def empty_stream(schema: pa.Schema) -> pa.Buffer:
     return sink.getvalue()
 
 
-def clipped(message: str) -> str:
+def clip(message: str) -> str:
     """An error's message as any protocol can carry it: of bounded length, and encodable."""
     raw = message.encode("utf-8", "replace")
     if len(raw) > MESSAGE_BYTES_MAX:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from flightserve.errors import FlightserveError
-from flightserve.frontends.replies import clipped
+from flightserve.frontends.replies import clip
 from flightserve.wire.status import TABLE, Code
 
 log = logging.getLogger("flightserve.frontends.flight")
@@ -54,7 +54,7 @@ def flight_error(error: FlightserveError, untraced: bool = False) -> Exception:
         code = Code(error.code)
     except ValueError:
         code = Code.INTERNAL
-    message = clipped(error.message)
+    message = clip(error.message)
     if untraced or not issubclass(_EXCEPTIONS[code], flight.FlightError):
         return _UNTRACED[code](message)
     return _EXCEPTIONS[code](message)

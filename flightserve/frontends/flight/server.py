@@ -309,7 +309,7 @@ class FlightServer(flight.FlightServerBase):
         peer = self._entered(context)
         self.streams.check_open()
         if descriptor.descriptor_type == flight.DescriptorType.CMD:
-            parameters = _Told(reader, partial(self.ledger.took, peer))
+            parameters = _Told(reader, partial(self.ledger.note, peer))
             self.sql.put(descriptor, parameters, writer, self._caller(context))
             return
         deployment, method = self._method(descriptor)
@@ -332,7 +332,7 @@ class FlightServer(flight.FlightServerBase):
             self._limits,
             context.is_cancelled,
             partial(self._cut, peer),
-            partial(self.ledger.took, peer),
+            partial(self.ledger.note, peer),
             partial(self._metrics.answered, "flight", deployment.name, method.name),
         )
         with self.streams.entered(stream, peer):

@@ -29,7 +29,7 @@ from flightserve.frontends import edge
 from flightserve.frontends.edge_watch import Ledger
 from flightserve.frontends.grpc.idling import IdleGuard
 from flightserve.frontends.grpc.messages import read_call_request, write_call_reply
-from flightserve.frontends.replies import clipped, collect, declared_schema_of, empty_stream
+from flightserve.frontends.replies import clip, collect, declared_schema_of, empty_stream
 from flightserve.metrics import UNKNOWN, Metrics
 from flightserve.types import MethodSpec
 
@@ -109,7 +109,7 @@ class GrpcCalls:
         if message is aio.EOF:
             await abort(context, InvalidArgument("the call ended without a request"))
         sent: bytes = message
-        self.ledger.sampled(len(sent), context.peer)
+        self.ledger.sample(len(sent), context.peer)
         return sent
 
     def headers(self, context: Any) -> RpcHead:
@@ -211,4 +211,4 @@ async def abort(context: Any, error: FlightserveError, request_id: str = "") -> 
     trailing = [("x-request-id", request_id)] if request_id else []
     if error.retry_after_ms:
         trailing.append(("retry-after-ms", str(error.retry_after_ms)))
-    await context.abort(STATUS_CODES[error.code], clipped(error.message), tuple(trailing))
+    await context.abort(STATUS_CODES[error.code], clip(error.message), tuple(trailing))

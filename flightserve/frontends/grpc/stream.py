@@ -20,7 +20,7 @@ from flightserve.errors import DeadlineExceeded, FlightserveError, ResourceExhau
 from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, Started, abort
 from flightserve.frontends.grpc.idling import IdleGuard
 from flightserve.frontends.grpc.messages import write_error_reply
-from flightserve.frontends.replies import clipped
+from flightserve.frontends.replies import clip
 from flightserve.loops import beside
 
 ABORT_TIMEOUT_S: Final = 1.0
@@ -107,7 +107,7 @@ class Stream:
                 message = await self._context.read()
                 if message is aio.EOF:
                     break
-                self._calls.ledger.sampled(len(message), self._context.peer)
+                self._calls.ledger.sample(len(message), self._context.peer)
                 self._order.put_nowait(self._calls.start(message, headers))
             self._order.put_nowait(None)
         except asyncio.CancelledError:
@@ -137,7 +137,7 @@ class Stream:
                 return
             reply = await self._calls.finish(started)
         except FlightserveError as error:
-            reply = write_error_reply(error.code, clipped(error.message), started.request_id)
+            reply = write_error_reply(error.code, clip(error.message), started.request_id)
         await self._send(reply, task)
 
     async def _send(self, reply: bytes, task: asyncio.Task[Any]) -> None:

@@ -46,7 +46,7 @@ from flightserve.frontends.http.encoders import ENCODERS, Encoder, JsonColumnTex
 from flightserve.frontends.http.errors import UnsupportedMediaType
 from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.sql_urls import DOWNLOADS, NOT_KEPT, InUrl, in_url, is_text
-from flightserve.frontends.json.arrays import BadValue, inferred
+from flightserve.frontends.json.arrays import BadValue, infer_array
 from flightserve.frontends.json.columns import keys_within, refuse_repeated_keys
 from flightserve.frontends.sql.gateway import Statement, choose
 
@@ -113,7 +113,7 @@ async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[Asyn
     """Start the query: its batches, and what writes them. Raises what is wrong with the request."""
     limits = calls.limits
     if exchange.body is not None:
-        asked = _told(exchange.body, body, limits)
+        asked = _read_url(exchange.body, body, limits)
     elif len(body) >= _THREAD_BYTES_MIN:
         asked = await asyncio.get_running_loop().run_in_executor(None, parse, body, limits)
     else:
@@ -138,7 +138,7 @@ def _warehouse(in_body: str, in_header: str | None) -> str | None:
     return in_body or in_header
 
 
-def _told(url: InUrl, body: bytes, limits: EdgeLimits) -> SqlRequest:
+def _read_url(url: InUrl, body: bytes, limits: EdgeLimits) -> SqlRequest:
     """What a URL asks, and a body that is a query's text."""
     query = url.query
     if query is None:
@@ -201,7 +201,7 @@ def _column(values: list[Any], name: str) -> pa.Array:
         fits = first >= -(2**63) and last < (2**63 if first < 0 else 2**64)
         if not fits and max(-first, last) < 10**38:
             return pa.array([None if value is None else Decimal(value) for value in values], pa.decimal128(38, 0))
-    return inferred(values, name)
+    return infer_array(values, name)
 
 
 def _by_position(rows: list[list[Any]]) -> dict[str, list[Any]]:

@@ -58,15 +58,15 @@ _PLAIN: Final[dict[frozenset[type], pa.DataType]] = {
 } | {frozenset(): pa.null(), frozenset({_NONE}): pa.null()}
 
 
-def inferred_type(values: Values) -> pa.DataType | None:
+def infer_type(values: Values) -> pa.DataType | None:
     """The Arrow type of plain values (numbers, booleans, strings, nulls), or None where it takes a look at each:
     lists, objects, and mixtures, most of which are errors. Integers are int64 until one does not fit."""
     return _PLAIN.get(frozenset(map(type, values)))
 
 
-def inferred(values: Values, name: str) -> pa.Array:
+def infer_array(values: Values, name: str) -> pa.Array:
     """An array of the type that the values have. Raises BadValue."""
-    kind = inferred_type(values)
+    kind = infer_type(values)
     if kind is not None:
         try:
             return pa.array(values, kind)

@@ -62,8 +62,8 @@ from flightserve.frontends.json.arrays import (
     BadValue,
     check_cells,
     declared,
-    inferred,
-    inferred_type,
+    infer_array,
+    infer_type,
 )
 from flightserve.frontends.json.values import Whole, values_of
 
@@ -122,7 +122,7 @@ def parse(data: bytes, limits: EdgeLimits, schema: pa.Schema | None = None) -> J
         keys += keys_within(list(body.columns.values()), 1, limits, schema is None)
     refuse_repeated_keys(data, keys)
     if schema is None:
-        kinds = [inferred_type(values) for values in body.columns.values()]
+        kinds = [infer_type(values) for values in body.columns.values()]
         # A body whose types take a closer look (None) shares a batch with no other: id() is its own.
         body.key = (*body.columns, *kinds) if None not in kinds else (id(body),)
     else:
@@ -241,7 +241,7 @@ def build(bodies: Sequence[JsonBody], schema: pa.Schema | None) -> pa.RecordBatc
             raise SchemaMismatch("the body has no columns")
         if len(bodies) > 1:
             return _shared(columns)
-        return pa.RecordBatch.from_arrays([inferred(columns[name], name) for name in names], names)
+        return pa.RecordBatch.from_arrays([infer_array(columns[name], name) for name in names], names)
     if bodies[0].as_rows and not bodies[0].num_rows:
         columns = {name: [] for name in schema.names}
     if columns.keys() != set(schema.names):
@@ -261,7 +261,7 @@ def _shared(columns: Columns) -> pa.RecordBatch:
     """Several bodies' rows in the type that each body's own values have; one value that needs another is an error
     here, so that it changes nobody else's type."""
     try:
-        arrays = [pa.array(values, inferred_type(values)) for values in columns.values()]
+        arrays = [pa.array(values, infer_type(values)) for values in columns.values()]
     except CONVERSION_ERRORS as error:
         raise InvalidArgument("the bodies do not share their types") from error
     return pa.RecordBatch.from_arrays(arrays, list(columns))

@@ -16,7 +16,7 @@ import orjson
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, InvalidArgument, ResourceExhausted, TooLarge
 from flightserve.frontends.edge import code_name
-from flightserve.frontends.replies import clipped
+from flightserve.frontends.replies import clip
 
 # Routing ids of the peer and of devices between, and the delimiter.
 ENVELOPE_PARTS_MAX: Final = 16
@@ -97,7 +97,7 @@ def error_header(error: FlightserveError, request_id: str) -> bytes:
     fields: dict[str, str | int] = {
         "request_id": request_id,
         "code": code_name(error),
-        "message": clipped(error.message),
+        "message": clip(error.message),
     }
     if error.retry_after_ms:
         fields["retry_after_ms"] = error.retry_after_ms

@@ -197,7 +197,7 @@ class ZmqFrontend:
         envelope, content = zmq_messages.split(parts)
         asked = ZmqRequest(envelope, monotonic_ns())
         peer = parts[0].bytes
-        self._ledger.sampled(sum(map(len, parts)), partial(parts[0].get, zmq.SRCFD))
+        self._ledger.sample(sum(map(len, parts)), partial(parts[0].get, zmq.SRCFD))
         try:
             call, spec = self._start(asked, peer, content)
         except Exception as error:
