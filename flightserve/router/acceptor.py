@@ -94,12 +94,12 @@ class Acceptor:
             self.wake_ns = NEVER_NS
             self._epoll.register(self._listener, select.EPOLLIN)
 
-    def entered(self, link: PeerLink, now_ns: int) -> PeerLink | None:
+    def await_greeting(self, link: PeerLink, now_ns: int) -> PeerLink | None:
         """A connection is there that has to say who it is; returns the one that has to go for it, if any."""
         self._silent[link] = now_ns
         return next(iter(self._silent)) if len(self._silent) > HALF_OPEN_MAX else None
 
-    def known(self, link: PeerLink) -> None:
+    def stop_waiting_for(self, link: PeerLink) -> None:
         """It has greeted, or is gone."""
         self._silent.pop(link, None)
 

@@ -102,7 +102,7 @@ class Deployments:
         else:
             self._send_away(link)
 
-    def goodbye(self, link: PeerLink, now_ns: int) -> None:
+    def drain_lane(self, link: PeerLink, now_ns: int) -> None:
         """A replica's lane takes nothing new."""
         link.draining = True
         dispatcher = self._dispatchers.get(link.deployment)

@@ -120,7 +120,7 @@ class Dispatcher:
         """Callers gave these up."""
         self.handle(RequestsCancelled([r.id for r in requests]), now_ns)
 
-    def taken(self, request: Routed, parts: int) -> None:
+    def ask_for_more(self, request: Routed, parts: int) -> None:
         """The reader of a streamed reply is ready for more."""
         if request.streamed and request.batch is not None:
             lane, batch_id = request.batch
@@ -186,7 +186,7 @@ class Dispatcher:
         lane.dismiss()
         self.dirty.add(lane)
 
-    def done(self, link: PeerLink, frame: frames.Done, result: RegionHold | None, now_ns: int) -> None:
+    def finish(self, link: PeerLink, frame: frames.Done, result: RegionHold | None, now_ns: int) -> None:
         """A micro-batch, or one part of a streamed reply, is answered by `result`."""
         running = link.running.get(frame.batch_id)
         if running is None:
@@ -208,7 +208,7 @@ class Dispatcher:
         method = self._methods.get(request.group[0])
         return request.streamed or method is None or method.streaming
 
-    def shared(self, link: PeerLink, frame: frames.Done, results: list[RegionHold], now_ns: int) -> None:
+    def finish_in_shares(self, link: PeerLink, frame: frames.Done, results: list[RegionHold], now_ns: int) -> None:
         """A micro-batch is answered by several results, or not all of it is: parts failed by themselves, those left out
         have expired."""
         running = link.running.get(frame.batch_id)
@@ -250,7 +250,7 @@ class Dispatcher:
         if result is not None and not request.settled:
             self._send_results(request.link, result, [frames.Item(request.part.request_id, 0, frame.rows, False)])
 
-    def suspended(self, link: PeerLink, frame: frames.Suspended, now_ns: int) -> None:
+    def suspend(self, link: PeerLink, frame: frames.Suspended, now_ns: int) -> None:
         """A micro-batch waits for another deployment; its lane has room for the next."""
         running = link.running.get(frame.batch_id)
         if running is not None:
@@ -265,7 +265,7 @@ class Dispatcher:
         running.suspended = True
         self.handle(BatchSuspended(link.number, frame.batch_id), now_ns)
 
-    def failed(self, link: PeerLink, frame: frames.Failed, now_ns: int) -> None:
+    def fail(self, link: PeerLink, frame: frames.Failed, now_ns: int) -> None:
         """A micro-batch raised, or was refused at the replica's door."""
         running = link.running.pop(frame.batch_id, None)
         if running is None:

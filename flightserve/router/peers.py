@@ -94,7 +94,7 @@ class Peers:
         link.greet(hello, peer)
         return peer
 
-    def ending_with(self, link: PeerLink, serving: bool) -> list[PeerLink]:
+    def take_out_with(self, link: PeerLink, serving: bool) -> list[PeerLink]:
         """The connections that end when this one does, itself included, no longer their process's: with a main
         connection all, and with a lane that was `serving` too, because it is its process that died. A lane that was
         sent to another router, or one of a frontend's, ends by itself."""
@@ -136,7 +136,7 @@ class Peers:
             log.warning("%s left %d heartbeats unanswered: it gets nothing new until it answers", peer, peer.pings_open)
         return ""
 
-    def answered(self, peer: PeerProcess) -> bool:
+    def note_answer(self, peer: PeerProcess) -> bool:
         """A heartbeat is answered; True where the process was paused until now."""
         was_paused, peer.paused = peer.paused, False
         peer.pings_open = 0

@@ -226,7 +226,7 @@ class RouterService:
             self._by_fd[link.fd] = link
             self._epoll.register(link.fd, select.EPOLLIN)
             self._next_lazy_ns = 0
-            if (silent := self._acceptor.entered(link, now_ns)) is not None:
+            if (silent := self._acceptor.await_greeting(link, now_ns)) is not None:
                 self._drop(silent, ProtocolError("it has not said who it is, and others wait"))
 
     def _serve(self, link: PeerLink, mask: int) -> bool:
@@ -268,7 +268,7 @@ class RouterService:
         if isinstance(error, ProtocolError):
             self._tell_of(peer, error)
         dispatcher = self._deployments.of(link)
-        ending = self._peers.ending_with(link, dispatcher is not None and dispatcher.serves(link))
+        ending = self._peers.take_out_with(link, dispatcher is not None and dispatcher.serves(link))
         for each in ending:
             self._disconnect(each)
         now_ns = monotonic_ns()
@@ -290,7 +290,7 @@ class RouterService:
         self._epoll.unregister(link.fd)
         self._by_fd.pop(link.fd, None)
         self._links.pop(link.number, None)
-        self._acceptor.known(link)
+        self._acceptor.stop_waiting_for(link)
         self._deployments.forget(link)
         link.channel.close()
 
@@ -344,7 +344,7 @@ class RouterService:
         for old in self._peers.superseded(frame):
             self._drop(old, None)
         peer = self._peers.greet(link, frame)
-        self._acceptor.known(link)
+        self._acceptor.stop_waiting_for(link)
         self._deaths.watch(peer)
         link.channel.queue(
             frames.Hello(
@@ -391,7 +391,7 @@ class RouterService:
     def _on_taken(self, link: PeerLink, frame: frames.Taken, now_ns: int) -> None:
         request = link.requests.get(frame.id)
         if request is not None:
-            request.dispatcher.taken(request, frame.parts)
+            request.dispatcher.ask_for_more(request, frame.parts)
 
     def _on_release(self, link: PeerLink, frame: frames.Release, now_ns: int) -> None:
         for key in frame.regions:
@@ -406,18 +406,18 @@ class RouterService:
         try:
             answering = self._deployments.answering(link)
             if frame.shares or frame.faults:
-                answering.shared(link, frame, results, now_ns)
+                answering.finish_in_shares(link, frame, results, now_ns)
             else:
-                answering.done(link, frame, results[0] if results else None, now_ns)
+                answering.finish(link, frame, results[0] if results else None, now_ns)
         finally:
             for result in results:
                 result.drop()
 
     def _on_failed(self, link: PeerLink, frame: frames.Failed, now_ns: int) -> None:
-        self._deployments.answering(link).failed(link, frame, now_ns)
+        self._deployments.answering(link).fail(link, frame, now_ns)
 
     def _on_suspended(self, link: PeerLink, frame: frames.Suspended, now_ns: int) -> None:
-        self._deployments.answering(link).suspended(link, frame, now_ns)
+        self._deployments.answering(link).suspend(link, frame, now_ns)
 
     def _on_segment(self, link: PeerLink, frame: frames.Segment, now_ns: int) -> None:
         link.channel.take_segment()
@@ -443,13 +443,13 @@ class RouterService:
         peer = link.peer
         if peer is None or link is not peer.main:
             return
-        if self._peers.answered(peer):
+        if self._peers.note_answer(peer):
             self._tell_all(ReplicaResumed(peer.id), now_ns)
 
     def _on_goodbye(self, link: PeerLink, frame: frames.Goodbye, now_ns: int) -> None:
         if link.peer is None or link.peer.tier != REPLICA:
             raise ProtocolError("only a replica's lane says goodbye")
-        self._deployments.goodbye(link, now_ns)
+        self._deployments.drain_lane(link, now_ns)
 
     def _unexpected(self, link: PeerLink, frame: frames.Frame, now_ns: int) -> None:
         raise ProtocolError(f"unexpected {type(frame).__name__} frame")

@@ -91,7 +91,7 @@ def test_one_that_sleeps_in_a_call_is_paused_after_three_and_ejected_when_its_ti
     assert not peer.paused
     assert beats(peers, peer, 1) == [""]
     assert peer.paused
-    assert peers.answered(peer)
+    assert peers.note_answer(peer)
     assert beats(peers, peer, 11) == [""] * 10 + ["it left 10 heartbeats unanswered and was idle"]
 
 

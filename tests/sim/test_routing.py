@@ -267,10 +267,10 @@ def test_the_checks_find_a_machine_that_does_not_heed_a_pause(monkeypatch: pytes
 def test_the_checks_find_a_machine_that_forgets_ejections_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgets(self: ejection.SlowReplicas, replica_id: int, now_ns: int) -> list[ejection.Verdict]:
         self._paused.pop(replica_id, None)
-        self.joined(replica_id)
+        self.add(replica_id)
         return []
 
-    monkeypatch.setattr(ejection.SlowReplicas, "resumed", forgets)
+    monkeypatch.setattr(ejection.SlowReplicas, "resume", forgets)
     with pytest.raises(AuditError, match="ejected and has work"):
         for seed in range(10):
             World(seed, OPTIONS, replace(CLEAR, arrivals_per_s=60.0, slow_replica=0.5, pauses=0.03)).run(seconds=200)

@@ -104,7 +104,7 @@ class Verdict:
 
 class SlowReplicas:
     """Judges the replicas of one deployment by their micro-batches' times. A replica is a process, whatever number of
-    lanes it has. `finished` is O(1), and O(n log n) in the replicas twice a second."""
+    lanes it has. `judge` is O(1), and O(n log n) in the replicas twice a second."""
 
     def __init__(self) -> None:
         self._replicas: dict[int, _Replica] = {}
@@ -131,12 +131,12 @@ class SlowReplicas:
             return None
         return 1 if replica.probing else 0
 
-    def joined(self, replica_id: int) -> None:
+    def add(self, replica_id: int) -> None:
         """A replica came, in good standing; nothing for one that is there or paused."""
         if replica_id not in self._paused:
             self._replicas.setdefault(replica_id, _Replica())
 
-    def paused(self, replica_id: int, now_ns: int) -> list[Verdict]:
+    def pause(self, replica_id: int, now_ns: int) -> list[Verdict]:
         """A replica is not there for a while."""
         replica = self._replicas.pop(replica_id, None)
         if replica is None:
@@ -144,7 +144,7 @@ class SlowReplicas:
         self._paused[replica_id] = replica
         return self._hold_floor(now_ns)
 
-    def resumed(self, replica_id: int, now_ns: int) -> list[Verdict]:
+    def resume(self, replica_id: int, now_ns: int) -> list[Verdict]:
         """It is there again: ejected for what is left of its time, or on probation, if it was."""
         replica = self._paused.pop(replica_id, None)
         if replica is None:
@@ -154,13 +154,13 @@ class SlowReplicas:
             replica.begin_probation()
         return self._hold_floor(now_ns)
 
-    def left(self, replica_id: int, now_ns: int) -> list[Verdict]:
+    def remove(self, replica_id: int, now_ns: int) -> list[Verdict]:
         """A replica is gone, or drains."""
         self._replicas.pop(replica_id, None)
         self._paused.pop(replica_id, None)
         return self._hold_floor(now_ns)
 
-    def finished(self, replica_id: int, method: str, rows: int, busy_ns: int, now_ns: int) -> list[Verdict]:
+    def judge(self, replica_id: int, method: str, rows: int, busy_ns: int, now_ns: int) -> list[Verdict]:
         """A replica ran a micro-batch of `rows` rows in `busy_ns`."""
         replica = self._replicas.get(replica_id)
         if replica is None or busy_ns <= 0 or len(self._replicas) == 1:

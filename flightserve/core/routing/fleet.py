@@ -37,19 +37,19 @@ class Fleet:
         """The process a lane belongs to."""
         return self._process_of[lane]
 
-    def up(self, event: ReplicaUp) -> None:
+    def add_lane(self, event: ReplicaUp) -> None:
         """A lane offers credits, or changes its offer. A process that drained no longer does."""
         lane, process = event.replica_id, event.process or event.replica_id
         if lane not in self._process_of:
             self._process_of[lane] = process
             self._lanes.setdefault(process, []).append(lane)
         self._credits.offer(lane, event.credits, event.is_async)
-        self.slow.joined(process)
+        self.slow.add(process)
         if event.paused:
             self._paused.add(process)
         if process in self._paused:
             # One that counts for a moment only changes nobody's standing.
-            self.slow.paused(process, 0)
+            self.slow.pause(process, 0)
         self._keep_limit(process)
 
     def pause(self, process: int, now_ns: int) -> list[Effect]:
@@ -58,14 +58,14 @@ class Fleet:
             return []
         self._paused.add(process)
         self._limit(process, 0)
-        return self._obey(self.slow.paused(process, now_ns))
+        return self._obey(self.slow.pause(process, now_ns))
 
     def resume(self, process: int, now_ns: int) -> list[Effect]:
         """It may be given work again, as far as it might before."""
         if process not in self._paused:
             return []
         self._paused.remove(process)
-        effects = self._obey(self.slow.resumed(process, now_ns))
+        effects = self._obey(self.slow.resume(process, now_ns))
         self._limit(process, self.slow.credits_max(process))
         return effects
 
@@ -75,7 +75,7 @@ class Fleet:
         if process is None:
             return []
         self._credits.drain(lane)
-        verdicts = self.slow.left(process, now_ns)
+        verdicts = self.slow.remove(process, now_ns)
         # Should it serve again, it begins anew.
         self._limit(process, None)
         return self._obey(verdicts)
@@ -95,7 +95,7 @@ class Fleet:
         if self._credits_max(self._process_of[lane]) is None:
             self._credits.limit(lane, None)
 
-    def down(self, lanes: Iterable[int], silent: bool, now_ns: int) -> list[Effect]:
+    def remove_lanes(self, lanes: Iterable[int], silent: bool, now_ns: int) -> list[Effect]:
         """The lanes are gone; with its last one, a process, which was perhaps ejected because it was `silent`."""
         processes = set()
         for lane in lanes:
@@ -113,13 +113,13 @@ class Fleet:
             del self._lanes[process]
             self._paused.discard(process)
             self._counters.ejected_silent += silent
-            effects += self._obey(self.slow.left(process, now_ns))
+            effects += self._obey(self.slow.remove(process, now_ns))
         return effects
 
-    def finished(self, batch: MicroBatch, busy_ns: int, now_ns: int) -> list[Effect]:
+    def judge(self, batch: MicroBatch, busy_ns: int, now_ns: int) -> list[Effect]:
         """A micro-batch was run in `busy_ns`: its process is judged by that."""
         process, method = self._process_of[batch.replica_id], batch.entries[0].request.group[0]
-        verdicts = self.slow.finished(process, method, batch.rows, busy_ns, now_ns)
+        verdicts = self.slow.judge(process, method, batch.rows, busy_ns, now_ns)
         return self._obey(verdicts) if verdicts else []
 
     def tick(self, now_ns: int) -> None:

@@ -43,15 +43,15 @@ class InFlight:
 
     # ---- lanes
 
-    def lane_up(self, event: ReplicaUp) -> None:
+    def add_lane(self, event: ReplicaUp) -> None:
         """A lane offers credits, or changes its offer."""
         self.by_lane.setdefault(event.replica_id, {})
-        self._fleet.up(event)
+        self._fleet.add_lane(event)
         forecast = self._sides[event.is_async].forecast
         if forecast is not None:
             forecast.lane_up(event.replica_id)
 
-    def lanes_down(self, event: ReplicaDown, now_ns: int, effects: list[Effect]) -> list[tuple[MicroBatch, bool]]:
+    def remove_lanes(self, event: ReplicaDown, now_ns: int, effects: list[Effect]) -> list[tuple[MicroBatch, bool]]:
         """The micro-batches that are lost with the lanes, and whether each may be what killed their process. All its
         lanes are gone before anybody is told: what one of them ran must not be given to another."""
         lost: list[tuple[MicroBatch, bool]] = []
@@ -69,7 +69,7 @@ class InFlight:
             if forecast is not None:
                 forecast.lane_down(lane, batches.values())
             lost += suspected(batches.values(), side_by_side)
-        effects += self._fleet.down(gone, event.silent, now_ns)
+        effects += self._fleet.remove_lanes(gone, event.silent, now_ns)
         for batch, _ in lost:
             self._gathering.ended(batch)
         self._budget.cover(process, sum(batch.repeatable for batch, _ in lost), now_ns)

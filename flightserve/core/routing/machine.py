@@ -103,7 +103,7 @@ class DeploymentMachine:
         self._handlers: dict[type, Callable[[Any, int, list[Effect]], None]] = {
             Arrived: self._on_arrived,
             RequestsCancelled: self._on_cancelled,
-            ReplicaUp: lambda event, *_: self._in_flight.lane_up(event),
+            ReplicaUp: lambda event, *_: self._in_flight.add_lane(event),
             ReplicaDown: self._on_replica_down,
             ReplicaPaused: self._on_replica_paused,
             ReplicaResumed: self._on_replica_resumed,
@@ -230,7 +230,7 @@ class DeploymentMachine:
 
     def _on_replica_down(self, event: ReplicaDown, now_ns: int, effects: list[Effect]) -> None:
         """in flight there -> queued | refused (not idempotent, reply begun, too many attempts)."""
-        for batch, suspect in self._in_flight.lanes_down(event, now_ns, effects):
+        for batch, suspect in self._in_flight.remove_lanes(event, now_ns, effects):
             self._bereave(batch, suspect, event.reason, now_ns, effects)
 
     def _on_replica_paused(self, event: ReplicaPaused, now_ns: int, effects: list[Effect]) -> None:
@@ -250,7 +250,7 @@ class DeploymentMachine:
             return
         # A stream takes as long as its reader: its replica is not judged by that.
         if event.busy_ns and not batch.streamed:
-            effects += self._fleet.finished(batch, event.busy_ns, now_ns)
+            effects += self._fleet.judge(batch, event.busy_ns, now_ns)
         for entry, (kind, message) in batch.failed(event.faults) if event.faults else ():
             self._counters.failed += 1
             self._refuse(entry, kind, message, effects)

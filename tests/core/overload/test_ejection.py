@@ -39,7 +39,7 @@ class Judged:
         self.verdicts: list[tuple[int, Verdict]] = []
         self.ran = dict.fromkeys(range(count), 0)
         for replica in range(count):
-            self.slow.joined(replica)
+            self.slow.add(replica)
             self.limits[replica] = None
             self.idle_at_ns[replica] = 0
 
@@ -53,7 +53,7 @@ class Judged:
             self.now_ns = max(self.now_ns, self.idle_at_ns[replica])
             self.idle_at_ns[replica] = self.now_ns + busy_ns
             self.ran[replica] += 1
-            self.obey(self.slow.finished(replica, "score", 10, busy_ns, self.now_ns))
+            self.obey(self.slow.judge(replica, "score", 10, busy_ns, self.now_ns))
             self.slow.check_invariants()
         return self
 
@@ -107,11 +107,11 @@ def test_who_is_within_the_root_of_the_factor_is_never_ejected(
 ) -> None:
     slow, now_ns = SlowReplicas(), 0
     for replica in range(count):
-        slow.joined(replica)
+        slow.add(replica)
     for number, factor, passed_ns in runs:
         now_ns += passed_ns
         # A thousandth below, because nanoseconds are whole numbers.
-        assert slow.finished(number % count, "score", 10, int(base_ns * factor * 0.999), now_ns) == []
+        assert slow.judge(number % count, "score", 10, int(base_ns * factor * 0.999), now_ns) == []
 
 
 @given(st.integers(2, 6), st.data())
@@ -120,11 +120,11 @@ def test_who_is_slower_by_more_than_the_factor_is_ejected_whatever_it_ran(count:
     mix = data.draw(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5000)), min_size=40, max_size=60))
     slow, ejected = SlowReplicas(), []
     for replica in range(count):
-        slow.joined(replica)
+        slow.add(replica)
     for number, (method, rows) in enumerate(mix * 3):
         for replica in range(count):
             busy_ns = (50_000 + 100 * rows) * (10 if replica == 1 else 1)
-            ejected += slow.finished(replica, method, rows, busy_ns, number * CHECK_NS)
+            ejected += slow.judge(replica, method, rows, busy_ns, number * CHECK_NS)
     assert [verdict.replica for verdict in ejected if verdict.credits_max == 0] == [1]
     assert ejected[0].factor > SLOW_FACTOR
 
@@ -182,7 +182,7 @@ def test_old_ejections_are_forgotten() -> None:
 def test_when_the_others_leave_the_ejected_serves_again() -> None:
     judged = Judged(2, lambda replica, rng: 100.0 if replica == 0 else 10.0).run(4)
     assert judged.limits[0] == 0
-    judged.obey(judged.slow.left(1, judged.now_ns))
+    judged.obey(judged.slow.remove(1, judged.now_ns))
     assert judged.limits[0] is None
     assert judged.slow.out == 0
 
@@ -206,19 +206,19 @@ class Floor(RuleBasedStateMachine):
 
     @rule(replica=REPLICAS)
     def joins(self, replica: int) -> None:
-        self.slow.joined(replica)
+        self.slow.add(replica)
         self.limits.setdefault(replica, None)
 
     @rule(replica=REPLICAS)
     def leaves(self, replica: int) -> None:
         self.limits.pop(replica, None)
-        self.obey(self.slow.left(replica, self.now_ns))
+        self.obey(self.slow.remove(replica, self.now_ns))
 
     @rule(replica=REPLICAS, busy_ms=st.sampled_from([0, 1, 30, 1000]), runs=st.integers(1, 2 * SAMPLES_MIN))
     def runs(self, replica: int, busy_ms: int, runs: int) -> None:
         for _ in range(runs):
             self.now_ns += CHECK_NS // 4
-            self.obey(self.slow.finished(replica, "score", 1, busy_ms * NS_PER_MS, self.now_ns))
+            self.obey(self.slow.judge(replica, "score", 1, busy_ms * NS_PER_MS, self.now_ns))
 
     @rule(seconds=st.integers(0, 70))
     def time_passes(self, seconds: int) -> None:
