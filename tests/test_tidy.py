@@ -146,6 +146,16 @@ def forbidden_names(path: Path) -> list[str]:
     return found
 
 
+def names_of_several_classes(paths: list[Path]) -> list[str]:
+    """Names that more than one class has: whoever looks for one finds the other."""
+    homes: dict[str, list[str]] = {}
+    for path in paths:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ClassDef) and not excused(path, node.lineno):
+                homes.setdefault(node.name, []).append(f"{path}:{node.lineno}")
+    return [f"{name}: {', '.join(places)}" for name, places in homes.items() if len(places) > 1]
+
+
 def environment_reads(path: Path) -> list[str]:
     return [
         f"{path}:{node.lineno}: reads the environment"
@@ -211,6 +221,10 @@ def test_names_are_the_glossary_s() -> None:
     assert gather(modules("flightserve"), forbidden_names) == ""
 
 
+def test_each_class_has_a_name_of_its_own() -> None:
+    assert names_of_several_classes(modules("flightserve")) == []
+
+
 def test_the_environment_is_read_at_the_edge_only() -> None:
     edge = ("flightserve/cli/*", "flightserve/__main__.py", "flightserve/control/*")
     inside = [p for p in modules("flightserve") if not any(fnmatch.fnmatch(str(p), e) for e in edge)]
@@ -266,6 +280,7 @@ def test_the_public_names_are_few() -> None:
         (swallows, "try:\n    f()\nexcept Exception:\n    pass\n"),
         (sleeps, "import time\ntime.sleep(1)\n"),
         (forbidden_names, "class JobQueue: ...\n"),
+        (lambda p: names_of_several_classes([p]), "class A: ...\nclass B:\n    class A: ...\n"),
         (environment_reads, "import os\nos.environ['A']\n"),
         (untold, "threading.Thread(target=f).start()\n"),
         (undocumented, "'''Doc.'''\ndef f(): ...\n"),

@@ -20,7 +20,7 @@ from flightserve.fabric.memory.segments import SegmentMap, SegmentPool, Shown
 from flightserve.fabric.transport.channels import BlockingChannel, connect
 from flightserve.replica.lane import LaneParts, ReplicaLane
 from flightserve.replica.lane_threads import LaneThread
-from flightserve.replica.session import Post, RouterSession
+from flightserve.replica.session import Post, ReplicaSession
 from flightserve.types import DeploymentSpec
 from flightserve.wire import frames
 from flightserve.wire.table import Peer, RoutingTable
@@ -64,11 +64,11 @@ class Connections:
         self._epoch = 0
         self._table_version = 0
         # By router: the one that owns the deployment, and while it moves the one before.
-        self._sessions: dict[int, RouterSession] = {}
+        self._sessions: dict[int, ReplicaSession] = {}
         # Those that ended while something of theirs was still running.
-        self._past: list[RouterSession] = []
+        self._past: list[ReplicaSession] = []
         self._main: BlockingChannel | None = None
-        self._main_session: RouterSession | None = None
+        self._main_session: ReplicaSession | None = None
         self._changed = threading.Condition()
 
     def __repr__(self) -> str:
@@ -98,7 +98,7 @@ class Connections:
         """The router greeted the main connection and every lane."""
         return self._main is not None and len(self.lanes) == self._spec.lanes.total
 
-    def sessions(self) -> list[RouterSession]:
+    def sessions(self) -> list[ReplicaSession]:
         """All that have not ended, or of which something still runs."""
         return [*list(self._sessions.values()), *self._past]
 
@@ -140,7 +140,7 @@ class Connections:
 
     # ---- a connection
 
-    def _connect(self, number: int | None = None) -> tuple[BlockingChannel, RouterSession, Shown] | None:
+    def _connect(self, number: int | None = None) -> tuple[BlockingChannel, ReplicaSession, Shown] | None:
         """A greeted connection to the router, the main one or that of a lane, waiting for one as long as it takes; None
         when draining or stopping."""
         while True:
@@ -166,7 +166,7 @@ class Connections:
                 log.info("%s cannot reach its router yet: %s", self._spec.name, error.message)
                 self.pause(RETRY_S)
 
-    def _await_hello(self, channel: BlockingChannel, session: RouterSession) -> None:
+    def _await_hello(self, channel: BlockingChannel, session: ReplicaSession) -> None:
         """Wait for the router's Hello; what came with it is read later. Raises Unavailable when none comes, or the
         router is given up meanwhile."""
         until_ns = monotonic_ns() + int(self._limits.connect_timeout_s * NS_PER_S)
@@ -177,22 +177,22 @@ class Connections:
             raise ProtocolError(f"the router's first frame is {type(received[0]).__name__}")
         channel.put_back(received[1:])
 
-    def _is_gone(self, session: RouterSession) -> bool:
+    def _is_gone(self, session: ReplicaSession) -> bool:
         """The routing table does not name the router any more, or the main connection to it ended."""
         with self._changed:
             return session.ended or session.router.id not in self._router_ids
 
-    def _session(self, router: Peer) -> RouterSession:
+    def _session(self, router: Peer) -> ReplicaSession:
         """That of a router, or a new one. Under the lock."""
         session = self._sessions.get(router.id)
         if session is None or session.ended:
             if session is not None and session.contexts:
                 self._past.append(session)
-            session = self._sessions[router.id] = RouterSession(router, self._epoch, self._pool, self._post)
+            session = self._sessions[router.id] = ReplicaSession(router, self._epoch, self._pool, self._post)
         session.epoch = self._epoch
         return session
 
-    def _hello(self, number: int | None, session: RouterSession) -> frames.Hello:
+    def _hello(self, number: int | None, session: ReplicaSession) -> frames.Hello:
         is_async = self._is_async(number)
         return frames.Hello(
             frames.PROTOCOL_VERSION,
@@ -216,14 +216,14 @@ class Connections:
         if not channel.intact():
             self._stolen()
 
-    def _stays(self, session: RouterSession) -> bool:
+    def _stays(self, session: ReplicaSession) -> bool:
         """The deployment is with this router, or nobody knows yet with whom."""
         with self._changed:
             return self._router is None or self._router.id == session.router.id
 
     # ---- the main one
 
-    def run_main(self, look_after: Callable[[RouterSession], None]) -> None:
+    def run_main(self, look_after: Callable[[ReplicaSession], None]) -> None:
         """Keep a main connection until the replica drains or stops, and the last has ended. `look_after` is called
         every `LOOK_AFTER_S` or sooner, whatever the lanes do."""
         while (connected := self._connect()) is not None:
@@ -242,7 +242,7 @@ class Connections:
             finally:
                 self._end_main(channel, session)
 
-    def _hear(self, channel: BlockingChannel, session: RouterSession) -> None:
+    def _hear(self, channel: BlockingChannel, session: ReplicaSession) -> None:
         for frame in channel.receive(LOOK_AFTER_S):
             if type(frame) is frames.Ping:
                 channel.send([frames.Pong(frame.number)])
@@ -259,7 +259,7 @@ class Connections:
             for over in [each for each in self._sessions.values() if each.ended and not each.contexts]:
                 del self._sessions[over.router.id]
 
-    def _end_main(self, channel: BlockingChannel, session: RouterSession) -> None:
+    def _end_main(self, channel: BlockingChannel, session: ReplicaSession) -> None:
         self._check_intact(channel)
         self._main = self._main_session = None
         channel.close()

@@ -29,7 +29,7 @@ from flightserve.replica.coroutines import STREAM_WINDOW, Coroutines
 from flightserve.replica.lane_threads import LaneThread, LaneThreads
 from flightserve.replica.outbox import Outbox
 from flightserve.replica.run import Run, RunAnswer, RunParts
-from flightserve.replica.session import RouterSession
+from flightserve.replica.session import ReplicaSession
 from flightserve.replica.turns import LOOK_S, CalleeReport, Turn, Turns
 from flightserve.wire import frames
 
@@ -59,7 +59,7 @@ class ReplicaLane:
     """Runs micro-batches that its router sends, until the connection ends."""
 
     def __init__(
-        self, parts: LaneParts, channel: BlockingChannel, session: RouterSession, shown: Shown, side_by_side: bool
+        self, parts: LaneParts, channel: BlockingChannel, session: ReplicaSession, shown: Shown, side_by_side: bool
     ) -> None:
         """`side_by_side`: it hands `async def` methods to the event loop and takes the next; others run one micro-batch
         after another, whatever the method."""

@@ -19,7 +19,7 @@ from flightserve.wire.frames import Region, Share
 
 if TYPE_CHECKING:
     from flightserve.replica.inputs import Inputs
-    from flightserve.replica.session import RouterSession
+    from flightserve.replica.session import ReplicaSession
 
 
 class Origin(NamedTuple):
@@ -86,7 +86,7 @@ class Origins:
         return batch
 
 
-def lend_back(origins: Origins, result: Any, inputs: Inputs, session: RouterSession) -> Share | None:
+def lend_back(origins: Origins, result: Any, inputs: Inputs, session: ReplicaSession) -> Share | None:
     """A result that a callee answered with, as it is, lent to the session's router where it lies: nothing is written.
     None for a result that has to be written."""
     if type(result) is not pa.RecordBatch or (found := origins.find(result)) is None:

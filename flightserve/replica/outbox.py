@@ -22,7 +22,7 @@ from flightserve.fabric.transport.channels import BlockingChannel
 from flightserve.replica.apart import Rows
 from flightserve.replica.counts import Counts
 from flightserve.replica.inputs import Inputs
-from flightserve.replica.session import RouterSession
+from flightserve.replica.session import ReplicaSession
 from flightserve.wire import frames
 
 # How long a result waits for memory before its micro-batch fails, and how long between two looks.
@@ -40,7 +40,7 @@ class Outbox:
     def __init__(
         self,
         channel: BlockingChannel,
-        session: RouterSession,
+        session: ReplicaSession,
         pool: SegmentPool,
         counts: Counts,
         read_meanwhile: ReadMeanwhile,

@@ -14,7 +14,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.core.lifecycle.retiring import GivenUp, why_retire
 from flightserve.errors import FlightserveError
 from flightserve.replica.binding import BoundMethod
-from flightserve.replica.session import Post, RouterSession
+from flightserve.replica.session import Post, ReplicaSession
 from flightserve.types import DeploymentSpec
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Retirement:
             self._say_goodbye()
             self.reason = why
 
-    def look(self, sessions: Iterable[RouterSession], waited_for: bool) -> None:
+    def look(self, sessions: Iterable[ReplicaSession], waited_for: bool) -> None:
         """Retire the replica where it has to be now. `waited_for`: nothing begins before all that was given up has
         ended."""
         given_up = [self._given_up(*each) for session in sessions for each in session.abandoned()]
@@ -63,12 +63,12 @@ class Retirement:
         if why := why_retire(given_up, serial, side_by_side, blocked_ns, now_ns, self._grace_ns):
             self.retire(why)
 
-    def is_over(self, session: RouterSession, batch_id: int) -> bool:
+    def is_over(self, session: ReplicaSession, batch_id: int) -> bool:
         """The micro-batch runs and is not waited for any more, by anybody."""
         calls = [self._given_up(*each) for each in session.abandoned() if each[0] == batch_id]
         return any(monotonic_ns() > call.ends_ns(self._grace_ns) for call in calls)
 
-    def until_ns(self, sessions: Iterable[RouterSession]) -> int:
+    def until_ns(self, sessions: Iterable[ReplicaSession]) -> int:
         """By when (monotonic ns) all that runs has ended, or is not waited for any more; 0 where nothing runs."""
         ends_ns = [0]
         for session in sessions:

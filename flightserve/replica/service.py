@@ -5,12 +5,12 @@ Who holds whom. What a part calls back is a narrow Protocol, or a function that 
 | part | is | holds | calls back |
 |---|---|---|---|
 | `ReplicaService` | life, routing tables, statistics | all below | |
-| `Connections` | the main connection, those of lanes | `ReplicaLane`, `RouterSession` | `look_after`, `stolen` |
+| `Connections` | the main connection, those of lanes | `ReplicaLane`, `ReplicaSession` | `look_after`, `stolen` |
 | `ReplicaLane` | one connection that brings micro-batches | `Outbox`, its `Run` | |
 | `Run` | one micro-batch | `Outbox`, `Inputs`, `Context`, `BoundMethod` | |
 | `Coroutines` | the event loop of `async def` methods | the `Run`s on it | `Bell`, of a lane that waits for one |
-| `Outbox` | what a lane sends | channel, `RouterSession`, segment pool | `ReadMeanwhile`, of its lane |
-| `RouterSession` | books of what one router gave and was given | contexts, segment pool | `Post`, of the event loop |
+| `Outbox` | what a lane sends | channel, `ReplicaSession`, segment pool | `ReadMeanwhile`, of its lane |
+| `ReplicaSession` | books of what one router gave and was given | contexts, segment pool | `Post`, of the event loop |
 | `LaneThreads`, `Turns` | which thread serves a lane, whose code runs | | `HandsOver`, of a lane; `start` |
 | `Retirement` | whether the replica has to go | | `say_goodbye`, of the connections |
 | `Hooks` | health checks and stop hooks of the object | the object | `retire`, `wait_for` |
@@ -42,7 +42,7 @@ from flightserve.replica.lane_threads import LaneThread, LaneThreads
 from flightserve.replica.onward import Onward
 from flightserve.replica.retiring import Retirement
 from flightserve.replica.run import RunParts
-from flightserve.replica.session import RouterSession
+from flightserve.replica.session import ReplicaSession
 from flightserve.replica.thread_contexts import carry_contexts
 from flightserve.replica.turns import Turns
 from flightserve.types import DeploymentSpec
@@ -147,7 +147,7 @@ class ReplicaService:
                 failure(error, f"the {name} of {self.spec.name}", log)
             self.connections.pause(RETRY_S)
 
-    def _look_after(self, session: RouterSession) -> None:
+    def _look_after(self, session: ReplicaSession) -> None:
         """Several times a second, whatever the lanes do."""
         self._hooks.look()
         if not self._retirement.reason:

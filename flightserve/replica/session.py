@@ -27,7 +27,7 @@ _numbers = itertools.count(1)
 Post = Callable[..., None]
 
 
-class RouterSession:
+class ReplicaSession:
     """From the first connection to a router to the end of the main one. `epoch` is the deployment's, as the routing
     table had it; `post` is there where the replica has `async def` methods. Any thread."""
 
@@ -61,7 +61,7 @@ class RouterSession:
 
     def __repr__(self) -> str:
         return (
-            f"<RouterSession with router {self.router.id:x}: {len(self.contexts)} micro-batches run, "
+            f"<ReplicaSession with router {self.router.id:x}: {len(self.contexts)} micro-batches run, "
             f"{len(self.outstanding)} results are out>"
         )
 
