@@ -1,8 +1,9 @@
-"""Where batches lie that this process was given: a micro-batch's rows, and what callees answered.
+"""Where the batches lie that this process was given: rows of micro-batches, and results of callees.
 
-Who passes such a batch on says where it lies, and nothing is written (`contracts.service.Passed`). A batch is known by
-itself, as the object that a method got, or by its buffers, as what a table or a slice has of it. By buffers only plain
-columns are compared: those that hold others have more places than buffers tell.
+A method may pass such a batch on, to another deployment or as its own result. Then only its place is sent, and nothing
+is written (`contracts.service.Passed`). A batch is found again as the same object, or by its buffers, where it is a
+slice of the batch that was given, or went through a table. Only plain columns are compared by buffers: a nested column
+has offsets that its buffers do not show.
 """
 
 from __future__ import annotations

@@ -31,26 +31,23 @@ class ReplicaSession:
     """From the first connection to a router to the end of the main one. `epoch` is the deployment's, as the routing
     table had it; `post` is there where the replica has `async def` methods. Any thread."""
 
-    def __init__(
-        self,
-        router: Peer,
-        epoch: int,
-        pool: SegmentPool,
-        post: Post | None,
-    ) -> None:
+    def __init__(self, router: Peer, epoch: int, pool: SegmentPool, post: Post | None) -> None:
         self.router = router
         self.epoch = epoch
         # Later ones of this process have greater numbers.
         self.number = next(_numbers)
-        # Results it was sent, as (segment, offset), and how often.
-        self.outstanding: dict[tuple[int, int], int] = {}
-        # Results that lie in others' regions, by these.
-        self.lent: dict[tuple[int, int, int], list[object]] = {}
-        self._counting = threading.Lock()
+        # The main connection is no more.
+        self.ended = False
+        # Micro-batches that run, by their ids; the tasks of those on the event loop; and how many parts each stream
+        # there may still send before its reader has taken some.
         self.contexts: dict[int, Context] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.windows: dict[int, asyncio.Semaphore] = {}
-        self.ended = False
+        # Results that the router was sent, as (segment, offset), and how often.
+        self.outstanding: dict[tuple[int, int], int] = {}
+        # What keeps results that lie in regions of others, by (owner, segment, offset).
+        self.lent: dict[tuple[int, int, int], list[object]] = {}
+        self._counting = threading.Lock()
         self._pool = pool
         self._post = post
         # Micro-batches nobody waits for, and since when.
@@ -79,7 +76,7 @@ class ReplicaSession:
         return context
 
     def leave(self, batch_id: int) -> None:
-        """The micro-batch's method returned."""
+        """The micro-batch's method has returned, or it has been turned away."""
         context = self.contexts.pop(batch_id, None)
         if context is not None:
             context.end()
@@ -127,15 +124,16 @@ class ReplicaSession:
         with self._counting:
             self.outstanding[key] = self.outstanding.get(key, 0) + 1
 
-    def lend(self, key: tuple[int, int, int], rows: object) -> None:
-        """The router is sent a result that lies in another's region, as (owner, segment, offset): the rows are kept
-        until it has read of that."""
+    def lend(self, key: tuple[int, int, int], lease: object) -> None:
+        """The router is about to be sent a result that lies in a region of another process, given as (owner, segment,
+        offset). The lease keeps it until the router says that it has one of its own (`release`)."""
         with self._counting:
-            self.lent.setdefault(key, []).append(rows)
+            self.lent.setdefault(key, []).append(lease)
 
     def release(self, keys: list[tuple[int, int, int]], lost: bool = False) -> None:
-        """Nobody reads these results any more, or the router holds them itself now."""
-        # Let go of outside of the lock: by these it may have been kept.
+        """The router says that nobody reads these results any more, or that it has its own lease on them. `lost`: that
+        nobody reads them for whom it can speak; others still may, so their memory is not written again."""
+        # Let go of when the lock is free: what ends with the last lease takes locks of its own.
         let_go: list[object] = []
         for key in keys:
             owner, segment, offset = key
@@ -143,14 +141,13 @@ class ReplicaSession:
                 self._free(segment, offset, lost)
                 continue
             with self._counting:
-                rows = self.lent.pop(key, [])
-                let_go += rows[-1:]
-                if len(rows) > 1:
-                    self.lent[key] = rows[:-1]
+                leases = self.lent.pop(key, [])
+                let_go += leases[-1:]
+                if len(leases) > 1:
+                    self.lent[key] = leases[:-1]
 
     def _free(self, segment: int, offset: int, lost: bool) -> None:
-        """The router says nobody reads this result any more (`lost`: nobody it can speak for); of one that it was sent
-        several times, one of these."""
+        """Of a result that was sent several times, this ends one of them."""
         key = (segment, offset)
         with self._counting:
             count = self.outstanding.pop(key, 0)

@@ -1,17 +1,17 @@
 """Whose code runs, where plain methods call other deployments.
 
-`concurrency` says how many micro-batches' code runs at a time. One that waits for a call onwards runs nothing, so it
-steps aside: its turn is free for the next, and when its reply is there it takes a turn again, before those that have
-not begun, and goes on. A class is then like a monitor: between two lines of a method with a call onwards between them,
-a method for other requests may have run. `@fs.deployment(reentrant=False)` keeps them apart.
+`concurrency` says for how many micro-batches code runs at a time: each needs a turn. One whose method waits for a call
+onwards runs no code, so it steps aside: its turn is free for the next. When its reply is there it takes a turn again,
+before those that have not begun, and goes on. So a class is like a monitor: while a method waits for a call onwards,
+methods for other requests may run. `@fs.deployment(reentrant=False)` keeps them apart.
 
-A call that is answered soon (`HASTE_S`) is not worth a change of threads. The lane of one that takes longer is served
-by another thread from then on (`replica.lane_threads`), and the router is told that its credit is free
-(`frames.Suspended`). A lane has at most `SUSPENDED_MAX` of them; one more keeps its lane waiting, as all do where there
-is no other thread.
+A call that is answered soon (`HASTE_S`) is not worth a change of threads. When one takes longer, another thread serves
+the lane from then on (`replica.lane_threads`), and the router is told that the credit is free (`frames.Suspended`). A
+lane has at most `SUSPENDED_MAX` methods that wait so; one more keeps its lane waiting, as does any where there is no
+other thread.
 
-Nobody waits for a turn that waits for him: who has one runs, and ends or steps aside. Only user code can break that, by
-a lock that it holds while it calls onwards and that another method waits for.
+This cannot deadlock by itself: whoever has a turn runs, and ends or steps aside. User code can make it: a method holds
+a lock while it calls onwards, and another waits for that lock.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from flightserve.wire import frames
 
 log = logging.getLogger(__name__)
 
-# How often who waits for a turn looks whether he still may have one.
+# How often a micro-batch that waits for a turn looks whether the replica still takes it.
 LOOK_S: Final = 0.1
-# Whoever waits so long for a turn after his reply came may wait for ever.
+# A method that has its reply and waits so long to go on may wait for ever: the log says so.
 SUSPICIOUS_NS: Final = 10 * NS_PER_S
 
 
 class Turns:
-    """As many as the replica's lanes. Any thread."""
+    """As many turns as the replica has serial lanes. Any thread."""
 
     def __init__(self, count: int) -> None:
         self._free = count
@@ -49,7 +49,7 @@ class Turns:
         return f"<Turns: {self._free} free, {self._returning} awaited>"
 
     def take(self, timeout_s: float) -> bool:
-        """A turn for what has not begun. False where there was none in that time."""
+        """Take a turn for a micro-batch that has not begun. False where none was free in that time."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._closed or self._free > self._returning, timeout_s):
                 return False
@@ -57,7 +57,7 @@ class Turns:
             return True
 
     def retake(self, who: str) -> None:
-        """A turn for what has stepped aside, however long that takes."""
+        """Take a turn again for a method that stepped aside, however long that takes. `who` is Deployment.method."""
         since_ns = monotonic_ns()
         with self._changed:
             self._returning += 1
@@ -73,7 +73,7 @@ class Turns:
             self._free -= 1
 
     def give(self) -> None:
-        """Whoever has a turn has ended, or steps aside."""
+        """Give a turn back: its micro-batch has ended, or steps aside."""
         with self._changed:
             self._free += 1
             self._changed.notify_all()
