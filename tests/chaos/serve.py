@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from flightserve.cli.main import serve_until_told
+from flightserve.cli.serving import serve_until_told
 from flightserve.config import MIB, EdgeLimits, FabricLimits, FrontendOptions
 from flightserve.control.plan import Plan
 from flightserve.running import make_plan

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 
-from flightserve.cli.main import main, serve_until_told
+from flightserve.cli.main import main
+from flightserve.cli.serving import serve_until_told
 from flightserve.config import FrontendOptions
 from flightserve.control.plan import Plan
 from tests.control import standins

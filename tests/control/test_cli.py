@@ -15,7 +15,9 @@ import pytest
 import ray
 
 import flightserve
-from flightserve.cli.main import _parser, load_app, main, render
+from flightserve.cli.main import main, make_parser
+from flightserve.cli.serving import load_app
+from flightserve.cli.status import render
 from flightserve.config import FabricLimits, FrontendOptions
 from flightserve.control import reaper
 from flightserve.control.desired import Desired
@@ -117,7 +119,7 @@ def test_replicas_are_name_and_count(text: str, capsys: pytest.CaptureFixture[st
     ("text", "seconds"), [("30", 30.0), ("30s", 30.0), ("1.5s", 1.5), ("250ms", 0.25), ("5m", 300.0), ("2h", 7200.0)]
 )
 def test_times_have_units(text: str, seconds: float) -> None:
-    assert _parser().parse_args(["sql", "a.parquet", "--refresh", text]).refresh == pytest.approx(seconds)
+    assert make_parser().parse_args(["sql", "a.parquet", "--refresh", text]).refresh == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1s", "5 m", "1d", "nan", "1e3"])

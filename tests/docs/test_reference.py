@@ -17,7 +17,7 @@ import pytest
 
 import flightserve as fs
 from flightserve import errors, metrics
-from flightserve.cli.main import _parser
+from flightserve.cli.main import make_parser
 from flightserve.config import EdgeLimits, FabricLimits, FrontendOptions
 from flightserve.types import DeploymentOptions
 from flightserve.wire.status import TABLE, Code
@@ -48,7 +48,7 @@ def plain(cell: str) -> str:
 
 
 def commands() -> Mapping[str, argparse.ArgumentParser]:
-    (sub,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (sub,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     return sub.choices
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from flightserve.cli.main import serve_until_told
+from flightserve.cli.serving import serve_until_told
 from flightserve.config import EdgeLimits, FabricLimits, FrontendOptions
 from flightserve.control.plan import Plan
 from flightserve.running import make_plan

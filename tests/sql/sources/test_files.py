@@ -18,7 +18,7 @@ import pytest
 from pyarrow import feather
 
 import flightserve as fs
-from flightserve.cli.main import _table
+from flightserve.cli.arguments import table
 from flightserve.errors import ConfigError
 from flightserve.sql import sources
 from flightserve.sql.engine import EngineOptions
@@ -351,7 +351,7 @@ def test_the_command_takes_what_exists_for_a_path(
 ) -> None:
     write(tmp_path, {exists: "a\n1\n"})
     monkeypatch.chdir(tmp_path)
-    assert _table(text) == (name, "q/a.csv" if name == "n" else text)
+    assert table(text) == (name, "q/a.csv" if name == "n" else text)
 
 
 # ---- files that come later

@@ -1,0 +1,43 @@
+"""What arguments say: tables, times, numbers of replicas. Raise argparse.ArgumentTypeError."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+_UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def table(text: str) -> tuple[str, str]:
+    """NAME=PATH, or PATH: the name is then the file's without its ending, or the folder's. What exists is a path."""
+    exists = os.path.exists(text)
+    name, separator, path = text.partition("=")
+    if separator and name.isidentifier() and not exists:
+        if not path:
+            raise argparse.ArgumentTypeError(f"{text!r} has no path; write NAME=PATH")
+        return name, path
+    where = Path(os.path.abspath(text) if exists else text)
+    stem = where.parent.name if any(c in where.name for c in "*?[") and not exists else where.name.partition(".")[0]
+    name = re.sub(r"\W", "_", stem)
+    if not name.strip("_") or name[0].isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} gives no name to call the table by; write NAME=PATH")
+    return name, text
+
+
+def seconds(text: str) -> float:
+    """30, 30s, 500ms, 5m or 1h, in seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write it as 30s, 500ms, 5m or 1h")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def replica_count(text: str) -> tuple[str, int]:
+    """NAME=N: a deployment and how many replicas it has."""
+    name, separator, count = text.partition("=")
+    if not (name and separator and count.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=N")
+    return name, int(count)

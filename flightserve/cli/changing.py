@@ -1,0 +1,71 @@
+"""`flightserve scale` and `flightserve deploy`: change an app while it runs."""
+
+from __future__ import annotations
+
+import argparse
+import traceback
+from typing import Any
+
+from flightserve.cli.arguments import replica_count
+from flightserve.cli.output import StdoutForPrograms
+from flightserve.cli.serving import load_app
+from flightserve.errors import FlightserveError
+from flightserve.running import CHANGE_TIMEOUT_S
+
+
+def add_commands(commands: Any) -> None:
+    """Add `scale` and `deploy` to the parser's commands."""
+    scale = commands.add_parser("scale", help="change how many replicas a running app has")
+    scale.set_defaults(command=_scale)
+    scale.add_argument(
+        "replicas", nargs="+", type=replica_count, metavar="NAME=N", help="replicas of a deployment, 1 or more"
+    )
+    _changing_options(scale)
+
+    deploy = commands.add_parser("deploy", help="replace what a running app serves, without a failed request")
+    deploy.set_defaults(command=_deploy)
+    deploy.add_argument("app", metavar="module:app", help="where the new fs.App is")
+    about = (
+        "replicas of a deployment (default: as many as it has, or as a class declares that declared otherwise before)"
+    )
+    deploy.add_argument("--replicas", action="append", default=[], type=replica_count, metavar="NAME=N", help=about)
+    about = "replace also deployments that are as they were, e.g. to have them load their data again"
+    deploy.add_argument("--everything", action="store_true", help=about)
+    about = "take the resources of what is replaced, a replica first, where there is no room beside it"
+    deploy.add_argument("--in-place", action="store_true", help=about)
+    _changing_options(deploy)
+
+
+def _changing_options(parser: argparse.ArgumentParser) -> None:
+    """What `scale` and `deploy` have in common."""
+    parser.add_argument(
+        "--app", dest="app_id", metavar="ID", help="which app (default: the only one of yours that runs)"
+    )
+    about = "how long new replicas may take to be ready before all is as it was (default: %(default)s)"
+    parser.add_argument("--timeout", type=float, default=CHANGE_TIMEOUT_S, metavar="SECONDS", help=about)
+
+
+def _scale(arguments: argparse.Namespace) -> int:
+    from flightserve.control import commands
+
+    print(commands.scale(commands.find_app(arguments.app_id), dict(arguments.replicas), arguments.timeout))
+    return 0
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    from flightserve.control import commands
+    from flightserve.running import planned
+
+    running = commands.find_app(arguments.app_id)
+    with StdoutForPrograms() as out:
+        try:
+            deployments = planned(load_app(arguments.app), arguments.everything)
+        except FlightserveError:
+            raise
+        except Exception as error:
+            # Whatever a stranger's module raises.
+            message = f"nothing was changed: {arguments.app} cannot be imported: {type(error).__name__}: {error}"
+            raise commands.ChangeFailed(message, traceback.format_exc()) from error
+        replicas, timeout_s, in_place = dict(arguments.replicas), arguments.timeout, arguments.in_place
+        print(commands.deploy(running, deployments, replicas, timeout_s, in_place), file=out)
+    return 0

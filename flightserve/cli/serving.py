@@ -1,0 +1,197 @@
+"""`flightserve run` and `flightserve sql`: serve an app, or files as tables, until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from flightserve.cli.arguments import replica_count, seconds, table
+from flightserve.cli.output import StdoutForPrograms
+from flightserve.config import PROTOCOLS, FrontendOptions
+from flightserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flightserve.app import App
+    from flightserve.control.plan import Plan
+    from flightserve.running import Running
+
+POLL_S: Final = 0.5
+
+
+def add_commands(commands: Any) -> None:
+    """Add `run` and `sql` to the parser's commands."""
+    run = commands.add_parser("run", help="serve an app until SIGINT or SIGTERM")
+    run.set_defaults(command=_run)
+    run.add_argument("app", metavar="module:app", help="where the fs.App is, e.g. examples.flights.app:app")
+    _serving_options(run)
+
+    sql = commands.add_parser("sql", help="serve Parquet, CSV or Arrow files as SQL tables, without code")
+    sql.set_defaults(command=_sql)
+    option = sql.add_argument
+    about = (
+        "a file, a quoted glob, or a folder: one table each, called NAME, or as the file or folder is; files of a "
+        "folder that are not of one table are a table each, called as they are"
+    )
+    option("tables", nargs="+", metavar="[NAME=]PATH", type=table, help=about)
+    about = "memory: each replica copies the tables when it starts; view: it reads the files for each query"
+    option("--load", choices=("memory", "view"), default="memory", help=f"{about} (default: %(default)s)")
+    option("--name", default="warehouse", help="the deployment's name, and the catalog's (default: %(default)s)")
+    option("--threads", type=int, default=0, metavar="N", help="of each replica (default: all cores)")
+    option("--memory-limit", default="", metavar="SIZE", help="of each replica's engine, e.g. 4GB (default: its own)")
+    about = "what all replicas may spill to disk, together, e.g. 10GB (default: 90 %% of what is free)"
+    option("--spill-limit", default="", metavar="SIZE", help=about)
+    about = "look so often whether the files changed, and serve them as they are now, e.g. 30s, 5m (default: never)"
+    option("--refresh", type=seconds, default=0.0, metavar="TIME", help=about)
+    about = "MiB of results that each replica keeps, and gives again until the files change (default: 0, none)"
+    option("--cache-mb", type=int, default=0, metavar="N", help=about)
+    _serving_options(sql)
+
+
+def _serving_options(parser: argparse.ArgumentParser) -> None:
+    """What `run` and `sql` have in common."""
+    defaults = FrontendOptions()
+    option = parser.add_argument
+    option("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
+    for protocol in PROTOCOLS:
+        port = getattr(defaults, f"{protocol}_port")
+        about = f"default {port}; 0: a free one"
+        option(f"--{protocol}-port", type=int, default=port, metavar="PORT", help=about)
+        option(f"--no-{protocol}", action="store_true", help=f"leave {protocol} out")
+    about = "replicas of a deployment; may be given again for others"
+    option("--replicas", action="append", default=[], type=replica_count, metavar="NAME=N", help=about)
+    about = "frontend processes; the first takes the ports given, the others free ones"
+    option("--frontends", type=int, default=1, metavar="N", help=about)
+    about = "router processes; deployments are spread over them"
+    option("--routers", type=int, default=1, metavar="N", help=about)
+    option("--address", metavar="RAY", help="an existing Ray on this machine (default: a Ray of our own)")
+    about = "a name that HTTP answers to, beside numeric addresses, localhost and --host's; may be given again"
+    option("--allow-host", action="append", default=[], metavar="NAME", help=about)
+    about = "a web origin whose pages may call (CORS), e.g. https://app.example, or *; may be given again"
+    option("--cors-origin", action="append", default=[], metavar="ORIGIN", help=about)
+    about = "take SQL by GET /v1/sql?query=... too, for spreadsheets, links and the like (default: on loopback only)"
+    option("--allow-get", action=argparse.BooleanOptionalAction, default=None, help=about)
+    about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
+    option("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS", help=about)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return _serve(arguments, lambda: load_app(arguments.app))
+
+
+def _sql(arguments: argparse.Namespace) -> int:
+    names = [name for name, _ in arguments.tables]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"two tables would be called {repeated[0]!r}; write NAME=PATH for one of them")
+
+    def make() -> App:
+        from flightserve.app import App
+        from flightserve.sql import Warehouse
+
+        warehouse = Warehouse(
+            dict(arguments.tables),
+            name=arguments.name,
+            load=arguments.load,
+            threads=arguments.threads,
+            memory_limit=arguments.memory_limit,
+            spill_limit=arguments.spill_limit,
+            refresh_s=arguments.refresh,
+            cache_mb=arguments.cache_mb,
+        )
+        return App(warehouse.bind())
+
+    return _serve(arguments, make)
+
+
+def _serve(arguments: argparse.Namespace, make: Callable[[], App]) -> int:
+    ports: dict[str, Any] = {
+        f"{protocol}_port": None if getattr(arguments, f"no_{protocol}") else getattr(arguments, f"{protocol}_port")
+        for protocol in PROTOCOLS
+    }
+    options = FrontendOptions(
+        host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout,
+        allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
+        allow_get=arguments.allow_get, **ports,
+    )  # fmt: skip
+
+    def plan() -> Plan:
+        from flightserve.running import make_plan
+
+        return make_plan(make(), options, dict(arguments.replicas), arguments.routers)
+
+    return serve_until_told(plan, arguments.address)
+
+
+def serve_until_told(make: Callable[[], Plan], address: str | None = None) -> int:
+    """Make the plan, serve it, print the `ready` line, and stop after SIGINT or SIGTERM; the exit status."""
+    stop = threading.Event()
+    _on_signals(stop)
+    with StdoutForPrograms() as out:
+        from flightserve.control.logs import configure_logging
+        from flightserve.running import Running
+
+        configure_logging("launcher")
+        running = Running(make(), address)
+        try:
+            running.start(cancelled=stop.is_set)
+            if not stop.is_set():
+                addresses = json.dumps(_ready(running), separators=(",", ":"))
+                print(f"ready {addresses}", file=out, flush=True)
+            while not stop.wait(POLL_S):
+                running.check()
+        except SystemExit as told:
+            # While `ray.init` runs, Ray's own handler answers SIGTERM, by leaving with its number.
+            if told.code != signal.SIGTERM:
+                raise
+        finally:
+            running.stop()
+    return 0
+
+
+def _ready(running: Running) -> dict[str, Any]:
+    """The first frontend's addresses by protocol; with several frontends, all of theirs under `frontends`."""
+    everyone = [child.addresses for child in running.status().children if child.addresses]
+    return {**running.addresses, "frontends": everyone} if len(everyone) > 1 else dict(running.addresses)
+
+
+def _on_signals(stop: threading.Event) -> None:
+    """First signal: drain. Second of the kind: Python's default, which ends the process at once (the reaper and
+    the children's own fences clean up)."""
+
+    def told(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    signal.signal(signal.SIGINT, told)
+    signal.signal(signal.SIGTERM, told)
+
+
+def load_app(target: str) -> Any:
+    """The object named by `module:attribute`; the current directory is importable. Raises ConfigError."""
+    from flightserve.app import App
+
+    module, separator, attribute = target.partition(":")
+    if not (module and separator and attribute):
+        raise ConfigError(f"{target!r} is not module:app, e.g. examples.flights.app:app")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(f"there is no module {error.name!r} in {os.getcwd()} or on sys.path") from error
+    try:
+        app = getattr(imported, attribute)
+    except AttributeError as error:
+        raise ConfigError(f"module {module} has no {attribute!r}") from error
+    if not isinstance(app, App):
+        raise ConfigError(f"{target} is a {type(app).__name__}; it must be a flightserve.App")
+    return app
