@@ -1,8 +1,8 @@
-"""The columns of a result on their way to types: those of each request follow from its own rows alone.
+"""How the columns of a result get their types: from each request's own rows, never from those of others.
 
-Requests that share a micro-batch are answered by one batch where each of them, by itself, would have had these very
-columns and types; otherwise each group of such gets a batch of its own (`Apart`). Nothing of what earlier calls gave is
-remembered. Where a request's values make no column, its caller is told, and nobody else.
+Requests that share a micro-batch are answered by one batch if each of them, run alone, would have got the same columns
+and types; otherwise each group of requests with the same types gets a batch of its own (`Apart`). Nothing is remembered
+from one micro-batch to the next. Where a request's values make no column, only its own caller gets the error.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ EXTENSION_METADATA: Final = b"ARROW:extension:metadata"
 
 
 class Column:
-    """One column of a result whose type is not settled: Arrow's, or Python values. `given` is the field of the
-    request's column of that name, whose type it keeps if that holds its values; `declared` the type that it must have.
-    With `utc` its moments have no zone because they are of UTC."""
+    """One column of a result before it has its type: an Arrow array, or Python values. `given` is the field of the
+    request's column of that name: its type is kept if it holds the values. `declared` is the type that the column must
+    have. `utc`: its times have no zone, and are in UTC."""
 
     __slots__ = ("declared", "given", "name", "utc", "values")
 

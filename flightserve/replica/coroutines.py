@@ -40,9 +40,9 @@ class Coroutines:
         self._loop = asyncio.new_event_loop()
         self._replaced = threading.Condition()
         self._stopping = False
-        # Those without an answer. Added to before they are handed to the loop, so that none is lost with it.
+        # Runs that have not been answered. Each is added before the loop has it, so that none is lost with a loop.
         self._runs: set[Run] = set()
-        # Those that have not begun. Whoever takes one out begins it, or gives it back.
+        # Runs that have not begun. Who takes one out of here has it: the loop, or `give_back`.
         self._unbegun: dict[Run, None] = {}
 
     def __repr__(self) -> str:

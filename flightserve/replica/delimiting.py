@@ -21,8 +21,8 @@ RID: Final = "rid"
 
 
 def divide(result: Rows, rows: Sequence[int], where: str) -> MethodResult:
-    """The result as the answer of requests with so many rows each; as it is where there is one. Raises MethodFailed for
-    a batch without `rid`, or with row numbers that do not ascend or that there are not."""
+    """Divide a result among requests that had so many rows each; with one request it stays as it is. Raises
+    MethodFailed for a batch without `rid`, and for row numbers that do not ascend or are out of range."""
     if isinstance(result, Stored):
         return result
     batch = result.batch if isinstance(result, Fresh) else result

@@ -30,7 +30,8 @@ Tell = Callable[[str], None]
 
 
 class Hooks:
-    """Of one object. `start` and `end` once; `tell` is told why the replica is not well."""
+    """The checks and stop hooks of one object. Call `start` and `end` once each. `tell` is called with the reason when
+    a check has failed too often."""
 
     def __init__(self, target: object, name: str, await_: Await, tell: Tell) -> None:
         # Of the class: an object may answer to any name.

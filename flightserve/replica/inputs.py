@@ -24,15 +24,16 @@ RegionKey = tuple[int, int, int]
 
 
 class Inputs:
-    """The leases of one micro-batch. `pieces` gives its rows; `settle` says which regions are kept."""
+    """The leases of one micro-batch on its regions. First `drop_late` if need be, then `pieces`; when the method has
+    returned and nothing of ours refers to the rows, `settle`; later on `take_returned`, until nothing is `holding`."""
 
     __slots__ = ("_regions", "_returned", "holding", "parts", "place", "rows")
 
     def __init__(self) -> None:
         # Places in the Execute of the parts that run; None where all do.
         self.parts: list[int] | None = None
-        # Where the rows lie, if in one region and one after another: with which row of it they begin, how many it has,
-        # and what keeps it; and how many are each request's.
+        # Where the rows lie, if one after another in one region: the region, their first row in it, how many rows it
+        # has, and a lease on it. `rows`: how many rows each request has.
         self.place: tuple[Region, int, int, pa.Buffer] | None = None
         self.rows: list[int] = []
         self._regions: list[Region] = []
@@ -42,8 +43,8 @@ class Inputs:
         self._returned: collections.deque[RegionKey] = collections.deque()
 
     def drop_late(self, frame: Execute, now_ns: int) -> int:
-        """Take the parts out whose deadline has passed; how many there were. All stay where one is late between
-        others of one region: the rows around it would have to be copied together, for all of them."""
+        """Take out the parts whose deadline has passed. How many there were; 0 also where a late one lies between
+        others of its region: without it, the rows around it would have to be copied together, for all of them."""
         places = [place for place, part in enumerate(frame.parts) if part.deadline_ns > now_ns]
         live = [frame.parts[place] for place in places]
         if len(_runs(live)) > len(_runs(frame.parts)):

@@ -60,7 +60,7 @@ LIMITS: Final = EdgeLimits()
 
 
 class Remote:
-    """Another deployment, as the one that calls it sees it: its methods are attributes."""
+    """Another deployment, as a method that calls it sees it: the methods of that deployment are attributes."""
 
     __slots__ = ("_loop", "_name", "_origins", "_service")
 
