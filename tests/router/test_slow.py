@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 import flightserve as fs
-from flightserve.clock import NS_PER_S
+from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.core.overload import ejection
+from flightserve.core.routing.events import ReplicaPaused
 from flightserve.replica.lane import STREAM_WINDOW
 from tests.plane import Plane, meta, plane, receive_all, small_limits
 from tests.support import eventually
@@ -84,6 +85,27 @@ def test_a_replica_ten_times_slower_than_the_others_gets_nothing_while_it_is_eje
             work(running, lane, 60)
         assert slow.ran - ran <= 2, "more than what it had before"
         assert sum(target.ran for target in running.targets[1:]) >= 600
+
+
+def test_a_pause_does_not_let_an_ejected_replica_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with one_slow(monkeypatch, 600 * NS_PER_S) as (running, lane, slow):
+        router, peer_id = running.router, running.replicas[0].peer_id
+        paused = threading.Event()
+
+        def pause() -> None:
+            """As if it had left heartbeats unanswered; the next one it answers."""
+            (peer,) = (peer for peer in router._peers if peer.id == peer_id)
+            peer.paused = True
+            router._tell_all(ReplicaPaused(peer_id), monotonic_ns())
+            paused.set()
+
+        router.post(pause)
+        assert paused.wait(20)
+        eventually(lambda: not any(peer.paused for peer in router._peers), what="it answers")
+        ran = slow.ran
+        for _ in range(5):
+            work(running, lane, 60)
+        assert slow.ran - ran <= 2, "more than what it had before"
 
 
 def test_a_slow_replica_is_probed_and_taken_back_when_it_is_fast_again(monkeypatch: pytest.MonkeyPatch) -> None:
