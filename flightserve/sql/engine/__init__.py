@@ -24,7 +24,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.core.cache import LRUCache
 from flightserve.errors import ConfigError, Unavailable
 from flightserve.sql.engine.bound_queries import BoundQuery, Key
-from flightserve.sql.engine.columns import projected
+from flightserve.sql.engine.columns import project
 from flightserve.sql.engine.errors import said as _said
 from flightserve.sql.engine.spilling import SpillFolder
 from flightserve.sql.sources import Source, quoted_name
@@ -110,7 +110,7 @@ class Engine:
         self._lock_down(self._connection, self._files())
         with self.session() as session:
             for source in self.sources:
-                relation = projected(session.sql(f"FROM {quoted_name(source.name)} LIMIT 0"))
+                relation = project(session.sql(f"FROM {quoted_name(source.name)} LIMIT 0"))
                 self.tables[source.name] = relation.to_arrow_table().schema
         self.shadow = self._shadow()
         names = frozenset(name.lower() for name in self.tables)

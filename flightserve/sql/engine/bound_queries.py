@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import duckdb
 import pyarrow as pa
 
-from flightserve.sql.engine.columns import projected
+from flightserve.sql.engine.columns import project
 
 
 class Rows:
@@ -58,7 +58,7 @@ class BoundQuery:
         # Each run asks the tables. What is no query, as EXPLAIN, runs when it is bound, and the relation has what it
         # gave then.
         self.lasting = asked.type == "QUERY_RELATION"
-        self._relation = projected(asked)
+        self._relation = project(asked)
 
     def relation(self, rows: tuple[str, pa.RecordBatch] | None = None) -> duckdb.DuckDBPyRelation:
         """The query, to be run once, with these rows."""

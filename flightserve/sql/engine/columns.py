@@ -1,12 +1,12 @@
 """Columns of results that Arrow has no type for, or no value.
 
 The engine gives Arrow its own bytes for bits and large numbers, a time without its offset, and whole numbers of 128
-bits without sign as negative ones. Such columns, and such parts of lists and structs, are texts (`projected`). Types
+bits without sign as negative ones. Such columns, and such parts of lists and structs, are texts (`project`). Types
 depend on types alone, so that a statement's description, its executions and its merged form agree.
 
 Single values of other types are refused, because a client would read another one: whole numbers of more than 38 digits,
 a time of 24:00:00, infinite times in nanoseconds (`Refusals`), and intervals of more microseconds than fit into Arrow's
-nanoseconds (`projected`, because Arrow gets them wrapped around).
+nanoseconds (`project`, because Arrow gets them wrapped around).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def meant(kind: Any) -> str:
         return str(kind)
 
 
-def projected(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+def project(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """The relation with such columns as Arrow has types for; most are so already."""
     types: list[Any] = relation.types
     if not any(kind.id in _LOOKED_AT for kind in types):

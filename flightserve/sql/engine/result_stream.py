@@ -20,7 +20,7 @@ from flightserve.clock import NEVER_NS
 from flightserve.errors import Cancelled, DeadlineExceeded, InvalidArgument, OutOfMemory
 from flightserve.sql.engine import Engine
 from flightserve.sql.engine.bound_queries import BoundQuery, bound_key
-from flightserve.sql.engine.columns import Refusals, projected
+from flightserve.sql.engine.columns import Refusals, project
 from flightserve.sql.engine.errors import NO_MEMORY, translate
 from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.engine.result_batches import (
@@ -84,7 +84,7 @@ class ResultStream:
         self, text: str, values: Mapping[str, Any] | None, rows: tuple[str, pa.RecordBatch] | None
     ) -> duckdb.DuckDBPyRelation:
         if not self._keeps_bound:
-            return projected(self._session.sql(text, params=dict(values) if values else None))
+            return project(self._session.sql(text, params=dict(values) if values else None))
         if self._bound is None:
             self._bound = BoundQuery(self._session, text, rows)
         return self._bound.relation(rows)
@@ -109,7 +109,7 @@ class ResultStream:
         finally:
             self.close()
 
-    def renamed(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def rename(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The batches with that schema's names; its types are theirs. Statements whose parameters were written out
         have other names for columns without one."""
         for batch in self:

@@ -25,7 +25,7 @@ from flightserve.config import EdgeLimits
 from flightserve.core.civil import FIRST_YEAR_DAY, LAST_DAY, clock, sql_date
 from flightserve.errors import ConfigError, InvalidArgument, SchemaMismatch
 from flightserve.fabric.memory.decode import decode_stream
-from flightserve.sql.engine.columns import projected
+from flightserve.sql.engine.columns import project
 from flightserve.sql.engine.errors import translate
 from flightserve.sql.engine.plain_layouts import plain_type, to_plain
 from flightserve.sql.statements.parser import ParsedStatement, Tree, parameters_of, walk
@@ -62,7 +62,7 @@ class Types:
     def arrow(self, kind: str) -> pa.DataType:
         """The Arrow type of an engine's type, dictionaries written out. Raises ConfigError for one that is none."""
         try:
-            relation = projected(self._connection.cursor().sql(f"SELECT CAST(NULL AS {kind}) AS v"))
+            relation = project(self._connection.cursor().sql(f"SELECT CAST(NULL AS {kind}) AS v"))
             found = relation.to_arrow_table().schema.field(0).type
         except Exception as error:
             raise ConfigError(f"{kind!r} is no type of the engine: {translate(error).message}") from error

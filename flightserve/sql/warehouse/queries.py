@@ -372,12 +372,12 @@ class Runner:
         """The rows' results one after another, without `rid`; the first batch has the schema even where it has no
         rows."""
         if rows == 1 or not prepared.parameters.names:
-            execution = self._execution(prepared, columns, 0, limits)
+            stream = self._open_stream(prepared, columns, 0, limits)
             # Without parameters it runs as it was written, its columns have their names, and nothing needs to be known
             # before.
-            named = execution.renamed(self._result_of(execution, prepared, columns)) if columns else execution
+            named = stream.rename(self._result_of(stream, prepared, columns)) if columns else stream
             for batch in named:
-                if execution.last:
+                if stream.last:
                     limits.ending()
                 yield batch
             return
@@ -391,13 +391,13 @@ class Runner:
                 yield from table.remove_column(0).to_batches()
                 continue
             for row in some:
-                execution = self._execution(prepared, columns, row, limits)
-                yield from execution.renamed(result)
+                stream = self._open_stream(prepared, columns, row, limits)
+                yield from stream.rename(result)
 
-    def _result_of(self, execution: ResultStream, prepared: Prepared, columns: Sequence[pa.Array]) -> pa.Schema:
+    def _result_of(self, stream: ResultStream, prepared: Prepared, columns: Sequence[pa.Array]) -> pa.Schema:
         """The schema of this one execution's result, which may depend on its values: `COLUMNS(?)`."""
         result = prepared.result_for(columns, 0)
-        if conforms(execution.schema, result):
+        if conforms(stream.schema, result):
             return result
         raw = self.described(prepared, prepared.parameters.values(columns, 0))
         return plain_schema(raw) or raw
@@ -424,7 +424,7 @@ class Runner:
             raise InvalidArgument(f"the statement is not merged: {prepared.reason}")
         some = [column.slice(rows.start, len(rows)) for column in columns]
         relation = parameter_relation(some, rows.start, rows.stop)
-        execution = ResultStream(
+        stream = ResultStream(
             self.engine,
             self.watch,
             prepared.merged,
@@ -432,7 +432,7 @@ class Runner:
             cancelled=limits.cancelled,
             rows=(PARAMS, relation),
         )
-        table = execution.read_all(min(MERGED_BYTES_MAX, limits.result_bytes_max * len(rows)))
+        table = stream.read_all(min(MERGED_BYTES_MAX, limits.result_bytes_max * len(rows)))
         if table is None:
             return None
         check_sizes(table, rows, limits.result_bytes_max)
@@ -440,7 +440,7 @@ class Runner:
 
     def one(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits = Limits()) -> pa.Table:
         """One row's result. Raises TooLarge where it is over the limit; what is left of it is not run then."""
-        table = self._execution(prepared, columns, row, limits).read_all(limits.result_bytes_max)
+        table = self._open_stream(prepared, columns, row, limits).read_all(limits.result_bytes_max)
         if table is None:
             raise result_too_large(limits.result_bytes_max)
         try:
@@ -455,7 +455,7 @@ class Runner:
             table = self.one(prepared, columns, row, limits)
             yield table.add_column(0, pa.field(RID, pa.int64()), pa.repeat(pa.scalar(row, pa.int64()), table.num_rows))
 
-    def _execution(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> ResultStream:
+    def _open_stream(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> ResultStream:
         # Most texts without parameters run once, and a session for each would push out others.
         keeps_bound = prepared.ran and not prepared.parameters.names
         prepared.ran = True

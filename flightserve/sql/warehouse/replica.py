@@ -164,20 +164,20 @@ class WarehouseReplica:
         """Run SQL: rows `sql` and `parameters`; streams the result."""
         sql, rows = _read(batch)
         with self._tables.using() as tables:
-            prepared, columns = _prepared_for(tables.runner, sql, rows)
+            prepared, columns = _prepare_for(tables.runner, sql, rows)
             cache, scope = self._cache_for(prepared)
             count = 1 if rows is None else rows.num_rows
             if cache is None or scope is None:
                 yield from tables.runner.stream(prepared, columns, count, _limits())
             else:
                 key = (scope, (count, rows_digest(columns)))
-                yield from _kept(cache, key, lambda: tables.runner.stream(prepared, columns, count, _limits()))
+                yield from _keep_stream(cache, key, lambda: tables.runner.stream(prepared, columns, count, _limits()))
 
     def execute(self, batch: pa.RecordBatch) -> Result:
         """Run SQL for each row of parameters: where they can be merged, as one query."""
         sql, rows = read_execution(batch)
         with self._tables.using() as tables:
-            prepared, columns = _prepared_for(tables.runner, sql, rows)
+            prepared, columns = _prepare_for(tables.runner, sql, rows)
             if not columns:
                 raise InvalidArgument("the statement has no parameters, so that nothing is merged; `query` runs it")
             executions = Executions(columns, rows.num_rows, context().rows)
@@ -197,7 +197,7 @@ class WarehouseReplica:
         sql, rows = _read(batch)
         with self._tables.using() as tables:
             prepared, columns = (
-                (tables.runner.prepare_for(sql, None), []) if rows is None else _prepared_for(tables.runner, sql, rows)
+                (tables.runner.prepare_for(sql, None), []) if rows is None else _prepare_for(tables.runner, sql, rows)
             )
             if rows is None and _is_open(tables.runner, prepared):
                 taken = pa.schema([(name, pa.null()) for name in prepared.parameters.names])
@@ -281,7 +281,7 @@ def _read(batch: pa.RecordBatch) -> tuple[str, pa.RecordBatch | None]:
     return sql, decode_rows(parameters)
 
 
-def _columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:
+def _check_columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:
     if rows is None:
         if prepared.parameters.names:
             names = ", ".join(prepared.parameters.names)
@@ -292,16 +292,16 @@ def _columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.Array]:
     return prepared.parameters.columns(rows) if prepared.parameters.names else []
 
 
-def _prepared_for(runner: Runner, sql: str, rows: pa.RecordBatch | None) -> tuple[Prepared, list[pa.Array]]:
+def _prepare_for(runner: Runner, sql: str, rows: pa.RecordBatch | None) -> tuple[Prepared, list[pa.Array]]:
     """The statement for these parameter rows, and their columns. A statement's parameters are no columns of the
     request, which are right: what is wrong with them is a wrong value (HTTP 400), and no SchemaMismatch (422)."""
     try:
         if rows is None:
             prepared = runner.prepare_for(sql, None)
-            return prepared, _columns(prepared, None)
+            return prepared, _check_columns(prepared, None)
         rows = untagged(rows)
         prepared = runner.prepare_for(sql, rows.schema, rows.slice(0, 1) if rows.num_rows else None)
-        return prepared, _columns(prepared, rows)
+        return prepared, _check_columns(prepared, rows)
     except SchemaMismatch as error:
         raise InvalidArgument(error.message) from error
 
@@ -311,7 +311,7 @@ def _limits() -> Limits:
     return Limits(current.deadline, lambda: current.cancelled, current.ending)
 
 
-def _kept(
+def _keep_stream(
     cache: ResultCache, key: Key, run: Callable[[], Iterator[pa.RecordBatch]]
 ) -> Iterator[pa.RecordBatch | Stored | Fresh]:
     """A stream's batches, from the cache or for it."""

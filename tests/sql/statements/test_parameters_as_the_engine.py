@@ -11,7 +11,7 @@ import pytest
 
 from flightserve.errors import InvalidArgument, NotFound
 from flightserve.sql.warehouse.queries import Runner
-from flightserve.sql.warehouse.replica import _prepared_for
+from flightserve.sql.warehouse.replica import _prepare_for
 from tests.sql.statements.parameter_table import DIFFERENT, ROWS, Embedded, cases, comparable, rows_of
 from tests.sql.warehouses import opened, watching
 
@@ -32,14 +32,14 @@ def embedded() -> Iterator[Embedded]:
 def answer(runner: Runner, sql: str, rows: pa.RecordBatch) -> pa.Table | None:
     """The rows' results one behind the other; None for an error that is the caller's."""
     try:
-        prepared, columns = _prepared_for(runner, sql, rows)
+        prepared, columns = _prepare_for(runner, sql, rows)
         return pa.Table.from_batches(list(runner.stream(prepared, columns, rows.num_rows)))
     except (InvalidArgument, NotFound):
         return None
 
 
 def executed(runner: Runner, sql: str, rows: pa.RecordBatch) -> pa.Table:
-    prepared, columns = _prepared_for(runner, sql, rows)
+    prepared, columns = _prepare_for(runner, sql, rows)
     return runner.run(prepared, columns, rows.num_rows)
 
 
