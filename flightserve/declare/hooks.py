@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, overload
 
-from flightserve.declare.options import check_amount
+from flightserve.core.routing.options import check_amount
 from flightserve.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])

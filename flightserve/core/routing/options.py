@@ -1,43 +1,54 @@
-"""What `DeploymentOptions` must satisfy before a machine may run on them."""
+"""What `DeploymentOptions` must satisfy, for who declares a deployment and before a router's machine runs on them."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import fields
+from typing import Any, Final
 
 from flightserve.core.routing.policies import POLICIES
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions
 
-_AT_LEAST_ONE = (
-    "replicas",
-    "max_batch_rows",
-    "max_batch_bytes",
-    "concurrency",
-    "max_queued_requests",
-    "max_queued_bytes",
-    "default_timeout_ms",
-    "max_timeout_ms",
-)
+# Zero is a choice for these; every other number is a size, a count or a time and must be greater.
+_ZERO_ALLOWED: Final = frozenset({"linger_ms", "max_queue_wait_ms", "num_cpus", "num_gpus"})
 
 
 def check_options(options: DeploymentOptions) -> None:
     """Raise ConfigError that names the first option which cannot be served and says what is allowed."""
-    for name in _AT_LEAST_ONE:
-        value = getattr(options, name)
-        if name == "concurrency" and value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name} is {value!r}; it is a whole number, 1 or more")
-    for name in ("linger_ms", "max_queue_wait_ms", "num_cpus", "num_gpus"):
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise ConfigError(f"{name} is {value!r}; it is a finite number, 0 or more")
-    if not isinstance(options.adaptive_limit, bool):
-        raise ConfigError(f"adaptive_limit is {options.adaptive_limit!r}; it is True or False")
-    if options.router not in POLICIES:
-        known = ", ".join(sorted(POLICIES))
-        raise ConfigError(f"router is {options.router!r}; the routers are: {known}")
+    for field in fields(options):
+        _check_option(field.name, getattr(options, field.name), str(field.type))
     if options.default_timeout_ms > options.max_timeout_ms:
         raise ConfigError(
-            f"default_timeout_ms is {options.default_timeout_ms}, over max_timeout_ms, {options.max_timeout_ms}"
+            f"default_timeout_ms is {options.default_timeout_ms}, more than max_timeout_ms, {options.max_timeout_ms}"
         )
+
+
+def _check_option(key: str, value: Any, kind: str) -> None:
+    """`kind` is the field's annotation."""
+    if key == "router":
+        if value not in POLICIES:
+            raise ConfigError(f"router is {value!r}; it is one of {', '.join(map(repr, POLICIES))}")
+    elif key == "resources":
+        if not isinstance(value, dict) or not all(isinstance(k, str) and _is_number(v) for k, v in value.items()):
+            raise ConfigError(f"resources is {value!r}; it is a dict of names and amounts")
+        for name, amount in value.items():
+            check_amount(f"resources[{name!r}]", amount, zero_allowed=False)
+    elif kind == "bool":
+        if not isinstance(value, bool):
+            raise ConfigError(f"{key} is {value!r}; it is True or False")
+    elif value is not None or "None" not in kind:
+        whole = kind.startswith("int")
+        if not _is_number(value) or (whole and not isinstance(value, int)):
+            raise ConfigError(f"{key} is {value!r}; it is {'a whole number' if whole else 'a number'}")
+        check_amount(key, value, zero_allowed=key in _ZERO_ALLOWED)
+
+
+def check_amount(key: str, value: float, *, zero_allowed: bool) -> None:
+    """Raises ConfigError for a size, count or time that cannot be."""
+    if not (value >= 0 if zero_allowed else value > 0) or value == float("inf"):
+        wanted = "finite" if value == float("inf") else "at least 0" if zero_allowed else "greater than 0"
+        raise ConfigError(f"{key} is {value}; it must be {wanted}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

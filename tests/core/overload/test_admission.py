@@ -216,7 +216,7 @@ def test_the_machine_tells_the_limit_how_long_requests_waited_and_ran() -> None:
         ({"max_queue_wait_ms": float("inf")}, "max_queue_wait_ms is inf"),
         ({"max_queue_wait_ms": True}, "max_queue_wait_ms is True"),
         ({"adaptive_limit": 1}, "adaptive_limit is 1; it is True or False"),
-        ({"router": "lifo"}, "the routers are: deadline, fifo"),
+        ({"router": "lifo"}, "router is 'lifo'; it is one of 'fifo', 'deadline'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict, words: str) -> None:
