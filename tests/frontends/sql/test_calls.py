@@ -161,7 +161,7 @@ def test_a_text_that_comes_once_is_not_looked_at(
         return describe(self, batch)
 
     target = served.plane.targets[0]
-    methods = served.plane.replicas[0].methods
+    methods = served.plane.replicas[0]._lane_parts.methods
     monkeypatch.setattr(methods["describe"], "_function", lambda batch: counted(target, batch))
     once, twice = (f"SELECT $1 + {id(ask) + n} AS n" for n in range(2))
     ask(once, [1])
