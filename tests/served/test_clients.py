@@ -41,7 +41,7 @@ def path(method: str) -> Any:
 # ---- 19
 
 
-def test_19_slow_and_idle_http_connections(callers: dict[str, Any]) -> None:
+def test_slow_and_idle_http_connections(callers: dict[str, Any]) -> None:
     url = callers["http"].address
     head, _, _ = post(IDENTITY, BODY).partition(b"\r\n\r\n")
     slow_head, slow_body = Raw(url).send(head), Raw(url).send(head + b"\r\n\r\n" + BODY[:5])
@@ -56,7 +56,7 @@ def test_19_slow_and_idle_http_connections(callers: dict[str, Any]) -> None:
     used.close()
 
 
-def test_19_more_connections_than_may_be_open(callers: dict[str, Any]) -> None:
+def test_more_connections_than_may_be_open(callers: dict[str, Any]) -> None:
     # In use: those that are idle would give way.
     held = [Raw(callers["http"].address).send(b"POST") for _ in range(LIMITS.connections_max + 5)]
     refused = held[-1].until_closed()
@@ -73,7 +73,7 @@ def _served(caller: Caller) -> bool:
         return False
 
 
-def test_19_silent_connections_of_others(callers: dict[str, Any]) -> None:
+def test_silent_connections_of_others(callers: dict[str, Any]) -> None:
     """Those that never say what they are; other clients are served, and nothing stays when they go."""
     held = []
     for name in ("grpc", "flight", "zmq"):
@@ -88,7 +88,7 @@ def test_19_silent_connections_of_others(callers: dict[str, Any]) -> None:
 # ---- 21
 
 
-def test_21_a_full_queue(caller: Caller, callers: dict[str, Any]) -> None:
+def test_a_full_queue(caller: Caller, callers: dict[str, Any]) -> None:
     """One runs, at most two wait (one of them at the replica); the next is one too many."""
     slow = stream_of(batch_of(600))
     with ThreadPoolExecutor(6) as pool:
@@ -105,7 +105,7 @@ def test_21_a_full_queue(caller: Caller, callers: dict[str, Any]) -> None:
 # ---- 22
 
 
-def test_22_streams_on_which_nothing_is_sent(callers: dict[str, Any]) -> None:
+def test_streams_on_which_nothing_is_sent(callers: dict[str, Any]) -> None:
     client = callers["flight"].client
     with Exchange(client, "", path("identity")) as exchange:
         exchange.writer.begin(pa.schema([("a", pa.int64())]))
@@ -128,7 +128,7 @@ def _until(ended: threading.Event, *requests: pb.CallRequest) -> Iterator[pb.Cal
     ended.wait(30)
 
 
-def test_22_clients_that_leave_in_the_middle(system: Served, callers: dict[str, Any]) -> None:
+def test_clients_that_leave_in_the_middle(system: Served, callers: dict[str, Any]) -> None:
     """What they asked is given up within a second or so, long before its deadline."""
     request = pb.CallRequest(deployment="Probe", method="never", arrow_stream=GOOD)
     call = callers["grpc"].stub.Call.future(request, timeout=50)
@@ -149,7 +149,7 @@ def test_22_clients_that_leave_in_the_middle(system: Served, callers: dict[str, 
 
 
 @pytest.mark.parametrize("name", ["http", "grpc", "flight"])
-def test_22_a_reader_that_never_reads(system: Served, callers: dict[str, Any], name: str) -> None:
+def test_a_reader_that_never_reads(system: Served, callers: dict[str, Any], name: str) -> None:
     """Of a stream that would be 25 GB: little of it is made, and in the end the stream is given up."""
     before = statistic(system, "replica-Probe-0", "shared_memory_bytes")
     endless = stream_of(batch_of(100_000))
@@ -173,7 +173,7 @@ def test_22_a_reader_that_never_reads(system: Served, callers: dict[str, Any], n
     done()
 
 
-def test_22_a_zeromq_client_that_never_reads_or_leaves(callers: dict[str, Any]) -> None:
+def test_a_zeromq_client_that_never_reads_or_leaves(callers: dict[str, Any]) -> None:
     zeromq = callers["zmq"]
     deaf = zeromq.connect(RCVHWM=1, RCVBUF=4096)
     head = json.dumps({"deployment": "Probe", "method": "identity"}).encode()

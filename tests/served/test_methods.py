@@ -1,4 +1,4 @@
-"""Methods that misbehave, over the real system (row 31): each gets its code, its neighbours are unharmed."""
+"""Methods that misbehave, over the real system: each gets its code, its neighbours are unharmed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check(caller: Caller, answer: Any, code: str, says: str = "") -> None:
 FAILING = {"boom": "ValueError: boom", "longer": "4", "mistyped": "mistyped", "nothing": "nothing"}
 
 
-def test_31_methods_that_raise_or_return_what_they_may_not(caller: Caller) -> None:
+def test_methods_that_raise_or_return_what_they_may_not(caller: Caller) -> None:
     for method, says in FAILING.items():
         answer = caller.call(method, GOOD)
         check(caller, answer, "INTERNAL", says)
@@ -35,7 +35,7 @@ def test_a_generator_that_yields_nothing_answers_no_rows(caller: Caller) -> None
     assert answer.rows.num_rows == 0
 
 
-def test_31_a_request_that_breaks_its_micro_batch_breaks_only_itself(callers: dict[str, Caller]) -> None:
+def test_a_request_that_breaks_its_micro_batch_breaks_only_itself(callers: dict[str, Caller]) -> None:
     good, bad = stream_of(batch_of(1, 2)), stream_of(batch_of(-1))
     names = ["http", "grpc", "zmq", "flight"]
     with ThreadPoolExecutor(4) as pool:
@@ -52,7 +52,7 @@ def test_what_does_not_fit_into_the_shared_memory_that_was_given_is_said(caller:
     assert answer.status in (0, 413)
 
 
-def test_31_a_method_that_never_returns_ends_with_its_deadline(caller: Caller, callers: dict[str, Caller]) -> None:
+def test_a_method_that_never_returns_ends_with_its_deadline(caller: Caller, callers: dict[str, Caller]) -> None:
     with ThreadPoolExecutor(1) as pool:
         never = pool.submit(caller.call, "never", GOOD, x_timeout_ms="400")
         neighbour = next(other for name, other in callers.items() if name != caller.name)
@@ -60,7 +60,7 @@ def test_31_a_method_that_never_returns_ends_with_its_deadline(caller: Caller, c
         check(caller, never.result(), "DEADLINE_EXCEEDED", "running")
 
 
-def test_31_a_method_that_ends_its_process(caller: Caller, callers: dict[str, Caller], resting: Resting) -> None:
+def test_a_method_that_ends_its_process(caller: Caller, callers: dict[str, Caller], resting: Resting) -> None:
     pids = {resting.pid(name): name for name in ("replica-Probe-0", "replica-Probe-1")}
     answer = caller.call("exits", GOOD)
     check(caller, answer, "UNAVAILABLE")

@@ -1,4 +1,4 @@
-"""A hostile peer of the data plane (row 30): the real router closes its connection, and nobody else notices.
+"""A hostile peer of the data plane: the real router closes its connection, and nobody else notices.
 
 The peer runs as our user, so it may connect; what it says is made to break a router or a replica that believes it.
 """
@@ -130,7 +130,7 @@ def submit(
     return frames.Submit(PROBE, "identity", frames.Region(owner, segment, offset, length, 5), [part])
 
 
-def test_30_segments_that_are_none(endpoint: str) -> None:
+def test_segments_that_are_none(endpoint: str) -> None:
     read, write = os.pipe()
     bad = {
         "unsealed": memfd(seals=0),
@@ -147,7 +147,7 @@ def test_30_segments_that_are_none(endpoint: str) -> None:
     os.close(write)
 
 
-def test_30_too_few_and_too_many_fds(endpoint: str) -> None:
+def test_too_few_and_too_many_fds(endpoint: str) -> None:
     fd = memfd()
     with hostile(endpoint) as peer:
         assert peer.send(SEGMENT).closed(), "no fd"
@@ -162,7 +162,7 @@ def test_30_too_few_and_too_many_fds(endpoint: str) -> None:
     os.close(fd)
 
 
-def test_30_more_segments_than_a_process_may_have(endpoint: str) -> None:
+def test_more_segments_than_a_process_may_have(endpoint: str) -> None:
     fd = memfd()
     with hostile(endpoint) as peer:
         for number in range(1100):
@@ -171,7 +171,7 @@ def test_30_more_segments_than_a_process_may_have(endpoint: str) -> None:
     os.close(fd)
 
 
-def test_30_regions_outside_of_their_segment(endpoint: str) -> None:
+def test_regions_outside_of_their_segment(endpoint: str) -> None:
     fd = memfd()
     most = (1 << 64) - 1
     bad = [
@@ -186,7 +186,7 @@ def test_30_regions_outside_of_their_segment(endpoint: str) -> None:
     os.close(fd)
 
 
-def test_30_frames_out_of_place(endpoint: str, system: Served) -> None:
+def test_frames_out_of_place(endpoint: str, system: Served) -> None:
     other = system.child("frontend-0").peer_id
     replica = system.child("replica-Probe-0").peer_id
     bad: dict[str, tuple[frames.Frame, ...]] = {
@@ -210,7 +210,7 @@ def test_30_frames_out_of_place(endpoint: str, system: Served) -> None:
             assert peer.closed(), name
 
 
-def test_30_bytes_that_are_no_frames(endpoint: str) -> None:
+def test_bytes_that_are_no_frames(endpoint: str) -> None:
     for data in (b"\xff\xff\xff\xff", b"\4\0\0\0nope", b"\1\0\0\0\xc0", b"GET / HTTP/1.1\r\n\r\n"):
         with hostile(endpoint) as peer:
             assert peer.send_bytes(data).closed(), data
@@ -218,7 +218,7 @@ def test_30_bytes_that_are_no_frames(endpoint: str) -> None:
         peer.send_bytes(frames.encode([submit()])[:9])
 
 
-def test_30_rows_that_are_none_fail_alone(endpoint: str) -> None:
+def test_rows_that_are_none_fail_alone(endpoint: str) -> None:
     """A segment as it must be, with something else in it: for the replica to find out."""
     good = bytes(stream_of([batch_of(1, 2, 3)]))
     fd = memfd(good)
@@ -244,7 +244,7 @@ def test_30_rows_that_are_none_fail_alone(endpoint: str) -> None:
     os.close(noise)
 
 
-def test_30_a_segment_that_goes_while_requests_in_it_wait(endpoint: str) -> None:
+def test_a_segment_that_goes_while_requests_in_it_wait(endpoint: str) -> None:
     good = bytes(stream_of([batch_of(1, 2, 3)]))
     fd = memfd(good)
     with hostile(endpoint) as peer:
@@ -258,7 +258,7 @@ def test_30_a_segment_that_goes_while_requests_in_it_wait(endpoint: str) -> None
     os.close(fd)
 
 
-def test_30_a_peer_that_leaves_in_the_middle(endpoint: str) -> None:
+def test_a_peer_that_leaves_in_the_middle(endpoint: str) -> None:
     good = bytes(stream_of([batch_of(400)]))
     fd = memfd(good)
     with hostile(endpoint) as peer:
@@ -270,7 +270,7 @@ def test_30_a_peer_that_leaves_in_the_middle(endpoint: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_30_another_user(endpoint: str) -> None:
+def test_another_user(endpoint: str) -> None:
     os.seteuid(NOBODY)
     try:
         with socket.socket(socket.AF_UNIX) as sock, pytest.raises(PermissionError):
