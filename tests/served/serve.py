@@ -23,8 +23,8 @@ LIMITS: Final = EdgeLimits(
     streams_max=6,
     stream_idle_timeout_s=1.0,
 )
-# What a replica may answer with lies in its shared memory.
-FABRIC: Final = FabricLimits(segment_bytes=16 * MIB, memory_bytes_max=64 * MIB)
+# What a replica may answer with lies in its shared memory. One segment: each is a descriptor, and those are counted.
+FABRIC: Final = FabricLimits(segment_bytes=64 * MIB, memory_bytes_max=64 * MIB)
 
 
 def plan() -> Plan:
