@@ -1,28 +1,25 @@
 """What travels between the supervisor and its children, the launcher, and commands (`flightserve status`, ...).
 
-One unix socket, `@flightserve-<app id>-supervisor` in the app's private folder. Each message is a 4-byte little-endian
-length and a msgpack array tagged with its type. Both ends are our own processes of our own user, which `SO_PEERCRED`
-says; the length is bounded all the same, so that a bug cannot become an allocation without end.
+One unix socket, `@flightserve-<app id>-supervisor` in the app's private folder. Each message is a msgpack array
+tagged with its type, behind its length (`wire.framing`). Both ends are our own processes of our own user, which
+`SO_PEERCRED` says; the length is bounded all the same, so that a bug cannot become an allocation without end.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 from flightserve.contracts.refreshing import Refreshed
 from flightserve.core.lifecycle.reconciling import Slot
-from flightserve.errors import ProtocolError
+from flightserve.wire.framing import MessageDecoder, pack_length
 from flightserve.wire.table import RoutingTable
 
 # Code and arguments of one app (`app.planned`).
 APP_BYTES_MAX: Final = 256 << 20
 # A supervisor's state may hold an app's deployments twice while they are changed, and all that is small beside.
 MESSAGE_BYTES_MAX: Final = 2 * APP_BYTES_MAX + (64 << 20)
-_LENGTH: Final = struct.Struct("<I")
 
 
 class Announce(msgspec.Struct, array_like=True, frozen=True, tag=1):
@@ -258,36 +255,16 @@ _decoder: msgspec.msgpack.Decoder[_Arrays | _Tagged] = msgspec.msgpack.Decoder(_
 def encode(message: Message) -> bytes:
     """The message as it travels, length first."""
     body = _encoder.encode(_Tagged(message) if isinstance(message, View) else message)
-    return _LENGTH.pack(len(body)) + body
+    return pack_length(len(body)) + body
 
 
-class Inbox:
+def _decode(body: bytes | bytearray) -> Message:
+    message = _decoder.decode(body)
+    return message.view if isinstance(message, _Tagged) else message
+
+
+class Inbox(MessageDecoder[Message]):
     """Bytes in, messages out: fed in whatever pieces the socket gives."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """Messages completed by `data`, in order. Raises ProtocolError for one that is oversize or undecodable."""
-        self._buffer += data
-        while len(self._buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer)
-            if length > MESSAGE_BYTES_MAX:
-                raise ProtocolError(f"a control message of {length} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
-            end = _LENGTH.size + length
-            if len(self._buffer) < end:
-                return
-            body = bytes(self._buffer[_LENGTH.size : end])
-            del self._buffer[:end]
-            yield _decode(body)
-
-    def __repr__(self) -> str:
-        return f"<Inbox {len(self._buffer)} bytes pending>"
-
-
-def _decode(body: bytes) -> Message:
-    try:
-        message = _decoder.decode(body)
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"an undecodable control message: {error}") from error
-    return message.view if isinstance(message, _Tagged) else message
+        super().__init__(_decode, MESSAGE_BYTES_MAX, "control message")

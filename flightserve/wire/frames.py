@@ -1,8 +1,7 @@
 """The frames of the data plane and their codec: bytes in arbitrary pieces to frames, and back.
 
-A frame is a 4-byte little-endian length and a msgpack array whose first element is the frame's tag. Several
-frames may lie in one send. The decoder is sans-io (after h11): it is fed whatever a socket gave, returns the
-frames that are whole, keeps the rest, and refuses a length over the bound before anything is allocated for it.
+A frame is a msgpack array whose first element is the frame's tag, behind its length (`framing`). Several frames may
+lie in one send.
 
 Regions are named by where they lie, never by content: a frame that carries one grants its receiver a lease,
 which a `Release` gives back. Row ranges select rows inside the region's one record batch.
@@ -10,16 +9,15 @@ which a `Release` gives back. Row ranges select rows inside the region's one rec
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from flightserve.errors import ProtocolError
+from flightserve.wire.framing import MessageDecoder, pack_length
 
 PROTOCOL_VERSION: Final = 1
-PREFIX_BYTES: Final = 4
 # Both ends must agree on it, so that it is of the protocol and no option.
 FRAME_BYTES_MAX: Final = 4 << 20
 
@@ -279,9 +277,6 @@ Frame = (
     | Suspended
 )
 
-_LENGTH: Final = struct.Struct("<I")
-_pack_length = _LENGTH.pack
-_length_at = _LENGTH.unpack_from
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
@@ -294,49 +289,15 @@ def encode(frames: Iterable[Frame], frame_bytes_max: int = FRAME_BYTES_MAX) -> b
         length = len(body)
         if length > frame_bytes_max:
             raise ProtocolError(f"{type(frame).__name__} frame of {length} bytes; at most {frame_bytes_max} fit")
-        out += (_pack_length(length), body)
+        out += (pack_length(length), body)
     return b"".join(out)
 
 
-class FrameDecoder:
+class FrameDecoder(MessageDecoder[Frame]):
     """Frames out of a byte stream cut anywhere. One per connection."""
 
     def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX) -> None:
-        self._frame_bytes_max = frame_bytes_max
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises ProtocolError on a length over the bound or on bytes that
-        are no frame; the connection is then of no further use."""
-        if self._rest:
-            data = self._rest + data
-        frames: list[Frame] = []
-        position, end = 0, len(data)
-        while end - position >= PREFIX_BYTES:
-            start = position + PREFIX_BYTES
-            (length,) = _length_at(data, position)
-            if length > self._frame_bytes_max:
-                raise ProtocolError(f"frame of {length} bytes announced; at most {self._frame_bytes_max} are taken")
-            if end - start < length:
-                break
-            try:
-                frames.append(_decode(data[start : start + length]))
-            except msgspec.DecodeError as error:
-                raise ProtocolError(f"{length} bytes that are no frame: {error}") from error
-            position = start + length
-        # Usually whole frames arrive, and nothing is left.
-        self._rest = data[position:] if position < end else b""
-        return frames
-
-    @property
-    def pending(self) -> int:
-        """Bytes of an unfinished frame held back."""
-        return len(self._rest)
-
-    def finish(self) -> None:
-        """The stream ended. Raises ProtocolError where it ended inside a frame."""
-        if self._rest:
-            raise ProtocolError(f"the peer closed inside a frame, after {len(self._rest)} bytes of it")
+        super().__init__(_decode, frame_bytes_max, "frame")
 
 
 def check_region(region: Region, segment_bytes: int) -> None:

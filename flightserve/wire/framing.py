@@ -1,0 +1,78 @@
+"""Messages on a byte stream: each behind its length, four bytes, little-endian. Pure.
+
+The data plane's frames and the control plane's messages travel so, each with a bound and a codec of its own. The
+decoder is sans-io (after h11): it is fed whatever a socket gave, returns what is whole, keeps the rest, and refuses a
+length over the bound before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from flightserve.errors import ProtocolError
+
+T = TypeVar("T")
+
+PREFIX: Final = struct.Struct("<I")
+pack_length = PREFIX.pack
+_length_at = PREFIX.unpack_from
+
+
+class MessageDecoder(Generic[T]):
+    """Messages out of a byte stream cut anywhere; `decode` makes one of its bytes. One per connection.
+
+    What is unfinished is looked at again when it is whole: the work is linear in the bytes, however they come.
+    """
+
+    def __init__(self, decode: Callable[[bytes | bytearray], T], bytes_max: int, name: str) -> None:
+        self._decode = decode
+        self._bytes_max = bytes_max
+        self._name = name
+        self._rest = bytearray()
+        # How long the rest is to be before it is worth a look.
+        self._wanted = PREFIX.size
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.pending} bytes pending>"
+
+    def feed(self, data: bytes | bytearray) -> list[T]:
+        """What `data` completes, in order. Raises ProtocolError on a length over the bound or on bytes that are no
+        message; the connection is then of no further use."""
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return []
+            data = self._rest
+        messages: list[T] = []
+        position, end, wanted = 0, len(data), PREFIX.size
+        while end - position >= PREFIX.size:
+            start = position + PREFIX.size
+            (length,) = _length_at(data, position)
+            if length > self._bytes_max:
+                raise ProtocolError(f"{self._name} of {length} bytes announced; at most {self._bytes_max} are taken")
+            if end - start < length:
+                wanted = PREFIX.size + length
+                break
+            try:
+                messages.append(self._decode(data[start : start + length]))
+            except msgspec.DecodeError as error:
+                raise ProtocolError(f"{length} bytes that are no {self._name}: {error}") from error
+            position = start + length
+        # Usually whole messages arrive, and nothing is left.
+        if position < end or self._rest:
+            self._rest, self._wanted = bytearray(data[position:]), wanted
+        return messages
+
+    @property
+    def pending(self) -> int:
+        """Bytes of an unfinished message held back."""
+        return len(self._rest)
+
+    def finish(self) -> None:
+        """The stream ended. Raises ProtocolError where it ended inside a message."""
+        if self._rest:
+            raise ProtocolError(f"the peer closed inside a {self._name}, after {len(self._rest)} bytes of it")
