@@ -17,9 +17,10 @@ from flightserve.errors import ProtocolError
 
 T = TypeVar("T")
 
-PREFIX: Final = struct.Struct("<I")
-pack_length = PREFIX.pack
-_length_at = PREFIX.unpack_from
+PREFIX_BYTES: Final = 4
+_PREFIX: Final = struct.Struct("<I")
+pack_length = _PREFIX.pack
+_length_at = _PREFIX.unpack_from
 
 
 class MessageDecoder(Generic[T]):
@@ -34,7 +35,7 @@ class MessageDecoder(Generic[T]):
         self._name = name
         self._rest = bytearray()
         # How long the rest is to be before it is worth a look.
-        self._wanted = PREFIX.size
+        self._wanted = PREFIX_BYTES
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.pending} bytes pending>"
@@ -48,14 +49,14 @@ class MessageDecoder(Generic[T]):
                 return []
             data = self._rest
         messages: list[T] = []
-        position, end, wanted = 0, len(data), PREFIX.size
-        while end - position >= PREFIX.size:
-            start = position + PREFIX.size
+        position, end, wanted = 0, len(data), PREFIX_BYTES
+        while end - position >= PREFIX_BYTES:
+            start = position + PREFIX_BYTES
             (length,) = _length_at(data, position)
             if length > self._bytes_max:
                 raise ProtocolError(f"{self._name} of {length} bytes announced; at most {self._bytes_max} are taken")
             if end - start < length:
-                wanted = PREFIX.size + length
+                wanted = PREFIX_BYTES + length
                 break
             try:
                 messages.append(self._decode(data[start : start + length]))
