@@ -6,6 +6,7 @@ kind go through all tiers, and the check after each test is that the system is w
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import random
@@ -291,8 +292,9 @@ def until_ended(connection: socket.socket, sent: bytes) -> bytes:
         connection.shutdown(socket.SHUT_WR)
         while data := connection.recv(1 << 16):
             received += data
-    except (BrokenPipeError, ConnectionResetError):  # before we were done
-        return received
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):  # it ended before we were done
+            raise
     return received
 
 
