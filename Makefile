@@ -29,10 +29,10 @@ run: $(STAMP)  ## Serve the example on all frontends until Ctrl-C; options of `f
 demo: $(STAMP)  ## Call the running example (or one it starts) through every protocol and compare the answers
 	$(BIN)/python -m examples.flights.demo $(ARGS)
 
-# The tests wait more than they work: three of their files run at a time, on two cores. Of files that come one after the
-# other the long ones are early in the alphabet, so none of them is left over at the end.
+# The tests wait more than they work: two of their files run at a time. Of files that come one after the other the long
+# ones are early in the alphabet, so none of them is left over at the end.
 test: $(STAMP)  ## Run the tests; pytest options in ARGS="..."
-	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint types contracts stubs docs test  ## Everything that CI runs
 
