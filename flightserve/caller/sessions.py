@@ -51,6 +51,8 @@ class CallerSessions:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeping: Every | None = None
+        # The next try to connect, while something is to be tried again.
+        self._retrying: asyncio.TimerHandle | None = None
         memory.pool.on_dropped.append(self._segment_dropped)
 
     def __repr__(self) -> str:
@@ -101,8 +103,18 @@ class CallerSessions:
                 self.uplinks[router.id] = AsyncUplink(state, self._memory, self._loop)
             except FlightserveError as error:
                 log.info("router %x cannot be reached: %s", router.id, error.message)
-                self._loop.call_later(RECONNECT_S, self._connect)
+                self._connect_later()
         self.router_ready()
+
+    def _connect_later(self) -> None:
+        """Once, however many connections are missing: a try is for all of them, and each of its failures would begin
+        another."""
+        if self._retrying is None and self._loop is not None:
+            self._retrying = self._loop.call_later(RECONNECT_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = None
+        self._connect()
 
     def open_uplink(self, router: Peer) -> Uplink:
         """What a first connection to the router begins with."""
@@ -176,7 +188,7 @@ class CallerSessions:
         while session.outstanding:
             self._memory.pool.abandon(*session.outstanding.pop())
         if self._loop is not None and not self.stopped:
-            self._loop.call_later(RECONNECT_S, self._connect)
+            self._connect_later()
             self.router_ready()
 
     # ---- looking after them
