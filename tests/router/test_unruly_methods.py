@@ -1,7 +1,7 @@
 """The fault matrix, within one process: what user code may raise, return and do to its event loop, times where.
 
 After each the caller has a typed answer, and the next good calls, to both kinds of methods, work. What ends a process
-is in `tests/served/test_served_unruly.py`.
+is in `tests/control/test_unruly.py`.
 """
 
 from __future__ import annotations
