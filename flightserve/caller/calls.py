@@ -49,8 +49,8 @@ class Submitter(Protocol):
         ...
 
     async def wait_for_room(self, nbytes: int, deadline_ns: int) -> None:
-        """Wait until some memory came free. Raises ResourceExhausted when the deadline passes first, or at once when
-        that many bytes can never be free."""
+        """Wait until some memory came free, or it is time to look again. Raises ResourceExhausted when the deadline
+        passes first, or at once when that many bytes can never be free."""
         ...
 
 

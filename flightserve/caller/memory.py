@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
-import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +14,9 @@ from flightserve.fabric.memory.segments import SegmentMap, SegmentPool
 STAYED_FULL: Final = "shared memory stayed full until the deadline; retry later"
 # How long a thread waits for memory before it looks whether it still shall.
 PATIENCE_S: Final = 0.1
+# How long a request of the loop's waits before it looks again unasked. A region that another thread freed between its
+# last look and its wait woke nobody. It is not less, because a look may be as dear as checking the request's rows.
+LOOK_AGAIN_S: Final = 1.0
 
 
 class CallerMemory:
@@ -25,23 +26,27 @@ class CallerMemory:
         self.limits = limits
         self.pool = SegmentPool(peer_id, limits)
         self.mapped = SegmentMap(limits)
-        self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
+        # In the order in which they came.
+        self._waiting: dict[asyncio.Future[None], None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self.pool.on_freed.append(self._wake_waiting)
 
     async def wait_for_room(self, nbytes: int, deadline_ns: int) -> None:
-        """Wait until some region came free. Raises ResourceExhausted when the deadline passes first, or at
-        once when that many bytes can never be free. On the client's loop."""
+        """Wait until some region came free, or it is time to look again. Raises ResourceExhausted when the deadline
+        passes first, or at once when that many bytes can never be free. On the client's loop."""
         if nbytes > self.limits.memory_bytes_max:
             raise ResourceExhausted(f"{nbytes} bytes do not fit into {self.limits.memory_bytes_max} of shared memory")
         self._loop = asyncio.get_running_loop()
         freed = self._loop.create_future()
-        self._waiting.append(freed)
+        self._waiting[freed] = None
+        left_s = (deadline_ns - monotonic_ns()) / NS_PER_S
         try:
-            timeout_s = max(0.0, (deadline_ns - monotonic_ns()) / NS_PER_S)
-            await asyncio.wait_for(freed, min(timeout_s, threading.TIMEOUT_MAX))
+            await asyncio.wait_for(freed, max(0.0, min(left_s, LOOK_AGAIN_S)))
         except TimeoutError as error:
-            raise ResourceExhausted(STAYED_FULL) from error
+            if left_s <= LOOK_AGAIN_S:
+                raise ResourceExhausted(STAYED_FULL) from error
+        finally:
+            self._waiting.pop(freed, None)
 
     def block_for_room(self, nbytes: int, deadline_ns: int, unwanted: Callable[[], bool]) -> None:
         """The same for a thread, until so many bytes are free. Raises Cancelled soon after `unwanted()` is true."""
@@ -61,8 +66,8 @@ class CallerMemory:
             self._loop.call_soon_threadsafe(self._wake_on_loop)
 
     def _wake_on_loop(self) -> None:
-        while self._waiting:
-            waiting = self._waiting.popleft()
+        woken, self._waiting = self._waiting, {}
+        for waiting in woken:
             if not waiting.done():
                 waiting.set_result(None)
 

@@ -133,3 +133,30 @@ def test_a_group_larger_than_all_memory_ends_at_once(running: Plane) -> None:
     group = begun(running, "note", many)
     eventually(lambda: len(group.told) == 3)
     assert all(isinstance(told, ResourceExhausted) and "do not fit" in told.message for told in group.told.values())
+
+
+def test_memory_that_came_free_just_before_the_wait_is_not_missed(
+    running: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread frees it, between the look that found none and the wait."""
+    wait = running.client.memory.wait_for_room
+    with contextlib.ExitStack() as full:
+        full.enter_context(full_memory(running))
+
+        async def wait_late(nbytes: int, deadline_ns: int) -> None:
+            freeing = threading.Thread(target=full.close)
+            freeing.start()
+            freeing.join()
+            await wait(nbytes, deadline_ns)
+
+        monkeypatch.setattr(running.client.submitter, "wait_for_room", wait_late)
+        group = begun(running, "note", [[1]], timeouts_s=[10.0])
+        eventually(lambda: group.told)
+    assert group.told == {0: [1]}
+
+
+def test_a_wait_for_memory_that_ends_leaves_nothing(running: Plane) -> None:
+    with full_memory(running):
+        group = begun(running, "note", [[1], [2]], given_up=[0], timeouts_s=[20.0, 0.05])
+        eventually(lambda: group.told)
+        assert not running.client.memory._waiting
