@@ -87,4 +87,11 @@ def test_a_router_that_answers_out_of_turn_is_hung_up_on_and_tried_again() -> No
             channel, _ = _accept(listener)
             channel.send([frames.Ping(1)])
             channel.close()
-        eventually(lambda: not replica.ready())
+        assert not replica.ready()
+        accepted = [_accept(listener), _accept(listener)]
+        for channel, hello in accepted:
+            channel.send([Hello(frames.PROTOCOL_VERSION, 9, "router", hello.main)])
+        eventually(replica.ready)
+        for channel, _ in accepted:
+            channel.shutdown()
+            channel.close()
