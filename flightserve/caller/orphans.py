@@ -132,8 +132,11 @@ class Orphans:
 
     def resubmit(self, owner_of: Callable[[str], Owner | None], now_ns: int) -> None:
         """Send what has an owner now, as far as the owner takes it. `owner_of(deployment)` says who that is."""
+        deployments = {pending.sent.deployment for pending in self._pending.values()}
+        served = {name for name in deployments if owner_of(name) is not None}
         groups: dict[tuple[str, int, int], list[int]] = {}
-        for request_id in sorted(self._pending):
+        # Most often none is: then nothing is put in order, because this is done again and again until one is.
+        for request_id in sorted(number for number, each in self._pending.items() if each.sent.deployment in served):
             sent = self._pending[request_id].sent
             groups.setdefault((sent.deployment, sent.region.segment, sent.region.offset), []).append(request_id)
         for (deployment, _, _), request_ids in groups.items():
