@@ -21,10 +21,18 @@ class Notes:
 
     def __init__(self) -> None:
         self.ran: list[int] = []
+        self.held = threading.Event()
+        self.gate = threading.Event()
 
     def note(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows."""
         self.ran.extend(batch["a"].to_pylist())
+        return batch
+
+    def hold(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows, once the gate is open. Nothing else runs meanwhile."""
+        self.held.set()
+        self.gate.wait(60)
         return batch
 
 
@@ -76,16 +84,21 @@ def test_one_that_is_cancelled_while_it_waits_ends_at_once_and_never_runs(runnin
 
 
 def test_one_of_several_that_is_cancelled_while_they_wait_is_cancelled_once_sent(running: Plane) -> None:
-    lane = running.client.open_lane()
+    lane, other = running.client.open_lane(), running.client.open_lane()
+    other.submit(0, "Notes", "hold", rows(0), meta())
+    assert running.targets[0].held.wait(20)
     with full_memory(running):
         parts = [(1, meta()), (1, meta())]
         submitting = Submitting(running, lambda: lane.submit_parts(0, "Notes", "note", rows(1, 2), parts))
         lane.cancel(0)
     submitting.join()
-    replies = {reply.key: reply for _ in range(2) if (reply := lane.receive(20)) is not None}
-    assert replies[1].error is None
-    assert replies[0].error is None or isinstance(replies[0].error, Cancelled)
+    reply = lane.receive(20)
+    assert reply is not None and reply.key == 0 and isinstance(reply.error, Cancelled)
+    running.targets[0].gate.set()
+    reply = lane.receive(20)
+    assert reply is not None and reply.key == 1 and reply.error is None
     lane.close()
+    other.close()
 
 
 def test_a_lane_that_is_closed_while_it_waits_lets_its_thread_go(running: Plane) -> None:
