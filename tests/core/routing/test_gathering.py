@@ -85,7 +85,9 @@ def test_a_micro_batch_that_fails_or_dies_is_waited_for_no_more() -> None:
     bench.send(ReplicaDown([1], "killed"))
     # What its lane was running may go to the process that is left, once that is through with its own.
     assert shape(bench.send(ReplicaDown([2], "killed"))) == []
-    assert shape(bench.send(Finished(3, 2))) == [(3, whole(c, d))] or bench.count("dispatched_batches") == 4
+    # It may have killed that one, and runs alone.
+    assert shape(bench.send(Finished(3, 2))) == [(3, whole(c))]
+    assert shape(bench.send(Finished(3, 4))) == [(3, whole(d))]
 
 
 def test_one_that_is_given_up_is_waited_for_until_it_ends() -> None:
