@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ from flightserve.fabric.transport.channels import BlockingChannel, connect
 from flightserve.fabric.transport.spinning import Spinner
 from flightserve.types import RequestMeta
 from flightserve.wire import frames
+
+log = logging.getLogger(__name__)
 
 # The longest a thread blocks before it looks whether its lane was closed. One value for almost all reads, because the
 # kernel is told of a change by a system call; a thread that has something else to do soon takes the other.
@@ -108,8 +111,12 @@ class Submission(msgspec.Struct, eq=False):
         for place in range(len(self.parts) or 1):
             self.lane.note_sent(self.key + place, request_id + place)
 
-    def fail(self, error: FlightserveError) -> None:
-        """They cannot go out."""
+    def fail(self, error: Exception) -> None:
+        """They cannot go out. An error that nobody raises on purpose is logged: who finds it may be another stream's
+        thread, which goes on."""
+        if not isinstance(error, FlightserveError):
+            log.error("unforeseen error while a request was sent", exc_info=error)
+            error = FlightserveError("internal error while the request was sent")
         for place in range(len(self.parts) or 1):
             self.lane.deliver(self.key + place, None, error, True)
 
@@ -170,7 +177,7 @@ class LaneConnection:
         except MemoryFull as full:
             lane.defer(submission, full.nbytes)
             return
-        except FlightserveError as error:
+        except Exception as error:
             submission.fail(error)
             return
         # Before the frame is there for others to send: its reply may come at once.

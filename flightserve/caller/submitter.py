@@ -14,7 +14,7 @@ from flightserve.caller.sessions import CallerSessions
 from flightserve.caller.staging import MemoryFull
 from flightserve.caller.uplink import Deliver
 from flightserve.contracts.service import Payload
-from flightserve.errors import Cancelled, FlightserveError, Unavailable
+from flightserve.errors import Cancelled, Unavailable
 from flightserve.types import RequestMeta
 from flightserve.wire import frames
 from flightserve.wire.table import Peer
@@ -124,7 +124,7 @@ class RouterSubmitter:
             )
         except MemoryFull as full:
             lane.defer(submission, full.nbytes)
-        except FlightserveError as error:
+        except Exception as error:
             submission.fail(error)
         else:
             submission.note_sent(first_id)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 import flightserve as fs
+from flightserve.caller.uplink import Uplink
 from flightserve.errors import Cancelled, FlightserveError
 from tests.caller.test_parts import full_memory
 from tests.plane import Plane, meta, plane, small_limits
@@ -108,3 +110,29 @@ def test_a_lane_that_is_closed_while_it_waits_lets_its_thread_go(running: Plane)
         lane.close()
         submitting.join()
     assert running.targets[0].ran == []
+
+
+def test_what_nobody_foresaw_is_told_to_whose_request_it_is(running: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that sends also sends what others left to it."""
+    lane, other = running.client.open_lane(), running.client.open_lane()
+    lane.submit(0, "Notes", "note", rows(0), meta())
+    assert lane.receive(20) is not None
+    stage = Uplink.stage
+
+    def fragile(uplink: Uplink, destination: Any, payload: pa.RecordBatch, *args: Any) -> Any:
+        if payload.equals(rows(666)):
+            raise RuntimeError("nobody foresaw it")
+        return stage(uplink, destination, payload, *args)
+
+    monkeypatch.setattr(Uplink, "stage", fragile)
+    (connection,) = running.client.sessions._lane_connections.values()
+    with connection._staging:
+        other.submit(3, "Notes", "note", rows(666), meta())
+    lane.submit(1, "Notes", "note", rows(1), meta())
+    reply = lane.receive(20)
+    assert reply is not None and reply.key == 1 and reply.error is None
+    reply = other.receive(20)
+    assert reply is not None and reply.key == 3 and reply.last
+    assert type(reply.error) is FlightserveError and "nobody" not in reply.error.message
+    other.close()
+    lane.close()
