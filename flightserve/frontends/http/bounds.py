@@ -33,6 +33,7 @@ class RequestBounds:
         self._now = 0.0
         self.in_head = False
         self.in_message = False
+        # Whether the request's head declared its body's length.
         self.length_known = False
         # The piece that was received last, and whether the head being read shares it with another request's end.
         self._piece = 0
@@ -59,6 +60,7 @@ class RequestBounds:
     def begin_head(self) -> float:
         """A request's first byte. By when its head must be whole."""
         self.in_head = self.in_message = True
+        self.length_known = False
         # A piece that another request's end is in as well counts only once the head is whole.
         self._received, self._received_shared = (0, self._piece) if self._shared else (self._piece, 0)
         self._shared = True
@@ -79,7 +81,6 @@ class RequestBounds:
     def begin_body(self, declared: bytes | None) -> float:
         """A body of the `declared` length may follow. By when its first piece must be here. Raises TooLarge."""
         limits = self._limits
-        self.length_known = declared is not None
         self._trailers = 0
         if declared is not None and int(declared) > limits.body_bytes_max:
             raise TooLarge(f"the body has {int(declared)} bytes; at most {limits.body_bytes_max} are taken")

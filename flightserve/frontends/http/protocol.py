@@ -219,9 +219,12 @@ class EdgeProtocol(AsgiBridge):
         """Decide who answers: the call route here, everything else by ASGI."""
         self.bounds.end_head(self.url, self.headers)
         headers = dict(self.headers)
+        declared = headers.get(b"content-length")
+        # Known before anything is refused: clients go on with a declared body before they read an answer.
+        self.bounds.length_known = declared is not None
         method = self.parser.get_method()
         self._check_head(method, headers)
-        self.expires = self.bounds.begin_body(headers.get(b"content-length"))
+        self.expires = self.bounds.begin_body(declared)
         if method == b"POST":
             route = self.edge.route_of(self.url)
         else:

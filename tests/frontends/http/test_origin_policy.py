@@ -13,7 +13,8 @@ from flightserve.config import FrontendOptions
 from flightserve.errors import ConfigError, FlightserveError
 from flightserve.frontends.http.errors import http_status
 from flightserve.frontends.http.origin_policy import JUDGED_MAX, OriginPolicy
-from tests.frontends.http.support import NDJSON, Raw
+from flightserve.frontends.http.protocol import DROPPED_BYTES_MAX
+from tests.frontends.http.support import NDJSON, Raw, post
 from tests.frontends.rpc_support import served
 
 IDENTITY = "/v1/Probe/identity"
@@ -203,3 +204,10 @@ def test_heads_that_are_refused_with_a_reason(url: str, head: str, status: int) 
     assert b"callback" not in raw.received
     if status != 200:
         assert raw.code
+
+
+def test_who_goes_on_with_a_declared_body_reads_the_refusal(url: str) -> None:
+    whole = post(IDENTITY, bytes(8 * DROPPED_BYTES_MAX)).replace(b"host: localhost", b"host: evil.example")
+    raw = Raw(url)
+    raw.socket.sendall(whole)
+    assert raw.until_closed().status == 421
