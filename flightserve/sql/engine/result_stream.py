@@ -70,7 +70,12 @@ class ResultStream:
         self._keeps_bound = keeps_bound or rows is not None
         self._bound = engine.take_bound(bound_key(text, rows)) if self._keeps_bound else None
         self._session = self._bound.session if self._bound is not None else engine.take()
-        self._watched = watch.begin(self._session, deadline_ns, cancelled)
+        try:
+            self._watched = watch.begin(self._session, deadline_ns, cancelled)
+        except BaseException:
+            # Nobody can watch over it: a thread cannot be started now.
+            engine.drop(self._session)
+            raise
         try:
             with self._watched:
                 self._reader = self._relation(text, values, rows).to_arrow_reader(READ_ROWS)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from flightserve import threads
 from flightserve.clock import NS_PER_MS, monotonic_ns
 from flightserve.errors import (
     Cancelled,
@@ -166,6 +167,17 @@ def test_a_session_that_was_interrupted_is_not_used_again(engine: Engine, watch:
     assert len(engine._idle) == kept - 1
     for _ in range(20):
         assert run(engine, "SELECT 1 AS one").num_rows == 1
+
+
+def test_a_query_that_nobody_can_watch_over_keeps_no_session(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with watching() as unwatched:
+        monkeypatch.setattr(threads, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            ResultStream(engine, unwatched, "SELECT 1")
+    assert not engine._busy
 
 
 def test_more_memory_than_there_is(engine: Engine) -> None:
