@@ -133,7 +133,9 @@ class Tickets:
         if owner is not None and content.owner != owner:
             raise PermissionDenied("the ticket was made for another user")
         now_s = self._clock_s()
-        expires_s = max(content.expires_s, self._used.get(content.id, now_s) or 0.0)
+        expires_s = content.expires_s
+        if content.lasting:
+            expires_s = max(expires_s, self._used.get(content.id, now_s) or 0.0)
         if expires_s <= now_s or self._closed.get(content.id, now_s) is not None:
             raise NotFound("the ticket has expired or was closed; prepare or ask again")
         # Most handles are closed long before half of it is over.
