@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from flightserve.config import EdgeLimits
 from tests.frontends.rpc_support import served
+from tests.support import eventually
 
 ARROW = "application/vnd.apache.arrow.stream"
 JSON = "application/json"
@@ -44,6 +45,18 @@ def http_served(limits: EdgeLimits | None = None) -> Iterator[tuple[Any, httpx.C
 def frontend_of(host: Any) -> Any:
     """The HttpFrontend that the host runs."""
     return host._running["http"]
+
+
+def check_unharmed(server: tuple[Any, httpx.Client]) -> None:
+    """The server is where it was: the next good request works, nothing is in flight, and no body is held."""
+    host, client = server
+    good = {"columns": {"a": [1]}}
+    assert client.post("/v1/Probe/identity", json=good).json() == good
+    frontend = frontend_of(host)
+    eventually(
+        lambda: frontend.statistics()["http_in_flight"] == 0 and frontend.statistics()["http_held_bytes"] == 0,
+        what=repr(frontend),
+    )
 
 
 class Raw:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from flightserve.config import EdgeLimits
-from tests.frontends.http.support import ARROW, JSON, Raw, frontend_of, http_served, ipc, post
+from tests.frontends.http.support import ARROW, JSON, Raw, check_unharmed, http_served, ipc, post
 from tests.support import eventually
 
 LIMITS = EdgeLimits(
@@ -51,14 +51,8 @@ def url(client: httpx.Client) -> str:
 
 @pytest.fixture(autouse=True)
 def unharmed(server: tuple[Any, httpx.Client]) -> Iterator[None]:
-    host, client = server
     yield
-    assert client.post(IDENTITY, content=GOOD).json() == {"columns": {"a": [1]}}
-    frontend = frontend_of(host)
-    eventually(
-        lambda: frontend.statistics()["http_in_flight"] == 0 and frontend.statistics()["http_held_bytes"] == 0,
-        what=repr(frontend),
-    )
+    check_unharmed(server)
 
 
 def check(answer: httpx.Response, status: int, code: str, says: str = "") -> None:
@@ -314,7 +308,7 @@ def test_no_rows_and_no_columns(client: httpx.Client) -> None:
     check(client.post(IDENTITY, json={"columns": {}}), 422, "INVALID_ARGUMENT")
 
 
-# ---- JSON (each fault, with its text: test_json_columns)
+# ---- JSON (each fault, with its text: tests/frontends/json/test_columns.py)
 
 
 @pytest.mark.parametrize(

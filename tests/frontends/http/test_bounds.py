@@ -14,7 +14,7 @@ import pytest
 
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http.bounds import CHUNK_BYTES
-from tests.frontends.http.support import ARROW, Raw, frontend_of, http_served, post
+from tests.frontends.http.support import ARROW, Raw, check_unharmed, frontend_of, http_served, post
 from tests.support import eventually
 
 LIMITS = EdgeLimits(
@@ -46,14 +46,8 @@ def url(client: httpx.Client) -> str:
 
 @pytest.fixture(autouse=True)
 def unharmed(server: tuple[Any, httpx.Client]) -> Iterator[None]:
-    host, client = server
     yield
-    assert client.post(IDENTITY, content=GOOD).json() == {"columns": {"a": [1]}}
-    frontend = frontend_of(host)
-    eventually(
-        lambda: frontend.statistics()["http_in_flight"] == 0 and frontend.statistics()["http_held_bytes"] == 0,
-        what=repr(frontend),
-    )
+    check_unharmed(server)
 
 
 # ---- heads

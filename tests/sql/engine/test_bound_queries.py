@@ -103,7 +103,7 @@ def test_what_the_engine_refuses_leaves_nothing(engine: Engine, watch: QueryWatc
     assert not engine._busy
 
 
-def test_only_so_many_stand_ready(engine: Engine, watch: QueryWatch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_stay_bound(engine: Engine, watch: QueryWatch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine._bound, "entries_max", 3)
     texts = [f"SELECT v + {n} AS w FROM __fs_params" for n in range(4)]
     for n, text in enumerate([*texts[:3], texts[0]]):

@@ -94,6 +94,22 @@ VALUES: list[Any] = [
     UUID(int=7),
 ]
 
+# What a date, a time with a zone and one without are compared with.
+INSTANTS: list[tuple[Any, ...]] = [
+    ("2020-01-01",),
+    ("2020-1-1",),
+    ("2020-01-01T03:00:00",),
+    ("2020-01-01 3:00",),
+    ("2020-01-01T03:00:00Z",),
+    ("2020-01-01T03:00:00+05:30",),
+    ("infinity",),
+    ("x",),
+    (None,),
+    (date(2020, 1, 1),),
+    (datetime(2020, 1, 1, 3, 0),),
+]
+SPANS: list[tuple[Any, ...]] = [("2019-01-01", "2021-01-01"), (date(2019, 1, 1), date(2021, 1, 1))]
+
 # Statements over ROWS, and the parameters of their executions.
 STATEMENTS: dict[str, list[tuple[Any, ...]]] = {
     "SELECT round(f, ?) AS v FROM t": [(1,), (0,), (-1,), (None,), ("1",), (1099511627776,), (1.0,)],
@@ -118,57 +134,12 @@ STATEMENTS: dict[str, list[tuple[Any, ...]]] = {
     "SELECT f IN (?, 7) AS v FROM t": [(5,), ("5",), (None,)],
     "SELECT dec = ? AS v FROM t": [(5,), (5.0,), ("5",), (None,), (Decimal("5"),), (1099511627776,), ("x",)],
     "SELECT dec IN (?, 7) AS v FROM t": [(5,), ("5",), (None,)],
-    "SELECT day = ? AS v FROM t": [
-        ("2020-01-01",),
-        ("2020-1-1",),
-        ("2020-01-01T03:00:00",),
-        ("2020-01-01 3:00",),
-        ("2020-01-01T03:00:00Z",),
-        ("2020-01-01T03:00:00+05:30",),
-        ("infinity",),
-        ("x",),
-        (None,),
-        (date(2020, 1, 1),),
-        (datetime(2020, 1, 1, 3, 0),),
-    ],
-    "SELECT count(*) AS v FROM t WHERE day BETWEEN ? AND ?": [
-        ("2019-01-01", "2021-01-01"),
-        (date(2019, 1, 1), date(2021, 1, 1)),
-    ],
-    "SELECT seen = ? AS v FROM t": [
-        ("2020-01-01",),
-        ("2020-1-1",),
-        ("2020-01-01T03:00:00",),
-        ("2020-01-01 3:00",),
-        ("2020-01-01T03:00:00Z",),
-        ("2020-01-01T03:00:00+05:30",),
-        ("infinity",),
-        ("x",),
-        (None,),
-        (date(2020, 1, 1),),
-        (datetime(2020, 1, 1, 3, 0),),
-    ],
-    "SELECT count(*) AS v FROM t WHERE seen BETWEEN ? AND ?": [
-        ("2019-01-01", "2021-01-01"),
-        (date(2019, 1, 1), date(2021, 1, 1)),
-    ],
-    "SELECT tz = ? AS v FROM t": [
-        ("2020-01-01",),
-        ("2020-1-1",),
-        ("2020-01-01T03:00:00",),
-        ("2020-01-01 3:00",),
-        ("2020-01-01T03:00:00Z",),
-        ("2020-01-01T03:00:00+05:30",),
-        ("infinity",),
-        ("x",),
-        (None,),
-        (date(2020, 1, 1),),
-        (datetime(2020, 1, 1, 3, 0),),
-    ],
-    "SELECT count(*) AS v FROM t WHERE tz BETWEEN ? AND ?": [
-        ("2019-01-01", "2021-01-01"),
-        (date(2019, 1, 1), date(2021, 1, 1)),
-    ],
+    "SELECT day = ? AS v FROM t": INSTANTS,
+    "SELECT count(*) AS v FROM t WHERE day BETWEEN ? AND ?": SPANS,
+    "SELECT seen = ? AS v FROM t": INSTANTS,
+    "SELECT count(*) AS v FROM t WHERE seen BETWEEN ? AND ?": SPANS,
+    "SELECT tz = ? AS v FROM t": INSTANTS,
+    "SELECT count(*) AS v FROM t WHERE tz BETWEEN ? AND ?": SPANS,
     "SELECT tm = ? AS v FROM t": [("10:00",), ("10:00:00",), (time(10, 0),), (None,), ("x",)],
     "SELECT bo = ? AS v FROM t": [(True,), ("yes",), ("true",), ("t",), ("x",), (None,), (1,)],
     "SELECT NOT ? AS v": [(True,), ("false",), (None,)],
