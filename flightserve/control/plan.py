@@ -1,7 +1,7 @@
 """What a launcher asks a supervisor to run, and what a child gets to know: plain values that are pickled.
 
 `Hosted` is the one thing control knows of the tiers: a service that runs in a child. Which class it is comes
-in from above as a factory (`app.py` wires the real ones, tests wire stand-ins), so this room imports no tier.
+in from above as a factory (`tiers.py` wires the real ones, tests wire stand-ins), so this room imports no tier.
 """
 
 from __future__ import annotations

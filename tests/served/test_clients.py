@@ -38,7 +38,7 @@ def path(method: str) -> Any:
     return flight.FlightDescriptor.for_path("Probe", method)
 
 
-# ---- 19
+# ---- slow, idle and too many connections
 
 
 def test_slow_and_idle_http_connections(callers: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ def test_silent_connections_of_others(callers: dict[str, Any]) -> None:
         connection.close()
 
 
-# ---- 21
+# ---- a full queue
 
 
 def test_a_full_queue(caller: Caller, callers: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ def test_a_full_queue(caller: Caller, callers: dict[str, Any]) -> None:
     assert codes.count("RESOURCE_EXHAUSTED") + (mine != "OK") >= 2
 
 
-# ---- 22
+# ---- streams that stand still, clients that leave
 
 
 def test_streams_on_which_nothing_is_sent(callers: dict[str, Any]) -> None:
