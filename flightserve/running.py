@@ -90,7 +90,7 @@ class Running:
         """
         from flightserve.control.commands import deploy
 
-        return deploy(self.app_id, planned(app, everything), replicas or {}, timeout_s, in_place)
+        return deploy(self.app_id, plan_deployments(app, everything), replicas or {}, timeout_s, in_place)
 
     def stop(self, drain_timeout_s: float | None = None) -> None:
         """Drain for at most that long (default: the options' `drain_timeout_s`), then end. Idempotent."""
@@ -152,7 +152,7 @@ def make_plan(
     """The plan for an app. Raises ConfigError, also where a library is of a version that was not tried."""
     check_versions()
     from flightserve.control.changes import REPLICAS_MAX
-    from flightserve.control.desired import counted
+    from flightserve.control.desired import with_replicas
     from flightserve.control.names import new_app_id
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import Plan
@@ -164,7 +164,7 @@ def make_plan(
         raise ConfigError(f"fabric is {fabric!r}; it is a flightserve.config.FabricLimits")
     _check_count("routers", routers, ROUTERS_MAX)
     _check_count("frontends", options.frontends, FRONTENDS_MAX)
-    deployments = {each.spec.name: each for each in planned(app)}
+    deployments = {each.spec.name: each for each in plan_deployments(app)}
     unknown = sorted(set(replicas) - deployments.keys())
     if unknown:
         raise ConfigError(
@@ -172,7 +172,7 @@ def make_plan(
         )
     for name, count in replicas.items():
         _check_count(f"replicas of {name}", count, REPLICAS_MAX)
-        deployments[name] = counted(deployments[name], count)
+        deployments[name] = with_replicas(deployments[name], count)
     return Plan(
         app_id=new_app_id(),
         deployments=tuple(deployments.values()),
@@ -185,7 +185,7 @@ def make_plan(
     )
 
 
-def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]:
+def plan_deployments(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]:
     """The app's deployments as they can be sent to a running app. Their versions are of all that they run: equal ones
     mean that nothing is to be replaced, except with `everything`. Raises ConfigError."""
     from flightserve.app import App
@@ -193,12 +193,12 @@ def planned(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]
     from flightserve.control.changes import REPLICAS_MAX
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import PlannedDeployment
-    from flightserve.control.sources import loaded
+    from flightserve.control.sources import read_modules
     from flightserve.declare import described, left_out, spec_of
 
     if not isinstance(app, App):
         raise ConfigError(f"an App is served, as in App(Pricing.bind()); not {described(app)}")
-    sources = loaded()
+    sources = read_modules()
     variables = environment.carried()
     surroundings = repr((sources, environment.telling(variables))).encode()
     salt = os.urandom(8) if everything else b""

@@ -11,7 +11,7 @@ import pytest
 import flightserve as fs
 from flightserve.declare import NESTING_MAX, Bound, Callee, spec_of
 from flightserve.errors import ConfigError
-from flightserve.running import planned
+from flightserve.running import plan_deployments
 from flightserve.testing import LocalService
 
 
@@ -69,7 +69,7 @@ def test_what_says_itself_what_it_serves_is_asked_when_it_is_planned() -> None:
     """Not when the app is made, which replicas do as well when they import its module."""
     app = fs.App(Late.bind())
     with pytest.raises(ConfigError, match="too late"):
-        planned(app)
+        plan_deployments(app)
     with pytest.raises(ConfigError, match="no public method"):
         fs.App(fs.bind(type("Empty", (), {})))
 

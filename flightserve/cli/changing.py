@@ -54,12 +54,12 @@ def _scale(arguments: argparse.Namespace) -> int:
 
 def _deploy(arguments: argparse.Namespace) -> int:
     from flightserve.control import commands
-    from flightserve.running import planned
+    from flightserve.running import plan_deployments
 
     running = commands.find_app(arguments.app_id)
     with StdoutForPrograms() as out:
         try:
-            deployments = planned(load_app(arguments.app), arguments.everything)
+            deployments = plan_deployments(load_app(arguments.app), arguments.everything)
         except FlightserveError:
             raise
         except Exception as error:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flightserve.control.desired import Desired, counted
+from flightserve.control.desired import Desired, with_replicas
 from flightserve.control.messages import CommandResult, Deploy, Scale
 from flightserve.control.plan import PlannedDeployment
 from flightserve.control.roster import Roster
@@ -192,7 +192,7 @@ class Changes:
 
 def _scaled(before: list[PlannedDeployment], message: Scale) -> list[PlannedDeployment]:
     _check_counts(message.replicas, before)
-    return [counted(each, message.replicas.get(each.spec.name, each.spec.options.replicas)) for each in before]
+    return [with_replicas(each, message.replicas.get(each.spec.name, each.spec.options.replicas)) for each in before]
 
 
 def _deployed(before: list[PlannedDeployment], message: Deploy) -> list[PlannedDeployment]:
@@ -209,7 +209,7 @@ def _merged(before: PlannedDeployment | None, after: PlannedDeployment, replicas
     if before is not None and before.declared == after.declared:
         count = before.spec.options.replicas
     same = before is not None and before.spec.version == after.spec.version
-    return counted(before if before is not None and same else after, replicas.get(name, count))
+    return with_replicas(before if before is not None and same else after, replicas.get(name, count))
 
 
 def _check_counts(replicas: dict[str, int], deployments: Any) -> None:

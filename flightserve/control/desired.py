@@ -63,11 +63,11 @@ class Desired:
 
     def specs(self, deployed: Iterable[Deployed]) -> list[DeploymentSpec]:
         """As the tiers know them, with the number of replicas of now."""
-        return [counted(self._planned[each.key], each.replicas).spec for each in deployed]
+        return [with_replicas(self._planned[each.key], each.replicas).spec for each in deployed]
 
     def served(self) -> list[PlannedDeployment]:
         """What clients are sent to, with the number of replicas of now."""
-        return [counted(self._planned[each.key], each.replicas) for each in self.layout.served]
+        return [with_replicas(self._planned[each.key], each.replicas) for each in self.layout.served]
 
     def begin(self, target: Iterable[PlannedDeployment], in_place: bool = False) -> None:
         """From now on these are what all leads to. There must be no change under way."""
@@ -101,7 +101,7 @@ def _wish(planned: PlannedDeployment) -> tuple[str, str, int]:
     return planned.spec.name, planned.spec.version, planned.spec.options.replicas
 
 
-def counted(planned: PlannedDeployment, replicas: int) -> PlannedDeployment:
+def with_replicas(planned: PlannedDeployment, replicas: int) -> PlannedDeployment:
     """The same with that number of replicas."""
     if planned.spec.options.replicas == replicas:
         return planned

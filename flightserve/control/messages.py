@@ -16,7 +16,7 @@ from flightserve.core.lifecycle.reconciling import Slot
 from flightserve.wire.framing import MessageDecoder, pack_length
 from flightserve.wire.table import RoutingTable
 
-# Code and arguments of one app (`app.planned`).
+# Code and arguments of one app (`running.plan_deployments`).
 APP_BYTES_MAX: Final = 256 << 20
 # A supervisor's state may hold an app's deployments twice while they are changed, and all that is small beside.
 MESSAGE_BYTES_MAX: Final = 2 * APP_BYTES_MAX + (64 << 20)

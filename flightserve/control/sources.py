@@ -40,7 +40,7 @@ class ModuleSource:
     package: bool
 
 
-def loaded() -> tuple[ModuleSource, ...]:
+def read_modules() -> tuple[ModuleSource, ...]:
     """The user's modules of this process, by name: those with a source file that does not lie where Python, its
     packages or flightserve are installed. As the files are now."""
     elsewhere = _installed()

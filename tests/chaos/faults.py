@@ -24,7 +24,7 @@ from flightserve.clock import monotonic_ns
 from flightserve.control import commands
 from flightserve.control.messages import ChildView
 from flightserve.errors import FlightserveError
-from flightserve.running import planned
+from flightserve.running import plan_deployments
 from tests.chaos.allowed import TABLE
 from tests.chaos.app import make_app
 from tests.chaos.history import Fault
@@ -238,7 +238,7 @@ def _change(kind: str, chance: Chance) -> Planned:
                     commands.scale(app_id, {"Fifo": count}, CHANGE_S)
             else:
                 app = make_app(system.records, replicas, revision, broken=kind == "deploy-broken")
-                commands.deploy(app_id, planned(app), {}, CHANGE_S)
+                commands.deploy(app_id, plan_deployments(app), {}, CHANGE_S)
         except FlightserveError as error:
             problem = error.message
         if kind == "deploy-broken":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flightserve.control.sources import ModuleSource, install, loaded
+from flightserve.control.sources import ModuleSource, install, read_modules
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def imports() -> Iterator[None]:
 
 
 def _ours(directory: Path) -> list[ModuleSource]:
-    return [source for source in loaded() if source.path.startswith(str(directory))]
+    return [source for source in read_modules() if source.path.startswith(str(directory))]
 
 
 def test_what_was_loaded_is_imported_whatever_lies_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_what_was_loaded_is_imported_whatever_lies_on_the_disk(tmp_path: Path, m
 
 
 def test_nothing_that_is_installed_travels() -> None:
-    names = {source.name for source in loaded()}
+    names = {source.name for source in read_modules()}
     assert __name__ in names
     assert not {name for name in names if name.partition(".")[0] in ("flightserve", "pyarrow", "pytest", "json")}
 
