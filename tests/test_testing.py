@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from flightserve.errors import (
     SchemaMismatch,
     Unavailable,
 )
-from flightserve.testing import LocalService
+from flightserve.testing import LocalService, engine
 from flightserve.types import RequestMeta
 from tests.columns import columns, encoded
 from tests.support import eventually
@@ -335,6 +336,29 @@ def test_an_init_that_raises_leaves_no_thread() -> None:
     with pytest.raises(ConfigError, match="no model"):
         LocalService(fs.App(bound.bind()))
     eventually(lambda: set(threading.enumerate()) <= before, what="no thread is left")
+
+
+def test_methods_that_do_not_return_hold_up_the_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are: 40 would take 20 s one after the other."""
+    monkeypatch.setattr(engine, "FREE_S", 0.5)
+    free, runs = threading.Event(), threading.Semaphore(0)
+
+    @fs.deployment(concurrency=40)
+    class Stuck:
+        def wait(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+            runs.release()
+            free.wait()
+            return batch
+
+    with LocalService(fs.App(fs.bind(Stuck))) as service:
+        lane = service.open_lane()
+        for key in range(40):
+            lane.submit(key, "Stuck", "wait", BATCH, RequestMeta())
+        for _ in range(40):
+            assert runs.acquire(timeout=30)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    free.set()
 
 
 def test_the_objects_are_told_that_it_is_over(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import concurrent.futures
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from flightserve.wire.frames import Part
 
 log = logging.getLogger(__name__)
 
-# How long the end waits for each method that still runs.
+# How long the end waits for the methods of a deployment that still run, together.
 FREE_S: Final = 1.0
 
 Emit = Callable[["LocalResult | None", "FlightserveError | None", bool], None]
@@ -119,8 +120,9 @@ class LocalDeployment:
         """No more. Threads end when they are free; then the object is told that it is over, as in a replica."""
         for _ in self._threads:
             self._queue.put(None)
+        until = time.monotonic() + FREE_S
         for thread in self._threads:
-            thread.join(FREE_S)
+            thread.join(max(0.0, until - time.monotonic()))
         self._hooks.end()
 
     def _await(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
