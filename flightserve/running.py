@@ -187,7 +187,9 @@ def make_plan(
 
 def plan_deployments(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]:
     """The app's deployments as they can be sent to a running app. Their versions are of all that they run: equal ones
-    mean that nothing is to be replaced, except with `everything`. Raises ConfigError."""
+    mean that nothing is to be replaced, except with `everything`. Raises ConfigError, as `make_plan`."""
+    # A deploy comes here without a plan; what it plans with, and its replicas run on, may be others than at the start.
+    check_versions()
     from flightserve.app import App
     from flightserve.control import environment
     from flightserve.control.changes import REPLICAS_MAX

@@ -12,7 +12,7 @@ import pytest
 
 from flightserve.config import FrontendOptions
 from flightserve.errors import ConfigError
-from flightserve.running import make_plan
+from flightserve.running import make_plan, plan_deployments
 from flightserve.versions import SUPPORTED, check_versions
 from tests.control import pricing
 
@@ -73,14 +73,17 @@ def test_bounds_hold_to_the_version(name: str) -> None:
             check_versions(with_another(name, version))
 
 
-def test_another_version_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_is_said_before_anything_starts_or_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an installer that ignored the bounds leaves it."""
     planted = tmp_path / "uvicorn-0.60.1.dist-info"
     planted.mkdir()
     (planted / "METADATA").write_text("Metadata-Version: 2.1\nName: uvicorn\nVersion: 0.60.1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ConfigError, match=r"uvicorn 0\.60\.1 is installed; flightserve supports 0\.54"):
-        make_plan(pricing.app, FrontendOptions(), {}, 1)
+    for plan in (lambda: make_plan(pricing.app, FrontendOptions(), {}, 1), lambda: plan_deployments(pricing.app)):
+        with pytest.raises(ConfigError, match=r"uvicorn 0\.60\.1 is installed; flightserve supports 0\.54"):
+            plan()
 
 
 def test_one_that_is_missing_is_said() -> None:
