@@ -170,12 +170,16 @@ class ChildProcess:
             if self._hosted is None:
                 self._look_again = message
                 return
-        threads.start("flightserve-refresh", lambda: self._look(message), lambda: True)
+        try:
+            threads.start("flightserve-refresh", lambda: self._answer(message), lambda: True)
+        except RuntimeError:
+            # The user's code has all that may be had. The link goes on; whoever asked hears that we were late.
+            log.exception("%s has no thread to look at its files", self._assignment.slot.name)
 
-    def _look(self, message: Refresh) -> None:
-        self._link.tell(RefreshReport(message.id, self._looked(message)), TELL_TIMEOUT_S)
+    def _answer(self, message: Refresh) -> None:
+        self._link.tell(RefreshReport(message.id, self._look(message)), TELL_TIMEOUT_S)
 
-    def _looked(self, message: Refresh) -> Refreshed:
+    def _look(self, message: Refresh) -> Refreshed:
         name = self._assignment.slot.name
         hosted: object = self._hosted
         if not isinstance(hosted, Refreshing):

@@ -7,15 +7,20 @@ import os
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flightserve import threads
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
+from flightserve.control.child import ChildProcess
 from flightserve.control.messages import CommandResult, Inbox, Refresh, RefreshAnswer, RefreshReport, encode
 from flightserve.control.refreshing import REFRESHES_MAX, Refreshes, ask_refresh
+from flightserve.core.lifecycle.reconciling import Slot
 from flightserve.errors import KINDS, ResourceExhausted, Unavailable, kind_of
 
 REPLICAS = {1: "replica-w-0", 2: "replica-w-1", 3: "replica-w-2"}
@@ -160,6 +165,22 @@ def test_whatever_happens_each_is_told_once_at_most_and_named_once(steps: list[s
     world.after(5)
     assert max(collections.Counter(world.told).values(), default=1) == 1
     assert world.outcomes().keys() == set(REPLICAS.values())
+
+
+def test_a_replica_that_can_have_no_thread_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The link's thread asks for one; where that raised, the replica would be lost."""
+
+    def none_left(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "start", none_left)
+    child: Any = ChildProcess.__new__(ChildProcess)
+    child._table_lock, child._hosted = threading.Lock(), object()
+    child._assignment = SimpleNamespace(slot=Slot("replica", "w", 0))
+    child._refresh(Refresh("a", "w", 1.0))
+    assert "replica-w-0 has no thread to look at its files" in caplog.text
 
 
 class Supervisor:
