@@ -12,7 +12,11 @@ import pytest
 
 from flightserve.control import connections
 from flightserve.control.connections import BACKLOG_MAX, SILENT_MAX, Entrance, bind
+from flightserve.control.observer import connect
+from flightserve.errors import PermissionDenied
 from flightserve.fabric.transport.channels import reach
+
+NOBODY = 65534
 
 
 async def ends(reader: asyncio.StreamReader) -> bool:
@@ -90,6 +94,23 @@ def test_a_successor_listens_where_the_one_before_did(tmp_path: Path) -> None:
         accepted, _ = listener.accept()
         accepted.close()
         sock.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_another_users_supervisor_is_asked_nothing_by_root_either(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/s")
+        # The kernel notes who listens.
+        os.seteuid(NOBODY)
+        try:
+            listener.listen()
+        finally:
+            os.seteuid(0)
+        with pytest.raises(PermissionDenied, match="belongs to another user"):
+            connect(f"{tmp_path}/s", 5)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.recv(1) == b""
 
 
 def test_a_full_backlog_has_us_wait_in_turn(tmp_path: Path) -> None:
