@@ -54,7 +54,7 @@ class EdgeLimits:
 @dataclass(frozen=True, slots=True)
 class FabricLimits:
     """Bounds of one process's data plane, the same in every process of an app. Bytes, counts, seconds. By `serve(...,
-    fabric=FabricLimits(...))`; on the command line, with all other limits, they will be set by a configuration file."""
+    fabric=FabricLimits(...))`; the command line has no flags for these."""
 
     segment_bytes: int = 64 * MIB
     memory_bytes_max: int = 2048 * MIB
