@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from flightserve.control.changes import OK, UNAVAILABLE
-from flightserve.control.messages import CommandResult, Deploy, Inbox, Scale, encode
+from flightserve.control.messages import CommandResult, Deploy, Scale
 from flightserve.control.names import running_apps
-from flightserve.control.observer import connect, connect_to
+from flightserve.control.observer import ask, connect, connect_to
 from flightserve.control.plan import PlannedDeployment
 from flightserve.errors import (
     ConfigError,
@@ -104,14 +104,5 @@ def _change(app_id: str, message: Scale | Deploy) -> str:
 
 def _ask(app_id: str, message: Scale | Deploy, until: float) -> CommandResult:
     sock, _ = connect_to(app_id, CONNECT_TIMEOUT_S)
-    inbox = Inbox()
     with sock:
-        sock.sendall(encode(message))
-        while True:
-            sock.settimeout(max(0.1, until - time.monotonic()))
-            data = sock.recv(1 << 16)
-            if not data:
-                raise ConnectionError("the supervisor closed the connection")
-            for answer in inbox.feed(data):
-                if isinstance(answer, CommandResult):
-                    return answer
+        return ask(sock, message, (CommandResult,), until)

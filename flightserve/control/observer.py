@@ -13,13 +13,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from flightserve import threads
-from flightserve.control.messages import Ask, Attach, Inbox, Keep, Shutdown, View, encode
+from flightserve.control.messages import Ask, Attach, Inbox, Keep, Message, Shutdown, View, encode
 from flightserve.control.names import running_apps
 from flightserve.errors import FlightserveError, NotFound, PermissionDenied, ProtocolError, Unavailable
 from flightserve.fabric.transport.channels import check_peer, reach
 from flightserve.fabric.transport.processes import is_stopped
+
+T = TypeVar("T")
 
 log = logging.getLogger("flightserve.control.observer")
 
@@ -55,19 +58,28 @@ def connect_to(app_id: str, timeout_s: float) -> tuple[socket.socket, int]:
 def ask_view(app_id: str, timeout_s: float = 2.0) -> View:
     """One look at a running app. Raises as `connect` does, and Unavailable where no answer came in time."""
     sock, _ = connect_to(app_id, timeout_s)
-    inbox = Inbox()
     with sock:
         try:
-            sock.sendall(encode(Ask()))
-            while data := sock.recv(1 << 16):
-                for message in inbox.feed(data):
-                    if isinstance(message, View):
-                        return message
+            return ask(sock, Ask(), (View,), time.monotonic() + timeout_s)
         except TimeoutError as error:
             raise Unavailable(f"the supervisor of app {app_id} did not answer in {timeout_s} s") from error
         except ConnectionError as error:
             raise Unavailable(f"the supervisor of app {app_id} went away") from error
-    raise Unavailable(f"the supervisor of app {app_id} closed the connection")
+
+
+def ask(sock: socket.socket, message: Message, answers: tuple[type[T], ...], until: float) -> T:
+    """Send the message, and wait for one of these until then (`time.monotonic`). Raises ProtocolError and OSError:
+    TimeoutError where none came in time, ConnectionError where the supervisor is gone."""
+    inbox = Inbox()
+    sock.sendall(encode(message))
+    while True:
+        sock.settimeout(max(0.01, until - time.monotonic()))
+        data = sock.recv(1 << 16)
+        if not data:
+            raise ConnectionError("the supervisor closed the connection")
+        for answer in inbox.feed(data):
+            if isinstance(answer, answers):
+                return answer
 
 
 class Observer:

@@ -7,21 +7,18 @@ A command is answered once, when all have said something, or with what is known 
 
 from __future__ import annotations
 
-import logging
 import secrets
-import socket
+import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
+from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
-from flightserve.control.messages import CommandResult, Inbox, Refresh, RefreshAnswer, RefreshReport, encode
-from flightserve.control.observer import connect
+from flightserve.control.messages import CommandResult, Refresh, RefreshAnswer, RefreshReport
+from flightserve.control.observer import ask, connect
 from flightserve.errors import FlightserveError, NotFound, ProtocolError, ResourceExhausted, Unavailable, kind_of
 from flightserve.errors import from_kind as error_of
-
-log = logging.getLogger("flightserve.control.refreshing")
 
 # Commands under way at a time, and how long one may take whatever its caller allows.
 REFRESHES_MAX: Final = 16
@@ -121,28 +118,16 @@ def _refusal(message: Refresh, error: FlightserveError) -> CommandResult:
 def ask_refresh(path: str, deployment: str, deadline_ns: int) -> tuple[Refreshed, ...]:
     """Have every replica of the deployment look at its files (`contracts.refreshing.Refresh`); `path` is the
     supervisor's socket."""
-    left_s = REFRESH_S_MAX if deadline_ns == NEVER_NS else max(0.0, (deadline_ns - monotonic_ns()) / NS_PER_S)
+    left_s = min(REFRESH_S_MAX, max(0.0, (deadline_ns - monotonic_ns()) / NS_PER_S))
     message = Refresh(secrets.token_hex(8), deployment, left_s)
+    until = time.monotonic() + left_s + ANSWER_GRACE_S
     try:
         sock, _ = connect(path, CONNECT_TIMEOUT_S)
         with sock:
-            answer = _exchange(sock, message, deadline_ns)
+            answer = ask(sock, message, (CommandResult, RefreshAnswer), until)
     except (OSError, NotFound, ProtocolError) as error:
         raise Unavailable("the app's supervisor gave no answer; some replicas may have looked; ask again") from error
     if isinstance(answer, CommandResult):
         raise error_of(answer.kind, answer.message)
+    assert isinstance(answer, RefreshAnswer)
     return answer.said
-
-
-def _exchange(sock: socket.socket, message: Refresh, deadline_ns: int) -> CommandResult | RefreshAnswer:
-    inbox = Inbox()
-    until_ns = min(deadline_ns, monotonic_ns() + int(REFRESH_S_MAX * NS_PER_S)) + int(ANSWER_GRACE_S * NS_PER_S)
-    sock.sendall(encode(message))
-    while True:
-        sock.settimeout(max(0.01, (until_ns - monotonic_ns()) / NS_PER_S))
-        data = sock.recv(1 << 16)
-        if not data:
-            raise ConnectionError("the supervisor closed the connection")
-        for answer in inbox.feed(data):
-            if isinstance(answer, (CommandResult, RefreshAnswer)) and answer.id == message.id:
-                return answer
