@@ -26,8 +26,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-# Where flightserve itself lies.
-_OWN: Final = Path(__file__).resolve().parents[1]
+# Where flightserve itself lies, by the path that its modules are known by: that may be a link.
+_OWN: Final = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)

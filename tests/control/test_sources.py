@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import importlib.resources
 import inspect
+import os
 import pkgutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import flightserve
 from flightserve.control.sources import ModuleSource, install, read_modules
 
 
@@ -54,6 +57,16 @@ def test_nothing_that_is_installed_travels() -> None:
     names = {source.name for source in read_modules()}
     assert __name__ in names
     assert not {name for name in names if name.partition(".")[0] in ("flightserve", "pyarrow", "pytest", "json")}
+
+
+def test_nor_does_flightserve_by_way_of_a_link(tmp_path: Path) -> None:
+    (tmp_path / "flightserve").symlink_to(Path(flightserve.__path__[0]).resolve())
+    asked = "import flightserve.control.sources as s; print(s.__file__, [each.name for each in s.read_modules()])"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", asked], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == f"{tmp_path}/flightserve/control/sources.py []\n"
 
 
 def test_a_module_whose_file_is_gone_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
