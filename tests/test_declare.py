@@ -148,6 +148,7 @@ def test_a_subclass_is_served_by_its_own_name() -> None:
         ({"resources": ["gpu"]}, "resources is"),
         ({"resources": {"gpu": 0}}, r"resources\['gpu'\] is 0"),
         ({"router": "lifo"}, "router is 'lifo'; it is one of 'fifo', 'deadline'"),
+        ({"router": ["fifo"]}, r"router is \['fifo'\]; it is one of"),
         ({"default_timeout_ms": 10, "max_timeout_ms": 5}, "more than max_timeout_ms, 5"),
         ({"name": "a b"}, "cannot name a deployment"),
     ],

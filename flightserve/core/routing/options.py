@@ -26,7 +26,7 @@ def check_options(options: DeploymentOptions) -> None:
 def _check_option(key: str, value: Any, kind: str) -> None:
     """`kind` is the field's annotation."""
     if key == "router":
-        if value not in POLICIES:
+        if not isinstance(value, str) or value not in POLICIES:
             raise ConfigError(f"router is {value!r}; it is one of {', '.join(map(repr, POLICIES))}")
     elif key == "resources":
         if not isinstance(value, dict) or not all(isinstance(k, str) and _is_number(v) for k, v in value.items()):
