@@ -1,7 +1,7 @@
 """A warehouse: Parquet files as SQL tables, and a question with a name of its own.
 
-`late` is published like a method, with its parameters as columns: `POST /v1/sales/late`. Callers that ask at the same
-time are answered by one run of the query. Any other SELECT goes to `POST /v1/sql`, and to every client that speaks
+`late` is published like a method, with its parameters as columns: `POST /v1/departures/late`. Callers that ask at the
+same time are answered by one run of the query. Any other SELECT goes to `POST /v1/sql`, and to every client that speaks
 Flight SQL.
 """
 

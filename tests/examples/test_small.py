@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import httpx
 import pytest
 
 import flightserve as fs
@@ -42,6 +43,15 @@ def test_the_warehouse_counts_as_arrow_does(addresses: Mapping[str, str]) -> Non
     december = warehouse.data.read("flights").filter(model.pc.field("month") == 12)
     counts = december.group_by("carrier").aggregate([([], "count_all")]).sort_by([("count_all", "descending")])
     assert warehouse.call(addresses) == [(row["carrier"], row["count_all"]) for row in counts.slice(0, 3).to_pylist()]
+
+
+def test_the_warehouses_query_is_a_method(addresses: Mapping[str, str]) -> None:
+    asked = {"rows": [{"carrier": "UA", "over": 60}]}
+    reply = httpx.post(f"{addresses['http']}/v1/departures/late", json=asked).raise_for_status().json()
+    late = (model.pc.field("carrier") == "UA") & (model.pc.field("dep_delay") > 60)
+    counts = warehouse.data.read("flights").filter(late).group_by("origin").aggregate([([], "count_all")])
+    expected = {row["origin"]: row["count_all"] for row in counts.to_pylist()}
+    assert {row["origin"]: row["flights"] for row in reply["rows"]} == expected
 
 
 def test_the_stream_ends_at_one(addresses: Mapping[str, str]) -> None:
