@@ -113,12 +113,11 @@ class FrontendOptions:
     ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("http_port", "grpc_port", "flight_port", "zmq_port"):
-            port = getattr(self, name)
+        ports = {f"{protocol}_port": getattr(self, f"{protocol}_port") for protocol in PROTOCOLS}
+        for name, port in ports.items():
             if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
                 raise ConfigError(f"{name} is {port!r}; a port is 0 to 65535, or None to leave the protocol out")
-        ports = [getattr(self, f"{protocol}_port") for protocol in ("http", "grpc", "flight", "zmq")]
-        given = [port for port in ports if port]
+        given = [port for port in ports.values() if port]
         if len(set(given)) < len(given):
             raise ConfigError(f"the same port for two protocols: {', '.join(map(str, given))}; each has its own")
         if not isinstance(self.limits, EdgeLimits):
