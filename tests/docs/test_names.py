@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import flightserve
 from examples.flights.launch import ROOT
 from tests.docs.blocks import blocks_of
 
@@ -84,6 +85,13 @@ def found(name: str) -> bool:
             thing = getattr(thing, part)
         return True
     return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_what_is_taken_of_the_package_is_there(page: Path) -> None:
+    """Also in a line of a snippet that is not reached when it runs."""
+    for name in re.findall(r"\bfs\.([A-Za-z_]\w*)", page.read_text()):
+        assert hasattr(flightserve, name), f"{label(page)}: fs.{name}"
 
 
 def test_helpers_are_in_the_files_that_the_page_says() -> None:
