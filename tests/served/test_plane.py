@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from flightserve.clock import monotonic_ns
+from flightserve.errors import KINDS, Unavailable
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.wire import frames
 from tests.control.served import Served
@@ -176,7 +177,7 @@ def test_regions_outside_of_their_segment(endpoint: str) -> None:
     most = (1 << 64) - 1
     bad = [
         submit(NBYTES, 1), submit(NBYTES - 63), submit(-1), submit(0, 0), submit(64, -64), submit(1 << 62, 1 << 62),
-        submit(most, most), submit(0, most), submit(segment=2), submit(owner=PEER_ID + 1),
+        submit(most, most), submit(0, most), submit(segment=2),
         submit(row=most), submit(row=most, rows=most), submit(row=1, rows=(1 << 63) - 1), submit(rows=-1),
         submit(row=-1),
     ]  # fmt: skip
@@ -184,6 +185,14 @@ def test_regions_outside_of_their_segment(endpoint: str) -> None:
         with hostile(endpoint) as peer:
             assert peer.send(SEGMENT, fds=[fd]).send(frame).closed(), frame
     os.close(fd)
+
+
+def test_rows_of_another_process_that_were_never_given_here(endpoint: str) -> None:
+    """They may have been passed on and be gone: an error of that request alone, and nobody's rows."""
+    with hostile(endpoint) as peer:
+        (outcome,) = peer.send(submit(owner=PEER_ID + 1)).outcomes(1)
+    assert isinstance(outcome, frames.Outcome)
+    assert KINDS[outcome.kind] is Unavailable
 
 
 def test_frames_out_of_place(endpoint: str, system: Served) -> None:
