@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -62,6 +63,10 @@ def memfd(content: bytes = b"", nbytes: int = NBYTES, seals: int = SEALS) -> int
     return fd
 
 
+# Far less than the router waits for a process that does not answer.
+CLOSED_S = 10.0
+
+
 class Hostile:
     """A raw connection to the router, greeted as a frontend's unless told otherwise."""
 
@@ -84,10 +89,13 @@ class Hostile:
         return self
 
     def closed(self) -> bool:
-        """The router closed the connection, whatever it said before."""
+        """The router closed the connection for what was sent, whatever it said before; not, later, because nobody
+        answers its pings."""
+        until = time.monotonic() + CLOSED_S
         try:
             while self.socket.recv(1 << 16):
-                pass
+                if time.monotonic() > until:
+                    return False
         except ConnectionResetError:
             return True
         except TimeoutError:
