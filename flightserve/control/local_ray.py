@@ -55,7 +55,7 @@ class LocalRay:
         """`ray.init` with what we need in the environment of Ray's processes, and only there."""
         import ray
 
-        with _environment(self._variables()), keeping_sigterm(), _on_loopback():
+        with _environment(self._variables()), keeping_sigterm(), _on_loopback(), _only_what_is_needed():
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -163,6 +163,22 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _only_what_is_needed() -> Iterator[None]:
+    """Ray starts an autoscaler, which has nothing to scale on one machine, and the server of its dashboard, without the
+    dashboard (usage statistics are off): two Python processes of 48 MB each, for the second of which `ray.init` waits,
+    and a sixth of the processor time that a start takes. It has no option without them."""
+    from ray._private.node import Node
+
+    before = Node.start_monitor, Node.start_api_server
+    Node.start_monitor = lambda self: None
+    Node.start_api_server = lambda self, **_: None
+    try:
+        yield
+    finally:
+        Node.start_monitor, Node.start_api_server = before
 
 
 @contextlib.contextmanager

@@ -118,6 +118,16 @@ def test_everything_listens_on_loopback_alone(app: Served) -> None:
     assert [address for address in listening if not address.is_loopback] == []
 
 
+def test_ray_has_no_process_that_is_of_no_use_here(app: Served) -> None:
+    scripts = {Path(argument).name for pid in app.processes() for argument in _arguments(pid)}
+    assert "log_monitor.py" in scripts
+    assert not scripts & {"monitor.py", "dashboard.py"}
+
+
+def _arguments(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
 def test_sigterm_drains_exits_0_and_leaves_nothing_and_its_neighbour_alone(app: Served, short_directory: Path) -> None:
     with Served(short_directory) as other:
         other.wait_ready()
