@@ -25,11 +25,13 @@ class App:
     """What is served together: `App(Pricing.bind(tax=0.08), ...)`, or with other names,
     `App(pricing=Pricing.bind(tax=0.08))`. Deployments that are arguments of these are served with them.
 
-    Raises ConfigError for what is not bound, a name given twice, deployments that call each other in a circle, or a
-    class that cannot be served. A warehouse's files and queries are looked at when the app is planned (`serve`).
+    Raises ConfigError for nothing, what is not bound, a name given twice, deployments that call each other in a circle,
+    or a class that cannot be served. A warehouse's files and queries are looked at when the app is planned (`serve`).
     """
 
     def __init__(self, *bound: Bound, **named: Bound) -> None:
+        if not bound and not named:
+            raise ConfigError("App() has nothing to serve; give it what is bound, as in App(Pricing.bind())")
         bound = tuple(_bound(value) for value in bound)
         named = {name: _bound(value) for name, value in named.items()}
         for value in (*bound, *named.values()):

@@ -19,6 +19,9 @@ _ORIGIN = re.compile(r"\*|null|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/@?#]+/?")
 
 # What a frontend speaks, in the order in which addresses are shown.
 PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
+# A port may be the path of a unix socket instead, for these.
+UNIX: Final = "unix:"
+UNIX_PROTOCOLS: Final = ("http", "grpc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +96,16 @@ def _check_bounds(limits: EdgeLimits | FabricLimits) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FrontendOptions:
-    """Where the frontends listen. A port of None leaves the protocol out; 0 takes a free one. `allowed_hosts` are names
-    that HTTP answers to beside its own, `cors_origins` the web origins whose pages may call; `*` is all of them.
+    """Where the frontends listen. A port of None leaves the protocol out; 0 takes a free one; `unix:PATH`, for HTTP and
+    gRPC, listens on a unix socket that only this user comes to. `allowed_hosts` are names that HTTP answers to beside
+    its own, `cors_origins` the web origins whose pages may call; `*` is all of them.
     With `allow_get` SQL may be asked by `GET /v1/sql?query=...`, read-only as all of it, by whoever can make a URL;
     None allows it where we listen on loopback only.
     `ticket_key` signs what SQL clients are handed; the frontends of an app share it."""
 
     host: str = "127.0.0.1"
-    http_port: int | None = 8080
-    grpc_port: int | None = 50051
+    http_port: int | str | None = 8080
+    grpc_port: int | str | None = 50051
     flight_port: int | None = 8815
     zmq_port: int | None = 5555
     frontends: int = 1
@@ -113,13 +117,7 @@ class FrontendOptions:
     ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        ports = {f"{protocol}_port": getattr(self, f"{protocol}_port") for protocol in PROTOCOLS}
-        for name, port in ports.items():
-            if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
-                raise ConfigError(f"{name} is {port!r}; a port is 0 to 65535, or None to leave the protocol out")
-        given = [port for port in ports.values() if port]
-        if len(set(given)) < len(given):
-            raise ConfigError(f"the same port for two protocols: {', '.join(map(str, given))}; each has its own")
+        self._check_ports()
         if not isinstance(self.limits, EdgeLimits):
             raise ConfigError(f"limits is {self.limits!r}; it is a flightserve.config.EdgeLimits")
         if not self.drain_timeout_s >= 0:
@@ -130,6 +128,29 @@ class FrontendOptions:
         for origin in _names(self.cors_origins, "cors_origins"):
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(f"cors_origins: {origin!r} is no origin; write it as https://app.example:8443, or *")
+
+    def _check_ports(self) -> None:
+        """A port each, or a path."""
+        taken: dict[int | str, str] = {}
+        for protocol in PROTOCOLS:
+            name, port = f"{protocol}_port", getattr(self, f"{protocol}_port")
+            if isinstance(port, str) and port.startswith(UNIX):
+                _check_unix(name, port, protocol)
+            elif port is not None and not (type(port) is int and 0 <= port <= 65535):
+                may = ", or unix:PATH" if protocol in UNIX_PROTOCOLS else ""
+                raise ConfigError(f"{name} is {port!r}; a port is 0 to 65535, where 0 takes a free one{may}")
+            if port and port in taken:
+                raise ConfigError(f"{taken[port]} and {name} are both {port}; each protocol has a port of its own")
+            if port:
+                taken[port] = name
+
+
+def _check_unix(name: str, port: str, protocol: str) -> None:
+    path = port.removeprefix(UNIX)
+    if protocol not in UNIX_PROTOCOLS:
+        raise ConfigError(f"{name} is {port!r}; unix sockets are for HTTP and gRPC")
+    if not path or "\0" in path or path.endswith("/"):
+        raise ConfigError(f"{name} is {port!r}; write unix: and the path of a socket, as in unix:/run/app/http.sock")
 
 
 def _names(names: Sequence[str], what: str) -> Sequence[str]:
@@ -142,8 +163,8 @@ class ServingOptions(TypedDict, total=False):
     """The fields of `FrontendOptions`, for type checkers."""
 
     host: str
-    http_port: int | None
-    grpc_port: int | None
+    http_port: int | str | None
+    grpc_port: int | str | None
     flight_port: int | None
     zmq_port: int | None
     frontends: int

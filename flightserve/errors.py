@@ -7,7 +7,8 @@ carries of one, and `from_kind` makes the same class of it on the other side.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Final
 
 OK = 0
 
@@ -132,6 +133,22 @@ KINDS: tuple[type[FlightserveError], ...] = (
     OutOfMemory,
 )
 _KIND_BY_CLASS = {kind: index for index, kind in enumerate(KINDS)}
+
+
+# Words that are compared for a suggestion, and how much of each: a name may come from a stranger.
+SUGGESTED_FROM_MAX: Final = 200
+SUGGESTED_CHARACTERS_MAX: Final = 64
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """`; did you mean 'charge'?` for a word that is nearly one of these, and "" for another."""
+    import difflib
+
+    if len(word) > SUGGESTED_CHARACTERS_MAX:
+        return ""
+    words = {each.lower(): each for each in known[:SUGGESTED_FROM_MAX] if len(each) <= SUGGESTED_CHARACTERS_MAX}
+    found = difflib.get_close_matches(word.lower(), list(words), n=1)
+    return f"; did you mean {words[found[0]]!r}?" if found else ""
 
 
 def kind_of(error: FlightserveError) -> int:

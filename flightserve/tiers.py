@@ -207,20 +207,24 @@ FACTORIES: Final[dict[str, Factory]] = {
 
 def frontend_options(assignment: Assignment) -> FrontendOptions:
     """The ports for this frontend: those its predecessor had, else the given ones for the first and free ones
-    for the others."""
+    for the others, or paths with their number."""
     options = assignment.options
-    ports: dict[str, int | None] = {}
-    for protocol in PROTOCOLS:
-        given = getattr(options, f"{protocol}_port")
-        before = assignment.addresses.get(protocol)
-        if given is None:
-            port = None
-        elif before is not None:
-            port = int(before.rstrip("/").rpartition(":")[2])
-        else:
-            port = given if assignment.slot.ordinal == 0 else 0
-        ports[f"{protocol}_port"] = port
+    ports = {
+        f"{protocol}_port": _port(getattr(options, f"{protocol}_port"), before, assignment.slot.ordinal)
+        for protocol in PROTOCOLS
+        for before in [assignment.addresses.get(protocol)]
+    }
     return dataclasses.replace(options, **ports)  # type: ignore[arg-type]
+
+
+def _port(given: int | str | None, before: str | None, ordinal: int) -> int | str | None:
+    from flightserve.frontends.unix_sockets import numbered
+
+    if isinstance(given, str):
+        return numbered(given, ordinal)
+    if given is None or before is None:
+        return 0 if given is not None and ordinal else given
+    return int(before.rstrip("/").rpartition(":")[2])
 
 
 def _endpoint(assignment: Assignment) -> str:

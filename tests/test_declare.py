@@ -128,7 +128,7 @@ def test_a_subclass_is_served_by_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"replica": 2}, "unknown deployment option 'replica'; there are: name, replicas"),
+        ({"replica": 2}, "unknown deployment option 'replica'; did you mean 'replicas'"),
         ({"replicas": 0}, "replicas is 0; it must be greater than 0"),
         ({"replicas": 1.5}, "replicas is 1.5; it is a whole number"),
         ({"replicas": True}, "replicas is True"),

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from flightserve.config import UNIX
+
 _UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -33,6 +35,15 @@ def seconds(text: str) -> float:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write it as 30s, 500ms, 5m or 1h")
     return float(found[1]) * _UNITS_S[found[2]]
+
+
+def port(text: str) -> int | str:
+    """A number, or `unix:PATH`. Which ones may be is `FrontendOptions`' to say."""
+    if text.startswith(UNIX):
+        return text
+    if not re.fullmatch(r"-?\d{1,6}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; write a number, 0 to 65535, where 0 takes a free one")
+    return int(text)
 
 
 def replica_count(text: str) -> tuple[str, int]:

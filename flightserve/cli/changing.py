@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import traceback
 from typing import Any
 
 from flightserve.cli.arguments import replica_count
+from flightserve.cli.loading import NotLoaded, load_app
 from flightserve.cli.output import StdoutForPrograms
-from flightserve.cli.serving import load_app
-from flightserve.errors import FlightserveError
 from flightserve.running import CHANGE_TIMEOUT_S
 
 
@@ -60,12 +58,8 @@ def _deploy(arguments: argparse.Namespace) -> int:
     with StdoutForPrograms() as out:
         try:
             deployments = plan_deployments(load_app(arguments.app), arguments.everything)
-        except FlightserveError:
-            raise
-        except Exception as error:
-            # Whatever a stranger's module raises.
-            message = f"nothing was changed: {arguments.app} cannot be imported: {type(error).__name__}: {error}"
-            raise commands.ChangeFailed(message, traceback.format_exc()) from error
+        except NotLoaded as error:
+            raise commands.ChangeFailed(f"nothing was changed: {error.message}", error.detail) from error
         replicas, timeout_s, in_place = dict(arguments.replicas), arguments.timeout, arguments.in_place
         print(commands.deploy(running, deployments, replicas, timeout_s, in_place), file=out)
     return 0

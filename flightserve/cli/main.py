@@ -10,6 +10,7 @@ what it did before); 2 for wrong arguments.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -27,8 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"flightserve: {error.message}", file=sys.stderr)
         return 2
     except FlightserveError as error:
-        print(*filter(None, [getattr(error, "detail", ""), f"flightserve: {error.message}"]), sep="\n", file=sys.stderr)
+        print(*_lines(error), sep="\n", file=sys.stderr)
         return 1
+
+
+def _lines(error: FlightserveError) -> list[str]:
+    """The one that helps, alone; before it the traceback for who asked for all there is."""
+    detail = getattr(error, "detail", "")
+    wanted = detail and logging.getLogger("flightserve").isEnabledFor(logging.DEBUG)
+    return [*([detail] if wanted else []), f"flightserve: {error.message}"]
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from flightserve.cli.arguments import replica_count, seconds, table
+from flightserve.cli.arguments import port, replica_count, seconds, table
+from flightserve.cli.flags import naming_flags
+from flightserve.cli.loading import load_app
 from flightserve.cli.output import StdoutForPrograms
-from flightserve.config import PROTOCOLS, FrontendOptions
+from flightserve.config import PROTOCOLS, UNIX_PROTOCOLS, FrontendOptions
 from flightserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,9 +59,9 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
     for protocol in PROTOCOLS:
-        port = getattr(defaults, f"{protocol}_port")
-        about = f"default {port}; 0: a free one"
-        option(f"--{protocol}-port", type=int, default=port, metavar="PORT", help=about)
+        usual = getattr(defaults, f"{protocol}_port")
+        about = f"default {usual}; 0: a free one" + "; unix:PATH: a unix socket" * (protocol in UNIX_PROTOCOLS)
+        option(f"--{protocol}-port", type=port, default=usual, metavar="PORT", help=about)
         option(f"--no-{protocol}", action="store_true", help=f"leave {protocol} out")
     about = "replicas of a deployment; may be given again for others"
     option("--replicas", action="append", default=[], type=replica_count, metavar="NAME=N", help=about)
@@ -111,22 +110,32 @@ def _sql(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace, make: Callable[[], App]) -> int:
-    ports: dict[str, Any] = {
-        f"{protocol}_port": None if getattr(arguments, f"no_{protocol}") else getattr(arguments, f"{protocol}_port")
-        for protocol in PROTOCOLS
-    }
-    options = FrontendOptions(
-        host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout,
-        allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
-        allow_get=arguments.allow_get, **ports,
-    )  # fmt: skip
+    with naming_flags():
+        options = _frontend_options(arguments)
+        # Before the app is read, which may take long, and much before Ray starts.
+        from flightserve.control import ports
+
+        ports.check(options)
 
     def plan() -> Plan:
         from flightserve.running import make_plan
 
         return make_plan(make(), options, dict(arguments.replicas), arguments.routers)
 
-    return serve_until_told(plan, arguments.address)
+    with naming_flags():
+        return serve_until_told(plan, arguments.address)
+
+
+def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
+    ports: dict[str, Any] = {
+        f"{protocol}_port": None if getattr(arguments, f"no_{protocol}") else getattr(arguments, f"{protocol}_port")
+        for protocol in PROTOCOLS
+    }
+    return FrontendOptions(
+        host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout,
+        allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
+        allow_get=arguments.allow_get, **ports,
+    )  # fmt: skip
 
 
 def serve_until_told(make: Callable[[], Plan], address: str | None = None) -> int:
@@ -171,27 +180,3 @@ def _on_signals(stop: threading.Event) -> None:
 
     signal.signal(signal.SIGINT, told)
     signal.signal(signal.SIGTERM, told)
-
-
-def load_app(target: str) -> Any:
-    """The object named by `module:attribute`; the current directory is importable. Raises ConfigError."""
-    from flightserve.app import App
-
-    module, separator, attribute = target.partition(":")
-    if not (module and separator and attribute):
-        raise ConfigError(f"{target!r} is not module:app, e.g. examples.flights.app:app")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigError(f"there is no module {error.name!r} in {os.getcwd()} or on sys.path") from error
-    try:
-        app = getattr(imported, attribute)
-    except AttributeError as error:
-        raise ConfigError(f"module {module} has no {attribute!r}") from error
-    if not isinstance(app, App):
-        raise ConfigError(f"{target} is a {type(app).__name__}; it must be a flightserve.App")
-    return app

@@ -27,7 +27,7 @@ from flightserve.control.messages import Announce, Left, Lost, Refresh, RefreshR
 from flightserve.control.names import supervisor_socket
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
-from flightserve.control.sources import install
+from flightserve.control.sources import install, place_of
 from flightserve.errors import DeadlineExceeded
 from flightserve.replica.faults import described, traceback_of
 from flightserve.wire.table import RoutingTable
@@ -105,7 +105,8 @@ class ChildProcess:
             build: Factory = loads(factory)
             hosted = build(self._assignment)
         except BaseException as error:
-            failed = StartFailure(f"{self._assignment.slot.name}: {described(error)}", traceback_of(error))
+            where = [self._assignment.slot.name, place_of(error)]
+            failed = StartFailure(": ".join([*filter(None, where), described(error)]), traceback_of(error))
             if self._link.tell(failed, TELL_TIMEOUT_S):
                 # As after `Left`: Ray ends this process now; where it does not, we do.
                 threading.Event().wait(EXIT_GRACE_S)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
+from flightserve.config import PROTOCOLS
 from flightserve.control import ports, shared_ray
 from flightserve.control.folder import Folder
 from flightserve.control.messages import View
 from flightserve.control.names import supervisor_socket
 from flightserve.control.observer import Observer, connect, kill
 from flightserve.control.plan import Plan
+from flightserve.core.lifecycle.reconciling import FRONTEND
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.fabric.transport.processes import look_at
 
@@ -25,6 +28,8 @@ OWN = "local"
 POLL_S = 0.2
 CONNECT_TIMEOUT_S = 5.0
 LOST_S = 60.0
+# How a frontend begins that could not listen, before the name of the option.
+_NOT_BOUND: Final = re.compile(rf"{FRONTEND}-\d+: (?=(?:{'|'.join(PROTOCOLS)})_port )")
 # Without Ray nobody starts a silent supervisor again.
 DEAD_S = 3.0
 # Beyond the drain limit: routers and replicas (3 s), stragglers (killed after 6 s more), Ray itself.
@@ -73,6 +78,13 @@ class Launcher:
             self._observer = Observer(supervisor_socket(folder, self._plan.app_id))
             self._actor = start_supervisor(dataclasses.replace(self._plan, folder=folder))
             self._wait_ready(cancelled)
+        except StartFailed as failed:
+            self.stop(0.0)
+            if said := _NOT_BOUND.match(failed.message):
+                # Taken since they were tried. Now that nothing of ours is left, who holds it can be said.
+                self._check_ports()
+                raise StartFailed(failed.message[said.end() :], failed.detail) from failed
+            raise
         except BaseException:
             self.stop(0.0)
             raise

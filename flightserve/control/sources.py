@@ -9,6 +9,7 @@ later) is found as always, and so are files that lie beside them (`importlib.res
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.readers
@@ -19,6 +20,7 @@ import os
 import site
 import sys
 import sysconfig
+import traceback
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -43,14 +45,13 @@ class ModuleSource:
 def read_modules() -> tuple[ModuleSource, ...]:
     """The user's modules of this process, by name: those with a source file that does not lie where Python, its
     packages or flightserve are installed. As the files are now."""
-    elsewhere = _installed()
     found = []
     for name, module in sorted(sys.modules.items()):
         spec = getattr(module, "__spec__", None)
         if spec is None or spec.name != name or not spec.has_location or not str(spec.origin).endswith(".py"):
             continue
         path = os.path.abspath(spec.origin)
-        if path.startswith(elsewhere) or "site-packages" in path or "dist-packages" in path:
+        if _is_installed(path):
             continue
         try:
             with open(path, "rb") as file:
@@ -62,6 +63,28 @@ def read_modules() -> tuple[ModuleSource, ...]:
     return tuple(found)
 
 
+def place_of(error: BaseException) -> str:
+    """Where in the user's own files an error came about: `pricing.py, line 7`, the innermost of these; "" where it
+    came by none."""
+    if isinstance(error, SyntaxError) and error.filename and not _is_installed(error.filename):
+        return f"{_shown(error.filename)}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if not frame.filename.startswith("<") and not _is_installed(frame.filename)]
+    return f"{_shown(ours[-1].filename)}, line {ours[-1].lineno}" if ours else ""
+
+
+def _is_installed(path: str) -> bool:
+    path = os.path.abspath(path)
+    return path.startswith(_installed()) or "site-packages" in path or "dist-packages" in path
+
+
+def _shown(path: str) -> str:
+    """As one would write it here."""
+    path = os.path.abspath(path)
+    return os.path.relpath(path) if path.startswith(os.path.join(os.getcwd(), "")) else path
+
+
+@functools.cache
 def _installed() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     places = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]

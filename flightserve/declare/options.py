@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, TypedDict
 
 from flightserve.core.routing.options import check_options
-from flightserve.errors import ConfigError
+from flightserve.errors import ConfigError, did_you_mean
 from flightserve.types import DeploymentOptions
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
@@ -42,7 +42,8 @@ def make_options(changes: Mapping[str, Any], base: DeploymentOptions) -> Deploym
     """`base` with `changes`. Raises ConfigError for an unknown option, and as `check_options`."""
     for key in changes:
         if key not in _OPTIONS:
-            raise ConfigError(f"unknown deployment option {key!r}; there are: name, {', '.join(_OPTIONS)}")
+            hint = did_you_mean(key, _OPTIONS) or f"; there are: name, {', '.join(_OPTIONS)}"
+            raise ConfigError(f"unknown deployment option {key!r}{hint}")
     chosen = dataclasses.replace(base, **changes)
     check_options(chosen)
     return chosen
@@ -60,4 +61,7 @@ def check_name(name: Any) -> str:
 
 def described(value: Any) -> str:
     """A value that is not what it should be, for messages."""
-    return f"the class {value.__name__}" if inspect.isclass(value) else type(value).__name__
+    if inspect.isclass(value):
+        return f"the class {value.__name__}"
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"an object of {kind.__name__}"

@@ -56,6 +56,12 @@ def load(options: FrontendOptions) -> None:
             importlib.import_module(module)
 
 
+def _why(error: Exception, host: str, port: int | str) -> str:
+    if isinstance(error, FlightserveError):
+        return error.message
+    return f"cannot listen on {port if isinstance(port, str) else f'{host}:{port}'}: {error}"
+
+
 class FrontendHost:
     """The frontends of one process. `on_loop` is called once, with the event loop, before any of them starts:
     the place to start what else lives there. `refresh` has all replicas of a warehouse look at their files."""
@@ -88,14 +94,11 @@ class FrontendHost:
         for protocol, port in self._ports().items():
             try:
                 addresses[protocol] = self._start_one(protocol, port)
-            except FlightserveError:
-                self.stop()
-                raise
             except Exception as error:
                 self.stop()
-                where = f"{self._options.host}:{port}"
-                raise BindFailed(f"the {protocol} frontend cannot listen on {where}: {error}") from error
-        watched = [frontend.watched() for frontend in self._running.values() if hasattr(frontend, "watched")]
+                raise BindFailed(f"{protocol}_port {port}: {_why(error, self._options.host, port)}") from error
+        watching = [frontend.watched() for frontend in self._running.values() if hasattr(frontend, "watched")]
+        watched = [server for server in watching if server is not None]
         if watched:
             self.edge_watch = EdgeWatch(self._options.limits, watched)
             self.edge_watch.start()
@@ -131,7 +134,7 @@ class FrontendHost:
     def __repr__(self) -> str:
         return f"<FrontendHost {', '.join(self._running) or 'nothing running'}>"
 
-    def _ports(self) -> dict[str, int]:
+    def _ports(self) -> dict[str, int | str]:
         ports = {protocol: getattr(self._options, f"{protocol}_port") for protocol in FRONTENDS}
         return {protocol: port for protocol, port in ports.items() if port is not None}
 
@@ -155,7 +158,7 @@ class FrontendHost:
         asyncio.set_event_loop(loop)
         loop.run_forever()
 
-    def _start_one(self, protocol: str, port: int) -> str:
+    def _start_one(self, protocol: str, port: int | str) -> str:
         module, name, on_loop = FRONTENDS[protocol]
         frontend_class = getattr(importlib.import_module(module), name)
         arguments: tuple[Any, ...] = (self._service, self._options.host, port, self._options.limits, self._metrics)

@@ -372,7 +372,7 @@ class FlightFrontend:
                 self._service, location, self._limits, self._metrics, self._tickets, self._refresh
             )
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise Unavailable(f"Flight cannot listen on {host}:{self._port}: {error}") from error
+            raise Unavailable(f"cannot listen on {host}:{self._port}: {error}") from error
         return f"grpc://{host}:{self._server.port}"
 
     def drain(self, timeout_s: float) -> bool:

@@ -16,7 +16,7 @@ import grpc
 from grpc import aio
 from grpc_reflection.v1alpha import reflection
 
-from flightserve.config import EdgeLimits
+from flightserve.config import UNIX, EdgeLimits
 from flightserve.contracts.service import Service
 from flightserve.errors import Unavailable
 from flightserve.frontends.edge_watch import Watched
@@ -25,6 +25,7 @@ from flightserve.frontends.grpc.calls import GrpcCalls
 from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, HealthServicer
 from flightserve.frontends.grpc.sql import Queries
 from flightserve.frontends.grpc.stream import Streams
+from flightserve.frontends.unix_sockets import UnixSocket
 from flightserve.loops import vital
 from flightserve.metrics import Metrics
 
@@ -39,9 +40,11 @@ CLIENT_PING_INTERVAL_MS: Final = 500
 class GrpcFrontend:
     """`flightserve.v1.FlightServe`, health and reflection on one port. Lives on the loop it is made on."""
 
-    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics) -> None:
-        self._address = (host, port)
-        self._port = 0
+    def __init__(self, service: Service, host: str, port: int | str, limits: EdgeLimits, metrics: Metrics) -> None:
+        """A port that is a text is a unix socket, `unix:PATH`."""
+        self._host = f"[{host}]" if ":" in host else host
+        self._port = port
+        self._unix = UnixSocket(port) if isinstance(port, str) else None
         self._calls = GrpcCalls(service, limits, metrics)
         self._streams = Streams(self._calls)
         self._queries = Queries(self._calls)
@@ -52,9 +55,7 @@ class GrpcFrontend:
             self._server = aio.server(options=_options(limits))
 
     async def start(self) -> str:
-        """Listen: "host:port". Raises Unavailable where the address cannot be had."""
-        host, port = self._address
-        host = f"[{host}]" if ":" in host else host
+        """Listen: "host:port" or "unix:PATH". Raises Unavailable where the address cannot be had."""
         # Not registered with the core, method by method: then each would be waited for by itself.
         self._server.add_generic_rpc_handlers(
             (
@@ -63,17 +64,25 @@ class GrpcFrontend:
             )
         )
         reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)
-        try:
-            bound = self._server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
-            raise Unavailable(f"gRPC cannot listen on {host}:{port}: {error}") from error
+        address = self._bind()
         await self._server.start()
-        self._port = bound
         loop = asyncio.get_running_loop()
         self._serving = vital(loop, self._server.wait_for_termination(), "the gRPC server", lambda: self._stopping)
         self._calls.unsent.start(loop)
         self._streams.idle.start(loop)
-        return f"{host}:{bound}"
+        return address
+
+    def _bind(self) -> str:
+        where = self._port if self._unix is not None else f"{self._host}:{self._port}"
+        try:
+            if self._unix is not None:
+                with self._unix.binding() as path:
+                    self._server.add_insecure_port(f"{UNIX}{path}")
+                return self._unix.address
+            self._port = self._server.add_insecure_port(str(where))
+        except (RuntimeError, OSError) as error:
+            raise Unavailable(f"cannot listen on {where}: {error}") from error
+        return f"{self._host}:{self._port}"
 
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new and finish what there is; True when all of it ended by itself in time."""
@@ -81,6 +90,7 @@ class GrpcFrontend:
         self._streams.drain()
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
+        self._leave_path()
         await self._server.stop(timeout_s)
         return loop.time() < until
 
@@ -90,18 +100,23 @@ class GrpcFrontend:
         self._calls.unsent.stop()
         self._streams.idle.stop()
         self._queries.close()
+        self._leave_path()
         await self._server.stop(None)
+
+    def _leave_path(self) -> None:
+        if self._unix is not None:
+            self._unix.remove()
 
     def statistics(self) -> dict[str, int]:
         """Calls and queries in flight outside of streams, and open streams."""
         return {"calls_in_flight": self._calls.in_flight, "streams_open": len(self._streams.open)}
 
-    def watched(self) -> Watched:
-        """For the watch over what is held for strangers."""
-        return Watched(self._port, self._calls.ledger)
+    def watched(self) -> Watched | None:
+        """For the watch over what is held for strangers. By a unix socket none comes."""
+        return Watched(self._port, self._calls.ledger) if isinstance(self._port, int) else None
 
     def __repr__(self) -> str:
-        return f"<GrpcFrontend {self._address[0]}:{self._address[1]} {self.statistics()}>"
+        return f"<GrpcFrontend {self._host}:{self._port} {self.statistics()}>"
 
     def _handlers(self) -> dict[str, Any]:
         return {

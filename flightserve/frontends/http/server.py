@@ -28,6 +28,7 @@ from flightserve.frontends.http.calls import HttpCalls
 from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.pages import pages
 from flightserve.frontends.http.protocol import SWEEP_S, EdgeProtocol
+from flightserve.frontends.unix_sockets import UnixSocket
 from flightserve.loops import Every, vital
 from flightserve.metrics import Metrics
 
@@ -35,6 +36,8 @@ log = logging.getLogger("flightserve.http")
 
 # How long a connection stays idle in a drain before it is closed.
 DRAIN_IDLE_S: Final = 1.0
+# Who comes by a unix socket is on this machine, and names us as programs there do.
+LOCAL: Final = "localhost"
 _POLL_S: Final = 0.02
 
 
@@ -54,17 +57,19 @@ class HttpFrontend:
         self,
         service: Service,
         host: str,
-        port: int,
+        port: int | str,
         limits: EdgeLimits,
         metrics: Metrics,
         allowed_hosts: Sequence[str] = (),
         cors_origins: Sequence[str] = (),
         allow_get: bool | None = None,
     ) -> None:
-        """`allow_get`: a query may come by GET, too; None: where only this machine can ask."""
+        """`allow_get`: a query may come by GET, too; None: where only this machine can ask. A port that is a text is
+        a unix socket, `unix:PATH`."""
         self._allow_get = allow_get
-        self._host = host
-        self._origin_policy = OriginPolicy(host, allowed_hosts, cors_origins)
+        self._unix = UnixSocket(port) if isinstance(port, str) else None
+        self._host = LOCAL if self._unix is not None else host
+        self._origin_policy = OriginPolicy(self._host, allowed_hosts, cors_origins)
         self._port = port
         self._limits = limits
         self._calls: HttpCalls | None = None
@@ -78,12 +83,12 @@ class HttpFrontend:
         self.address = ""
 
     async def start(self) -> str:
-        """Listen; returns `http://host:port`. Raises OSError where the address cannot be had."""
+        """Listen; returns `http://host:port` or `unix:PATH`. Raises OSError where the address cannot be had."""
         loop = asyncio.get_running_loop()
         calls = self._calls = HttpCalls(
             self._service, self._limits, self._metrics, loop, self._origin_policy, self._allow_get
         )
-        self._socket = _listen(self._host, self._port)
+        self._socket = self._listen()
         application = pages(self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by)
         config = uvicorn.Config(
             application,
@@ -107,10 +112,29 @@ class HttpFrontend:
         self._started = True
         self._sweep()
         self._sweeping = Every(loop, SWEEP_S, self._sweep, "looking after HTTP connections")
-        port = self._socket.getsockname()[1]
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        self.address = f"http://{host}:{port}"
+        self.address = self._address()
         return self.address
+
+    def _listen(self) -> socket.socket:
+        if self._unix is None:
+            return _listen(self._host, int(self._port))
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with self._unix.binding() as path:
+                listener.bind(path)
+                listener.listen(BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        listener.setblocking(False)
+        return listener
+
+    def _address(self) -> str:
+        assert self._socket is not None
+        if self._unix is not None:
+            return self._unix.address
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._socket.getsockname()[1]}"
 
     async def drain(self, timeout_s: float) -> bool:
         """Stop accepting, finish what is in flight; True when all of it was, within `timeout_s` seconds."""
@@ -175,6 +199,8 @@ class HttpFrontend:
         if self._server is not None and self._server.started:
             for server in self._server.servers:
                 server.close()
+        if self._unix is not None:
+            self._unix.remove()
 
     def _sweep(self) -> None:
         """Twice a second: end what takes too long, take over uvicorn's Date header."""

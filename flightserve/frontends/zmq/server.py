@@ -101,7 +101,7 @@ class ZmqFrontend:
             self._socket.bind(f"tcp://[{number}]:{port}" if ":" in str(number) else f"tcp://{number}:{port}")
         except zmq.ZMQError as error:
             self._close()
-            raise Unavailable(f"ZeroMQ cannot listen on {host}:{port}: {error}") from error
+            raise Unavailable(f"cannot listen on {host}:{port}: {error}") from error
         self._loop.add_reader(self._socket.fileno(), self._readable)
         self._loop.call_soon(self._readable)
         bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]

@@ -1,0 +1,33 @@
+"""Messages that name an option by what it is called in Python, as the command's flags."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from flightserve.config import PROTOCOLS
+from flightserve.errors import FlightserveError
+
+FLAGS: Final = {
+    **{f"{protocol}_port": f"--{protocol}-port" for protocol in PROTOCOLS},
+    "drain_timeout_s": "--drain-timeout",
+    "allowed_hosts": "--allow-host",
+    "cors_origins": "--cors-origin",
+}
+_OPTION: Final = re.compile(r"\b(?:" + "|".join(FLAGS) + r")\b")
+
+
+@contextlib.contextmanager
+def naming_flags() -> Iterator[None]:
+    """An error that begins with an option's name is raised on with the flag's. Others, which may be the user's own
+    words, stay as they are."""
+    try:
+        yield
+    except FlightserveError as error:
+        if error.message.startswith("host "):
+            error.message = f"--{error.message}"
+        elif _OPTION.match(error.message):
+            error.message = _OPTION.sub(lambda found: FLAGS[found[0]], error.message)
+        raise
