@@ -16,7 +16,8 @@ class MethodSpec:
 
     `input_schema` and `output_schema` are serialised Arrow schemas (`pa.Schema.serialize()`), or None where the method
     declares none. A `strict` one takes columns of these very types; of others they are cast. `form` is the Python type
-    the method takes: `record_batch`, `table`, `numpy`, `polars`, `pandas` or `row` (`@single_input`).
+    the method takes: `record_batch`, `table`, `numpy`, `polars`, `pandas` or `row` (`@single_input`). `example` is an
+    Arrow IPC stream of rows that it takes, or None where it gives none.
 
     A `delimited` method is not row-aligned, and its requests share micro-batches all the same: its result begins with
     the column `rid`, which says for each row what row of the input it belongs to. It does many requests at nearly the
@@ -34,6 +35,7 @@ class MethodSpec:
     doc: str = ""
     delimited: bool = False
     strict: bool = False
+    example: bytes | None = None
 
 
 # Micro-batches of `async def` methods that one replica runs at once where its deployment says nothing.

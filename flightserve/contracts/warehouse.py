@@ -6,6 +6,7 @@ methods in `METHODS`. Both sides write and read their batches by what stands her
 | method | input | output |
 |---|---|---|
 | `query` | one row (`REQUEST`): `sql`, `parameters` (an Arrow IPC stream, or null) | streamed batches, at least one |
+| `query_tagged` | as `query`, and `tag`: what `describe` said | as `query`; refused where the tag is another now |
 | `execute` | parameter rows, the statement in their schema's metadata (`SQL_KEY`) | each row's result, by `rid` |
 | `describe` | as `query`; the parameters' rows are not read, their types are | one row (`DESCRIPTION`) |
 | `tables` | as `query`; not read | one row for each table (`TABLE_ROWS`) |
@@ -26,6 +27,7 @@ from flightserve.types import MethodSpec
 KIND: Final = "sql"
 
 QUERY: Final = "query"
+QUERY_TAGGED: Final = "query_tagged"
 EXECUTE: Final = "execute"
 DESCRIBE: Final = "describe"
 TABLES: Final = "tables"
@@ -39,8 +41,16 @@ SQL_BYTES_MAX: Final = 256 << 10
 EXECUTED_BYTES_MAX: Final = 1 << 20
 
 REQUEST: Final = pa.schema([pa.field("sql", pa.string(), nullable=False), pa.field("parameters", pa.binary())])
+TAGGED_REQUEST: Final = pa.schema([*REQUEST, pa.field("tag", pa.string(), nullable=False)])
 DESCRIPTION: Final = pa.schema(
-    [("result_schema", pa.binary()), ("parameter_schema", pa.binary()), ("merged", pa.bool_()), ("reason", pa.string())]
+    [
+        ("result_schema", pa.binary()),
+        ("parameter_schema", pa.binary()),
+        ("merged", pa.bool_()),
+        ("reason", pa.string()),
+        # The same as long as the result is; "" where nobody can say that it is.
+        ("tag", pa.string()),
+    ]
 )
 TABLE_ROWS: Final = pa.schema(
     [
@@ -56,31 +66,54 @@ TABLE_ROWS: Final = pa.schema(
 REFRESHED: Final = pa.schema([("replica", pa.string()), ("changes", pa.int64()), ("problem", pa.string())])
 
 
-def _method(name: str, output: pa.Schema | None, doc: str) -> MethodSpec:
-    """A method that takes a `REQUEST`, and streams where its output depends on it."""
+def _method(name: str, output: pa.Schema | None, doc: str, takes: pa.Schema = REQUEST, example: str = "") -> MethodSpec:
+    """A method that takes `REQUEST`s, and streams where its output depends on it."""
     return MethodSpec(
         name,
         row_aligned=False,
         streaming=output is None,
-        input_schema=REQUEST.serialize().to_pybytes(),
+        input_schema=takes.serialize().to_pybytes(),
         output_schema=None if output is None else output.serialize().to_pybytes(),
         doc=doc,
+        example=_stream(request_row(example)) if example else None,
     )
 
 
+def _stream(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def request_row(sql: str, parameters: bytes = b"") -> pa.RecordBatch:
+    """The one row that all methods but `execute` take. `parameters` is an Arrow IPC stream, or empty."""
+    return pa.record_batch([[sql], [parameters or None]], schema=REQUEST)
+
+
+_EXAMPLE: Final = "SELECT 1 AS one"
+
 METHODS: Final = (
-    _method(QUERY, None, "Run SQL: rows `sql` and `parameters`; streams the result."),
+    _method(QUERY, None, "Run SQL: rows `sql` and `parameters`; streams the result.", example=_EXAMPLE),
+    _method(
+        QUERY_TAGGED,
+        None,
+        "Run SQL whose result is still what `tag` stands for, which `describe` told; otherwise it is Unavailable.",
+        TAGGED_REQUEST,
+    ),
     _method(
         DESCRIBE,
         DESCRIPTION,
         "What a statement takes and gives, and whether executions of it are merged; nothing is run. Without parameter "
         "rows, a result that depends on the parameters' types has no schema.",
+        example=_EXAMPLE,
     ),
-    _method(TABLES, TABLE_ROWS, "The warehouse's tables."),
+    _method(TABLES, TABLE_ROWS, "The warehouse's tables.", example="tables"),
     _method(
         REFRESH,
         REFRESHED,
         "Look whether the tables' files changed, and serve them as they are now; in this replica alone.",
+        example="refresh",
     ),
     MethodSpec(
         EXECUTE,
@@ -96,9 +129,9 @@ METHODS: Final = (
 # ---- what goes in
 
 
-def request_row(sql: str, parameters: bytes = b"") -> pa.RecordBatch:
-    """The one row that all methods but `execute` take. `parameters` is an Arrow IPC stream, or empty."""
-    return pa.record_batch([[sql], [parameters or None]], schema=REQUEST)
+def tagged_row(sql: str, parameters: bytes, tag: str) -> pa.RecordBatch:
+    """The one row that `query_tagged` takes."""
+    return pa.record_batch([[sql], [parameters or None], [tag]], schema=TAGGED_REQUEST)
 
 
 def read_request(batch: pa.RecordBatch) -> tuple[str, bytes | None]:
@@ -138,12 +171,14 @@ def unnumbered(batch: pa.RecordBatch) -> pa.RecordBatch:
 @dataclass(frozen=True, slots=True)
 class Description:
     """What a statement returns and takes (Arrow IPC schema messages), and whether its executions are merged or why they
-    are not. `result` is empty where it depends on the types of parameters that are not bound."""
+    are not. `result` is empty where it depends on the types of parameters that are not bound. `tag` is the same as long
+    as the result is, for these parameters; "" where nobody can say that."""
 
     result: bytes
     parameters: bytes
     merged: bool
     reason: str = ""
+    tag: str = ""
 
     @property
     def result_schema(self) -> pa.Schema:
@@ -154,13 +189,13 @@ class Description:
 
     def batch(self) -> pa.RecordBatch:
         """`describe`'s answer."""
-        values = [self.result or None, self.parameters, self.merged, self.reason]
+        values = [self.result or None, self.parameters, self.merged, self.reason, self.tag]
         return pa.record_batch([[value] for value in values], schema=DESCRIPTION)
 
 
 def read_description(row: dict[str, Any]) -> Description:
     """The row of `describe`'s answer."""
-    return Description(row["result_schema"] or b"", row["parameter_schema"], row["merged"], row["reason"])
+    return Description(row["result_schema"] or b"", row["parameter_schema"], row["merged"], row["reason"], row["tag"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Unpack, overload
 
 import pyarrow as pa
 
@@ -18,6 +18,9 @@ from flightserve.types import DeploymentOptions
 P = ParamSpec("P")
 C = TypeVar("C", bound=type)
 F = TypeVar("F")
+
+# Rows that a method takes: columns by name, rows one by one, or as Arrow has them.
+Example: TypeAlias = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table
 
 MARKS: Final = "__flightserve_method__"
 _DECLARED: Final = "__flightserve_deployment__"
@@ -93,6 +96,7 @@ class Marks:
     row_aligned: bool = True
     idempotent: bool = True
     strict: bool = False
+    example: Example | None = None
 
 
 def single_input(function: F) -> F:
@@ -113,6 +117,7 @@ def method(
     row_aligned: bool = True,
     idempotent: bool = True,
     strict: bool = False,
+    example: Example | None = None,
 ) -> Callable[[F], F]: ...
 def method(
     function: Any = None,
@@ -123,13 +128,16 @@ def method(
     row_aligned: bool = True,
     idempotent: bool = True,
     strict: bool = False,
+    example: Example | None = None,
 ) -> Any:
     """Say more of a served method.
 
     `input` and `output` are schemas: requests are checked at the edge, results when the method returns. A
     method with `row_aligned=False` gets one request at a time and may return any number of rows. One with
     `idempotent=False` is never run twice for a request, whatever fails. Columns that are not of the types of `input`
-    are cast where every value stays what it is; with `strict=True` they are refused.
+    are cast where every value stays what it is; with `strict=True` they are refused. `example` are a few rows that the
+    method takes, as columns (`{"price": [9.5]}`) or one by one (`[{"price": 9.5}]`): what `/docs` and `/openapi.json`
+    show.
     """
     for label, schema in (("input", input), ("output", output)):
         if schema is not None and not isinstance(schema, pa.Schema):
@@ -143,7 +151,7 @@ def method(
 
     def note(target: Any) -> Any:
         flags = {"row_aligned": row_aligned, "idempotent": idempotent, "strict": strict}
-        return _mark(target, input=input, output=output, **flags)
+        return _mark(target, input=input, output=output, example=example, **flags)
 
     return note if function is None else note(function)
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from flightserve.declare.annotations import form_of_parameter, names_a_form, says_nothing
 from flightserve.declare.bound import Bound
 from flightserve.declare.decorators import MARKS, Marks, bind_class, plain
+from flightserve.declare.examples import example_stream
 from flightserve.declare.hooks import is_hook
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentSpec, MethodSpec
@@ -156,6 +157,7 @@ def _spec_of_function(function: Any, name: str, where: str, parameter: inspect.P
         output_schema=None if marks.output is None else marks.output.serialize().to_pybytes(),
         doc=first_paragraph(getattr(function, "__doc__", None)),
         strict=marks.strict,
+        example=None if marks.example is None else example_stream(marks.example, marks.input, where),
     )
 
 

@@ -17,6 +17,7 @@ ARROW: Final = b"application/vnd.apache.arrow.stream"
 NDJSON: Final = b"application/x-ndjson"
 CSV: Final = b"text/csv"
 PARQUET: Final = b"application/vnd.apache.parquet"
+HTML: Final = b"text/html"
 FORMS_IN: Final = (JSON, ARROW)
 FORMS_OUT: Final = (JSON, ARROW, NDJSON)
 _PIECE_BYTES: Final = 1 << 20

@@ -28,10 +28,12 @@ TEXT_ROWS_MAX: Final = 16_384
 
 
 class Encoder(Protocol):
-    """See the module. `rows_max` is how many rows `piece` takes at once, 0 for any number."""
+    """See the module. `form` is the answer's Content-Type, `rows_max` how many rows `piece` takes at once, 0 for any
+    number. Once `full` it needs no more of them."""
 
     form: bytes
     rows_max: int
+    full: bool
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """The bytes that this batch adds. The first brings the schema."""
@@ -72,6 +74,7 @@ class _Written:
 
     form = b""
     rows_max = 0
+    full = False
 
     def __init__(self, whole: Whole = "typed") -> None:
         self._whole = whole
@@ -129,16 +132,22 @@ class ParquetPieces(_Written):
 
 
 class CsvPieces(_Written):
-    """CSV with a line of names; strings are quoted, so that an empty one is not a null."""
+    """CSV with a line of names; strings are quoted, so that an empty one is not a null. `before` stands before all."""
 
-    form = CSV
+    # Without it some clients read a text/... as Latin-1.
+    form = CSV + b"; charset=utf-8"
     rows_max = TEXT_ROWS_MAX
+
+    def __init__(self, whole: Whole = "typed", before: bytes = b"") -> None:
+        super().__init__(whole)
+        self._before = before
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
+        before, self._before = self._before, b""
         try:
             columns = [csv_column(column, self._whole) for column in batch.columns]
-            return super().piece(pa.RecordBatch.from_arrays(columns, names=batch.schema.names))
+            return before + super().piece(pa.RecordBatch.from_arrays(columns, names=batch.schema.names))
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise _unsayable(CSV, error) from error
 
@@ -151,6 +160,7 @@ class JsonLines:
 
     form = NDJSON
     rows_max = TEXT_ROWS_MAX
+    full = False
 
     def __init__(self, whole: Whole = "typed") -> None:
         self._whole = whole
@@ -169,6 +179,7 @@ class JsonRows:
 
     form = JSON
     rows_max = TEXT_ROWS_MAX
+    full = False
 
     def __init__(self, whole: Whole = "typed") -> None:
         self._whole = whole
@@ -193,6 +204,7 @@ class JsonColumnTexts:
 
     form = JSON
     rows_max = TEXT_ROWS_MAX
+    full = False
 
     def __init__(self, bytes_max: int, whole: Whole = "typed") -> None:
         self._bytes_max = bytes_max

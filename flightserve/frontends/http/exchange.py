@@ -57,10 +57,11 @@ class Exchange:
         "body",
         "call",
         "cors",
-        "download",
         "error",
+        "error_lines",
         "form_in",
         "form_out",
+        "good_lines",
         "head_only",
         "headers",
         "keep_alive",
@@ -90,7 +91,8 @@ class Exchange:
         self.arrived_ns = monotonic_ns()
         # Bytes, or a bytearray of several small ones.
         self.pieces: list[Any] = []
-        self.cors = self.download = b""
+        # Header lines of any answer, of one that is no error, of one that is.
+        self.cors = self.good_lines = self.error_lines = b""
         # A HEAD: the answer has no body.
         self.head_only = False
         self.size = 0
@@ -163,7 +165,7 @@ class Exchange:
     def answer(self, form: bytes, body: bytes | memoryview) -> None:
         """Write a whole answer with status 200."""
         if self.state < ANSWERED:
-            self._write_whole(_OK, form, body, self.download)
+            self._write_whole(_OK, form, body, self.good_lines)
             self._end(0)
 
     def fail(self, error: FlightserveError) -> None:
@@ -176,7 +178,7 @@ class Exchange:
             self.protocol.transport.abort()
         else:
             status = http_status(error)
-            extra = retry_after_line(error, status)
+            extra = retry_after_line(error, status) + self.error_lines
             self._write_whole(STATUS_LINES[status], JSON, error_body(error, self.request_id), extra)
         self._end(error.code)
 
@@ -204,6 +206,18 @@ class Exchange:
             protocol.transport.write(head)
             protocol.transport.write(body)
 
+    def not_modified(self) -> None:
+        """Say that the client has the answer already: a head, without what would describe a body."""
+        if self.state < ANSWERED:
+            lines = self.cors + self.good_lines
+            if not self.keep_alive:
+                lines += b"connection: close\r\n"
+            self.protocol.transport.write(
+                b"%b%bx-request-id: %b\r\n%b\r\n"
+                % (STATUS_LINES[304], self.protocol.edge.date_line, self.request_id.encode("latin-1"), lines)
+            )
+            self._end(0)
+
     def tell(self, form: bytes) -> None:
         """Write the head alone, of an answer that nobody has made."""
         if self.state < ANSWERED:
@@ -219,7 +233,7 @@ class Exchange:
             self.keep_alive = False
         self.state = AFTER[self.state][HEAD_WRITTEN]
         how = b"transfer-encoding: chunked\r\n" if self.protocol.can_stream else b""
-        how += self.cors + self.download
+        how += self.cors + self.good_lines
         if not self.keep_alive:
             how += b"connection: close\r\n"
         self.protocol.transport.write(

@@ -11,6 +11,7 @@ import pyarrow.types as pt
 
 from flightserve.contracts.warehouse import KIND
 from flightserve.frontends.http.bodies import ARROW, NDJSON
+from flightserve.frontends.http.samples import is_internal, sample_of
 from flightserve.frontends.http.sql import FORMS as SQL_FORMS
 from flightserve.frontends.json.columns import declared_schema
 from flightserve.types import DeploymentSpec, MethodSpec
@@ -64,6 +65,8 @@ def describe_method(spec: DeploymentSpec, method: MethodSpec) -> Json:
         "delimited": method.delimited,
         "input_schema": _fields(method.input_schema),
         "output_schema": _fields(method.output_schema),
+        "internal": is_internal(spec, method),
+        "sample": sample_of(spec, method)._asdict(),
     }
 
 
@@ -131,13 +134,17 @@ def _call(spec: DeploymentSpec, method: MethodSpec) -> Json:
     summary, _, rest = method.doc.strip().partition("\n")
     answer = _forms(method.output_schema)
     answer[_NDJSON] = {"schema": {"type": "string"}}
+    body = _forms(method.input_schema)
+    sample = sample_of(spec, method).body
+    if sample is not None:
+        body["application/json"]["example"] = sample
     return {
         "summary": summary or f"Call {spec.name}.{method.name}",
         "description": rest.strip(),
         "operationId": f"{spec.name}_{method.name}",
         "tags": [spec.name],
         "parameters": _headers(*_HEADERS),
-        "requestBody": {"required": True, "content": _forms(method.input_schema)},
+        "requestBody": {"required": True, "content": body},
         "responses": {
             "200": {"description": "The reply, in the form that `Accept` asks for.", "content": answer},
             **{status: _error(description) for status, description in _STATUSES.items()},

@@ -32,13 +32,24 @@ ANY: Final = "*"
 # Hosts and origins that were judged before; a stranger may send as many as he likes.
 JUDGED_MAX: Final = 256
 _AUTHORITY: Final = re.compile(rb"(\[[0-9a-fA-F:.%]+\]|[^\[\]:/@?#\s]+)(?::\d{0,5})?")
-_EXPOSED: Final = b"access-control-expose-headers: x-request-id, retry-after\r\n"
-PREFLIGHT: Final = {
-    "access-control-allow-methods": "GET, POST",
-    "access-control-allow-headers": "accept, authorization, content-encoding, content-type, traceparent, "
-    "x-priority, x-request-id, x-timeout-ms, x-warehouse",
+_EXPOSED: Final = b"access-control-expose-headers: content-disposition, etag, retry-after, x-request-id\r\n"
+_PREFLIGHT: Final = {
+    "access-control-allow-methods": "GET, HEAD, POST",
+    "access-control-allow-headers": "accept, authorization, cache-control, content-encoding, content-type, "
+    "if-none-match, range, traceparent, x-priority, x-request-id, x-timeout-ms, x-warehouse",
     "access-control-max-age": "600",
 }
+
+
+def preflight(headers: Mapping[bytes, bytes]) -> dict[str, str] | None:
+    """The headers that answer a preflight, None for what is none. Which origin may call was decided by then, and what
+    says so is on every answer. A browser that asks before a page from the internet calls a private network is told
+    that it may."""
+    if b"access-control-request-method" not in headers:
+        return None
+    if headers.get(b"access-control-request-private-network") == b"true":
+        return _PREFLIGHT | {"access-control-allow-private-network": "true"}
+    return _PREFLIGHT
 
 
 class WrongHost(PermissionDenied):

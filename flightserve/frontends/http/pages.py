@@ -22,15 +22,23 @@ from flightserve.errors import FlightserveError, Unavailable
 from flightserve.frontends.edge import as_error, check_name, echoable_request_id
 from flightserve.frontends.http.errors import MethodNotAllowed, NoRoute, error_body, http_status, retry_after_s
 from flightserve.frontends.http.openapi import describe_deployment, describe_method, openapi
-from flightserve.frontends.http.origin_policy import PREFLIGHT
+from flightserve.frontends.http.origin_policy import preflight
 from flightserve.metrics import CONTENT_TYPE, Metrics
 
 JSON_TYPE = "application/json"
-# One file, nothing loaded from elsewhere: it reads `/v1/deployments`, shows each method and sends a call.
-DOCS_PAGE: Final = files(__package__).joinpath("docs.html").read_text("utf-8")
-# `/docs` loads nothing from anywhere else, and may not be told to.
-_PREFLIGHT = b"access-control-request-method"
-_DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+_TYPES: Final = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8",
+                 "js": "text/javascript; charset=utf-8"}  # fmt: skip
+# What browsers load: pages, and the modules and styles that they are made of.
+WEB: Final = {
+    file.name: (file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
+    for file in files(__package__).joinpath("web").iterdir()
+    if file.name.rpartition(".")[2] in _TYPES
+}
+# They load nothing from anywhere else, and may not be told to.
+_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def pages(
@@ -45,6 +53,7 @@ def pages(
         Route("/metrics", all_pages.metrics),
         Route("/openapi.json", all_pages.openapi),
         Route("/docs", all_pages.docs),
+        Route("/docs/{file}", all_pages.web),
         Route("/", all_pages.docs),
         Route("/v1/deployments", all_pages.deployments),
         Route("/v1/sql", all_pages.sql, methods=list(sql_by)),
@@ -56,9 +65,9 @@ def pages(
     application.router.redirect_slashes = False
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "OPTIONS" and any(name == _PREFLIGHT for name, _ in scope["headers"]):
-            # Which origin may call was decided by the origin policy, whose header lines are on every answer.
-            await Response(status_code=204, headers=PREFLIGHT)(scope, receive, send)
+        allowed = preflight(dict(scope["headers"])) if scope["method"] == "OPTIONS" else None
+        if allowed is not None:
+            await Response(status_code=204, headers=allowed)(scope, receive, send)
         else:
             await application(scope, receive, send)
 
@@ -92,9 +101,10 @@ class _Pages:
         return _json(request, openapi(self._service.deployments()))
 
     async def docs(self, request: Request) -> Response:
-        response = _page(request, DOCS_PAGE, "text/html; charset=utf-8")
-        response.headers["content-security-policy"] = _DOCS_POLICY
-        return response
+        return _file(request, "docs.html")
+
+    async def web(self, request: Request) -> Response:
+        return _file(request, request.path_params["file"])
 
     async def deployments(self, request: Request) -> Response:
         found = [describe_deployment(spec) for spec in self._service.deployments()]
@@ -119,6 +129,17 @@ _SQL_TAKES: Final = (
 
 def _json(request: Request, content: object) -> Response:
     return _page(request, orjson.dumps(content), JSON_TYPE)
+
+
+def _file(request: Request, name: str) -> Response:
+    if name not in WEB:
+        raise NoRoute(f"nothing is served at /docs/{name[:128]}; /docs shows what is")
+    response = _page(request, *WEB[name])
+    # Another version of the server has others under the same names.
+    response.headers["cache-control"] = "no-cache"
+    response.headers["content-security-policy"] = _POLICY
+    response.headers["x-content-type-options"] = "nosniff"
+    return response
 
 
 def _page(request: Request, content: bytes | str, content_type: str) -> Response:

@@ -18,9 +18,10 @@ Values are as in `json.columns`, but for whole numbers: a sum of integers is a d
 but floats reads no number beyond 2**53 exactly. So a whole number, a decimal's without a fraction too, is a number up
 to 2**53 and a text beyond; with `"integers": "number"` it is always a number. In CSV all are numbers.
 
-A body of `text/plain` or `application/sql` is the query's text; all else is in the URL then, as of a `GET`:
-`?query=...&format=csv|ndjson|json|arrow|parquet&parameters=[...]&warehouse=...&shape=...&integers=...`. `format` counts
-more than `Accept`. `HEAD` says what `GET` would, and runs nothing.
+A body of `text/plain` or `application/sql` is the query's text; all else is in the URL then, as of a `GET`, which
+`sql_urls` reads. `HEAD` says what `GET` would, and runs nothing. Before a `GET` runs, its statement is described: where
+the warehouse has a tag for the rows, the answer has an ETag, and is 304 for who has it already. Should the tables
+change in between, the query runs all the same, and its answer is not to be kept.
 
 The request is an `Exchange` like a call, with the same bounds, and `streams` answers it. This module reads it.
 """
@@ -38,16 +39,20 @@ import pyarrow as pa
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import AsyncCall
 from flightserve.contracts.warehouse import QUERY
-from flightserve.errors import InvalidArgument
+from flightserve.errors import InvalidArgument, NotFound, Unimplemented
 from flightserve.fabric.memory.batches import SchemaCache, encoded
 from flightserve.frontends.edge import meta_of
-from flightserve.frontends.http.bodies import ARROW, CSV, JSON, NDJSON, PARQUET, form_in, form_out, packing
-from flightserve.frontends.http.encoders import ENCODERS, Encoder, JsonColumnTexts
+from flightserve.frontends.http.bodies import ARROW, CSV, HTML, JSON, NDJSON, PARQUET, form_in, form_out, packing
+from flightserve.frontends.http.encoders import ENCODERS, CsvPieces, Encoder, JsonColumnTexts
 from flightserve.frontends.http.errors import UnsupportedMediaType
+from flightserve.frontends.http.etags import NO_STORE, NOSNIFF, etag_of, is_named, kept_lines
 from flightserve.frontends.http.exchange import CallRoute, Exchange
-from flightserve.frontends.http.sql_urls import DOWNLOADS, NOT_KEPT, InUrl, in_url, is_text
+from flightserve.frontends.http.file_names import disposition
+from flightserve.frontends.http.html_rows import POLICY, HtmlRows
+from flightserve.frontends.http.sql_urls import InUrl, in_url, is_text
 from flightserve.frontends.json.arrays import BadValue, infer_array
 from flightserve.frontends.json.columns import keys_within, refuse_repeated_keys
+from flightserve.frontends.sql.calls import SqlCalls
 from flightserve.frontends.sql.gateway import Statement, choose
 
 if TYPE_CHECKING:
@@ -59,6 +64,9 @@ SQL: Final = CallRoute("v1", "sql")
 # The same of a GET or HEAD, whose query is in the URL.
 BY_URL: Final = CallRoute("v1", "sql")
 FORMS: Final = (JSON, NDJSON, CSV, ARROW, PARQUET)
+# A page is for who opens a URL.
+FORMS_BY_URL: Final = (*FORMS, HTML)
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 # Bodies larger than this are read in a thread.
 _THREAD_BYTES_MIN: Final = 64 << 10
 _UNSET: Final = msgspec.UNSET
@@ -103,15 +111,19 @@ def open_exchange(exchange: Exchange, limits: EdgeLimits) -> None:
     elif form_in(get(b"content-type")) is not JSON:
         raise UnsupportedMediaType(f"a query is {JSON.decode()} or text; {ARROW.decode()} has no place for its text")
     named = exchange.body.format if exchange.body is not None else b""
-    exchange.form_out = named or form_out(get(b"accept"), JSON, FORMS)
+    exchange.form_out = named or form_out(get(b"accept"), JSON, FORMS_BY_URL if by_url else FORMS)
     exchange.packed = packing(get(b"content-encoding"))
     if by_url:
-        exchange.cors += NOT_KEPT
+        exchange.error_lines = NO_STORE
+        # Whatever a value looks like, it is no page.
+        exchange.cors += NOSNIFF
 
 
-async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[AsyncCall, Encoder]:
-    """Start the query: its batches, and what writes them. Raises what is wrong with the request."""
+async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[AsyncCall | None, Encoder]:
+    """Start the query: its batches, and what writes them; no batches where all was said without them. Raises what is
+    wrong with the request."""
     limits = calls.limits
+    by_url = exchange.route is BY_URL
     if exchange.body is not None:
         asked = _read_url(exchange.body, body, limits)
     elif len(body) >= _THREAD_BYTES_MIN:
@@ -125,11 +137,55 @@ async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[Asyn
     exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
     exchange.request_id = exchange.meta.request_id
     statement = Statement(spec.name, asked.query, asked.parameters)
-    call = (calls.sql.describe if exchange.head_only else calls.sql.start)(statement, exchange.meta)
-    exchange.download = DOWNLOADS.get(exchange.form_out, b"")
-    if exchange.form_out == JSON and not asked.as_rows:
-        return call, JsonColumnTexts(limits.json_bytes_max, asked.integers)
-    return call, ENCODERS[exchange.form_out](asked.integers)
+    lines = disposition(exchange.form_out, "" if exchange.body is None else exchange.body.filename)
+    if exchange.form_out == HTML:
+        lines += POLICY
+    encoder = _encoder(exchange, asked, limits)
+    if not by_url:
+        exchange.good_lines = lines
+        return calls.sql.start(statement, exchange.meta), encoder
+    return await _start_by_url(calls.sql, exchange, statement, lines, encoder), encoder
+
+
+async def _start_by_url(
+    sql: SqlCalls, exchange: Exchange, statement: Statement, lines: bytes, encoder: Encoder
+) -> AsyncCall | None:
+    url: InUrl = exchange.body
+    exchange.good_lines = not_kept = lines + NO_STORE
+    try:
+        tag = await sql.tag_of(statement, exchange.meta)
+    except (InvalidArgument, NotFound, Unimplemented):
+        if exchange.head_only:
+            raise
+        # Whatever it is, the run says it better; and some are bound only by running.
+        tag = ""
+    if tag:
+        etag = etag_of(tag, (encoder.form, url.shape, url.integers, url.bom))
+        exchange.good_lines = lines + kept_lines(etag)
+        if is_named(etag, exchange.headers.get(b"if-none-match")):
+            exchange.not_modified()
+            return None
+    if exchange.head_only:
+        exchange.tell(encoder.form)
+        return None
+    if not tag:
+        return sql.start(statement, exchange.meta)
+
+    def changed() -> None:
+        exchange.good_lines = not_kept
+
+    return sql.start_tagged(statement, exchange.meta, tag, changed)
+
+
+def _encoder(exchange: Exchange, asked: SqlRequest, limits: EdgeLimits) -> Encoder:
+    form, url = exchange.form_out, exchange.body
+    if form == JSON and not asked.as_rows:
+        return JsonColumnTexts(limits.json_bytes_max, asked.integers)
+    if form == HTML:
+        return HtmlRows(asked.query, url.pairs, asked.integers)
+    if form == CSV and url is not None and url.bom:
+        return CsvPieces(asked.integers, _BYTE_ORDER_MARK)
+    return ENCODERS[form](asked.integers)
 
 
 def _warehouse(in_body: str, in_header: str | None) -> str | None:
@@ -146,11 +202,12 @@ def _read_url(url: InUrl, body: bytes, limits: EdgeLimits) -> SqlRequest:
             query = body.decode()
         except UnicodeDecodeError as error:
             raise InvalidArgument("the body is not UTF-8") from error
-    given: Any = None
+    given: Any = url.values
     if url.parameters:
         # As a body's, with the bounds of one.
         given = parse(b'{"query":"","parameters":%b}' % url.parameters.encode(), limits).parameters
-    return SqlRequest(query, given or b"", url.warehouse, url.shape != "columns", url.integers)
+    parameters = given if isinstance(given, bytes) else parameters_of(given, limits)
+    return SqlRequest(query, parameters, url.warehouse, url.shape != "columns", url.integers)
 
 
 def parse(data: bytes, limits: EdgeLimits) -> SqlRequest:

@@ -1,65 +1,119 @@
-"""A query that is in a URL: what its parts are, and what the answer is called when it is kept as a file."""
+"""A query that is in a URL: what its parts are.
+
+| name | |
+|---|---|
+| `query` | the statement; a body that is its text has it instead |
+| `p=UA&p=1`, `p.carrier=UA` | parameters by position, by name: texts, read as SQL reads literals |
+| `parameters` | parameters as JSON, in place of these |
+| `format` | a key of `FORMATS`; it counts more than `Accept` |
+| `filename` | what the answer is called when it is kept; its ending is added |
+| `bom` | `1`: CSV begins with a byte order mark, by which Excel knows UTF-8 |
+| `warehouse`, `shape`, `integers` | as in a body |
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 from urllib.parse import parse_qsl
 
 import httptools
 
 from flightserve.errors import InvalidArgument
-from flightserve.frontends.http.bodies import ARROW, CSV, JSON, NDJSON, PARQUET
+from flightserve.frontends.http.bodies import ARROW, CSV, HTML, JSON, NDJSON, PARQUET
 
-FORMATS: Final = {"json": JSON, "ndjson": NDJSON, "csv": CSV, "arrow": ARROW, "parquet": PARQUET}
-DOWNLOADS: Final = {
-    form: b'content-disposition: attachment; filename="query.%b"\r\n' % ending
-    for form, ending in ((CSV, b"csv"), (PARQUET, b"parquet"), (ARROW, b"arrows"))
+FORMATS: Final = {"json": JSON, "ndjson": NDJSON, "csv": CSV, "arrow": ARROW, "parquet": PARQUET, "html": HTML}
+# Parts of one URL, most of them parameters.
+PARTS_MAX: Final = 256
+_CHOICES: Final = {
+    "format": tuple(FORMATS),
+    "shape": ("rows", "columns"),
+    "integers": ("text", "number"),
+    "bom": ("0", "1"),
 }
-# Of answers to a GET, which caches would keep: tables change. Whatever a value looks like, it is no page.
-NOT_KEPT: Final = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n"
-_CHOICES: Final = {"format": tuple(FORMATS), "shape": ("rows", "columns"), "integers": ("text", "number")}
-_NAMES: Final = ("query", "parameters", "warehouse", *_CHOICES)
+_NAMES: Final = ("query", "parameters", "warehouse", "filename", *_CHOICES)
+_BY_POSITION: Final = "p"
+_BY_NAME: Final = "p."
 
 
 @dataclass(frozen=True, slots=True)
 class InUrl:
-    """What a URL says. `query` is None where the body has it, `format` the media type, b"" where none is named."""
+    """What a URL says. `query` is None where the body has it, `format` the media type, b"" where none is named.
+    `parameters` is JSON; `values` are those that came one by one, a list or a dict. `pairs` is all of it as it came."""
 
     query: str | None
     parameters: str
+    values: list[str] | dict[str, str]
     warehouse: str
     format: bytes
     shape: str
     integers: Literal["text", "number"]
+    filename: str
+    bom: bool
+    pairs: tuple[tuple[str, str], ...]
 
 
 def in_url(url: bytes, with_query: bool) -> InUrl:
     """Raises InvalidArgument."""
-    raw = httptools.parse_url(url).query or b""
-    try:
-        pairs = parse_qsl(
-            raw.decode("ascii"), keep_blank_values=True, strict_parsing=bool(raw), errors="strict",
-            max_num_fields=len(_NAMES),
-        )  # fmt: skip
-    except ValueError as error:
-        raise InvalidArgument(
-            f"the URL's query is no list of name=value in UTF-8, with %25 for % and %2B for +, of {', '.join(_NAMES)}"
-        ) from error
-    given = dict(pairs)
-    if len(given) < len(pairs):
-        raise InvalidArgument("a name comes twice in the URL")
+    pairs = _pairs_of(url)
+    given = _once([(name, value) for name, value in pairs if name != _BY_POSITION])
+    values = _values([value for name, value in pairs if name == _BY_POSITION], given)
     for name, value in given.items():
         if name not in _NAMES or (name == "query" and not with_query):
-            raise InvalidArgument(f"the URL has {name[:64]!r}; it may have {', '.join(_NAMES[not with_query :])}")
+            shown = ", ".join((*_NAMES[not with_query :], "p, p.NAME"))
+            raise InvalidArgument(f"the URL has {name[:64]!r}; it may have {shown}")
         if value not in _CHOICES.get(name, (value,)):
             raise InvalidArgument(f"{name} is {value[:64]!r}; it is one of {', '.join(_CHOICES[name])}")
     if with_query and not given.get("query"):
         raise InvalidArgument("a GET asks by /v1/sql?query=SELECT...")
-    integers = cast(Literal["text", "number"], given.get("integers", "text"))
-    form = FORMATS.get(given.get("format", ""), b"")
-    return InUrl(given.get("query"), given.get("parameters", ""), given.get("warehouse", ""), form,
-                 given.get("shape", "rows"), integers)  # fmt: skip
+    form, get = FORMATS.get(given.get("format", ""), b""), given.get
+    if get("bom") == "1" and form != CSV:
+        raise InvalidArgument("bom=1 is for format=csv")
+    if values and get("parameters"):
+        raise InvalidArgument("parameters come as JSON (parameters=) or one by one (p=), not as both")
+    return InUrl(
+        query=get("query"),
+        parameters=get("parameters", ""),
+        values=values,
+        warehouse=get("warehouse", ""),
+        format=form,
+        shape=get("shape", "rows"),
+        integers=cast(Literal["text", "number"], get("integers", "text")),
+        filename=get("filename", ""),
+        bom=get("bom") == "1",
+        pairs=tuple(pairs),
+    )
+
+
+def _pairs_of(url: bytes) -> list[tuple[str, str]]:
+    raw = httptools.parse_url(url).query or b""
+    try:
+        return parse_qsl(
+            raw.decode("ascii"), keep_blank_values=True, strict_parsing=bool(raw), errors="strict",
+            max_num_fields=PARTS_MAX,
+        )  # fmt: skip
+    except ValueError as error:
+        raise InvalidArgument(
+            f"the URL's query is no list of name=value in UTF-8, with %25 for % and %2B for +, of at most {PARTS_MAX}"
+        ) from error
+
+
+def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidArgument(f"{twice[:64]!r} comes twice in the URL")
+    return given
+
+
+def _values(by_position: list[str], given: dict[str, str]) -> list[str] | dict[str, str]:
+    """The parameters that come one by one; those with names are taken out of `given`."""
+    names = [name for name in given if name.startswith(_BY_NAME) and name != _BY_NAME]
+    by_name: dict[str, Any] = {name.removeprefix(_BY_NAME): given.pop(name) for name in names}
+    if by_name and by_position:
+        raise InvalidArgument("parameters come by position (p=) or by name (p.NAME=), not both ways")
+    return by_name or by_position
 
 
 def is_text(content_type: bytes | None) -> bool:

@@ -41,11 +41,7 @@ async def run(calls: HttpCalls, exchange: Exchange) -> None:
     try:
         if http_sql.is_query(exchange.route):
             call, encoder = await http_sql.start(calls, exchange, b"".join(await _unpacked(exchange)))
-            if exchange.head_only:
-                async for _ in call:
-                    pass
-                exchange.tell(encoder.form)
-            else:
+            if call is not None:
                 await _stream(calls, exchange, call, encoder)
             return
         payload = await _payload(calls, exchange)
@@ -160,6 +156,8 @@ async def _stream(calls: HttpCalls, exchange: Exchange, call: AsyncCall, encoder
                         exchange.begin(encoder.form)
                     await exchange.write(held)
                     held = b""
+            if encoder.full:
+                break
         if not told:
             held = encoder.piece(_empty(exchange))
         held += encoder.end()

@@ -18,8 +18,8 @@ import pyarrow as pa
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import AsyncCall, Result, Service
-from flightserve.contracts.warehouse import DESCRIBE, EXECUTE, QUERY, unnumbered
-from flightserve.errors import FlightserveError, TooLarge
+from flightserve.contracts.warehouse import DESCRIBE, EXECUTE, QUERY, QUERY_TAGGED, tagged_row, unnumbered
+from flightserve.errors import FlightserveError, TooLarge, Unavailable
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.frontends.sql.gateway import (
     EXECUTED_SQL_CHARS_MAX,
@@ -70,10 +70,24 @@ class SqlCalls:
         execution = self._service.call(statement.warehouse, EXECUTE, row, meta)
         return _Execution(execution, query, lambda: self._texts.put(key, _SINGLE))
 
-    def describe(self, statement: Statement, meta: RequestMeta) -> AsyncCall:
-        """Start to find out what the statement gives, which runs nothing. Raises as `start`."""
+    async def tag_of(self, statement: Statement, meta: RequestMeta) -> str:
+        """What stands for the statement's result as it is now, "" where nothing does. It is bound and not run. Raises
+        what is wrong with it, and as `start`."""
         check(statement)
-        return self._service.call(statement.warehouse, DESCRIBE, request_batch(statement), meta)
+        call = self._service.call(statement.warehouse, DESCRIBE, request_batch(statement), meta)
+        try:
+            async for result in call:
+                return str(result.batch().column("tag")[0].as_py())
+        finally:
+            call.cancel()
+        return ""
+
+    def start_tagged(self, statement: Statement, meta: RequestMeta, tag: str, changed: Callable[[], None]) -> AsyncCall:
+        """Start the statement, whose result had this tag. Should it have another by now, it runs all the same, and
+        `changed` is told before the first batch."""
+        row = tagged_row(statement.sql, statement.parameters, tag)
+        call = self._service.call(statement.warehouse, QUERY_TAGGED, row, meta)
+        return _Tagged(call, lambda: self.start(statement, meta), changed)
 
     def close(self) -> None:
         """Look at nothing any more."""
@@ -128,6 +142,34 @@ class _Execution:
         except TooLarge:
             self._executes = False
             self._too_large()
+            self._call = self._query()
+        return await anext(self._call)
+
+    def cancel(self) -> None:
+        """Give up."""
+        self._call.cancel()
+
+
+class _Tagged:
+    """One run by `query_tagged`, or by `query` after all (`contracts.service.AsyncCall`)."""
+
+    def __init__(self, call: AsyncCall, query: Callable[[], AsyncCall], changed: Callable[[], None]) -> None:
+        self._call = call
+        self._query = query
+        self._changed = changed
+        self._is_tagged = True
+
+    def __aiter__(self) -> _Tagged:
+        return self
+
+    async def __anext__(self) -> Result:
+        is_first, self._is_tagged = self._is_tagged, False
+        if not is_first:
+            return await anext(self._call)
+        try:
+            return await anext(self._call)
+        except Unavailable:
+            self._changed()
             self._call = self._query()
         return await anext(self._call)
 

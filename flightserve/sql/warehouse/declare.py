@@ -78,15 +78,23 @@ class Warehouse:
         self._queries: dict[str, NamedQuery] = {}
         self.name = check_name(name)
 
-    def query(self, name: str, sql: str, *, types: Mapping[str, str] | None = None) -> Warehouse:
-        """Serve the query as a method of that name. Its parameters, `$name`, are the method's input; `types` gives the
-        engine's type of those whose type the query leaves open, as in `types={"day": "DATE"}`. Returns the
-        warehouse. The text is checked when the app is planned (`fs.serve`)."""
+    def query(
+        self,
+        name: str,
+        sql: str,
+        *,
+        types: Mapping[str, str] | None = None,
+        example: Mapping[str, Any] | None = None,
+    ) -> Warehouse:
+        """Serve the query as a method of that name. Its parameters, `$name`, are the method's input. `types` gives the
+        engine's type of those whose type the query leaves open, as in `types={"day": "DATE"}`; `example` gives values
+        for all, which `/docs` shows: `example={"carrier": "UA"}`. Returns the warehouse. The text is checked when the
+        app is planned (`fs.serve`)."""
         if not isinstance(name, str) or not NAME.fullmatch(name) or name.startswith("_"):
             raise ConfigError(f"{str(name)[:160]!r} cannot name a query: a letter, then letters, digits, '_', '.', '-'")
         if name in self._queries or name in OWN_METHODS:
             raise ConfigError(f"the warehouse has a method {name!r} already")
-        self._queries[name] = NamedQuery(name, sql, dict(types or {}))
+        self._queries[name] = NamedQuery(name, sql, dict(types or {}), example)
         return self
 
     def bind(self) -> Bound:

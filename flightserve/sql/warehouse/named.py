@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
+from flightserve.declare.examples import example_stream
 from flightserve.errors import ConfigError, FlightserveError
 from flightserve.sql.statements.merging import RID
 from flightserve.sql.warehouse.queries import Prepared, Runner
@@ -23,6 +25,7 @@ class NamedQuery:
     name: str
     sql: str
     types: Mapping[str, str]
+    example: Mapping[str, Any] | None = None
 
 
 def prepare_named(runner: Runner, query: NamedQuery) -> Prepared:
@@ -55,8 +58,15 @@ def describe_named(query: NamedQuery, prepared: Prepared) -> MethodSpec:
         delimited=prepared.merged is not None,
         input_schema=schema_message(prepared.parameters.schema),
         output_schema=schema_message(pa.schema([pa.field(RID, pa.int64()), *prepared.result])),
+        example=_example(query, prepared),
         doc=f"{' '.join(query.sql.split())[:1024]} -- {how}",
     )
+
+
+def _example(query: NamedQuery, prepared: Prepared) -> bytes | None:
+    if query.example is None:
+        return None
+    return example_stream([query.example], prepared.parameters.schema, f"query {query.name!r}")
 
 
 def schema_message(schema: pa.Schema) -> bytes:

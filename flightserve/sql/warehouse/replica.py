@@ -28,7 +28,7 @@ from flightserve.contracts.warehouse import (
     tables_batch,
 )
 from flightserve.declare import Bound
-from flightserve.errors import InvalidArgument, SchemaMismatch
+from flightserve.errors import InvalidArgument, SchemaMismatch, Unavailable
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.sql.engine import EngineOptions
@@ -41,6 +41,7 @@ from flightserve.sql.warehouse.named import NamedQuery, describe_named, prepare_
 from flightserve.sql.warehouse.queries import UNBOUND, Limits, Prepared, Runner
 from flightserve.sql.warehouse.refresh import Generation, Generations, Refresher
 from flightserve.sql.warehouse.result_cache import Key, ResultCache, Scope, rows_digest
+from flightserve.sql.warehouse.tags import Tags
 from flightserve.types import DeploymentSpec
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class WarehouseReplica:
         )
         self._upkeep = upkeep
         self._cache: ResultCache | None = None
+        self._tags = Tags()
         self._replica = secrets.token_hex(8)
         self._refresher = Refresher(self._tables.look, upkeep.refresh_s)
         if upkeep.refresh_s:
@@ -162,11 +164,20 @@ class WarehouseReplica:
 
     def query(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | Stored | Fresh]:
         """Run SQL: rows `sql` and `parameters`; streams the result."""
+        return self._query(batch, None)
+
+    def query_tagged(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | Stored | Fresh]:
+        """Run SQL whose result is still what `tag` stands for, which `describe` told; otherwise it is Unavailable."""
+        return self._query(batch, batch.column("tag")[0].as_py() if batch.num_rows else "")
+
+    def _query(self, batch: pa.RecordBatch, tag: str | None) -> Iterator[pa.RecordBatch | Stored | Fresh]:
         sql, rows = _read(batch)
         with self._tables.using() as tables:
             prepared, columns = _prepare_for(tables.runner, sql, rows)
             cache, scope = self._cache_for(prepared)
             count = 1 if rows is None else rows.num_rows
+            if tag is not None and tag != self._tags.tag_of(tables, prepared, columns, count):
+                raise Unavailable("the tables are others than they were when the statement was described; try again")
             if cache is None or scope is None:
                 yield from tables.runner.stream(prepared, columns, count, _limits())
             else:
@@ -204,8 +215,11 @@ class WarehouseReplica:
                 return Description(b"", schema_message(taken), False, "its parameters have no types yet").batch()
             result = prepared.result_for(columns, 0) if columns and len(columns[0]) else prepared.result
             reason = prepared.reason
+            tag = ""
+            if rows is not None or not prepared.parameters.names:
+                tag = self._tags.tag_of(tables, prepared, columns, 1 if rows is None else rows.num_rows)
             return Description(
-                schema_message(result), schema_message(prepared.parameters.schema), not reason, reason
+                schema_message(result), schema_message(prepared.parameters.schema), not reason, reason, tag
             ).batch()
 
     def tables(self, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -159,6 +159,9 @@ def test_a_page_of_a_named_origin_asks_calls_and_reads(url: str) -> None:
     assert "x-timeout-ms" in allowed["access-control-allow-headers"]
     assert int(allowed["access-control-max-age"]) > 0
     assert "access-control-allow-credentials" not in allowed
+    assert "access-control-allow-private-network" not in allowed
+    private = httpx.options(url + IDENTITY, headers=asked | {"access-control-request-private-network": "true"})
+    assert private.headers["access-control-allow-private-network"] == "true"
     with httpx.Client(base_url=url, headers={"origin": APP}) as page:
         answers = [
             page.post(IDENTITY, content=GOOD),
@@ -171,7 +174,8 @@ def test_a_page_of_a_named_origin_asks_calls_and_reads(url: str) -> None:
     for answer in answers:
         assert answer.headers["access-control-allow-origin"] == APP
         assert answer.headers["vary"] == "origin"
-        assert "x-request-id" in answer.headers["access-control-expose-headers"]
+        for name in ("x-request-id", "etag", "content-disposition"):
+            assert name in answer.headers["access-control-expose-headers"]
     assert "access-control-allow-origin" not in httpx.post(url + IDENTITY, content=GOOD).headers
 
 

@@ -141,7 +141,7 @@ def test_sums_are_numbers_as_counts_are(client: httpx.Client) -> None:
 
 def test_csv(client: httpx.Client) -> None:
     answer = ask(client, "FROM types", accept=CSV)
-    assert answer.headers["content-type"] == CSV
+    assert answer.headers["content-type"] == f"{CSV}; charset=utf-8"
     names, values, nulls = csv.reader(io.StringIO(answer.text))
     assert names == list(ROW)
     found = dict(zip(names, values, strict=True))

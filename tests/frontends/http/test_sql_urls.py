@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import Iterator
+from html import escape
 from typing import Any
 from urllib.parse import urlencode
 
@@ -26,6 +27,7 @@ from tests.plane import plane
 
 LIMITS = EdgeLimits(json_bytes_max=1 << 20)
 QUERY = "SELECT id, name FROM people WHERE id <= 2 ORDER BY id"
+CSV = "text/csv; charset=utf-8"
 ROWS = [{"id": 1, "name": "Ada"}, {"id": 2, "name": "Bo"}]
 
 
@@ -66,15 +68,40 @@ def test_a_url_asks_in_every_form(client: httpx.Client) -> None:
     assert get(client).json() == {"rows": ROWS}
     assert get(client, shape="columns").json() == {"columns": {"id": [1, 2], "name": ["Ada", "Bo"]}}
     assert [json.loads(line) for line in get(client, format="ndjson").text.splitlines()] == ROWS
-    assert (
-        get(client, format="csv").text.splitlines()[1:] == ["1,Ada", "2,Bo"]
-        or '"Ada"' in get(client, format="csv").text
-    )
+    assert get(client, format="csv").text.splitlines() == ['"id","name"', '1,"Ada"', '2,"Bo"']
     assert table_of(get(client, format="arrow").content).to_pylist() == ROWS
     assert pq.read_table(io.BytesIO(get(client, format="parquet").content)).to_pylist() == ROWS
-    browsers = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
-    assert get(client, headers={"accept": browsers}).json() == {"rows": ROWS}
-    assert get(client, headers={"accept": "text/csv"}).headers["content-type"] == "text/csv"
+    assert get(client, headers={"accept": "text/csv"}).headers["content-type"] == CSV
+
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+def test_a_browser_gets_a_page_of_the_first_rows(client: httpx.Client) -> None:
+    query = "SELECT range AS n, '<b>&' AS \"<i>\", NULL AS none, 'nan'::DOUBLE AS f FROM range(1001)"
+    answer = get(client, query, BROWSER, filename="x")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.text.count("<tr>") == 1001 and "<b>" not in answer.text and "&lt;i&gt;" in answer.text
+    assert '<td class="n">999<td>&lt;b&gt;&amp;<td class="null">null<td class="n">nan' in answer.text
+    link = escape(f"?{urlencode({'query': query, 'filename': 'x', 'format': 'csv'})}")
+    assert "The first 1,000 rows; there are more" in answer.text and f'href="{link}"' in answer.text
+    assert "1,000 rows." in get(client, "FROM range(1000)", BROWSER).text
+    assert "1 row." in get(client, "SELECT 1", BROWSER).text and "0 rows." in get(client, "FROM range(0)", BROWSER).text
+    assert client.post("/v1/sql", json={"query": "SELECT 1 AS a"}, headers=BROWSER).json() == {"rows": [{"a": 1}]}
+
+
+def test_parameters_come_one_by_one(client: httpx.Client) -> None:
+    query = "SELECT name FROM people WHERE id > ? AND name <> ? ORDER BY id LIMIT ?"
+    answer = client.get("/v1/sql", params=[("query", query), ("p", "1"), ("p", "Di & +%\0"), ("p", "1")])
+    assert answer.json() == {"rows": [{"name": "Bo"}]}, answer.text
+    named = "SELECT name, $Day::DATE AS day FROM people WHERE id = $id"
+    answer = client.get("/v1/sql", params={"query": named, "p.id": "2", "p.Day": "2013-01-02"})
+    assert answer.json() == {"rows": [{"name": "Bo", "day": "2013-01-02"}]}, answer.text
+    for more in ([("p", "1"), ("p.id", "1")], [("p.id", "1"), ("p.id", "2")], [("p", "1"), ("parameters", "[1]")],
+                 [("p.", "1")], [("p", "x")], [("p", "1"), ("p", "2")]):  # fmt: skip
+        answer = client.get("/v1/sql", params=[("query", "SELECT name FROM people WHERE id = ?"), *more])
+        assert answer.status_code == 400, more
 
 
 def test_parameters_come_as_json(client: httpx.Client) -> None:
@@ -93,7 +120,7 @@ def test_other_programs_read_it(addresses: dict[str, str]) -> None:
 def test_files_have_names(client: httpx.Client, form: str, ending: str) -> None:
     wanted = f'attachment; filename="query.{ending}"'
     answer = get(client, format=form)
-    assert answer.headers["content-disposition"] == wanted and answer.headers["cache-control"] == "no-store"
+    assert answer.headers["content-disposition"] == wanted and answer.headers["cache-control"] == "no-cache"
     posted = client.post("/v1/sql", json={"query": QUERY}, headers={"accept": answer.headers["content-type"]})
     assert posted.headers["content-disposition"] == wanted and "cache-control" not in posted.headers
     refused = get(client, "SELECT nothing", format=form)
@@ -101,12 +128,76 @@ def test_files_have_names(client: httpx.Client, form: str, ending: str) -> None:
     assert "content-disposition" not in get(client).headers
 
 
+def test_files_are_called_as_somebody_wishes(client: httpx.Client) -> None:
+    wishes = {
+        "May 2013": ('filename="May 2013.csv"',),
+        "flights.CSV": ('filename="flights.CSV"',),
+        "Zo\u00eb": ('filename="Zo_.csv"', "filename*=UTF-8''Zo%C3%AB.csv"),
+        'a"; filename=b': ('filename="a__ filename=b.csv"', "filename*=UTF-8''a%22%3B%20filename%3Db.csv"),
+        "\U0001f600%41": ('filename="__41.csv"', "filename*=UTF-8''%F0%9F%98%80%2541.csv"),
+    }
+    for wish, wanted in wishes.items():
+        answer = get(client, format="csv", filename=wish)
+        assert answer.headers["content-disposition"] == "; ".join(("attachment", *wanted)), answer.text
+    assert get(client, filename="rows").headers["content-disposition"] == 'attachment; filename="rows.json"'
+    for bad in ("a\r\nx-evil: 1", "a\0", "../x", "a\\b", ".htaccess", " ", "x" * 129, "a\u202eb", "a\u2028b"):
+        answer = get(client, format="csv", filename=bad)
+        assert answer.status_code == 400 and "x-evil" not in answer.headers, bad
+
+
+def test_excel_is_told_that_it_is_utf_8(client: httpx.Client) -> None:
+    assert get(client, format="csv", bom="1").content == b"\xef\xbb\xbf" + get(client, format="csv").content
+    assert get(client, format="csv", bom="0").content == get(client, format="csv").content
+    assert get(client, format="json", bom="1").status_code == get(client, format="csv", bom="yes").status_code == 400
+
+
+def test_who_has_the_answer_is_told_so(client: httpx.Client) -> None:
+    answer = get(client, format="csv")
+    etag = answer.headers["etag"]
+    assert etag.startswith('W/"') and "accept" in answer.headers["vary"]
+    for named in (etag, etag.removeprefix("W/"), f'"x", {etag}', "*"):
+        again = get(client, headers={"if-none-match": named}, format="csv")
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag), named
+        assert "content-length" not in again.headers and again.headers["cache-control"] == "no-cache"
+    asked = {"query": QUERY, "format": "csv"}
+    assert client.head("/v1/sql", params=asked).headers["etag"] == etag
+    assert client.head("/v1/sql", params=asked, headers={"if-none-match": etag}).status_code == 304
+    assert get(client, headers={"if-none-match": '"x"'}, format="csv").content == answer.content
+    ways = ({}, {"format": "parquet"}, {"format": "csv", "bom": "1"}, {"shape": "columns"}, {"integers": "number"})
+    others = [get(client, QUERY, None, **more).headers["etag"] for more in ways]
+    others.append(get(client, QUERY.replace("2", "3"), format="csv").headers["etag"])
+    asked["query"] = "SELECT name FROM people WHERE id = ?"
+    others += [client.get("/v1/sql", params=asked | {"p": p}).headers["etag"] for p in "12"]
+    assert len({etag, *others}) == len(others) + 1
+    assert get(client, QUERY.replace(" FROM", "\nFROM").lower(), format="csv").headers["etag"] == etag
+
+
+CHANGING = [
+    "SELECT random() FROM people", "SELECT now() AS t", "SELECT current_timestamp AS t", "SELECT current_date",
+    "SELECT id FROM people LIMIT 2", "SELECT uuid()", "EXPLAIN SELECT 1", "SELECT today()",
+    "SELECT * FROM people USING SAMPLE 2", "SELECT * FROM information_schema.tables",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", CHANGING)
+def test_what_changes_by_itself_is_not_kept(client: httpx.Client, query: str) -> None:
+    answer = get(client, query, {"if-none-match": "*"})
+    assert answer.status_code == 200, answer.text
+    assert "etag" not in answer.headers and answer.headers["cache-control"] == "no-store"
+
+
+def test_errors_are_not_kept(client: httpx.Client) -> None:
+    answer = get(client, "SELECT nothing FROM people", {"if-none-match": "*"})
+    assert (answer.status_code, answer.headers["cache-control"]) == (400, "no-store")
+    assert "etag" not in answer.headers
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/sql", "text/plain; charset=utf-8"])
 def test_a_body_may_be_the_text(client: httpx.Client, kind: str) -> None:
     headers = {"content-type": kind}
     assert client.post("/v1/sql", content=QUERY, headers=headers).json() == {"rows": ROWS}
     answer = client.post("/v1/sql?format=csv", content="SELECT 'Zo\u00eb' AS n", headers=headers)
-    assert "Zo\u00eb" in answer.text and answer.headers["content-type"] == "text/csv"
+    assert "Zo\u00eb" in answer.text and answer.headers["content-type"] == CSV
     asked = client.post("/v1/sql?" + urlencode({"parameters": "[2]"}), content="SELECT ? + 1 AS n", headers=headers)
     assert asked.json() == {"rows": [{"n": 3}]}
     assert client.post("/v1/sql", content=b"SELECT '\xff'", headers=headers).status_code == 400
@@ -121,7 +212,7 @@ def test_head_says_what_get_would_and_runs_nothing(client: httpx.Client) -> None
     endless = "SELECT count(*) FROM range(1000000000000) a, range(1000000000000) b"
     answer = client.head("/v1/sql", params={"query": endless, "format": "csv"})
     assert (answer.status_code, answer.content) == (200, b"")
-    assert answer.headers["content-type"] == "text/csv" and "content-disposition" in answer.headers
+    assert answer.headers["content-type"] == CSV and "content-disposition" in answer.headers
     for _ in range(2):
         assert client.head("/v1/sql", params={"query": "SELECT nothing FROM people"}).status_code == 400
     assert get(client).json() == {"rows": ROWS}
@@ -133,6 +224,10 @@ def test_head_says_what_get_would_and_runs_nothing(client: httpx.Client) -> None
         ("", 400),
         ("?query=", 400),
         ("?query=SELECT+1&query=SELECT+2", 400),
+        ("?query=SELECT+1&query=", 400),
+        ("?query=SELECT+%27a%00b%27", 400),
+        ("?query=SELECT+%zz", 400),
+        ("?query=SELECT+1;format=csv", 400),
         ("?query=SELECT+1&what=x", 400),
         ("?query=SELECT+1&format=xml", 400),
         ("?query=SELECT+1&format=", 400),
