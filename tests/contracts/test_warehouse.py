@@ -15,7 +15,8 @@ MESSAGE = SCHEMA.serialize().to_pybytes()
 
 
 def test_replicas_have_every_method() -> None:
-    assert sorted(method.name for method in contract.METHODS) == ["describe", "execute", "query", "refresh", "tables"]
+    names = sorted(method.name for method in contract.METHODS)
+    assert names == ["describe", "execute", "query", "query_tagged", "refresh", "tables"]
     assert all(callable(getattr(WarehouseReplica, method.name)) for method in contract.METHODS)
 
 
