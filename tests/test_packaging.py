@@ -12,11 +12,15 @@ PACKAGE_DATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["set
 
 
 def _is_packaged(path: Path) -> bool:
-    patterns = PACKAGE_DATA.get(".".join(path.parent.parts), [])
-    return any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
+    packages = [parent for parent in path.parents if ".".join(parent.parts) in PACKAGE_DATA]
+    return any(
+        fnmatch.fnmatch(str(path.relative_to(package)), pattern)
+        for package in packages
+        for pattern in PACKAGE_DATA[".".join(package.parts)]
+    )
 
 
 def test_wheels_hold_every_file_of_the_package() -> None:
     data = [path for path in files() if path.parts[0] == "flightserve" and path.suffix != ".py"]
-    assert Path("flightserve/frontends/http/docs.html") in data
+    assert Path("flightserve/frontends/http/web/docs.js") in data
     assert [path for path in data if not _is_packaged(path)] == []

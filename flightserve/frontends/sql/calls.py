@@ -87,7 +87,7 @@ class SqlCalls:
         `changed` is told before the first batch."""
         row = tagged_row(statement.sql, statement.parameters, tag)
         call = self._service.call(statement.warehouse, QUERY_TAGGED, row, meta)
-        return _Tagged(call, lambda: self.start(statement, meta), changed)
+        return _TaggedRun(call, lambda: self.start(statement, meta), changed)
 
     def close(self) -> None:
         """Look at nothing any more."""
@@ -150,7 +150,7 @@ class _Execution:
         self._call.cancel()
 
 
-class _Tagged:
+class _TaggedRun:
     """One run by `query_tagged`, or by `query` after all (`contracts.service.AsyncCall`)."""
 
     def __init__(self, call: AsyncCall, query: Callable[[], AsyncCall], changed: Callable[[], None]) -> None:
@@ -159,7 +159,7 @@ class _Tagged:
         self._changed = changed
         self._is_tagged = True
 
-    def __aiter__(self) -> _Tagged:
+    def __aiter__(self) -> _TaggedRun:
         return self
 
     async def __anext__(self) -> Result:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from flightserve.config import EdgeLimits
+from flightserve.frontends.http.pages import WEB
 from tests.frontends.http.support import ARROW, JSON, NDJSON, Raw, frontend_of, http_served, ipc, post, table_of
 from tests.frontends.rpc_support import WATCHED
 from tests.support import eventually
@@ -296,9 +297,15 @@ def test_openapi_has_every_method(client: httpx.Client) -> None:
 
 
 def test_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
-    page = client.get("/docs")
-    assert page.headers["content-type"].startswith("text/html")
-    assert not re.search(r"(?:src|href|url|import)\s*[=(]?\s*[\"']?(?:https?:)?//", page.text)
+    kinds = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+    for name in WEB:
+        page = client.get(f"/docs/{name}")
+        assert page.headers["content-type"].startswith(kinds[name.rpartition(".")[2]])
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert not re.search(r"(?:src|href|url|import|from)\s*[=(]?\s*[\"']?(?:https?:)?/", page.text), name
+    assert client.get("/docs").content == client.get("/").content == client.get("/docs/docs.html").content
+    for name in ("pages.py", "..%2Fpages.py", "%2e%2e/pages.py", "docs", "web/docs.js"):
+        assert client.get(f"/docs/{name}").status_code in (400, 404)
 
 
 def test_sql_needs_a_warehouse(client: httpx.Client) -> None:
