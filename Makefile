@@ -42,6 +42,7 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+	rm -rf build/project && $(BIN)/flightserve init build/project && $(BIN)/mypy build/project
 
 contracts: $(STAMP)
 	$(BIN)/lint-imports --no-logo

@@ -1,5 +1,5 @@
-"""The `flightserve` command: `run` serves an app until it is told to stop, `sql` files as tables; `status` shows what
-runs; `scale` and `deploy` change it while it runs.
+"""The `flightserve` command: `run` serves an app until it is told to stop, `sql` files as tables; `init` makes a folder
+to begin in; `status` shows what runs; `scale` and `deploy` change it while it runs.
 
 Standard output is for programs: `run` writes exactly one line there, `ready {addresses as JSON}`, when every
 replica answers. All else (logs, what user code prints) goes to standard error. Exit status: 0 after SIGINT or
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from flightserve import __version__
-from flightserve.cli import changing, serving, status
+from flightserve.cli import changing, projects, serving, status
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument
 
 
@@ -44,6 +44,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flightserve", description="Serve Python methods on Arrow record batches.")
     parser.add_argument("--version", action="version", version=f"flightserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for each in (serving, status, changing):
+    for each in (serving, projects, status, changing):
         each.add_commands(commands)
     return parser

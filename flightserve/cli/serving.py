@@ -18,6 +18,7 @@ from flightserve.errors import ConfigError
 
 if TYPE_CHECKING:
     from flightserve.app import App
+    from flightserve.cli.reloading import Reloader
     from flightserve.control.plan import Plan
     from flightserve.running import Running
 
@@ -29,6 +30,8 @@ def add_commands(commands: Any) -> None:
     run = commands.add_parser("run", help="serve an app until SIGINT or SIGTERM")
     run.set_defaults(command=_run)
     run.add_argument("app", metavar="module:app", help="where the fs.App is, e.g. examples.flights.app:app")
+    about = "for development: when a module of the app below the current folder is saved, deploy what it says then"
+    run.add_argument("--reload", action="store_true", help=about)
     _serving_options(run)
 
     sql = commands.add_parser("sql", help="serve Parquet, CSV or Arrow files as SQL tables, without code")
@@ -50,6 +53,7 @@ def add_commands(commands: Any) -> None:
     option("--refresh", type=seconds, default=0.0, metavar="TIME", help=about)
     about = "MiB of results that each replica keeps, and gives again until the files change (default: 0, none)"
     option("--cache-mb", type=int, default=0, metavar="N", help=about)
+    sql.add_argument("--reload", action="store_true", help=argparse.SUPPRESS)
     _serving_options(sql)
 
 
@@ -81,10 +85,17 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return _serve(arguments, lambda: load_app(arguments.app))
+    reloader = None
+    if arguments.reload:
+        from flightserve.cli.reloading import Reloader
+
+        reloader = Reloader(arguments.app)
+    return _serve(arguments, lambda: load_app(arguments.app), reloader)
 
 
 def _sql(arguments: argparse.Namespace) -> int:
+    if arguments.reload:
+        raise ConfigError("sql has no code to reload; --refresh TIME serves the files as they are by then")
     names = [name for name, _ in arguments.tables]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -109,7 +120,7 @@ def _sql(arguments: argparse.Namespace) -> int:
     return _serve(arguments, make)
 
 
-def _serve(arguments: argparse.Namespace, make: Callable[[], App]) -> int:
+def _serve(arguments: argparse.Namespace, make: Callable[[], App], reloader: Reloader | None = None) -> int:
     with naming_flags():
         options = _frontend_options(arguments)
         # Before the app is read, which may take long, and much before Ray starts.
@@ -123,7 +134,7 @@ def _serve(arguments: argparse.Namespace, make: Callable[[], App]) -> int:
         return make_plan(make(), options, dict(arguments.replicas), arguments.routers)
 
     with naming_flags():
-        return serve_until_told(plan, arguments.address)
+        return serve_until_told(plan, arguments.address, reloader)
 
 
 def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
@@ -138,8 +149,9 @@ def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
     )  # fmt: skip
 
 
-def serve_until_told(make: Callable[[], Plan], address: str | None = None) -> int:
-    """Make the plan, serve it, print the `ready` line, and stop after SIGINT or SIGTERM; the exit status."""
+def serve_until_told(make: Callable[[], Plan], address: str | None = None, reloader: Reloader | None = None) -> int:
+    """Make the plan, serve it, print the `ready` line, and stop after SIGINT or SIGTERM; the exit status. Meanwhile
+    `reloader` changes what is served."""
     stop = threading.Event()
     _on_signals(stop)
     with StdoutForPrograms() as out:
@@ -148,11 +160,15 @@ def serve_until_told(make: Callable[[], Plan], address: str | None = None) -> in
 
         configure_logging("launcher")
         running = Running(make(), address)
+        if reloader is not None:
+            reloader.note_files()
         try:
             running.start(cancelled=stop.is_set)
             if not stop.is_set():
                 addresses = json.dumps(_ready(running), separators=(",", ":"))
                 print(f"ready {addresses}", file=out, flush=True)
+                if reloader is not None:
+                    reloader.begin(running.app_id)
             while not stop.wait(POLL_S):
                 running.check()
         except SystemExit as told:
@@ -160,6 +176,8 @@ def serve_until_told(make: Callable[[], Plan], address: str | None = None) -> in
             if told.code != signal.SIGTERM:
                 raise
         finally:
+            if reloader is not None:
+                reloader.stop()
             running.stop()
     return 0
 

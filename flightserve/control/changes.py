@@ -27,6 +27,7 @@ REPLICAS_MAX: Final = 1024
 # Answers kept for commands that lost the supervisor they asked and come back.
 ANSWERS_MAX = 16
 OK: Final = -1
+WITHDRAWN: Final = "whoever asked for it does not want it any more"
 IN_PLACE_HINT: Final = ". A deploy in place (--in-place) needs no room beside what is served"
 UNAVAILABLE: Final = kind_of(Unavailable(""))
 
@@ -43,6 +44,7 @@ class Change:
     timeout_s: float
     in_place: bool = False
     switched_ns: int = 0
+    withdrawn: bool = False
 
     def late(self, now_ns: int) -> bool:
         """More time has passed than the change was given."""
@@ -111,6 +113,15 @@ class Changes:
         self._changed()
         return True
 
+    def withdraw(self, change: str, reply: Reply) -> None:
+        """Take the change of that id back where it has not come to its switch. `reply` is called once, when it has
+        ended in either way; at once where it is not under way."""
+        if self._change is None or self._change.id != change:
+            reply(self._answers.get(change, CommandResult(change, OK, "nothing to take back")))
+            return
+        self._change.withdrawn = True
+        self._waiting.append(reply)
+
     # ---- how it goes on
 
     def step(self, now_ns: int) -> None:
@@ -150,6 +161,8 @@ class Changes:
 
     def _problem(self, change: Change, now_ns: int) -> tuple[str, str] | None:
         """Why the change cannot be: a message and a traceback, or None."""
+        if change.withdrawn:
+            return WITHDRAWN, ""
         roster = self._roster
         missing = self._desired.layout.fresh - roster.places().ready
         if roster.change_failure is not None:
@@ -166,6 +179,8 @@ class Changes:
     def _end(self, answer: CommandResult) -> None:
         if answer.kind == OK:
             log.info("changed: %s", answer.message)
+        elif self._change is not None and self._change.withdrawn:
+            log.info("the change was %s", answer.message)
         else:
             log.error("the change was %s", answer.message, extra={"exception": answer.detail} if answer.detail else {})
         self._change = None

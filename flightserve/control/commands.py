@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import secrets
@@ -9,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from flightserve.control.changes import OK, UNAVAILABLE
-from flightserve.control.messages import CommandResult, Deploy, Scale
+from flightserve.control.messages import CommandResult, Deploy, Scale, Withdraw
 from flightserve.control.names import running_apps
 from flightserve.control.observer import ask, connect, connect_to
 from flightserve.control.plan import PlannedDeployment
@@ -66,7 +67,7 @@ def find_app(app_id: str | None = None) -> str:
 def scale(app_id: str, replicas: Mapping[str, int], timeout_s: float) -> str:
     """That many replicas of each of these deployments; returns what changed, once they serve. Raises NotFound and
     InvalidArgument for what cannot be asked, and ChangeFailed where it cannot be done: then all is as before."""
-    return _change(app_id, Scale(secrets.token_hex(8), dict(replicas), timeout_s))
+    return make_change(app_id, Scale(secrets.token_hex(8), dict(replicas), timeout_s))
 
 
 def deploy(
@@ -78,12 +79,25 @@ def deploy(
 ) -> str:
     """Serve these deployments instead of those there are, beside them first or `in_place`; otherwise as `scale`."""
     body = pickle.dumps(tuple(deployments))
-    return _change(app_id, Deploy(secrets.token_hex(8), body, dict(replicas), timeout_s, in_place))
+    return make_change(app_id, Deploy(secrets.token_hex(8), body, dict(replicas), timeout_s, in_place))
 
 
-def _change(app_id: str, message: Scale | Deploy) -> str:
-    """Ask until there is an answer: a supervisor that comes back knows the change by its id."""
-    until = time.monotonic() + message.timeout_s + ANSWER_GRACE_S
+def withdraw(app_id: str, change: str, timeout_s: float) -> None:
+    """Take the change of that id back, unless it has come to its switch; returns when it has ended. Raises
+    Unavailable where the app does not answer."""
+    with contextlib.suppress(ChangeFailed):
+        # That it was taken back is what was asked for.
+        _ask_until_answered(app_id, Withdraw(change), timeout_s)
+
+
+def make_change(app_id: str, message: Scale | Deploy) -> str:
+    """Ask for the change; returns what it was when it is made. Otherwise as `scale`."""
+    return _ask_until_answered(app_id, message, message.timeout_s)
+
+
+def _ask_until_answered(app_id: str, message: Scale | Deploy | Withdraw, timeout_s: float) -> str:
+    """A supervisor that comes back knows the change by its id."""
+    until = time.monotonic() + timeout_s + ANSWER_GRACE_S
     gone_s = 0.0
     while True:
         try:
@@ -102,7 +116,7 @@ def _change(app_id: str, message: Scale | Deploy) -> str:
         raise from_kind(answer.kind, answer.message)
 
 
-def _ask(app_id: str, message: Scale | Deploy, until: float) -> CommandResult:
+def _ask(app_id: str, message: Scale | Deploy | Withdraw, until: float) -> CommandResult:
     sock, _ = connect_to(app_id, CONNECT_TIMEOUT_S)
     with sock:
         return ask(sock, message, (CommandResult,), until)

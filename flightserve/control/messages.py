@@ -154,6 +154,12 @@ class RefreshAnswer(msgspec.Struct, array_like=True, frozen=True, tag=19):
     said: tuple[Refreshed, ...]
 
 
+class Withdraw(msgspec.Struct, array_like=True, frozen=True, tag=20):
+    """Command to supervisor: the change of that id is not wanted any more; one that has come to its switch goes on."""
+
+    id: str
+
+
 class CommandResult(msgspec.Struct, array_like=True, frozen=True, tag=13):
     """Supervisor to command: how the change ended. `kind` indexes `errors.KINDS`, -1 for success; `detail` is a
     traceback, where there is one."""
@@ -237,6 +243,7 @@ _Arrays = (
     | Refresh
     | RefreshReport
     | RefreshAnswer
+    | Withdraw
 )
 Message = _Arrays | View
 

@@ -35,6 +35,7 @@ from flightserve.control.messages import (
     Scale,
     Shutdown,
     StartFailure,
+    Withdraw,
 )
 from flightserve.control.names import supervisor_socket
 from flightserve.control.plan import Plan
@@ -177,11 +178,13 @@ class Supervisor:
                 self._processes.end_in_ray(record)
             case Attach():
                 self._attach(message, writer)
-            case Scale() | Deploy() | Refresh() if self._adopting():
+            case Scale() | Deploy() | Withdraw() | Refresh() if self._adopting():
                 # We do not know yet who is there, and what is under way already: whoever asks will ask again.
                 writer.close()
             case Scale() | Deploy():
                 self._changes.ask(message, lambda answer: send(writer, answer), now_ns)
+            case Withdraw(change):
+                self._changes.withdraw(change, lambda answer: send(writer, answer))
             case Refresh():
                 replicas = self._roster.replicas_of(message.deployment)
                 self._refreshes.ask(message, *replicas, lambda answer: send(writer, answer), now_ns)

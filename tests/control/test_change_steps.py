@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flightserve.control.changes import OK, UNAVAILABLE, Changes
+from flightserve.control.changes import OK, UNAVAILABLE, WITHDRAWN, Changes
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Announce, CommandResult, Deploy, Report, Scale
 from flightserve.control.plan import Plan, PlannedDeployment
@@ -193,6 +193,30 @@ def test_what_is_not_ready_in_time_is_taken_back(world: World) -> None:
     assert [answer.message for answer in world.answers] == ["taken back: not ready after 10 s: waiting for replica-A-2"]
     world.turn(2)
     assert world.replicas() == {"replica-A-0": "1", "replica-A-1": "1"}
+
+
+def test_a_change_that_nobody_wants_any_more_is_taken_back_and_one_that_has_switched_goes_on(world: World) -> None:
+    world.changes.withdraw("d", world.answers.append)
+    assert [answer.message for answer in world.answers] == ["nothing to take back"]
+    before = world.replicas()
+    world.stuck = {"replica-A-2"}
+    world.ask(deploy(version("A", "2", replicas=1)))
+    world.turn(3)
+    world.changes.withdraw("d", world.answers.append)
+    world.changes.withdraw("another", world.answers.append)
+    world.turn(4)
+    assert [answer.message for answer in world.answers[2:]] == [f"taken back: {WITHDRAWN}"] * 2
+    assert world.replicas() == before
+
+    world.stuck = set()
+    world.going_requests = 1.0
+    world.ask(deploy(version("A", "3", replicas=1), id="e"))
+    world.turn(4)
+    world.changes.withdraw("e", world.answers.append)
+    world.going_requests = 0.0
+    world.turn(int(QUIET_NS / NS_PER_S * 2) + 4)
+    assert [answer.kind for answer in world.answers[4:]] == [OK, OK]
+    assert set(world.replicas().values()) == {"3"}
 
 
 def test_what_cannot_be_placed_is_taken_back(world: World) -> None:

@@ -1,0 +1,123 @@
+"""The app as its modules say it now, planned in a process of its own: `python -m flightserve.cli.planning module:app`.
+
+A process that has imported a module once cannot be trusted to import it anew, and a module that is being written may do
+anything: so whoever reloads an app (`cli.reloading`) has it read here, each time by another process. Standard input has
+one line, the paths that changed as JSON, and its end is ours: we do not outlive who asked. Standard output has one
+`Planned`; what the app's modules print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import msgspec
+
+from flightserve import threads
+from flightserve.cli.output import StdoutForPrograms
+from flightserve.cli.serving import load_app
+from flightserve.errors import FlightserveError
+
+# Where Python's packages lie, also when that is below the current folder.
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+class Planned(msgspec.Struct, array_like=True):
+    """What can be deployed (`control.messages.Deploy.deployments`), or why nothing can. `files`: the modules that were
+    read below the current folder, or looked for there."""
+
+    files: list[str]
+    deployments: bytes = b""
+    problem: str = ""
+    detail: str = ""
+
+
+def plan(target: str, changed: Sequence[str]) -> Planned:
+    """Import and plan it. A file that changed and was not imported is one that replicas import later, so that all of
+    them are to be replaced."""
+    try:
+        from flightserve.running import plan_deployments
+
+        app = load_app(target)
+        files = module_files()
+        deployments = plan_deployments(app, everything=not set(changed) <= set(files))
+        return Planned(files, pickle.dumps(deployments))
+    except FlightserveError as error:
+        return Planned(_touched(error), problem=error.message)
+    except BaseException as error:
+        # Whatever a module raises that is being written; SystemExit as well.
+        return Planned(_touched(error), problem=_said(error), detail=traceback.format_exc())
+
+
+def module_files() -> list[str]:
+    """The modules of this process that lie below the current folder."""
+    from flightserve.control.sources import read_modules
+
+    return [source.path for source in read_modules() if _is_below(source.path)]
+
+
+def _is_below(path: str) -> bool:
+    return path.startswith(os.path.join(os.getcwd(), "")) and not any(place in path for place in _INSTALLED)
+
+
+def _touched(error: BaseException) -> list[str]:
+    """A module that fails is forgotten by Python, but its error names it; one that is not there may come."""
+    found = [*module_files(), *_places(error)]
+    if isinstance(error, SyntaxError) and error.filename:
+        found.append(os.path.abspath(error.filename))
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        missing = os.path.join(os.getcwd(), *error.name.split("."))
+        found += [f"{missing}.py", os.path.join(missing, "__init__.py")]
+    return [path for path in found if _is_below(path)]
+
+
+def _places(error: BaseException) -> Iterator[str]:
+    for frame in traceback.extract_tb(error.__traceback__):
+        yield os.path.abspath(frame.filename)
+
+
+def _said(error: BaseException) -> str:
+    """One line: where in the user's code, and what."""
+    text = str(error).partition("\n")[0]
+    if isinstance(error, SyntaxError) and error.filename:
+        where, text = f"{os.path.relpath(error.filename)}:{error.lineno}: ", error.msg
+    else:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_below(frame.filename)]
+        where = f"{os.path.relpath(frames[-1].filename)}:{frames[-1].lineno}: " if frames else ""
+    return f"{where}{type(error).__name__}{': ' * bool(text)}{text}"
+
+
+def _open_input() -> BinaryIO:
+    """What was standard input; modules that read theirs find it empty."""
+    ours = os.fdopen(os.dup(0), "rb", buffering=0)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return ours
+
+
+def main(target: str) -> None:
+    """Answer once."""
+    asked = _open_input()
+    changed = json.loads(asked.readline())
+
+    def end_with_who_asked() -> None:
+        asked.read()
+        os._exit(1)
+
+    threads.start("flightserve-planning", end_with_who_asked)
+    with StdoutForPrograms() as out:
+        out.buffer.write(msgspec.msgpack.encode(plan(target, changed)))
+        out.flush()
+        # Threads that the app's modules started shall not keep us.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
