@@ -13,14 +13,15 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import msgspec
 
 from flightserve import threads
+from flightserve.cli.loading import load_app
 from flightserve.cli.output import StdoutForPrograms
-from flightserve.cli.serving import load_app
+from flightserve.control.sources import place_of, read_modules
 from flightserve.errors import FlightserveError
 
 # Where Python's packages lie, also when that is below the current folder.
@@ -48,16 +49,15 @@ def plan(target: str, changed: Sequence[str]) -> Planned:
         deployments = plan_deployments(app, everything=not set(changed) <= set(files))
         return Planned(files, pickle.dumps(deployments))
     except FlightserveError as error:
-        return Planned(_touched(error), problem=error.message)
+        return Planned(_touched(error), problem=error.message, detail=getattr(error, "detail", ""))
     except BaseException as error:
-        # Whatever a module raises that is being written; SystemExit as well.
-        return Planned(_touched(error), problem=_said(error), detail=traceback.format_exc())
+        # SystemExit, and whatever else is no error: a module that is being written may raise it.
+        said = f"{place_of(error) or target}: {type(error).__name__}: {error}"
+        return Planned(_touched(error), problem=said.rstrip(": "), detail=traceback.format_exc())
 
 
 def module_files() -> list[str]:
     """The modules of this process that lie below the current folder."""
-    from flightserve.control.sources import read_modules
-
     return [source.path for source in read_modules() if _is_below(source.path)]
 
 
@@ -65,33 +65,18 @@ def _is_below(path: str) -> bool:
     return path.startswith(os.path.join(os.getcwd(), "")) and not any(place in path for place in _INSTALLED)
 
 
-def _touched(error: BaseException) -> list[str]:
+def _touched(error: BaseException | None) -> list[str]:
     """A module that fails is forgotten by Python, but its error names it; one that is not there may come."""
-    found = [*module_files(), *_places(error)]
-    if isinstance(error, SyntaxError) and error.filename:
-        found.append(os.path.abspath(error.filename))
-    while error.__cause__ is not None:
+    found = module_files()
+    while error is not None:
+        found += [os.path.abspath(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+        if isinstance(error, SyntaxError) and error.filename:
+            found.append(os.path.abspath(error.filename))
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            missing = os.path.join(os.getcwd(), *error.name.split("."))
+            found += [f"{missing}.py", os.path.join(missing, "__init__.py")]
         error = error.__cause__
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        missing = os.path.join(os.getcwd(), *error.name.split("."))
-        found += [f"{missing}.py", os.path.join(missing, "__init__.py")]
     return [path for path in found if _is_below(path)]
-
-
-def _places(error: BaseException) -> Iterator[str]:
-    for frame in traceback.extract_tb(error.__traceback__):
-        yield os.path.abspath(frame.filename)
-
-
-def _said(error: BaseException) -> str:
-    """One line: where in the user's code, and what."""
-    text = str(error).partition("\n")[0]
-    if isinstance(error, SyntaxError) and error.filename:
-        where, text = f"{os.path.relpath(error.filename)}:{error.lineno}: ", error.msg
-    else:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_below(frame.filename)]
-        where = f"{os.path.relpath(frames[-1].filename)}:{frames[-1].lineno}: " if frames else ""
-    return f"{where}{type(error).__name__}{': ' * bool(text)}{text}"
 
 
 def _open_input() -> BinaryIO:

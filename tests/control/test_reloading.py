@@ -100,12 +100,12 @@ def planned(directory: Path, text: str, changed: list[str] | None = None) -> Any
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("x = (", "written_0.py:1: SyntaxError: '(' was never closed"),
-        ("def f():\n    raise KeyError('a\\nb')\nf()", r"written_0.py:2: KeyError: 'a\nb'"),
-        ("import json\njson.loads('')", "written_0.py:2: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
-        ("raise SystemExit", "written_0.py:1: SystemExit"),
-        ("import nowhere.at.all", "written_0.py:1: ModuleNotFoundError: No module named 'nowhere'"),
-        ("app = 3", "written_0:app is a int; it must be a flightserve.App"),
+        ("x = (", "written_0.py, line 1: SyntaxError: '(' was never closed"),
+        ("def f():\n    raise KeyError('a\\nb')\nf()", r"written_0.py, line 2: KeyError: 'a\nb'"),
+        ("raise SystemExit(3)", "written_0.py, line 1: SystemExit: 3"),
+        ("raise SystemExit", "written_0.py, line 1: SystemExit"),
+        ("import nowhere.at.all", "written_0.py, line 1: there is no module 'nowhere'"),
+        ("app = 3", "written_0:app is int; it must be a flightserve.App"),
         ("", "module written_0 has no 'app'"),
     ],
 )
@@ -115,7 +115,7 @@ def test_what_cannot_be_read_is_one_line_that_says_where(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     told = planned(tmp_path, text)
-    assert told.problem == said
+    assert told.problem.startswith(said)
     assert str(tmp_path / "written_0.py") in told.files
     if "nowhere" in text:
         assert str(tmp_path / "nowhere" / "__init__.py") in told.files
@@ -201,7 +201,7 @@ def test_what_is_saved_is_served_and_what_is_broken_is_said(project: Path, tmp_p
         wait_until(lambda: total() == 12.0, "what was put in a module's place, with a module beside it")
 
         app.write_text(text.replace("0.25)", "0.25"))
-        said("not reloaded, and what was served goes on: app.py:")
+        said("not reloaded, and what was served goes on: app.py, line ")
         app.write_text(text.replace("self.tax = tax", "raise ValueError('no model here')"))
         said("not reloaded, and what was served goes on: taken back: replica-Pricing")
         assert "no model here" in served.errors()
