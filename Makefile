@@ -40,9 +40,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: $(STAMP)
+types: $(STAMP)  ## Check types: the code's own, and what users write (tests/typechecks), by mypy and pyright
 	$(BIN)/mypy
 	rm -rf build/project && $(BIN)/flightserve init build/project && $(BIN)/mypy build/project
+	$(BIN)/python -m tests.typechecks
 
 contracts: $(STAMP)
 	$(BIN)/lint-imports --no-logo

@@ -34,4 +34,4 @@ class Identity:
         return pa.record_batch({"calls": [self._calls], "rows": [self._rows]})
 
 
-app = fs.App(Identity.bind())  # type: ignore[attr-defined]
+app = fs.App(fs.bind(Identity))

@@ -34,7 +34,7 @@ class Clean:
 class Scores:
     """What is to be said of a text, once it is clean."""
 
-    def __init__(self, cleaner: Any) -> None:
+    def __init__(self, cleaner: Clean) -> None:
         self._cleaner = cleaner
 
     @fs.method(input=TEXT, output=SCORE)

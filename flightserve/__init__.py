@@ -20,47 +20,108 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flightserve import sql as sql
     from flightserve.app import App as App
+    from flightserve.config import EdgeLimits as EdgeLimits
+    from flightserve.config import FabricLimits as FabricLimits
+    from flightserve.config import ServingOptions as ServingOptions
+    from flightserve.contracts.context import Context as Context
     from flightserve.contracts.context import context as context
+    from flightserve.declare import Bound as Bound
+    from flightserve.declare import Handle as Handle
+    from flightserve.declare import HandleMethod as HandleMethod
+    from flightserve.declare import Later as Later
+    from flightserve.declare import Options as Options
+    from flightserve.declare import Rows as Rows
+    from flightserve.declare import aio as aio
     from flightserve.declare import bind as bind
     from flightserve.declare import deployment as deployment
     from flightserve.declare import healthy as healthy
+    from flightserve.declare import later as later
     from flightserve.declare import method as method
     from flightserve.declare import on_stop as on_stop
     from flightserve.declare import single_input as single_input
+    from flightserve.errors import Cancelled as Cancelled
+    from flightserve.errors import ConfigError as ConfigError
+    from flightserve.errors import DeadlineExceeded as DeadlineExceeded
     from flightserve.errors import FlightserveError as FlightserveError
     from flightserve.errors import InvalidArgument as InvalidArgument
+    from flightserve.errors import MethodFailed as MethodFailed
     from flightserve.errors import NotFound as NotFound
+    from flightserve.errors import PermissionDenied as PermissionDenied
+    from flightserve.errors import ResourceExhausted as ResourceExhausted
+    from flightserve.errors import Unavailable as Unavailable
     from flightserve.running import Running as Running
     from flightserve.running import serve as serve
+    from flightserve.types import DeploymentOptions as DeploymentOptions
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "App": "flightserve.app",
-    "bind": "flightserve.declare",
-    "deployment": "flightserve.declare",
-    "healthy": "flightserve.declare",
-    "method": "flightserve.declare",
-    "on_stop": "flightserve.declare",
-    "single_input": "flightserve.declare",
-    "context": "flightserve.contracts.context",
-    "serve": "flightserve.running",
-    "Running": "flightserve.running",
-    "FlightserveError": "flightserve.errors",
-    "InvalidArgument": "flightserve.errors",
-    "NotFound": "flightserve.errors",
+_NAMES = {
+    "flightserve.app": ["App"],
+    "flightserve.config": ["EdgeLimits", "FabricLimits", "ServingOptions"],
+    "flightserve.contracts.context": ["Context", "context"],
+    "flightserve.declare": [
+        "Bound",
+        "Handle",
+        "HandleMethod",
+        "Later",
+        "Options",
+        "Rows",
+        "aio",
+        "bind",
+        "deployment",
+        "healthy",
+        "later",
+        "method",
+        "on_stop",
+        "single_input",
+    ],
+    "flightserve.errors": [
+        "Cancelled",
+        "ConfigError",
+        "DeadlineExceeded",
+        "FlightserveError",
+        "InvalidArgument",
+        "MethodFailed",
+        "NotFound",
+        "PermissionDenied",
+        "ResourceExhausted",
+        "Unavailable",
+    ],
+    "flightserve.running": ["Running", "serve"],
+    "flightserve.types": ["DeploymentOptions"],
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
     "App",
+    "Bound",
+    "Cancelled",
+    "ConfigError",
+    "Context",
+    "DeadlineExceeded",
+    "DeploymentOptions",
+    "EdgeLimits",
+    "FabricLimits",
     "FlightserveError",
+    "Handle",
+    "HandleMethod",
     "InvalidArgument",
+    "Later",
+    "MethodFailed",
     "NotFound",
+    "Options",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Rows",
     "Running",
+    "ServingOptions",
+    "Unavailable",
+    "aio",
     "bind",
     "context",
     "deployment",
     "healthy",
+    "later",
     "method",
     "on_stop",
     "serve",
@@ -69,7 +130,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _load(name: str) -> Any:
     if name == "sql":
         # The room itself; importing it makes it an attribute of this package.
         return import_module("flightserve.sql")
@@ -79,6 +140,11 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(home), name)
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:
+    # A type checker that saw it would take every name, a misspelt one as well.
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:

@@ -14,11 +14,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from flightserve.declare import Bound, Callee, check_name, described, replaced, says_itself, spec_of
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentSpec
+
+
+class Servable(Protocol):
+    """What can be served without `bind`: a warehouse."""
+
+    def flightserve_bound(self) -> Bound[Any]:
+        """What is served in its place."""
+        ...
 
 
 class App:
@@ -29,17 +37,13 @@ class App:
     or a class that cannot be served. A warehouse's files and queries are looked at when the app is planned (`serve`).
     """
 
-    def __init__(self, *bound: Bound, **named: Bound) -> None:
+    def __init__(self, *bound: Bound[Any] | Servable, **named: Bound[Any] | Servable) -> None:
         if not bound and not named:
             raise ConfigError("App() has nothing to serve; give it what is bound, as in App(Pricing.bind())")
-        bound = tuple(_bound(value) for value in bound)
-        named = {name: _bound(value) for name, value in named.items()}
-        for value in (*bound, *named.values()):
-            if not isinstance(value, Bound):
-                raise ConfigError(f"App takes what bind() returns, as in App(Pricing.bind()); not {described(value)}")
-        given = [(value.name, value) for value in bound]
-        given += [(check_name(name), value) for name, value in named.items()]
-        self.bound: tuple[Bound, ...] = tuple(_Collecting(given).all())
+        by_own_name = [_bound(value) for value in bound]
+        given = [(value.name, value) for value in by_own_name]
+        given += [(check_name(name), _bound(value)) for name, value in named.items()]
+        self.bound: tuple[Bound[Any], ...] = tuple(_Collecting(given).all())
         seen: set[str] = set()
         for value in self.bound:
             if value.name in seen:
@@ -59,7 +63,7 @@ class App:
         """The deployments as the tiers know them. Raises ConfigError for what cannot be served."""
         return tuple(spec_of(value) for value in self.bound)
 
-    def __iter__(self) -> Iterator[Bound]:
+    def __iter__(self) -> Iterator[Bound[Any]]:
         return iter(self.bound)
 
     def __len__(self) -> int:
@@ -69,30 +73,33 @@ class App:
         return f"App({', '.join(value.name for value in self.bound)})"
 
 
-def _bound(value: Any) -> Any:
-    """What is served in the value's place: a warehouse says so itself."""
+def _bound(value: Any) -> Bound[Any]:
+    """What is served in the value's place: a warehouse says so itself. Raises ConfigError."""
     own = getattr(value, "flightserve_bound", None)
-    return value if own is None else own()
+    value = value if own is None else own()
+    if not isinstance(value, Bound):
+        raise ConfigError(f"App takes what bind() returns, as in App(Pricing.bind()); not {described(value)}")
+    return value
 
 
 class _Collecting:
     """Finds the deployments behind those that were given. One object passed to several others is one deployment."""
 
-    def __init__(self, given: list[tuple[str, Bound]]) -> None:
+    def __init__(self, given: list[tuple[str, Bound[Any]]]) -> None:
         self._given = given
         self._names: dict[int, list[str]] = {}
         for name, bound in given:
             self._names.setdefault(id(bound), []).append(name)
         # In the order met; None while its own arguments are looked at.
-        self._made: dict[tuple[int, str], Bound | None] = {}
+        self._made: dict[tuple[int, str], Bound[Any] | None] = {}
 
-    def all(self) -> Iterator[Bound]:
+    def all(self) -> Iterator[Bound[Any]]:
         """Every deployment, callers before what they alone call."""
         for name, bound in self._given:
             self._add(name, bound)
         return (made for made in self._made.values() if made is not None)
 
-    def _add(self, name: str, bound: Bound) -> None:
+    def _add(self, name: str, bound: Bound[Any]) -> None:
         key = (id(bound), name)
         if key in self._made:
             if self._made[key] is None:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from flightserve.config import PROTOCOLS, FrontendOptions
 
@@ -74,7 +74,7 @@ class ReplicaHosted:
 
         end_with_this_process()
         begin_exit_functions()
-        bound: Bound = loads(assignment.code)
+        bound: Bound[Any] = loads(assignment.code)
         assert assignment.spec is not None
         # As many as there are to be now, which the app's author may not have said.
         bound = bound.options(replicas=assignment.spec.options.replicas)

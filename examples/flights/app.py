@@ -115,5 +115,4 @@ def _empty(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([], schema=schema)
 
 
-# Type checkers do not see what a class decorator adds.
-app = fs.App(Flights.bind(), warehouse().bind())  # type: ignore[attr-defined]
+app = fs.App(fs.bind(Flights), warehouse().bind())

@@ -91,7 +91,7 @@ class GrpcClient:
     def __init__(self, address: str) -> None:
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._channel = grpc.insecure_channel(address, options=unlimited)
-        self._stub: Any = pb_grpc.FlightServeStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub: Any = pb_grpc.FlightServeStub(self._channel)
 
     def call(self, deployment: str, method: str, requests: Sequence[pa.RecordBatch]) -> list[pa.Table]:
         """Raises RuntimeError with the status of a call that failed inside the stream."""

@@ -92,7 +92,7 @@ def ask_http(address: str) -> Iterator[Ask]:
 def ask_grpc(address: str) -> Iterator[Ask]:
     """`Call` for the named queries, `Query` for the rest."""
     with grpc.insecure_channel(address, [("grpc.max_receive_message_length", -1)]) as channel:
-        stub: Any = pb_grpc.FlightServeStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = pb_grpc.FlightServeStub(channel)
 
         def ask(name: str, parameters: pa.RecordBatch) -> Rows:
             stream = bytes(clients.to_stream(parameters))

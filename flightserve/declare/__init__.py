@@ -3,14 +3,15 @@
 `@deployment(...)` leaves the class what it was, a plain class that is instantiated and tested without
 flightserve, and adds `bind`, which notes the arguments its replicas are made with (`bound`). `@single_input` and
 `@method(...)` leave notes on functions (`decorators`), `@healthy` and `@on_stop` on those that replicas call themselves
-(`hooks`). `App` (`flightserve.app`) collects what is bound; `spec_of` turns one of them into the `DeploymentSpec` that
-the tiers share (`specs`).
+(`hooks`). What an object has that was bound with another deployment is in `handles`. `App` (`flightserve.app`) collects
+what is bound; `spec_of` turns one of them into the `DeploymentSpec` that the tiers share (`specs`).
 """
 
 from flightserve.declare.bound import NESTING_MAX, Bound, Callee, replaced
 from flightserve.declare.decorators import bind, deployment, method, single_input
+from flightserve.declare.handles import Handle, HandleMethod, Later, Rows, aio, later
 from flightserve.declare.hooks import Health, health_checks, healthy, on_stop, stop_hooks
-from flightserve.declare.options import NAME, check_name, described, make_options
+from flightserve.declare.options import NAME, Options, check_name, described, make_options
 from flightserve.declare.specs import first_paragraph, left_out, says_itself, spec_of
 
 __all__ = [
@@ -18,7 +19,13 @@ __all__ = [
     "NESTING_MAX",
     "Bound",
     "Callee",
+    "Handle",
+    "HandleMethod",
     "Health",
+    "Later",
+    "Options",
+    "Rows",
+    "aio",
     "bind",
     "check_name",
     "deployment",
@@ -26,6 +33,7 @@ __all__ = [
     "first_paragraph",
     "health_checks",
     "healthy",
+    "later",
     "left_out",
     "make_options",
     "method",

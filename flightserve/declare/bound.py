@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Unpack
 
+from flightserve.declare.handles import Handle
 from flightserve.declare.options import Options, check_name, make_options
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions
@@ -14,10 +15,21 @@ from flightserve.types import DeploymentOptions
 # How deep in an argument's containers other deployments are looked for.
 NESTING_MAX: Final = 8
 
+T_co = TypeVar("T_co", covariant=True)
+
+if TYPE_CHECKING:
+
+    class _AsArgument(Handle[T_co], Any):
+        """It may be given where the class that is bound with it wants a `Handle`, an object of the class, or nothing in
+        particular: what that class gets is neither this nor anything that a type could name."""
+else:
+    _AsArgument = Generic
+
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """A class, the arguments each of its replicas is made with, its options and the name it is served by."""
+class Bound(_AsArgument[T_co]):
+    """What `bind` returns: a class, the arguments each of its replicas is made with, its options and the name it is
+    served by."""
 
     cls: type
     args: tuple[Any, ...]
@@ -25,7 +37,7 @@ class Bound:
     settings: DeploymentOptions
     name: str
 
-    def options(self, *, name: str | None = None, **changes: Unpack[Options]) -> Bound:
+    def options(self, *, name: str | None = None, **changes: Unpack[Options]) -> Bound[T_co]:
         """The same with other options or another name. Raises ConfigError as `@deployment` does."""
         return dataclasses.replace(
             self,

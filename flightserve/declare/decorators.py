@@ -17,6 +17,7 @@ from flightserve.types import DeploymentOptions
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=type)
+T = TypeVar("T")
 F = TypeVar("F")
 
 # Rows that a method takes: columns by name, rows one by one, or as Arrow has them.
@@ -38,8 +39,8 @@ def deployment(cls: Any = None, /, *, name: str | None = None, **options: Any) -
 
     Options are the fields of `DeploymentOptions`; `name` is what it is served by (default: the class's name).
     Raises ConfigError for an unknown option, a wrong type, a size that is not positive, or a router that
-    there is not. To type checkers the class stays the class it is: they do not know its new `bind`, and follow
-    the function `bind` instead.
+    there is not. The class stays the class it is, to type checkers too: what it gets, `Pricing.bind(...)`, they do not
+    know (mypy passes over what a class decorator returns); they follow the function, `fs.bind(Pricing, ...)`.
     """
     settings = make_options(options, DeploymentOptions())
     if name is not None:
@@ -58,17 +59,18 @@ def deployment(cls: Any = None, /, *, name: str | None = None, **options: Any) -
     return declare if cls is None else declare(cls)
 
 
-def bind(cls: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Any:
-    """`cls.bind(*args, **kwargs)` with arguments that type checkers compare with those of `__init__`, and for classes
-    that are not decorated as well: these have the default options. What comes back is a `Bound`; its type is left
-    open, because it may be passed to another class's `bind` where that one's `__init__` wants an object. Raises
-    ConfigError if `__init__` does not take the arguments, or for what is no class."""
+def bind(cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Bound[T]:
+    """Note the arguments that each replica's object of the class is made with. Type checkers compare them with those of
+    `__init__`. For classes that are decorated and for others, which have the default options.
+
+    What comes back may be an argument of another `bind`: that class gets a `Handle`. Raises ConfigError if `__init__`
+    does not take the arguments, or for what is no class."""
     if not inspect.isclass(cls):
         raise ConfigError(f"bind() takes a class and its arguments, as in bind(Pricing, tax=0.08); {cls!r} is no class")
     return bind_class(cls, *args, **kwargs)
 
 
-def bind_class(cls: type, /, *args: Any, **kwargs: Any) -> Bound:
+def bind_class(cls: type, /, *args: Any, **kwargs: Any) -> Bound[Any]:
     """Note the arguments that each replica's object is made with. Raises ConfigError if `__init__` does not
     take them."""
     declared_on, settings, name = getattr(cls, _DECLARED, (cls, DeploymentOptions(), None))

@@ -19,7 +19,7 @@ from flightserve.types import DeploymentSpec, MethodSpec
 DOC_CHARACTERS_MAX: Final = 2048
 
 
-def spec_of(bound: Bound, version: str = "") -> DeploymentSpec:
+def spec_of(bound: Bound[Any], version: str = "") -> DeploymentSpec:
     """The deployment as the tiers know it. `version` changes when what it runs does; by default it is a hash
     of the class's source, arguments, options and methods. Raises ConfigError for a class that cannot be served.
 
@@ -42,7 +42,7 @@ def says_itself(cls: type) -> bool:
     return hasattr(cls, "flightserve_spec")
 
 
-def _version(bound: Bound, methods: tuple[MethodSpec, ...]) -> str:
+def _version(bound: Bound[Any], methods: tuple[MethodSpec, ...]) -> str:
     cls = bound.cls
     # The functions' source, not the class's: finding a class parses the whole file, which CPython 3.11 may fail
     # to do while other threads run.

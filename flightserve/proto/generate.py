@@ -13,6 +13,7 @@ differ from ours, and one pool refuses two files that define the same names. The
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,7 @@ POOL_IMPORT = "from google.protobuf import descriptor_pool as _descriptor_pool"
 def generate() -> dict[str, str]:
     """The stubs' file names and texts. RuntimeError where protoc refuses a .proto."""
     stubs = _stubs(SHARED, "python", "pyi", "grpc_python")
+    stubs["flightserve_pb2_grpc.pyi"] = _service_types((PROTO_ROOT / SHARED).read_text())
     for source in PRIVATE:
         stubs |= _stubs(source, "python", "pyi")
     return stubs
@@ -44,6 +46,20 @@ def _stubs(source: str, *kinds: str) -> dict[str, str]:
             raise RuntimeError(f"protoc refused {source}")
         written = sorted(Path(out, source).parent.iterdir())
         return {path.name: _as_package(path.read_text(), source in PRIVATE) for path in written}
+
+
+def _service_types(proto: str) -> str:
+    """Types of the service, which grpcio-tools writes none of. What a call returns depends on the channel."""
+    (service,) = re.findall(r"^service (\w+)", proto, re.MULTILINE)
+    calls = re.findall(r"^ *rpc (\w+)\((stream )?(\w+)\)", proto, re.MULTILINE)
+    lines = ["from typing import Any", "", "from flightserve.proto import flightserve_pb2", "", f"class {service}Stub:"]
+    lines += [f"    {name}: Any" for name, *_ in calls]
+    lines += ["    def __init__(self, channel: Any) -> None: ...", "", f"class {service}Servicer:"]
+    for name, stream, request in calls:
+        kind = "Any" if stream else f"flightserve_pb2.{request}"
+        lines.append(f"    def {name}(self, request{'_iterator' if stream else ''}: {kind}, context: Any) -> Any: ...")
+    servicer = f"servicer: {service}Servicer, server: Any"
+    return "\n".join([*lines, "", f"def add_{service}Servicer_to_server({servicer}) -> None: ...", ""])
 
 
 def _as_package(text: str, private: bool) -> str:

@@ -1,6 +1,7 @@
 """Calls that a method makes onwards, to another deployment of the same app.
 
-A deployment that was bound with another as an argument finds a `Remote` in its place:
+A deployment that was bound with another as an argument finds a `Remote` in its place (to type checkers a `fs.Handle`,
+`declare.handles`):
 
     def total(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return self.model.score(batch)                 # blocks this thread
@@ -14,8 +15,9 @@ A deployment that was bound with another as an argument finds a `Remote` in its 
         return combined(scores.result(), prices)       # waits
 
 Such a call is a request like any other: it goes to the router that owns the deployment, shares micro-batches there
-with other requests, and its rows lie in shared memory. It takes a record batch, a table, or a dict of columns, and
-gives one record batch; of a method that is a generator, an iterator of them (`async for` after `aio`).
+with other requests, and its rows lie in shared memory. It takes a record batch, a table, a frame or a dict of columns,
+and gives one record batch; of a method that is a generator, an iterator of them (`async for` after `aio`). On an event
+loop an `async def` method is called as that of an object would be: without `aio` as well.
 
 Each request of the caller's micro-batch keeps its own deadline, priority, trace context and id where the rows that go
 onwards are the micro-batch's rows, as many and in order: then the call is as many requests, in one region, and their
@@ -31,7 +33,7 @@ the method that does not catch that is run again for each of them alone, if it i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
@@ -40,6 +42,7 @@ from flightserve.caller.lane_connection import HASTE_S
 from flightserve.config import EdgeLimits
 from flightserve.contracts.context import Context, context
 from flightserve.contracts.service import AsyncCall, Passed, Reply, Result, Service
+from flightserve.declare import Handle, Later
 from flightserve.errors import Cancelled, FlightserveError, NotFound, Unavailable
 from flightserve.fabric.memory.decode import validate_batch
 from flightserve.fabric.memory.schemas import empty_batch
@@ -59,7 +62,7 @@ TELL_S: Final = 0.005
 LIMITS: Final = EdgeLimits()
 
 
-class Remote:
+class Remote(Handle[Any]):
     """Another deployment, as a method that calls it sees it: the methods of that deployment are attributes."""
 
     __slots__ = ("_loop", "_name", "_origins", "_service")
@@ -132,23 +135,27 @@ class RemoteMethod:
         self._service = service
         self._loop = loop
 
-    def __call__(self, rows: Any) -> Any:
+    def __call__(self, /, *rows: Any, **named: Any) -> Any:
         """Call it and wait: a record batch, or an iterator of them where it streams. For methods that run on a
-        thread; raises RuntimeError in `async def` methods. Raises the FlightserveError that the callee answers."""
-        self._must_not_block()
-        later = self.later(rows)
+        thread; in `async def` methods it raises RuntimeError, except of one that is an `async def` itself, which is
+        called as by `aio`. Raises the FlightserveError that the callee answers."""
+        if _running_loop() is not None:
+            self._must_not_block()
+            return self.aio(*rows, **named)
+        later = BegunCall(self._service, self._prepare(rows, named))
         return later.batches() if later.streaming else later.result()
 
-    def later(self, rows: Any) -> Later:
+    def later(self, /, *rows: Any, **named: Any) -> BegunCall:
         """Begin to call it; the rows are there when `result()` is asked for. As many calls as are begun run side by
         side. For methods that run on a thread."""
-        self._must_not_block()
-        return Later(self._service, self._prepare(rows))
+        if _running_loop() is not None:
+            raise self._blocking()
+        return BegunCall(self._service, self._prepare(rows, named))
 
-    def aio(self, rows: Any) -> Coroutine[Any, Any, pa.RecordBatch] | AsyncIterator[pa.RecordBatch]:
+    def aio(self, /, *rows: Any, **named: Any) -> Any:
         """Call it from an `async def` method: a coroutine, or what to iterate over where it streams. Raises as a
         call does; giving it up (cancelling the task, leaving the loop) cancels the request."""
-        call = self._prepare(rows)
+        call = self._prepare(rows, named)
         if call.spec.streaming:
             return self._iterate(call)
         return self._on_loop(self._collect_and_tell, call)
@@ -161,13 +168,20 @@ class RemoteMethod:
         return f"{self._deployment}.{self._name}"
 
     def _must_not_block(self) -> None:
-        if _running_loop() is not None:
-            raise RuntimeError(f"{self._where} would block the event loop; use: await {self._where}.aio(batch)")
+        if not self._specs()[1].is_async:
+            raise self._blocking()
 
-    def _prepare(self, rows: Any) -> PreparedCall:
+    def _blocking(self) -> RuntimeError:
+        return RuntimeError(f"{self._where} would block the event loop; use: await {self._where}.aio(batch)")
+
+    def _prepare(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> PreparedCall:
+        # What the callee's method calls its argument is not known here: any name is its name.
+        given = (*args, *named.values())
+        if len(given) != 1:
+            raise TypeError(f"{self._where} takes one argument, the rows, not {len(given)}")
         deployment, spec = self._specs()
         current, options = context(), deployment.options
-        batch = _batch_of(rows, self._where)
+        batch = _batch_of(given[0], self._where)
         limits = (options.max_timeout_ms, options.default_timeout_ms)
         parts = current.onward_parts(batch.num_rows, *limits) if spec.row_aligned else None
         parts = parts or [(batch.num_rows, current.onward(*limits))]
@@ -270,7 +284,7 @@ class RemoteMethod:
                 self._loop.call_soon_threadsafe(call.cancel)
 
 
-class Later:
+class BegunCall(Later[pa.RecordBatch]):
     """A call that has begun, of a method that runs on a thread. One that is dropped is given up."""
 
     def __init__(self, service: Service, call: PreparedCall) -> None:
@@ -289,7 +303,7 @@ class Later:
             raise
 
     def __repr__(self) -> str:
-        return f"<Later {self._call.callee}>"
+        return f"<BegunCall {self._call.callee}>"
 
     def __del__(self) -> None:
         self.cancel()
@@ -377,9 +391,10 @@ def _batch_of(rows: Any, where: str) -> pa.RecordBatch:
         return rows
     if isinstance(rows, dict):
         return pa.record_batch(rows)
-    if isinstance(rows, pa.Table):
-        batches = rows.combine_chunks().to_batches()
+    if hasattr(rows, "__arrow_c_stream__"):
+        table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+        batches = table.combine_chunks().to_batches()
         if not batches:
-            return empty_batch(rows.schema)
+            return empty_batch(table.schema)
         return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-    raise TypeError(f"{where} takes a record batch, a table or a dict of columns, not {type(rows).__name__}")
+    raise TypeError(f"{where} takes a record batch, a table, a frame or a dict of columns, not {type(rows).__name__}")

@@ -90,7 +90,7 @@ class LocalDeployment:
     """One object of the user's class, its queue and its threads."""
 
     def __init__(
-        self, bound: Bound, spec: DeploymentSpec, loop: asyncio.AbstractEventLoop, remote: Callable[[str], Any]
+        self, bound: Bound[Any], spec: DeploymentSpec, loop: asyncio.AbstractEventLoop, remote: Callable[[str], Any]
     ) -> None:
         self.spec = spec
         self.target = target = bound.make(remote)

@@ -11,9 +11,9 @@ the SQL frontends call (`contracts.warehouse`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, Unpack
 
-from flightserve.declare import NAME, Bound, check_name, make_options
+from flightserve.declare import NAME, Bound, Options, check_name, make_options
 from flightserve.errors import ConfigError
 from flightserve.sql.engine import LOADS, EngineOptions
 from flightserve.sql.engine.memory import MIB
@@ -52,13 +52,13 @@ class Warehouse:
         tables: Mapping[str, Any],
         *,
         name: str = "warehouse",
-        load: str = "memory",
+        load: Literal["memory", "view"] = "memory",
         threads: int = 0,
         memory_limit: str = "",
         spill_limit: str = "",
         refresh_s: float = 0.0,
         cache_mb: int = 0,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         if load not in LOADS:
             raise ConfigError(f"load is {load!r}; it is one of {', '.join(map(repr, LOADS))}")
@@ -97,7 +97,7 @@ class Warehouse:
         self._queries[name] = NamedQuery(name, sql, dict(types or {}), example)
         return self
 
-    def bind(self) -> Bound:
+    def bind(self) -> Bound[WarehouseReplica]:
         """What `App` serves."""
         arguments = (self._tables, tuple(self._queries.values()), self._engine, self._upkeep, self._known)
         return Bound(WarehouseReplica, arguments, {}, self._options, self.name)

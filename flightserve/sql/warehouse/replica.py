@@ -99,7 +99,7 @@ class WarehouseReplica:
             self._refresher.start()
 
     @classmethod
-    def flightserve_spec(cls, bound: Bound, version: str) -> DeploymentSpec:
+    def flightserve_spec(cls, bound: Bound[Any], version: str) -> DeploymentSpec:
         """The deployment as the tiers know it. The tables are opened here for their columns; nothing is copied. Raises
         ConfigError for files that cannot be served and queries that do not fit them."""
         tables, queries, options, upkeep, known = bound.args
