@@ -91,7 +91,7 @@ fs.App(Model)  # mypy: arg-type, pyright: reportArgumentType
 fs.App(Model(0.1))  # mypy: arg-type, pyright: reportArgumentType
 app = fs.App(price=model)
 fs.serve(app, http_prt=0)  # mypy: call-arg, pyright: reportCallIssue
-fs.serve(app, http_port="80")  # mypy: arg-type, pyright: reportArgumentType
+fs.serve(app, flight_port="80")  # mypy: arg-type, pyright: reportArgumentType
 fs.serve(model.cls)  # mypy: arg-type, pyright: reportArgumentType
 fs.serve([app])  # mypy: arg-type, pyright: reportArgumentType
 fs.sql.Warehouse({}, replica=2)  # mypy: call-arg, pyright: reportCallIssue
