@@ -2,8 +2,9 @@
 
 An encoder belongs to one answer: `piece` gives the bytes that a batch adds, "" while there is nothing to send yet,
 and `end` the rest. Values are said as `json.columns` says them, in CSV too; there lists and objects are JSON texts, a
-null is an empty field, an empty string is `""`, NaN is `nan`. A result that a form cannot say is NotAcceptable (406):
-the same query can be had as Arrow.
+null is an empty field, an empty string is `""`, NaN is `nan` unless it is to be null. Names that come twice in an
+answer to SQL are numbered, but for Arrow, which has places for columns. A result that a form cannot say is
+NotAcceptable (406): the same query can be had as Arrow.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 import pyarrow.types as pt
@@ -21,7 +23,8 @@ from flightserve.errors import MethodFailed, TooLarge
 from flightserve.frontends.http.bodies import ARROW, CSV, JSON, NDJSON, PARQUET
 from flightserve.frontends.http.errors import NotAcceptable
 from flightserve.frontends.json.columns import JsonColumns
-from flightserve.frontends.json.values import PLAIN_SCALE_MAX, Whole, is_plain, texts_of, values_of
+from flightserve.frontends.json.style import METHODS, Style, numbered
+from flightserve.frontends.json.values import PLAIN_SCALE_MAX, is_plain, texts_of, values_of
 
 # Rows that become text at once: the text and its Python values are several times the size of the columns.
 TEXT_ROWS_MAX: Final = 16_384
@@ -76,8 +79,8 @@ class _Written:
     rows_max = 0
     full = False
 
-    def __init__(self, whole: Whole = "typed") -> None:
-        self._whole = whole
+    def __init__(self, style: Style = METHODS) -> None:
+        self._style = style
         self._sink = Sink()
         self._writer: Any = None
 
@@ -123,12 +126,16 @@ class ParquetPieces(_Written):
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
         try:
-            return super().piece(batch)
+            return super().piece(self._named(batch))
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise _unsayable(PARQUET, error) from error
 
     def _open(self, file: Any, schema: pa.Schema) -> Any:
         return pyarrow.parquet.ParquetWriter(file, schema)
+
+    def _named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        names = _names(batch, self._style)
+        return batch if names == batch.schema.names else batch.rename_columns(names)
 
 
 class CsvPieces(_Written):
@@ -138,16 +145,16 @@ class CsvPieces(_Written):
     form = CSV + b"; charset=utf-8"
     rows_max = TEXT_ROWS_MAX
 
-    def __init__(self, whole: Whole = "typed", before: bytes = b"") -> None:
-        super().__init__(whole)
+    def __init__(self, style: Style = METHODS, before: bytes = b"") -> None:
+        super().__init__(style)
         self._before = before
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
         before, self._before = self._before, b""
         try:
-            columns = [csv_column(column, self._whole) for column in batch.columns]
-            return before + super().piece(pa.RecordBatch.from_arrays(columns, names=batch.schema.names))
+            columns = [csv_column(column, self._style) for column in batch.columns]
+            return before + super().piece(pa.RecordBatch.from_arrays(columns, names=_names(batch, self._style)))
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise _unsayable(CSV, error) from error
 
@@ -162,12 +169,12 @@ class JsonLines:
     rows_max = TEXT_ROWS_MAX
     full = False
 
-    def __init__(self, whole: Whole = "typed") -> None:
-        self._whole = whole
+    def __init__(self, style: Style = METHODS) -> None:
+        self._style = style
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
-        return _json(batch, self._whole).lines()
+        return _json(batch, self._style).lines()
 
     def end(self) -> bytes:
         """Nothing ends it."""
@@ -181,13 +188,13 @@ class JsonRows:
     rows_max = TEXT_ROWS_MAX
     full = False
 
-    def __init__(self, whole: Whole = "typed") -> None:
-        self._whole = whole
+    def __init__(self, style: Style = METHODS) -> None:
+        self._style = style
         self._before = b'{"rows":['
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
-        rows = orjson.dumps(_json(batch, self._whole).rows(0, batch.num_rows), option=orjson.OPT_NON_STR_KEYS)[1:-1]
+        rows = orjson.dumps(_json(batch, self._style).rows(0, batch.num_rows), option=orjson.OPT_NON_STR_KEYS)[1:-1]
         if not rows:
             return b""
         before, self._before = self._before, b","
@@ -206,15 +213,15 @@ class JsonColumnTexts:
     rows_max = TEXT_ROWS_MAX
     full = False
 
-    def __init__(self, bytes_max: int, whole: Whole = "typed") -> None:
+    def __init__(self, bytes_max: int, style: Style = METHODS) -> None:
         self._bytes_max = bytes_max
-        self._whole = whole
+        self._style = style
         self._nbytes = 0
         self._texts: dict[str, list[bytes]] = {}
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
-        for name, values in _json(batch, self._whole).lists():
+        for name, values in _json(batch, self._style).lists():
             texts = self._texts.setdefault(name, [])
             if values:
                 texts.append(orjson.dumps(values, option=orjson.OPT_NON_STR_KEYS)[1:-1])
@@ -241,15 +248,22 @@ ENCODERS: Final[dict[bytes, Callable[..., Encoder]]] = {
 }
 
 
-def csv_column(array: pa.Array, whole: Whole = "typed") -> pa.Array:
+def _names(batch: pa.RecordBatch, style: Style) -> list[str]:
+    names: list[str] = batch.schema.names
+    return numbered(names) if style.unique and len(set(names)) < len(names) else names
+
+
+def csv_column(array: pa.Array, style: Style = METHODS) -> pa.Array:
     """A column as CSV has it: numbers, booleans and strings as they are, instants and decimals as their texts,
     everything else as its JSON. Its type depends on the column's type alone: the file has one for all batches. Raises
     as `values_of`."""
     kind = array.type
     if pt.is_dictionary(kind):
-        return csv_column(array.dictionary_decode(), whole)
+        return csv_column(array.dictionary_decode(), style)
     if pt.is_string_view(kind):
         return array.cast(pa.string())
+    if pt.is_floating(kind) and style.nan == "null":
+        return pc.if_else(pc.is_finite(array), array, None)
     if pt.is_time(kind):
         array.validate(full=True)
         return array
@@ -262,13 +276,13 @@ def csv_column(array: pa.Array, whole: Whole = "typed") -> pa.Array:
         return array.cast(pa.int64())
     if pt.is_timestamp(kind) or pt.is_date(kind) or pt.is_null(kind):
         return texts_of(array)
-    texts = [v if v is None or isinstance(v, str) else orjson.dumps(v).decode() for v in values_of(array, whole)]
+    texts = [v if v is None or isinstance(v, str) else orjson.dumps(v).decode() for v in values_of(array, style)]
     return pa.array(texts, pa.string())
 
 
-def _json(batch: pa.RecordBatch, whole: Whole) -> JsonColumns:
+def _json(batch: pa.RecordBatch, style: Style) -> JsonColumns:
     try:
-        return JsonColumns(batch, whole)
+        return JsonColumns(batch, style)
     except MethodFailed as error:
         raise NotAcceptable(error.message) from error
 

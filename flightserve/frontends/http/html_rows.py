@@ -18,7 +18,8 @@ import pyarrow.types as pt
 from flightserve.frontends.http.bodies import HTML
 from flightserve.frontends.http.errors import NotAcceptable
 from flightserve.frontends.http.sql_urls import FORMATS
-from flightserve.frontends.json.values import Whole, values_of
+from flightserve.frontends.json.style import Style
+from flightserve.frontends.json.values import values_of
 
 ROWS_MAX: Final = 1000
 CELL_CHARS_MAX: Final = 2000
@@ -46,11 +47,11 @@ class HtmlRows:
     form = HTML + b"; charset=utf-8"
     rows_max = ROWS_MAX
 
-    def __init__(self, query: str, asked: Sequence[tuple[str, str]], whole: Whole) -> None:
+    def __init__(self, query: str, asked: Sequence[tuple[str, str]], style: Style) -> None:
         """`asked` are the names and values of the URL; the links are made of them."""
         self._query = query
         self._asked = asked
-        self._whole = whole
+        self._style = style
         self._rows = 0
         self._begun = self.full = False
 
@@ -60,7 +61,7 @@ class HtmlRows:
         self.full = shown.num_rows < batch.num_rows
         self._rows += shown.num_rows
         try:
-            columns = [values_of(column, self._whole) for column in shown.columns]
+            columns = [values_of(column, self._style) for column in shown.columns]
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise NotAcceptable("the result cannot be said in text/html; ask for format=arrow") from error
         classes = ["n" if _is_number(kind) else "" for kind in batch.schema.types]

@@ -156,12 +156,14 @@ def _sql(warehouses: list[str]) -> Json:
     values = {"type": "array", "items": {}}
     how = "A list by position, an object by name; a list of those: one execution for each."
     large = "How JSON has whole numbers beyond 2**53, sums and other decimals without a fraction too."
+    nan = "What NaN and the infinities are; by default null in JSON and text in CSV."
     body: Json = {
         "query": {"type": "string", "description": "One SELECT; parameters are $1, ? or $name."},
         "parameters": {"oneOf": [values, {"type": "object"}, {"type": "null"}], "description": how},
         "warehouse": {"type": "string", "enum": warehouses, "description": "Needed where there are several."},
         "shape": {"type": "string", "enum": ["rows", "columns"], "default": "rows"},
         "integers": {"type": "string", "enum": ["text", "number"], "default": "text", "description": large},
+        "nan": {"type": "string", "enum": ["null", "text"], "description": nan},
     }
     rows = {"type": "array", "items": {"type": "object"}}
     columns = {"type": "object", "additionalProperties": {"type": "array"}}

@@ -14,9 +14,8 @@ types are those of JSON; the warehouse converts them to what the query takes the
 `x-warehouse`) is needed where there are several. The answer's form follows `Accept`: JSON, NDJSON, CSV, Arrow or
 Parquet, streamed as the engine produces it. With `"shape": "columns"` JSON goes by columns; that one is collected.
 
-Values are as in `json.columns`, but for whole numbers: a sum of integers is a decimal for Arrow, and a client that has
-but floats reads no number beyond 2**53 exactly. So a whole number, a decimal's without a fraction too, is a number up
-to 2**53 and a text beyond; with `"integers": "number"` it is always a number. In CSV all are numbers.
+Values are as in `json.columns`, numbers by `"integers"` and `"nan"` as `json.style` says; names that come twice are
+numbered, but in Arrow.
 
 A body of `text/plain` or `application/sql` is the query's text; all else is in the URL then, as of a `GET`, which
 `sql_urls` reads. `HEAD` says what `GET` would, and runs nothing. Before a `GET` runs, its statement is described: where
@@ -52,6 +51,7 @@ from flightserve.frontends.http.html_rows import POLICY, HtmlRows
 from flightserve.frontends.http.sql_urls import InUrl, in_url, is_text
 from flightserve.frontends.json.arrays import BadValue, infer_array
 from flightserve.frontends.json.columns import keys_within, refuse_repeated_keys
+from flightserve.frontends.json.style import Style, sql_style
 from flightserve.frontends.sql.calls import SqlCalls
 from flightserve.frontends.sql.gateway import Statement, choose
 
@@ -80,6 +80,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     warehouse: str | msgspec.UnsetType = _UNSET
     shape: Literal["rows", "columns"] | msgspec.UnsetType = _UNSET
     integers: Literal["text", "number"] | msgspec.UnsetType = _UNSET
+    nan: Literal["null", "text"] | msgspec.UnsetType = _UNSET
 
 
 _DECODER: Final = msgspec.json.Decoder(_Body)
@@ -87,13 +88,13 @@ _DECODER: Final = msgspec.json.Decoder(_Body)
 
 @dataclass(frozen=True, slots=True)
 class SqlRequest:
-    """A parsed body. `parameters` is an Arrow IPC stream, or empty; `integers` is how large ones are said."""
+    """A parsed body. `parameters` is an Arrow IPC stream, or empty."""
 
     query: str
     parameters: bytes
     warehouse: str
     as_rows: bool
-    integers: Literal["text", "number"] = "text"
+    style: Style
 
 
 def is_query(route: CallRoute) -> bool:
@@ -160,7 +161,7 @@ async def _start_by_url(
         # Whatever it is, the run says it better; and some are bound only by running.
         tag = ""
     if tag:
-        etag = etag_of(tag, (encoder.form, url.shape, url.integers, url.bom))
+        etag = etag_of(tag, (encoder.form, url.shape, url.integers, url.nan, url.bom))
         exchange.good_lines = lines + kept_lines(etag)
         if is_named(etag, exchange.headers.get(b"if-none-match")):
             exchange.not_modified()
@@ -180,12 +181,12 @@ async def _start_by_url(
 def _encoder(exchange: Exchange, asked: SqlRequest, limits: EdgeLimits) -> Encoder:
     form, url = exchange.form_out, exchange.body
     if form == JSON and not asked.as_rows:
-        return JsonColumnTexts(limits.json_bytes_max, asked.integers)
+        return JsonColumnTexts(limits.json_bytes_max, asked.style)
     if form == HTML:
-        return HtmlRows(asked.query, url.pairs, asked.integers)
+        return HtmlRows(asked.query, url.pairs, asked.style)
     if form == CSV and url is not None and url.bom:
-        return CsvPieces(asked.integers, _BYTE_ORDER_MARK)
-    return ENCODERS[form](asked.integers)
+        return CsvPieces(asked.style, _BYTE_ORDER_MARK)
+    return ENCODERS[form](asked.style)
 
 
 def _warehouse(in_body: str, in_header: str | None) -> str | None:
@@ -207,7 +208,7 @@ def _read_url(url: InUrl, body: bytes, limits: EdgeLimits) -> SqlRequest:
         # As a body's, with the bounds of one.
         given = parse(b'{"query":"","parameters":%b}' % url.parameters.encode(), limits).parameters
     parameters = given if isinstance(given, bytes) else parameters_of(given, limits)
-    return SqlRequest(query, parameters, url.warehouse, url.shape != "columns", url.integers)
+    return SqlRequest(query, parameters, url.warehouse, url.shape != "columns", sql_style(url.integers, url.nan))
 
 
 def parse(data: bytes, limits: EdgeLimits) -> SqlRequest:
@@ -220,12 +221,13 @@ def parse(data: bytes, limits: EdgeLimits) -> SqlRequest:
         raise InvalidArgument(f"the body nests deeper than {limits.json_depth_max}") from error
     except msgspec.DecodeError as error:
         raise InvalidArgument(f'the body is not {{"query": "...", "parameters": [...]}}: {error}') from error
-    fields = (body.query, body.parameters, body.warehouse, body.shape, body.integers)
+    fields = (body.query, body.parameters, body.warehouse, body.shape, body.integers, body.nan)
     keys = sum(field is not _UNSET for field in fields) + keys_within([body.parameters], 1, limits)
     refuse_repeated_keys(data, keys)
     given = None if body.parameters is _UNSET else body.parameters
     parameters = parameters_of(given, limits)
-    return SqlRequest(body.query, parameters, body.warehouse or "", body.shape != "columns", body.integers or "text")
+    style = sql_style(body.integers or "text", body.nan or "")
+    return SqlRequest(body.query, parameters, body.warehouse or "", body.shape != "columns", style)
 
 
 def parameters_of(given: Any, limits: EdgeLimits) -> bytes:

@@ -8,19 +8,20 @@
 | `format` | a key of `FORMATS`; it counts more than `Accept` |
 | `filename` | what the answer is called when it is kept; its ending is added |
 | `bom` | `1`: CSV begins with a byte order mark, by which Excel knows UTF-8 |
-| `warehouse`, `shape`, `integers` | as in a body |
+| `warehouse`, `shape`, `integers`, `nan` | as in a body |
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import httptools
 
 from flightserve.errors import InvalidArgument
 from flightserve.frontends.http.bodies import ARROW, CSV, HTML, JSON, NDJSON, PARQUET
+from flightserve.frontends.json.style import INTEGERS, NANS
 
 FORMATS: Final = {"json": JSON, "ndjson": NDJSON, "csv": CSV, "arrow": ARROW, "parquet": PARQUET, "html": HTML}
 # Parts of one URL, most of them parameters.
@@ -28,7 +29,8 @@ PARTS_MAX: Final = 256
 _CHOICES: Final = {
     "format": tuple(FORMATS),
     "shape": ("rows", "columns"),
-    "integers": ("text", "number"),
+    "integers": INTEGERS,
+    "nan": NANS,
     "bom": ("0", "1"),
 }
 _NAMES: Final = ("query", "parameters", "warehouse", "filename", *_CHOICES)
@@ -47,7 +49,8 @@ class InUrl:
     warehouse: str
     format: bytes
     shape: str
-    integers: Literal["text", "number"]
+    integers: str
+    nan: str
     filename: str
     bom: bool
     pairs: tuple[tuple[str, str], ...]
@@ -78,7 +81,8 @@ def in_url(url: bytes, with_query: bool) -> InUrl:
         warehouse=get("warehouse", ""),
         format=form,
         shape=get("shape", "rows"),
-        integers=cast(Literal["text", "number"], get("integers", "text")),
+        integers=get("integers", "text"),
+        nan=get("nan", ""),
         filename=get("filename", ""),
         bom=get("bom") == "1",
         pairs=tuple(pairs),

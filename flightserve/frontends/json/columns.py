@@ -23,8 +23,7 @@ A body is `{"columns": {"a": [1, 2]}}` or `{"rows": [{"a": 1}, {"a": 2}]}`; the 
 | union | the value | not taken |
 | extension | its storage | its storage |
 
-Answers to SQL differ in one thing (`http.sql`): whole numbers, a decimal's without a fraction too, are numbers up to
-2**53 and texts beyond.
+Answers to SQL differ in their numbers, and where a name comes twice (`json.style`).
 
 Where a method declares no schema, a column's type follows from its own values: int64 (uint64 where a value needs
 it), float64 where there are fractions, string, boolean, null where there is nothing else; lists and objects as
@@ -65,7 +64,8 @@ from flightserve.frontends.json.arrays import (
     infer_array,
     infer_type,
 )
-from flightserve.frontends.json.values import Whole, values_of
+from flightserve.frontends.json.style import METHODS, Style, numbered
+from flightserve.frontends.json.values import values_of
 
 Columns = dict[str, list[Any]]
 
@@ -325,13 +325,16 @@ class JsonColumns:
 
     __slots__ = ("_lists", "names")
 
-    def __init__(self, batch: pa.RecordBatch, whole: Whole = "typed") -> None:
+    def __init__(self, batch: pa.RecordBatch, style: Style = METHODS) -> None:
         """Raises MethodFailed for a batch that JSON cannot say."""
-        self.names: list[str] = batch.schema.names
-        if len(set(self.names)) != len(self.names):
-            raise MethodFailed(f"the reply has two columns of one name ({', '.join(self.names[:16])}); ask for Arrow")
+        names: list[str] = batch.schema.names
+        if len(set(names)) != len(names):
+            if not style.unique:
+                raise MethodFailed(f"the reply has two columns of one name ({', '.join(names[:16])}); ask for Arrow")
+            names = numbered(names)
+        self.names = names
         try:
-            self._lists = [values_of(column, whole) for column in batch.columns]
+            self._lists = [values_of(column, style) for column in batch.columns]
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise MethodFailed(f"the reply cannot be said in JSON; ask for Arrow: {str(error)[:200]}") from error
 

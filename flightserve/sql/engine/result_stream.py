@@ -11,13 +11,13 @@ import collections
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import duckdb
 import pyarrow as pa
 
 from flightserve.clock import NEVER_NS
-from flightserve.errors import Cancelled, DeadlineExceeded, InvalidArgument, OutOfMemory
+from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, InvalidArgument, OutOfMemory
 from flightserve.sql.engine import Engine
 from flightserve.sql.engine.bound_queries import BoundQuery, bound_key
 from flightserve.sql.engine.columns import Refusals, project
@@ -30,6 +30,7 @@ from flightserve.sql.engine.result_batches import (
     plain_schema,
     write_out_dictionaries,
 )
+from flightserve.sql.statements.explaining import ExplainForm, as_typed, told
 
 # Rows the engine hands over at once: half as many cost a quarter more time, more delay the first.
 READ_ROWS: Final = 16_384
@@ -210,3 +211,28 @@ class ResultStream:
         if isinstance(failure, OutOfMemory):
             self._watch.relieve()
         return failure
+
+
+class ProfileStream(ResultStream):
+    """What EXPLAIN ANALYZE gives, as far as strangers are told (`sql.statements.explaining`)."""
+
+    form: ClassVar[ExplainForm] = "profile"
+
+    def _next(self) -> pa.RecordBatch | None:
+        batch = super()._next()
+        if batch is None:
+            return None
+        texts = [told(text, self.form) for text in batch.column(1).to_pylist()]
+        return pa.RecordBatch.from_arrays([batch.column(0), pa.array(texts, pa.string())], schema=batch.schema)
+
+    def _failed(self, error: BaseException) -> BaseException:
+        failure = super()._failed(error)
+        if isinstance(failure, FlightserveError):
+            return type(failure)(as_typed(failure.message))
+        return failure
+
+
+class JsonProfileStream(ProfileStream):
+    """The same as JSON."""
+
+    form = "profile as json"

@@ -20,7 +20,15 @@ from flightserve.contracts.warehouse import SQL_BYTES_MAX
 from flightserve.errors import InvalidArgument, PermissionDenied, TooLarge, Unimplemented
 from flightserve.sql.engine.errors import translate
 from flightserve.sql.statements import policy
-from flightserve.sql.statements.session_statements import find_substitute, first_word
+from flightserve.sql.statements.explaining import Explain, ExplainForm, read_explain
+from flightserve.sql.statements.pivots import BEGINNINGS, PivotValuesMissing, find_open_pivot
+from flightserve.sql.statements.session_statements import (
+    SETTINGS,
+    InUse,
+    find_substitute,
+    first_word,
+    setting_value,
+)
 from flightserve.sql.statements.statement_cache import StatementCache
 
 DEPTH_MAX: Final = 4000
@@ -34,11 +42,11 @@ class ParsedStatement:
 
     `tree` is its query as the engine's parser gives it (of an EXPLAIN: what is explained, which begins at the byte
     `begins` of `text`; the places in the tree count from there), `parameters` the names of its parameters in the order
-    of their numbers; `?` and `$1` are called "1" and so on.
+    of their numbers; `?` and `$1` are called "1" and so on. `explain` says how it is explained, "" where it is run.
     """
 
     text: str
-    explain: bool
+    explain: ExplainForm
     tree: Tree = field(repr=False)
     parameters: tuple[str, ...]
     begins: int = 0
@@ -58,9 +66,11 @@ class Parser:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, tables: frozenset[str], catalog: str) -> None:
         self._connection = connection
-        self._catalog = catalog
         self._lock = threading.Lock()
         self._tables = tables
+        rows = connection.execute("SELECT lower(name), value FROM duckdb_settings()").fetchall()
+        known = {name: setting_value(value) for name, value in rows if name in SETTINGS}
+        self._in_use = InUse(catalog, tables, known)
         rows = connection.execute(
             "SELECT lower(view_name) FROM duckdb_views() WHERE internal "
             "UNION SELECT lower(table_name) FROM duckdb_tables() WHERE internal"
@@ -101,24 +111,29 @@ class Parser:
             raise translate(error) from error
         if len(found) != 1:
             raise InvalidArgument(f"{len(found)} statements came; send one at a time")
-        text = _bare(found[0].query)
-        if found[0].type.name not in (_SELECT, _EXPLAIN):
-            text, explain = self._harmless(found[0]), False
-        else:
-            explain = found[0].type.name == _EXPLAIN
-        query = _explained(text) if explain else text
-        tree, order = self._tree(query)
-        if explain and set(found[0].named_parameters) != set(order):
-            raise InvalidArgument("EXPLAIN takes no options here: EXPLAIN SELECT ...")
+        text, kind = _bare(found[0].query), _kind(found[0])
+        if kind == _EXPLAIN:
+            return self._explained(read_explain(text), frozenset(found[0].named_parameters))
+        if kind != _SELECT:
+            text = self._harmless(found[0])
+        tree, order = self._tree(text)
         self._check(tree)
-        return ParsedStatement(text, explain, tree, order, len(text.encode()) - len(query.encode()))
+        return ParsedStatement(text, "", tree, order)
+
+    def _explained(self, explain: Explain, parameters: frozenset[str]) -> ParsedStatement:
+        tree, order = self._tree(explain.query)
+        if parameters != set(order):
+            raise InvalidArgument("EXPLAIN takes no parameters but those of the query")
+        self._check(tree)
+        text = explain.text
+        return ParsedStatement(text, explain.form, tree, order, len(text.encode()) - len(explain.query.encode()))
 
     def _harmless(self, statement: duckdb.Statement) -> str:
         """The query that answers a statement that is none. Raises PermissionDenied where there is none."""
-        if statement.type.name == "MULTI":
-            raise Unimplemented(_MULTI)
-        kind, text = statement.type.name, statement.query
-        query = None if statement.named_parameters else find_substitute(kind, text, self._catalog, self._tables)
+        kind, text = _kind(statement), statement.query
+        if kind == "MULTI" and first_word(text) in BEGINNINGS:
+            raise PivotValuesMissing(find_open_pivot(text))
+        query = None if statement.named_parameters else find_substitute(kind, text, self._in_use)
         if query is None:
             raise PermissionDenied(_refusal(statement))
         return query
@@ -134,7 +149,8 @@ class Parser:
         if found.get("error"):
             message = found.get("error_message", "")
             if "Only SELECT" in message:
-                raise PermissionDenied("only queries are run and explained here: this server is read-only")
+                what = f"{first_word(text)} statements" if first_word(text) else "this statement"
+                raise PermissionDenied(f"{what} are not explained here: this server is read-only")
             if found.get("error_type") == "not implemented":
                 raise Unimplemented(message)
             raise InvalidArgument(message or "the statement cannot be parsed")
@@ -207,6 +223,8 @@ class Parser:
 
     def _check_function(self, node: Tree) -> None:
         name = function_name(node)
+        if name == "current_setting" and _setting(node) in self._in_use.settings:
+            return
         if policy.is_refused(name) or (name in self.volatile and name not in policy.VOLATILE_ALLOWED):
             raise PermissionDenied(f"{name}() is not allowed here")
         if name in policy.STRUCTURED and not all(map(_is_plain, _structures(node))):
@@ -218,6 +236,12 @@ class Parser:
 def _structures(node: Tree) -> Iterator[Tree]:
     """What may be the second argument of the call: all but the first, and that too where it has a name."""
     return (each["expression"] for n, each in enumerate(node["arguments"]) if n or each["name"])
+
+
+def _setting(node: Tree) -> str:
+    """The setting that is asked for, where its name is written out."""
+    literal = node["arguments"][0]["expression"].get("literal") or {} if len(node["arguments"]) == 1 else {}
+    return str(literal.get("text", "")).lower() if literal.get("kind") == "STRING" else ""
 
 
 def _is_plain(expression: Tree) -> bool:
@@ -322,31 +346,25 @@ _EXPLAIN: Final = "EXPLAIN"
 # Words that say nothing of what follows.
 _BEGIN_ANYTHING: Final = frozenset({"FROM", "WITH"})
 _MIXED: Final = "Mixing named and positional"
-# What each kind is called when it is refused.
-_MULTI: Final = "PIVOT without the values to pivot on is several statements; name them: PIVOT ... ON column IN (...)"
+
+
+def _kind(statement: duckdb.Statement) -> str:
+    """The engine's name for what the statement is; "" where its Python has none, as of UPDATE EXTENSIONS."""
+    try:
+        return str(statement.type.name)
+    except ValueError:
+        return ""
 
 
 def _refusal(statement: duckdb.Statement) -> str:
     """Why the statement is refused, under the name that it was typed with."""
-    kind, word = statement.type.name.replace("_", " "), first_word(statement.query)
+    kind, word = _kind(statement).replace("_", " "), first_word(statement.query)
     named = kind if not word or word in _BEGIN_ANYTHING or kind.startswith(word) else word
     if named in ("SET", "RESET"):
         return f"{named} statements are not allowed: settings stay as they are, and can only be set to that"
     if named == "USE":
         return "USE statements are not allowed but for the catalog and schema that are in use"
     return f"{named} statements are not allowed: this server is read-only"
-
-
-def _explained(text: str) -> str:
-    """What is explained. EXPLAIN ANALYZE is refused: it runs the statement and shows where files lie."""
-    # Offsets are of bytes.
-    words = [offset for offset, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
-    if len(words) < 2:
-        raise InvalidArgument("EXPLAIN of what?")
-    rest = text.encode()[words[1] :].decode()
-    if rest[:7].upper() == "ANALYZE":
-        raise PermissionDenied("EXPLAIN ANALYZE is not allowed here; EXPLAIN is")
-    return rest
 
 
 def _bare(text: str) -> str:

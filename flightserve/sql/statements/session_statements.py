@@ -3,91 +3,177 @@
 Each is answered by a query in its place that gives what the engine would. The settings stay as they are, transactions
 are of one query each (nothing can be written), and each statement may run on a connection of its own: so what would
 change something is refused, though the engine would take it.
+
+A setting may be set to what it is, or reset, where its name and value say nothing of the machine: SETTINGS has those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-import duckdb
+from flightserve.sql.statements.words import Word, quoted_text, read_words, unquoted
 
-# What may be set, and to what, in lower case: what the engine has them at.
-SETTINGS: Final = {"timezone": frozenset({"utc"})}
+# By their names in lower case.
+SETTINGS: Final = frozenset(
+    {
+        "arrow_large_buffer_size",
+        "arrow_lossless_conversion",
+        "arrow_output_list_view",
+        "arrow_output_version",
+        "calendar",
+        "default_collation",
+        "default_null_order",
+        "default_order",
+        "enable_progress_bar",
+        "enable_progress_bar_print",
+        "errors_as_json",
+        "explain_output",
+        "ieee_floating_point_ops",
+        "integer_division",
+        "null_order",
+        "order_by_non_integer_literal",
+        "ordered_aggregate_threshold",
+        "pivot_filter_threshold",
+        "pivot_limit",
+        "preserve_identifier_case",
+        "preserve_insertion_order",
+        "scalar_subquery_error_on_multiple_rows",
+        "timezone",
+    }
+)
+# The schema in use, by these names.
+PATHS: Final = ("schema", "search_path")
 # No rows of what the engine says of statements that give nothing.
 NOTHING: Final = 'SELECT true AS "Success" WHERE false'
 
 _SCHEMA: Final = "main"
-_TRANSACTIONS: Final = frozenset({"begin", "start", "commit", "end", "rollback", "abort"})
-_WORDS_MAX: Final = 16
+_TRANSACTIONS: Final = frozenset({"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"})
+_WORDS_MAX: Final = 32
+# What values are called beside what the engine calls them.
+_SAME: Final = {
+    **dict.fromkeys(("true", "on", "yes", "1", "t"), "true"),
+    **dict.fromkeys(("false", "off", "no", "0", "f"), "false"),
+    **dict.fromkeys(("etc/utc", "zulu"), "utc"),
+    **dict.fromkeys(("ascending",), "asc"),
+    **dict.fromkeys(("last", "nulls last"), "nulls_last"),
+}
 
 
-def find_substitute(kind: str, text: str, catalog: str, tables: Collection[str]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """What is in use: the catalog, its tables in lower case, and the settings' values, by lower-case names."""
+
+    catalog: str
+    tables: Collection[str]
+    settings: Mapping[str, str]
+
+
+def find_substitute(kind: str, text: str, in_use: InUse) -> str | None:
     """The query that answers the statement, None for one that is not known to be harmless. `kind` is the engine's name
-    for what it is, `catalog` the current one, `tables` are the tables' names in lower case."""
-    words = words_of(text)
-    if not words or len(words) > _WORDS_MAX:
+    for what it is. The query is one of a stranger's still: it is looked at like any."""
+    words = read_words(text)
+    answer = _ANSWERS.get(kind)
+    if not words or answer is None or len(words) > _WORDS_MAX:
         return None
-    first, rest = words[0].lower(), words[1:]
-    if kind == "TRANSACTION" and first in _TRANSACTIONS:
-        return NOTHING
-    if kind == "SET" and first == "use" and _name(rest) in {(catalog.lower(),), (_SCHEMA,), (catalog.lower(), _SCHEMA)}:
-        return NOTHING
-    if kind == "SET" and first == "set" and _sets_what_is(rest):
-        return NOTHING
-    if kind == "PRAGMA" and len(rest) == 4 and [rest[0].lower(), rest[1], rest[3]] == ["table_info", "(", ")"]:
-        table = _unquoted(rest[2])
-        if table.lower() in tables:
-            return f"SELECT * FROM pragma_table_info({_quoted(table)})"
-    return None
+    return answer(words, text, in_use)
 
 
 def first_word(text: str) -> str:
     """The word that the statement begins with, in upper case; "" where it begins with something else."""
-    words = words_of(text)
-    return words[0].upper() if words and words[0].isalpha() else ""
+    words = read_words(text)
+    return words[0].upper if words and words[0].text.isalpha() else ""
 
 
-def words_of(text: str) -> list[str]:
-    """The statement's words and marks, without comments and the semicolon that ends it."""
-    raw = text.encode()
-    tokens = duckdb.tokenize(text)
-    ends = [start for start, _ in tokens[1:]] + [len(raw)]
-    words = [
-        raw[start:end].decode(errors="replace").strip()
-        for (start, kind), end in zip(tokens, ends, strict=True)
-        if kind != duckdb.token_type.comment
-    ]
-    while words and words[-1] == ";":
-        words.pop()
-    return words
+def _transaction(words: Sequence[Word], _: str, __: InUse) -> str | None:
+    return NOTHING if words[0].upper in _TRANSACTIONS else None
 
 
-def _sets_what_is(words: list[str]) -> bool:
-    """[SESSION | GLOBAL] name {= | TO} value, or TIME ZONE value."""
-    lower = [word.lower() for word in words]
-    if lower[:1] in (["session"], ["global"]):
-        words, lower = words[1:], lower[1:]
-    if lower[:2] == ["time", "zone"] and len(lower) == 3:
-        return _unquoted(words[2]).lower() in SETTINGS["timezone"]
-    if len(lower) != 3 or lower[1] not in ("=", "to"):
+def _set(words: Sequence[Word], _: str, in_use: InUse) -> str | None:
+    first, rest = words[0].upper, words[1:]
+    if first == "USE":
+        return NOTHING if _names_schema(_name(rest), in_use) else None
+    if rest and rest[0].upper in ("SESSION", "GLOBAL"):
+        rest = rest[1:]
+    if first == "RESET":
+        return NOTHING if len(rest) == 1 and unquoted(rest[0].text).lower() in in_use.settings else None
+    # `PRAGMA name = value` is one for the engine, too.
+    return NOTHING if first in ("SET", "PRAGMA") and _sets_what_is(rest, in_use) else None
+
+
+def _pragma(words: Sequence[Word], _: str, in_use: InUse) -> str | None:
+    name, rest = words[1].text.lower() if len(words) > 1 else "", words[2:]
+    if name == "database_list" and not rest:
+        return f"SELECT 0::BIGINT AS seq, {quoted_text(in_use.catalog)} AS name, NULL::VARCHAR AS file"
+    if name in _PRAGMAS and not rest:
+        return _PRAGMAS[name]
+    if name == "table_info" and len(rest) > 2 and (rest[0].text, rest[-1].text) == ("(", ")"):
+        return _table_info(rest[1:-1], in_use)
+    return None
+
+
+def _call(words: Sequence[Word], text: str, _: InUse) -> str | None:
+    """A call of a table function is a query of it."""
+    if words[0].upper != "CALL" or len(words) == 1:
+        return None
+    return "FROM " + text.encode()[words[1].start : words[-1].end].decode()
+
+
+_ANSWERS: Final[Mapping[str, Callable[[Sequence[Word], str, InUse], str | None]]] = {
+    "CALL": _call,
+    "PRAGMA": _pragma,
+    "SET": _set,
+    "TRANSACTION": _transaction,
+}
+_PRAGMAS: Final = {
+    "show_databases": "SHOW DATABASES",
+    "show_tables": "SHOW TABLES",
+    "show_tables_expanded": "SHOW ALL TABLES",
+    "version": "FROM pragma_version()",
+}
+
+
+def _table_info(words: Sequence[Word], in_use: InUse) -> str | None:
+    name = _name(words)
+    if len(name) == 1 and words[0].text[0] == "'":
+        # A text, which may be a name with its schema.
+        name = tuple(name[0].split(".")) if name[0] not in in_use.tables else name
+    if not name or name[-1] not in in_use.tables or (name[:-1] and not _names_schema(name[:-1], in_use)):
+        return None
+    return f"FROM pragma_table_info({quoted_text(name[-1])})"
+
+
+def _sets_what_is(words: Sequence[Word], in_use: InUse) -> bool:
+    """name {= | TO} value, or TIME ZONE value."""
+    texts = [word.text.lower() for word in words]
+    if texts[:2] == ["time", "zone"] and len(texts) == 3:
+        texts = ["timezone", "=", texts[2]]
+    if len(texts) < 3 or texts[1] not in ("=", "to"):
         return False
-    return _unquoted(words[2]).lower() in SETTINGS.get(_unquoted(words[0]).lower(), ())
+    name = unquoted(texts[0])
+    if name in PATHS:
+        return _names_schema(_name(words[2:]), in_use) or _names_schema(tuple(unquoted(texts[2]).split(".")), in_use)
+    known = in_use.settings.get(name)
+    return known is not None and (texts[2:] == ["default"] or _value(" ".join(map(unquoted, texts[2:]))) == known)
 
 
-def _name(words: list[str]) -> tuple[str, ...]:
+def setting_value(text: str) -> str:
+    """A setting's value in the form that others are compared with."""
+    return _value(text.lower())
+
+
+def _value(text: str) -> str:
+    return _SAME.get(text, text)
+
+
+def _names_schema(name: tuple[str, ...], in_use: InUse) -> bool:
+    catalog = in_use.catalog.lower()
+    return name in {(catalog,), (_SCHEMA,), (catalog, _SCHEMA)}
+
+
+def _name(words: Sequence[Word]) -> tuple[str, ...]:
     """The parts of a name with dots between them, in lower case; nothing where it is none."""
-    if len(words) % 2 == 0 or any(word != "." for word in words[1::2]):
+    if len(words) % 2 == 0 or any(word.text != "." for word in words[1::2]):
         return ()
-    return tuple(_unquoted(word).lower() for word in words[::2])
-
-
-def _unquoted(word: str) -> str:
-    for quote in "'\"":
-        if len(word) >= 2 and word[0] == word[-1] == quote:
-            return word[1:-1].replace(quote * 2, quote)
-    return word
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return tuple(unquoted(word.text).lower() for word in words[::2])

@@ -33,7 +33,8 @@ from flightserve.sql.engine.errors import translate
 from flightserve.sql.engine.plain_layouts import marks
 from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.engine.result_batches import conform, conforms, plain_schema
-from flightserve.sql.engine.result_stream import OTHER_TYPES, ResultStream
+from flightserve.sql.engine.result_stream import OTHER_TYPES, JsonProfileStream, ProfileStream, ResultStream
+from flightserve.sql.statements.explaining import ExplainForm
 from flightserve.sql.statements.merging import (
     PARAMS,
     RID,
@@ -57,6 +58,7 @@ from flightserve.sql.statements.parameters import (
     waits_for_types,
 )
 from flightserve.sql.statements.parser import ParsedStatement, walk
+from flightserve.sql.statements.pivots import OpenPivot
 from flightserve.sql.statements.statement_cache import COLUMNS_MAX, StatementCache
 from flightserve.sql.warehouse.merged_results import check_sizes, repeat_result, result_too_large
 from flightserve.sql.warehouse.result_cache import Scope, scope_of
@@ -66,6 +68,12 @@ MERGED_ROWS_MAX: Final = 2048
 # Results of one merged query; above that its rows run one by one.
 MERGED_BYTES_MAX: Final = 256 << 20
 EXPLAINED: Final = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
+
+# What reads the result of a statement that is explained so.
+PROFILES: Final[Mapping[ExplainForm, type[ResultStream]]] = {
+    "profile": ProfileStream,
+    "profile as json": JsonProfileStream,
+}
 
 # Parameters that are tried with their own type again, where narrower ones were needed: each costs a binding.
 WIDENED_MAX: Final = 8
@@ -347,6 +355,12 @@ class Runner:
         """Whether nothing is known of the statement's result before its parameters have types."""
         return waits_for_types(self.engine.shadow, prepared.statement)
 
+    def with_pivot_values(self, pivot: OpenPivot, limits: Limits = Limits()) -> str:
+        """The statement with the values that the PIVOT finds in the tables now. Raises what the engine says of the
+        queries for them, Unimplemented for too many."""
+        found = [self.one(self.prepare_for(query, None), [], 0, limits) for query in pivot.queries]
+        return pivot.filled([table.column(0).to_pylist() for table in found])
+
     # ---- running
 
     def run(self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = Limits()) -> pa.Table:
@@ -460,7 +474,8 @@ class Runner:
         keeps_bound = prepared.ran and not prepared.parameters.names
         prepared.ran = True
         values = prepared.parameters.values(columns, row) if prepared.parameters.names else {}
-        return ResultStream(
+        stream = PROFILES.get(prepared.statement.explain, ResultStream)
+        return stream(
             self.engine,
             self.watch,
             prepared.text_for(values) if values else prepared.single,

@@ -36,6 +36,7 @@ from flightserve.sql.engine.memory import MemoryWatch, bound, private_bytes
 from flightserve.sql.engine.query_watch import QueryWatch, WatchedQuery
 from flightserve.sql.sources import Known, described, find_sources, known_columns, split
 from flightserve.sql.statements.parameters import decode_rows
+from flightserve.sql.statements.pivots import PivotValuesMissing
 from flightserve.sql.warehouse.cached import Executions, Result, answer, one_batch
 from flightserve.sql.warehouse.named import NamedQuery, describe_named, prepare_named, schema_message
 from flightserve.sql.warehouse.queries import UNBOUND, Limits, Prepared, Runner
@@ -207,9 +208,7 @@ class WarehouseReplica:
         rows, a result that depends on the parameters' types has no schema."""
         sql, rows = _read(batch)
         with self._tables.using() as tables:
-            prepared, columns = (
-                (tables.runner.prepare_for(sql, None), []) if rows is None else _prepare_for(tables.runner, sql, rows)
-            )
+            prepared, columns = _prepare_for(tables.runner, sql, rows, runs=False)
             if rows is None and _is_open(tables.runner, prepared):
                 taken = pa.schema([(name, pa.null()) for name in prepared.parameters.names])
                 return Description(b"", schema_message(taken), False, "its parameters have no types yet").batch()
@@ -306,18 +305,24 @@ def _check_columns(prepared: Prepared, rows: pa.RecordBatch | None) -> list[pa.A
     return prepared.parameters.columns(rows) if prepared.parameters.names else []
 
 
-def _prepare_for(runner: Runner, sql: str, rows: pa.RecordBatch | None) -> tuple[Prepared, list[pa.Array]]:
-    """The statement for these parameter rows, and their columns. A statement's parameters are no columns of the
-    request, which are right: what is wrong with them is a wrong value (HTTP 400), and no SchemaMismatch (422)."""
+def _prepare_for(
+    runner: Runner, sql: str, rows: pa.RecordBatch | None, runs: bool = True
+) -> tuple[Prepared, list[pa.Array]]:
+    """The statement for these parameter rows, and their columns; one that only is described needs none. A statement's
+    parameters are no columns of the request, which are right: what is wrong with them is a wrong value (HTTP 400), and
+    no SchemaMismatch (422)."""
     try:
         if rows is None:
             prepared = runner.prepare_for(sql, None)
-            return prepared, _check_columns(prepared, None)
+            return prepared, _check_columns(prepared, None) if runs else []
         rows = untagged(rows)
         prepared = runner.prepare_for(sql, rows.schema, rows.slice(0, 1) if rows.num_rows else None)
         return prepared, _check_columns(prepared, rows)
     except SchemaMismatch as error:
         raise InvalidArgument(error.message) from error
+    except PivotValuesMissing as missing:
+        # What the tables hold may change: it is looked up each time.
+        return _prepare_for(runner, runner.with_pivot_values(missing.pivot, _limits()), rows, runs)
 
 
 def _limits() -> Limits:

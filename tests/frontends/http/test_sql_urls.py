@@ -109,6 +109,7 @@ def test_parameters_come_as_json(client: httpx.Client) -> None:
     assert get(client, query, parameters='{"id": 2}').json() == {"rows": [{"name": "Bo"}]}
     assert get(client, "SELECT name FROM people WHERE id = ?", parameters="[1]").json() == {"rows": [{"name": "Ada"}]}
     assert get(client, "SELECT sum(id) * 10000000000000000 AS n FROM people", integers="number").text.count('"') == 4
+    assert get(client, "SELECT 'nan'::DOUBLE AS n", nan="text").json() == {"rows": [{"n": "NaN"}]}
 
 
 def test_other_programs_read_it(addresses: dict[str, str]) -> None:

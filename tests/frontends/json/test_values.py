@@ -3,20 +3,30 @@
 import csv
 import io
 import json
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flightserve.errors import MethodFailed
-from flightserve.frontends.http.encoders import CsvPieces, JsonLines, JsonRows
+from flightserve.frontends.http.encoders import (
+    ArrowPieces,
+    CsvPieces,
+    JsonColumnTexts,
+    JsonLines,
+    JsonRows,
+    ParquetPieces,
+)
 from flightserve.frontends.http.errors import NotAcceptable
 from flightserve.frontends.json.columns import JsonColumns
-from flightserve.frontends.json.values import EXACT_MAX, Whole, values_of
+from flightserve.frontends.json.style import EXACT_MAX, METHODS, Style, numbered, sql_style
+from flightserve.frontends.json.values import values_of
 
 INT64 = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([2**63 - 1, 1 - 2**63, -(2**63), 0])
 INT32 = st.integers(-(2**31), 2**31 - 1) | st.sampled_from([2**31 - 1, 1 - 2**31, -(2**31), 0])
@@ -108,11 +118,11 @@ def nested(name: str, array: pa.Array) -> dict[str, pa.Array]:
     }
 
 
-def said(batch: pa.RecordBatch, whole: Whole) -> list[bytes]:
+def said(batch: pa.RecordBatch, style: Style) -> list[bytes]:
     """The batch in every form of text; of a form that refuses it, why."""
     texts = []
     for form in (JsonRows, JsonLines, CsvPieces):
-        encoder = form(whole)
+        encoder = form(style)
         try:
             texts.append(encoder.piece(batch) + encoder.end())
         except NotAcceptable as error:
@@ -120,16 +130,16 @@ def said(batch: pa.RecordBatch, whole: Whole) -> list[bytes]:
     return texts
 
 
-@pytest.mark.parametrize("whole", ["typed", "text", "number"])
-def test_any_value_is_said_or_refused(whole: Whole) -> None:
+@pytest.mark.parametrize("style", [METHODS, sql_style(), sql_style("number"), sql_style(nan="text")])
+def test_any_value_is_said_or_refused(style: Style) -> None:
     for name, plain in extremes().items():
         for what, array in nested(name, plain).items():
-            for text in said(pa.record_batch([array], names=["x"]), whole):
+            for text in said(pa.record_batch([array], names=["x"]), style):
                 if text.startswith(b"refused"):
                     assert what.endswith(name) and name.startswith("time") and b"acceptable range" in text, what
                 else:
                     assert b"out of range" not in text, what
-            rows, lines, _ = said(pa.record_batch([array], names=["x"]), whole)
+            rows, lines, _ = said(pa.record_batch([array], names=["x"]), style)
             if not rows.startswith(b"refused"):
                 assert json.loads(rows) == {"rows": [json.loads(line) for line in lines.splitlines()]}, what
 
@@ -177,17 +187,63 @@ def test_whole_numbers_in_answers_to_sql(number: int, many: bool) -> None:
     for array in (integers, integers.cast(pa.decimal128(38, 0)), pa.array([v and abs(v) for v in values], pa.uint64())):
         expected = text if pa.types.is_signed_integer(array.type) or pa.types.is_decimal(array.type) else None
         expected = expected or [v if v is None or abs(int(v)) <= EXACT_MAX else str(v) for v in array.to_pylist()]
-        assert values_of(array, "text") == expected
-        assert json.loads(JsonColumns(pa.record_batch([array], ["x"]), "number").encode(0, len(values), False)) == {
-            "columns": {"x": [v if v is None else int(v) for v in array.to_pylist()]}
-        }
+        assert values_of(array, sql_style()) == expected
+        assert json.loads(
+            JsonColumns(pa.record_batch([array], ["x"]), sql_style("number")).encode(0, len(values), False)
+        ) == {"columns": {"x": [v if v is None else int(v) for v in array.to_pylist()]}}
     inner = pa.StructArray.from_arrays([integers], ["a"])
-    assert values_of(inner, "text") == [{"a": v} for v in text]
+    assert values_of(inner, sql_style()) == [{"a": v} for v in text]
     assert values_of(integers) == values, "methods' integers are numbers"
     assert values_of(pa.array([1]).cast(pa.decimal128(38, 0))) == ["1"], "and their decimals texts"
 
 
 def test_numbers_beyond_64_bits_are_numbers_where_they_are_asked_for() -> None:
     batch = pa.record_batch([pa.array([Decimal(10**37), Decimal(-(10**37))], pa.decimal128(38, 0))], names=["x"])
-    assert json.loads(JsonColumns(batch, "number").encode(0, 2, False)) == {"columns": {"x": [10**37, -(10**37)]}}
-    assert json.loads(JsonColumns(batch, "text").encode(0, 2, False)) == {"columns": {"x": [str(10**37), f"-{10**37}"]}}
+    assert json.loads(JsonColumns(batch, sql_style("number")).encode(0, 2, False)) == {
+        "columns": {"x": [10**37, -(10**37)]}
+    }
+    assert json.loads(JsonColumns(batch, sql_style()).encode(0, 2, False)) == {
+        "columns": {"x": [str(10**37), f"-{10**37}"]}
+    }
+
+
+@given(digits=st.integers(-(10**37), 10**37) | st.integers(-(10**16), 10**16), scale=st.integers(1, 37))
+def test_decimals_in_answers_to_sql_are_numbers_where_a_float_keeps_them(digits: int, scale: int) -> None:
+    with localcontext(prec=80):
+        value = Decimal(digits).scaleb(-scale)
+    (said,) = json.loads(orjson.dumps(values_of(pa.array([value], pa.decimal128(38, scale)), sql_style())))
+    assert Decimal(repr(said) if isinstance(said, float) else said) == value, said
+    # The digits count, not the zeros before them.
+    assert isinstance(said, str) == (abs(digits) >= 10**15), said
+
+
+def test_nan_and_infinities_by_choice() -> None:
+    numbers = pa.array([1.5, float("nan"), float("inf"), -float("inf"), None])
+    batch = pa.record_batch([numbers, pa.array([[v] for v in numbers.to_pylist()])], names=["x", "list"])
+    for style in (METHODS, sql_style(), sql_style(nan="null")):
+        rows = json.loads(said(batch, style)[0])["rows"]
+        assert rows == [{"x": v, "list": [v]} for v in (1.5, None, None, None, None)]
+    rows = json.loads(said(batch, sql_style(nan="text"))[0])["rows"]
+    assert rows == [{"x": v, "list": [v]} for v in (1.5, "NaN", "Infinity", "-Infinity", None)]
+    for style in (METHODS, sql_style(), sql_style(nan="text")):
+        assert said(batch.select(["x"]), style)[2] == b'"x"\n1.5\nnan\ninf\n-inf\n\n'
+    assert said(batch.select(["x"]), sql_style(nan="null"))[2] == b'"x"\n1.5\n\n\n\n\n'
+
+
+def test_names_that_come_twice_are_numbered_in_answers_to_sql() -> None:
+    assert numbered(["id", "name", "id", "id"]) == ["id", "name", "id_1", "id_2"]
+    assert numbered(["id", "id", "id_1", "ID_2", "id"]) == ["id", "id_3", "id_1", "ID_2", "id_4"]
+    assert numbered(["a", "A", "a", ""]) == ["a", "A", "a_1", ""]
+    batch = pa.record_batch([pa.array([1]), pa.array([2])], names=["id", "id"])
+    rows, lines, csv = said(batch, sql_style())
+    assert json.loads(rows) == {"rows": [{"id": 1, "id_1": 2}]} and json.loads(lines) == {"id": 1, "id_1": 2}
+    assert csv == b'"id","id_1"\n1,2\n'
+    by_columns = JsonColumnTexts(100, sql_style())
+    assert by_columns.piece(batch) + by_columns.end() == b'{"columns":{"id":[1],"id_1":[2]}}'
+    parquet = ParquetPieces(sql_style())
+    file = parquet.piece(batch) + parquet.piece(batch) + parquet.end()
+    assert pq.read_table(pa.BufferReader(file)).to_pydict() == {"id": [1, 1], "id_1": [2, 2]}
+    arrow = ArrowPieces(sql_style())
+    assert pa.ipc.open_stream(arrow.piece(batch) + arrow.end()).schema.names == ["id", "id"]
+    with pytest.raises(NotAcceptable, match="two columns of one name"):
+        JsonRows().piece(batch)

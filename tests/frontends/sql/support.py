@@ -66,7 +66,7 @@ BAD_QUERIES = [
     ("INSTALL httpfs", "PERMISSION_DENIED", 403),
     ("LOAD httpfs", "PERMISSION_DENIED", 403),
     ("SET threads = 64", "PERMISSION_DENIED", 403),
-    ("PRAGMA database_list", "PERMISSION_DENIED", 403),
+    ("PRAGMA database_size", "PERMISSION_DENIED", 403),
     ("CREATE TABLE t (a INTEGER)", "PERMISSION_DENIED", 403),
     ("DELETE FROM people", "PERMISSION_DENIED", 403),
     ("SELECT * FROM read_csv('/etc/passwd')", "PERMISSION_DENIED", 403),

@@ -102,19 +102,26 @@ WRITES = [
     "SET VARIABLE TimeZone = 'UTC'",
     "SET TIME ZONE 'Asia/Tokyo'",
     "SET schema = 'temp'",
-    "RESET TimeZone",
     "USE temp",
     "USE memory.information_schema",
     "USE system",
     "PRAGMA table_info('/etc/passwd')",
     "PRAGMA table_info('people', 'x')",
     "PRAGMA table_info(secrets)",
-    "PRAGMA database_list",
     "PRAGMA storage_info('people')",
+    "PRAGMA database_size",
     "PRAGMA enable_profiling",
+    "PRAGMA table_info(memory.information_schema.people)",
+    "PRAGMA default_order = 'DESC'",
+    "SET default_order = 'DESC'",
+    "SET search_path = 'main,temp'",
+    "SET temp_directory = ''",
+    "RESET enable_external_access",
+    "UPDATE EXTENSIONS",
+    "CALL read_csv('/etc/passwd')",
+    "CALL pragma_database_size()",
+    "CALL query('SELECT 1')",
     "PRAGMA threads = 4",
-    "PRAGMA version",
-    "CALL pragma_version()",
     "CALL enable_logging()",
     "CHECKPOINT",
     "VACUUM",
@@ -125,9 +132,15 @@ WRITES = [
     "MERGE INTO people USING people AS p ON people.id = p.id WHEN MATCHED THEN DELETE",
     "EXPLAIN INSERT INTO people VALUES (1, '', '', 1)",
     "EXPLAIN COPY people TO 'out.csv'",
-    "EXPLAIN ANALYZE SELECT 1",
     "EXPLAIN ANALYZE INSERT INTO people VALUES (1, '', '', 1)",
-    "explain /* x */ analyze select 1",
+    "EXPLAIN (ANALYZE, FORMAT json) COPY people TO 'out.csv'",
+    "EXPLAIN ANALYZE SELECT * FROM read_csv('/etc/passwd')",
+    "EXPLAIN ANALYZE SET threads = 1",
+    "CREATE TABLE t AS PIVOT people ON team USING count(*)",
+    "COPY (PIVOT people ON team USING count(*)) TO 'out.csv'",
+    "SELECT current_setting('threads')",
+    "SELECT current_setting('time' || 'zone')",
+    "SELECT * FROM sql_auto_complete('SEL')",
     # A CTE may hold statements that write; the engine calls the whole a SELECT.
     "WITH w AS (INSERT INTO people VALUES (7, 'G', 'red', 1) RETURNING *) SELECT * FROM w",
     "WITH w AS (DELETE FROM people RETURNING *) SELECT * FROM w",
@@ -142,6 +155,14 @@ NOTHING = [
     "set session timezone to utc ;",
     "SET GLOBAL /* as it is */ TimeZone='utc' -- it is",
     "SET TIME ZONE 'UTC'",
+    "SET TimeZone TO 'Etc/UTC'",
+    "SET TimeZone TO DEFAULT",
+    "RESET TimeZone",
+    "SET default_null_order = 'NULLS LAST'",
+    "SET enable_progress_bar = off",
+    "PRAGMA default_order = 'ASC'",
+    "SET schema = main",
+    "SET search_path = 'memory.main'",
     "USE memory",
     "USE main",
     'USE "memory" . MAIN;',
@@ -162,7 +183,7 @@ def test_what_changes_nothing_is_answered_as_the_engine_would(engine: Engine, sq
     assert run(engine, "SELECT count(*) AS n FROM people").to_pylist() == [{"n": 6}]
 
 
-@pytest.mark.parametrize("spelled", ["'people'", "people", '"PEOPLE"'])
+@pytest.mark.parametrize("spelled", ["'people'", "people", '"PEOPLE"', "main.people", "'memory.main.people'"])
 def test_pragma_table_info_is_the_function(engine: Engine, spelled: str) -> None:
     got = run(engine, f"PRAGMA table_info({spelled});")
     assert got.equals(run(engine, "FROM pragma_table_info('people')")) and got.num_rows == 4
@@ -185,7 +206,10 @@ def test_the_catalog_in_use_is_the_one_that_may_be_used(folder: Path) -> None:
         ("CHECKPOINT", "CHECKPOINT statements"),
         ("ANALYZE", "ANALYZE statements"),
         ("DEALLOCATE p", "DEALLOCATE statements"),
-        ("/* x */ pragma version", "PRAGMA statements"),
+        ("/* x */ pragma database_size", "PRAGMA statements"),
+        ("explain analyze delete from people", "DELETE statements are not explained"),
+        ("COPY (PIVOT people ON team) TO 'out.csv'", "COPY statements"),
+        ("UPDATE EXTENSIONS", "UPDATE statements"),
         ("drop table people", "DROP statements"),
     ],
 )
@@ -330,7 +354,6 @@ def test_the_engine_is_locked_by_itself(engine: Engine, folder: Path, sql: str) 
         "SELECT CAST(name AS INTEGER) FROM people",
         "SELECT $1, $name",
         "SELECT ?, $name",
-        "EXPLAIN (FORMAT json) SELECT 1",
         "EXPLAIN",
         "SELECT " + "(" * 5000 + "1" + ")" * 5000,
         "SELECT " + "[" * 3000 + "]" * 3000,
@@ -349,9 +372,22 @@ def test_unknown_names_are_not_found(engine: Engine) -> None:
             run(engine, sql)
 
 
-def test_pivot_without_values_says_what_to_write(engine: Engine) -> None:
+def test_pivot_without_values_says_what_to_write_where_it_is_no_query_by_itself(engine: Engine) -> None:
     with pytest.raises(Unimplemented, match=r"PIVOT \.\.\. ON column IN"):
         run(engine, "PIVOT people ON team USING count(*)")
+
+
+def test_pragmas_and_calls_are_the_queries_that_they_stand_for(engine: Engine) -> None:
+    for said, meant in (
+        ("PRAGMA show_tables", "SHOW TABLES"),
+        ("PRAGMA show_tables_expanded;", "SHOW ALL TABLES"),
+        ("PRAGMA version -- of what", "FROM pragma_version()"),
+        ("CALL pragma_version();", "FROM pragma_version()"),
+        ("call range /* three */ (3)", "FROM range(3)"),
+    ):
+        assert run(engine, said).equals(run(engine, meant)), said
+    assert run(engine, "PRAGMA database_list").to_pylist() == [{"seq": 0, "name": "memory", "file": None}]
+    assert run(engine, "SELECT current_setting('TimeZone') AS zone").to_pylist() == [{"zone": "UTC"}]
 
 
 @pytest.mark.parametrize(("extra", "ok"), [(0, True), (1, False)])
