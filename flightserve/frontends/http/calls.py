@@ -32,6 +32,7 @@ from flightserve.frontends.http.bodies import ARROW, JSON, form_in, form_out, pa
 from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ANSWERED
 from flightserve.frontends.http.origin_policy import OriginPolicy
+from flightserve.frontends.http.ranges import KeptAnswers
 from flightserve.frontends.json.columns import JsonColumns, build_all, declared_schema, parse
 from flightserve.frontends.json.text_sizes import text_bytes
 from flightserve.frontends.sql.calls import SqlCalls
@@ -84,6 +85,7 @@ class HttpCalls:
         # The HTTP methods by which a query may come.
         self.sql_by = ("POST", "GET") if self._allow_get else ("POST",)
         self.sql = SqlCalls(service, limits)
+        self.kept_answers = KeptAnswers()
         self.in_flight = 0
         self.tasks: set[asyncio.Task[None]] = set()
         # What `protocol.Edge` asks for beside the methods below.

@@ -33,6 +33,7 @@ from flightserve.types import MethodSpec, RequestMeta
 
 if TYPE_CHECKING:
     from flightserve.frontends.http.protocol import EdgeProtocol
+    from flightserve.frontends.http.ranges import Wanted
 
 # From here on a copy of the body into one write costs more than a second write.
 _JOINED_BYTES_MAX: Final = 16 << 10
@@ -71,6 +72,7 @@ class Exchange:
         "part",
         "pieces",
         "protocol",
+        "ranged",
         "request_id",
         "results",
         "route",
@@ -95,6 +97,8 @@ class Exchange:
         self.cors = self.good_lines = self.error_lines = b""
         # A HEAD: the answer has no body.
         self.head_only = False
+        # A part of the answer, where no more is asked for.
+        self.ranged: Wanted | None = None
         self.size = 0
         self.size_max = 0
         self.state: ExchangeState = READING
@@ -205,6 +209,19 @@ class Exchange:
         else:
             protocol.transport.write(head)
             protocol.transport.write(body)
+
+    def answer_part(self, form: bytes, body: bytes, part: tuple[int, int] | None) -> None:
+        """Write the bytes of a whole answer from and to there, or that it has none there."""
+        if self.state >= ANSWERED:
+            return
+        if part is None:
+            self.good_lines += b"content-range: bytes */%d\r\n" % len(body)
+            self._write_whole(STATUS_LINES[416], form, b"", self.good_lines)
+        else:
+            start, stop = part
+            self.good_lines += b"content-range: bytes %d-%d/%d\r\n" % (start, stop - 1, len(body))
+            self._write_whole(STATUS_LINES[206], form, memoryview(body)[start:stop], self.good_lines)
+        self._end(0)
 
     def not_modified(self) -> None:
         """Say that the client has the answer already: a head, without what would describe a body."""

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 import pyarrow as pa
 
+from flightserve.clock import monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import AsyncCall
 from flightserve.contracts.warehouse import QUERY
@@ -48,6 +49,16 @@ from flightserve.frontends.http.etags import NO_STORE, NOSNIFF, etag_of, is_name
 from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.file_names import disposition
 from flightserve.frontends.http.html_rows import POLICY, HtmlRows
+from flightserve.frontends.http.ranges import (
+    TAGGED_NS,
+    UNTAGGED_NS,
+    WHOLE,
+    KeptAnswers,
+    Range,
+    Wanted,
+    place,
+    read_range,
+)
 from flightserve.frontends.http.sql_urls import InUrl, in_url, is_text
 from flightserve.frontends.json.arrays import BadValue, infer_array
 from flightserve.frontends.json.columns import keys_within, refuse_repeated_keys
@@ -145,37 +156,77 @@ async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[Asyn
     if not by_url:
         exchange.good_lines = lines
         return calls.sql.start(statement, exchange.meta), encoder
-    return await _start_by_url(calls.sql, exchange, statement, lines, encoder), encoder
+    call = await _start_by_url(calls, exchange, statement, lines, encoder)
+    return call, encoder
 
 
 async def _start_by_url(
-    sql: SqlCalls, exchange: Exchange, statement: Statement, lines: bytes, encoder: Encoder
+    calls: HttpCalls, exchange: Exchange, statement: Statement, lines: bytes, encoder: Encoder
 ) -> AsyncCall | None:
     url: InUrl = exchange.body
+    written = (encoder.form, url.shape, url.integers, url.nan, url.bom)
+    if exchange.form_out != HTML:
+        lines += b"accept-ranges: bytes\r\n"
     exchange.good_lines = not_kept = lines + NO_STORE
-    try:
-        tag = await sql.tag_of(statement, exchange.meta)
-    except (InvalidArgument, NotFound, Unimplemented):
-        if exchange.head_only:
-            raise
-        # Whatever it is, the run says it better; and some are bound only by running.
-        tag = ""
+    tag, etag = await _tag_of(calls.sql, exchange, statement), b""
     if tag:
-        etag = etag_of(tag, (encoder.form, url.shape, url.integers, url.nan, url.bom))
+        etag = etag_of(tag, written)
         exchange.good_lines = lines + kept_lines(etag)
         if is_named(etag, exchange.headers.get(b"if-none-match")):
             exchange.not_modified()
             return None
+    client = (exchange.protocol.client or ("",))[0]
+    of_client = Wanted((client, statement, written), _part_of(exchange), UNTAGGED_NS)
+    wanted = Wanted((statement.warehouse, etag), of_client.part, TAGGED_NS) if tag else of_client
+    if _answer_kept(calls.kept_answers, exchange, wanted, encoder.form):
+        return None
     if exchange.head_only:
         exchange.tell(encoder.form)
         return None
+    if wanted.part.begins and wanted.part != WHOLE:
+        exchange.ranged = wanted
     if not tag:
-        return sql.start(statement, exchange.meta)
+        return calls.sql.start(statement, exchange.meta)
 
     def changed() -> None:
         exchange.good_lines = not_kept
+        if exchange.ranged is not None:
+            exchange.ranged = of_client
 
-    return sql.start_tagged(statement, exchange.meta, tag, changed)
+    return calls.sql.start_tagged(statement, exchange.meta, tag, changed)
+
+
+async def _tag_of(sql: SqlCalls, exchange: Exchange, statement: Statement) -> str:
+    try:
+        return await sql.tag_of(statement, exchange.meta)
+    except (InvalidArgument, NotFound, Unimplemented):
+        if exchange.head_only:
+            raise
+        # Whatever it is, the run says it better; and some are bound only by running.
+        return ""
+
+
+def _part_of(exchange: Exchange) -> Range:
+    """What is asked for. Our ETags are weak ones, which `If-Range` may not name."""
+    get = exchange.headers.get
+    if exchange.head_only or exchange.form_out == HTML or get(b"if-range") is not None:
+        return WHOLE
+    return read_range(get(b"range")) or WHOLE
+
+
+def _answer_kept(kept: KeptAnswers, exchange: Exchange, wanted: Wanted, form: bytes) -> bool:
+    """Answer with what is kept, where it is. Without a tag it is for parts alone: a reader that was told its length
+    would never get another."""
+    if wanted.part == WHOLE and wanted.lifetime_ns == UNTAGGED_NS:
+        return False
+    answer = kept.find(wanted, monotonic_ns())
+    if answer is None:
+        return False
+    if wanted.part == WHOLE:
+        exchange.answer(form, answer)
+    else:
+        exchange.answer_part(form, answer, place(wanted.part, len(answer)))
+    return True
 
 
 def _encoder(exchange: Exchange, asked: SqlRequest, limits: EdgeLimits) -> Encoder:

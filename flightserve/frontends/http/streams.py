@@ -8,11 +8,13 @@ produced, as Arrow or as lines of JSON (`application/x-ndjson`); as one JSON obj
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from flightserve.clock import monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import AsyncCall, EncodedStream, Payload, Result
 from flightserve.errors import FlightserveError, TooLarge
@@ -23,6 +25,7 @@ from flightserve.frontends.http.encoders import ENCODERS, Encoder
 from flightserve.frontends.http.errors import error_body
 from flightserve.frontends.http.exchange import Exchange
 from flightserve.frontends.http.exchange_states import ABANDONED, ANSWERING
+from flightserve.frontends.http.ranges import place
 from flightserve.frontends.json.columns import JsonBody, build, declared_schema, parse
 from flightserve.frontends.json.text_sizes import text_bytes
 
@@ -41,7 +44,9 @@ async def run(calls: HttpCalls, exchange: Exchange) -> None:
     try:
         if http_sql.is_query(exchange.route):
             call, encoder = await http_sql.start(calls, exchange, b"".join(await _unpacked(exchange)))
-            if call is not None:
+            if call is not None and exchange.ranged is not None:
+                await _give_part(calls, exchange, call, encoder)
+            elif call is not None:
                 await _stream(calls, exchange, call, encoder)
             return
         payload = await _payload(calls, exchange)
@@ -145,32 +150,68 @@ def _empty(exchange: Exchange) -> pa.RecordBatch:
 async def _stream(calls: HttpCalls, exchange: Exchange, call: AsyncCall, encoder: Encoder) -> None:
     """Write each result as it comes. The head waits for the first rows: until then an error still has a status."""
     held = b""
-    told = False
     try:
-        async for result in call:
-            told = True
-            for batch in _parts(result.batch(), encoder.rows_max, calls.limits.json_bytes_max):
-                held += await _encoded(encoder, batch)
-                if held and (batch.num_rows or exchange.state >= ANSWERING):
+        async with contextlib.aclosing(_pieces(calls, exchange, call, encoder)) as pieces:
+            async for piece, has_rows in pieces:
+                held += piece
+                if held and (has_rows or exchange.state >= ANSWERING):
                     if exchange.state < ANSWERING:
                         exchange.begin(encoder.form)
                     await exchange.write(held)
                     held = b""
-            if encoder.full:
-                break
-        if not told:
-            held = encoder.piece(_empty(exchange))
-        held += encoder.end()
         if exchange.state < ANSWERING:
             exchange.answer(encoder.form, held)
             return
-        await exchange.write(held)
     except FlightserveError as error:
         if exchange.state >= ANSWERING and encoder.form is NDJSON:
             # The last line says what happened; the missing end of the body, that it is not whole.
             await exchange.write(error_body(error, exchange.request_id) + b"\n")
         raise
     exchange.end()
+
+
+async def _pieces(
+    calls: HttpCalls, exchange: Exchange, call: AsyncCall, encoder: Encoder
+) -> AsyncGenerator[tuple[bytes, bool]]:
+    """The body's pieces, and whether each has rows."""
+    told = False
+    async for result in call:
+        told = True
+        for batch in _parts(result.batch(), encoder.rows_max, calls.limits.json_bytes_max):
+            yield await _encoded(encoder, batch), batch.num_rows > 0
+        if encoder.full:
+            break
+    if not told:
+        yield encoder.piece(_empty(exchange)), False
+    yield encoder.end(), False
+
+
+async def _give_part(calls: HttpCalls, exchange: Exchange, call: AsyncCall, encoder: Encoder) -> None:
+    """Make the whole answer, keep it and give a part; give it as it comes where it is too large for that."""
+    size, made = 0, list[bytes]()
+    kept = calls.kept_answers
+    try:
+        async with contextlib.aclosing(_pieces(calls, exchange, call, encoder)) as pieces:
+            async for piece, _ in pieces:
+                if exchange.state < ANSWERING and kept.grow(size, len(piece)):
+                    size += len(piece)
+                    made.append(piece)
+                    continue
+                if exchange.state < ANSWERING:
+                    exchange.begin(encoder.form)
+                    made.append(piece)
+                    piece = b"".join(made)
+                    made.clear()
+                await exchange.write(piece)
+        if exchange.state >= ANSWERING:
+            exchange.end()
+        else:
+            wanted = exchange.ranged
+            assert wanted is not None
+            answer = kept.keep(wanted, b"".join(made), monotonic_ns())
+            exchange.answer_part(encoder.form, answer, place(wanted.part, len(answer)))
+    finally:
+        kept.made(size)
 
 
 def _parts(batch: pa.RecordBatch, rows_max: int, bytes_max: int) -> Iterator[pa.RecordBatch]:

@@ -12,11 +12,13 @@ from urllib.parse import urlencode
 
 import httpx
 import pandas as pd
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
 import flightserve as fs
 from flightserve.config import EdgeLimits
+from flightserve.frontends.http import ranges
 from flightserve.frontends.http.calls import HttpCalls
 from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.server import HttpFrontend
@@ -115,6 +117,66 @@ def test_parameters_come_as_json(client: httpx.Client) -> None:
 def test_other_programs_read_it(addresses: dict[str, str]) -> None:
     url = f"{addresses['open']}/v1/sql?{urlencode({'query': QUERY, 'format': 'csv'})}"
     assert pd.read_csv(url).to_dict("records") == ROWS
+
+
+def test_polars_reads_it_in_parts(addresses: dict[str, str]) -> None:
+    asked = {"query": "SELECT range AS n, 'x' AS t FROM range(50000)", "format": "parquet"}
+    url = f"{addresses['open']}/v1/sql?{urlencode(asked)}"
+    assert pl.read_parquet(url)["n"].sum() == sum(range(50000))
+    assert pl.scan_csv(url.replace("parquet", "csv")).select(pl.col("n").max()).collect().item() == 49999
+    # Another time they are others.
+    drawn = f"{addresses['open']}/v1/sql?{urlencode({'query': 'SELECT random() AS x', 'format': 'csv'})}"
+    assert pl.read_csv(drawn)["x"][0] != pl.read_csv(drawn)["x"][0]
+
+
+def test_parts_are_of_one_answer(client: httpx.Client) -> None:
+    asked = {"query": "SELECT i, uuid() AS u FROM range(2000) t(i)", "format": "csv"}
+
+    def part(wanted: str, **more: str) -> httpx.Response:
+        return client.get("/v1/sql", params=asked | more, headers={"range": wanted})
+
+    first = part("bytes=0-0")
+    size = int(first.headers["content-range"].removeprefix("bytes 0-0/"))
+    assert (first.status_code, first.content, first.headers["content-length"]) == (206, b'"', "1")
+    rest = part("bytes=1-")
+    assert rest.headers["content-range"] == f"bytes 1-{size - 1}/{size}" and len(rest.content) == size - 1
+    assert part(f"bytes=0-{size}").content == first.content + rest.content
+    assert part("bytes=-9").content == rest.content[-9:]
+    assert "content-length" not in client.head("/v1/sql", params=asked).headers
+    beyond = part(f"bytes={size}-")
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+    # Whoever asks for all of it, or begins again, gets another answer.
+    assert get(client, **asked).content != first.content + rest.content
+    assert (part("bytes=0-0").status_code, part("bytes=1-").content == rest.content) == (206, False)
+
+
+def test_the_length_of_an_answer_that_stays_is_told(client: httpx.Client) -> None:
+    asked = {"query": "FROM people ORDER BY id -- kept", "format": "csv"}
+    assert client.get("/v1/sql", params=asked, headers={"range": "bytes=-1"}).status_code == 206
+    whole = client.get("/v1/sql", params=asked)
+    assert client.head("/v1/sql", params=asked).headers["content-length"] == str(len(whole.content))
+    assert client.get("/v1/sql", params=asked, headers={"range": "bytes=1-"}).content == whole.content[1:]
+
+
+def test_where_there_are_no_parts_the_whole_comes(client: httpx.Client) -> None:
+    whole = get(client, format="csv").content
+    for number, headers in enumerate(
+        ({"range": "bytes=5-"}, {"range": "bytes=0-1,3-4"}, {"range": "bytes=0-1", "if-range": 'W/"x"'})
+    ):
+        answer = get(client, QUERY + " -- " + "x" * number, headers, format="csv")
+        assert (answer.status_code, answer.content) == (200, whole), headers
+    page = get(client, QUERY, BROWSER | {"range": "bytes=0-1"})
+    assert page.status_code == 200 and "accept-ranges" not in page.headers
+    assert get(client, "SELECT nothing", {"range": "bytes=0-1"}).status_code == 400
+    posted = client.post("/v1/sql", json={"query": QUERY}, headers={"range": "bytes=0-1"})
+    assert (posted.status_code, posted.json()) == (200, {"rows": ROWS})
+
+
+def test_large_answers_come_whole(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "ANSWER_BYTES_MAX", 100_000)
+    answer = get(client, "FROM range(100000) ORDER BY ALL", {"range": "bytes=0-1"}, format="csv")
+    assert (answer.status_code, answer.text.count("\n")) == (200, 100_001)
+    assert get(client, "FROM range(10) ORDER BY ALL", {"range": "bytes=0-1"}, format="csv").status_code == 206
 
 
 @pytest.mark.parametrize(("form", "ending"), [("csv", "csv"), ("parquet", "parquet"), ("arrow", "arrows")])
