@@ -63,6 +63,7 @@ class DeploymentOptions:
     default_timeout_ms: int = 60_000
     max_timeout_ms: int = 3_600_000
     reentrant: bool = True
+    strict: bool = False
 
 
 class Lanes(NamedTuple):

@@ -11,9 +11,9 @@ from typing import Protocol
 import pyarrow as pa
 
 from flightserve.caller.results import SharedSlice
-from flightserve.caller.staging import MemoryFull
+from flightserve.caller.staging import MemoryFull, Staged, TooMuchWork
 from flightserve.caller.uplink import Deliver
-from flightserve.contracts.service import PartCallback, Passed, Payload
+from flightserve.contracts.service import EncodedStream, PartCallback, Passed, Payload
 from flightserve.errors import Cancelled, FlightserveError, ResourceExhausted
 from flightserve.loops import beside
 from flightserve.types import RequestMeta
@@ -26,14 +26,20 @@ class Submitter(Protocol):
     def submit(
         self,
         target: tuple[str, str],
-        payload: Payload,
+        payload: Payload | Staged,
         parts: Sequence[tuple[int, RequestMeta]],
         deliver: Deliver,
         trusted: bool = False,
     ) -> int:
         """Send requests whose rows lie one after another in the payload. Each part is (rows, meta); the rows of a lone
         one are those of the payload. Returns the id of the first, which those of the others follow. Raises MemoryFull
-        while there is no memory for them, and a FlightserveError where they cannot be sent."""
+        while there is no memory for them, TooMuchWork for rows that are not trusted and are to be staged apart, and a
+        FlightserveError where they cannot be sent."""
+        ...
+
+    def stage_apart(self, target: tuple[str, str], payload: pa.RecordBatch | EncodedStream) -> Staged:
+        """The payload in shared memory, as the method takes it: what `submit` takes in its place. Takes its time.
+        Raises MemoryFull and FlightserveError. Any thread but the loop's."""
         ...
 
     def give_up(self, request_id: int) -> None:
@@ -57,7 +63,9 @@ class Submitter(Protocol):
 class RoutedCall:
     """One request in flight (`contracts.service.AsyncCall`)."""
 
-    __slots__ = ("_events", "_payload", "_request_id", "_submitter", "_waiting", "finished", "meta", "target")
+    __slots__ = (
+        "_events", "_payload", "_request_id", "_staging", "_submitter", "_waiting", "finished", "meta", "target",
+    )  # fmt: skip
 
     def __init__(self, submitter: Submitter, target: tuple[str, str], meta: RequestMeta) -> None:
         self.target = target
@@ -65,17 +73,43 @@ class RoutedCall:
         self._submitter = submitter
         # What is still to be sent.
         self._payload: Payload | None = None
+        self._staging: asyncio.Task[None] | None = None
         self._events: collections.deque[SharedSlice | FlightserveError] = collections.deque()
         self._waiting: asyncio.Future[None] | None = None
         self._request_id = 0
         self.finished = False
 
     def start(self, payload: Payload) -> None:
-        """Send it now, or once there is memory for it. Raises what `Submitter.submit` raises, but MemoryFull."""
+        """Send it now, or once there is memory for it, or a thread has staged it. Raises a FlightserveError where it
+        cannot be sent."""
         try:
-            self._request_id = self._submitter.submit(self.target, payload, [(0, self.meta)], self.deliver)
+            self._send(payload)
         except MemoryFull:
             self._payload = payload
+
+    def _send(self, payload: Payload | Staged) -> None:
+        try:
+            self._request_id = self._submitter.submit(self.target, payload, [(0, self.meta)], self.deliver)
+        except TooMuchWork:
+            rows = payload.payload if isinstance(payload, Staged) else payload
+            assert not isinstance(rows, Passed)
+            staging = self._send_apart(rows)
+            self._staging = beside(asyncio.get_running_loop(), staging, "staging a large request")
+
+    async def _send_apart(self, payload: pa.RecordBatch | EncodedStream) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            staged = await loop.run_in_executor(None, self._submitter.stage_apart, self.target, payload)
+            if not self.finished:
+                self._send(staged)
+        except MemoryFull:
+            # What waits for memory is sent by who waits for the result.
+            self.start_alone(payload)
+        except FlightserveError as error:
+            self.deliver(0, None, error, True)
+        except Exception:
+            self.deliver(0, None, FlightserveError("internal error while the request was staged"), True)
+            raise
 
     def note_sent(self, request_id: int) -> None:
         """It left together with others, under this id."""
@@ -131,7 +165,7 @@ class RoutedCall:
     async def _start_late(self, payload: Payload) -> None:
         self._payload = None
         try:
-            self._request_id = self._submitter.submit(self.target, payload, [(0, self.meta)], self.deliver)
+            self._send(payload)
         except MemoryFull as full:
             self._payload = payload
             try:

@@ -54,7 +54,9 @@ class RouterClient:
         self.destinations = Destinations()
         self.orphans = Orphans(self.memory.pool, requests_max)
         self.sessions = CallerSessions(self.destinations, self.memory, self.orphans, edge)
-        self.submitter = RouterSubmitter(self.destinations, self.sessions, self.orphans, self.memory, requests_max)
+        self.submitter = RouterSubmitter(
+            self.destinations, self.sessions, self.orphans, self.memory, edge, requests_max
+        )
         self.grouping = Grouping(self.destinations, self.submitter, edge)
         self._draining = False
 

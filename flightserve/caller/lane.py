@@ -14,6 +14,7 @@ from flightserve.caller.lane_connection import HASTE_S, PATIENCE_S, LaneConnecti
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.sessions import CallerSessions
+from flightserve.caller.staging import MemoryFull, Staged
 from flightserve.caller.submitter import RouterSubmitter
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.service import Passed, Payload, Reply
@@ -92,7 +93,7 @@ class BlockingLane:
                 self.cancel(key)
 
     def defer(self, submission: Submission, nbytes: int) -> None:
-        """There was no memory for the request: the lane's own thread waits for it."""
+        """It is the lane's own thread that waits for memory, and that stages what others should not wait for."""
         self._deferred.append((submission, nbytes))
         self.wake()
 
@@ -102,16 +103,31 @@ class BlockingLane:
         except IndexError:
             return
         try:
-            self._memory.block_for_room(
-                nbytes,
-                submission.meta.deadline_ns,
-                lambda: self._closed or self._given_up.issuperset(submission.keys),
-            )
             before = submission.destination
-            submission.destination = self._destinations.find((before.deployment, before.method.name))
+            target = (before.deployment, before.method.name)
+            if nbytes:
+                self._wait_for_room(submission, nbytes)
+            else:
+                self._stage_apart(submission, target)
+            submission.destination = self._destinations.find(target)
             self._submit(submission)
         except FlightserveError as error:
             submission.fail(error)
+
+    def _wait_for_room(self, submission: Submission, nbytes: int) -> None:
+        self._memory.block_for_room(
+            nbytes,
+            submission.meta.deadline_ns,
+            lambda: self._closed or self._given_up.issuperset(submission.keys),
+        )
+
+    def _stage_apart(self, submission: Submission, target: tuple[str, str]) -> None:
+        payload = submission.payload.payload if isinstance(submission.payload, Staged) else submission.payload
+        assert not isinstance(payload, Passed)
+        try:
+            submission.payload = self._submitter.stage_apart(target, payload)
+        except MemoryFull as full:
+            self._wait_for_room(submission, full.nbytes)
 
     def _connect(self, router_id: int) -> LaneConnection:
         """The connection to the router that owns the deployment now."""

@@ -24,7 +24,7 @@ import msgspec
 from flightserve.caller.destinations import Destination
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.results import SharedSlice
-from flightserve.caller.staging import MemoryFull
+from flightserve.caller.staging import MemoryFull, Staged, TooMuchWork
 from flightserve.caller.uplink import Pending, Uplink
 from flightserve.clock import monotonic_ns
 from flightserve.contracts.service import Payload
@@ -76,7 +76,8 @@ class SubmittingLane(Protocol):
         ...
 
     def defer(self, submission: Submission, nbytes: int) -> None:
-        """There was no memory for the request, so many bytes: it is the lane's to submit again."""
+        """The request is the lane's to submit again: there was no memory for it, so many bytes; with 0, others would
+        have to wait while it is staged."""
         ...
 
     def submit_late(self, submission: Submission) -> None:
@@ -92,7 +93,7 @@ class Submission(msgspec.Struct, eq=False):
     lane: SubmittingLane
     key: int
     destination: Destination
-    payload: Payload
+    payload: Payload | Staged
     meta: RequestMeta
     parts: Sequence[tuple[int, RequestMeta]] = ()
 
@@ -176,6 +177,9 @@ class LaneConnection:
             )
         except MemoryFull as full:
             lane.defer(submission, full.nbytes)
+            return
+        except TooMuchWork:
+            lane.defer(submission, 0)
             return
         except Exception as error:
             submission.fail(error)

@@ -1,18 +1,30 @@
-"""Rows of requests on their way into shared memory: written once, into a region of this process's pool."""
+"""Rows of requests on their way into shared memory: written once, into a region of this process's pool.
+
+To check, cast and copy rows takes the longer the more they are: 0.3 s for 100 MB of texts. Where others wait meanwhile
+(on the event loop, behind the lock of the lanes' connection) only so much is done (`QUICK_BYTES_MAX`); what is more is
+staged `Apart`, by a thread that nobody waits for, and then sent from where it lies.
+"""
 
 from __future__ import annotations
+
+from typing import Final
 
 import pyarrow as pa
 
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import EncodedStream
-from flightserve.errors import InvalidArgument
-from flightserve.fabric.conversion.casting import fitted
-from flightserve.fabric.memory.batches import SchemaCache, write_batch
+from flightserve.errors import InvalidArgument, TooLarge
+from flightserve.fabric.conversion.casting import fitted, passes
+from flightserve.fabric.memory.batches import END_OF_STREAM, SchemaCache, has_dictionary, write_batch
 from flightserve.fabric.memory.decode import decode_stream, validate_batch
 from flightserve.fabric.memory.segments import SegmentPool
 from flightserve.types import MethodSpec
 from flightserve.wire import frames
+
+# What is checked and copied while others wait, and what a cast may make then.
+QUICK_BYTES_MAX: Final = 1 << 20
+# A schema's message is looked for within these.
+_HEAD_BYTES: Final = 64 << 10
 
 
 class MemoryFull(Exception):
@@ -23,13 +35,48 @@ class MemoryFull(Exception):
         self.nbytes = nbytes
 
 
+class TooMuchWork(Exception):
+    """More than may be done while others wait: the rows are to be staged apart."""
+
+
+class Staged:
+    """A payload that lies in shared memory as a method of that spec takes it. Who sends it takes the region over; if
+    nobody does, it is given back with this object."""
+
+    __slots__ = ("_pool", "_region", "_rows", "payload", "spec")
+
+    def __init__(
+        self, payload: pa.RecordBatch | EncodedStream, spec: MethodSpec, region: frames.Region, rows: int,
+        pool: SegmentPool,
+    ) -> None:  # fmt: skip
+        self.payload = payload
+        self.spec = spec
+        self._rows = rows
+        self._region: frames.Region | None = region
+        self._pool = pool
+
+    def take(self, spec: MethodSpec) -> tuple[frames.Region, int] | None:
+        """The region, from now on the caller's, and its rows; None where a method of that spec may not take them as
+        they are, or somebody has them."""
+        if spec != self.spec or self._region is None:
+            return None
+        region, self._region = self._region, None
+        return region, self._rows
+
+    def __del__(self) -> None:
+        if self._region is not None:
+            self._pool.give_back(self._region.segment, self._region.offset)
+
+
 class Staging:
     """Writes rows for one connection. One thread at a time."""
 
-    def __init__(self, pool: SegmentPool, limits: EdgeLimits) -> None:
+    def __init__(self, pool: SegmentPool, limits: EdgeLimits, others_wait: bool = True) -> None:
         self.limits = limits
         self.schemas = SchemaCache()
         self._pool = pool
+        self._others_wait = others_wait
+        self._cast_bytes_max = min(QUICK_BYTES_MAX, limits.body_bytes_max) if others_wait else limits.body_bytes_max
 
     def allocate(self, nbytes: int) -> tuple[frames.Region, memoryview]:
         """A region of that size. Raises MemoryFull."""
@@ -43,26 +90,41 @@ class Staging:
     ) -> tuple[frames.Region, int]:
         """Write the payload, as the method takes it, into a region: (region, rows). Rows that are not `trusted` are
         validated. Raises InvalidArgument or SchemaMismatch for what the method cannot take, MemoryFull while there is
-        no room."""
+        no room, TooMuchWork where others wait."""
         if isinstance(payload, EncodedStream):
             return self._write_stream(payload, spec, where)
-        if not trusted:
+        if trusted:
+            payload = fitted(payload, spec, where, self.limits.body_bytes_max)
+        else:
+            if self._others_wait and payload.get_total_buffer_size() > QUICK_BYTES_MAX:
+                raise TooMuchWork
             validate_batch(payload, self.limits)
-        payload = fitted(payload, spec, where, self.limits.body_bytes_max)
+            payload = self._fitted(payload, spec, where)
         return write_batch(payload, self.schemas, self.allocate), payload.num_rows
+
+    def _fitted(self, batch: pa.RecordBatch, spec: MethodSpec, where: str) -> pa.RecordBatch:
+        """What is small as it came may be large when cast."""
+        try:
+            return fitted(batch, spec, where, self._cast_bytes_max)
+        except TooLarge:
+            if self._cast_bytes_max < self.limits.body_bytes_max:
+                raise TooMuchWork from None
+            raise
 
     def _write_stream(self, payload: EncodedStream, spec: MethodSpec, where: str) -> tuple[frames.Region, int]:
         nbytes = sum(len(piece) for piece in payload.pieces)
         if nbytes < 8:
             raise InvalidArgument(f"an Arrow IPC stream is expected; the body has {nbytes} bytes")
+        if nbytes > QUICK_BYTES_MAX:
+            if self._others_wait:
+                raise TooMuchWork
+            if self._is_rewritten(payload, spec, where):
+                return self._write_anew(payload, nbytes, spec, where)
         region, memory = self.allocate(nbytes)
         try:
-            position = 0
-            for piece in payload.pieces:
-                memory[position : position + len(piece)] = piece
-                position += len(piece)
+            _copy(payload, memory)
             batch = decode_stream(pa.py_buffer(memory), self.limits)
-            taken = fitted(batch, spec, where, self.limits.body_bytes_max)
+            taken = self._fitted(batch, spec, where)
             if taken is batch and self._is_plain(batch, memory):
                 known = self.schemas.at_head(memory)
                 staged = frames.Region(region.owner, region.segment, region.offset, nbytes, known.schema_id)
@@ -73,6 +135,24 @@ class Staging:
             raise
         self._pool.free(region.segment, region.offset)
         return rewritten, batch.num_rows
+
+    def _is_rewritten(self, payload: EncodedStream, spec: MethodSpec, where: str) -> bool:
+        """Whether the rows cannot stay as they came, by their schema. Then they are read outside of shared memory: two
+        regions for one large request would be had by one while another waits for its second."""
+        head = bytes(payload.pieces[0][:_HEAD_BYTES])
+        end = 8 + int.from_bytes(head[4:8], "little")
+        if len(head) < end:
+            return False
+        schema = decode_stream(pa.py_buffer(head[:end] + END_OF_STREAM), self.limits).schema
+        return has_dictionary(schema) or not passes(spec, schema, where)
+
+    def _write_anew(
+        self, payload: EncodedStream, nbytes: int, spec: MethodSpec, where: str
+    ) -> tuple[frames.Region, int]:
+        encoded = pa.allocate_buffer(nbytes)
+        _copy(payload, memoryview(encoded))
+        batch = fitted(decode_stream(encoded, self.limits), spec, where, self.limits.body_bytes_max)
+        return write_batch(batch, self.schemas, self.allocate), batch.num_rows
 
     def _is_plain(self, batch: pa.RecordBatch, memory: memoryview) -> bool:
         """True when the stream holds one uncompressed batch and nothing else, so that readers of the region
@@ -86,3 +166,29 @@ class Staging:
         expected = pa.ipc.get_record_batch_size(batch)
         rest = len(memory) - start - expected
         return rest == 0 or (rest == 8 and bytes(memory[start + expected :]) == b"\xff\xff\xff\xff\0\0\0\0")
+
+
+class Apart:
+    """Stages for whoever may take its time. Any thread, any number of them."""
+
+    def __init__(self, pool: SegmentPool, limits: EdgeLimits) -> None:
+        self._pool = pool
+        self._limits = limits
+
+    def stage(self, payload: pa.RecordBatch | EncodedStream, spec: MethodSpec, where: str) -> Staged:
+        """Raises what `Staging.write` raises."""
+        region, rows = Staging(self._pool, self._limits, others_wait=False).write(payload, spec, where, False)
+        return Staged(payload, spec, region, rows, self._pool)
+
+
+def _copy(payload: EncodedStream, memory: memoryview) -> None:
+    position = 0
+    if len(memory) <= QUICK_BYTES_MAX:
+        for piece in payload.pieces:
+            memory[position : position + len(piece)] = piece
+            position += len(piece)
+        return
+    # Lets go of the interpreter's lock, for which the event loop would wait.
+    with pa.FixedSizeBufferWriter(pa.py_buffer(memory)) as sink:
+        for piece in payload.pieces:
+            sink.write(piece)

@@ -6,14 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import pyarrow as pa
+
 from flightserve.caller.destinations import Destination, Destinations
 from flightserve.caller.lane_connection import Submission
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.orphans import Orphans
 from flightserve.caller.sessions import CallerSessions
-from flightserve.caller.staging import MemoryFull
+from flightserve.caller.staging import Apart, MemoryFull, Staged, TooMuchWork
 from flightserve.caller.uplink import Deliver
-from flightserve.contracts.service import Payload
+from flightserve.config import EdgeLimits
+from flightserve.contracts.service import EncodedStream, Payload
 from flightserve.errors import Cancelled, Unavailable
 from flightserve.types import RequestMeta
 from flightserve.wire import frames
@@ -31,6 +34,7 @@ class RouterSubmitter:
         sessions: CallerSessions,
         orphans: Orphans,
         memory: CallerMemory,
+        limits: EdgeLimits,
         unsent_max: int,
     ) -> None:
         """So many requests wait for a router at most."""
@@ -41,11 +45,12 @@ class RouterSubmitter:
         self._unsent = sessions.open_uplink(NOWHERE)
         self._unsent.session.credits = unsent_max
         self.wait_for_room = memory.wait_for_room
+        self._apart = Apart(memory.pool, limits)
 
     def submit(
         self,
         target: tuple[str, str],
-        payload: Payload,
+        payload: Payload | Staged,
         parts: Sequence[tuple[int, RequestMeta]],
         deliver: Deliver,
         trusted: bool = False,
@@ -63,7 +68,7 @@ class RouterSubmitter:
     def _keep(
         self,
         destination: Destination,
-        payload: Payload,
+        payload: Payload | Staged,
         parts: Sequence[tuple[int, RequestMeta]],
         deliver: Deliver,
         trusted: bool,
@@ -79,6 +84,11 @@ class RouterSubmitter:
         unsent.answered = unsent.registered
         self._orphans.take_new(sorted(unsent.take_pending()))
         return frame.parts[0].request_id
+
+    def stage_apart(self, target: tuple[str, str], payload: pa.RecordBatch | EncodedStream) -> Staged:
+        """See `Submitter`."""
+        destination = self._destinations.find(target)
+        return self._apart.stage(payload, destination.method, destination.where)
 
     def flush(self) -> None:
         """See `Submitter`."""
@@ -124,6 +134,8 @@ class RouterSubmitter:
             )
         except MemoryFull as full:
             lane.defer(submission, full.nbytes)
+        except TooMuchWork:
+            lane.defer(submission, 0)
         except Exception as error:
             submission.fail(error)
         else:

@@ -21,7 +21,7 @@ import msgspec
 from flightserve.caller.destinations import Destination
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.results import SharedRegion, SharedSlice
-from flightserve.caller.staging import MemoryFull, Staging
+from flightserve.caller.staging import MemoryFull, Staged, Staging
 from flightserve.clock import NS_PER_S
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Passed, Payload
@@ -156,7 +156,7 @@ class Uplink:
     def stage(
         self,
         destination: Destination,
-        payload: Payload,
+        payload: Payload | Staged,
         parts: Sequence[tuple[int, RequestMeta]],
         deliver: Deliver,
         trusted: bool = False,
@@ -175,9 +175,15 @@ class Uplink:
         if passed is not None:
             region, rows = passed.region, passed.batch.num_rows
         else:
-            if isinstance(payload, Passed):
-                payload, trusted = payload.batch, True
-            region, rows = self._staging.write(payload, destination.method, destination.where, trusted)
+            staged = payload.take(destination.method) if isinstance(payload, Staged) else None
+            if staged is not None:
+                region, rows = staged
+            else:
+                if isinstance(payload, Passed):
+                    payload, trusted = payload.batch, True
+                elif isinstance(payload, Staged):
+                    payload = payload.payload
+                region, rows = self._staging.write(payload, destination.method, destination.where, trusted)
             session.outstanding.add((region.segment, region.offset))
         if len(parts) == 1:
             parts = [(rows, parts[0][1])]

@@ -97,7 +97,8 @@ class Marks:
     output: pa.Schema | None = None
     row_aligned: bool = True
     idempotent: bool = True
-    strict: bool = False
+    # None: as the deployment has it.
+    strict: bool | None = None
     example: Example | None = None
 
 
@@ -118,8 +119,8 @@ def method(
     output: pa.Schema | None = None,
     row_aligned: bool = True,
     idempotent: bool = True,
-    strict: bool = False,
-    example: Example | None = None,
+    strict: bool | None = None,
+    example: Example | None = None
 ) -> Callable[[F], F]: ...
 def method(
     function: Any = None,
@@ -129,17 +130,17 @@ def method(
     output: pa.Schema | None = None,
     row_aligned: bool = True,
     idempotent: bool = True,
-    strict: bool = False,
-    example: Example | None = None,
+    strict: bool | None = None,
+    example: Example | None = None
 ) -> Any:
     """Say more of a served method.
 
     `input` and `output` are schemas: requests are checked at the edge, results when the method returns. A
     method with `row_aligned=False` gets one request at a time and may return any number of rows. One with
     `idempotent=False` is never run twice for a request, whatever fails. Columns that are not of the types of `input`
-    are cast where every value stays what it is; with `strict=True` they are refused. `example` are a few rows that the
-    method takes, as columns (`{"price": [9.5]}`) or one by one (`[{"price": 9.5}]`): what `/docs` and `/openapi.json`
-    show.
+    are cast where every value stays what it is; with `strict=True`, here or for the deployment, they are refused.
+    `example` are a few rows that the method takes, as columns (`{"price": [9.5]}`) or one by one (`[{"price": 9.5}]`):
+    what `/docs` and `/openapi.json` show.
     """
     for label, schema in (("input", input), ("output", output)):
         if schema is not None and not isinstance(schema, pa.Schema):
@@ -148,7 +149,7 @@ def method(
         # Batches without columns are refused at the edge: nobody could call it.
         raise ConfigError("@method(input=...) has no columns; leave it out to take whatever comes")
     for label, flag in (("row_aligned", row_aligned), ("idempotent", idempotent), ("strict", strict)):
-        if not isinstance(flag, bool):
+        if not isinstance(flag, bool) and not (label == "strict" and flag is None):
             raise ConfigError(f"@method({label}=...) takes True or False, not {flag!r}")
 
     def note(target: Any) -> Any:

@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     default_timeout_ms: int
     max_timeout_ms: int
     reentrant: bool
+    strict: bool
 
 
 def make_options(changes: Mapping[str, Any], base: DeploymentOptions) -> DeploymentOptions:

@@ -29,7 +29,7 @@ def spec_of(bound: Bound[Any], version: str = "") -> DeploymentSpec:
     if says_itself(bound.cls):
         spec: DeploymentSpec = bound.cls.flightserve_spec(bound, version)  # type: ignore[attr-defined]
         return spec
-    methods = tuple(_method_specs(bound.cls))
+    methods = tuple(_method_specs(bound.cls, bound.settings.strict))
     if not methods:
         raise ConfigError(f"{bound.cls.__name__} has no public method that takes a batch; there is nothing to serve")
     if not version:
@@ -59,13 +59,13 @@ def _version(bound: Bound[Any], methods: tuple[MethodSpec, ...]) -> str:
     return hashlib.blake2b(text + arguments, digest_size=8).hexdigest()
 
 
-def _method_specs(cls: type) -> Iterator[MethodSpec]:
+def _method_specs(cls: type, strict: bool) -> Iterator[MethodSpec]:
     """One spec a served method, in the order they were written, parents first."""
     public = dict(_public(cls))
     words = _batch_words(public)
     for name, raw in public.items():
         if not _is_helper(raw, words):
-            spec = _method_spec(cls, name, raw, own=name in vars(cls))
+            spec = _method_spec(cls, name, raw, own=name in vars(cls), strict=strict)
             if spec is not None:
                 yield spec
 
@@ -121,7 +121,7 @@ def _is_function(value: Any) -> bool:
     return inspect.isroutine(value) or (hasattr(value, "__wrapped__") and callable(value))
 
 
-def _method_spec(cls: type, name: str, raw: Any, *, own: bool) -> MethodSpec | None:
+def _method_spec(cls: type, name: str, raw: Any, *, own: bool, strict: bool) -> MethodSpec | None:
     """The spec, or None for a helper: no parameter for a batch, or inherited and not made for one."""
     function = plain(raw)
     marks: Marks | None = getattr(function, MARKS, None)
@@ -132,14 +132,16 @@ def _method_spec(cls: type, name: str, raw: Any, *, own: bool) -> MethodSpec | N
             if marks is not None:
                 raise ConfigError(f"{where} takes no argument; a served method takes a batch (or a row)")
             return None
-        return _spec_of_function(function, name, where, parameter, marks or Marks())
+        return _spec_of_function(function, name, where, parameter, marks or Marks(), strict)
     except ConfigError:
         if own or marks is not None:
             raise
         return None
 
 
-def _spec_of_function(function: Any, name: str, where: str, parameter: inspect.Parameter, marks: Marks) -> MethodSpec:
+def _spec_of_function(
+    function: Any, name: str, where: str, parameter: inspect.Parameter, marks: Marks, strict: bool
+) -> MethodSpec:
     code = inspect.unwrap(function)
     streaming = inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
     if marks.single_input and streaming:
@@ -156,7 +158,7 @@ def _spec_of_function(function: Any, name: str, where: str, parameter: inspect.P
         input_schema=None if marks.input is None else marks.input.serialize().to_pybytes(),
         output_schema=None if marks.output is None else marks.output.serialize().to_pybytes(),
         doc=first_paragraph(getattr(function, "__doc__", None)),
-        strict=marks.strict,
+        strict=strict if marks.strict is None else marks.strict,
         example=None if marks.example is None else example_stream(marks.example, marks.input, where),
     )
 

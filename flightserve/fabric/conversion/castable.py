@@ -21,6 +21,8 @@ def castable(expected: pa.DataType, got: pa.Field) -> bool:
         return True
     if pa.types.is_dictionary(expected):
         return _family(expected.value_type) is not None and castable(expected.value_type, pa.field("", kind))
+    if isinstance(got.type, pa.BaseExtensionType):
+        return castable(expected, pa.field("", got.type.storage_type))
     if kind != got.type:
         # One value may stand for many rows: only of those whose size is known before.
         return _family(kind) is not None and castable(expected, pa.field("", kind))
@@ -28,11 +30,22 @@ def castable(expected: pa.DataType, got: pa.Field) -> bool:
         return False
     if is_list(expected) and is_list(kind):
         return castable(expected.value_type, kind.value_field)
-    if pa.types.is_map(expected) and pa.types.is_map(kind):
-        return castable(expected.key_type, kind.key_field) and castable(expected.item_type, kind.item_field)
+    if pa.types.is_map(expected) and (entry := _entry(kind)) is not None:
+        key, item = entry
+        return castable(expected.key_type, key) and castable(expected.item_type, item)
     if pa.types.is_struct(expected) and pa.types.is_struct(kind):
         return not differences(pa.schema(list(expected)), pa.schema(list(kind)), castable)
     return (_family(expected), _family(kind)) in _CASTABLE
+
+
+def _entry(kind: pa.DataType) -> tuple[pa.Field, pa.Field] | None:
+    """Key and item of a map, or of a list of entries: what libraries without maps make of one. None for all else."""
+    if pa.types.is_map(kind):
+        return kind.key_field, kind.item_field
+    entry = kind.value_type if is_list(kind) else None
+    if entry is None or not pa.types.is_struct(entry) or [field.name for field in entry] != ["key", "value"]:
+        return None
+    return entry.field(0), entry.field(1)
 
 
 def _holds_views(kind: pa.DataType) -> bool:

@@ -10,94 +10,66 @@ Which columns are cast how is decided once for each schema; `castable` says whic
 
 from __future__ import annotations
 
-import threading
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 import pyarrow as pa
 
 from flightserve.errors import SchemaMismatch
-from flightserve.fabric.conversion.castable import castable
 from flightserve.fabric.conversion.casts import Budget, cast
-from flightserve.fabric.memory.schemas import decode_schema, differences, same_type
+from flightserve.fabric.conversion.plans import Plan, plan_of
+from flightserve.fabric.conversion.required import holds_forbidden_null
 from flightserve.types import MethodSpec
 
-_PLANS_MAX: Final = 1024
 _VALUE_CHARACTERS_MAX: Final = 80
-
-
-class _Plan(NamedTuple):
-    """The columns that are cast, by place. `schema` is whose it is, metadata and all; `result` what it becomes."""
-
-    schema: pa.Schema
-    casts: tuple[tuple[int, pa.DataType], ...]
-    result: pa.Schema
-
-
-_plans: dict[tuple[bytes, bool, pa.Schema], _Plan] = {}
-_last: dict[tuple[bytes, bool], _Plan] = {}
-_lock: Final = threading.Lock()
+_MISFIT_ERRORS: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError)
 
 
 def is_taken(spec: MethodSpec, schema: pa.Schema) -> bool:
-    """Whether rows of that schema are such as the method takes, or may be cast to them."""
+    """Whether rows of that schema are such as the method takes, or may be cast to them, whatever their values."""
     try:
-        taken_as(spec, schema, "")
+        plan = plan_of(spec, schema, "")
     except SchemaMismatch:
         return False
-    return True
+    return plan is None or not any(each.refusal for each in plan.casts)
+
+
+def passes(spec: MethodSpec, schema: pa.Schema, where: str) -> bool:
+    """Whether rows of that schema go on as they are. Raises SchemaMismatch."""
+    plan = plan_of(spec, schema, where)
+    return plan is None or plan.passes
 
 
 def fitted(batch: pa.RecordBatch, spec: MethodSpec, where: str, bytes_max: int) -> pa.RecordBatch:
     """The rows as the method declares its input; the batch itself where they are that. Raises SchemaMismatch that names
     `where` with every column that cannot be taken, or with a row and column whose value does not fit, and TooLarge."""
-    plan = taken_as(spec, batch.schema, where)
+    plan = plan_of(spec, batch.schema, where)
     if plan is None:
         return batch
-    columns = batch.columns
-    budget = Budget(bytes_max)
-    for place, kind in plan.casts:
-        columns[place] = _fit(columns[place], kind, budget, where, batch.schema.names[place])
-    return pa.RecordBatch.from_arrays(columns, schema=plan.result)
+    columns = batch.columns if plan.places is None else [batch.column(place) for place in plan.places]
+    if plan.casts:
+        _cast_columns(columns, plan, where, Budget(bytes_max))
+    for place, field in plan.required:
+        if holds_forbidden_null(columns[place], field):
+            row = _first(columns[place], partial(holds_forbidden_null, field=field))
+            raise SchemaMismatch(f"{where}: row {row} of column {field.name!r} has a null where the schema allows none")
+    return batch if plan.passes else pa.RecordBatch.from_arrays(columns, schema=plan.result)
 
 
-def taken_as(spec: MethodSpec, schema: pa.Schema, where: str) -> _Plan | None:
-    """How rows of that schema are cast; None where they need not be. Raises SchemaMismatch."""
-    if spec.input_schema is None:
-        if not len(schema) and spec.row_aligned:
-            raise SchemaMismatch(f"{where} needs at least one column; the batch has none")
-        return None
-    expected = decode_schema(spec.input_schema)
-    if schema.equals(expected):
-        return None
-    # To look by a schema takes longer than to compare it with that of the request before.
-    before = spec.input_schema, spec.strict
-    plan = _last.get(before)
-    if plan is None or not plan.schema.equals(schema, check_metadata=True):
-        plan = _plans.get((*before, schema))
-        if plan is None or not plan.schema.equals(schema, check_metadata=True):
-            plan = _planned(expected, schema, spec, where)
-        _last[before] = plan
-    return plan if plan.casts else None
+def _cast_columns(columns: list[pa.Array], plan: Plan, where: str, budget: Budget) -> None:
+    """In place."""
+    refused = [each.refusal for each in plan.casts if each.refusal and not _is_without_values(columns[each.place])]
+    if refused:
+        raise SchemaMismatch(f"{where} does not take these columns: {'; '.join(refused)}")
+    for place, kind, refusal in plan.casts:
+        column = pa.nulls(len(columns[place])) if refusal else columns[place]
+        columns[place] = _fit(column, kind, budget, where, plan.result.names[place])
 
 
-def _planned(expected: pa.Schema, schema: pa.Schema, spec: MethodSpec, where: str) -> _Plan:
-    found = differences(expected, schema, same_type if spec.strict else castable)
-    if found:
-        raise SchemaMismatch(f"{where} does not take these columns: {'; '.join(found)}")
-    casts, fields = [], []
-    for place, got in enumerate(schema):
-        kind = expected.field(got.name).type
-        same = same_type(kind, got)
-        fields.append(got if same else expected.field(got.name).with_nullable(True))
-        if not same:
-            casts.append((place, kind))
-    plan = _Plan(schema, tuple(casts), pa.schema(fields, metadata=schema.metadata))
-    with _lock:
-        if len(_plans) >= _PLANS_MAX:
-            _plans.clear()
-            _last.clear()
-        _plans[spec.input_schema or b"", spec.strict, schema] = plan
-    return plan
+def _is_without_values(column: pa.Array) -> bool:
+    """A column of no rows is one of its type: whoever sends it shall learn that the type is wrong."""
+    return len(column) > 0 and column.null_count == len(column)
 
 
 # ---- values
@@ -106,8 +78,8 @@ def _planned(expected: pa.Schema, schema: pa.Schema, spec: MethodSpec, where: st
 def _fit(array: pa.Array, kind: pa.DataType, budget: Budget, where: str, name: str) -> pa.Array:
     try:
         return cast(array, kind, budget)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError) as error:
-        row = _first_misfit(array, kind)
+    except _MISFIT_ERRORS as error:
+        row = _first(array, partial(_misfits, kind=kind, bytes_max=budget.bytes_max))
         reason = str(error).partition("\n")[0][:256]
     if row is None:
         raise SchemaMismatch(f"{where}: column {name!r} cannot be taken as {kind}: {reason}")
@@ -125,24 +97,22 @@ def _shown(value: pa.Scalar) -> str:
     return text if len(text) <= _VALUE_CHARACTERS_MAX else f"{text[: _VALUE_CHARACTERS_MAX - 3]}..."
 
 
-def _first_misfit(array: pa.Array, kind: pa.DataType) -> int | None:
-    """The first row that cannot be cast, by halves; None where each by itself can."""
+def _first(array: pa.Array, fails: Callable[[pa.Array], bool]) -> int | None:
+    """The first row that fails, by halves; None where each by itself does not."""
     start, stop = 0, len(array)
-    if _casts(array, kind):
-        return None
     while stop - start > 1:
         middle = (start + stop) // 2
-        if _casts(array.slice(start, middle - start), kind):
-            start = middle
-        else:
+        if fails(array.slice(start, middle - start)):
             stop = middle
-    return start if not _casts(array.slice(start, 1), kind) else None
+        else:
+            start = middle
+    return start if start < stop and fails(array.slice(start, 1)) else None
 
 
-def _casts(array: pa.Array, kind: pa.DataType) -> bool:
+def _misfits(array: pa.Array, kind: pa.DataType, bytes_max: int) -> bool:
+    """Raises TooLarge: the cast may have ended before it came to what is large."""
     try:
-        # What is made was within bounds when all of it was.
-        cast(array, kind, Budget(1 << 62))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError):
-        return False
-    return True
+        cast(array, kind, Budget(bytes_max))
+    except _MISFIT_ERRORS:
+        return True
+    return False

@@ -39,13 +39,13 @@ class Budget:
     """How many bytes a cast may still make."""
 
     def __init__(self, nbytes: int) -> None:
-        self._max = self._left = nbytes
+        self.bytes_max = self._left = nbytes
 
     def take(self, nbytes: int) -> None:
         """Raises TooLarge."""
         self._left -= nbytes
         if self._left < 0:
-            raise TooLarge(f"as the method declares them, the columns have more than {self._max} bytes")
+            raise TooLarge(f"as the method declares them, the columns have more than {self.bytes_max} bytes")
 
 
 def cast(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
@@ -304,9 +304,19 @@ def _offsets_of(lengths: numpy.ndarray) -> numpy.ndarray:
 
 def _maps(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
     spans = spans_of(array, budget)
-    keys = cast(within(array.keys, spans), kind.key_type, budget)
-    items = cast(within(array.items, spans), kind.item_type, budget)
-    return map_of(array, spans, keys, items, kind)
+    if pa.types.is_map(array.type):
+        keys, items = within(array.keys, spans), within(array.items, spans)
+    else:
+        keys, items = _entries(within(array.values, spans))
+    return map_of(array, spans, cast(keys, kind.key_type, budget), cast(items, kind.item_type, budget), kind)
+
+
+def _entries(values: pa.Array) -> list[pa.Array]:
+    """Keys and items of structs of both, as a library without maps reads one."""
+    keys, items = values.flatten()
+    if keys.null_count:
+        raise pa.ArrowInvalid("a map's key is null")
+    return [keys, items]
 
 
 def map_of(array: pa.Array, spans: Spans, keys: pa.Array, items: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -56,7 +56,7 @@ def differences(
     if repeated:
         found.append(f"more than one {_listed(repeated)}")
     if not repeated:
-        wrong = [_mistyped(field, got.field(field.name), fits) for field in expected if field.name in present]
+        wrong = [mistyped(field, got.field(field.name), fits) for field in expected if field.name in present]
         wrong = [text for text in wrong if text]
         found.extend(wrong[:_LISTED_MAX])
         if len(wrong) > _LISTED_MAX:
@@ -64,7 +64,8 @@ def differences(
     return found
 
 
-def _mistyped(expected: pa.Field, got: pa.Field, fits: Callable[[pa.DataType, pa.Field], bool]) -> str:
+def mistyped(expected: pa.Field, got: pa.Field, fits: Callable[[pa.DataType, pa.Field], bool]) -> str:
+    """What is wrong with a column's type, in words; "" where it fits."""
     if fits(expected.type, got):
         return ""
     return f"column {expected.name!r} is {_short(str(got.type))}, not {_short(str(expected.type))}"

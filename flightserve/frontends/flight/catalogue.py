@@ -39,6 +39,7 @@ def method_info(deployment: DeploymentSpec, method: MethodSpec) -> Any:
         "row_aligned": method.row_aligned,
         "idempotent": method.idempotent,
         "streaming": method.streaming,
+        "strict": method.strict,
         "doc": method.doc,
     }
     descriptor = flight.FlightDescriptor.for_path(deployment.name, method.name)

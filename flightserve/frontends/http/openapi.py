@@ -63,6 +63,7 @@ def describe_method(spec: DeploymentSpec, method: MethodSpec) -> Json:
         "idempotent": method.idempotent,
         "streaming": method.streaming,
         "delimited": method.delimited,
+        "strict": method.strict,
         "input_schema": _fields(method.input_schema),
         "output_schema": _fields(method.output_schema),
         "internal": is_internal(spec, method),

@@ -8,11 +8,15 @@ import itertools
 import random
 from typing import Any
 
+import numpy
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from flightserve.errors import SchemaMismatch, TooLarge
+from flightserve.fabric.conversion import plans
 from flightserve.fabric.conversion.casting import fitted, is_taken
 from flightserve.types import MethodSpec
 
@@ -203,12 +207,133 @@ def test_columns_of_the_declared_type_are_not_copied() -> None:
     spec = MethodSpec("m", input_schema=schema.serialize().to_pybytes())
     same = pa.record_batch({"a": [1], "b": ["x"]}, schema=schema)
     assert fitted(same, spec, "D.m", MAX) is same
-    turned = same.select(["b", "a"]).replace_schema_metadata({"pandas": "{}"})
-    assert fitted(turned, spec, "D.m", MAX) is turned
-    half = pa.record_batch({"b": pa.array(["x"], pa.large_string()), "a": [1]}, metadata={"k": "v"})
+    told = same.replace_schema_metadata({"pandas": "{}"})
+    assert fitted(told, spec, "D.m", MAX) is told
+    half = pa.record_batch({"b": pa.array(["x"], pa.large_string()), "a": [1]}, metadata={"k": "v", "pandas": "{}"})
     got = fitted(half, spec, "D.m", MAX)
     assert got["a"].buffers()[1].address == half["a"].buffers()[1].address
-    assert got.schema.names == ["b", "a"] and got.schema.metadata == {b"k": b"v"} and got["b"].type == pa.string()
+    assert got.schema == schema and got.schema.metadata == {b"k": b"v"}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_columns_come_in_the_order_that_is_declared(strict: bool) -> None:
+    schema = pa.schema([("a", pa.int64()), ("b", pa.string())])
+    spec = MethodSpec("m", input_schema=schema.serialize().to_pybytes(), strict=strict)
+    turned = pa.record_batch({"b": ["x"], "a": [1]}, metadata={"k": "v"})
+    for _ in range(2):
+        got = fitted(turned, spec, "D.m", MAX)
+        assert got.schema.names == ["a", "b"] and got.schema.metadata == {b"k": b"v"}
+        assert got["b"].buffers()[2].address == turned["b"].buffers()[2].address
+
+
+def test_the_index_of_a_pandas_frame_is_left_out() -> None:
+    frame = pd.DataFrame({"c": [2, 3, 1]}).sort_values("c")
+    (batch,) = pa.Table.from_pandas(frame).to_batches()
+    assert batch.schema.names == ["c", "__index_level_0__"]
+    got = fitted(batch, spec_of(pa.int64()), "D.m", MAX)
+    assert got.to_pydict() == {"c": [1, 2, 3]} and not got.schema.metadata
+    asked = pa.schema([("c", pa.int64()), ("__index_level_0__", pa.int64())]).serialize().to_pybytes()
+    assert fitted(batch, MethodSpec("m", input_schema=asked), "D.m", MAX) is batch
+    named = pa.Table.from_pandas(frame.rename_axis("id")).to_batches()[0]
+    for other, strict in ((batch, True), (batch.replace_schema_metadata(), False), (named, False)):
+        with pytest.raises(SchemaMismatch, match=r"unexpected '(__index_level_0__|id)'"):
+            fitted(other, spec_of(pa.int64(), strict), "D.m", MAX)
+
+
+def test_columns_that_hold_no_value() -> None:
+    """As pandas and JavaScript make numbers of what is absent throughout."""
+    spec = MethodSpec(
+        "m", input_schema=pa.schema([("c", pa.string()), ("d", pa.timestamp("us"))]).serialize().to_pybytes()
+    )
+    none = pa.nulls(2, pa.float64())
+    batch = pa.record_batch({"c": none, "d": none})
+    got = fitted(batch, spec, "D.m", MAX)
+    got.validate(full=True)
+    assert got.schema.types == [pa.string(), pa.timestamp("us")] and got.to_pylist() == [{"c": None, "d": None}] * 2
+    # Whether there are values is not known before.
+    assert not is_taken(spec, batch.schema)
+    some = pa.record_batch({"c": none, "d": pa.array([1.0, None])})
+    with pytest.raises(SchemaMismatch, match=r"columns: column 'd' is double, not timestamp\[us\]$"):
+        fitted(some, spec, "D.m", MAX)
+    with pytest.raises(SchemaMismatch, match=r"'c' is double, not string; column 'd' is double"):
+        fitted(batch.slice(0, 0), spec, "D.m", MAX)
+
+
+NESTED = pa.struct([pa.field("a", pa.list_(pa.field("item", pa.int64(), nullable=False)))])
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "row"),
+    [
+        (pa.field("c", pa.int64(), nullable=False), [1, 2, None], 2),
+        (pa.field("c", pa.list_(pa.field("item", pa.int64(), nullable=False))), [[1], None, [2, None]], 2),
+        (pa.field("c", pa.struct([pa.field("a", pa.int64(), nullable=False)])), [None, {"a": 1}, {"a": None}], 2),
+        (pa.field("c", pa.map_(pa.string(), pa.field("value", pa.int64(), nullable=False))), [[("k", None)]], 0),
+        (pa.field("c", NESTED), [{"a": [1]}, {"a": None}, {"a": [None]}], 2),
+    ],
+)
+@pytest.mark.parametrize("cast_to", [True, False])
+def test_nulls_where_none_are_declared(field: pa.Field, values: list[Any], row: int, cast_to: bool) -> None:
+    spec = MethodSpec("m", input_schema=pa.schema([field]).serialize().to_pybytes())
+    kind = pa.array(values, _nullable(field.type, pa.int32() if cast_to else pa.int64())).type
+    column = pa.array(values, kind)
+    with pytest.raises(SchemaMismatch, match=f"D.m: row {row} of column 'c' has a null where the schema allows none"):
+        fitted(pa.record_batch({"c": column}), spec, "D.m", MAX)
+    before = fitted(pa.record_batch({"c": column.slice(0, row)}), spec, "D.m", MAX)
+    assert before["c"].to_pylist() == values[:row]
+    if cast_to and row:
+        assert before.schema.field("c").equals(field)
+
+
+@pytest.mark.parametrize("indices", [[0, 1, 0], [0, None, 0]])
+def test_a_null_may_be_a_category(indices: list[int | None]) -> None:
+    words = pa.DictionaryArray.from_arrays(pa.array(indices, pa.int8()), pa.array(["a", None]))
+    assert cast(words, pa.string()).to_pylist() == ["a", None, "a"]
+    for kind in (pa.string(), words.type):
+        schema = pa.schema([pa.field("c", kind, nullable=False)])
+        spec = MethodSpec("m", input_schema=schema.serialize().to_pybytes())
+        with pytest.raises(SchemaMismatch, match="row 1 of column 'c' has a null"):
+            fitted(pa.record_batch({"c": words}), spec, "D.m", MAX)
+        assert len(fitted(pa.record_batch({"c": words.slice(2)}), spec, "D.m", MAX)) == 1
+
+
+def _nullable(kind: pa.DataType, number: pa.DataType) -> pa.DataType:
+    """The type with other numbers, and nulls wherever."""
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, _nullable(kind.item_type, number))
+    if pa.types.is_list(kind):
+        return pa.list_(_nullable(kind.value_type, number))
+    if pa.types.is_struct(kind):
+        return pa.struct([(each.name, _nullable(each.type, number)) for each in kind])
+    return number if pa.types.is_integer(kind) else kind
+
+
+def test_maps_from_libraries_that_have_none() -> None:
+    rows = [[{"key": "a", "value": 1}], None, [], [{"key": "b", "value": None}, {"key": "a", "value": 2}]]
+    wanted = pa.map_(pa.string(), pa.int32())
+    entries = pl.DataFrame({"c": rows}).to_arrow()["c"].chunk(0)
+    expected = [[("a", 1)], None, [], [("b", None), ("a", 2)]]
+    assert cast(entries, wanted).to_pylist() == expected
+    assert cast(entries.slice(1, 3), wanted).to_pylist() == expected[1:]
+    for bad in ([[{"key": None, "value": 1}]], [[{"key": "a", "value": 1}, None]]):
+        with pytest.raises(SchemaMismatch, match="row 0 of column 'c'"):
+            cast(pa.array(bad, entries.type), wanted)
+    others = pa.list_(pa.struct([("k", pa.string()), ("v", pa.int8())]))
+    assert not is_taken(spec_of(wanted), pa.schema([("c", others)]))
+
+
+def test_what_libraries_wrap_is_what_it_is() -> None:
+    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(numpy.arange(6, dtype=numpy.int64).reshape(3, 2))
+    assert cast(tensor, pa.list_(pa.float32(), 2)).to_pylist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_schema_that_is_large_is_not_remembered() -> None:
+    for number in range(3):
+        batch = pa.record_batch({"c": pa.array([1], pa.int8())}, metadata={"k": f"{number}" * (2 << 20)})
+        assert fitted(batch, spec_of(pa.int64()), "D.m", MAX).schema.metadata == batch.schema.metadata
+    assert plans._plans.weight <= 16 << 20
+    assert not any(len(key[2].metadata or {}) and len(key[2].metadata[b"k"]) > 1 << 20 for key in plans._plans
+                   if b"k" in (key[2].metadata or {}))  # fmt: skip
 
 
 def test_metadata_that_differs_is_not_mistaken_for_another_schema() -> None:
@@ -237,6 +362,15 @@ def test_what_is_large_when_cast_is_refused_before(array: pa.Array) -> None:
     with pytest.raises(TooLarge, match="more than 1048576 bytes"):
         cast(array, pa.string(), 1 << 20)
     assert len(cast(array, pa.string(), 1 << 24)) == 1000
+
+
+def test_what_is_large_is_refused_behind_a_value_that_does_not_fit() -> None:
+    """The row that does not fit is looked for within the same bounds."""
+    bomb = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int8()), pa.array(["x" * 10_000]))
+    numbers = pa.array([1] * 999 + [300])
+    array = pa.StructArray.from_arrays([numbers, bomb], names=["a", "b"])
+    with pytest.raises(TooLarge):
+        cast(array, pa.struct([("a", pa.int8()), ("b", pa.string())]), 1 << 20)
 
 
 def test_views_that_share_values_are_refused() -> None:

@@ -1,0 +1,168 @@
+"""Large rows, and small ones that become large when cast, are staged by a thread that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+import flightserve as fs
+from flightserve.caller import staging
+from flightserve.caller.staging import QUICK_BYTES_MAX
+from flightserve.contracts.service import EncodedStream
+from flightserve.errors import SchemaMismatch
+from flightserve.fabric.memory.batches import stream_of
+from tests.plane import Plane, meta, plane, receive_all, small_limits
+from tests.support import eventually
+
+ROWS = 300_000
+LARGE = pa.record_batch({"i": pa.array(range(ROWS), pa.int64())})
+SMALL = pa.record_batch({"i": pa.array([1, 2], pa.int64())})
+
+
+@fs.deployment(max_batch_rows=1 << 20)
+class Shop:
+    def __init__(self) -> None:
+        self.ran = 0
+
+    @fs.method(input=pa.schema([("i", pa.int32())]), row_aligned=False)
+    def count(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        assert batch.schema.types == [pa.int32()]
+        self.ran += 1
+        return pa.record_batch({"rows": [batch.num_rows], "sum": [pc.sum(batch["i"]).as_py()]})
+
+    @fs.method(input=pa.schema([("s", pa.string())]), row_aligned=False)
+    def read(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.record_batch({"rows": [batch.num_rows]})
+
+
+class Gate:
+    """Threads that decode or validate what is large, or cast, stop here until it opens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads: list[int] = []
+        self._opened = threading.Event()
+        for name in ("decode_stream", "validate_batch"):
+            monkeypatch.setattr(staging, name, self._watched(getattr(staging, name)))
+
+    def _watched(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(rows: Any, limits: Any) -> Any:
+            if (rows.size if isinstance(rows, pa.Buffer) else rows.nbytes) > QUICK_BYTES_MAX:
+                self.threads.append(threading.get_ident())
+                assert self._opened.wait(30)
+            return work(rows, limits)
+
+        return watched
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+def begin(running: Plane, payload: Any) -> concurrent.futures.Future[Any]:
+    """The first row of what a call gives, which begins now."""
+
+    async def collect() -> Any:
+        call = running.client.call("Shop", "count", payload, meta())
+        try:
+            (row,) = [row async for result in call for row in result.batch().to_pylist()]
+            return row
+        finally:
+            call.cancel()
+
+    return asyncio.run_coroutine_threadsafe(collect(), running.loop)
+
+
+def rows_of(running: Plane, method: str, payload: Any) -> list[Any]:
+    return [row for batch in running.call(method, payload) for row in batch.to_pylist()]
+
+
+def stream(batch: pa.RecordBatch) -> EncodedStream:
+    """In two pieces."""
+    encoded = memoryview(stream_of([batch])).cast("B")
+    return EncodedStream((bytes(encoded[: len(encoded) // 2]), bytes(encoded[len(encoded) // 2 :])))
+
+
+@pytest.mark.parametrize("payload", [stream(LARGE), stream(LARGE.cast(pa.schema([("i", pa.int32())]))), LARGE])
+def test_the_event_loop_does_not_wait_for_large_rows(monkeypatch: pytest.MonkeyPatch, payload: Any) -> None:
+    gate = Gate(monkeypatch)
+    with plane(Shop.bind()) as running:
+        large = begin(running, payload)
+        eventually(lambda: gate.threads, what="a thread stages the rows")
+        assert rows_of(running, "count", SMALL) == [{"rows": 2, "sum": 3}] and not large.done()
+        gate.open()
+        assert large.result(30) == {"rows": ROWS, "sum": ROWS * (ROWS - 1) // 2}
+        assert running._thread.ident not in gate.threads
+
+
+def test_lanes_do_not_wait_for_the_large_rows_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    with plane(Shop.bind()) as running:
+        lanes = [running.client.open_lane() for _ in range(2)]
+        sending = threading.Thread(target=lanes[0].submit, args=(0, "Shop", "count", LARGE, meta()))
+        sending.start()
+        eventually(lambda: gate.threads, what="the lane's thread stages the rows")
+        lanes[1].submit(0, "Shop", "count", SMALL, meta())
+        assert received(lanes[1]) == [{"rows": 2, "sum": 3}]
+        gate.open()
+        assert received(lanes[0])[0]["rows"] == ROWS
+        sending.join()
+        assert gate.threads == [sending.ident]
+        for lane in lanes:
+            lane.close()
+
+
+def received(lane: Any) -> list[Any]:
+    (reply,) = receive_all(lane, 1)
+    assert reply.result is not None
+    rows: list[Any] = reply.result.batch().to_pylist()
+    return rows
+
+
+def test_what_is_given_up_while_it_is_staged_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    with plane(Shop.bind()) as running:
+        large = begin(running, stream(LARGE))
+        eventually(lambda: gate.threads, what="a thread stages the rows")
+        large.cancel()
+        gate.open()
+        eventually(running.at_rest, what="the region came back")
+        assert not running.targets[0].ran
+
+
+def test_what_is_small_until_it_is_cast(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    fitted = staging.fitted
+
+    def watched(*args: Any) -> pa.RecordBatch:
+        taken = fitted(*args)
+        made.append(threading.get_ident())
+        return taken
+
+    monkeypatch.setattr(staging, "fitted", watched)
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int8()), pa.array(["x" * 10_000]))
+    with plane(Shop.bind()) as running:
+        assert rows_of(running, "read", stream(pa.record_batch({"s": words}))) == [{"rows": 1000}]
+        assert len(made) == 1 and made[0] != running._thread.ident
+
+
+def test_large_rows_that_do_not_fit_are_told() -> None:
+    wrong = pa.record_batch({"i": pa.array([*range(ROWS), 2**40], pa.int64())})
+    with plane(Shop.bind()) as running:
+        for payload in (stream(wrong), wrong):
+            with pytest.raises(SchemaMismatch, match=f"Shop.count: row {ROWS} of column 'i': 1099511627776 does not"):
+                running.call("count", payload)
+        assert rows_of(running, "count", stream(SMALL)) == [{"rows": 2, "sum": 3}]
+
+
+def test_large_rows_wait_for_memory() -> None:
+    """Of 4 MiB each takes more than a quarter."""
+    narrow = LARGE.cast(pa.schema([("i", pa.int32())]))
+    with plane(Shop.bind(), limits=small_limits()) as running:
+        calls = [begin(running, stream(batch)) for batch in (LARGE, narrow, LARGE, narrow) * 2]
+        assert [call.result(60)["rows"] for call in calls] == [ROWS] * len(calls)
