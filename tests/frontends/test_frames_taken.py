@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 from collections.abc import Iterator
+from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 import polars as pl
@@ -21,14 +25,58 @@ from tests.served.callers import CALLERS, all_callers
 VALUES = {"s": ["a", None, "b"], "i": [1, 2, 3]}
 ROWS = [{"s": "a", "i": 1}, {"s": None, "i": 2}, {"s": "b", "i": 3}]
 INPUT = pa.schema([("s", pa.string()), ("i", pa.int32())])
+RECORDED = Path(__file__).parent / "recorded" / "arrow_js.arrows"
+OF_JAVASCRIPT = pa.schema(
+    [
+        ("nothing", pa.string()), ("at", pa.struct([("y", pa.string()), ("x", pa.int64())])), ("big", pa.int16()),
+        ("sizes", pa.list_(pa.uint8())), ("when", pa.timestamp("us")), ("ok", pa.bool_()), ("small", pa.int64()),
+        ("count", pa.int32()), ("name", pa.string()),
+    ]
+)  # fmt: skip
+OF_LIBRARIES = pa.schema(
+    [
+        ("whole", pa.int16()), ("float", pa.float32()), ("text", pa.string()), ("category", pa.string()),
+        ("flag", pa.bool_()), ("day", pa.date32()), ("moment", pa.timestamp("ms")),
+        ("instant", pa.timestamp("ms", "UTC")), ("span", pa.duration("ms")), ("money", pa.decimal128(9, 2)),
+        ("words", pa.list_(pa.string())), ("inner", pa.struct([("b", pa.string()), ("a", pa.int8())])),
+        ("nothing", pa.string()),
+    ]
+)  # fmt: skip
+MOMENT = datetime.datetime(2024, 5, 1, 12, 30)
+BERLIN = ZoneInfo("Europe/Berlin")
+COLUMNS = {
+    "whole": [1, None, 3],
+    "float": [0.5, None, -2.0],
+    "text": ["a", None, "a text that lies outside of its view"],
+    "category": ["x", "y", None],
+    "flag": [True, None, False],
+    "day": [datetime.date(2024, 5, 1), None, datetime.date(1969, 12, 31)],
+    "moment": [MOMENT, None, MOMENT],
+    "instant": [MOMENT.replace(tzinfo=BERLIN), None, MOMENT.replace(tzinfo=BERLIN)],
+    "span": [datetime.timedelta(hours=1), None, datetime.timedelta(0)],
+    "money": [decimal.Decimal("1.50"), None, decimal.Decimal("-0.01")],
+    "words": [["a", "b"], [], None],
+    "inner": [{"a": 1, "b": "x"}, {"a": None, "b": None}, {"a": 3, "b": "z"}],
+    "nothing": [None, None, None],
+}
 
 
 @fs.deployment(max_batch_rows=2)
 class Shop:
     @fs.method(input=INPUT)
     def sell(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        assert batch.schema.field("s").type == pa.string() and batch.schema.field("i").type == pa.int32()
-        return batch.select(["s", "i"])
+        assert batch.schema == INPUT
+        return batch
+
+    @fs.method(input=OF_JAVASCRIPT)
+    def of_javascript(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        assert batch.schema == OF_JAVASCRIPT
+        return batch
+
+    @fs.method(input=OF_LIBRARIES)
+    def of_libraries(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        assert batch.schema == OF_LIBRARIES
+        return batch
 
     @fs.method(input=INPUT, strict=True)
     def exact(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -48,6 +96,9 @@ class Asks:
         return answer
 
 
+FACTOR = pa.dictionary(pa.int8(), pa.string())
+
+
 def frames() -> dict[str, pa.Table]:
     categories = pl.DataFrame({**VALUES, "s": pl.Series(VALUES["s"], dtype=pl.Categorical)})
     return {
@@ -56,6 +107,10 @@ def frames() -> dict[str, pa.Table]:
         "polars, categories": categories.to_arrow(),
         "pandas": pa.Table.from_pandas(pd.DataFrame(VALUES)),
         "pandas, categories": pa.Table.from_pandas(pd.DataFrame({**VALUES, "s": pd.Categorical(VALUES["s"])})),
+        "pandas, sorted": pa.Table.from_pandas(pd.DataFrame(VALUES).iloc[[1, 0, 2]].iloc[[1, 0, 2]]),
+        "R, factors": pa.table(
+            {"i": pa.array([1, 2, 3], pa.int32()), "s": pa.array(VALUES["s"]).dictionary_encode().cast(FACTOR)}
+        ).replace_schema_metadata({"r": "A\n3\n263169\n197888\n5\nUTF-8\n531\n1\n531\n2\n254\n254\n"}),
         "pandas, floats": pa.Table.from_pandas(pd.DataFrame({"s": VALUES["s"], "i": [1.0, 2.0, 3.0]})),
     }
 
@@ -73,6 +128,65 @@ def test_data_frames_are_taken(served: Served, protocol: str) -> None:
             answer = callers[protocol].call("sell", bytes(stream_of(table.to_batches())), "Shop")
             assert answer.code == "OK" and answer.rows is not None, (name, answer)
             assert answer.rows.to_pylist() == ROWS, name
+
+
+def frames_of_all_types() -> dict[str, pa.Table]:
+    made = pl.DataFrame(COLUMNS, schema_overrides={"category": pl.Categorical, "money": pl.Decimal(20, 2)})
+    frame = pd.DataFrame(COLUMNS).convert_dtypes().assign(category=pd.Categorical(COLUMNS["category"]))
+    return {
+        "polars": made.to_arrow(),
+        "polars, views": made.to_arrow(compat_level=pl.CompatLevel.newest()),
+        "polars, Enum": made.with_columns(made["category"].cast(pl.Enum(["y", "x"]))).to_arrow(),
+        "pandas": pa.Table.from_pandas(pd.DataFrame(COLUMNS)),
+        "pandas, nanoseconds": pa.Table.from_pandas(pd.DataFrame(COLUMNS).astype({"moment": "datetime64[ns]"})),
+        "pandas, nullable": pa.Table.from_pandas(frame),
+        "pandas, arrow": pa.Table.from_pandas(pd.DataFrame(COLUMNS).convert_dtypes(dtype_backend="pyarrow")),
+    }
+
+
+@pytest.mark.parametrize("protocol", sorted(CALLERS))
+def test_all_types_of_libraries(served: Served, protocol: str) -> None:
+    expected = pa.table(COLUMNS, schema=OF_LIBRARIES).to_pylist()
+    with all_callers(served.addresses) as callers:
+        for name, table in frames_of_all_types().items():
+            answer = callers[protocol].call("of_libraries", bytes(stream_of(table.to_batches())), "Shop")
+            assert answer.rows is not None, (name, answer)
+            assert answer.rows.schema == OF_LIBRARIES and answer.rows.to_pylist() == expected, name
+            if name.startswith("polars"):
+                assert pl.DataFrame(answer.rows)["text"].to_list() == COLUMNS["text"]
+
+
+@pytest.mark.parametrize("protocol", sorted(CALLERS))
+def test_a_table_of_javascript(served: Served, protocol: str) -> None:
+    recorded = RECORDED.read_bytes()
+    with all_callers(served.addresses) as callers:
+        answer = callers[protocol].call("of_javascript", recorded, "Shop")
+    assert answer.rows is not None, answer
+    sent = pa.ipc.open_stream(recorded).read_all()
+    assert answer.rows.to_pylist() == sent.select(OF_JAVASCRIPT.names).to_pylist()
+    assert sent.schema.field("nothing").type == pa.float64()
+
+
+def test_each_batch_of_a_flight_stream_is_judged_by_its_values(served: Served) -> None:
+    path = flight.FlightDescriptor.for_path("Shop", "sell")
+    batches = [pa.record_batch({"s": pa.array([None], pa.float64()), "i": [n]}) for n in (1, 2)]
+    wrong = pa.record_batch({"s": pa.array([1.5]), "i": [3]})
+    refused = pytest.raises(pa.ArrowInvalid, match=r"Shop\.sell does not take these columns: column 's' is double")
+    with flight.connect(served.addresses["flight"]) as client:
+        writer, reader = client.do_exchange(path)
+        writer.begin(wrong.schema)
+        for batch in (*batches, wrong):
+            writer.write_batch(batch)
+        assert [reader.read_chunk().data["i"].to_pylist() for _ in batches] == [[1], [2]]
+        with refused:
+            reader.read_chunk()
+        with refused:
+            writer.close()
+        put, _ = client.do_put(path, wrong.schema)
+        for batch in (*batches, wrong):
+            put.write_batch(batch)
+        with refused:
+            put.close()
 
 
 @pytest.mark.parametrize("protocol", sorted(CALLERS))

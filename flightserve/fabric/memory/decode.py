@@ -46,6 +46,7 @@ DECIMAL_SCALE_MAX: Final = 1000
 _NO_CLASS: Final = frozenset({pa.lib.Type_INTERVAL_MONTHS, pa.lib.Type_INTERVAL_DAY_TIME})
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 _CONTINUATION: Final = 0xFFFFFFFF
+_FILE: Final = b"ARROW1"
 _CACHED_MESSAGE_BYTES_MAX: Final = 16 << 10
 
 _HEAD: Final = struct.Struct("<Ii").unpack_from
@@ -163,6 +164,11 @@ def _message(memory: memoryview, start: int, size: int) -> tuple[int, int, int]:
         raise InvalidArgument(f"the Arrow IPC stream is truncated: {size - start} bytes where a message should begin")
     marker, length = _HEAD(memory, start)
     if marker != _CONTINUATION:
+        if not start and memory[:6] == _FILE:
+            raise InvalidArgument(
+                "an Arrow IPC file (Feather), not an Arrow IPC stream: write a stream, by new_stream of "
+                'pyarrow.ipc, write_ipc_stream of polars, tableToIPC(table, "stream") of apache-arrow'
+            )
         raise InvalidArgument("not an Arrow IPC stream: a message does not begin with 0xFFFFFFFF")
     if length <= 0 or length % ALIGNMENT:
         raise InvalidArgument(f"not a valid Arrow IPC stream: a message header of {length} bytes")

@@ -180,6 +180,14 @@ def test_every_cut_of_a_stream_with_dictionaries_is_refused_or_whole() -> None:
             pass
 
 
+def test_a_file_in_the_place_of_a_stream_is_called_one() -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, pa.schema([("a", pa.int64())])):
+        pass
+    with pytest.raises(InvalidArgument, match=r"an Arrow IPC file \(Feather\), not an Arrow IPC stream: write a stream"):
+        decode_stream(sink.getvalue(), EdgeLimits())
+
+
 def test_a_batch_before_its_schema_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="does not begin with a schema"):
         decode(numbers().serialize().to_pybytes() + EOS)
