@@ -120,7 +120,7 @@ def method(
     row_aligned: bool = True,
     idempotent: bool = True,
     strict: bool | None = None,
-    example: Example | None = None
+    example: Example | None = None,
 ) -> Callable[[F], F]: ...
 def method(
     function: Any = None,
@@ -131,7 +131,7 @@ def method(
     row_aligned: bool = True,
     idempotent: bool = True,
     strict: bool | None = None,
-    example: Example | None = None
+    example: Example | None = None,
 ) -> Any:
     """Say more of a served method.
 

@@ -164,7 +164,7 @@ def _message(memory: memoryview, start: int, size: int) -> tuple[int, int, int]:
         raise InvalidArgument(f"the Arrow IPC stream is truncated: {size - start} bytes where a message should begin")
     marker, length = _HEAD(memory, start)
     if marker != _CONTINUATION:
-        if not start and memory[:6] == _FILE:
+        if not start and bytes(memory[:6]) == _FILE:
             raise InvalidArgument(
                 "an Arrow IPC file (Feather), not an Arrow IPC stream: write a stream, by new_stream of "
                 'pyarrow.ipc, write_ipc_stream of polars, tableToIPC(table, "stream") of apache-arrow'

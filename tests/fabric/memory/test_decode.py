@@ -184,7 +184,9 @@ def test_a_file_in_the_place_of_a_stream_is_called_one() -> None:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, pa.schema([("a", pa.int64())])):
         pass
-    with pytest.raises(InvalidArgument, match=r"an Arrow IPC file \(Feather\), not an Arrow IPC stream: write a stream"):
+    with pytest.raises(
+        InvalidArgument, match=r"an Arrow IPC file \(Feather\), not an Arrow IPC stream: write a stream"
+    ):
         decode_stream(sink.getvalue(), EdgeLimits())
 
 
