@@ -2,7 +2,7 @@
 
 To check, cast and copy rows takes the longer the more they are: 0.3 s for 100 MB of texts. Where others wait meanwhile
 (on the event loop, behind the lock of the lanes' connection) only so much is done (`QUICK_BYTES_MAX`); what is more is
-staged `Apart`, by a thread that nobody waits for, and then sent from where it lies.
+staged by `LargeStaging`, in a thread that nobody waits for, and then sent from where it lies.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Staging:
         return rest == 0 or (rest == 8 and bytes(memory[start + expected :]) == b"\xff\xff\xff\xff\0\0\0\0")
 
 
-class Apart:
+class LargeStaging:
     """Stages for whoever may take its time. Any thread, any number of them."""
 
     def __init__(self, pool: SegmentPool, limits: EdgeLimits) -> None:

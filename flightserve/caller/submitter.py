@@ -13,7 +13,7 @@ from flightserve.caller.lane_connection import Submission
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.orphans import Orphans
 from flightserve.caller.sessions import CallerSessions
-from flightserve.caller.staging import Apart, MemoryFull, Staged, TooMuchWork
+from flightserve.caller.staging import LargeStaging, MemoryFull, Staged, TooMuchWork
 from flightserve.caller.uplink import Deliver
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import EncodedStream, Payload
@@ -45,7 +45,7 @@ class RouterSubmitter:
         self._unsent = sessions.open_uplink(NOWHERE)
         self._unsent.session.credits = unsent_max
         self.wait_for_room = memory.wait_for_room
-        self._apart = Apart(memory.pool, limits)
+        self._apart = LargeStaging(memory.pool, limits)
 
     def submit(
         self,

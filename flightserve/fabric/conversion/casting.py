@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from flightserve.errors import SchemaMismatch
 from flightserve.fabric.conversion.casts import Budget, cast
-from flightserve.fabric.conversion.plans import Plan, plan_of
+from flightserve.fabric.conversion.plans import CastPlan, plan_of
 from flightserve.fabric.conversion.required import holds_forbidden_null
 from flightserve.types import MethodSpec
 
@@ -57,7 +57,7 @@ def fitted(batch: pa.RecordBatch, spec: MethodSpec, where: str, bytes_max: int) 
     return batch if plan.passes else pa.RecordBatch.from_arrays(columns, schema=plan.result)
 
 
-def _cast_columns(columns: list[pa.Array], plan: Plan, where: str, budget: Budget) -> None:
+def _cast_columns(columns: list[pa.Array], plan: CastPlan, where: str, budget: Budget) -> None:
     """In place."""
     refused = [each.refusal for each in plan.casts if each.refusal and not _is_without_values(columns[each.place])]
     if refused:

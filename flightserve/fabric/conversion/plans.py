@@ -39,7 +39,7 @@ class Cast(NamedTuple):
     refusal: str
 
 
-class Plan(NamedTuple):
+class CastPlan(NamedTuple):
     """How rows of `schema`, metadata and all, become rows of `result`. `places`: where each column comes from, None
     where all stay. `required`: the columns of the result that may hold no nulls, themselves or within."""
 
@@ -59,15 +59,15 @@ class _Declared(NamedTuple):
     """A method's input. `plan` is for rows of this very schema; None where nothing is to be looked at."""
 
     schema: pa.Schema
-    plan: Plan | None
+    plan: CastPlan | None
 
 
-_plans: LRUCache[tuple[bytes, bool, pa.Schema], Plan] = LRUCache(_PLANS_MAX, _PLANS_BYTES_MAX)
-_last: dict[tuple[bytes, bool], Plan] = {}
+_plans: LRUCache[tuple[bytes, bool, pa.Schema], CastPlan] = LRUCache(_PLANS_MAX, _PLANS_BYTES_MAX)
+_last: dict[tuple[bytes, bool], CastPlan] = {}
 _lock: Final = threading.Lock()
 
 
-def plan_of(spec: MethodSpec, schema: pa.Schema, where: str) -> Plan | None:
+def plan_of(spec: MethodSpec, schema: pa.Schema, where: str) -> CastPlan | None:
     """None where rows of that schema go on unseen. Raises SchemaMismatch that names `where` with every column that
     cannot be taken."""
     if spec.input_schema is None:
@@ -85,7 +85,7 @@ def plan_of(spec: MethodSpec, schema: pa.Schema, where: str) -> Plan | None:
     return None if plan.passes and not plan.required else plan
 
 
-def _remembered(key: tuple[bytes, bool, pa.Schema]) -> Plan | None:
+def _remembered(key: tuple[bytes, bool, pa.Schema]) -> CastPlan | None:
     with _lock:
         plan = _plans.get(key)
         if plan is None or not plan.schema.equals(key[2], check_metadata=True):
@@ -94,7 +94,7 @@ def _remembered(key: tuple[bytes, bool, pa.Schema]) -> Plan | None:
         return plan
 
 
-def _remember(before: tuple[bytes, bool], plan: Plan) -> Plan:
+def _remember(before: tuple[bytes, bool], plan: CastPlan) -> CastPlan:
     size = plan.schema.serialize().size
     if size <= _REMEMBERED_BYTES_MAX:
         with _lock:
@@ -109,14 +109,14 @@ def _remember(before: tuple[bytes, bool], plan: Plan) -> Plan:
 def _declared(serialized: bytes) -> _Declared:
     schema = decode_schema(serialized)
     required = _required(schema)
-    return _Declared(schema, Plan(schema, schema, None, (), required) if required else None)
+    return _Declared(schema, CastPlan(schema, schema, None, (), required) if required else None)
 
 
 def _required(schema: pa.Schema) -> tuple[tuple[int, pa.Field], ...]:
     return tuple((place, field) for place, field in enumerate(schema) if forbids_nulls(field))
 
 
-def _planned(expected: pa.Schema, schema: pa.Schema, spec: MethodSpec, where: str) -> Plan:
+def _planned(expected: pa.Schema, schema: pa.Schema, spec: MethodSpec, where: str) -> CastPlan:
     kept = schema if spec.strict else _without_index(schema, expected)
     fits = same_type if spec.strict else castable
     # Of columns that are all there, one that has no value may still be taken.
@@ -136,7 +136,7 @@ def _planned(expected: pa.Schema, schema: pa.Schema, spec: MethodSpec, where: st
         metadata.pop(_PANDAS_METADATA, None)
     moved = places != tuple(range(len(schema)))
     result = pa.schema(fields, metadata=metadata or None)
-    return Plan(schema, result, places if moved else None, tuple(casts), _required(expected))
+    return CastPlan(schema, result, places if moved else None, tuple(casts), _required(expected))
 
 
 def _without_index(schema: pa.Schema, expected: pa.Schema) -> pa.Schema:
