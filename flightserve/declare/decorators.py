@@ -6,17 +6,17 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Unpack, overload
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Unpack
 
 import pyarrow as pa
 
 from flightserve.declare.bound import Bound
+from flightserve.declare.decorating import ClassOrNone, FunctionOrNone, itself
 from flightserve.declare.options import Options, check_name, make_options
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions
 
 P = ParamSpec("P")
-C = TypeVar("C", bound=type)
 T = TypeVar("T")
 F = TypeVar("F")
 
@@ -30,11 +30,13 @@ _DECLARED: Final = "__flightserve_deployment__"
 # ---- classes
 
 
-@overload
-def deployment(cls: C, /) -> C: ...
-@overload
-def deployment(*, name: str | None = None, **options: Unpack[Options]) -> Callable[[C], C]: ...
-def deployment(cls: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
+def deployment(
+    cls: ClassOrNone = itself,  # type: ignore[assignment]
+    /,
+    *,
+    name: str | None = None,
+    **options: Unpack[Options],
+) -> ClassOrNone:
     """Make a class a deployment: `@deployment` or `@deployment(replicas=2, ...)`.
 
     Options are the fields of `DeploymentOptions`; `name` is what it is served by (default: the class's name).
@@ -56,7 +58,7 @@ def deployment(cls: Any = None, /, *, name: str | None = None, **options: Any) -
         target.bind = classmethod(bind_class)  # type: ignore[attr-defined]
         return target
 
-    return declare if cls is None else declare(cls)
+    return declare if cls is itself else declare(cls)  # type: ignore[return-value]
 
 
 def bind(cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Bound[T]:
@@ -110,20 +112,8 @@ def single_input(function: F) -> F:
     return _mark(function, single_input=True)
 
 
-@overload
-def method(function: F, /) -> F: ...
-@overload
 def method(
-    *,
-    input: pa.Schema | None = None,
-    output: pa.Schema | None = None,
-    row_aligned: bool = True,
-    idempotent: bool = True,
-    strict: bool | None = None,
-    example: Example | None = None,
-) -> Callable[[F], F]: ...
-def method(
-    function: Any = None,
+    function: FunctionOrNone = itself,  # type: ignore[assignment]
     /,
     *,
     input: pa.Schema | None = None,
@@ -132,7 +122,7 @@ def method(
     idempotent: bool = True,
     strict: bool | None = None,
     example: Example | None = None,
-) -> Any:
+) -> FunctionOrNone:
     """Say more of a served method.
 
     `input` and `output` are schemas: requests are checked at the edge, results when the method returns. A
@@ -156,7 +146,7 @@ def method(
         flags = {"row_aligned": row_aligned, "idempotent": idempotent, "strict": strict}
         return _mark(target, input=input, output=output, example=example, **flags)
 
-    return note if function is None else note(function)
+    return note if function is itself else note(function)  # type: ignore[return-value]
 
 
 def _mark(function: F, **changes: Any) -> F:

@@ -124,15 +124,11 @@ async def _iterate(batches: Iterator[R]) -> AsyncIterator[R]:
         yield batch
 
 
-@overload
-def later(method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> Later[R]: ...
-@overload
-def later(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Later[R]: ...
-def later(method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def later(method: Callable[P, Coroutine[Any, Any, R] | R], /, *args: P.args, **kwargs: P.kwargs) -> Later[R]:
     """`call = fs.later(self.model.score, batch)`, then `call.result()`: begin to call another deployment's method, as
     `self.model.score.later(batch)` does, with arguments and result that type checkers compare with the method's own. A
     method of an object that is no deployment has run when this returns."""
-    onward = getattr(method, "later", None)
+    onward: Callable[P, Later[R]] | None = getattr(method, "later", None)
     return _Done(method, args, kwargs) if onward is None else onward(*args, **kwargs)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar
 
 from flightserve.core.routing.options import check_amount
+from flightserve.declare.decorating import FunctionOrNone, itself
 from flightserve.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,11 +27,14 @@ class Health:
     failures: int = 3
 
 
-@overload
-def healthy(function: F, /) -> F: ...
-@overload
-def healthy(*, every_s: float = 5.0, timeout_s: float = 10.0, failures: int = 3) -> Callable[[F], F]: ...
-def healthy(function: Any = None, /, *, every_s: float = 5.0, timeout_s: float = 10.0, failures: int = 3) -> Any:
+def healthy(
+    function: FunctionOrNone = itself,  # type: ignore[assignment]
+    /,
+    *,
+    every_s: float = 5.0,
+    timeout_s: float = 10.0,
+    failures: int = 3,
+) -> FunctionOrNone:
     """A method without arguments that says whether this replica is well; it is not served.
 
     It is called every `every_s` seconds, on a thread of its own beside what runs. To return False, to raise, and to
@@ -43,7 +47,7 @@ def healthy(function: Any = None, /, *, every_s: float = 5.0, timeout_s: float =
         _note(target, "healthy", _HEALTH, Health(every_s, timeout_s, int(failures)))
         return target
 
-    return note if function is None else note(function)
+    return note if function is itself else note(function)  # type: ignore[return-value]
 
 
 def on_stop(function: F, /) -> F:

@@ -22,25 +22,25 @@ class Model:
         return row
 
 
-@fs.deployment(replica=2)  # mypy: call-overload, pyright: reportCallIssue
+@fs.deployment(replica=2)  # mypy: call-arg, pyright: reportCallIssue
 class OptionThatIsNone: ...
 
 
-@fs.deployment(replicas="two")  # mypy: call-overload, pyright: reportArgumentType
+@fs.deployment(replicas="two")  # mypy: arg-type, pyright: reportArgumentType
 class OptionOfAnotherType: ...
 
 
-@fs.deployment(router="lifo")  # mypy: call-overload, pyright: reportArgumentType
+@fs.deployment(router="lifo")  # mypy: arg-type, pyright: reportArgumentType
 class OptionOfAnotherValue: ...
 
 
-@fs.deployment  # mypy: call-overload, pyright: reportArgumentType
-def no_class(batch: pa.RecordBatch) -> pa.RecordBatch:
-    return batch
+@fs.deployment  # mypy: type-var, pyright: reportArgumentType
+def no_class(row: dict[str, Any]) -> str:
+    return str(row)
 
 
 class Methods:
-    @fs.method(row_alined=False)  # mypy: call-overload untyped-decorator, pyright: reportCallIssue
+    @fs.method(row_alined=False)  # mypy: call-arg, pyright: reportCallIssue
     def misspelt(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return batch
 
@@ -48,7 +48,7 @@ class Methods:
     def no_schema(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return batch
 
-    @fs.healthy(every=3)  # mypy: call-overload untyped-decorator, pyright: reportCallIssue
+    @fs.healthy(every=3)  # mypy: call-arg, pyright: reportCallIssue
     def well(self) -> bool:
         return True
 
@@ -66,8 +66,8 @@ class Front:
         self.model.score.later(batch).rows()  # mypy: attr-defined, pyright: reportAttributeAccessIssue
         self.like.scroe(batch)  # mypy: attr-defined, pyright: reportAttributeAccessIssue
         self.like.explain(3)  # mypy: arg-type, pyright: reportArgumentType
-        fs.later(self.like.explain, "row")  # mypy: call-overload, pyright: reportCallIssue reportArgumentType
-        fs.later(self.like.explain)  # mypy: call-overload, pyright: reportCallIssue
+        fs.later(self.like.explain, "row")  # mypy: arg-type, pyright: reportArgumentType
+        fs.later(self.like.explain)  # mypy: call-arg, pyright: reportCallIssue
         return batch
 
     async def score(self, batch: pa.RecordBatch) -> dict[str, Any]:
