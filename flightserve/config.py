@@ -17,8 +17,9 @@ MIB = 1 << 20
 _HOST_NAME = re.compile(r"\*|(\*\.)?[^\s/:@?#\[\]*]+")
 _ORIGIN = re.compile(r"\*|null|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/@?#]+/?")
 
-# What a frontend speaks, in the order in which addresses are shown.
-PROTOCOLS: Final = ("http", "grpc", "flight", "zmq")
+# What a frontend speaks, in the order in which addresses are shown, and the ports that the command takes for it.
+USUAL_PORTS: Final = {"http": 8080, "grpc": 50051, "flight": 8815, "zmq": 5555}
+PROTOCOLS: Final = tuple(USUAL_PORTS)
 # A port may be the path of a unix socket instead, for these.
 UNIX: Final = "unix:"
 UNIX_PROTOCOLS: Final = ("http", "grpc")
@@ -104,10 +105,10 @@ class FrontendOptions:
     `ticket_key` signs what SQL clients are handed; the frontends of an app share it."""
 
     host: str = "127.0.0.1"
-    http_port: int | str | None = 8080
-    grpc_port: int | str | None = 50051
-    flight_port: int | None = 8815
-    zmq_port: int | None = 5555
+    http_port: int | str | None = 0
+    grpc_port: int | str | None = 0
+    flight_port: int | None = 0
+    zmq_port: int | None = 0
     frontends: int = 1
     drain_timeout_s: float = 20.0
     limits: EdgeLimits = EdgeLimits()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -9,10 +11,10 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from flightserve.config import PROTOCOLS, FabricLimits, FrontendOptions, ServingOptions
-from flightserve.errors import ConfigError
+from flightserve.config import PROTOCOLS, UNIX, FabricLimits, FrontendOptions, ServingOptions
+from flightserve.errors import ConfigError, FlightserveError, Unavailable
 from flightserve.versions import check_versions
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ ROUTERS_MAX: Final = 64
 FRONTENDS_MAX: Final = 64
 # How long a change of a running app may take until what is new is ready.
 CHANGE_TIMEOUT_S: Final = 600.0
+# How often it is looked whether the app lives, while the program waits.
+CHECK_S: Final = 0.5
 
 
 class Running:
@@ -42,10 +46,21 @@ class Running:
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> Running:
         """Start everything; returns when every replica answers, or early when `cancelled()`. Raises
         `control.launcher.StartFailed` with what is wrong, and leaves nothing behind then."""
-        self._launcher.start(cancelled)
+        _keep(self)
+        try:
+            self._launcher.start(cancelled)
+        except FlightserveError:
+            _forget(self)
+            raise
         if not cancelled():
             self.addresses = dict(self._launcher.view().addresses)
         return self
+
+    def wait(self) -> None:
+        """Return at Ctrl-C, or when the app was stopped. Raises Unavailable as `check`."""
+        with contextlib.suppress(KeyboardInterrupt):
+            while not self._launcher.stopped.wait(CHECK_S):
+                self.check()
 
     @property
     def app_id(self) -> str:
@@ -96,6 +111,16 @@ class Running:
         """Drain for at most that long (default: the options' `drain_timeout_s`), then end. Idempotent."""
         limit_s = self._plan.options.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         self._launcher.stop(limit_s)
+        _forget(self)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The deployments that it began with."""
+        return frozenset(each.spec.name for each in self._plan.deployments)
+
+    def ports(self) -> dict[str, int | str]:
+        """The ports that it has, by option."""
+        return {f"{protocol}_port": _port_of(address) for protocol, address in self.addresses.items()}
 
     def __enter__(self) -> Running:
         return self
@@ -109,6 +134,10 @@ class Running:
         return f"<Running {self.app_id} at {self.addresses or 'nothing yet'}>"
 
 
+def _port_of(address: str) -> int | str:
+    return address if address.startswith(UNIX) else int(address.rpartition(":")[2])
+
+
 def serve(
     app: App,
     *,
@@ -116,20 +145,90 @@ def serve(
     routers: int = 1,
     address: str | None = None,
     fabric: FabricLimits | None = None,
+    replace: bool = False,
     **options: Unpack[ServingOptions],
 ) -> Running:
-    """Serve an app from this program until `stop()` or the end of the `with` block.
+    """Serve an app from this program until `stop()`, the end of the `with` block, or the program's.
 
     `replicas` overrides the declared counts by deployment; `address` names an existing Ray (default: the one
     this program is connected to, else one of our own); `options` are `config.FrontendOptions`' fields: host,
-    http_port, grpc_port, flight_port, zmq_port (None leaves one out, 0 takes a free one), frontends, ... What the
+    http_port, grpc_port, flight_port, zmq_port (None leaves one out, 0, the default, takes a free one), frontends, ...
+    With `replace`, for notebooks, whose cells run again: what this program serves under one of the app's names, or on a
+    port that is asked for, is stopped first, and its ports are taken where none are asked for. What the
     frontends take from strangers is bounded by `limits` (`config.EdgeLimits`), what every process of the data plane may
     use by `fabric` (`config.FabricLimits`); the command line has no flags for these.
 
     Raises ConfigError for options that make no sense and `control.launcher.StartFailed` where the app cannot
     start. Call it from a thread that lives as long as the app: our own Ray ends with it.
     """
-    return Running(make_plan(app, _frontend_options(options), replicas or {}, routers, fabric), address).start()
+    from flightserve.control.child import hosts
+
+    if hosts():
+        raise ConfigError(
+            "fs.serve() was called by a replica, which imports this module: write it below if __name__ == '__main__':"
+        )
+    plan = make_plan(app, _frontend_options(options), replicas or {}, routers, fabric)
+    if replace:
+        plan = _replacing(plan, options)
+    return Running(plan, address).start()
+
+
+def _replacing(plan: Plan, asked: ServingOptions) -> Plan:
+    """Stop what it replaces. The plan with the ports of that where none are asked for, as far as they can be had."""
+    names = {each.spec.name for each in plan.deployments}
+    wanted = {port for name, port in asked.items() if name.endswith("_port") and port}
+    ports: dict[str, int | str] = {}
+    for before in [each for each in _served if each.names & names or wanted & set(each.ports().values())]:
+        ports |= before.ports()
+        before.stop()
+    free: dict[str, Any] = {name: port for name, port in ports.items() if name not in asked}
+    options = dataclasses.replace(plan.options, **free)
+    return dataclasses.replace(plan, options=options) if _can_be_had(options) else plan
+
+
+def _can_be_had(options: FrontendOptions) -> bool:
+    from flightserve.control import ports
+
+    try:
+        ports.check(options)
+    except Unavailable:
+        return False
+    return True
+
+
+# What this program serves, in the order in which it began. Kept here, because the objects get lost: by a notebook's
+# cell that runs again, by serve() without `with`. Ray would end an app that nobody refers to.
+_served: list[Running] = []
+
+
+def _keep(running: Running) -> None:
+    if not _served:
+        # Ours runs before Ray's, which was registered earlier; Ray's would end the app without a drain.
+        import ray  # noqa: F401
+
+        atexit.unregister(_stop_all)
+        atexit.register(_stop_all)
+    _served.append(running)
+
+
+def _forget(running: Running) -> None:
+    if running in _served:
+        _served.remove(running)
+
+
+def _stop_all() -> None:
+    while _served:
+        running = _served[-1]
+        told = "the program ends, and with it the app %s; to stay: `with fs.serve(app) as running: running.wait()`"
+        log.warning(told, running.app_id)
+        try:
+            running.stop()
+        finally:
+            _forget(running)
+
+
+# A forked child of the program has the list, and no part in the apps.
+os.register_at_fork(after_in_child=_served.clear)
 
 
 def _frontend_options(options: ServingOptions) -> FrontendOptions:

@@ -13,7 +13,7 @@ from flightserve.cli.arguments import port, replica_count, seconds, table
 from flightserve.cli.flags import naming_flags
 from flightserve.cli.loading import load_app
 from flightserve.cli.output import StdoutForPrograms
-from flightserve.config import PROTOCOLS, UNIX_PROTOCOLS, FrontendOptions
+from flightserve.config import PROTOCOLS, UNIX_PROTOCOLS, USUAL_PORTS, FrontendOptions
 from flightserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
     for protocol in PROTOCOLS:
-        usual = getattr(defaults, f"{protocol}_port")
+        usual = USUAL_PORTS[protocol]
         about = f"default {usual}; 0: a free one" + "; unix:PATH: a unix socket" * (protocol in UNIX_PROTOCOLS)
         option(f"--{protocol}-port", type=port, default=usual, metavar="PORT", help=about)
         option(f"--no-{protocol}", action="store_true", help=f"leave {protocol} out")

@@ -44,6 +44,14 @@ LAST_WORDS_S = 1.0
 LOST = 70
 
 
+_hosts = threading.Event()
+
+
+def hosts() -> bool:
+    """Whether this process is a child of an app: the user's modules are imported here as well."""
+    return _hosts.is_set()
+
+
 class ChildProcess:
     """What the Ray actor runs. The factory comes pickled, because unpickling it may import user modules, which
     need the assignment's `sys_path` and `sources` first."""
@@ -55,6 +63,7 @@ class ChildProcess:
         actor: str,
         limits: ControlLimits,
     ) -> None:
+        _hosts.set()
         adopt_environment(assignment.sys_path, assignment.cwd)
         if assignment.environment is not None:
             environment.adopt(assignment.environment, assignment.spec.options.num_cpus if assignment.spec else 0.0)

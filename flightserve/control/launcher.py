@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -59,6 +60,7 @@ class Launcher:
         self._folder: Folder | None = None
         self._actor: Any = None
         self._observer: Observer | None = None
+        self.stopped = threading.Event()
 
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Start everything and wait until every replica answers. Raises StartFailed with what is wrong, and
@@ -101,7 +103,7 @@ class Launcher:
         """How the app is; raises Unavailable before the supervisor was first heard of."""
         view = self._observer.view if self._observer is not None else None
         if view is None:
-            raise Unavailable("the supervisor has not reported yet")
+            raise Unavailable("the app was stopped" if self.stopped.is_set() else "the supervisor has not reported yet")
         return view
 
     def check(self) -> None:
@@ -122,6 +124,7 @@ class Launcher:
 
     def stop(self, drain_timeout_s: float) -> None:
         """Drain for at most that long, end all actors, and Ray where we started it. Idempotent."""
+        self.stopped.set()
         observer, self._observer = self._observer, None
         if observer is not None:
             observer.shut_down(drain_timeout_s)

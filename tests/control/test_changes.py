@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -241,12 +242,13 @@ def _under_way(app: Served) -> str:
 def test_the_same_from_python_with_classes_that_travel_by_value() -> None:
     command = [sys.executable, "-m", "tests.control.twins"]
     shown = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True, timeout=COMMAND_TIMEOUT_S
-    ).stdout
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, check=True,
+        timeout=COMMAND_TIMEOUT_S,
+    ).stdout  # fmt: skip
     steps = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
     assert [(each["step"], each["version"], each["replicas"]) for each in steps] == [
         ("served", 1, 1), ("scaled", 1, 2), ("unknown", 1, 2), ("none", 1, 2), ("deployed", 2, 2), ("failed", 2, 2),
-        ("crowded", 4, 2), ("in place", 5, 2),
+        ("crowded", 4, 2), ("in place", 5, 2), ("kept", 5, 2), ("replaced", 6, 1), ("again", 9, 1),
     ]  # fmt: skip
     assert steps[1]["done"] == "Who from 1 to 2 replicas"
     assert [each["error"][0] for each in steps if "error" in each] == [
@@ -254,6 +256,14 @@ def test_the_same_from_python_with_classes_that_travel_by_value() -> None:
         "InvalidArgument",
         "ChangeFailed",
         "ChangeFailed",
+        "ConfigError",
+        "Unavailable",
+        "StartFailed",
     ]
     assert "OSError: no disk" in steps[5]["error"][1]
     assert "A deploy in place (--in-place) needs no room" in steps[6]["error"][1]
+    replaced, again = steps[9:]
+    assert (replaced["same"], replaced["error"][1]) == (True, "the app was stopped")
+    assert re.fullmatch(r"replica-Who-0: tests/control/twins\.py, line \d+: OSError: no disk", again["error"][1])
+    assert again["beside"] == "ready"
+    assert shown.count("the program ends, and with it the app") == 2

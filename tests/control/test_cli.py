@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ import pytest
 import ray
 
 import flightserve
+from flightserve import config
 from flightserve.cli.loading import NotLoaded, load_app
 from flightserve.cli.main import main, make_parser
 from flightserve.cli.status import render
@@ -215,8 +217,11 @@ def test_the_plan_carries_options_counts_and_code() -> None:
     assert {tier: loads(factory) for tier, factory in plan.factories.items()} == FACTORIES
 
 
+USUAL_PORTS: dict[str, Any] = {f"{protocol}_port": port for protocol, port in config.USUAL_PORTS.items()}
+
+
 def assignment(ordinal: int, addresses: dict[str, str] | None = None, **ports: int | str) -> Assignment:
-    options = FrontendOptions(**{"zmq_port": None, **ports})  # type: ignore[arg-type]
+    options = FrontendOptions(**{**USUAL_PORTS, "zmq_port": None, **ports})  # type: ignore[arg-type]
     slot = Slot("frontend", "", ordinal)
     return Assignment("id", 1, slot, "1", "node", options, FabricLimits(), addresses=addresses or {})
 

@@ -74,6 +74,20 @@ def main() -> None:
         say(running, "crowded", error=refused(lambda: running.deploy(app(5, num_cpus=half))))
         running.deploy(app(5, num_cpus=half), in_place=True)
         say(running, "in place")
+        replace(running)
+
+
+def replace(running: Running) -> None:
+    """Serve again what is served, and something else beside it, which is left alone."""
+    ports: Any = {"grpc_port": None, "flight_port": None, "zmq_port": None}
+    beside = fs.serve(fs.App(other=app(7).bound[0]), replace=True, **ports)
+    wrong = refused(lambda: fs.serve(app(8), replace=True, http_port="8080"))  # type: ignore[arg-type]
+    say(running, "kept", error=wrong)
+    before, running = running, fs.serve(app(6), replace=True, **ports)
+    say(running, "replaced", same=running.addresses == before.addresses, error=refused(before.status))
+    failed = refused(lambda: fs.serve(app(9, fails=True), replace=True, **ports))
+    # Nobody keeps what these return.
+    say(fs.serve(app(9), replace=True, **ports), "again", error=failed, beside=beside.status().phase)
 
 
 if __name__ == "__main__":
