@@ -34,6 +34,8 @@ from flightserve.tiers import FACTORIES, frontend_options
 from tests.control import pricing
 
 APP = "tests.control.pricing:app"
+# The usual ports may be another program's.
+FREE = [f"--{protocol}-port=0" for protocol in config.PROTOCOLS]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ APP = "tests.control.pricing:app"
 def test_what_cannot_be_served_is_said_before_anything_starts(
     arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", *arguments]) == 2
+    assert main(["run", *FREE, *arguments]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert said in err
@@ -97,7 +99,7 @@ def test_tables_that_cannot_be_served_are_said_in_one_line(
     for name in ("notes.txt", "broken.parquet", "broken.arrow"):
         (tmp_path / name).write_text("not what it says")
     monkeypatch.chdir(tmp_path)
-    assert main(["sql", *arguments]) == 2
+    assert main(["sql", *FREE, *arguments]) == 2
     out, err = capfd.readouterr()
     (line,) = err.splitlines()
     assert out == "" and line.startswith("flightserve: ") and said in line
@@ -193,7 +195,7 @@ def test_an_app_that_nobody_could_call_is_not_served(capfd: pytest.CaptureFixtur
 def test_a_ray_that_nobody_has_started_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-    assert main(["run", APP, "--address", f"127.0.0.1:{port}"]) == 1
+    assert main(["run", APP, *FREE, "--address", f"127.0.0.1:{port}"]) == 1
     assert f"no Ray answers at 127.0.0.1:{port}: [Errno 111]" in capfd.readouterr().err
 
 
