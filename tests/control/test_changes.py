@@ -245,7 +245,7 @@ def test_the_same_from_python_with_classes_that_travel_by_value() -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, check=True,
         timeout=COMMAND_TIMEOUT_S,
     ).stdout  # fmt: skip
-    steps = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
+    steps = [json.loads(line) for line in shown.splitlines() if line.startswith('{"step"')]
     assert [(each["step"], each["version"], each["replicas"]) for each in steps] == [
         ("served", 1, 1), ("scaled", 1, 2), ("unknown", 1, 2), ("none", 1, 2), ("deployed", 2, 2), ("failed", 2, 2),
         ("crowded", 4, 2), ("in place", 5, 2), ("kept", 5, 2), ("replaced", 6, 1), ("again", 9, 1),
