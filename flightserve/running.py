@@ -46,12 +46,15 @@ class Running:
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> Running:
         """Start everything; returns when every replica answers, or early when `cancelled()`. Raises
         `control.launcher.StartFailed` with what is wrong, and leaves nothing behind then."""
-        _keep(self)
+        _served.append(self)
         try:
             self._launcher.start(cancelled)
         except FlightserveError:
             _forget(self)
             raise
+        # Ours runs before Ray's, which was registered earlier: that would end the app without a drain.
+        atexit.unregister(_stop_all)
+        atexit.register(_stop_all)
         if not cancelled():
             self.addresses = dict(self._launcher.view().addresses)
         return self
@@ -199,16 +202,6 @@ def _can_be_had(options: FrontendOptions) -> bool:
 # What this program serves, in the order in which it began. Kept here, because the objects get lost: by a notebook's
 # cell that runs again, by serve() without `with`. Ray would end an app that nobody refers to.
 _served: list[Running] = []
-
-
-def _keep(running: Running) -> None:
-    if not _served:
-        # Ours runs before Ray's, which was registered earlier; Ray's would end the app without a drain.
-        import ray  # noqa: F401
-
-        atexit.unregister(_stop_all)
-        atexit.register(_stop_all)
-    _served.append(running)
 
 
 def _forget(running: Running) -> None:
