@@ -5,10 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PROTOC := build/grpcio-tools
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo test check lint types contracts stubs docs bench chaos proto format clean
+.PHONY: help venv run demo test lowest check lint types contracts stubs docs bench chaos proto format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +35,13 @@ demo: $(STAMP)  ## Call the running example (or one it starts) through every pro
 test: $(STAMP)  ## Run the tests; pytest options in ARGS="..."
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
+# By hand, and before what constraints-lowest.txt says changes: it sets up a second environment.
+lowest: $(STAMP)  ## Run the protocols' tests with the oldest libraries that are taken
+	$(PYTHON) -m venv --clear build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-lowest.txt
+	build/lowest/bin/python -m pytest -q tests/frontends $(ARGS)
+
 check: lint types contracts stubs docs test  ## Everything that CI runs
 
 lint: $(STAMP)
@@ -48,8 +56,14 @@ types: $(STAMP)  ## Check types: the code's own, and what users write (tests/typ
 contracts: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
-stubs: $(STAMP)
-	$(BIN)/python -m flightserve.proto.generate --check
+stubs: $(STAMP) $(PROTOC)
+	PYTHONPATH=$(PROTOC) $(BIN)/python -m flightserve.proto.generate --check
+
+# An old one (`flightserve/proto/generate.py` says why), which needs older libraries than .venv has, but not to run.
+$(PROTOC): constraints.txt
+	rm -rf $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --target $@ grpcio-tools
+	@touch $@
 
 # The variable is the theme's own: without it every build prints the date of its end of life (May 2027) and names its successor.
 docs: $(STAMP)  ## Build the documentation into build/docs; a broken link is an error
@@ -61,8 +75,8 @@ bench: $(STAMP)  ## Measure flightserve against bare servers; prints tables, wri
 chaos: $(STAMP)  ## Break a loaded system for 10 minutes and check that nothing is lost; options in ARGS="--minutes 2 --seed 7"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-proto: $(STAMP)  ## Write the gRPC stubs again from proto/
-	$(BIN)/python -m flightserve.proto.generate
+proto: $(STAMP) $(PROTOC)  ## Write the gRPC stubs again from proto/
+	PYTHONPATH=$(PROTOC) $(BIN)/python -m flightserve.proto.generate
 
 format: $(STAMP)  ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix

@@ -1,4 +1,5 @@
-"""What pyproject.toml says of the versions it takes is what is tested: those in constraints.txt."""
+"""What pyproject.toml says of the versions it takes is what is tested: those in constraints.txt, and, where others hold a
+library back, those in constraints-lowest.txt, which `make lowest` tests."""
 
 from __future__ import annotations
 
@@ -29,14 +30,14 @@ def requirements() -> dict[str, str]:
     return {match[1].lower(): match[2] for match in found if match is not None and match[1] != PROJECT["name"]}
 
 
-def pinned() -> dict[str, str]:
-    lines = [line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+def pinned(file: str = "constraints.txt") -> dict[str, str]:
+    lines = [line.partition("==") for line in (ROOT / file).read_text().splitlines() if "==" in line]
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, _, version in lines}
 
 
 @pytest.mark.parametrize(("name", "bounds"), sorted(requirements().items()))
 def test_a_lower_bound_is_the_version_that_is_tested(name: str, bounds: str) -> None:
-    version = pinned()[re.sub(r"[-_.]+", "-", name)]
+    version = {**pinned(), **pinned("constraints-lowest.txt")}[re.sub(r"[-_.]+", "-", name)]
     least = re.match(r"(?:>=|==)([\d.]+)", bounds)
     assert least is not None, f"{name} has no lower bound"
     assert f"{version}.".startswith(f"{least[1]}.")

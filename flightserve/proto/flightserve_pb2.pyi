@@ -1,8 +1,7 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -28,7 +27,7 @@ class CallReply(_message.Message):
     request_id: str
     status: Status
     more: bool
-    def __init__(self, arrow_stream: _Optional[bytes] = ..., request_id: _Optional[str] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., more: _Optional[bool] = ...) -> None: ...
+    def __init__(self, arrow_stream: _Optional[bytes] = ..., request_id: _Optional[str] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., more: bool = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("code", "message")
@@ -136,4 +135,4 @@ class MethodOptions(_message.Message):
     idempotent: bool
     streaming: bool
     delimited: bool
-    def __init__(self, form: _Optional[str] = ..., row_aligned: _Optional[bool] = ..., idempotent: _Optional[bool] = ..., streaming: _Optional[bool] = ..., delimited: _Optional[bool] = ...) -> None: ...
+    def __init__(self, form: _Optional[str] = ..., row_aligned: bool = ..., idempotent: bool = ..., streaming: bool = ..., delimited: bool = ...) -> None: ...

@@ -5,7 +5,7 @@ import warnings
 
 from flightserve.proto import flightserve_pb2 as flightserve_dot_v1_dot_flightserve__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.66.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in flightserve/v1/flightserve_pb2_grpc.py depends on'
+        + f' but the generated code in flightserve/v1/flightserve_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class FlightServeStub:
+class FlightServeStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -61,7 +61,7 @@ class FlightServeStub:
                 _registered_method=True)
 
 
-class FlightServeServicer:
+class FlightServeServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Call(self, request, context):
@@ -138,7 +138,7 @@ def add_FlightServeServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class FlightServe:
+class FlightServe(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
