@@ -8,7 +8,7 @@ looked at before anything starts.
 |---|---|
 | duckdb | every function was gone through for what it may read and do (`sql.statements.policy`); its parser's trees |
 | grpcio | `grpc._cython.cygrpc.AioServer`, whose calls are accepted ahead (`frontends.grpc.accepting`) |
-| protobuf | the stubs, made by an old protoc: the next major version of the library may refuse them (`proto.generate`) |
+| protobuf | the stubs, made by an old protoc: a later major version may refuse them (`proto.generate`) |
 | pyarrow | the layout of IPC messages, which are checked before they are read (`fabric.memory.decode`) |
 | ray | `ray._private`, `ray._raylet`: addresses, tokens, logs and the raylet's process (`control`) |
 | uvicorn | `HttpToolsProtocol`'s and `Server`'s own attributes and methods (`frontends.http.protocol`, `.server`) |

@@ -1,5 +1,5 @@
-"""What pyproject.toml says of the versions it takes is what is tested: those in constraints.txt, and, where others hold a
-library back, those in constraints-lowest.txt, which `make lowest` tests."""
+"""What pyproject.toml says of the versions it takes is what is tested: those in constraints.txt, and, where others
+hold a library back, those in constraints-lowest.txt, which `make lowest` tests."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ stub is changed, to the package where the stubs live.
 Arrow's messages are another matter: clients such as flightsql-dbapi register Arrow's own .proto files, whose texts
 differ from ours, and one pool refuses two files that define the same names. Their stubs use `private_pool`.
 
-protoc is an old one (grpcio-tools in constraints.txt). Stubs run with the protobuf library that they were made for and with
-later ones, so that an old protoc is what lets flightserve be installed beside others: many hold protobuf below 7, or 6.
+protoc is an old one (grpcio-tools in constraints.txt). Stubs run with the protobuf library that they were made for and
+with later ones, so that flightserve can be installed beside others, of which many hold protobuf below 7, or 6.
 
 `--check` writes nothing and exits with 1 where a checked-in stub differs from what would be written.
 """
