@@ -115,7 +115,7 @@ class HttpCalls:
     def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> CallRoute | None:
         """The query in the URL of a GET or HEAD, where these may ask; None for all else. Raises PermissionDenied for
         one that another site's page begins."""
-        if not self._allow_get or method not in (b"GET", b"HEAD") or _path_of(url) != http_sql.PATH:
+        if not self._allow_get or method not in (b"GET", b"HEAD") or unquote_to_bytes(_path_of(url)) != http_sql.PATH:
             return None
         self.origin_policy.check_followed(headers)
         return http_sql.BY_URL

@@ -316,6 +316,12 @@ def test_a_get_with_a_body_is_refused(addresses: dict[str, str]) -> None:
     assert raw.until_closed().status == 413
 
 
+def test_headers_that_say_nothing_are_nothing(client: httpx.Client) -> None:
+    for headers in ({"if-none-match": b"\xff\xfe"}, {"if-none-match": b",,,"}, {"range": b"bytes=\xff-"}):
+        assert get(client, headers=headers).json() == {"rows": ROWS}
+    assert client.get("/v1/%73ql?query=SELECT+1+AS+a").json() == {"rows": [{"a": 1}]}
+
+
 def test_it_can_be_closed(addresses: dict[str, str]) -> None:
     with httpx.Client(base_url=addresses["closed"]) as client:
         answer = get(client)
