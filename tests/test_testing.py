@@ -111,9 +111,9 @@ def test_it_is_a_service(service: LocalService) -> None:
 
 
 def test_unknown_names_say_what_there_is(service: LocalService) -> None:
-    with pytest.raises(NotFound, match="no deployment 'Sum'; there are: Sums, other"):
+    with pytest.raises(NotFound, match=r"no deployment 'Sum'; did you mean 'Sums'\?"):
         service.method("Sum", "add")
-    with pytest.raises(NotFound, match="Sums has no method 'sub'; there are: add, echo"):
+    with pytest.raises(NotFound, match="Sums has no method 'sub'; it has: add, echo"):
         results(service, "sub", BATCH)
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from flightserve.errors import NotFound, Unavailable
+from flightserve.errors import NotFound, Unavailable, did_you_mean
 from flightserve.types import MethodSpec
 from flightserve.wire.table import Entry, Peer, RoutingTable
 
@@ -60,10 +60,12 @@ class Destinations:
             raise Unavailable("the frontend has just started and knows no deployments yet; try again")
         entry = self.entries.get(deployment)
         if entry is None:
-            known = ", ".join(sorted(self.entries)) or "none"
-            raise NotFound(f"no deployment {deployment[:128]!r}; deployed: {known}")
-        names = ", ".join(sorted(m.name for m in entry.spec.methods))
-        raise NotFound(f"{deployment} has no method {method[:128]!r}; it has: {names}")
+            known = sorted(self.entries)
+            hint = did_you_mean(deployment, known) or f"; deployed: {', '.join(known) or 'none'}"
+            raise NotFound(f"no deployment {deployment[:128]!r}{hint}")
+        names = sorted(m.name for m in entry.spec.methods)
+        hint = did_you_mean(method, names) or f"; it has: {', '.join(names)}"
+        raise NotFound(f"{deployment} has no method {method[:128]!r}{hint}")
 
 
 def _destinations_of(entries: Iterable[Entry]) -> dict[tuple[str, str], Destination]:

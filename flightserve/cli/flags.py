@@ -12,6 +12,9 @@ from flightserve.errors import FlightserveError
 
 FLAGS: Final = {
     **{f"{protocol}_port": f"--{protocol}-port" for protocol in PROTOCOLS},
+    "memory_limit": "--memory-limit",
+    "spill_limit": "--spill-limit",
+    "cache_mb": "--cache-mb",
     "drain_timeout_s": "--drain-timeout",
     "allowed_hosts": "--allow-host",
     "cors_origins": "--cors-origin",

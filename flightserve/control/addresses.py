@@ -20,6 +20,7 @@ AUTO: Final = "auto"
 _HOST_PORT: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]*:[0-9a-fA-F:.%\w]*\]|[^\s:/\[\]@?#,]+):(?P<port>[0-9]{1,5})")
 # A call that every Ray answers.
 _QUESTION: Final = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+VERSION: Final = "Run this with the versions of Python and Ray that the cluster has, or leave --address out"
 TOKEN: Final = (
     "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token that it was started with (without "
     "them: ~/.ray/auth_token); `ray start` of Ray 2.60 has one unless RAY_AUTH_MODE=disabled"
@@ -41,10 +42,9 @@ def connect(address: str) -> None:
     except Exception as error:  # whatever Ray raises
         log.debug("ray.init raised", exc_info=True)
         ray.shutdown()
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise Unavailable(
-            f"the Ray at {found} cannot be used: {said.rstrip('.')}. If it wants a token, {TOKEN}"
-        ) from error
+        said = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+        advice = VERSION if "ersion mismatch" in said else f"If it wants a token, {TOKEN}"
+        raise Unavailable(f"the Ray at {found} cannot be used: {said}. {advice}") from error
 
 
 def found_by_ray() -> str:

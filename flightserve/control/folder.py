@@ -7,6 +7,7 @@ removes it when whoever made it ends, however that happens.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -17,22 +18,25 @@ from typing import Final
 
 from flightserve.control import reaper
 from flightserve.control.names import APP_ID_VARIABLE, FOLDER_PREFIX
+from flightserve.errors import Unavailable
 
 log = logging.getLogger("flightserve.control.folder")
 
 # A socket's path has 107 characters. Ray adds about 75 to the folder for its longest one.
 BASE_CHARACTERS_MAX: Final = 20
 REAP_TIMEOUT_S: Final = 15.0
+# Of the disk, for Ray's files to begin with.
+DISK_BYTES_MIN: Final = 64 << 20
 
 
 class Folder:
     """Made with the object, removed by `remove` or the reaper."""
 
     def __init__(self, app_id: str) -> None:
-        """`app_id` is in the environment of the processes that are waited for before the folder goes."""
+        """`app_id` is in the environment of the processes that are waited for before the folder goes. Raises
+        Unavailable where there is no place for it."""
         self._app_id = app_id
-        base = tempfile.gettempdir()
-        self.path = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=base if len(base) <= BASE_CHARACTERS_MAX else "/tmp")
+        self.path = _make()
         self._reaper = self._start_reaper()
 
     def _start_reaper(self) -> subprocess.Popen[bytes]:
@@ -67,3 +71,21 @@ class Folder:
         if not ended:
             log.warning("the reaper was killed: its work is done here")
             reaper.end(f"{APP_ID_VARIABLE}={self._app_id}".encode(), self.path, os.getpid())
+
+
+def _make() -> str:
+    """A new folder that is this user's alone, with some room in it."""
+    base = ""
+    try:
+        base = tempfile.gettempdir()
+        base = base if len(base) <= BASE_CHARACTERS_MAX else "/tmp"
+        disk = os.statvfs(base)
+        if disk.f_bavail * disk.f_frsize < DISK_BYTES_MIN:
+            raise OSError(errno.ENOSPC, f"fewer than {DISK_BYTES_MIN >> 20} MiB are free")
+        return tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=base)
+    except OSError as error:
+        where = f" in {base}" if base else ""
+        raise Unavailable(
+            f"the app's sockets and Ray's files have no place{where}: {error.strerror}; make room there, or set TMPDIR "
+            f"to another folder (of at most {BASE_CHARACTERS_MAX} characters)"
+        ) from error

@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -147,11 +148,12 @@ class Launcher:
         """Have a Ray, and a private folder: its path."""
         try:
             self._held = shared_ray.hold(self._plan.app_id, self._address)
+            if self._held is not None and self._held.local is not None:
+                return self._held.local.folder.path
+            self._folder = Folder(self._plan.app_id)
         except Unavailable as error:
-            raise StartFailed(error.message) from error
-        if self._held is not None and self._held.local is not None:
-            return self._held.local.folder.path
-        self._folder = Folder(self._plan.app_id)
+            detail = "".join(traceback.format_exception(error.__cause__)) if error.__cause__ is not None else ""
+            raise StartFailed(error.message, detail) from error
         return self._folder.path
 
     def _wait_stopped(self, observer: Observer, timeout_s: float) -> View | None:

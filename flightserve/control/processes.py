@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from flightserve.control.connections import send
@@ -33,6 +33,7 @@ from flightserve.core.lifecycle.reconciling import (
     Drain,
     Kill,
     Retire,
+    Shortfall,
     Slot,
     Start,
     Suspect,
@@ -302,14 +303,7 @@ class Processes:
         if not missing and roster.unplaced(now_ns, int(limits.placement_timeout_s * NS_PER_S)):
             free = await self._ray_calls.ask(self._cluster.free)
             missing, kind = shortfalls(demands, free), "has free"
-        roster.placement_problem = (
-            "placement cannot be satisfied: "
-            + "; ".join(
-                f"{short.wanted:g} {short.resource} wanted, the node {kind} {short.there:g}" for short in missing
-            )
-            if missing
-            else ""
-        )
+        roster.placement_problem = _told(missing, kind)
 
     # ---- the end
 
@@ -342,3 +336,12 @@ def _signal(pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         log.debug("the process is gone already")
+
+
+def _told(missing: Sequence[Shortfall], kind: str) -> str:
+    """What is missing, and what to do; "" where nothing is."""
+    if not missing:
+        return ""
+    said = "; ".join(f"{short.wanted:g} {short.resource} wanted, the node {kind} {short.there:g}" for short in missing)
+    less = "fewer replicas (--replicas NAME=N), or less for each (num_cpus=, num_gpus=, resources=)"
+    return f"placement cannot be satisfied: {said}; take {less}"

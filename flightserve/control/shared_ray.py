@@ -6,9 +6,10 @@ The last app that stops ends it. A Ray that the program itself is connected to i
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flightserve.control.logs import carry_logs
 from flightserve.errors import Unavailable
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from flightserve.control.local_ray import LocalRay
 
 log = logging.getLogger("flightserve.control.shared_ray")
+
+SAID_CHARACTERS_MAX: Final = 300
+_BUSY: Final = "if the machine is busy, or short of memory or disk, try again when it is not"
 
 _lock = threading.Lock()
 _held: Held | None = None
@@ -94,7 +98,16 @@ def _begin(app_id: str, address: str | None) -> Held:
     local = LocalRay(app_id)
     try:
         local.start()
+    except Exception as error:  # whatever Ray raises
+        local.stop()
+        raise Unavailable(f"Ray does not start: {_said(error)}; {_BUSY}") from error
     except BaseException:
         local.stop()
         raise
     return Held(local, None)
+
+
+def _said(error: Exception) -> str:
+    """Ray says much, over many lines, with colours."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()) or type(error).__name__
+    return text[:SAID_CHARACTERS_MAX].rstrip(".")

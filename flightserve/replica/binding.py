@@ -88,7 +88,7 @@ class BoundMethod:
             if apart_groups is None:
                 return self._check(self._function(argument), pieces)
         except BaseException as error:
-            raise self._explain(error) from error
+            raise self._explain(error, pieces) from error
         apart: list[Apart] = []
         for group in apart_groups:
             with entered(group.context):
@@ -107,7 +107,7 @@ class BoundMethod:
         except BaseException as error:
             if _is_our_cancellation(error):
                 raise
-            raise self._explain(error) from error
+            raise self._explain(error, pieces) from error
         apart: list[Apart] = []
         for group in apart_groups:
             with entered(group.context):
@@ -140,7 +140,7 @@ class BoundMethod:
     def _answer_failed_group(self, error: BaseException, group: RequestGroup) -> list[Apart]:
         """The answer of requests that ran apart from the others of their micro-batch. Raises where they are several and
         may run again, each by itself."""
-        failed = self._explain(error)
+        failed = self._explain(error, group.pieces)
         if isinstance(failed, ReplicaFailed) or (len(group.places) > 1 and self.spec.idempotent):
             raise failed from error
         return [Apart(group.places, bare(failed))]
@@ -191,7 +191,7 @@ class BoundMethod:
         try:
             values = iter(self._function(self._form(pieces, self.where)))
         except BaseException as error:
-            raise self._explain(error) from error
+            raise self._explain(error, pieces) from error
         try:
             while True:
                 try:
@@ -199,7 +199,7 @@ class BoundMethod:
                 except StopIteration:
                     break
                 except BaseException as error:
-                    raise self._explain(error) from error
+                    raise self._explain(error, pieces) from error
                 yield self._read(stream, value)
                 value = None  # the rows sent are not kept alive by this frame
         finally:
@@ -212,7 +212,7 @@ class BoundMethod:
         try:
             values = self._function(self._form(pieces, self.where))
         except BaseException as error:
-            raise self._explain(error) from error
+            raise self._explain(error, pieces) from error
         try:
             while True:
                 try:
@@ -222,7 +222,7 @@ class BoundMethod:
                 except BaseException as error:
                     if _is_our_cancellation(error):
                         raise
-                    raise self._explain(error) from error
+                    raise self._explain(error, pieces) from error
                 yield self._read(stream, value)
                 value = None
         finally:
@@ -268,7 +268,7 @@ class BoundMethod:
                     value = function(row)
                     values.append(value if type(value) is dict else self._row_result(value))
             except BaseException as error:
-                run.fail(self._explain(error))
+                run.fail(self._explain(error, pieces))
         return self._row_answers(run)
 
     async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
@@ -284,7 +284,7 @@ class BoundMethod:
             except BaseException as error:
                 if _is_our_cancellation(error):
                     raise
-                run.fail(self._explain(error))
+                run.fail(self._explain(error, pieces))
         return self._row_answers(run)
 
     def _row_answers(self, run: RowRun) -> MethodResult:
@@ -305,9 +305,10 @@ class BoundMethod:
 
     # ---- errors
 
-    def _explain(self, error: BaseException) -> FlightserveError:
+    def _explain(self, error: BaseException, pieces: Sequence[pa.RecordBatch] = ()) -> FlightserveError:
         """What the caller gets for what user code raised, or a library while it converted the method's rows."""
-        return failure(error, self.where, log, context().described())
+        columns = pieces[0].schema.names if pieces else ()
+        return failure(error, self.where, log, context().described(), columns)
 
 
 def bind_methods(target: object, spec: DeploymentSpec) -> dict[str, BoundMethod]:

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 STREAM_WINDOW: Final = 4
 # How long a caller waits for another loop in the place of one that was closed.
 REPLACED_S: Final = 5.0
+# While methods run, it is looked so often whether the loop turns; late by so much it was held up, which is told.
+LOOK_S: Final = 1.0
+HELD_UP_S: Final = 1.0
 
 
 class Coroutines:
@@ -44,6 +47,7 @@ class Coroutines:
         self._runs: set[Run] = set()
         # Runs that have not begun. Who takes one out of here has it: the loop, or `give_back`.
         self._unbegun: dict[Run, None] = {}
+        self._looking: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<Coroutines of {self._name}: {len(self._runs)} micro-batches run>"
@@ -141,6 +145,8 @@ class Coroutines:
     def _begin(self, run: Run) -> None:
         if self._unbegun.pop(run, self) is not None or run.answered:
             return
+        if self._looking is not self._loop:
+            self._look_again(self._loop)
         try:
             # Not by the loop's task factory, which may be the user's.
             task = asyncio.Task(self._run(run), loop=self._loop)
@@ -148,6 +154,23 @@ class Coroutines:
             task.add_done_callback(functools.partial(self._settle_ended, run))
         except BaseException as error:
             self._settle(run, run.explain(error))
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._looking = loop
+        methods = sorted({run.method.where for run in self._runs})
+        loop.call_later(LOOK_S, self._look, loop, loop.time() + LOOK_S, methods)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, due_s: float, methods: list[str]) -> None:
+        late_s = loop.time() - due_s
+        if late_s > HELD_UP_S:
+            log.warning(
+                "async def methods were held up for %.1f s by one that did not await (%s): it calls what blocks by "
+                "await asyncio.to_thread(...), or is written without async",
+                late_s, ", ".join(methods),
+            )  # fmt: skip
+        self._looking = None
+        if self._runs and loop is self._loop:
+            self._look_again(loop)
 
     async def _run(self, run: Run) -> None:
         method, context = run.method, run.context

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from flightserve import errors
@@ -20,6 +20,14 @@ from flightserve.replica.stages import most_telling
 MESSAGE_BYTES_MAX: Final = 4096
 # Of a traceback, as the log has it: half from its beginning, half from its end.
 TRACEBACK_CHARS_MAX: Final = 16 << 10
+# Of a request's columns, for who asked for one that it has not.
+COLUMNS_SHOWN_MAX: Final = 20
+_ADVICE: Final = {
+    "'coroutine' object": "; what .aio(...) returns is awaited: rows = await ...aio(batch)",
+    "'async_generator' object": "; what .aio(...) of a streaming method returns is for `async for`",
+    "'pyarrow.lib.RecordBatch' object has no attribute": "; annotate the parameter with the form that you want: "
+    "dict[str, numpy.ndarray], pandas.DataFrame or polars.DataFrame",
+}
 # Absolute paths of two or more parts; what follows a letter, a colon or a slash is part of something else, such as
 # an address.
 _PATH: Final = re.compile(r"(?<![\w:/.<])/(?:[\w.+@~-]+/)+[\w.+@~-]*")
@@ -31,17 +39,33 @@ _OURS: Final = frozenset(
 
 
 def failure(
-    error: BaseException, where: str, log: logging.Logger, details: Mapping[str, object] | None = None
+    error: BaseException,
+    where: str,
+    log: logging.Logger,
+    details: Mapping[str, object] | None = None,
+    columns: Sequence[str] = (),
 ) -> FlightserveError:
     """What the caller gets for what user code raised: the error itself where it is one of ours, else a MethodFailed,
-    and the traceback goes to the log, with the details. A group of errors stands for its most telling one."""
+    and the traceback goes to the log, with the details. A group of errors stands for its most telling one. `columns`
+    are the request's, for who asked for another one."""
     told = most_telling(error)
     # Of the class: an exception may answer `__class__` by raising.
     if issubclass(type(told), FlightserveError):
         return _ours(told)
     # Text now: a logging handler that keeps the exception would keep the micro-batch's rows.
     tell(log, "%s raised\n%s", where, traceback_of(error), extra=details)
-    return MethodFailed(describe(told))
+    said = describe(told)
+    return MethodFailed(_shorten(f"{said}{_advice(told, said, columns)}"))
+
+
+def _advice(error: BaseException, said: str, columns: Sequence[str]) -> str:
+    """What to do, where a library's words do not say it to who is new here."""
+    kind = type(error)
+    if columns and issubclass(kind, KeyError):
+        return f"; the request's columns: {', '.join(columns[:COLUMNS_SHOWN_MAX])}"
+    if issubclass(kind, (TypeError, AttributeError)):
+        return next((advice for words, advice in _ADVICE.items() if words in said), "")
+    return ""
 
 
 def bare(error: FlightserveError) -> FlightserveError:

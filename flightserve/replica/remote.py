@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import pyarrow as pa
 
@@ -80,6 +80,15 @@ class Remote(Handle[Any]):
         if method.startswith("_"):
             raise AttributeError(f"{self._name} serves no method {method!r}")
         return RemoteMethod(self._name, method, self._service, self._loop, self._origins)
+
+    def __call__(self, /, *_rows: Any, **_named: Any) -> NoReturn:
+        """A deployment has methods, and is none."""
+        found = [spec for spec in self._service.deployments() if spec.name == self._name]
+        methods = [method.name for spec in found for method in spec.methods]
+        raise TypeError(
+            f"{self._name} is a deployment; call one of its methods, {', '.join(methods)}, as in"
+            f" {self._name}.{methods[0] if methods else 'method'}(batch)"
+        )
 
     def __repr__(self) -> str:
         return f"<Remote {self._name}>"
@@ -160,6 +169,9 @@ class RemoteMethod:
             return self._iterate(call)
         return self._on_loop(self._collect_and_tell, call)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{self._where} has no {name!r}; it is called as {self._where}(batch), or .aio, .later")
+
     def __repr__(self) -> str:
         return f"<RemoteMethod {self._where}>"
 
@@ -181,7 +193,7 @@ class RemoteMethod:
             raise TypeError(f"{self._where} takes one argument, the rows, not {len(given)}")
         deployment, spec = self._specs()
         current, options = context(), deployment.options
-        batch = _batch_of(given[0], self._where)
+        batch = batch_of(given[0], self._where)
         limits = (options.max_timeout_ms, options.default_timeout_ms)
         parts = current.onward_parts(batch.num_rows, *limits) if spec.row_aligned else None
         parts = parts or [(batch.num_rows, current.onward(*limits))]
@@ -386,7 +398,8 @@ def _pass_on(batch: pa.RecordBatch, origin: Origin, row: int) -> Passed:
     return Passed(batch, origin.region, row, origin.rows, origin.router_id, origin.lease)
 
 
-def _batch_of(rows: Any, where: str) -> pa.RecordBatch:
+def batch_of(rows: Any, where: str) -> pa.RecordBatch:
+    """Rows as one batch, of whatever a call takes. Raises TypeError."""
     if isinstance(rows, pa.RecordBatch):
         return rows
     if isinstance(rows, dict):

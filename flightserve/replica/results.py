@@ -13,6 +13,7 @@ follows from the request's own values (`fabric.conversion.values`), never from t
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -101,6 +102,11 @@ class ResultReader:
         if libraries.is_column(value):
             return self._from_columns([(ROW_RESULT, value)], given, counts)
         columns = libraries.frame_columns(value)
+        if inspect.iscoroutine(value):
+            value.close()
+            raise MethodFailed(
+                f"{self.where} returned a call that nobody awaited; write async def, and return await ...aio(batch)"
+            )
         if columns is None:
             raise MethodFailed(
                 f"{self.where} returned {_kind(value)}; a method returns a RecordBatch, a Table, a dict of columns, a "

@@ -23,6 +23,7 @@ from flightserve.errors import (
     FlightserveError,
     NotFound,
     Unavailable,
+    did_you_mean,
 )
 from flightserve.fabric.conversion.casting import fitted
 from flightserve.fabric.memory.batches import stream_of
@@ -86,11 +87,14 @@ class LocalService:
         """Look one up; raises NotFound that names what is known."""
         found = self._deployments.get(deployment)
         if found is None:
-            raise NotFound(f"no deployment {deployment[:128]!r}; there are: {', '.join(sorted(self._deployments))}")
+            names = sorted(self._deployments)
+            hint = did_you_mean(deployment, names) or f"; deployed: {', '.join(names)}"
+            raise NotFound(f"no deployment {deployment[:128]!r}{hint}")
         spec = found.spec.method(method)
         if spec is None:
-            known = ", ".join(m.name for m in found.spec.methods)
-            raise NotFound(f"{deployment} has no method {method[:128]!r}; there are: {known}")
+            names = sorted(m.name for m in found.spec.methods)
+            hint = did_you_mean(method, names) or f"; it has: {', '.join(names)}"
+            raise NotFound(f"{deployment} has no method {method[:128]!r}{hint}")
         return found.spec, spec
 
     def ready(self) -> bool:
@@ -108,9 +112,13 @@ class LocalService:
 
     # ---- requests
 
-    def run(self, deployment: str, method: str, payload: Payload, timeout_s: float = 60.0) -> pa.RecordBatch | pa.Table:
-        """Run one request and wait: a record batch, or a table where the reply came in several pieces. For
-        tests; any thread but an event loop's."""
+    def run(
+        self, deployment: str, method: str, payload: Payload | dict[str, Any], timeout_s: float = 60.0
+    ) -> pa.RecordBatch | pa.Table:
+        """Run one request and wait: a record batch, or a table where the reply came in several pieces. The rows may be
+        a dict of columns too. For tests; any thread but an event loop's."""
+        if isinstance(payload, dict):
+            payload = pa.record_batch(payload)
         lane = self.open_lane()
         with contextlib.closing(lane):
             lane.submit(0, deployment, method, payload, RequestMeta(monotonic_ns() + int(timeout_s * NS_PER_S)))

@@ -82,10 +82,11 @@ def test_what_cannot_be_served_is_said_before_anything_starts(
             "table 'all' cannot be opened: broken.parquet is no Parquet file: ",
         ),
         (["broken.arrow"], "table 'broken': broken.arrow is no Arrow IPC file"),
-        (["one.parquet", "--memory-limit", "much"], "the engine does not start: Parser Error"),
+        (["one.parquet", "--memory-limit", "much"], "--memory-limit is 'much'; it is a size, such as '4GB' or '512MB'"),
+        (["one.parquet", "--spill-limit", "4"], "--spill-limit is '4'; it is a size"),
         (["one.parquet", "--memory-limit", "1KB"], "the engine does not start: Out of Memory Error"),
         (["one.parquet", "--threads", "100000"], "threads is 100000; it is 0 (one for each core) to 1024"),
-        (["one.parquet", "--cache-mb", "-1"], "cache_mb is -1; it is 0 (off) to"),
+        (["one.parquet", "--cache-mb", "-1"], "--cache-mb is -1; it is 0 (off) to"),
         (["one.parquet", "--name", "a b"], "'a b' cannot name a deployment"),
     ],
 )

@@ -11,6 +11,7 @@ Each running query has a connection of its own (`session`); idle ones are kept f
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,12 @@ DISK_SHARE: Final = 0.9
 _UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
+# A number and a unit, or DuckDB's words for no limit.
+_SIZE: Final = re.compile(
+    r"[0-9.]+(?:e[0-9]+)?\s*(?:[kmgt]i?b?|b|bytes?|(?:kilo|mega|giga|tera)bytes?|%)\s*$|none$|-1$", re.I
+)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How an engine is opened. `threads` 0: one for each core; `memory_limit` "" is DuckDB's own, 80 % of the
@@ -69,6 +76,11 @@ class EngineOptions:
         """Raises ConfigError."""
         if not 0 <= self.threads <= THREADS_MAX:
             raise ConfigError(f"threads is {self.threads}; it is 0 (one for each core) to {THREADS_MAX}")
+        for name in ("memory_limit", "spill_limit"):
+            size = getattr(self, name)
+            # DuckDB says whether it is one; to most of what is none it answers in words of its own.
+            if not isinstance(size, str) or (size and not _SIZE.match(size)):
+                raise ConfigError(f"{name} is {size!r}; it is a size, such as '4GB' or '512MB'")
 
 
 class Engine:
