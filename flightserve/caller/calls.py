@@ -37,9 +37,9 @@ class Submitter(Protocol):
         FlightserveError where they cannot be sent."""
         ...
 
-    def stage_apart(self, target: tuple[str, str], payload: pa.RecordBatch | EncodedStream) -> Staged:
+    async def stage_large(self, target: tuple[str, str], payload: pa.RecordBatch | EncodedStream) -> Staged:
         """The payload in shared memory, as the method takes it: what `submit` takes in its place. Takes its time.
-        Raises MemoryFull and FlightserveError. Any thread but the loop's."""
+        Raises MemoryFull and FlightserveError."""
         ...
 
     def give_up(self, request_id: int) -> None:
@@ -93,23 +93,28 @@ class RoutedCall:
         except TooMuchWork:
             rows = payload.payload if isinstance(payload, Staged) else payload
             assert not isinstance(rows, Passed)
-            staging = self._send_apart(rows)
-            self._staging = beside(asyncio.get_running_loop(), staging, "staging a large request")
+            sending = self._send_staged(rows)
+            self._staging = beside(asyncio.get_running_loop(), sending, "staging a large request")
 
-    async def _send_apart(self, payload: pa.RecordBatch | EncodedStream) -> None:
-        loop = asyncio.get_running_loop()
+    async def _send_staged(self, payload: pa.RecordBatch | EncodedStream) -> None:
         try:
-            staged = await loop.run_in_executor(None, self._submitter.stage_apart, self.target, payload)
+            staged = await self._staged(payload)
             if not self.finished:
                 self._send(staged)
-        except MemoryFull:
-            # What waits for memory is sent by who waits for the result.
-            self.start_alone(payload)
         except FlightserveError as error:
             self.deliver(0, None, error, True)
         except Exception:
             self.deliver(0, None, FlightserveError("internal error while the request was staged"), True)
             raise
+
+    async def _staged(self, payload: pa.RecordBatch | EncodedStream) -> Staged:
+        """Raises ResourceExhausted where there is no memory until the deadline."""
+        while True:
+            try:
+                return await self._submitter.stage_large(self.target, payload)
+            except MemoryFull as full:
+                nbytes = full.nbytes
+            await self._submitter.wait_for_room(nbytes, self.meta.deadline_ns)
 
     def note_sent(self, request_id: int) -> None:
         """It left together with others, under this id."""
@@ -181,6 +186,8 @@ class RoutedCall:
         if self.finished:
             return
         self.deliver(0, None, Cancelled("the caller gave up"), True)
+        if self._staging is not None:
+            self._staging.cancel()
         self._submitter.give_up(self._request_id)
 
 

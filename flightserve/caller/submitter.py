@@ -45,7 +45,7 @@ class RouterSubmitter:
         self._unsent = sessions.open_uplink(NOWHERE)
         self._unsent.session.credits = unsent_max
         self.wait_for_room = memory.wait_for_room
-        self._apart = LargeStaging(memory.pool, limits)
+        self._large = LargeStaging(memory.pool, limits)
 
     def submit(
         self,
@@ -85,10 +85,13 @@ class RouterSubmitter:
         self._orphans.take_new(sorted(unsent.take_pending()))
         return frame.parts[0].request_id
 
-    def stage_apart(self, target: tuple[str, str], payload: pa.RecordBatch | EncodedStream) -> Staged:
+    async def stage_large(self, target: tuple[str, str], payload: pa.RecordBatch | EncodedStream) -> Staged:
         """See `Submitter`."""
-        destination = self._destinations.find(target)
-        return self._apart.stage(payload, destination.method, destination.where)
+        return await self._large.stage_soon(payload, self._destinations.find(target))
+
+    def block_to_stage(self, target: tuple[str, str], payload: pa.RecordBatch | EncodedStream) -> Staged:
+        """The same for a lane's thread."""
+        return self._large.stage(payload, self._destinations.find(target))
 
     def flush(self) -> None:
         """See `Submitter`."""

@@ -14,7 +14,7 @@ import pytest
 
 import flightserve as fs
 from flightserve.caller import staging
-from flightserve.caller.staging import QUICK_BYTES_MAX
+from flightserve.caller.staging import LARGE_AT_ONCE_MAX, QUICK_BYTES_MAX
 from flightserve.contracts.service import EncodedStream
 from flightserve.errors import SchemaMismatch
 from flightserve.fabric.memory.batches import stream_of
@@ -124,6 +124,19 @@ def received(lane: Any) -> list[Any]:
     return rows
 
 
+def test_few_are_staged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that wait are begun in their turn, or not at all."""
+    gate = Gate(monkeypatch)
+    with plane(Shop.bind()) as running:
+        calls = [begin(running, stream(LARGE)) for _ in range(LARGE_AT_ONCE_MAX + 3)]
+        eventually(lambda: len(gate.threads) == LARGE_AT_ONCE_MAX, what="some are staged")
+        assert rows_of(running, "count", SMALL) == [{"rows": 2, "sum": 3}]
+        calls.pop().cancel()
+        gate.open()
+        assert [call.result(60)["rows"] for call in calls] == [ROWS] * len(calls)
+        assert len(gate.threads) == len(calls)
+
+
 def test_what_is_given_up_while_it_is_staged_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     with plane(Shop.bind()) as running:
@@ -160,9 +173,26 @@ def test_large_rows_that_do_not_fit_are_told() -> None:
         assert rows_of(running, "count", stream(SMALL)) == [{"rows": 2, "sum": 3}]
 
 
-def test_large_rows_wait_for_memory() -> None:
+def test_large_rows_wait_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 4 MiB each takes more than a quarter."""
     narrow = LARGE.cast(pa.schema([("i", pa.int32())]))
     with plane(Shop.bind(), limits=small_limits()) as running:
         calls = [begin(running, stream(batch)) for batch in (LARGE, narrow, LARGE, narrow) * 2]
         assert [call.result(60)["rows"] for call in calls] == [ROWS] * len(calls)
+        staged: list[int] = []
+        monkeypatch.setattr(staging, "decode_stream", _counted(staging.decode_stream, staged))
+        held = running.client.memory.pool.allocate(3 << 20)
+        assert held is not None
+        late = begin(running, stream(LARGE))
+        eventually(lambda: running.client.memory._waiting, what="the request waits for memory")
+        assert sum(staged) == 1
+        running.client.memory.pool.free(held[0].segment, held[0].offset)
+        assert late.result(60)["rows"] == ROWS
+
+
+def _counted(decode: Callable[..., Any], large: list[int]) -> Callable[..., Any]:
+    def counted(rows: pa.Buffer, limits: Any) -> Any:
+        large.append(rows.size > QUICK_BYTES_MAX)
+        return decode(rows, limits)
+
+    return counted

@@ -83,9 +83,10 @@ def _fit(array: pa.Array, kind: pa.DataType, budget: Budget, where: str, name: s
         reason = str(error).partition("\n")[0][:256]
     if row is None:
         raise SchemaMismatch(f"{where}: column {name!r} cannot be taken as {kind}: {reason}")
-    raise SchemaMismatch(
-        f"{where}: row {row} of column {name!r}: {_shown(array[row])} does not fit {kind}, which is declared"
-    )
+    misfit = f"row {row} of column {name!r}: {_shown(array[row])} does not fit {kind}, which is declared"
+    if pa.types.is_floating(kind) and pa.types.is_floating(array.type):
+        misfit += f" (no {kind} is exactly that: round the column first, or declare double)"
+    raise SchemaMismatch(f"{where}: {misfit}")
 
 
 def _shown(value: pa.Scalar) -> str:

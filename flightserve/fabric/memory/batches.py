@@ -23,6 +23,8 @@ END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 SMALL_CELLS: Final = 4096
 _CONTINUATION: Final = b"\xff\xff\xff\xff"
 _CACHED_SCHEMAS_MAX: Final = 1024
+# Of their messages, together; a schema is as large as strangers make its metadata.
+_CACHED_BYTES_MAX: Final = 16 << 20
 
 Allocate = Callable[[int], tuple[Region, memoryview]]
 
@@ -51,9 +53,10 @@ class KnownSchema:
 
 
 class SchemaCache:
-    """Schemas by value and by their IPC message. Bounded: it starts anew when strangers fill it."""
+    """Schemas by value and by their IPC message. Bounded by number and bytes: it starts anew when strangers fill it."""
 
     def __init__(self) -> None:
+        self._bytes = 0
         self._by_message: dict[bytes, KnownSchema] = {}
         self._by_schema: dict[pa.Schema, KnownSchema] = {}
         self._last: KnownSchema | None = None
@@ -90,9 +93,11 @@ class SchemaCache:
         return known
 
     def _add(self, known: KnownSchema) -> None:
-        if len(self._by_message) >= _CACHED_SCHEMAS_MAX:
+        if len(self._by_message) >= _CACHED_SCHEMAS_MAX or self._bytes > _CACHED_BYTES_MAX:
             self._by_message.clear()
             self._by_schema.clear()
+            self._bytes = 0
+        self._bytes += len(known.message)
         self._by_message[known.message] = known
         self._by_schema[known.schema] = known
 

@@ -220,3 +220,10 @@ def test_dropping_a_segment_closes_its_memfd() -> None:
         except OSError:
             continue
     assert inode not in open_inodes
+
+
+def test_schemas_of_strangers_are_kept_within_bounds() -> None:
+    schemas = SchemaCache()
+    for number in range(40):
+        schemas.of(pa.schema([("a", pa.int64())], metadata={"k": f"{number}" * (1 << 19)}))
+    assert sum(map(len, schemas._by_message)) <= 18 << 20
