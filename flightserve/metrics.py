@@ -97,6 +97,7 @@ _TIER_GAUGES: Final = {
     "running": ("running", "Micro-batches that run"),
     "uptime_s": ("uptime_seconds", "Seconds since the process began"),
     "tables_out_of_date": ("tables_out_of_date", "Tables whose files changed and could not be loaded"),
+    "files_left_out": ("files_left_out", "Files and tables that could not be read and are not served"),
     "cache_bytes": ("cache_bytes", "Bytes of the results kept"),
     "cache_entries": ("cache_entries", "Results kept"),
 }

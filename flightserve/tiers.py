@@ -93,6 +93,8 @@ class ReplicaHosted:
         # Of the class: an object may answer to any name.
         if hasattr(type(target), "flightserve_refresh"):
             self.flightserve_refresh = target.flightserve_refresh
+        if hasattr(type(target), "flightserve_note"):
+            self.note = target.flightserve_note
         self._exit = run_exit_functions
 
     def stop(self) -> None:

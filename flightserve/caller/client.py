@@ -115,6 +115,11 @@ class RouterClient:
         """The other tiers' statistics, as the supervisor published them last."""
         return self.destinations.table.metrics
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What replicas do not serve though they are ready, for people."""
+        return self.destinations.table.notes
+
     # ---- calls
 
     def call(self, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> RoutedCall:

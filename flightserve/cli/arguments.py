@@ -7,26 +7,43 @@ import os
 import re
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from flightserve.config import UNIX
 
+_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def table(text: str) -> tuple[str, str]:
-    """NAME=PATH, or PATH: the name is then the file's without its ending, or the folder's. What exists is a path."""
+    """NAME=PATH, or PATH: the name is then the file's without its ending, or the folder's. What exists is a path;
+    an address may be one."""
     exists = os.path.exists(text)
     name, separator, path = text.partition("=")
     if separator and name.isidentifier() and not exists:
         if not path:
             raise argparse.ArgumentTypeError(f"{text!r} has no path; write NAME=PATH")
         return name, path
-    where = Path(os.path.abspath(text) if exists else text)
+    if _ADDRESS.match(text):
+        # Of an address the path, without what asks for it.
+        parts = urlsplit(text)
+        where = Path(unquote(parts.path.rstrip("/")) or parts.hostname or "")
+    else:
+        where = Path(os.path.abspath(text) if exists else text)
     stem = where.parent.name if any(c in where.name for c in "*?[") and not exists else where.name.partition(".")[0]
     name = re.sub(r"\W", "_", stem)
     if not name.strip("_") or name[0].isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} gives no name to call the table by; write NAME=PATH")
+        shown = text.partition("?")[0].rpartition("@")[2] if _ADDRESS.match(text) else text
+        raise argparse.ArgumentTypeError(f"{shown!r} gives no name to call the table by; write NAME=PATH")
     return name, text
+
+
+def csv_option(text: str) -> tuple[str, str]:
+    """KEY=VALUE."""
+    name, separator, value = text.partition("=")
+    if not separator or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, as in delim=';' or null=NA")
+    return name.strip(), value
 
 
 def seconds(text: str) -> float:

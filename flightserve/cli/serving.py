@@ -13,6 +13,7 @@ from flightserve.cli.arguments import port, replica_count, seconds, table
 from flightserve.cli.flags import naming_flags
 from flightserve.cli.loading import load_app
 from flightserve.cli.output import StdoutForPrograms
+from flightserve.cli.source_options import add_source_options, csv_options, read_init
 from flightserve.config import PROTOCOLS, UNIX_PROTOCOLS, USUAL_PORTS, FrontendOptions
 from flightserve.errors import ConfigError
 
@@ -34,12 +35,13 @@ def add_commands(commands: Any) -> None:
     run.add_argument("--reload", action="store_true", help=about)
     _serving_options(run)
 
-    sql = commands.add_parser("sql", help="serve Parquet, CSV or Arrow files as SQL tables, without code")
+    sql = commands.add_parser("sql", help="serve files as SQL tables, without code")
     sql.set_defaults(command=_sql)
     option = sql.add_argument
     about = (
-        "a file, a quoted glob, or a folder: one table each, called NAME, or as the file or folder is; files of a "
-        "folder that are not of one table are a table each, called as they are"
+        "a file (Parquet, CSV, JSON, Arrow, DuckDB, a workbook), a quoted glob, a folder (also a Delta or Iceberg "
+        "table), or an address (https://, s3://): one table each, called NAME, or as it is; files of a folder "
+        "that are not of one table are a table each, called as they are"
     )
     option("tables", nargs="+", metavar="[NAME=]PATH", type=table, help=about)
     about = "memory: each replica copies the tables when it starts; view: it reads the files for each query"
@@ -54,6 +56,7 @@ def add_commands(commands: Any) -> None:
     about = "MiB of results that each replica keeps, and gives again until the files change (default: 0, none)"
     option("--cache-mb", type=int, default=0, metavar="N", help=about)
     sql.add_argument("--reload", action="store_true", help=argparse.SUPPRESS)
+    add_source_options(sql)
     _serving_options(sql)
 
 
@@ -114,6 +117,9 @@ def _sql(arguments: argparse.Namespace) -> int:
             spill_limit=arguments.spill_limit,
             refresh_s=arguments.refresh,
             cache_mb=arguments.cache_mb,
+            strict=arguments.strict,
+            csv=csv_options(arguments.csv),
+            init=read_init(arguments.init),
         )
         return App(warehouse.bind())
 

@@ -2,8 +2,9 @@
 
 Most objects need nothing of it. One that does has `flightserve_hosted(host)`, which is called once, before the first
 request, and may have `flightserve_statistics()`: counts and gauges that `/metrics` shows under its deployment's name,
-and `flightserve_stopped()`, which is called after the last request, unless the process is killed. What
-follows files has `flightserve_refresh` (`contracts.refreshing`).
+and `flightserve_stopped()`, which is called after the last request, unless the process is killed. `flightserve_note()`
+says what it does not serve as it should, "" while it does all: the app is degraded then, as `status` and `/readyz` say.
+What follows files has `flightserve_refresh` (`contracts.refreshing`).
 """
 
 from __future__ import annotations

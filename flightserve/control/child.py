@@ -23,7 +23,16 @@ from flightserve.contracts.refreshing import Refreshed, Refreshing, RefreshOutco
 from flightserve.control import environment
 from flightserve.control.link import SupervisorLink
 from flightserve.control.logs import configure_logging
-from flightserve.control.messages import Announce, Left, Lost, Refresh, RefreshReport, Report, StartFailure
+from flightserve.control.messages import (
+    NOTE_CHARACTERS_MAX,
+    Announce,
+    Left,
+    Lost,
+    Refresh,
+    RefreshReport,
+    Report,
+    StartFailure,
+)
 from flightserve.control.names import supervisor_socket
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
@@ -164,7 +173,8 @@ class ChildProcess:
         # A figure that grows with each report tells readers of statistics a new one from an old one.
         uptime_s = time.monotonic() - self._started_s
         statistics = {**hosted.statistics(), "uptime_s": uptime_s, "losses": float(threads.losses())}
-        return Report(hosted.ready() and not self._leaving.is_set(), statistics, version, *hosted.unfit())
+        ready = hosted.ready() and not self._leaving.is_set()
+        return Report(ready, statistics, version, *hosted.unfit(), getattr(hosted, "note", str)()[:NOTE_CHARACTERS_MAX])
 
     def _take_table(self, table: RoutingTable) -> None:
         with self._table_lock:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from flightserve.config import PROTOCOLS
 from flightserve.control import ports, shared_ray
 from flightserve.control.folder import Folder
-from flightserve.control.messages import View
+from flightserve.control.messages import SERVING, View
 from flightserve.control.names import supervisor_socket
 from flightserve.control.observer import Observer, connect, kill
 from flightserve.control.plan import Plan
@@ -171,8 +171,8 @@ class Launcher:
         assert self._observer is not None
         waited_s = 0.0
         while not cancelled():
-            view = self._observer.wait_for(lambda view: view.phase in ("ready", "failed"), POLL_S)
-            if view is not None and view.phase == "ready":
+            view = self._observer.wait_for(lambda view: view.phase in (*SERVING, "failed"), POLL_S)
+            if view is not None and view.phase in SERVING:
                 return
             if view is not None and view.phase == "failed":
                 raise StartFailed(view.problem, view.detail)

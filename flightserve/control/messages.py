@@ -16,6 +16,11 @@ from flightserve.core.lifecycle.reconciling import Slot
 from flightserve.wire.framing import MessageDecoder, pack_length
 from flightserve.wire.table import RoutingTable
 
+# The phases of an app that is ready or was: it is degraded only then, or where what is ready does not serve all.
+SERVING: Final = ("ready", "degraded")
+# Of what a child says that it does not do, and of how many.
+NOTE_CHARACTERS_MAX: Final = 4096
+NOTES_MAX: Final = 20
 # Code and arguments of one app (`running.plan_deployments`).
 APP_BYTES_MAX: Final = 256 << 20
 # A supervisor's state may hold an app's deployments twice while they are changed, and all that is small beside.
@@ -41,13 +46,15 @@ class Announce(msgspec.Struct, array_like=True, frozen=True, tag=1):
 class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """A child's heartbeat. `ready`: it can do its part of a request. `statistics`: its counters and gauges.
     `table_version`: of the routing table that it acts by. `unfit`: why another should take its place, "" while none
-    should; what it runs has ended by `until_ns` (monotonic) then."""
+    should; what it runs has ended by `until_ns` (monotonic) then. `note`: what it does not do though it is ready, for
+    people."""
 
     ready: bool
     statistics: dict[str, float] = {}
     table_version: int = 0
     unfit: str = ""
     until_ns: int = 0
+    note: str = ""
 
 
 class StartFailure(msgspec.Struct, array_like=True, frozen=True, tag=3):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from flightserve import threads
-from flightserve.control.messages import Ask, Attach, Inbox, Keep, Message, Shutdown, View, encode
+from flightserve.control.messages import SERVING, Ask, Attach, Inbox, Keep, Message, Shutdown, View, encode
 from flightserve.control.names import running_apps
 from flightserve.errors import FlightserveError, NotFound, PermissionDenied, ProtocolError, Unavailable
 from flightserve.fabric.transport.channels import check_peer, reach
@@ -165,7 +165,7 @@ class Observer:
     def _take(self, view: View) -> None:
         addresses = {child.name: child.addresses for child in view.children if child.addresses}
         before = self._attach
-        self._attach = Attach(before.was_ready or view.phase == "ready", {**before.addresses, **addresses}, before.kept)
+        self._attach = Attach(before.was_ready or view.phase in SERVING, {**before.addresses, **addresses}, before.kept)
         with self._changed:
             self._heard = time.monotonic()
             self._view = view

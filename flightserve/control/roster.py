@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from flightserve.control.desired import Desired
-from flightserve.control.messages import Announce, ChildView, DeploymentView, Report, View
+from flightserve.control.messages import NOTES_MAX, Announce, ChildView, DeploymentView, Report, View
 from flightserve.control.plan import Plan
 from flightserve.core.lifecycle.phases import LIVE, Event, Phase, step
 from flightserve.core.lifecycle.reconciling import (
@@ -74,6 +74,7 @@ class Record:
     addresses: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
     table_version: int = 0
+    note: str = ""
     # How long it served, once it does not any more.
     served_ns: int = 0
 
@@ -182,9 +183,10 @@ class Roster:
 
     def reported(self, record: Record, message: Report, now_ns: int) -> bool:
         """A heartbeat; True when it changes the routing table."""
-        before = (record.ready, record.phase)
+        before = (record.ready, record.phase, record.note)
         record.heard_ns = now_ns
         record.ready = message.ready
+        record.note = message.note
         record.statistics = message.statistics
         record.table_version = message.table_version
         record.stopped = record.busy = False
@@ -194,7 +196,7 @@ class Roster:
         if message.statistics.get("going_requests"):
             self._busy_ns = now_ns
         self._move(record, Event.HEARD, now_ns)
-        return (record.ready, record.phase) != before
+        return (record.ready, record.phase, record.note) != before
 
     def happened(self, record: Record, event: Event, now_ns: int) -> None:
         """SILENT, DRAIN, KILL or EXITED."""
@@ -352,6 +354,7 @@ class Roster:
             draining=self.draining,
             metrics={record.slot.name: record.statistics for record in serving},
             others=entries(self._desired.specs((*layout.coming, *layout.going))),
+            notes=self._notes(),
         )
 
     def _entry(self, spec: DeploymentSpec, owner: Owner) -> Entry:
@@ -400,7 +403,12 @@ class Roster:
     def problem(self) -> str:
         """What keeps the app from being ready, or what dies from being replaced, for people; "" when nothing does."""
         problem = self.failure or self.placement_problem or self._waiting()
-        return "; ".join(part for part in (problem, self.trouble) if part)
+        return "; ".join(part for part in (problem, self.trouble, *self._notes()) if part)
+
+    def _notes(self) -> tuple[str, ...]:
+        """What replicas that serve say they do not do; the same once."""
+        notes = [f"{record.slot.deployment}: {record.note}" for record in self.records.values() if record.note]
+        return tuple(dict.fromkeys(sorted(notes)))[:NOTES_MAX]
 
     def _short(self) -> bool:
         """A wanted place has no living process."""
@@ -457,7 +465,7 @@ class Roster:
         if self.draining:
             return "draining" if self.records else "stopped"
         if self.all_ready() and not self.lost:
-            return "ready"
+            return "degraded" if self._notes() else "ready"
         if (self.failure or self.placement_problem) and not self.was_ready:
             return "failed"
         return "degraded" if self.was_ready else "starting"

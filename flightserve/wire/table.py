@@ -52,7 +52,8 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
 class RoutingTable(msgspec.Struct, array_like=True, frozen=True):
     """Everything, whole: small enough to send again on every change, so that nobody has to merge. `deployments` are
     what clients are served; `others` are versions that are still coming, which nobody calls yet, and those that are
-    going, which nobody calls any more but which finish what they were sent."""
+    going, which nobody calls any more but which finish what they were sent. `notes` are what replicas do not serve
+    though they are ready, for people."""
 
     version: int
     peers: tuple[Peer, ...] = ()
@@ -60,6 +61,7 @@ class RoutingTable(msgspec.Struct, array_like=True, frozen=True):
     draining: bool = False
     metrics: dict[str, dict[str, float]] = {}
     others: tuple[Entry, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def assign(deployments: Iterable[str], routers: Mapping[str, int]) -> dict[str, int]:

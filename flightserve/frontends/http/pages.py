@@ -89,7 +89,8 @@ class _Pages:
             raise Unavailable("draining")
         if not self._service.ready():
             raise Unavailable("not every deployment has a replica that answers yet")
-        return _json(request, {"status": "ready"})
+        notes = getattr(self._service, "notes", ())
+        return _json(request, {"status": "degraded", "problems": notes} if notes else {"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
         tiers = getattr(self._service, "metrics", None)  # the data plane's client has the other tiers' statistics

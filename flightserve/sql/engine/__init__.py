@@ -26,11 +26,13 @@ from flightserve.core.cache import LRUCache
 from flightserve.errors import ConfigError, Unavailable
 from flightserve.sql.engine.bound_queries import BoundQuery, Key
 from flightserve.sql.engine.columns import project
+from flightserve.sql.engine.definitions import Definitions
 from flightserve.sql.engine.errors import said as _said
+from flightserve.sql.engine.opening import TableOpener
 from flightserve.sql.engine.spilling import SpillFolder
-from flightserve.sql.sources import Source, quoted_name
-from flightserve.sql.sources.csv import text_columns, types_of
-from flightserve.sql.sources.files import quoted
+from flightserve.sql.sources import Source
+from flightserve.sql.sources.problems import Leniency, SourceError
+from flightserve.sql.sources.spelling import quoted, quoted_name
 from flightserve.sql.statements.parser import Parser
 
 LOADS: Final = ("memory", "view")
@@ -62,7 +64,9 @@ class EngineOptions:
     """How an engine is opened. `threads` 0: one for each core; `memory_limit` "" is DuckDB's own, 80 % of the
     machine's memory, otherwise as "4GB". `temp_directory` is where its private folder is made ("": the system's);
     `spill_limit` is what it and its like, `engines` in all, may have there together, "" for what the disk has.
-    `catalog` is the database that the tables are in, as in `catalog.main.flights`; "" is DuckDB's own, `memory`."""
+    `catalog` is the database that the tables are in, as in `catalog.main.flights`; "" is DuckDB's own, `memory`. `init`
+    are statements that create views and macros over the tables. `strict`: a file that cannot be served keeps all from
+    being served. `csv` are arguments for the reader of CSV."""
 
     load: str = "memory"
     threads: int = 0
@@ -71,6 +75,9 @@ class EngineOptions:
     spill_limit: str = ""
     engines: int = 1
     catalog: str = ""
+    init: str = ""
+    strict: bool = True
+    csv: str = ""
 
     def __post_init__(self) -> None:
         """Raises ConfigError."""
@@ -86,15 +93,15 @@ class EngineOptions:
 class Engine:
     """The open database. Any thread may take sessions; `parser` has its own lock (`parse`)."""
 
-    def __init__(self, sources: tuple[Source, ...], options: EngineOptions) -> None:
-        """Raises ConfigError for a table that cannot be opened or an option that DuckDB does not take."""
-        self.sources = sources
+    def __init__(self, sources: tuple[Source, ...], options: EngineOptions, leniency: Leniency | None = None) -> None:
+        """What of the sources cannot be opened is the leniency's. Raises ConfigError for what it does not take, where
+        no table is left, and for an option that DuckDB does not take."""
         self.options = options
+        self.leniency = leniency or Leniency()
         self.tables: dict[str, pa.Schema] = {}
         # Of the files before they are read: what is written meanwhile makes a difference to the next fingerprint.
-        self.versions: Mapping[str, str] = {source.name: source.fingerprint() for source in sources}
-        # What views are over: it has to live as long as they do.
-        self._arrow: dict[str, pa.Table] = {}
+        self.versions: Mapping[str, str] = dict(self._fingerprints(sources))
+        self.sources = tuple(source for source in sources if source.name in self.versions)
         self._idle: list[duckdb.DuckDBPyConnection] = []
         # By their texts.
         self._bound: LRUCache[Key, BoundQuery] = LRUCache(BOUND_QUERIES_MAX)
@@ -117,16 +124,25 @@ class Engine:
         self._enter(self._connection)
         # The limit that the engine holds itself to.
         self.memory_bytes = _bytes(self._connection, "memory_limit")
-        for source in self.sources:
-            self._open(source)
-        self._lock_down(self._connection, self._files())
+        # What views are over has to live as long as they do.
+        self._opener = TableOpener(
+            self._connection, "TABLE" if self.options.load == "memory" else "VIEW", self.leniency
+        )
+        definitions = Definitions(self.options.init, [source.name for source in self.sources])
+        self._open_all(definitions)
         with self.session() as session:
-            for source in self.sources:
-                relation = project(session.sql(f"FROM {quoted_name(source.name)} LIMIT 0"))
-                self.tables[source.name] = relation.to_arrow_table().schema
-        self.shadow = self._shadow()
+            tables = ((source.name, session.sql(f"FROM {quoted_name(source.name)} LIMIT 0")) for source in self.sources)
+            for name, relation in (*tables, *definitions.columns(session)):
+                self.tables[name] = project(relation).to_arrow_table().schema
+        # Whatever is read by each query, or defined over the tables.
+        self.views = frozenset(self.tables if self.options.load == "view" else definitions.views)
+        # A view is of all tables.
+        whole = "-".join(self.versions[source.name] for source in self.sources)
+        self.versions = {**self.versions, **dict.fromkeys(definitions.views, definitions.version(whole))}
+        self.shadow = self._shadow(definitions)
         names = frozenset(name.lower() for name in self.tables)
-        self.parser = Parser(self.shadow, names, self._catalog or _DEFAULT_CATALOG)
+        self.parser = Parser(self.shadow, names, self._catalog or _DEFAULT_CATALOG, definitions.macros)
+        definitions.tell(self.parser, self._connection)
 
     def __repr__(self) -> str:
         return f"<Engine {len(self.tables)} tables, {len(self._idle)} idle sessions>"
@@ -200,37 +216,32 @@ class Engine:
             limit = min(limit, _bytes(connection, "max_temp_directory_size"))
         connection.execute(f"SET max_temp_directory_size = '{limit // self.options.engines}B'")
 
-    def _open(self, source: Source) -> None:
-        name = quoted_name(source.name)
-        kind = "TABLE" if self.options.load == "memory" else "VIEW"
-        try:
-            if source.format == "csv":
-                self._open_csv(source, f"CREATE {kind} {name} AS FROM ", all_fit=kind == "VIEW")
-            elif source.format == "parquet":
-                self._connection.execute(f"CREATE {kind} {name} AS FROM {source.scan()}")
-            elif kind == "TABLE":
-                self._connection.register("__fs_source", source.read_arrow())
-                self._connection.execute(f"CREATE TABLE {name} AS FROM __fs_source")
-                self._connection.unregister("__fs_source")
-            else:
-                # A registered table would be seen by one connection only, and be in no catalog.
-                table = self._arrow[source.name] = source.read_arrow()
-                self._connection.from_arrow(table).create_view(source.name)
-        except duckdb.Error as error:
-            files = [*source.patterns(), *source.files] if source.format != "arrow" else []
-            raise ConfigError(f"table {source.name!r} cannot be opened: {_said(error, files)}") from error
+    def _fingerprints(self, sources: tuple[Source, ...]) -> Iterator[tuple[str, str]]:
+        """The tables' versions, of those whose files are all there."""
+        for source in sources:
+            try:
+                yield source.name, source.fingerprint()
+            except SourceError as error:
+                self.leniency.add(error.problem, error)
 
-    def _open_csv(self, source: Source, create: str, all_fit: bool) -> None:
-        """Types as all rows allow them. `all_fit`: what does not is found out now, because nothing is converted yet."""
-        types = types_of(self._connection, source)
-        if all_fit:
-            types = text_columns(self._connection, source, types)
-        try:
-            self._connection.execute(create + source.scan(types))
-        except duckdb.ConversionException:
-            self._connection.execute(create + source.scan(text_columns(self._connection, source, types)))
+    def _open_all(self, definitions: Definitions) -> None:
+        """Open the tables, and lock the engine. What is in DuckDB files is read behind the lock: a view in one may name
+        any file."""
+        attached = [source for source in self.sources if source.format == "duckdb" and self._opener.attach(source)]
+        opened = [self._opener.open(source) for source in self.sources if source.format != "duckdb"]
+        self.sources = tuple(source for source in opened if source is not None)
+        if not attached:
+            definitions.create(self._connection)
+        self._lock_down(self._connection, self._files())
+        if attached:
+            self.sources += tuple(s for s in (self._opener.open(source) for source in attached) if s is not None)
+            definitions.create(self._connection)
+        self._opener.detach()
+        if not self.sources:
+            self.leniency.refuse_all()
+        self.versions = {source.name: self.versions[source.name] for source in self.sources}
 
-    def _shadow(self) -> duckdb.DuckDBPyConnection:
+    def _shadow(self, definitions: Definitions) -> duckdb.DuckDBPyConnection:
         """A database with the same tables, all empty: statements are parsed, bound and planned here, whatever the
         sources are and however much they hold. They are in its own catalog as well, where connections look that were
         not told of ours."""
@@ -241,6 +252,7 @@ class Engine:
             spelled = ", ".join(f"{quoted_name(column)} {kind}" for column, kind, *_ in columns)
             for place in places:
                 shadow.execute(f"CREATE TABLE {place}{quoted_name(name)} ({spelled})")
+        definitions.create_macros(shadow, self._catalog)
         self._lock_down(shadow, [])
         return shadow
 
@@ -248,7 +260,7 @@ class Engine:
         if self.options.load == "memory":
             return []
         # It asks for the pattern and for what that stands for.
-        read = [source for source in self.sources if source.format != "arrow"]
+        read = [source for source in self.sources if source.scanned]
         return [name for source in read for name in {*source.patterns(), *source.files}]
 
     @staticmethod

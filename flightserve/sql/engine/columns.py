@@ -20,8 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from flightserve.errors import InvalidArgument
-from flightserve.sql.sources import quoted_name
-from flightserve.sql.sources.files import quoted
+from flightserve.sql.sources.spelling import quoted, quoted_name
 
 # The engine's types, by `id`, and what their columns are instead.
 _TEXTS: Final = {

@@ -32,6 +32,9 @@ MESSAGE_CHARACTERS_MAX: Final = 2048
 _LINES_SAID_MAX: Final = 8
 _LINE_CHARACTERS_MAX: Final = 300
 _NOT_SAID: Final = ("Original Line:", "LINE ", "Possible fixes:", "* ")
+# It names settings, which have other names here.
+_NOT_UTF8: Final = "This file is not utf-8 encoded"
+_ENCODING: Final = "it is not UTF-8; the CSV option encoding says what it is: --csv encoding=latin-1, or utf-16"
 NO_MEMORY: Final = "the query needs more memory than this server has for it"
 NO_DISK: Final = "the query needs more disk for what its memory does not hold than this server has for it"
 NO_FILES: Final = "the server cannot open another file for the query now"
@@ -128,6 +131,7 @@ def said(error: BaseException, files: Sequence[str] = ()) -> str:
     for name in files:
         text = text.replace(name, os.path.basename(name))
     lines = text.partition("\n\n")[0].strip().splitlines()[:_LINES_SAID_MAX]
+    lines = [_ENCODING if _NOT_UTF8 in line else line for line in lines]
     kept = [line[:_LINE_CHARACTERS_MAX].rstrip() for line in lines if not line.startswith(_NOT_SAID)]
     return scrubbed("; ".join(line for line in kept if line))
 

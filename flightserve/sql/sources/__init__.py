@@ -1,9 +1,12 @@
-"""Where a warehouse's tables come from: Parquet, CSV and Arrow IPC files, folders of them, Arrow tables.
+"""Where a warehouse's tables come from: files, folders of them, tables in other databases, addresses, frames.
 
 A path may be one file, a glob, or a folder; folders named `key=value` below it become columns (Hive's layout). The
 files are listed when the table is opened and named one by one to the engine, which then may read these and no
-others. Files of a folder or glob that are not of one table (`sql.sources.table_groups`) are a table each.
-`fingerprint` says when files changed.
+others. Files of a folder or glob that are not of one table (`sql.sources.table_groups`) are a table each, and so are
+the tables of a DuckDB file and the sheets of a workbook. Files at an address are copied here first
+(`sql.sources.remote`). `fingerprint` says when files changed.
+
+What of it cannot be served is raised, or with a `Leniency` that is not strict put aside, and the rest is served.
 """
 
 from __future__ import annotations
@@ -11,28 +14,35 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from flightserve.errors import ConfigError
 from flightserve.fabric.conversion.casts import Budget, cast
+from flightserve.sql.sources import lakes, remote
+from flightserve.sql.sources.databases import write_ahead
 from flightserve.sql.sources.files import (
+    SCANNED,
     Unit,
     columns_of,
     is_empty,
     open_ipc,
-    pattern_of,
-    quoted,
-    shown,
+    parts_of,
     small,
     units_at,
 )
+from flightserve.sql.sources.frames import local_files, settled
 from flightserve.sql.sources.naming import NAME_CHARACTERS_MAX, distinct, own_names
+from flightserve.sql.sources.problems import BadFile, Leniency, Problem, SourceError, shown
+from flightserve.sql.sources.spelling import pattern_of, quoted
+from flightserve.sql.sources.spelling import quoted_name as quoted_name
+from flightserve.sql.sources.spreadsheets import read_sheet
 from flightserve.sql.sources.table_groups import TableGroup, folded, group_by_table, share
 from flightserve.sql.statements.policy import RESERVED_PREFIX
 
@@ -48,11 +58,13 @@ _HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One table: its name, and either files of one format or Arrow data (`arrow`).
+    """One table: its name, and either files of one format or data (`arrow`, a table or a dataset).
 
-    `format` is "parquet", "csv" or "arrow". `hive` is true where folders of `root` hold columns. `given` is the name
-    that the path was given, which several tables may come from; `columns` are those of all files, where there are
-    several that differ.
+    `format` is one of `files.FORMAT_NAMES` or `lakes.LAKES`; data is "arrow". `hive` is true where folders of `root`
+    hold columns. `given` is the name that the path was given, which several tables may come from, and `path` the path
+    as it was spelled; `part` is which table of the file this is. `columns` are those of all files, where there are
+    several that differ. `copies` are the files' where they were fetched from an address. `options` are arguments of
+    the engine's table function, as SQL.
     """
 
     name: str
@@ -60,23 +72,57 @@ class Source:
     files: tuple[str, ...] = ()
     root: str = ""
     hive: bool = False
-    arrow: pa.Table | None = None
+    arrow: pa.Table | ds.Dataset | None = None
     given: str = ""
     columns: pa.Schema | None = None
+    path: str = ""
+    part: tuple[str, ...] = ()
+    copies: tuple[remote.Copy, ...] = ()
+    options: str = ""
+
+    @property
+    def scanned(self) -> bool:
+        """Whether the engine reads the files by a table function of its own."""
+        return self.format in SCANNED
 
     def fingerprint(self) -> str:
-        """Changes when a file is written, added or removed; of Arrow data it never does. Raises ConfigError where
-        a file is gone."""
+        """Changes when a file is written, added or removed; of data it never does. Raises SourceError where a file is
+        gone."""
         digest = hashlib.blake2b(digest_size=8)
-        for name in self.files:
+        for name in self._looked_at():
             try:
-                found = os.stat(name)
-            except OSError as error:
-                raise ConfigError(f"table {self.name!r}: a file of it cannot be read: {error.strerror}") from error
-            digest.update(repr((name, found.st_size, found.st_mtime_ns, found.st_ino)).encode())
+                digest.update(repr(self._version(name)).encode())
+            except (OSError, BadFile) as error:
+                why = error.why if isinstance(error, BadFile) else f"cannot be read: {error.strerror}"
+                raise SourceError(self.problem(why, name)) from error
         if self.arrow is not None:
-            digest.update(self.arrow.schema.serialize().to_pybytes() + str(self.arrow.num_rows).encode())
+            rows = self.arrow.num_rows if isinstance(self.arrow, pa.Table) else len(self._looked_at())
+            digest.update(self.arrow.schema.serialize().to_pybytes() + str(rows).encode())
         return digest.hexdigest()
+
+    def _looked_at(self) -> tuple[str, ...]:
+        return local_files(self.arrow) if isinstance(self.arrow, ds.Dataset) else self.files
+
+    def _version(self, file: str) -> tuple[object, ...]:
+        """What tells the file from what it was or becomes. Raises OSError or BadFile."""
+        for copy in self.copies:
+            if copy.path == file:
+                return copy.origin, copy.version
+        if self.format in lakes.LAKES:
+            return file, lakes.version_of(file, self.format)
+        found = os.stat(file)
+        stamp = (file, found.st_size, found.st_mtime_ns, found.st_ino)
+        if self.format == "duckdb":
+            with contextlib.suppress(FileNotFoundError):
+                log = os.stat(write_ahead(file))
+                return (*stamp, log.st_size, log.st_mtime_ns, self.part)
+        return stamp
+
+    def problem(self, why: str, file: str = "") -> Problem:
+        """What is wrong with the table, or with one of its files."""
+        for copy in self.copies:
+            file = copy.origin if copy.path == file else file
+        return Problem(self.name, why, file, self.path)
 
     def keys(self) -> list[str]:
         """The columns that folders hold."""
@@ -89,25 +135,38 @@ class Source:
         """The files as the engine has to be given them."""
         return [pattern_of(name) for name in self.files]
 
-    def scan(self, types: Mapping[str, str] | None = None, more: str = "") -> str:
-        """The engine's table function over the files. `types` are those of CSV columns that are not left to it."""
+    def scan(self, more: str = "") -> str:
+        """The engine's table function over the files; `more` are arguments of it."""
         names = ", ".join(quoted(name) for name in self.patterns())
-        how = f"[{names}], hive_partitioning={str(self.hive).lower()}, union_by_name=true{more}"
-        if types:
-            how += f", types={{{', '.join(f'{quoted(name)}: {quoted(kind)}' for name, kind in types.items())}}}"
-        return f"read_{self.format}({how})"
+        how = [f"[{names}]", f"hive_partitioning={str(self.hive).lower()}", "union_by_name=true", self.options, more]
+        return f"read_{self.format}({', '.join(filter(None, how))})"
 
-    def read_arrow(self) -> pa.Table:
-        """The Arrow data; files are mapped, not read. Raises ConfigError for files that are no Arrow data."""
+    def only(self, files: Sequence[str]) -> Source:
+        """The same table of these of its files."""
+        return replace(self, files=tuple(files))
+
+    def read_arrow(self) -> pa.Table | ds.Dataset:
+        """The rows, where the engine does not read them itself; Arrow's files are mapped, not read. Raises SourceError
+        for files that are not what they should be."""
         if self.arrow is not None:
             return self.arrow
+        try:
+            if self.format in lakes.LAKES:
+                return lakes.read_lake(self.files[0], self.format)
+            if self.format == "xlsx":
+                return read_sheet(self.files[0], self.part[0])
+        except BadFile as error:
+            raise SourceError(self.problem(error.why, error.file)) from error
+        return self._read_ipc()
+
+    def _read_ipc(self) -> pa.Table:
         tables = []
         partitions = _partitions(self.files, self.root) if self.hive else []
         for number, name in enumerate(self.files):
             try:
                 table = _alike(open_ipc(pa.memory_map(name)).read_all(), self.columns)
             except (OSError, pa.ArrowException) as error:
-                raise ConfigError(f"table {self.name!r}: {shown(name)} is no Arrow IPC file: {error}") from error
+                raise SourceError(self.problem(f"is no Arrow IPC file: {error}", name)) from error
             for key, values in partitions:
                 # What the folder says holds, as in the engine.
                 table = table.select([column for column in table.column_names if column != key])
@@ -116,7 +175,7 @@ class Source:
         try:
             return pa.concat_tables(tables)
         except pa.ArrowException as error:
-            raise ConfigError(f"table {self.name!r}: its files have different columns: {error}") from error
+            raise SourceError(self.problem(f"its files have different columns: {error}")) from error
 
 
 # The columns that the tables of each given name had when the warehouse was declared. What files are added later does
@@ -124,19 +183,25 @@ class Source:
 Known = Mapping[str, Mapping[str, pa.Schema]]
 
 
-def find_sources(tables: Mapping[str, Any], known: Known | None = None) -> tuple[Source, ...]:
+def find_sources(
+    tables: Mapping[str, Any], known: Known | None = None, leniency: Leniency | None = None, csv: str = ""
+) -> tuple[Source, ...]:
     """The sources of `Warehouse(tables=...)`. Raises ConfigError for a name that cannot be a table's, a path where
-    nothing lies, or a value that is neither a path nor Arrow data."""
+    nothing lies, or a value that is neither a path nor data, and for files that cannot be served, unless the
+    `leniency` takes them. `csv` are arguments for the engine's reader of CSV (`sql.sources.csv_options`)."""
     if not tables:
         raise ConfigError("a warehouse needs a table: Warehouse(tables={'flights': 'flights.parquet'})")
+    leniency = leniency or Leniency()
     seen: set[str] = set()
     found: list[Source] = []
-    for name, value in tables.items():
+    for name, value in settled(tables).items():
         _check_name(name)
         if folded(name) in seen:
             raise ConfigError(f"two tables are called {name!r}; names of tables do not differ by case")
         seen.add(folded(name))
-        found += _sources(name, value, (known or {}).get(name, {}))
+        found += _sources(name, value, (known or {}).get(name, {}), _Reading(leniency, csv))
+    if not found:
+        leniency.refuse_all()
     names = distinct([[source.name] if source.name else own_names(source) for source in found])
     return tuple(replace(source, name=name) for source, name in zip(found, names, strict=True))
 
@@ -160,18 +225,13 @@ def split(sources: Sequence[Source]) -> dict[str, list[Source]]:
 
 def described(sources: Sequence[Source]) -> str:
     """Which table has which files."""
-    listed = [f"{source.name} is {_listed(source.files)}" for source in sources[:_LISTED_MAX]]
+    listed = [f"{source.name} is {_listed(source)}" for source in sources[:_LISTED_MAX]]
     return "; ".join(listed) + f" and {len(sources) - _LISTED_MAX} more" * (len(sources) > _LISTED_MAX)
 
 
-def _listed(files: Sequence[str]) -> str:
-    names = ", ".join(map(shown, files[:_LISTED_MAX]))
-    return names if len(files) <= _LISTED_MAX else f"{names} and {len(files) - _LISTED_MAX} more"
-
-
-def quoted_name(name: str) -> str:
-    """The name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
+def _listed(source: Source) -> str:
+    names = ", ".join(map(shown, source.files[:_LISTED_MAX])) + "".join(f" ({part})" for part in source.part[-2:-1])
+    return names if len(source.files) <= _LISTED_MAX else f"{names} and {len(source.files) - _LISTED_MAX} more"
 
 
 def _check_name(name: Any) -> None:
@@ -181,63 +241,126 @@ def _check_name(name: Any) -> None:
         raise ConfigError(f"table {name!r}: names that begin with {RESERVED_PREFIX} are flightserve's own")
 
 
-def _sources(name: str, value: Any, known: Mapping[str, pa.Schema]) -> list[Source]:
-    if isinstance(value, pa.RecordBatch):
-        value = pa.Table.from_batches([value])
-    if isinstance(value, pa.Table):
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How files are looked at."""
+
+    leniency: Leniency
+    csv: str
+
+
+def _sources(name: str, value: Any, known: Mapping[str, pa.Schema], reading: _Reading) -> list[Source]:
+    if isinstance(value, (pa.Table, ds.Dataset)):
         return [Source(name, "arrow", arrow=value, given=name)]
-    if isinstance(value, (str, os.PathLike)):
-        path = os.fsdecode(os.fspath(value))
-        if "\0" in path:
-            raise ConfigError(f"table {name!r}: its path holds a NUL character")
-        return _from_path(name, os.path.abspath(path), known)
-    raise ConfigError(
-        f"table {name!r} is of type {type(value).__name__}; it is a path, a glob, a folder, or a pyarrow.Table"
-    )
-
-
-def _from_path(name: str, path: str, known: Mapping[str, pa.Schema]) -> list[Source]:
-    """The tables that the path is; those without a name yet are called as their files are."""
-    units = units_at(name, path)
-    if os.path.isfile(path):
-        return [_source(name, name, TableGroup(None, units))]
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(
+            f"table {name!r} is of type {type(value).__name__}; it is a path, a glob, a folder, an address, or data: "
+            "of pyarrow (Table, RecordBatch, RecordBatchReader, Dataset), pandas, polars, or what gives an Arrow stream"
+        )
+    path = os.fsdecode(os.fspath(value))
+    if "\0" in path:
+        raise ConfigError(f"table {name!r}: its path holds a NUL character")
     try:
-        groups = _groups(units)
-    except (ConfigError, pa.ArrowInvalid) as error:
-        raise ConfigError(f"table {name!r} cannot be opened: {error}") from error
+        if remote.is_address(path):
+            return _from_address(name, path, known, reading)
+        return _from_path(name, path, os.path.abspath(path), known, reading)
+    except SourceError as error:
+        reading.leniency.add(error.problem, error)
+        return []
+
+
+def _from_address(name: str, address: str, known: Mapping[str, pa.Schema], reading: _Reading) -> list[Source]:
+    """What lies at the address, from copies of it."""
+    try:
+        fetched = remote.fetch(address)
+    except BadFile as error:
+        raise SourceError(Problem(name, error.why, error.file)) from error
+    found = _from_path(name, remote.without_secrets(address), fetched.path, known, reading, fetched.copies)
+    return [replace(source, copies=fetched.of(source.files)) for source in found]
+
+
+def _from_path(
+    name: str,
+    given: str,
+    path: str,
+    known: Mapping[str, pa.Schema],
+    reading: _Reading,
+    copies: Sequence[remote.Copy] = (),
+) -> list[Source]:
+    """The tables that the path is, which was spelled as `given`; those without a name yet are called as their files
+    are."""
+    origins = {copy.path: copy.origin for copy in copies}
+
+    def refuse(error: BadFile) -> None:
+        problem = Problem(name, error.why, origins.get(error.file, error.file), given)
+        reading.leniency.add(problem, error)
+
+    units = units_at(name, path, given, reading.csv)
+    if os.path.isfile(path) and units[0].format in SCANNED | {"arrow"}:
+        try:
+            if not is_empty(units[0]):
+                columns_of(units[0])
+        except BadFile as error:
+            refuse(error)
+            return []
+        return [_source(name, name, given, TableGroup(None, units))]
+    try:
+        groups = _groups(units, refuse)
+    except pa.ArrowInvalid as error:
+        raise SourceError(Problem(name, f"cannot be opened: {error}", path, given)) from error
     if groups is None:
         raise ConfigError(f"table {name!r}: its files make more than {TABLES_MAX} tables; name them one by one")
     left = dict(known)
     kept = [_kept(group, left) for group in groups]
-    if len(groups) == 1:
+    if len(groups) == 1 and groups[0].members[0].format != "duckdb":
         kept = [kept[0] or name]
-    return [_source(each, name, group) for each, group in zip(kept, groups, strict=True)]
+    return [_source(each, name, given, group) for each, group in zip(kept, groups, strict=True)]
 
 
-def _groups(units: list[Unit]) -> list[TableGroup[Unit]] | None:
+def _groups(units: list[Unit], refuse: Callable[[BadFile], None]) -> list[TableGroup[Unit]] | None:
     """What is one table each. Files of different formats never are, nor are Hive layouts and what lies beside them."""
-    filled = [unit for unit in units if not is_empty(unit)] or units[:1]
-    kinds: dict[tuple[object, ...], list[Unit]] = {}
-    for unit in filled:
-        kinds.setdefault((unit.format, (unit.root, unit.files) if unit.hive else ""), []).append(unit)
-    groups: list[TableGroup[Unit]] = []
+    kinds: dict[tuple[object, ...], list[tuple[Unit, pa.Schema]]] = {}
+    whole: list[TableGroup[Unit]] = []
+    for unit in _filled(units, refuse):
+        try:
+            if unit.format in SCANNED or unit.format == "arrow":
+                kind = (unit.format, (unit.root, unit.files) if unit.hive else "")
+                columns = columns_of(unit)
+                kinds.setdefault(kind, []).append((unit, columns))
+            else:
+                whole += [TableGroup(None, [part]) for part in parts_of(unit)]
+        except BadFile as error:
+            refuse(error)
+    groups = whole
     for members in kinds.values():
-        more = group_by_table(((unit, columns_of(unit)) for unit in members), small, TABLES_MAX - len(groups))
+        more = group_by_table(members, small, TABLES_MAX - len(groups)) if len(groups) <= TABLES_MAX else None
         if more is None:
             return None
         groups += more
-    return sorted(groups, key=lambda group: group.members[0].files[0])
+    return sorted(groups, key=lambda group: group.members[0].files[0]) if len(groups) <= TABLES_MAX else None
 
 
-def _source(name: str, given: str, group: TableGroup[Unit]) -> Source:
+def _filled(units: list[Unit], refuse: Callable[[BadFile], None]) -> list[Unit]:
+    """Those that have something in them; the first where none has."""
+    filled = []
+    for unit in units:
+        try:
+            filled += [] if is_empty(unit) else [unit]
+        except BadFile as error:
+            refuse(error)
+    return filled or units[:1]
+
+
+def _source(name: str, given: str, path: str, group: TableGroup[Unit]) -> Source:
     files = tuple(file for unit in group.members for file in unit.files)
     first = group.members[0]
-    return Source(name, first.format, files, first.root, first.hive, given=given, columns=group.columns)
+    made = Source(name, first.format, files, first.root, first.hive, given=given, columns=group.columns)
+    return replace(made, path=path, part=first.part, options=first.options)
 
 
 def _kept(group: TableGroup[Unit], left: dict[str, pa.Schema]) -> str:
     """The name of the table that this was before, which is no longer `left` then; "" where it is new."""
-    shares = {name: share(columns, group.columns) for name, columns in left.items()}
+    shares = {name: share(columns, group.columns) for name, columns in left.items() if group.columns is not None}
     best = max(shares, default="", key=shares.__getitem__)
     if not best or not shares[best]:
         return ""

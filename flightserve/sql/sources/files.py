@@ -2,7 +2,8 @@
 
 A path that exists is that path, whatever characters its name has; one that does not may be a glob. Names that begin
 with a dot or an underscore, below a folder, are what others leave beside the data (`_SUCCESS`, `.crc`). Files below
-folders named `key=value` (Hive's layout) are of one table with each other, and the keys are its columns.
+folders named `key=value` (Hive's layout) are of one table with each other, and the keys are its columns. A folder that
+is a Delta or an Iceberg table is one thing, and so is each table of a DuckDB file and each sheet of a workbook.
 
 A file's columns are read once and remembered until it changes.
 """
@@ -14,7 +15,7 @@ import glob
 import os
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,74 +26,85 @@ import pyarrow.parquet as pq
 from flightserve.errors import ConfigError
 from flightserve.fabric.memory.schemas import decode_schema
 from flightserve.sql.engine.errors import said
+from flightserve.sql.sources import lakes
+from flightserve.sql.sources.databases import tables_in
+from flightserve.sql.sources.problems import BadFile, shown
+from flightserve.sql.sources.spelling import pattern_of, quoted
+from flightserve.sql.sources.spreadsheets import sheets_in
 from flightserve.sql.sources.table_groups import unify_schemas
 
 FILES_MAX: Final = 100_000
 
+_PACKED: Final = ("", ".gz", ".zst")
 _FORMATS: Final = {
     ".parquet": "parquet",
     ".pq": "parquet",
-    **{f".{kind}{packed}": "csv" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zst")},
+    **{f".{kind}{packed}": "csv" for kind in ("csv", "tsv") for packed in _PACKED},
+    **{f".{kind}{packed}": "json" for kind in ("json", "jsonl", "ndjson") for packed in _PACKED},
     ".arrow": "arrow",
     ".arrows": "arrow",
     ".ipc": "arrow",
     ".feather": "arrow",
+    ".duckdb": "duckdb",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
+    ".xls": "xlsx",
+    ".ods": "xlsx",
 }
 KNOWN: Final = ", ".join(sorted(_FORMATS))
+# What each format is called in messages.
+FORMAT_NAMES: Final = {
+    "parquet": "Parquet",
+    "csv": "CSV",
+    "json": "JSON",
+    "arrow": "Arrow IPC",
+    "duckdb": "DuckDB",
+    "xlsx": "workbook",
+}
+# What the engine has a table function for.
+SCANNED: Final = frozenset({"parquet", "csv", "json"})
 # Whole numbers up to this are exact in a double.
 _DOUBLE_EXACT: Final = 1 << 53
-_csv_lock: Final = threading.Lock()
+_TEXTS: Final = frozenset({"csv", "json"})
+_text_lock: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Files that are of one table for certain: one file, or those of one Hive layout below `root`."""
+    """Files that are of one table for certain: one file, or those of one Hive layout below `root`. Of a file, or a
+    folder, with several tables each is one, `part` says which."""
 
     format: str
     files: tuple[str, ...]
     root: str
     hive: bool = False
+    part: tuple[str, ...] = ()
+    # Arguments of the engine's table function, as SQL.
+    options: str = ""
 
 
-def quoted(text: str) -> str:
-    """The text as an SQL string."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def pattern_of(path: str) -> str:
-    """What the engine, which takes every path for a glob, has to be given for this very file. It parts what is a glob
-    at backslashes, too, so that there is no such text where a name has both."""
-    if not glob.has_magic(path):
-        return path
-    if "\\" in path:
-        raise ConfigError(f"{shown(path)}: the engine cannot open a path with a backslash and one of *?[; rename it")
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
-
-
-def shown(path: str) -> str:
-    """A file in a message: its name alone."""
-    return ascii(os.path.basename(path)) if not os.path.basename(path).isprintable() else os.path.basename(path)
-
-
-def units_at(table: str, path: str) -> list[Unit]:
-    """The files at an absolute path, in the order of their names. Raises ConfigError where there are none, or some
-    cannot be listed."""
+def units_at(table: str, path: str, given: str, csv: str = "") -> list[Unit]:
+    """The files at an absolute path, in the order of their names; `given` is how it was spelled, `csv` are options of
+    CSV files. Raises ConfigError
+    where there are none, or some cannot be listed."""
     if os.path.isdir(path):
-        units = _units(list(_below(table, path)), path)
+        kind = lakes.format_of(path)
+        units = [Unit(kind, (path,), os.path.dirname(path))] if kind else _units(list(_below(table, path)), path)
     elif os.path.isfile(path):
         units = [Unit(format_of(path) or "", (path,), os.path.dirname(path))]
     else:
-        units = _units([p for p in glob.glob(path, recursive=True) if os.path.isfile(p)], _fixed_part(path))
+        found = [p for p in glob.glob(path, recursive=True) if os.path.isfile(p) or lakes.format_of(p)]
+        units = _units(found, _fixed_part(path))
     files = sum(len(unit.files) for unit in units)
     if not files:
         raise ConfigError(
-            f"table {table!r}: nothing lies at {path}; a path names a Parquet, CSV or Arrow file, a glob, or a folder"
+            f"table {table!r}: nothing lies at {given}; a path names a file ({KNOWN}), a glob, or a folder"
         )
     if files > FILES_MAX:
         raise ConfigError(f"table {table!r} has {files} files; at most {FILES_MAX} are taken")
     for unit in units:
         _check(table, unit)
-    return units
+    return [replace(unit, options=csv) if unit.format == "csv" else unit for unit in units]
 
 
 def _check(table: str, unit: Unit) -> None:
@@ -111,6 +123,9 @@ def _below(table: str, path: str) -> Iterable[str]:
 
     for folder, folders, names in os.walk(path, onerror=refuse):
         folders[:] = [name for name in folders if not _hidden(name)]
+        whole = [name for name in folders if lakes.format_of(os.path.join(folder, name))]
+        folders[:] = [name for name in folders if name not in whole]
+        yield from (os.path.join(folder, name) for name in whole)
         found = (os.path.join(folder, name) for name in names if not _hidden(name))
         yield from (file for file in found if os.path.isfile(file))
 
@@ -123,7 +138,7 @@ def _units(found: Iterable[str], root: str) -> list[Unit]:
     """Those of the files that are data, by what is certainly one table."""
     units: dict[tuple[str, ...], list[str]] = {}
     for file in sorted(found):
-        kind = format_of(file)
+        kind = lakes.format_of(file) or format_of(file)
         if kind is None:
             continue
         folders = Path(file).relative_to(root).parts[:-1]
@@ -152,7 +167,7 @@ def _fixed_part(pattern: str) -> str:
 
 
 def format_of(path: str) -> str | None:
-    """ "parquet", "csv" or "arrow", by the path's ending."""
+    """A key of `FORMAT_NAMES`, by the path's ending."""
     lower = path.lower()
     return next((kind for ending, kind in _FORMATS.items() if lower.endswith(ending)), None)
 
@@ -160,17 +175,26 @@ def format_of(path: str) -> str | None:
 # ---- columns
 
 
+def parts_of(unit: Unit) -> list[Unit]:
+    """The tables that are in the unit's file; the unit itself where a file is one. Raises BadFile."""
+    listing = {"duckdb": tables_in, "xlsx": sheets_in}.get(unit.format)
+    if listing is None:
+        return [unit]
+    return [replace(unit, part=part) for part in listing(unit.files[0], _stamp(unit.files[0]))]
+
+
 def columns_of(unit: Unit) -> pa.Schema:
     """The columns that the unit's files have, the keys not among them; of those that the engine puts together by
-    itself, the first one's. Of CSV they are all text: what they are is the engine's guess. Raises ConfigError."""
+    itself, the first one's. Of CSV and JSON they are all text: what they are is the engine's guess. Raises ConfigError.
+    """
     if unit.format == "arrow" and len(unit.files) > 1:
-        return unify_schemas([_columns(file, unit.format, _stamp(file)) for file in unit.files])
-    return _columns(unit.files[0], unit.format, _stamp(unit.files[0]))
+        return unify_schemas([_columns(file, unit.format, "", _stamp(file)) for file in unit.files])
+    return _columns(unit.files[0], unit.format, unit.options, _stamp(unit.files[0]))
 
 
 def is_empty(unit: Unit) -> bool:
-    """True for a CSV file without a byte in it: it has no columns, of no table."""
-    return unit.format == "csv" and not any(_stamp(file)[0] for file in unit.files)
+    """True for text files without a byte in them: they have no columns, of no table."""
+    return unit.format in _TEXTS and not any(_stamp(file)[0] for file in unit.files)
 
 
 def small(unit: Unit, column: str) -> bool:
@@ -182,30 +206,31 @@ def _stamp(file: str) -> tuple[int, int, int]:
     try:
         found = os.stat(file)
     except OSError as error:
-        raise ConfigError(f"{shown(file)} cannot be read: {error.strerror}") from error
+        raise BadFile(file, f"cannot be read: {error.strerror}") from error
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 @functools.lru_cache(maxsize=FILES_MAX)
-def _columns(file: str, kind: str, stamp: tuple[int, int, int]) -> pa.Schema:
+def _columns(file: str, kind: str, options: str, stamp: tuple[int, int, int]) -> pa.Schema:
     try:
+        found = _text_columns(kind, file, options) if kind in _TEXTS else _READERS[kind](file)
         # Of many files the same few schemas.
-        return decode_schema(_READERS[kind](file).remove_metadata().serialize().to_pybytes())
+        return decode_schema(found.remove_metadata().serialize().to_pybytes())
     except (OSError, pa.ArrowException, duckdb.Error) as error:
         if isinstance(error, OSError) and error.errno:
-            raise ConfigError(f"{shown(file)} cannot be read: {os.strerror(error.errno)}") from error
-        name = {"parquet": "Parquet", "csv": "CSV", "arrow": "Arrow IPC"}[kind]
-        raise ConfigError(f"{shown(file)} is no {name} file: {said(error, (file,))}") from error
+            raise BadFile(file, f"cannot be read: {os.strerror(error.errno)}") from error
+        raise BadFile(file, f"is no {FORMAT_NAMES[kind]} file: {said(error, (file,))}") from error
 
 
-def _csv_columns(file: str) -> pa.Schema:
-    with _csv_lock:
-        rows = _csv_engine().execute(f"DESCRIBE FROM read_csv({quoted(pattern_of(file))})").fetchall()
+def _text_columns(kind: str, file: str, options: str) -> pa.Schema:
+    arguments = ", ".join(filter(None, [quoted(pattern_of(file)), options]))
+    with _text_lock:
+        rows = _text_engine().execute(f"DESCRIBE FROM read_{kind}({arguments})").fetchall()
     return pa.schema([(name, pa.string()) for name, *_ in rows])
 
 
 @functools.cache
-def _csv_engine() -> duckdb.DuckDBPyConnection:
+def _text_engine() -> duckdb.DuckDBPyConnection:
     """Opened once: that takes longer than to look at a file."""
     return duckdb.connect(config={"autoinstall_known_extensions": False, "threads": 1})
 
@@ -230,7 +255,6 @@ def _parquet_columns(file: str) -> pa.Schema:
 
 _READERS: Final[dict[str, Callable[[str], pa.Schema]]] = {
     "parquet": _parquet_columns,
-    "csv": _csv_columns,
     "arrow": _ipc_columns,
 }
 

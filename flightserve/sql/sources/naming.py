@@ -23,6 +23,8 @@ _OWN_CHARACTERS_MAX: Final = 48
 def own_names(source: Source) -> list[str]:
     """Names for one of several tables of a folder, the best first: that of a folder below it that all its files are in,
     its file's, what its files' names begin with."""
+    if source.part:
+        return _names_of_part(source)
     stems = sorted({os.path.basename(file).partition(".")[0] for file in source.files})
     folder = source.root if source.hive else os.path.commonpath([os.path.dirname(file) for file in source.files])
     text = re.sub(r"[\W\d_]+$", "", _common_start(stems[0], stems[-1])) if len(stems) > 1 else stems[0]
@@ -33,6 +35,16 @@ def own_names(source: Source) -> list[str]:
     behind = own if own.startswith(source.given) else f"{source.given}_{own}"
     stem = table_name(f"{own}_{stems[0]}") if folder != source.root else own
     return [own, stem, f"{own}_{source.format}", behind, f"{behind}_{source.format}"]
+
+
+def _names_of_part(source: Source) -> list[str]:
+    """Of a table in a file: as it is called there, with its schema, with the name that the file was given."""
+    schema, part = source.part[:2] if len(source.part) > 1 else ("", source.part[0])
+    usable = part.isprintable() and 0 < len(part) <= NAME_CHARACTERS_MAX
+    own = part if schema and usable and not part.lower().startswith(RESERVED_PREFIX) else table_name(part)
+    own = own or f"{source.given}_{re.sub(r'[^0-9A-Za-z]+', '_', part)[:_OWN_CHARACTERS_MAX]}".rstrip("_")
+    placed = f"{schema}_{own}" if schema not in ("", "main") else own
+    return [own, placed, f"{source.given}_{placed}"]
 
 
 def _common_start(one: str, other: str) -> str:

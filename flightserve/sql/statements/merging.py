@@ -39,7 +39,7 @@ from flightserve.errors import FlightserveError
 from flightserve.sql.engine.columns import meant
 from flightserve.sql.engine.errors import translate
 from flightserve.sql.statements.parameters import Parameters, cast_text
-from flightserve.sql.statements.parser import ParsedStatement, Parser, Tree, function_name, walk
+from flightserve.sql.statements.parser import ParsedStatement, Parser, Tree, defined_name, function_name, walk
 from flightserve.sql.statements.policy import RESERVED_PREFIX
 
 PARAMS: Final = "__fs_params"
@@ -105,7 +105,7 @@ def merge(
     `connection` has the tables (empty ones will do); `result` is the schema of one execution's result as the engine
     gives it. Raises NotMergeable.
     """
-    refuse_undefined(statement.tree, parser.volatile)
+    refuse_undefined(statement.tree, parser)
     _refuse_wrong(statement)
     _refuse_our_names(connection, statement)
     try:
@@ -142,14 +142,17 @@ def parameter_relation(columns: Sequence[pa.Array], start: int, stop: int) -> pa
 # ---- what has one result
 
 
-def refuse_undefined(tree: Tree, volatile: frozenset[str]) -> None:
+def refuse_undefined(tree: Tree, parser: Parser) -> None:
     """Raise NotMergeable for a statement whose rows one run and another may give differently."""
     for node in walk(tree):
         kind = node.get("type")
+        name = defined_name(node)
+        if name in parser.undefined:
+            raise NotMergeable(f"{name} of the init file may give something else each time")
         if kind == "SHOW_REF":
             raise NotMergeable("it describes tables")
         if node.get("class") == "FUNCTION":
-            _refuse_function(node, volatile)
+            _refuse_function(node, parser.volatile)
         elif node.get("class") == "WINDOW":
             _refuse_window(node)
         if kind == "GROUPING_FUNCTION":

@@ -59,18 +59,27 @@ class ParsedStatement:
 
 class Parser:
     """Checks statements for one engine. `tables` are the names that may be read, in lower case, `catalog` is where they
-    are.
+    are; `macros` are functions that were defined beside them.
 
     It has a connection of its own, on which nothing of strangers ever runs. Any thread.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, tables: frozenset[str], catalog: str) -> None:
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        tables: frozenset[str],
+        catalog: str,
+        macros: frozenset[str] = frozenset(),
+    ) -> None:
         self._connection = connection
         self._lock = threading.Lock()
         self._tables = tables
         rows = connection.execute("SELECT lower(name), value FROM duckdb_settings()").fetchall()
         known = {name: setting_value(value) for name, value in rows if name in SETTINGS}
         self._in_use = InUse(catalog, tables, known)
+        self._macros = macros
+        # Views and macros (lower case) that may give something else each time; told once they were looked at.
+        self.undefined: frozenset[str] = frozenset()
         rows = connection.execute(
             "SELECT lower(view_name) FROM duckdb_views() WHERE internal "
             "UNION SELECT lower(table_name) FROM duckdb_tables() WHERE internal"
@@ -197,7 +206,7 @@ class Parser:
         path = node["qualified_name"]["path"]
         name = str(path[-1])
         lower = name.lower()
-        if lower.startswith(policy.RESERVED_PREFIX):
+        if any(str(part).lower().startswith(policy.RESERVED_PREFIX) for part in path):
             raise PermissionDenied(f"names that begin with {policy.RESERVED_PREFIX} are the server's own")
         if len(path) == 1 and lower in self._tables:
             return
@@ -217,7 +226,7 @@ class Parser:
     def _check_table_function(self, node: Tree) -> None:
         function = node.get("function") or {}
         name = function_name(function) if function.get("class") == "FUNCTION" else ""
-        if name not in policy.TABLE_FUNCTIONS:
+        if name not in policy.TABLE_FUNCTIONS and name not in self._macros:
             what = f"{name}()" if name else "this kind of table function"
             raise PermissionDenied(f"{what} is not allowed: queries read the tables of this server only")
 
@@ -322,6 +331,15 @@ def folded(name: str) -> str:
     """The name as the engine compares names, by their ASCII. Python finds others equal, such as one with a Kelvin sign
     for its k, where the engine would look for a file."""
     return name.encode().lower().decode()
+
+
+def defined_name(node: Tree) -> str:
+    """What the node names that may be a view or a macro, in lower case; "" for others."""
+    if node.get("type") == "BASE_TABLE":
+        return folded(str(node["qualified_name"]["path"][-1]))
+    if node.get("type") == "TABLE_FUNCTION":
+        return function_name(node.get("function") or {})
+    return function_name(node) if node.get("class") == "FUNCTION" else ""
 
 
 def function_name(node: Tree) -> str:

@@ -18,6 +18,8 @@ from flightserve.errors import ConfigError
 from flightserve.sql.engine import LOADS, EngineOptions
 from flightserve.sql.engine.memory import MIB
 from flightserve.sql.sources import Known
+from flightserve.sql.sources.csv_options import csv_arguments
+from flightserve.sql.sources.frames import settled
 from flightserve.sql.warehouse.named import NamedQuery
 from flightserve.sql.warehouse.replica import OWN_METHODS, Upkeep, WarehouseReplica
 from flightserve.types import DeploymentOptions
@@ -38,13 +40,18 @@ class Warehouse:
     """Tables, and queries by name over them. Raises ConfigError for options that make no sense; files and queries are
     looked at when the app is planned, by `fs.serve` and the like.
 
-    `tables` maps names to a path (a Parquet, CSV or Arrow IPC file, a glob, a folder, also one partitioned as Hive
-    does), or to a `pyarrow.Table`. With `load="memory"` each replica copies them into its own memory when it starts,
-    with "view" it reads the files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica;
-    `spill_limit` is for what all have on disk together (default: 90 % of what is free). With `refresh_s` each replica
-    looks so often whether the files changed, and serves them as they are now. With `cache_mb` each keeps so many MiB of
-    results, which are given again until a table that they are of changes; with `load="view"` the files are looked at
-    every second then, where `refresh_s` says nothing else. Other options are those of `@fs.deployment`.
+    `tables` maps names to a path (a file, a glob, a folder, also one partitioned as Hive does, or an address; the kinds
+    are in docs/reference/sql.md), or to data: of pyarrow (Table, RecordBatch, RecordBatchReader, Dataset), a pandas or
+    polars frame, or anything that gives an Arrow stream. A file that cannot be read is left out and told of, unless
+    `strict`. `csv` says how CSV files are written, as in `csv={"delim": ";", "nullstr": ["NA"]}`; `init` is SQL that
+    creates views and macros over the tables.
+
+    With `load="memory"` each replica copies the tables into its own memory when it starts, with "view" it reads the
+    files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica; `spill_limit` is for what all
+    have on disk together (default: 90 % of what is free). With `refresh_s` each replica looks so often whether the
+    files changed, and serves them as they are now. With `cache_mb` each keeps so many MiB of results, which are given
+    again until a table that they are of changes; with `load="view"` the files are looked at every second then, where
+    `refresh_s` says nothing else. Other options are those of `@fs.deployment`.
     """
 
     def __init__(
@@ -58,19 +65,30 @@ class Warehouse:
         spill_limit: str = "",
         refresh_s: float = 0.0,
         cache_mb: int = 0,
+        strict: bool = False,
+        csv: Mapping[str, Any] | None = None,
+        init: str = "",
         **options: Unpack[Options],
     ) -> None:
         if load not in LOADS:
             raise ConfigError(f"load is {load!r}; it is one of {', '.join(map(repr, LOADS))}")
         if not 0 <= refresh_s < REFRESH_S_MAX:
             raise ConfigError(f"refresh_s is {refresh_s}; it is 0 (off) or more, in seconds")
-        self._engine = EngineOptions(load, threads, memory_limit, spill_limit=spill_limit)
+        self._engine = EngineOptions(
+            load,
+            threads,
+            memory_limit,
+            spill_limit=spill_limit,
+            init=init,
+            strict=strict,
+            csv=csv_arguments(csv or {}),
+        )
         if not 0 <= cache_mb <= CACHE_MB_MAX:
             raise ConfigError(f"cache_mb is {cache_mb}; it is 0 (off) to {CACHE_MB_MAX}")
         if cache_mb and load == "view":
             refresh_s = refresh_s or VIEW_REFRESH_S
         self._upkeep = Upkeep(refresh_s, int(cache_mb * MIB))
-        self._tables = dict(tables)
+        self._tables = settled(tables)
         # Filled in when the app is planned, and then pickled with the arguments that it is one of.
         self._known: Known = {}
         base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX)

@@ -294,7 +294,7 @@ class Runner:
             if statement.explain:
                 raise NotMergeable("it explains a statement")
             if not prepared.parameters.names:
-                refuse_undefined(statement.tree, parser.volatile)
+                refuse_undefined(statement.tree, parser)
                 return None, ""
             try:
                 result = prepared.raw

@@ -3,7 +3,9 @@
 An engine's configuration is locked once its tables are open, and the files that it may read are fixed with it. So
 what changed is never opened in it: there is a new database, with locks of its own (`Generation`). Queries that run go
 on in the one they began in, which closes after the last of them. Where the new files cannot be read, or a query by name
-would not fit them any more, the old generation stays in service and `problem` says why.
+would not fit them any more, the old generation stays in service and `problem` says why. What cannot be read when the
+first generation is opened is left out, unless the options are strict, and told of (`Generation.problems`); what was
+served once is never left out.
 
 A table's version is the fingerprint of its files, taken before they are read: what is written meanwhile is seen at the
 next look.
@@ -16,7 +18,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -28,6 +30,7 @@ from flightserve.sql.engine import Engine, EngineOptions
 from flightserve.sql.engine.errors import scrubbed, translate
 from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.sources import Known, Source, described, find_sources
+from flightserve.sql.sources.problems import Leniency, Problem, SourceError, listed, public_text
 from flightserve.sql.warehouse.queries import Limits, Prepared, Runner
 
 log = logging.getLogger(__name__)
@@ -38,14 +41,44 @@ Prepare = Callable[[Runner], Mapping[str, Prepared]]
 LOOK_AGAIN_S: Final = 0.05
 
 
-class Generation:
-    """One state of the tables: the engine that has them, and the queries prepared on it. `versions` are the tables'."""
+class Found(NamedTuple):
+    """What was found for the tables: the sources, and what of them cannot be served."""
 
-    def __init__(
-        self, sources: tuple[Source, ...], options: EngineOptions, watch: QueryWatch, prepare: Prepare
-    ) -> None:
+    sources: tuple[Source, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """Equal for what was found and has not changed since."""
+        return ({source.name: _fingerprint(source) for source in self.sources}, self.problems)
+
+
+def _fingerprint(source: Source) -> str:
+    try:
+        return source.fingerprint()
+    except SourceError:
+        # A file is gone already. Next time it is not found, which makes a difference.
+        return ""
+
+
+def find(tables: Mapping[str, Any], options: EngineOptions, known: Known | None) -> Found:
+    """Look for the tables. Raises ConfigError."""
+    leniency = Leniency(options.strict)
+    sources = find_sources(tables, known, leniency, options.csv)
+    return Found(sources, tuple(leniency.problems))
+
+
+class Generation:
+    """One state of the tables: the engine that has them, and the queries prepared on it. `versions` are the tables',
+    `state` is of all that was found for them, and `problems` are what of that is left out."""
+
+    def __init__(self, found: Found, options: EngineOptions, watch: QueryWatch, prepare: Prepare) -> None:
         """Raises ConfigError."""
-        self.engine = Engine(sources, options)
+        self.state = found.state
+        leniency = Leniency(options.strict)
+        leniency.problems += found.problems
+        self.engine = Engine(found.sources, options, leniency)
+        self.problems = tuple(leniency.problems)
         self.versions = self.engine.versions
         try:
             self.runner = Runner(self.engine, watch)
@@ -85,7 +118,7 @@ class Generations:
         known: Known | None = None,
     ) -> None:
         """`known` is what `find_sources` knows of the tables' columns already. Raises ConfigError."""
-        self._find = functools.partial(find_sources, tables, known)
+        self._find = functools.partial(find, tables, options, known)
         self._make = functools.partial(Generation, options=options, watch=watch, prepare=prepare)
         self._lock = threading.Lock()
         self._opening = threading.Lock()
@@ -120,22 +153,27 @@ class Generations:
             if self._closed:
                 return False
             try:
-                sources = self._find()
-                if {source.name: source.fingerprint() for source in sources} == self.current.versions:
+                found = self._find()
+                if found.state == self.current.state:
                     self._say("")
                     return False
-                self._replace(sources)
+                self._replace(found)
             except (FlightserveError, duckdb.Error, OSError, pa.ArrowException) as error:
-                self._say(translate(error).message)
+                text = translate(error).message
+                self._say(text, public_text(error, text))
                 return False
             self._say("")
             return True
 
-    def _replace(self, sources: tuple[Source, ...]) -> None:
+    def _replace(self, found: Found) -> None:
         before = self.current
         self._told(more=1)
         try:
-            generation = self._make(sources)
+            generation = self._make(found)
+            worse = [problem for problem in generation.problems if problem not in before.problems]
+            if worse:
+                generation.engine.close()
+                raise SourceError(worse[0])
             changed = [name for name, shape in generation.shapes().items() if shape != before.shapes()[name]]
             if changed:
                 generation.engine.close()
@@ -169,11 +207,17 @@ class Generations:
         for tell in self.on_change:
             tell(1 + self._retired + more)
 
-    def _say(self, problem: str) -> None:
-        shown = scrubbed(problem)
+    def _say(self, problem: str, public: str = "") -> None:
+        shown = scrubbed(public or problem)
         if shown and shown != self.problem:
             log.error("the tables stay as they were: %s", problem)
         self.problem = shown
+
+    @property
+    def note(self) -> str:
+        """What is not served as it should be, for whoever asks how the replica is; "" where all is."""
+        left_out = [f"left out: {scrubbed(problem.public)}" for problem in self.current.problems]
+        return listed([*left_out, *filter(None, [self.problem and f"the tables stay as they were: {self.problem}"])])
 
     def close(self) -> None:
         """Close the engine in service."""

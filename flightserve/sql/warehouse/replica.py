@@ -32,15 +32,16 @@ from flightserve.errors import InvalidArgument, SchemaMismatch, Unavailable
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.sql.engine import EngineOptions
+from flightserve.sql.engine.errors import scrubbed
 from flightserve.sql.engine.memory import MemoryWatch, bound, private_bytes
 from flightserve.sql.engine.query_watch import QueryWatch, WatchedQuery
-from flightserve.sql.sources import Known, described, find_sources, known_columns, split
+from flightserve.sql.sources import Known, described, known_columns, split
 from flightserve.sql.statements.parameters import decode_rows
 from flightserve.sql.statements.pivots import PivotValuesMissing
 from flightserve.sql.warehouse.cached import Executions, Result, answer, one_batch
 from flightserve.sql.warehouse.named import NamedQuery, describe_named, prepare_named, schema_message
 from flightserve.sql.warehouse.queries import UNBOUND, Limits, Prepared, Runner
-from flightserve.sql.warehouse.refresh import Generation, Generations, Refresher
+from flightserve.sql.warehouse.refresh import Generation, Generations, Refresher, find
 from flightserve.sql.warehouse.result_cache import Key, ResultCache, Scope, rows_digest
 from flightserve.sql.warehouse.tags import Tags
 from flightserve.types import DeploymentSpec
@@ -104,7 +105,7 @@ class WarehouseReplica:
         """The deployment as the tiers know it. The tables are opened here for their columns; nothing is copied. Raises
         ConfigError for files that cannot be served and queries that do not fit them."""
         tables, queries, options, upkeep, known = bound.args
-        sources = find_sources(tables)
+        sources = find(tables, options, None).sources
         known.clear()
         known.update(known_columns(sources))
         for given, tables_of_it in split(sources).items():
@@ -112,6 +113,8 @@ class WarehouseReplica:
         replica = cls(tables, queries, replace(options, load="view"), known=known, served_as=bound.name)
         try:
             generation = replica._tables.current
+            for problem in generation.problems:
+                log.error("left out, all else is served: %s", problem.told)
             methods = (*METHODS, *(describe_named(query, generation.named[query.name]) for query in queries))
             stamp = repr((queries, options, upkeep, bound.settings, methods, sorted(generation.versions.items())))
         finally:
@@ -157,9 +160,14 @@ class WarehouseReplica:
         return {
             "table_changes": float(tables.changes),
             "tables_out_of_date": float(bool(tables.problem)),
+            "files_left_out": float(len(tables.current.problems)),
             "queries_out_of_memory": 0.0 if memory is None else float(memory.interrupted),
             **({} if self._cache is None else self._cache.statistics()),
         }
+
+    def flightserve_note(self) -> str:
+        """What it does not serve as it should (`contracts.hosting`)."""
+        return self._tables.note
 
     # ---- methods
 
@@ -224,9 +232,16 @@ class WarehouseReplica:
     def tables(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The warehouse's tables."""
         generation, problem = self._tables.current, self._tables.problem
-        kind = "VIEW" if self._options.load == "view" else "BASE TABLE"
+        views = generation.engine.views
+        bad = {each.table: scrubbed(each.public) for each in generation.problems}
         return tables_batch(
-            TableInfo(name, kind, schema, generation.versions[name], problem)
+            TableInfo(
+                name,
+                "VIEW" if name in views else "BASE TABLE",
+                schema,
+                generation.versions[name],
+                problem or bad.get(name, ""),
+            )
             for name, schema in sorted(generation.engine.tables.items())
         )
 

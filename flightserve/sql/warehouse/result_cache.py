@@ -28,7 +28,8 @@ from flightserve.fabric.memory.batches import SchemaCache, read_batch
 from flightserve.fabric.memory.segments import SegmentPool
 from flightserve.fabric.memory.stored import Answered, Fresh, Stored, own_buffer
 from flightserve.sql.statements.merging import NotMergeable, normal, refuse_undefined
-from flightserve.sql.statements.parser import ParsedStatement, Parser, Tree, cte_names, function_name, walk
+from flightserve.sql.statements.parser import ParsedStatement, Parser, cte_names, walk
+from flightserve.sql.statements.steadiness import follows_the_clock
 from flightserve.wire.frames import Region
 
 # One result of a stream may have this share of the cache, a micro-batch of executions this one.
@@ -36,23 +37,6 @@ STREAM_SHARE: Final = 8
 EXECUTIONS_SHARE: Final = 2
 # What a key costs beside its values: the books, in Python.
 KEY_BYTES: Final = 512
-# Functions that follow the clock, beside those of which the engine says so.
-_CLOCKS: Final = frozenset({"age", "ago", "pg_conf_load_time", "pg_postmaster_start_time"})
-# Written without parentheses they look like columns.
-_VALUES: Final = frozenset({"localtime", "localtimestamp", "user", "session_user"})
-_PURE_TABLE_FUNCTIONS: Final = frozenset(
-    {
-        "generate_series",
-        "generate_subscripts",
-        "json_each",
-        "json_tree",
-        "range",
-        "regexp_split_to_table",
-        "repeat",
-        "repeat_row",
-        "unnest",
-    }
-)
 
 
 class Scope(NamedTuple):
@@ -80,7 +64,7 @@ def scope_of(
     if statement.explain:
         return None
     try:
-        refuse_undefined(statement.tree, parser.volatile)
+        refuse_undefined(statement.tree, parser)
     except NotMergeable:
         return None
     by_name = {name.lower(): (name, version) for name, version in versions.items()}
@@ -93,25 +77,10 @@ def scope_of(
                 tables.add(by_name[name])
             elif name not in ctes:
                 return None
-        elif _follows_the_clock(node, parser.unsteady):
+        elif follows_the_clock(node, parser.unsteady):
             return None
     text = json.dumps([normal(statement.tree), list(types), statement.parameters], sort_keys=True)
     return Scope(hashlib.blake2b(text.encode(), digest_size=20).hexdigest(), tuple(sorted(tables)))
-
-
-def _follows_the_clock(node: Tree, unsteady: frozenset[str]) -> bool:
-    if node.get("type") == "TABLE_FUNCTION":
-        return function_name(node.get("function") or {}) not in _PURE_TABLE_FUNCTIONS
-    if node.get("class") == "FUNCTION":
-        name = function_name(node)
-        return name in unsteady or name in _CLOCKS or _is_current(name)
-    if node.get("class") == "COLUMN_REF":
-        return _is_current(str(node["column_names"][-1]).lower())
-    return False
-
-
-def _is_current(name: str) -> bool:
-    return name.startswith("current_") or name in _VALUES
 
 
 def values_of(columns: Sequence[pa.Array], rows: int) -> list[Any]:

@@ -1,0 +1,63 @@
+"""Tables that come as data: Arrow's own, datasets, and whatever gives an Arrow stream (frames, relations of DuckDB).
+
+What a program hands over is carried to each replica, and so is a table of Arrow by then; a dataset stays one, because
+it only names its files. A reader is read once, when the warehouse is declared.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from flightserve.errors import ConfigError
+
+
+def settled(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables with all data as Arrow tables or datasets; paths as they are. Raises ConfigError."""
+    return {name: _settled(name, value) for name, value in tables.items()}
+
+
+def _settled(name: Any, value: Any) -> Any:
+    if isinstance(value, ds.InMemoryDataset):
+        return value.to_table()
+    if isinstance(value, (pa.Table, ds.Dataset, type)):
+        return value
+    try:
+        table = _arrow(value)
+    except Exception as error:  # whatever a library says of a value that it has no Arrow type for
+        why = str(error).partition("\n")[0]
+        raise ConfigError(f"table {name!r} cannot be made an Arrow table: {type(error).__name__}: {why}") from error
+    return value if table is None else table
+
+
+def _arrow(value: Any) -> pa.Table | None:
+    """The value as a table; None where it is no data."""
+    if isinstance(value, pa.RecordBatch):
+        return pa.Table.from_batches([value])
+    # Who has such a frame has imported its library.
+    pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
+    if pandas is not None and isinstance(value, pandas.DataFrame):
+        return _from_pandas(value)
+    if polars is not None and isinstance(value, polars.LazyFrame):
+        value = value.collect()
+    if hasattr(value, "__arrow_c_stream__"):
+        return pa.RecordBatchReader.from_stream(value).read_all()
+    return pa.table(pa.record_batch(value)) if hasattr(value, "__arrow_c_array__") else None
+
+
+def _from_pandas(frame: Any) -> pa.Table:
+    """An index that has a name is a column; one without is a number of rows."""
+    named = [level for level in frame.index.names if level is not None]
+    frame = frame.reset_index(level=named) if named else frame
+    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+
+
+def local_files(dataset: ds.Dataset) -> tuple[str, ...]:
+    """The files of a dataset that lie on this machine; its other rows do not change."""
+    if not isinstance(dataset, ds.FileSystemDataset) or dataset.filesystem.type_name != "local":
+        return ()
+    return tuple(dataset.files)

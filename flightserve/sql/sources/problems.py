@@ -1,0 +1,100 @@
+"""Files that cannot be served, and what is said of them: to the operator with the path as he gave it, on the wire with
+the file's name alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from flightserve.errors import ConfigError
+
+# Of what is left out, so much is named.
+_NAMED_MAX: Final = 20
+
+
+def shown(path: str) -> str:
+    """A file in a message: its name alone."""
+    name = os.path.basename(path.rstrip("/"))
+    return name if name.isprintable() else ascii(name)
+
+
+def as_given(file: str, given: str) -> str:
+    """The file as the operator may know it: `given` is how he spelled the path that it was found at."""
+    path = file if os.path.isabs(given) or "://" in file else os.path.relpath(file)
+    return path if path.isprintable() else ascii(path)
+
+
+class BadFile(ConfigError):
+    """A file that cannot be served, and why: words that go on after its name."""
+
+    def __init__(self, file: str, why: str) -> None:
+        super().__init__(f"{shown(file)} {why}")
+        self.file = file
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What of a table is not served. `file` is "" where it is all of it; `given` is the path as the operator spelled
+    it."""
+
+    table: str
+    why: str
+    file: str = ""
+    given: str = ""
+
+    @property
+    def told(self) -> str:
+        """For the operator."""
+        return self._with(as_given(self.file, self.given) if self.file else "")
+
+    @property
+    def public(self) -> str:
+        """For callers."""
+        return self._with(shown(self.file) if self.file else "")
+
+    def _with(self, file: str) -> str:
+        return f"table {self.table!r}: {file} {self.why}" if file else f"table {self.table!r}: {self.why}"
+
+
+class SourceError(ConfigError):
+    """Raised where a problem is none to go on with. Its message is for the operator, `public` for callers."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.told)
+        self.problem = problem
+        self.public = problem.public
+
+
+class Leniency:
+    """What becomes of what cannot be served: it is kept in `problems` and the rest is served; with `strict` raised."""
+
+    def __init__(self, strict: bool = True) -> None:
+        self.strict = strict
+        self.problems: list[Problem] = []
+
+    def add(self, problem: Problem, cause: BaseException | None = None) -> None:
+        """Keep it. Raises SourceError where this is strict."""
+        if self.strict:
+            raise SourceError(problem) from cause
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def refuse_all(self) -> None:
+        """Nothing is left to serve. Raises SourceError with the first."""
+        if self.problems:
+            raise SourceError(self.problems[0])
+
+
+def listed(texts: Iterable[str]) -> str:
+    """The texts in one, bounded."""
+    every = list(texts)
+    more = f"; and {len(every) - _NAMED_MAX} more" if len(every) > _NAMED_MAX else ""
+    return "; ".join(every[:_NAMED_MAX]) + more
+
+
+def public_text(error: BaseException, text: str) -> str:
+    """What callers may read of the error, whose text for the operator this is."""
+    return error.public if isinstance(error, SourceError) else text
