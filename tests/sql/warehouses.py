@@ -27,7 +27,9 @@ PEOPLE = pa.table(
 @contextlib.contextmanager
 def opened(tables: Mapping[str, Any] | None = None, **options: Any) -> Iterator[Engine]:
     """An engine with these tables, closed at the end."""
-    engine = Engine(find_sources(tables or {"people": PEOPLE}), EngineOptions(**{"threads": 2, **options}))
+    leniency = options.pop("leniency", None)
+    chosen = EngineOptions(**{"threads": 2, **options})
+    engine = Engine(find_sources(tables or {"people": PEOPLE}, None, leniency, chosen.csv), chosen, leniency)
     try:
         yield engine
     finally:

@@ -46,6 +46,11 @@ class Problem:
     given: str = ""
 
     @property
+    def place(self) -> tuple[str, str]:
+        """What it is a problem of; the engine's words for one may differ from look to look."""
+        return self.table, self.file
+
+    @property
     def told(self) -> str:
         """For the operator."""
         return self._with(as_given(self.file, self.given) if self.file else "")
@@ -60,12 +65,13 @@ class Problem:
 
 
 class SourceError(ConfigError):
-    """Raised where a problem is none to go on with. Its message is for the operator, `public` for callers."""
+    """Raised where a problem is none to go on with, or several are. Its message is for the operator, `public` for
+    callers."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.told)
+    def __init__(self, problem: Problem, *others: Problem) -> None:
+        super().__init__(listed(each.told for each in (problem, *others)))
         self.problem = problem
-        self.public = problem.public
+        self.public = listed(each.public for each in (problem, *others))
 
 
 class Leniency:
@@ -79,13 +85,13 @@ class Leniency:
         """Keep it. Raises SourceError where this is strict."""
         if self.strict:
             raise SourceError(problem) from cause
-        if problem not in self.problems:
+        if problem.place not in [each.place for each in self.problems]:
             self.problems.append(problem)
 
     def refuse_all(self) -> None:
-        """Nothing is left to serve. Raises SourceError with the first."""
+        """Nothing is left to serve. Raises SourceError."""
         if self.problems:
-            raise SourceError(self.problems[0])
+            raise SourceError(*self.problems)
 
 
 def listed(texts: Iterable[str]) -> str:

@@ -50,7 +50,10 @@ class Found(NamedTuple):
     @property
     def state(self) -> tuple[object, ...]:
         """Equal for what was found and has not changed since."""
-        return ({source.name: _fingerprint(source) for source in self.sources}, self.problems)
+        return (
+            {source.name: _fingerprint(source) for source in self.sources},
+            {problem.place for problem in self.problems},
+        )
 
 
 def _fingerprint(source: Source) -> str:
@@ -170,10 +173,11 @@ class Generations:
         self._told(more=1)
         try:
             generation = self._make(found)
-            worse = [problem for problem in generation.problems if problem not in before.problems]
+            known = {problem.place for problem in before.problems}
+            worse = [problem for problem in generation.problems if problem.place not in known]
             if worse:
                 generation.engine.close()
-                raise SourceError(worse[0])
+                raise SourceError(*worse)
             changed = [name for name, shape in generation.shapes().items() if shape != before.shapes()[name]]
             if changed:
                 generation.engine.close()
@@ -228,8 +232,9 @@ class Generations:
 
 def _say_who_is_new(before: Sequence[Source], now: Sequence[Source]) -> None:
     """Tables that came with new files, or went with their last."""
-    names = {source.name for source in before}
-    new = [source for source in now if source.name not in names]
+    names, known = {source.name for source in before}, {source.given for source in before}
+    # What was left out until now is new, but no surprise.
+    new = [source for source in now if source.name not in names and source.given in known]
     for given in dict.fromkeys(source.given for source in new):
         mine = [source for source in new if source.given == given]
         log.warning("new files in %s are not of its tables, but tables of their own: %s", given, described(mine))

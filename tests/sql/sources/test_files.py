@@ -23,6 +23,7 @@ from flightserve.errors import ConfigError
 from flightserve.sql import sources
 from flightserve.sql.engine import EngineOptions
 from flightserve.sql.sources import find_sources, known_columns
+from flightserve.sql.sources.problems import SourceError
 from flightserve.sql.sources.table_groups import common_type
 from flightserve.sql.warehouse.refresh import Generations
 from tests.sql.warehouses import opened, run, watching
@@ -331,10 +332,11 @@ def test_csv_columns_that_are_of_a_type_throughout_stay_so(tmp_path: Path, value
 @pytest.mark.parametrize("load", ["memory", "view"])
 def test_a_csv_row_that_is_broken_is_said_when_the_table_is_opened(tmp_path: Path, load: str) -> None:
     write(tmp_path, {"bad.csv": "a,b\n" + "1,2\n" * 30_000 + "secret,2,3\n"})
-    with pytest.raises(ConfigError, match="Line: 30002; Expected Number of Columns: 2 Found: 3") as refused:
+    with pytest.raises(SourceError, match="Line: 30002; Expected Number of Columns: 2 Found: 3") as refused:
         with opened({"bad": tmp_path / "bad.csv"}, load=load):
             pass
-    assert "secret" not in refused.value.message and str(tmp_path) not in refused.value.message
+    assert "secret" not in refused.value.message and str(tmp_path / "bad.csv") in refused.value.message
+    assert str(tmp_path) not in refused.value.public and "bad.csv" in refused.value.public
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def retyped(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
-    [(broken, "cannot be opened"), (gone, "nothing lies"), (renamed, "n"), (retyped, "other columns")],
+    [(broken, "is no Parquet file"), (gone, "nothing lies"), (renamed, "n"), (retyped, "other columns")],
 )
 def test_what_cannot_be_served_leaves_the_old_in_service(
     folder: Path, watch: QueryWatch, spoil: Any, says: str

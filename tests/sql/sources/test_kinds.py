@@ -1,0 +1,560 @@
+"""Each kind of source: what becomes a table, of what types, with `load="memory"` and `"view"`, and what is said of one
+that is none."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import http.server
+import json
+import os
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import deltalake
+import duckdb
+import openpyxl
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+import flightserve as fs
+from flightserve.cli.arguments import table
+from flightserve.cli.source_options import csv_options, read_init
+from flightserve.errors import ConfigError
+from flightserve.sql.engine import EngineOptions
+from flightserve.sql.sources import find_sources, json_files, lakes
+from flightserve.sql.sources.csv_options import csv_arguments
+from flightserve.sql.sources.problems import Leniency, SourceError
+from flightserve.sql.warehouse.refresh import Generations
+from tests.sql.warehouses import opened, run, watching
+
+LOADS: Final = pytest.mark.parametrize("load", ["memory", "view"])
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Paths are as an operator types them."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def rows(tables: Mapping[str, Any], sql: str, **options: Any) -> list[dict[str, Any]]:
+    with opened(tables, **options) as engine:
+        return list(run(engine, sql).to_pylist())
+
+
+def refusal(tables: Mapping[str, Any], **options: Any) -> SourceError:
+    with pytest.raises(SourceError) as refused, opened(tables, **options):
+        pass
+    return refused.value
+
+
+# ---- JSON
+
+JSON: Final = [
+    ('[{"a":1,"b":"x"},\n{"a":2}]', [{"a": 1, "b": "x"}, {"a": 2, "b": None}]),
+    ('{"a":1}\r\n{"a":2.5}\r\n', [{"a": 1.0}, {"a": 2.5}]),
+    ('\ufeff{"a":1}\n', [{"a": 1}]),
+    # Values of several types are what they are in JSON.
+    ('{"a":1}\n{"a":"x"}\n{"a":[1]}\n', [{"a": "1"}, {"a": '"x"'}, {"a": "[1]"}]),
+    ('{"o":{"x":1}}\n{"o":{"y":[true]}}\n', [{"o": {"x": 1, "y": None}}, {"o": {"x": None, "y": [True]}}]),
+    # No double has this whole number.
+    ('{"a":9007199254740993}\n{"a":1.5}\n', [{"a": "9007199254740993"}, {"a": "1.5"}]),
+    ('{"a":9007199254740992}\n{"a":1.5}\n', [{"a": 2.0**53}, {"a": 1.5}]),
+    # Later than where a guess would look.
+    ('{"a":1}\n' * 30_000 + '{"a":1.5,"b":true}\n', [*[{"a": 1.0, "b": None}] * 30_000, {"a": 1.5, "b": True}]),
+    ("", []),
+]
+
+
+@LOADS
+@pytest.mark.parametrize(("text", "wanted"), JSON)
+def test_json_is_read_by_all_its_rows(text: str, wanted: list[dict[str, Any]], load: str) -> None:
+    write({"t.json": text, "t.ndjson.gz": gzip.compress(text.encode())})
+    duckdb.execute("COPY (SELECT 7 AS a) TO 't.jsonl.zst' (FORMAT json)")
+    for name in ("t.json", "t.ndjson.gz"):
+        assert rows({"t": name}, "FROM t", load=load) == wanted
+    assert rows({"t": "t.jsonl.zst"}, "FROM t", load=load) == [{"a": 7}]
+
+
+@LOADS
+def test_many_json_files_are_read_a_few_at_a_time(load: str) -> None:
+    """The engine has 32 MiB for each file of one statement."""
+    write({f"d/y={n % 2}/{n:03}.json": json.dumps({"a": n, "b": None}) for n in range(40)})
+    write({"d/y=1/late.json": '{"a":"x","b":[1],"c":2}'})
+    (row,) = rows(
+        {"t": "d"},
+        "SELECT count(*) AS n, min(a) AS a, any_value(b) AS b, sum(c)::INT AS c, sum(y)::INT AS y FROM t",
+        load=load,
+        memory_limit=f"{48 * json_files.FILES_AT_ONCE}MB",
+    )
+    assert row == {"n": 41, "a": "0", "b": [1], "c": 2, "y": 21}
+
+
+# ---- what is none of its kind
+
+BAD: Final = [
+    ("t.json", '{"a":1}\n{"a":', "line 3"),
+    ("t.json", '{"d":"é"}'.encode("utf-16"), "UTF-16"),
+    ("t.csv", "a,b\n1,é\n".encode("latin-1"), "--csv encoding=latin-1"),
+    ("t.csv", "a,b\n1,2\n".encode("utf-16"), "--csv encoding=latin-1, or utf-16"),
+    ("t.csv.zst", "a\n1\n", "frame"),
+    ("t.json.gz", '{"a":1}', "GZIP"),
+    ("t.parquet", "", "0 bytes"),
+    ("t.duckdb", "", "not a valid DuckDB database file"),
+    ("t.duckdb", "x" * 5000, "not a valid DuckDB database file"),
+    ("t.xlsx", "x", "no workbook"),
+    ("t.arrow", "x", "no Arrow IPC file"),
+    ("t/_delta_log/00000000000000000000.json", "{", "Delta"),
+    ("t/metadata/v1.metadata.json", "{}", "Iceberg"),
+]
+
+
+@LOADS
+@pytest.mark.parametrize(("name", "content", "why"), BAD)
+def test_a_bad_file_is_named_and_the_others_are_served(
+    name: str, content: str | bytes, why: str, load: str, tmp_path: Path
+) -> None:
+    write({f"d/{name}": content, "good.csv": "a\n1\n"})
+    path = "d/t" if name.startswith("t/") else f"d/{name}"
+    leniency = Leniency(strict=False)
+    with opened({"bad": path, "good": "good.csv"}, leniency=leniency, load=load) as engine:
+        assert set(engine.tables) == {"good"}
+    (problem,) = leniency.problems
+    assert problem.told.startswith(f"table 'bad': {path} ") and why in problem.told
+    assert problem.public.startswith(f"table 'bad': {os.path.basename(path)} ") and "d/t" not in problem.public
+    strict = refusal({"bad": path, "good": "good.csv"}, load=load)
+    assert (strict.message, strict.public) == (problem.told, problem.public)
+    # Nothing to serve is no warehouse.
+    with pytest.raises(SourceError, match="table 'bad'"), opened({"bad": path}, leniency=Leniency(False), load=load):
+        pass
+
+
+def test_a_table_goes_on_without_its_bad_files() -> None:
+    write({"d/1.csv": "a,b\n1,2\n", "d/2.csv": "a,b\n" + "1,2\n" * 30_000 + "x,2,3\n", "d/3.csv": "a,b\n3,4\n"})
+    write({"j/1.json": '{"a":1}', "j/2.json": '{"a":'})
+    for name in ("1", "2"):
+        Path("p").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"x": list(range(1000))}), f"p/{name}.parquet", use_dictionary=False)
+    with open("p/2.parquet", "r+b") as page:
+        page.seek(30)
+        page.write(b"z" * 400)
+    leniency = Leniency(strict=False)
+    with opened({"d": "d", "j": "j", "p": "p"}, leniency=leniency) as engine:
+        for name, count in (("d", 2), ("j", 1), ("p", 1000)):
+            assert run(engine, f"SELECT count(*) AS n FROM {name}")["n"].to_pylist() == [count]
+    told = [problem.told for problem in leniency.problems]
+    assert [text.split()[2] for text in sorted(told)] == ["d/2.csv", "j/2.json", "p/2.parquet"]
+    assert "Line: 30002" in "".join(told)
+
+
+def test_a_file_that_vanishes_is_left_out() -> None:
+    write({"a.csv": "x\n1\n", "b.csv": "y\n1\n"})
+    sources = find_sources({"a": "a.csv", "b": "b.csv"})
+    os.remove("a.csv")
+    from flightserve.sql.engine import Engine
+
+    leniency = Leniency(strict=False)
+    engine = Engine(sources, EngineOptions(threads=1), leniency)
+    assert set(engine.tables) == {"b"} and "a.csv cannot be read: No such file" in leniency.problems[0].told
+    engine.close()
+    with pytest.raises(SourceError, match=r"a\.csv cannot be read"):
+        Engine(sources, EngineOptions(threads=1))
+
+
+def test_what_was_served_once_is_not_left_out_by_a_refresh() -> None:
+    write({"a.csv": "x\n1\n", "b.json": "{", "c.csv": "x\n1\n"})
+    options = EngineOptions(threads=1, strict=False)
+    with watching() as watch:
+        generations = Generations({"a": "a.csv", "b": "b.json", "c": "c.csv"}, options, watch, lambda runner: {})
+        assert "left out: table 'b': b.json is no JSON file" in generations.note
+        assert not generations.look() and not generations.problem
+        write({"a.csv": "x\n" + "1\n" * 30_000 + "1,2\n"})
+        assert not generations.look() and "Line: 30002" in generations.problem
+        assert generations.note.count("; the tables stay as they were: table 'a': a.csv") == 1
+        write({"a.csv": "x\n2\n", "b.json": '{"y":1}'})
+        assert generations.look() and not generations.note
+        assert set(generations.current.versions) == {"a", "b", "c"}
+        generations.close()
+
+
+# ---- CSV as it is written
+
+
+@LOADS
+def test_csv_options_say_how_files_are_written(load: str) -> None:
+    write({"t.csv": "v;d\nNA;01.02.2024\n1,5;-\n# note;x\n".encode("utf-16")})
+    given = [("sep", ";"), ("null", "NA"), ("null", "-"), ("comment", "#")]
+    given += [("decimal_separator", ","), ("dateformat", "%d.%m.%Y"), ("encoding", "utf-16")]
+    csv = csv_arguments(csv_options(given))
+    with opened({"t": "t.csv"}, load=load, csv=csv) as engine:
+        wanted = [{"v": None, "d": datetime.date(2024, 2, 1)}, {"v": 1.5, "d": None}]
+        assert run(engine, "FROM t").to_pylist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"delimeter": ";"}, r"no csv option 'delimeter': did you mean delimiter\?"),
+        ({"store_rejects": True}, "no csv option 'store_rejects': .*there are allow_quoted_nulls"),
+        ({"header": "maybe"}, "header is 'maybe'; it is true or false"),
+        ({"skip": "-1"}, "skip is '-1'; it is a whole number"),
+        ({"skip": True}, "skip is True; it is a whole number"),
+        ({"delim": "';drop table"}, "it is a character"),
+        ({"sep": ";", "delim": ","}, "delim is given twice"),
+        ({"nullstr": [1]}, "nullstr is 1; it is a text"),
+    ],
+)
+def test_csv_options_are_checked(options: Mapping[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        fs.sql.Warehouse({"t": "t.csv"}, csv=options)
+
+
+def test_csv_options_are_quoted() -> None:
+    assert csv_arguments({"quote": "'", "null": "a'b", "delim": "\\t"}) == "delim='\t', nullstr=['a''b'], quote=''''"
+    with pytest.raises(ConfigError, match="--csv skip is given twice"):
+        csv_options([("skip", "1"), ("skip", "2")])
+
+
+@LOADS
+def test_how_a_csv_is_written_may_show_late(load: str) -> None:
+    write({"t.csv": "a,b\n" + "1,2\n" * 30_000 + '"x,y",2\n"p\nq",3\n'})
+    assert rows({"t": "t.csv"}, "SELECT a FROM t WHERE a <> '1'", load=load) == [{"a": "x,y"}, {"a": "p\nq"}]
+
+
+# ---- DuckDB's files
+
+
+def make_database(path: str, *statements: str) -> None:
+    with duckdb.connect(path) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@LOADS
+def test_a_duckdb_file_has_its_tables_and_views(load: str) -> None:
+    make_database(
+        "shop.duckdb",
+        "CREATE TABLE orders AS SELECT range AS i FROM range(5)",
+        "CREATE SCHEMA old",
+        "CREATE TABLE old.orders AS SELECT 1 AS a",
+        "CREATE TYPE mood AS ENUM ('a', 'b')",
+        'CREATE TABLE "Odd ""name" AS SELECT \'a\'::mood AS m',
+        "CREATE VIEW total AS SELECT sum(i)::BIGINT AS n FROM orders",
+        "CREATE VIEW outside AS FROM read_csv('secret.csv')" if Path("secret.csv").write_text("a\n1\n") else "",
+    )
+    leniency = Leniency(strict=False)
+    with opened({"shop": "shop.duckdb"}, leniency=leniency, load=load) as engine:
+        assert set(engine.tables) == {"orders", "old_orders", 'Odd "name', "total"}
+        assert run(engine, "FROM total").to_pylist() == [{"n": 10}]
+        assert run(engine, 'FROM "Odd ""name"').to_pylist() == [{"m": "a"}]
+        with pytest.raises(fs.FlightserveError, match="server's own"):
+            run(engine, "FROM __fs_file_0.main.orders")
+        # Its own process may not write; others may read.
+        with duckdb.connect("shop.duckdb", read_only=True) as other:
+            assert other.execute("SELECT count(*) FROM orders").fetchall() == [(5,)]
+    assert "view main.outside that cannot be opened" in leniency.problems[0].told
+
+
+def test_a_duckdb_file_that_another_writes_is_said_to_be_that() -> None:
+    make_database("shop.duckdb", "CREATE TABLE orders AS SELECT 1 AS a")
+    code = "import duckdb; held = duckdb.connect('shop.duckdb'); print('open', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == b"open\n"
+        refused = refusal({"shop": "shop.duckdb"})
+        writer.communicate(b"\n")
+    assert f"shop.duckdb is open for writing in another process ({writer.pid})" in refused.message
+    assert rows({"shop": "shop.duckdb"}, "FROM orders") == [{"a": 1}]
+
+
+def test_a_duckdb_file_changes_with_what_is_not_in_it_yet() -> None:
+    make_database("shop.duckdb", "CREATE TABLE orders AS SELECT 1 AS a")
+    (source,) = find_sources({"shop": "shop.duckdb"})
+    before = source.fingerprint()
+    write({"shop.duckdb.wal": "x"})
+    assert source.fingerprint() != before
+
+
+# ---- workbooks
+
+
+@LOADS
+def test_sheets_are_tables(load: str) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.title = "People"
+    when = datetime.datetime(2000, 1, 1, 5)
+    for row in (
+        ["name", "age", "born", "seen", "score", "ok", None, "mixed", "name"],
+        ["Ada", 36, datetime.date(1985, 12, 10), when, 1.5, True, None, 1, "x"],
+        ["Bo", None, datetime.date(2000, 1, 1), None, 2, False, 7, "x", None],
+    ):
+        sheet.append(row)
+    book.save("one.xlsx")
+    (ada, bo) = rows({"staff": "one.xlsx"}, "FROM staff", load=load)
+    assert ada == {
+        "name": "Ada", "age": 36, "born": datetime.date(1985, 12, 10), "seen": when, "score": 1.5, "ok": True,
+        "column7": None, "mixed": "1", "name_1": "x",
+    }  # fmt: skip
+    assert (bo["age"], bo["column7"], bo["mixed"], bo["ok"]) == (None, 7, "x", False)
+    book.create_sheet("Second one").append(["x"])
+    book.create_sheet("Empty")
+    book.save("two.xlsx")
+    with opened({"staff": "two.xlsx"}, load=load) as engine:
+        assert set(engine.tables) == {"People", "Second_one"}
+
+
+# ---- Delta and Iceberg
+
+
+@LOADS
+def test_a_delta_table_is_what_its_log_says(load: str) -> None:
+    deltalake.write_deltalake("lake/orders", pa.table({"a": [1, 2], "k": ["x", "y"]}), partition_by=["k"])
+    deltalake.write_deltalake("lake/orders", pa.table({"a": [3], "k": ["x"]}), mode="overwrite")
+    deltalake.write_deltalake("lake/people", pa.table({"n": ["Q"]}))
+    assert rows({"t": "lake/orders"}, "FROM t", load=load) == [{"a": 3, "k": "x"}]
+    for path in ("lake", "lake/*"):
+        with opened({"l": path}, load=load) as engine:
+            assert set(engine.tables) == {"orders", "people"}
+    (source,) = find_sources({"t": "lake/orders"})
+    before = source.fingerprint()
+    deltalake.write_deltalake("lake/orders", pa.table({"a": [4], "k": ["x"]}), mode="append")
+    assert source.fingerprint() != before
+
+
+def test_the_last_metadata_of_an_iceberg_table_counts() -> None:
+    write({f"t/metadata/{n:05}-{n}.metadata.json": "{}" for n in (2, 9, 10)})
+    assert lakes.format_of("t") == "iceberg" and lakes.version_of("t", "iceberg") == "00010-10.metadata.json"
+    write({"t/metadata/version-hint.text": "9\n"})
+    assert lakes.version_of("t", "iceberg") == "00009-9.metadata.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "library", "extra"),
+    [("t.xlsx", "python_calamine", "xlsx"), ("d", "deltalake", "delta"), ("i", "pyiceberg.table", "iceberg")],
+)
+def test_what_needs_an_extra_says_which(path: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write({"t.xlsx": "x", "d/_delta_log/0.json": "", "i/metadata/v1.metadata.json": ""})
+    monkeypatch.setitem(sys.modules, library, None)
+    assert f"needs an extra: pip install 'flightserve[{extra}]'" in refusal({"t": path}).message
+
+
+# ---- data
+
+
+@LOADS
+def test_frames_are_tables(load: str) -> None:
+    frame = pd.DataFrame({"a": [1, 2], "s": ["x", None], "c": pd.Categorical(["u", "v"])})
+    pq.write_table(pa.table({"x": [1]}), "x.parquet")
+    tables = {
+        "pandas": frame,
+        "filtered": frame[frame.a > 1],
+        "indexed": frame.set_index("s"),
+        "polars": pl.DataFrame({"a": [1], "l": [[1, 2]]}),
+        "lazy": pl.LazyFrame({"a": [1]}),
+        "batch": pa.record_batch({"a": [1]}),
+        "dataset": ds.dataset("x.parquet"),
+        "held": ds.dataset(pa.table({"x": [1]})),
+        "relation": duckdb.sql("SELECT 1 AS a"),
+    }
+    with opened(tables, load=load) as engine:
+        names = {name: schema.names for name, schema in engine.tables.items()}
+        assert names["pandas"] == names["filtered"] == ["a", "s", "c"] and names["indexed"] == ["s", "a", "c"]
+        assert run(engine, "FROM filtered").to_pylist() == [{"a": 2, "s": None, "c": "v"}]
+        assert run(engine, "FROM polars").to_pylist() == [{"a": 1, "l": [1, 2]}]
+        for name in ("lazy", "batch", "relation"):
+            assert run(engine, f"FROM {name}").to_pylist() == [{"a": 1}]
+        for name in ("dataset", "held"):
+            assert run(engine, f"FROM {name}").to_pylist() == [{"x": 1}]
+
+
+def test_a_reader_is_read_once_when_it_is_declared() -> None:
+    warehouse = fs.sql.Warehouse({"t": pa.table({"a": [1]}).to_reader()})
+    for _ in range(2):
+        (spec,) = fs.App(warehouse).specs
+        assert "tables t" in spec.doc
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [([1], "is of type list; it is a path"), (pa.Table, "is of type"), (pd.DataFrame({"a": [1, "x"]}), "column a")],
+)
+def test_what_is_no_table_is_refused(value: Any, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        find_sources({"t": value})
+
+
+# ---- addresses
+
+
+class _Site(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path.startswith("/private/") and not self.headers["authorization"]:
+            self.send_error(401)
+        elif self.path.startswith("/short"):
+            self._answer({"content-length": "1000"})
+        elif self.path.startswith("/typed"):
+            self._answer({"content-type": "text/csv; charset=utf-8"})
+        elif self.path.startswith("/elsewhere"):
+            self._answer({"location": "http://127.0.0.1:1/a.csv?sig=SECRET"}, 302)
+        else:
+            super().do_GET()
+
+    def _answer(self, headers: Mapping[str, str], code: int = 200) -> None:
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"a\n1\n")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server of this folder over TLS, by a certificate that this process trusts."""
+    about = "-x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
+    names = "-addext subjectAltName=DNS:localhost"
+    subprocess.run(["openssl", "req", *about.split(), *names.split()], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("cert.pem", "key.pem")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Site) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://localhost:{server.server_port}"
+        server.shutdown()
+
+
+def test_an_address_is_copied_and_followed(site: str) -> None:
+    write({"people.csv": "name,age\nada,36\n", "private/x.json": '{"a":1}'})
+    make_database("shop.duckdb", "CREATE TABLE orders AS SELECT 1 AS a")
+    for load in ("memory", "view"):
+        assert rows({"p": f"{site}/people.csv?sig=SECRET"}, "FROM p", load=load) == [{"name": "ada", "age": 36}]
+        assert rows({"s": f"{site}/shop.duckdb"}, "FROM orders", load=load) == [{"a": 1}]
+    assert rows({"t": f"{site}/typed"}, "FROM t") == [{"a": 1}]
+    assert rows({"x": f"{site.replace('//', '//me:SECRET@')}/private/x.json"}, "FROM x") == [{"a": 1}]
+    (first,) = find_sources({"p": f"{site}/people.csv"})
+    (again,) = find_sources({"p": f"{site}/people.csv"})
+    assert first.fingerprint() == again.fingerprint() and first.files == again.files
+    write({"people.csv": "name,age\nada,36\nbo,7\n"})
+    (changed,) = find_sources({"p": f"{site}/people.csv"})
+    assert first.fingerprint() != changed.fingerprint()
+    copy = Path(first.files[0])
+    assert copy.exists()
+    del first, again
+    assert not copy.exists() and Path(changed.files[0]).exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("nope.csv?sig=SECRET", "/nope.csv cannot be fetched: HTTP 404"),
+        ("private/a.csv", "HTTP 401"),
+        ("short.csv", "the connection ended after 4 of 1000 bytes"),
+        ("elsewhere.csv", "HTTP 302, which leads to no https address"),
+    ],
+)
+def test_an_address_that_gives_no_file_is_said_without_secrets(site: str, path: str, why: str) -> None:
+    refused = refusal({"t": f"{site}/{path}"})
+    assert why in refused.message and "SECRET" not in refused.message
+
+
+def test_addresses_without_a_file_are_refused() -> None:
+    assert "none of https, http, s3, gs, file" in refusal({"t": "ftp://h/a.csv"}).message
+    assert "Connection refused" in refusal({"t": "https://me:SECRET@127.0.0.1:1/a.csv"}).message
+    bad = refusal({"t": "s3://KEY:SECRET@bucket/a.csv?regin=x"}).message
+    assert "s3://bucket/a.csv cannot be fetched" in bad and "SECRET" not in bad and "KEY" not in bad
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("https://h/a/people.csv?x=1", "people"),
+        ("n=https://h/people.csv", "n"),
+        ("s3://bucket/lake/", "lake"),
+        ("s3://bucket", "bucket"),
+    ],
+)
+def test_the_command_calls_tables_as_addresses_end(text: str, name: str) -> None:
+    assert table(text) == (name, text.removeprefix("n="))
+
+
+# ---- views and macros
+
+INIT: Final = """-- what is large
+CREATE VIEW large AS SELECT *, twice(a) AS b FROM t WHERE a > 1;
+CREATE OR REPLACE MACRO twice(x) AS x * 2;
+CREATE MACRO lowest(n) AS TABLE SELECT * FROM t ORDER BY a LIMIT n;
+CREATE VIEW shaken AS SELECT a, random() AS r FROM t;
+CREATE VIEW named(c) AS SELECT a AS c FROM large;
+"""
+# In the order in which one may use another.
+ORDERED: Final = "\n".join([*INIT.splitlines()[2:3], *INIT.splitlines()[:2], *INIT.splitlines()[3:]])
+
+
+@LOADS
+def test_views_and_macros_are_defined_over_the_tables(load: str) -> None:
+    with opened({"t": pa.table({"a": [1, 2, 3]})}, load=load, init=ORDERED, catalog="shop") as engine:
+        assert set(engine.tables) == {"t", "large", "shaken", "named"}
+        assert run(engine, "FROM large ORDER BY a").to_pylist() == [{"a": 2, "b": 4}, {"a": 3, "b": 6}]
+        assert run(engine, "SELECT twice(c) AS d FROM named ORDER BY c").to_pylist() == [{"d": 4}, {"d": 6}]
+        assert run(engine, "FROM lowest(1)").to_pylist() == [{"a": 1}]
+        # What is not the same each time is told.
+        assert engine.parser.undefined == {"shaken", "lowest"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("CREATE VIEW v AS FROM t;\n\n  DROP TABLE t;", "line 3: DROP TABLE t; ...: only CREATE VIEW and CREATE MACRO"),
+        ("-- x\n/* y */ CREATE TABLE q AS SELECT 1", "line 2: CREATE TABLE q AS ...: only"),
+        ("CREATE TEMP VIEW v AS SELECT 1", "line 1: CREATE TEMP VIEW v ...: only"),
+        ("CREATE VIEW T AS SELECT 1", "line 1: view T: a table is called T already"),
+        ("\nCREATE VIEW v AS SELECT nope FROM t", 'line 2: view v: .*"nope" not found'),
+        ("SELECT 1;\nSELEC 1", "line 2 cannot be parsed"),
+        ("CREATE VIEW v AS FROM read_csv('secret.csv')", "line 1: view v: .*Permission"),
+        ("CREATE MACRO SUM(x) AS 1", "line 1: macro SUM: the engine has a function"),
+        ("CREATE VIEW main.v AS SELECT 1", "its name stands alone"),
+        ("CREATE VIEW __fs_v AS SELECT 1", "are flightserve's own"),
+        ("ATTACH 'x.duckdb'", "line 1: ATTACH"),
+        ("SET threads = 1", "line 1: SET"),
+    ],
+)
+def test_other_statements_are_refused_with_their_line(text: str, why: str) -> None:
+    write({"secret.csv": "a\n1\n"})
+    with pytest.raises(ConfigError, match=f"(?s)the init file's {why}|{why}"):
+        with opened({"t": pa.table({"a": [1]})}, init=text):
+            pass
+
+
+def test_views_follow_the_files_and_a_misfit_keeps_the_old_ones() -> None:
+    write({"t.csv": "a\n1\n", "v.sql": "\ufeffCREATE VIEW v AS SELECT a + 1 AS b FROM t"})
+    options = EngineOptions(threads=1, init=read_init("v.sql"))
+    with watching() as watch:
+        generations = Generations({"t": "t.csv"}, options, watch, lambda runner: {})
+        before = generations.current.versions["v"]
+        write({"t.csv": "a\n22\n"})
+        assert generations.look() and generations.current.versions["v"] != before
+        write({"t.csv": "c\n1\n"})
+        assert not generations.look() and "the init file's line 1: view v" in generations.problem
+        generations.close()
+    with pytest.raises(ConfigError, match=r"--init none\.sql cannot be read: No such file"):
+        read_init("none.sql")
