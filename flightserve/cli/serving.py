@@ -117,7 +117,7 @@ def _sql(arguments: argparse.Namespace) -> int:
             spill_limit=arguments.spill_limit,
             refresh_s=arguments.refresh,
             cache_mb=arguments.cache_mb,
-            strict=arguments.strict,
+            strict_files=arguments.strict,
             csv=csv_options(arguments.csv),
             init=read_init(arguments.init),
         )

@@ -43,7 +43,7 @@ class Warehouse:
     `tables` maps names to a path (a file, a glob, a folder, also one partitioned as Hive does, or an address; the kinds
     are in docs/reference/sql.md), or to data: of pyarrow (Table, RecordBatch, RecordBatchReader, Dataset), a pandas or
     polars frame, or anything that gives an Arrow stream. A file that cannot be read is left out and told of, unless
-    `strict`. `csv` says how CSV files are written, as in `csv={"delim": ";", "nullstr": ["NA"]}`; `init` is SQL that
+    `strict_files`. `csv` says how CSV files are written, as in `csv={"delim": ";", "nullstr": ["NA"]}`; `init` is SQL that
     creates views and macros over the tables.
 
     With `load="memory"` each replica copies the tables into its own memory when it starts, with "view" it reads the
@@ -65,7 +65,7 @@ class Warehouse:
         spill_limit: str = "",
         refresh_s: float = 0.0,
         cache_mb: int = 0,
-        strict: bool = False,
+        strict_files: bool = False,
         csv: Mapping[str, Any] | None = None,
         init: str = "",
         **options: Unpack[Options],
@@ -80,7 +80,7 @@ class Warehouse:
             memory_limit,
             spill_limit=spill_limit,
             init=init,
-            strict=strict,
+            strict=strict_files,
             csv=csv_arguments(csv or {}),
         )
         if not 0 <= cache_mb <= CACHE_MB_MAX:
