@@ -354,7 +354,7 @@ class Roster:
             draining=self.draining,
             metrics={record.slot.name: record.statistics for record in serving},
             others=entries(self._desired.specs((*layout.coming, *layout.going))),
-            notes=self._notes(),
+            notes=self._notes()[:NOTES_MAX],
         )
 
     def _entry(self, spec: DeploymentSpec, owner: Owner) -> Entry:
@@ -403,12 +403,11 @@ class Roster:
     def problem(self) -> str:
         """What keeps the app from being ready, or what dies from being replaced, for people; "" when nothing does."""
         problem = self.failure or self.placement_problem or self._waiting()
-        return "; ".join(part for part in (problem, self.trouble, *self._notes()) if part)
+        return "; ".join(part for part in (problem, self.trouble, *self._notes()[:NOTES_MAX]) if part)
 
     def _notes(self) -> tuple[str, ...]:
-        """What replicas that serve say they do not do; the same once."""
-        notes = [f"{record.slot.deployment}: {record.note}" for record in self.records.values() if record.note]
-        return tuple(dict.fromkeys(sorted(notes)))[:NOTES_MAX]
+        """What replicas say they do not do; the same once."""
+        return tuple(sorted({f"{each.slot.deployment}: {each.note}" for each in self.records.values() if each.note}))
 
     def _short(self) -> bool:
         """A wanted place has no living process."""

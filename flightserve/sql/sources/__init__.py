@@ -39,7 +39,7 @@ from flightserve.sql.sources.files import (
 )
 from flightserve.sql.sources.frames import local_files, settled
 from flightserve.sql.sources.naming import NAME_CHARACTERS_MAX, distinct, own_names
-from flightserve.sql.sources.problems import BadFile, Leniency, Problem, SourceError, shown
+from flightserve.sql.sources.problems import BadFile, Leniency, SourceError, SourceProblem, shown
 from flightserve.sql.sources.spelling import pattern_of, quoted
 from flightserve.sql.sources.spelling import quoted_name as quoted_name
 from flightserve.sql.sources.spreadsheets import read_sheet
@@ -118,11 +118,11 @@ class Source:
                 return (*stamp, log.st_size, log.st_mtime_ns, self.part)
         return stamp
 
-    def problem(self, why: str, file: str = "") -> Problem:
+    def problem(self, why: str, file: str = "") -> SourceProblem:
         """What is wrong with the table, or with one of its files."""
         for copy in self.copies:
             file = copy.origin if copy.path == file else file
-        return Problem(self.name, why, file, self.path)
+        return SourceProblem(self.name, why, file, self.path)
 
     def keys(self) -> list[str]:
         """The columns that folders hold."""
@@ -274,7 +274,7 @@ def _from_address(name: str, address: str, known: Mapping[str, pa.Schema], readi
     try:
         fetched = remote.fetch(address)
     except BadFile as error:
-        raise SourceError(Problem(name, error.why, error.file)) from error
+        raise SourceError(SourceProblem(name, error.why, error.file)) from error
     found = _from_path(name, remote.without_secrets(address), fetched.path, known, reading, fetched.copies)
     return [replace(source, copies=fetched.of(source.files)) for source in found]
 
@@ -292,7 +292,7 @@ def _from_path(
     origins = {copy.path: copy.origin for copy in copies}
 
     def refuse(error: BadFile) -> None:
-        problem = Problem(name, error.why, origins.get(error.file, error.file), given)
+        problem = SourceProblem(name, error.why, origins.get(error.file, error.file), given)
         reading.leniency.add(problem, error)
 
     units = units_at(name, path, given, reading.csv)
@@ -307,7 +307,7 @@ def _from_path(
     try:
         groups = _groups(units, refuse)
     except pa.ArrowInvalid as error:
-        raise SourceError(Problem(name, f"cannot be opened: {error}", path, given)) from error
+        raise SourceError(SourceProblem(name, f"cannot be opened: {error}", path, given)) from error
     if groups is None:
         raise ConfigError(f"table {name!r}: its files make more than {TABLES_MAX} tables; name them one by one")
     left = dict(known)

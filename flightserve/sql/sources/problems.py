@@ -36,7 +36,7 @@ class BadFile(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class SourceProblem:
     """What of a table is not served. `file` is "" where it is all of it; `given` is the path as the operator spelled
     it."""
 
@@ -68,7 +68,7 @@ class SourceError(ConfigError):
     """Raised where a problem is none to go on with, or several are. Its message is for the operator, `public` for
     callers."""
 
-    def __init__(self, problem: Problem, *others: Problem) -> None:
+    def __init__(self, problem: SourceProblem, *others: SourceProblem) -> None:
         super().__init__(listed(each.told for each in (problem, *others)))
         self.problem = problem
         self.public = listed(each.public for each in (problem, *others))
@@ -79,9 +79,9 @@ class Leniency:
 
     def __init__(self, strict: bool = True) -> None:
         self.strict = strict
-        self.problems: list[Problem] = []
+        self.problems: list[SourceProblem] = []
 
-    def add(self, problem: Problem, cause: BaseException | None = None) -> None:
+    def add(self, problem: SourceProblem, cause: BaseException | None = None) -> None:
         """Keep it. Raises SourceError where this is strict."""
         if self.strict:
             raise SourceError(problem) from cause

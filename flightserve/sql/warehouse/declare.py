@@ -43,8 +43,8 @@ class Warehouse:
     `tables` maps names to a path (a file, a glob, a folder, also one partitioned as Hive does, or an address; the kinds
     are in docs/reference/sql.md), or to data: of pyarrow (Table, RecordBatch, RecordBatchReader, Dataset), a pandas or
     polars frame, or anything that gives an Arrow stream. A file that cannot be read is left out and told of, unless
-    `strict_files`. `csv` says how CSV files are written, as in `csv={"delim": ";", "nullstr": ["NA"]}`; `init` is SQL that
-    creates views and macros over the tables.
+    `strict_files`. `csv` says how CSV files are written, as in `csv={"delim": ";", "nullstr": ["NA"]}`; `init` is SQL
+    that creates views and macros over the tables.
 
     With `load="memory"` each replica copies the tables into its own memory when it starts, with "view" it reads the
     files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica; `spill_limit` is for what all

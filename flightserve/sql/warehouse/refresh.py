@@ -30,7 +30,7 @@ from flightserve.sql.engine import Engine, EngineOptions
 from flightserve.sql.engine.errors import scrubbed, translate
 from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.sources import Known, Source, described, find_sources
-from flightserve.sql.sources.problems import Leniency, Problem, SourceError, listed, public_text
+from flightserve.sql.sources.problems import Leniency, SourceError, SourceProblem, listed, public_text
 from flightserve.sql.warehouse.queries import Limits, Prepared, Runner
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Found(NamedTuple):
     """What was found for the tables: the sources, and what of them cannot be served."""
 
     sources: tuple[Source, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[SourceProblem, ...]
 
     @property
     def state(self) -> tuple[object, ...]:

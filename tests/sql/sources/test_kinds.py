@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import datetime
 import gzip
-import http.server
 import json
 import os
-import ssl
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,17 +24,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import flightserve as fs
-from flightserve.cli.arguments import table
-from flightserve.cli.source_options import csv_options, read_init
+from flightserve.cli.source_options import csv_options
 from flightserve.errors import ConfigError
 from flightserve.sql.engine import EngineOptions
 from flightserve.sql.sources import find_sources, json_files, lakes
 from flightserve.sql.sources.csv_options import csv_arguments
 from flightserve.sql.sources.problems import Leniency, SourceError
 from flightserve.sql.warehouse.refresh import Generations
+from tests.sql.sources.files import LOADS, make_database, refusal, rows, write
 from tests.sql.warehouses import opened, run, watching
-
-LOADS: Final = pytest.mark.parametrize("load", ["memory", "view"])
 
 
 @pytest.fixture(autouse=True)
@@ -45,24 +40,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Paths are as an operator types them."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def write(files: Mapping[str, str | bytes]) -> None:
-    for name, content in files.items():
-        path = Path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def rows(tables: Mapping[str, Any], sql: str, **options: Any) -> list[dict[str, Any]]:
-    with opened(tables, **options) as engine:
-        return list(run(engine, sql).to_pylist())
-
-
-def refusal(tables: Mapping[str, Any], **options: Any) -> SourceError:
-    with pytest.raises(SourceError) as refused, opened(tables, **options):
-        pass
-    return refused.value
 
 
 # ---- JSON
@@ -241,12 +218,6 @@ def test_how_a_csv_is_written_may_show_late(load: str) -> None:
 # ---- DuckDB's files
 
 
-def make_database(path: str, *statements: str) -> None:
-    with duckdb.connect(path) as connection:
-        for statement in statements:
-            connection.execute(statement)
-
-
 @LOADS
 def test_a_duckdb_file_has_its_tables_and_views(load: str) -> None:
     make_database(
@@ -398,163 +369,3 @@ def test_a_reader_is_read_once_when_it_is_declared() -> None:
 def test_what_is_no_table_is_refused(value: Any, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         find_sources({"t": value})
-
-
-# ---- addresses
-
-
-class _Site(http.server.SimpleHTTPRequestHandler):
-    def do_GET(self) -> None:
-        if self.path.startswith("/private/") and not self.headers["authorization"]:
-            self.send_error(401)
-        elif self.path.startswith("/short"):
-            self._answer({"content-length": "1000"})
-        elif self.path.startswith("/typed"):
-            self._answer({"content-type": "text/csv; charset=utf-8"})
-        elif self.path.startswith("/elsewhere"):
-            self._answer({"location": "http://127.0.0.1:1/a.csv?sig=SECRET"}, 302)
-        else:
-            super().do_GET()
-
-    def _answer(self, headers: Mapping[str, str], code: int = 200) -> None:
-        self.send_response(code)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(b"a\n1\n")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server of this folder over TLS, by a certificate that this process trusts."""
-    about = "-x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
-    names = "-addext subjectAltName=DNS:localhost"
-    subprocess.run(["openssl", "req", *about.split(), *names.split()], check=True, capture_output=True)
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain("cert.pem", "key.pem")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Site) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"https://localhost:{server.server_port}"
-        server.shutdown()
-
-
-def test_an_address_is_copied_and_followed(site: str) -> None:
-    write({"people.csv": "name,age\nada,36\n", "private/x.json": '{"a":1}'})
-    make_database("shop.duckdb", "CREATE TABLE orders AS SELECT 1 AS a")
-    for load in ("memory", "view"):
-        assert rows({"p": f"{site}/people.csv?sig=SECRET"}, "FROM p", load=load) == [{"name": "ada", "age": 36}]
-        assert rows({"s": f"{site}/shop.duckdb"}, "FROM orders", load=load) == [{"a": 1}]
-    assert rows({"t": f"{site}/typed"}, "FROM t") == [{"a": 1}]
-    assert rows({"x": f"{site.replace('//', '//me:SECRET@')}/private/x.json"}, "FROM x") == [{"a": 1}]
-    (first,) = find_sources({"p": f"{site}/people.csv"})
-    (again,) = find_sources({"p": f"{site}/people.csv"})
-    assert first.fingerprint() == again.fingerprint() and first.files == again.files
-    write({"people.csv": "name,age\nada,36\nbo,7\n"})
-    (changed,) = find_sources({"p": f"{site}/people.csv"})
-    assert first.fingerprint() != changed.fingerprint()
-    copy = Path(first.files[0])
-    assert copy.exists()
-    del first, again
-    assert not copy.exists() and Path(changed.files[0]).exists()
-
-
-@pytest.mark.parametrize(
-    ("path", "why"),
-    [
-        ("nope.csv?sig=SECRET", "/nope.csv cannot be fetched: HTTP 404"),
-        ("private/a.csv", "HTTP 401"),
-        ("short.csv", "the connection ended after 4 of 1000 bytes"),
-        ("elsewhere.csv", "HTTP 302, which leads to no https address"),
-    ],
-)
-def test_an_address_that_gives_no_file_is_said_without_secrets(site: str, path: str, why: str) -> None:
-    refused = refusal({"t": f"{site}/{path}"})
-    assert why in refused.message and "SECRET" not in refused.message
-
-
-def test_addresses_without_a_file_are_refused() -> None:
-    assert "none of https, http, s3, gs, file" in refusal({"t": "ftp://h/a.csv"}).message
-    assert "Connection refused" in refusal({"t": "https://me:SECRET@127.0.0.1:1/a.csv"}).message
-    bad = refusal({"t": "s3://KEY:SECRET@bucket/a.csv?regin=x"}).message
-    assert "s3://bucket/a.csv cannot be fetched" in bad and "SECRET" not in bad and "KEY" not in bad
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("https://h/a/people.csv?x=1", "people"),
-        ("n=https://h/people.csv", "n"),
-        ("s3://bucket/lake/", "lake"),
-        ("s3://bucket", "bucket"),
-    ],
-)
-def test_the_command_calls_tables_as_addresses_end(text: str, name: str) -> None:
-    assert table(text) == (name, text.removeprefix("n="))
-
-
-# ---- views and macros
-
-INIT: Final = """-- what is large
-CREATE VIEW large AS SELECT *, twice(a) AS b FROM t WHERE a > 1;
-CREATE OR REPLACE MACRO twice(x) AS x * 2;
-CREATE MACRO lowest(n) AS TABLE SELECT * FROM t ORDER BY a LIMIT n;
-CREATE VIEW shaken AS SELECT a, random() AS r FROM t;
-CREATE VIEW named(c) AS SELECT a AS c FROM large;
-"""
-# In the order in which one may use another.
-ORDERED: Final = "\n".join([*INIT.splitlines()[2:3], *INIT.splitlines()[:2], *INIT.splitlines()[3:]])
-
-
-@LOADS
-def test_views_and_macros_are_defined_over_the_tables(load: str) -> None:
-    with opened({"t": pa.table({"a": [1, 2, 3]})}, load=load, init=ORDERED, catalog="shop") as engine:
-        assert set(engine.tables) == {"t", "large", "shaken", "named"}
-        assert run(engine, "FROM large ORDER BY a").to_pylist() == [{"a": 2, "b": 4}, {"a": 3, "b": 6}]
-        assert run(engine, "SELECT twice(c) AS d FROM named ORDER BY c").to_pylist() == [{"d": 4}, {"d": 6}]
-        assert run(engine, "FROM lowest(1)").to_pylist() == [{"a": 1}]
-        # What is not the same each time is told.
-        assert engine.parser.undefined == {"shaken", "lowest"}
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("CREATE VIEW v AS FROM t;\n\n  DROP TABLE t;", "line 3: DROP TABLE t; ...: only CREATE VIEW and CREATE MACRO"),
-        ("-- x\n/* y */ CREATE TABLE q AS SELECT 1", "line 2: CREATE TABLE q AS ...: only"),
-        ("CREATE TEMP VIEW v AS SELECT 1", "line 1: CREATE TEMP VIEW v ...: only"),
-        ("CREATE VIEW T AS SELECT 1", "line 1: view T: a table is called T already"),
-        ("\nCREATE VIEW v AS SELECT nope FROM t", 'line 2: view v: .*"nope" not found'),
-        ("SELECT 1;\nSELEC 1", "line 2 cannot be parsed"),
-        ("CREATE VIEW v AS FROM read_csv('secret.csv')", "line 1: view v: .*Permission"),
-        ("CREATE MACRO SUM(x) AS 1", "line 1: macro SUM: the engine has a function"),
-        ("CREATE VIEW main.v AS SELECT 1", "its name stands alone"),
-        ("CREATE VIEW __fs_v AS SELECT 1", "are flightserve's own"),
-        ("ATTACH 'x.duckdb'", "line 1: ATTACH"),
-        ("SET threads = 1", "line 1: SET"),
-    ],
-)
-def test_other_statements_are_refused_with_their_line(text: str, why: str) -> None:
-    write({"secret.csv": "a\n1\n"})
-    with pytest.raises(ConfigError, match=f"(?s)the init file's {why}|{why}"):
-        with opened({"t": pa.table({"a": [1]})}, init=text):
-            pass
-
-
-def test_views_follow_the_files_and_a_misfit_keeps_the_old_ones() -> None:
-    write({"t.csv": "a\n1\n", "v.sql": "\ufeffCREATE VIEW v AS SELECT a + 1 AS b FROM t"})
-    options = EngineOptions(threads=1, init=read_init("v.sql"))
-    with watching() as watch:
-        generations = Generations({"t": "t.csv"}, options, watch, lambda runner: {})
-        before = generations.current.versions["v"]
-        write({"t.csv": "a\n22\n"})
-        assert generations.look() and generations.current.versions["v"] != before
-        write({"t.csv": "c\n1\n"})
-        assert not generations.look() and "the init file's line 1: view v" in generations.problem
-        generations.close()
-    with pytest.raises(ConfigError, match=r"--init none\.sql cannot be read: No such file"):
-        read_init("none.sql")
