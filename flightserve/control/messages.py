@@ -7,7 +7,8 @@ tagged with its type, behind its length (`wire.framing`). Both ends are our own 
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, Protocol
 
 import msgspec
 
@@ -229,6 +230,20 @@ class View(msgspec.Struct, frozen=True):
     change: str = ""
     raylet_pid: int = 0
     lost: str = ""
+
+
+class Noted(Protocol):
+    """What may have a note, of a replica or another child."""
+
+    note: str
+
+    @property
+    def slot(self) -> Slot: ...
+
+
+def notes_of(children: Iterable[Noted]) -> tuple[str, ...]:
+    """What they say they do not do though they are ready, by deployment; the same once."""
+    return tuple(sorted({f"{child.slot.deployment}: {child.note}" for child in children if child.note}))[:NOTES_MAX]
 
 
 _Arrays = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from flightserve.control.desired import Desired
-from flightserve.control.messages import NOTES_MAX, Announce, ChildView, DeploymentView, Report, View
+from flightserve.control.messages import Announce, ChildView, DeploymentView, Report, View, notes_of
 from flightserve.control.plan import Plan
 from flightserve.core.lifecycle.phases import LIVE, Event, Phase, step
 from flightserve.core.lifecycle.reconciling import (
@@ -354,7 +354,7 @@ class Roster:
             draining=self.draining,
             metrics={record.slot.name: record.statistics for record in serving},
             others=entries(self._desired.specs((*layout.coming, *layout.going))),
-            notes=self._notes()[:NOTES_MAX],
+            notes=notes_of(self.records.values()),
         )
 
     def _entry(self, spec: DeploymentSpec, owner: Owner) -> Entry:
@@ -403,11 +403,7 @@ class Roster:
     def problem(self) -> str:
         """What keeps the app from being ready, or what dies from being replaced, for people; "" when nothing does."""
         problem = self.failure or self.placement_problem or self._waiting()
-        return "; ".join(part for part in (problem, self.trouble, *self._notes()[:NOTES_MAX]) if part)
-
-    def _notes(self) -> tuple[str, ...]:
-        """What replicas say they do not do; the same once."""
-        return tuple(sorted({f"{each.slot.deployment}: {each.note}" for each in self.records.values() if each.note}))
+        return "; ".join(part for part in (problem, self.trouble, *notes_of(self.records.values())) if part)
 
     def _short(self) -> bool:
         """A wanted place has no living process."""
@@ -464,7 +460,7 @@ class Roster:
         if self.draining:
             return "draining" if self.records else "stopped"
         if self.all_ready() and not self.lost:
-            return "degraded" if self._notes() else "ready"
+            return "degraded" if notes_of(self.records.values()) else "ready"
         if (self.failure or self.placement_problem) and not self.was_ready:
             return "failed"
         return "degraded" if self.was_ready else "starting"
