@@ -12,6 +12,7 @@ protocol.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,20 @@ LATE_MINUTES = 15
 DISTANCE_INPUT = pa.schema([("origin", pa.string()), ("dest", pa.string()), ("air_time", pa.int32())])
 DISTANCE_OUTPUT = pa.schema([("distance_km", pa.float64()), ("speed_kmh", pa.float64())])
 EXPLAIN_OUTPUT = pa.schema([("verdict", pa.string()), ("text", pa.string())])
+# The first of 2013, and one that never left: what `/docs` tries the methods with.
+TWO_FLIGHTS = pa.table(
+    {
+        "month": [1, 1],
+        "carrier": ["UA", "EV"],
+        "flight": [1545, 4308],
+        "origin": ["EWR", "EWR"],
+        "dest": ["IAH", "RDU"],
+        "dep_delay": [2, None],
+        "arr_delay": [11, None],
+        "air_time": pa.array([227, None], pa.int32()),
+        "time_hour": [dt.datetime(2013, 1, 1, hour, tzinfo=dt.UTC) for hour in (10, 21)],
+    }
+)
 
 
 def great_circle_km(lat1: Any, lon1: Any, lat2: Any, lon2: Any) -> Any:
@@ -51,7 +66,7 @@ class Flights:
         self._lat = np.append(airports["lat"].to_numpy(), np.nan)
         self._lon = np.append(airports["lon"].to_numpy(), np.nan)
 
-    @fs.method(input=DISTANCE_INPUT, output=DISTANCE_OUTPUT)
+    @fs.method(input=DISTANCE_INPUT, output=DISTANCE_OUTPUT, example=TWO_FLIGHTS.select(DISTANCE_INPUT.names))
     def distance(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """`distance_km` from `origin` to `dest`, null where an airport's place is unknown; `speed_kmh` over
         `air_time` (minutes), null also where that is."""
@@ -64,7 +79,7 @@ class Flights:
     def _places(self, codes: pa.Array) -> Any:
         return pc.index_in(codes, value_set=self._codes).fill_null(-1).to_numpy(zero_copy_only=False)
 
-    @fs.method(output=EXPLAIN_OUTPUT)
+    @fs.method(output=EXPLAIN_OUTPUT, example=TWO_FLIGHTS)
     @fs.single_input
     def explain(self, row: dict[str, Any]) -> dict[str, Any]:
         """One flight's `dep_delay` and `arr_delay` (minutes, null for what never happened) in words."""
@@ -77,7 +92,7 @@ class Flights:
         verdict = "late" if arrived > LATE_MINUTES else "early" if arrived < 0 else "on time"
         return {"verdict": verdict, "text": f"{name} left {_minutes(left)} and arrived {_minutes(arrived)}."}
 
-    @fs.method(row_aligned=False)
+    @fs.method(row_aligned=False, example=TWO_FLIGHTS)
     def carriers(self, table: pa.Table) -> pa.Table:
         """Statistics by carrier of the flights sent, a row for each carrier, ordered by its code: flights,
         cancelled, late (arrived more than 15 minutes late), mean and greatest arrival delay in minutes."""
@@ -96,7 +111,7 @@ class Flights:
         names = ["carrier", "flights", "cancelled", "late", "mean_delay", "max_delay"]
         return groups.select(columns).rename_columns(names)
 
-    @fs.method(row_aligned=False)
+    @fs.method(row_aligned=False, example=TWO_FLIGHTS)
     def worst(self, table: pa.Table) -> Iterator[pa.RecordBatch]:
         """The ten latest arrivals of each month of the flights sent, worst first, a record batch a month."""
         table = table.select(["month", "carrier", "flight", "origin", "dest", "time_hour", "arr_delay"])

@@ -33,11 +33,17 @@ QUERIES: Final = {
         WHERE f.tailnum = $tailnum
         GROUP BY p.manufacturer, p.model, p.year""",
 }
+# What `/docs` tries them with.
+EXAMPLES: Final[dict[str, dict[str, str | int]]] = {
+    "delays_by_carrier": {"carrier": "UA", "month": 1},
+    "route": {"origin": "JFK", "dest": "LAX"},
+    "flights_of_plane": {"tailnum": "N14228"},
+}
 
 
 def warehouse() -> Warehouse:
     """The warehouse, its files made first where they are not there."""
     made = Warehouse({name: str(path) for name, path in data.ensure_all().items()}, name=NAME)
     for name, sql in QUERIES.items():
-        made.query(name, sql)
+        made.query(name, sql, example=EXAMPLES[name])
     return made

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from flightserve.contracts.warehouse import KIND
-from flightserve.frontends.http.bodies import ARROW, NDJSON
+from flightserve.frontends.http.bodies import ARROW, HTML, NDJSON
+from flightserve.frontends.http.file_names import NAME_CHARS_MAX
 from flightserve.frontends.http.samples import is_internal, sample_of
 from flightserve.frontends.http.sql import FORMS as SQL_FORMS
+from flightserve.frontends.http.sql_urls import FORMATS
 from flightserve.frontends.json.columns import declared_schema
 from flightserve.types import DeploymentSpec, MethodSpec
 
@@ -78,8 +80,8 @@ def _fields(serialised: bytes | None) -> list[Json] | None:
     return [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in schema]
 
 
-def openapi(deployments: Sequence[DeploymentSpec]) -> Json:
-    """An OpenAPI 3.1 document with one path for each method, and the fixed ones."""
+def openapi(deployments: Sequence[DeploymentSpec], sql_by: Sequence[str] = ("POST",)) -> Json:
+    """An OpenAPI 3.1 document with one path for each method, and the fixed ones. `sql_by`: how queries may come."""
     paths: Json = {
         "/healthz": _get("The process is up."),
         "/readyz": _get("Every deployment can serve.", {"503": _error("Not ready, or draining.")}),
@@ -92,6 +94,8 @@ def openapi(deployments: Sequence[DeploymentSpec]) -> Json:
     names = [spec.name for spec in deployments if spec.kind == KIND]
     if names:
         paths["/v1/sql"] = {"post": _sql(names)}
+        if "GET" in sql_by:
+            paths["/v1/sql"]["get"] = _sql_by_url(paths["/v1/sql"]["post"])
     return {
         "openapi": "3.1.0",
         "info": {"title": "flightserve", "version": "1"},
@@ -185,6 +189,35 @@ def _sql(warehouses: list[str]) -> Json:
             "200": {"description": "The result, in the form that `Accept` asks for, streamed.", "content": answer},
             **{status: _error(description) for status, description in {**_STATUSES, **more}.items() if status != "422"},
         },
+    }
+
+
+def _sql_by_url(post: Json) -> Json:
+    """The same query in a URL."""
+    fields: Json = post["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    kinds = {name: field for name, field in fields.items() if name not in ("query", "parameters")}
+    p = "Parameters by position, each read as SQL reads a literal. By name: p.NAME=VALUE."
+    named: Json = {
+        "query": fields["query"],
+        "p": {"type": "array", "items": {"type": "string"}, "description": p},
+        "parameters": {"type": "string", "description": "Parameters as JSON, in place of these."},
+        "format": {"type": "string", "enum": list(FORMATS), "description": "It counts more than Accept."},
+        **kinds,
+        "filename": {"type": "string", "maxLength": NAME_CHARS_MAX, "description": "The name of the file it becomes."},
+        "bom": {"type": "string", "enum": ["0", "1"], "description": "1: CSV begins with a byte order mark."},
+    }
+    in_url = [
+        {"name": name, "in": "query", "required": name == "query", "schema": schema} for name, schema in named.items()
+    ]
+    whole = post["responses"]["200"]
+    page = {"200": {**whole, "content": {**whole["content"], HTML.decode(): {"schema": {"type": "string"}}}}}
+    unchanged = {"304": {"description": "The answer is still the one that If-None-Match names."}}
+    return {
+        **{name: value for name, value in post.items() if name != "requestBody"},
+        "summary": "Run SQL that is in the URL",
+        "operationId": "sql_by_url",
+        "parameters": [*in_url, *post["parameters"]],
+        "responses": {**post["responses"], **page, **unchanged},
     }
 
 

@@ -46,7 +46,7 @@ def pages(
 ) -> ASGIApp:
     """The application. Its handlers only read `service`, and answer from memory. `sql_by`: how queries may come, for
     who asks otherwise."""
-    all_pages = _Pages(service, limits, metrics, is_draining)
+    all_pages = _Pages(service, limits, metrics, is_draining, sql_by)
     routes = [
         Route("/healthz", all_pages.healthz),
         Route("/readyz", all_pages.readyz),
@@ -75,8 +75,16 @@ def pages(
 
 
 class _Pages:
-    def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        limits: EdgeLimits,
+        metrics: Metrics,
+        is_draining: Callable[[], bool],
+        sql_by: Sequence[str],
+    ) -> None:
         self._service = service
+        self._sql_by = sql_by
         self._limits = limits
         self._metrics = metrics
         self._is_draining = is_draining
@@ -99,7 +107,7 @@ class _Pages:
         return _page(request, self._metrics.text(), CONTENT_TYPE)
 
     async def openapi(self, request: Request) -> Response:
-        return _json(request, openapi(self._service.deployments()))
+        return _json(request, openapi(self._service.deployments(), self._sql_by))
 
     async def docs(self, request: Request) -> Response:
         return _file(request, "docs.html")
@@ -109,7 +117,7 @@ class _Pages:
 
     async def deployments(self, request: Request) -> Response:
         found = [describe_deployment(spec) for spec in self._service.deployments()]
-        return _json(request, {"deployments": found})
+        return _json(request, {"deployments": found, "sql_by": self._sql_by})
 
     async def method(self, request: Request) -> Response:
         names = request.path_params["deployment"], request.path_params["method"]

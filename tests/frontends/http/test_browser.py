@@ -221,6 +221,8 @@ def test_sql_is_typed_as_sql(docs: Page) -> None:
     assert form.get_by_role("columnheader").all_inner_texts() == ["2", "1", "t", "e"]
     cells = form.get_by_role("cell").all()[:8]
     assert [cell.text_content() for cell in cells] == ["2", "Bo", '<i>"a,\nb', "", "3", "null", '<i>"a,\nb', ""]
+    href = form.get_by_role("link", name="As a URL").get_attribute("href") or ""
+    assert len(httpx.get(href).json()["rows"]) == 5
     form.get_by_label("Parameters").fill("[2")
     form.get_by_role("button", name="Run").click()
     expect(form.get_by_role("alert")).to_contain_text("The parameters are no JSON")

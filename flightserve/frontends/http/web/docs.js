@@ -1,5 +1,5 @@
 // The page: what is deployed, each method with a form, SQL where there is a warehouse.
-import { make } from "./elements.js";
+import { make, prose } from "./elements.js";
 import { methodBlock } from "./method.js";
 import { address } from "./requests.js";
 import { sqlForm } from "./sql.js";
@@ -12,14 +12,14 @@ function section(id, title, note, ...inside) {
   return make("section", { ariaLabel: title }, heading, ...inside);
 }
 
-function sqlSection(warehouses) {
-  return section("sql", "SQL", "one statement, read-only", sqlForm(warehouses, FIRST_QUERY));
+function sqlSection(warehouses, methods) {
+  return section("sql", "SQL", "one statement, read-only", sqlForm(warehouses, FIRST_QUERY, methods.includes("GET")));
 }
 
 function deploymentSection(deployment) {
   const own = deployment.methods.filter((method) => !method.internal);
   const internal = deployment.methods.filter((method) => method.internal);
-  const inside = [make("p", { textContent: deployment.doc }), ...own.map(methodBlock)];
+  const inside = [make("p", {}, ...prose(deployment.doc)), ...own.map(methodBlock)];
   if (internal.length) {
     inside.push(make("details", { className: "internal" },
       make("summary", { textContent: "Methods that the frontends call" }), ...internal.map(methodBlock)));
@@ -30,9 +30,9 @@ function deploymentSection(deployment) {
 async function load() {
   const response = await fetch(address("v1/deployments"));
   if (!response.ok) throw new Error(`v1/deployments answers ${response.status}`);
-  const { deployments } = await response.json();
+  const { deployments, sql_by: methods } = await response.json();
   const warehouses = deployments.filter((each) => each.kind === "sql").map((each) => each.name);
-  const sections = warehouses.length ? [sqlSection(warehouses)] : [];
+  const sections = warehouses.length ? [sqlSection(warehouses, methods)] : [];
   sections.push(...deployments.map(deploymentSection));
   document.getElementById("main").replaceChildren(...sections);
   if (!deployments.length) document.getElementById("main").textContent = "Nothing is deployed.";

@@ -9,6 +9,10 @@ export function make(name, given = {}, ...inside) {
   return made;
 }
 
+// Text in which `backticks` mark code.
+export const prose = (text) =>
+  text.split("`").map((part, n) => (n % 2 ? make("code", { textContent: part }) : part)).filter((part) => part !== "");
+
 let last = 0;
 
 // A name that no other element of the page has.

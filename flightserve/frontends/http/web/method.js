@@ -1,5 +1,5 @@
 // A method: what it takes and gives, and a form that calls it.
-import { freshId, make } from "./elements.js";
+import { freshId, make, prose } from "./elements.js";
 import { address, post, readText } from "./requests.js";
 import { Running } from "./running.js";
 
@@ -17,7 +17,7 @@ export function methodBlock(method) {
   return make("details", {},
     make("summary", {}, make("span", { className: "name", textContent: `POST ${method.path}` }), " ",
       make("small", { textContent: kinds.filter(Boolean).join(", ") })),
-    make("p", { textContent: method.doc }),
+    make("p", {}, ...prose(method.doc)),
     make("div", { className: "pair" }, fields("Input", method.input_schema), fields("Output", method.output_schema)),
     callForm(method));
 }
@@ -33,7 +33,7 @@ function callForm(method) {
   const { body: sample, declared, why } = method.sample;
   const running = new Running();
   const body = make("textarea", { id: freshId("body"), spellcheck: false,
-    value: sample ? JSON.stringify(sample, null, 2) : "", placeholder: '{"columns": {"name": [value, ...]}}' });
+    value: sample ? laidOut(sample) : "", placeholder: '{"columns": {"name": [value, ...]}}' });
   const origin = sample ? (declared ? "The method's own example." : "Made from the input's schema.")
     : `There is no sample. ${why}`;
   const answer = make("pre", { hidden: true, tabIndex: 0, ariaLabel: "Answer" });
@@ -72,6 +72,12 @@ function callForm(method) {
     if (event.key === "Escape") running.stop();
   };
   return made;
+}
+
+// A column a line.
+function laidOut({ columns }) {
+  const lines = Object.entries(columns).map(([name, values]) => `${JSON.stringify(name)}: ${JSON.stringify(values)}`);
+  return `{"columns": {\n  ${lines.join(",\n  ")}\n}}`;
 }
 
 function curlOf(path, body, accept) {

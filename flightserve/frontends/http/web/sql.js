@@ -1,7 +1,7 @@
 // A form that runs SQL: shows the first rows, and keeps all of them as a file.
 import { CsvReader } from "./csv.js";
 import { freshId, make } from "./elements.js";
-import { post, readText } from "./requests.js";
+import { address, post, readText } from "./requests.js";
 import { Running } from "./running.js";
 import { table } from "./table.js";
 
@@ -15,8 +15,8 @@ const FORMS = {
   json: ["application/json", "json"],
 };
 
-// `warehouses` are names; `query` is what stands there first.
-export function sqlForm(warehouses, query) {
+// `warehouses` are names; `query` is what stands there first; `byUrl` says whether a URL may ask, too.
+export function sqlForm(warehouses, query, byUrl = false) {
   const running = new Running();
   const text = make("textarea", { value: query, spellcheck: false, autocapitalize: "off", id: freshId("query") });
   const parameters = make("input", { type: "text", id: freshId("parameters"), spellcheck: false,
@@ -28,6 +28,9 @@ export function sqlForm(warehouses, query) {
     ...Object.keys(FORMS).map((name) => make("option", {}, name)));
   const run = make("button", { type: "submit", textContent: "Run" });
   const keep = make("button", { type: "button", textContent: "Download" });
+
+  const link = make("a", { textContent: "As a URL", target: "_blank", rel: "noopener", hidden: !byUrl });
+  const write = () => { link.href = urlOf(text.value, parameters.value.trim(), warehouses.length > 1 && choice.value); };
 
   const body = () => {
     const asked = { query: text.value, warehouse: choice.value };
@@ -55,9 +58,11 @@ export function sqlForm(warehouses, query) {
   const made = make("form", { className: "sql" },
     label("SQL", text), text,
     label("Parameters, as JSON", parameters), parameters, which,
-    make("div", { className: "actions" }, run, running.cancel, keep, form,
+    make("div", { className: "actions" }, run, running.cancel, keep, form, link,
       make("span", { className: "hint", textContent: "Ctrl+Enter runs, Escape cancels" })),
     running.said, running.error, rows);
+  write();
+  made.oninput = write;
   made.onsubmit = (event) => {
     event.preventDefault();
     running.run(show);
@@ -72,6 +77,15 @@ export function sqlForm(warehouses, query) {
     if (event.key === "Escape") running.stop();
   };
   return made;
+}
+
+function urlOf(query, parameters, warehouse) {
+  const asked = new URLSearchParams({ query });
+  if (parameters) asked.set("parameters", parameters);
+  if (warehouse) asked.set("warehouse", warehouse);
+  const url = address("v1/sql");
+  url.search = asked;
+  return url;
 }
 
 const label = (words, field) => make("label", { htmlFor: field.id, textContent: words });
