@@ -139,8 +139,7 @@ def _serve(arguments: argparse.Namespace, make: Callable[[], App], reloader: Rel
 
         return make_plan(make(), options, dict(arguments.replicas), arguments.routers)
 
-    with naming_flags():
-        return serve_until_told(plan, arguments.address, reloader)
+    return serve_until_told(plan, arguments.address, reloader)
 
 
 def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
@@ -155,6 +154,7 @@ def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
     )  # fmt: skip
 
 
+@naming_flags()
 def serve_until_told(make: Callable[[], Plan], address: str | None = None, reloader: Reloader | None = None) -> int:
     """Make the plan, serve it, print the `ready` line, and stop after SIGINT or SIGTERM; the exit status. Meanwhile
     `reloader` changes what is served."""

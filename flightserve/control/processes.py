@@ -303,7 +303,7 @@ class Processes:
         if not missing and roster.unplaced(now_ns, int(limits.placement_timeout_s * NS_PER_S)):
             free = await self._ray_calls.ask(self._cluster.free)
             missing, kind = shortfalls(demands, free), "has free"
-        roster.placement_problem = _told(missing, kind)
+        roster.placement_problem = told(missing, kind)
 
     # ---- the end
 
@@ -338,7 +338,7 @@ def _signal(pidfd: int) -> None:
         log.debug("the process is gone already")
 
 
-def _told(missing: Sequence[Shortfall], kind: str) -> str:
+def told(missing: Sequence[Shortfall], kind: str) -> str:
     """What is missing, and what to do; "" where nothing is."""
     if not missing:
         return ""

@@ -214,7 +214,7 @@ def test_a_killed_launcher_leaves_nothing(short_directory: Path) -> None:
 @pytest.mark.parametrize(
     ("wish", "expected"),
     [
-        ({"code": "Broken"}, "replica-Echo-0: ValueError: the model file is missing"),
+        ({"code": "Broken"}, ": ValueError: the model file is missing"),
         ({"num_cpus": 1000.0, "resources": {"unobtainium": 1.0}}, "; 1 unobtainium wanted, the node has 0"),
         ({"http_port": 1}, "flightserve: --http-port "),
     ],
