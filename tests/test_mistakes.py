@@ -61,7 +61,7 @@ COMMANDS: list[tuple[str, str, list[str]]] = [
     ),
     ("--address 'nowhere' is neither host:port, ...", PRICING, ["run", "pricing:app"]),
     ("table 'nothing': nothing lies at ...", "", ["sql", "nothing.parquet"]),
-    ("table 'notes' cannot be opened: ...", "", ["sql", "notes.parquet"]),
+    ("table 'notes': notes.parquet is no Parquet file: ...", "", ["sql", "notes.parquet"]),
     (
         "--memory-limit is 'lots'; it is a size, such as '4GB' or '512MB'",
         "", ["sql", "t.parquet", "--memory-limit=lots"],
