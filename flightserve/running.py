@@ -43,12 +43,14 @@ class Running:
         self._launcher = Launcher(plan, address)
         self.addresses: dict[str, str] = {}
 
-    def start(self, cancelled: Callable[[], bool] = lambda: False) -> Running:
-        """Start everything; returns when every replica answers, or early when `cancelled()`. Raises
-        `control.launcher.StartFailed` with what is wrong, and leaves nothing behind then."""
+    def start(
+        self, cancelled: Callable[[], bool] = lambda: False, seen: Callable[[View], None] = lambda view: None
+    ) -> Running:
+        """Start everything; returns when every replica answers, or early when `cancelled()`; `seen` gets views
+        meanwhile. Raises `control.launcher.StartFailed` with what is wrong, and leaves nothing behind then."""
         _served.append(self)
         try:
-            self._launcher.start(cancelled)
+            self._launcher.start(cancelled, seen)
         except FlightserveError:
             _forget(self)
             raise
@@ -69,6 +71,11 @@ class Running:
     def app_id(self) -> str:
         """What the app's sockets and actors are named after."""
         return self._plan.app_id
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was started."""
+        return self._launcher.begun
 
     def status(self) -> View:
         """All tiers, as the supervisor sees them. Raises Unavailable before its first word."""

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 
 from flightserve import __version__
 from flightserve.cli import changing, projects, serving, status
-from flightserve.errors import ConfigError, FlightserveError, InvalidArgument
+from flightserve.cli.log_options import error_record
+from flightserve.cli.serving import status_of
+from flightserve.errors import FlightserveError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,12 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         return int(arguments.command(arguments))
-    except (ConfigError, InvalidArgument) as error:
-        print(f"flightserve: {error.message}", file=sys.stderr)
-        return 2
     except FlightserveError as error:
-        print(*_lines(error), sep="\n", file=sys.stderr)
-        return 1
+        in_json = getattr(arguments, "log_format", None) == "json"
+        print(*([error_record(error)] if in_json else _lines(error)), sep="\n", file=sys.stderr)
+        return status_of(error)
 
 
 def _lines(error: FlightserveError) -> list[str]:

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from flightserve import __version__
 from flightserve.cli.arguments import port, replica_count, seconds, table
+from flightserve.cli.banner import Ready, lines
 from flightserve.cli.flags import naming_flags
 from flightserve.cli.loading import load_app
-from flightserve.cli.output import StdoutForPrograms
+from flightserve.cli.log_options import LogOptions, add_log_options, detail_of, log_options, opened
+from flightserve.cli.progress import Progress, counted
+from flightserve.cli.samples import call_of
 from flightserve.cli.source_options import add_source_options, csv_options, read_init
 from flightserve.config import PROTOCOLS, UNIX_PROTOCOLS, USUAL_PORTS, FrontendOptions
-from flightserve.errors import ConfigError
+from flightserve.errors import ConfigError, FlightserveError, InvalidArgument
 
 if TYPE_CHECKING:
     from flightserve.app import App
     from flightserve.cli.reloading import Reloader
+    from flightserve.cli.terminal import Terminal
+    from flightserve.control.messages import View
     from flightserve.control.plan import Plan
     from flightserve.running import Running
 
+log = logging.getLogger("flightserve.told")
+
 POLL_S: Final = 0.5
+# How long a banner waits for the number of rows.
+TABLES_S: Final = 0.7
 
 
 def add_commands(commands: Any) -> None:
@@ -85,6 +98,7 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
     option("--allow-get", action=argparse.BooleanOptionalAction, default=None, help=about)
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
     option("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS", help=about)
+    add_log_options(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -139,7 +153,7 @@ def _serve(arguments: argparse.Namespace, make: Callable[[], App], reloader: Rel
 
         return make_plan(make(), options, dict(arguments.replicas), arguments.routers)
 
-    return serve_until_told(plan, arguments.address, reloader)
+    return serve_until_told(plan, arguments.address, reloader, log_options(arguments))
 
 
 def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
@@ -154,38 +168,111 @@ def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
     )  # fmt: skip
 
 
+def status_of(error: FlightserveError) -> int:
+    """The exit status: 2 where the arguments are wrong, 1 for all else."""
+    return 2 if isinstance(error, ConfigError | InvalidArgument) else 1
+
+
 @naming_flags()
-def serve_until_told(make: Callable[[], Plan], address: str | None = None, reloader: Reloader | None = None) -> int:
+def serve_until_told(
+    make: Callable[[], Plan],
+    address: str | None = None,
+    reloader: Reloader | None = None,
+    logs: LogOptions | None = None,
+) -> int:
     """Make the plan, serve it, print the `ready` line, and stop after SIGINT or SIGTERM; the exit status. Meanwhile
-    `reloader` changes what is served."""
+    `reloader` changes what is served. Raises FlightserveError where nothing was started; what goes wrong after that is
+    told in the log."""
     stop = threading.Event()
     _on_signals(stop)
-    with StdoutForPrograms() as out:
-        from flightserve.control.logs import configure_logging
+    logs = logs or LogOptions()
+    with opened(logs) as (out, terminal):
         from flightserve.running import Running
 
-        configure_logging("launcher")
-        running = Running(make(), address)
-        if reloader is not None:
-            reloader.note_files()
+        running: Running | None = None
         try:
-            running.start(cancelled=stop.is_set)
-            if not stop.is_set():
-                addresses = json.dumps(_ready(running), separators=(",", ":"))
-                print(f"ready {addresses}", file=out, flush=True)
-                if reloader is not None:
-                    reloader.begin(running.app_id)
-            while not stop.wait(POLL_S):
-                running.check()
+            plan = dataclasses.replace(make(), log_level=terminal.log_level)
+            running = Running(plan, address)
+            if reloader is not None:
+                reloader.note_files()
+            return _Served(running, plan, terminal, stop, reloader).until_told(out)
         except SystemExit as told:
             # While `ray.init` runs, Ray's own handler answers SIGTERM, by leaving with its number.
             if told.code != signal.SIGTERM:
                 raise
+            return 0
+        except FlightserveError as error:
+            terminal.end()
+            if terminal.form != "json" or running is None or not running.begun:
+                # One line, as of any command.
+                raise
+            log.error("%s", error.message, extra=detail_of(error))
+            return status_of(error)
+
+
+class _Served:
+    """One app from its start to its end, as the terminal tells it."""
+
+    def __init__(
+        self, running: Running, plan: Plan, terminal: Terminal, stop: threading.Event, reloader: Reloader | None
+    ) -> None:
+        self._running = running
+        self._plan = plan
+        self._terminal = terminal
+        self._stop = stop
+        self._reloader = reloader
+        self._progress = Progress()
+        self._began = time.monotonic()
+
+    def until_told(self, out: TextIO) -> int:
+        """Serve; the exit status."""
+        try:
+            self._start()
+            if not self._stop.is_set():
+                addresses = json.dumps(_ready(self._running), separators=(",", ":"))
+                print(f"ready {addresses}", file=out, flush=True)
+                self._greet()
+                if self._reloader is not None:
+                    self._reloader.begin(self._running.app_id)
+            while not self._stop.wait(POLL_S):
+                self._running.check()
+                self._look(self._running.status())
+            log.info("stopping: what runs may finish for %g s; again ends it at once", self._drain_s)
         finally:
-            if reloader is not None:
-                reloader.stop()
-            running.stop()
-    return 0
+            self._terminal.end()
+            if self._reloader is not None:
+                self._reloader.stop()
+            self._running.stop()
+        log.info("stopped")
+        return 0
+
+    @property
+    def _drain_s(self) -> float:
+        return self._plan.options.drain_timeout_s
+
+    def _start(self) -> None:
+        log.info("starting %s", ", ".join(each.spec.name for each in self._plan.deployments))
+        self._terminal.begin()
+        self._running.start(self._stop.is_set, self._look)
+        self._terminal.end()
+
+    def _look(self, view: View) -> None:
+        """Tell people what is another than before; the log of programs has it from the supervisor."""
+        self._terminal.starting(*counted(view))
+        if self._terminal.form == "text":
+            for line in self._progress.told(view):
+                log.info("%s", line)
+
+    def _greet(self) -> None:
+        if self._terminal.form != "text":
+            return
+        specs = [each.spec for each in self._plan.deployments]
+        if any(spec.kind == "sql" for spec in specs):
+            # What the replicas said of their tables comes by another way than that they are ready.
+            self._stop.wait(TABLES_S)
+        took_s = time.monotonic() - self._began
+        shown = Ready(__version__, took_s, self._running.addresses, specs, call_of(specs), dict(self._terminal.rows))
+        self._terminal.show(lines(shown, self._terminal.colour))
 
 
 def _ready(running: Running) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from flightserve.control.logs import configure_logging
 from flightserve.control.names import namespace
 from flightserve.control.plan import Plan
 from flightserve.control.supervisor import Supervisor
+from flightserve.control.titles import SUPERVISOR, take_title
 
 
 class SupervisorActor:
@@ -27,7 +28,8 @@ class SupervisorActor:
     the process ends, and Ray starts it again."""
 
     def __init__(self, plan: Plan) -> None:
-        configure_logging("supervisor")
+        take_title(SUPERVISOR)
+        configure_logging("supervisor", plan.log_level)
         adopt_environment(plan.sys_path, plan.cwd)
         context = ray.get_runtime_context()
         node = context.get_node_id()
@@ -47,7 +49,8 @@ def start_supervisor(plan: Plan) -> Any:
     """Create the app's supervisor on this driver's node; returns Ray's reference to the actor, which the
     caller keeps: without a reference Ray ends the actor."""
     node = ray.get_runtime_context().get_node_id()
-    remote = ray.remote(SupervisorActor).options(
+    # Ray's lists show the class's name.
+    remote = ray.remote(type(SUPERVISOR, (SupervisorActor,), {"__doc__": SupervisorActor.__doc__})).options(
         name="supervisor",
         namespace=namespace(plan.app_id),
         max_restarts=-1,

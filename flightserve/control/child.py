@@ -8,7 +8,6 @@ end by `os._exit`, because Ray's own way waits for methods to return and a user'
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
@@ -22,7 +21,7 @@ from flightserve.clock import NS_PER_S
 from flightserve.contracts.refreshing import Refreshed, Refreshing, RefreshOutcome
 from flightserve.control import environment
 from flightserve.control.link import SupervisorLink
-from flightserve.control.logs import configure_logging
+from flightserve.control.logs import configure_child
 from flightserve.control.messages import (
     NOTE_CHARACTERS_MAX,
     Announce,
@@ -36,7 +35,9 @@ from flightserve.control.messages import (
 from flightserve.control.names import supervisor_socket
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
+from flightserve.control.printed import let_prints_end, take_prints
 from flightserve.control.sources import install, place_of
+from flightserve.control.titles import take_title, title_of
 from flightserve.errors import DeadlineExceeded
 from flightserve.replica.faults import described, traceback_of
 from flightserve.wire.table import RoutingTable
@@ -109,7 +110,9 @@ class ChildProcess:
 
     def _take(self, assignment: Assignment) -> None:
         self._assignment = assignment
-        configure_logging(assignment.slot.name)
+        take_title(title_of(assignment.slot))
+        configure_child(assignment.slot.name, assignment.slot.deployment, assignment.log_level)
+        take_prints(assignment.slot.name, assignment.slot.deployment)
 
     def _become(self, assignment: bytes, factory: bytes) -> None:
         """A standby gets its place. The link's thread goes on with reports while another one builds."""
@@ -258,8 +261,5 @@ def _exit_after(seconds: float) -> None:
 
 
 def _exit(code: int) -> None:
-    # User code may have closed or replaced both.
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
+    let_prints_end()
     os._exit(code)

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from flightserve.control.child import ChildProcess
 from flightserve.control.names import namespace
 from flightserve.control.plan import Assignment, Plan
+from flightserve.control.titles import title_of
 
 # A child serves its own sockets; Ray only needs to ask it whether it was built.
 FAILURE_CHARS_MAX = 400
@@ -35,6 +36,7 @@ class RayCluster:
         self.raylet_pid = os.getppid()
         self._folder = worker._global_node.get_session_dir_path()
         self._pings: dict[str, concurrent.futures.Future[Any]] = {}
+        self._classes: dict[str, type] = {}
 
     def start(
         self, assignment: Assignment, demand: Mapping[str, float], actor: str, on_failure: Callable[[str], None]
@@ -54,11 +56,15 @@ class RayCluster:
             "scheduling_strategy": NodeAffinitySchedulingStrategy(self._node, soft=False),
             **_CONCURRENCY,
         }
-        remote = ray.remote(ChildProcess).options(**options)
+        remote = ray.remote(self._called(title_of(assignment.slot))).options(**options)
         handle = remote.remote(assignment, plan.factories[assignment.slot.tier], actor, plan.limits)
         ping = handle.ping.remote().future()
         self._pings[actor] = ping
         ping.add_done_callback(lambda done: self._pinged(actor, done, on_failure))
+
+    def _called(self, title: str) -> type:
+        """A class of that name: Ray's lists show it. One for each place, because Ray keeps what it was given."""
+        return self._classes.setdefault(title, type(title, (ChildProcess,), {"__doc__": ChildProcess.__doc__}))
 
     def _pinged(self, actor: str, done: concurrent.futures.Future[Any], on_failure: Callable[[str], None]) -> None:
         self._pings.pop(actor, None)

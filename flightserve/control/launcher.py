@@ -18,12 +18,15 @@ from flightserve.control.folder import Folder
 from flightserve.control.messages import SERVING, View
 from flightserve.control.names import supervisor_socket
 from flightserve.control.observer import Observer, connect, kill
+from flightserve.control.patience import Patience
 from flightserve.control.plan import Plan
 from flightserve.core.lifecycle.reconciling import FRONTEND
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.fabric.transport.processes import look_at
 
 log = logging.getLogger("flightserve.control.launcher")
+# What people at a terminal are told as well.
+_told = logging.getLogger("flightserve.told")
 
 # Ray's word for one of our own.
 OWN = "local"
@@ -62,11 +65,16 @@ class Launcher:
         self._actor: Any = None
         self._observer: Observer | None = None
         self.stopped = threading.Event()
+        # False while all that was done is to look whether it may start.
+        self.begun = False
 
-    def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+    def start(
+        self, cancelled: Callable[[], bool] = lambda: False, seen: Callable[[View], None] = lambda view: None
+    ) -> None:
         """Start everything and wait until every replica answers. Raises StartFailed with what is wrong, and
-        leaves nothing behind then; returns early when `cancelled()`."""
+        leaves nothing behind then; returns early when `cancelled()`. `seen` gets views meanwhile."""
         self._check_ports()
+        self.begun = True
         try:
             # Each of these takes seconds; nobody waits for them any more who has said stop.
             import ray  # noqa: F401
@@ -80,7 +88,7 @@ class Launcher:
 
             self._observer = Observer(supervisor_socket(folder, self._plan.app_id))
             self._actor = start_supervisor(dataclasses.replace(self._plan, folder=folder))
-            self._wait_ready(cancelled)
+            self._wait_ready(cancelled, seen)
         except StartFailed as failed:
             self.stop(0.0)
             if said := _NOT_BOUND.match(failed.message):
@@ -167,11 +175,16 @@ class Launcher:
                 break
         return observer.view
 
-    def _wait_ready(self, cancelled: Callable[[], bool]) -> None:
+    def _wait_ready(self, cancelled: Callable[[], bool], seen: Callable[[View], None]) -> None:
         assert self._observer is not None
         waited_s = 0.0
+        patience = Patience()
         while not cancelled():
             view = self._observer.wait_for(lambda view: view.phase in (*SERVING, "failed"), POLL_S)
+            if view is not None:
+                seen(view)
+                if told := patience.told(view, waited_s):
+                    _told.info("%s", told)
             if view is not None and view.phase in SERVING:
                 return
             if view is not None and view.phase == "failed":

@@ -19,8 +19,8 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
+from flightserve.control.carrying import carry_logs
 from flightserve.control.folder import Folder
-from flightserve.control.logs import carry_logs
 from flightserve.control.names import APP_ID_VARIABLE
 
 log = logging.getLogger("flightserve.control.local_ray")

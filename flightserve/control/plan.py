@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from flightserve.config import FabricLimits, FrontendOptions
 from flightserve.control.sources import ModuleSource
 from flightserve.core.lifecycle.reconciling import ReconcileLimits, Slot
 from flightserve.types import DeploymentSpec
 from flightserve.wire.table import RoutingTable
+
+# `logging.INFO`: from which level on processes of the app log.
+LOG_LEVEL: Final = 20
 
 
 class Hosted(Protocol):
@@ -72,6 +75,7 @@ class Assignment:
     sources: tuple[ModuleSource, ...] = ()
     environment: Mapping[str, str] | None = None
     folder: str = ""
+    log_level: int = LOG_LEVEL
 
 
 Factory = Callable[[Assignment], Hosted]
@@ -128,3 +132,4 @@ class Plan:
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
     folder: str = ""
+    log_level: int = LOG_LEVEL

@@ -191,6 +191,7 @@ class Processes:
             sources=planned.sources if planned else (),
             environment=planned.environment if planned else None,
             folder=self._plan.folder,
+            log_level=self._plan.log_level,
         )
 
     def _start_failed(self, record: Record, message: str) -> None:

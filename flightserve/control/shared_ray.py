@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from flightserve.control.logs import carry_logs
+from flightserve.control.carrying import carry_logs
 from flightserve.errors import Unavailable
 
 if TYPE_CHECKING:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
 import flightserve as fs
+
+
+def _fail() -> None:
+    raise RuntimeError("in a thread")
+
 
 ONE_INT = pa.schema([pa.field("a", pa.int64())])
 
@@ -55,6 +62,24 @@ class Probe:
     def nothing(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """No batch at all."""
         return None  # type: ignore[return-value]
+
+    def says(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Whatever code may write, to all that it may write to."""
+        print("printed\nby one call", os.getpid())
+        print("\x1b[2Jno end \x07", end="", flush=True)
+        print("x" * 300_000)
+        logging.getLogger("users.own").warning("logged %d", 5)
+        logging.getLogger("users.own").info("logged %s", "with", "one too many")  # noqa: PLE1205
+        os.write(2, b'raw \xff\xfe bytes\n{"time": "not a record"}\n')
+        os.write(1, b"raw without end")
+        try:
+            raise ValueError("shown and over")
+        except ValueError:
+            traceback.print_exc()
+        failing = threading.Thread(target=_fail)
+        failing.start()
+        failing.join()
+        return batch
 
     @fs.method(idempotent=False)
     def exits(self, batch: pa.RecordBatch) -> pa.RecordBatch:

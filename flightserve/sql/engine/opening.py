@@ -14,6 +14,7 @@ What cannot be opened is put aside as the `Leniency` says: a file, where the res
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from flightserve.sql.engine import loading
 from flightserve.sql.engine.errors import said
 from flightserve.sql.sources import Source
 from flightserve.sql.sources.csv import open_csv
@@ -50,7 +52,8 @@ class TableOpener:
     def open(self, source: Source) -> Source | None:
         """Open the table; what of it could be, None where nothing could."""
         try:
-            self._open(source)
+            with loading.told(self._connection, source) if self._kind == "TABLE" else contextlib.nullcontext():
+                self._open(source)
             return source
         except (duckdb.Error, BadFile, SourceError, pa.ArrowException) as error:
             return self._without_bad_files(source, error)

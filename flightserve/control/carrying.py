@@ -1,0 +1,173 @@
+"""What the processes of an app write, on its way to whoever started the app.
+
+Ray brings it line by line. It would print lines with a coloured prefix, leave out those that look alike, and send what
+user code prints to standard output. Here each becomes a record, whoever wrote it, and `deliver_to` says who gets the
+records. Until then they go to the program's own logging: they are records of the logger `flightserve`, with the names
+that they had. What is printed is no log, and is written where the program shows no such records; a program without any
+logging set up sees lines of text on standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from flightserve.control.logs import now, time_of_day
+from flightserve.wire.log_lines import FIELDS, Joining, Record, fold, neutral, raw_record
+from flightserve.wire.log_text import is_for_people, is_printed, text_of
+
+log = logging.getLogger("flightserve.control.carrying")
+_carried: Final = logging.getLogger("flightserve.carried")
+
+# The name under which `ray.init` registers what prints the children's lines.
+RAY_PRINTER: Final = "ray_print_logs"
+# Files that lines are put together of, and processes whose names are known.
+FILES_MAX: Final = 2048
+_CLASS_PREFIX: Final = "flightserve: "
+_REPLICA: Final = re.compile(r"replica-(\w+)-\d+")
+# How Ray and gRPC's library begin lines of their logs, with the level's initial.
+_OF_LIBRARIES: Final = (
+    ("ray", re.compile(r"^\[[\d-]+ [\d:,.]+ ([DIWEFC]) \d+ \d+\] ")),
+    ("grpc", re.compile(r"^([IWEF])\d{4} \d\d:\d\d:\d\d|^(W)ARNING: All log messages before absl")),
+)
+_INITIALS: Final = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL", "C": "CRITICAL"}
+
+Deliver = Callable[[Record], None]
+
+
+class Carrier:
+    """Batches of lines in, records out. Any thread."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[tuple[object, bool], Joining] = OrderedDict()
+        self._names: OrderedDict[object, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Carrier of {len(self._files)} files>"
+
+    def records(self, batch: dict[str, Any]) -> list[Record]:
+        """What one batch completes: `lines` of one file of the process `pid`, which is an actor of that name."""
+        pid, is_error = batch.get("pid"), bool(batch.get("is_err"))
+        if pid == "autoscaler":
+            # Its whole log; Ray, too, prints none of it but events, which one node has none of.
+            return []
+        with self._lock:
+            joining = self._files.setdefault((pid, is_error), Joining())
+            _bound(self._files, (pid, is_error))
+            return list(self._made(joining, batch, pid, is_error))
+
+    def _made(self, joining: Joining, batch: dict[str, Any], pid: object, is_error: bool) -> Iterator[Record]:
+        raw: list[str] = []
+        for each in joining.feed(batch.get("lines", ())):
+            if isinstance(each, str):
+                raw.append(each)
+                continue
+            yield from self._raw(raw, batch, pid, is_error)
+            raw = []
+            self._names[pid] = each["process"]
+            _bound(self._names, pid)
+            yield each
+        yield from self._raw(raw, batch, pid, is_error)
+
+    def _raw(self, lines: list[str], batch: dict[str, Any], pid: object, is_error: bool) -> Iterator[Record]:
+        actor = str(batch.get("actor_name") or "").removeprefix(_CLASS_PREFIX).replace(" ", "-")
+        process = self._names.get(pid) or actor or f"ray-{pid or 'process'}"
+        for message in fold(lines):
+            yield judged(message, process, is_error)
+
+
+def _bound(kept: OrderedDict[Any, Any], newest: object) -> None:
+    """Forget what was not used for longest."""
+    kept.move_to_end(newest)
+    while len(kept) > FILES_MAX:
+        kept.popitem(last=False)
+
+
+def judged(message: str, process: str, is_error: bool) -> Record:
+    """The record of raw text. Lines of Ray's and gRPC's own logs say their level."""
+    record = raw_record(now(), process, neutral(message), is_error)
+    if replica := _REPLICA.fullmatch(process):
+        record["deployment"] = replica[1]
+    if process.startswith("ray-"):
+        record["logger"] = "ray"
+    for library, form in _OF_LIBRARIES:
+        if found := form.match(message):
+            record |= {"logger": library, "level": _INITIALS[found[1] or "W"]}
+    return record
+
+
+_deliver: Deliver | None = None
+_carrier: Final = Carrier()
+
+
+def deliver_to(deliver: Deliver | None) -> None:
+    """Who gets the records of all apps of this process from now on; None: the program's logging."""
+    global _deliver  # noqa: PLW0603 - a process has one log
+    _deliver = deliver
+
+
+def carry_logs() -> None:
+    """Take what Ray brings from the children. Call it after `ray.init`; it lasts until `ray.shutdown`, which removes
+    Ray's printer, and so ours, by its name."""
+    try:
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+    except ImportError:
+        log.debug("this Ray's printer cannot be replaced: its lines have a prefix")
+        return
+    dispatcher.remove_handler(RAY_PRINTER)
+    dispatcher.add_handler(RAY_PRINTER, _take)
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        # The raylet's own words (a process died, memory is short) go by no dispatcher.
+        worker.print_to_stdstream = _pass_on
+
+
+def _pass_on(batch: dict[str, Any], ignore_prefix: bool) -> None:
+    """What a process of Ray's says of itself, as our log. The supervisor tells what it means for the app."""
+    for line in batch.get("lines", ()):
+        log.info("Ray's %s: %s", batch.get("pid", "process"), neutral(line).strip())
+
+
+def _take(batch: dict[str, Any]) -> None:
+    deliver = _deliver or to_program
+    for record in _carrier.records(batch):
+        try:
+            deliver(record)
+        except Exception:  # handlers of the program may raise anything, on Ray's thread
+            log.debug("a record could not be delivered", exc_info=True)
+
+
+def to_program(record: Record) -> None:
+    """The record by the program's own logging, or as a line where it has none."""
+    number = logging.getLevelNamesMapping()[record["level"]]
+    if not _carried.hasHandlers():
+        if is_for_people(record):
+            _write(record)
+    elif _carried.isEnabledFor(number):
+        _carried.handle(_as_logged(record, number))
+    elif is_printed(record):
+        _write(record)
+
+
+def _as_logged(record: Record, number: int) -> logging.LogRecord:
+    exception = f"\n{record['exception']}" if record.get("exception") else ""
+    made = logging.LogRecord(record["logger"], number, "", 0, record["message"] + exception, None, None)
+    about = {key: value for key, value in record.items() if key not in FIELDS}
+    made.__dict__.update({"replica": record["process"], "flightserve": about})
+    return made
+
+
+def _write(record: Record) -> None:
+    try:
+        sys.stderr.write(text_of(record, time_of_day(), colour=False) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        # A closed standard error loses them.
+        return
