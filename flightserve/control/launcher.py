@@ -65,7 +65,7 @@ class Launcher:
         self._actor: Any = None
         self._observer: Observer | None = None
         self.stopped = threading.Event()
-        # False while all that was done is to look whether it may start.
+        # Whether there is anything that logs beside us.
         self.begun = False
 
     def start(
@@ -74,7 +74,6 @@ class Launcher:
         """Start everything and wait until every replica answers. Raises StartFailed with what is wrong, and
         leaves nothing behind then; returns early when `cancelled()`. `seen` gets views meanwhile."""
         self._check_ports()
-        self.begun = True
         try:
             # Each of these takes seconds; nobody waits for them any more who has said stop.
             import ray  # noqa: F401
@@ -82,6 +81,7 @@ class Launcher:
             if cancelled():
                 return
             folder = self._connect()
+            self.begun = True
             if cancelled():
                 return
             from flightserve.control.boot import start_supervisor
