@@ -251,7 +251,9 @@ class _Served:
         return self._plan.options.drain_timeout_s
 
     def _start(self) -> None:
-        log.info("starting %s", ", ".join(each.spec.name for each in self._plan.deployments))
+        if self._terminal.form == "text":
+            # To programs the supervisor tells it of each process.
+            log.info("starting %s", ", ".join(each.spec.name for each in self._plan.deployments))
         self._terminal.begin()
         self._running.start(self._stop.is_set, self._look)
         self._terminal.end()
