@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import pickle
@@ -118,7 +119,10 @@ def _first_parameter(raw: Any) -> inspect.Parameter | None:
 
 
 def _is_function(value: Any) -> bool:
-    return inspect.isroutine(value) or (hasattr(value, "__wrapped__") and callable(value))
+    if isinstance(value, functools.partialmethod | functools.singledispatchmethod):
+        return True
+    # Whatever has `__get__` is a routine to `inspect`: a cached property, too, which is no method.
+    return callable(value) and (inspect.isroutine(value) or hasattr(value, "__wrapped__"))
 
 
 def _method_spec(cls: type, name: str, raw: Any, *, own: bool, strict: bool) -> MethodSpec | None:
