@@ -373,29 +373,6 @@ def test_inherited_helpers_that_take_no_batch_are_left_out() -> None:
     assert list(methods(Served)) == ["echo"]
 
 
-def test_what_only_looks_like_a_method_is_not_served() -> None:
-    class Attribute:
-        """A descriptor of a library's own, as pydantic has on every model."""
-
-        def __get__(self, instance: object, owner: type | None = None) -> int:
-            return 3
-
-    @deployment
-    class Odd:
-        attribute = Attribute()
-
-        @functools.cached_property
-        def model(self) -> int:
-            return 3
-
-        def _scale(self, factor: int, batch: pa.RecordBatch) -> pa.RecordBatch:
-            return batch
-
-        twice = functools.partialmethod(_scale, 2)
-
-    assert list(methods(Odd)) == ["twice"]
-
-
 def test_public_helpers_are_not_served_unasked() -> None:
     @deployment
     class Served:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import pickle
 import typing
 from abc import ABC, abstractmethod
@@ -216,3 +217,26 @@ def test_a_class_that_is_still_abstract_can_be_bound_but_says_so_when_made() -> 
 def test_a_bound_class_can_be_sent_on() -> None:
     bound: fs.Bound[Any] = pickle.loads(pickle.dumps(fs.bind(Settings, 3).options(replicas=4)))
     assert bound.make() == Settings(3) and bound.settings == fs.DeploymentOptions(replicas=4)
+
+
+def test_what_only_looks_like_a_method_is_not_served() -> None:
+    class Attribute:
+        """A descriptor of a library's own, as pydantic has on every model."""
+
+        def __get__(self, instance: object, owner: type | None = None) -> int:
+            return 3
+
+    @fs.deployment
+    class Odd:
+        attribute = Attribute()
+
+        @functools.cached_property
+        def model(self) -> int:
+            return 3
+
+        def _scale(self, factor: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+            return batch
+
+        twice = functools.partialmethod(_scale, 2)
+
+    assert [method.name for method in spec_of(fs.bind(Odd)).methods] == ["twice"]
