@@ -60,6 +60,8 @@ TABLE_ROWS: Final = pa.schema(
         # Of the files as they were when they were read; why newer ones are not served, "" where they are.
         ("version", pa.string()),
         ("problem", pa.string()),
+        # -1 where it takes reading the files to know.
+        ("num_rows", pa.int64()),
     ]
 )
 # `replica` is some name of the process; `changes` counts how often it took new files into service.
@@ -201,25 +203,32 @@ def read_description(row: dict[str, Any]) -> Description:
 @dataclass(frozen=True, slots=True)
 class TableInfo:
     """A table of a warehouse. `kind` is BASE TABLE or VIEW; `version` is of its files as they were when they were read,
-    and `problem` why newer ones are not served."""
+    and `problem` why newer ones are not served; `num_rows` is -1 where it takes reading the files to know."""
 
     name: str
     kind: str
     schema: pa.Schema
     version: str = ""
     problem: str = ""
+    num_rows: int = -1
+
+    @property
+    def row(self) -> tuple[str, str, bytes, str, str, int]:
+        """As in TABLE_ROWS."""
+        schema = self.schema.serialize().to_pybytes()
+        return self.name, self.kind, schema, self.version, self.problem, self.num_rows
 
 
 def tables_batch(tables: Iterable[TableInfo]) -> pa.RecordBatch:
     """`tables`' answer."""
-    rows = [(each.name, each.kind, each.schema.serialize().to_pybytes(), each.version, each.problem) for each in tables]
+    rows = [each.row for each in tables]
     return pa.record_batch([[row[n] for row in rows] for n in range(len(TABLE_ROWS))], schema=TABLE_ROWS)
 
 
 def read_table(row: dict[str, Any]) -> TableInfo:
     """A row of `tables`' answer."""
     schema = _schema(row["table_schema"])
-    return TableInfo(row["table_name"], row["table_type"], schema, row["version"], row["problem"])
+    return TableInfo(row["table_name"], row["table_type"], schema, row["version"], row["problem"], row["num_rows"])
 
 
 def _schema(message: bytes) -> pa.Schema:

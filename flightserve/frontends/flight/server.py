@@ -11,6 +11,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain, islice
 from typing import Any, Final
 
 import pyarrow as pa
@@ -40,6 +41,8 @@ from flightserve.frontends.sql.tickets import Tickets
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 NO_COMMAND: Final = "a command is SQL and has rows to be got; methods are called by FlightDescriptor.for_path"
+# Flights that one ListFlights names.
+LISTED_MAX: Final = 10_000
 STOP_GRACE_S: Final = 1.0
 HEADERS: Final = "headers"
 # A message comes with all others, before pyarrow's server begins them.
@@ -227,16 +230,17 @@ class FlightServer(flight.FlightServerBase):
 
     @mapped
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
-        """Every method and every table; those of one deployment where `criteria` is its name."""
+        """Every method and every table, up to LISTED_MAX; those of one deployment where `criteria` is its name."""
         caller = self._caller(context)
         wanted = None if not criteria else criteria.decode("utf-8", "replace")
         tables = [
-            self.sql.table_info(spec.name, table, caller.user)
+            (spec.name, table)
             for spec in warehouses(self._service)
             if wanted in (None, spec.name)
             for table in self.sql.gateway.tables(spec.name, caller.meta(spec))
         ]
-        return iter([*all_methods(self._service, wanted), *tables])
+        infos = (self.sql.table_info(name, table, caller.user) for name, table in tables)
+        return islice(chain(all_methods(self._service, wanted), infos), LISTED_MAX)
 
     @mapped
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:

@@ -5,7 +5,8 @@ sealed, and a ticket likewise (`frontends.sql.tickets`). So any frontend answers
 so that it can be cancelled (`sql_queries`); and what was bound, for clients that do not take the handle that has it
 (`frontends.sql.parameters`).
 
-The tables are read-only. Statements that would write are refused by the engine (PERMISSION_DENIED), Substrait plans and
+The tables are read-only, so that a transaction has nothing to keep together; clients begin and end them all the same.
+Statements that would write are refused by the engine (PERMISSION_DENIED), Substrait plans and
 ingestion by us (UNIMPLEMENTED). `COMMANDS` says what each command's RPCs do.
 """
 
@@ -28,7 +29,7 @@ from flightserve.frontends.flight.sql_metadata import METADATA, Metadata
 from flightserve.frontends.flight.sql_queries import RunningQueries
 from flightserve.frontends.sql.gateway import Gateway, Statement, choose, warehouses
 from flightserve.frontends.sql.parameters import BoundParameters, read_parameters
-from flightserve.frontends.sql.tickets import CommandTicket, PreparedHandle, QueryTicket, Sealed, Tickets
+from flightserve.frontends.sql.tickets import CommandTicket, PreparedHandle, QueryTicket, Sealed, Tickets, TransactionId
 from flightserve.proto import flight_pb2
 from flightserve.proto import sql_pb2 as pb
 from flightserve.types import DeploymentSpec, RequestMeta
@@ -50,12 +51,6 @@ class Caller:
     def catalog(self) -> str | None:
         """The warehouse that the session chose."""
         return None if self.session is None else self.session.options.get("catalog")
-
-
-def refuse_transaction(command: Any) -> None:
-    """No transaction's id can have come from here. Raises Unimplemented."""
-    if command.transaction_id:
-        raise Unimplemented(f"the statement names a transaction, and there are none: {READ_ONLY}")
 
 
 class FlightSql:
@@ -107,15 +102,15 @@ class FlightSql:
         quoted = table.name.replace('"', '""')
         ticket = self.tickets.query(Statement(warehouse, f'SELECT * FROM "{quoted}"'), user)
         asked = flight_pb2.FlightDescriptor(type=flight_pb2.FlightDescriptor.PATH, path=[warehouse, table.name])
-        return self._info(table.schema.serialize().to_pybytes(), asked, ticket)
+        return self._info(table.schema.serialize().to_pybytes(), asked, ticket, table.num_rows)
 
-    def _info(self, schema: bytes, descriptor: flight_pb2.FlightDescriptor, ticket: Sealed) -> Any:
+    def _info(self, schema: bytes, descriptor: flight_pb2.FlightDescriptor, ticket: Sealed, rows: int = -1) -> Any:
         """A FlightInfo by way of its message: pyarrow's own constructors take 26 us, of which this takes 7."""
         made = flight_pb2.FlightInfo(
             schema=schema,
             flight_descriptor=descriptor,
             endpoint=[self.endpoint(ticket)],
-            total_records=-1,
+            total_records=rows,
             total_bytes=-1,
         )
         return flight.FlightInfo.deserialize(made.SerializeToString())
@@ -130,9 +125,15 @@ class FlightSql:
 
     def new_statement(self, command: Any, caller: Caller) -> tuple[Statement, DeploymentSpec]:
         """Of a command that has the text, and its warehouse. Raises what an unknown warehouse gets."""
-        refuse_transaction(command)
+        self.check_transaction(command, caller)
         spec = choose(self.gateway.service, caller.catalog)
         return Statement(spec.name, command.query), spec
+
+    def check_transaction(self, command: Any, caller: Caller) -> None:
+        """What it names, if anything, has to be one that was begun here. Each statement is by itself all the same: it
+        reads the tables as they are when it runs. Raises as `Tickets.open`."""
+        if command.transaction_id:
+            self.tickets.open(command.transaction_id, TransactionId, caller.user)
 
     def prepared_statement(self, command: Any, caller: Caller) -> tuple[Statement, DeploymentSpec]:
         """Of a command that has a handle, with what was bound to it. Raises what a bad handle gets."""

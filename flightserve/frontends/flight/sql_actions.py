@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unimplemented
 from flightserve.frontends.flight.sessions import Session, Sessions
-from flightserve.frontends.flight.sql import Caller, FlightSql, refuse_transaction
+from flightserve.frontends.flight.sql import Caller, FlightSql
 from flightserve.frontends.flight.sql_messages import pack, read_command
 from flightserve.frontends.sql.gateway import Statement, choose, warehouses
 from flightserve.frontends.sql.metadata import DB_SCHEMA
@@ -27,6 +27,8 @@ from flightserve.proto import sql_pb2 as pb
 ACTIONS: Final = {
     "CreatePreparedStatement": "Prepare a statement (Flight SQL).",
     "ClosePreparedStatement": "Close a prepared statement (Flight SQL).",
+    "BeginTransaction": "Begin a transaction, of nothing: the tables are read-only (Flight SQL).",
+    "EndTransaction": "End it (Flight SQL).",
     "CancelQuery": "Cancel a query (Flight SQL's older way).",
     "CancelFlightInfo": "Cancel the query of a FlightInfo.",
     "RenewFlightEndpoint": "A ticket with a new time to live.",
@@ -35,7 +37,7 @@ ACTIONS: Final = {
     "CloseSession": "End the session.",
     "flightserve.Refresh": "Serve files as they are now. The body: a warehouse's name, or empty for the only one.",
 }
-TRANSACTIONS: Final = frozenset({"BeginTransaction", "EndTransaction", "BeginSavepoint", "EndSavepoint"})
+SAVEPOINTS: Final = frozenset({"BeginSavepoint", "EndSavepoint"})
 
 
 class SqlActions:
@@ -47,8 +49,8 @@ class SqlActions:
 
     def run(self, name: str, body: bytes, caller: Caller, begin: Callable[[], Session]) -> Iterator[bytes] | None:
         """The action's results, or None where there is no action of that name. Raises FlightserveError."""
-        if name in TRANSACTIONS:
-            raise Unimplemented(f"{name}: there are no transactions; the tables are read-only here")
+        if name in SAVEPOINTS:
+            raise Unimplemented(f"{name}: there are no savepoints; the tables are read-only here")
         if name == "CreatePreparedSubstraitPlan":
             raise Unimplemented("Substrait plans are not served; prepare SQL")
         if name == "SetSessionOptions":
@@ -56,6 +58,8 @@ class SqlActions:
         handlers: dict[str, Callable[[bytes, Caller], bytes | None]] = {
             "CreatePreparedStatement": self._prepare,
             "ClosePreparedStatement": self._close,
+            "BeginTransaction": self._begin_transaction,
+            "EndTransaction": self._end_transaction,
             "CancelQuery": self._cancel_query,
             "CancelFlightInfo": self._cancel_info,
             "RenewFlightEndpoint": self._renew,
@@ -74,7 +78,7 @@ class SqlActions:
 
     def _prepare(self, body: bytes, caller: Caller) -> bytes:
         asked = _packed_body(body, pb.ActionCreatePreparedStatementRequest)
-        refuse_transaction(asked)
+        self._sql.check_transaction(asked, caller)
         spec = choose(self._sql.gateway.service, caller.catalog)
         statement = Statement(spec.name, asked.query)
         described = self._sql.gateway.describe(statement, caller.meta(spec))
@@ -93,6 +97,20 @@ class SqlActions:
         handle = self._sql.tickets.open(asked.prepared_statement_handle, PreparedHandle, caller.user)
         self._sql.tickets.close(handle)
         self._sql.bound.put(handle.id, b"")
+
+    # ---- transactions
+
+    def _begin_transaction(self, body: bytes, caller: Caller) -> bytes:
+        _packed_body(body, pb.ActionBeginTransactionRequest)
+        tickets = self._sql.tickets
+        sealed = tickets.seal(tickets.transaction(caller.user))
+        return pack(pb.ActionBeginTransactionResult(transaction_id=sealed))
+
+    def _end_transaction(self, body: bytes, caller: Caller) -> None:
+        asked = _packed_body(body, pb.ActionEndTransactionRequest)
+        if not asked.transaction_id:
+            raise InvalidArgument("EndTransaction names no transaction")
+        self._sql.check_transaction(asked, caller)
 
     # ---- queries that run
 

@@ -14,9 +14,6 @@ from flightserve.frontends.flight.sql_messages import optional
 from flightserve.frontends.sql import info, metadata
 from flightserve.proto import sql_pb2 as pb
 
-# What clients call kinds of tables, beside the engine's own words.
-_TABLE_KINDS: Final = {"TABLE": "BASE TABLE", "table": "BASE TABLE", "view": "VIEW"}
-
 
 class Warehouses(Protocol):
     """What there is to be listed."""
@@ -60,14 +57,15 @@ def _table_types(command: Any, warehouses: Warehouses) -> pa.Table:
 
 def _tables(command: Any, warehouses: Warehouses) -> pa.Table:
     catalog, pattern = optional(command, "catalog"), optional(command, "table_name_filter_pattern")
-    kinds = {_TABLE_KINDS.get(kind, kind) for kind in command.table_types}
+    # JDBC says TABLE, the engine BASE TABLE.
+    kinds = {kind.lower().removeprefix("base ") for kind in command.table_types}
     in_schema = metadata.like(optional(command, "db_schema_filter_pattern"), metadata.DB_SCHEMA)
     found = [
         (name, table)
         for name in warehouses.names()
         if in_schema and catalog in (None, name)
         for table in warehouses.tables(name)
-        if metadata.like(pattern, table.name) and (not kinds or table.kind in kinds)
+        if metadata.like(pattern, table.name) and (not kinds or metadata.TABLE_TYPES[table.kind] in kinds)
     ]
     return metadata.tables(found, command.include_schema)
 

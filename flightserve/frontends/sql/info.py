@@ -35,6 +35,9 @@ class Bitmask(int):
 # SQL_CASE_SENSITIVITY_CASE_INSENSITIVE, SQL_NULLS_SORTED_AT_END
 _CASE_INSENSITIVE: Final = 1
 _NULLS_AT_END: Final = 3
+# SQL_SUPPORTED_TRANSACTION_TRANSACTION, SQL_TRANSACTION_READ_COMMITTED
+_TRANSACTION: Final = 1
+_READ_COMMITTED: Final = 2
 # 541 to 555 and 557 to 561: the greatest lengths and counts; 0 stands for no limit that is known. Names of catalogs and
 # of tables, and a statement, have one.
 _MAXIMA: Final = {
@@ -74,7 +77,7 @@ CASTS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def _server(engine_version: str) -> dict[int, Any]:
-    """0-101: names and versions, read only, SQL but no Substrait; no transactions; cancel; no ingestion;
+    """0-101: names and versions, read only, SQL but no Substrait; transactions; cancel; no ingestion;
     how long a prepared statement that is not used is kept, in ms."""
     return {
         0: "flightserve",
@@ -83,7 +86,7 @@ def _server(engine_version: str) -> dict[int, Any]:
         3: True,
         4: True,
         5: False,
-        8: Bitmask(0),
+        8: Bitmask(_TRANSACTION),
         9: True,
         10: False,
         11: False,
@@ -140,12 +143,13 @@ def _language() -> dict[int, Any]:
 
 
 def _transactions() -> dict[int, Any]:
-    """562-576: none, and no updates; results are read forwards; parameters may be named."""
+    """562-576: each statement sees the tables as they are when it runs; no updates; results are read forwards;
+    parameters may be named."""
     return {
         556: False,
-        562: 0,
-        563: False,
-        564: Bitmask(0b1),
+        562: _READ_COMMITTED,
+        563: True,
+        564: Bitmask(1 << _READ_COMMITTED),
         565: False,
         566: False,
         567: Bitmask(0b10),

@@ -15,7 +15,8 @@ import pyarrow as pa
 from flightserve.contracts.warehouse import TableInfo
 
 DB_SCHEMA: Final = "main"
-TABLE_TYPES: Final = ("BASE TABLE", "VIEW")
+# As ADBC's drivers call them, by the engine's names.
+TABLE_TYPES: Final = {"BASE TABLE": "table", "VIEW": "view"}
 # What clients put before a `%` or `_` that stands for itself; `GetSqlInfo` tells them.
 ESCAPE: Final = "\\"
 
@@ -103,7 +104,7 @@ def tables(found: Sequence[tuple[str, TableInfo]], include_schema: bool) -> pa.T
         pa.array([catalog for catalog, _ in found], _UTF8),
         pa.array([DB_SCHEMA] * len(found), _UTF8),
         pa.array([table.name for _, table in found], _UTF8),
-        pa.array([table.kind for _, table in found], _UTF8),
+        pa.array([TABLE_TYPES[table.kind] for _, table in found], _UTF8),
     ]
     if not include_schema:
         return pa.table(columns, schema=TABLES)
@@ -173,4 +174,4 @@ def type_name(kind: pa.DataType) -> str:
 
 def table_types() -> pa.Table:
     """The kinds of tables there may be."""
-    return pa.table([pa.array(TABLE_TYPES, _UTF8)], schema=TABLE_TYPES_SCHEMA)
+    return pa.table([pa.array(TABLE_TYPES.values(), _UTF8)], schema=TABLE_TYPES_SCHEMA)

@@ -9,6 +9,7 @@ handle lives as long from when it was last used (in this process), since service
 from __future__ import annotations
 
 import hmac
+import math
 import secrets
 import threading
 import time
@@ -79,8 +80,12 @@ class SessionToken(Sealed, frozen=True):
     """Says which session a client is in; `owner` is the user."""
 
 
+class TransactionId(Sealed, frozen=True):
+    """A transaction that a client began. Nothing is in one: it has no end of its own, so that a connection may rest."""
+
+
 T = TypeVar("T", bound=Sealed)
-_ANY: Final = QueryTicket | CommandTicket | PreparedHandle | SessionToken
+_ANY: Final = QueryTicket | CommandTicket | PreparedHandle | SessionToken | TransactionId
 
 
 class Tickets:
@@ -109,6 +114,10 @@ class Tickets:
         """A handle for the statement; with `handle_id`, the one that replaces an earlier handle."""
         number = handle_id or new_id()
         return PreparedHandle(number, self.expiry_s(), owner, statement.warehouse, statement.sql, statement.parameters)
+
+    def transaction(self, owner: str) -> TransactionId:
+        """A new transaction's id."""
+        return TransactionId(new_id(), math.inf, owner)
 
     def command(self, command: bytes, owner: str) -> CommandTicket:
         """A ticket for a command's answer."""

@@ -114,7 +114,9 @@ def _pragma(words: Sequence[Word], _: str, in_use: InUse) -> str | None:
 
 
 def _call(words: Sequence[Word], text: str, _: InUse) -> str | None:
-    """A call of a table function is a query of it."""
+    """A call of a table function is a query of it. CHECKPOINT is one for the engine, too; there is nothing to write."""
+    if [word.upper for word in words] == ["CHECKPOINT"]:
+        return NOTHING
     if words[0].upper != "CALL" or len(words) == 1:
         return None
     return "FROM " + text.encode()[words[1].start : words[-1].end].decode()

@@ -32,6 +32,7 @@ from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.sources import Known, Source, described, find_sources
 from flightserve.sql.sources.problems import Leniency, SourceError, SourceProblem, listed, public_text
 from flightserve.sql.warehouse.queries import Limits, Prepared, Runner
+from flightserve.sql.warehouse.row_counts import count_rows
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,11 @@ class Generation:
 
     def __repr__(self) -> str:
         return f"<Generation of {len(self.versions)} tables, {self.using} in use{', retired' * self.retired}>"
+
+    @functools.cached_property
+    def row_counts(self) -> Mapping[str, int]:
+        """How many rows each table has (`sql.warehouse.row_counts`)."""
+        return count_rows(self.engine)
 
     @property
     def version_set(self) -> set[tuple[str, str]]:

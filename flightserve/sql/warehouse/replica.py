@@ -231,19 +231,21 @@ class WarehouseReplica:
 
     def tables(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The warehouse's tables."""
-        generation, problem = self._tables.current, self._tables.problem
-        views = generation.engine.views
-        bad = {each.table: scrubbed(each.public) for each in generation.problems}
-        return tables_batch(
-            TableInfo(
-                name,
-                "VIEW" if name in views else "BASE TABLE",
-                schema,
-                generation.versions[name],
-                problem or bad.get(name, ""),
+        problem = self._tables.problem
+        with self._tables.using() as now:
+            bad = {each.table: scrubbed(each.public) for each in now.problems}
+            views, counts = now.engine.views, now.row_counts
+            return tables_batch(
+                TableInfo(
+                    name,
+                    "VIEW" if name in views else "BASE TABLE",
+                    schema,
+                    now.versions[name],
+                    problem or bad.get(name, ""),
+                    counts[name],
+                )
+                for name, schema in sorted(now.engine.tables.items())
             )
-            for name, schema in sorted(generation.engine.tables.items())
-        )
 
     def refresh(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Look whether the tables' files changed, and serve them as they are now; in this replica alone."""
