@@ -85,6 +85,11 @@ class Source:
         """Whether the engine reads the files by a table function of its own."""
         return self.format in SCANNED
 
+    @property
+    def has_files(self) -> bool:
+        """Whether its rows are in files, which `fingerprint` looks at."""
+        return bool(self._looked_at())
+
     def fingerprint(self) -> str:
         """Changes when a file is written, added or removed; of data it never does. Raises SourceError where a file is
         gone."""

@@ -43,25 +43,33 @@ class Tags:
         scope = prepared.scope
         if scope is None:
             return ""
+        engine = tables.engine
         names = {name for name, _ in scope.tables}
-        stamps = [self._stamp(tables, source) for source in tables.engine.sources if source.name in names]
+        sources = [source for source in engine.sources if source.name in names]
+        if len(sources) < len(names):
+            # A view of the init file's is of any of them.
+            sources = list(engine.sources)
+        stamps = [self._stamp(tables, source) for source in sources]
         if not all(stamps):
             return ""
-        said = repr((scope.statement, sorted(stamps), count, rows_digest(columns), duckdb.__version__, pa.__version__))
+        made_by = (duckdb.__version__, pa.__version__, engine.options.init)
+        said = repr((scope.statement, sorted(names), sorted(stamps), count, rows_digest(columns), made_by))
         return hashlib.blake2b(said.encode(), digest_size=TAG_BYTES).hexdigest()
 
     def _stamp(self, tables: Generation, source: Source) -> str:
         """What stands for the table as a query reads it now; "" where that is not known."""
+        name, data = source.name, source.arrow
+        if isinstance(data, pa.Table):
+            digest = self._digest(tables, name, data)
+            return digest and f"{name} {digest}"
+        if data is not None and not source.has_files:
+            return ""
         try:
-            if source.arrow is not None:
-                version = self._digest(tables, source.name, source.arrow)
-            elif tables.engine.options.load == "view":
-                version = source.fingerprint()
-            else:
-                version = tables.versions[source.name]
+            # Some are read as they were when they were opened, others as they are now.
+            now = source.fingerprint() if tables.engine.options.load == "view" else ""
         except ConfigError:
             return ""
-        return version and f"{source.name} {version}"
+        return f"{name} {tables.versions[name]} {now}"
 
     def _digest(self, tables: Generation, name: str, table: pa.Table) -> str:
         if table.nbytes > HASHED_BYTES_MAX:

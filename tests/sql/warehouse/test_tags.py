@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
@@ -73,6 +74,33 @@ def test_large_arrow_tables_have_none(make: Make, monkeypatch: pytest.MonkeyPatc
     for bytes_max, has_one in ((table.nbytes, True), (table.nbytes - 1, False)):
         monkeypatch.setattr(tags, "HASHED_BYTES_MAX", bytes_max)
         assert bool(tag(make({"t": table}))) is has_one
+
+
+@pytest.mark.parametrize("load", ["memory", "view"])
+def test_a_view_is_of_all_tables_and_a_macro_of_its_text(make: Make, folder: Path, load: str) -> None:
+    init = "CREATE VIEW v AS SELECT x FROM t; CREATE MACRO twice(x) AS x * 2;"
+    tables = {"t": str(folder / "t.parquet")}
+    viewed, called = "SELECT sum(x) FROM v", "SELECT twice(2) AS y"
+    replica = make(tables, load=load, init=init)
+    before = tag(replica, viewed)
+    assert before and tag(replica, called)
+    assert tag(make(tables, load=load, init=init.replace("2", "3")), called) not in ("", tag(replica, called))
+    pq.write_table(pa.table({"x": [5, 2, 7]}), folder / "t.parquet")
+    replica.refresh(request_row("refresh"))
+    assert tag(replica, viewed) not in (before, "")
+    unsteady = make(tables, load=load, init="CREATE VIEW v AS SELECT random() AS x; CREATE MACRO m() AS now();")
+    assert tag(unsteady, viewed) == tag(unsteady, "SELECT m()") == ""
+
+
+@pytest.mark.parametrize("load", ["memory", "view"])
+def test_datasets_are_followed_too(make: Make, folder: Path, load: str) -> None:
+    files, rows = ds.dataset(folder / "t.parquet"), ds.dataset(pa.table({"x": [1]}))
+    replica = make({"t": files, "r": rows}, load=load)
+    before = tag(replica)
+    assert before and tag(replica, "SELECT x FROM r")
+    pq.write_table(pa.table({"x": [5, 2, 7]}), folder / "t.parquet")
+    replica.refresh(request_row("refresh"))
+    assert tag(replica) not in (before, "")
 
 
 def test_parameters_are_part_of_it(make: Make, folder: Path) -> None:
