@@ -9,7 +9,7 @@ narrow protocol in brackets.
 | `lane.BlockingLane` | destinations, sessions, submitter, memory; the connection that it uses |
 | `grouping.Grouping` | destinations, the submitter [`calls.Submitter`]; calls until they left |
 | `calls.RoutedCall`, `calls.WaitingParts` | the submitter [`calls.Submitter`] |
-| `submitter.RouterSubmitter` | destinations, sessions, orphans; an `Uplink` without a connection |
+| `submitter.RouterSubmitter` | destinations, sessions, orphans, a `LargeStaging`; an `Uplink` without a connection |
 | `sessions.CallerSessions` | destinations, memory, orphans; the two connections to each router |
 | `async_uplink.AsyncUplink` | its `Uplink`, the pool |
 | `lane_connection.LaneConnection` | its `Uplink`, the pool; lanes while they send or wait [`SubmittingLane`] |

@@ -26,7 +26,7 @@ from flightserve.clock import NS_PER_S
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Passed, Payload
 from flightserve.errors import DeadlineExceeded, FlightserveError, ProtocolError, ResourceExhausted, from_kind
-from flightserve.fabric.conversion.casting import fitted
+from flightserve.fabric.conversion.casting import fitted, passes
 from flightserve.fabric.memory.batches import write_batch
 from flightserve.fabric.memory.segments import Shown
 from flightserve.types import MethodSpec, RequestMeta
@@ -200,9 +200,11 @@ class Uplink:
 
     def _can_pass(self, payload: Passed, destination: Destination) -> bool:
         """Whether the router can be told where the rows lie, because it showed them and the method takes them so."""
-        limit = self._staging.limits.body_bytes_max
-        taken = fitted(payload.batch, destination.method, destination.where, limit)
-        return taken is payload.batch and payload.router_id == self.session.router.id
+        batch, method, where = payload.batch, destination.method, destination.where
+        if payload.router_id != self.session.router.id or not passes(method, batch.schema, where):
+            return False
+        # Nothing is cast: it is looked whether there are nulls where none may be.
+        return fitted(batch, method, where, self._staging.limits.body_bytes_max) is batch
 
     def _register(
         self, sent: Sent, parts: Sequence[tuple[int, RequestMeta]], deliver: Deliver, first_index: int

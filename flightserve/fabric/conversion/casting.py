@@ -54,7 +54,7 @@ def fitted(batch: pa.RecordBatch, spec: MethodSpec, where: str, bytes_max: int) 
         if holds_forbidden_null(columns[place], field):
             row = _first(columns[place], partial(holds_forbidden_null, field=field))
             raise SchemaMismatch(f"{where}: row {row} of column {field.name!r} has a null where the schema allows none")
-    return batch if plan.passes else pa.RecordBatch.from_arrays(columns, schema=plan.result)
+    return batch if plan.passes else pa.RecordBatch.from_arrays(columns, schema=plan.result_schema(batch.schema))
 
 
 def _cast_columns(columns: list[pa.Array], plan: CastPlan, where: str, budget: Budget) -> None:

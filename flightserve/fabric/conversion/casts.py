@@ -26,7 +26,6 @@ _PIECES_MAX: Final = 65_536
 # Any decimal that a whole number becomes has room in this.
 _WIDE_DIGITS: Final = 76
 _DECIMAL128_BITS: Final = 128
-_DECIMAL128_DIGITS: Final = 38
 _LIST_ARRAYS: Final = {
     pa.lib.Type_LIST: (pa.ListArray, pa.int32()),
     pa.lib.Type_LARGE_LIST: (pa.LargeListArray, pa.int64()),
@@ -94,20 +93,22 @@ def _plain(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
     if pa.types.is_float16(array.type):
         array = array.cast(pa.float32())
     if pa.types.is_decimal(array.type) or pa.types.is_decimal(kind):
-        return _decimal(array, kind)
+        return decimal_cast(array, kind)
     if pa.types.is_float16(kind):
         return _same(_same(array, pa.float32()), kind)
     return _same(array, kind)
 
 
-def _decimal(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """From or to a decimal, by way of the widths that Arrow has casts for."""
+def decimal_cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """From or to a decimal, of whole numbers or another, by way of the widths that Arrow has casts for. Raises
+    ArrowInvalid for a value that does not fit."""
     if pa.types.is_integer(array.type):
         array = array.cast(pa.decimal256(_WIDE_DIGITS, max(0, kind.scale)))
     elif array.type.bit_width < _DECIMAL128_BITS:
         array = array.cast(pa.decimal128(array.type.precision, array.type.scale))
     if pa.types.is_decimal(kind) and kind.bit_width < _DECIMAL128_BITS:
-        array = array.cast(pa.decimal128(_DECIMAL128_DIGITS, kind.scale))
+        # Arrow does not look whether a narrower one holds the digits.
+        array = array.cast(pa.decimal128(kind.precision, kind.scale))
     return array.cast(kind)
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flightserve.fabric.conversion.castable import is_bytes, is_list, is_text
-from flightserve.fabric.conversion.casts import Budget, Spans, lists_of, map_of, spans_of, within
+from flightserve.fabric.conversion.casts import Budget, Spans, decimal_cast, lists_of, map_of, spans_of, within
 from flightserve.fabric.memory.schemas import empty_batch
 
 types = pa.types
@@ -72,7 +72,6 @@ _SAFE: Final = frozenset(
         ("float", "int"),
         ("bool", "int"),
         ("bool", "float"),
-        ("decimal", "decimal"),
         ("decimal", "int"),
         ("decimal", "float"),
         ("text", "text"),
@@ -116,8 +115,8 @@ def _as_type(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.A
         return _there_and_back(array, kind)
     if source == target and source in _WITHIN:
         return _WITHIN[source](array, kind, widen, utc)
-    if source == "int" and target == "decimal":
-        return array.cast(pa.decimal128(38, 0)).cast(kind)
+    if source in ("int", "decimal") and target == "decimal":
+        return decimal_cast(array, kind)
     if source == "int" and target in ("moment", "date", "time", "span"):
         return array.cast(kind)  # a count of its unit
     if source == "list" and target == "map":

@@ -40,8 +40,9 @@ class Cast(NamedTuple):
 
 
 class CastPlan(NamedTuple):
-    """How rows of `schema`, metadata and all, become rows of `result`. `places`: where each column comes from, None
-    where all stay. `required`: the columns of the result that may hold no nulls, themselves or within."""
+    """How rows of `schema` become rows of `result`, both but for what is told of the whole (`result_schema`). `places`:
+    where each column comes from, None where all stay. `required`: the columns of the result that may hold no nulls,
+    themselves or within."""
 
     schema: pa.Schema
     result: pa.Schema
@@ -53,6 +54,16 @@ class CastPlan(NamedTuple):
     def passes(self) -> bool:
         """Whether the rows go on as they are."""
         return self.places is None and not self.casts
+
+    def result_schema(self, schema: pa.Schema) -> pa.Schema:
+        """What rows of that schema, metadata and all, become."""
+        metadata = schema.metadata
+        if not metadata:
+            return self.result
+        if self.casts or len(self.result) < len(self.schema):
+            # It tells of types and of an index that are gone.
+            metadata.pop(_PANDAS_METADATA, None)
+        return self.result.with_metadata(metadata)
 
 
 class _Declared(NamedTuple):
@@ -77,6 +88,8 @@ def plan_of(spec: MethodSpec, schema: pa.Schema, where: str) -> CastPlan | None:
     declared = _declared(spec.input_schema)
     if schema.equals(declared.schema):
         return declared.plan
+    # pandas tells of how many rows a frame had, and others may tell anything.
+    schema = schema.remove_metadata()
     # To look by a schema takes longer than to compare it with that of the request before.
     before = spec.input_schema, spec.strict
     plan = _last.get(before)
@@ -130,18 +143,12 @@ def _planned(expected: pa.Schema, schema: pa.Schema, spec: MethodSpec, where: st
         fields.append(got if same else field)
         if not same:
             casts.append(Cast(place, field.type, mistyped(field, got, castable)))
-    metadata = dict(schema.metadata or {})
-    if casts or len(kept) < len(schema):
-        # It tells of types and of an index that are gone.
-        metadata.pop(_PANDAS_METADATA, None)
     moved = places != tuple(range(len(schema)))
-    result = pa.schema(fields, metadata=metadata or None)
-    return CastPlan(schema, result, places if moved else None, tuple(casts), _required(expected))
+    return CastPlan(schema, pa.schema(fields), places if moved else None, tuple(casts), _required(expected))
 
 
 def _without_index(schema: pa.Schema, expected: pa.Schema) -> pa.Schema:
     """Without the index of a pandas frame, where the method does not ask for it."""
-    if _PANDAS_METADATA not in (schema.metadata or {}):
-        return schema
     asked = set(expected.names)
-    return pa.schema([field for field in schema if field.name in asked or not _PANDAS_INDEX.fullmatch(field.name)])
+    kept = [field for field in schema if field.name in asked or not _PANDAS_INDEX.fullmatch(field.name)]
+    return schema if len(kept) == len(schema) else pa.schema(kept)

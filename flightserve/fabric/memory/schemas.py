@@ -1,7 +1,7 @@
 """Schemas as the tiers compare them: serialised in specs, checked where rows come in and go out.
 
-Columns are matched by name, in any order; nullability and metadata are not compared. Which types may be cast to the
-declared ones says `fabric.conversion.casting`.
+Columns are matched by name, in any order; metadata are not compared, nor is nullability: values tell. What may be cast
+to the declared types says `fabric.conversion.castable`.
 A type that this process knows as an extension type equals its storage with the extension's name in the
 field's metadata: the edge decodes strangers' streams without running extension hooks (see `fabric.memory.decode`).
 """

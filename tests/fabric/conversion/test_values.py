@@ -198,6 +198,8 @@ def test_declared_types_change_no_value(value: Any, kind: pa.DataType) -> None:
         (pa.array([1], pa.timestamp("ns")), pa.timestamp("us")),
         (pa.array([D("1.15")]), pa.decimal128(5, 1)),
         (pa.array([0.15]), pa.decimal128(5, 1)),
+        (pa.array([D("429496729.7")]), pa.decimal32(5, 1)),
+        (pa.array([2**31 - 1]), pa.decimal32(5, 1)),
         (pa.array([[1.5]]), pa.list_(pa.int64())),
         (pa.array([{"a": 1, "b": 2}]), pa.struct([("a", pa.int64())])),
     ],
