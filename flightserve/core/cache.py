@@ -124,6 +124,10 @@ class TTLCache(Generic[KeyT, ValueT]):
     def put(self, key: KeyT, value: ValueT, until: float, now: float, weight: int = 0) -> None:
         """Keep the value until then, in place of an earlier one."""
         self._entries.put(key, (until, value), weight)
+        self.expire(now)
+
+    def expire(self, now: float) -> None:
+        """Let go of what is over, as far as nothing that was put in before it is there still."""
         for oldest in list(self._over(now)):
             self._entries.pop(oldest)
 

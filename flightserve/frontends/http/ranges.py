@@ -99,6 +99,10 @@ class KeptAnswers:
         self._growing += more
         return True
 
+    def expire(self, now_ns: int) -> None:
+        """Let go of what is over. Asked again and again."""
+        self._answers.expire(now_ns)
+
     def made(self, size: int) -> None:
         """An answer of so many bytes was made, or given up."""
         self._growing -= size

@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 
 import uvicorn
 
+from flightserve.clock import monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
 from flightserve.errors import Unavailable
@@ -208,6 +209,7 @@ class HttpFrontend:
         assert self._calls is not None
         loop = asyncio.get_running_loop()
         self._calls.date_line = b"".join(b"%b: %b\r\n" % header for header in self._server.server_state.default_headers)
+        self._calls.kept_answers.expire(monotonic_ns())
         now = loop.time()
         for connection in self._connections():
             try:

@@ -77,6 +77,15 @@ def test_one_without_a_tag_is_for_one_reading() -> None:
     assert kept.keep(wanted._replace(part=Range(0, 0)), b"second", 1) == b"second"
 
 
+def test_what_is_over_takes_no_memory() -> None:
+    kept = KeptAnswers()
+    kept.keep(tagged(), b"x" * 30, 0)
+    kept.expire(TAGGED_NS - 1)
+    assert "30" in repr(kept)
+    kept.expire(TAGGED_NS)
+    assert "weight 0" in repr(kept)
+
+
 def test_what_is_kept_and_made_is_bounded() -> None:
     kept = KeptAnswers(bytes_max=100)
     for n in range(10):
