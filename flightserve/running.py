@@ -59,6 +59,7 @@ class Running:
         atexit.register(_stop_all)
         if not cancelled():
             self.addresses = dict(self._launcher.view().addresses)
+            _last_ports[self.names] = self.ports()
         return self
 
     def wait(self) -> None:
@@ -187,7 +188,7 @@ def _replacing(plan: Plan, asked: ServingOptions) -> Plan:
     """Stop what it replaces. The plan with the ports of that where none are asked for, as far as they can be had."""
     names = {each.spec.name for each in plan.deployments}
     wanted = {port for name, port in asked.items() if name.endswith("_port") and port}
-    ports: dict[str, int | str] = {}
+    ports = dict(_last_ports.get(frozenset(names), {}))
     for before in [each for each in _served if each.names & names or wanted & set(each.ports().values())]:
         ports |= before.ports()
         before.stop()
@@ -209,6 +210,8 @@ def _can_be_had(options: FrontendOptions) -> bool:
 # What this program serves, in the order in which it began. Kept here, because the objects get lost: by a notebook's
 # cell that runs again, by serve() without `with`. Ray would end an app that nobody refers to.
 _served: list[Running] = []
+# Of each set of names, for one that replaces what did not start.
+_last_ports: dict[frozenset[str], dict[str, int | str]] = {}
 
 
 def _forget(running: Running) -> None:

@@ -265,5 +265,5 @@ def test_the_same_from_python_with_classes_that_travel_by_value() -> None:
     replaced, again = steps[9:]
     assert (replaced["same"], replaced["error"][1]) == (True, "the app was stopped")
     assert re.fullmatch(r"replica-Who-0: tests/control/twins\.py, line \d+: OSError: no disk", again["error"][1])
-    assert again["beside"] == "ready"
+    assert (again["same"], again["beside"]) == (True, "ready")
     assert shown.count("the program ends, and with it the app") == 2

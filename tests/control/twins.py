@@ -86,8 +86,10 @@ def replace(running: Running) -> None:
     before, running = running, fs.serve(app(6), replace=True, **ports)
     say(running, "replaced", same=running.addresses == before.addresses, error=refused(before.status))
     failed = refused(lambda: fs.serve(app(9, fails=True), replace=True, **ports))
-    # Nobody keeps what these return.
-    say(fs.serve(app(9), replace=True, **ports), "again", error=failed, beside=beside.status().phase)
+    # Nobody keeps what these return, and both end with the program.
+    again = fs.serve(app(9), replace=True, **ports)
+    same = again.addresses == before.addresses
+    say(again, "again", error=failed, beside=beside.status().phase, same=same)
 
 
 if __name__ == "__main__":
