@@ -14,6 +14,7 @@ import pytest
 
 import flightserve as fs
 from flightserve.errors import DeadlineExceeded, FlightserveError
+from flightserve.replica import coroutines
 from tests.plane import Plane, meta, plane
 from tests.support import eventually
 
@@ -210,3 +211,24 @@ def test_what_a_blocked_loop_has_not_begun_goes_to_another_replica_when_its_own_
             assert future.result(30) == [{f"x{number}": [number]}]
         running.targets[0].gate.set()
         assert blocked[0].result(30)
+
+
+def test_a_method_that_does_not_await_is_named_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(coroutines, "LOOK_S", 0.02)
+    monkeypatch.setattr(coroutines, "HELD_UP_S", 0.1)
+    with plane(Both.bind()) as running:
+        held = calls(running, "blocks", 1)
+        inside(running, 1)
+        # Longer than that, however fast this machine is.
+        assert not held[0].done() and not threading.Event().wait(0.3)
+        finish(running, held)
+        eventually(lambda: "did not await (Both.blocks)" in caplog.text, what="it is told")
+        caplog.clear()
+        running.targets[0].gate.clear()
+        held = calls(running, "awaits", 1)
+        inside(running, 1)
+        assert not threading.Event().wait(0.3)
+        finish(running, held)
+        assert "did not await" not in caplog.text
