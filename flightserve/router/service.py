@@ -10,7 +10,6 @@ reach it through `post`.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import select
 import threading
@@ -26,9 +25,10 @@ from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError,
 from flightserve.fabric.transport.spinning import Spinner
 from flightserve.loops import Watch
 from flightserve.router.acceptor import Acceptor
+from flightserve.router.connections import Connections
 from flightserve.router.deaths import Deaths
 from flightserve.router.deployments import Deployments
-from flightserve.router.links import PeerLink, RegionHold, SegmentFds
+from flightserve.router.links import PeerLink, RegionHold
 from flightserve.router.mailbox import Mailbox
 from flightserve.router.passing import GONE, answered_with, passed_on
 from flightserve.router.peers import REPLICA, PeerProcess, Peers
@@ -57,15 +57,12 @@ class RouterService:
         self.peer_id = peer_id
         self.endpoint = endpoint
         self._limits = limits
-        self._segments = SegmentFds(limits.segments_per_peer_max)
-        self._links: dict[int, PeerLink] = {}
-        self._by_fd: dict[int, PeerLink] = {}
         self._peers = Peers(limits)
         self._deployments = Deployments(peer_id, limits.requests_per_connection_max)
-        self._numbers = itertools.count(1)
         self._mailbox = Mailbox()
         self._unknown = Telling()
         self._epoll = select.epoll()
+        self._connections = Connections(self._epoll, limits.segments_per_peer_max)
         self._deaths = Deaths(self._epoll)
         self._spinner = Spinner(SPIN_NS_MAX)
         self._running = False
@@ -123,12 +120,8 @@ class RouterService:
 
     def statistics(self) -> dict[str, float]:
         """Counts, by `{deployment}.{name}` where they belong to one."""
-        out: dict[str, float] = {
-            "connections": float(len(self._links)),
-            "segments": float(len(self._segments)),
-            "frames": float(self._frames_read),
-        }
-        return out | self._deployments.statistics()
+        frames_read = {"frames": float(self._frames_read)}
+        return self._connections.statistics() | frames_read | self._deployments.statistics()
 
     # ---- the loop
 
@@ -144,7 +137,7 @@ class RouterService:
 
     def _turn(self) -> None:
         for fd, mask in self._ready():
-            link = self._by_fd.get(fd)
+            link = self._connections.by_fd.get(fd)
             if link is not None:
                 try:
                     self._serve(link, mask)
@@ -166,7 +159,7 @@ class RouterService:
         # A peer that turns out to be gone leaves others with something to be told.
         while dirty:
             self._flush(dirty.pop(), lazily=False)
-        if self._on_idle is not None and self._idle():
+        if self._on_idle is not None and self._connections.idle():
             self._on_idle()
             self._on_idle = None
         machines_ns, self._live = self._deployments.outlook()
@@ -197,9 +190,10 @@ class RouterService:
             self._next_beat_ns = now_ns + int(self._limits.heartbeat_s * NS_PER_S)
             self._beat(now_ns)
         if now_ns >= self._next_lazy_ns:
-            for link in [link for link in self._links.values() if link.has_releases]:
-                self._flush(link, lazily=True)
-            self._next_lazy_ns = now_ns + LAZY_FLUSH_NS if self._links else NEVER_NS
+            for link in self._connections:
+                if link.has_releases:
+                    self._flush(link, lazily=True)
+            self._next_lazy_ns = now_ns + LAZY_FLUSH_NS if self._connections else NEVER_NS
 
     def _flush(self, link: PeerLink, lazily: bool) -> None:
         channel = link.channel
@@ -213,18 +207,14 @@ class RouterService:
             self._drop(link, error)
             return
         if done is link.writing:
-            link.writing = not done
-            self._epoll.modify(link.fd, select.EPOLLIN | (0 if done else select.EPOLLOUT))
+            self._connections.await_writable(link, not done)
 
     # ---- connections
 
     def _accept(self) -> None:
         now_ns = monotonic_ns()
         for sock, pid in self._acceptor.accept(now_ns):
-            link = PeerLink(next(self._numbers), sock, pid, self._segments)
-            self._links[link.number] = link
-            self._by_fd[link.fd] = link
-            self._epoll.register(link.fd, select.EPOLLIN)
+            link = self._connections.add(sock, pid)
             self._next_lazy_ns = 0
             if (silent := self._acceptor.await_greeting(link, now_ns)) is not None:
                 self._drop(silent, ProtocolError("it has not said who it is, and others wait"))
@@ -287,12 +277,9 @@ class RouterService:
             log.warning("closed %d connections that did not say who they are; the last: %s", count, error.message)
 
     def _disconnect(self, link: PeerLink) -> None:
-        self._epoll.unregister(link.fd)
-        self._by_fd.pop(link.fd, None)
-        self._links.pop(link.number, None)
         self._acceptor.stop_waiting_for(link)
         self._deployments.forget(link)
-        link.channel.close()
+        self._connections.end(link)
 
     def _cancel_all(self, link: PeerLink, now_ns: int) -> None:
         for dispatcher in self._deployments:
@@ -302,13 +289,8 @@ class RouterService:
 
     def _gone(self, peer: PeerProcess) -> None:
         self._deaths.forget(peer)
-        self._segments.drop(peer.id)
-        for link in list(self._links.values()):
-            shown = {key for key in link.channel.known if key[0] == peer.id}
-            if shown:
-                link.channel.known -= shown
-                link.channel.queue(frames.PeerGone(peer.id))
-                self._flush(link, lazily=False)
+        for link in self._connections.forget_process(peer.id):
+            self._flush(link, lazily=False)
 
     def _beat(self, now_ns: int) -> None:
         for link in self._acceptor.overdue(now_ns):
@@ -425,15 +407,8 @@ class RouterService:
     def _on_segment_gone(self, link: PeerLink, frame: frames.SegmentGone, now_ns: int) -> None:
         if link.peer is None or frame.owner != link.peer.id:
             raise ProtocolError("a process dropped a segment of another")
-        self._segments.drop(frame.owner, frame.segment)
-        key = (frame.owner, frame.segment)
-        for other in list(self._links.values()):
-            if key in other.channel.known:
-                other.channel.known.discard(key)
-                if other.peer is not link.peer:
-                    # By each connection that showed it: it is read behind what was sent there before.
-                    other.channel.queue(frame)
-                    self._flush(other, lazily=False)
+        for other in self._connections.forget_segment(frame, link):
+            self._flush(other, lazily=False)
 
     def _on_ping(self, link: PeerLink, frame: frames.Ping, now_ns: int) -> None:
         link.channel.queue(frames.Pong(frame.number))
@@ -460,16 +435,11 @@ class RouterService:
         for link, error in self._deployments.apply(table, monotonic_ns()):
             self._drop(link, error)
 
-    def _idle(self) -> bool:
-        return not any(link.requests or link.running for link in self._links.values())
-
     def _close(self) -> None:
-        for link in list(self._links.values()):
-            link.channel.close()
+        self._connections.close()
         self._acceptor.close()
         self._deaths.close()
         self._epoll.close()
-        self._segments.close()
         self._mailbox.close()
 
 
