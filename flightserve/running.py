@@ -252,7 +252,8 @@ def make_plan(
     fabric: FabricLimits | None = None,
 ) -> Plan:
     """The plan for an app. Raises ConfigError, also where a library is of a version that was not tried."""
-    check_versions()
+    # First, because it looks at the versions of the libraries that all else is made with.
+    planned = plan_deployments(app)
     from flightserve.control.changes import REPLICAS_MAX
     from flightserve.control.desired import with_replicas
     from flightserve.control.names import new_app_id
@@ -266,7 +267,7 @@ def make_plan(
         raise ConfigError(f"fabric is {fabric!r}; it is a flightserve.config.FabricLimits")
     _check_count("routers", routers, ROUTERS_MAX)
     _check_count("frontends", options.frontends, FRONTENDS_MAX)
-    deployments = {each.spec.name: each for each in plan_deployments(app)}
+    deployments = {each.spec.name: each for each in planned}
     unknown = sorted(set(replicas) - deployments.keys())
     if unknown:
         raise ConfigError(

@@ -14,7 +14,7 @@ from flightserve.router.links import PeerLink, SegmentFds
 from flightserve.wire.frames import PeerGone, SegmentGone
 
 
-class Connections:
+class PeerConnections:
     """All that are open. For the loop's thread."""
 
     def __init__(self, epoll: select.epoll, segments_per_peer_max: int) -> None:
@@ -32,7 +32,7 @@ class Connections:
         return iter(list(self.by_fd.values()))
 
     def __repr__(self) -> str:
-        return f"<Connections: {len(self)}, {len(self._segments)} segments>"
+        return f"<PeerConnections: {len(self)}, {len(self._segments)} segments>"
 
     def add(self, sock: socket.socket, pid: int) -> PeerLink:
         """One that was accepted."""

@@ -25,7 +25,7 @@ from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError,
 from flightserve.fabric.transport.spinning import Spinner
 from flightserve.loops import Watch
 from flightserve.router.acceptor import Acceptor
-from flightserve.router.connections import Connections
+from flightserve.router.connections import PeerConnections
 from flightserve.router.deaths import Deaths
 from flightserve.router.deployments import Deployments
 from flightserve.router.links import PeerLink, RegionHold
@@ -62,7 +62,7 @@ class RouterService:
         self._mailbox = Mailbox()
         self._unknown = Telling()
         self._epoll = select.epoll()
-        self._connections = Connections(self._epoll, limits.segments_per_peer_max)
+        self._connections = PeerConnections(self._epoll, limits.segments_per_peer_max)
         self._deaths = Deaths(self._epoll)
         self._spinner = Spinner(SPIN_NS_MAX)
         self._running = False
