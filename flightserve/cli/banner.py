@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from flightserve.config import UNIX
 from flightserve.types import DeploymentSpec
 from flightserve.wire.log_lines import neutral
 from flightserve.wire.log_text import DIM, painted
@@ -66,7 +67,7 @@ def lines(ready: Ready, colour: bool) -> list[str]:
         if paste := line_to_paste(protocol, address, ready):
             out.append(f"    {painted(paste, DIM, colour)}")
     http = ready.addresses.get("http", "").rstrip("/")
-    if http:
+    if http and not http.startswith(UNIX):
         out += ["", f"  docs    {http}/docs"]
     return [*out, "", "Ctrl-C stops it.", ""]
 
@@ -88,7 +89,7 @@ def _tables(rows: Mapping[str, int | None]) -> Iterator[str]:
 def line_to_paste(protocol: str, address: str, ready: Ready) -> str:
     """A shell command that asks the app something over that protocol; "" where there is none so short."""
     if protocol == "http":
-        return _curl(address.rstrip("/"), ready)
+        return _curl(_for_curl(address), ready)
     if protocol == "flight":
         return _FLIGHT.replace("{}", address)
     if protocol == "grpc":
@@ -97,6 +98,13 @@ def line_to_paste(protocol: str, address: str, ready: Ready) -> str:
         rows = _python(call.body or {"columns": {"x": [1]}})
         return _ZMQ.format(rows=rows, address=address, deployment=call.deployment, method=call.method)
     return ""
+
+
+def _for_curl(address: str) -> str:
+    """The beginning of a URL; at a unix socket any host will do that HTTP answers to."""
+    if address.startswith(UNIX):
+        return f"--unix-socket {_quoted(address.removeprefix(UNIX))} http://localhost"
+    return address.rstrip("/")
 
 
 def _curl(address: str, ready: Ready) -> str:

@@ -146,6 +146,16 @@ def test_lines_to_paste_stand_in_the_shells_quotes() -> None:
                 assert eval(said, {"json": json}) == call.body["columns"]
 
 
+def test_a_unix_socket_has_a_line_to_paste_and_no_page() -> None:
+    undeclared = spec("M", MethodSpec("f"))
+    addresses = {"http": "unix:/run/it's/http.sock", "grpc": "unix:/run/grpc.sock"}
+    text = "\n".join(lines(Ready("1", 1.0, addresses, [undeclared], call_of([undeclared])), colour=False))
+    (curl,) = [line for line in text.splitlines() if "curl" in line]
+    assert shlex.split(curl) == ["curl", "-s", "--unix-socket", "/run/it's/http.sock", "http://localhost/v1/M/f"]
+    assert 'insecure_channel("unix:/run/grpc.sock")' in text
+    assert "docs  " not in text
+
+
 def test_where_nothing_is_declared_the_page_is_asked() -> None:
     undeclared = spec("M", MethodSpec("f"))
     assert call_of([undeclared]) == ShownCall("M", "f", None)
