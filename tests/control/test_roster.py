@@ -117,6 +117,21 @@ def test_a_report_that_changes_nothing_does_not_ask_for_a_new_table() -> None:
     assert roster.table(1).metrics["router-0"] == {"x": 1.0}
 
 
+def test_what_a_replica_does_not_serve_makes_the_app_degraded_and_not_less_ready() -> None:
+    roster = _roster()
+    records = _serve_all(roster)
+    noted = [record for record in records if record.slot.deployment]
+    for record in noted:
+        assert roster.reported(record, Report(ready=True, note="left out: a.csv"), NOW)
+        assert not roster.reported(record, Report(ready=True, note="left out: a.csv"), NOW)
+    view = roster.view(1, 1, NOW)
+    assert (view.phase, view.problem) == ("degraded", f"{noted[0].slot.deployment}: left out: a.csv")
+    assert roster.all_ready() and roster.table(1).notes == (view.problem,)
+    for record in noted:
+        assert roster.reported(record, Report(ready=True), NOW)
+    assert (roster.view(1, 1, NOW).phase, roster.table(1).notes) == ("ready", ())
+
+
 def test_a_child_that_dies_is_replaced_at_once_and_then_with_backoff() -> None:
     roster = _roster()
     records = _serve_all(roster)

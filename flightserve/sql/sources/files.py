@@ -34,6 +34,8 @@ from flightserve.sql.sources.spreadsheets import sheets_in
 from flightserve.sql.sources.table_groups import unify_schemas
 
 FILES_MAX: Final = 100_000
+# What a glob may name: links may lead round and round.
+LOOKED_AT_MAX: Final = 1_000_000
 
 _PACKED: Final = ("", ".gz", ".zst")
 _FORMATS: Final = {
@@ -93,8 +95,7 @@ def units_at(table: str, path: str, given: str, csv: str = "") -> list[Unit]:
     elif os.path.isfile(path):
         units = [Unit(format_of(path) or "", (path,), os.path.dirname(path))]
     else:
-        found = [p for p in glob.glob(path, recursive=True) if os.path.isfile(p) or lakes.format_of(p)]
-        units = _units(found, _fixed_part(path))
+        units = _units(_matching(table, path), _fixed_part(path))
     files = sum(len(unit.files) for unit in units)
     if not files:
         raise ConfigError(
@@ -105,6 +106,21 @@ def units_at(table: str, path: str, given: str, csv: str = "") -> list[Unit]:
     for unit in units:
         _check(table, unit)
     return [replace(unit, options=csv) if unit.format == "csv" else unit for unit in units]
+
+
+def _matching(table: str, pattern: str) -> Iterable[str]:
+    """What a glob names. Folders that are linked to are followed, but none that was seen by another way."""
+    found: dict[tuple[str, str], str] = {}
+    folders: dict[str, str] = {}
+    for number, path in enumerate(glob.iglob(pattern, recursive=True)):
+        if number == LOOKED_AT_MAX:
+            raise ConfigError(f"table {table!r}: its glob names more than {LOOKED_AT_MAX} files and folders")
+        if os.path.isfile(path) or lakes.format_of(path):
+            folder, name = os.path.split(path)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            found[folders[folder], name] = min(found.get((folders[folder], name), path), path, key=len)
+    return found.values()
 
 
 def _check(table: str, unit: Unit) -> None:

@@ -249,9 +249,15 @@ def test_a_reader_that_goes_away_ends_its_stream(client: httpx.Client, server: t
 # ---- pages
 
 
-def test_health_and_readiness(client: httpx.Client) -> None:
+def test_health_and_readiness(client: httpx.Client, server: tuple[Any, httpx.Client]) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
+    server[0].service.notes = ("warehouse: left out: table 'a'",)
+    answer = client.get("/readyz")
+    del server[0].service.notes
+    # It serves all the same.
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "degraded", "problems": ["warehouse: left out: table 'a'"]}
 
 
 def test_metrics_count_calls_and_show_the_tiers(client: httpx.Client, server: tuple[Any, httpx.Client]) -> None:

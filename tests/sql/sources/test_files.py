@@ -356,6 +356,14 @@ def test_the_command_takes_what_exists_for_a_path(
     assert table(text) == (name, "q/a.csv" if name == "n" else text)
 
 
+def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path / "d", {"a.csv": "n\n1\n", "e/b.csv": "n\n2\n"})
+    (tmp_path / "d" / "up").symlink_to(tmp_path)
+    (tmp_path / "d" / "self").symlink_to(tmp_path / "d" / "self")
+    for spelled in ("d", "d/**/*.csv"):
+        assert files_of({"t": tmp_path / spelled}) == {"t": ["a.csv", "b.csv"]}
+
+
 # ---- files that come later
 
 
