@@ -21,7 +21,8 @@ class MethodSpec:
 
     A `delimited` method is not row-aligned, and its requests share micro-batches all the same: its result begins with
     the column `rid`, which says for each row what row of the input it belongs to. It does many requests at nearly the
-    cost of one, so that they wait for each other (`core.routing.gathering`).
+    cost of one, so that they wait for each other (`core.routing.gathering`). Where a decimal is what an engine makes of
+    sums (`sums`), JSON has it as a number.
     """
 
     name: str
@@ -36,6 +37,7 @@ class MethodSpec:
     delimited: bool = False
     strict: bool = False
     example: bytes | None = None
+    sums: bool = False
 
 
 # Micro-batches of `async def` methods that one replica runs at once where its deployment says nothing.

@@ -34,6 +34,7 @@ from flightserve.frontends.http.exchange_states import ANSWERED
 from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.ranges import KeptAnswers
 from flightserve.frontends.json.columns import JsonColumns, build_all, declared_schema, parse
+from flightserve.frontends.json.style import METHODS, SUMS, Style
 from flightserve.frontends.json.text_sizes import text_bytes
 from flightserve.frontends.sql.calls import SqlCalls
 from flightserve.loops import TurnGroups, beside
@@ -57,6 +58,8 @@ THREAD_BYTES_MIN: Final = 1 << 20
 SHARE_MIN: Final = 0.25
 # Bodies being read by all connections together; beyond, requests are shed.
 BODIES_BYTES_FACTOR: Final = 2
+# By `MethodSpec.sums`.
+STYLES: Final = {False: METHODS, True: SUMS}
 _META_HEADERS: Final = frozenset((b"x-timeout-ms", b"x-priority", b"x-request-id", b"traceparent"))
 # URLs whose parsing is remembered.
 ROUTES_CACHED_MAX: Final = 1024
@@ -263,10 +266,11 @@ class HttpCalls:
                 return
             parts = [(start, start + result.num_rows, exchange.body.as_rows) for exchange, result, start in members]
             answered = [exchange for exchange, _, _ in members]
+            style = STYLES[answered[0].spec.sums]
             if size < THREAD_BYTES_MIN:
-                self._answer_each(answered, _texts(batch, parts))
+                self._answer_each(answered, _texts(batch, parts, style))
                 return
-            self._later(self._answer_from_thread(answered, partial(_texts, batch, parts)))
+            self._later(self._answer_from_thread(answered, partial(_texts, batch, parts, style)))
         except Exception as error:
             shown = as_error(error)
             for exchange, _, _ in members:
@@ -285,7 +289,7 @@ class HttpCalls:
             nbytes = sum(map(text_bytes, batches))
             http_streams.check_size(nbytes, self.limits.json_bytes_max)
             as_rows = exchange.body is not None and exchange.body.as_rows
-            encode = partial(_text, batches, exchange.form_out is JSON, as_rows)
+            encode = partial(_text, batches, exchange.form_out is JSON, as_rows, STYLES[exchange.spec.sums])
             if nbytes < THREAD_BYTES_MIN:
                 exchange.answer(exchange.form_out, encode()[0])
             else:
@@ -322,16 +326,16 @@ class HttpCalls:
         self._metrics.answered("http", deployment, method, exchange.error.code if exchange.error else 0, seconds)
 
 
-def _texts(batch: pa.RecordBatch, parts: list[tuple[int, int, bool]]) -> list[bytes]:
+def _texts(batch: pa.RecordBatch, parts: list[tuple[int, int, bool]], style: Style) -> list[bytes]:
     """Ranges of rows as JSON, each by rows or by columns."""
-    columns = JsonColumns(batch)
+    columns = JsonColumns(batch, style)
     return [columns.encode(start, stop, as_rows) for start, stop, as_rows in parts]
 
 
-def _text(batches: list[pa.RecordBatch], whole: bool, as_rows: bool) -> list[bytes]:
+def _text(batches: list[pa.RecordBatch], whole: bool, as_rows: bool, style: Style) -> list[bytes]:
     """All rows as one JSON text, or as lines of it."""
     batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-    columns = JsonColumns(batch)
+    columns = JsonColumns(batch, style)
     return [columns.encode(0, batch.num_rows, as_rows) if whole else columns.lines()]
 
 

@@ -31,6 +31,8 @@ class Style(NamedTuple):
 
 
 METHODS: Final = Style()
+# Of queries by name, which are methods: decimals by their values, and whole numbers numbers as methods have them.
+SUMS: Final = Style("number")
 
 
 def sql_style(integers: str = "text", nan: str = "") -> Style:

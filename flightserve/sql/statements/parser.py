@@ -226,6 +226,8 @@ class Parser:
     def _check_table_function(self, node: Tree) -> None:
         function = node.get("function") or {}
         name = function_name(function) if function.get("class") == "FUNCTION" else ""
+        if name in policy.NOT_BUILT_IN and name not in self._macros:
+            raise Unimplemented(f"{name}() is not served: the engine's extension for it is not built in")
         if name not in policy.TABLE_FUNCTIONS and name not in self._macros:
             what = f"{name}()" if name else "this kind of table function"
             raise PermissionDenied(f"{what} is not allowed: queries read the tables of this server only")

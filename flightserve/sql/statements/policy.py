@@ -37,6 +37,9 @@ TABLE_FUNCTIONS: Final = frozenset(
     }
 )
 
+# Functions that clients ask for, of extensions that the engine's Python package has not, and nothing here installs.
+NOT_BUILT_IN: Final = frozenset({"sql_auto_complete"})
+
 # Views of the engine's catalogue that tell nothing of files or settings. Others are refused by name.
 CATALOGUE: Final = frozenset(
     {

@@ -59,6 +59,7 @@ def describe_named(query: NamedQuery, prepared: Prepared) -> MethodSpec:
         input_schema=schema_message(prepared.parameters.schema),
         output_schema=schema_message(pa.schema([pa.field(RID, pa.int64()), *prepared.result])),
         example=_example(query, prepared),
+        sums=True,
         doc=f"{' '.join(query.sql.split())[:1024]} -- {how}",
     )
 

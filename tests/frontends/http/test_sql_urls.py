@@ -398,3 +398,8 @@ def test_many_at_once_on_one_connection(addresses: dict[str, str]) -> None:
     ) + b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")  # fmt: skip
     received = raw.until_closed().received
     assert received.count(b"HTTP/1.1 200 OK") == 7 and [b'"n":%d' % n in received for n in range(3)] == [True] * 3
+
+
+def test_sums_of_a_query_by_name_are_numbers(client: httpx.Client) -> None:
+    sums = client.post("/v1/lake/total", json={"rows": [{"id": 3}]})
+    assert sums.text == '{"rows":[{"rid":0,"ids":6,"half":3.0,"big":9007199254740993}]}'

@@ -122,11 +122,14 @@ class Served(NamedTuple):
 
 
 def warehouse(name: str = "lake", **options: Any) -> fs.sql.Warehouse:
-    """Two small tables and four named queries."""
+    """Two small tables and five named queries."""
     made = fs.sql.Warehouse({"people": PEOPLE, "types": TYPES}, name=name, threads=2, memory_limit="300MB", **options)
     made.query("person", "SELECT id, name FROM people WHERE id = $id")
     made.query("above", "SELECT id FROM people WHERE id > $id AND name <> $name ORDER BY id")
     made.query("numbers", "SELECT range AS n FROM range($length) ORDER BY n", types={"length": "BIGINT"})
+    made.query(
+        "total", "SELECT sum(id) AS ids, sum(id) * 0.5 AS half, 9007199254740993 AS big FROM people WHERE id <= $id"
+    )
     return made.query("size", "SELECT count(*) AS n FROM people")
 
 
