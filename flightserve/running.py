@@ -336,7 +336,7 @@ def _check_bytes(deployments: Sequence[PlannedDeployment]) -> None:
         raise ConfigError(
             f"the arguments of the app's deployments are {sum(sizes.values()):,} bytes, of which {largest} has "
             f"{sizes[largest]:,}; at most {APP_BYTES_MAX:,} are carried to replicas. Load what is large in __init__ "
-            "instead of passing it to bind()"
+            "instead of passing it to bind(); give a warehouse's large tables as Parquet files"
         )
 
 

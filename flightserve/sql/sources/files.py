@@ -53,7 +53,9 @@ _FORMATS: Final = {
     ".xls": "xlsx",
     ".ods": "xlsx",
 }
-KNOWN: Final = ", ".join(sorted(_FORMATS))
+KNOWN: Final = (
+    ", ".join(sorted(ending for ending in _FORMATS if ending.count(".") == 1)) + ", texts also with .gz or .zst"
+)
 # What each format is called in messages.
 FORMAT_NAMES: Final = {
     "parquet": "Parquet",
@@ -99,7 +101,8 @@ def units_at(table: str, path: str, given: str, csv: str = "") -> list[Unit]:
     files = sum(len(unit.files) for unit in units)
     if not files:
         raise ConfigError(
-            f"table {table!r}: nothing lies at {given}; a path names a file ({KNOWN}), a glob, or a folder"
+            f"table {table!r}: nothing lies at {given}; a path names a file (Parquet, CSV, JSON, Arrow, DuckDB, a "
+            "workbook), a glob, a folder, or an address"
         )
     if files > FILES_MAX:
         raise ConfigError(f"table {table!r} has {files} files; at most {FILES_MAX} are taken")

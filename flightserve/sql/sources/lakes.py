@@ -6,6 +6,7 @@ served at the version that it has when it is opened.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -47,16 +48,19 @@ def read_lake(folder: str, kind: str) -> Any:
 
 def _read_delta(folder: str) -> Any:
     try:
-        from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError, DeltaProtocolError
+        from deltalake import DeltaTable, QueryBuilder
+        from deltalake.exceptions import DeltaProtocolError
     except ImportError as error:
         raise BadFile(folder, missing("is a Delta table", "delta")) from error
     try:
-        return DeltaTable(folder).to_pyarrow_dataset()
-    except DeltaProtocolError as error:
-        raise BadFile(folder, f"is a Delta table that cannot be read here: {error}") from error
-    except (DeltaError, OSError, pa.ArrowException) as error:
-        raise BadFile(folder, f"is no Delta table that can be read: {error}") from error
+        table = DeltaTable(folder)
+        with contextlib.suppress(DeltaProtocolError):
+            return table.to_pyarrow_dataset()
+        # What datasets do not know, as deletion vectors, deltalake's own engine does.
+        rows = QueryBuilder().register("t", table).execute("SELECT * FROM t")
+        return pa.RecordBatchReader.from_stream(rows).read_all()
+    except Exception as error:  # of many libraries below it
+        raise BadFile(folder, f"is no Delta table that can be read: {str(error).partition(chr(10))[0]}") from error
 
 
 def _read_iceberg(folder: str) -> pa.Table:

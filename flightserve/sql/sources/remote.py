@@ -29,6 +29,7 @@ from typing import IO, Any, Final
 
 import pyarrow as pa
 
+from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.sql.engine.spilling import SpillFolder
 from flightserve.sql.sources.problems import BadFile
 
@@ -41,6 +42,8 @@ _OPTIONS: Final = re.compile(r"\?(?=\w+=)")
 _BUCKETS: Final = frozenset({"s3", "gs", "gcs"})
 # How long a server may say nothing.
 SILENCE_S: Final = 30.0
+# How long one file may take, however little comes at a time.
+FETCH_S_MAX: Final = 3600
 PIECE_BYTES: Final = 1 << 20
 # Of what is free on the disk, so much may be fetched.
 DISK_SHARE: Final = 0.9
@@ -164,8 +167,11 @@ def _keep(origin: str, key: str, version: str, name: str, write: Any) -> Copy:
 def _pour(pieces: Iterable[bytes], out: IO[bytes]) -> None:
     """Write what comes. Raises OSError when the disk has no room for more."""
     left = int(DISK_SHARE * shutil.disk_usage(os.path.dirname(out.name)).free)
+    until_ns = monotonic_ns() + FETCH_S_MAX * NS_PER_S
     for piece in pieces:
         left -= len(piece)
+        if monotonic_ns() > until_ns:
+            raise OSError(f"it takes longer than {FETCH_S_MAX} s")
         if left < 0:
             raise OSError("it is larger than what this machine's disk has room for")
         out.write(piece)

@@ -7,6 +7,7 @@ import datetime
 import gzip
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,7 +22,18 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import pyroaring
 import pytest
+from pyiceberg.catalog.noop import NoopCatalog
+from pyiceberg.io.pyarrow import PyArrowFileIO
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
+from pyiceberg.schema import Schema
+from pyiceberg.serializers import ToOutputFile
+from pyiceberg.table import CommitTableResponse, Table
+from pyiceberg.table.metadata import new_table_metadata
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
+from pyiceberg.table.update import update_table_metadata
+from pyiceberg.types import LongType, NestedField
 
 import flightserve as fs
 from flightserve.cli.source_options import csv_options
@@ -293,6 +305,8 @@ def test_sheets_are_tables(load: str) -> None:
 
 # ---- Delta and Iceberg
 
+Z85: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+
 
 @LOADS
 def test_a_delta_table_is_what_its_log_says(load: str) -> None:
@@ -307,6 +321,54 @@ def test_a_delta_table_is_what_its_log_says(load: str) -> None:
     before = source.fingerprint()
     deltalake.write_deltalake("lake/orders", pa.table({"a": [4], "k": ["x"]}), mode="append")
     assert source.fingerprint() != before
+
+
+def test_rows_that_a_delta_table_deleted_by_a_vector_are_gone() -> None:
+    deltalake.write_deltalake("t", pa.table({"a": list(range(5))}))
+    log = Path("t/_delta_log")
+    entries = [json.loads(line) for line in (log / f"{0:020}.json").read_text().splitlines()]
+    features = {"readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}
+    (add,) = (entry["add"] for entry in entries if "add" in entry)
+    for entry in entries:
+        if "protocol" in entry:
+            entry["protocol"] = {"minReaderVersion": 3, "minWriterVersion": 7, **features}
+    # Rows 1 and 3, as Delta's protocol writes them into the log itself.
+    vector = struct.pack("<IqI", 1681511377, 1, 0) + pyroaring.BitMap([1, 3]).serialize()
+    whole = vector + b"\0" * (-len(vector) % 4)
+    numbers = [int.from_bytes(whole[at : at + 4]) for at in range(0, len(whole), 4)]
+    text = "".join(Z85[number // 85**place % 85] for number in numbers for place in (4, 3, 2, 1, 0))
+    held = {"storageType": "i", "pathOrInlineDv": text, "sizeInBytes": len(vector), "cardinality": 2}
+    removed = {"path": add["path"], "deletionTimestamp": 1, "dataChange": True}
+    later = [{"commitInfo": {"timestamp": 1}}, {"remove": removed}, {"add": {**add, "deletionVector": held}}]
+    for version, lines in enumerate((entries, later)):
+        (log / f"{version:020}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for load in ("memory", "view"):
+        assert rows({"t": "t"}, "FROM t ORDER BY a", load=load) == [{"a": 0}, {"a": 2}, {"a": 4}]
+
+
+class _FolderCatalog(NoopCatalog):
+    """Writes a table's metadata into its folder, as catalogs do."""
+
+    def commit_table(self, table: Table, requirements: Any, updates: Any) -> CommitTableResponse:
+        metadata = update_table_metadata(table.metadata, updates)
+        place = f"{table.location()}/metadata/{len(metadata.snapshots):05}-x.metadata.json"
+        ToOutputFile.table_metadata(metadata, table.io.new_output(place))
+        return CommitTableResponse(metadata=metadata, metadata_location=place)
+
+
+@LOADS
+def test_an_iceberg_table_is_what_its_metadata_says(load: str, tmp_path: Path) -> None:
+    folder, schema = str(tmp_path / "lake" / "t"), Schema(NestedField(1, "a", LongType()))
+    metadata = new_table_metadata(schema, UNPARTITIONED_PARTITION_SPEC, UNSORTED_SORT_ORDER, folder)
+    written = Table(("lake", "t"), metadata, f"{folder}/metadata/0.json", PyArrowFileIO(), _FolderCatalog("lake"))
+    written.append(pa.table({"a": [1, 2]}))
+    (source,) = find_sources({"t": "lake/t"})
+    before = source.fingerprint()
+    written.append(pa.table({"a": [3]}))
+    written.delete("a = 1")
+    assert source.fingerprint() != before
+    for path in ("lake/t", "lake"):
+        assert rows({"t": path}, "FROM t ORDER BY a", load=load) == [{"a": 2}, {"a": 3}]
 
 
 def test_the_last_metadata_of_an_iceberg_table_counts() -> None:
