@@ -16,7 +16,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from flightserve.declare import Bound, Callee, check_name, described, replaced, says_itself, spec_of
+from flightserve.declare import Bound, Callee, check_name, describe_value, replaced, says_itself, spec_of
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentSpec
 
@@ -78,7 +78,7 @@ def _bound(value: Any) -> Bound[Any]:
     own = getattr(value, "flightserve_bound", None)
     value = value if own is None else own()
     if not isinstance(value, Bound):
-        raise ConfigError(f"App takes what bind() returns, as in App(Pricing.bind()); not {described(value)}")
+        raise ConfigError(f"App takes what bind() returns, as in App(Pricing.bind()); not {describe_value(value)}")
     return value
 
 

@@ -299,10 +299,10 @@ def plan_deployments(app: App, everything: bool = False) -> tuple[PlannedDeploym
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import PlannedDeployment
     from flightserve.control.sources import read_modules
-    from flightserve.declare import described, left_out, spec_of
+    from flightserve.declare import describe_value, left_out, spec_of
 
     if not isinstance(app, App):
-        raise ConfigError(f"an App is served, as in App(Pricing.bind()); not {described(app)}")
+        raise ConfigError(f"an App is served, as in App(Pricing.bind()); not {describe_value(app)}")
     sources = read_modules()
     variables = environment.carried()
     surroundings = repr((sources, environment.telling(variables))).encode()

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
-from flightserve.declare import described
+from flightserve.declare import describe_value
 from flightserve.errors import ConfigError, FlightserveError, did_you_mean
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def load_app(target: str) -> App:
     except AttributeError as error:
         raise ConfigError(f"module {module} has no {attribute!r}{_apps(module, imported, attribute)}") from error
     if not isinstance(app, App):
-        raise ConfigError(f"{target} is {described(app)}; it must be a flightserve.App{_apps(module, imported, '')}")
+        raise ConfigError(
+            f"{target} is {describe_value(app)}; it must be a flightserve.App{_apps(module, imported, '')}"
+        )
     return app
 
 
@@ -81,9 +83,9 @@ def _imported(module: str) -> ModuleType:
             _refuse(
                 module, error, f"{name} has no bind(): write @fs.deployment above the class, or fs.bind({name}, ...)"
             )
-        _refuse(module, error, _said(error))
+        _refuse(module, error, _explain(error))
     except Exception as error:  # whatever a stranger's module raises
-        _refuse(module, error, _said(error))
+        _refuse(module, error, _explain(error))
 
 
 def _refuse(module: str, error: BaseException, said: str) -> NoReturn:
@@ -96,7 +98,7 @@ def _place(module: str, error: BaseException) -> str:
     return place_of(error) or module
 
 
-def _said(error: BaseException) -> str:
+def _explain(error: BaseException) -> str:
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -203,7 +203,7 @@ class Context:
         with entered(self):
             return function(*args, **kwargs)
 
-    def described(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """For a line of the log: whose requests these are, by id and trace, as far as `DESCRIBED_MAX` goes."""
         parts = self._parts[:DESCRIBED_MAX]
         traces = [part.traceparent.split("-")[1] for part in parts if part.traceparent]

@@ -39,7 +39,7 @@ from flightserve.control.printed import let_prints_end, take_prints
 from flightserve.control.sources import install, place_of
 from flightserve.control.titles import take_title, title_of
 from flightserve.errors import DeadlineExceeded
-from flightserve.replica.faults import described, traceback_of
+from flightserve.replica.faults import describe_locally, traceback_of
 from flightserve.wire.table import RoutingTable
 
 log = logging.getLogger("flightserve.control.child")
@@ -127,7 +127,7 @@ class ChildProcess:
             hosted = build(self._assignment)
         except BaseException as error:
             where = [self._assignment.slot.name, place_of(error)]
-            failed = StartFailure(": ".join([*filter(None, where), described(error)]), traceback_of(error))
+            failed = StartFailure(": ".join([*filter(None, where), describe_locally(error)]), traceback_of(error))
             if self._link.tell(failed, TELL_TIMEOUT_S):
                 # As after `Left`: Ray ends this process now; where it does not, we do.
                 threading.Event().wait(EXIT_GRACE_S)

@@ -147,7 +147,7 @@ def about_request(deployment: str) -> Mapping[str, object]:
     """On whose behalf the calling code runs: the requests of its micro-batch, where there is one."""
     current = current_or_none()
     if current is not None:
-        return current.described()
+        return current.describe()
     return {"deployment": deployment} if deployment else {}
 
 

@@ -100,14 +100,14 @@ def _begin(app_id: str, address: str | None) -> Held:
         local.start()
     except Exception as error:  # whatever Ray raises
         local.stop()
-        raise Unavailable(f"Ray does not start: {_said(error)}; {_BUSY}") from error
+        raise Unavailable(f"Ray does not start: {_explain(error)}; {_BUSY}") from error
     except BaseException:
         local.stop()
         raise
     return Held(local, None)
 
 
-def _said(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     """Ray says much, over many lines, with colours."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()) or type(error).__name__
     return text[:SAID_CHARACTERS_MAX].rstrip(".")

@@ -11,7 +11,7 @@ from flightserve.declare.bound import NESTING_MAX, Bound, Callee, replaced
 from flightserve.declare.decorators import bind, deployment, method, single_input
 from flightserve.declare.handles import Handle, HandleMethod, Later, Rows, aio, later
 from flightserve.declare.hooks import Health, health_checks, healthy, on_stop, stop_hooks
-from flightserve.declare.options import NAME, Options, check_name, described, make_options
+from flightserve.declare.options import NAME, Options, check_name, describe_value, make_options
 from flightserve.declare.specs import first_paragraph, left_out, says_itself, spec_of
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "bind",
     "check_name",
     "deployment",
-    "described",
+    "describe_value",
     "first_paragraph",
     "health_checks",
     "healthy",

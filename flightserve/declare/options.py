@@ -60,7 +60,7 @@ def check_name(name: Any) -> str:
     return name
 
 
-def described(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A value that is not what it should be, for messages."""
     if inspect.isclass(value):
         return f"the class {value.__name__}"

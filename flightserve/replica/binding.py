@@ -30,7 +30,7 @@ from flightserve.fabric.memory.schemas import decode_schema, empty_batch
 from flightserve.fabric.memory.stored import Stored
 from flightserve.replica.apart import Apart, MethodResult, Rows, at_places, keep_apart
 from flightserve.replica.delimiting import divide
-from flightserve.replica.faults import bare, failure
+from flightserve.replica.faults import bare, report_failure
 from flightserve.replica.forms import FORMS, contiguous, cut, groups
 from flightserve.replica.results import ROW_RESULT, ResultReader, StreamReader
 from flightserve.replica.row_run import RowRun
@@ -150,12 +150,12 @@ class BoundMethod:
             return self._divide(value, pieces)
         schema = pieces[0].schema
         if not self.spec.row_aligned:
-            return self._results.placed(value, schema)
+            return self._results.place(value, schema)
         expected = pieces[0].num_rows if len(pieces) == 1 else sum([piece.num_rows for piece in pieces])
         current = context()
         alone = current.requests <= 1
         counts: Sequence[int] = () if alone or type(value) is pa.RecordBatch else current.rows
-        result = self._results.placed(value, schema, counts)
+        result = self._results.place(value, schema, counts)
         if not isinstance(result, list) and result.num_rows != expected:
             raise MethodFailed(
                 f"{self.where} got {expected} rows and returned {result.num_rows}; a row-aligned method returns a "
@@ -180,7 +180,7 @@ class BoundMethod:
 
     def _one(self, value: Any, schema: pa.Schema) -> Rows:
         """The result of a method that tells itself which rows are whose."""
-        part = self._results.placed(value, schema)
+        part = self._results.place(value, schema)
         assert not isinstance(part, list)
         return part
 
@@ -308,7 +308,7 @@ class BoundMethod:
     def _explain(self, error: BaseException, pieces: Sequence[pa.RecordBatch] = ()) -> FlightserveError:
         """What the caller gets for what user code raised, or a library while it converted the method's rows."""
         columns = pieces[0].schema.names if pieces else ()
-        return failure(error, self.where, log, context().described(), columns)
+        return report_failure(error, self.where, log, context().describe(), columns)
 
 
 def bind_methods(target: object, spec: DeploymentSpec) -> dict[str, BoundMethod]:

@@ -38,7 +38,7 @@ _OURS: Final = frozenset(
 )
 
 
-def failure(
+def report_failure(
     error: BaseException,
     where: str,
     log: logging.Logger,
@@ -82,7 +82,7 @@ def describe(error: BaseException) -> str:
     return _shorten(f"{name}: {text}" if text else name)
 
 
-def described(error: BaseException) -> str:
+def describe_locally(error: BaseException) -> str:
     """An exception for who runs the app: as `describe`, with paths; of ours the message alone."""
     if issubclass(type(error), FlightserveError):
         return _ours(error).message

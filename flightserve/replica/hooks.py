@@ -17,7 +17,7 @@ from typing import Any, Final
 from flightserve import threads
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.declare import Health, health_checks, stop_hooks
-from flightserve.replica.faults import describe, failure
+from flightserve.replica.faults import describe, report_failure
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Hooks:
             try:
                 self._call(ending, END_S)
             except BaseException as error:
-                failure(error, f"{self._name}.{ending.__name__}", log)
+                report_failure(error, f"{self._name}.{ending.__name__}", log)
 
     def _call(self, function: Callable[[], Any], timeout_s: float) -> Any:
         value = function()

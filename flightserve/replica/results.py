@@ -56,7 +56,7 @@ class ResultReader:
             self._last = (schema, fields)
         return fields
 
-    def placed(self, value: Any, schema: pa.Schema, counts: Sequence[int] = ()) -> MethodResult:
+    def place(self, value: Any, schema: pa.Schema, counts: Sequence[int] = ()) -> MethodResult:
         """As `read`; what says itself where it lies, or shall be told, stays as it is."""
         if isinstance(value, Stored):
             return value

@@ -26,7 +26,7 @@ from flightserve.replica.apart import Apart, MethodResult
 from flightserve.replica.bell import Bell
 from flightserve.replica.binding import BoundMethod
 from flightserve.replica.counts import Counts
-from flightserve.replica.faults import bare, failure
+from flightserve.replica.faults import bare, report_failure
 from flightserve.replica.inputs import Inputs
 from flightserve.replica.origins import Origin, Origins, lend_back
 from flightserve.replica.outbox import Outbox
@@ -148,7 +148,7 @@ class Run:
 
     def explain(self, error: BaseException) -> FlightserveError:
         """What the caller is told of what user code raised, or a library, or we. It keeps no rows alive."""
-        return bare(failure(error, self.method.where, log, self.context.described()))
+        return bare(report_failure(error, self.method.where, log, self.context.describe()))
 
     def finish(self, answer: RunAnswer, idle_ns: int = 0) -> None:
         """The micro-batch is over: send its last frame. Call it once, when nothing of ours refers to its rows any more.

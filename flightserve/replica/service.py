@@ -35,7 +35,7 @@ from flightserve.replica.binding import bind_methods
 from flightserve.replica.connections import RETRY_S, Connections
 from flightserve.replica.coroutines import Coroutines
 from flightserve.replica.counts import Counts
-from flightserve.replica.faults import failure
+from flightserve.replica.faults import report_failure
 from flightserve.replica.hooks import Hooks
 from flightserve.replica.lane import RETIRED, LaneParts, ReplicaLane
 from flightserve.replica.lane_threads import LaneThread, LaneThreads
@@ -144,7 +144,7 @@ class ReplicaService:
             try:
                 return run()
             except BaseException as error:
-                failure(error, f"the {name} of {self.spec.name}", log)
+                report_failure(error, f"the {name} of {self.spec.name}", log)
             self.connections.pause(RETRY_S)
 
     def _look_after(self, session: ReplicaSession) -> None:

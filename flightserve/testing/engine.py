@@ -20,7 +20,7 @@ from flightserve.errors import FlightserveError, ResourceExhausted
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.replica.apart import Apart
 from flightserve.replica.binding import BoundMethod, bind_methods
-from flightserve.replica.faults import failure
+from flightserve.replica.faults import report_failure
 from flightserve.replica.hooks import Hooks
 from flightserve.types import DeploymentSpec, RequestMeta
 from flightserve.wire.frames import Part
@@ -152,7 +152,7 @@ class LocalDeployment:
                 request.fail(error)
         except BaseException as error:
             for request in requests:
-                request.fail(failure(error, method.where, log))
+                request.fail(report_failure(error, method.where, log))
         finally:
             current.end()
 

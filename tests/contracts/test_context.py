@@ -142,6 +142,6 @@ def test_a_failure_is_logged_with_the_ids_of_its_requests(caplog: pytest.LogCapt
 
 
 def test_a_line_of_the_log_names_only_so_many_requests() -> None:
-    many = of(*(part(str(number)) for number in range(DESCRIBED_MAX + 1))).described()
+    many = of(*(part(str(number)) for number in range(DESCRIBED_MAX + 1))).describe()
     assert len(cast(list[str], many["request_ids"])) == DESCRIBED_MAX
     assert many["requests"] == DESCRIBED_MAX + 1

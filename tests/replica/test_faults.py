@@ -11,8 +11,8 @@ from flightserve.replica.faults import (
     MESSAGE_BYTES_MAX,
     TRACEBACK_CHARS_MAX,
     describe,
-    described,
-    failure,
+    describe_locally,
+    report_failure,
     tell,
     traceback_of,
 )
@@ -24,7 +24,7 @@ LOG = logging.getLogger("flightserve.tests.faults")
 @pytest.mark.parametrize("what", RAISED)
 def test_all_of_it_is_text_that_fits_and_can_be_written(what: str) -> None:
     error = RAISED[what]()
-    for text in (describe(error), described(error), failure(error, "M.method", LOG).message):
+    for text in (describe(error), describe_locally(error), report_failure(error, "M.method", LOG).message):
         assert type(text) is str
         assert 0 < len(text.encode()) <= MESSAGE_BYTES_MAX
     assert len(traceback_of(error).encode()) < 2 * TRACEBACK_CHARS_MAX
@@ -32,20 +32,20 @@ def test_all_of_it_is_text_that_fits_and_can_be_written(what: str) -> None:
 
 def test_who_runs_the_app_is_told_of_paths_and_callers_are_not() -> None:
     error = FileNotFoundError(2, "No such file or directory", "/srv/models/one.bin")
-    assert described(error).endswith("'/srv/models/one.bin'")
+    assert describe_locally(error).endswith("'/srv/models/one.bin'")
     assert "/srv" not in describe(error)
-    assert described(NotFound("no table /srv/one")) == "no table /srv/one"
+    assert describe_locally(NotFound("no table /srv/one")) == "no table /srv/one"
 
 
 def test_a_class_made_from_one_of_ours_is_that_one_to_its_caller() -> None:
     class Mine(SchemaMismatch):
         pass
 
-    told = failure(Mine("no such column"), "M.method", LOG)
+    told = report_failure(Mine("no such column"), "M.method", LOG)
     assert (type(told), told.message) == (SchemaMismatch, "no such column")
     assert KINDS[kind_of(told)] is SchemaMismatch
     broken = ReplicaFailed("the engine is gone")
-    assert failure(broken, "M.method", LOG) is broken
+    assert report_failure(broken, "M.method", LOG) is broken
 
 
 def test_a_log_that_fails_fails_nobody() -> None:
@@ -55,6 +55,6 @@ def test_a_log_that_fails_fails_nobody() -> None:
     LOG.addFilter(refuse)
     try:
         tell(LOG, "lost")
-        assert failure(ValueError("no"), "M.method", LOG).message == "ValueError: no"
+        assert report_failure(ValueError("no"), "M.method", LOG).message == "ValueError: no"
     finally:
         LOG.removeFilter(refuse)

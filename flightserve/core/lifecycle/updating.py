@@ -99,11 +99,11 @@ def begin(layout: Layout, target: Iterable[tuple[str, str, int]], in_place: bool
     assert layout.target is None
     assert not layout.going
     before = {each.name: each for each in layout.served}
-    placed = tuple(_placed(*wish, before.get(wish[0])) for wish in target)
+    placed = tuple(_place(*wish, before.get(wish[0])) for wish in target)
     return replace(layout, target=placed, in_place=in_place)
 
 
-def _placed(name: str, version: str, replicas: int, before: Deployed | None) -> Deployed:
+def _place(name: str, version: str, replicas: int, before: Deployed | None) -> Deployed:
     if before is None:
         return Deployed(name, version, replicas)
     if before.version == version:

@@ -108,11 +108,11 @@ def tables(found: Sequence[tuple[str, TableInfo]], include_schema: bool) -> pa.T
     ]
     if not include_schema:
         return pa.table(columns, schema=TABLES)
-    schemas = [described(catalog, table).serialize().to_pybytes() for catalog, table in found]
+    schemas = [describe_table(catalog, table).serialize().to_pybytes() for catalog, table in found]
     return pa.table([*columns, pa.array(schemas, pa.binary())], schema=TABLES_WITH_SCHEMA)
 
 
-def described(catalog: str, table: TableInfo) -> pa.Schema:
+def describe_table(catalog: str, table: TableInfo) -> pa.Schema:
     """A table's schema with Flight SQL's notes on each column."""
     return pa.schema([_noted(field, catalog, table.name) for field in table.schema])
 

@@ -27,7 +27,7 @@ from flightserve.errors import ConfigError, Unavailable
 from flightserve.sql.engine.bound_queries import BoundQuery, Key
 from flightserve.sql.engine.columns import project
 from flightserve.sql.engine.definitions import Definitions
-from flightserve.sql.engine.errors import said as _said
+from flightserve.sql.engine.errors import explain as _said
 from flightserve.sql.engine.opening import TableOpener
 from flightserve.sql.engine.spilling import SpillFolder
 from flightserve.sql.sources import Source

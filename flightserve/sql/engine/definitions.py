@@ -18,7 +18,7 @@ import duckdb
 
 from flightserve.contracts.warehouse import SQL_BYTES_MAX
 from flightserve.errors import ConfigError, FlightserveError
-from flightserve.sql.engine.errors import said
+from flightserve.sql.engine.errors import explain
 from flightserve.sql.sources.spelling import quoted, quoted_name
 from flightserve.sql.sources.table_groups import folded
 from flightserve.sql.statements.merging import NotMergeable, refuse_undefined
@@ -89,7 +89,7 @@ class Definitions:
                 if each.kind == "VIEW":
                     connection.execute(f"DESCRIBE FROM {quoted_name(each.name)}")
             except duckdb.Error as error:
-                raise _wrong(each, said(error)) from error
+                raise _wrong(each, explain(error)) from error
 
     def columns(self, session: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, duckdb.DuckDBPyRelation]]:
         """Each view with its relation, of the locked engine. Raises ConfigError for one that reaches outside."""
@@ -99,7 +99,7 @@ class Definitions:
                     yield each.name, session.sql(f"FROM {quoted_name(each.name)} LIMIT 0")
                 except duckdb.Error as error:
                     raise _wrong(
-                        each, f"{said(error)}; it may read the tables only, so name files as tables"
+                        each, f"{explain(error)}; it may read the tables only, so name files as tables"
                     ) from error
 
     def create_macros(self, connection: duckdb.DuckDBPyConnection, catalog: str) -> None:
@@ -138,7 +138,7 @@ def _parse(text: str) -> Iterator[Definition]:
     except duckdb.Error as error:
         found = _LINE.search(str(error))
         where = f"'s line {found[1]}" if found else ""
-        raise ConfigError(f"the init file{where} cannot be parsed: {said(error)}") from error
+        raise ConfigError(f"the init file{where} cannot be parsed: {explain(error)}") from error
     at = 0
     for statement in statements:
         query = statement.query.strip()

@@ -102,7 +102,7 @@ def translate(error: BaseException) -> FlightserveError:
     text = _text_of(error)
     kind = kind_of_text(text)
     if _LOCKED.search(text) or kind == "Missing Extension":
-        return PermissionDenied(scrubbed(text))
+        return PermissionDenied(scrub(text))
     # What C++ says where an allocation failed in a place that has no words of its own for it.
     if isinstance(error, MemoryError) or "bad_alloc" in text:
         return OutOfMemory(NO_MEMORY)
@@ -112,7 +112,7 @@ def translate(error: BaseException) -> FlightserveError:
                 return OutOfMemory(message)
     # Without a kind: what DuckDB's Python has no class of its own for, and what Arrow says of results it cannot take.
     other = InvalidArgument if type(error) is duckdb.Error or isinstance(error, pa.ArrowInvalid) else FlightserveError
-    return _CLASSES.get(kind, other)(scrubbed(text) or type(error).__name__)
+    return _CLASSES.get(kind, other)(scrub(text) or type(error).__name__)
 
 
 def _text_of(error: BaseException) -> str:
@@ -123,7 +123,7 @@ def _text_of(error: BaseException) -> str:
     return str(error)
 
 
-def said(error: BaseException, files: Sequence[str] = ()) -> str:
+def explain(error: BaseException, files: Sequence[str] = ()) -> str:
     """What the engine says of a table's files, in one line for whoever mends them: the first lines, which are the
     reason; behind an empty line comes the statement, which is ours, and advice on settings. Of many files he has to
     know which; the folders they lie in are nobody's business, nor is the rest of a row that has a bad value."""
@@ -133,10 +133,10 @@ def said(error: BaseException, files: Sequence[str] = ()) -> str:
     lines = text.partition("\n\n")[0].strip().splitlines()[:_LINES_SAID_MAX]
     lines = [_ENCODING if _NOT_UTF8 in line else line for line in lines]
     kept = [line[:_LINE_CHARACTERS_MAX].rstrip() for line in lines if not line.startswith(_NOT_SAID)]
-    return scrubbed("; ".join(line for line in kept if line))
+    return scrub("; ".join(line for line in kept if line))
 
 
-def scrubbed(text: str) -> str:
+def scrub(text: str) -> str:
     """The text without paths, the engine's stack, and advice on settings, bounded."""
     text = _PATH.sub("<path>", _ADVICE.sub("", text)).strip()
     return text if len(text) <= MESSAGE_CHARACTERS_MAX else text[: MESSAGE_CHARACTERS_MAX - 3] + "..."

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from flightserve.sql.engine import loading
-from flightserve.sql.engine.errors import said
+from flightserve.sql.engine.errors import explain
 from flightserve.sql.sources import Source
 from flightserve.sql.sources.csv import open_csv
 from flightserve.sql.sources.databases import attach
@@ -162,4 +162,4 @@ def _why(source: Source, error: Exception) -> str:
         return error.why
     files = [*source.patterns(), *source.files] if source.scanned else source.files
     inner = f"has a {source.part[-1]} {'.'.join(source.part[:-1])} that " if source.format == "duckdb" else ""
-    return f"{inner}cannot be opened: {said(error, files)}"
+    return f"{inner}cannot be opened: {explain(error, files)}"

@@ -228,7 +228,7 @@ def split(sources: Sequence[Source]) -> dict[str, list[Source]]:
     return {given: mine for given, mine in found.items() if len(mine) > 1}
 
 
-def described(sources: Sequence[Source]) -> str:
+def describe_sources(sources: Sequence[Source]) -> str:
     """Which table has which files."""
     listed = [f"{source.name} is {_listed(source)}" for source in sources[:_LISTED_MAX]]
     return "; ".join(listed) + f" and {len(sources) - _LISTED_MAX} more" * (len(sources) > _LISTED_MAX)

@@ -83,11 +83,11 @@ def typed(source: Source, types: Mapping[str, str]) -> str:
 def types_of(connection: duckdb.DuckDBPyConnection, source: Source) -> dict[str, str]:
     """The columns that are not of the type that the engine would guess. Raises what the engine says of files that
     cannot be read."""
-    guessed = _described(connection, source)
+    guessed = _describe_columns(connection, source)
     types: dict[str, str] = {}
     misfits = _misfits(connection, source, guessed)
     if misfits:
-        by_all = _described(connection, source if _ALL_ROWS in source.options else _by_all_rows(source))
+        by_all = _describe_columns(connection, source if _ALL_ROWS in source.options else _by_all_rows(source))
         types = {name: by_all[name] for name in misfits}
         for name in _misfits(connection, source, types):
             types[name] = _TEXT
@@ -111,7 +111,7 @@ def text_columns(connection: duckdb.DuckDBPyConnection, source: Source, types: d
             types[found[1]] = _TEXT
 
 
-def _described(connection: duckdb.DuckDBPyConnection, source: Source) -> dict[str, str]:
+def _describe_columns(connection: duckdb.DuckDBPyConnection, source: Source) -> dict[str, str]:
     """Types by column, without those that folders hold."""
     rows = connection.execute(f"DESCRIBE FROM {source.scan()}").fetchall()
     keys = set(source.keys())

@@ -10,7 +10,7 @@ from typing import Final
 
 import duckdb
 
-from flightserve.sql.engine.errors import said
+from flightserve.sql.engine.errors import explain
 from flightserve.sql.sources.problems import BadFile
 from flightserve.sql.sources.spelling import quoted, quoted_name
 
@@ -51,6 +51,5 @@ def _why(error: duckdb.Error, file: str) -> str:
     held = _HELD.search(text)
     if held:
         return f"is open for writing in another process ({held[1]}); close it there, or serve a copy"
-    return (
-        f"cannot be opened by this engine (DuckDB {duckdb.__version__}): {said(error, (file, os.path.realpath(file)))}"
-    )
+    reason = explain(error, (file, os.path.realpath(file)))
+    return f"cannot be opened by this engine (DuckDB {duckdb.__version__}): {reason}"

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from flightserve.errors import ConfigError
 from flightserve.fabric.memory.schemas import decode_schema
-from flightserve.sql.engine.errors import said
+from flightserve.sql.engine.errors import explain
 from flightserve.sql.sources import lakes
 from flightserve.sql.sources.databases import tables_in
 from flightserve.sql.sources.problems import BadFile, shown
@@ -238,7 +238,7 @@ def _columns(file: str, kind: str, options: str, stamp: tuple[int, int, int]) ->
     except (OSError, pa.ArrowException, duckdb.Error) as error:
         if isinstance(error, OSError) and error.errno:
             raise BadFile(file, f"cannot be read: {os.strerror(error.errno)}") from error
-        raise BadFile(file, f"is no {FORMAT_NAMES[kind]} file: {said(error, (file,))}") from error
+        raise BadFile(file, f"is no {FORMAT_NAMES[kind]} file: {explain(error, (file,))}") from error
 
 
 def _text_columns(kind: str, file: str, options: str) -> pa.Schema:

@@ -63,7 +63,7 @@ def _typed(source: Source, columns: Mapping[str, str]) -> str:
 
 def _columns(connection: duckdb.DuckDBPyConnection, pieces: list[Source]) -> dict[str, str]:
     """The columns' types, such as all rows fit."""
-    each = [_described(connection, piece) for piece in pieces]
+    each = [_describe_columns(connection, piece) for piece in pieces]
     columns = each[0] if len(each) == 1 else _common(connection, each)
     doubles = [name for name, kind in columns.items() if kind == "DOUBLE"]
     for piece in pieces if doubles else []:
@@ -74,7 +74,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, pieces: list[Source]) -> dic
     return columns
 
 
-def _described(connection: duckdb.DuckDBPyConnection, piece: Source) -> dict[str, str]:
+def _describe_columns(connection: duckdb.DuckDBPyConnection, piece: Source) -> dict[str, str]:
     rows = connection.execute(f"DESCRIBE FROM {piece.scan(_ALL_ROWS)}").fetchall()
     return {name: kind for name, kind, *_ in rows}
 

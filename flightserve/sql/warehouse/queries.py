@@ -311,17 +311,17 @@ class Runner:
         known = self._schemas.find(key)
         if known is None:
             try:
-                raw = self.described(prepared)
+                raw = self.describe(prepared)
             except UNBOUND:
                 if values is None:
                     raise
-                raw = self.described(prepared, values())
+                raw = self.describe(prepared, values())
                 return raw, plain_schema(raw) or raw
             known = raw, plain_schema(raw) or raw
             self._schemas.add(key, known, len(raw))
         return known
 
-    def described(self, prepared: Prepared, values: Mapping[str, Any] | None = None) -> pa.Schema:
+    def describe(self, prepared: Prepared, values: Mapping[str, Any] | None = None) -> pa.Schema:
         """The result's schema, with the columns' names as the statement was written. The statement is bound over empty
         tables and not run, nor optimized: the optimizer computes what is constant, however long that takes."""
         statement = prepared.statement
@@ -413,7 +413,7 @@ class Runner:
         result = prepared.result_for(columns, 0)
         if conforms(stream.schema, result):
             return result
-        raw = self.described(prepared, prepared.parameters.values(columns, 0))
+        raw = self.describe(prepared, prepared.parameters.values(columns, 0))
         return plain_schema(raw) or raw
 
     def _merged_or_none(

@@ -27,9 +27,9 @@ from flightserve import threads
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import Cancelled, ConfigError, DeadlineExceeded, FlightserveError
 from flightserve.sql.engine import Engine, EngineOptions
-from flightserve.sql.engine.errors import scrubbed, translate
+from flightserve.sql.engine.errors import scrub, translate
 from flightserve.sql.engine.query_watch import QueryWatch
-from flightserve.sql.sources import Known, Source, described, find_sources
+from flightserve.sql.sources import Known, Source, describe_sources, find_sources
 from flightserve.sql.sources.problems import Leniency, SourceError, SourceProblem, listed, public_text
 from flightserve.sql.warehouse.queries import Limits, Prepared, Runner
 from flightserve.sql.warehouse.row_counts import count_rows
@@ -218,7 +218,7 @@ class Generations:
             tell(1 + self._retired + more)
 
     def _say(self, problem: str, public: str = "") -> None:
-        shown = scrubbed(public or problem)
+        shown = scrub(public or problem)
         if shown and shown != self.problem:
             log.error("the tables stay as they were: %s", problem)
         self.problem = shown
@@ -226,7 +226,7 @@ class Generations:
     @property
     def note(self) -> str:
         """What is not served as it should be, for whoever asks how the replica is; "" where all is."""
-        left_out = [f"left out: {scrubbed(problem.public)}" for problem in self.current.problems]
+        left_out = [f"left out: {scrub(problem.public)}" for problem in self.current.problems]
         return listed([*left_out, *filter(None, [self.problem and f"the tables stay as they were: {self.problem}"])])
 
     def close(self) -> None:
@@ -243,7 +243,7 @@ def _say_who_is_new(before: Sequence[Source], now: Sequence[Source]) -> None:
     new = [source for source in now if source.name not in names and source.given in known]
     for given in dict.fromkeys(source.given for source in new):
         mine = [source for source in new if source.given == given]
-        log.warning("new files in %s are not of its tables, but tables of their own: %s", given, described(mine))
+        log.warning("new files in %s are not of its tables, but tables of their own: %s", given, describe_sources(mine))
     gone = names - {source.name for source in now}
     if gone:
         log.warning("tables %s are no longer served: their files are gone", ", ".join(sorted(gone)))

@@ -32,10 +32,10 @@ from flightserve.errors import InvalidArgument, SchemaMismatch, Unavailable
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.sql.engine import EngineOptions
-from flightserve.sql.engine.errors import scrubbed
+from flightserve.sql.engine.errors import scrub
 from flightserve.sql.engine.memory import MemoryWatch, bound, private_bytes
 from flightserve.sql.engine.query_watch import QueryWatch, WatchedQuery
-from flightserve.sql.sources import Known, described, known_columns, split
+from flightserve.sql.sources import Known, describe_sources, known_columns, split
 from flightserve.sql.statements.parameters import decode_rows
 from flightserve.sql.statements.pivots import PivotValuesMissing
 from flightserve.sql.warehouse.cached import Executions, Result, answer, one_batch
@@ -109,7 +109,7 @@ class WarehouseReplica:
         known.clear()
         known.update(known_columns(sources))
         for given, tables_of_it in split(sources).items():
-            log.warning("the files of %s are of several tables: %s", given, described(tables_of_it))
+            log.warning("the files of %s are of several tables: %s", given, describe_sources(tables_of_it))
         replica = cls(tables, queries, replace(options, load="view"), known=known, served_as=bound.name)
         try:
             generation = replica._tables.current
@@ -233,7 +233,7 @@ class WarehouseReplica:
         """The warehouse's tables."""
         problem = self._tables.problem
         with self._tables.using() as now:
-            bad = {each.table: scrubbed(each.public) for each in now.problems}
+            bad = {each.table: scrub(each.public) for each in now.problems}
             views, counts = now.engine.views, now.row_counts
             return tables_batch(
                 TableInfo(
