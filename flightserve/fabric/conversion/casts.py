@@ -21,8 +21,9 @@ from flightserve.fabric.conversion.castable import VIEWS, is_bytes, is_list, is_
 _OFFSET_MAX: Final = 2**31 - 1
 # A row's place among the values.
 _PLACE_BYTES: Final = 8
-# Into so many pieces a column may fall for its null rows.
+# Into so many pieces a column of nested values may fall for its null rows; others are picked one by one from here on.
 _PIECES_MAX: Final = 65_536
+_FLAT_PIECES_MAX: Final = 64
 # Any decimal that a whole number becomes has room in this.
 _WIDE_DIGITS: Final = 76
 _DECIMAL128_BITS: Final = 128
@@ -253,6 +254,8 @@ def within(values: pa.Array, spans: Spans) -> pa.Array:
     breaks = numpy.flatnonzero(spans.starts[1:] != spans.stops[:-1])
     if not len(breaks):
         return values.slice(spans.starts[0], spans.stops[-1] - spans.starts[0])
+    if len(breaks) >= _FLAT_PIECES_MAX and _is_flat(values.type):
+        return _taken(values, pa.array(_places(spans)))
     if len(breaks) >= _PIECES_MAX:
         raise pa.ArrowInvalid(f"lists that leave out values in more than {_PIECES_MAX} places")
     firsts, lasts = [0, *(breaks + 1)], [*breaks, len(spans.stops) - 1]
@@ -260,7 +263,22 @@ def within(values: pa.Array, spans: Spans) -> pa.Array:
     return pa.concat_arrays([values.slice(start, stop - start) for start, stop in pairs])
 
 
+def _is_flat(kind: pa.DataType) -> bool:
+    """Of these Arrow's `take` is right."""
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or is_text(kind) or is_bytes(kind))
+
+
+def _places(spans: Spans) -> numpy.ndarray:
+    """Of all values that the rows have."""
+    lengths = spans.stops - spans.starts
+    before = numpy.cumsum(lengths) - lengths
+    return numpy.repeat(spans.starts - before, lengths) + numpy.arange(lengths.sum())
+
+
 def _lists(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
+    if pa.types.is_fixed_size_list(kind):
+        # Also where a row has no value.
+        budget.take(len(array) * _width(kind))
     spans = spans_of(array, budget)
     values = cast(within(array.values, spans), kind.value_type, budget)
     return lists_of(array, spans, values, kind)
@@ -285,9 +303,16 @@ def _fixed_lists(array: pa.Array, values: pa.Array, lengths: numpy.ndarray, kind
     valid, size = array.is_valid().to_numpy(zero_copy_only=False), kind.list_size
     if (lengths[valid] != size).any():
         raise pa.ArrowInvalid(f"a list has not {size} values")
+    if not size:
+        # Arrow divides by the size, which ends the process.
+        return pa.Array.from_buffers(kind, len(array), array.is_valid().buffers()[1:], children=[values])
     if valid.all():
         return pa.FixedSizeListArray.from_arrays(values, type=kind)
     # Rows without a value have room for some all the same.
+    if _is_flat(values.type):
+        places = (numpy.cumsum(valid) - 1)[:, None] * size + numpy.arange(size)
+        values = _taken(values, pa.array(places.ravel(), mask=numpy.repeat(~valid, size)))
+        return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=array.is_null())
     edges = [0, *(numpy.flatnonzero(valid[1:] != valid[:-1]) + 1), len(valid)]
     if len(edges) > _PIECES_MAX:
         raise pa.ArrowInvalid(f"rows with and without a value change more than {_PIECES_MAX} times")

@@ -104,6 +104,27 @@ def test_lists_and_what_they_hold() -> None:
     assert cast(words, pa.large_list(pa.string())).to_pylist() == [["a", "b"], []]
 
 
+@pytest.mark.parametrize("item", [pa.int64(), pa.decimal128(12, 2), pa.string(), pa.string_view(), pa.timestamp("s")])
+def test_lists_with_many_nulls_between(item: pa.DataType) -> None:
+    """As polars has arrays, with room for values in rows that have none."""
+    value = {pa.string(): "a", pa.string_view(): "a", pa.timestamp("s"): datetime.datetime(2024, 1, 1)}.get(item, 1)
+    values = [None if row % 2 else [value, None, value] for row in range(1 << 18)]
+    array = pa.array(values, pa.list_(item, 3))
+    wider = {pa.int64(): pa.float32(), pa.timestamp("s"): pa.timestamp("us")}.get(item, item)
+    for wanted in (pa.list_(wider, 3), pa.large_list(wider)):
+        sliced = cast(array.slice(1), wanted)
+        assert sliced[:3].to_pylist() == values[1:4] and len(sliced) == len(values) - 1
+        assert sliced.null_count == len(values) // 2 and len(sliced.flatten()) == 3 * (len(values) // 2 - 1)
+
+
+def test_lists_of_no_length() -> None:
+    """Arrow's own way to make them ends the process."""
+    for values in ([[], None, []], [[], []], [None], []):
+        array = pa.array(values, pa.list_(pa.int64()))
+        assert cast(array, pa.list_(pa.int32(), 0)).to_pylist() == values
+        assert cast(cast(array, pa.list_(pa.int32(), 0)), pa.large_list(pa.int8())).to_pylist() == values
+
+
 def test_structs_by_name_and_maps() -> None:
     rows = [{"a": 1, "b": ["x"]}, None, {"a": None, "b": None}]
     array = pa.array(rows, pa.struct([("a", pa.int64()), ("b", pa.list_(pa.large_string()))]))
@@ -371,6 +392,12 @@ def test_what_is_large_when_cast_is_refused_before(array: pa.Array) -> None:
     with pytest.raises(TooLarge, match="more than 1048576 bytes"):
         cast(array, pa.string(), 1 << 20)
     assert len(cast(array, pa.string(), 1 << 24)) == 1000
+
+
+def test_rows_without_a_value_have_room_in_lists_of_one_length() -> None:
+    with pytest.raises(TooLarge):
+        cast(pa.nulls(1000, pa.list_(pa.int64())), pa.list_(pa.float32(), 1000), 1 << 20)
+    assert cast(pa.nulls(10, pa.list_(pa.int64())), pa.list_(pa.float32(), 1000), 1 << 20).null_count == 10
 
 
 def test_what_is_large_is_refused_behind_a_value_that_does_not_fit() -> None:

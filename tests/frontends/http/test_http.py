@@ -282,7 +282,7 @@ def test_deployments_and_methods_are_described(client: httpx.Client) -> None:
     assert set(deployments) == {"Narrow", "Probe"}
     typed = client.get("/v1/Probe/typed").json()
     assert typed["input_schema"] == [{"name": "a", "type": "int64", "nullable": True}]
-    assert typed in deployments["Probe"]["methods"]
+    assert typed in deployments["Probe"]["methods"] and typed["strict"] is False
     assert client.get("/v1/Probe/pieces").json()["streaming"] is True
 
 
