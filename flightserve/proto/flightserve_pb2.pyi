@@ -124,15 +124,17 @@ class MethodDescription(_message.Message):
     def __init__(self, deployment: _Optional[str] = ..., name: _Optional[str] = ..., doc: _Optional[str] = ..., input_schema: _Optional[bytes] = ..., output_schema: _Optional[bytes] = ..., options: _Optional[_Union[MethodOptions, _Mapping]] = ...) -> None: ...
 
 class MethodOptions(_message.Message):
-    __slots__ = ("form", "row_aligned", "idempotent", "streaming", "delimited")
+    __slots__ = ("form", "row_aligned", "idempotent", "streaming", "delimited", "strict")
     FORM_FIELD_NUMBER: _ClassVar[int]
     ROW_ALIGNED_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
     STREAMING_FIELD_NUMBER: _ClassVar[int]
     DELIMITED_FIELD_NUMBER: _ClassVar[int]
+    STRICT_FIELD_NUMBER: _ClassVar[int]
     form: str
     row_aligned: bool
     idempotent: bool
     streaming: bool
     delimited: bool
-    def __init__(self, form: _Optional[str] = ..., row_aligned: bool = ..., idempotent: bool = ..., streaming: bool = ..., delimited: bool = ...) -> None: ...
+    strict: bool
+    def __init__(self, form: _Optional[str] = ..., row_aligned: bool = ..., idempotent: bool = ..., streaming: bool = ..., delimited: bool = ..., strict: bool = ...) -> None: ...

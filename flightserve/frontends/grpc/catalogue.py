@@ -128,6 +128,7 @@ def describe_method(deployment: str, method: MethodSpec) -> pb.MethodDescription
             idempotent=method.idempotent,
             streaming=method.streaming,
             delimited=method.delimited,
+            strict=method.strict,
         ),
     )
 
