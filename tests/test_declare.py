@@ -355,28 +355,6 @@ def test_arguments_of_method_are_checked(arguments: dict[str, Any], words: str) 
         method(**arguments)
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_methods_are_as_strict_as_their_deployment_where_they_do_not_say(strict: bool) -> None:
-    @deployment(strict=strict)
-    class Served:
-        def plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-            return batch
-
-        @method(input=PRICES)
-        def silent(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-            return batch
-
-        @method(input=PRICES, strict=not strict)
-        def other(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-            return batch
-
-    assert {name: spec.strict for name, spec in methods(Served).items()} == {
-        "plain": strict,
-        "silent": strict,
-        "other": not strict,
-    }
-
-
 def test_a_method_of_two_arguments_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"Served\.served needs the arguments batch, rate"):
         serving(lambda self, batch, rate: batch)

@@ -15,6 +15,7 @@ import pytest
 from pyarrow import flight
 
 import flightserve as fs
+from flightserve.declare import spec_of
 from flightserve.errors import MethodFailed
 from flightserve.fabric.memory.batches import stream_of
 from tests.fabric.memory.test_decode import EOS, messages
@@ -240,3 +241,19 @@ def test_onward_calls_cast_as_well(method: str) -> None:
             assert pa.Table.from_batches(running.call(method, batch)).to_pylist() == ROWS
         with pytest.raises(MethodFailed, match=r"called Shop\.sell .*: row 0 of column 'i'"):
             running.call(method, pa.record_batch({"s": ["a"], "i": [2**40]}))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_methods_are_as_strict_as_their_deployment_where_they_do_not_say(strict: bool) -> None:
+    @fs.deployment(strict=strict)
+    class Served:
+        @fs.method(input=INPUT)
+        def silent(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+            return batch
+
+        @fs.method(input=INPUT, strict=not strict)
+        def other(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+            return batch
+
+    methods = spec_of(fs.bind(Served)).methods
+    assert {method.name: method.strict for method in methods} == {"silent": strict, "other": not strict}
