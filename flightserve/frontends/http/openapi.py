@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.types as pt
-
 from flightserve.contracts.warehouse import KIND
-from flightserve.frontends.http.bodies import ARROW, HTML, NDJSON
+from flightserve.frontends.http.bodies import ARROW, HTML, JSON, NDJSON
 from flightserve.frontends.http.file_names import NAME_CHARS_MAX
+from flightserve.frontends.http.json_schemas import field_schema
 from flightserve.frontends.http.samples import is_internal, sample_of
 from flightserve.frontends.http.sql import FORMS as SQL_FORMS
 from flightserve.frontends.http.sql_urls import FORMATS
@@ -19,6 +19,7 @@ from flightserve.frontends.json.columns import declared_schema
 from flightserve.types import DeploymentSpec, MethodSpec
 
 Json = dict[str, Any]
+_JSON: Final = JSON.decode()
 _ARROW: Final = ARROW.decode()
 _NDJSON: Final = NDJSON.decode()
 _HEADERS: Final[tuple[tuple[str, Json, str], ...]] = (
@@ -27,6 +28,8 @@ _HEADERS: Final[tuple[tuple[str, Json, str], ...]] = (
     ("x-request-id", {"type": "string", "maxLength": 128}, "Echoed in the answer; made up when absent."),
     ("traceparent", {"type": "string"}, "W3C trace context."),
 )
+# The tag of what belongs to no deployment.
+SERVER: Final = "server"
 _STATUSES: Final = {
     "400": "The input is malformed.",
     "404": "No such deployment or method.",
@@ -81,27 +84,59 @@ def _fields(serialised: bytes | None) -> list[Json] | None:
 
 
 def openapi(deployments: Sequence[DeploymentSpec], sql_by: Sequence[str] = ("POST",)) -> Json:
-    """An OpenAPI 3.1 document with one path for each method, and the fixed ones. `sql_by`: how queries may come."""
+    """An OpenAPI 3.1 document with one path for each method that clients call, and the fixed ones. `sql_by`: how
+    queries may come."""
+    document = _Document()
     paths: Json = {
-        "/healthz": _get("The process is up."),
-        "/readyz": _get("Every deployment can serve.", {"503": _error("Not ready, or draining.")}),
-        "/metrics": _get("Prometheus metrics."),
-        "/v1/deployments": _get("What is deployed."),
+        "/healthz": _get(document, "healthz", "The process is up.", _STATE),
+        "/readyz": _get(document, "readyz", "Every deployment can serve.", _STATE, "503", "Not ready, or draining."),
+        "/metrics": _get(document, "metrics", "Prometheus metrics.", _TEXT, media="text/plain"),
+        "/v1/deployments": _get(document, "deployments", "What is deployed.", _LIST),
     }
     for spec in deployments:
         for method in spec.methods:
-            paths[f"/v1/{spec.name}/{method.name}"] = {"post": _call(spec, method), "get": _describe(spec, method)}
+            if not is_internal(spec, method):
+                path = f"/v1/{spec.name}/{method.name}"
+                paths[path] = {"post": _call(document, spec, method), "get": _describe(document, spec, method)}
     names = [spec.name for spec in deployments if spec.kind == KIND]
     if names:
-        paths["/v1/sql"] = {"post": _sql(names)}
+        paths["/v1/sql"] = {"post": _sql(document, names)}
         if "GET" in sql_by:
-            paths["/v1/sql"]["get"] = _sql_by_url(paths["/v1/sql"]["post"])
+            paths["/v1/sql"]["get"] = _sql_by_url(document, paths["/v1/sql"]["post"])
+    tags = [{"name": spec.name, "description": spec.doc} for spec in deployments]
     return {
         "openapi": "3.1.0",
         "info": {"title": "flightserve", "version": "1"},
+        "security": [],
+        "tags": [*tags, {"name": SERVER, "description": "The server itself, and its tables together."}],
         "paths": paths,
-        "components": {"schemas": {"Error": _ERROR}},
+        "components": {"schemas": document.schemas},
     }
+
+
+class _Document:
+    """What is named once for all of it: operations, and schemas, whose names become those of classes."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self.schemas: Json = {"Error": _ERROR}
+
+    def schema(self, name: str, content: Json) -> Json:
+        """A reference to the schema, which is kept under that name."""
+        self.schemas[name] = content
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def take(self, *names: str) -> str:
+        """An id of these names, with a number where another has it, also as generators write it: they put names into
+        one case, without marks."""
+        wanted = "_".join(re.sub(r"[^A-Za-z0-9]+", "_", name) for name in names)
+        for number in itertools.count(1):
+            chosen = wanted if number == 1 else f"{wanted}_{number}"
+            bare = chosen.replace("_", "").lower()
+            if bare not in self._taken:
+                self._taken.add(bare)
+                break
+        return chosen
 
 
 _ERROR: Final[Json] = {
@@ -118,35 +153,77 @@ _ERROR: Final[Json] = {
 
 
 def _error(description: str) -> Json:
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    content = {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {"description": description, "content": content}
 
 
-def _get(summary: str, more: Json | None = None) -> Json:
-    return {"get": {"summary": summary, "responses": {"200": {"description": "OK"}, **(more or {})}}}
+_TEXT: Final[Json] = {"type": "string"}
+_ANY_LIST: Final[Json] = {"type": "array", "items": {}}
+_STATE: Final[Json] = {"type": "object", "required": ["status"], "properties": {"status": _TEXT}}
+_METHOD: Final[Json] = {
+    "type": "object",
+    "required": ["deployment", "method", "path"],
+    "properties": {"deployment": _TEXT, "method": _TEXT, "path": _TEXT, "doc": _TEXT},
+    "additionalProperties": True,
+}
+_LIST: Final[Json] = {
+    "type": "object",
+    "required": ["deployments"],
+    "properties": {
+        "deployments": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "methods"],
+                "properties": {"name": _TEXT, "methods": {"type": "array", "items": _METHOD}},
+                "additionalProperties": True,
+            },
+        }
+    },
+}
 
 
-def _describe(spec: DeploymentSpec, method: MethodSpec) -> Json:
+def _get(
+    document: _Document, name: str, summary: str, schema: Json, status: str = "", why: str = "", media: str = _JSON
+) -> Json:
+    more = {status: _error(why)} if status else {}
+    answer = {"description": "OK", "content": {media: {"schema": schema}}}
+    tags = [SERVER]
     return {
-        "summary": f"Schemas and options of {spec.name}.{method.name}",
-        "operationId": f"describe_{spec.name}_{method.name}",
-        "tags": [spec.name],
-        "responses": {"200": {"description": "OK"}},
+        "get": {
+            "summary": summary,
+            "operationId": document.take(name),
+            "tags": tags,
+            "responses": {"200": answer, **more},
+        }
     }
 
 
-def _call(spec: DeploymentSpec, method: MethodSpec) -> Json:
+def _describe(document: _Document, spec: DeploymentSpec, method: MethodSpec) -> Json:
+    return {
+        "summary": f"Schemas and options of {spec.name}.{method.name}",
+        "operationId": document.take("describe", spec.name, method.name),
+        "tags": [spec.name],
+        "responses": {
+            "200": {"description": "OK", "content": {_JSON: {"schema": _METHOD}}},
+            "404": _error("It is not there any more."),
+        },
+    }
+
+
+def _call(document: _Document, spec: DeploymentSpec, method: MethodSpec) -> Json:
     summary, _, rest = method.doc.strip().partition("\n")
-    answer = _forms(method.output_schema)
-    answer[_NDJSON] = {"schema": {"type": "string"}}
-    body = _forms(method.input_schema)
+    name = document.take(spec.name, method.name)
+    answer = _forms(document, f"{name}_output", method.output_schema)
+    answer[_NDJSON] = {"schema": _TEXT}
+    body = _forms(document, f"{name}_input", method.input_schema)
     sample = sample_of(spec, method).body
     if sample is not None:
-        body["application/json"]["example"] = sample
+        body[_JSON]["example"] = sample
     return {
         "summary": summary or f"Call {spec.name}.{method.name}",
         "description": rest.strip(),
-        "operationId": f"{spec.name}_{method.name}",
+        "operationId": name,
         "tags": [spec.name],
         "parameters": _headers(*_HEADERS),
         "requestBody": {"required": True, "content": body},
@@ -157,42 +234,33 @@ def _call(spec: DeploymentSpec, method: MethodSpec) -> Json:
     }
 
 
-def _sql(warehouses: list[str]) -> Json:
-    values = {"type": "array", "items": {}}
+def _sql(document: _Document, warehouses: list[str]) -> Json:
     how = "A list by position, an object by name; a list of those: one execution for each."
     large = "How JSON has whole numbers beyond 2**53, sums and other decimals without a fraction too."
     nan = "What NaN and the infinities are; by default null in JSON and text in CSV."
     body: Json = {
         "query": {"type": "string", "description": "One SELECT; parameters are $1, ? or $name."},
-        "parameters": {"oneOf": [values, {"type": "object"}, {"type": "null"}], "description": how},
+        "parameters": {"oneOf": [_ANY_LIST, {"type": "object"}, {"type": "null"}], "description": how},
         "warehouse": {"type": "string", "enum": warehouses, "description": "Needed where there are several."},
         "shape": {"type": "string", "enum": ["rows", "columns"], "default": "rows"},
         "integers": {"type": "string", "enum": ["text", "number"], "default": "text", "description": large},
         "nan": {"type": "string", "enum": ["null", "text"], "description": nan},
     }
-    rows = {"type": "array", "items": {"type": "object"}}
-    columns = {"type": "object", "additionalProperties": {"type": "array"}}
-    answer: Json = {form.decode(): {"schema": {"type": "string"}} for form in SQL_FORMS}
-    answer["application/json"] = {"schema": {"oneOf": [_object({"rows": rows}), _object({"columns": columns})]}}
-    more = {"400": "Malformed, or the query or its parameters are wrong.", "403": "The query may not do this."}
     named = ("x-warehouse", {"type": "string", "enum": warehouses}, "The warehouse, where there are several.")
     return {
         "summary": "Run SQL",
-        "operationId": "sql",
-        "tags": warehouses,
+        "operationId": document.take("sql"),
+        "tags": [SERVER],
         "parameters": _headers(*_HEADERS, named),
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {**_object(body), "required": ["query"]}}},
+            "content": {_JSON: {"schema": {**_object(body), "required": ["query"]}}},
         },
-        "responses": {
-            "200": {"description": "The result, in the form that `Accept` asks for, streamed.", "content": answer},
-            **{status: _error(description) for status, description in {**_STATUSES, **more}.items() if status != "422"},
-        },
+        "responses": _sql_answers(),
     }
 
 
-def _sql_by_url(post: Json) -> Json:
+def _sql_by_url(document: _Document, post: Json) -> Json:
     """The same query in a URL."""
     fields: Json = post["requestBody"]["content"]["application/json"]["schema"]["properties"]
     kinds = {name: field for name, field in fields.items() if name not in ("query", "parameters")}
@@ -215,10 +283,20 @@ def _sql_by_url(post: Json) -> Json:
     return {
         **{name: value for name, value in post.items() if name != "requestBody"},
         "summary": "Run SQL that is in the URL",
-        "operationId": "sql_by_url",
+        "operationId": document.take("sql_by_url"),
         "parameters": [*in_url, *post["parameters"]],
         "responses": {**post["responses"], **page, **unchanged},
     }
+
+
+def _sql_answers() -> Json:
+    rows = {"type": "array", "items": {"type": "object"}}
+    columns = {"type": "object", "additionalProperties": _ANY_LIST}
+    shapes = {"oneOf": [_object({"rows": rows}), _object({"columns": columns})]}
+    forms: Json = {_JSON: {"schema": shapes}} | {form.decode(): {"schema": _TEXT} for form in SQL_FORMS if form != JSON}
+    more = {"400": "Malformed, or the query or its parameters are wrong.", "403": "The query may not do this."}
+    refused = {status: _error(why) for status, why in {**_STATUSES, **more}.items() if status != "422"}
+    return {"200": {"description": "The result, in the form that is asked for, streamed.", "content": forms}, **refused}
 
 
 def _headers(*headers: tuple[str, Json, str]) -> list[Json]:
@@ -228,79 +306,26 @@ def _headers(*headers: tuple[str, Json, str]) -> list[Json]:
     ]
 
 
-def _forms(serialised: bytes | None) -> Json:
+def _forms(document: _Document, name: str, serialised: bytes | None) -> Json:
+    columns = _object({"columns": _table(serialised, in_columns=True)})
+    row = document.schema(f"{name}_row", _table(serialised, in_columns=False))
+    rows = _object({"rows": {"type": "array", "items": row}})
+    either = [document.schema(f"{name}_columns", columns), document.schema(f"{name}_rows", rows)]
     return {
-        "application/json": {"schema": {"oneOf": [_columns(serialised), _rows(serialised)]}},
+        _JSON: {"schema": {"oneOf": either}},
         _ARROW: {"schema": {"type": "string", "format": "binary"}},
     }
 
 
-def _columns(serialised: bytes | None) -> Json:
-    return _object({"columns": _table(serialised, in_columns=True)})
-
-
-def _rows(serialised: bytes | None) -> Json:
-    return _object({"rows": {"type": "array", "items": _table(serialised, in_columns=False)}})
-
-
 def _table(serialised: bytes | None, in_columns: bool) -> Json:
     if serialised is None:
-        return {"type": "object", "additionalProperties": {"type": "array"} if in_columns else True}
+        return {"type": "object", "additionalProperties": _ANY_LIST if in_columns else True}
     properties: Json = {}
     for field in declared_schema(serialised):
-        value = _field(field)
+        value = field_schema(field)
         properties[field.name] = {"type": "array", "items": value} if in_columns else value
     return _object(properties)
 
 
 def _object(properties: Json) -> Json:
     return {"type": "object", "required": list(properties), "properties": properties, "additionalProperties": False}
-
-
-def _field(field: pa.Field) -> Json:
-    """A column's value, or one within another. `oneOf` takes no value that both of its schemas take."""
-    value = json_schema(field.type)
-    takes_null = not value or value == {"type": "null"}
-    return {"oneOf": [value, {"type": "null"}]} if field.nullable and not takes_null else value
-
-
-def json_schema(kind: pa.DataType) -> Json:
-    """JSON Schema of a value of an Arrow type, as `json.columns` says it."""
-    if pt.is_integer(kind):
-        low, high = (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1)
-        if pt.is_unsigned_integer(kind):
-            low, high = 0, 2**kind.bit_width - 1
-        # orjson writes 64 bits; so does this.
-        return {"type": "integer", "minimum": low, "maximum": high}
-    for matches, schema in _TEXTS:
-        if matches(kind):
-            return dict(schema)
-    if isinstance(kind, pa.BaseExtensionType):
-        return json_schema(kind.storage_type)
-    if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
-        return json_schema(kind.value_type)
-    if pt.is_struct(kind):
-        return {"type": "object", "properties": {field.name: _field(field) for field in kind}}
-    if pt.is_map(kind):
-        pair = [_field(kind.key_field), _field(kind.item_field)]
-        return {"type": "array", "items": {"type": "array", "prefixItems": pair, "minItems": 2, "maxItems": 2}}
-    if pt.is_nested(kind) and not pt.is_union(kind):
-        return {"type": "array", "items": _field(kind.value_field)}
-    return {}
-
-
-_TEXTS: Final = (
-    (pt.is_floating, {"type": "number"}),
-    (pt.is_boolean, {"type": "boolean"}),
-    (pt.is_null, {"type": "null"}),
-    (lambda t: pt.is_string(t) or pt.is_large_string(t) or pt.is_string_view(t), {"type": "string"}),
-    (pt.is_timestamp, {"type": "string", "format": "date-time"}),
-    (pt.is_date, {"type": "string", "format": "date"}),
-    (pt.is_time, {"type": "string", "format": "time"}),
-    (pt.is_duration, {"type": "integer"}),
-    (pt.is_decimal, {"type": "string", "format": "decimal"}),
-    (
-        lambda t: pt.is_binary(t) or pt.is_large_binary(t) or pt.is_fixed_size_binary(t) or pt.is_binary_view(t),
-        {"type": "string", "contentEncoding": "base64"},
-    ),
-)

@@ -290,9 +290,10 @@ def test_openapi_has_every_method(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     call = document["paths"]["/v1/Probe/typed"]["post"]
-    json_in = call["requestBody"]["content"][JSON]["schema"]["oneOf"][0]
+    assert call["requestBody"]["content"][JSON]["schema"]["oneOf"][0]["$ref"].endswith("/Probe_typed_input_columns")
+    json_in = document["components"]["schemas"]["Probe_typed_input_columns"]
     values = json_in["properties"]["columns"]["properties"]["a"]["items"]["oneOf"][0]
-    assert values == {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+    assert values == {"type": "integer", "format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
     assert {ARROW, JSON, NDJSON} == set(call["responses"]["200"]["content"])
     refused = {
         str(client.post("/v1/Probe/typed", content=b"{}", headers=headers).status_code)
