@@ -75,7 +75,7 @@ bench: $(STAMP)  ## Measure flightserve against bare servers; prints tables, wri
 chaos: $(STAMP)  ## Break a loaded system for 10 minutes and check that nothing is lost; options in ARGS="--minutes 2 --seed 7"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-proto: $(STAMP) $(PROTOC)  ## Write the gRPC stubs again from proto/
+proto: $(STAMP) $(PROTOC)  ## Write the gRPC stubs again from flightserve/proto/
 	PYTHONPATH=$(PROTOC) $(BIN)/python -m flightserve.proto.generate
 
 format: $(STAMP)  ## Format the code and fix what ruff can fix

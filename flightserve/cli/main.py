@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from flightserve import __version__
-from flightserve.cli import changing, projects, serving, status
+from flightserve.cli import changing, contracts, projects, serving, status
 from flightserve.cli.log_options import error_record
 from flightserve.cli.serving import status_of
 from flightserve.errors import FlightserveError
@@ -44,6 +44,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flightserve", description="Serve Python methods on Arrow record batches.")
     parser.add_argument("--version", action="version", version=f"flightserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for each in (serving, projects, status, changing):
+    for each in (serving, projects, status, changing, contracts):
         each.add_commands(commands)
     return parser

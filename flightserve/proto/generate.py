@@ -1,4 +1,4 @@
-"""Writes the stubs of `proto/` into this package: `python -m flightserve.proto.generate [--check]`.
+"""Writes the stubs of the .proto files here into this package: `python -m flightserve.proto.generate [--check]`.
 
 protoc keeps a file's path as its identity in the process-wide descriptor pool, so flightserve's own stubs are
 generated under the path every other user of the .proto has (`flightserve/v1/...`): a client that made its own stubs
@@ -22,7 +22,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PROTO_ROOT = HERE.parents[1] / "proto"
+# The folder that `-I` of protoc names; the files travel in the wheel.
+PROTO_ROOT = HERE
 SHARED = "flightserve/v1/flightserve.proto"
 PRIVATE = ("arrow/flight/flight.proto", "arrow/flight/sql.proto")
 POOL_IMPORT = "from google.protobuf import descriptor_pool as _descriptor_pool"

@@ -23,7 +23,7 @@ MODULE = re.compile(r"flightserve(?:\.[A-Za-z_]\w*)+")
 # Made when it is asked for, and in no clone.
 MADE = {"benchmarks/results", "examples/flights/data"}
 ACTIONS = (ROOT / "flightserve/frontends/flight/sql_actions.py").read_text()
-PROTO = (ROOT / "proto" / "flightserve" / "v1" / "flightserve.proto").read_text()
+PROTO = (ROOT / "flightserve" / "proto" / "flightserve" / "v1" / "flightserve.proto").read_text()
 
 
 def prose(page: Path) -> str:

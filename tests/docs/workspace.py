@@ -25,7 +25,7 @@ _DEFAULT_PORT = re.compile(rf"(?<=[:=])(?:{'|'.join(_PROTOCOLS)})\b")
 BLOCK_TIMEOUT_S = 60.0
 SERVES = re.compile(r"(?m)^flightserve (?:run|sql) [^|]*\Z")
 CHANGES = re.compile(r"(?m)^(flightserve (?:scale|deploy|status)\b)")
-LINKED = ("examples", "proto")
+LINKED = ("examples",)
 
 # Runs Python blocks in one namespace: a line of JSON each way, and what a block prints in between.
 _RUNNER = """

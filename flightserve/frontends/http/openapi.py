@@ -262,7 +262,7 @@ def _sql(document: _Document, warehouses: list[str]) -> Json:
 
 def _sql_by_url(document: _Document, post: Json) -> Json:
     """The same query in a URL."""
-    fields: Json = post["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    fields: Json = post["requestBody"]["content"][_JSON]["schema"]["properties"]
     kinds = {name: field for name, field in fields.items() if name not in ("query", "parameters")}
     p = "Parameters by position, each read as SQL reads a literal. By name: p.NAME=VALUE."
     named: Json = {

@@ -17,6 +17,7 @@ import openapi_spec_validator
 import pyarrow as pa
 import pytest
 
+from flightserve.cli.main import main
 from flightserve.frontends.http.openapi import openapi
 from flightserve.frontends.json.columns import JsonColumns
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
@@ -147,6 +148,13 @@ def test_times_become_times_of_the_language(made: Path) -> None:
 
 def test_the_document_is_valid(made: Path) -> None:
     openapi_spec_validator.validate(json.loads((made / "openapi.json").read_text()))
+
+
+def test_the_command_prints_the_document_of_an_app(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["openapi", "tests.control.pricing:app"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    openapi_spec_validator.validate(document)
+    assert "/v1/Pricing/charge" in document["paths"]
 
 
 def test_operation_ids_are_one_each_however_they_are_written() -> None:
