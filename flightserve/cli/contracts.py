@@ -29,7 +29,7 @@ def _openapi(arguments: argparse.Namespace) -> int:
     with StdoutForPrograms() as out:
         from flightserve.frontends.http.openapi import openapi
 
-        specs = sorted(load_app(arguments.app).specs(), key=lambda spec: spec.name)
+        specs = sorted(load_app(arguments.app).specs, key=lambda spec: spec.name)
         # A server on loopback takes queries by URL too; a document that names more than some server takes would lie.
         print(json.dumps(openapi(specs), indent=2), file=out)
     return 0
