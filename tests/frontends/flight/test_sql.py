@@ -230,6 +230,19 @@ def test_what_changes_nothing_is_answered(connection: Any, sql: str) -> None:
         assert [row[1] for row in cursor.fetchall()] == ["carrier", "name"]
 
 
+def test_a_pivot_s_columns_are_told_before_its_rows(connection: Any) -> None:
+    """Its values are looked up to describe it, and again to run it."""
+    with connection.cursor() as cursor:
+        for load in (cursor.execute, cursor.adbc_prepare, cursor.execute):
+            load("PIVOT flights ON carrier USING count(*) GROUP BY day ORDER BY day")
+        names = [column[0] for column in cursor.description]
+        assert names[1:] == sorted({c for c in FLIGHTS["carrier"].to_pylist() if c is not None})
+        assert sum(n for row in cursor.fetchall() for n in row[1:]) == ROWS - FLIGHTS["carrier"].null_count
+        cursor.execute("EXPLAIN ANALYZE SELECT count(*) FROM flights WHERE id > ?", (3,))
+        ((key, text),) = cursor.fetchall()
+        assert key == "analyzed_plan" and "TABLE_SCAN" in text
+
+
 def test_statements_that_are_wrong(connection: Any) -> None:
     for sql in (
         "SELEC 1",

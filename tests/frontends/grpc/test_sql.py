@@ -80,10 +80,15 @@ def test_an_empty_result_is_its_schema(stub: Any) -> None:
     assert read(reply.arrow_stream).schema == pa.schema([("id", pa.int64())])
 
 
-@pytest.mark.parametrize("sql", ["SET TimeZone = 'UTC'", "USE lake.main", "BEGIN", "COMMIT"])
+@pytest.mark.parametrize("sql", ["SET TimeZone = 'UTC'", "USE lake.main", "BEGIN", "CHECKPOINT"])
 def test_what_changes_nothing_is_answered(stub: Any, sql: str) -> None:
     (reply,) = query(stub, sql)
     assert read(reply.arrow_stream).to_pydict() == {"Success": []}
+
+
+def test_a_pivot_finds_its_values(stub: Any) -> None:
+    pivoted = table(query(stub, "PIVOT people ON name IS NULL USING count(*) GROUP BY id ORDER BY id"))
+    assert pivoted.column_names == ["id", "false", "true"] and pivoted["true"].to_pylist() == [0, 0, 1, 0, 0, 0]
 
 
 def test_large_results_come_in_replies_that_any_client_takes(stub: Any) -> None:
