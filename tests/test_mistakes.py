@@ -48,6 +48,7 @@ COMMANDS: list[tuple[str, str, list[str]]] = [
         "pricing:Pricing is the class Pricing; it must be a flightserve.App; the module's apps: pricing:app",
         PRICING, ["run", "pricing:Pricing"],
     ),
+    ("ray.py in ... hides the package ray from replicas; rename the file", PRICING, ["run", "ray:app"]),
     ("--http-port is 70000; a port is 0 to 65535, ...", PRICING, ["run", "pricing:app", "--http-port", "70000"]),
     (
         "--http-port and --grpc-port are both 8080; each protocol has a port of its own",
@@ -303,7 +304,8 @@ def test_what_is_typed(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "pricing.py").write_text(module)
+    module_name = "ray" if "ray:app" in arguments else "pricing"
+    (tmp_path / f"{module_name}.py").write_text(module)
     (tmp_path / "notes.parquet").write_text("not what it says, though long enough")
     pq.write_table(pa.table({"n": [1]}), tmp_path / "t.parquet")
     monkeypatch.chdir(tmp_path)

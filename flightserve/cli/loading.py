@@ -10,13 +10,17 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from flightserve.declare import describe_value
 from flightserve.errors import ConfigError, FlightserveError, did_you_mean
 
 if TYPE_CHECKING:
     from flightserve.app import App
+
+
+# What every replica imports after it has taken on the folder of whoever serves, and a first app may well be called.
+HIDDEN: Final = ("flightserve", "ray", "pyarrow", "duckdb", "numpy", "pandas", "polars", "grpc", "zmq", "uvicorn")
 
 
 class NotLoaded(FlightserveError):
@@ -37,6 +41,7 @@ def load_app(target: str) -> App:
     module, separator, attribute = target.partition(":")
     if not (module and separator and attribute) or not _is_dotted(module):
         raise ConfigError(f"{target!r} is not module:app; {_instead(target)}")
+    _check_folder()
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     imported = _imported(module)
@@ -49,6 +54,13 @@ def load_app(target: str) -> App:
             f"{target} is {describe_value(app)}; it must be a flightserve.App{_apps(module, imported, '')}"
         )
     return app
+
+
+def _check_folder() -> None:
+    """Raises ConfigError for a file that replicas, where this folder comes first, would import instead of a library."""
+    for name in HIDDEN:
+        if os.path.exists(f"{name}.py"):
+            raise ConfigError(f"{name}.py in {os.getcwd()} hides the package {name} from replicas; rename the file")
 
 
 def _is_dotted(module: str) -> bool:

@@ -28,7 +28,7 @@ from flightserve.control.names import running_apps
 from flightserve.control.pickling import loads
 from flightserve.control.plan import Assignment
 from flightserve.core.lifecycle.reconciling import Slot
-from flightserve.errors import ConfigError
+from flightserve.errors import ConfigError, Unavailable
 from flightserve.running import Running, make_plan
 from flightserve.tiers import FACTORIES, frontend_options
 from tests.control import pricing
@@ -179,13 +179,22 @@ def test_a_port_that_is_no_number_is_said() -> None:
         FrontendOptions(http_port="8080")  # type: ignore[arg-type]
 
 
-def test_who_is_told_to_stop_at_once_starts_no_ray() -> None:
+def test_who_is_told_to_stop_at_once_starts_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(timeout: float) -> bool:
+        raise KeyboardInterrupt
+
     running = Running(make_plan(pricing.app, FrontendOptions(http_port=0), {}, 1), None)
     try:
         assert running.start(cancelled=lambda: True).addresses == {}
         assert not ray.is_initialized()
+        monkeypatch.setattr(running._launcher.stopped, "wait", interrupted)
+        running.wait()
+        monkeypatch.undo()
     finally:
         running.stop(0.0)
+    running.wait()
+    with pytest.raises(Unavailable, match="the app was stopped"):
+        running.status()
 
 
 def test_an_app_that_nobody_could_call_is_not_served(capfd: pytest.CaptureFixture[str]) -> None:

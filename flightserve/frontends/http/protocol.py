@@ -29,6 +29,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, ResourceExhausted, TooLarge, Unavailable, Unimplemented
 from flightserve.frontends.edge import as_error, new_request_id
+from flightserve.frontends.http import http2
 from flightserve.frontends.http.asgi import AsgiBridge, AsgiCall
 from flightserve.frontends.http.bounds import RequestBounds
 from flightserve.frontends.http.connection_limit import make_room
@@ -98,6 +99,7 @@ class EdgeProtocol(AsgiBridge):
         # Header lines that the answer to the head read last needs.
         self._cors = b""
         self._last_written = (0, 0.0)
+        self._http2: http2.Http2Refusal | None = None
 
     # ---- the connection
 
@@ -127,6 +129,9 @@ class EdgeProtocol(AsgiBridge):
     def data_received(self, data: bytes) -> None:
         """Parse; whatever is wrong ends the connection with an answer."""
         if self._discarding:
+            if self._http2 is not None:
+                self._refuse_http2(data)
+                return
             self._droppable -= len(data)
             if self._droppable < 0:
                 self.transport.abort()
@@ -148,7 +153,9 @@ class EdgeProtocol(AsgiBridge):
         except httptools.HttpParserError as error:
             # What a callback raised is the context of the parser's own error.
             inner = error.__context__
-            if isinstance(inner, httptools.HttpParserInvalidURLError):
+            if inner is None and data.startswith(http2.PREFACE):
+                self._refuse_http2(data.removeprefix(http2.PREFACE))
+            elif isinstance(inner, httptools.HttpParserInvalidURLError):
                 self.refuse(BadRequest("the request's target is no URL"))
             elif inner is None or isinstance(inner, httptools.HttpParserError):
                 self.refuse(BadRequest(f"not an HTTP request: {error}"))
@@ -384,10 +391,26 @@ class EdgeProtocol(AsgiBridge):
         body = error_body(error, request_id)
         extra = retry_after_line(error, status) + self._cors
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close"
-        self.transport.write(
+        self._end(
             (head + b"\r\n\r\n%b")
             % (STATUS_LINES[status], self.edge.date_line, len(body), request_id.encode("latin-1"), extra, body)
         )
+
+    def _refuse_http2(self, data: bytes) -> None:
+        if self._http2 is None:
+            self._http2 = http2.Http2Refusal()
+            self._discarding = True
+            self.bounds.in_head = False
+            self.transport.write(self._http2.greeting)
+            self.expires = self.loop.time() + self.limits.header_timeout_s
+        answer = self._http2.feed(data)
+        if self._http2.over:
+            self._http2 = None
+            self._end(answer)
+
+    def _end(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self._droppable = DROPPED_BYTES_MAX
         self.expires = self.loop.time() + LINGER_S
         self.flow.resume_reading()
         if self.transport.can_write_eof():

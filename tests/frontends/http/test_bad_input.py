@@ -12,11 +12,14 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import httpx
 import pyarrow as pa
 import pytest
+from pyarrow import flight
 
 from flightserve.config import EdgeLimits
+from flightserve.frontends.http import http2
 from tests.frontends.http.support import ARROW, JSON, Raw, check_unharmed, http_served, ipc, post
 from tests.support import eventually
 
@@ -173,6 +176,21 @@ def test_what_is_not_http(url: str, data: bytes) -> None:
     raw = Raw(url).send(data).until_closed()
     # HTTP/2's preface is waited out: its second half may still come.
     assert (raw.status, raw.code) in ((400, "INVALID_ARGUMENT"), (408, "DEADLINE_EXCEEDED"))
+
+
+def test_clients_of_grpc_and_flight_are_told_whose_port_it_is(url: str) -> None:
+    address = url.removeprefix("http://")
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as told:
+        channel.unary_unary("/flightserve.v1.FlightServe/ListDeployments")(b"", timeout=20)
+    assert (told.value.code(), told.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, http2.TEXT)
+    with flight.connect(f"grpc://{address}") as client, pytest.raises(pa.ArrowNotImplementedError, match=http2.TEXT):
+        list(client.list_flights())
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"\x00\x00\x00\x01", b"\xff" * 100_000, b"\x00\x00\x01\x04" + bytes(9)])
+def test_whoever_begins_to_speak_http2_is_bounded(url: str, data: bytes) -> None:
+    raw = Raw(url).send(http2.PREFACE + data).until_closed()
+    assert raw.received.startswith(http2.Http2Refusal().greeting)
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
