@@ -14,15 +14,20 @@ import pyarrow.types as pt
 Json = dict[str, Any]
 
 
-def field_schema(field: pa.Field) -> Json:
+def field_schema(field: pa.Field, sums: bool = False) -> Json:
     """A column's value, or one within another. `oneOf` takes no value that both of its schemas take."""
-    value = json_schema(field.type)
+    value = json_schema(field.type, sums)
     takes_null = not value or value == {"type": "null"}
-    return {"oneOf": [value, {"type": "null"}]} if field.nullable and not takes_null else value
+    if not field.nullable or takes_null:
+        return value
+    return {"oneOf": [*value.get("oneOf", [value]), {"type": "null"}]}
 
 
-def json_schema(kind: pa.DataType) -> Json:
-    """JSON Schema of a value of an Arrow type, as `json.columns` says it."""
+def json_schema(kind: pa.DataType, sums: bool = False) -> Json:
+    """JSON Schema of a value of an Arrow type, as `json.columns` says it; of a method's whose `sums` are numbers, as
+    `json.style` does."""
+    if sums and pt.is_decimal(kind):
+        return {"oneOf": [{"type": "number"}, _DECIMAL]} if kind.scale > 0 else {"type": "integer"}
     if pt.is_integer(kind):
         low, high = (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1)
         if pt.is_unsigned_integer(kind):
@@ -35,19 +40,20 @@ def json_schema(kind: pa.DataType) -> Json:
         if matches(kind):
             return dict(schema)
     if isinstance(kind, pa.BaseExtensionType):
-        return json_schema(kind.storage_type)
+        return json_schema(kind.storage_type, sums)
     if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
-        return json_schema(kind.value_type)
+        return json_schema(kind.value_type, sums)
     if pt.is_struct(kind):
-        return {"type": "object", "properties": {field.name: field_schema(field) for field in kind}}
+        return {"type": "object", "properties": {field.name: field_schema(field, sums) for field in kind}}
     if pt.is_map(kind):
-        pair = [field_schema(kind.key_field), field_schema(kind.item_field)]
+        pair = [field_schema(kind.key_field, sums), field_schema(kind.item_field, sums)]
         return {"type": "array", "items": {"type": "array", "prefixItems": pair, "minItems": 2, "maxItems": 2}}
     if pt.is_nested(kind) and not pt.is_union(kind):
-        return {"type": "array", "items": field_schema(kind.value_field)}
+        return {"type": "array", "items": field_schema(kind.value_field, sums)}
     return {}
 
 
+_DECIMAL: Final = {"type": "string", "format": "decimal"}
 _TEXTS: Final = (
     (pt.is_floating, {"type": "number"}),
     (pt.is_boolean, {"type": "boolean"}),
@@ -57,7 +63,7 @@ _TEXTS: Final = (
     (pt.is_date, {"type": "string", "format": "date"}),
     (pt.is_time, {"type": "string", "format": "time-local"}),
     (pt.is_duration, {"type": "integer"}),
-    (pt.is_decimal, {"type": "string", "format": "decimal"}),
+    (pt.is_decimal, _DECIMAL),
     (
         lambda t: pt.is_binary(t) or pt.is_large_binary(t) or pt.is_fixed_size_binary(t) or pt.is_binary_view(t),
         {"type": "string", "contentEncoding": "base64"},

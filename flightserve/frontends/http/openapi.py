@@ -214,7 +214,7 @@ def _describe(document: _Document, spec: DeploymentSpec, method: MethodSpec) -> 
 def _call(document: _Document, spec: DeploymentSpec, method: MethodSpec) -> Json:
     summary, _, rest = method.doc.strip().partition("\n")
     name = document.take(spec.name, method.name)
-    answer = _forms(document, f"{name}_output", method.output_schema)
+    answer = _forms(document, f"{name}_output", method.output_schema, method.sums)
     answer[_NDJSON] = {"schema": _TEXT}
     body = _forms(document, f"{name}_input", method.input_schema)
     sample = sample_of(spec, method).body
@@ -306,9 +306,9 @@ def _headers(*headers: tuple[str, Json, str]) -> list[Json]:
     ]
 
 
-def _forms(document: _Document, name: str, serialised: bytes | None) -> Json:
-    columns = _object({"columns": _table(serialised, in_columns=True)})
-    row = document.schema(f"{name}_row", _table(serialised, in_columns=False))
+def _forms(document: _Document, name: str, serialised: bytes | None, sums: bool = False) -> Json:
+    columns = _object({"columns": _table(serialised, True, sums)})
+    row = document.schema(f"{name}_row", _table(serialised, False, sums))
     rows = _object({"rows": {"type": "array", "items": row}})
     either = [document.schema(f"{name}_columns", columns), document.schema(f"{name}_rows", rows)]
     return {
@@ -317,12 +317,12 @@ def _forms(document: _Document, name: str, serialised: bytes | None) -> Json:
     }
 
 
-def _table(serialised: bytes | None, in_columns: bool) -> Json:
+def _table(serialised: bytes | None, in_columns: bool, sums: bool) -> Json:
     if serialised is None:
         return {"type": "object", "additionalProperties": _ANY_LIST if in_columns else True}
     properties: Json = {}
     for field in declared_schema(serialised):
-        value = field_schema(field)
+        value = field_schema(field, sums)
         properties[field.name] = {"type": "array", "items": value} if in_columns else value
     return _object(properties)
 

@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from flightserve.frontends.http.calls import STYLES
 from flightserve.frontends.http.openapi import openapi
 from flightserve.frontends.json.columns import JsonColumns
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
@@ -28,6 +29,9 @@ VALUES: dict[str, pa.Array] = {
     "time": pa.array([1, None], pa.time64("ns")),
     "duration": pa.array([1, None], pa.duration("s")),
     "decimal": pa.array([Decimal("1.50"), None]),
+    "whole decimal": pa.array([Decimal(10**30), None], pa.decimal128(38, 0)),
+    "many digits": pa.array([Decimal("12345678901234567.5"), Decimal("0.5"), None]),
+    "list of decimals": pa.array([[Decimal("1.50"), None], None]),
     "binary": pa.array([b"\x00", None]),
     "list": pa.array([[1, None], None, []]),
     "list of lists": pa.array([[[1, None], None], None]),
@@ -42,17 +46,18 @@ VALUES: dict[str, pa.Array] = {
 }
 
 
+@pytest.mark.parametrize("sums", [False, True])
 @pytest.mark.parametrize("name", sorted(VALUES))
-def test_answers_are_as_they_are_described(name: str) -> None:
+def test_answers_are_as_they_are_described(name: str, sums: bool) -> None:
     batch = pa.record_batch({"c": VALUES[name]})
     schema = batch.schema.serialize().to_pybytes()
-    method = MethodSpec("m", input_schema=schema, output_schema=schema)
+    method = MethodSpec("m", input_schema=schema, output_schema=schema, sums=sums)
     document: Any = openapi([DeploymentSpec("D", "1", DeploymentOptions(), (method,))])
     call = document["paths"]["/v1/D/m"]["post"]
-    encoder = JsonColumns(batch)
+    encoder = JsonColumns(batch, STYLES[sums])
     for as_rows in (False, True):
         body = orjson.loads(encoder.encode(0, batch.num_rows, as_rows))
-        for described in (call["responses"]["200"], call["requestBody"]):
+        for described in (call["responses"]["200"], *([] if sums else [call["requestBody"]])):
             schema = described["content"]["application/json"]["schema"]
             jsonschema.validate(body, {**schema, "components": document["components"]})
 
