@@ -74,7 +74,7 @@ class Terminal:
             if self._display is not None and self._display.take(record):
                 return
             if self._shows(record):
-                text = text_of(record, time_of_day(), self.colour)
+                text = text_of(record, time_of_day(record), self.colour)
                 self._put([encode(record) if self.form == "json" else text])
 
     def starting(self, ready: int, known: int) -> None:

@@ -166,7 +166,7 @@ def _as_logged(record: Record, number: int) -> logging.LogRecord:
 
 def _write(record: Record) -> None:
     try:
-        sys.stderr.write(text_of(record, time_of_day(), colour=False) + "\n")
+        sys.stderr.write(text_of(record, time_of_day(record), colour=False) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         # A closed standard error loses them.

@@ -76,8 +76,7 @@ class Launcher:
         self._check_ports()
         try:
             # Each of these takes seconds; nobody waits for them any more who has said stop.
-            import ray  # noqa: F401
-
+            shared_ray.load()
             if cancelled():
                 return
             folder = self._connect()

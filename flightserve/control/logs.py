@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from flightserve.contracts.context import current_or_none
@@ -39,9 +40,12 @@ def now() -> str:
     return stamp(logging.makeLogRecord({}).created)
 
 
-def time_of_day() -> str:
-    """The time of a line for people, where they are."""
-    return time.strftime("%H:%M:%S")
+def time_of_day(record: Record) -> str:
+    """The time of a record for people, where they are; one that says none is of now."""
+    try:
+        return datetime.fromisoformat(record["time"]).astimezone().strftime("%H:%M:%S")
+    except ValueError:
+        return time.strftime("%H:%M:%S")
 
 
 def record_of(record: logging.LogRecord, process: str, about: Mapping[str, object]) -> Record:

@@ -44,6 +44,14 @@ class Held:
             self.local.tend()
 
 
+def load() -> None:
+    """Import Ray, which takes seconds. It would stamp every record of the program's log."""
+    factory = logging.getLogRecordFactory()
+    import ray  # noqa: F401
+
+    logging.setLogRecordFactory(factory)
+
+
 def hold(app_id: str, address: str | None) -> Held | None:
     """Start or connect to a Ray, or take the one that is there; None where that is the program's. Raises Unavailable
     where it is another one than `address` asks for, and what connecting raises."""

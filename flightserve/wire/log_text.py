@@ -47,7 +47,8 @@ def text_of(record: Record, clock: str, colour: bool) -> str:
     level = record["level"]
     who = _who(record)
     message = neutral(record["message"])
-    first, *more = (f"{message}\n{neutral(record['exception'])}" if record.get("exception") else message).split("\n")
+    exception = neutral(str(record.get("exception") or ""))
+    first, *more = f"{message}\n{exception}".rstrip().split("\n")
     head = [
         painted(clock, DIM, colour),
         painted(_WORDS.get(level, "").rstrip(), _STYLES[level], colour),
