@@ -74,11 +74,15 @@ def test_all_replicas_serve_new_files_when_told_to(served: Served, folder: Path)
     assert found["warehouse"] == "warehouse" and [each["problem"] for each in found["replicas"]] == ["", ""]
     assert [total(served) for _ in range(16)] == [16] * 16
     (folder / "numbers" / "2.parquet").write_bytes(b"torn")
-    assert all("cannot be opened" in each["problem"] for each in refresh(served)["replicas"])
+    assert all("2.parquet is no Parquet file" in each["problem"] for each in refresh(served)["replicas"])
     assert [total(served) for _ in range(8)] == [16] * 8
+    ready = f"{served.addresses['http']}/readyz"
+    eventually(lambda: httpx.get(ready).json()["status"] == "degraded", what="it says so")
+    assert "2.parquet is no Parquet file" in httpx.get(ready).json()["problems"][0]
     (folder / "numbers" / "2.parquet").unlink()
     assert [each["problem"] for each in refresh(served)["replicas"]] == ["", ""]
     assert [total(served) for _ in range(8)] == [6] * 8
+    eventually(lambda: httpx.get(ready).json() == {"status": "ready"}, what="it is ready again")
 
 
 def test_each_replica_looks_once_whoever_else_asks_meanwhile(served: Served, folder: Path) -> None:

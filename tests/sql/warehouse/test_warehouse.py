@@ -114,6 +114,7 @@ def test_it_says_what_it_serves() -> None:
     assert (spec.name, spec.kind) == ("people", "sql")
     assert [method.name for method in spec.methods] == [
         "query",
+        "query_tagged",
         "describe",
         "tables",
         "refresh",
