@@ -358,7 +358,12 @@ class Runner:
     def with_pivot_values(self, pivot: OpenPivot, limits: Limits = Limits()) -> str:
         """The statement with the values that the PIVOT finds in the tables now. Raises what the engine says of the
         queries for them, Unimplemented for too many."""
-        found = [self.one(self.prepare_for(query, None), [], 0, limits) for query in pivot.queries]
+        asked = [self.prepare_for(query, None) for query in pivot.queries]
+        if any(prepared.parameters.names for prepared in asked):
+            raise InvalidArgument(
+                "the values of a PIVOT are looked up without parameters; name them: ON column IN (...)"
+            )
+        found = [self.one(prepared, [], 0, limits) for prepared in asked]
         return pivot.filled([table.column(0).to_pylist() for table in found])
 
     # ---- running

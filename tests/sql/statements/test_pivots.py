@@ -102,3 +102,6 @@ def test_a_pivot_has_parameters_where_its_values_need_none(runner: Runner) -> No
     row = pa.record_batch({"1": [3]})
     got = asked(runner, "PIVOT sales ON year USING sum(n) FILTER (n < ?) GROUP BY day ORDER BY day", row)
     assert got.num_columns == 3
+    for where in ("PIVOT sales ON city || ? USING sum(n)", "PIVOT (FROM sales WHERE n < ?) ON city USING sum(n)"):
+        with pytest.raises(InvalidArgument, match="parameters"):
+            asked(runner, where, row)
