@@ -17,6 +17,7 @@ from flightserve.sql.sources.spelling import quoted, quoted_name
 _DATABASES_MAX: Final = 256
 _LISTED: Final = "__fs_listed"
 _lock: Final = threading.Lock()
+_IN_USE: Final = "Unique file handle conflict"
 _HELD: Final = re.compile(r"Conflicting lock is held in .*?\(PID (\d+)\)")
 _TABLES: Final = (
     "SELECT schema_name, table_name, 'table' FROM duckdb_tables() WHERE database_name = '{0}' UNION ALL "
@@ -26,7 +27,7 @@ _TABLES: Final = (
 
 
 @functools.lru_cache(maxsize=_DATABASES_MAX)
-def tables_in(file: str, stamp: tuple[int, int, int]) -> list[tuple[str, ...]]:
+def tables_in(file: str, stamp: tuple[int, ...]) -> list[tuple[str, ...]]:
     """Schema, name and "table" or "view" of all that is in the file, whose `stamp` this is. Raises BadFile."""
     with _lock, duckdb.connect(config={"autoinstall_known_extensions": False, "threads": 1}) as connection:
         attach(connection, file, _LISTED)
@@ -51,5 +52,7 @@ def _why(error: duckdb.Error, file: str) -> str:
     held = _HELD.search(text)
     if held:
         return f"is open for writing in another process ({held[1]}); close it there, or serve a copy"
+    if _IN_USE in text:
+        return "is open for writing in this program; close that connection first, or serve a copy"
     reason = explain(error, (file, os.path.realpath(file)))
     return f"cannot be opened by this engine (DuckDB {duckdb.__version__}): {reason}"

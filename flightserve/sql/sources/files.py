@@ -27,7 +27,7 @@ from flightserve.errors import ConfigError
 from flightserve.fabric.memory.schemas import decode_schema
 from flightserve.sql.engine.errors import explain
 from flightserve.sql.sources import lakes
-from flightserve.sql.sources.databases import tables_in
+from flightserve.sql.sources.databases import tables_in, write_ahead
 from flightserve.sql.sources.problems import BadFile, shown
 from flightserve.sql.sources.spelling import pattern_of, quoted
 from flightserve.sql.sources.spreadsheets import sheets_in
@@ -199,7 +199,11 @@ def parts_of(unit: Unit) -> list[Unit]:
     listing = {"duckdb": tables_in, "xlsx": sheets_in}.get(unit.format)
     if listing is None:
         return [unit]
-    return [replace(unit, part=part) for part in listing(unit.files[0], _stamp(unit.files[0]))]
+    file = unit.files[0]
+    stamp: tuple[int, ...] = _stamp(file)
+    if os.path.exists(write_ahead(file)):
+        stamp += _stamp(write_ahead(file))
+    return [replace(unit, part=part) for part in listing(file, stamp)]
 
 
 def columns_of(unit: Unit) -> pa.Schema:

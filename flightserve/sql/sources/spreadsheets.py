@@ -23,7 +23,7 @@ _MIDNIGHT: Final = datetime.time()
 
 
 @functools.lru_cache(maxsize=_WORKBOOKS_MAX)
-def sheets_in(file: str, stamp: tuple[int, int, int]) -> list[tuple[str, ...]]:
+def sheets_in(file: str, stamp: tuple[int, ...]) -> list[tuple[str, ...]]:
     """The names of the sheets that have something in them; `stamp` is of the file as it is. Raises BadFile."""
     book = _open(file)
     return [(name,) for name in book.sheet_names if _cells(file, book, name)]

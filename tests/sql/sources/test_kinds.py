@@ -263,7 +263,22 @@ def test_a_duckdb_file_that_another_writes_is_said_to_be_that() -> None:
         refused = refusal({"shop": "shop.duckdb"})
         writer.communicate(b"\n")
     assert f"shop.duckdb is open for writing in another process ({writer.pid})" in refused.message
+    with duckdb.connect("shop.duckdb"):
+        assert "shop.duckdb is open for writing in this program" in refusal({"shop": "shop.duckdb"}).message
     assert rows({"shop": "shop.duckdb"}, "FROM orders") == [{"a": 1}]
+
+
+@LOADS
+def test_a_duckdb_file_that_is_replaced_is_followed(load: str) -> None:
+    make_database("shop.duckdb", "CREATE TABLE orders AS SELECT 1 AS a")
+    with watching() as watch:
+        generations = Generations({"s": "shop.duckdb"}, EngineOptions(load, threads=1), watch, lambda runner: {})
+        for n in (2, 3):
+            make_database("new.duckdb", f"CREATE TABLE orders AS SELECT {n} AS a", "CREATE TABLE more AS SELECT 1 AS b")
+            os.replace("new.duckdb", "shop.duckdb")
+            assert generations.look() and not generations.problem
+            assert run(generations.current.engine, "SELECT a, b FROM orders, more").to_pylist() == [{"a": n, "b": 1}]
+        generations.close()
 
 
 def test_a_duckdb_file_changes_with_what_is_not_in_it_yet() -> None:
