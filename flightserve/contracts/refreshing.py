@@ -23,8 +23,9 @@ class RefreshOutcome(enum.StrEnum):
 
 
 class Refreshed(msgspec.Struct, array_like=True, frozen=True):
-    """What one replica said. `replica` is some name of it; `changes` counts how often it took newer files into service
-    since it started; `problem` says why the files as they are now are not served, "" where they are."""
+    """What one replica said. `replica` is its name, for its caller the place it has among the others; `changes` counts
+    how often it took newer files into service since it started; `problem` says why the files as they are now are not
+    served, "" where they are."""
 
     replica: str
     outcome: RefreshOutcome

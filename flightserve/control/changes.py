@@ -17,6 +17,7 @@ from flightserve.control.desired import Desired, with_replicas
 from flightserve.control.messages import CommandResult, Deploy, Scale
 from flightserve.control.plan import PlannedDeployment
 from flightserve.control.roster import Roster
+from flightserve.core.cache import LRUCache
 from flightserve.core.lifecycle.reconciling import NS_PER_S
 from flightserve.core.lifecycle.updating import advance, dismiss, undo
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, kind_of
@@ -61,7 +62,7 @@ class Changes:
         self._changed = changed
         self._change: Change | None = None
         self._waiting: list[Reply] = []
-        self._answers: dict[str, CommandResult] = {}
+        self._answers: LRUCache[str, CommandResult] = LRUCache(ANSWERS_MAX)
 
     def __repr__(self) -> str:
         return f"<Changes {self.progress() or 'none'}>"
@@ -81,8 +82,8 @@ class Changes:
     def ask(self, message: Scale | Deploy, reply: Reply, now_ns: int) -> None:
         """Begin the change; `reply` is called once, when it has ended or at once when it cannot begin. The same
         change asked for again is not another one."""
-        if message.id in self._answers:
-            reply(self._answers[message.id])
+        if (answer := self._answers.get(message.id)) is not None:
+            reply(answer)
             return
         if self._change is None or self._change.id != message.id:
             try:
@@ -117,7 +118,7 @@ class Changes:
         """Take the change of that id back where it has not come to its switch. `reply` is called once, when it has
         ended in either way; at once where it is not under way."""
         if self._change is None or self._change.id != change:
-            reply(self._answers.get(change, CommandResult(change, OK, "nothing to take back")))
+            reply(self._answers.get(change) or CommandResult(change, OK, "nothing to take back"))
             return
         self._change.withdrawn = True
         self._waiting.append(reply)
@@ -185,9 +186,7 @@ class Changes:
             log.error("the change was %s", answer.message, extra={"exception": answer.detail} if answer.detail else {})
         self._change = None
         self._roster.change_failure = None
-        self._answers[answer.id] = answer
-        while len(self._answers) > ANSWERS_MAX:
-            del self._answers[next(iter(self._answers))]
+        self._answers.put(answer.id, answer)
         waiting, self._waiting = self._waiting, []
         for reply in waiting:
             reply(answer)

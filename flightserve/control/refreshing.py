@@ -13,6 +13,8 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
 from flightserve.control.messages import CommandResult, Refresh, RefreshAnswer, RefreshReport
@@ -77,8 +79,10 @@ class Refreshes:
     def looked(self, peer_id: int, message: RefreshReport, alive: Container[int], now_ns: int) -> None:
         """A replica answered. What nobody waits for any more is passed over."""
         command = self._commands.get(message.id)
-        if command is not None and command.told.pop(peer_id, None) is not None:
-            command.said.append(message.said)
+        name = None if command is None else command.told.pop(peer_id, None)
+        if command is not None and name is not None:
+            # It is called what it is called where it does not answer.
+            command.said.append(msgspec.structs.replace(message.said, replica=name))
             self._advance(command, alive, now_ns)
 
     def step(self, alive: Container[int], now_ns: int) -> None:

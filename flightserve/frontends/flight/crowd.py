@@ -15,6 +15,7 @@ from typing import Final
 
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.core.cache import LRUCache
 from flightserve.errors import Unavailable
 
 FULL_S: Final = 1.0
@@ -39,7 +40,7 @@ class Crowd:
         self._silent: dict[object, int] = {}
         self._peers: dict[object, str] = {}
         self._running: Counter[str] = Counter()
-        self._called: dict[str, int] = {}
+        self._called: LRUCache[str, int] = LRUCache(PEERS_MAX)
         self._burst = 0
 
     def begin(self, call: object, speaks: bool) -> None:
@@ -63,10 +64,7 @@ class Crowd:
             if call not in self._peers:
                 self._peers[call] = peer
                 self._running[peer] += 1
-                self._called.pop(peer, None)
-                self._called[peer] = self._clock()
-                if len(self._called) > PEERS_MAX:
-                    del self._called[next(iter(self._called))]
+                self._called.put(peer, self._clock())
 
     def end(self, call: object) -> None:
         """It is over."""
@@ -102,7 +100,9 @@ class Crowd:
         """By peer: how many calls run, and whether one began within the last second."""
         since_ns = self._clock() - LATELY_NS
         with self._lock:
-            called = {peer for peer, at_ns in self._called.items() if at_ns >= since_ns}
+            called = {
+                peer for peer, at_ns in zip(self._called, self._called.values(), strict=True) if at_ns >= since_ns
+            }
             return {peer: (self._running[peer], peer in called) for peer in called | set(self._running)}
 
     def statistics(self) -> dict[str, int]:
