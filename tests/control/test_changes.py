@@ -176,7 +176,11 @@ def test_a_replica_that_is_replaced_runs_what_was_deployed_not_what_lies_on_the_
         ({"init": "threading.Event().wait()"}, ("--timeout", "8"), "not ready after 8 s: waiting for replica-Shop-"),
         ({"options": ", resources={'unobtainium': 1.0}"}, (), "unobtainium wanted, the node has 0"),
         ({"more": "import a_module_that_is_missing"}, (), "nothing was changed: shop.py, line "),
-        ({"served": ""}, ("--replicas", "Shop=0"), "no deployment 'Shop'"),
+        (
+            {"more": EXTRA.format(type="int64", method="first"), "served": "Extra.bind()"},
+            ("--replicas", "Shop=0"),
+            "no deployment 'Shop'",
+        ),
     ],
 )
 def test_a_deploy_that_cannot_be_is_taken_back_and_says_why(
