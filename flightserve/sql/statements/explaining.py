@@ -84,8 +84,11 @@ def _options(words: list[Word]) -> tuple[set[str], list[Word]]:
 
 
 def told(profile: str, form: ExplainForm) -> str:
-    """What of the engine's profile is for strangers, as text or as JSON."""
-    whole = json.loads(profile)
+    """What of the engine's profile is for strangers, as text or as JSON. Raises InvalidArgument."""
+    try:
+        whole = json.loads(profile)
+    except RecursionError as error:
+        raise InvalidArgument("the statement's plan is nested too deeply to be told") from error
     query = whole.get("query") or {}
     operators = [_operator(each) for each in _inner(whole.get("operator") or [])]
     seconds = float(query.get("total_time") or 0.0)

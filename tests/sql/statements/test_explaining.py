@@ -12,7 +12,7 @@ import pytest
 
 from flightserve.errors import InvalidArgument
 from flightserve.sql.engine.query_watch import QueryWatch
-from flightserve.sql.statements.explaining import as_typed, read_explain, told
+from flightserve.sql.statements.explaining import DEPTH_MAX, as_typed, read_explain, told
 from flightserve.sql.warehouse.queries import Runner
 from flightserve.sql.warehouse.replica import _prepare_for
 from tests.sql.warehouses import PEOPLE, opened
@@ -65,6 +65,18 @@ def test_of_an_operator_only_what_is_known_is_told() -> None:
     profile = json.dumps({"operator": [{"type": "RESULT_COLLECTOR", "children": [scan]}], "query": {"sql": "secret"}})
     assert told(profile, "profile") == "total: 0.000 ms\nTABLE_SCAN: 0 rows, 0.000 ms\n    Filters: a > 1\n"
     assert "secret" not in told(profile, "profile as json")
+
+
+@pytest.mark.parametrize("deep", [DEPTH_MAX + 1, 100_000])
+def test_a_plan_of_any_depth_is_told_or_refused(deep: int) -> None:
+    profile = '{"operator": [' + '{"type": "PROJECTION", "children": [' * deep + "]}" * deep + "]}"
+    if deep > DEPTH_MAX + 1:
+        with pytest.raises(InvalidArgument, match="too deeply"):
+            told(profile, "profile")
+    else:
+        assert (
+            told(profile, "profile").count("PROJECTION") == told(profile, "profile as json").count("PROJECTION") == deep
+        )
 
 
 def test_errors_show_the_statement_as_it_was_typed() -> None:
