@@ -165,7 +165,8 @@ class Reloader:
             with self._lock:
                 self._unserved |= changed
             if not self._saved.is_set():
-                extra = {"exception": detail} if detail else {}
+                # One line; the traceback is for who asked for all there is.
+                extra = {"exception": detail} if detail and log.isEnabledFor(logging.DEBUG) else {}
                 log.error("not reloaded, and what was served goes on: %s", problem, extra=extra)
 
     def _reload(self, changed: list[str]) -> tuple[str, str]:
