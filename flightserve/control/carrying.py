@@ -13,11 +13,11 @@ import logging
 import re
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from flightserve.control.logs import now, time_of_day
+from flightserve.core.cache import LRUCache
 from flightserve.wire.log_lines import FIELDS, Joining, Record, fold, neutral, raw_record
 from flightserve.wire.log_text import is_for_people, is_printed, text_of
 
@@ -44,8 +44,8 @@ class Carrier:
     """Batches of lines in, records out. Any thread."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[tuple[object, bool], Joining] = OrderedDict()
-        self._names: OrderedDict[object, str] = OrderedDict()
+        self._files: LRUCache[tuple[object, bool], Joining] = LRUCache(FILES_MAX)
+        self._names: LRUCache[object, str] = LRUCache(FILES_MAX)
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -58,8 +58,10 @@ class Carrier:
             # Its whole log; Ray, too, prints none of it but events, which one node has none of.
             return []
         with self._lock:
-            joining = self._files.setdefault((pid, is_error), Joining())
-            _bound(self._files, (pid, is_error))
+            joining = self._files.get((pid, is_error))
+            if joining is None:
+                joining = Joining()
+                self._files.put((pid, is_error), joining)
             return list(self._made(joining, batch, pid, is_error))
 
     def _made(self, joining: Joining, batch: dict[str, Any], pid: object, is_error: bool) -> Iterator[Record]:
@@ -70,8 +72,7 @@ class Carrier:
                 continue
             yield from self._raw(raw, batch, pid, is_error)
             raw = []
-            self._names[pid] = each["process"]
-            _bound(self._names, pid)
+            self._names.put(pid, each["process"])
             yield each
         yield from self._raw(raw, batch, pid, is_error)
 
@@ -80,13 +81,6 @@ class Carrier:
         process = self._names.get(pid) or actor or f"ray-{pid or 'process'}"
         for message in fold(lines):
             yield judged(message, process, is_error)
-
-
-def _bound(kept: OrderedDict[Any, Any], newest: object) -> None:
-    """Forget what was not used for longest."""
-    kept.move_to_end(newest)
-    while len(kept) > FILES_MAX:
-        kept.popitem(last=False)
 
 
 def judged(message: str, process: str, is_error: bool) -> Record:
