@@ -6,6 +6,8 @@ over replicas, or whose method streams, has several; they are written into one s
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import pyarrow as pa
@@ -18,6 +20,8 @@ from flightserve.types import MethodSpec
 # gRPC clients refuse trailing metadata above 8 KiB. A byte that is not ASCII travels there as three, and pyarrow's
 # Flight server sends the message a second time, in base64.
 MESSAGE_BYTES_MAX: Final = 1500
+# More is put together by a thread: it would hold up the event loop.
+_THREAD_BYTES_MIN: Final = 1 << 20
 
 
 async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryview | pa.Buffer:
@@ -38,8 +42,10 @@ async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryvi
                 if nbytes > bytes_max:
                     raise TooLarge(f"the reply is larger than {bytes_max} bytes; ask for fewer rows at a time")
         result = None
+        if len(results) > 1 and nbytes < _THREAD_BYTES_MIN:
+            return _joined(results, spec)
         if len(results) > 1:
-            return stream_of(alike([result.batch() for result in results], spec))
+            return await asyncio.get_running_loop().run_in_executor(None, _joined, results, spec)
     except BaseException:
         call.cancel()
         # What is raised holds this frame; the rows must not wait until it goes.
@@ -47,6 +53,15 @@ async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryvi
         result = None
         raise
     return results[0].ipc_stream() if results else empty_stream(declared_schema_of(spec))
+
+
+def _joined(results: Sequence[Result], spec: MethodSpec) -> pa.Buffer:
+    batches = [result.batch() for result in results]
+    try:
+        return stream_of(alike(batches, spec))
+    finally:
+        # As above.
+        del batches
 
 
 def declared_schema_of(spec: MethodSpec) -> pa.Schema:

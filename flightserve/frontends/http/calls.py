@@ -12,7 +12,7 @@ Every other request (Arrow bodies, packed or large ones, other methods) has a ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
@@ -281,15 +281,16 @@ class HttpCalls:
         try:
             if not results:
                 raise MethodFailed(f"{'.'.join(exchange.route)} gave no result")
-            if exchange.form_out is ARROW:
-                one = results[0].ipc_stream() if len(results) == 1 else stream_of(_batches(exchange, results))
-                exchange.answer(ARROW, memoryview(one))
+            if exchange.form_out is ARROW and len(results) == 1:
+                exchange.answer(ARROW, memoryview(results[0].ipc_stream()))
                 return
             batches = _batches(exchange, results)
-            nbytes = sum(map(text_bytes, batches))
-            http_streams.check_size(nbytes, self.limits.json_bytes_max)
-            as_rows = exchange.body is not None and exchange.body.as_rows
-            encode = partial(_text, batches, exchange.form_out is JSON, as_rows, STYLES[exchange.spec.sums])
+            encode: Callable[[], Sequence[bytes | memoryview]]
+            if exchange.form_out is ARROW:
+                nbytes, encode = sum(batch.nbytes for batch in batches), partial(_stream, batches)
+            else:
+                nbytes, encode = sum(map(text_bytes, batches)), self._text_encoder(exchange, batches)
+                http_streams.check_size(nbytes, self.limits.json_bytes_max)
             if nbytes < THREAD_BYTES_MIN:
                 exchange.answer(exchange.form_out, encode()[0])
             else:
@@ -298,11 +299,17 @@ class HttpCalls:
             # The exchange keeps what it failed with, whose frames hold the rows and the exchange.
             exchange.fail(_bare(as_error(error, exchange.request_id)))
 
-    def _answer_each(self, exchanges: list[Exchange], texts: list[bytes]) -> None:
+    def _text_encoder(self, exchange: Exchange, batches: list[pa.RecordBatch]) -> Callable[[], list[bytes]]:
+        as_rows = exchange.body is not None and exchange.body.as_rows
+        return partial(_text, batches, exchange.form_out is JSON, as_rows, STYLES[exchange.spec.sums])
+
+    def _answer_each(self, exchanges: list[Exchange], texts: Sequence[bytes | memoryview]) -> None:
         for exchange, text in zip(exchanges, texts, strict=True):
             exchange.answer(exchange.form_out, text)
 
-    async def _answer_from_thread(self, exchanges: list[Exchange], encode: Callable[[], list[bytes]]) -> None:
+    async def _answer_from_thread(
+        self, exchanges: list[Exchange], encode: Callable[[], Sequence[bytes | memoryview]]
+    ) -> None:
         """Large answers hold up nobody else's. Their clients may be gone when they are made."""
         try:
             self._answer_each(exchanges, await self._loop.run_in_executor(None, encode))
@@ -337,6 +344,11 @@ def _text(batches: list[pa.RecordBatch], whole: bool, as_rows: bool, style: Styl
     batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
     columns = JsonColumns(batch, style)
     return [columns.encode(0, batch.num_rows, as_rows) if whole else columns.lines()]
+
+
+def _stream(batches: list[pa.RecordBatch]) -> list[memoryview]:
+    """All rows as one Arrow stream."""
+    return [memoryview(stream_of(batches))]
 
 
 def _bare(error: FlightserveError) -> FlightserveError:
