@@ -428,8 +428,7 @@ def test_full_memory_makes_callers_wait_and_then_refuses_in_words() -> None:
         megabyte = rows(*range(100_000))
         lane.submit(0, "Probe", "slow", rows(1), meta())
         for key in range(1, 8):
-            # The first ones fill the memory, and end later than those that wait for it.
-            lane.submit(key, "Probe", "count", megabyte, meta(0.3 if key > 4 else 20))
+            lane.submit(key, "Probe", "count", megabyte, meta(0.3 if key > 4 else 20))  # those that fill it stay
         lane.submit(99, "Probe", "count", rows(*range(700_000)), meta())
         target.gate.set()
         replies = {reply.key: reply for reply in receive_all(lane, 9)}

@@ -18,6 +18,7 @@ from flightserve.frontends.http.calls import HttpCalls, _common
 from flightserve.frontends.http.exchange_states import ABANDONED, READ, ExchangeState
 from flightserve.frontends.http.server import HttpFrontend
 from flightserve.metrics import Metrics
+from flightserve.types import MethodSpec
 from tests.frontends.http.support import ARROW, Raw, ipc, post, table_of
 from tests.plane import Plane, plane
 from tests.support import eventually
@@ -104,6 +105,7 @@ class _Asked:
     def __init__(self) -> None:
         self.state: ExchangeState = READ
         self.form_out = JSON
+        self.spec = MethodSpec("echo")
         self.body: Any = SimpleNamespace(as_rows=True)
         self.results: list[Any] = []
         self.answered: list[Any] = []
