@@ -183,7 +183,8 @@ class Changes:
         elif self._change is not None and self._change.withdrawn:
             log.info("the change was %s", answer.message)
         else:
-            log.error("the change was %s", answer.message, extra={"exception": answer.detail} if answer.detail else {})
+            # The traceback, where there is one, was logged when the replica said it.
+            log.error("the change was %s", answer.message)
         self._change = None
         self._roster.change_failure = None
         self._answers.put(answer.id, answer)
