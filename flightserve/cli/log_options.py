@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def detail_of(error: FlightserveError) -> dict[str, str]:
 def opened(options: LogOptions) -> Iterator[tuple[TextIO, Terminal]]:
     """The real standard output, which is for programs, and what writes all else to standard error, while the block
     runs. Records of this process and of the app's come to it."""
+    for_nobody()
     form = chosen_format(options.form or None, sys.stderr)
     with contextlib.ExitStack() as stack:
         if form == "text":
@@ -78,6 +80,20 @@ def opened(options: LogOptions) -> Iterator[tuple[TextIO, Terminal]]:
         stack.callback(terminal.end)
         stack.enter_context(_logging(terminal))
         yield out, terminal
+
+
+def for_nobody() -> None:
+    """Whoever started us may have closed standard output or error: what comes next would get their numbers."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
 @contextlib.contextmanager

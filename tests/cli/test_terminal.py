@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import subprocess
 import sys
 from typing import Any
 
@@ -102,6 +103,16 @@ def test_a_reader_that_is_gone_fails_nobody() -> None:
     out.close()
     terminal.write(record())
     terminal.show(["a"])
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
+def test_who_closes_the_streams_harms_nobody(closed: str) -> None:
+    program = (
+        "import os, sys; from flightserve.cli.log_options import LogOptions, opened\n"
+        "with opened(LogOptions()) as (out, terminal): terminal.show(['nobody hears']); os.write(2, b'this\\n')\n"
+        "sys.exit(7)"
+    )
+    assert subprocess.run(f'{sys.executable} -c "{program}" {closed}', shell=True, check=False).returncode == 7
 
 
 # ---- the banner
