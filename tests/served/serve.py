@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Final
 
 from flightserve.cli.serving import serve_until_told
@@ -23,6 +24,8 @@ LIMITS: Final = EdgeLimits(
     streams_max=6,
     stream_idle_timeout_s=1.0,
 )
+# The check after each test waits for a report of every process.
+REPORTS_S: Final = 0.1
 # What a replica may answer with lies in its shared memory. One segment: each is a descriptor, and those are counted.
 FABRIC: Final = FabricLimits(segment_bytes=64 * MIB, memory_bytes_max=64 * MIB)
 
@@ -32,7 +35,8 @@ def plan() -> Plan:
     from tests.served.app import app
 
     options = FrontendOptions(http_port=0, grpc_port=0, flight_port=0, zmq_port=0, limits=LIMITS)
-    return make_plan(app, options, {}, 1, FABRIC)
+    plan = make_plan(app, options, {}, 1, FABRIC)
+    return replace(plan, limits=replace(plan.limits, heartbeat_s=REPORTS_S))
 
 
 if __name__ == "__main__":
