@@ -119,7 +119,7 @@ def _slow_reader(bench: Bench, server: Server) -> Figure:
     replicas = [child["pid"] for child in children_of(server.process.pid) if child["tier"] == "replica"]
     before = sum(map(pss_mb, replicas))
     load = bench.load(LOAD)
-    seconds = max(3.0, 2 * bench.settings.seconds)
+    seconds = 2 * bench.settings.seconds if bench.settings.brief else max(3.0, 2 * bench.settings.seconds)
     load.order("slow_scan", address=server.addresses["flight"], seconds=seconds)
     peaks: list[float] = []
     sampling = threading.Event()

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 KINDS = ("replica-kill", "router-kill", "frontend-kill", "supervisor-kill", "clients-gone")
 OPTIONS = Options(
-    seconds=16.0, fault_every_s=3.0, seed=7, rate=30.0, capacity_s=1.0, concurrency=4, calm_s=2.0, kinds=KINDS
+    seconds=10.0, fault_every_s=1.8, seed=7, rate=30.0, capacity_s=1.0, concurrency=4, calm_s=2.0, kinds=KINDS
 )
 
 

@@ -227,6 +227,16 @@ def test_what_cannot_be_placed_is_taken_back(world: World) -> None:
     assert [answer.message for answer in world.answers] == [f"taken back: {world.roster.placement_problem}"]
 
 
+def test_where_there_is_no_room_for_a_deploy_a_way_without_is_named(world: World) -> None:
+    world.stuck = {"replica-A-2", "replica-A-3"}
+    world.roster.placement_problem = "placement cannot be satisfied: 3 GPU wanted, the node has 2"
+    world.ask(deploy(version("A", "2", replicas=2)))
+    world.turn()
+    (answer,) = world.answers
+    assert answer.message.startswith("taken back: placement cannot be satisfied")
+    assert "A deploy in place (--in-place) needs no room" in answer.message
+
+
 def test_a_process_that_has_not_heard_of_the_new_version_holds_up_the_switch(world: World) -> None:
     world.ask(deploy(version("A", "2", replicas=1), declared=1))
     world.turn(2)

@@ -145,10 +145,10 @@ def _busy(served: Served) -> int:
 
 def test_sigterm_lets_requests_finish_refuses_new_ones_and_exits_0() -> None:
     with tempfile.TemporaryDirectory(prefix="c", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        with Served(Path(directory), command=(*COMMAND, "--drain-timeout", "5")) as served:
+        with Served(Path(directory), command=(*COMMAND, "--drain-timeout", "2")) as served:
             served.wait_ready()
             with Client(served.addresses["zmq"]) as client:
-                client.send("slow", [1.0], "finishes")
+                client.send("slow", [0.5], "finishes")
                 client.send("slow", [SLOW_S], "does not")
                 wait_until(lambda: _busy(served) >= 2, "both run")
                 served.process.send_signal(signal.SIGTERM)

@@ -187,13 +187,16 @@ def test_rays_autoscaler_has_nothing_to_say() -> None:
 
 @contextmanager
 def handled_by(*handlers: logging.Handler) -> Iterator[None]:
-    """The root logger has these handlers alone, and none of pytest's."""
-    root, before = logging.getLogger(), logging.getLogger().handlers[:]
-    root.handlers[:] = handlers
+    """The root logger has these handlers alone, and none of pytest's; ours has what a program finds it with."""
+    root, ours = logging.getLogger(), logging.getLogger("flightserve")
+    before = root.handlers[:], ours.handlers[:], ours.level, ours.propagate
+    root.handlers[:], ours.handlers[:], ours.propagate = handlers, [], True
+    ours.setLevel(logging.NOTSET)
     try:
         yield
     finally:
-        root.handlers[:] = before
+        root.handlers[:], ours.handlers[:], level, ours.propagate = before
+        ours.setLevel(level)
 
 
 def test_a_program_without_logging_sees_lines_of_text(capsys: pytest.CaptureFixture[str]) -> None:

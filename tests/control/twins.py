@@ -67,11 +67,9 @@ def main() -> None:
         say(running, "none", error=refused(lambda: running.scale({"Who": 0})))
         running.deploy(app(2))
         say(running, "deployed")
-        say(running, "failed", error=refused(lambda: running.deploy(app(3, fails=True))))
         # Two replicas that hold all cores: no room for a third.
         half = (os.cpu_count() or 1) / 2
         running.deploy(app(4, num_cpus=half))
-        say(running, "crowded", error=refused(lambda: running.deploy(app(5, num_cpus=half))))
         running.deploy(app(5, num_cpus=half), in_place=True)
         say(running, "in place")
         replace(running)

@@ -406,11 +406,11 @@ class EdgeProtocol(AsgiBridge):
         answer = self._http2.feed(data)
         if self._http2.over:
             self._http2 = None
+            self._droppable = DROPPED_BYTES_MAX
             self._end(answer)
 
     def _end(self, answer: bytes) -> None:
         self.transport.write(answer)
-        self._droppable = DROPPED_BYTES_MAX
         self.expires = self.loop.time() + LINGER_S
         self.flow.resume_reading()
         if self.transport.can_write_eof():

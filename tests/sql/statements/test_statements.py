@@ -159,7 +159,7 @@ NOTHING = [
     "SET TimeZone TO DEFAULT",
     "RESET TimeZone",
     "SET default_null_order = 'NULLS LAST'",
-    "SET enable_progress_bar = off",
+    "SET errors_as_json = off",
     "PRAGMA default_order = 'ASC'",
     "SET schema = main",
     "SET search_path = 'memory.main'",
