@@ -88,6 +88,8 @@ def held_sockets() -> list[str]:
 
 def left_behind(memfds_before: list[str]) -> list[str]:
     """All that is there and should not be, one line each."""
+    # At each look: a thread that ended since the last one may have left a circle that holds something.
+    gc.collect()
     lines = [f"process {pid}: {command}" for pid, command in sorted(marked_processes().items())]
     # Ray and others may hold a memfd of their own from before the first test; only more than then is a leak.
     extra = held_memfds()
@@ -102,7 +104,6 @@ def nothing_left_behind() -> Iterator[None]:
     """Fails the run where a process, memfd or socket outlives the tests."""
     memfds_before = held_memfds()
     yield
-    gc.collect()
     pause, end = threading.Event(), time.monotonic() + SETTLE_S
     while (left := left_behind(memfds_before)) and time.monotonic() < end:
         pause.wait(0.1)
