@@ -37,17 +37,18 @@ class Http2Refusal:
     def feed(self, data: bytes) -> bytes:
         """What to send for it; the connection is `over` then, or once too much has come."""
         self._received += len(data)
-        self._unread += data
-        while len(self._unread) >= _HEAD_BYTES and not self.over:
-            size = int.from_bytes(self._unread[:3], "big")
-            kind, stream = self._unread[3], int.from_bytes(self._unread[5:9], "big")
-            if kind == _HEADERS:
+        unread, at = self._unread + data, 0
+        while len(unread) - at >= _HEAD_BYTES:
+            size = int.from_bytes(unread[at : at + 3], "big")
+            if unread[at + 3] == _HEADERS:
                 self.over = True
+                stream = int.from_bytes(unread[at + 5 : at + 9], "big")
                 return _answer(stream) + _goaway(stream)
-            if len(self._unread) < _HEAD_BYTES + size:
+            if len(unread) - at < _HEAD_BYTES + size:
                 break
-            self._unread = self._unread[_HEAD_BYTES + size :]
-        self.over = self.over or self._received > BYTES_MAX
+            at += _HEAD_BYTES + size
+        self._unread = unread[at:]
+        self.over = self._received > BYTES_MAX
         return _goaway(0) if self.over else b""
 
     def __repr__(self) -> str:

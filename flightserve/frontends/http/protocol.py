@@ -153,7 +153,7 @@ class EdgeProtocol(AsgiBridge):
         except httptools.HttpParserError as error:
             # What a callback raised is the context of the parser's own error.
             inner = error.__context__
-            if inner is None and data.startswith(http2.PREFACE):
+            if inner is None and self.active is None and data.startswith(http2.PREFACE):
                 self._refuse_http2(data.removeprefix(http2.PREFACE))
             elif isinstance(inner, httptools.HttpParserInvalidURLError):
                 self.refuse(BadRequest("the request's target is no URL"))

@@ -20,7 +20,8 @@ from pyarrow import flight
 
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http import http2
-from tests.frontends.http.support import ARROW, JSON, Raw, check_unharmed, http_served, ipc, post
+from tests.frontends.h2_support import ACK, CALL, PING, SETTINGS, frame, opened
+from tests.frontends.http.support import ARROW, JSON, Raw, check_unharmed, frontend_of, http_served, ipc, post
 from tests.support import eventually
 
 LIMITS = EdgeLimits(
@@ -191,6 +192,24 @@ def test_clients_of_grpc_and_flight_are_told_whose_port_it_is(url: str) -> None:
 def test_whoever_begins_to_speak_http2_is_bounded(url: str, data: bytes) -> None:
     raw = Raw(url).send(http2.PREFACE + data).until_closed()
     assert raw.received.startswith(http2.Http2Refusal().greeting)
+
+
+def test_frames_of_http2_may_come_in_any_pieces() -> None:
+    sent = frame(SETTINGS, 0, 0, bytes(12)) + frame(PING, 0, 0, bytes(8)) + frame(SETTINGS, ACK, 0) + opened(CALL, 7)
+    answer = http2.Http2Refusal().feed(sent)
+    assert answer[5:9] == b"\0\0\0\x07"
+    for size in range(1, 40):
+        refusal = http2.Http2Refusal()
+        pieces = [refusal.feed(sent[at : at + size]) for at in range(0, len(sent), size) if not refusal.over]
+        assert b"".join(pieces) == answer
+
+
+def test_http2_behind_a_call_that_runs_is_no_request(server: tuple[Any, httpx.Client], url: str) -> None:
+    frontend = frontend_of(server[0])
+    raw = Raw(url).send(post("/v1/Probe/never", GOOD))
+    eventually(lambda: frontend.statistics()["http_in_flight"] == 1)
+    raw.send(http2.PREFACE + opened(CALL, 1)).until_closed()
+    assert (raw.status, raw.code) == (400, "INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
