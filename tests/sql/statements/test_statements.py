@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,6 +161,7 @@ NOTHING = [
     "SET TimeZone TO DEFAULT",
     "RESET TimeZone",
     "SET default_null_order = 'NULLS LAST'",
+    "SET enable_progress_bar = off",
     "SET errors_as_json = off",
     "PRAGMA default_order = 'ASC'",
     "SET schema = main",
@@ -182,6 +185,25 @@ def test_what_changes_nothing_is_answered_as_the_engine_would(engine: Engine, sq
     got = run(engine, sql)
     assert got.schema == pa.schema([("Success", pa.bool_())]) and not got.num_rows
     assert run(engine, "SELECT count(*) AS n FROM people").to_pylist() == [{"n": 6}]
+
+
+INTERACTIVE = """
+import duckdb
+from tests.sql.warehouses import opened
+
+def bar(connection):
+    return connection.execute("SELECT current_setting('enable_progress_bar')").fetchone()[0]
+
+assert bar(duckdb.connect())
+with opened() as engine, engine.session() as session:
+    engine.parser.parse("SET enable_progress_bar = off")
+    assert not bar(session) and not bar(engine.shadow) and not bar(engine._connection)
+"""
+
+
+def test_settings_are_the_same_where_python_is_interactive() -> None:
+    """As in a notebook or a worker of pytest-xdist: `__main__` has no file."""
+    subprocess.run([sys.executable, "-c", INTERACTIVE], check=True)
 
 
 @pytest.mark.parametrize("spelled", ["'people'", "people", '"PEOPLE"', "main.people", "'memory.main.people'"])
