@@ -191,7 +191,7 @@ class Engine:
             settings["memory_limit"] = options.memory_limit
         connection = duckdb.connect(":memory:", config=settings)
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
-        # Where Python is interactive, DuckDB has its first connection draw one: what callers see is the same everywhere.
+        # Where Python is interactive a first connection draws one. What callers see is the same everywhere.
         connection.execute("SET enable_progress_bar = false")
         self._bound_spilling(connection)
         if self._catalog:

@@ -390,8 +390,7 @@ def _refusal(statement: duckdb.Statement) -> str:
 def _bare(text: str) -> str:
     """The text without the semicolons that end it, which a comment may follow."""
     words = [(start, kind) for start, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
-    raw = text.encode()
-    while words and raw[words[-1][0] : words[-1][0] + 1] == b";":
-        start, _ = words.pop()
-        raw = raw[:start] + b" " + raw[start + 1 :]
+    raw = bytearray(text.encode())
+    while words and raw[words[-1][0]] == ord(";"):
+        raw[words.pop()[0]] = ord(" ")
     return raw.decode()

@@ -21,8 +21,11 @@ from flightserve.sql.statements.words import Word, quoted_text, read_words
 VALUES_MAX: Final = 1000
 # Within one statement.
 PIVOTS_MAX: Final = 8
-NAME_THEM: Final = "PIVOT needs its values here; name them: PIVOT ... ON column IN ('a', 'b')"
+# To pivot on: each is a query of its own, with all that the PIVOT is of.
+COLUMNS_MAX: Final = 16
+NAME_THEM: Final = "name them: PIVOT ... ON column IN ('a', 'b')"
 
+_NEEDED: Final = f"PIVOT needs its values here; {NAME_THEM}"
 _PIVOTS: Final = ("PIVOT", "PIVOT_WIDER")
 # What a statement with a PIVOT in it may begin with.
 BEGINNINGS: Final = frozenset({*_PIVOTS, "", "DESC", "DESCRIBE", "EXPLAIN", "FROM", "SELECT", "SUMMARIZE", "WITH"})
@@ -47,7 +50,7 @@ class OpenPivot:
         if not columns:
             raise InvalidArgument("PIVOT finds no values that it could make columns of")
         if columns > VALUES_MAX:
-            raise Unimplemented(f"PIVOT would make more than {VALUES_MAX} columns; {NAME_THEM.partition('; ')[2]}")
+            raise Unimplemented(f"PIVOT would make more than {VALUES_MAX} columns; {NAME_THEM}")
         raw = self.text.encode()
         for (start, end), found in sorted(zip(self.places, values, strict=True), reverse=True):
             listed = ", ".join(map(quoted_text, found))
@@ -59,7 +62,7 @@ class PivotValuesMissing(Unimplemented):
     """The statement has such a PIVOT; `pivot` says how it is filled."""
 
     def __init__(self, pivot: OpenPivot) -> None:
-        super().__init__(NAME_THEM)
+        super().__init__(_NEEDED)
         self.pivot = pivot
 
 
@@ -74,11 +77,11 @@ def find_open_pivot(text: str) -> OpenPivot:
         found = _opened(text, words, place)
         if found is not None:
             return found
-    raise Unimplemented(NAME_THEM)
+    raise Unimplemented(_NEEDED)
 
 
 def _opened(text: str, words: Sequence[Word], place: int) -> OpenPivot | None:
-    """The PIVOT that begins there, if it is one without values."""
+    """The PIVOT that begins there, if it is one without values. Raises Unimplemented for one on too many columns."""
     raw = text.encode()
     outer = list(_outer(words, place + 1))
     on = next((n for n in outer if words[n].upper == "ON"), None)
@@ -86,7 +89,10 @@ def _opened(text: str, words: Sequence[Word], place: int) -> OpenPivot | None:
         return None
     source = raw[words[place + 1].start : words[on - 1].end].decode()
     places, queries = [], []
-    for first, last in _columns(words, [n for n in outer if n > on]):
+    columns = list(_columns(words, [n for n in outer if n > on]))
+    if len(columns) > COLUMNS_MAX:
+        raise Unimplemented(f"PIVOT looks up the values of at most {COLUMNS_MAX} columns; {NAME_THEM}")
+    for first, last in columns:
         start, end = words[first].start, words[last].end
         value = raw[start:end].decode()
         places.append((start, end))

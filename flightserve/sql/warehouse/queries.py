@@ -58,7 +58,6 @@ from flightserve.sql.statements.parameters import (
     waits_for_types,
 )
 from flightserve.sql.statements.parser import ParsedStatement, walk
-from flightserve.sql.statements.pivots import OpenPivot
 from flightserve.sql.statements.statement_cache import COLUMNS_MAX, StatementCache
 from flightserve.sql.warehouse.merged_results import check_sizes, repeat_result, result_too_large
 from flightserve.sql.warehouse.result_cache import Scope, scope_of
@@ -354,17 +353,6 @@ class Runner:
     def waits_for_types(self, prepared: Prepared) -> bool:
         """Whether nothing is known of the statement's result before its parameters have types."""
         return waits_for_types(self.engine.shadow, prepared.statement)
-
-    def with_pivot_values(self, pivot: OpenPivot, limits: Limits = Limits()) -> str:
-        """The statement with the values that the PIVOT finds in the tables now. Raises what the engine says of the
-        queries for them, Unimplemented for too many."""
-        asked = [self.prepare_for(query, None) for query in pivot.queries]
-        if any(prepared.parameters.names for prepared in asked):
-            raise InvalidArgument(
-                "the values of a PIVOT are looked up without parameters; name them: ON column IN (...)"
-            )
-        found = [self.one(prepared, [], 0, limits) for prepared in asked]
-        return pivot.filled([table.column(0).to_pylist() for table in found])
 
     # ---- running
 

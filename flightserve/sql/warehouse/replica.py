@@ -40,6 +40,7 @@ from flightserve.sql.statements.parameters import decode_rows
 from flightserve.sql.statements.pivots import PivotValuesMissing
 from flightserve.sql.warehouse.cached import Executions, Result, answer, one_batch
 from flightserve.sql.warehouse.named import NamedQuery, describe_named, prepare_named, schema_message
+from flightserve.sql.warehouse.pivot_values import fill
 from flightserve.sql.warehouse.queries import UNBOUND, Limits, Prepared, Runner
 from flightserve.sql.warehouse.refresh import Generation, Generations, Refresher, find
 from flightserve.sql.warehouse.result_cache import Key, ResultCache, Scope, rows_digest
@@ -339,7 +340,7 @@ def _prepare_for(
         raise InvalidArgument(error.message) from error
     except PivotValuesMissing as missing:
         # What the tables hold may change: it is looked up each time.
-        return _prepare_for(runner, runner.with_pivot_values(missing.pivot, _limits()), rows, runs)
+        return _prepare_for(runner, fill(runner, missing.pivot, _limits()), rows, runs)
 
 
 def _limits() -> Limits:

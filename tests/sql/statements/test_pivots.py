@@ -8,9 +8,16 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from flightserve.errors import FlightserveError, InvalidArgument, NotFound, PermissionDenied, Unimplemented
+from flightserve.errors import (
+    FlightserveError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    TooLarge,
+    Unimplemented,
+)
 from flightserve.sql.engine.query_watch import QueryWatch
-from flightserve.sql.statements.pivots import PIVOTS_MAX, VALUES_MAX
+from flightserve.sql.statements.pivots import COLUMNS_MAX, PIVOTS_MAX, VALUES_MAX
 from flightserve.sql.warehouse.queries import Runner
 from flightserve.sql.warehouse.replica import _prepare_for
 from tests.sql.warehouses import opened
@@ -84,6 +91,8 @@ def test_a_pivot_gives_what_the_engine_gives(runner: Runner, sql: str) -> None:
         ("CREATE TABLE t AS PIVOT sales ON year", PermissionDenied, "CREATE"),
         ("PIVOT sales ON year; DROP TABLE sales", InvalidArgument, "one at a time"),
         (f"PIVOT (SELECT range AS r FROM range({VALUES_MAX + 1})) ON r", Unimplemented, f"more than {VALUES_MAX}"),
+        (f"PIVOT sales ON {', '.join(['year'] * (COLUMNS_MAX + 1))}", Unimplemented, f"at most {COLUMNS_MAX} columns"),
+        ("PIVOT (SELECT repeat('x', 1_000_000) || range AS r FROM range(9)) ON r", TooLarge, "PIVOT finds values"),
         ("SELECT 1" + ", (FROM (PIVOT sales ON year))" * (PIVOTS_MAX + 1), Unimplemented, f"more than {PIVOTS_MAX}"),
     ],
 )
