@@ -1,8 +1,8 @@
 """`make run`: the sample data, then `flightserve run examples.flights.app:app`, then a line to paste for each protocol.
 
 Options are handed on to `flightserve run`. The command runs in this process, so that signals reach it as they
-would without this wrapper; only its standard output passes through a pipe, so that the lines to paste can follow
-the `ready` line, which stays the first.
+would without this wrapper. On a terminal it shows lines to paste itself. Elsewhere its standard output passes through a
+pipe, so that ours can follow the `ready` line, which stays the first.
 """
 
 from __future__ import annotations
@@ -95,11 +95,12 @@ def hinting_stdout() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the exit status of `flightserve run`."""
+    from flightserve.cli.colour import is_terminal
     from flightserve.cli.main import main as flightserve
 
     data.ensure_all()
     options = list(sys.argv[1:] if argv is None else argv)
-    with hinting_stdout():
+    with contextlib.nullcontext() if is_terminal(sys.stderr) else hinting_stdout():
         return flightserve(["run", "examples.flights.app:app", *options])
 
 

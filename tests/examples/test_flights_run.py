@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import sys
 
 import pytest
 
@@ -53,8 +54,12 @@ def test_a_shell_hands_curl_json() -> None:
     assert json.loads(words[-1])["rows"][0]["flight"] == 1545
 
 
-def test_the_command_output_passes_through(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """As `flightserve run` writes it: to a duplicate of descriptor 1, not to sys.stdout."""
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_command_output_passes_through(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As `flightserve run` writes it: to a duplicate of descriptor 1, not to sys.stdout. On a terminal the command's
+    own banner has lines to paste, and ours would be a second list."""
 
     def command(argv: list[str]) -> int:
         assert argv == ["run", "examples.flights.app:app", "--no-http"]
@@ -63,7 +68,8 @@ def test_the_command_output_passes_through(monkeypatch: pytest.MonkeyPatch, capf
         return 7
 
     monkeypatch.setattr(flightserve.cli.main, "main", command)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     assert run.main(["--no-http"]) == 7
-    lines = capfd.readouterr().out.splitlines()
-    assert lines[0].startswith("ready {")
-    assert any("zmq.Context" in line for line in lines[1:])
+    first, *rest = capfd.readouterr().out.splitlines()
+    assert first.startswith("ready {")
+    assert any("zmq.Context" in line for line in rest) != terminal
