@@ -16,7 +16,7 @@ from types import TracebackType
 
 import httpx
 
-from examples.flights.launch import FREE_PORTS, ROOT, START_TIMEOUT_S, STOP_TIMEOUT_S
+from examples.flights.launch import ROOT, START_TIMEOUT_S, STOP_TIMEOUT_S
 from tests.docs.blocks import Block
 
 DEFAULT_PORTS = {"http": "8080", "grpc": "50051", "flight": "8815", "zmq": "5555"}
@@ -50,7 +50,7 @@ class SnippetFailed(AssertionError):
 
 
 class Workspace:
-    """A folder with `examples` and `proto` in it as in a clone, the `.venv` on the path, and the served flights
+    """A folder with `examples` in it as in a clone, the `.venv` on the path, and the served flights
     example at the default ports as far as the page can tell, until it serves something itself."""
 
     def __init__(self, folder: Path, example: Callable[[], Mapping[str, str]]) -> None:
@@ -153,12 +153,14 @@ class Workspace:
         return reply.text
 
     def _serve(self, text: str) -> str:
-        """Start the block's last command, on free ports, after those before it; the `ready` line."""
+        """Start the block's last command, on free ports unless it names them, after those before; the `ready` line."""
         *before, last = re.sub(r"\\\n", " ", text).strip().splitlines()
         if before:
             self._run_shell("\n".join(before))
         self._stop_server()
-        command = f"exec {last} {shlex.join(FREE_PORTS)}"
+        named = re.findall(r"--(?:no-)?(\w+)", last)
+        free = [f"--{protocol}-port=0" for protocol in DEFAULT_PORTS if protocol not in named]
+        command = f"exec {last} {shlex.join(free)}"
         self._server = subprocess.Popen(
             ["bash", "-c", command], cwd=self.folder, env=self._environment, stdout=subprocess.PIPE, text=True
         )
