@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from flightserve.contracts.context import current_or_none
 from flightserve.replica.faults import traceback_of
-from flightserve.wire.log_lines import FIELDS, Record, encode, shorten
+from flightserve.wire.log_lines import FIELDS, LEVELS, Record, encode, shorten
 
 # Beside logging's own: how far the loading of a table is, often. Only a terminal shows that.
 PROGRESS: Final = 15
@@ -50,11 +50,9 @@ def time_of_day(record: Record) -> str:
 
 def record_of(record: logging.LogRecord, process: str, about: Mapping[str, object]) -> Record:
     """`logging`'s record as ours; a traceback goes under "exception". `about` says on whose behalf it was made."""
-    level = record.levelname if record.levelno != PROGRESS else "DEBUG"
-    known = level if level in logging.getLevelNamesMapping() else _nearest(record.levelno)
     line: Record = {
         "time": stamp(record.created),
-        "level": known,
+        "level": _level(record.levelno),
         "logger": record.name,
         "process": process,
         "message": shorten(_message(record)),
@@ -68,9 +66,9 @@ def record_of(record: logging.LogRecord, process: str, about: Mapping[str, objec
     return line
 
 
-def _nearest(number: int) -> str:
-    """Of a level that a library made up."""
-    return logging.getLevelName(max(10, min(50, number // 10 * 10)))
+def _level(number: int) -> str:
+    """By its number: libraries make levels up, and give other names, or coloured ones, to those that there are."""
+    return LEVELS[max(1, min(len(LEVELS), number // 10)) - 1]
 
 
 def _message(record: logging.LogRecord) -> str:

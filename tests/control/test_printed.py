@@ -18,7 +18,7 @@ from flightserve.control.logs import PROGRESS, RecordHandler, record_of
 from flightserve.control.messages import ChildView, View
 from flightserve.control.patience import FIRST_S, SELDOM_S, Patience, waiting
 from flightserve.control.printed import Printed
-from flightserve.wire.log_lines import MESSAGE_CHARS_MAX, encode
+from flightserve.wire.log_lines import MESSAGE_CHARS_MAX, decode, encode
 
 
 class Stream:
@@ -115,6 +115,19 @@ def test_a_record_keeps_what_was_added_but_for_what_it_has_itself() -> None:
 )
 def test_levels_of_others_become_known_ones(number: int, name: str, level: str) -> None:
     assert logged(levelno=number, levelname=name)["level"] == level
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "level"), [(25, "NOTICE", "INFO"), (30, "\x1b[33mWARNING\x1b[0m", "WARNING")]
+)
+def test_levels_that_users_name_are_records_as_well(number: int, name: str, level: str) -> None:
+    before = logging.getLevelName(number)
+    logging.addLevelName(number, name)
+    try:
+        said = decode(encode(logged(levelno=number, levelname=name)))
+        assert said is not None and said["level"] == level
+    finally:
+        logging.addLevelName(number, before)
 
 
 class Silent:
