@@ -131,11 +131,20 @@ def _pass_on(batch: dict[str, Any], ignore_prefix: bool) -> None:
 
 def _take(batch: dict[str, Any]) -> None:
     deliver = _deliver or to_program
-    for record in _carrier.records(batch):
+    for record in _read(batch):
         try:
             deliver(record)
         except Exception:  # handlers of the program may raise anything, on Ray's thread
             log.debug("a record could not be delivered", exc_info=True)
+
+
+def _read(batch: dict[str, Any]) -> list[Record]:
+    """The batch's records. It is strangers' text, and what fails here would end Ray's thread, and all logs with it."""
+    try:
+        return _carrier.records(batch)
+    except Exception:
+        log.exception("lines of %s could not be read", batch.get("pid"))
+        return []
 
 
 def to_program(record: Record) -> None:

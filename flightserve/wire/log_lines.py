@@ -58,8 +58,9 @@ def decode(line: str) -> Record | None:
     if not line.startswith(_BEGIN):
         return None
     try:
-        found = json.loads(line)
-    except ValueError:
+        # What is no number is a text from here on: JSON has none of these.
+        found = json.loads(line, parse_constant=str)
+    except (ValueError, RecursionError):
         return None
     whole = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in FIELDS)
     return found if whole and found["level"] in LEVELS else None

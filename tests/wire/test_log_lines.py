@@ -48,6 +48,12 @@ def test_whatever_a_user_adds_the_line_is_there_and_bounded(value: object) -> No
     assert found is not None and found["message"] == "said"
 
 
+def test_what_is_no_number_is_a_text_where_the_record_arrives() -> None:
+    """`json` writes NaN, which other readers of JSON refuse."""
+    found = decode(encode(record(loss=float("nan"), most=[float("-inf")])))
+    assert found == record(loss="NaN", most=["-Infinity"])
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -58,6 +64,7 @@ def test_whatever_a_user_adds_the_line_is_there_and_bounded(value: object) -> No
         '["time"]',
         encode(record()).replace("INFO", "LOUD"),
         encode(record()) + "}",
+        encode(record())[:-1] + ', "deep": ' + "[" * 100_000,
     ],
 )
 def test_what_only_looks_like_a_record_is_none(line: str) -> None:
