@@ -128,6 +128,7 @@ class ChildProcess:
         except BaseException as error:
             where = [self._assignment.slot.name, place_of(error)]
             failed = StartFailure(": ".join([*filter(None, where), describe_locally(error)]), traceback_of(error))
+            let_prints_end()
             if self._link.tell(failed, TELL_TIMEOUT_S):
                 # As after `Left`: Ray ends this process now; where it does not, we do.
                 threading.Event().wait(EXIT_GRACE_S)
@@ -164,6 +165,7 @@ class ChildProcess:
 
     def _lost(self, why: str) -> None:
         """Something that this process cannot do without is gone: the supervisor hears why and ends it, or we do."""
+        let_prints_end()
         self._link.last_words(Lost(why), LAST_WORDS_S)
         _exit(LOST)
 
@@ -241,6 +243,7 @@ class ChildProcess:
             except Exception:
                 log.exception("%s did not stop cleanly", self._assignment.slot.name)
                 code = 1
+        let_prints_end()
         if self._link.tell(Left(), 0.0):
             # Ray ends this process now; where it does not, we do.
             threading.Event().wait(EXIT_GRACE_S)

@@ -34,8 +34,8 @@ class Printed(io.TextIOBase):
         self._fd = fd
         self._say = say
         self._pass_on = pass_on
-        # Of each thread: lines that are not ended yet.
-        self._of_thread = threading.local()
+        # By thread: the beginning of a line that is not ended yet.
+        self._held: dict[int, str] = {}
         self.buffer = PrintedBytes(self)
 
     def __repr__(self) -> str:
@@ -68,20 +68,24 @@ class Printed(io.TextIOBase):
             raise ValueError("I/O operation on closed file.")
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        held = getattr(self._of_thread, "held", "") + text
+        thread = threading.get_ident()
+        held = self._held.pop(thread, "") + text
         if held.endswith("\n") or len(held) > MESSAGE_CHARS_MAX:
-            self._of_thread.held = ""
             self._tell(held)
-        else:
-            self._of_thread.held = held
+        elif held:
+            self._held[thread] = held
         return len(text)
 
     def flush(self) -> None:
         """What there is of a line, unless it is a bar that is drawn over."""
-        held = getattr(self._of_thread, "held", "")
-        if held and not self.closed and not held.startswith("\r"):
-            self._of_thread.held = ""
-            self._tell(held)
+        thread = threading.get_ident()
+        if not self.closed and not self._held.get(thread, "").startswith("\r"):
+            self._tell(self._held.pop(thread, ""))
+
+    def end_lines(self) -> None:
+        """All that there is of any thread's line: nothing more will come."""
+        for thread in list(self._held):
+            self._tell(self._held.pop(thread, ""))
 
     def _tell(self, text: str) -> None:
         if text.startswith(_RAYS):
@@ -137,8 +141,8 @@ def printed_record(logger: str, process: str, text: str, about: Mapping[str, obj
 
 
 def let_prints_end() -> None:
-    """The last of what was printed, when the process ends."""
+    """The last of what was printed, when the process ends, by whatever thread of it."""
     for stream in (sys.stdout, sys.stderr):
         # User code may have closed or replaced both.
         with contextlib.suppress(Exception):
-            stream.flush()
+            stream.end_lines() if isinstance(stream, Printed) else stream.flush()

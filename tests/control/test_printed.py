@@ -17,7 +17,7 @@ from flightserve.control.carrying import FILES_MAX, Carrier, deliver_to, to_prog
 from flightserve.control.logs import PROGRESS, RecordHandler, record_of
 from flightserve.control.messages import ChildView, View
 from flightserve.control.patience import FIRST_S, SELDOM_S, Patience, waiting
-from flightserve.control.printed import Printed
+from flightserve.control.printed import Printed, let_prints_end
 from flightserve.wire.log_lines import MESSAGE_CHARS_MAX, decode, encode
 
 
@@ -63,6 +63,16 @@ def test_threads_do_not_mix_their_lines(out: Stream) -> None:
     thread.join()
     print("all", file=out.stream)
     assert out.said == ["theirs", "mine, all"]
+
+
+def test_what_is_left_of_lines_is_told_when_the_process_ends(out: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which it does in a thread that printed nothing."""
+    monkeypatch.setattr("sys.stdout", out.stream)
+    print("loading ...", end="")
+    thread = threading.Thread(target=let_prints_end)
+    thread.start()
+    thread.join()
+    assert out.said == ["loading ..."]
 
 
 def test_a_line_without_end_is_told_in_pieces(out: Stream) -> None:
