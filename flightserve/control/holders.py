@@ -117,7 +117,8 @@ def _app_id(pid: int, proc: Path) -> str:
 
 def _parent(pid: int, proc: Path) -> int:
     try:
-        return int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+        # The name in it may be of any bytes, also cut within a character.
+        return int((proc / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[1])
     except OSError:
         return 0
 

@@ -137,7 +137,7 @@ def _proc(folder: Path, sockets: str, processes: Mapping[int, tuple[int, str, st
     (folder / "net" / "tcp").write_text(f"  sl  local_address ...\n{sockets}")
     for pid, (parent, command, variables) in processes.items():
         (folder / str(pid) / "fd").mkdir(parents=True)
-        (folder / str(pid) / "stat").write_text(f"{pid} (a) b) S {parent} 1 1")
+        (folder / str(pid) / "stat").write_bytes(b"%d (a) caf\xc3) S %d 1 1" % (pid, parent))
         (folder / str(pid) / "cmdline").write_text(command.replace(" ", "\0"))
         (folder / str(pid) / "environ").write_text(variables.replace(" ", "\0"))
     first = next(iter(processes), None)
