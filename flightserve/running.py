@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from flightserve.config import PROTOCOLS, UNIX, FabricLimits, FrontendOptions, ServingOptions
-from flightserve.errors import ConfigError, FlightserveError, Unavailable
+from flightserve.errors import ConfigError, Unavailable
 from flightserve.versions import check_versions
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class Running:
         _served.append(self)
         try:
             self._launcher.start(cancelled, seen)
-        except FlightserveError:
+        except BaseException:
+            # Also what a notebook interrupts.
             _forget(self)
             raise
         # Ours runs before Ray's, which was registered earlier: that would end the app without a drain.
@@ -226,6 +227,8 @@ def _stop_all() -> None:
         log.warning(told, running.app_id)
         try:
             running.stop()
+        except Exception:  # whatever Ray raises; the others are to be drained all the same
+            log.exception("the app %s did not stop cleanly", running.app_id)
         finally:
             _forget(running)
 

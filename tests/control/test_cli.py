@@ -16,7 +16,7 @@ import pytest
 import ray
 
 import flightserve
-from flightserve import config
+from flightserve import config, running
 from flightserve.cli.loading import NotLoaded, load_app
 from flightserve.cli.main import main, make_parser
 from flightserve.cli.status import render
@@ -179,22 +179,45 @@ def test_a_port_that_is_no_number_is_said() -> None:
         FrontendOptions(http_port="8080")  # type: ignore[arg-type]
 
 
-def test_who_is_told_to_stop_at_once_starts_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def app() -> Running:
+    return Running(make_plan(pricing.app, FrontendOptions(http_port=0), {}, 1), None)
+
+
+def test_who_is_told_to_stop_at_once_starts_no_ray(app: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(timeout: float) -> bool:
         raise KeyboardInterrupt
 
-    running = Running(make_plan(pricing.app, FrontendOptions(http_port=0), {}, 1), None)
     try:
-        assert running.start(cancelled=lambda: True).addresses == {}
+        assert app.start(cancelled=lambda: True).addresses == {}
         assert not ray.is_initialized()
-        monkeypatch.setattr(running._launcher.stopped, "wait", interrupted)
-        running.wait()
+        monkeypatch.setattr(app._launcher.stopped, "wait", interrupted)
+        app.wait()
         monkeypatch.undo()
     finally:
-        running.stop(0.0)
-    running.wait()
+        app.stop(0.0)
+    app.wait()
     with pytest.raises(Unavailable, match="the app was stopped"):
-        running.status()
+        app.status()
+
+
+def test_a_start_that_is_interrupted_leaves_nothing_to_stop(app: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app._launcher, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        app.start()
+    assert app not in running._served
+
+
+def test_an_app_that_does_not_stop_keeps_no_other_from_it(app: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, stopped = Running(app._plan, None), []
+    monkeypatch.setattr(running, "_served", [other, app])
+    monkeypatch.setattr(other, "stop", lambda: stopped.append(other))
+    monkeypatch.setattr(app, "stop", lambda: 1 / 0)
+    running._stop_all()
+    assert (stopped, running._served) == ([other], [])
 
 
 def test_an_app_that_nobody_could_call_is_not_served(capfd: pytest.CaptureFixture[str]) -> None:
