@@ -16,7 +16,8 @@ from flightserve.core.lifecycle.reconciling import Slot
 log = logging.getLogger("flightserve.control.titles")
 
 SUPERVISOR: Final = "flightserve: supervisor"
-# Of what the kernel calls a thread, without the NUL.
+# What the kernel calls the main thread, and how much of a name it takes, without the NUL.
+_COMMAND: Final = Path("/proc/self/comm")
 _COMMAND_BYTES_MAX: Final = 15
 _set: Callable[[str], None] | None = None
 
@@ -39,8 +40,12 @@ def take_title(title: str) -> None:
             return
         _set, _raylet.setproctitle = _raylet.setproctitle, _keep
     _set(title)
-    # The function names the calling thread; `top` shows the name of the main one.
-    Path("/proc/self/comm").write_bytes(title.encode()[:_COMMAND_BYTES_MAX])
+    try:
+        # The function names the calling thread; `top` shows the name of the main one.
+        _COMMAND.write_bytes(title.encode()[:_COMMAND_BYTES_MAX])
+    except OSError as error:
+        # Sandboxes let nobody write there. A process without that name serves as well.
+        log.debug("the main thread keeps its name: %s", error)
 
 
 def _keep(_title: str) -> None:
