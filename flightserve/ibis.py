@@ -190,32 +190,10 @@ class Backend(SQLBackend, HasCurrentCatalog, HasCurrentDatabase, NoExampleLoader
 
         return pa.RecordBatchReader.from_batches(schema, read())
 
-    def to_pyarrow(
-        self,
-        expr: ir.Expr,
-        /,
-        *,
-        params: Mapping[ir.Scalar, Any] | None = None,
-        limit: int | str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """All rows: a table, an array for a column, a scalar for a value."""
-        table = self.to_pyarrow_batches(expr, params=params, limit=limit, **kwargs).read_all()
-        return expr.__pyarrow_result__(table)
-
-    def execute(
-        self,
-        expr: ir.Expr,
-        /,
-        *,
-        params: Mapping[ir.Scalar, Any] | None = None,
-        limit: int | str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """All rows: a pandas frame, a series for a column, a value."""
-        table = self.to_pyarrow_batches(expr, params=params, limit=limit, **kwargs).read_all()
-        frame = PandasData.convert_table(table.to_pandas(), expr.as_table().schema())
-        return expr.__pandas_result__(frame)
+    def _fetch_from_cursor(self, cursor: Any, schema: sch.Schema) -> Any:
+        """All rows as a pandas frame."""
+        table = cursor.fetch_arrow_table().rename_columns(schema.names).cast(schema.to_pyarrow())
+        return PandasData.convert_table(table.to_pandas(), schema)
 
     # ---- what is in memory, and what cannot be
 
