@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from flightserve.errors import InvalidArgument, Unimplemented
-from flightserve.sql.statements.words import Word, quoted_text, read_words
+from flightserve.sql.sources.spelling import quoted
+from flightserve.sql.statements.words import Word, read_words
 
 # Columns that a PIVOT may make of what it finds.
 VALUES_MAX: Final = 1000
@@ -53,7 +54,7 @@ class OpenPivot:
             raise Unimplemented(f"PIVOT would make more than {VALUES_MAX} columns; {NAME_THEM}")
         raw = self.text.encode()
         for (start, end), found in sorted(zip(self.places, values, strict=True), reverse=True):
-            listed = ", ".join(map(quoted_text, found))
+            listed = ", ".join(map(quoted, found))
             raw = b"%b(%b) IN (%b)%b" % (raw[:start], raw[start:end], listed.encode(), raw[end:])
         return raw.decode()
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from flightserve.sql.statements.words import Word, quoted_text, read_words, unquoted
+from flightserve.sql.sources.spelling import quoted, quoted_name
+from flightserve.sql.statements.words import Word, read_words, unquoted
 
 # By their names in lower case.
 SETTINGS: Final = frozenset(
@@ -105,7 +106,7 @@ def _set(words: Sequence[Word], _: str, in_use: InUse) -> str | None:
 def _pragma(words: Sequence[Word], _: str, in_use: InUse) -> str | None:
     name, rest = words[1].text.lower() if len(words) > 1 else "", words[2:]
     if name == "database_list" and not rest:
-        return f"SELECT 0::BIGINT AS seq, {quoted_text(in_use.catalog)} AS name, NULL::VARCHAR AS file"
+        return f"SELECT 0::BIGINT AS seq, {quoted(in_use.catalog)} AS name, NULL::VARCHAR AS file"
     if name in _PRAGMAS and not rest:
         return _PRAGMAS[name]
     if name == "table_info" and len(rest) > 2 and (rest[0].text, rest[-1].text) == ("(", ")"):
@@ -137,13 +138,14 @@ _PRAGMAS: Final = {
 
 
 def _table_info(words: Sequence[Word], in_use: InUse) -> str | None:
-    name = _name(words)
-    if len(name) == 1 and words[0].text[0] == "'":
+    parts = _parts(words)
+    if len(parts) == 1 and words[0].text[0] == "'" and parts[0].lower() not in in_use.tables:
         # A text, which may be a name with its schema.
-        name = tuple(name[0].split(".")) if name[0] not in in_use.tables else name
-    if not name or name[-1] not in in_use.tables or (name[:-1] and not _names_schema(name[:-1], in_use)):
+        parts = parts[0].split(".")
+    *place, table = parts or [""]
+    if table.lower() not in in_use.tables or (place and not _names_schema(_lower(place), in_use)):
         return None
-    return f"FROM pragma_table_info({quoted_text(name[-1])})"
+    return f"FROM pragma_table_info({quoted(quoted_name(table))})"
 
 
 def _sets_what_is(words: Sequence[Word], in_use: InUse) -> bool:
@@ -176,6 +178,14 @@ def _names_schema(name: tuple[str, ...], in_use: InUse) -> bool:
 
 def _name(words: Sequence[Word]) -> tuple[str, ...]:
     """The parts of a name with dots between them, in lower case; nothing where it is none."""
+    return _lower(_parts(words))
+
+
+def _parts(words: Sequence[Word]) -> list[str]:
     if len(words) % 2 == 0 or any(word.text != "." for word in words[1::2]):
-        return ()
-    return tuple(unquoted(word.text).lower() for word in words[::2])
+        return []
+    return [unquoted(word.text) for word in words[::2]]
+
+
+def _lower(parts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part.lower() for part in parts)

@@ -41,8 +41,3 @@ def unquoted(word: str) -> str:
         if len(word) >= 2 and word[0] == word[-1] == quote:
             return word[1:-1].replace(quote * 2, quote)
     return word
-
-
-def quoted_text(text: str) -> str:
-    """The text as a literal."""
-    return "'" + text.replace("'", "''") + "'"

@@ -212,6 +212,14 @@ def test_pragma_table_info_is_the_function(engine: Engine, spelled: str) -> None
     assert got.equals(run(engine, "FROM pragma_table_info('people')")) and got.num_rows == 4
 
 
+def test_pragma_table_info_of_names_that_need_quotes() -> None:
+    names = ["a.b", 'q"x', "Ünï", "it's"]
+    with opened(dict.fromkeys(names, PEOPLE)) as engine:
+        for name in names:
+            for spelled in ('"' + name.replace('"', '""') + '"', "'" + name.replace("'", "''") + "'"):
+                assert run(engine, f"PRAGMA table_info({spelled})").num_rows == 4
+
+
 def test_the_catalog_in_use_is_the_one_that_may_be_used(folder: Path) -> None:
     with opened({"people": PEOPLE}, catalog="the lake") as engine:
         for sql in ('USE "the lake"', 'USE "The Lake".main', "USE main"):
