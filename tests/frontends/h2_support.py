@@ -9,6 +9,7 @@ from typing import Final
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
 END_HEADERS = 4
+END_STREAM = 1
 ACK = 1
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 EXCHANGE: Final = "/arrow.flight.protocol.FlightService/DoExchange"
@@ -46,6 +47,8 @@ class H2:
         self._changed = threading.Condition()
         self._windows = [65_535, 65_535]
         self.closed = threading.Event()
+        # RPCs that the server has ended.
+        self.ended = 0
         self.send(PREFACE + frame(SETTINGS, 0, 0))
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -92,6 +95,8 @@ class H2:
             for at in range(0, len(payload), 6):
                 if payload[at : at + 2] == b"\0\4":
                     self._widen(1, int.from_bytes(payload[at + 2 : at + 6]) - 65_535)
+        elif kind == HEADERS and flags & END_STREAM:
+            self.ended += 1
         elif kind == WINDOW_UPDATE:
             self._widen(int(stream != 0), int.from_bytes(payload))
 

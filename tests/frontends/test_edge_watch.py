@@ -88,13 +88,41 @@ def connections(port: int, count: int) -> Iterator[list[H2]]:
 @pytest.mark.parametrize("spread", [1, 5])
 def test_silent_streams_are_bounded_and_end(host: Any, spread: int) -> None:
     before = this_process().threads
+
+    def silent() -> int:
+        count = crowd_of(host).statistics()["silent"]
+        assert count <= STREAMS
+        return count
+
     with connections(port_of(host, "flight"), spread) as held:
         for number in range(30 * STREAMS):
             held[number % spread].send(opened(EXCHANGE, 2 * number + 1))
-        eventually(lambda: crowd_of(host).statistics()["silent"] == STREAMS or held[0].closed.is_set())
+        eventually(lambda: silent() == STREAMS or held[0].closed.is_set())
         # A thread each; how many are there at once to refuse the rest depends on who is quicker, they or the caller.
-        eventually(lambda: this_process().threads - before <= 2 * STREAMS)
-        eventually(lambda: all(one.closed.is_set() for one in held))
+        eventually(lambda: silent() <= STREAMS and this_process().threads - before <= 2 * STREAMS)
+        eventually(lambda: silent() <= STREAMS and all(one.closed.is_set() for one in held))
+
+
+@pytest.mark.parametrize("spread", [1, 5])
+def test_streams_that_are_refused_keep_no_threads(host: Any, spread: int) -> None:
+    before = this_process().threads
+    most = 0
+    with connections(port_of(host, "flight"), spread) as held:
+
+        def wait_for(refused: int) -> None:
+            eventually(lambda: sum(one.ended for one in held) >= refused or held[0].closed.is_set())
+
+        for start in range(0, 10 * STREAMS, STREAMS):
+            for number in range(start, start + STREAMS):
+                held[number % spread].send(opened(EXCHANGE, 2 * number + 1))
+                most = max(most, this_process().threads - before)
+            # The caller is no quicker than those who refuse.
+            wait_for(start)
+            most = max(most, this_process().threads - before)
+        refused = sum(one.ended for one in held)
+    assert refused >= STREAMS
+    # A thread each, and those that refuse the rest in turn.
+    assert most < 4 * STREAMS
 
 
 def test_a_connection_with_a_call_that_runs_does_not_hide_silent_ones(host: Any) -> None:
