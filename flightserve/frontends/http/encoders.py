@@ -73,8 +73,9 @@ class Sink:
 
 
 class _Written:
-    """Encoders by one of pyarrow's writers."""
+    """Encoders by one of pyarrow's writers, which `_open` makes of a file and a schema."""
 
+    _open: staticmethod[[Any, pa.Schema], Any]
     form = b""
     rows_max = 0
     full = False
@@ -98,14 +99,12 @@ class _Written:
         self._writer.close()
         return self._sink.take()
 
-    def _open(self, file: Any, schema: pa.Schema) -> Any:
-        raise NotImplementedError
-
 
 class ArrowPieces(_Written):
     """One Arrow IPC stream."""
 
     form = ARROW
+    _open = staticmethod(pa.ipc.new_stream)
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`. Raises MethodFailed for a batch that is not like the first."""
@@ -114,14 +113,12 @@ class ArrowPieces(_Written):
         except pa.ArrowException as error:
             raise MethodFailed(f"a batch of the reply does not have the schema of the first: {error}") from error
 
-    def _open(self, file: Any, schema: pa.Schema) -> Any:
-        return pa.ipc.new_stream(file, schema)
-
 
 class ParquetPieces(_Written):
     """One Parquet file, a row group for each batch."""
 
     form = PARQUET
+    _open = staticmethod(pyarrow.parquet.ParquetWriter)
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
@@ -129,9 +126,6 @@ class ParquetPieces(_Written):
             return super().piece(self._named(batch))
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise _unsayable(PARQUET, error) from error
-
-    def _open(self, file: Any, schema: pa.Schema) -> Any:
-        return pyarrow.parquet.ParquetWriter(file, schema)
 
     def _named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         names = _names(batch, self._style)
@@ -144,6 +138,7 @@ class CsvPieces(_Written):
     # Without it some clients read a text/... as Latin-1.
     form = CSV + b"; charset=utf-8"
     rows_max = TEXT_ROWS_MAX
+    _open = staticmethod(pyarrow.csv.CSVWriter)
 
     def __init__(self, style: Style = METHODS, before: bytes = b"") -> None:
         super().__init__(style)
@@ -157,9 +152,6 @@ class CsvPieces(_Written):
             return before + super().piece(pa.RecordBatch.from_arrays(columns, names=_names(batch, self._style)))
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise _unsayable(CSV, error) from error
-
-    def _open(self, file: Any, schema: pa.Schema) -> Any:
-        return pyarrow.csv.CSVWriter(file, schema)
 
 
 class JsonLines:
