@@ -23,6 +23,7 @@ from flightserve.frontends.json.values import values_of
 
 ROWS_MAX: Final = 1000
 CELL_CHARS_MAX: Final = 2000
+TITLE_CHARS_MAX: Final = 80
 # Of a page that loads and sends nothing.
 POLICY: Final = (
     b"content-security-policy: default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
@@ -77,12 +78,12 @@ class HtmlRows:
         return f"</tbody></table></div><p>{more}. {', '.join(self._links())}.</p></html>".encode()
 
     def _head(self, names: list[str], classes: list[str]) -> str:
-        query = escape(self._query)
+        title, query = escape(self._query[:TITLE_CHARS_MAX]), escape(self._query)
         heads = "".join(
             f'<th scope="col" class="{kind}">{escape(name)}' for name, kind in zip(names, classes, strict=True)
         )
         return (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{query[:80]}</title>'
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<style>{_STYLE}</style><pre>{query}</pre>"
             f'<div tabindex="0" role="region" aria-label="Rows"><table><thead><tr>{heads}</tr></thead><tbody>'

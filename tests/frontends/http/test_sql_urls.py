@@ -90,6 +90,7 @@ def test_a_browser_gets_a_page_of_the_first_rows(client: httpx.Client) -> None:
     assert "The first 1,000 rows; there are more" in answer.text and f'href="{link}"' in answer.text
     assert "1,000 rows." in get(client, "FROM range(1000)", BROWSER).text
     assert "1 row." in get(client, "SELECT 1", BROWSER).text and "0 rows." in get(client, "FROM range(0)", BROWSER).text
+    assert f"<title>SELECT {'&#x27;' * 73}</title>" in get(client, f"SELECT {chr(39) * 80}", BROWSER).text
     assert client.post("/v1/sql", json={"query": "SELECT 1 AS a"}, headers=BROWSER).json() == {"rows": [{"a": 1}]}
 
 
