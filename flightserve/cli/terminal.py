@@ -7,6 +7,7 @@ show, while an app starts, how far that is (rich draws them), and a banner ends 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("text", "json")
 LEVEL_NAMES: Final = tuple(level.lower() for level in LEVELS[:4])
+# Around whatever is written: where nobody reads any more, the app serves on.
+_GONE: Final = contextlib.suppress(OSError, ValueError)
 
 
 def chosen_format(asked: str | None, stream: TextIO) -> str:
@@ -57,19 +60,19 @@ class Terminal:
         if self._live:
             from flightserve.cli.drawing import LoadingDisplay
 
-            with self._lock:
+            with self._lock, _GONE:
                 self._display = LoadingDisplay(self._out, self.colour)
 
     def end(self) -> None:
         """Nothing is drawn any more."""
-        with self._lock:
+        with self._lock, _GONE:
             display, self._display = self._display, None
             if display is not None:
                 display.close()
 
     def write(self, record: Record) -> None:
         """One record, if it is to be shown."""
-        with self._lock:
+        with self._lock, _GONE:
             self._count(record)
             if self._display is not None and self._display.take(record):
                 return
@@ -79,13 +82,13 @@ class Terminal:
 
     def starting(self, ready: int, known: int) -> None:
         """So many of the processes that are known are ready."""
-        with self._lock:
+        with self._lock, _GONE:
             if self._display is not None:
                 self._display.starting(ready, known)
 
     def show(self, lines: Sequence[str]) -> None:
         """Lines for people."""
-        with self._lock:
+        with self._lock, _GONE:
             self._put(lines)
 
     def _count(self, record: Record) -> None:
@@ -101,12 +104,8 @@ class Terminal:
         return LEVELS.index(record["level"]) >= LEVELS.index(self._level)
 
     def _put(self, lines: Sequence[str]) -> None:
-        try:
-            if self._display is not None:
-                self._display.print(lines)
-            else:
-                self._out.write("".join(f"{line}\n" for line in lines))
-                self._out.flush()
-        except (OSError, ValueError):
-            # Nobody reads any more; the app serves on.
-            return
+        if self._display is not None:
+            self._display.print(lines)
+        else:
+            self._out.write("".join(f"{line}\n" for line in lines))
+            self._out.flush()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
+import pty
 import shlex
 import subprocess
 import sys
@@ -103,6 +105,29 @@ def test_a_reader_that_is_gone_fails_nobody() -> None:
     out.close()
     terminal.write(record())
     terminal.show(["a"])
+
+
+@pytest.mark.parametrize("gone_at_once", [True, False])
+def test_a_terminal_that_is_gone_fails_no_start(gone_at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was hung up answers with EIO."""
+    monkeypatch.setenv("TERM", TERMINAL["TERM"])
+    reached = False
+    ours, theirs = pty.openpty()
+    with contextlib.suppress(OSError), open(theirs, "w", closefd=False) as out:
+        terminal = Terminal("text", "", out)
+        if gone_at_once:
+            os.close(ours)
+        terminal.begin()
+        if not gone_at_once:
+            os.close(ours)
+        terminal.starting(1, 4)
+        terminal.write(record(logger=LOGGER, table="flights", share=0.4))
+        terminal.write(record())
+        terminal.end()
+        terminal.show(["a"])
+        reached = True
+    os.close(theirs)
+    assert reached
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
