@@ -83,7 +83,6 @@ class Capturing:
             if found:
                 self._take(found)
             if self._stop_reading in ready and not data:
-                self._ended = True
                 return
 
     def _read(self) -> bytes:
@@ -95,8 +94,12 @@ class Capturing:
     def end(self) -> None:
         """Give what is still there, and close."""
         os.close(self.writing)
+        self._ended = True
         os.write(self._stop_writing, b"x")
         self._thread.join(END_S)
+        if self._thread.is_alive():
+            # Processes that inherited the pipe write on, or nobody takes the lines: it keeps the descriptors it is at.
+            return
         for fd in (self._reading, self._stop_reading, self._stop_writing):
             os.close(fd)
 

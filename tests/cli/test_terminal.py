@@ -303,6 +303,20 @@ def test_what_is_written_to_the_descriptors_is_taken_to_the_last_byte() -> None:
     assert seen[2:] == [*map(str, range(20_000))]
 
 
+@pytest.mark.parametrize("busy", ["lambda lines: None", "lambda lines: taken.wait()"])
+def test_who_writes_on_or_does_not_read_ends_no_process(busy: str) -> None:
+    program = (
+        "import subprocess, sys, threading; from flightserve.cli import capturing\n"
+        "taken, capturing.END_S = threading.Event(), 0.1\n"
+        f"with capturing.Captured({busy}) as (out, errors): writer = subprocess.Popen(['yes'])\n"
+        "taken.set(); writer.kill()\n"
+        "for thread in threading.enumerate():\n    thread.daemon and thread.join()\n"
+        "sys.exit(7)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (7, b"")
+
+
 # ---- status
 
 
