@@ -13,10 +13,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from flightserve.wire.log_lines import Record, neutral
+from flightserve.wire.log_text import LOADING
 
 # Tables that are drawn at a time.
 TABLES_MAX: Final = 8
-LOGGER: Final = "flightserve.sql.loading"
 
 
 class LoadingDisplay:
@@ -65,7 +65,7 @@ class LoadingDisplay:
     def take(self, record: Record) -> bool:
         """Draw what the record says of a loading; False where it is a line of the log as well."""
         table = record.get("table")
-        if record["logger"] != LOGGER or not isinstance(table, str):
+        if record["logger"] != LOADING or not isinstance(table, str):
             return False
         key = (record["process"], table)
         if "share" not in record:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from flightserve.cli.colour import colour_of, is_dumb, is_terminal
 from flightserve.control.logs import PROGRESS, time_of_day
 from flightserve.wire.log_lines import LEVELS, Record, encode
-from flightserve.wire.log_text import is_for_people, is_printed, text_of
+from flightserve.wire.log_text import LOADING, is_for_people, is_printed, text_of
 
 if TYPE_CHECKING:
     from flightserve.cli.drawing import LoadingDisplay
@@ -93,7 +93,7 @@ class Terminal:
 
     def _count(self, record: Record) -> None:
         table, rows = record.get("table"), record.get("rows")
-        if record["logger"] == "flightserve.sql.loading" and isinstance(table, str) and isinstance(rows, int):
+        if record["logger"] == LOADING and isinstance(table, str) and isinstance(rows, int):
             self.rows[table] = rows
 
     def _shows(self, record: Record) -> bool:

@@ -12,8 +12,10 @@ from flightserve.wire.log_lines import LEVELS, Record, neutral
 # Request ids that a line names.
 IDS_MAX: Final = 3
 PRINTED: Final = frozenset({"stdout", "stderr"})
+# Who tells how far the loading of a table is, and that it is loaded.
+LOADING: Final = "flightserve.sql.loading"
 # Of flightserve's own records below a warning, people want those of these loggers.
-TOLD: Final = ("flightserve.told", "flightserve.sql.loading", "flightserve.cli.reloading")
+TOLD: Final = ("flightserve.told", LOADING, "flightserve.cli.reloading")
 # Libraries whose warnings are about themselves.
 _QUIET: Final = frozenset({"ray", "grpc"})
 _STYLES: Final = {"DEBUG": "2", "INFO": "", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}

@@ -20,7 +20,7 @@ import pytest
 from flightserve.cli.banner import TABLES_MAX, Ready, ShownCall, line_to_paste, lines
 from flightserve.cli.capturing import Captured, Lines
 from flightserve.cli.colour import has_colour, is_dumb
-from flightserve.cli.drawing import LOGGER, LoadingDisplay
+from flightserve.cli.drawing import LoadingDisplay
 from flightserve.cli.progress import Progress, counted
 from flightserve.cli.samples import call_of
 from flightserve.cli.status import WATCH_S_MAX, WATCH_S_MIN, interval, render
@@ -28,6 +28,7 @@ from flightserve.cli.terminal import Terminal, chosen_format
 from flightserve.control.messages import ChildView, DeploymentView, View
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
 from flightserve.wire.log_lines import MESSAGE_CHARS_MAX
+from flightserve.wire.log_text import LOADING
 from tests.support import eventually
 
 TERMINAL = {"TERM": "xterm-256color"}
@@ -121,7 +122,7 @@ def test_a_terminal_that_is_gone_fails_no_start(gone_at_once: bool, monkeypatch:
         if not gone_at_once:
             os.close(ours)
         terminal.starting(1, 4)
-        terminal.write(record(logger=LOGGER, table="flights", share=0.4))
+        terminal.write(record(logger=LOADING, table="flights", share=0.4))
         terminal.write(record())
         terminal.end()
         terminal.show(["a"])
@@ -250,10 +251,10 @@ def test_a_table_that_loads_is_drawn_as_wide_as_there_is_room(width: int, monkey
     out = Tty()
     display = LoadingDisplay(out, colour=False)
     display.starting(1, 4)
-    loading = record(logger=LOGGER, table="fli\x1b[2Jghts", share=0.4, about="40% of a.parquet (5.2 MB)")
+    loading = record(logger=LOADING, table="fli\x1b[2Jghts", share=0.4, about="40% of a.parquet (5.2 MB)")
     assert display.take(loading)
     display.print(["a line of the log"])
-    assert not display.take(record(logger=LOGGER, table="fli\x1b[2Jghts", rows=5)), "that it is there is told as well"
+    assert not display.take(record(logger=LOADING, table="fli\x1b[2Jghts", rows=5)), "that it is there is told as well"
     display.close()
     text = out.getvalue()
     assert "a line of the log" in text
@@ -265,15 +266,15 @@ def test_a_table_that_loads_is_drawn_as_wide_as_there_is_room(width: int, monkey
 def test_many_tables_are_drawn_a_few_at_a_time() -> None:
     display = LoadingDisplay(Tty(), colour=True)
     for number in range(50):
-        assert display.take(record(logger=LOGGER, table=f"t{number}", share=0.1))
+        assert display.take(record(logger=LOADING, table=f"t{number}", share=0.1))
     display.close()
 
 
 def test_elsewhere_rows_are_remembered_and_told_plainly() -> None:
     out = io.StringIO()
     terminal = Terminal("text", "", out)
-    terminal.write(record(logger=LOGGER, table="flights", rows=5))
-    terminal.write(record("DEBUG", logger=LOGGER, table="flights", share=0.5))
+    terminal.write(record(logger=LOADING, table="flights", rows=5))
+    terminal.write(record("DEBUG", logger=LOADING, table="flights", share=0.5))
     assert terminal.rows == {"flights": 5}
     assert out.getvalue().count("\n") == 1
 
