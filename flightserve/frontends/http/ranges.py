@@ -19,7 +19,7 @@ ANSWER_BYTES_MAX: Final = 64 << 20
 KEPT_BYTES_MAX: Final = 128 << 20
 KEPT_MAX: Final = 64
 # An answer that has a tag is that of the tables as they are; it is kept so long after each use. One that has none
-# may be another the next time, and is only kept for the reader that asked for it.
+# may be another the next time, and is only kept for the address that asked for it.
 TAGGED_NS: Final = 60 * NS_PER_S
 UNTAGGED_NS: Final = 10 * NS_PER_S
 _RANGE: Final = re.compile(rb"\s*bytes\s*=\s*(\d{0,18})-(\d{0,18})\s*", re.IGNORECASE)
