@@ -23,7 +23,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import sqlglot as sg
 import sqlglot.expressions as sge
-from adbc_driver_flightsql import ConnectionOptions
+from adbc_driver_flightsql import ConnectionOptions, DatabaseOptions
 from ibis.backends import HasCurrentCatalog, HasCurrentDatabase, NoExampleLoader
 from ibis.backends.sql import SQLBackend
 from ibis.backends.sql.compilers.duckdb import DuckDBCompiler
@@ -33,6 +33,8 @@ PORT: Final = 8815
 # Of frames and lists that are written into a query, all of which is bounded by the server.
 MEMORY_ROWS_MAX: Final = 10_000
 _CATALOG: Final = ConnectionOptions.OPTION_SESSION_OPTION_PREFIX.value + "catalog"
+# The session that has it is known by its cookie, where nobody logs in.
+_COOKIES: Final = {DatabaseOptions.WITH_COOKIE_MIDDLEWARE.value: "true"}
 _READ_ONLY: Final = "the tables of a flightserve warehouse are read-only"
 
 
@@ -90,7 +92,7 @@ class Backend(SQLBackend, HasCurrentCatalog, HasCurrentDatabase, NoExampleLoader
         ADBC's driver."""
         named = {"username": user, "password": password} if user else {}
         options = {_CATALOG: catalog} if catalog else None
-        self.con = adbc.connect(uri, db_kwargs={**named, **db_kwargs}, conn_kwargs=options, autocommit=True)
+        self.con = adbc.connect(uri, db_kwargs={**_COOKIES, **named, **db_kwargs}, conn_kwargs=options, autocommit=True)
 
     def _from_url(self, url: ParseResult, **kwargs: Any) -> Any:
         """`flightserve://[user:password@]host[:port][/catalog][?tls=true]`."""

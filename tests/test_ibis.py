@@ -50,6 +50,19 @@ def test_ibis_finds_the_backend_by_its_name(address: str) -> None:
         made.disconnect()
 
 
+def test_one_of_several_warehouses_is_chosen() -> None:
+    other = fs.sql.Warehouse({"things": TYPES}, name="other", threads=1)
+    with LocalService(fs.App(warehouse(), other)) as service:
+        served = FlightFrontend(service, "127.0.0.1", 0, EdgeLimits(), Metrics(), b"k" * 32)
+        named = served.start().replace("grpc://", "flightserve://")
+        for url, tables in ((f"{named}/other", ["things"]), (f"{named}/lake", ["people", "types"])):
+            for each in (url, url.replace("://", "://ann:secret@")):
+                made = ibis.connect(each)
+                assert made.list_tables() == tables and made.current_catalog == url.rpartition("/")[2]
+                made.disconnect()
+        served.stop()
+
+
 def test_it_lists_what_there_is(con: Any) -> None:
     assert (con.current_catalog, con.current_database) == ("lake", "main")
     assert con.version.startswith("duckdb v")
