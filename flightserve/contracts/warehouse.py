@@ -106,8 +106,8 @@ METHODS: Final = (
     _method(
         DESCRIBE,
         DESCRIPTION,
-        "What a statement takes and gives, and whether executions of it are merged; nothing is run. Without parameter "
-        "rows, a result that depends on the parameters' types has no schema.",
+        "What a statement takes and gives, and whether executions of it are merged; nothing is run but what a PIVOT "
+        "looks its values up by. Without parameter rows, a result that depends on the parameters' types has no schema.",
         example=_EXAMPLE,
     ),
     _method(TABLES, TABLE_ROWS, "The warehouse's tables.", example="tables"),

@@ -213,8 +213,8 @@ class WarehouseReplica:
         return self._cache, prepared.scope
 
     def describe(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """What a statement takes and gives, and whether executions of it are merged; nothing is run. Without parameter
-        rows, a result that depends on the parameters' types has no schema."""
+        """What a statement takes and gives, and whether executions of it are merged; nothing is run but what a PIVOT
+        looks its values up by. Without parameter rows, a result that depends on the parameters' types has no schema."""
         sql, rows = _read(batch)
         with self._tables.using() as tables:
             prepared, columns = _prepare_for(tables.runner, sql, rows, runs=False)

@@ -21,6 +21,7 @@ from pyarrow import flight
 import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.errors import NotFound
+from flightserve.frontends.flight import server
 from flightserve.frontends.flight.server import FlightFrontend
 from flightserve.frontends.flight.sql_messages import pack, read_command
 from flightserve.frontends.sql import info as sql_info
@@ -103,6 +104,9 @@ def test_tables_are_flights_too(client: Any) -> None:
     assert list(client.list_flights(b"other")) == []
     (listed,) = (info for info in client.list_flights(b"nyc") if info.descriptor.path == [b"nyc", b"flights"])
     assert listed.total_records == FLIGHTS.num_rows and client.do_get(listed.endpoints[0].ticket).read_all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "LISTED_MAX", 1)
+        assert len(list(client.list_flights())) == 1
     descriptor = flight.FlightDescriptor.for_path("nyc", "flights")
     info = client.get_flight_info(descriptor)
     assert client.get_schema(descriptor).schema == info.schema
