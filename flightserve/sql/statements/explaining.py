@@ -21,6 +21,8 @@ ExplainForm = Literal["", "plan", "profile", "profile as json"]
 # What is sent to the engine in place of what was typed.
 ANALYZE: Final = "EXPLAIN (ANALYZE, FORMAT json) "
 _TYPED: Final = "EXPLAIN ANALYZE "
+# Of `SELECT count(*)` and of VALUES the engine has no profile.
+NOTHING_RAN: Final = "nothing had to run: the engine knew the rows when the query was planned"
 # Levels of a profile that are told: a plan is as deep as its query is long.
 DEPTH_MAX: Final = 200
 
@@ -94,7 +96,7 @@ def told(profile: str, form: ExplainForm) -> str:
     seconds = float(query.get("total_time") or 0.0)
     if form == "profile as json":
         return json.dumps({"seconds": seconds, "operators": operators}, indent=2)
-    lines = [f"total: {_time(seconds)}", *_lines(operators)]
+    lines = [f"total: {_time(seconds)}", *(_lines(operators) if operators else [NOTHING_RAN])]
     return "\n".join(lines) + "\n"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from flightserve.errors import InvalidArgument
 from flightserve.sql.engine.query_watch import QueryWatch
-from flightserve.sql.statements.explaining import DEPTH_MAX, as_typed, read_explain, told
+from flightserve.sql.statements.explaining import DEPTH_MAX, NOTHING_RAN, as_typed, read_explain, told
 from flightserve.sql.warehouse.queries import Runner
 from flightserve.sql.warehouse.replica import _prepare_for
 from tests.sql.warehouses import PEOPLE, opened
@@ -47,6 +47,8 @@ def test_a_profile_names_no_path(tmp_path: Path, load: str) -> None:
         )
         assert "Estimated" in explained(f"EXPLAIN (FORMAT json) {query}")
         explained(f"EXPLAIN {query}")
+        assert explained("EXPLAIN ANALYZE VALUES (1)") == f"total: 0.000 ms\n{NOTHING_RAN}\n"
+        assert json.loads(explained("EXPLAIN (ANALYZE, FORMAT json) VALUES (1)"))["operators"] == []
     watch.stop()
 
 
