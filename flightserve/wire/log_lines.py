@@ -105,12 +105,6 @@ class Joining:
         else:
             yield rest
 
-    def end(self) -> Iterator[str]:
-        """What is left where nothing more comes."""
-        held, self._held = self._held, ""
-        if held:
-            yield held
-
 
 def _cut(text: str) -> bool:
     """Whether it may be the beginning of a record: all of ours end in a brace."""

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pexpect
 import pyarrow as pa
 import pytest
 
+from flightserve.cli import drawing
 from flightserve.cli.banner import TABLES_MAX, Ready, ShownCall, line_to_paste, lines
 from flightserve.cli.capturing import Captured, Lines
 from flightserve.cli.colour import has_colour, is_dumb
@@ -264,10 +266,12 @@ def test_a_table_that_loads_is_drawn_as_wide_as_there_is_room(width: int, monkey
 
 
 def test_many_tables_are_drawn_a_few_at_a_time() -> None:
-    display = LoadingDisplay(Tty(), colour=True)
+    out = Tty()
+    display = LoadingDisplay(out, colour=False)
     for number in range(50):
         assert display.take(record(logger=LOADING, table=f"t{number}", share=0.1))
     display.close()
+    assert set(re.findall(r"\bt\d+\b", out.getvalue())) == {f"t{number}" for number in range(drawing.TABLES_MAX)}
 
 
 def test_elsewhere_rows_are_remembered_and_told_plainly() -> None:

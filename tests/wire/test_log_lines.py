@@ -90,8 +90,7 @@ def test_lines_that_were_read_too_early_are_put_together(parts: list[str], data:
             lines += [line[:at], line[at:]] if data.draw(st.booleans()) else [line]
         else:
             lines.append(part)
-    joining = Joining()
-    found = [*joining.feed(lines), *joining.end()]
+    found = list(Joining().feed(lines))
     assert [each for each in found if isinstance(each, dict)] == expected
     assert [each for each in found if isinstance(each, str)] == [part for part in parts if part != "RECORD"]
 
