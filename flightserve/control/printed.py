@@ -62,6 +62,10 @@ class Printed(io.TextIOBase):
     def reconfigure(self, **_: object) -> None:
         """Scripts ask for UTF-8, or for lines at once; they have both."""
 
+    def detach(self) -> PrintedBytes:
+        """Scripts put a wrapper of their own around these; what is under it stays the same."""
+        return self.buffer
+
     def write(self, text: str) -> int:
         """Take the text; raises ValueError when the stream was closed."""
         if self.closed:

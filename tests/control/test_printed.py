@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import threading
@@ -98,6 +99,12 @@ def test_it_is_a_stream_like_any_other(out: Stream) -> None:
     out.stream.close()
     with pytest.raises(ValueError, match="closed file"):
         print("more", file=out.stream)
+
+
+def test_scripts_may_wrap_it_anew(out: Stream) -> None:
+    wrapper = io.TextIOWrapper(out.stream.detach(), encoding="utf-8", line_buffering=True)
+    print("größer", file=wrapper)
+    assert out.said == ["größer"]
 
 
 def test_what_ray_tells_its_log_goes_as_it_was(out: Stream) -> None:
