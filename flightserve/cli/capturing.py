@@ -6,6 +6,7 @@ is seen. Processes that inherited the pipe may hold it open; so its end is told 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -127,7 +128,9 @@ class Captured:
             os.close(fd)
         self._capturing.end()
         for file in self._files:
-            file.close()
+            # Of a stream that nobody reads any more, what was not taken is still there.
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def _flush() -> None:

@@ -18,8 +18,14 @@ class StdoutForPrograms:
         self._out = os.fdopen(os.dup(self._kept), "w")
         return self._out
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         sys.stdout.flush()
-        self._out.close()
-        os.dup2(self._kept, 1)
-        os.close(self._kept)
+        try:
+            self._out.close()
+        except OSError:
+            # What cannot be written was said already where that ended the block.
+            if kind is None:
+                raise
+        finally:
+            os.dup2(self._kept, 1)
+            os.close(self._kept)

@@ -22,7 +22,7 @@ from flightserve.cli.progress import Progress, counted
 from flightserve.cli.samples import call_of
 from flightserve.cli.source_options import add_source_options, csv_options, read_init
 from flightserve.config import PROTOCOLS, UNIX_PROTOCOLS, USUAL_PORTS, FrontendOptions
-from flightserve.errors import ConfigError, FlightserveError, InvalidArgument
+from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
     from flightserve.app import App
@@ -229,8 +229,7 @@ class _Served:
         try:
             self._start()
             if not self._stop.is_set():
-                addresses = json.dumps(_ready(self._running), separators=(",", ":"))
-                print(f"ready {addresses}", file=out, flush=True)
+                print_ready(self._running, out)
                 self._greet()
                 if self._reloader is not None:
                     self._reloader.begin(self._running.app_id)
@@ -275,6 +274,17 @@ class _Served:
         took_s = time.monotonic() - self._began
         shown = Ready(__version__, took_s, self._running.addresses, specs, call_of(specs), dict(self._terminal.rows))
         self._terminal.show(lines(shown, self._terminal.colour))
+
+
+def print_ready(running: Running, out: TextIO) -> None:
+    """The line for programs. Raises Unavailable where it cannot be written: who waits for it would do so in vain."""
+    addresses = json.dumps(_ready(running), separators=(",", ":"))
+    try:
+        print(f"ready {addresses}", file=out, flush=True)
+    except OSError as error:
+        raise Unavailable(
+            f"the line with the addresses cannot be written to standard output: {error.strerror}"
+        ) from error
 
 
 def _ready(running: Running) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Printed(io.TextIOBase):
     def reconfigure(self, **_: object) -> None:
         """Scripts ask for UTF-8, or for lines at once; they have both."""
 
-    def detach(self) -> PrintedBytes:
+    def detach(self) -> PrintedBytes:  # type: ignore[override]
         """Scripts put a wrapper of their own around these; what is under it stays the same."""
         return self.buffer
 

@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pexpect
@@ -25,9 +26,11 @@ from flightserve.cli.colour import has_colour, is_dumb
 from flightserve.cli.drawing import LoadingDisplay
 from flightserve.cli.progress import Progress, counted
 from flightserve.cli.samples import call_of
+from flightserve.cli.serving import print_ready
 from flightserve.cli.status import WATCH_S_MAX, WATCH_S_MIN, interval, render
 from flightserve.cli.terminal import Terminal, chosen_format
 from flightserve.control.messages import ChildView, DeploymentView, View
+from flightserve.errors import Unavailable
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
 from flightserve.wire.log_lines import MESSAGE_CHARS_MAX
 from flightserve.wire.log_text import LOADING
@@ -141,6 +144,41 @@ def test_who_closes_the_streams_harms_nobody(closed: str) -> None:
         "sys.exit(7)"
     )
     assert subprocess.run(f'{sys.executable} -c "{program}" {closed}', shell=True, check=False).returncode == 7
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_who_reads_no_more_does_not_change_how_it_ends(form: str) -> None:
+    program = (
+        "import sys; from flightserve.cli.log_options import LogOptions, opened\n"
+        f"with opened(LogOptions('{form}')) as (out, terminal): terminal.show(['nobody reads'])\n"
+        "sys.stderr = None; sys.exit(7)"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert subprocess.run([sys.executable, "-c", program], stderr=writing, check=False).returncode == 7
+    os.close(writing)
+
+
+@pytest.mark.parametrize(("flushed", "status"), [(True, 7), (False, 1)])
+def test_what_cannot_be_written_for_programs_is_said_once(flushed: bool, status: int) -> None:
+    program = (
+        "import sys; from flightserve.cli.output import StdoutForPrograms\n"
+        "with StdoutForPrograms() as out:\n"
+        f"    try: print('a', file=out, flush={flushed})\n"
+        "    except OSError: sys.exit(7)\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.DEVNULL, check=False)
+    assert done.returncode == status
+
+
+def test_addresses_that_cannot_be_written_end_the_start() -> None:
+    running: Any = SimpleNamespace(addresses={}, status=lambda: SimpleNamespace(children=()))
+    with open("/dev/full", "w") as full:
+        with pytest.raises(Unavailable, match="cannot be written to standard output: No space left on device"):
+            print_ready(running, full)
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 # ---- the banner
