@@ -13,8 +13,9 @@ import pyarrow as pa
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.staging import MemoryFull, Staged, TooMuchWork
 from flightserve.caller.uplink import Deliver
+from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.service import EncodedStream, PartCallback, Passed, Payload
-from flightserve.errors import Cancelled, FlightserveError, ResourceExhausted
+from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, ResourceExhausted
 from flightserve.loops import beside
 from flightserve.types import RequestMeta
 from flightserve.wire import frames
@@ -108,12 +109,16 @@ class RoutedCall:
             raise
 
     async def _staged(self, payload: pa.RecordBatch | EncodedStream) -> Staged:
-        """Raises ResourceExhausted where there is no memory until the deadline."""
+        """Raises DeadlineExceeded, and ResourceExhausted where there is no memory until the deadline."""
         while True:
+            left_s = (self.meta.deadline_ns - monotonic_ns()) / NS_PER_S
             try:
-                return await self._submitter.stage_large(self.target, payload)
+                async with asyncio.timeout(left_s):
+                    return await self._submitter.stage_large(self.target, payload)
             except MemoryFull as full:
                 nbytes = full.nbytes
+            except TimeoutError:
+                raise DeadlineExceeded("the deadline passed while the request was staged") from None
             await self._submitter.wait_for_room(nbytes, self.meta.deadline_ns)
 
     def note_sent(self, request_id: int) -> None:

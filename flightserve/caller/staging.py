@@ -192,9 +192,20 @@ class LargeStaging:
         return Staged(payload, spec, region, rows, self._pool)
 
     async def stage_soon(self, payload: pa.RecordBatch | EncodedStream, destination: Destination) -> Staged:
-        """The same, on the loop, by one of its threads."""
-        async with self._loop_places:
-            return await asyncio.get_running_loop().run_in_executor(None, self.stage, payload, destination)
+        """The same, on the loop, by one of its threads. Who gives up does not end that thread, which keeps its place
+        as long as it works."""
+        await self._loop_places.acquire()
+        # No name for what is begun: frames of a call that was given up live on, and with them what was staged.
+        return await asyncio.shield(self._begin(payload, destination))
+
+    def _begin(self, payload: pa.RecordBatch | EncodedStream, destination: Destination) -> asyncio.Future[Staged]:
+        try:
+            staging = asyncio.get_running_loop().run_in_executor(None, self.stage, payload, destination)
+        except BaseException:
+            self._loop_places.release()
+            raise
+        staging.add_done_callback(lambda _: self._loop_places.release())
+        return staging
 
 
 def _copy(payload: EncodedStream, memory: memoryview) -> None:

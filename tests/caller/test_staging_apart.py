@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import flightserve as fs
 from flightserve.caller import staging
 from flightserve.caller.staging import LARGE_AT_ONCE_MAX, QUICK_BYTES_MAX
 from flightserve.contracts.service import EncodedStream
-from flightserve.errors import SchemaMismatch
+from flightserve.errors import DeadlineExceeded, SchemaMismatch
 from flightserve.fabric.memory.batches import stream_of
 from tests.plane import Plane, meta, plane, receive_all, small_limits
 from tests.support import eventually
@@ -64,11 +65,11 @@ class Gate:
         self._opened.set()
 
 
-def begin(running: Plane, payload: Any) -> concurrent.futures.Future[Any]:
+def begin(running: Plane, payload: Any, timeout_s: float = 20.0) -> concurrent.futures.Future[Any]:
     """The first row of what a call gives, which begins now."""
 
     async def collect() -> Any:
-        call = running.client.call("Shop", "count", payload, meta())
+        call = running.client.call("Shop", "count", payload, meta(timeout_s))
         try:
             (row,) = [row async for result in call for row in result.batch().to_pylist()]
             return row
@@ -145,6 +146,47 @@ def test_what_is_given_up_while_it_is_staged_is_not_sent(monkeypatch: pytest.Mon
         large.cancel()
         gate.open()
         eventually(running.at_rest, what="the region came back")
+        assert not running.targets[0].ran
+
+
+def test_threads_of_what_was_given_up_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or those who send and hang up would have all of the loop's threads."""
+    gate = Gate(monkeypatch)
+    threads_max = (os.cpu_count() or 1) + 4
+    with plane(Shop.bind()) as running:
+        try:
+            for place in range(LARGE_AT_ONCE_MAX):
+                given_up = begin(running, stream(LARGE))
+                eventually(lambda place=place: len(gate.threads) == place + 1, what="a thread stages the rows")
+                given_up.cancel()
+            for _ in range(threads_max):
+                given_up = begin(running, stream(LARGE))
+                # When another call was answered, this one has begun, and waits for a place.
+                assert rows_of(running, "count", SMALL) == [{"rows": 2, "sum": 3}]
+                given_up.cancel()
+            assert running.run(_in_a_thread(lambda: "done")) == "done"
+            assert len(gate.threads) == LARGE_AT_ONCE_MAX
+        finally:
+            gate.open()
+        eventually(running.at_rest, what="the regions came back")
+        assert running.targets[0].ran == threads_max
+
+
+async def _in_a_thread(work: Callable[[], str]) -> str:
+    return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, work), 20)
+
+
+def test_the_deadline_of_what_is_staged_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    with plane(Shop.bind()) as running:
+        try:
+            calls = [begin(running, stream(LARGE), timeout_s=0.3) for _ in range(LARGE_AT_ONCE_MAX + 1)]
+            for call in calls:
+                with pytest.raises(DeadlineExceeded, match="while the request was staged"):
+                    call.result(20)
+        finally:
+            gate.open()
+        eventually(running.at_rest, what="the regions came back")
         assert not running.targets[0].ran
 
 
