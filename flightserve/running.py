@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from flightserve.config import PROTOCOLS, UNIX, FabricLimits, FrontendOptions, ServingOptions
-from flightserve.errors import ConfigError, Unavailable
+from flightserve.errors import ConfigError, FlightserveError, Unavailable
 from flightserve.versions import check_versions
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ FRONTENDS_MAX: Final = 64
 CHANGE_TIMEOUT_S: Final = 600.0
 # How often it is looked whether the app lives, while the program waits.
 CHECK_S: Final = 0.5
+STATUS_TIMEOUT_S: Final = 1.0
 
 
 class Running:
@@ -80,7 +81,19 @@ class Running:
         return self._launcher.begun
 
     def status(self) -> View:
-        """All tiers, as the supervisor sees them. Raises Unavailable before its first word."""
+        """All tiers, as the supervisor sees them now; where it does not answer at once, as it last told. Raises
+        Unavailable before its first word, and when the app was stopped."""
+        from flightserve.control.observer import ask_view
+
+        told = self.told()
+        try:
+            return ask_view(self.app_id, STATUS_TIMEOUT_S)
+        except FlightserveError as error:
+            log.debug("the supervisor does not say how the app is: %s", error.message)
+            return told
+
+    def told(self) -> View:
+        """What the supervisor last told by itself, without asking it; otherwise as `status`."""
         return self._launcher.view()
 
     def check(self) -> None:

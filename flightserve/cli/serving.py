@@ -235,7 +235,7 @@ class _Served:
                     self._reloader.begin(self._running.app_id)
             while not self._stop.wait(POLL_S):
                 self._running.check()
-                self._look(self._running.status())
+                self._look(self._running.told())
             log.info("stopping: what runs may finish for %g s; again ends it at once", self._drain_s)
         finally:
             self._terminal.end()

@@ -5,9 +5,11 @@ Prints a JSON line for every step.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -58,6 +60,15 @@ def refused(change: Any) -> list[str]:
     return []
 
 
+@contextlib.contextmanager
+def deaf(running: Running) -> Iterator[None]:
+    """What the supervisor tells by itself is not heard in time, as on a machine that is busy."""
+    observer: Any = running._launcher._observer
+    observer._take = lambda view: None
+    yield
+    del observer._take
+
+
 def main() -> None:
     """All steps."""
     with fs.serve(app(1), http_port=0, grpc_port=None, flight_port=None, zmq_port=None) as running:
@@ -70,8 +81,9 @@ def main() -> None:
         # Two replicas that hold all cores: no room for a third.
         half = (os.cpu_count() or 1) / 2
         running.deploy(app(4, num_cpus=half))
-        running.deploy(app(5, num_cpus=half), in_place=True)
-        say(running, "in place")
+        with deaf(running):
+            running.deploy(app(5, num_cpus=half), in_place=True)
+            say(running, "in place")
         replace(running)
 
 
