@@ -255,6 +255,7 @@ def test_the_same_from_python_with_classes_that_travel_by_value() -> None:
         ("in place", 5, 2), ("kept", 5, 2), ("replaced", 6, 1), ("again", 9, 1),
     ]  # fmt: skip
     assert steps[1]["done"] == "Who from 1 to 2 replicas"
+    assert steps[5]["under_way"] == ""
     assert [each["error"][0] for each in steps if "error" in each] == [
         "NotFound",
         "InvalidArgument",
