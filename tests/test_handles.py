@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import functools
 import pickle
@@ -60,6 +61,9 @@ class Front:
         assert first == second
         return first
 
+    def copied(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return copy.copy(copy.copy(self.model).score)(batch)
+
     def streamed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         call = fs.later(self.model.walk, batch)
         assert call.streaming
@@ -85,7 +89,7 @@ class Front:
         return batch
 
 
-METHODS = ["plain", "begun", "streamed", "failed", "awaited", "iterated"]
+METHODS = ["plain", "begun", "copied", "streamed", "failed", "awaited", "iterated"]
 
 
 @pytest.fixture(scope="module")

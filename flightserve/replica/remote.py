@@ -78,7 +78,8 @@ class Remote(Handle[Any]):
 
     def __getattr__(self, method: str) -> RemoteMethod:
         if method.startswith("_"):
-            raise AttributeError(f"{self._name} serves no method {method!r}")
+            # Also our own, of an object that `copy` has not filled yet: it has no name to be told.
+            raise AttributeError(f"a deployment serves no method {method!r}")
         return RemoteMethod(self._name, method, self._service, self._loop, self._origins)
 
     def __call__(self, /, *_rows: Any, **_named: Any) -> NoReturn:
@@ -170,6 +171,9 @@ class RemoteMethod:
         return self._on_loop(self._collect_and_tell, call)
 
     def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            # Also our own, of an object that `copy` has not filled yet.
+            raise AttributeError(name)
         raise AttributeError(f"{self._where} has no {name!r}; it is called as {self._where}(batch), or .aio, .later")
 
     def __repr__(self) -> str:
