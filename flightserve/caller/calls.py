@@ -102,6 +102,9 @@ class RoutedCall:
             staged = await self._staged(payload)
             if not self.finished:
                 self._send(staged)
+        except MemoryFull:
+            # The method takes other rows than it did when these were staged.
+            self.start_alone(payload)
         except FlightserveError as error:
             self.deliver(0, None, error, True)
         except Exception:

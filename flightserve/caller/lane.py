@@ -111,7 +111,7 @@ class BlockingLane:
                 self._stage_apart(submission, target)
             submission.destination = self._destinations.find(target)
             self._submit(submission)
-        except FlightserveError as error:
+        except Exception as error:
             submission.fail(error)
 
     def _wait_for_room(self, submission: Submission, nbytes: int) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import flightserve as fs
 from flightserve.caller import staging
-from flightserve.caller.staging import LARGE_AT_ONCE_MAX, QUICK_BYTES_MAX
+from flightserve.caller.staging import LARGE_AT_ONCE_MAX, QUICK_BYTES_MAX, MemoryFull
 from flightserve.contracts.service import EncodedStream
 from flightserve.errors import DeadlineExceeded, SchemaMismatch
 from flightserve.fabric.memory.batches import stream_of
@@ -116,6 +116,39 @@ def test_lanes_do_not_wait_for_the_large_rows_of_another(monkeypatch: pytest.Mon
         assert gate.threads == [sending.ident]
         for lane in lanes:
             lane.close()
+
+
+def test_a_lane_tells_of_what_nobody_foresaw_while_it_staged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(rows: pa.RecordBatch, _: Any) -> None:
+        if rows.nbytes > QUICK_BYTES_MAX:
+            raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(staging, "validate_batch", fails)
+    with plane(Shop.bind()) as running:
+        lane = running.client.open_lane()
+        lane.submit(0, "Shop", "count", LARGE, meta())
+        (reply,) = receive_all(lane, 1)
+        assert str(reply.error) == "internal error while the request was sent"
+        lane.submit(0, "Shop", "count", SMALL, meta())
+        assert received(lane) == [{"rows": 2, "sum": 3}]
+        lane.close()
+
+
+def test_what_was_staged_for_another_version_waits_for_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The method takes other rows now than when the thread began: they are written anew, as if they came now."""
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int8()), pa.array(["x" * 10_000]))
+    with plane(Shop.bind()) as running:
+        refused: list[Any] = []
+        taken = staging.Staged.take
+
+        def take(staged: staging.Staged, spec: Any) -> Any:
+            if refused:
+                return taken(staged, spec)
+            refused.append(spec)
+            raise MemoryFull(8)
+
+        monkeypatch.setattr(staging.Staged, "take", take)
+        assert rows_of(running, "read", stream(pa.record_batch({"s": words}))) == [{"rows": 1000}]
 
 
 def received(lane: Any) -> list[Any]:

@@ -51,9 +51,7 @@ def fitted(batch: pa.RecordBatch, spec: MethodSpec, where: str, bytes_max: int) 
     if plan.casts:
         _cast_columns(columns, plan, where, Budget(bytes_max))
     for place, field in plan.required:
-        if holds_forbidden_null(columns[place], field):
-            row = _first(columns[place], partial(holds_forbidden_null, field=field))
-            raise SchemaMismatch(f"{where}: row {row} of column {field.name!r} has a null where the schema allows none")
+        _require(columns[place], field, where)
     return batch if plan.passes else pa.RecordBatch.from_arrays(columns, schema=plan.result_schema(batch.schema))
 
 
@@ -65,6 +63,16 @@ def _cast_columns(columns: list[pa.Array], plan: CastPlan, where: str, budget: B
     for place, kind, refusal in plan.casts:
         column = pa.nulls(len(columns[place])) if refusal else columns[place]
         columns[place] = _fit(column, kind, budget, where, plan.result.names[place])
+
+
+def _require(column: pa.Array, field: pa.Field, where: str) -> None:
+    try:
+        if not holds_forbidden_null(column, field):
+            return
+    except pa.ArrowInvalid as error:
+        raise SchemaMismatch(f"{where}: column {field.name!r} cannot be looked into for nulls: {error}") from error
+    row = _first(column, partial(holds_forbidden_null, field=field))
+    raise SchemaMismatch(f"{where}: row {row} of column {field.name!r} has a null where the schema allows none")
 
 
 def _is_without_values(column: pa.Array) -> bool:

@@ -415,6 +415,15 @@ def test_views_that_share_values_are_refused() -> None:
         cast(shared, pa.list_(pa.int64()))
 
 
+def test_views_that_cannot_be_looked_into_for_nulls_are_refused() -> None:
+    field = pa.field("c", pa.list_view(pa.field("item", pa.int64(), nullable=False)))
+    places = [pa.py_buffer(numpy.array(numbers, numpy.int32)) for numbers in ([0, 0], [2, 2])]
+    shared = pa.Array.from_buffers(field.type, 2, [None, *places], children=[pa.array([1, 2])])
+    spec = MethodSpec("m", input_schema=pa.schema([field]).serialize().to_pybytes())
+    with pytest.raises(SchemaMismatch, match=r"D\.m: column 'c' cannot be looked into for nulls: .*share values"):
+        fitted(pa.record_batch([shared], schema=pa.schema([field])), spec, "D.m", MAX)
+
+
 # ---- nested types, at random: Arrow's own casts of some of them give wrong values, or end the process
 
 Made = tuple[pa.DataType, pa.DataType, Any]
