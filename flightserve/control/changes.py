@@ -116,9 +116,12 @@ class Changes:
 
     def withdraw(self, change: str, reply: Reply) -> None:
         """Take the change of that id back where it has not come to its switch. `reply` is called once, when it has
-        ended in either way; at once where it is not under way."""
+        ended in either way; at once where it is not under way. One that comes only after this does not begin."""
         if self._change is None or self._change.id != change:
-            reply(self._answers.get(change) or CommandResult(change, OK, "nothing to take back"))
+            if (answer := self._answers.get(change)) is None:
+                answer = CommandResult(change, UNAVAILABLE, f"not made: {WITHDRAWN}")
+                self._answers.put(change, answer)
+            reply(answer)
             return
         self._change.withdrawn = True
         self._waiting.append(reply)
