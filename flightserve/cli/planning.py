@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -87,6 +88,12 @@ def _open_input() -> BinaryIO:
     return ours
 
 
+def _end_all() -> None:
+    """This process, which leads its session, and what the app's modules started: a thread would keep it, and who reads
+    our answer to its end would wait for a child."""
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
 def main(target: str) -> None:
     """Answer once."""
     asked = _open_input()
@@ -94,14 +101,13 @@ def main(target: str) -> None:
 
     def end_with_who_asked() -> None:
         asked.read()
-        os._exit(1)
+        _end_all()
 
     threads.start("flightserve-planning", end_with_who_asked)
     with StdoutForPrograms() as out:
         out.buffer.write(msgspec.msgpack.encode(plan(target, changed)))
         out.flush()
-        # Threads that the app's modules started shall not keep us.
-        os._exit(0)
+        _end_all()
 
 
 if __name__ == "__main__":

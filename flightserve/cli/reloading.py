@@ -11,10 +11,12 @@ save in the meantime is the better one: it ends the reading, or has the deploy t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -37,7 +39,9 @@ NAMED_MAX: Final = 3
 SAVED_AGAIN: Final = "it was saved again"
 
 # Of each file what changes when it is saved: time, size, and the file itself.
-Stamps = dict[str, tuple[int, int, int]]
+Stamp = tuple[int, int, int]
+Stamps = dict[str, Stamp]
+NOWHERE: Final[Stamp] = (0, 0, 0)
 
 
 def stamps_of(folders: Iterable[str]) -> Stamps:
@@ -46,13 +50,19 @@ def stamps_of(folders: Iterable[str]) -> Stamps:
     for folder in folders:
         try:
             with os.scandir(folder) as entries:
-                for entry in entries:
-                    if _is_watched(entry.name):
-                        info = entry.stat()
-                        found[entry.path] = (info.st_mtime_ns, info.st_size, info.st_ino)
+                found.update((entry.path, _stamp(entry)) for entry in entries if _is_watched(entry.name))
         except OSError as error:
             log.debug("cannot look at %s now: %s", folder, error)
     return found
+
+
+def _stamp(entry: os.DirEntry[str]) -> Stamp:
+    try:
+        info = entry.stat()
+    except OSError:
+        # Gone since, or a link to nowhere. The folder's other modules are there.
+        return NOWHERE
+    return info.st_mtime_ns, info.st_size, info.st_ino
 
 
 def _is_watched(name: str) -> bool:
@@ -125,15 +135,17 @@ class Reloader:
     def _watch(self) -> None:
         before = self._settled
         while not self._stopped.wait(LOOK_S):
-            now = stamps_of(self._folders)
+            folders = self._folders
+            now = stamps_of(folders)
             if now == before:
-                self._take(now)
+                self._take(folders, now)
             before = now
 
-    def _take(self, now: Stamps) -> None:
+    def _take(self, folders: frozenset[str], now: Stamps) -> None:
         with self._lock:
             changed = differing(self._settled, now)
-            if not changed:
+            if not changed or folders != self._folders:
+                # Of a folder that came meanwhile nothing was seen; that is not a change of its files.
                 return
             self._settled = now
             self._unserved |= changed
@@ -189,8 +201,9 @@ class Reloader:
                 return Planned([], problem=SAVED_AGAIN)
             # In a session of its own: Ctrl-C is for us, and we end it.
             self._planner = planner = subprocess.Popen(
-                command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-            )
+                command, env=self._environment, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                start_new_session=True,
+            )  # fmt: skip
         said = _answer(planner, json.dumps(changed).encode() + b"\n")
         with self._lock:
             self._planner = None
@@ -199,8 +212,10 @@ class Reloader:
         return msgspec.msgpack.decode(said, type=Planned)
 
     def _end_planner(self) -> None:
-        if self._planner is not None:
-            self._planner.kill()
+        """With all that the modules started: a child of theirs may hold the planner's output."""
+        if self._planner is not None and self._planner.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._planner.pid, signal.SIGKILL)
 
     def _deploy(self, deployments: bytes) -> str:
         """What was changed. Raises FlightserveError: then nothing was."""
@@ -227,7 +242,6 @@ def _answer(process: subprocess.Popen[bytes], question: bytes) -> bytes:
     with process:
         try:
             process.stdin.write(question)
-            process.stdin.flush()
             return process.stdout.read()
         except BrokenPipeError:
             return b""

@@ -6,16 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from flightserve.cli import reloading
 from flightserve.cli.main import main
-from flightserve.cli.planning import plan
+from flightserve.cli.planning import Planned, plan
 from flightserve.cli.projects import make_project
-from flightserve.cli.reloading import differing, stamps_of
+from flightserve.cli.reloading import Reloader, Stamps, differing, stamps_of
 from flightserve.errors import ConfigError
 from tests.control.served import ROOT, Served, wait_until
 from tests.support import eventually
@@ -165,6 +168,53 @@ def test_files_are_seen_by_what_saving_changes(tmp_path: Path) -> None:
     (tmp_path / "test_a.py").write_text("another")
     after = stamps_of([str(tmp_path), missing])
     assert {Path(path).name for path in differing(before, after)} == {"a.py", "b.py", "c.py"}
+
+
+def test_a_link_to_nowhere_hides_no_other_module(tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / f"link_{number}.py").symlink_to(tmp_path / "nowhere")
+        (tmp_path / f"file_{number}.py").write_text("1")
+    assert len(stamps_of([str(tmp_path)])) == 18
+
+
+def test_a_folder_that_comes_while_others_are_looked_at_is_no_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.py").write_text("1")
+    looked: list[int] = []
+
+    def look(folders: Iterable[str]) -> Stamps:
+        found = stamps_of(folders)
+        looked.append(len(found))
+        if len(looked) == 4:
+            reloader.note_files()
+        return found
+
+    monkeypatch.setattr(reloading, "LOOK_S", 0.001)
+    monkeypatch.setattr(reloading, "stamps_of", look)
+    monkeypatch.setattr(reloading, "module_files", lambda: [str(tmp_path / "a.py")])
+    reloader = Reloader("a:app")
+    with caplog.at_level("INFO"):
+        reloader.begin("none")
+        eventually(lambda: looked.count(1) > 4)
+        reloader.stop()
+    assert not [text for text in caplog.messages if text.endswith("changed")]
+
+
+@pytest.mark.timeout(60)
+def test_what_a_module_starts_does_not_keep_its_reading(tmp_path: Path) -> None:
+    """A child of the module's has the answer's pipe open as well."""
+    (tmp_path / "forks.py").write_text("import os, time\nif not os.fork():\n    time.sleep(3600)")
+    command = [sys.executable, "-m", "flightserve.cli.planning", "forks:app"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+    ) as planner:  # fmt: skip
+        assert planner.stdin is not None and planner.stdout is not None
+        planner.stdin.write(b"[]\n")
+        assert msgspec.msgpack.decode(planner.stdout.read(), type=Planned).problem.startswith(
+            "module forks has no 'app'"
+        )
 
 
 def test_sql_says_what_follows_files(capsys: pytest.CaptureFixture[str]) -> None:
