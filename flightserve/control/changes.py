@@ -159,8 +159,9 @@ class Changes:
         return whole or not change.in_place or change.late(now_ns)
 
     def stop(self) -> None:
-        """The app stops: whoever waits for a change need not."""
+        """The app stops, and with it what is changed: whoever waits for that need not. It is no alarm."""
         if self._change is not None:
+            self._change.withdrawn = True
             self._end(CommandResult(self._change.id, UNAVAILABLE, "not made: the app stops"))
 
     def _problem(self, change: Change, now_ns: int) -> tuple[str, str] | None:

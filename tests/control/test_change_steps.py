@@ -296,13 +296,16 @@ def test_counts_stay_unless_asked_for_or_declared_otherwise(world: World) -> Non
         assert list(world.replicas().values()) == [str(number)] * expected
 
 
-def test_a_change_that_the_apps_end_overtakes_is_answered(world: World) -> None:
+def test_a_change_that_the_apps_end_overtakes_is_answered_and_no_alarm(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     world.stuck = {"replica-A-2"}
     world.ask(Scale("s", {"A": 3}, 60.0))
     world.turn()
     world.changes.stop()
     world.changes.stop()
     assert world.answers == [CommandResult("s", UNAVAILABLE, "not made: the app stops")]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_nothing_to_change_is_said_at_once(world: World) -> None:
