@@ -49,6 +49,8 @@ EXIT_WAIT_S = 6.0
 RAY_SILENT_S = 5.0
 # With less than that, Ray starts no process.
 DISK_BYTES_MIN = 4_000_000
+# Whose end is no surprise.
+ENDING = frozenset({Phase.DRAINING, Phase.KILLED})
 
 
 class Cluster(Protocol):
@@ -197,7 +199,8 @@ class Processes:
     def _start_failed(self, record: Record, message: str) -> None:
         # With a pidfd the kernel tells of the exit; Ray's word counts only for what never connected.
         if record.peer_id in self._roster.records and record.peer_id not in self._pidfds:
-            log.error("%s did not start: %s", record.slot.name, message)
+            if record.phase not in ENDING:
+                log.error("%s did not start: %s", record.slot.name, message)
             record.last_words = message
             self._exited(record)
 
@@ -209,7 +212,7 @@ class Processes:
         if writer is not None:
             send(writer, Leave(timeout_s))
         elif not record.pid:
-            self.kill(record, "it has no process yet")
+            self.kill(record, "it has no process yet", logging.INFO)
         self._changed(False)
 
     def retire(self, record: Record, reason: str, until_ns: int) -> None:
@@ -221,9 +224,9 @@ class Processes:
         if too_many is not None:
             self.kill(too_many, "others of its deployment were retired after it")
 
-    def kill(self, record: Record, reason: str) -> None:
+    def kill(self, record: Record, reason: str, level: int = logging.WARNING) -> None:
         """SIGKILL, and have Ray forget it."""
-        log.warning("killing %s (pid %d): %s", record.slot.name, record.pid, reason)
+        log.log(level, "killing %s (pid %d): %s", record.slot.name, record.pid, reason)
         self._roster.happened(record, Event.KILL, time.monotonic_ns())
         pidfd = self._pidfds.get(record.peer_id)
         if pidfd is not None:
@@ -254,8 +257,7 @@ class Processes:
             os.close(pidfd)
         if record.peer_id not in self._roster.records:
             return
-        expected = record.phase in (Phase.DRAINING, Phase.KILLED)
-        level, how = (logging.INFO, "") if expected else (logging.ERROR, f": {record.last_words}")
+        level, how = (logging.INFO, "") if record.phase in ENDING else (logging.ERROR, f": {record.last_words}")
         log.log(level, "%s (pid %d) is gone%s", record.slot.name, record.pid, how)
         self._roster.happened(record, Event.EXITED, time.monotonic_ns())
         self._somebody_left.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from flightserve.control.desired import Desired
 from flightserve.control.plan import Assignment
 from flightserve.control.processes import DISK_BYTES_MIN, Processes
 from flightserve.control.roster import Roster
+from flightserve.core.lifecycle.reconciling import STANDBY, Slot, Start
 from tests.control import standins
 from tests.support import eventually
 
@@ -27,12 +29,16 @@ class Cluster:
         self.gone = ""
         self.free_bytes = DISK_BYTES_MIN
         self.answers = threading.Event()
+        self.on_failure: Any = None
 
     def start(self, assignment: Assignment, demand: Mapping[str, float], actor: str, on_failure: Any) -> None:
         self.answers.wait(60)
+        self.on_failure = on_failure
 
     def end(self, actor: str) -> None:
         self.answers.wait(60)
+        if self.on_failure is not None:
+            self.on_failure("ActorDiedError: it was killed by ray.kill")
 
     def total(self) -> dict[str, float]:
         self.answers.wait(60)
@@ -96,3 +102,20 @@ def test_a_ray_that_does_not_answer_is_said_and_holds_nothing_up(monkeypatch: py
         await asyncio.to_thread(eventually, lambda: not watched.trouble())
 
     asyncio.run(main())
+
+
+def test_what_is_ended_before_it_has_a_process_is_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    """An app that is stopped when it has just begun."""
+
+    async def main() -> None:
+        cluster = Cluster()
+        watched, roster = supervised(cluster)
+        roster.draining = True
+        watched.act(Start(Slot(STANDBY, "", 0), ""), 0)
+        (record,) = roster.records.values()
+        watched.drain(record, "the app stops", 1.0)
+        cluster.answers.set()
+        await asyncio.to_thread(eventually, lambda: not roster.records)
+
+    asyncio.run(main())
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
