@@ -106,6 +106,31 @@ def deliver_to(deliver: Deliver | None) -> None:
     _deliver = deliver
 
 
+class _Beside:
+    """In the place of Ray's printer where the Ray is the program's: lines of our children are taken, all others are
+    printed as before."""
+
+    def __init__(self, printer: Callable[[dict[str, Any]], None]) -> None:
+        self._printer = printer
+
+    def __call__(self, batch: dict[str, Any]) -> None:
+        ours = str(batch.get("actor_name") or "").startswith(_CLASS_PREFIX)
+        (_take if ours else self._printer)(batch)
+
+
+def carry_logs_beside() -> None:
+    """Take what the program's own Ray brings from our children. Once is enough until its `ray.shutdown`."""
+    try:
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+    except ImportError:
+        log.debug("this Ray's printer cannot be replaced: our children's lines have a prefix")
+        return
+    printer = dict(dispatcher.handlers).get(RAY_PRINTER)
+    if printer is not None and not isinstance(printer, _Beside):
+        dispatcher.remove_handler(RAY_PRINTER)
+        dispatcher.add_handler(RAY_PRINTER, _Beside(printer))
+
+
 def carry_logs() -> None:
     """Take what Ray brings from the children. Call it after `ray.init`; it lasts until `ray.shutdown`, which removes
     Ray's printer, and so ours, by its name."""

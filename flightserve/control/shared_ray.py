@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from flightserve.control.carrying import carry_logs
+from flightserve.control.carrying import carry_logs, carry_logs_beside
 from flightserve.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def hold(app_id: str, address: str | None) -> Held | None:
             return _held
         held = _held
         if held is None:
+            carry_logs_beside()
             return None
         if lost := held.lost():
             raise Unavailable(f"{lost}; stop what this program serves before it serves more")

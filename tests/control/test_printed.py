@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
 
 from flightserve.control import carrying
-from flightserve.control.carrying import FILES_MAX, Carrier, deliver_to, to_program
+from flightserve.control.carrying import FILES_MAX, RAY_PRINTER, Carrier, deliver_to, to_program
 from flightserve.control.logs import PROGRESS, RecordHandler, record_of
 from flightserve.control.messages import ChildView, View
 from flightserve.control.patience import FIRST_S, SELDOM_S, Patience, waiting
@@ -266,6 +267,30 @@ def test_nothing_that_a_program_does_with_records_or_that_lines_hold_comes_to_ra
         carrying._take({"pid": 7, "lines": None})
     finally:
         deliver_to(None)
+
+
+def test_of_a_programs_own_ray_the_lines_of_others_are_printed_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[dict[str, Any]] = []
+    taken: list[dict[str, Any]] = []
+    monkeypatch.setattr(dispatcher, "handlers", [(RAY_PRINTER, printed.append)])
+    other = {**batch("of a task"), "actor_name": "Mine"}
+    deliver_to(taken.append)
+    try:
+        for _ in range(2):
+            carrying.carry_logs_beside()
+            dispatcher.emit(other)
+            dispatcher.emit(batch("of ours"))
+    finally:
+        deliver_to(None)
+    assert (printed, [record["message"] for record in taken]) == ([other] * 2, ["of ours"] * 2)
+    assert len(dispatcher.handlers) == 1
+
+
+def test_a_ray_that_prints_nothing_is_left_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `ray.init(log_to_driver=False)`."""
+    monkeypatch.setattr(dispatcher, "handlers", [])
+    carrying.carry_logs_beside()
+    assert dispatcher.handlers == []
 
 
 def test_a_traceback_that_is_printed_is_one_message(out: Stream) -> None:
