@@ -18,6 +18,7 @@ import duckdb
 
 from flightserve import threads
 from flightserve.sql.sources import Source
+from flightserve.sql.sources.files import bytes_of
 from flightserve.sql.sources.spelling import quoted_name
 
 log = logging.getLogger("flightserve.sql.loading")
@@ -37,7 +38,7 @@ _END_S: Final = 5.0
 @contextlib.contextmanager
 def told(connection: duckdb.DuckDBPyConnection, source: Source) -> Iterator[None]:
     """Around the copying of one table into the engine."""
-    total = sum(_size(name) for name in source.files)
+    total = bytes_of(source.files)
     began = time.monotonic()
     # Tables of DuckDB files are copied when the engine's settings are locked.
     follow = total >= BYTES_MIN and source.format != "duckdb"
@@ -64,14 +65,6 @@ def size_of(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
-
-
-def _size(name: str) -> int:
-    try:
-        return os.stat(name).st_size
-    except OSError:
-        # Who opens it says what is wrong.
-        return 0
 
 
 @contextlib.contextmanager

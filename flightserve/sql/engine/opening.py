@@ -24,7 +24,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from flightserve.sql.engine import loading
+from flightserve.sql.engine import growth, loading
 from flightserve.sql.engine.errors import explain
 from flightserve.sql.sources import Source
 from flightserve.sql.sources.csv import open_csv
@@ -125,7 +125,8 @@ class TableOpener:
             "parquet": lambda: self._connection.execute(create + source.scan()),
             "duckdb": functools.partial(self._open_attached, source, name),
         }
-        ways.get(source.format, functools.partial(self._open_arrow, source, name))()
+        with growth.bounded(self._connection, source):
+            ways.get(source.format, functools.partial(self._open_arrow, source, name))()
 
     def _open_attached(self, source: Source, name: str) -> None:
         schema, table, what = source.part

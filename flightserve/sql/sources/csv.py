@@ -20,6 +20,7 @@ from typing import Final
 import duckdb
 
 from flightserve.sql.sources import Source
+from flightserve.sql.sources.files import rows_max
 from flightserve.sql.sources.spelling import quoted, quoted_name
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 _NOT_CONVERTED: Final = re.compile(r'Error when converting column "(.*)"\. (Could not convert string ".*?")', re.DOTALL)
 _VALUE_CHARACTERS_MAX: Final = 80
 _TEXT: Final = "VARCHAR"
-_ALL_ROWS: Final = "sample_size=-1"
+_ALL_ROWS: Final = "sample_size="
 # How the values of a type are written, that the engine would take for it if it had seen them first.
 _WHOLE: Final = r"-?(0|[1-9][0-9]*)"
 _FRACTION: Final = r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|(?i:[-+]?(inf|infinity|nan))"
@@ -71,7 +72,7 @@ def _open(connection: duckdb.DuckDBPyConnection, source: Source, create: str, al
 
 
 def _by_all_rows(source: Source) -> Source:
-    return replace(source, options=", ".join(filter(None, [source.options, _ALL_ROWS])))
+    return replace(source, options=", ".join(filter(None, [source.options, f"{_ALL_ROWS}{rows_max(source.files)}"])))
 
 
 def typed(source: Source, types: Mapping[str, str]) -> str:

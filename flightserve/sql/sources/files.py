@@ -10,11 +10,12 @@ A file's columns are read once and remembered until it changes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -69,7 +70,10 @@ FORMAT_NAMES: Final = {
 SCANNED: Final = frozenset({"parquet", "csv", "json"})
 # Whole numbers up to this are exact in a double.
 _DOUBLE_EXACT: Final = 1 << 53
-_TEXTS: Final = frozenset({"csv", "json"})
+# What the engine guesses the columns of, and reads to its end.
+TEXTS: Final = frozenset({"csv", "json"})
+# A byte of a packed file makes no more.
+_UNPACKED_MAX: Final = 1 << 15
 _text_lock: Final = threading.Lock()
 
 
@@ -217,7 +221,23 @@ def columns_of(unit: Unit) -> pa.Schema:
 
 def is_empty(unit: Unit) -> bool:
     """True for text files without a byte in them: they have no columns, of no table."""
-    return unit.format in _TEXTS and not any(_stamp(file)[0] for file in unit.files)
+    return unit.format in TEXTS and not any(_stamp(file)[0] for file in unit.files)
+
+
+def bytes_of(files: Iterable[str]) -> int:
+    """How large the files are now. Of those that are gone says who opens them."""
+    found = 0
+    for file in files:
+        with contextlib.suppress(OSError):
+            found += os.stat(file).st_size
+    return found
+
+
+def rows_max(files: Sequence[str]) -> int:
+    """No fewer than the text files have rows, as large as they are now: who looks at so many has seen all, and comes to
+    an end where somebody goes on writing."""
+    plain = all(file.lower().endswith(tuple(ending for ending in _FORMATS if ending.count(".") == 1)) for file in files)
+    return 1 + bytes_of(files) * (1 if plain else _UNPACKED_MAX)
 
 
 def small(unit: Unit, column: str) -> bool:
@@ -236,7 +256,7 @@ def _stamp(file: str) -> tuple[int, int, int]:
 @functools.lru_cache(maxsize=FILES_MAX)
 def _columns(file: str, kind: str, options: str, stamp: tuple[int, int, int]) -> pa.Schema:
     try:
-        found = _text_columns(kind, file, options) if kind in _TEXTS else _READERS[kind](file)
+        found = _text_columns(kind, file, options) if kind in TEXTS else _READERS[kind](file)
         # Of many files the same few schemas.
         return decode_schema(found.remove_metadata().serialize().to_pybytes())
     except (OSError, pa.ArrowException, duckdb.Error) as error:

@@ -16,12 +16,12 @@ from typing import Final
 import duckdb
 
 from flightserve.sql.sources import Source
+from flightserve.sql.sources.files import rows_max
 from flightserve.sql.sources.spelling import quoted, quoted_name
 
 log = logging.getLogger(__name__)
 
 FILES_AT_ONCE: Final = 4
-_ALL_ROWS: Final = "sample_size=-1, maximum_sample_files=1000000"
 _TEXT: Final = "VARCHAR"
 # More than a double's 53 bits, or with more digits than it has.
 _LOSES: Final = r"-?[0-9]{16,}"
@@ -75,7 +75,8 @@ def _columns(connection: duckdb.DuckDBPyConnection, pieces: list[Source]) -> dic
 
 
 def _describe_columns(connection: duckdb.DuckDBPyConnection, piece: Source) -> dict[str, str]:
-    rows = connection.execute(f"DESCRIBE FROM {piece.scan(_ALL_ROWS)}").fetchall()
+    all_rows = f"sample_size={rows_max(piece.files)}, maximum_sample_files={FILES_AT_ONCE}"
+    rows = connection.execute(f"DESCRIBE FROM {piece.scan(all_rows)}").fetchall()
     return {name: kind for name, kind, *_ in rows}
 
 
