@@ -37,7 +37,7 @@ from flightserve.sql.sources.files import (
     small,
     units_at,
 )
-from flightserve.sql.sources.frames import local_files, settled
+from flightserve.sql.sources.frames import local_files, renewed, settled
 from flightserve.sql.sources.naming import NAME_CHARACTERS_MAX, distinct, own_names
 from flightserve.sql.sources.problems import BadFile, Leniency, SourceError, SourceProblem, shown
 from flightserve.sql.sources.spelling import pattern_of, quoted
@@ -154,7 +154,7 @@ class Source:
         """The rows, where the engine does not read them itself; Arrow's files are mapped, not read. Raises SourceError
         for files that are not what they should be."""
         if self.arrow is not None:
-            return self.arrow
+            return renewed(self.arrow) if isinstance(self.arrow, ds.Dataset) else self.arrow
         try:
             if self.format in lakes.LAKES:
                 return lakes.read_lake(self.files[0], self.format)

@@ -24,6 +24,8 @@ def settled(tables: Mapping[str, Any]) -> dict[str, Any]:
 def _settled(name: Any, value: Any) -> Any:
     if isinstance(value, ds.InMemoryDataset):
         return value.to_table()
+    if isinstance(value, ds.Dataset):
+        _check_whole(name, value)
     if isinstance(value, (pa.Table, ds.Dataset, type)):
         return value
     try:
@@ -32,6 +34,16 @@ def _settled(name: Any, value: Any) -> Any:
         why = str(error).partition("\n")[0]
         raise ConfigError(f"table {name!r} cannot be made an Arrow table: {type(error).__name__}: {why}") from error
     return value if table is None else table
+
+
+def _check_whole(name: Any, dataset: ds.Dataset) -> None:
+    try:
+        next(iter(dataset.get_fragments()), None)
+    except ValueError as error:
+        raise ConfigError(
+            f"table {name!r} is a dataset with a filter, which cannot be carried to replicas; give all of it and "
+            "filter in a view (init=), or give its rows: dataset.to_table()"
+        ) from error
 
 
 def _arrow(value: Any) -> pa.Table | None:
@@ -61,3 +73,14 @@ def local_files(dataset: ds.Dataset) -> tuple[str, ...]:
     if not isinstance(dataset, ds.FileSystemDataset) or dataset.filesystem.type_name != "local":
         return ()
     return tuple(dataset.files)
+
+
+def renewed(dataset: ds.Dataset) -> ds.Dataset:
+    """The dataset over its files as they are now: one that was read remembers where in them its rows were."""
+    if not local_files(dataset):
+        return dataset
+    pieces = [
+        dataset.format.make_fragment(piece.path, piece.filesystem, piece.partition_expression)
+        for piece in dataset.get_fragments()
+    ]
+    return ds.FileSystemDataset(pieces, dataset.schema, dataset.format, dataset.filesystem)

@@ -481,6 +481,28 @@ def test_frames_are_tables(load: str) -> None:
             assert run(engine, f"FROM {name}").to_pylist() == [{"x": 1}]
 
 
+@LOADS
+def test_a_dataset_whose_files_are_overwritten_is_followed(load: str) -> None:
+    for key in (1, 2):
+        write({f"d/k={key}/t.parquet": ""})
+        pq.write_table(pa.table({"x": [1, 2]}), f"d/k={key}/t.parquet")
+    dataset = ds.dataset("d", partitioning="hive")
+    with watching() as watch:
+        generations = Generations({"t": dataset}, EngineOptions(load, threads=1), watch, lambda runner: {})
+        pq.write_table(pa.table({"x": range(10_000)}), "d/k=2/t.parquet")
+        assert generations.look() and not generations.problem
+        counted = run(generations.current.engine, "SELECT count(*) AS n, max(x) AS x FROM t WHERE k = 2").to_pylist()
+        assert counted == [{"n": 10_000, "x": 9999}]
+        generations.close()
+
+
+def test_a_dataset_with_a_filter_is_refused() -> None:
+    """Arrow carries no filter to another process."""
+    pq.write_table(pa.table({"x": [1, 2]}), "t.parquet")
+    with pytest.raises(ConfigError, match="'t' is a dataset with a filter"):
+        fs.sql.Warehouse({"t": ds.dataset("t.parquet").filter(ds.field("x") > 1)})
+
+
 def test_a_reader_is_read_once_when_it_is_declared() -> None:
     warehouse = fs.sql.Warehouse({"t": pa.table({"a": [1]}).to_reader()})
     for _ in range(2):
