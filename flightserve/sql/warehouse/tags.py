@@ -52,7 +52,7 @@ class Tags:
         stamps = [self._stamp(tables, source) for source in sources]
         if not all(stamps):
             return ""
-        made_by = (duckdb.__version__, pa.__version__, engine.options.init)
+        made_by = (duckdb.__version__, pa.__version__, engine.options.init, engine.options.csv)
         said = repr((scope.statement, sorted(names), sorted(stamps), count, rows_digest(columns), made_by))
         return hashlib.blake2b(said.encode(), digest_size=TAG_BYTES).hexdigest()
 

@@ -63,6 +63,12 @@ def test_it_follows_the_files(make: Make, folder: Path, load: str) -> None:
     assert tag(first) not in (before, "") and tag(first, "SELECT y FROM u") == other
 
 
+def test_it_is_of_how_csv_files_are_read(make: Make, folder: Path) -> None:
+    (folder / "t.csv").write_text("x\nNA\n")
+    found = {tag(make({"t": str(folder / "t.csv")}, csv=csv), "FROM t") for csv in ({}, {"null": "NA"})}
+    assert len(found) == 2 and "" not in found
+
+
 def test_it_follows_the_values_of_arrow_tables(make: Make) -> None:
     rows = [pa.table({"x": [1, 2]}), pa.table({"x": [1, 2]}), pa.table({"x": [1, 3]})]
     found = [tag(make({"t": table})) for table in rows]
