@@ -40,8 +40,9 @@ NO_DISK: Final = "the query needs more disk for what its memory does not hold th
 NO_FILES: Final = "the server cannot open another file for the query now"
 
 _PREFIX: Final = re.compile(r"([A-Za-z][A-Za-z ]{0,40}?) Error: ")
-# Absolute paths of one part or more; what follows a letter, a colon or a slash is part of something else.
-_PATH: Final = re.compile(r"(?<![\w:/.<])/(?:[\w.+@~=*-]+/)*[\w.+@~=*-]+")
+# Absolute paths of one part or more, also as addresses; what follows a letter, a colon or a slash otherwise is part of
+# something else.
+_PATH: Final = re.compile(r"file://[^\s'\"]+|(?<![\w:/.<])/(?:[\w.+@~=*-]+/)*[\w.+@~=*-]+")
 # Advice to change settings, which callers cannot, and what internal errors say of the engine's code.
 _ADVICE: Final = re.compile(
     r"\s*(?:Possible solutions:|Did you mean to|Candidate functions:|Use \"SET |You can disable"

@@ -29,7 +29,7 @@ from flightserve.fabric.memory.schemas import decode_schema
 from flightserve.sql.engine.errors import explain
 from flightserve.sql.sources import lakes
 from flightserve.sql.sources.databases import tables_in, write_ahead
-from flightserve.sql.sources.problems import BadFile, shown
+from flightserve.sql.sources.problems import BadFile, NothingThereError, shown
 from flightserve.sql.sources.spelling import pattern_of, quoted
 from flightserve.sql.sources.spreadsheets import sheets_in
 from flightserve.sql.sources.table_groups import unify_schemas
@@ -104,10 +104,7 @@ def units_at(table: str, path: str, given: str, csv: str = "") -> list[Unit]:
         units = _units(_matching(table, path), _fixed_part(path))
     files = sum(len(unit.files) for unit in units)
     if not files:
-        raise ConfigError(
-            f"table {table!r}: nothing lies at {given}; a path names a file (Parquet, CSV, JSON, Arrow, DuckDB, a "
-            "workbook), a glob, a folder, or an address"
-        )
+        raise NothingThereError(table, given)
     if files > FILES_MAX:
         raise ConfigError(f"table {table!r} has {files} files; at most {FILES_MAX} are taken")
     for unit in units:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from flightserve.sql.engine.errors import explain
 from flightserve.sql.sources.problems import BadFile
 
 _VERSION: Final = re.compile(r"v?(\d+)(?:-[^/]*)?\.metadata\.json(?:\.gz)?|v?(\d+)\.gz\.metadata\.json")
@@ -60,7 +61,7 @@ def _read_delta(folder: str) -> Any:
         rows = QueryBuilder().register("t", table).execute("SELECT * FROM t")
         return pa.RecordBatchReader.from_stream(rows).read_all()
     except Exception as error:  # of many libraries below it
-        raise BadFile(folder, f"is no Delta table that can be read: {str(error).partition(chr(10))[0]}") from error
+        raise BadFile(folder, f"is no Delta table that can be read: {explain(error, (folder,))}") from error
 
 
 def _read_iceberg(folder: str) -> pa.Table:
@@ -71,8 +72,8 @@ def _read_iceberg(folder: str) -> pa.Table:
     try:
         return StaticTable.from_metadata(_metadata_file(folder)).scan().to_arrow()
     except Exception as error:  # of many libraries below it
-        why = str(error).partition("\n")[0]
-        raise BadFile(folder, f"is no Iceberg table that can be read: {type(error).__name__}: {why}") from error
+        why = f"{type(error).__name__}: {explain(error, (folder,))}"
+        raise BadFile(folder, f"is no Iceberg table that can be read: {why}") from error
 
 
 def missing(what: str, extra: str) -> str:

@@ -64,6 +64,15 @@ class SourceProblem:
         return f"table {self.table!r}: {file} {self.why}" if file else f"table {self.table!r}: {self.why}"
 
 
+class NothingThereError(ConfigError):
+    """Nothing lies at a path. Its message is for the operator, `public` for callers."""
+
+    def __init__(self, table: str, given: str) -> None:
+        takes = "a path names a file (Parquet, CSV, JSON, Arrow, DuckDB, a workbook), a glob, a folder, or an address"
+        super().__init__(f"table {table!r}: nothing lies at {given}; {takes}")
+        self.public = f"table {table!r}: nothing lies at {shown(given)}"
+
+
 class SourceError(ConfigError):
     """Raised where a problem is none to go on with, or several are. Its message is for the operator, `public` for
     callers."""
@@ -103,4 +112,7 @@ def listed(texts: Iterable[str]) -> str:
 
 def public_text(error: BaseException, text: str) -> str:
     """What callers may read of the error, whose text for the operator this is."""
-    return error.public if isinstance(error, SourceError) else text
+    if isinstance(error, OSError):
+        # The rest names a file.
+        return error.strerror or type(error).__name__
+    return error.public if isinstance(error, (SourceError, NothingThereError)) else text

@@ -40,6 +40,7 @@ import flightserve as fs
 from flightserve.cli.source_options import csv_options
 from flightserve.errors import ConfigError
 from flightserve.sql.engine import EngineOptions, growth
+from flightserve.sql.engine.errors import scrub
 from flightserve.sql.engine.opening import TableOpener
 from flightserve.sql.sources import Source, find_sources, json_files, lakes
 from flightserve.sql.sources.csv_options import csv_arguments
@@ -230,6 +231,34 @@ def test_what_was_served_once_is_not_left_out_by_a_refresh() -> None:
         assert generations.look() and not generations.note
         assert set(generations.current.versions) == {"a", "b", "c"}
         generations.close()
+
+
+@pytest.mark.parametrize("is_absolute", [False, True])
+@pytest.mark.parametrize("path", ["my secret/t.csv", "my secret/*.csv"])
+def test_callers_read_no_paths_of_what_is_gone(path: str, is_absolute: bool, tmp_path: Path) -> None:
+    write({"my secret/t.csv": "x\n1\n"})
+    given = str(tmp_path / path) if is_absolute else path
+    with watching() as watch:
+        generations = Generations({"t": given}, EngineOptions(threads=1, strict=False), watch, lambda runner: {})
+        os.remove("my secret/t.csv")
+        assert not generations.look()
+        assert generations.note.endswith(f"table 't': nothing lies at {os.path.basename(path)}")
+        assert "secret" not in generations.note and tmp_path.name not in generations.note
+        generations.close()
+
+
+@pytest.mark.parametrize("name", ["lake of secrets/_delta_log/00000000000000000000.json", "d/my secret/x.arrow"])
+def test_callers_read_no_paths_of_what_cannot_be_read(name: str, tmp_path: Path) -> None:
+    write({name: "x", "good.csv": "x\n1\n"})
+    leniency = Leniency(strict=False)
+    with opened({"bad": str(tmp_path / name.partition("/")[0]), "good": "good.csv"}, leniency=leniency):
+        pass
+    note = scrub(leniency.problems[0].public)
+    assert "table 'bad': " in note and "my secret" not in note and tmp_path.name not in note
+
+
+def test_addresses_of_files_are_paths() -> None:
+    assert scrub("no object at file:///srv/a%20b/t.parquet, see https://h/a") == "no object at <path> see https://h/a"
 
 
 # ---- CSV as it is written
