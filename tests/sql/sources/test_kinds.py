@@ -10,7 +10,6 @@ import os
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +17,7 @@ from typing import Any, Final
 import deltalake
 import duckdb
 import openpyxl
-import pandas as pd
-import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pyroaring
 import pytest
@@ -39,12 +35,10 @@ from pyiceberg.types import LongType, NestedField
 import flightserve as fs
 from flightserve.cli.source_options import csv_options
 from flightserve.errors import ConfigError
-from flightserve.sql.engine import EngineOptions, growth
+from flightserve.sql.engine import EngineOptions
 from flightserve.sql.engine.errors import scrub
-from flightserve.sql.engine.opening import TableOpener
-from flightserve.sql.sources import Source, find_sources, json_files, lakes
+from flightserve.sql.sources import find_sources, json_files, lakes
 from flightserve.sql.sources.csv_options import csv_arguments
-from flightserve.sql.sources.files import rows_max
 from flightserve.sql.sources.problems import Leniency, SourceError
 from flightserve.sql.warehouse.refresh import Generations
 from tests.sql.sources.files import LOADS, make_database, refusal, rows, write
@@ -137,52 +131,6 @@ def test_a_bad_file_is_named_and_the_others_are_served(
     # Nothing to serve is no warehouse.
     with pytest.raises(SourceError, match="table 'bad'"), opened({"bad": path}, leniency=Leniency(False), load=load):
         pass
-
-
-@LOADS
-@pytest.mark.parametrize(("name", "line"), [("t.csv", "1\n"), ("t.json", '{"a":1}\n')])
-def test_a_file_that_grows_as_fast_as_it_is_read_is_left_out(
-    name: str, line: str, load: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(growth, "GROWTH_BYTES_MAX", 1 << 20)
-    monkeypatch.setattr(growth, "LOOK_S", 0.02)
-    piece = line * (1 << 17)
-    write({name: piece, "good.csv": "a\n1\n"})
-    begun, over, open_one = threading.Event(), threading.Event(), TableOpener._open
-
-    def grow() -> None:
-        assert begun.wait(10)
-        with open(name, "a") as file:
-            # What the disk of a test may have.
-            while not over.is_set() and file.tell() < 256 << 20:
-                file.write(piece)
-                file.flush()
-
-    def begin(self: TableOpener, source: Source) -> None:
-        begun.set()
-        open_one(self, source)
-
-    monkeypatch.setattr(TableOpener, "_open", begin)
-    leniency = Leniency(strict=False)
-    writer = threading.Thread(target=grow)
-    writer.start()
-    try:
-        with opened({"t": name, "good": "good.csv"}, leniency=leniency, load=load) as engine:
-            assert set(engine.tables) == {"good"}
-    finally:
-        over.set()
-        writer.join()
-    assert f"{name} grew to more than" in leniency.problems[0].told
-
-
-def test_types_are_of_the_rows_that_files_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine does not hear that it is interrupted while it looks for types."""
-    piece = '{"a":1}\n' * 3000
-    write({"t.json": piece, "p.json.gz": gzip.compress(piece.encode() * 100), "t.csv": "a\n1\n"})
-    assert 6000 <= rows_max(["t.json"]) <= 24001 and rows_max(["p.json.gz"]) >= 300_000 and rows_max(["t.csv"]) == 5
-    monkeypatch.setattr(json_files, "rows_max", lambda files: 3000)
-    write({"t.json": piece + '{"b":1}\n' * 3000})
-    assert rows({"t": "t.json"}, "SELECT * FROM t LIMIT 1") == [{"a": 1}]
 
 
 def test_a_table_goes_on_without_its_bad_files() -> None:
@@ -479,70 +427,3 @@ def test_what_needs_an_extra_says_which(path: str, library: str, extra: str, mon
     write({"t.xlsx": "x", "d/_delta_log/0.json": "", "i/metadata/v1.metadata.json": ""})
     monkeypatch.setitem(sys.modules, library, None)
     assert f"needs an extra: pip install 'flightserve[{extra}]'" in refusal({"t": path}).message
-
-
-# ---- data
-
-
-@LOADS
-def test_frames_are_tables(load: str) -> None:
-    frame = pd.DataFrame({"a": [1, 2], "s": ["x", None], "c": pd.Categorical(["u", "v"])})
-    pq.write_table(pa.table({"x": [1]}), "x.parquet")
-    tables = {
-        "pandas": frame,
-        "filtered": frame[frame.a > 1],
-        "indexed": frame.set_index("s"),
-        "polars": pl.DataFrame({"a": [1], "l": [[1, 2]]}),
-        "lazy": pl.LazyFrame({"a": [1]}),
-        "batch": pa.record_batch({"a": [1]}),
-        "dataset": ds.dataset("x.parquet"),
-        "held": ds.dataset(pa.table({"x": [1]})),
-        "relation": duckdb.sql("SELECT 1 AS a"),
-    }
-    with opened(tables, load=load) as engine:
-        names = {name: schema.names for name, schema in engine.tables.items()}
-        assert names["pandas"] == names["filtered"] == ["a", "s", "c"] and names["indexed"] == ["s", "a", "c"]
-        assert run(engine, "FROM filtered").to_pylist() == [{"a": 2, "s": None, "c": "v"}]
-        assert run(engine, "FROM polars").to_pylist() == [{"a": 1, "l": [1, 2]}]
-        for name in ("lazy", "batch", "relation"):
-            assert run(engine, f"FROM {name}").to_pylist() == [{"a": 1}]
-        for name in ("dataset", "held"):
-            assert run(engine, f"FROM {name}").to_pylist() == [{"x": 1}]
-
-
-@LOADS
-def test_a_dataset_whose_files_are_overwritten_is_followed(load: str) -> None:
-    for key in (1, 2):
-        write({f"d/k={key}/t.parquet": ""})
-        pq.write_table(pa.table({"x": [1, 2]}), f"d/k={key}/t.parquet")
-    dataset = ds.dataset("d", partitioning="hive")
-    with watching() as watch:
-        generations = Generations({"t": dataset}, EngineOptions(load, threads=1), watch, lambda runner: {})
-        pq.write_table(pa.table({"x": range(10_000)}), "d/k=2/t.parquet")
-        assert generations.look() and not generations.problem
-        counted = run(generations.current.engine, "SELECT count(*) AS n, max(x) AS x FROM t WHERE k = 2").to_pylist()
-        assert counted == [{"n": 10_000, "x": 9999}]
-        generations.close()
-
-
-def test_a_dataset_with_a_filter_is_refused() -> None:
-    """Arrow carries no filter to another process."""
-    pq.write_table(pa.table({"x": [1, 2]}), "t.parquet")
-    with pytest.raises(ConfigError, match="'t' is a dataset with a filter"):
-        fs.sql.Warehouse({"t": ds.dataset("t.parquet").filter(ds.field("x") > 1)})
-
-
-def test_a_reader_is_read_once_when_it_is_declared() -> None:
-    warehouse = fs.sql.Warehouse({"t": pa.table({"a": [1]}).to_reader()})
-    for _ in range(2):
-        (spec,) = fs.App(warehouse).specs
-        assert "tables t" in spec.doc
-
-
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [([1], "is of type list; it is a path"), (pa.Table, "is of type"), (pd.DataFrame({"a": [1, "x"]}), "column a")],
-)
-def test_what_is_no_table_is_refused(value: Any, why: str) -> None:
-    with pytest.raises(ConfigError, match=why):
-        find_sources({"t": value})
