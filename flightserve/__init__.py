@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flightserve import metrics as metrics
     from flightserve import sql as sql
     from flightserve.app import App as App
     from flightserve.config import EdgeLimits as EdgeLimits
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from flightserve.declare import method as method
     from flightserve.declare import on_stop as on_stop
     from flightserve.declare import single_input as single_input
+    from flightserve.declare import warmup as warmup
     from flightserve.errors import Cancelled as Cancelled
     from flightserve.errors import ConfigError as ConfigError
     from flightserve.errors import DeadlineExceeded as DeadlineExceeded
@@ -74,6 +76,7 @@ _NAMES = {
         "method",
         "on_stop",
         "single_input",
+        "warmup",
     ],
     "flightserve.errors": [
         "Cancelled",
@@ -90,6 +93,8 @@ _NAMES = {
     "flightserve.running": ["Running", "serve"],
     "flightserve.types": ["DeploymentOptions"],
 }
+# Rooms that are names themselves.
+_ROOMS = ("metrics", "sql")
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
@@ -123,17 +128,19 @@ __all__ = [
     "healthy",
     "later",
     "method",
+    "metrics",
     "on_stop",
     "serve",
     "single_input",
     "sql",
+    "warmup",
 ]
 
 
 def _load(name: str) -> Any:
-    if name == "sql":
-        # The room itself; importing it makes it an attribute of this package.
-        return import_module("flightserve.sql")
+    if name in _ROOMS:
+        # Importing it makes it an attribute of this package.
+        return import_module(f"flightserve.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'flightserve' has no attribute {name!r}")

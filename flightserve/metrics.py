@@ -1,4 +1,5 @@
-"""What Prometheus sees of one process, under the names of the observability conventions.
+"""What Prometheus sees of one process, under the names of the observability conventions; and `counter`, `gauge` and
+`histogram`, by which user code measures (`measures`).
 
 One `Metrics` is made by the composition root and passed to every frontend; there is no global registry. Recording
 a request takes two dictionary look-ups and two increments: the children of each label set are kept.
@@ -6,24 +7,31 @@ a request takes two dictionary look-ups and two increments: the children of each
 The other tiers have no HTTP port of their own. Their statistics come with the routing table, and `set_tiers` shows
 the latest ones: under the conventional names where there is one (`flightserve_queue_depth`, ...), others as
 `flightserve_tier_<statistic>`, all with the process's name as a label. What only grows is a counter, whose name ends in
-`_total`, and starts from 0 with each process, which `rate()` expects; units are bytes and seconds.
+`_total`, and starts from 0 with each process, which `rate()` expects; units are bytes and seconds. What replicas
+measure of their methods, and what their code does, has the labels `process`, `deployment` and `version` beside its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from flightserve.clock import NS_PER_S
+from flightserve.measures import SECONDS, counter, gauge, histogram
+from flightserve.types import MetricFamily
 from flightserve.wire.status import Code
+from flightserve.wire.table import Measured
+
+__all__ = ["CONTENT_TYPE", "UNKNOWN", "Metrics", "counter", "gauge", "histogram", "known"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 _CODE_NAMES: Final = {int(code): code.name for code in Code}
 # Bound on label sets: an unknown deployment or method is counted as "-", never under the caller's text.
@@ -120,6 +128,7 @@ class _TierCollector(Collector):
 
     def __init__(self) -> None:
         self.tiers: Mapping[str, Mapping[str, float]] = {}
+        self.measured: Sequence[Measured] = ()
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
@@ -139,7 +148,28 @@ class _TierCollector(Collector):
                     _sample(families, "summary", metric, doc, labels, "_count", count)
                 else:
                     _tier_sample(families, _NOT_IN_A_NAME.sub("_", statistic), labels, value)
+        for replica in self.measured:
+            for family in replica.families:
+                _measured_samples(families, replica, family)
         yield from families.values()
+
+
+def _measured_samples(families: dict[str, Metric], replica: Measured, family: MetricFamily) -> None:
+    """Those of one replica. Of two deployments that have different metrics of one name, the first is shown."""
+    shown = families.setdefault(family.name, Metric(family.name, family.about, family.kind))
+    if shown.type != family.kind:
+        return
+    of_replica = {"process": replica.process, "deployment": replica.deployment, "version": replica.version}
+    for values, numbers in family.samples:
+        labels = of_replica | dict(zip(family.labels, values, strict=True))
+        if family.kind != "histogram":
+            shown.add_sample(family.name + "_total" * (family.kind == "counter"), labels, numbers[0])
+            continue
+        counts = list(itertools.accumulate(numbers[:-1]))
+        for bound, count in zip((*map(floatToGoString, family.bounds), "+Inf"), counts, strict=True):
+            shown.add_sample(f"{family.name}_bucket", labels | {"le": bound}, count)
+        shown.add_sample(f"{family.name}_sum", labels, numbers[-1])
+        shown.add_sample(f"{family.name}_count", labels, counts[-1])
 
 
 def _tier_sample(families: dict[str, Metric], statistic: str, labels: dict[str, str], value: float) -> None:
@@ -179,7 +209,7 @@ class Metrics:
             "flightserve_request_duration_seconds",
             "From arrival to the answer handed to the socket",
             where,
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=registry,
         )
         self.prefetches = Counter(
@@ -212,9 +242,10 @@ class Metrics:
             counter = self._prefetches[deployment, taken] = self.prefetches.labels(deployment, str(taken).lower())
         counter.inc()
 
-    def set_tiers(self, tiers: Mapping[str, Mapping[str, float]]) -> None:
-        """Statistics of the other tiers' processes, by process; replaces what was there."""
+    def set_tiers(self, tiers: Mapping[str, Mapping[str, float]], measured: Sequence[Measured] = ()) -> None:
+        """Statistics of the other tiers' processes, by process, and what replicas measure; replaces what was there."""
         self._tiers.tiers = tiers
+        self._tiers.measured = measured
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format (`CONTENT_TYPE`)."""

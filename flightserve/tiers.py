@@ -90,6 +90,9 @@ class ReplicaHosted:
         self.drain = self._service.drain
         self.ready = self._service.ready
         self.unfit = self._service.unfit
+        self.ailing = self._service.ailing
+        self.families = self._service.families
+        self.retire = self._service.retire
         # Of the class: an object may answer to any name.
         if hasattr(type(target), "flightserve_refresh"):
             self.flightserve_refresh = target.flightserve_refresh
@@ -137,7 +140,7 @@ class FrontendHosted:
     def apply_table(self, table: RoutingTable) -> None:
         """The client and `/metrics` follow the table."""
         self._client.apply_table(table)
-        self._metrics.set_tiers(table.metrics)
+        self._metrics.set_tiers(table.metrics, table.measured)
 
     def unfit(self) -> tuple[str, int]:
         """Never: where it cannot go on it ends."""

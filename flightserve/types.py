@@ -115,6 +115,19 @@ class DeploymentSpec:
         return next((m for m in self.methods if m.name == name), None)
 
 
+class MetricFamily(msgspec.Struct, array_like=True, frozen=True):
+    """One metric of a replica, as `/metrics` shows it: `kind` is counter, gauge or histogram. `samples` are by label
+    values, in the order of `labels`: one number, or for a histogram the counts of its buckets, that of what is above
+    the last of the `bounds`, and the sum."""
+
+    kind: str
+    name: str
+    about: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    samples: tuple[tuple[tuple[str, ...], tuple[float, ...]], ...] = ()
+
+
 class RequestMeta(msgspec.Struct, frozen=True):
     """What the edge knows of a request beside its rows.
 

@@ -41,7 +41,7 @@ from flightserve.config import EdgeLimits, FabricLimits
 from flightserve.contracts.service import EncodedStream, Lane, PartCallback, Passed, Payload
 from flightserve.errors import FlightserveError
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
-from flightserve.wire.table import RoutingTable
+from flightserve.wire.table import Measured, RoutingTable
 
 
 class RouterClient:
@@ -114,6 +114,11 @@ class RouterClient:
     def metrics(self) -> dict[str, dict[str, float]]:
         """The other tiers' statistics, as the supervisor published them last."""
         return self.destinations.table.metrics
+
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """What replicas measure, likewise."""
+        return self.destinations.table.measured
 
     @property
     def notes(self) -> tuple[str, ...]:

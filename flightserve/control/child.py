@@ -14,7 +14,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from flightserve import threads
 from flightserve.clock import NS_PER_S
@@ -52,6 +53,8 @@ TELL_TIMEOUT_S = 5.0
 # How long a process that cannot go on waits to be ended, and its exit status where it is not.
 LAST_WORDS_S = 1.0
 LOST = 70
+# What replicas say beside what all children do, and what the others say of it.
+OF_REPLICAS: Final[tuple[tuple[str, Callable[[], Any]], ...]] = (("note", str), ("ailing", str), ("families", tuple))
 
 
 _hosts = threading.Event()
@@ -97,6 +100,7 @@ class ChildProcess:
             self._orphaned,
             self._become,
             self._refresh,
+            self._make_room,
             limits.heartbeat_s,
             limits.orphan_timeout_s,
         )
@@ -179,7 +183,9 @@ class ChildProcess:
         uptime_s = time.monotonic() - self._started_s
         statistics = {**hosted.statistics(), "uptime_s": uptime_s, "losses": float(threads.losses())}
         ready = hosted.ready() and not self._leaving.is_set()
-        return Report(ready, statistics, version, *hosted.unfit(), getattr(hosted, "note", str)()[:NOTE_CHARACTERS_MAX])
+        note, ailing, families = (getattr(hosted, name, empty)() for name, empty in OF_REPLICAS)
+        note, ailing = note[:NOTE_CHARACTERS_MAX], ailing[:NOTE_CHARACTERS_MAX]
+        return Report(ready, statistics, version, *hosted.unfit(), note, ailing, families)
 
     def _take_table(self, table: RoutingTable) -> None:
         with self._table_lock:
@@ -188,6 +194,11 @@ class ChildProcess:
             self._table = table
             if self._hosted is not None:
                 self._hosted.apply_table(table)
+
+    def _make_room(self, reason: str) -> None:
+        hosted = self._hosted
+        if hosted is not None and hasattr(hosted, "retire"):
+            hosted.retire(reason)
 
     def _refresh(self, message: Refresh) -> None:
         # Not on the link's thread: to open files may take minutes, and reports must go on.

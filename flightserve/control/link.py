@@ -25,6 +25,7 @@ from flightserve.control.messages import (
     Leave,
     Left,
     Lost,
+    MakeRoom,
     Message,
     Publish,
     Refresh,
@@ -58,6 +59,7 @@ class SupervisorLink:
         on_orphaned: Callable[[], None],
         on_become: Callable[[bytes, bytes], None],
         on_refresh: Callable[[Refresh], None],
+        on_make_room: Callable[[str], None],
         heartbeat_s: float,
         orphan_timeout_s: float,
     ) -> None:
@@ -69,6 +71,7 @@ class SupervisorLink:
         self._on_orphaned = on_orphaned
         self._on_become = on_become
         self._on_refresh = on_refresh
+        self._on_make_room = on_make_room
         self._heartbeat_s = heartbeat_s
         self._orphan_timeout_s = orphan_timeout_s
         self._closed = threading.Event()
@@ -219,5 +222,7 @@ class SupervisorLink:
                 self._on_become(assignment, factory)
             case Refresh():
                 self._on_refresh(message)
+            case MakeRoom(reason):
+                self._on_make_room(reason)
             case _:
                 raise ProtocolError(f"a supervisor does not send {type(message).__name__}")

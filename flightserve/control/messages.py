@@ -14,6 +14,7 @@ import msgspec
 
 from flightserve.contracts.refreshing import Refreshed
 from flightserve.core.lifecycle.reconciling import Slot
+from flightserve.types import MetricFamily
 from flightserve.wire.framing import MessageDecoder, pack_length
 from flightserve.wire.table import RoutingTable
 
@@ -48,7 +49,8 @@ class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """A child's heartbeat. `ready`: it can do its part of a request. `statistics`: its counters and gauges.
     `table_version`: of the routing table that it acts by. `unfit`: why another should take its place, "" while none
     should; what it runs has ended by `until_ns` (monotonic) then. `note`: what it does not do though it is ready, for
-    people."""
+    people. `ailing`: why its user's code says that it is not well, "" where that does not say so: another takes its
+    place when it is told to make room (`MakeRoom`). `families`: what it measures."""
 
     ready: bool
     statistics: dict[str, float] = {}
@@ -56,6 +58,8 @@ class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
     unfit: str = ""
     until_ns: int = 0
     note: str = ""
+    ailing: str = ""
+    families: tuple[MetricFamily, ...] = ()
 
 
 class StartFailure(msgspec.Struct, array_like=True, frozen=True, tag=3):
@@ -75,6 +79,12 @@ class Leave(msgspec.Struct, array_like=True, frozen=True, tag=6):
     """Supervisor to child: drain for at most this long, then exit."""
 
     drain_timeout_s: float
+
+
+class MakeRoom(msgspec.Struct, array_like=True, frozen=True, tag=21):
+    """Supervisor to a replica that is ailing: it is its turn. It takes nothing new, and says so (`Report.unfit`)."""
+
+    reason: str
 
 
 class Become(msgspec.Struct, array_like=True, frozen=True, tag=15):
@@ -266,6 +276,7 @@ _Arrays = (
     | RefreshReport
     | RefreshAnswer
     | Withdraw
+    | MakeRoom
 )
 Message = _Arrays | View
 

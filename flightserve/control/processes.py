@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from flightserve.control.connections import send
 from flightserve.control.desired import Desired
-from flightserve.control.messages import Become, Leave, Message
+from flightserve.control.messages import Become, Leave, MakeRoom, Message
 from flightserve.control.names import new_peer_id
 from flightserve.control.pickling import dumps
 from flightserve.control.plan import Assignment, Plan
@@ -223,6 +223,11 @@ class Processes:
         self.drain(record, reason, max(0.0, (record.until_ns - now_ns) / NS_PER_S))
         if too_many is not None:
             self.kill(too_many, "others of its deployment were retired after it")
+
+    def make_room(self) -> None:
+        """Tell those whose turn it is, of the replicas that are not well, to make room for others."""
+        for record in self._roster.make_room():
+            record.makes_room = self.tell(record.peer_id, MakeRoom(record.ailing))
 
     def kill(self, record: Record, reason: str, level: int = logging.WARNING) -> None:
         """SIGKILL, and have Ray forget it."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Announce, ChildView, DeploymentView, Report, View, notes_of
 from flightserve.control.plan import Plan
+from flightserve.control.told import ailing, measured, peer_of
 from flightserve.core.lifecycle.phases import LIVE, Event, Phase, step
 from flightserve.core.lifecycle.reconciling import (
     FRONTEND,
@@ -28,8 +29,8 @@ from flightserve.core.lifecycle.reconciling import (
 )
 from flightserve.core.lifecycle.updating import Layout, Observed
 from flightserve.fabric.transport.processes import Industry, ProcessLook
-from flightserve.types import DeploymentSpec
-from flightserve.wire.table import Entry, Peer, RoutingTable, assign
+from flightserve.types import DeploymentSpec, MetricFamily
+from flightserve.wire.table import Entry, RoutingTable, assign
 
 # A child that served this long did not fail by itself: its slot's count of failures starts again.
 STABLE_NS = 5 * NS_PER_S
@@ -75,6 +76,10 @@ class Record:
     statistics: dict[str, float] = field(default_factory=dict)
     table_version: int = 0
     note: str = ""
+    # Why it is not well by its own word, and whether it was told to make room for another.
+    ailing: str = ""
+    makes_room: bool = False
+    families: tuple[MetricFamily, ...] = ()
     # How long it served, once it does not any more.
     served_ns: int = 0
 
@@ -186,8 +191,10 @@ class Roster:
         before = (record.ready, record.phase, record.note)
         record.heard_ns = now_ns
         record.ready = message.ready
-        record.note = message.note
+        record.note = "; ".join(filter(None, (message.note, message.ailing)))
+        record.ailing = message.ailing
         record.statistics = message.statistics
+        record.families = message.families
         record.table_version = message.table_version
         record.stopped = record.busy = False
         record.industry.rest()
@@ -349,17 +356,23 @@ class Roster:
 
         return RoutingTable(
             version=version,
-            peers=tuple(_peer(record) for record in serving),
+            peers=tuple(peer_of(record) for record in serving),
             deployments=entries(self._desired.specs(layout.served)),
             draining=self.draining,
             metrics={record.slot.name: record.statistics for record in serving},
             others=entries(self._desired.specs((*layout.coming, *layout.going))),
             notes=notes_of(self.records.values()),
+            measured=measured(serving),
         )
 
     def _entry(self, spec: DeploymentSpec, owner: Owner) -> Entry:
         ready = self._replicas(spec.name, spec.version, _ready)
         return Entry(spec, owner.router_id, ready, spec.options.replicas, owner.epoch)
+
+    def make_room(self) -> list[Record]:
+        """Those whose turn it is to make room for others, because they are not well."""
+        fit = [each for each in self.records.values() if _ready(each) and not each.makes_room]
+        return [] if self.draining else ailing(fit, self._desired.everything())
 
     def _assigned(self, version: int) -> dict[tuple[str, str], Owner]:
         """Who owns each version of a deployment in the table of this version. What is with another router than in the
@@ -485,15 +498,3 @@ class Roster:
 def _ready(record: Record) -> bool:
     """It says that it can do its part. One that says nothing may be unable to say so, and answers nobody."""
     return record.phase is Phase.SERVING and record.ready
-
-
-def _peer(record: Record) -> Peer:
-    return Peer(
-        id=record.peer_id,
-        tier=record.slot.tier,
-        name=record.slot.name,
-        endpoint=record.endpoint,
-        node=record.node,
-        deployment=record.slot.deployment,
-        pid=record.pid,
-    )

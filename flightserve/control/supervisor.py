@@ -116,6 +116,7 @@ class Supervisor:
         self._roster.trouble, self._roster.lost = self._processes.trouble(), self._cluster.lost()
         self._processes.check_spawning(now_ns)
         self._refreshes.step(self._roster.records, now_ns)
+        self._processes.make_room()
         if not self._roster.draining:
             # Before anything is started: Ray would refuse what the node can never hold, and not say why.
             await self._processes.check_placement(now_ns)

@@ -2,15 +2,16 @@
 
 `@deployment(...)` leaves the class what it was, a plain class that is instantiated and tested without
 flightserve, and adds `bind`, which notes the arguments its replicas are made with (`bound`). `@single_input` and
-`@method(...)` leave notes on functions (`decorators`), `@healthy` and `@on_stop` on those that replicas call themselves
-(`hooks`). What an object has that was bound with another deployment is in `handles`. `App` (`flightserve.app`) collects
-what is bound; `spec_of` turns one of them into the `DeploymentSpec` that the tiers share (`specs`).
+`@method(...)` leave notes on functions (`decorators`), `@warmup`, `@healthy` and `@on_stop` on those that replicas call
+themselves (`hooks`). What an object has that was bound with another deployment is in `handles`. `App`
+(`flightserve.app`) collects what is bound; `spec_of` turns one of them into the `DeploymentSpec` that the tiers share
+(`specs`).
 """
 
 from flightserve.declare.bound import NESTING_MAX, Bound, Callee, replaced
 from flightserve.declare.decorators import bind, deployment, method, single_input
 from flightserve.declare.handles import Handle, HandleMethod, Later, Rows, aio, later
-from flightserve.declare.hooks import Health, health_checks, healthy, on_stop, stop_hooks
+from flightserve.declare.hooks import Health, health_checks, healthy, on_stop, stop_hooks, warmup, warmups
 from flightserve.declare.options import NAME, Options, check_name, describe_value, make_options
 from flightserve.declare.specs import first_paragraph, left_out, says_itself, spec_of
 
@@ -43,4 +44,6 @@ __all__ = [
     "single_input",
     "spec_of",
     "stop_hooks",
+    "warmup",
+    "warmups",
 ]

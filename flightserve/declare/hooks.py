@@ -1,4 +1,5 @@
-"""Methods of a class that its replicas call themselves: how it is, and that it is over. They are not served."""
+"""Methods of a class that its replicas call themselves: before the first request, how it is, and that it is over. They
+are not served."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _HEALTH: Final = "__flightserve_health__"
 _STOP: Final = "__flightserve_on_stop__"
+_WARMUP: Final = "__flightserve_warmup__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ def healthy(
     """A method without arguments that says whether this replica is well; it is not served.
 
     It is called every `every_s` seconds, on a thread of its own beside what runs. To return False, to raise, and to
-    take longer than `timeout_s` are failures; so many of them in a row, and another replica takes this one's place.
+    take longer than `timeout_s` are failures; so many of them in a row, and another replica takes this one's place. Of
+    a deployment's replicas one is replaced at a time, while all others are there.
     """
     for name, value in (("every_s", every_s), ("timeout_s", timeout_s), ("failures", failures)):
         check_amount(f"@healthy({name}=...)", value, zero_allowed=False)
@@ -48,6 +51,14 @@ def healthy(
         return target
 
     return note if function is itself else note(function)  # type: ignore[return-value]
+
+
+def warmup(function: F, /) -> F:
+    """A method without arguments that is called once in each replica, after `__init__` and before its first request;
+    it is not served. It may call the object's own methods, with rows of its own. Until it has returned the replica is
+    not ready; where it raises, the replica has not started. An `async def` one runs where those methods do."""
+    _note(function, "warmup", _WARMUP, True)
+    return function
 
 
 def on_stop(function: F, /) -> F:
@@ -68,12 +79,17 @@ def _note(function: Any, label: str, mark: str, value: object) -> None:
 
 def is_hook(function: Any) -> bool:
     """True for a method that replicas call themselves."""
-    return hasattr(function, _HEALTH) or hasattr(function, _STOP)
+    return any(hasattr(function, mark) for mark in (_HEALTH, _STOP, _WARMUP))
 
 
 def health_checks(cls: type) -> dict[str, Health]:
     """The names of a class's health checks, its parents' included, and how they are called."""
     return _marked(cls, _HEALTH)
+
+
+def warmups(cls: type) -> list[str]:
+    """The names of what is called before the first request, those of parents first."""
+    return list(_marked(cls, _WARMUP))
 
 
 def stop_hooks(cls: type) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the user's object is asked and told beside its requests: how it is, now and then, and that it is over.
+"""What the user's object is told and asked beside its requests: to warm up, how it is, and that it is over.
 
 Checks run on a thread of their own. One that does not return is a failure, too, again and again for as long as it
 takes, and nobody waits for it: the replica's main thread looks at the clock (`look`).
@@ -16,41 +16,57 @@ from typing import Any, Final
 
 from flightserve import threads
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
-from flightserve.declare import Health, health_checks, stop_hooks
+from flightserve.declare import Health, health_checks, stop_hooks, warmups
 from flightserve.replica.faults import describe, report_failure
 
 log = logging.getLogger(__name__)
 
 # How long all that is called at the end may take.
 END_S: Final = 5.0
+# How long one coroutine that warms up may take. The supervisor bounds the whole start.
+WARMUP_S: Final = 3600.0
 
 # Runs a coroutine to its end where the object's coroutines run, for at most so many seconds: its result.
 Await = Callable[[Coroutine[Any, Any, Any], float], Any]
-Tell = Callable[[str], None]
+Retire = Callable[[str], None]
 
 
 class Hooks:
-    """The checks and stop hooks of one object. Call `start` and `end` once each. `tell` is called with the reason when
-    a check has failed too often."""
+    """The warm-ups, checks and stop hooks of one object. Call `warm`, `start` and `end` once each. `retire` is called
+    with the reason where there is nobody left to ask."""
 
-    def __init__(self, target: object, name: str, await_: Await, tell: Tell) -> None:
+    def __init__(self, target: object, name: str, await_: Await, retire: Retire) -> None:
         # Of the class: an object may answer to any name.
         cls = type(target)
         self._name = name
         self._await = await_
+        self._retire = retire
+        self._warmups = [getattr(target, method) for method in warmups(cls)]
         self._checks = [
-            Check(getattr(target, method), health, self._call, tell) for method, health in health_checks(cls).items()
+            Check(getattr(target, method), health, self._call) for method, health in health_checks(cls).items()
         ]
         self._endings = [getattr(target, method) for method in stop_hooks(cls)]
         if hasattr(cls, "flightserve_stopped"):
             self._endings.append(target.flightserve_stopped)  # type: ignore[attr-defined]
         self._over = threading.Event()
 
+    def warm(self) -> None:
+        """What the object does before its first request. Raises what that raises."""
+        for warmup in self._warmups:
+            began_ns = monotonic_ns()
+            self._call(warmup, WARMUP_S)
+            took_s = (monotonic_ns() - began_ns) / NS_PER_S
+            log.info("%s.%s took %.2f s", self._name, warmup.__name__, took_s)
+
+    def ailing(self) -> str:
+        """Why the object says that it is not well; "" where it does not."""
+        return next((check.ailing for check in self._checks if check.ailing), "")
+
     def start(self) -> None:
         """Ask from now on."""
         for check in self._checks:
             run = _until(self._over, check)
-            threads.start(f"{self._name}-health", run, self._over.is_set, check.tell)
+            threads.start(f"{self._name}-health", run, self._over.is_set, self._retire)
 
     def look(self) -> None:
         """Several times a second: see who takes too long."""
@@ -83,11 +99,11 @@ class Check:
         function: Callable[[], Any],
         health: Health,
         call: Callable[[Callable[[], Any], float], Any],
-        tell: Tell,
         clock: Clock = monotonic_ns,
     ) -> None:
         self.health = health
-        self.tell = tell
+        # Why it has failed too often, "" while it has not.
+        self.ailing = ""
         self._function = function
         self._call = call
         self._clock = clock
@@ -109,7 +125,7 @@ class Check:
         if why:
             self._count_failure(why)
         elif not self._late:
-            self._failures = 0
+            self._failures, self.ailing = 0, ""
 
     def look(self) -> None:
         """Count a failure where the call takes too long, for each time that it may take."""
@@ -123,7 +139,7 @@ class Check:
         where = self._function.__qualname__
         log.warning("%s failed, %d in a row: %s", where, self._failures, why)
         if self._failures >= self.health.failures:
-            self.tell(f"{where} failed {self._failures} times in a row: {why}")
+            self.ailing = f"{where} failed {self._failures} times in a row: {why}"
 
 
 def begin_exit_functions() -> None:

@@ -13,7 +13,7 @@ Who holds whom. What a part calls back is a narrow Protocol, or a function that 
 | `ReplicaSession` | books of what one router gave and was given | contexts, segment pool | `Post`, of the event loop |
 | `LaneThreads`, `Turns` | which thread serves a lane, whose code runs | | `HandsOver`, of a lane; `start` |
 | `Retirement` | whether the replica has to go | | `say_goodbye`, of the connections |
-| `Hooks` | health checks and stop hooks of the object | the object | `retire`, `wait_for` |
+| `Hooks` | warm-ups, health checks and stop hooks of the object | the object | `retire`, `wait_for` |
 | `Onward` | calls of methods to other deployments | a caller's client, `Origins` | |
 """
 
@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from flightserve import threads
+from flightserve import measures, threads
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.errors import FlightserveError, ReplicaFailed
@@ -45,7 +45,7 @@ from flightserve.replica.run import RunParts
 from flightserve.replica.session import ReplicaSession
 from flightserve.replica.thread_contexts import carry_contexts
 from flightserve.replica.turns import Turns
-from flightserve.types import DeploymentSpec
+from flightserve.types import DeploymentSpec, MetricFamily
 from flightserve.wire.table import RoutingTable
 
 log = logging.getLogger(__name__)
@@ -106,13 +106,18 @@ class ReplicaService:
     # ---- threads
 
     def start(self) -> None:
-        """Begin to look for the router."""
+        """Have the object warm up, and begin to look for the router. Raises what the object raises."""
         if self.own_process:
             carry_contexts()
-        if self._onward is not None:
-            self._onward.start()
         if self._coroutines is not None:
             self._loop_thread = self._spawn("async", self._coroutines.run)
+        try:
+            self._hooks.warm()
+        except BaseException:
+            self.stop()
+            raise
+        if self._onward is not None:
+            self._onward.start()
         self._hooks.start()
         main = functools.partial(self.connections.run_main, self._look_after)
         self._spawn("main", lambda: self._keep("main connection", main))
@@ -179,6 +184,15 @@ class ReplicaService:
         # Calls between processes of ours may have no deadline.
         most_ns = monotonic_ns() + self.spec.options.max_timeout_ms * NS_PER_MS
         return self._retirement.reason, min(most_ns, self._retirement.until_ns(self.connections.sessions()))
+
+    def ailing(self) -> str:
+        """Why the user's object says that it is not well, "" where it does not. It goes on all the same, until it is
+        told to `retire`."""
+        return self._hooks.ailing()
+
+    def families(self) -> tuple[MetricFamily, ...]:
+        """What it measures of its methods, and what the user's code does."""
+        return (self._counts.method_seconds(), *measures.families())
 
     def statistics(self) -> dict[str, float]:
         """Counts since the start, and what is in use now."""

@@ -95,10 +95,15 @@ class LocalDeployment:
         self.spec = spec
         self.target = target = bound.make(remote)
         self.methods = bind_methods(target, spec)
-        self._hooks = Hooks(target, spec.name, self._await, log.warning)
         self.queued = 0
         self.counts: collections.Counter[str] = collections.Counter()
         self._loop = loop
+        self._hooks = Hooks(target, spec.name, self._await, log.warning)
+        try:
+            self._hooks.warm()
+        except BaseException:
+            self._hooks.end()
+            raise
         self._queue: queue.SimpleQueue[list[LocalRequest] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._serve, name=f"local-{spec.name}-{number}", daemon=True)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from flightserve.types import DeploymentSpec
+from flightserve.types import DeploymentSpec, MetricFamily
 
 
 class Peer(msgspec.Struct, array_like=True, frozen=True):
@@ -49,6 +49,15 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     epoch: int = 0
 
 
+class Measured(msgspec.Struct, array_like=True, frozen=True):
+    """What one replica measures of its methods, and what its user's code does."""
+
+    process: str
+    deployment: str
+    version: str
+    families: tuple[MetricFamily, ...]
+
+
 class RoutingTable(msgspec.Struct, array_like=True, frozen=True):
     """Everything, whole: small enough to send again on every change, so that nobody has to merge. `deployments` are
     what clients are served; `others` are versions that are still coming, which nobody calls yet, and those that are
@@ -62,6 +71,7 @@ class RoutingTable(msgspec.Struct, array_like=True, frozen=True):
     metrics: dict[str, dict[str, float]] = {}
     others: tuple[Entry, ...] = ()
     notes: tuple[str, ...] = ()
+    measured: tuple[Measured, ...] = ()
 
 
 def assign(deployments: Iterable[str], routers: Mapping[str, int]) -> dict[str, int]:

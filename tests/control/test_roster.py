@@ -11,6 +11,7 @@ from flightserve.control.roster import RETIRED_GRACE_NS, STABLE_NS, START_ATTEMP
 from flightserve.core.lifecycle.phases import Event, Phase
 from flightserve.core.lifecycle.reconciling import NS_PER_S, Slot, Start
 from flightserve.core.lifecycle.updating import Observed
+from flightserve.types import MetricFamily
 from tests.control.standins import plan, spec
 
 NOW = 1_000 * NS_PER_S
@@ -353,3 +354,27 @@ def test_what_a_retired_child_still_waits_for_may_take_less_time_than_it_said_fi
     roster.happened(record, Event.DRAIN, NOW)
     roster.reported(record, Report(ready=False, unfit="why", until_ns=NOW + NS_PER_S), NOW)
     assert record.until_ns == NOW + NS_PER_S + RETIRED_GRACE_NS
+
+
+def test_one_that_says_it_is_not_well_is_told_of_and_makes_room_when_the_others_are_there() -> None:
+    roster = _roster()
+    replicas = [record for record in _serve_all(roster) if record.slot.tier == "replica"]
+    for record in replicas:
+        assert roster.reported(record, Report(ready=True, ailing="Model.well failed 3 times in a row: no answer"), NOW)
+    assert roster.table(1).notes == ("Echo: Model.well failed 3 times in a row: no answer",)
+    assert "3 times in a row" in roster.problem()
+    assert roster.make_room() == replicas[:1]
+    replicas[0].makes_room = True
+    assert roster.make_room() == []
+    roster.draining = True
+    assert roster.make_room() == []
+
+
+def test_what_replicas_measure_is_in_the_table_once_for_each_place_and_version() -> None:
+    roster = _roster()
+    replicas = [record for record in _serve_all(roster) if record.slot.tier == "replica"]
+    family = MetricFamily("counter", "seen", "Seen", samples=(((), (1.0,)),))
+    for record in replicas:
+        roster.reported(record, Report(ready=True, families=(family,)), NOW)
+    measured = roster.table(1).measured
+    assert [(each.process, each.families) for each in measured] == [(r.slot.name, (family,)) for r in replicas]

@@ -1,4 +1,4 @@
-"""Methods that replicas call themselves: `@fs.healthy`, `@fs.on_stop`."""
+"""Methods that replicas call themselves: `@fs.warmup`, `@fs.healthy`, `@fs.on_stop`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import flightserve as fs
 from flightserve.declare import Health, spec_of
 from flightserve.errors import ConfigError
 from flightserve.replica.hooks import Check
+from flightserve.testing import LocalService
 from tests.plane import plane
 from tests.support import eventually
 
@@ -98,13 +99,74 @@ def test_one_that_is_well_is_asked_again_and_again(said: object) -> None:
         ("hangs", "it did not return within 0.05 s"),
     ],
 )
-def test_one_that_is_not_well_several_times_in_a_row_is_replaced(said: object, why: str) -> None:
+def test_one_that_is_not_well_several_times_in_a_row_says_so_and_serves_until_it_is_told_to_make_room(
+    said: object, why: str
+) -> None:
     with plane(fs.bind(Well)) as running:
         target = running.targets[0]
         target.said = said
-        eventually(lambda: running.replicas[0].unfit()[0].endswith(f"failed 2 times in a row: {why}"))
-        assert not running.replicas[0].ready()
+        replica = running.replicas[0]
+        eventually(lambda: replica.ailing().endswith(f"failed 2 times in a row: {why}"))
+        assert replica.ready() and running.call("echo", rows()) == [rows()]
+        replica.retire(replica.ailing())
+        assert replica.unfit()[0] == replica.ailing() and not replica.ready()
         target.gate.set()
+
+
+def test_one_that_is_well_again_before_its_turn_stays() -> None:
+    with plane(fs.bind(Well)) as running:
+        target, replica = running.targets[0], running.replicas[0]
+        target.said = False
+        eventually(replica.ailing)
+        target.said = True
+        eventually(lambda: not replica.ailing())
+        assert replica.ready()
+
+
+class Warm(Well):
+    """Says where it is warmed up, and may fail."""
+
+    fails = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warmed: list[object] = []
+
+    @fs.warmup
+    def first(self) -> None:
+        if self.fails:
+            raise ValueError("no weights")
+        self.warmed.append(self.echo(rows()).num_rows)
+
+
+class WarmAwaits(Warm):
+    async def later(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        assert self.loop is asyncio.get_running_loop()
+        return batch
+
+    @fs.warmup
+    async def second(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.warmed.append("second")
+
+
+def test_what_warms_up_does_so_before_the_first_request_and_where_its_methods_run() -> None:
+    with plane(fs.bind(WarmAwaits)) as running:
+        assert running.targets[0].warmed == [1, "second"]
+        assert running.call("later", rows()) == [rows()]
+    with LocalService(fs.App(fs.bind(WarmAwaits))) as service:
+        assert service.run("WarmAwaits", "later", rows()) == rows()
+
+
+def test_what_fails_to_warm_up_does_not_start_and_is_told_that_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with plane(fs.bind(Warm)) as running:
+        monkeypatch.setattr(Warm, "fails", True)
+        with pytest.raises(ValueError, match="no weights"):
+            running.start_replica()
+        running.replicas.pop()
+        assert running.targets.pop().ended == ["close"] and running.call("echo", rows()) == [rows()]
+    with pytest.raises(ValueError, match="no weights"):
+        LocalService(fs.App(fs.bind(Warm)))
 
 
 def test_what_ends_is_told_so_after_its_last_request_whatever_that_raises() -> None:
@@ -116,7 +178,7 @@ def test_what_ends_is_told_so_after_its_last_request_whatever_that_raises() -> N
 
 
 def test_a_failure_between_two_good_answers_is_forgotten_and_a_slow_answer_is_none() -> None:
-    now_ns, told, answers = [0], [], [False, True, False, "slow", False]
+    now_ns, answers = [0], [False, True, False, "slow", False]
 
     def ask() -> object:
         answer = answers.pop(0)
@@ -125,12 +187,12 @@ def test_a_failure_between_two_good_answers_is_forgotten_and_a_slow_answer_is_no
             check.look()
         return answer
 
-    check = Check(ask, Health(1.0, 1.0, 3), lambda function, timeout_s: function(), told.append, lambda: now_ns[0])
+    check = Check(ask, Health(1.0, 1.0, 3), lambda function, timeout_s: function(), lambda: now_ns[0])
     for _ in range(4):
         check.once()
-    assert not told
+    assert not check.ailing
     check.once()
-    assert len(told) == 1
+    assert check.ailing
 
 
 @pytest.mark.parametrize(
@@ -138,6 +200,7 @@ def test_a_failure_between_two_good_answers_is_forgotten_and_a_slow_answer_is_no
     [
         (lambda: fs.healthy(lambda self, batch: None), "called without arguments"),
         (lambda: fs.on_stop(lambda self, *, code: None), "called without arguments"),
+        (lambda: fs.warmup(lambda self, rows: None), "called without arguments"),
         (lambda: fs.on_stop(Well), "decorates plain methods"),
         (lambda: fs.healthy(every_s=0), "greater than 0"),
         (lambda: fs.healthy(failures=-1), "greater than 0"),

@@ -103,7 +103,7 @@ class _Pages:
     async def metrics(self, request: Request) -> Response:
         tiers = getattr(self._service, "metrics", None)  # the data plane's client has the other tiers' statistics
         if tiers is not None:
-            self._metrics.set_tiers(tiers)
+            self._metrics.set_tiers(tiers, getattr(self._service, "measured", ()))
         return _page(request, self._metrics.text(), CONTENT_TYPE)
 
     async def openapi(self, request: Request) -> Response:

@@ -15,6 +15,8 @@ import pytest
 
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http.pages import WEB
+from flightserve.types import MetricFamily
+from flightserve.wire.table import Measured
 from tests.frontends.http.support import ARROW, JSON, NDJSON, Raw, frontend_of, http_served, ipc, post, table_of
 from tests.frontends.rpc_support import WATCHED
 from tests.support import eventually
@@ -264,7 +266,10 @@ def test_metrics_count_calls_and_show_the_tiers(client: httpx.Client, server: tu
     client.post(IDENTITY, json={"columns": {"a": [1]}})
     client.post("/v1/Probe/no_such_method", json={"columns": {"a": [1]}})
     server[0].service.metrics = {"router-0": {"Probe.queued_requests": 3.0, "Probe.shed": 2.0, "frames": 7.0}}
+    family = MetricFamily("counter", "seen", "Seen", samples=(((), (5.0,)),))
+    server[0].service.measured = (Measured("replica-Probe-0", "Probe", "v1", (family,)),)
     answer = client.get("/metrics")
+    assert 'seen_total{deployment="Probe",process="replica-Probe-0",version="v1"} 5.0' in answer.text
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     labels = 'deployment="Probe",frontend="http",method="identity"'
     assert f'flightserve_requests_total{{code="OK",{labels}}}' in answer.text

@@ -62,6 +62,10 @@ class Model:
     @fs.on_stop
     def close(self) -> None: ...
 
+    @fs.warmup
+    def warm(self) -> None:
+        fs.metrics.counter("seen", "Seen", labels=["kind"]).inc(2, kind="a")
+
 
 class Cheaper(Model):
     """The decorated class is a class: it has subclasses, objects, and is an annotation."""
