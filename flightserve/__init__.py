@@ -32,14 +32,17 @@ if TYPE_CHECKING:
     from flightserve.declare import Later as Later
     from flightserve.declare import Options as Options
     from flightserve.declare import Rows as Rows
+    from flightserve.declare import Stage as Stage
     from flightserve.declare import aio as aio
     from flightserve.declare import bind as bind
     from flightserve.declare import deployment as deployment
     from flightserve.declare import healthy as healthy
+    from flightserve.declare import join as join
     from flightserve.declare import later as later
     from flightserve.declare import method as method
     from flightserve.declare import on_stop as on_stop
     from flightserve.declare import single_input as single_input
+    from flightserve.declare import switch as switch
     from flightserve.declare import warmup as warmup
     from flightserve.errors import Cancelled as Cancelled
     from flightserve.errors import ConfigError as ConfigError
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from flightserve.errors import PermissionDenied as PermissionDenied
     from flightserve.errors import ResourceExhausted as ResourceExhausted
     from flightserve.errors import Unavailable as Unavailable
+    from flightserve.pipelines.declaring import pipeline as pipeline
     from flightserve.running import Running as Running
     from flightserve.running import serve as serve
     from flightserve.types import DeploymentOptions as DeploymentOptions
@@ -68,14 +72,17 @@ _NAMES = {
         "Later",
         "Options",
         "Rows",
+        "Stage",
         "aio",
         "bind",
         "deployment",
         "healthy",
+        "join",
         "later",
         "method",
         "on_stop",
         "single_input",
+        "switch",
         "warmup",
     ],
     "flightserve.errors": [
@@ -90,6 +97,7 @@ _NAMES = {
         "ResourceExhausted",
         "Unavailable",
     ],
+    "flightserve.pipelines.declaring": ["pipeline"],
     "flightserve.running": ["Running", "serve"],
     "flightserve.types": ["DeploymentOptions"],
 }
@@ -120,19 +128,23 @@ __all__ = [
     "Rows",
     "Running",
     "ServingOptions",
+    "Stage",
     "Unavailable",
     "aio",
     "bind",
     "context",
     "deployment",
     "healthy",
+    "join",
     "later",
     "method",
     "metrics",
     "on_stop",
+    "pipeline",
     "serve",
     "single_input",
     "sql",
+    "switch",
     "warmup",
 ]
 

@@ -118,4 +118,4 @@ class _Collecting:
                 "deployment, which cannot tell which one to call; bind it twice"
             )
         self._add(names[0], bound)
-        return Callee(names[0])
+        return Callee(names[0], bound)

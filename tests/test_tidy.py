@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
-EXPORTS_MAX = 40
+EXPORTS_MAX = 60
 GENERATED = "*_pb2*.py*"
 EXCUSE = "# tidy: "
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Unpack
 
 from flightserve.declare.handles import Handle
 from flightserve.declare.options import Options, check_name, make_options
-from flightserve.errors import ConfigError
+from flightserve.declare.stages import Chainable, Stage, StageCall
+from flightserve.errors import ConfigError, did_you_mean
 from flightserve.types import DeploymentOptions
 
 # How deep in an argument's containers other deployments are looked for.
@@ -26,10 +28,14 @@ else:
     _AsArgument = Generic
 
 
+class UnknownMethod(ConfigError, AttributeError):
+    """A deployment serves no method of that name."""
+
+
 @dataclass(frozen=True, slots=True)
-class Bound(_AsArgument[T_co]):
+class Bound(_AsArgument[T_co], Chainable):
     """What `bind` returns: a class, the arguments each of its replicas is made with, its options and the name it is
-    served by."""
+    served by. Its other attributes are the methods that it serves, as stages of a pipeline (`fs.pipeline`)."""
 
     cls: type
     args: tuple[Any, ...]
@@ -44,6 +50,31 @@ class Bound(_AsArgument[T_co]):
             settings=make_options(changes, self.settings),
             name=self.name if name is None else check_name(name),
         )
+
+    def __getattr__(self, method: str, /) -> Stage:  # type: ignore[override]
+        return self[method]
+
+    def __getitem__(self, method: str, /) -> Stage:
+        """A method as a stage, also where a `Bound` has something of that name itself."""
+        if method.startswith("_") or not self._may_serve(method):
+            routines = inspect.getmembers_static(self.cls, inspect.isroutine)
+            names = [name for name, _ in routines if name[:1] != "_" and name != "bind"]
+            hint = did_you_mean(method, names) or f"; it has: {', '.join(names) or 'none'}"
+            raise UnknownMethod(f"{self.name} serves no method {method[:128]!r}{hint}")
+        return StageCall(self, method)
+
+    def _may_serve(self, method: str) -> bool:
+        # What says itself what it serves is asked when the app is planned.
+        if hasattr(self.cls, "flightserve_spec"):
+            return not method.startswith("flightserve_")
+        return inspect.isroutine(inspect.getattr_static(self.cls, method, None))
+
+    def as_stage(self) -> Stage:
+        """What is called of it where a pipeline names none of its methods. Raises ConfigError where nothing says."""
+        method = getattr(self.cls, "flightserve_stage", None)
+        if method is None:
+            raise ConfigError(f"{self.name} is a deployment; a stage is one of its methods, as in {self.name}.method")
+        return StageCall(self, method)
 
     def callees(self) -> tuple[str, ...]:
         """Names of the deployments that it calls."""
@@ -71,9 +102,14 @@ class Bound(_AsArgument[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """A deployment of the same app, by its name, among the arguments of one that calls it."""
+    """A deployment of the same app, by its name, among the arguments of one that calls it. What is `bound` so called
+    is known to the process that made the app; it does not travel."""
 
     name: str
+    bound: Bound[Any] | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[type[Callee], tuple[str]]:
+        return Callee, (self.name,)
 
 
 def replaced(value: Any, kind: type, change: Callable[[Any], Any], depth: int = 0) -> Any:

@@ -33,7 +33,7 @@ the method that does not catch that is run again for each of them alone, if it i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import pyarrow as pa
@@ -44,11 +44,12 @@ from flightserve.contracts.context import Context, context
 from flightserve.contracts.service import AsyncCall, Passed, Reply, Result, Service
 from flightserve.declare import Handle, Later
 from flightserve.errors import Cancelled, FlightserveError, NotFound, Unavailable
+from flightserve.fabric.memory.batches import one_batch
 from flightserve.fabric.memory.decode import validate_batch
-from flightserve.fabric.memory.schemas import empty_batch
 from flightserve.replica.answers import Answers
 from flightserve.replica.origins import Origin, Origins
-from flightserve.replica.stages import of_callee, of_payload
+from flightserve.replica.segments import Segment
+from flightserve.replica.stages import of_callee, of_payload, of_stage
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 P = ParamSpec("P")
@@ -104,6 +105,8 @@ class PreparedCall(NamedTuple):
     rows: pa.RecordBatch | Passed
     origins: Origins
     parts: Sequence[tuple[int, RequestMeta]]
+    # In a pipeline, the stage that answered the rows, "" for the request's own; None elsewhere.
+    source: str | None = None
 
     @property
     def callee(self) -> str:
@@ -118,6 +121,12 @@ class PreparedCall(NamedTuple):
         """To be collected."""
         # Where the method may not run again, what its requests have to be told apart by is lost on it.
         return Answers(self.spec, self.callee, len(self.parts), self.context.idempotent, self.origins)
+
+    def explain(self, error: FlightserveError) -> FlightserveError:
+        """What the call failed by, as who called is told of it."""
+        if self.source is None:
+            return of_callee(error, self.callee, self.caller)
+        return of_stage(error, self.callee, self.source)
 
     def check(self) -> None:
         """Raises Cancelled where there is nobody to call for any more."""
@@ -170,6 +179,27 @@ class RemoteMethod:
             return self._iterate(call)
         return self._on_loop(self._collect_and_tell, call)
 
+    def chain(self, following: Sequence[RemoteMethod]) -> Segment:
+        """This method and others behind it, each of which gets what the one before answers."""
+        return Segment((self, *following))
+
+    def after(self, source: str, rows: Any) -> Any:
+        """As `aio`, of rows that the stage `source` of a pipeline answered; "" for those of the request itself."""
+        call = self._prepare((rows,), {}, source)
+        if call.spec.streaming:
+            return self._iterate(call)
+        return self._on_loop(self._collect_and_tell, call)
+
+    @property
+    def label(self) -> str:
+        """Deployment.method."""
+        return self._where
+
+    @property
+    def streaming(self) -> bool:
+        """It yields batches. Raises Unavailable before the replica is ready."""
+        return self._specs()[1].streaming
+
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):
             # Also our own, of an object that `copy` has not filled yet.
@@ -190,26 +220,26 @@ class RemoteMethod:
     def _blocking(self) -> RuntimeError:
         return RuntimeError(f"{self._where} would block the event loop; use: await {self._where}.aio(batch)")
 
-    def _prepare(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> PreparedCall:
+    def _prepare(self, args: tuple[Any, ...], named: Mapping[str, Any], source: str | None = None) -> PreparedCall:
         # What the callee's method calls its argument is not known here: any name is its name.
         given = (*args, *named.values())
         if len(given) != 1:
             raise TypeError(f"{self._where} takes one argument, the rows, not {len(given)}")
         deployment, spec = self._specs()
         current, options = context(), deployment.options
-        batch = batch_of(given[0], self._where)
+        batch = one_batch(given[0], self._where)
         limits = (options.max_timeout_ms, options.default_timeout_ms)
         parts = current.onward_parts(batch.num_rows, *limits) if spec.row_aligned else None
         parts = parts or [(batch.num_rows, current.onward(*limits))]
         found = self._origins.find(batch)
         rows = batch if found is None else _pass_on(batch, *found)
-        call = PreparedCall(current, self._deployment, spec, rows, self._origins, parts)
+        call = PreparedCall(current, self._deployment, spec, rows, self._origins, parts, source)
         call.check()
         try:
             if found is None or not found[0].is_input:
                 validate_batch(batch, LIMITS)
         except FlightserveError as error:
-            raise of_payload(error, call.callee, call.caller) from None
+            raise of_payload(error, call.callee, source or call.caller) from None
         return call
 
     def _specs(self) -> tuple[DeploymentSpec, MethodSpec]:
@@ -248,7 +278,7 @@ class RemoteMethod:
                 answers.add(0, result, False)
             return answers.join()
         except FlightserveError as error:
-            raise of_callee(error, prepared.callee, prepared.caller) from None
+            raise prepared.explain(error) from None
         except BaseException:
             call.cancel()
             raise
@@ -263,7 +293,7 @@ class RemoteMethod:
                 if error is not None or not answers.open:
                     ended.set_result(None)
 
-        callee, parts = prepared.callee, prepared.parts
+        parts = prepared.parts
         cancel = self._service.call_parts(self._deployment, self._name, prepared.rows, parts, deliver)
         try:
             await ended
@@ -275,13 +305,13 @@ class RemoteMethod:
             for index in range(len(parts)):
                 cancel(index)
             if isinstance(error, FlightserveError):
-                raise of_callee(error, callee, prepared.caller) from None
+                raise prepared.explain(error) from None
             raise
 
     def _start(self, call: PreparedCall) -> AsyncCall:
         return self._service.call(self._deployment, self._name, call.rows, call.parts[0][1])
 
-    async def _iterate(self, prepared: PreparedCall) -> AsyncIterator[pa.RecordBatch]:
+    async def _iterate(self, prepared: PreparedCall) -> AsyncGenerator[pa.RecordBatch, None]:
         call: AsyncCall | None = None
 
         async def step() -> Result | None:
@@ -294,7 +324,7 @@ class RemoteMethod:
             while (result := await self._on_loop(step)) is not None:
                 yield self._origins.take(result)
         except FlightserveError as error:
-            raise of_callee(error, prepared.callee, prepared.caller) from None
+            raise prepared.explain(error) from None
         finally:
             if call is not None:
                 self._loop.call_soon_threadsafe(call.cancel)
@@ -313,7 +343,7 @@ class BegunCall(Later[pa.RecordBatch]):
             self._lane.submit_parts(0, call.deployment, call.spec.name, call.rows, call.parts)
         except FlightserveError as error:
             self._lane.close()
-            raise of_callee(error, call.callee, call.caller) from None
+            raise call.explain(error) from None
         except BaseException:
             self._lane.close()
             raise
@@ -375,7 +405,7 @@ class BegunCall(Later[pa.RecordBatch]):
         reply = None
         if error is not None:
             try:
-                raise of_callee(error, self._call.callee, self._call.caller)
+                raise self._call.explain(error)
             finally:
                 del error
         return key, result, last
@@ -400,18 +430,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def _pass_on(batch: pa.RecordBatch, origin: Origin, row: int) -> Passed:
     return Passed(batch, origin.region, row, origin.rows, origin.router_id, origin.lease)
-
-
-def batch_of(rows: Any, where: str) -> pa.RecordBatch:
-    """Rows as one batch, of whatever a call takes. Raises TypeError."""
-    if isinstance(rows, pa.RecordBatch):
-        return rows
-    if isinstance(rows, dict):
-        return pa.record_batch(rows)
-    if hasattr(rows, "__arrow_c_stream__"):
-        table = rows if isinstance(rows, pa.Table) else pa.table(rows)
-        batches = table.combine_chunks().to_batches()
-        if not batches:
-            return empty_batch(table.schema)
-        return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-    raise TypeError(f"{where} takes a record batch, a table, a frame or a dict of columns, not {type(rows).__name__}")

@@ -63,6 +63,14 @@ def of_callee(error: FlightserveError, callee: str, caller: str) -> FlightserveE
     """The error of a call that `caller` made, both as Deployment.method, with the callee's name before its message."""
     if isinstance(error, SchemaMismatch):
         return MethodFailed(f"{_who(caller)} called {callee} with other columns than it takes: {error.message}")
+    return of_stage(error, callee, "")
+
+
+def of_stage(error: FlightserveError, callee: str, source: str) -> FlightserveError:
+    """The error of a stage of a pipeline, which got what the stage `source` answered: columns that it does not take are
+    the mistake of the edge between them. Those of the request itself (`source` is "") are the client's."""
+    if isinstance(error, SchemaMismatch) and source:
+        return MethodFailed(f"{source} >> {callee}: {error.message}")
     if not error.message.startswith(callee):
         error.message = f"{callee}: {error.message}"
         error.args = (error.message,)

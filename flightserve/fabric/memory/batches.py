@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
 from flightserve.errors import InvalidArgument, MethodFailed
 from flightserve.fabric.conversion.exact import Misfit, together
+from flightserve.fabric.memory.schemas import empty_batch
 from flightserve.types import MethodSpec
 from flightserve.wire.frames import Region
 
@@ -232,3 +233,18 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
     """Nulls where these rows name none."""
     return batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows)
+
+
+def one_batch(rows: Any, where: str) -> pa.RecordBatch:
+    """Rows as one batch, of whatever a call takes. Raises TypeError."""
+    if isinstance(rows, pa.RecordBatch):
+        return rows
+    if isinstance(rows, dict):
+        return pa.record_batch(rows)
+    if hasattr(rows, "__arrow_c_stream__"):
+        table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+        batches = table.combine_chunks().to_batches()
+        if not batches:
+            return empty_batch(table.schema)
+        return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    raise TypeError(f"{where} takes a record batch, a table, a frame or a dict of columns, not {type(rows).__name__}")
