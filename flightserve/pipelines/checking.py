@@ -26,7 +26,7 @@ SpecOf: TypeAlias = Callable[[StageCall], MethodSpec | None]
 _LISTED_MAX: Final = 8
 
 
-class Rows(NamedTuple):
+class GivenRows(NamedTuple):
     """What is known of rows between two stages: their columns, if they are declared, and the stage they are from."""
 
     schema: pa.Schema | None
@@ -42,9 +42,9 @@ class Flow(NamedTuple):
     streaming: bool = False
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> GivenRows:
         """As what the next stage gets."""
-        return Rows(self.schema, self.source)
+        return GivenRows(self.schema, self.source)
 
 
 class Checked(NamedTuple):
@@ -64,7 +64,7 @@ def check_pipeline(name: str, graph: Stage, spec_of: SpecOf) -> Checked:
     heads = tuple(spec for call in _heads(graph) if (spec := spec_of(call)) is not None)
     taken = next((spec for spec in heads if spec.input_schema is not None), None)
     given = None if taken is None or taken.input_schema is None else decode_schema(taken.input_schema)
-    output = _Checking(spec_of).follow(graph, Rows(given, name))
+    output = _Checking(spec_of).follow(graph, GivenRows(given, name))
     return Checked(stages, heads, taken, output, _tells_rows(graph))
 
 
@@ -89,7 +89,7 @@ class _Checking:
     def __init__(self, spec_of: SpecOf) -> None:
         self._spec_of = spec_of
 
-    def follow(self, stage: Stage, rows: Rows) -> Flow:
+    def follow(self, stage: Stage, rows: GivenRows) -> Flow:
         """What the stage answers to such rows."""
         if isinstance(stage, Chain):
             return self._chain(stage, rows)
@@ -100,7 +100,7 @@ class _Checking:
         assert isinstance(stage, StageCall)
         return self._call(stage, rows)
 
-    def _call(self, call: StageCall, rows: Rows) -> Flow:
+    def _call(self, call: StageCall, rows: GivenRows) -> Flow:
         spec = self._spec_of(call)
         if spec is None:
             return Flow(None, call.label, aligned=None)
@@ -109,7 +109,7 @@ class _Checking:
         output = None if spec.output_schema is None else decode_schema(spec.output_schema)
         return Flow(output, call.label, spec.row_aligned, spec.streaming)
 
-    def _chain(self, chain: Chain, rows: Rows) -> Flow:
+    def _chain(self, chain: Chain, rows: GivenRows) -> Flow:
         flows: list[Flow] = []
         flow = Flow(rows.schema, rows.source)
         for stage in chain.stages:
@@ -121,13 +121,13 @@ class _Checking:
             flows.append(flow)
         return flow._replace(aligned=_all_aligned(flows))
 
-    def _join(self, join: Join, rows: Rows) -> Flow:
+    def _join(self, join: Join, rows: GivenRows) -> Flow:
         flows = [self._branch(join, branch, rows) for branch in join.branches]
         if join.combine is not None:
             return Flow(None, join.label, aligned=None)
         return Flow(_side_by_side(join.label, flows), join.label, _all_aligned(flows))
 
-    def _switch(self, switch: Switch, rows: Rows) -> Flow:
+    def _switch(self, switch: Switch, rows: GivenRows) -> Flow:
         if rows.schema is not None:
             self._check_column(switch, rows.schema, rows.source)
         flows = [self._branch(switch, case, rows) for case in switch.within()]
@@ -138,7 +138,7 @@ class _Checking:
                 )
         return Flow(_one_schema(switch.label, flows), switch.label, _all_aligned(flows))
 
-    def _branch(self, parent: Stage, stage: Stage, rows: Rows) -> Flow:
+    def _branch(self, parent: Stage, stage: Stage, rows: GivenRows) -> Flow:
         flow = self.follow(stage, rows)
         if flow.streaming:
             raise ConfigError(f"{parent.label}: {flow.source} yields batches, which only the last stage may")

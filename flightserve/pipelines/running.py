@@ -1,6 +1,6 @@
 """A pipeline in its replica: rows go from stage to stage, and what is passed on stays where it lies.
 
-Straight parts are `Segment`s of the replica's handles, which send places and no rows (`replica.segments`). A join runs
+Straight parts are `LinearCall`s of the replica's handles, which send places and no rows (`replica.linear`). A join runs
 its branches at the same time and puts columns side by side; a switch takes rows by value and puts answers in order.
 Those two are the only ones that look at rows.
 
@@ -32,8 +32,8 @@ from flightserve.pipelines.keys import case_of, keys_fit
 _VALUE_CHARACTERS_MAX = 80
 
 
-class Segment(Protocol):
-    """Stages of a replica, one after another (`replica.segments`)."""
+class Linear(Protocol):
+    """Stages of a replica, one after another (`replica.linear`)."""
 
     @property
     def label(self) -> str: ...
@@ -58,15 +58,15 @@ class Node(Protocol):
         ...
 
 
-class SegmentNode:
+class LinearNode:
     """A straight part."""
 
-    def __init__(self, segment: Segment) -> None:
-        self.segment = segment
+    def __init__(self, linear: Linear) -> None:
+        self.linear = linear
 
     async def run(self, given: Handed) -> Handed:
         """One stage after another."""
-        return Handed(await self.segment.aio(*given), self.segment.label)
+        return Handed(await self.linear.aio(*given), self.linear.label)
 
 
 class ChainNode:
@@ -237,14 +237,14 @@ class GraphRun:
     def run(self, rows: Any) -> Any:
         """A coroutine of the answer; where the last stage yields batches, an iterator of these."""
         last = self._last
-        if isinstance(last, SegmentNode) and last.segment.streaming:
-            return self._iterate(rows, last.segment)
+        if isinstance(last, LinearNode) and last.linear.streaming:
+            return self._iterate(rows, last.linear)
         return self._answer(rows)
 
     async def _answer(self, rows: Any) -> Any:
         return (await self._last.run(await self._before.run(Handed(rows, "")))).rows
 
-    async def _iterate(self, rows: Any, last: Segment) -> AsyncIterator[pa.RecordBatch]:
+    async def _iterate(self, rows: Any, last: Linear) -> AsyncIterator[pa.RecordBatch]:
         given = await self._before.run(Handed(rows, ""))
         async with contextlib.aclosing(last.iterate(*given)) as batches:
             async for batch in batches:
@@ -257,27 +257,27 @@ class GraphRun:
     # ---- of what is written
 
     def _nodes(self, graph: Stage) -> list[Node]:
-        """Calls that follow each other become one segment."""
+        """Calls that follow each other become one."""
         nodes: list[Node] = []
         straight: list[StageCall] = []
         for stage in graph.stages if isinstance(graph, Chain) else (graph,):
             if isinstance(stage, StageCall):
                 straight.append(stage)
                 continue
-            nodes += self._segment(straight)
+            nodes += self._linear(straight)
             straight = []
             nodes.append(self._join(stage) if isinstance(stage, Join) else self._switch(stage))
-        return nodes + self._segment(straight)
+        return nodes + self._linear(straight)
 
     def _node(self, graph: Stage) -> Node:
         nodes = self._nodes(graph)
         return nodes[0] if len(nodes) == 1 else ChainNode(nodes)
 
-    def _segment(self, calls: Sequence[StageCall]) -> list[Node]:
+    def _linear(self, calls: Sequence[StageCall]) -> list[Node]:
         if not calls:
             return []
         first, *others = [getattr(self._handles[call.deployment], call.method) for call in calls]
-        return [SegmentNode(first.chain(others))]
+        return [LinearNode(first.chain(others))]
 
     def _join(self, join: Join) -> Node:
         combine = None if join.combine is None else Combine(join.combine, join.takes_list, self._threads)

@@ -47,8 +47,8 @@ from flightserve.errors import Cancelled, FlightserveError, NotFound, Unavailabl
 from flightserve.fabric.memory.batches import one_batch
 from flightserve.fabric.memory.decode import validate_batch
 from flightserve.replica.answers import Answers
+from flightserve.replica.linear import LinearCall
 from flightserve.replica.origins import Origin, Origins
-from flightserve.replica.segments import Segment
 from flightserve.replica.stages import of_callee, of_payload, of_stage
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
@@ -179,9 +179,9 @@ class RemoteMethod:
             return self._iterate(call)
         return self._on_loop(self._collect_and_tell, call)
 
-    def chain(self, following: Sequence[RemoteMethod]) -> Segment:
+    def chain(self, following: Sequence[RemoteMethod]) -> LinearCall:
         """This method and others behind it, each of which gets what the one before answers."""
-        return Segment((self, *following))
+        return LinearCall((self, *following))
 
     def after(self, source: str, rows: Any) -> Any:
         """As `aio`, of rows that the stage `source` of a pipeline answered; "" for those of the request itself."""

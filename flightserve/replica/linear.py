@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flightserve.replica.remote import RemoteMethod
 
 
-class Segment:
+class LinearCall:
     """Each method gets what the one before answers. The rows that come first are those of the stage `source`, "" for
     the request's own: whoever refuses their columns refuses what that stage answered."""
 
@@ -23,7 +23,7 @@ class Segment:
         self._methods = methods
 
     def __repr__(self) -> str:
-        return f"<Segment {' >> '.join(method.label for method in self._methods)}>"
+        return f"<LinearCall {' >> '.join(method.label for method in self._methods)}>"
 
     @property
     def label(self) -> str:
@@ -45,7 +45,7 @@ class Segment:
         """What the last method yields, as it comes."""
         *before, last = self._methods
         if before:
-            rows, source = await Segment(before).aio(rows, source), before[-1].label
+            rows, source = await LinearCall(before).aio(rows, source), before[-1].label
         batches = last.after(source, rows)
         try:
             async for batch in batches:
