@@ -48,6 +48,7 @@ class EdgeLimits:
     unfinished_bytes_max: int = 1024 * MIB
     stream_idle_timeout_s: float = 300.0
     stream_window: int = 16
+    event_silence_s: float = 15.0
     timeout_ms_max: int = 86_400_000
 
     def __post_init__(self) -> None:

@@ -15,11 +15,12 @@ from flightserve.frontends.http.errors import NotAcceptable, UnsupportedMediaTyp
 JSON: Final = b"application/json"
 ARROW: Final = b"application/vnd.apache.arrow.stream"
 NDJSON: Final = b"application/x-ndjson"
+EVENTS: Final = b"text/event-stream"
 CSV: Final = b"text/csv"
 PARQUET: Final = b"application/vnd.apache.parquet"
 HTML: Final = b"text/html"
 FORMS_IN: Final = (JSON, ARROW)
-FORMS_OUT: Final = (JSON, ARROW, NDJSON)
+FORMS_OUT: Final = (JSON, ARROW, NDJSON, EVENTS)
 _PIECE_BYTES: Final = 1 << 20
 
 

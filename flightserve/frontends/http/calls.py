@@ -28,7 +28,9 @@ from flightserve.fabric.memory.batches import alike, stream_of
 from flightserve.frontends.edge import as_error, check_name, default_meta, echoable_request_id, meta_of
 from flightserve.frontends.http import sql as http_sql
 from flightserve.frontends.http import streams as http_streams
-from flightserve.frontends.http.bodies import ARROW, JSON, form_in, form_out, packing
+from flightserve.frontends.http.bodies import ARROW, EVENTS, JSON, form_in, form_out, packing
+from flightserve.frontends.http.errors import MethodNotAllowed
+from flightserve.frontends.http.events import LINES, ByUrl, check_by_url, open_by_url, wants_events, whole
 from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ANSWERED
 from flightserve.frontends.http.origin_policy import OriginPolicy
@@ -116,12 +118,22 @@ class HttpCalls:
             return route
 
     def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> CallRoute | None:
-        """The query in the URL of a GET or HEAD, where these may ask; None for all else. Raises PermissionDenied for
-        one that another site's page begins."""
+        """The query, or the call of a generator for events, in the URL of a GET or HEAD; None for all else. Raises
+        PermissionDenied for one that another site's page begins, MethodNotAllowed for a call where URLs may not ask."""
+        if method == b"GET" and wants_events(headers.get(b"accept")):
+            route = self.route_of(url)
+            if route is not None and route is not http_sql.SQL:
+                return self._call_by_url(route, headers)
         if not self._allow_get or method not in (b"GET", b"HEAD") or unquote_to_bytes(_path_of(url)) != http_sql.PATH:
             return None
         self.origin_policy.check_followed(headers)
         return http_sql.BY_URL
+
+    def _call_by_url(self, route: CallRoute, headers: dict[bytes, bytes]) -> CallRoute:
+        if not self._allow_get:
+            raise MethodNotAllowed("a URL calls only on loopback, or with --allow-get (allow_get=True); POST it")
+        self.origin_policy.check_followed(headers)
+        return ByUrl(*route)
 
     def open(self, protocol: EdgeProtocol, route: CallRoute, headers: dict[bytes, bytes]) -> Exchange:
         """A head has arrived. What is wrong with it is answered once the body is read (`exchange.error`)."""
@@ -136,6 +148,12 @@ class HttpCalls:
                 http_sql.open_exchange(exchange, limits)
                 return exchange
             spec, exchange.spec = self.service.method(*route)
+            if type(route) is ByUrl:
+                exchange.size_max = 0
+                check_by_url(exchange.spec)
+                open_by_url(exchange)
+                headers = exchange.headers
+                get = headers.get
             if not _META_HEADERS.isdisjoint(headers):
                 exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
             else:
@@ -146,7 +164,9 @@ class HttpCalls:
             encoding = get(b"content-encoding")
             if encoding is not None:
                 exchange.packed = packing(encoding)
-            if exchange.form_in is JSON:
+            if exchange.form_out is EVENTS:
+                exchange.good_lines = LINES
+            if exchange.form_in is JSON and exchange.size_max:
                 exchange.size_max = limits.json_bytes_max
         except FlightserveError as error:
             self._refuse_later(exchange, error)
@@ -300,8 +320,11 @@ class HttpCalls:
             exchange.fail(_bare(as_error(error, exchange.request_id)))
 
     def _text_encoder(self, exchange: Exchange, batches: list[pa.RecordBatch]) -> Callable[[], list[bytes]]:
+        style = STYLES[exchange.spec.sums]
+        if exchange.form_out is EVENTS:
+            return partial(whole, batches, exchange.request_id, style)
         as_rows = exchange.body is not None and exchange.body.as_rows
-        return partial(_text, batches, exchange.form_out is JSON, as_rows, STYLES[exchange.spec.sums])
+        return partial(_text, batches, exchange.form_out is JSON, as_rows, style)
 
     def _answer_each(self, exchanges: list[Exchange], texts: Sequence[bytes | memoryview]) -> None:
         for exchange, text in zip(exchanges, texts, strict=True):

@@ -166,7 +166,7 @@ class JsonLines:
 
     def piece(self, batch: pa.RecordBatch) -> bytes:
         """See `Encoder`."""
-        return _json(batch, self._style).lines()
+        return lines_of(batch, self._style)
 
     def end(self) -> bytes:
         """Nothing ends it."""
@@ -270,6 +270,11 @@ def csv_column(array: pa.Array, style: Style = METHODS) -> pa.Array:
         return texts_of(array)
     texts = [v if v is None or isinstance(v, str) else orjson.dumps(v).decode() for v in values_of(array, style)]
     return pa.array(texts, pa.string())
+
+
+def lines_of(batch: pa.RecordBatch, style: Style) -> bytes:
+    """All rows as NDJSON. Raises NotAcceptable."""
+    return _json(batch, style).lines()
 
 
 def _json(batch: pa.RecordBatch, style: Style) -> JsonColumns:

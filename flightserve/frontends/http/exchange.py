@@ -224,14 +224,22 @@ class Exchange:
         self._end(0)
 
     def not_modified(self) -> None:
-        """Say that the client has the answer already: a head, without what would describe a body."""
+        """Say that the client has the answer already."""
+        self._write_bare(304)
+
+    def nothing_more(self) -> None:
+        """Say that there is nothing, and nothing to come."""
+        self._write_bare(204)
+
+    def _write_bare(self, status: int) -> None:
+        """A head, without what would describe a body."""
         if self.state < ANSWERED:
             lines = self.cors + self.good_lines
             if not self.keep_alive:
                 lines += b"connection: close\r\n"
             self.protocol.transport.write(
                 b"%b%bx-request-id: %b\r\n%b\r\n"
-                % (STATUS_LINES[304], self.protocol.edge.date_line, self.request_id.encode("latin-1"), lines)
+                % (STATUS_LINES[status], self.protocol.edge.date_line, self.request_id.encode("latin-1"), lines)
             )
             self._end(0)
 
@@ -260,9 +268,13 @@ class Exchange:
 
     async def write(self, piece: bytes | memoryview) -> None:
         """Write some of the body; waits while the reader is slow."""
+        if self.protocol.flow.write_paused:
+            await self.protocol.flow.drain()
+        self.write_now(piece)
+
+    def write_now(self, piece: bytes | memoryview) -> None:
+        """Write some of the body, however slow the reader is."""
         protocol = self.protocol
-        if protocol.flow.write_paused:
-            await protocol.flow.drain()
         if self.state >= ANSWERED or not len(piece):
             return
         if protocol.can_stream:
@@ -272,13 +284,14 @@ class Exchange:
         else:
             protocol.transport.write(piece)
 
-    def end(self) -> None:
-        """Write the end of a body that `begin` began."""
+    def end(self, error: FlightserveError | None = None) -> None:
+        """Write the end of a body that `begin` began, which may have told of an error."""
         if self.state >= ANSWERED:
             return
+        self.error = error
         if self.protocol.can_stream:
             self.protocol.transport.write(b"0\r\n\r\n")
-        self._end(0)
+        self._end(0 if error is None else error.code)
 
     def _end(self, code: int) -> None:
         """It is over, and everybody who has to know is told, once."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from flightserve.contracts.warehouse import KIND
-from flightserve.frontends.http.bodies import ARROW, HTML, JSON, NDJSON
+from flightserve.frontends.http.bodies import ARROW, EVENTS, HTML, JSON, NDJSON
 from flightserve.frontends.http.file_names import NAME_CHARS_MAX
 from flightserve.frontends.http.json_schemas import field_schema
 from flightserve.frontends.http.samples import is_internal, sample_of
@@ -22,6 +22,7 @@ Json = dict[str, Any]
 _JSON: Final = JSON.decode()
 _ARROW: Final = ARROW.decode()
 _NDJSON: Final = NDJSON.decode()
+_EVENTS: Final = EVENTS.decode()
 _HEADERS: Final[tuple[tuple[str, Json, str], ...]] = (
     ("x-timeout-ms", {"type": "integer", "minimum": 0}, "Milliseconds that the caller waits."),
     ("x-priority", {"type": "integer", "minimum": 0, "maximum": 9, "default": 0}, "Greater is more urgent."),
@@ -97,7 +98,9 @@ def openapi(deployments: Sequence[DeploymentSpec], sql_by: Sequence[str] = ("POS
         for method in spec.methods:
             if not is_internal(spec, method):
                 path = f"/v1/{spec.name}/{method.name}"
-                paths[path] = {"post": _call(document, spec, method), "get": _describe(document, spec, method)}
+                by_url = "GET" in sql_by and method.streaming and method.idempotent
+                described = _describe(document, spec, method, by_url)
+                paths[path] = {"post": _call(document, spec, method), "get": described}
     names = [spec.name for spec in deployments if spec.kind == KIND]
     if names:
         paths["/v1/sql"] = {"post": _sql(document, names)}
@@ -199,8 +202,8 @@ def _get(
     }
 
 
-def _describe(document: _Document, spec: DeploymentSpec, method: MethodSpec) -> Json:
-    return {
+def _describe(document: _Document, spec: DeploymentSpec, method: MethodSpec, by_url: bool) -> Json:
+    described: Json = {
         "summary": f"Schemas and options of {spec.name}.{method.name}",
         "operationId": document.take("describe", spec.name, method.name),
         "tags": [spec.name],
@@ -209,13 +212,26 @@ def _describe(document: _Document, spec: DeploymentSpec, method: MethodSpec) -> 
             "404": _error("It is not there any more."),
         },
     }
+    if by_url:
+        described["description"] = f"With `Accept: {_EVENTS}` it is called, for browsers' EventSource."
+        why = f"For {_EVENTS}: what a POST has as its body."
+        described["parameters"] = [{"name": "body", "in": "query", "schema": _TEXT, "description": why}]
+        described["responses"]["200"]["content"][_EVENTS] = {"schema": _TEXT}
+    return described
+
+
+_REPLY: Final = "The reply, in the form that `Accept` asks for."
+_PARTS: Final = (
+    f" Each part is sent when it is made, but as {_JSON}. {_NDJSON} has a row a line, and an error as the last one; "
+    f"{_EVENTS} an event for each row, and at last one named `end`, or `error`."
+)
 
 
 def _call(document: _Document, spec: DeploymentSpec, method: MethodSpec) -> Json:
     summary, _, rest = method.doc.strip().partition("\n")
     name = document.take(spec.name, method.name)
     answer = _forms(document, f"{name}_output", method.output_schema, method.sums)
-    answer[_NDJSON] = {"schema": _TEXT}
+    answer[_NDJSON] = answer[_EVENTS] = {"schema": _TEXT}
     body = _forms(document, f"{name}_input", method.input_schema)
     sample = sample_of(spec, method).body
     if sample is not None:
@@ -228,7 +244,7 @@ def _call(document: _Document, spec: DeploymentSpec, method: MethodSpec) -> Json
         "parameters": _headers(*_HEADERS),
         "requestBody": {"required": True, "content": body},
         "responses": {
-            "200": {"description": "The reply, in the form that `Accept` asks for.", "content": answer},
+            "200": {"description": _REPLY + _PARTS * method.streaming, "content": answer},
             **{status: _error(description) for status, description in _STATUSES.items()},
         },
     }

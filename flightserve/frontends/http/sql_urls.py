@@ -58,8 +58,8 @@ class InUrl:
 
 def in_url(url: bytes, with_query: bool) -> InUrl:
     """Raises InvalidArgument."""
-    pairs = _pairs_of(url)
-    given = _once([(name, value) for name, value in pairs if name != _BY_POSITION])
+    pairs = pairs_of(url)
+    given = once([(name, value) for name, value in pairs if name != _BY_POSITION])
     values = _values([value for name, value in pairs if name == _BY_POSITION], given)
     for name, value in given.items():
         if name not in _NAMES or (name == "query" and not with_query):
@@ -89,7 +89,8 @@ def in_url(url: bytes, with_query: bool) -> InUrl:
     )
 
 
-def _pairs_of(url: bytes) -> list[tuple[str, str]]:
+def pairs_of(url: bytes) -> list[tuple[str, str]]:
+    """What the URL's query has, in order. Raises InvalidArgument."""
     raw = httptools.parse_url(url).query or b""
     try:
         return parse_qsl(
@@ -102,7 +103,8 @@ def _pairs_of(url: bytes) -> list[tuple[str, str]]:
         ) from error
 
 
-def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
+def once(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """The values by their names. Raises InvalidArgument for one that comes twice."""
     given = dict(pairs)
     if len(given) < len(pairs):
         names = [name for name, _ in pairs]

@@ -2,14 +2,16 @@
 
 An Arrow body goes on in the pieces it arrived in; the data plane copies it once, into shared memory. A reply that is
 one result is the region itself, given to the socket without a copy. Replies of streaming methods leave as they are
-produced, as Arrow or as lines of JSON (`application/x-ndjson`); as one JSON object they are collected, up to a bound.
+produced, as Arrow, as lines of JSON (`application/x-ndjson`) or as events (`text/event-stream`); as one JSON object
+they are collected, up to a bound. An error behind the first rows is the last line, or an event. Lines then lack the end
+of the body, so that nobody takes them for whole; events are whole with the event that ends them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -20,9 +22,10 @@ from flightserve.contracts.service import AsyncCall, EncodedStream, Payload, Res
 from flightserve.errors import FlightserveError, TooLarge
 from flightserve.frontends.edge import as_error
 from flightserve.frontends.http import sql as http_sql
-from flightserve.frontends.http.bodies import ARROW, JSON, NDJSON, unpack
+from flightserve.frontends.http.bodies import ARROW, EVENTS, JSON, NDJSON, unpack
 from flightserve.frontends.http.encoders import ENCODERS, Encoder
 from flightserve.frontends.http.errors import error_body
+from flightserve.frontends.http.events import Events, KeepAlive, error_event
 from flightserve.frontends.http.exchange import Exchange
 from flightserve.frontends.http.exchange_states import ABANDONED, ANSWERING
 from flightserve.frontends.http.ranges import place
@@ -49,10 +52,15 @@ async def run(calls: HttpCalls, exchange: Exchange) -> None:
             elif call is not None:
                 await _stream(calls, exchange, call, encoder)
             return
+        if exchange.form_out is EVENTS and exchange.header("last-event-id"):
+            exchange.nothing_more()
+            return
         payload = await _payload(calls, exchange)
         call = calls.service.call(*exchange.route, payload, exchange.meta)
         del payload
-        if exchange.spec.streaming and exchange.form_out is not JSON:
+        if exchange.spec.streaming and exchange.form_out is EVENTS:
+            await _stream_events(calls, exchange, call)
+        elif exchange.spec.streaming and exchange.form_out is not JSON:
             await _stream(calls, exchange, call, ENCODERS[exchange.form_out]())
         else:
             calls.answer_pieces(exchange, await _collect(calls, exchange, call))
@@ -147,8 +155,26 @@ def _empty(exchange: Exchange) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
-async def _stream(calls: HttpCalls, exchange: Exchange, call: AsyncCall, encoder: Encoder) -> None:
-    """Write each result as it comes. The head waits for the first rows: until then an error still has a status."""
+async def _stream_events(calls: HttpCalls, exchange: Exchange, call: AsyncCall) -> None:
+    """Write each result as it comes, and comments while none does."""
+    alive = KeepAlive(exchange, calls.limits, asyncio.get_running_loop())
+    try:
+        await _stream(calls, exchange, call, Events(exchange.request_id), alive.spoke)
+    except FlightserveError as error:
+        if exchange.state < ANSWERING:
+            raise
+        call.cancel()
+        await exchange.write(error_event(error_body(error, exchange.request_id)))
+        exchange.end(error)
+    finally:
+        alive.stop()
+
+
+async def _stream(
+    calls: HttpCalls, exchange: Exchange, call: AsyncCall, encoder: Encoder, wrote: Callable[[], None] = lambda: None
+) -> None:
+    """Write each result as it comes; `wrote` is told of each. The head waits for the first rows: until then an error
+    still has a status."""
     held = b""
     try:
         async with contextlib.aclosing(_pieces(calls, exchange, call, encoder)) as pieces:
@@ -158,6 +184,7 @@ async def _stream(calls: HttpCalls, exchange: Exchange, call: AsyncCall, encoder
                     if exchange.state < ANSWERING:
                         exchange.begin(encoder.form)
                     await exchange.write(held)
+                    wrote()
                     held = b""
         if exchange.state < ANSWERING:
             exchange.answer(encoder.form, held)

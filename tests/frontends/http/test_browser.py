@@ -56,6 +56,14 @@ class Shop:
         while True:
             yield pa.record_batch({"x": ["x" * 1000] * 100})
 
+    @fs.method(row_aligned=False, example={"word": ["so", "it", "goes"], "fails": [False, False, False]})
+    async def spoken(self, batch: pa.RecordBatch) -> AsyncIterator[dict[str, list[str]]]:
+        """Each word by itself."""
+        for row in batch.to_pylist():
+            if row["fails"]:
+                raise ValueError(row["word"])
+            yield {"said": [row["word"]]}
+
 
 class Served(NamedTuple):
     """The app's address, and that of a page of another origin that may call it."""
@@ -307,6 +315,75 @@ def test_a_query_in_the_address_bar_is_a_page(page: Page, served: Served) -> Non
     with page.expect_download() as download:
         page.get_by_role("link", name="csv", exact=True).click()
     assert download.value.suggested_filename == "query.csv"
+
+
+# ---- streams
+
+# What an EventSource told, until it closed: of it, or because it was told that there is nothing more.
+LISTEN = """([app, rows, close]) => new Promise((resolve) => {
+  const url = app + "/v1/Shop/spoken?body=" + encodeURIComponent(JSON.stringify({rows}));
+  const events = new EventSource(url), told = [];
+  for (const name of ["open", "message", "end", "error"]) {
+    events.addEventListener(name, ({data, lastEventId}) => {
+      told.push(data === undefined ? name : `${name} ${data} ${lastEventId ? "with id" : "without"}`);
+      if (close && (name === "end" || name === "error")) events.close();
+      if (events.readyState === EventSource.CLOSED) resolve(told);
+    });
+  }
+})"""
+
+
+def rows(*words: str) -> list[dict[str, Any]]:
+    return [{"word": word, "fails": word == "no"} for word in words]
+
+
+@pytest.mark.parametrize("where", ["app", "page"])
+def test_an_event_source_hears_rows_and_their_end(page: Page, served: Served, where: str) -> None:
+    page.goto(f"{served.app}/docs" if where == "app" else served.page)
+    told = ["open", 'message {"said":"so"} with id', 'message {"said":"it"} with id', 'end {"rows":2} with id']
+    assert page.evaluate(LISTEN, [served.app, rows("so", "it"), True]) == told
+    *first, error = page.evaluate(LISTEN, [served.app, rows("so", "no"), True])
+    assert first == told[:2] and error.startswith('error {"error":{"code":"INTERNAL","message":"ValueError: no"')
+    # An error before the first row has a status, which an EventSource does not tell.
+    assert page.evaluate(LISTEN, [served.app, rows("no"), False]) == ["error"]
+
+
+def test_one_that_does_not_close_connects_again_and_the_method_runs_once(page: Page, served: Served) -> None:
+    page.goto(served.page)
+    assert page.evaluate(LISTEN, [served.app, rows("so"), False]) == [
+        "open", 'message {"said":"so"} with id', 'end {"rows":1} with id', "error", "error"
+    ]  # fmt: skip
+
+
+def test_lines_are_read_by_fetch(page: Page, served: Served) -> None:
+    page.goto(served.page)
+    read = """async ([app, rows]) => {
+      const response = await fetch(app + "/v1/Shop/spoken", {method: "POST", body: JSON.stringify({rows}),
+        headers: {"content-type": "application/json", "accept": "application/x-ndjson"}});
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      let text = "";
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return text.trim().split("\\n").map(JSON.parse);
+        text += value;
+      }
+    }"""
+    assert page.evaluate(read, [served.app, rows("so", "it")]) == [{"said": "so"}, {"said": "it"}]
+
+
+def test_docs_show_how_a_page_listens(docs: Page, served: Served) -> None:
+    spoken = method(docs, "Shop/spoken")
+    spoken.get_by_text("In a page").click()
+    shown = spoken.get_by_label("The call for a page").inner_text()
+    assert 'new EventSource("' in shown and "/v1/Shop/spoken?body=" in shown
+    said = docs.evaluate(
+        """(code) => new Promise((resolve) => {
+          const said = [], console = {log: (x) => said.push(x), error: resolve};
+          eval(code + "; events.addEventListener('end', () => resolve(said));");
+        })""", shown
+    )  # fmt: skip
+    assert said == [{"said": "so"}, {"said": "it"}, {"said": "goes"}]
+    expect(docs.locator("details", has_text="POST /v1/Shop/greeted").get_by_text("In a page")).to_have_count(0)
 
 
 # ---- another origin

@@ -299,7 +299,7 @@ def test_openapi_has_every_method(client: httpx.Client) -> None:
     json_in = document["components"]["schemas"]["Probe_typed_input_columns"]
     values = json_in["properties"]["columns"]["properties"]["a"]["items"]["oneOf"][0]
     assert values == {"type": "integer", "format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
-    assert {ARROW, JSON, NDJSON} == set(call["responses"]["200"]["content"])
+    assert {ARROW, JSON, NDJSON, "text/event-stream"} == set(call["responses"]["200"]["content"])
     refused = {
         str(client.post("/v1/Probe/typed", content=b"{}", headers=headers).status_code)
         for headers in ({"accept": "image/png"}, {"content-type": "image/png"}, {"content-type": JSON})

@@ -16,13 +16,13 @@ function sqlSection(warehouses, methods) {
   return section("sql", "SQL", "one statement, read-only", sqlForm(warehouses, FIRST_QUERY, methods.includes("GET")));
 }
 
-function deploymentSection(deployment) {
+function deploymentSection(deployment, byUrl) {
   const own = deployment.methods.filter((method) => !method.internal);
   const internal = deployment.methods.filter((method) => method.internal);
-  const inside = [make("p", {}, ...prose(deployment.doc)), ...own.map(methodBlock)];
+  const inside = [make("p", {}, ...prose(deployment.doc)), ...own.map((method) => methodBlock(method, byUrl))];
   if (internal.length) {
     inside.push(make("details", { className: "internal" },
-      make("summary", { textContent: "Methods that the frontends call" }), ...internal.map(methodBlock)));
+      make("summary", { textContent: "Methods that the frontends call" }), ...internal.map((method) => methodBlock(method, false))));
   }
   return section(`deployment-${deployment.name}`, deployment.name, `version ${deployment.version}`, ...inside);
 }
@@ -33,7 +33,7 @@ async function load() {
   const { deployments, sql_by: methods } = await response.json();
   const warehouses = deployments.filter((each) => each.kind === "sql").map((each) => each.name);
   const sections = warehouses.length ? [sqlSection(warehouses, methods)] : [];
-  sections.push(...deployments.map(deploymentSection));
+  sections.push(...deployments.map((each) => deploymentSection(each, methods.includes("GET"))));
   document.getElementById("main").replaceChildren(...sections);
   if (!deployments.length) document.getElementById("main").textContent = "Nothing is deployed.";
   // The browser looked for it before it was there.

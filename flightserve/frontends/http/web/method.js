@@ -6,7 +6,8 @@ import { Running } from "./running.js";
 // Of an answer, what is shown. A method may stream without end.
 const SHOWN_CHARS_MAX = 100_000;
 
-export function methodBlock(method) {
+// `byUrl`: a generator may be called by a URL, which is how EventSource asks.
+export function methodBlock(method, byUrl) {
   const kinds = [
     method.form,
     method.row_aligned ? "row-aligned"
@@ -19,7 +20,7 @@ export function methodBlock(method) {
       make("small", { textContent: kinds.filter(Boolean).join(", ") })),
     make("p", {}, ...prose(method.doc)),
     make("div", { className: "pair" }, fields("Input", method.input_schema), fields("Output", method.output_schema)),
-    callForm(method));
+    callForm(method, byUrl && method.streaming && method.idempotent));
 }
 
 function fields(title, declared) {
@@ -29,7 +30,7 @@ function fields(title, declared) {
   return make("table", { className: "fields" }, make("caption", { textContent: title }), make("tbody", {}, ...rows));
 }
 
-function callForm(method) {
+function callForm(method, byUrl) {
   const { body: sample, declared, why } = method.sample;
   const running = new Running();
   const body = make("textarea", { id: freshId("body"), spellcheck: false,
@@ -39,7 +40,11 @@ function callForm(method) {
   const answer = make("pre", { hidden: true, tabIndex: 0, ariaLabel: "Answer" });
   const curl = make("pre", { tabIndex: 0, ariaLabel: "The call for curl" });
   const accept = method.streaming ? "application/x-ndjson" : "application/json";
-  const write = () => { curl.textContent = curlOf(method.path, body.value, accept); };
+  const events = make("pre", { tabIndex: 0, ariaLabel: "The call for a page" });
+  const write = () => {
+    curl.textContent = curlOf(method.path, body.value, accept);
+    events.textContent = eventSourceOf(method.path, body.value);
+  };
   write();
   body.oninput = write;
 
@@ -61,7 +66,8 @@ function callForm(method) {
     make("p", { className: "hint", textContent: origin, id: freshId("hint") }), body,
     make("div", { className: "actions" }, make("button", { type: "submit", textContent: "Send" }), running.cancel),
     running.said, running.error, answer,
-    make("details", {}, make("summary", { textContent: "With curl" }), curl));
+    make("details", {}, make("summary", { textContent: "With curl" }), curl),
+    ...(byUrl ? [make("details", {}, make("summary", { textContent: "In a page" }), events)] : []));
   body.setAttribute("aria-describedby", made.querySelector(".hint").id);
   made.onsubmit = (event) => {
     event.preventDefault();
@@ -78,6 +84,14 @@ function callForm(method) {
 function laidOut({ columns }) {
   const lines = Object.entries(columns).map(([name, values]) => `${JSON.stringify(name)}: ${JSON.stringify(values)}`);
   return `{"columns": {\n  ${lines.join(",\n  ")}\n}}`;
+}
+
+function eventSourceOf(path, body) {
+  const text = JSON.stringify(body.replace(/\s*\n\s*/g, " "));
+  return `const events = new EventSource("${address(path)}?body=" + encodeURIComponent(${text}));
+events.onmessage = ({ data }) => console.log(JSON.parse(data));
+events.addEventListener("end", () => events.close());
+events.addEventListener("error", ({ data }) => { events.close(); console.error(data ?? "the connection broke"); });`;
 }
 
 function curlOf(path, body, accept) {
