@@ -225,10 +225,11 @@ def _calls(stage: Stage, depth: int) -> Iterator[StageCall]:
     if isinstance(stage, StageCall):
         yield stage
         return
+    depth += not isinstance(stage, Chain)
     if depth > DEPTH_MAX:
         raise ConfigError(f"joins and switches are at most {DEPTH_MAX} deep within each other")
     for inner in stage.within():
-        yield from _calls(inner, depth + (not isinstance(inner, StageCall | Chain)))
+        yield from _calls(inner, depth)
 
 
 def _links(stage: Stage) -> tuple[Stage, ...]:

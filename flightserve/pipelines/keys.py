@@ -37,6 +37,8 @@ def case_of(column: pa.Array, keys: Sequence[Any]) -> pa.Array:
         return pa.nulls(len(column), pa.int32())
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
+    if pa.types.is_run_end_encoded(column.type):
+        column = pc.run_end_decode(column)
     if not column.type.equals(kind):
         column = column.cast(kind)
     places, values = [], []

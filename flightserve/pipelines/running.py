@@ -220,7 +220,9 @@ class SwitchNode:
         try:
             columns = [together([batch.column(place) for batch in alike]) for place in range(first.num_columns)]
         except (pa.ArrowException, Misfit) as error:
-            raise MethodFailed(f"{self._switch.label}: {' and '.join(sources)} answered differently: {error}") from None
+            raise MethodFailed(
+                f"{self._switch.label}: {' and '.join(dict.fromkeys(sources))} answered differently: {error}"
+            ) from None
         return pa.RecordBatch.from_arrays(columns, names=first.schema.names)
 
 
@@ -290,11 +292,42 @@ class GraphRun:
 
 
 async def side_by_side(works: Sequence[Coroutine[Any, Any, Handed]]) -> list[Handed]:
-    """Run all, and give their answers in order. The first error cancels the others, which have ended when it is raised;
-    with others beside it, in a group."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(work) for work in works]  # tidy: the group tells how each ended
-    return [task.result() for task in tasks]
+    """Run all, and give their answers in order. The first error cancels the others, which have ended when it is raised.
+
+    Not by a TaskGroup: the error that it raises is kept by its own frame, and keeps the rows of all others, until the
+    garbage is collected."""
+    tasks = [asyncio.ensure_future(work) for work in works]  # tidy: awaited, whatever becomes of it
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        await _end(tasks)
+    return _answers(tasks)
+
+
+async def _end(tasks: Sequence[asyncio.Future[Handed]]) -> None:
+    """Cancel those that are open, and wait for that."""
+    still = [task for task in tasks if not task.done()]
+    for task in still:
+        task.cancel()
+    if still:
+        await asyncio.wait(still)
+    # Each is asked, so that nobody is told of it later.
+    [task.exception() for task in tasks if task.done() and not task.cancelled()]
+
+
+def _answers(tasks: list[asyncio.Future[Handed]]) -> list[Handed]:
+    # What was cancelled has no error.
+    errors = [task.exception() for task in tasks if not task.cancelled()]
+    error = next(filter(None, errors), None)
+    try:
+        if error is not None:
+            raise error
+        return [task.result() for task in tasks]
+    finally:
+        # What is raised holds these frames: they must not hold it, nor any rows.
+        error = None
+        errors.clear()
+        tasks.clear()
 
 
 def _rows_at(rows: pa.RecordBatch, places: pa.Array) -> pa.RecordBatch:

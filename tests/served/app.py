@@ -153,4 +153,8 @@ class Chain:
 
 
 _probe = Probe.bind()
-app = fs.App(_probe, Narrow.bind(), Chain.bind(_probe))
+# A value of 13 fails in its second stage.
+_piped = fs.pipeline(
+    "Piped", _probe.typed >> fs.switch("a", {13: _probe.boom}, default=_probe.identity) >> _probe.pieces
+)
+app = fs.App(_probe, Narrow.bind(), Chain.bind(_probe), _piped)

@@ -51,6 +51,7 @@ def warm_up(callers: dict[str, Any]) -> None:
         exchange.__exit__()
     # A replica that calls onwards connects its threads with the first call.
     assert callers["http"].call("identity", GOOD, "Chain").code == "OK"
+    assert callers["http"].call("run", GOOD, "Piped").code == "OK"
 
 
 def _path(method: str) -> Any:
