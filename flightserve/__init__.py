@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flightserve.declare import aio as aio
     from flightserve.declare import bind as bind
     from flightserve.declare import deployment as deployment
+    from flightserve.declare import gather as gather
     from flightserve.declare import healthy as healthy
     from flightserve.declare import join as join
     from flightserve.declare import later as later
@@ -76,6 +77,7 @@ _NAMES = {
         "aio",
         "bind",
         "deployment",
+        "gather",
         "healthy",
         "join",
         "later",
@@ -134,6 +136,7 @@ __all__ = [
     "bind",
     "context",
     "deployment",
+    "gather",
     "healthy",
     "join",
     "later",

@@ -10,6 +10,7 @@ themselves (`hooks`). What an object has that was bound with another deployment 
 
 from flightserve.declare.bound import NESTING_MAX, Bound, Callee, replaced
 from flightserve.declare.decorators import bind, deployment, method, single_input
+from flightserve.declare.gathering import gather, side_by_side
 from flightserve.declare.handles import Handle, HandleMethod, Later, Rows, aio, later
 from flightserve.declare.hooks import Health, health_checks, healthy, on_stop, stop_hooks, warmup, warmups
 from flightserve.declare.options import NAME, Options, check_name, describe_value, make_options
@@ -51,6 +52,7 @@ __all__ = [
     "deployment",
     "describe_value",
     "first_paragraph",
+    "gather",
     "health_checks",
     "healthy",
     "join",
@@ -61,6 +63,7 @@ __all__ = [
     "on_stop",
     "replaced",
     "says_itself",
+    "side_by_side",
     "single_input",
     "spec_of",
     "stage_of",

@@ -15,7 +15,7 @@ import contextlib
 import contextvars
 import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flightserve.contracts.context import context
-from flightserve.declare import Chain, Join, Stage, StageCall, Switch
+from flightserve.declare import Chain, Join, Stage, StageCall, Switch, side_by_side
 from flightserve.errors import FlightserveError, InvalidArgument, MethodFailed, SchemaMismatch
 from flightserve.fabric.conversion.exact import Misfit, together
 from flightserve.fabric.memory.batches import one_batch
@@ -289,45 +289,6 @@ class GraphRun:
         assert isinstance(switch, Switch)
         default = None if switch.default is None else self._node(switch.default)
         return SwitchNode(switch, [self._node(case) for case in switch.cases], default)
-
-
-async def side_by_side(works: Sequence[Coroutine[Any, Any, Handed]]) -> list[Handed]:
-    """Run all, and give their answers in order. The first error cancels the others, which have ended when it is raised.
-
-    Not by a TaskGroup: the error that it raises is kept by its own frame, and keeps the rows of all others, until the
-    garbage is collected."""
-    tasks = [asyncio.ensure_future(work) for work in works]  # tidy: awaited, whatever becomes of it
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        await _end(tasks)
-    return _answers(tasks)
-
-
-async def _end(tasks: Sequence[asyncio.Future[Handed]]) -> None:
-    """Cancel those that are open, and wait for that."""
-    still = [task for task in tasks if not task.done()]
-    for task in still:
-        task.cancel()
-    if still:
-        await asyncio.wait(still)
-    # Each is asked, so that nobody is told of it later.
-    [task.exception() for task in tasks if task.done() and not task.cancelled()]
-
-
-def _answers(tasks: list[asyncio.Future[Handed]]) -> list[Handed]:
-    # What was cancelled has no error.
-    errors = [task.exception() for task in tasks if not task.cancelled()]
-    error = next(filter(None, errors), None)
-    try:
-        if error is not None:
-            raise error
-        return [task.result() for task in tasks]
-    finally:
-        # What is raised holds these frames: they must not hold it, nor any rows.
-        error = None
-        errors.clear()
-        tasks.clear()
 
 
 def _rows_at(rows: pa.RecordBatch, places: pa.Array) -> pa.RecordBatch:

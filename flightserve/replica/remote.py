@@ -33,6 +33,7 @@ the method that does not catch that is run again for each of them alone, if it i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn, ParamSpec, TypeVar
 
@@ -362,28 +363,48 @@ class BegunCall(Later[pa.RecordBatch]):
     def result(self) -> pa.RecordBatch:
         """Wait for the rows. Raises the FlightserveError that the callee answers, and TypeError where the method
         streams."""
-        if self.streaming:
-            raise TypeError(f"{self._call.callee} yields batches; iterate over batches()")
-        answers = self._answers
-        if answers is not None:
-            try:
-                while answers.open:
-                    answers.add(*self._next())
-                self._batch = answers.join()
-            finally:
-                # What is raised holds this frame: not the rows as well.
-                answers.clear()
-                self.cancel()
+        if not self.settle(HASTE_S):
+            with self.aside():
+                while not self.settle(CANCELLED_POLL_S):
+                    pass
         if self._batch is None:
             raise Cancelled(f"{self._call.callee} was given up, or failed before")
         return self._batch
+
+    def settle(self, timeout_s: float) -> bool:
+        """Take what comes within the time; whether there is no more to come. Raises as `result`."""
+        if self.streaming:
+            raise TypeError(f"{self._call.callee} yields batches; iterate over batches()")
+        answers = self._answers
+        if answers is None:
+            return True
+        try:
+            while answers.open:
+                event = self._next(timeout_s)
+                if event is None:
+                    return False
+                answers.add(*event)
+                event = None
+            self._batch = answers.join()
+        except BaseException:
+            # What is raised holds this frame: not the rows as well.
+            answers.clear()
+            self.cancel()
+            raise
+        answers.clear()
+        self.cancel()
+        return True
+
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the thread waits for it."""
+        return self._call.context.aside(self._call.callee)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """What a streaming method yields, as it comes. Raises as `result`."""
         last = False
         try:
             while not last:
-                _, result, last = self._next()
+                _, result, last = self._wait()
                 if result is not None:
                     batch = self._call.origins.take(result)
                     del result
@@ -397,9 +418,20 @@ class BegunCall(Later[pa.RecordBatch]):
         self._answers = None
         self._lane.close()
 
-    def _next(self) -> tuple[int, Result | None, bool]:
-        reply: Reply | None = self._reply()
-        assert reply is not None
+    def _wait(self) -> tuple[int, Result | None, bool]:
+        event = self._next(HASTE_S)
+        if event is None:
+            with self.aside():
+                while event is None:
+                    event = self._next(CANCELLED_POLL_S)
+        return event
+
+    def _next(self, timeout_s: float) -> tuple[int, Result | None, bool] | None:
+        """A part of an answer: whose, its rows, whether it is the last; None where none came within the time."""
+        reply: Reply | None = self._lane.receive(timeout_s)
+        if reply is None:
+            self._call.check()
+            return None
         key, result, error, last = reply.key, reply.result, reply.error, reply.last
         # An error that is raised holds this frame: the frame must not hold it, nor any rows.
         reply = None
@@ -409,16 +441,6 @@ class BegunCall(Later[pa.RecordBatch]):
             finally:
                 del error
         return key, result, last
-
-    def _reply(self) -> Reply:
-        reply = self._lane.receive(HASTE_S)
-        if reply is not None:
-            return reply
-        with self._call.context.aside(self._call.callee):
-            while reply is None:
-                self._call.check()
-                reply = self._lane.receive(CANCELLED_POLL_S)
-        return reply
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
