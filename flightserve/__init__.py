@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flightserve.declare import Rows as Rows
     from flightserve.declare import Stage as Stage
     from flightserve.declare import aio as aio
+    from flightserve.declare import autoscale as autoscale
     from flightserve.declare import bind as bind
     from flightserve.declare import deployment as deployment
     from flightserve.declare import gather as gather
@@ -75,6 +76,7 @@ _NAMES = {
         "Rows",
         "Stage",
         "aio",
+        "autoscale",
         "bind",
         "deployment",
         "gather",
@@ -133,6 +135,7 @@ __all__ = [
     "Stage",
     "Unavailable",
     "aio",
+    "autoscale",
     "bind",
     "context",
     "deployment",

@@ -45,6 +45,8 @@ _GAUGES: Final = {
     "in_flight": ("flightserve_in_flight", "Requests of the frontend's event loop without an outcome"),
     "shared_memory_bytes": ("flightserve_shared_memory_bytes", "Bytes of segments"),
     "leases": ("flightserve_leases", "Regions in use"),
+    "replicas_wanted": ("flightserve_replicas_wanted", "Replicas that there are to be"),
+    "replicas_ready": ("flightserve_replicas_ready", "Replicas that are ready"),
 }
 _SHED: Final = ("flightserve_shed", "Requests refused to protect the others")
 _TOTALS: Final = {
@@ -118,6 +120,7 @@ _SUMMARIES: Final = {
         "dispatched_batches",
         1,
     ),
+    "busy_ns": ("flightserve_micro_batch_seconds", "How long micro-batches ran", "dispatched_batches", NS_PER_S),
     "queue_wait_ns": ("flightserve_queue_wait_seconds", "From arrival to the first run", "queue_waits", NS_PER_S),
 }
 

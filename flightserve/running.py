@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from flightserve.config import PROTOCOLS, UNIX, FabricLimits, FrontendOptions, ServingOptions
 from flightserve.errors import ConfigError, FlightserveError, Unavailable
+from flightserve.types import REPLICAS_MAX, Autoscale, ReplicaCount
 from flightserve.versions import check_versions
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _port_of(address: str) -> int | str:
 def serve(
     app: App,
     *,
-    replicas: Mapping[str, int] | None = None,
+    replicas: Mapping[str, ReplicaCount] | None = None,
     routers: int = 1,
     address: str | None = None,
     fabric: FabricLimits | None = None,
@@ -175,9 +176,10 @@ def serve(
 ) -> Running:
     """Serve an app from this program until `stop()`, the end of the `with` block, or the program's.
 
-    `replicas` overrides the declared counts by deployment; `address` names an existing Ray (default: the one
-    this program is connected to, else one of our own); `options` are `config.FrontendOptions`' fields: host,
-    http_port, grpc_port, flight_port, zmq_port (None leaves one out, 0, the default, takes a free one), frontends, ...
+    `replicas` overrides the declared counts by deployment, with numbers or `fs.autoscale(...)`; `address` names an
+    existing Ray (default: the one this program is connected to, else one of our own); `options` are
+    `config.FrontendOptions`' fields: host, http_port, grpc_port, flight_port, zmq_port (None leaves one out, 0, the
+    default, takes a free one), frontends, ...
     With `replace`, for notebooks, whose cells run again: what this program serves under one of the app's names, or on a
     port that is asked for, is stopped first, and its ports are taken where none are asked for. What the
     frontends take from strangers is bounded by `limits` (`config.EdgeLimits`), what every process of the data plane may
@@ -263,14 +265,13 @@ def _frontend_options(options: ServingOptions) -> FrontendOptions:
 def make_plan(
     app: App,
     options: FrontendOptions,
-    replicas: Mapping[str, int],
+    replicas: Mapping[str, ReplicaCount],
     routers: int,
     fabric: FabricLimits | None = None,
 ) -> Plan:
     """The plan for an app. Raises ConfigError, also where a library is of a version that was not tried."""
     # First, because it looks at the versions of the libraries that all else is made with.
     planned = plan_deployments(app)
-    from flightserve.control.changes import REPLICAS_MAX
     from flightserve.control.desired import with_replicas
     from flightserve.control.names import new_app_id
     from flightserve.control.pickling import dumps
@@ -290,8 +291,10 @@ def make_plan(
             f"replicas are given for {', '.join(unknown)}; the app's deployments are: {', '.join(deployments)}"
         )
     for name, count in replicas.items():
-        _check_count(f"replicas of {name}", count, REPLICAS_MAX)
-        deployments[name] = with_replicas(deployments[name], count)
+        follows = _follows(count, deployments[name])
+        number = count if isinstance(count, int) else follows.start if follows else 0
+        _check_count(f"replicas of {name}", number, REPLICAS_MAX)
+        deployments[name] = with_replicas(deployments[name], number, follows)
     return Plan(
         app_id=new_app_id(),
         deployments=tuple(deployments.values()),
@@ -304,6 +307,16 @@ def make_plan(
     )
 
 
+def _follows(count: ReplicaCount, planned: PlannedDeployment) -> Autoscale | None:
+    """What the number of replicas follows the load by, None where it is fixed. Bounds alone keep the declared times."""
+    if not isinstance(count, tuple):
+        return count if isinstance(count, Autoscale) else None
+    from flightserve.declare import autoscale
+
+    declared = planned.spec.options.autoscale or Autoscale(1, 1)
+    return autoscale(*count, target_queue_ms=declared.target_queue_ms, down_after_s=declared.down_after_s)
+
+
 def plan_deployments(app: App, everything: bool = False) -> tuple[PlannedDeployment, ...]:
     """The app's deployments as they can be sent to a running app. Their versions are of all that they run: equal ones
     mean that nothing is to be replaced, except with `everything`. Raises ConfigError, as `make_plan`."""
@@ -311,7 +324,6 @@ def plan_deployments(app: App, everything: bool = False) -> tuple[PlannedDeploym
     check_versions()
     from flightserve.app import App
     from flightserve.control import environment
-    from flightserve.control.changes import REPLICAS_MAX
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import PlannedDeployment
     from flightserve.control.sources import read_modules
@@ -337,7 +349,7 @@ def plan_deployments(app: App, everything: bool = False) -> tuple[PlannedDeploym
         _check_count(f"replicas of {spec.name}", spec.options.replicas, REPLICAS_MAX)
         spec = dataclasses.replace(spec, version=_version(spec.version.encode(), code, surroundings, salt))
         where = (_sys_path(), os.getcwd(), sources, variables)
-        out.append(PlannedDeployment(spec, code, spec.options.replicas, *where))
+        out.append(PlannedDeployment(spec, code, spec.options.autoscale or spec.options.replicas, *where))
     _check_bytes(out)
     return tuple(out)
 

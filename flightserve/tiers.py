@@ -76,8 +76,9 @@ class ReplicaHosted:
         begin_exit_functions()
         bound: Bound[Any] = loads(assignment.code)
         assert assignment.spec is not None
-        # As many as there are to be now, which the app's author may not have said.
-        bound = bound.options(replicas=assignment.spec.options.replicas)
+        # As many as there are to be now, which the app's author may not have said, or as there may be.
+        settings = assignment.spec.options
+        bound = bound.options(replicas=settings.autoscale.high if settings.autoscale else settings.replicas)
         callees = bound.callees()
         onward = Onward(new_peer_id(), assignment.fabric, callees) if callees else None
         target = bound.make(onward.remote if onward is not None else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -44,10 +44,39 @@ class MethodSpec:
 ASYNC_CONCURRENCY: Final = 64
 
 
+# As many as a deployment may have.
+REPLICAS_MAX: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Autoscale:
+    """A number of replicas that follows the load (`core.lifecycle.autoscaling`): from `low` to `high`, more of them
+    when requests wait for longer than `target_queue_ms` in the mean, fewer when fewer would have done for
+    `down_after_s`."""
+
+    low: int
+    high: int
+    target_queue_ms: float = 50.0
+    down_after_s: float = 60.0
+
+    @property
+    def start(self) -> int:
+        """How many there are at first: one also where there may be none, which shows that it can start."""
+        return max(self.low, 1)
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}"
+
+
+# A number, one that follows the load, or only between what bounds it does.
+ReplicaCount: TypeAlias = int | Autoscale | tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class DeploymentOptions:
     """What `@fs.deployment(...)` takes. Sizes in rows or bytes, times in milliseconds. `concurrency` that is None is 1
-    for plain methods and `ASYNC_CONCURRENCY` for `async def` ones; a number holds for both together."""
+    for plain methods and `ASYNC_CONCURRENCY` for `async def` ones; a number holds for both together. `autoscale` is
+    what a `replicas` that was no number but `fs.autoscale(...)` said; `replicas` is one all the same, that of now."""
 
     replicas: int = 1
     max_batch_rows: int = 65_536
@@ -66,6 +95,7 @@ class DeploymentOptions:
     max_timeout_ms: int = 3_600_000
     reentrant: bool = True
     strict: bool = False
+    autoscale: Autoscale | None = None
 
 
 class Lanes(NamedTuple):

@@ -97,12 +97,13 @@ class RouterClient:
         return destination.entry.spec, destination.method
 
     def ready(self) -> bool:
-        """Every deployment has a replica that answers, its router is connected, nothing drains."""
+        """Every deployment has a replica that answers, or gets one with the first request; its router is connected,
+        nothing drains."""
         table = self.destinations.table
         return (
             bool(table.version)
             and not (self._draining or table.draining)
-            and all(entry.ready > 0 for entry in table.deployments)
+            and all(entry.ready > 0 or entry.may_rest for entry in table.deployments)
             and self.reaches(self.destinations.entries)
         )
 

@@ -63,6 +63,16 @@ def port(text: str) -> int | str:
     return int(text)
 
 
+def replica_counts(text: str) -> tuple[str, int | tuple[int, int]]:
+    """NAME=N, or NAME=LOW-HIGH: bounds between which the number follows the load."""
+    name, separator, counts = text.partition("=")
+    found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", counts, re.ASCII)
+    if not (name and separator and found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=N, nor NAME=LOW-HIGH")
+    low, high = found.groups()
+    return name, int(low) if high is None else (int(low), int(high))
+
+
 def replica_count(text: str) -> tuple[str, int]:
     """NAME=N: a deployment and how many replicas it has."""
     name, separator, count = text.partition("=")

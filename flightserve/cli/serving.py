@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flightserve import __version__
-from flightserve.cli.arguments import port, replica_count, seconds, table
+from flightserve.cli.arguments import port, replica_counts, seconds, table
 from flightserve.cli.banner import Ready, lines
 from flightserve.cli.flags import naming_flags
 from flightserve.cli.loading import load_app
@@ -83,8 +83,8 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
         about = f"default {usual}; 0: a free one" + "; unix:PATH: a unix socket" * (protocol in UNIX_PROTOCOLS)
         option(f"--{protocol}-port", type=port, default=usual, metavar="PORT", help=about)
         option(f"--no-{protocol}", action="store_true", help=f"leave {protocol} out")
-    about = "replicas of a deployment; may be given again for others"
-    option("--replicas", action="append", default=[], type=replica_count, metavar="NAME=N", help=about)
+    about = "replicas of a deployment, or LOW-HIGH for a number that follows the load; may be given again for others"
+    option("--replicas", action="append", default=[], type=replica_counts, metavar="NAME=N", help=about)
     about = "frontend processes; the first takes the ports given, the others free ones"
     option("--frontends", type=int, default=1, metavar="N", help=about)
     about = "router processes; deployments are spread over them"

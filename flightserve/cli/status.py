@@ -124,6 +124,7 @@ def render(view: View, colour: bool = False) -> str:
             for each in view.deployments
         ],
     )
+    lines += [f"{each.name}, {each.bounds}: {each.why}" for each in view.deployments if each.bounds]
     lines += _columns(
         painted_cell,
         [

@@ -21,10 +21,10 @@ from flightserve.core.cache import LRUCache
 from flightserve.core.lifecycle.reconciling import NS_PER_S
 from flightserve.core.lifecycle.updating import advance, dismiss, undo
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, kind_of
+from flightserve.types import REPLICAS_MAX
 
 log = logging.getLogger("flightserve.control.changes")
 
-REPLICAS_MAX: Final = 1024
 # Answers kept for commands that lost the supervisor they asked and come back.
 ANSWERS_MAX = 16
 OK: Final = -1
@@ -211,7 +211,12 @@ class Changes:
 
 def _scaled(before: list[PlannedDeployment], message: Scale) -> list[PlannedDeployment]:
     _check_counts(message.replicas, before)
-    return [with_replicas(each, message.replicas.get(each.spec.name, each.spec.options.replicas)) for each in before]
+    return [
+        with_replicas(each, message.replicas[each.spec.name], each.spec.options.autoscale)
+        if each.spec.name in message.replicas
+        else each
+        for each in before
+    ]
 
 
 def _deployed(before: list[PlannedDeployment], message: Deploy) -> list[PlannedDeployment]:
@@ -222,21 +227,35 @@ def _deployed(before: list[PlannedDeployment], message: Deploy) -> list[PlannedD
 
 
 def _merged(before: PlannedDeployment | None, after: PlannedDeployment, replicas: Any) -> PlannedDeployment:
-    """As many replicas as are asked for; else as the class newly declares; else as there are."""
+    """As many replicas as are asked for; else as the class newly declares; else as there are. Where their number
+    follows the load, it goes on from what there are."""
     name = after.spec.name
-    count = after.declared
-    if before is not None and before.declared == after.declared:
-        count = before.spec.options.replicas
-    same = before is not None and before.spec.version == after.spec.version
-    return with_replicas(before if before is not None and same else after, replicas.get(name, count))
+    planned = after if before is None else _continued(before, after)
+    return with_replicas(planned, replicas[name], planned.spec.options.autoscale) if name in replicas else planned
+
+
+def _continued(before: PlannedDeployment, after: PlannedDeployment) -> PlannedDeployment:
+    had, same = before.spec.options, before.spec.version == after.spec.version
+    settings = had if before.declared == after.declared else after.spec.options
+    count, follows = settings.replicas, settings.autoscale
+    if follows is not None:
+        # Of a new version one shows that it can start.
+        count = max(follows.low if same else follows.start, min(had.replicas, follows.high))
+    return with_replicas(before if same else after, count, follows)
 
 
 def _check_counts(replicas: dict[str, int], deployments: Any) -> None:
-    known = sorted(each.spec.name for each in deployments)
+    known = {each.spec.name: each.spec.options.autoscale for each in deployments}
     for name, count in replicas.items():
         if name not in known:
-            raise NotFound(f"no deployment {name!r}; there are: {', '.join(known)}")
-        if not 1 <= count <= REPLICAS_MAX:
+            raise NotFound(f"no deployment {name!r}; there are: {', '.join(sorted(known))}")
+        if (follows := known[name]) is not None:
+            if not follows.low <= count <= follows.high:
+                other = "A deploy of the app with another replicas= changes that"
+                raise InvalidArgument(
+                    f"{count} replicas of {name}: their number follows the load, from {follows}. {other}"
+                )
+        elif not 1 <= count <= REPLICAS_MAX:
             raise InvalidArgument(
                 f"{count} replicas of {name}: it must be 1 to {REPLICAS_MAX}. A deployment goes by a deploy without it"
             )

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from flightserve.control.plan import Plan, PlannedDeployment
 from flightserve.core.lifecycle.reconciling import FRONTEND, ROUTER, STANDBY, Slot
-from flightserve.core.lifecycle.updating import Deployed, Layout, Observed, begin, wanted
-from flightserve.types import DeploymentSpec
+from flightserve.core.lifecycle.updating import Deployed, Layout, Observed, begin, resize, wanted
+from flightserve.types import Autoscale, DeploymentSpec
 
 
 class Desired:
@@ -32,9 +32,23 @@ class Desired:
         """Every place there should be a child in now, with the version it is to run."""
         return self._tiers | wanted(self.layout, seen)
 
-    def serving(self) -> dict[Slot, str]:
-        """The places that must be ready for the app to be: what is going, or only coming, is not among them."""
-        return self._tiers | {slot: each.version for each in self.layout.served for slot in each.slots()}
+    def serving(self, started: bool = False) -> dict[Slot, str]:
+        """The places that must be ready for the app to be: what is going, or only coming, is not among them. Nor are,
+        where the number follows the load, those beyond the least; an app that has not `started` shows that one can."""
+        return self._tiers | {
+            slot: each.version for each in self.layout.served for slot in each.slots(self._least(each, started))
+        }
+
+    def _least(self, served: Deployed, started: bool) -> int:
+        follows = self._planned[served.key].spec.options.autoscale
+        if follows is None:
+            return served.replicas
+        return min(served.replicas, follows.low if started else follows.start)
+
+    def following(self) -> dict[str, Autoscale]:
+        """Deployments that are served and whose number of replicas follows the load, by name."""
+        options = {each.name: self._planned[each.key].spec.options for each in self.layout.served}
+        return {name: each.autoscale for name, each in options.items() if each.autoscale is not None}
 
     def everything(self) -> dict[Slot, str]:
         """All places of the layout, also those whose turn has not come yet."""
@@ -63,11 +77,11 @@ class Desired:
 
     def specs(self, deployed: Iterable[Deployed]) -> list[DeploymentSpec]:
         """As the tiers know them, with the number of replicas of now."""
-        return [with_replicas(self._planned[each.key], each.replicas).spec for each in deployed]
+        return [_counted(self._planned[each.key], each.replicas).spec for each in deployed]
 
     def served(self) -> list[PlannedDeployment]:
         """What clients are sent to, with the number of replicas of now."""
-        return [with_replicas(self._planned[each.key], each.replicas) for each in self.layout.served]
+        return [_counted(self._planned[each.key], each.replicas) for each in self.layout.served]
 
     def begin(self, target: Iterable[PlannedDeployment], in_place: bool = False) -> None:
         """From now on these are what all leads to. There must be no change under way."""
@@ -80,6 +94,12 @@ class Desired:
         self.layout = layout
         used = {each.key for each in (*layout.served, *layout.going, *(layout.target or ()))}
         self._planned = {key: planned for key, planned in self._planned.items() if key in used}
+
+    def resize(self, name: str, replicas: int) -> bool:
+        """Have that many replicas of what is served by that name. False, and nothing is done, where a change is about
+        it, or it has as many."""
+        before, self.layout = self.layout, resize(self.layout, name, replicas)
+        return self.layout is not before
 
     # ---- for the supervisor after this one
 
@@ -101,9 +121,14 @@ def _wish(planned: PlannedDeployment) -> tuple[str, str, int]:
     return planned.spec.name, planned.spec.version, planned.spec.options.replicas
 
 
-def with_replicas(planned: PlannedDeployment, replicas: int) -> PlannedDeployment:
-    """The same with that number of replicas."""
-    if planned.spec.options.replicas == replicas:
+def with_replicas(planned: PlannedDeployment, replicas: int, follows: Autoscale | None = None) -> PlannedDeployment:
+    """The same with that number of replicas, of now where it `follows` the load, else fixed."""
+    options = planned.spec.options
+    if (options.replicas, options.autoscale) == (replicas, follows):
         return planned
-    options = dataclasses.replace(planned.spec.options, replicas=replicas)
+    options = dataclasses.replace(options, replicas=replicas, autoscale=follows)
     return dataclasses.replace(planned, spec=dataclasses.replace(planned.spec, options=options))
+
+
+def _counted(planned: PlannedDeployment, replicas: int) -> PlannedDeployment:
+    return with_replicas(planned, replicas, planned.spec.options.autoscale)

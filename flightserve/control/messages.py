@@ -195,7 +195,8 @@ class Keep(msgspec.Struct, array_like=True, frozen=True, tag=14):
 
 
 class DeploymentView(msgspec.Struct, frozen=True):
-    """One version of a deployment, for people. `state`: served, coming or going. Counts are of replicas."""
+    """One version of a deployment, for people. `state`: served, coming or going. Counts are of replicas. Where their
+    number follows the load, `bounds` says between what, and `why` why it is what it is; else both are ""."""
 
     name: str
     version: str
@@ -203,6 +204,8 @@ class DeploymentView(msgspec.Struct, frozen=True):
     desired: int
     ready: int
     draining: int
+    bounds: str = ""
+    why: str = ""
 
 
 class ChildView(msgspec.Struct, frozen=True):

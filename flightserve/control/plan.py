@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from flightserve.config import FabricLimits, FrontendOptions
 from flightserve.control.sources import ModuleSource
 from flightserve.core.lifecycle.reconciling import ReconcileLimits, Slot
-from flightserve.types import DeploymentSpec
+from flightserve.types import Autoscale, DeploymentSpec
 from flightserve.wire.table import RoutingTable
 
 # `logging.INFO`: from which level on processes of the app log.
@@ -99,11 +99,11 @@ class ControlLimits:
 @dataclass(frozen=True, slots=True)
 class PlannedDeployment:
     """One version of a deployment with the code its replicas run and where that runs. `spec.options.replicas` is how
-    many are wanted, `declared` how many the class asks for."""
+    many are wanted, `declared` how many the class asks for, or between what bounds their number follows the load."""
 
     spec: DeploymentSpec
     code: bytes
-    declared: int = 1
+    declared: int | Autoscale = 1
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
     sources: tuple[ModuleSource, ...] = ()

@@ -6,14 +6,15 @@ what `plan_actions` returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from flightserve.control.desired import Desired
-from flightserve.control.messages import Announce, ChildView, DeploymentView, Report, View, notes_of
+from flightserve.control.messages import Announce, Report, View, notes_of
 from flightserve.control.plan import Plan
 from flightserve.control.told import ailing, measured, peer_of
+from flightserve.control.views import child_view, counts_of, deployment_views, is_ready
 from flightserve.core.lifecycle.phases import LIVE, Event, Phase, step
 from flightserve.core.lifecycle.reconciling import (
     FRONTEND,
@@ -131,13 +132,15 @@ class Roster:
         self.raylet_pid = 0
         # What keeps the change that is under way from its end, and a traceback.
         self.change_failure: tuple[str, str] | None = None
+        # Why deployments whose number follows the load have as many replicas as they have.
+        self.whys: dict[str, str] = {}
         # The layout that tables are of, since which version.
         self._published: tuple[Layout | None, int] = (None, 0)
         self._busy_ns = 0
 
     def __repr__(self) -> str:
         serving = sum(record.phase is Phase.SERVING for record in self.records.values())
-        return f"<Roster {serving} of {len(self._desired.serving())} serving, {len(self.records)} known>"
+        return f"<Roster {serving} of {len(self._needed())} serving, {len(self.records)} known>"
 
     # ---- what happened
 
@@ -249,7 +252,8 @@ class Roster:
         """Every slot is ready: earlier trouble is over."""
         self.was_ready = True
         self.failure = self.detail = self.placement_problem = ""
-        self._last_words.clear()
+        ready, wanted = self.places().ready, self._desired.everything()
+        self._last_words = {slot: words for slot, words in self._last_words.items() if slot in wanted.keys() - ready}
 
     def attached(self, was_ready: bool, addresses: dict[str, dict[str, str]]) -> None:
         """The launcher tells what the supervisor before this one knew."""
@@ -323,7 +327,7 @@ class Roster:
         wanted = self._desired.everything()
         ours = [record for record in self.records.values() if wanted.get(record.slot) == record.version]
         return Observed(
-            ready=frozenset(record.slot for record in ours if _ready(record)),
+            ready=frozenset(record.slot for record in ours if is_ready(record)),
             held=frozenset(record.slot for record in ours if record.phase in LIVE),
         )
 
@@ -354,24 +358,26 @@ class Roster:
         def entries(specs: list[DeploymentSpec]) -> tuple[Entry, ...]:
             return tuple(self._entry(spec, owners[spec.name, spec.version]) for spec in specs)
 
+        served = entries(self._desired.specs(layout.served))
+
         return RoutingTable(
             version=version,
             peers=tuple(peer_of(record) for record in serving),
-            deployments=entries(self._desired.specs(layout.served)),
+            deployments=served,
             draining=self.draining,
-            metrics={record.slot.name: record.statistics for record in serving},
+            metrics={record.slot.name: record.statistics for record in serving} | {"supervisor": counts_of(served)},
             others=entries(self._desired.specs((*layout.coming, *layout.going))),
             notes=notes_of(self.records.values()),
             measured=measured(serving),
         )
 
     def _entry(self, spec: DeploymentSpec, owner: Owner) -> Entry:
-        ready = self._replicas(spec.name, spec.version, _ready)
+        ready = self._replicas(spec.name, spec.version, is_ready)
         return Entry(spec, owner.router_id, ready, spec.options.replicas, owner.epoch)
 
     def make_room(self) -> list[Record]:
         """Those whose turn it is to make room for others, because they are not well."""
-        fit = [each for each in self.records.values() if _ready(each) and not each.makes_room]
+        fit = [each for each in self.records.values() if is_ready(each) and not each.makes_room]
         return [] if self.draining else ailing(fit, self._desired.everything())
 
     def _assigned(self, version: int) -> dict[tuple[str, str], Owner]:
@@ -392,6 +398,11 @@ class Roster:
         self._owners = owners
         return owners
 
+    def owner_of(self, name: str, version: str) -> Record | None:
+        """The router that owns this version of the deployment, if one does."""
+        owner = self._owners.get((name, version))
+        return self.records.get(owner.router_id) if owner is not None else None
+
     def _replicas(self, deployment: str, version: str, condition: Callable[[Record], bool]) -> int:
         return sum(
             record.slot.tier == REPLICA
@@ -402,8 +413,8 @@ class Roster:
 
     def all_ready(self) -> bool:
         """True when every wanted slot has a child that serves and is ready."""
-        ready = {record.slot for record in self.records.values() if _ready(record)}
-        return ready.issuperset(self._desired.serving())
+        ready = {record.slot for record in self.records.values() if is_ready(record)}
+        return ready.issuperset(self._needed())
 
     def unplaced(self, now_ns: int, after_ns: int) -> list[Record]:
         """Children that were asked of Ray more than `after_ns` ago and have no process yet."""
@@ -418,14 +429,27 @@ class Roster:
         problem = self.failure or self.placement_problem or self._waiting()
         return "; ".join(part for part in (problem, self.trouble, *notes_of(self.records.values())) if part)
 
+    def _needed(self) -> dict[Slot, str]:
+        """The places that must be ready for the app to be."""
+        return self._desired.serving(self.was_ready)
+
+    def _following(self) -> dict[str, tuple[str, str]]:
+        """Of deployments whose number of replicas follows the load: its bounds, and why it is what it is, with what
+        became of those that are not there."""
+        told: dict[str, tuple[str, str]] = {}
+        for name, bounds in self._desired.following().items():
+            missing = [f"{slot.name} {said}" for slot, said in self._last_words.items() if slot.deployment == name]
+            told[name] = str(bounds), "; ".join(filter(None, [self.whys.get(name, ""), *missing]))
+        return told
+
     def _short(self) -> bool:
         """A wanted place has no living process."""
         alive = {record.slot for record in self.records.values() if record.phase in LIVE and record.pid}
-        return not alive.issuperset(self._desired.serving())
+        return not alive.issuperset(self._needed())
 
     def _waiting(self) -> str:
-        ready = {record.slot for record in self.records.values() if _ready(record)}
-        waiting = sorted(slot for slot in self._desired.serving() if slot not in ready)
+        ready = {record.slot for record in self.records.values() if is_ready(record)}
+        waiting = sorted(slot for slot in self._needed() if slot not in ready)
         silent = {record.slot for record in self.records.values() if record.phase is Phase.SUSPECT}
         words = {**self._last_words, **dict.fromkeys(silent, "")}
 
@@ -446,28 +470,14 @@ class Roster:
             table_version=table_version,
             addresses=dict(self._addresses.get(Slot(FRONTEND, "", 0).name, {})),
             children=tuple(
-                self._child_view(record, now_ns)
+                child_view(record, self._restarts.get(record.slot, 0), now_ns)
                 for record in sorted(self.records.values(), key=lambda record: record.slot)
             ),
-            deployments=tuple(self._deployment_views()),
+            deployments=tuple(deployment_views(self._desired.layout, self.records.values(), self._following())),
             change=change,
             raylet_pid=self.raylet_pid,
             lost=self.lost if self._short() else "",
         )
-
-    def _deployment_views(self) -> Iterator[DeploymentView]:
-        layout = self._desired.layout
-        states = {"served": layout.served, "coming": layout.coming, "going": layout.going}
-        counts = {each.key: (state, each.replicas) for state, all_ in states.items() for each in all_}
-        # More of what is served is wanted already, before it is served.
-        counts |= {each.key: (counts[each.key][0], each.replicas) for each in layout.target or () if each.key in counts}
-        for record in self.records.values():
-            if record.slot.tier == REPLICA:
-                counts.setdefault((record.slot.deployment, record.version), ("going", 0))
-        for (name, version), (state, desired) in sorted(counts.items()):
-            ready = self._replicas(name, version, _ready)
-            draining = self._replicas(name, version, lambda record: record.phase is Phase.DRAINING)
-            yield DeploymentView(name, version, state, desired, ready, draining)
 
     def _phase(self) -> str:
         if self.draining:
@@ -477,24 +487,3 @@ class Roster:
         if (self.failure or self.placement_problem) and not self.was_ready:
             return "failed"
         return "degraded" if self.was_ready else "starting"
-
-    def _child_view(self, record: Record, now_ns: int) -> ChildView:
-        return ChildView(
-            name=record.slot.name,
-            tier=record.slot.tier,
-            deployment=record.slot.deployment,
-            phase=record.phase.value,
-            ready=_ready(record),
-            pid=record.pid,
-            peer_id=record.peer_id,
-            restarts=self._restarts.get(record.slot, 0),
-            age_s=(now_ns - record.since_ns) / NS_PER_S,
-            version=record.version,
-            addresses=record.addresses,
-            statistics=record.statistics,
-        )
-
-
-def _ready(record: Record) -> bool:
-    """It says that it can do its part. One that says nothing may be unable to say so, and answers nobody."""
-    return record.phase is Phase.SERVING and record.ready

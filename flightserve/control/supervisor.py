@@ -15,6 +15,7 @@ import os
 import time
 from typing import Any
 
+from flightserve.control.autoscaling import Autoscaling
 from flightserve.control.changes import Changes
 from flightserve.control.connections import BACKLOG_MAX, Entrance, bind, send
 from flightserve.control.desired import Desired
@@ -66,6 +67,7 @@ class Supervisor:
         self._desired = Desired(plan)
         self._roster = Roster(plan, node, self._desired)
         self._changes = Changes(self._desired, self._roster, plan.options.drain_timeout_s, self._layout_changed)
+        self._autoscaling = Autoscaling(self._desired, self._roster, self._layout_changed)
         self._version = 0
         # A child that is so long silent missed a heartbeat: it is looked at in /proc.
         self._look_ns = int(1.5 * self._limits.heartbeat_s * NS_PER_S)
@@ -121,6 +123,7 @@ class Supervisor:
             # Before anything is started: Ray would refuse what the node can never hold, and not say why.
             await self._processes.check_placement(now_ns)
             self._changes.step(now_ns)
+            self._autoscaling.step(now_ns)
         for record in self._roster.records.values():
             watched = record.phase in (Phase.SERVING, Phase.SUSPECT) or record.until_ns
             if watched and now_ns - record.heard_ns > self._look_ns:

@@ -13,7 +13,7 @@ from flightserve.declare.decorators import bind, deployment, method, single_inpu
 from flightserve.declare.gathering import gather, side_by_side
 from flightserve.declare.handles import Handle, HandleMethod, Later, Rows, aio, later
 from flightserve.declare.hooks import Health, health_checks, healthy, on_stop, stop_hooks, warmup, warmups
-from flightserve.declare.options import NAME, Options, check_name, describe_value, make_options
+from flightserve.declare.options import NAME, Options, autoscale, check_name, describe_value, make_options
 from flightserve.declare.specs import first_paragraph, left_out, says_itself, spec_of
 from flightserve.declare.stages import (
     Chain,
@@ -46,6 +46,7 @@ __all__ = [
     "StageCall",
     "Switch",
     "aio",
+    "autoscale",
     "bind",
     "calls_of",
     "check_name",

@@ -48,6 +48,12 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     wanted: int
     epoch: int = 0
 
+    @property
+    def may_rest(self) -> bool:
+        """It needs no replica while nobody calls it: the first request waits for one."""
+        follows = self.spec.options.autoscale
+        return follows is not None and not follows.low
+
 
 class Measured(msgspec.Struct, array_like=True, frozen=True):
     """What one replica measures of its methods, and what its user's code does."""

@@ -36,6 +36,8 @@ class Load:
         self.bad: list[dict[str, Any]] = []
         self.silent = False
         self.answered = 0
+        # None are sent while it is set.
+        self.pause = threading.Event()
         # Versions in the order of the replies, each once for a stretch.
         self.versions: list[int] = []
         self._booked: list[int] = []
@@ -67,11 +69,13 @@ class Load:
         socket.connect(self._address)
         sent, waited_ms = 0, 0
         while self.open or not self._stop.is_set():
-            while len(self.open) < WINDOW and not self._stop.is_set():
+            while len(self.open) < WINDOW and not (self._stop.is_set() or self.pause.is_set()):
                 self._send(socket, sent)
                 sent += 1
-            if socket.poll(POLL_MS):
+            if socket.poll(POLL_MS) or not self.open:
                 waited_ms = 0
+                if not self.open:
+                    continue
                 self._take(*socket.recv_multipart()[-2:])
             elif (waited_ms := waited_ms + POLL_MS) > SILENCE_S_MAX * 1000:
                 break

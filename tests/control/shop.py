@@ -14,7 +14,7 @@ import flightserve as fs
 import shop_prices
 
 
-@fs.deployment(replicas=2{options})
+@fs.deployment(replicas={replicas}{options})
 class Shop:
     def __init__(self, ledger: str) -> None:
         {init}
@@ -47,12 +47,13 @@ def write(
     version: int,
     *,
     init: str = "pass",
+    replicas: str = "2",
     options: str = "",
     more: str = "",
     served: str = SERVED,
 ) -> None:
     """Write that version. What changes from one to the next is in `shop_prices`, which `shop` imports."""
     ledger = str(directory / "ledger")
-    code = SHOP.format(init=init, options=options, more=more, served=served.format(ledger=ledger))
+    code = SHOP.format(init=init, replicas=replicas, options=options, more=more, served=served.format(ledger=ledger))
     (directory / "shop.py").write_text(code)
     (directory / "shop_prices.py").write_text(f"VERSION = {version}\n")

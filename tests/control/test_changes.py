@@ -78,6 +78,11 @@ def _shops(app: Served) -> list[DeploymentView]:
     return [each for each in app.view().deployments if each.name == "Shop"]
 
 
+def _counts(app: Served) -> tuple[int, int, int]:
+    (only,) = _shops(app)
+    return only.desired, only.ready, only.draining
+
+
 def _pids(app: Served) -> set[int]:
     return {child.pid for child in app.view().children if child.deployment == "Shop"}
 
@@ -236,6 +241,31 @@ def test_a_supervisor_that_dies_in_the_middle_of_a_deploy_is_replaced_by_one_tha
     wait_until(lambda: app.view().phase == "ready" and _shops(app) == [new], "a new supervisor")
     _goes_on(load)
     assert load.versions == [1, 2, 5]
+
+
+def test_a_number_that_follows_the_load_goes_up_and_to_none_and_comes_back_with_the_first_request(
+    app: Served, load: Load, directory: Path
+) -> None:
+    shop.write(directory, 6, replicas="fs.autoscale(0, 3, target_queue_ms=0.1, down_after_s=1)")
+    assert _flightserve(app, "deploy", "shop:app")[0] == 0
+    wait_until(lambda: _counts(app) == (3, 3, 0), "as many as there may be")
+    _goes_on(load)
+    assert "Shop, 0 to 3: requests wait " in _flightserve(app, "status")[1]
+    assert _flightserve(app, "scale", "Shop=4")[2].startswith(
+        "flightserve: 4 replicas of Shop: their number follows the load, from 0 to 3."
+    )
+    load.pause.set()
+    wait_until(lambda: _counts(app) == (0, 0, 0), "nobody calls, and there are none")
+    assert _get(app, "/readyz") is not None
+    assert app.view().phase == "ready"
+    assert load.open == {}
+    load.pause.clear()
+    _goes_on(load)
+    shop.write(directory, 7)
+    assert _flightserve(app, "deploy", "shop:app")[0] == 0
+    (fixed,) = _shops(app)
+    assert (fixed.desired, fixed.ready, fixed.bounds) == (2, 2, "")
+    _goes_on(load)
 
 
 def _under_way(app: Served) -> str:

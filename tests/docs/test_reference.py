@@ -104,7 +104,14 @@ def keywords(of: Any) -> dict[str, Any]:
 
 
 def test_options_of_a_deployment() -> None:
-    check_defaults(tables("options")["Deployment"], fields(DeploymentOptions))
+    options = fields(DeploymentOptions)
+    # It is said as `replicas`.
+    del options["autoscale"]
+    check_defaults(tables("options")["Deployment"], options)
+
+
+def test_options_of_autoscale() -> None:
+    check_defaults(tables("options")["Autoscale"], keywords(fs.autoscale))
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,8 @@ def _serving(layout: Layout, served: Deployed) -> int:
     while its predecessor goes."""
     if layout.target is None:
         return 1 if layout.replaces(served) else served.replicas
-    return served.replicas - any(each.name == served.name and layout.replaces(each) for each in layout.target)
+    gives_way = any(each.name == served.name and layout.replaces(each) for each in layout.target)
+    return max(0, served.replicas - gives_way)
 
 
 def _coming(layout: Layout, coming: Deployed, seen: Observed) -> int:
@@ -138,7 +139,7 @@ def _coming(layout: Layout, coming: Deployed, seen: Observed) -> int:
         return _wave(coming, seen)
     # Not before the place of the one that drains for it is free.
     (before,) = [each for each in layout.served if each.name == coming.name]
-    return 0 if before.slots()[-1] in seen.held else 1
+    return 0 if any(slot in seen.held for slot in before.slots()[-1:]) else 1
 
 
 def _wave(coming: Deployed, seen: Observed) -> int:
@@ -167,6 +168,23 @@ def advance(layout: Layout, seen: Observed) -> Layout:
 def dismiss(layout: Layout) -> Layout:
     """What is going is not wanted any more, whatever it still has to do."""
     return replace(layout, going=(), in_place=False)
+
+
+def resize(layout: Layout, name: str, replicas: int) -> Layout:
+    """The layout with that many replicas of what is served by that name, at once; the same one where it has as many,
+    where a change is about that deployment, or where its version before is still going. For numbers that follow the
+    load: nothing waits for what starts."""
+    served = next((each for each in layout.served if each.name == name), None)
+    others = (*layout.going, *(layout.target or ()))
+    settled = served is not None and all(each == served for each in others if each.name == name)
+    goes = layout.target is not None and served not in layout.target
+    if served is None or served.replicas == replicas or layout.in_place or goes or not settled:
+        return layout
+
+    def changed(all_: tuple[Deployed, ...]) -> tuple[Deployed, ...]:
+        return tuple(each._replace(replicas=replicas) if each == served else each for each in all_)
+
+    return replace(layout, served=changed(layout.served), target=layout.target and changed(layout.target))
 
 
 def undo(layout: Layout) -> Layout:

@@ -116,6 +116,7 @@ class InFlight:
             return None
         request = batch.entries[0].request
         credits, forecast = self._sides[request.is_async]
+        self._counters.busy_ns += busy_ns
         if not batch.suspended:
             credits.give_back(replica_id)
         if request.gathers:

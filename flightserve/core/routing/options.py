@@ -16,6 +16,9 @@ _ZERO_ALLOWED: Final = frozenset({"linger_ms", "max_queue_wait_ms", "num_cpus", 
 def check_options(options: DeploymentOptions) -> None:
     """Raise ConfigError that names the first option which cannot be served and says what is allowed."""
     for field in fields(options):
+        if field.name == "autoscale":
+            # `fs.autoscale` has checked it.
+            continue
         _check_option(field.name, getattr(options, field.name), str(field.type))
     if options.default_timeout_ms > options.max_timeout_ms:
         raise ConfigError(

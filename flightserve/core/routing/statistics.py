@@ -33,7 +33,7 @@ class Counters:
     (its deadline; on arrival) and `would_miss_queued` (when its turn came), `failed` (the method raised), `lost` (a
     replica died), `moved` (to another router), or still in the machine. `retries_refused` are those among `lost` that
     the retry budget did not allow to run again. `queue_wait_ns` is how long `queue_waits` requests waited for their
-    first run, all together."""
+    first run, all together, `busy_ns` how long micro-batches ran, by what their replicas said."""
 
     arrived: int = 0
     completed: int = 0
@@ -58,6 +58,7 @@ class Counters:
     ejected_silent: int = 0
     queue_waits: int = 0
     queue_wait_ns: int = 0
+    busy_ns: int = 0
     abandoned: int = 0
     late: int = 0
 
