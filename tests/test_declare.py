@@ -18,7 +18,7 @@ import pytest
 from flightserve.app import App
 from flightserve.config import FrontendOptions, ServingOptions
 from flightserve.declare import Bound, bind, deployment, left_out, method, single_input, spec_of
-from flightserve.declare.options import Options, autoscale
+from flightserve.declare.options import Options
 from flightserve.errors import ConfigError
 from flightserve.running import serve
 from flightserve.types import DeploymentOptions, MethodSpec
@@ -468,37 +468,6 @@ def test_versions_follow_what_is_served() -> None:
 def test_type_checkers_know_every_option(values: Any, typed: Any) -> None:
     # `autoscale` is said as `replicas`.
     assert {field.name for field in dataclasses.fields(values)} - {"autoscale"} == set(typed.__annotations__)
-
-
-def test_replicas_may_follow_the_load() -> None:
-    follows = autoscale(0, 4, target_queue_ms=5)
-    settings = bound(Pricing, 0.1).options(replicas=follows).settings
-    assert (settings.replicas, settings.autoscale) == (1, follows)
-    assert str(follows) == "0 to 4"
-    again = bound(Pricing, 0.1).options(replicas=follows).options(replicas=3).settings
-    assert (again.replicas, again.autoscale) == (3, None)
-    with pytest.raises(ConfigError, match="unknown deployment option 'autoscale'"):
-        bound(Pricing, 0.1).options(autoscale=follows)  # type: ignore[call-arg]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "more", "message"),
-    [
-        ((-1, 2), {}, "autoscale: low is -1; it must be 0 to 1024"),
-        ((0, 0), {}, "autoscale: high is 0; it must be 1 to 1024"),
-        ((1, 1025), {}, "autoscale: high is 1025; it must be 1 to 1024"),
-        ((3, 2), {}, "autoscale: low is 3, more than high, 2"),
-        ((1.5, 2), {}, "autoscale: low is 1.5; it is a whole number of replicas"),
-        ((True, 2), {}, "autoscale: low is True; it is a whole number of replicas"),
-        ((1, 2), {"target_queue_ms": 0}, "autoscale: target_queue_ms is 0; it must be greater than 0"),
-        ((1, 2), {"down_after_s": "1"}, "autoscale: down_after_s is '1'; it is a number"),
-        ((1, 2), {"down_after_s": float("nan")}, "autoscale: down_after_s is nan; it must be greater than 0"),
-    ],
-)
-def test_bounds_and_times_that_cannot_be(arguments: Any, more: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        autoscale(*arguments, **more)
-    assert autoscale(0, 1024).start == 1
 
 
 def test_serve_names_an_option_that_it_has_not() -> None:
