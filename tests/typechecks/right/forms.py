@@ -174,6 +174,25 @@ kind: type[Model] = Cheaper
 typed = Typed(one)
 
 
+def combine(scores: pa.RecordBatch, reasons: pa.RecordBatch) -> pa.RecordBatch:
+    return scores
+
+
+bare = fs.bind(Bare)
+assert_type(fs.join(model.score, model.explain, combine=combine), fs.Stage)
+score = fs.pipeline("score", bare.echo >> model.score >> bare["options"], replicas=2)
+choice = fs.switch("kind", {"a": model.score, "b": score}, default=bare.echo)
+piped = fs.App(score, fs.pipeline("whole", score >> choice >> model.walk), fs.bind(Front, score), fs.bind(Typed, score))
+
+
+def gathered(one: fs.Handle[Model], other: Model) -> list[pa.RecordBatch]:
+    return fs.gather(one.score.later({}), fs.later(other.score, pa.table({}).to_batches()[0]))
+
+
+async def gathered_async(one: fs.Handle[Model], other: Model) -> list[pa.RecordBatch]:
+    return await fs.gather(one.score.aio({}), fs.aio(other.score, pa.table({}).to_batches()[0]))
+
+
 def serve() -> None:
     limits = fs.EdgeLimits(body_bytes_max=1)
     with fs.serve(app, http_port=0, grpc_port=None, frontends=2, limits=limits, fabric=fs.FabricLimits()) as running:

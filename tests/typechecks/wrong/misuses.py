@@ -87,6 +87,11 @@ model.options(replica=3)  # mypy: call-arg, pyright: reportCallIssue
 model.options(replicas="3")  # mypy: arg-type, pyright: reportArgumentType
 Model("eight percent")  # mypy: arg-type, pyright: reportArgumentType
 
+fs.join(model.score, "x")  # mypy: arg-type, pyright: reportArgumentType
+fs.switch(5, {"a": model.score})  # mypy: arg-type, pyright: reportArgumentType
+fs.pipeline("p", Model.score)  # mypy: arg-type, pyright: reportArgumentType
+fs.pipeline("p", model.score, replica=2)  # mypy: call-arg, pyright: reportCallIssue
+
 fs.App(Model)  # mypy: arg-type, pyright: reportArgumentType
 fs.App(Model(0.1))  # mypy: arg-type, pyright: reportArgumentType
 app = fs.App(price=model)
