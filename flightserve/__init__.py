@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flightserve import metrics as metrics
     from flightserve import sql as sql
     from flightserve.app import App as App
+    from flightserve.client.connecting import connect as connect
     from flightserve.config import EdgeLimits as EdgeLimits
     from flightserve.config import FabricLimits as FabricLimits
     from flightserve.config import ServingOptions as ServingOptions
@@ -65,6 +66,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "flightserve.app": ["App"],
+    "flightserve.client.connecting": ["connect"],
     "flightserve.config": ["EdgeLimits", "FabricLimits", "ServingOptions"],
     "flightserve.contracts.context": ["Context", "context"],
     "flightserve.declare": [
@@ -137,6 +139,7 @@ __all__ = [
     "aio",
     "autoscale",
     "bind",
+    "connect",
     "context",
     "deployment",
     "gather",

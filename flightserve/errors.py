@@ -18,6 +18,8 @@ class FlightserveError(Exception):
     request may be worth another try, 0 where nobody can tell."""
 
     code: ClassVar[int] = 13
+    # What the app calls the request, where a client knows.
+    request_id: str = ""
 
     def __init__(self, message: str, retry_after_ms: int = 0) -> None:
         super().__init__(message)

@@ -5,6 +5,9 @@ class, with the whole traceback in the text. Codes that have no Flight exception
 UNIMPLEMENTED) can only be said by the second way. The traceback is kept off the wire there by exceptions that
 `traceback.format_exception` cannot format: pyarrow then names just the class. GetSchema maps no Flight exception
 at all, so every error of it goes the second way and UNAVAILABLE and its like become UNKNOWN.
+
+What a code does not say goes beside it: a Flight exception's `extra_info` is JSON, `{"kind": "TooLarge",
+"retry_after_ms": 0}`, the name of our error's class; of the others a wrong schema has a class of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Final, NoReturn, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
+import msgspec
 import pyarrow as pa
 from pyarrow import flight
 
-from flightserve.errors import FlightserveError
+from flightserve.errors import KINDS, FlightserveError, SchemaMismatch, kind_of
 from flightserve.frontends.replies import clip
 from flightserve.wire.status import TABLE, Code
 
@@ -35,17 +39,17 @@ class _Untraced:
         raise RuntimeError("the traceback of this error is not for the wire")
 
 
-def _exception_class(name: str) -> type[Exception]:
-    found: type[Exception] = getattr(flight, name, None) or getattr(pa.lib, name)
-    return found
+def _exception_class(name: str) -> Any:
+    return getattr(flight, name, None) or getattr(pa.lib, name)
 
 
-def _untraced(code: Code, base: type[Exception]) -> type[Exception]:
-    return type(code.name, (_Untraced, base), {})
+def _untraced(name: str, base: type[Exception]) -> type[Exception]:
+    return type(name, (_Untraced, base), {})
 
 
 _EXCEPTIONS: Final = {code: _exception_class(status.flight) for code, status in TABLE.items() if status.flight}
-_UNTRACED: Final = {code: _untraced(code, base) for code, base in _EXCEPTIONS.items()}
+_UNTRACED: Final = {code: _untraced(code.name, base) for code, base in _EXCEPTIONS.items()}
+_MISMATCH: Final = _untraced("SCHEMA_MISMATCH", _EXCEPTIONS[Code(SchemaMismatch.code)])
 
 
 def flight_error(error: FlightserveError, untraced: bool = False) -> Exception:
@@ -56,8 +60,14 @@ def flight_error(error: FlightserveError, untraced: bool = False) -> Exception:
         code = Code.INTERNAL
     message = clip(error.message)
     if untraced or not issubclass(_EXCEPTIONS[code], flight.FlightError):
-        return _UNTRACED[code](message)
-    return _EXCEPTIONS[code](message)
+        return _MISMATCH(message) if isinstance(error, SchemaMismatch) else _UNTRACED[code](message)
+    made: Exception = _EXCEPTIONS[code](message, extra_info=_beside(error))
+    return made
+
+
+def _beside(error: FlightserveError) -> bytes:
+    told = {"kind": KINDS[kind_of(error)].__name__, "retry_after_ms": error.retry_after_ms}
+    return msgspec.json.encode(told)
 
 
 def mapped(handler: Callable[P, T], untraced: bool = False) -> Callable[P, T]:

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, Final
 
+import msgspec
 import pyarrow as pa
 from pyarrow import flight
 
@@ -44,6 +45,7 @@ NO_COMMAND: Final = "a command is SQL and has rows to be got; methods are called
 # Flights that one ListFlights names.
 LISTED_MAX: Final = 10_000
 STOP_GRACE_S: Final = 1.0
+DEPLOYMENTS: Final = "flightserve.Deployments"
 HEADERS: Final = "headers"
 # A message comes with all others, before pyarrow's server begins them.
 _SILENT_AT_FIRST: Final = (flight.FlightMethod.DO_PUT, flight.FlightMethod.DO_EXCHANGE)
@@ -275,18 +277,21 @@ class FlightServer(flight.FlightServerBase):
         return [
             ("healthz", 'Is the frontend up? Answers {"ready": bool}.'),
             ("readyz", "Can every deployment serve? UNAVAILABLE when not."),
+            (DEPLOYMENTS, "What is deployed: JSON, a list of deployments with their options and methods."),
             *ACTIONS.items(),
         ]
 
     @mapped
     def do_action(self, context: Any, action: Any) -> Iterator[bytes]:
-        """`healthz`, `readyz` and those of `sql_actions`; anything else is Unimplemented."""
+        """`healthz`, `readyz`, DEPLOYMENTS and those of `sql_actions`; anything else is Unimplemented."""
         if action.type == "healthz":
             return iter([json.dumps({"ready": self._service.ready()}).encode()])
         if action.type == "readyz":
             if not self._service.ready():
                 raise Unavailable("not ready")
             return iter([b'{"ready": true}'])
+        if action.type == DEPLOYMENTS:
+            return iter([msgspec.json.encode(self._service.deployments())])
         body = action.body.to_pybytes()
         results = self._actions.run(action.type, body, self._caller(context), partial(self._begin_session, context))
         if results is None:

@@ -1,0 +1,403 @@
+"""The client for code that blocks: deployments are its attributes, methods theirs, rows go in and come out.
+
+A call is checked, made into requests, sent, and made again where that is safe and may help (`retrying`). All of it is
+thread-safe: one client serves a program's threads. A child that was forked begins anew, by a way of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import pyarrow as pa
+
+from flightserve.client import rows as forms
+from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, ask, is_stream
+from flightserve.client.catalogue import NoSuchName, described, find_deployment
+from flightserve.client.feeding import Fed
+from flightserve.client.retrying import pause_ns
+from flightserve.client.way import WINDOW, Pipe, Way
+from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.errors import FlightserveError
+from flightserve.types import DeploymentSpec, MethodSpec
+
+T = TypeVar("T")
+
+# A way with the method there; what is done with it.
+Work = Callable[[Way, DeploymentSpec, MethodSpec], T]
+
+
+class Ways:
+    """The way that calls go now: found when it is first needed, and anew when it is lost or this is a forked child."""
+
+    def __init__(self, find: Callable[[], Way]) -> None:
+        self._find = find
+        self._lock = threading.Lock()
+        self._way: Way | None = None
+        # Of a parent: gRPC's are not to be touched here, not even to be ended.
+        self._parents: list[Way] = []
+        self._pid = os.getpid()
+        self.closed = threading.Event()
+
+    def current(self) -> Way:
+        """Raises Unreachable, and RuntimeError once closed."""
+        way = self._way
+        if way is not None and not way.lost and self._pid == os.getpid():
+            return way
+        if self._pid != os.getpid():
+            self._lock = threading.Lock()
+        with self._lock:
+            return self._renew()
+
+    def _renew(self) -> Way:
+        way, pid = self._way, os.getpid()
+        if self._pid != pid:
+            self._parents += [way] if way is not None else []
+            self._pid, self._way, self.closed = pid, None, _copied(self.closed)
+        elif way is not None and way.lost and not self.closed.is_set():
+            way.close()
+            self._way = None
+        if self.closed.is_set():
+            raise RuntimeError("the client is closed")
+        if self._way is None:
+            self._way = self._find()
+        return self._way
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.closed.set()
+        if self._way is not None and self._pid == os.getpid():
+            self._way.close()
+
+    def __repr__(self) -> str:
+        return repr(self._way) if self._way is not None else "no way yet"
+
+
+def _copied(event: threading.Event) -> threading.Event:
+    """Locks of a parent's threads may be held for ever in a child."""
+    made = threading.Event()
+    if event.is_set():
+        made.set()
+    return made
+
+
+class Client:
+    """What `fs.connect` gives. `client.Pricing.charge(rows)` calls a method, `client.sql(...)` asks a warehouse.
+
+    Use it as a context manager, or `close` it. A deployment whose name is also one of these methods': `client["sql"]`.
+    """
+
+    def __init__(self, ways: Ways, address: str, timeout_s: float | None, retries: int) -> None:
+        """Connects. Raises Unavailable."""
+        self._ways = ways
+        self._address = address
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._ways.current().deployments()
+
+    # ---- what is there
+
+    def deployments(self) -> list[str]:
+        """The names of what is deployed now."""
+        return sorted(spec.name for spec in self._ways.current().deployments())
+
+    def __getattr__(self, name: str) -> DeploymentClient:
+        if name.startswith("_"):
+            raise AttributeError(f"a client has no attribute {name!r}")
+        return self[name]
+
+    def __getitem__(self, name: str) -> DeploymentClient:
+        """A deployment. Raises NotFound that is an AttributeError as well."""
+        find_deployment(self._ways.current().deployments(), name)
+        return DeploymentClient(self, name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.deployments()]
+
+    @property
+    def way(self) -> str:
+        """How calls go: "memory", on the same machine and user, or "flight"."""
+        return self._ways.current().kind
+
+    def __repr__(self) -> str:
+        if self._ways.closed.is_set():
+            return f"<Client of {self._address}, closed>"
+        return f"<Client of {self._address} by {self.way}: {', '.join(self.deployments()) or 'nothing deployed'}>"
+
+    # ---- life
+
+    def close(self) -> None:
+        """End it: calls that run in other threads end with an error. Idempotent."""
+        self._ways.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- calls
+
+    def _ask(
+        self, as_: str | None, timeout_s: float | None, priority: int, request_id: str | None, retries: int | None
+    ) -> Asked:
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        return ask(as_, timeout_s, priority, request_id, self._retries if retries is None else retries)
+
+    def _run(self, deployment: str, method: str, asked: Asked, work: Work[T], began_ns: int) -> T:
+        """Do the work, and again where that is safe and may help."""
+        failures, found = 0, None
+        while True:
+            try:
+                way = self._ways.current()
+                found = way.find(deployment, method)
+                return work(way, *found)
+            except FlightserveError as error:
+                failures += 1
+                wait_ns = self._pause_ns(error, found, failures, asked, began_ns)
+                if wait_ns is None:
+                    error.request_id = error.request_id or asked.request_id
+                    raise
+            self._ways.closed.wait(wait_ns / NS_PER_S)
+
+    def _pause_ns(
+        self,
+        error: FlightserveError,
+        found: tuple[DeploymentSpec, MethodSpec] | None,
+        failures: int,
+        asked: Asked,
+        began_ns: int,
+    ) -> int | None:
+        deadline_ns = began_ns + int((asked.timeout_s or 0) * NS_PER_S)
+        if found is not None:
+            deadline_ns = asked.deadline_ns(found[0], began_ns)
+        elif asked.timeout_s is None:
+            deadline_ns = began_ns + UNKNOWN_TIMEOUT_NS
+        idempotent = found is not None and found[1].idempotent
+        left_ns = deadline_ns - monotonic_ns()
+        return pause_ns(error, idempotent, failures, asked.retries, left_ns, random.random())
+
+
+# Where it is not even known what is deployed, and the caller did not say.
+UNKNOWN_TIMEOUT_NS = 10 * NS_PER_S
+
+
+class DeploymentClient:
+    """One deployment of a client's app. Its methods are its attributes, or its items: `client.Pricing["charge"]`."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self._name = name
+
+    def _spec(self) -> DeploymentSpec:
+        return find_deployment(self._client._ways.current().deployments(), self._name)
+
+    def __getattr__(self, name: str) -> MethodClient:
+        if name.startswith("_"):
+            raise AttributeError(f"{self._name} serves no method {name!r}")
+        return self[name]
+
+    def __getitem__(self, name: str) -> MethodClient:
+        try:
+            spec, method = self._client._ways.current().find(self._name, name)
+        except NoSuchName:
+            raise
+        return MethodClient(self._client, spec, method)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(method.name for method in self._spec().methods)]
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """A deployment has methods, and is none. Raises TypeError."""
+        names = [method.name for method in self._spec().methods]
+        raise TypeError(
+            f"{self._name} is a deployment; call one of its methods, {', '.join(names)}, as in "
+            f"client.{self._name}.{names[0] if names else 'method'}(rows)"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self._name}: {', '.join(method.name for method in self._spec().methods)}>"
+
+
+class MethodClient:
+    """One method. Call it with rows; `map` it over many."""
+
+    def __init__(self, client: Client, deployment: DeploymentSpec, method: MethodSpec) -> None:
+        self._client = client
+        self._deployment = deployment.name
+        self._method = method.name
+        self._where = f"{deployment.name}.{method.name}"
+        self.__doc__ = described(deployment, method)
+        self.__name__ = method.name
+
+    def __repr__(self) -> str:
+        return f"<method {self._where}>"
+
+    def __call__(
+        self,
+        rows: Any,
+        /,
+        *,
+        as_: str | None = None,
+        timeout_s: float | None = None,
+        priority: int = 0,
+        request_id: str | None = None,
+        retries: int | None = None,
+    ) -> Any:
+        """Call it with rows of any kind (`client.rows`); the answer is of the kind that was given, or of `as_`.
+
+        Of a method that streams it is a `Parts`, to be iterated over; of rows that are a generator or another iterator,
+        an iterator of answers (`map`). Raises the FlightserveError that the app answers; `error.request_id` is what it
+        calls the request.
+        """
+        client = self._client
+        asked = client._ask(as_, timeout_s, priority, request_id, retries)
+        if is_stream(rows):
+            return self._map(rows, asked, WINDOW)
+        began_ns = monotonic_ns()
+
+        def work(way: Way, spec: DeploymentSpec, method: MethodSpec) -> Any:
+            given = forms.take(rows, method, self._where)
+            meta = asked.meta(spec, began_ns)
+            if method.streaming:
+                return Parts(way, spec, method, given, meta, asked.as_)
+            answer = _answer(way, spec, method, given.rows, asked, began_ns)
+            index = given.index if method.row_aligned else None
+            return forms.give(answer, asked.as_ or given.kind, self._where, index)
+
+        return client._run(self._deployment, self._method, asked, work, began_ns)
+
+    def map(
+        self,
+        batches: Iterable[Any],
+        /,
+        *,
+        as_: str | None = None,
+        timeout_s: float | None = None,
+        priority: int = 0,
+        request_id: str | None = None,
+        window: int = WINDOW,
+    ) -> Iterator[Any]:
+        """One request for each item of `batches`, sent while answers come; the answers, in order, each of its item's
+        kind or of `as_`. So many as `window` says are on their way at most. `timeout_s` is each request's. Nothing is
+        made again by itself: what is answered is known, the rest is the caller's to send again."""
+        asked = self._client._ask(as_, timeout_s, priority, request_id, 0)
+        return self._map(iter(batches), asked, window)
+
+    def _map(self, items: Iterator[Any], asked: Asked, window: int) -> Iterator[Any]:
+        way = self._client._ways.current()
+        spec, method = way.find(self._deployment, self._method)
+        if method.streaming:
+            raise TypeError(f"{self._where} streams; call it with the rows of one request at a time")
+        given: list[forms.Given] = []
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for item in items:
+                made = forms.take(item, method, self._where)
+                batch = forms.one_batch(made.rows, self._where)
+                given.append(made._replace(rows=None))
+                yield batch
+
+        pipe = way.open(spec, method, asked.meta(spec, monotonic_ns()), lone=False)
+        fed = Fed(pipe, batches(), lambda: asked.meta(spec, monotonic_ns()), window)
+        return _answers(fed, given, method, asked.as_, self._where)
+
+
+def _answers(fed: Fed, given: list[forms.Given], method: MethodSpec, as_: str | None, where: str) -> Iterator[Any]:
+    try:
+        for answer in fed:
+            item = given.pop(0)
+            yield forms.give(answer, as_ or item.kind, where, item.index if method.row_aligned else None)
+    finally:
+        fed.close()
+
+
+def _answer(
+    way: Way, spec: DeploymentSpec, method: MethodSpec, rows: pa.RecordBatch | pa.Table, asked: Asked, began_ns: int
+) -> pa.RecordBatch | pa.Table:
+    """The answer to rows that may be large."""
+    where = f"{spec.name}.{method.name}"
+    meta = asked.meta(spec, began_ns)
+    if rows.num_rows > SMALL_ROWS and method.row_aligned:
+        parts = forms.pieces(rows, PIECE_BYTES_MAX)
+        if len(parts) > 1:
+            batches = (forms.one_batch(part, where) for part in parts)
+            fed = Fed(way.open(spec, method, meta), batches, lambda: meta, WINDOW)
+            return forms.joined(list(fed), method)
+    return way.call(spec, method, forms.one_batch(rows, where), meta)
+
+
+class Parts:
+    """What a method streams: iterate over the parts as they come, each of the kind that was given. `read_all` gives the
+    rest as one. A context manager; who stops early tells the app by `close`."""
+
+    def __init__(
+        self, way: Way, spec: DeploymentSpec, method: MethodSpec, given: forms.Given, meta: Any, as_: str | None
+    ) -> None:
+        self._where = f"{spec.name}.{method.name}"
+        self._kind = as_ or given.kind
+        self._method = method
+        self._pipe: Pipe = way.open(spec, method, meta)
+        try:
+            self._pipe.send(forms.one_batch(given.rows, self._where), meta)
+            self._pipe.finish()
+            # The first part, with which errors come that may be tried again.
+            self._first = self._pipe.receive()
+        except BaseException:
+            self._pipe.close()
+            raise
+        self._ended = self._first is None
+
+    def _next(self) -> pa.RecordBatch | None:
+        part, self._first = self._first, None
+        if part is not None or self._ended:
+            return part
+        try:
+            part = self._pipe.receive()
+        except BaseException:
+            self.close()
+            raise
+        self._ended = part is None
+        return part
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        part = self._next()
+        if part is None:
+            raise StopIteration
+        return forms.give(part, self._kind, self._where)
+
+    def read_all(self) -> Any:
+        """All parts that are still to come, as one. Raises as the iteration does."""
+        parts: list[pa.RecordBatch] = []
+        while (part := self._next()) is not None:
+            parts.append(part)
+        return forms.give(forms.joined(parts, self._method), self._kind, self._where)
+
+    def close(self) -> None:
+        """Give up what is still to come. Idempotent."""
+        self._ended, self._first = True, None
+        self._pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_ended", True):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Parts of {self._where}{', ended' if self._ended else ''}>"

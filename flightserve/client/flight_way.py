@@ -1,0 +1,202 @@
+"""The way over Arrow Flight, from anywhere: a call is a DoExchange, a stream of requests one DoExchange for all.
+
+pyarrow's client blocks in C++, so what shall end early is cancelled from another thread or by its deadline. A client
+says its deadline twice: to the app (`x-timeout-ms`), whose answer says where the time went, and to gRPC a little later,
+in case the app says nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+from pyarrow import flight
+
+from flightserve.client.catalogue import find_deployment, find_method
+from flightserve.client.flight_errors import FLIGHT_ERRORS, as_flightserve
+from flightserve.client.retrying import Unreachable
+from flightserve.clock import NEVER_NS, NS_PER_MS, NS_PER_S, monotonic_ns
+from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, InvalidArgument
+from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
+
+DEPLOYMENTS: Final = "flightserve.Deployments"
+# How long what is deployed is taken for what it was; a name that is not there is asked for again after the shorter.
+CATALOGUE_NS: Final = 30 * NS_PER_S
+CATALOGUE_NS_MIN: Final = NS_PER_S
+# How much later than the app gRPC ends a call.
+GRACE_S: Final = 2.0
+DISCOVERY_S: Final = 10.0
+
+
+class FlightWay:
+    """See above (`way.Way`)."""
+
+    kind = "flight"
+
+    def __init__(self, address: str, headers: Mapping[str, str], options: Mapping[str, Any]) -> None:
+        """Raises InvalidArgument for what is no address; connects later."""
+        self.address = address
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        try:
+            self._client = flight.FlightClient(address, **options)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise InvalidArgument(f"{address!r} is no address of Flight: {str(error).partition(chr(10))[0]}") from error
+        self._catalogue: tuple[DeploymentSpec, ...] = ()
+        self._found: dict[tuple[str, str], tuple[DeploymentSpec, MethodSpec]] = {}
+        self._looked_ns = -CATALOGUE_NS
+        self._looking = threading.Lock()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<FlightWay to {self.address}>"
+
+    @property
+    def lost(self) -> bool:
+        return self._closed
+
+    # ---- what is deployed
+
+    def deployments(self) -> Sequence[DeploymentSpec]:
+        self._look(0)
+        return self._catalogue
+
+    def find(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:
+        self._look(CATALOGUE_NS)
+        found = self._found.get((deployment, method))
+        if found is None:
+            self._look(CATALOGUE_NS_MIN)
+            spec = find_deployment(self._catalogue, deployment)
+            found = self._found[deployment, method] = spec, find_method(spec, method)
+        return found
+
+    def _look(self, age_ns: int) -> None:
+        """Ask what is deployed, unless that is known and no older."""
+        if self._looked_ns + age_ns > monotonic_ns():
+            return
+        with self._looking:
+            if self._looked_ns + age_ns > monotonic_ns():
+                return
+            self._catalogue = self._ask()
+            self._found = {}
+            self._looked_ns = monotonic_ns()
+
+    def _ask(self) -> tuple[DeploymentSpec, ...]:
+        options = flight.FlightCallOptions(headers=self._headers, timeout=DISCOVERY_S)
+        try:
+            results = list(self._client.do_action(flight.Action(DEPLOYMENTS, b""), options))
+            return msgspec.json.decode(results[0].body, type=tuple[DeploymentSpec, ...])
+        except FLIGHT_ERRORS as error:
+            ours = as_flightserve(error)
+            # Nothing but a question was asked.
+            raise Unreachable(ours.message) if isinstance(ours, DeadlineExceeded) else ours from error
+        except (IndexError, msgspec.MsgspecError) as error:
+            raise FlightserveError(f"what {self.address} says of its deployments cannot be read") from error
+
+    # ---- calls
+
+    def call(
+        self, deployment: DeploymentSpec, method: MethodSpec, batch: pa.RecordBatch, meta: RequestMeta
+    ) -> pa.RecordBatch:
+        pipe = self.open(deployment, method, meta)
+        try:
+            pipe.send(batch, meta)
+            pipe.finish()
+            answer = pipe.receive()
+            if answer is None or pipe.receive() is not None:
+                raise FlightserveError(f"{deployment.name}.{method.name} did not give one reply to one request")
+            return answer
+        finally:
+            pipe.close()
+
+    def open(self, deployment: DeploymentSpec, method: MethodSpec, meta: RequestMeta, lone: bool = True) -> FlightPipe:
+        descriptor = flight.FlightDescriptor.for_path(deployment.name, method.name)
+        return FlightPipe(self._client, descriptor, self._options(meta, lone))
+
+    def _options(self, meta: RequestMeta, lone: bool) -> Any:
+        headers = [*self._headers, (b"x-request-id", meta.request_id.encode())]
+        if meta.priority:
+            headers.append((b"x-priority", b"%d" % meta.priority))
+        if meta.traceparent:
+            headers.append((b"traceparent", meta.traceparent.encode()))
+        timeout_s = None
+        if meta.deadline_ns != NEVER_NS:
+            left_ns = meta.deadline_ns - monotonic_ns()
+            if left_ns <= 0:
+                raise DeadlineExceeded("the deadline passed before the request was sent")
+            headers.append((b"x-timeout-ms", b"%d" % -(-left_ns // NS_PER_MS)))
+            timeout_s = left_ns / NS_PER_S + GRACE_S if lone else None
+        return flight.FlightCallOptions(headers=headers, timeout=timeout_s)
+
+    def close(self) -> None:
+        self._closed = True
+        with contextlib.suppress(*FLIGHT_ERRORS):
+            self._client.close()
+
+
+class FlightPipe:
+    """One DoExchange (`way.Pipe`)."""
+
+    def __init__(self, client: Any, descriptor: Any, options: Any) -> None:
+        try:
+            self._writer, self._reader = client.do_exchange(descriptor, options)
+        except FLIGHT_ERRORS as error:
+            raise as_flightserve(error) from error
+        self._schema: pa.Schema | None = None
+        self._fault: FlightserveError | None = None
+        self._broken = False
+        self._closed = False
+
+    def send(self, batch: pa.RecordBatch, meta: RequestMeta) -> None:
+        if self._broken:
+            return
+        try:
+            if self._schema is None:
+                self._schema = batch.schema
+                self._writer.begin(batch.schema)
+            elif not batch.schema.equals(self._schema):
+                self._fault = InvalidArgument(
+                    f"a stream over Flight has one schema: {_short(self._schema)}; then came {_short(batch.schema)}"
+                )
+                self._broken = True
+                return
+            self._writer.write_batch(batch)
+        except FLIGHT_ERRORS:
+            # Why is for the reader to say.
+            self._broken = True
+
+    def finish(self) -> None:
+        with contextlib.suppress(*FLIGHT_ERRORS):
+            self._writer.done_writing()
+
+    def receive(self) -> pa.RecordBatch | None:
+        try:
+            try:
+                return self._reader.read_chunk().data
+            except StopIteration:
+                # The status comes with the end of the other half.
+                self._writer.close()
+        except FLIGHT_ERRORS as error:
+            if self._closed:
+                raise Cancelled("the call was given up") from None
+            raise as_flightserve(error) from error
+        self._closed = True
+        if self._fault is not None:
+            raise self._fault
+        return None
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(*FLIGHT_ERRORS):
+            self._reader.cancel()
+        with contextlib.suppress(*FLIGHT_ERRORS):
+            self._writer.close()
+
+
+def _short(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)[:512]
