@@ -33,11 +33,20 @@ TURNS_MAX: Final = 16
 class Every:
     """Calls `work` every `period_s` on the loop, first at once, until cancelled. Made on the loop or before it runs."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, period_s: float, work: Callable[[], object], what: str) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        period_s: float,
+        work: Callable[[], object],
+        what: str,
+        on_loss: threads.Loss | None = None,
+    ) -> None:
+        """`on_loss` is told when it fails again and again (default: who looks after the process)."""
         self._loop = loop
         self._period_s = period_s
         self._work = work
         self._what = what
+        self._on_loss = on_loss
         self._failures = 0
         self._cancelled = False
         self._timer: asyncio.Handle = loop.call_soon_threadsafe(self._turn)
@@ -59,7 +68,8 @@ class Every:
             self._failures += 1
             log.exception("%s failed", self._what)
             if self._failures >= FAILURES_MAX:
-                threads.lost(f"{self._what} failed {self._failures} times in a row: {type(error).__name__}: {error}")
+                why = f"{self._what} failed {self._failures} times in a row: {type(error).__name__}: {error}"
+                threads.lost(why, self._on_loss)
                 return
         else:
             self._failures = 0

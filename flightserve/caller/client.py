@@ -38,8 +38,10 @@ from flightserve.caller.staging import MemoryFull
 from flightserve.caller.submitter import RouterSubmitter
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits, FabricLimits
-from flightserve.contracts.service import EncodedStream, Lane, PartCallback, Passed, Payload
+from flightserve.contracts.service import EncodedStream, PartCallback, Passed, Payload
 from flightserve.errors import FlightserveError
+from flightserve.fabric.memory.segments import SegmentMap
+from flightserve.threads import Loss
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 from flightserve.wire.table import Measured, RoutingTable
 
@@ -47,10 +49,13 @@ from flightserve.wire.table import Measured, RoutingTable
 class RouterClient:
     """The tiers behind a frontend (`contracts.service.Service`)."""
 
-    def __init__(self, peer_id: int, limits: FabricLimits, edge: EdgeLimits | None = None) -> None:
+    def __init__(
+        self, peer_id: int, limits: FabricLimits, edge: EdgeLimits | None = None, mapped: SegmentMap | None = None
+    ) -> None:
+        """`mapped` is what segments of others are mapped in, where that is not one of its own."""
         edge = edge or EdgeLimits()
         requests_max = limits.requests_per_connection_max
-        self.memory = CallerMemory(peer_id, limits)
+        self.memory = CallerMemory(peer_id, limits, mapped)
         self.destinations = Destinations()
         self.orphans = Orphans(self.memory.pool, requests_max)
         self.sessions = CallerSessions(self.destinations, self.memory, self.orphans, edge)
@@ -62,9 +67,10 @@ class RouterClient:
 
     # ---- life
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Connect from `loop` as tables come. Any thread."""
-        self.sessions.start(loop)
+    def start(self, loop: asyncio.AbstractEventLoop, on_loss: Loss | None = None) -> None:
+        """Connect from `loop` as tables come. `on_loss` is told where that cannot go on (default: who looks after the
+        process). Any thread."""
+        self.sessions.start(loop, on_loss)
 
     def apply_table(self, table: RoutingTable) -> None:
         """Take over a newer routing table. Any thread."""
@@ -158,7 +164,7 @@ class RouterClient:
             return _give_up_nothing
         return lambda index: submitter.give_up(first_id + index)
 
-    def open_lane(self) -> Lane:
+    def open_lane(self) -> BlockingLane:
         """A lane for a thread that blocks. Any thread."""
         return BlockingLane(self.destinations, self.sessions, self.submitter, self.memory)
 

@@ -22,6 +22,7 @@ from flightserve.clock import monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.loops import Every
+from flightserve.threads import Loss
 from flightserve.wire import frames
 from flightserve.wire.table import Peer
 
@@ -60,11 +61,11 @@ class CallerSessions:
 
     # ---- life
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop, on_loss: Loss | None = None) -> None:
         """Connect from `loop` as tables come. Any thread."""
         self._loop = loop
         self.connect_soon()
-        self._sweeping = Every(loop, SWEEP_S, self._sweep, "looking after requests that nobody answers")
+        self._sweeping = Every(loop, SWEEP_S, self._sweep, "looking after requests that nobody answers", on_loss)
 
     def stop(self) -> None:
         """End all sessions. Any thread but the loop's."""

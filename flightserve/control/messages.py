@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from flightserve.config import EdgeLimits, FabricLimits
 from flightserve.contracts.refreshing import Refreshed
 from flightserve.core.lifecycle.reconciling import Slot
 from flightserve.types import MetricFamily
@@ -178,6 +179,18 @@ class Withdraw(msgspec.Struct, array_like=True, frozen=True, tag=20):
     id: str
 
 
+class Follow(msgspec.Struct, array_like=True, frozen=True, tag=22):
+    """A client's first message, on the same machine and of the same user: answer with a `Followed`, then with a
+    `Publish` on every change."""
+
+
+class Followed(msgspec.Struct, array_like=True, frozen=True, tag=23):
+    """Supervisor to client: the bounds that the app's own processes have and its frontends take."""
+
+    fabric: FabricLimits
+    edge: EdgeLimits
+
+
 class CommandResult(msgspec.Struct, array_like=True, frozen=True, tag=13):
     """Supervisor to command: how the change ended. `kind` indexes `errors.KINDS`, -1 for success; `detail` is a
     traceback, where there is one."""
@@ -280,6 +293,8 @@ _Arrays = (
     | RefreshAnswer
     | Withdraw
     | MakeRoom
+    | Follow
+    | Followed
 )
 Message = _Arrays | View
 

@@ -24,6 +24,8 @@ from flightserve.control.messages import (
     Ask,
     Attach,
     Deploy,
+    Follow,
+    Followed,
     Inbox,
     Keep,
     Left,
@@ -54,6 +56,8 @@ from flightserve.loops import beside
 log = logging.getLogger("flightserve.control.supervisor")
 
 READ_BYTES = 1 << 16
+# Clients by memory: each is a connection here and two at each router.
+FOLLOWERS_MAX = 1024
 
 
 class Supervisor:
@@ -75,6 +79,9 @@ class Supervisor:
         self._roster.raylet_pid = cluster.raylet_pid
         self._attached = not adopting
         self._observers: set[asyncio.StreamWriter] = set()
+        # Clients that follow the routing table.
+        self._followers: set[asyncio.StreamWriter] = set()
+        self._published: Publish | None = None
         self._entrance = Entrance()
         self._closings = Telling()
         self._publishing: asyncio.TimerHandle | None = None
@@ -156,6 +163,7 @@ class Supervisor:
         finally:
             self._entrance.heard(writer)
             self._observers.discard(writer)
+            self._followers.discard(writer)
             if record is not None:
                 self._processes.disconnected(record, writer)
             writer.close()
@@ -199,6 +207,8 @@ class Supervisor:
                     self._shutdown = beside(self._loop, self._shut_down(drain_timeout_s), "stopping the app")
             case Ask():
                 send(writer, self._view())
+            case Follow():
+                self._follow(writer)
             case _:
                 raise ProtocolError(f"{type(message).__name__} out of place")
         return record
@@ -210,6 +220,14 @@ class Supervisor:
             self._attached = True
             if message.kept:
                 self._changes.restore(message.kept)
+
+    def _follow(self, writer: asyncio.StreamWriter) -> None:
+        if len(self._followers) >= FOLLOWERS_MAX:
+            raise ProtocolError(f"{FOLLOWERS_MAX} clients follow the app already")
+        self._followers.add(writer)
+        send(writer, Followed(self._plan.fabric, self._plan.options.limits))
+        if self._published is not None:
+            send(writer, self._published)
 
     def _announced(self, message: Announce, pid: int, writer: asyncio.StreamWriter, now_ns: int) -> Record:
         if message.pid != pid:
@@ -262,8 +280,10 @@ class Supervisor:
             # Whoever has not announced itself yet would be missing in the table, and requests fail for it.
             return
         self._version = max(self._version + 1, time.monotonic_ns())
-        table = Publish(self._roster.table(self._version))
+        table = self._published = Publish(self._roster.table(self._version))
         self._processes.tell_all(table)
+        for writer in self._followers:
+            send(writer, table)
         self._send_views()
 
     # ---- shutdown
