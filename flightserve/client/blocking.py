@@ -11,15 +11,16 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import pyarrow as pa
 
 from flightserve.client import rows as forms
 from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, ask, is_stream
-from flightserve.client.catalogue import NoSuchName, described, find_deployment
+from flightserve.client.catalogue import described
 from flightserve.client.feeding import Fed
 from flightserve.client.retrying import pause_ns
+from flightserve.client.sql import QUERY, Asking, Texts, parameters_of, run_merged, warehouse_of
 from flightserve.client.way import WINDOW, Pipe, Way
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import FlightserveError
@@ -27,7 +28,10 @@ from flightserve.types import DeploymentSpec, MethodSpec
 
 T = TypeVar("T")
 
-# A way with the method there; what is done with it.
+# What `sql` gives beside the kinds of rows.
+READER: Final = "reader"
+# The method that a call is of, and what is done with it.
+Find = Callable[[Way], tuple[DeploymentSpec, MethodSpec]]
 Work = Callable[[Way, DeploymentSpec, MethodSpec], T]
 
 
@@ -97,13 +101,14 @@ class Client:
         self._address = address
         self._timeout_s = timeout_s
         self._retries = retries
+        self._texts = Texts()
         self._ways.current().deployments()
 
     # ---- what is there
 
     def deployments(self) -> list[str]:
         """The names of what is deployed now."""
-        return sorted(spec.name for spec in self._ways.current().deployments())
+        return sorted(spec.name for spec in self._ways.current().deployments(0))
 
     def __getattr__(self, name: str) -> DeploymentClient:
         if name.startswith("_"):
@@ -112,7 +117,7 @@ class Client:
 
     def __getitem__(self, name: str) -> DeploymentClient:
         """A deployment. Raises NotFound that is an AttributeError as well."""
-        find_deployment(self._ways.current().deployments(), name)
+        self._ways.current().known(name)
         return DeploymentClient(self, name)
 
     def __dir__(self) -> list[str]:
@@ -144,19 +149,59 @@ class Client:
 
     # ---- calls
 
+    def sql(
+        self,
+        query: str,
+        parameters: Any = None,
+        /,
+        *,
+        warehouse: str | None = None,
+        as_: str = "table",
+        timeout_s: float | None = None,
+        priority: int = 0,
+        request_id: str | None = None,
+        retries: int | None = None,
+    ) -> Any:
+        """Ask a warehouse; the rows as a `pa.Table`, or `as_` another kind, or `"reader"`: a `pa.RecordBatchReader`
+        that gives them as they come.
+
+        `parameters` are values by position (`["UA", 1]` for `$1` or `?`) or by name (`{"carrier": "UA"}` for
+        `$carrier`); a list of such, or a table, is one execution for each row, whose results come one after another.
+        `warehouse` is needed where there are several. Raises the FlightserveError that the app answers.
+        """
+        asked = self._ask(None if as_ == READER else as_, timeout_s, priority, request_id, retries)
+        bound = parameters_of(parameters)
+        began_ns = monotonic_ns()
+
+        def find(way: Way) -> tuple[DeploymentSpec, MethodSpec]:
+            return way.find(warehouse_of(way, warehouse).name, QUERY)
+
+        def work(way: Way, spec: DeploymentSpec, method: MethodSpec) -> Any:
+            asking = Asking(spec.name, query, bound)
+            meta = asked.meta(spec, began_ns)
+            merged = run_merged(way, spec, asking, self._texts, meta)
+            if merged is not None:
+                found = pa.Table.from_batches([merged])
+                return found.to_reader() if as_ == READER else forms.give(found, as_, spec.name)
+            given = forms.Given(asking.request, as_)
+            parts = Parts(way, spec, method, given, meta, None)
+            return parts.to_reader() if as_ == READER else parts.read_all()
+
+        return self._run(work, asked, began_ns, find)
+
     def _ask(
         self, as_: str | None, timeout_s: float | None, priority: int, request_id: str | None, retries: int | None
     ) -> Asked:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         return ask(as_, timeout_s, priority, request_id, self._retries if retries is None else retries)
 
-    def _run(self, deployment: str, method: str, asked: Asked, work: Work[T], began_ns: int) -> T:
-        """Do the work, and again where that is safe and may help."""
+    def _run(self, work: Work[T], asked: Asked, began_ns: int, find: Find) -> T:
+        """Do the work, and again where that is safe and may help; `find` says of which method it is."""
         failures, found = 0, None
         while True:
             try:
                 way = self._ways.current()
-                found = way.find(deployment, method)
+                found = find(way)
                 return work(way, *found)
             except FlightserveError as error:
                 failures += 1
@@ -185,7 +230,7 @@ class Client:
 
 
 # Where it is not even known what is deployed, and the caller did not say.
-UNKNOWN_TIMEOUT_NS = 10 * NS_PER_S
+UNKNOWN_TIMEOUT_NS: Final = 10 * NS_PER_S
 
 
 class DeploymentClient:
@@ -196,7 +241,7 @@ class DeploymentClient:
         self._name = name
 
     def _spec(self) -> DeploymentSpec:
-        return find_deployment(self._client._ways.current().deployments(), self._name)
+        return self._client._ways.current().known(self._name)
 
     def __getattr__(self, name: str) -> MethodClient:
         if name.startswith("_"):
@@ -204,11 +249,7 @@ class DeploymentClient:
         return self[name]
 
     def __getitem__(self, name: str) -> MethodClient:
-        try:
-            spec, method = self._client._ways.current().find(self._name, name)
-        except NoSuchName:
-            raise
-        return MethodClient(self._client, spec, method)
+        return MethodClient(self._client, *self._client._ways.current().find(self._name, name))
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *(method.name for method in self._spec().methods)]
@@ -271,7 +312,7 @@ class MethodClient:
             index = given.index if method.row_aligned else None
             return forms.give(answer, asked.as_ or given.kind, self._where, index)
 
-        return client._run(self._deployment, self._method, asked, work, began_ns)
+        return client._run(work, asked, began_ns, lambda way: way.find(self._deployment, self._method))
 
     def map(
         self,
@@ -381,6 +422,19 @@ class Parts:
         while (part := self._next()) is not None:
             parts.append(part)
         return forms.give(forms.joined(parts, self._method), self._kind, self._where)
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        """The parts as batches of one reader, for whatever reads Arrow's streams, as they come."""
+        first = self._next()
+        schema = forms.joined([] if first is None else [first], self._method).schema
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            part = first
+            while part is not None:
+                yield part
+                part = self._next()
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
 
     def close(self) -> None:
         """Give up what is still to come. Idempotent."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -19,14 +20,12 @@ from pyarrow import flight
 from flightserve.client.catalogue import find_deployment, find_method
 from flightserve.client.flight_errors import FLIGHT_ERRORS, as_flightserve
 from flightserve.client.retrying import Unreachable
+from flightserve.client.way import CATALOGUE_NS, CATALOGUE_NS_MIN
 from flightserve.clock import NEVER_NS, NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, InvalidArgument
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 DEPLOYMENTS: Final = "flightserve.Deployments"
-# How long what is deployed is taken for what it was; a name that is not there is asked for again after the shorter.
-CATALOGUE_NS: Final = 30 * NS_PER_S
-CATALOGUE_NS_MIN: Final = NS_PER_S
 # How much later than the app gRPC ends a call.
 GRACE_S: Final = 2.0
 DISCOVERY_S: Final = 10.0
@@ -50,6 +49,7 @@ class FlightWay:
         self._looked_ns = -CATALOGUE_NS
         self._looking = threading.Lock()
         self._closed = False
+        self._pipes: weakref.WeakSet[FlightPipe] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return f"<FlightWay to {self.address}>"
@@ -60,29 +60,28 @@ class FlightWay:
 
     # ---- what is deployed
 
-    def deployments(self) -> Sequence[DeploymentSpec]:
-        self._look(0)
+    def deployments(self, age_ns: int = CATALOGUE_NS) -> Sequence[DeploymentSpec]:
+        if self._looked_ns + age_ns <= monotonic_ns():
+            with self._looking:
+                if self._looked_ns + age_ns <= monotonic_ns():
+                    self._catalogue = self._ask()
+                    self._found = {}
+                    self._looked_ns = monotonic_ns()
         return self._catalogue
 
+    def known(self, deployment: str) -> DeploymentSpec:
+        found = next((spec for spec in self.deployments() if spec.name == deployment), None)
+        return found or find_deployment(self.deployments(CATALOGUE_NS_MIN), deployment)
+
     def find(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:
-        self._look(CATALOGUE_NS)
+        self.deployments()
         found = self._found.get((deployment, method))
         if found is None:
-            self._look(CATALOGUE_NS_MIN)
-            spec = find_deployment(self._catalogue, deployment)
+            spec = self.known(deployment)
+            if spec.method(method) is None:
+                spec = find_deployment(self.deployments(CATALOGUE_NS_MIN), deployment)
             found = self._found[deployment, method] = spec, find_method(spec, method)
         return found
-
-    def _look(self, age_ns: int) -> None:
-        """Ask what is deployed, unless that is known and no older."""
-        if self._looked_ns + age_ns > monotonic_ns():
-            return
-        with self._looking:
-            if self._looked_ns + age_ns > monotonic_ns():
-                return
-            self._catalogue = self._ask()
-            self._found = {}
-            self._looked_ns = monotonic_ns()
 
     def _ask(self) -> tuple[DeploymentSpec, ...]:
         options = flight.FlightCallOptions(headers=self._headers, timeout=DISCOVERY_S)
@@ -114,7 +113,11 @@ class FlightWay:
 
     def open(self, deployment: DeploymentSpec, method: MethodSpec, meta: RequestMeta, lone: bool = True) -> FlightPipe:
         descriptor = flight.FlightDescriptor.for_path(deployment.name, method.name)
-        return FlightPipe(self._client, descriptor, self._options(meta, lone))
+        pipe = FlightPipe(self._client, descriptor, self._options(meta, lone))
+        self._pipes.add(pipe)
+        if self._closed:
+            pipe.close()
+        return pipe
 
     def _options(self, meta: RequestMeta, lone: bool) -> Any:
         headers = [*self._headers, (b"x-request-id", meta.request_id.encode())]
@@ -133,6 +136,9 @@ class FlightWay:
 
     def close(self) -> None:
         self._closed = True
+        # pyarrow's own `close` waits for what runs.
+        for pipe in list(self._pipes):
+            pipe.close()
         with contextlib.suppress(*FLIGHT_ERRORS):
             self._client.close()
 

@@ -72,8 +72,11 @@ class MemoryWay:
     def lost(self) -> bool:
         return self._peer.lost
 
-    def deployments(self) -> Sequence[DeploymentSpec]:
+    def deployments(self, age_ns: int = 0) -> Sequence[DeploymentSpec]:
         return self._peer.deployments()
+
+    def known(self, deployment: str) -> DeploymentSpec:
+        return self._peer.known(deployment)
 
     def find(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:
         return self._peer.find(deployment, method)
@@ -83,6 +86,7 @@ class MemoryWay:
     def call(
         self, deployment: DeploymentSpec, method: MethodSpec, batch: pa.RecordBatch, meta: RequestMeta
     ) -> pa.RecordBatch:
+        self._peer.check_size(batch)
         try:
             lane = self._lanes.pop()
         except IndexError:
@@ -162,6 +166,7 @@ class MemoryPipe:
             self._order.append(key)
             self._changed.notify_all()
         try:
+            self._peer.check_size(batch)
             self._lane.submit(key, *self._target, batch, meta)
         except FlightserveError as error:
             self._lane.deliver(key, None, error, True)

@@ -19,11 +19,12 @@ from flightserve.client.catalogue import find_deployment, find_method
 from flightserve.client.finding import FoundApp
 from flightserve.client.held import HeldMap, copied
 from flightserve.client.retrying import Unreachable
+from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Result
 from flightserve.control.following import follow
 from flightserve.control.messages import Followed
 from flightserve.control.names import new_peer_id
-from flightserve.errors import NotFound
+from flightserve.errors import NotFound, TooLarge
 from flightserve.loops import beside
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire.table import RoutingTable
@@ -40,7 +41,9 @@ class ClientPeer:
     def __init__(self, app: FoundApp) -> None:
         self.app = app
         self.lost = False
+        # These are there once it is ready.
         self.client: RouterClient
+        self.edge: EdgeLimits
         self._held: HeldMap
         self._following: asyncio.Task[None] | None = None
         self._known = False
@@ -65,6 +68,7 @@ class ClientPeer:
     def _followed(self, message: Followed) -> None:
         if not self._known:
             self._known = True
+            self.edge = message.edge
             self._held = HeldMap(message.fabric)
             self.client = RouterClient(new_peer_id(), message.fabric, message.edge, self._held)
             self.client.start(self._loop, self._lose)
@@ -112,6 +116,12 @@ class ClientPeer:
         self.check()
         return list(self.client.deployments())
 
+    def known(self, deployment: str) -> DeploymentSpec:
+        """As `way.Way`."""
+        self.check()
+        entry = self.client.destinations.entries.get(deployment)
+        return entry.spec if entry is not None else find_deployment(self.client.deployments(), deployment)
+
     def find(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:
         """As `way.Way`."""
         self.check()
@@ -120,6 +130,13 @@ class ClientPeer:
         except NotFound:
             spec = find_deployment(self.client.deployments(), deployment)
             return spec, find_method(spec, method)
+
+    def check_size(self, batch: pa.RecordBatch) -> None:
+        """What a frontend says of a request that is too large. Raises TooLarge."""
+        most = self.edge.body_bytes_max
+        # Of a slice the first is all that it is of.
+        if batch.get_total_buffer_size() > most and (nbytes := batch.nbytes) > most:
+            raise TooLarge(f"a batch of {nbytes} bytes; at most {most} are taken")
 
     # ---- answers
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import pyarrow as pa
 
+from flightserve.clock import NS_PER_S
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 # Requests of one stream that are sent before the first of them is answered, at most.
-WINDOW: int = 16
+WINDOW: Final = 16
+# For how long what is deployed is taken for what it was, where it takes a call to know; a name that is not there is
+# asked for again after the shorter.
+CATALOGUE_NS: Final = 30 * NS_PER_S
+CATALOGUE_NS_MIN: Final = NS_PER_S
 
 
 class Pipe(Protocol):
@@ -45,8 +50,12 @@ class Way(Protocol):
         """Nothing goes this way any more; there may be another."""
         ...
 
-    def deployments(self) -> Sequence[DeploymentSpec]:
-        """What is deployed now. Raises Unreachable."""
+    def deployments(self, age_ns: int = CATALOGUE_NS) -> Sequence[DeploymentSpec]:
+        """What is deployed, as it was so long ago at most. Raises Unreachable."""
+        ...
+
+    def known(self, deployment: str) -> DeploymentSpec:
+        """A deployment by its name. Raises NoSuchName."""
         ...
 
     def find(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -76,12 +76,20 @@ class Statement:
     parameters: bytes = b""
 
 
-def warehouses(service: Service) -> list[DeploymentSpec]:
+class Deployed(Protocol):
+    """Whatever knows what is deployed: a `Service`, and more."""
+
+    def deployments(self) -> Sequence[DeploymentSpec]:
+        """What is deployed now."""
+        ...
+
+
+def warehouses(service: Deployed) -> list[DeploymentSpec]:
     """All warehouses that are deployed, by name."""
     return [spec for spec in service.deployments() if spec.kind == KIND]
 
 
-def choose(service: Service, name: str | None) -> DeploymentSpec:
+def choose(service: Deployed, name: str | None) -> DeploymentSpec:
     """The warehouse of that name, or the only one. Raises NotFound, InvalidArgument where one must be
     named, Unimplemented where there is none."""
     known = warehouses(service)

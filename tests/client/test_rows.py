@@ -1,0 +1,141 @@
+"""What users have as record batches, and answers in the kind that was given: nothing is lost on the way."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from flightserve.client import rows as forms
+from flightserve.client.calling import ask, is_stream
+from flightserve.errors import InvalidArgument
+from flightserve.types import MethodSpec
+
+ANY = MethodSpec("any")
+PRICE = pa.schema([("price", pa.float64()), ("day", pa.date32())])
+TYPED = MethodSpec("typed", input_schema=PRICE.serialize().to_pybytes())
+DAY = datetime.date(2024, 2, 29)
+
+
+def there_and_back(given: Any, method: MethodSpec = ANY, as_: str | None = None) -> Any:
+    made = forms.take(given, method, "A.any")
+    return forms.give(forms.one_batch(made.rows, "A.any"), as_ or made.kind, "A.any", made.index)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pa.record_batch({"a": [1, None]}),
+        pa.table({"a": [1, 2], "b": ["x", None]}),
+        {"a": [1, 2], "b": ["x", None]},
+        [{"a": 1, "b": "x"}, {"a": None, "b": "y"}],
+        {"a": 1, "b": "x", "c": DAY},
+        [],
+        {"a": [decimal.Decimal("1.5")], "b": [[1, 2]]},
+    ],
+)
+def test_each_kind_comes_back_as_it_was(given: Any) -> None:
+    back = there_and_back(given)
+    assert type(back) is type(given)
+    assert back == given
+
+
+def test_frames_come_back_as_they_were() -> None:
+    frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}, index=[7, 3])
+    pd.testing.assert_frame_equal(there_and_back(frame), frame, check_dtype=False)
+    assert list(there_and_back(frame).index) == [7, 3]
+    polar = pl.DataFrame({"a": [1, None], "b": ["x", "y"]})
+    assert there_and_back(polar).equals(polar)
+
+
+def test_arrays_come_back_as_arrays_of_any_width() -> None:
+    given = {"a": np.arange(3, dtype=np.int8), "b": np.arange(6.0).reshape(3, 2)}
+    back = there_and_back(given)
+    assert {name: (values.dtype, values.tolist()) for name, values in back.items()} == {
+        name: (values.dtype, values.tolist()) for name, values in given.items()
+    }
+
+
+@pytest.mark.parametrize("kind", forms.KINDS)
+def test_answers_in_any_kind(kind: str) -> None:
+    back = there_and_back(pa.table({"a": [1]}), as_=kind)
+    assert (back["a"][0] if kind not in ("rows", "row") else (back[0] if kind == "rows" else back)["a"]) in (
+        1,
+        pa.scalar(1),
+    )
+
+
+def test_rows_that_leave_keys_out_have_nulls_there() -> None:
+    assert there_and_back([{"a": 1}, {"b": 2}]) == [{"a": 1, "b": None}, {"a": None, "b": 2}]
+
+
+def test_values_are_of_the_declared_types_where_they_fit() -> None:
+    made = forms.take({"price": [1, 2], "day": [DAY, None]}, TYPED, "A.typed").rows
+    assert made.schema.equals(PRICE)
+    assert forms.take({"price": 1, "day": None}, TYPED, "A.typed").rows.schema.equals(PRICE)
+    assert forms.take([], TYPED, "A.typed").rows.schema.equals(PRICE)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"price": ["x"]}, "'price' cannot be sent"),
+        ({"a": [1], "b": 2}, "'b' is a value of type int"),
+        ({"a": [1, 2], "b": [1]}, "different lengths ('a': 2, 'b': 1)"),
+        ({1: [2]}, "1 is no column's name"),
+        ([{}], "empty dicts"),
+        ({"a": [1, "x"]}, "'a' cannot be sent"),
+        ({"a": [object()]}, "'a' cannot be sent"),
+        (pd.DataFrame({"a": [1, "x"]}), "'a' cannot be sent"),
+    ],
+)
+def test_values_that_make_no_column(given: Any, says: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        forms.take(given, TYPED, "A.typed")
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize("given", [None, "text", b"raw", 5, [1, 2], [pa.table({"a": [1]})]])
+def test_what_are_no_rows(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"A\.typed takes a record batch"):
+        forms.take(given, TYPED, "A.typed")
+
+
+def test_a_large_table_is_cut_into_pieces_of_its_rows() -> None:
+    table = pa.table({"a": range(1000)})
+    parts = forms.pieces(table, 1000)
+    assert [part.num_rows for part in parts] == [125] * 8
+    assert pa.concat_tables(parts).equals(table)
+    assert forms.pieces(table, 8000) == [table]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"as_": "arrow"}, "as_ is 'arrow'; there are: record_batch"),
+        ({"timeout_s": -1}, "timeout_s is -1"),
+        ({"timeout_s": float("nan")}, "timeout_s is nan"),
+        ({"timeout_s": True}, "timeout_s is True"),
+        ({"priority": 10}, "priority is 10"),
+        ({"request_id": "two\nlines"}, "x-request-id"),
+        ({"retries": -1}, "retries is -1"),
+    ],
+)
+def test_options_that_make_no_sense(wrong: dict[str, Any], says: str) -> None:
+    options: dict[str, Any] = {"as_": None, "timeout_s": None, "priority": 0, "request_id": None, "retries": 4}
+    with pytest.raises(InvalidArgument) as caught:
+        ask(**{**options, **wrong})
+    assert says in caught.value.message
+
+
+def test_a_generator_is_a_stream_and_a_reader_is_a_table() -> None:
+    assert is_stream(iter([]))
+    assert not is_stream([])
+    assert not is_stream(pa.table({"a": [1]}).to_reader())
+    assert there_and_back(pa.table({"a": [1]}).to_reader()).equals(pa.table({"a": [1]}))
