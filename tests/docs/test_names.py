@@ -22,7 +22,7 @@ PATH = re.compile(r"(?:flightserve|tests|examples|benchmarks|docs|proto)/[\w./*-
 MODULE = re.compile(r"flightserve(?:\.[A-Za-z_]\w*)+")
 # Made when it is asked for, and in no clone.
 MADE = {"benchmarks/results", "examples/flights/data"}
-ACTIONS = (ROOT / "flightserve/frontends/flight/sql_actions.py").read_text()
+ACTIONS = "".join((ROOT / f"flightserve/frontends/flight/{name}.py").read_text() for name in ("server", "sql_actions"))
 PROTO = (ROOT / "flightserve" / "proto" / "flightserve" / "v1" / "flightserve.proto").read_text()
 
 

@@ -76,7 +76,7 @@ class Statement:
     parameters: bytes = b""
 
 
-class Deployed(Protocol):
+class KnowsDeployments(Protocol):
     """Whatever knows what is deployed: a `Service`, and more."""
 
     def deployments(self) -> Sequence[DeploymentSpec]:
@@ -84,12 +84,12 @@ class Deployed(Protocol):
         ...
 
 
-def warehouses(service: Deployed) -> list[DeploymentSpec]:
+def warehouses(service: KnowsDeployments) -> list[DeploymentSpec]:
     """All warehouses that are deployed, by name."""
     return [spec for spec in service.deployments() if spec.kind == KIND]
 
 
-def choose(service: Deployed, name: str | None) -> DeploymentSpec:
+def choose(service: KnowsDeployments, name: str | None) -> DeploymentSpec:
     """The warehouse of that name, or the only one. Raises NotFound, InvalidArgument where one must be
     named, Unimplemented where there is none."""
     known = warehouses(service)
