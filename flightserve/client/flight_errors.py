@@ -54,7 +54,7 @@ _BY_CLASS: Final[tuple[tuple[type[Exception], type[FlightserveError]], ...]] = (
 )
 
 
-class _Beside(msgspec.Struct):
+class _ExtraInfo(msgspec.Struct):
     kind: str
     retry_after_ms: int = 0
 
@@ -78,8 +78,8 @@ def as_flightserve(error: BaseException) -> FlightserveError:
     return kind(message)
 
 
-def _told(extra: Any) -> _Beside | None:
+def _told(extra: Any) -> _ExtraInfo | None:
     try:
-        return msgspec.json.decode(extra, type=_Beside) if extra else None
+        return msgspec.json.decode(extra, type=_ExtraInfo) if extra else None
     except msgspec.MsgspecError:
         return None
