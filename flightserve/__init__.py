@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flightserve import metrics as metrics
+    from flightserve import models as models
     from flightserve import sql as sql
     from flightserve.app import App as App
     from flightserve.client.connecting import connect as connect
@@ -108,7 +109,7 @@ _NAMES = {
     "flightserve.types": ["DeploymentOptions"],
 }
 # Rooms that are names themselves.
-_ROOMS = ("metrics", "sql")
+_ROOMS = ("metrics", "models", "sql")
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
@@ -148,6 +149,7 @@ __all__ = [
     "later",
     "method",
     "metrics",
+    "models",
     "on_stop",
     "pipeline",
     "serve",

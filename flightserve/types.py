@@ -22,7 +22,8 @@ class MethodSpec:
     A `delimited` method is not row-aligned, and its requests share micro-batches all the same: its result begins with
     the column `rid`, which says for each row what row of the input it belongs to. It does many requests at nearly the
     cost of one, so that they wait for each other (`core.routing.gathering`). Where a decimal is what an engine makes of
-    sums (`sums`), JSON has it as a number.
+    sums (`sums`), JSON has it as a number. A method that `rounds` takes wider floats, and whole numbers, as the floats
+    that it declares, rounded: to a model of 32-bit floats 0.1 is as near as they come.
     """
 
     name: str
@@ -38,6 +39,7 @@ class MethodSpec:
     strict: bool = False
     example: bytes | None = None
     sums: bool = False
+    rounds: bool = False
 
 
 # Micro-batches of `async def` methods that one replica runs at once where its deployment says nothing.

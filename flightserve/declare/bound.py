@@ -94,8 +94,13 @@ class Bound(_AsArgument[T_co], Chainable):
 
         args = [replaced(value, Callee, stand_in) for value in self.args]
         kwargs = {key: replaced(value, Callee, stand_in) for key, value in self.kwargs.items()}
-        # A class may want to know the name it is served by, and by how many replicas, as arguments that it names.
-        told = {"flightserve_named": self.name, "flightserve_counted": self.settings.replicas}
+        # A class may want to know the name it is served by, by how many replicas, and its options, as arguments that it
+        # names.
+        told = {
+            "flightserve_named": self.name,
+            "flightserve_counted": self.settings.replicas,
+            "flightserve_options": self.settings,
+        }
         wanted = {getattr(self.cls, mark): value for mark, value in told.items() if hasattr(self.cls, mark)}
         return self.cls(*args, **kwargs, **wanted)
 

@@ -115,7 +115,14 @@ def test_options_of_autoscale() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "of"), [("Method", fs.method), ("Health", fs.healthy), ("Warehouse", fs.sql.Warehouse)]
+    ("heading", "of"),
+    [
+        ("Method", fs.method),
+        ("Health", fs.healthy),
+        ("Warehouse", fs.sql.Warehouse),
+        ("Sklearn", fs.models.Sklearn),
+        ("Onnx", fs.models.Onnx),
+    ],
 )
 def test_options_of_decorators_and_warehouses(heading: str, of: Any) -> None:
     check_defaults(tables("options")[heading], keywords(of))

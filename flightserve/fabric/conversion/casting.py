@@ -49,7 +49,7 @@ def fitted(batch: pa.RecordBatch, spec: MethodSpec, where: str, bytes_max: int) 
         return batch
     columns = batch.columns if plan.places is None else [batch.column(place) for place in plan.places]
     if plan.casts:
-        _cast_columns(columns, plan, where, Budget(bytes_max))
+        _cast_columns(columns, plan, where, Budget(bytes_max, spec.rounds))
     for place, field in plan.required:
         _require(columns[place], field, where)
     return batch if plan.passes else pa.RecordBatch.from_arrays(columns, schema=plan.result_schema(batch.schema))
@@ -87,12 +87,12 @@ def _fit(array: pa.Array, kind: pa.DataType, budget: Budget, where: str, name: s
     try:
         return cast(array, kind, budget)
     except _MISFIT_ERRORS as error:
-        row = _first(array, partial(_misfits, kind=kind, bytes_max=budget.bytes_max))
+        row = _first(array, partial(_misfits, kind=kind, budget=budget))
         reason = str(error).partition("\n")[0][:256]
     if row is None:
         raise SchemaMismatch(f"{where}: column {name!r} cannot be taken as {kind}: {reason}")
     misfit = f"row {row} of column {name!r}: {_shown(array[row])} does not fit {kind}, which is declared"
-    if pa.types.is_floating(kind) and pa.types.is_floating(array.type):
+    if pa.types.is_floating(kind) and pa.types.is_floating(array.type) and not budget.rounds:
         misfit += f" (no {kind} is exactly that: round the column first, or declare double)"
     raise SchemaMismatch(f"{where}: {misfit}")
 
@@ -118,10 +118,10 @@ def _first(array: pa.Array, fails: Callable[[pa.Array], bool]) -> int | None:
     return start if start < stop and fails(array.slice(start, 1)) else None
 
 
-def _misfits(array: pa.Array, kind: pa.DataType, bytes_max: int) -> bool:
+def _misfits(array: pa.Array, kind: pa.DataType, budget: Budget) -> bool:
     """Raises TooLarge: the cast may have ended before it came to what is large."""
     try:
-        cast(array, kind, Budget(bytes_max))
+        cast(array, kind, Budget(budget.bytes_max, budget.rounds))
     except _MISFIT_ERRORS:
         return True
     return False

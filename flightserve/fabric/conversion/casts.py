@@ -36,10 +36,11 @@ _LIST_ARRAYS: Final = {
 
 
 class Budget:
-    """How many bytes a cast may still make."""
+    """What a cast may do: how many bytes it may still make, and whether it rounds to narrower floats."""
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, rounds: bool = False) -> None:
         self.bytes_max = self._left = nbytes
+        self.rounds = rounds
 
     def take(self, nbytes: int) -> None:
         """Raises TooLarge."""
@@ -95,9 +96,22 @@ def _plain(array: pa.Array, kind: pa.DataType, budget: Budget) -> pa.Array:
         array = array.cast(pa.float32())
     if pa.types.is_decimal(array.type) or pa.types.is_decimal(kind):
         return decimal_cast(array, kind)
+    if budget.rounds and pa.types.is_floating(kind):
+        return _rounded(array, kind)
     if pa.types.is_float16(kind):
         return _same(_same(array, pa.float32()), kind)
     return _same(array, kind)
+
+
+def _rounded(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """As near as floats of that width come. Raises ArrowInvalid for what is beyond their range."""
+    if pa.types.is_integer(array.type):
+        array = array.cast(pa.float64(), safe=False)
+    made = array.cast(kind)
+    shown = made.cast(pa.float32()) if pa.types.is_float16(kind) else made
+    if pc.any(pc.and_(pc.is_inf(shown), pc.is_finite(array)), min_count=0).as_py():
+        raise pa.ArrowInvalid(f"a value is beyond the range of {kind}")
+    return made
 
 
 def decimal_cast(array: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -1,0 +1,245 @@
+"""Models in the ONNX format, run by ONNX Runtime.
+
+The session says names, types and shapes. Rows are the first dimension of every input and output. A model whose first
+dimension is a number takes so many rows at a time; the last of them are filled up, and what they give is dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as pt
+
+from flightserve.errors import ConfigError, MethodFailed
+from flightserve.models.files import ModelFile
+from flightserve.models.serving import REASON_CHARACTERS_MAX, SAMPLE_ROWS, ModelDescription, ModelReplica, missing
+from flightserve.models.tensors import TYPES, Tensor, lengths, tensor, to_array, to_column
+
+CUDA: Final = "CUDAExecutionProvider"
+CPU: Final = "CPUExecutionProvider"
+# How long a ragged input is in the sample.
+SAMPLE_LENGTH: Final = 2
+# What a converter of classifiers gives beside the labels: a map from class to probability in each row.
+_MAPS: Final = "seq(map("
+# Where in its own source it found a fault, and its number.
+_PLACE: Final = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*onnxruntime\S*:\d+ .*?\) (?=[A-Z])")
+
+Columns = Mapping[str, np.ndarray[Any, Any]]
+
+
+class OnnxReplica(ModelReplica):
+    """One session in one replica."""
+
+    def _load(self) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing("onnxruntime", "onnx", error) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        # Threads that wait for work awake would take the processor from others' replicas.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # What is wrong comes as an exception; its own log would be lines without end.
+        options.log_severity_level = 4
+        providers = self._providers(onnxruntime.get_available_providers())
+        self._session = self._opened(onnxruntime.InferenceSession, self.served.file, options, providers)
+        try:
+            self._take_inputs()
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: input {error.message}") from error
+        self._given = self._session.get_outputs()
+        planned = self.served.description
+        self._outputs: list[Tensor | list[Any]] = self._seen_outputs() if planned is None else planned.layout
+
+    def _providers(self, there: Sequence[str]) -> list[str]:
+        if not self.options.num_gpus:
+            return [CPU]
+        if CUDA not in there:
+            raise ConfigError(
+                f"{self.name} was to run on a GPU (num_gpus={self.options.num_gpus:g}), and this onnxruntime has no "
+                "CUDA: install onnxruntime-gpu in its place, or leave num_gpus out"
+            )
+        return [CUDA, CPU]
+
+    def _opened(self, make: Any, file: ModelFile, options: Any, providers: list[str]) -> Any:
+        """Of the bytes, or, where the weights lie beside the file, by its path."""
+        content = file.content()
+        try:
+            return make(file.path if content is None else content, options, providers=providers)
+        except Exception as error:  # of onnxruntime's own kinds, which are in no documented place
+            if content is None or not _wants_path(error):
+                raise self._not_loaded(error) from error
+        file.leave()
+        try:
+            return make(file.path, options, providers=providers)
+        except Exception as error:
+            raise self._not_loaded(error) from error
+
+    def _not_loaded(self, error: Exception) -> ConfigError:
+        import onnxruntime
+
+        reason = _PLACE.sub("", " ".join(str(error).split()))[:REASON_CHARACTERS_MAX]
+        return ConfigError(f"{self.name} cannot be loaded by onnxruntime {onnxruntime.__version__}: {reason}")
+
+    # ---- what it takes and gives
+
+    def _take_inputs(self) -> None:
+        """Its inputs as columns, and how many rows it takes at a time (0: any number)."""
+        inputs = self._session.get_inputs()
+        if not inputs:
+            raise ConfigError("is missing: the model takes nothing")
+        self._inputs, sizes = [], set()
+        for each in inputs:
+            if not each.shape:
+                raise ConfigError(f"{each.name!r} has no dimension for rows")
+            sizes.add(each.shape[0] if isinstance(each.shape[0], int) and each.shape[0] > 0 else 0)
+            shape = [size if isinstance(size, int) and size > 0 else None for size in each.shape[1:]]
+            self._inputs.append(tensor(each.name, _type_of(each.type), each.type, shape))
+        if len(sizes) > 1:
+            raise ConfigError(f"dimensions for rows differ: {sorted(sizes)}")
+        (self._rows_at_once,) = sizes
+        self._features = list(self.served.features or ())
+        if self._features:
+            self._check_features()
+
+    def _check_features(self) -> None:
+        one = self._inputs[0]
+        if len(self._inputs) > 1 or one.shape not in ((None,), (len(self._features),)):
+            shapes = ", ".join(f"{each.name} {['N', *each.shape]}" for each in self._inputs)
+            raise ConfigError(
+                f"features are {len(self._features)} names, of one input [N, {len(self._features)}]; not {shapes}"
+            )
+
+    def _sample(self) -> pa.RecordBatch:
+        columns = []
+        for each in self._inputs:
+            sizes = [SAMPLE_LENGTH if size is None else size for size in each.shape]
+            kind = "U1" if pt.is_string(each.type) else each.type.to_pandas_dtype()
+            values = np.full((SAMPLE_ROWS, *sizes), "a") if kind == "U1" else np.zeros((SAMPLE_ROWS, *sizes), kind)
+            columns.append(to_column(values, each))
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema([each.field for each in self._inputs]))
+
+    def _describe(self) -> ModelDescription:
+        sample = self._sample()
+        if self._features:
+            fields = [pa.field(name, self._inputs[0].type) for name in self._features]
+            sample = pa.RecordBatch.from_arrays(
+                [pa.array(np.zeros(SAMPLE_ROWS), each.type) for each in fields], schema=pa.schema(fields)
+            )
+        outputs = []
+        for about in self._outputs:
+            outputs += (
+                [about.field] if isinstance(about, Tensor) else [pa.field(_p(key), pa.float32()) for key in about]
+            )
+        names = [each.name for each in outputs]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(f"{self.name}: several outputs are called {sorted(repeated)[0]!r}")
+        made = self._session.get_modelmeta()
+        by = f" by {made.producer_name}" if made.producer_name else ""
+        doc = f"ONNX model{by}, from {self.name}."
+        return ModelDescription(sample.schema, {"predict": pa.schema(outputs)}, sample, doc, self._outputs)
+
+    def _seen_outputs(self) -> list[Any]:
+        """What the outputs are: as far as the model says, and for the rest as a sample shows."""
+        sample = self._sample()
+        feeds = {each.name: to_array(sample.column(each.name), each) for each in self._inputs}
+        results = self.attempt("it fails on a sample", self._run, feeds, SAMPLE_ROWS)
+        found: list[Any] = []
+        ragged = any(each.ragged for each in self._inputs)
+        for each, values in zip(self._given, results, strict=True):
+            if each.type.startswith(_MAPS):
+                found.append(sorted(values[0]))
+                continue
+            if getattr(values, "ndim", 0) == 0 or len(values) != SAMPLE_ROWS:
+                raise ConfigError(
+                    f"{self.name}: output {each.name!r} has the shape {list(getattr(values, 'shape', ()))} for "
+                    f"{SAMPLE_ROWS} rows, and not a row for each"
+                )
+            open_ = ragged and len(each.shape) > 1 and not isinstance(each.shape[1], int)
+            shape = [None, *values.shape[2:]] if open_ else list(values.shape[1:])
+            found.append(tensor(each.name, _type_of(each.type), each.type, shape))
+        return found
+
+    # ---- the method
+
+    def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """What the model makes of each row."""
+        schema = self.description.methods["predict"]
+        if not batch.num_rows:
+            return pa.RecordBatch.from_arrays([pa.array([], each.type) for each in schema], schema=schema)
+        if self._features:
+            matrix = batch.to_tensor(null_to_nan=pt.is_floating(self._inputs[0].type)).to_numpy()
+            return self._columns(self._run({self._inputs[0].name: matrix}, batch.num_rows), batch.num_rows)
+        groups = list(self._groups(batch))
+        if len(groups) == 1:
+            return self._one(batch)
+        parts = [self._one(batch.take(pa.array(places))) for places in groups]
+        order = np.argsort(np.concatenate(groups), kind="stable")
+        return pa.Table.from_batches(parts).combine_chunks().to_batches()[0].take(pa.array(order))
+
+    def _groups(self, batch: pa.RecordBatch) -> Iterator[np.ndarray[Any, Any]]:
+        """The rows, by their lengths: those of one length make tensors."""
+        ragged = [lengths(batch.column(each.name), each.name) for each in self._inputs if each.ragged]
+        if not ragged or all((each == each[0]).all() for each in ragged):
+            yield np.arange(batch.num_rows)
+            return
+        _, group = np.unique(np.stack(ragged, axis=1), axis=0, return_inverse=True)
+        for number in range(int(group.max()) + 1):
+            yield np.flatnonzero(group == number)
+
+    def _one(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        feeds = {each.name: to_array(batch.column(each.name), each) for each in self._inputs}
+        return self._columns(self._run(feeds, batch.num_rows), batch.num_rows)
+
+    def _run(self, feeds: Columns, rows: int) -> list[Any]:
+        size = self._rows_at_once
+        if not size:
+            return list(self._session.run(None, dict(feeds)))
+        parts = []
+        for start in range(0, rows, size):
+            part = {name: values[start : start + size] for name, values in feeds.items()}
+            parts.append(self._session.run(None, {name: _filled(values, size) for name, values in part.items()}))
+        return [_joined([part[place] for part in parts], rows) for place in range(len(parts[0]))]
+
+    def _columns(self, results: Sequence[Any], rows: int) -> pa.RecordBatch:
+        arrays: list[pa.Array] = []
+        for about, values in zip(self._outputs, results, strict=True):
+            if not isinstance(about, Tensor):
+                arrays += [pa.array([row.get(key) for row in values], pa.float32()) for key in about]
+                continue
+            if len(values) != rows:
+                raise MethodFailed(f"output {about.name!r} has {len(values)} rows for {rows} that went in")
+            arrays.append(to_column(values, about))
+        return pa.RecordBatch.from_arrays(arrays, schema=self.description.methods["predict"])
+
+
+def _type_of(said: str) -> pa.DataType | None:
+    """`tensor(float)` as Arrow has it, None for what is served by no column."""
+    return TYPES.get(said.removeprefix("tensor(").removesuffix(")")) if said.startswith("tensor(") else None
+
+
+def _wants_path(error: Exception) -> bool:
+    """The weights lie in a file beside."""
+    text = str(error).lower()
+    return "external" in text or "model_path" in text
+
+
+def _p(key: object) -> str:
+    return f"p_{key}"
+
+
+def _filled(values: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
+    """As many rows as the model takes: the last one again and again."""
+    short = size - len(values)
+    return np.concatenate([values, np.repeat(values[-1:], short, axis=0)]) if short else values
+
+
+def _joined(parts: Sequence[Any], rows: int) -> Any:
+    if isinstance(parts[0], list):
+        return [row for part in parts for row in part][:rows]
+    return parts[0][:rows] if len(parts) == 1 else np.concatenate(parts)[:rows]
