@@ -142,6 +142,12 @@ class DeploymentSpec:
         side_by_side = (concurrency or ASYNC_CONCURRENCY) if True in kinds else 0
         return Lanes(0 if kinds == {True} else concurrency or 1, side_by_side)
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the generators of a lane give a part each in turn, and let others run between two of their parts."""
+        mixed = not self.lanes.side_by_side and any(method.is_async for method in self.methods)
+        return self.options.reentrant and not mixed
+
     def method(self, name: str) -> MethodSpec | None:
         """The method of that name, or None."""
         return next((m for m in self.methods if m.name == name), None)

@@ -3,8 +3,8 @@
 The thread that reads the socket runs the method and writes the result, so that a micro-batch costs no hand-over
 between threads. One whose method waits for a call onwards lets another thread have the lane (`replica.turns`). While
 it is in user code nobody reads its socket; that is what the replica's main connection is for (heartbeats, abandoned
-requests). A lane that waits for memory, or for a slow reader of its stream, reads its socket while it waits, because
-that is where regions come back.
+requests). A lane that waits for memory, or for slow readers of its streams, reads its socket while it waits, because
+that is where regions come back. Generators give a part each in turn (`replica.lane_streams`).
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 from flightserve.clock import NS_PER_MS, monotonic_ns
-from flightserve.contracts.context import Context, enter, leave
+from flightserve.contracts.context import enter, leave
 from flightserve.core.routing.credits import SUSPENDED_MAX
 from flightserve.errors import Cancelled, FlightserveError, NotFound, Unavailable
 from flightserve.fabric.memory.segments import SegmentPool, Shown
 from flightserve.fabric.transport.channels import BlockingChannel
 from flightserve.fabric.transport.spinning import Spinner
-from flightserve.replica.apart import Rows
 from flightserve.replica.bell import Bell
 from flightserve.replica.binding import BoundMethod
-from flightserve.replica.coroutines import STREAM_WINDOW, Coroutines
+from flightserve.replica.coroutines import Coroutines
+from flightserve.replica.lane_streams import LaneStream, LaneStreams
 from flightserve.replica.lane_threads import LaneThread, LaneThreads
 from flightserve.replica.outbox import Outbox
 from flightserve.replica.run import Run, RunAnswer, RunParts
 from flightserve.replica.session import ReplicaSession
 from flightserve.replica.turns import LOOK_S, CalleeReport, Turn, Turns
 from flightserve.wire import frames
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # A reader that takes nothing for so long is slow.
 SLOW_READER_NS: Final = 100 * NS_PER_MS
@@ -45,7 +48,7 @@ UNREAD: Final = "the replica waits for the reader of a stream"
 
 class LaneParts(NamedTuple):
     """What all lanes of a replica use. `coroutines` is there where it has `async def` methods, `turns` where its
-    methods may wait for others."""
+    methods may wait for others; `takes_turns` is the deployment's (`DeploymentSpec`)."""
 
     runs: RunParts
     methods: Mapping[str, BoundMethod]
@@ -53,6 +56,7 @@ class LaneParts(NamedTuple):
     lane_threads: LaneThreads
     turns: Turns | None
     coroutines: Coroutines | None
+    takes_turns: bool
 
 
 class ReplicaLane:
@@ -86,9 +90,7 @@ class ReplicaLane:
         # The micro-batch of an `async def` method that this lane waits for, and who tells when it has ended.
         self._awaited = 0
         self._bell = None if side_by_side or parts.coroutines is None else Bell(channel.socket)
-        # The micro-batch whose reply this thread streams, and its parts that the reader has not taken.
-        self._streaming = 0
-        self._unread = 0
+        self._streams = LaneStreams()
 
     def __repr__(self) -> str:
         return f"<ReplicaLane to router {self.session.router.id:x}: {len(self._waiting)} micro-batches wait>"
@@ -99,12 +101,17 @@ class ReplicaLane:
         """Work until the connection ends, which raises Unavailable, or another thread has taken this one's place."""
         self._thread, self._reader = thread, threading.get_ident()
         while True:
-            while self._waiting:
+            while self._waiting and not (self._streams and not self._parts.takes_turns):
                 self._execute(self._waiting.popleft())
                 if self._thread is not thread:
                     return
-            while self._gone:
+                if self._streams:
+                    break
+            while self._gone and not self._waiting:
                 self._shown.gone(self._gone.popleft())
+            if self._streams:
+                self._stream_on()
+                continue
             # Awake, where the process has nothing else to do and the next one came soon the last time.
             idle = not self.session.contexts
             if idle and self._spinner.look(lambda: self._pump(0)):
@@ -123,9 +130,7 @@ class ReplicaLane:
             elif type(frame) is frames.Release:
                 self.session.release(frame.regions, frame.lost)
             elif type(frame) is frames.Taken:
-                if frame.id == self._streaming:
-                    self._unread -= frame.parts
-                else:
+                if not self._streams.note_taken(frame.id, frame.parts):
                     self.session.let_on(frame.id, frame.parts)
             elif type(frame) is frames.Segment:
                 self.channel.take_segment()
@@ -149,6 +154,9 @@ class ReplicaLane:
 
     def close(self) -> None:
         """Close the connection; what it showed is unmapped when nobody reads it any more."""
+        for stream in self._streams:
+            with contextlib.suppress(Unavailable):
+                self._end_stream(stream, Unavailable("the connection to the router has ended"))
         if self._bell is not None:
             self._bell.close()
         self.channel.close()
@@ -169,9 +177,10 @@ class ReplicaLane:
                 self._refuse_waiting(RETIRED)
 
     def held_by(self) -> list[int]:
-        """The micro-batches that keep the lane from being done, by their ids: those whose methods wait for others, and
-        the one that runs."""
-        return [*self._suspended, *(each for each in (self._inside, self._awaited) if each)]
+        """The micro-batches that keep the lane from being done, by their ids: those whose methods wait for others, or
+        have begun to stream, and the one that runs."""
+        streams = [stream.run.frame.batch_id for stream in self._streams]
+        return [*self._suspended, *streams, *(each for each in (self._inside, self._awaited) if each)]
 
     # ---- one micro-batch
 
@@ -216,9 +225,18 @@ class ReplicaLane:
             run.context.calls = turn
         elif self._parts.runs.origins is not None:
             run.context.calls = CalleeReport(self.channel, run.frame.batch_id)
+        stream: LaneStream | None = None
         try:
             pieces = run.read()
-            if not run.method.spec.is_async:
+            if run.method.spec.is_async:
+                assert self._parts.coroutines is not None
+                run.pieces, run.bell = pieces, self._bell
+                del pieces
+                self._parts.coroutines.start(run)
+            elif run.method.spec.streaming:
+                stream = LaneStream(run, run.method.run(pieces))
+                del pieces
+            else:
                 token = enter(run.context)
                 try:
                     self._inside = run.frame.batch_id
@@ -228,19 +246,16 @@ class ReplicaLane:
                         if turn is None or not turn.suspended:
                             self._leave_method()
                     del pieces
-                    if run.method.spec.streaming:
-                        return self._stream(run, result)
                     return run.write(result)
                 finally:
                     leave(token)
-            assert self._parts.coroutines is not None
-            run.pieces, run.bell = pieces, self._bell
-            del pieces
-            self._parts.coroutines.start(run)
         except BaseException as error:
             # Whatever it is: a lane that ends here would leave its micro-batches to their deadlines.
             return run.explain(error)
-        if self._bell is not None:
+        if stream is not None:
+            self._streams.add(stream)
+            self._step(stream)
+        elif self._bell is not None:
             self._await(run, self._bell)
         return None
 
@@ -288,52 +303,75 @@ class ReplicaLane:
 
     # ---- streams
 
-    def _stream(self, run: Run, batches: Iterator[Rows]) -> frames.Done:
-        """Send each batch as it is made; wait while too many lie unread. The stream's end has no region, or that of the
-        batch which the method said is its last."""
-        batch_id, context = run.frame.batch_id, run.context
-        self._streaming, self._unread = batch_id, 0
-        try:
-            for batch in self._each(batch_id, batches):
-                if context.last:
-                    return frames.Done(batch_id, self.outbox.write(batch), batch.num_rows, True)
-                self.outbox.send_part(batch_id, batch)
-                self._unread += 1
-                self._await_reader(context)
-                if context.cancelled:
-                    raise Cancelled("nobody waits for the stream any more")
-        finally:
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
-            self._streaming = 0
-        return frames.Done(batch_id, None, 0, True)
-
-    def _each(self, batch_id: int, batches: Iterator[Rows]) -> Iterator[Rows]:
-        while True:
-            self._inside = batch_id
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            finally:
-                self._leave_method()
-            yield batch
-
-    def _await_reader(self, context: Context) -> None:
-        """Wait while too many parts lie unread. What waits behind the stream is given back once the reader turns out
-        to be slow: another lane may be free."""
-        if self._unread < STREAM_WINDOW:
+    def _stream_on(self) -> None:
+        """Have the next part made of the stream whose turn it is, and read the connection."""
+        stream = self._streams.next()
+        if stream is None:
+            self._pump(PUMP_S)
+            if not self._parts.takes_turns:
+                self._refuse_behind_slow()
             return
-        until_ns = monotonic_ns() + SLOW_READER_NS
         turns = self._parts.turns
-        if turns is not None:
-            turns.give()
+        if turns is None:
+            self._step(stream)
+        else:
+            while not turns.take(LOOK_S):
+                pass
+            try:
+                self._step(stream)
+            finally:
+                turns.give()
+        self._pump(0)
+
+    def _refuse_behind_slow(self) -> None:
+        """Give back what waits behind a stream whose reader turns out to be slow: another lane may be free."""
+        now_ns = monotonic_ns()
+        for stream in self._streams:
+            stream.waits_since_ns = stream.waits_since_ns or now_ns
+            if now_ns - stream.waits_since_ns >= SLOW_READER_NS:
+                self._refuse_waiting(UNREAD)
+
+    def _step(self, stream: LaneStream) -> None:
+        """Ask a generator for its next part and send it, or its end."""
+        began_ns = monotonic_ns()
         try:
-            while self._unread >= STREAM_WINDOW and not context.cancelled:
-                if monotonic_ns() >= until_ns:
-                    self._refuse_waiting(UNREAD)
-                self._pump(PUMP_S)
+            answer = self._part(stream)
+        except BaseException as error:
+            answer = stream.run.explain(error)
+        stream.busy_ns += monotonic_ns() - began_ns
+        if answer is not None:
+            self._end_stream(stream, answer)
+        if self._parts.takes_turns and (aside := self._streams.suspend()) is not None:
+            self.channel.send([frames.Suspended(aside.run.frame.batch_id)])
+
+    def _part(self, stream: LaneStream) -> RunAnswer | None:
+        """Send the next part, unless it is what the stream is to be answered by. The end has no region, or that of the
+        part which the method said is its last."""
+        batch_id, context = stream.run.frame.batch_id, stream.run.context
+        if context.cancelled:
+            raise Cancelled("nobody waits for the stream any more")
+        batch = self._inside_of(stream, next, stream.batches, None)
+        if batch is None:
+            return frames.Done(batch_id, None, 0, True)
+        if context.last:
+            return frames.Done(batch_id, self.outbox.write(batch), batch.num_rows, True)
+        self.outbox.send_part(batch_id, batch)
+        stream.unread += 1
+        return None
+
+    def _end_stream(self, stream: LaneStream, answer: RunAnswer) -> None:
+        """The generator is over, or is closed, and its micro-batch is answered. Raises as `Run.finish`."""
+        self._streams.remove(stream)
+        close = getattr(stream.batches, "close", None)
+        if close is not None:
+            self._inside_of(stream, close)
+        run = stream.run
+        run.finish(answer, monotonic_ns() - run.started_ns - stream.busy_ns)
+
+    def _inside_of(self, stream: LaneStream, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what runs the generator's code."""
+        self._inside = stream.run.frame.batch_id
+        try:
+            return stream.variables.run(function, *args, **kwargs)
         finally:
-            if turns is not None:
-                turns.retake(f"{context.deployment}.{context.method}")
+            self._leave_method()

@@ -6,7 +6,7 @@ Who holds whom. What a part calls back is a narrow Protocol, or a function that 
 |---|---|---|---|
 | `ReplicaService` | life, routing tables, statistics | all below | |
 | `Connections` | the main connection, those of lanes | `ReplicaLane`, `ReplicaSession` | `look_after`, `stolen` |
-| `ReplicaLane` | one connection that brings micro-batches | `Outbox`, its `Run` | |
+| `ReplicaLane` | one connection that brings micro-batches | `Outbox`, its `Run`, its `LaneStreams` | |
 | `Run` | one micro-batch | `Outbox`, `Inputs`, `Context`, `BoundMethod` | |
 | `Coroutines` | the event loop of `async def` methods | the `Run`s on it | `Bell`, of a lane that waits for one |
 | `Outbox` | what a lane sends | channel, `ReplicaSession`, segment pool | `ReadMeanwhile`, of its lane |
@@ -92,7 +92,9 @@ class ReplicaService:
         self.turns = Turns(spec.lanes.serial) if waits else None
         origins = onward.origins if onward is not None else None
         runs = RunParts(spec.name, self.mapped, origins, self._counts, self._retirement)
-        self._lane_parts = LaneParts(runs, methods, self.pool, self._lane_threads, self.turns, self._coroutines)
+        self._lane_parts = LaneParts(
+            runs, methods, self.pool, self._lane_threads, self.turns, self._coroutines, spec.takes_turns
+        )
         self._threads: list[threading.Thread] = []
         self._loop_thread: threading.Thread | None = None
         self.pool.on_dropped.append(self.connections.tell_dropped)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from flightserve.core.routing.credits import SUSPENDED_MAX
+from flightserve.core.routing.credits import STREAMS_MAX, SUSPENDED_MAX
 from flightserve.core.routing.events import (
     AbandonBatch,
     Arrived,
@@ -72,6 +72,8 @@ class Dispatcher:
         self._methods: dict[str, MethodSpec] = {m.name: m for m in spec.methods}
         # Methods that have lanes of their own.
         self._awaiting = {m.name for m in spec.methods if m.is_async and spec.lanes.side_by_side}
+        # A stream has its lane for itself.
+        self._holds_lanes = not spec.takes_turns
 
     def statistics(self) -> dict[str, float]:
         """Counts since the start, and what is queued and in flight now."""
@@ -244,14 +246,16 @@ class Dispatcher:
         self, link: PeerLink, frame: frames.Done, running: RunningBatch, result: RegionHold | None, now_ns: int
     ) -> None:
         request = running.pieces[0][0]
+        running.streams = True
         if not request.streamed:
             request.streamed = True
-            self.handle(Streamed(link.number, frame.batch_id, not request.is_async), now_ns)
+            holds_lane = self._holds_lanes and not request.is_async
+            self.handle(Streamed(link.number, frame.batch_id, holds_lane), now_ns)
         if result is not None and not request.settled:
             self._send_results(request.link, result, [frames.Item(request.part.request_id, 0, frame.rows, False)])
 
     def suspend(self, link: PeerLink, frame: frames.Suspended, now_ns: int) -> None:
-        """A micro-batch waits for another deployment; its lane has room for the next."""
+        """A micro-batch waits for another deployment, or for its turn to stream on; its lane has room for the next."""
         running = link.running.get(frame.batch_id)
         if running is not None:
             running.callee = frame.callee[:CALLEE_CHARS_MAX]
@@ -260,8 +264,9 @@ class Dispatcher:
             return
         if running is None or running.suspended:
             raise ProtocolError(f"replica suspended micro-batch {frame.batch_id}, which it does not have, or twice")
-        if sum(other.suspended for other in link.running.values()) >= SUSPENDED_MAX:
-            raise ProtocolError(f"replica suspended more than {SUSPENDED_MAX} micro-batches of a lane")
+        streams, most = running.streams, STREAMS_MAX if running.streams else SUSPENDED_MAX
+        if sum(other.suspended and other.streams == streams for other in link.running.values()) >= most:
+            raise ProtocolError(f"replica suspended more than {most} micro-batches of a lane")
         running.suspended = True
         self.handle(BatchSuspended(link.number, frame.batch_id), now_ns)
 

@@ -98,6 +98,8 @@ class RunningBatch(msgspec.Struct, eq=False):
     pieces: list[tuple[Routed, int, int]]
     holds: list[RegionHold]
     suspended: bool = False
+    # A part of its reply came.
+    streams: bool = False
     # The method of another deployment that it called last, if that took a while.
     callee: str = ""
 

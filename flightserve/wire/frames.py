@@ -209,9 +209,9 @@ class Failed(msgspec.Struct, array_like=True, tag=11):
 
 
 class Suspended(msgspec.Struct, array_like=True, tag=19):
-    """Replica to router: this micro-batch waits for a call to another deployment, to the method `callee`, and its lane
-    runs others meanwhile. It does not take up a credit any more, and is answered as any. With `keeps_credit` only the
-    callee is told: whoever's deadline passes hears of it."""
+    """Replica to router: this micro-batch waits for a call to another deployment, to the method `callee`, or for its
+    turn to stream on, and its lane runs others meanwhile. It does not take up a credit any more, and is answered as
+    any. With `keeps_credit` only the callee is told: whoever's deadline passes hears of it."""
 
     batch_id: int
     callee: str = ""

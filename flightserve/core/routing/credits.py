@@ -19,6 +19,8 @@ from typing import Final
 
 # Micro-batches of one lane that may wait for other deployments, beside those that have its credits.
 SUSPENDED_MAX: Final = 16
+# Streams of one lane that give a part each in turn, beside those that have its credits.
+STREAMS_MAX: Final = 64
 
 
 class _Account:

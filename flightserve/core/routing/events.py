@@ -116,8 +116,8 @@ class Streamed(msgspec.Struct):
 
 
 class BatchSuspended(msgspec.Struct):
-    """A micro-batch waits for another deployment, and its lane runs others meanwhile: its credit is free again, and it
-    ends as any."""
+    """A micro-batch waits for another deployment, or streams and lets others have their turn, and its lane runs those
+    meanwhile: its credit is free again, and it ends as any."""
 
     replica_id: int
     batch_id: int

@@ -91,7 +91,8 @@ class Warehouse:
         self._tables = settled(tables)
         # Filled in when the app is planned, and then pickled with the arguments that it is one of.
         self._known: Known = {}
-        base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX)
+        # A query that is read holds memory of the engine: `concurrency` says how many may.
+        base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX, reentrant=False)
         self._options = make_options(options, base)
         self._queries: dict[str, NamedQuery] = {}
         self.name = check_name(name)
