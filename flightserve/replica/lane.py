@@ -40,6 +40,8 @@ T = TypeVar("T")
 SLOW_READER_NS: Final = 100 * NS_PER_MS
 # How long a wait for something else reads the connection before it looks again.
 PUMP_S: Final = 0.1
+# How old what a lane knows of its connection may be between two parts of streams: looking behind each costs a fifth.
+STALE_NS: Final = NS_PER_MS
 # How long a lane stays awake for the next micro-batch: a caller of small calls that waits for each reply takes 60 us.
 SPIN_NS_MAX: Final = 150_000
 RETIRED: Final = "the replica makes room for another"
@@ -91,6 +93,8 @@ class ReplicaLane:
         self._awaited = 0
         self._bell = None if side_by_side or parts.coroutines is None else Bell(channel.socket)
         self._streams = LaneStreams()
+        # When it was last read between two parts of them.
+        self._looked_ns = 0
 
     def __repr__(self) -> str:
         return f"<ReplicaLane to router {self.session.router.id:x}: {len(self._waiting)} micro-batches wait>"
@@ -321,7 +325,10 @@ class ReplicaLane:
                 self._step(stream)
             finally:
                 turns.give()
-        self._pump(0)
+        now_ns = monotonic_ns()
+        if now_ns - self._looked_ns >= STALE_NS:
+            self._looked_ns = now_ns
+            self._pump(0)
 
     def _refuse_behind_slow(self) -> None:
         """Give back what waits behind a stream whose reader turns out to be slow: another lane may be free."""
