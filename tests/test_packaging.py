@@ -34,4 +34,4 @@ def test_the_proto_files_are_where_the_command_says(capsys: pytest.CaptureFixtur
     folder = Path(capsys.readouterr().out.strip())
     assert "package flightserve.v1;" in (folder / "flightserve" / "v1" / "flightserve.proto").read_text()
     data = [path.name for path in files() if path.suffix == ".proto" and path.parts[:2] == ("flightserve", "proto")]
-    assert sorted(data) == ["flight.proto", "flightserve.proto", "sql.proto"]
+    assert sorted(data) == ["flight.proto", "flightserve.proto", "kserve.proto", "sql.proto"]

@@ -22,7 +22,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from flightserve.errors import InvalidArgument
-from flightserve.types import MethodSpec
+from flightserve.types import DeploymentSpec, MethodSpec
 
 KIND: Final = "sql"
 
@@ -126,6 +126,13 @@ METHODS: Final = (
         f"{EXECUTED_BYTES_MAX >> 20} MiB are refused (TooLarge); `query` streams them.",
     ),
 )
+
+_INTERNAL: Final = frozenset(method.name for method in METHODS)
+
+
+def is_internal(spec: DeploymentSpec, method: MethodSpec) -> bool:
+    """A method that frontends call, not clients."""
+    return spec.kind == KIND and method.name in _INTERNAL
 
 
 # ---- what goes in

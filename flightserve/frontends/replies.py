@@ -1,4 +1,4 @@
-"""All results of one request as one Arrow IPC stream, for protocols whose reply is one message.
+"""All results of one request as one Arrow IPC stream or batch, for protocols whose reply is one message.
 
 A request that ran whole has one result, and that result's region is the reply: no copy here. One that was sliced
 over replicas, or whose method streams, has several; they are written into one stream, bounded in bytes.
@@ -7,14 +7,15 @@ over replicas, or whose method streams, has several; they are written into one s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
 from flightserve.contracts.service import AsyncCall, Result
 from flightserve.errors import TooLarge
 from flightserve.fabric.memory.batches import alike, stream_of
+from flightserve.fabric.memory.schemas import empty_batch
 from flightserve.types import MethodSpec
 
 # gRPC clients refuse trailing metadata above 8 KiB. A byte that is not ASCII travels there as three, and pyarrow's
@@ -31,6 +32,23 @@ async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryvi
     The call is cancelled whenever this ends early. A method that streamed nothing is answered by its declared
     schema, or by one without columns, and no rows.
     """
+    return await _collected(call, spec, bytes_max, _STREAM)
+
+
+async def collect_batch(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> pa.RecordBatch:
+    """The same as one record batch."""
+    return await _collected(call, spec, bytes_max, _BATCH)
+
+
+class _Whole(NamedTuple):
+    """How a reply becomes one thing: of its only result, of several, of none."""
+
+    only: Callable[[Result], Any]
+    joined: Callable[[list[pa.RecordBatch]], Any]
+    empty: Callable[[pa.Schema], Any]
+
+
+async def _collected(call: AsyncCall, spec: MethodSpec, bytes_max: int, whole: _Whole) -> Any:
     results: list[Result] = []
     result: Result | None
     nbytes = 0
@@ -43,22 +61,22 @@ async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryvi
                     raise TooLarge(f"the reply is larger than {bytes_max} bytes; ask for fewer rows at a time")
         result = None
         if len(results) > 1 and nbytes < _THREAD_BYTES_MIN:
-            return _joined(results, spec)
+            return _joined(results, spec, whole)
         if len(results) > 1:
-            return await asyncio.get_running_loop().run_in_executor(None, _joined, results, spec)
+            return await asyncio.get_running_loop().run_in_executor(None, _joined, results, spec, whole)
     except BaseException:
         call.cancel()
         # What is raised holds this frame; the rows must not wait until it goes.
         results.clear()
         result = None
         raise
-    return results[0].ipc_stream() if results else empty_stream(declared_schema_of(spec))
+    return whole.only(results[0]) if results else whole.empty(declared_schema_of(spec))
 
 
-def _joined(results: Sequence[Result], spec: MethodSpec) -> pa.Buffer:
+def _joined(results: Sequence[Result], spec: MethodSpec, whole: _Whole) -> Any:
     batches = [result.batch() for result in results]
     try:
-        return stream_of(alike(batches, spec))
+        return whole.joined(alike(batches, spec))
     finally:
         # As above.
         del batches
@@ -75,6 +93,10 @@ def empty_stream(schema: pa.Schema) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pa.ipc.new_stream(sink, schema).close()
     return sink.getvalue()
+
+
+_STREAM: Final = _Whole(lambda result: result.ipc_stream(), stream_of, empty_stream)
+_BATCH: Final = _Whole(lambda result: result.batch(), pa.concat_batches, empty_batch)
 
 
 def clip(message: str) -> str:

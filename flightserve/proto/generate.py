@@ -5,8 +5,9 @@ generated under the path every other user of the .proto has (`flightserve/v1/...
 and imports flightserve too registers the same file twice, which protobuf allows. Only the import inside the service
 stub is changed, to the package where the stubs live.
 
-Arrow's messages are another matter: clients such as flightsql-dbapi register Arrow's own .proto files, whose texts
-differ from ours, and one pool refuses two files that define the same names. Their stubs use `private_pool`.
+Arrow's messages and KServe's are another matter: clients such as flightsql-dbapi and tritonclient register .proto files
+of their own, whose texts differ from ours, and one pool refuses two files that define the same names. Their stubs use
+`private_pool`.
 
 protoc is an old one (grpcio-tools in constraints.txt). Stubs run with the protobuf library that they were made for and
 with later ones, so that flightserve can be installed beside others, of which many hold protobuf below 7, or 6.
@@ -25,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 # The folder that `-I` of protoc names; the files travel in the wheel.
 PROTO_ROOT = HERE
 SHARED = "flightserve/v1/flightserve.proto"
-PRIVATE = ("arrow/flight/flight.proto", "arrow/flight/sql.proto")
+PRIVATE = ("arrow/flight/flight.proto", "arrow/flight/sql.proto", "inference/kserve.proto")
 POOL_IMPORT = "from google.protobuf import descriptor_pool as _descriptor_pool"
 
 

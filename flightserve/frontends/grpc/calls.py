@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
 from grpc import aio
@@ -28,7 +28,7 @@ from flightserve.errors import (
 from flightserve.frontends import edge
 from flightserve.frontends.edge_watch import Ledger
 from flightserve.frontends.grpc.idling import IdleGuard
-from flightserve.frontends.grpc.messages import read_call_request, write_call_reply
+from flightserve.frontends.grpc.messages import read_call_request, write_call_reply, write_error_reply
 from flightserve.frontends.replies import clip, collect, declared_schema_of, empty_stream
 from flightserve.metrics import UNKNOWN, Metrics
 from flightserve.types import MethodSpec
@@ -59,6 +59,43 @@ class RpcHead(NamedTuple):
     deadline_ns: int
 
 
+class StartedRequest(Protocol):
+    """What a request path keeps of a request that it started."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def call(self) -> AsyncCall | None: ...
+    @property
+    def spec(self) -> MethodSpec | None: ...
+    @property
+    def deadline_ns(self) -> int: ...
+
+
+class RequestPath(Protocol):
+    """How the messages of one protocol start requests, and how these end. What `started` is, is its own."""
+
+    def start(self, message: bytes, headers: RpcHead) -> Any:
+        """A `StartedRequest`. Never raises: what is wrong is in it."""
+        ...
+
+    async def finish(self, started: Any) -> bytes:
+        """The reply. Raises FlightserveError."""
+        ...
+
+
+class StreamPath(RequestPath, Protocol):
+    """The same within a stream, where a request may have many replies, and its error is one."""
+
+    def parts(self, started: Any) -> AsyncGenerator[bytes]:
+        """The replies of a streaming method's request. Raises FlightserveError. To be closed."""
+        ...
+
+    def error_reply(self, started: Any, error: FlightserveError) -> bytes:
+        """What says that the request failed."""
+        ...
+
+
 class GrpcCalls:
     """The request path of the gRPC frontend: how a request starts, how it ends, and `Call`."""
 
@@ -73,17 +110,21 @@ class GrpcCalls:
     async def call(self, _: Any, context: Any) -> bytes:
         """The handler of `Call`: the serialised CallReply, or a gRPC status. The request's id is in the reply; it is
         trailing metadata as well where it came as metadata, and where there is no reply."""
+        return await self.answer(context, self)
+
+    async def answer(self, context: Any, path: RequestPath) -> bytes:
+        """One request, one reply, by either protocol."""
         if self.in_flight >= self.limits.connections_max:
             await abort(context, ResourceExhausted("too many calls are in flight; try again later"))
         self.in_flight += 1
         try:
             message = await self.message(context)
             headers = self.headers(context)
-            started = self.start(message, headers)
+            started = path.start(message, headers)
             # It may be large, and must not outlive its copy in shared memory.
             del message
             try:
-                reply = await self.finish(started)
+                reply = await path.finish(started)
             except FlightserveError as error:
                 await abort(context, error, started.request_id)
                 raise
@@ -150,7 +191,7 @@ class GrpcCalls:
             stream = await collect(call, spec, self.limits.body_bytes_max)
             return write_call_reply(stream, started.request_id)
         except (asyncio.CancelledError, Exception) as caught:
-            error = _end_of(started, caught)
+            error = end_of(started, caught)
             code = error.code
             if isinstance(caught, asyncio.CancelledError) or error is caught:
                 # Not "from" itself: an error that is its own cause is never freed by counting references.
@@ -173,7 +214,7 @@ class GrpcCalls:
             yield write_call_reply(empty_stream(schema), started.request_id)
         except BaseException as caught:
             call.cancel()
-            error = _end_of(started, caught)
+            error = end_of(started, caught)
             code = error.code
             # What is raised holds this frame; the rows must not wait until it goes.
             result = None
@@ -182,6 +223,10 @@ class GrpcCalls:
             raise error from caught
         finally:
             self._count(started, code)
+
+    def error_reply(self, started: Started, error: FlightserveError) -> bytes:
+        """A CallReply that says that the request failed."""
+        return write_error_reply(error.code, clip(error.message), started.request_id)
 
     def _count(self, started: Started, code: int) -> None:
         self.metrics.answered("grpc", *started.known, code, (monotonic_ns() - started.started_ns) / NS_PER_S)
@@ -193,7 +238,7 @@ def _going(started: Started) -> tuple[AsyncCall, MethodSpec]:
     return started.call, started.spec
 
 
-def _end_of(started: Started, caught: BaseException) -> FlightserveError:
+def end_of(started: StartedRequest, caught: BaseException) -> FlightserveError:
     """What a request that ended by this exception is counted as, and its caller told."""
     if isinstance(caught, Exception):
         return edge.as_error(caught, started.request_id)

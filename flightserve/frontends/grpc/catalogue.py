@@ -33,15 +33,15 @@ class Catalogue:
 
     async def list_deployments(self, message: bytes, context: Any) -> bytes:
         """The handler of `ListDeployments`."""
-        _echo_request_id(context)
-        await _parsed(pb.ListDeploymentsRequest, message, context)
+        echo_request_id(context)
+        await parsed(pb.ListDeploymentsRequest, message, context)
         specs = sorted(self._service.deployments(), key=lambda spec: spec.name)
         return _bytes(pb.ListDeploymentsReply(deployments=[describe(spec) for spec in specs]))
 
     async def describe_method(self, message: bytes, context: Any) -> bytes:
         """The handler of `DescribeMethod`."""
-        _echo_request_id(context)
-        asked = await _parsed(pb.DescribeMethodRequest, message, context)
+        echo_request_id(context)
+        asked = await parsed(pb.DescribeMethodRequest, message, context)
         try:
             deployment, method = self._service.method(asked.deployment, asked.method)
         except NotFound as error:
@@ -61,7 +61,7 @@ class HealthServicer:
 
     async def check(self, message: bytes, context: Any) -> bytes:
         """The handler of `Check`: NOT_FOUND for a name nobody knows, as the protocol wants."""
-        asked = await _parsed(health_pb2.HealthCheckRequest, message, context)
+        asked = await parsed(health_pb2.HealthCheckRequest, message, context)
         status = self._status(asked.service)
         if status == _Health.SERVICE_UNKNOWN:
             await abort(context, NotFound(f"no deployment {asked.service[:128]!r}"))
@@ -69,7 +69,7 @@ class HealthServicer:
 
     async def watch(self, message: bytes, context: Any) -> None:
         """The handler of `Watch`: the state now, and each other one that it turns to."""
-        asked = await _parsed(health_pb2.HealthCheckRequest, message, context)
+        asked = await parsed(health_pb2.HealthCheckRequest, message, context)
         if self._watching >= self._limits.streams_max:
             await abort(context, ResourceExhausted(f"{self._watching} watches are open; no more are taken"))
         self._watching += 1
@@ -138,13 +138,14 @@ def _bytes(message: Message) -> bytes:
     return serialised
 
 
-def _echo_request_id(context: Any) -> None:
+def echo_request_id(context: Any) -> None:
     """Set the trailing metadata, of an error as well; the messages have no place for the id."""
     metadata = dict(context.invocation_metadata())
     context.set_trailing_metadata((("x-request-id", echoable_request_id(metadata.get("x-request-id"))),))
 
 
-async def _parsed(kind: type[Message], message: bytes, context: Any) -> Any:
+async def parsed(kind: type[Message], message: bytes, context: Any) -> Any:
+    """The message; what does not parse ends the RPC."""
     try:
         return kind.FromString(message)
     except DecodeError as error:

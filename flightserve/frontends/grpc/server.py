@@ -25,6 +25,8 @@ from flightserve.frontends.grpc.calls import GrpcCalls
 from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, HealthServicer
 from flightserve.frontends.grpc.sql import Queries
 from flightserve.frontends.grpc.stream import Streams
+from flightserve.frontends.kserve.grpc_calls import SERVICE as KSERVE_SERVICE
+from flightserve.frontends.kserve.grpc_calls import KServe
 from flightserve.frontends.unix_sockets import UnixSocket
 from flightserve.loops import vital
 from flightserve.metrics import Metrics
@@ -38,7 +40,7 @@ CLIENT_PING_INTERVAL_MS: Final = 500
 
 
 class GrpcFrontend:
-    """`flightserve.v1.FlightServe`, health and reflection on one port. Lives on the loop it is made on."""
+    """`flightserve.v1.FlightServe`, KServe's, health and reflection on one port. Lives on the loop it is made on."""
 
     def __init__(self, service: Service, host: str, port: int | str, limits: EdgeLimits, metrics: Metrics) -> None:
         """A port that is a text is a unix socket, `unix:PATH`."""
@@ -50,6 +52,7 @@ class GrpcFrontend:
         self._queries = Queries(self._calls)
         self._catalogue = Catalogue(service)
         self._health = HealthServicer(service, limits)
+        self._kserve = KServe(self._calls, self._streams, lambda: self._health.draining)
         self._stopping = False
         with accepting_ahead():
             self._server = aio.server(options=_options(limits))
@@ -60,6 +63,7 @@ class GrpcFrontend:
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(SERVICE, self._handlers()),
+                grpc.method_handlers_generic_handler(KSERVE_SERVICE, self._kserve.handlers()),
                 grpc.method_handlers_generic_handler(HEALTH_SERVICE, self._health_handlers()),
             )
         )

@@ -17,10 +17,8 @@ from typing import Any, Final
 from grpc import aio
 
 from flightserve.errors import DeadlineExceeded, FlightserveError, ResourceExhausted, Unavailable
-from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, Started, abort
+from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, StartedRequest, StreamPath, abort
 from flightserve.frontends.grpc.idling import IdleGuard
-from flightserve.frontends.grpc.messages import write_error_reply
-from flightserve.frontends.replies import clip
 from flightserve.loops import beside
 
 ABORT_TIMEOUT_S: Final = 1.0
@@ -37,9 +35,13 @@ class Streams:
 
     async def stream(self, _: Any, context: Any) -> None:
         """The handler of `Stream`."""
+        await self.serve(context, self._calls)
+
+    async def serve(self, context: Any, path: StreamPath) -> None:
+        """Many requests, each with its replies, by either protocol."""
         if len(self.open) >= self._calls.limits.streams_max:
             await abort(context, ResourceExhausted(f"{len(self.open)} streams are open; no more are taken"))
-        stream = Stream(self._calls, self.idle, context)
+        stream = Stream(self._calls, path, self.idle, context)
         self.open.add(stream)
         try:
             if self._draining:
@@ -58,13 +60,14 @@ class Streams:
 class Stream:
     """One RPC's two loops."""
 
-    def __init__(self, calls: GrpcCalls, idle: IdleGuard, context: Any) -> None:
+    def __init__(self, calls: GrpcCalls, path: StreamPath, idle: IdleGuard, context: Any) -> None:
         self._calls = calls
+        self._path = path
         self._idle = idle
         self._context = context
         self._places = asyncio.Semaphore(calls.limits.stream_window)
         # In flight, oldest first; at last None where the client is done, or the error the stream ends with.
-        self._order: asyncio.Queue[Started | FlightserveError | None] = asyncio.Queue()
+        self._order: asyncio.Queue[StartedRequest | FlightserveError | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
         self._drained = False
 
@@ -108,7 +111,7 @@ class Stream:
                 if message is aio.EOF:
                     break
                 self._calls.ledger.sample(len(message), self._context.peer)
-                self._order.put_nowait(self._calls.start(message, headers))
+                self._order.put_nowait(self._path.start(message, headers))
             self._order.put_nowait(None)
         except asyncio.CancelledError:
             raise
@@ -128,16 +131,16 @@ class Stream:
             await self._answer(started, task)
             self._places.release()
 
-    async def _answer(self, started: Started, task: asyncio.Task[Any]) -> None:
+    async def _answer(self, started: StartedRequest, task: asyncio.Task[Any]) -> None:
         try:
             if started.spec is not None and started.spec.streaming:
-                async with contextlib.aclosing(self._calls.parts(started)) as parts:
+                async with contextlib.aclosing(self._path.parts(started)) as parts:
                     async for part in parts:
                         await self._send(part, task)
                 return
-            reply = await self._calls.finish(started)
+            reply = await self._path.finish(started)
         except FlightserveError as error:
-            reply = write_error_reply(error.code, clip(error.message), started.request_id)
+            reply = self._path.error_reply(started, error)
         await self._send(reply, task)
 
     async def _send(self, reply: bytes, task: asyncio.Task[Any]) -> None:
@@ -148,5 +151,5 @@ class Stream:
     def _give_up(self) -> None:
         while not self._order.empty():
             started = self._order.get_nowait()
-            if isinstance(started, Started) and started.call is not None:
+            if started is not None and not isinstance(started, FlightserveError) and started.call is not None:
                 started.call.cancel()

@@ -78,37 +78,39 @@ def _quality(form: bytes, wishes: Sequence[tuple[bytes, float]]) -> float:
 
 @functools.lru_cache(maxsize=256)
 def packing(content_encoding: bytes | None) -> str:
-    """`gzip`, `zstd` or "" for none. Raises UnsupportedMediaType."""
+    """`gzip`, `deflate`, `zstd` or "" for none. Raises UnsupportedMediaType."""
     if content_encoding is None:
         return ""
     name = content_encoding.strip().lower()
     if name in (b"", b"identity"):
         return ""
-    if name in (b"gzip", b"x-gzip", b"zstd"):
+    if name in (b"gzip", b"x-gzip", b"deflate", b"zstd"):
         return name.decode().removeprefix("x-")
     shown = content_encoding[:64].decode("latin-1")
-    raise UnsupportedMediaType(f"Content-Encoding is {shown!r}; gzip and zstd are read")
+    raise UnsupportedMediaType(f"Content-Encoding is {shown!r}; gzip, deflate and zstd are read")
 
 
 def unpack(pieces: Sequence[bytes], how: str, bytes_max: int) -> list[bytes]:
     """A packed body's content, never more than `bytes_max` of it in memory. Raises TooLarge, InvalidArgument."""
-    return _gunzip(pieces, bytes_max) if how == "gzip" else _unzstd(pieces, bytes_max)
+    return _unzstd(pieces, bytes_max) if how == "zstd" else _inflate(pieces, how, bytes_max)
 
 
 def _too_large(bytes_max: int) -> TooLarge:
     return TooLarge(f"the body unpacks to more than {bytes_max} bytes")
 
 
-def _gunzip(pieces: Sequence[bytes], bytes_max: int) -> list[bytes]:
+def _inflate(pieces: Sequence[bytes], how: str, bytes_max: int) -> list[bytes]:
     out: list[bytes] = []
     room = bytes_max
-    reader = zlib.decompressobj(wbits=31)
+    # In HTTP deflate has zlib's head (RFC 9110, 8.4.1.2).
+    wbits = 31 if how == "gzip" else 15
+    reader = zlib.decompressobj(wbits)
     try:
         for piece in pieces:
             rest = piece
             while rest:
                 if reader.eof:  # another member of the same file
-                    reader = zlib.decompressobj(wbits=31)
+                    reader = zlib.decompressobj(wbits)
                 content = reader.decompress(rest, min(room + 1, _PIECE_BYTES))
                 room -= len(content)
                 if room < 0:
@@ -117,7 +119,7 @@ def _gunzip(pieces: Sequence[bytes], bytes_max: int) -> list[bytes]:
                     out.append(content)
                 rest = reader.unused_data if reader.eof else reader.unconsumed_tail
     except zlib.error as error:
-        raise InvalidArgument(f"the body is not gzip: {error}") from error
+        raise InvalidArgument(f"the body is not {how}: {error}") from error
     # What the last piece still holds: input is gone, output is not.
     while not reader.eof and (content := reader.decompress(b"", min(room + 1, _PIECE_BYTES))):
         room -= len(content)
@@ -125,7 +127,7 @@ def _gunzip(pieces: Sequence[bytes], bytes_max: int) -> list[bytes]:
             raise _too_large(bytes_max)
         out.append(content)
     if not reader.eof:
-        raise InvalidArgument("the gzip body ends early")
+        raise InvalidArgument(f"the {how} body ends early")
     return out
 
 

@@ -38,6 +38,9 @@ from flightserve.frontends.http.ranges import KeptAnswers
 from flightserve.frontends.json.columns import JsonColumns, build_all, declared_schema, parse
 from flightserve.frontends.json.style import METHODS, SUMS, Style
 from flightserve.frontends.json.text_sizes import text_bytes
+from flightserve.frontends.kserve import http_calls as kserve
+from flightserve.frontends.kserve.http_calls import InferExchange, InferRoute
+from flightserve.frontends.kserve.statistics import ModelStatistics
 from flightserve.frontends.sql.calls import SqlCalls
 from flightserve.loops import TurnGroups, beside
 from flightserve.types import RequestMeta
@@ -98,7 +101,8 @@ class HttpCalls:
         self.date_line = b""
         self.held_bytes = 0
         self.held_bytes_max = BODIES_BYTES_FACTOR * limits.body_bytes_max
-        self._routes: dict[bytes, CallRoute | None] = {}
+        self.model_statistics = ModelStatistics()
+        self._routes: dict[bytes, CallRoute | InferRoute | None] = {}
         self._metrics = metrics
         self._loop = loop
         self._arrived: TurnGroups[CallRoute, Exchange] = TurnGroups(self._submit, GROUP_REQUESTS_MAX, GROUPED_CELLS_MAX)
@@ -107,7 +111,7 @@ class HttpCalls:
 
     # ---- heads
 
-    def route_of(self, url: bytes) -> CallRoute | None:
+    def route_of(self, url: bytes) -> CallRoute | InferRoute | None:
         """The call that a POST to this URL makes, or None where that is no call's path."""
         try:
             return self._routes[url]
@@ -122,7 +126,7 @@ class HttpCalls:
         PermissionDenied for one that another site's page begins, MethodNotAllowed for a call where URLs may not ask."""
         if method == b"GET" and wants_events(headers.get(b"accept")):
             route = self.route_of(url)
-            if route is not None and route is not http_sql.SQL:
+            if isinstance(route, CallRoute) and route is not http_sql.SQL:
                 return self._call_by_url(route, headers)
         if not self._allow_get or method not in (b"GET", b"HEAD") or unquote_to_bytes(_path_of(url)) != http_sql.PATH:
             return None
@@ -135,10 +139,12 @@ class HttpCalls:
         self.origin_policy.check_followed(headers)
         return ByUrl(*route)
 
-    def open(self, protocol: EdgeProtocol, route: CallRoute, headers: dict[bytes, bytes]) -> Exchange:
+    def open(self, protocol: EdgeProtocol, route: CallRoute | InferRoute, headers: dict[bytes, bytes]) -> Exchange:
         """A head has arrived. What is wrong with it is answered once the body is read (`exchange.error`)."""
-        exchange = Exchange(protocol, route, headers, self._done)
         self.in_flight += 1
+        if isinstance(route, InferRoute):
+            return self._open_inference(InferExchange(protocol, route, headers, self._done))
+        exchange = Exchange(protocol, route, headers, self._done)
         limits = self.limits
         exchange.size_max = limits.body_bytes_max
         get = headers.get
@@ -172,6 +178,13 @@ class HttpCalls:
             self._refuse_later(exchange, error)
         return exchange
 
+    def _open_inference(self, exchange: InferExchange) -> InferExchange:
+        try:
+            kserve.open_inference(self, exchange)
+        except FlightserveError as error:
+            exchange.error = error
+        return exchange
+
     def _refuse_later(self, exchange: Exchange, error: FlightserveError) -> None:
         exchange.error = error
         exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
@@ -199,6 +212,8 @@ class HttpCalls:
                 and not exchange.spec.streaming
             ):
                 self._join(exchange)
+            elif isinstance(exchange, InferExchange):
+                exchange.call = self._later(kserve.run(self, exchange))
             else:
                 exchange.call = self._later(http_streams.run(self, exchange))
         except FlightserveError as error:
@@ -354,6 +369,8 @@ class HttpCalls:
         deployment, method = exchange.route if known else ("-", "-")
         seconds = (monotonic_ns() - exchange.arrived_ns) / NS_PER_S
         self._metrics.answered("http", deployment, method, exchange.error.code if exchange.error else 0, seconds)
+        if isinstance(exchange, InferExchange):
+            kserve.count(self, exchange)
 
 
 def _texts(batch: pa.RecordBatch, parts: list[tuple[int, int, bool]], style: Style) -> list[bytes]:
@@ -407,10 +424,12 @@ def _path_of(url: bytes) -> bytes:
     return bytes(httptools.parse_url(url).path or b"")
 
 
-def _parsed_route(url: bytes) -> CallRoute | None:
+def _parsed_route(url: bytes) -> CallRoute | InferRoute | None:
     path = _path_of(url)
     if unquote_to_bytes(path) == http_sql.PATH:
         return http_sql.SQL
+    if path.startswith(b"/v2/"):
+        return kserve.infer_route(path)
     segments = path.split(b"/")
     if len(segments) != 4 or segments[0] or segments[1] != b"v1" or not segments[2] or not segments[3]:
         return None

@@ -92,6 +92,21 @@ def error_body(error: FlightserveError, request_id: str) -> bytes:
         return orjson.dumps({"error": shown})
 
 
+def is_kserve(path: bytes | str) -> bool:
+    """Whether who asks for this path reads errors as KServe says them."""
+    return path[:4] in (b"/v2/", "/v2/", b"/v2", "/v2")
+
+
+def kserve_error(error: FlightserveError) -> tuple[int, bytes]:
+    """Status and `{"error": "..."}`. Wrong columns or types are a bad request to KServe's clients."""
+    status = http_status(error)
+    try:
+        body = orjson.dumps({"error": error.message})
+    except orjson.JSONEncodeError:
+        body = orjson.dumps({"error": error.message.encode("utf-8", "replace").decode()})
+    return (400 if status == 422 else status), body
+
+
 def retry_after_s(error: FlightserveError, status: int) -> int:
     """Seconds for `Retry-After`: what the error says, rounded up, and 1 where it does not; 0 where no retry helps."""
     if status not in (429, 503) or not retryable(error):

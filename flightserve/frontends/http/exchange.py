@@ -181,10 +181,14 @@ class Exchange:
             self.keep_alive = False
             self.protocol.transport.abort()
         else:
-            status = http_status(error)
+            status, body = self.say_error(error)
             extra = retry_after_line(error, status) + self.error_lines
-            self._write_whole(STATUS_LINES[status], JSON, error_body(error, self.request_id), extra)
+            self._write_whole(STATUS_LINES[status], JSON, body, extra)
         self._end(error.code)
+
+    def say_error(self, error: FlightserveError) -> tuple[int, bytes]:
+        """Status and body of an error."""
+        return http_status(error), error_body(error, self.request_id)
 
     def _write_whole(self, status_line: bytes, form: bytes, body: bytes | memoryview, extra: bytes) -> None:
         protocol = self.protocol

@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from flightserve.contracts.warehouse import KIND
+from flightserve.contracts.warehouse import KIND, is_internal
 from flightserve.frontends.http.bodies import ARROW, EVENTS, HTML, JSON, NDJSON
 from flightserve.frontends.http.file_names import NAME_CHARS_MAX
 from flightserve.frontends.http.json_schemas import field_schema
-from flightserve.frontends.http.samples import is_internal, sample_of
+from flightserve.frontends.http.samples import sample_of
 from flightserve.frontends.http.sql import FORMS as SQL_FORMS
 from flightserve.frontends.http.sql_urls import FORMATS
 from flightserve.frontends.json.columns import declared_schema

@@ -20,9 +20,19 @@ from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.frontends.edge import as_error, check_name, echoable_request_id
-from flightserve.frontends.http.errors import MethodNotAllowed, NoRoute, error_body, http_status, retry_after_s
+from flightserve.frontends.http.errors import (
+    MethodNotAllowed,
+    NoRoute,
+    error_body,
+    http_status,
+    is_kserve,
+    kserve_error,
+    retry_after_s,
+)
 from flightserve.frontends.http.openapi import describe_deployment, describe_method, openapi
 from flightserve.frontends.http.origin_policy import preflight
+from flightserve.frontends.kserve.http_pages import ModelPages
+from flightserve.frontends.kserve.statistics import ModelStatistics
 from flightserve.metrics import CONTENT_TYPE, Metrics
 
 JSON_TYPE = "application/json"
@@ -42,7 +52,12 @@ _POLICY: Final = (
 
 
 def pages(
-    service: Service, limits: EdgeLimits, metrics: Metrics, is_draining: Callable[[], bool], sql_by: Sequence[str]
+    service: Service,
+    limits: EdgeLimits,
+    metrics: Metrics,
+    is_draining: Callable[[], bool],
+    sql_by: Sequence[str],
+    statistics: ModelStatistics,
 ) -> ASGIApp:
     """The application. Its handlers only read `service`, and answer from memory. `sql_by`: how queries may come, for
     who asks otherwise."""
@@ -58,6 +73,7 @@ def pages(
         Route("/v1/deployments", all_pages.deployments),
         Route("/v1/sql", all_pages.sql, methods=list(sql_by)),
         Route("/v1/{deployment}/{method}", all_pages.method),
+        *ModelPages(service, statistics, is_draining).routes(),
     ]
     handlers: Mapping[Any, Any] = {HTTPException: _http_error, FlightserveError: _error, Exception: _error}
     application = Starlette(routes=routes, exception_handlers=handlers)
@@ -170,6 +186,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     shown: FlightserveError
     if error.status_code == 405 and path == "/v1/sql":
         shown = MethodNotAllowed(_SQL_TAKES)
+    elif error.status_code == 405 and is_kserve(path):
+        shown = MethodNotAllowed(f"{path} takes {allow}")
     elif error.status_code == 405:
         shown = MethodNotAllowed(f"{path} takes {allow}; a call is a POST to /v1/{{deployment}}/{{method}}")
     else:
@@ -199,4 +217,7 @@ async def _error(request: Request, error: Exception) -> Response:
     seconds = retry_after_s(shown, status)
     if seconds:
         headers["retry-after"] = str(seconds)
-    return Response(error_body(shown, request_id), status, media_type=JSON_TYPE, headers=headers)
+    body = error_body(shown, request_id)
+    if is_kserve(request.url.path):
+        status, body = kserve_error(shown)
+    return Response(body, status, media_type=JSON_TYPE, headers=headers)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import math
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -39,11 +39,16 @@ from flightserve.frontends.http.errors import (
     RequestTimedOut,
     error_body,
     http_status,
+    is_kserve,
+    kserve_error,
     retry_after_line,
 )
 from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import AFTER, ANSWERED, REQUEST_ENDED
 from flightserve.frontends.http.origin_policy import OriginPolicy
+
+if TYPE_CHECKING:
+    from flightserve.frontends.kserve.http_calls import InferRoute
 
 LINGER_S: Final = 2.0
 SWEEP_S: Final = 0.5
@@ -63,7 +68,7 @@ class Edge(Protocol):
     held_bytes: int
     held_bytes_max: int
 
-    def route_of(self, url: bytes) -> CallRoute | None:
+    def route_of(self, url: bytes) -> CallRoute | InferRoute | None:
         """The call that this URL names, or None."""
         ...
 
@@ -71,7 +76,7 @@ class Edge(Protocol):
         """The query that a request of another method than POST asks, or None. Raises PermissionDenied."""
         ...
 
-    def open(self, protocol: EdgeProtocol, route: CallRoute, headers: dict[bytes, bytes]) -> Exchange:
+    def open(self, protocol: EdgeProtocol, route: CallRoute | InferRoute, headers: dict[bytes, bytes]) -> Exchange:
         """A call's head has arrived."""
         ...
 
@@ -233,7 +238,7 @@ class EdgeProtocol(AsgiBridge):
         self._check_head(method, headers)
         self.expires = self.bounds.begin_body(declared)
         if method == b"POST":
-            route = self.edge.route_of(self.url)
+            route: CallRoute | InferRoute | None = self.edge.route_of(self.url)
         else:
             route = self.edge.query_of(self.url, method, headers)
         if route is None:
@@ -257,7 +262,7 @@ class EdgeProtocol(AsgiBridge):
             if version == "1.0":
                 raise BadRequest("HTTP/1.0 knows no Transfer-Encoding")
 
-    def _open_call(self, route: CallRoute, method: bytes, headers: dict[bytes, bytes]) -> None:
+    def _open_call(self, route: CallRoute | InferRoute, method: bytes, headers: dict[bytes, bytes]) -> None:
         version = self.parser.get_http_version()
         self.can_stream = version != "1.0"
         exchange = self.edge.open(self, route, headers)
@@ -387,8 +392,10 @@ class EdgeProtocol(AsgiBridge):
         if begun or self.transport.is_closing():
             self.transport.abort()
             return
-        status = http_status(error)
-        body = error_body(error, request_id)
+        if is_kserve(self.url):
+            status, body = kserve_error(error)
+        else:
+            status, body = http_status(error), error_body(error, request_id)
         extra = retry_after_line(error, status) + self._cors
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close"
         self._end(

@@ -10,7 +10,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.types as pt
 
-from flightserve.contracts.warehouse import KIND, METHODS
+from flightserve.contracts.warehouse import is_internal
 from flightserve.errors import MethodFailed
 from flightserve.frontends.json.columns import JsonColumns, declared_schema
 from flightserve.types import DeploymentSpec, MethodSpec
@@ -19,7 +19,6 @@ NOTHING_KNOWN: Final = (
     "The method declares neither what it takes nor an example: @fs.method(input=schema) or @fs.method(example={...})."
 )
 OF_FRONTENDS: Final = "The frontends call it, with Arrow data of their own."
-_INTERNAL: Final = frozenset(method.name for method in METHODS)
 
 
 class Sample(NamedTuple):
@@ -28,11 +27,6 @@ class Sample(NamedTuple):
     body: dict[str, Any] | None
     declared: bool = False
     why: str = ""
-
-
-def is_internal(spec: DeploymentSpec, method: MethodSpec) -> bool:
-    """A method that frontends call, not clients."""
-    return spec.kind == KIND and method.name in _INTERNAL
 
 
 def sample_of(spec: DeploymentSpec, method: MethodSpec) -> Sample:

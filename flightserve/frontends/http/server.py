@@ -90,7 +90,9 @@ class HttpFrontend:
             self._service, self._limits, self._metrics, loop, self._origin_policy, self._allow_get
         )
         self._socket = self._listen()
-        application = pages(self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by)
+        application = pages(
+            self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by, calls.model_statistics
+        )
         config = uvicorn.Config(
             application,
             loop="none",

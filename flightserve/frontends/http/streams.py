@@ -46,7 +46,7 @@ async def run(calls: HttpCalls, exchange: Exchange) -> None:
     call: AsyncCall | None = None
     try:
         if http_sql.is_query(exchange.route):
-            call, encoder = await http_sql.start(calls, exchange, b"".join(await _unpacked(exchange)))
+            call, encoder = await http_sql.start(calls, exchange, b"".join(await unpacked(exchange)))
             if call is not None and exchange.ranged is not None:
                 await _give_part(calls, exchange, call, encoder)
             elif call is not None:
@@ -78,7 +78,7 @@ async def run(calls: HttpCalls, exchange: Exchange) -> None:
 
 
 async def _payload(calls: HttpCalls, exchange: Exchange) -> Payload:
-    pieces = await _unpacked(exchange)
+    pieces = await unpacked(exchange)
     if exchange.form_in is ARROW:
         return EncodedStream(pieces)
     serialised = exchange.spec.input_schema
@@ -99,7 +99,8 @@ def _read(pieces: list[Any], limits: EdgeLimits, schema: pa.Schema | None) -> tu
     return body, batch
 
 
-async def _unpacked(exchange: Exchange) -> list[bytes]:
+async def unpacked(exchange: Exchange) -> list[bytes]:
+    """The body's pieces, which the exchange lets go of. Raises TooLarge, InvalidArgument."""
     pieces, exchange.pieces = exchange.pieces, []
     if not exchange.packed:
         return pieces

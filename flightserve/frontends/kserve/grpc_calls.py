@@ -1,0 +1,284 @@
+"""`inference.GRPCInferenceService` on the gRPC frontend's port: KServe's clients, and Triton's, as they are.
+
+A `ModelInfer` runs as a `Call` does, and a `ModelStreamInfer` as a `Stream` (`frontends.grpc`): with the same bounds,
+idle ones ended, answered in the order asked. A generator's parts leave as they are made, each a response. What has no
+handler is UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+import pyarrow as pa
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+
+from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.contracts.service import AsyncCall
+from flightserve.errors import Cancelled, FlightserveError, NotFound, ResourceExhausted
+from flightserve.frontends import edge
+from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, abort, end_of
+from flightserve.frontends.grpc.catalogue import echo_request_id, parsed
+from flightserve.frontends.grpc.stream import Streams
+from flightserve.frontends.kserve.grpc_messages import (
+    as_stream_response,
+    read_asked,
+    read_infer_request,
+    write_infer_response,
+    write_stream_error,
+)
+from flightserve.frontends.kserve.models import (
+    Model,
+    config_of,
+    find_model,
+    index_of,
+    metadata_of,
+    server_metadata,
+)
+from flightserve.frontends.kserve.requests import (
+    EMPTY_FINAL,
+    Asked,
+    batch_of,
+    check_names,
+    is_heavy,
+    meta_of,
+    outputs_of,
+)
+from flightserve.frontends.kserve.statistics import ModelStatistics
+from flightserve.frontends.replies import clip, collect_batch
+from flightserve.metrics import UNKNOWN
+from flightserve.proto import kserve_pb2 as pb
+from flightserve.types import MethodSpec, RequestMeta
+
+SERVICE: Final = "inference.GRPCInferenceService"
+# In a stream, says whether other responses to the request follow.
+_FINAL: Final = "triton_final_response"
+
+
+class _Inference:
+    """A request that was read, or the error that kept it from that."""
+
+    __slots__ = ("asked", "call", "deadline_ns", "error", "meta", "model", "request_id", "rows", "started_ns")
+
+    def __init__(self, deadline_ns: int, request_id: str) -> None:
+        self.started_ns = monotonic_ns()
+        self.deadline_ns = deadline_ns
+        self.request_id = request_id
+        self.asked = Asked("")
+        self.model: Model | None = None
+        self.meta = RequestMeta()
+        self.rows = 0
+        # None where its rows take long to make: that is left to a thread, when its turn comes.
+        self.call: AsyncCall | None = None
+        self.error: FlightserveError | None = None
+
+    @property
+    def spec(self) -> MethodSpec | None:
+        """The method's, where the model exists."""
+        return None if self.model is None else self.model.method
+
+
+class Inferences:
+    """The request path of `ModelInfer`."""
+
+    def __init__(self, calls: GrpcCalls, statistics: ModelStatistics) -> None:
+        self._calls = calls
+        self._statistics = statistics
+
+    def start(self, message: bytes, headers: RpcHead) -> _Inference:
+        """Read a message and hand its rows to the data plane. Never raises: what is wrong is in what it returns."""
+        started = _Inference(headers.deadline_ns, edge.echoable_request_id(headers.metadata.get("x-request-id")))
+        try:
+            self._start(started, message, headers)
+        except Exception as error:
+            started.error = edge.as_error(error, started.request_id)
+        return started
+
+    def _start(self, started: _Inference, message: bytes, headers: RpcHead) -> None:
+        calls, limits = self._calls, self._calls.limits
+        if len(headers.metadata) > limits.header_count_max:
+            raise ResourceExhausted(f"more than {limits.header_count_max} metadata entries")
+        request, raw = read_infer_request(message)
+        # For whoever is told what is wrong with it.
+        started.asked = Asked(request.model_name, request.model_version, request.id)
+        model = started.model = find_model(calls.service, request.model_name, request.model_version)
+        asked = started.asked = read_asked(request, raw)
+        check_names(asked, model, limits)
+        meta = meta_of(asked, headers.metadata.get, model, limits, started.started_ns, headers.deadline_ns)
+        started.meta, started.request_id = meta, meta.request_id
+        if not is_heavy(asked):
+            self._submit(started, model, batch_of(asked, model))
+
+    def _submit(self, started: _Inference, model: Model, batch: pa.RecordBatch) -> AsyncCall:
+        started.rows = batch.num_rows
+        started.call = self._calls.service.call(model.deployment.name, model.method.name, batch, started.meta)
+        # The rows are in shared memory, or on their way there.
+        started.asked = started.asked.without_contents()
+        return started.call
+
+    async def _going(self, started: _Inference) -> tuple[AsyncCall, Model]:
+        model = started.model
+        if started.error is not None or model is None:
+            raise started.error or Cancelled("the request was not started")
+        if started.call is not None:
+            return started.call, model
+        batch = await asyncio.get_running_loop().run_in_executor(None, batch_of, started.asked, model)
+        return self._submit(started, model, batch), model
+
+    async def finish(self, started: _Inference) -> bytes:
+        """Await a started request: its serialised response. Raises FlightserveError; counts the outcome."""
+        code = 0
+        try:
+            call, model = await self._going(started)
+            batch = await collect_batch(call, model.method, self._calls.limits.body_bytes_max)
+            return self.write(started, model, batch, True)
+        except (asyncio.CancelledError, Exception) as caught:
+            error = end_of(started, caught)
+            code = error.code
+            if isinstance(caught, asyncio.CancelledError) or error is caught:
+                raise
+            raise error from caught
+        finally:
+            self._count(started, code)
+
+    def write(self, started: _Inference, model: Model, batch: pa.RecordBatch, last: bool) -> bytes:
+        """A response."""
+        return b"".join(write_infer_response(started.asked, model.version, outputs_of(batch, started.asked, model)))
+
+    def _count(self, started: _Inference, code: int) -> None:
+        ns = monotonic_ns() - started.started_ns
+        known = (UNKNOWN, UNKNOWN)
+        if started.model is not None:
+            known = (started.model.deployment.name, started.model.method.name)
+            self._statistics.count(started.model, started.rows, code, ns)
+        self._calls.metrics.answered("grpc", *known, code, ns / NS_PER_S)
+
+
+class StreamInferences(Inferences):
+    """That of `ModelStreamInfer`."""
+
+    async def parts(self, started: _Inference) -> AsyncGenerator[bytes]:
+        """The serialised responses of a generator: each part as it is made; and where the client asks for it, one more
+        that says that this was all. Raises FlightserveError; counts the outcome. It is to be closed."""
+        code, result, call = 0, None, None
+        try:
+            call, model = await self._going(started)
+            async for result in call:
+                yield self.write(started, model, result.batch(), False)
+                result = None
+            if started.asked.parameters.get(EMPTY_FINAL):
+                yield b"".join(
+                    as_stream_response(write_infer_response(started.asked, model.version, (), {_FINAL: True}))
+                )
+        except BaseException as caught:
+            if call is not None:
+                call.cancel()
+            error = end_of(started, caught)
+            code = error.code
+            # What is raised holds this frame; the rows must not wait until it goes.
+            result = None
+            if not isinstance(caught, Exception) or error is caught:
+                raise
+            raise error from caught
+        finally:
+            self._count(started, code)
+
+    def write(self, started: _Inference, model: Model, batch: pa.RecordBatch, last: bool) -> bytes:
+        """A response of a stream."""
+        outputs = outputs_of(batch, started.asked, model)
+        return b"".join(as_stream_response(write_infer_response(started.asked, model.version, outputs, {_FINAL: last})))
+
+    def error_reply(self, started: _Inference, error: FlightserveError) -> bytes:
+        """What says within the stream that the request failed. Triton's clients see its text alone."""
+        return write_stream_error(clip(error.message), started.asked.id)
+
+
+class KServe:
+    """The handlers of the service. `is_draining`: nothing new is to come."""
+
+    def __init__(self, calls: GrpcCalls, streams: Streams, is_draining: Callable[[], bool]) -> None:
+        self._calls = calls
+        self._service = calls.service
+        self._streams = streams
+        self._is_draining = is_draining
+        self._statistics = ModelStatistics()
+        self._inferences = Inferences(calls, self._statistics)
+        self._stream_inferences = StreamInferences(calls, self._statistics)
+
+    def handlers(self) -> dict[str, Any]:
+        """By the RPC's name."""
+        infer = grpc.stream_unary_rpc_method_handler(self._infer)
+        stream = grpc.stream_stream_rpc_method_handler(self._stream)
+        described = {
+            name: grpc.unary_unary_rpc_method_handler(self._describing(*each)) for name, each in self._said().items()
+        }
+        return {"ModelInfer": infer, "ModelStreamInfer": stream, **described}
+
+    async def _infer(self, _: Any, context: Any) -> bytes:
+        return await self._calls.answer(context, self._inferences)
+
+    async def _stream(self, _: Any, context: Any) -> None:
+        await self._streams.serve(context, self._stream_inferences)
+
+    def _said(self) -> dict[str, tuple[type[Message], type[Message], Callable[[Any], Any]]]:
+        """What is asked, what answers, and as what."""
+        service = self._service
+        return {
+            "ServerLive": (pb.ServerLiveRequest, pb.ServerLiveResponse, lambda _: {"live": True}),
+            "ServerReady": (pb.ServerReadyRequest, pb.ServerReadyResponse, lambda _: {"ready": self._ready()}),
+            "ModelReady": (
+                pb.ModelReadyRequest,
+                pb.ModelReadyResponse,
+                lambda asked: {"ready": self._model_ready(asked)},
+            ),
+            "ServerMetadata": (pb.ServerMetadataRequest, pb.ServerMetadataResponse, lambda _: server_metadata()),
+            "ModelMetadata": (
+                pb.ModelMetadataRequest,
+                pb.ModelMetadataResponse,
+                lambda asked: metadata_of(find_model(service, asked.name, asked.version)),
+            ),
+            "ModelConfig": (
+                pb.ModelConfigRequest,
+                pb.ModelConfigResponse,
+                lambda asked: {"config": config_of(find_model(service, asked.name, asked.version))},
+            ),
+            "ModelStatistics": (
+                pb.ModelStatisticsRequest,
+                pb.ModelStatisticsResponse,
+                lambda asked: {"model_stats": self._statistics.describe(service, asked.name, asked.version)},
+            ),
+            "RepositoryIndex": (
+                pb.RepositoryIndexRequest,
+                pb.RepositoryIndexResponse,
+                lambda asked: {"models": index_of(service, asked.ready)},
+            ),
+        }
+
+    def _describing(
+        self, takes: type[Message], gives: type[Message], said: Callable[[Any], Any]
+    ) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        async def describe(message: bytes, context: Any) -> bytes:
+            echo_request_id(context)
+            asked = await parsed(takes, message, context)
+            try:
+                written: bytes = ParseDict(said(asked), gives()).SerializeToString()
+            except FlightserveError as error:
+                await abort(context, error)
+                raise
+            return written
+
+        return describe
+
+    def _ready(self) -> bool:
+        return self._service.ready() and not self._is_draining()
+
+    def _model_ready(self, asked: Any) -> bool:
+        """A model that there is not is not ready, as Triton has it: clients wait for models so."""
+        try:
+            find_model(self._service, asked.name, asked.version)
+        except NotFound:
+            return False
+        return self._ready()
