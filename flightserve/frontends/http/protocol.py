@@ -93,6 +93,8 @@ class EdgeProtocol(AsgiBridge):
         self.edge = edge
         self.limits = edge.limits
         self.can_stream = True
+        # Of the request whose head was read last.
+        self.url = b""
         self.expires = _NEVER
         self.bounds = RequestBounds(edge.limits)
         # The request being answered, those behind it, and the one whose body is read.
