@@ -40,7 +40,7 @@ from flightserve.frontends.kserve.models import (
 )
 from flightserve.frontends.kserve.requests import (
     EMPTY_FINAL,
-    Asked,
+    AskedInference,
     batch_of,
     check_names,
     is_heavy,
@@ -67,7 +67,7 @@ class _Inference:
         self.started_ns = monotonic_ns()
         self.deadline_ns = deadline_ns
         self.request_id = request_id
-        self.asked = Asked("")
+        self.asked = AskedInference("")
         self.model: Model | None = None
         self.meta = RequestMeta()
         self.rows = 0
@@ -103,7 +103,7 @@ class Inferences:
             raise ResourceExhausted(f"more than {limits.header_count_max} metadata entries")
         request, raw = read_infer_request(message)
         # For whoever is told what is wrong with it.
-        started.asked = Asked(request.model_name, request.model_version, request.id)
+        started.asked = AskedInference(request.model_name, request.model_version, request.id)
         model = started.model = find_model(calls.service, request.model_name, request.model_version)
         asked = started.asked = read_asked(request, raw)
         check_names(asked, model, limits)

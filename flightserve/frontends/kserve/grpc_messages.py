@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from flightserve.errors import InvalidArgument
-from flightserve.frontends.kserve.requests import Asked, AskedOutput, check_parameters
+from flightserve.frontends.kserve.requests import AskedInference, AskedOutput, check_parameters
 from flightserve.frontends.kserve.tensors import InputTensor, OutputTensor
 from flightserve.proto import kserve_pb2 as pb
 
@@ -98,7 +98,7 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
     raise IndexError("a number of more than ten bytes")
 
 
-def read_asked(request: Any, raw: Sequence[Raw]) -> Asked:
+def read_asked(request: Any, raw: Sequence[Raw]) -> AskedInference:
     """What the message asks. Raises InvalidArgument, Unimplemented."""
     if raw and len(raw) != len(request.inputs):
         raise InvalidArgument(
@@ -110,7 +110,7 @@ def read_asked(request: Any, raw: Sequence[Raw]) -> Asked:
         outputs.append(AskedOutput(output.name))
     inputs = [_read_input(tensor, raw[place] if raw else None) for place, tensor in enumerate(request.inputs)]
     parameters = read_parameters(request.parameters)
-    return Asked(request.model_name, request.model_version, request.id, inputs, outputs, parameters)
+    return AskedInference(request.model_name, request.model_version, request.id, inputs, outputs, parameters)
 
 
 def read_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _numbers(tensor: Any, values: Any, kind: Any) -> np.ndarray:
 
 
 def write_infer_response(
-    asked: Asked, version: str, outputs: Sequence[OutputTensor], parameters: Mapping[str, bool] | None = None
+    asked: AskedInference, version: str, outputs: Sequence[OutputTensor], parameters: Mapping[str, bool] | None = None
 ) -> list[Raw]:
     """A `ModelInferResponse`, in pieces."""
     response = pb.ModelInferResponse(model_name=asked.model, model_version=version, id=asked.id)

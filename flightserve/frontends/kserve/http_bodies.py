@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 
 from flightserve.errors import InvalidArgument, Unimplemented
-from flightserve.frontends.kserve.requests import Asked, AskedOutput, check_parameters
+from flightserve.frontends.kserve.requests import AskedInference, AskedOutput, check_parameters
 from flightserve.frontends.kserve.tensors import InputTensor, OutputTensor
 
 HEADER_LENGTH: Final = "inference-header-content-length"
@@ -63,7 +63,7 @@ def header_length(said: str | None, size: int) -> int:
     return int(said)
 
 
-def read_body(body: bytes | memoryview, json_bytes: int, model: str, version: str) -> Asked:
+def read_body(body: bytes | memoryview, json_bytes: int, model: str, version: str) -> AskedInference:
     """What a body asks, the first `json_bytes` of which are JSON; raw contents are views of it. Raises InvalidArgument,
     Unimplemented."""
     view = memoryview(body)
@@ -84,7 +84,7 @@ def read_body(body: bytes | memoryview, json_bytes: int, model: str, version: st
     if len(rest):
         raise InvalidArgument(f"{len(rest)} bytes follow the contents that the inputs have")
     outputs = _read_outputs(parsed.outputs or [], parameters)
-    return Asked(model, version, parsed.id, inputs, outputs, parameters)
+    return AskedInference(model, version, parsed.id, inputs, outputs, parameters)
 
 
 def _read_input(tensor: _Input, rest: memoryview) -> tuple[InputTensor, int]:
@@ -141,7 +141,9 @@ def _flag(parameters: Mapping[str, Any], name: str, whose: str, otherwise: bool 
 # ---- out
 
 
-def write_body(asked: Asked, version: str, outputs: Sequence[OutputTensor]) -> tuple[bytes | memoryview, int | None]:
+def write_body(
+    asked: AskedInference, version: str, outputs: Sequence[OutputTensor]
+) -> tuple[bytes | memoryview, int | None]:
     """The answer, and how much of it is JSON; None where all is. Raises Unimplemented for values that JSON has not."""
     wishes = {output.name: output.binary for output in asked.outputs}
     otherwise = bool(asked.parameters.get("binary_data_output"))

@@ -26,7 +26,7 @@ from flightserve.frontends.kserve.http_bodies import HEADER_LENGTH, header_lengt
 from flightserve.frontends.kserve.models import Model, find_model
 from flightserve.frontends.kserve.requests import (
     HEAVY_BYTES_MIN,
-    Asked,
+    AskedInference,
     batch_of,
     check_names,
     is_heavy,
@@ -80,7 +80,7 @@ class InferExchange(Exchange):
         on_done: Callable[[Exchange], None],
     ) -> None:
         super().__init__(protocol, _UNKNOWN, headers, on_done)
-        self.asked = Asked(target.model, target.version)
+        self.asked = AskedInference(target.model, target.version)
         self.model: Model | None = None
         self.rows = 0
         self.form_in = self.form_out = BINARY

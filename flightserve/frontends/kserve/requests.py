@@ -40,7 +40,7 @@ class AskedOutput(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedInference:
     """A request's own words. Without `outputs` all are asked for."""
 
     model: str
@@ -50,7 +50,7 @@ class Asked:
     outputs: Sequence[AskedOutput] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
-    def without_contents(self) -> Asked:
+    def without_contents(self) -> AskedInference:
         """All but the rows: whoever waits for the answer is not to hold them."""
         inputs = [InputTensor(tensor.name, tensor.datatype, tensor.shape) for tensor in self.inputs]
         return replace(self, inputs=inputs)
@@ -68,7 +68,7 @@ def check_parameters(parameters: Mapping[str, Any], whose: str) -> None:
 
 
 def meta_of(
-    asked: Asked,
+    asked: AskedInference,
     get: Callable[[str], str | None],
     model: Model,
     limits: EdgeLimits,
@@ -101,7 +101,7 @@ def _whole(parameters: Mapping[str, Any], name: str) -> int:
 # ---- in
 
 
-def check_names(asked: Asked, model: Model, limits: EdgeLimits) -> None:
+def check_names(asked: AskedInference, model: Model, limits: EdgeLimits) -> None:
     """Inputs and outputs against what the method declares, before anything is made of them. Raises InvalidArgument,
     SchemaMismatch, Unimplemented."""
     check_parameters(asked.parameters, "the request")
@@ -136,13 +136,13 @@ def _check_inputs(sent: Sequence[str], names: Sequence[str], model: Model) -> No
         raise SchemaMismatch(f"{model.name}: {'; '.join(parts)}; it takes {list(names)[:16]}")
 
 
-def _check_outputs(asked: Asked, names: Sequence[str], model: Model) -> None:
+def _check_outputs(asked: AskedInference, names: Sequence[str], model: Model) -> None:
     unknown = [output.name[:64] for output in asked.outputs if output.name not in names]
     if unknown:
         raise InvalidArgument(f"{model.name}: unknown outputs {unknown[:8]}; it gives {list(names)[:16]}")
 
 
-def is_heavy(asked: Asked) -> bool:
+def is_heavy(asked: AskedInference) -> bool:
     """Whether making rows of it would hold up others: values are looked at one by one, where they do not lie as a
     column's do."""
     return sum(map(_looked_at, asked.inputs)) > HEAVY_BYTES_MIN
@@ -154,7 +154,7 @@ def _looked_at(tensor: InputTensor) -> int:
     return 0 if tensor.values is None or isinstance(tensor.values, np.ndarray) else 8 * len(tensor.values)
 
 
-def batch_of(asked: Asked, model: Model) -> pa.RecordBatch:
+def batch_of(asked: AskedInference, model: Model) -> pa.RecordBatch:
     """The inputs as rows. Raises InvalidArgument, SchemaMismatch."""
     declared = model.method.input_schema
     schema = None if declared is None else declared_schema(declared)
@@ -175,7 +175,7 @@ def batch_of(asked: Asked, model: Model) -> pa.RecordBatch:
 # ---- out
 
 
-def outputs_of(batch: pa.RecordBatch, asked: Asked, model: Model) -> list[OutputTensor]:
+def outputs_of(batch: pa.RecordBatch, asked: AskedInference, model: Model) -> list[OutputTensor]:
     """What was asked of the reply, as tensors in the order it was asked in. One value a row is `[n, 1]` where the
     request's inputs all were, as clients that count the batch for themselves have it. Raises InvalidArgument,
     MethodFailed, Unimplemented."""
