@@ -8,6 +8,9 @@ STAMP := $(VENV)/.installed
 PROTOC := build/grpcio-tools
 ARGS ?=
 
+# Hundreds of processes import what is here; some machines have a setting that each of them compiles it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv run demo test lowest check lint types contracts stubs docs bench chaos proto format clean
 

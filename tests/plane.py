@@ -43,8 +43,8 @@ class Plane:
         self.limits = limits
         self.bounds = {each.name: each for each in App(bound)}
         self.bound = next(iter(self.bounds.values()))
-        self.spec = spec_of(self.bound)
         self.specs = {each.name: spec_of(each) for each in self.bounds.values()}
+        self.spec = self.specs[self.bound.name]
         self._ids = itertools.count(1000 * next(_numbers))
         self._version = itertools.count(1)
         self.loop = asyncio.new_event_loop()

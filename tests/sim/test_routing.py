@@ -42,7 +42,7 @@ LINGERING = DeploymentOptions(
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_is_lost_in_bad_weather(seed: int) -> None:
     world = World(seed, LINGERING if seed % 2 else OPTIONS)
-    world.run(seconds=800)
+    world.run(seconds=500)
     _check_that_all_happened(world)
 
 
@@ -254,7 +254,7 @@ def test_the_checks_find_a_machine_that_ejects_whom_it_likes(monkeypatch: pytest
 def test_the_checks_find_a_machine_that_gives_the_ejected_more_than_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CreditPool, "limit", lambda self, replica_id, credits_max: None)
     with pytest.raises(AuditError, match="ejected and has work"):
-        for seed in range(4):
+        for seed in range(1, 5):
             Slow(seed, OPTIONS, replace(CLEAR, arrivals_per_s=60.0)).run(seconds=200)
 
 
@@ -272,7 +272,7 @@ def test_the_checks_find_a_machine_that_forgets_ejections_in_a_pause(monkeypatch
 
     monkeypatch.setattr(ejection.SlowReplicas, "resume", forgets)
     with pytest.raises(AuditError, match="ejected and has work"):
-        for seed in range(10):
+        for seed in (19, 16, 1, *range(10)):  # what shows it soonest comes first
             World(seed, OPTIONS, replace(CLEAR, arrivals_per_s=60.0, slow_replica=0.5, pauses=0.03)).run(seconds=200)
 
 

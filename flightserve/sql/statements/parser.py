@@ -85,15 +85,13 @@ class Parser:
             "UNION SELECT lower(table_name) FROM duckdb_tables() WHERE internal"
         ).fetchall()
         self._system = frozenset(name for (name,) in rows) | {"sqlite_master", "sqlite_schema"}
+        # It lists thousands.
         rows = connection.execute(
-            "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE stability = 'VOLATILE'"
+            "SELECT lower(function_name), stability FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
         ).fetchall()
-        self.volatile = frozenset(name for (name,) in rows)
+        self.volatile = frozenset(name for name, stability in rows if stability == "VOLATILE")
         # Those whose value one query and the next may disagree on: the clock, the transaction, settings.
-        rows = connection.execute(
-            "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
-        ).fetchall()
-        self.unsteady = frozenset(name for (name,) in rows)
+        self.unsteady = frozenset(name for name, _ in rows)
         self._remembered: StatementCache[str, ParsedStatement] = StatementCache()
 
     def parse(self, sql: str) -> ParsedStatement:
