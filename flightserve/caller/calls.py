@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from flightserve.caller.destinations import Target
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.staging import MemoryFull, Staged, TooMuchWork
 from flightserve.caller.uplink import Deliver
@@ -26,7 +27,7 @@ class Submitter(Protocol):
 
     def submit(
         self,
-        target: tuple[str, str],
+        target: Target,
         payload: Payload | Staged,
         parts: Sequence[tuple[int, RequestMeta]],
         deliver: Deliver,
@@ -38,7 +39,7 @@ class Submitter(Protocol):
         FlightserveError where they cannot be sent."""
         ...
 
-    async def stage_large(self, target: tuple[str, str], payload: pa.RecordBatch | EncodedStream) -> Staged:
+    async def stage_large(self, target: Target, payload: pa.RecordBatch | EncodedStream) -> Staged:
         """The payload in shared memory, as the method takes it: what `submit` takes in its place. Takes its time.
         Raises MemoryFull and FlightserveError."""
         ...
@@ -68,7 +69,7 @@ class RoutedCall:
         "_events", "_payload", "_request_id", "_staging", "_submitter", "_waiting", "finished", "meta", "target",
     )  # fmt: skip
 
-    def __init__(self, submitter: Submitter, target: tuple[str, str], meta: RequestMeta) -> None:
+    def __init__(self, submitter: Submitter, target: Target, meta: RequestMeta) -> None:
         self.target = target
         self.meta = meta
         self._submitter = submitter
@@ -208,7 +209,7 @@ class WaitingParts:
     def __init__(
         self,
         submitter: Submitter,
-        target: tuple[str, str],
+        target: Target,
         batch: pa.RecordBatch | Passed,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,

@@ -15,6 +15,7 @@ narrow protocol in brackets.
 | `lane_connection.LaneConnection` | its `Uplink`, the pool; lanes while they send or wait [`SubmittingLane`] |
 | `uplink.Uplink` | its `CallerSession`, memory, a `Staging`; requests without an outcome, by whom to tell [`Deliver`] |
 | `uplink.CallerSession` | who hears that it is lost [`uplink.SessionEvents`] |
+| `going_on.GoingOn` | the submitter, memory; requests of pipelines between two submissions |
 | `orphans.Orphans` | the pool; requests without a router |
 | `destinations`, `memory`, `staging`, `results` | nobody of this room |
 """
@@ -28,7 +29,8 @@ from collections.abc import Callable, Iterable, Sequence
 import pyarrow as pa
 
 from flightserve.caller.calls import RoutedCall, WaitingParts
-from flightserve.caller.destinations import Destinations
+from flightserve.caller.destinations import Destinations, target_of
+from flightserve.caller.going_on import GoingOn
 from flightserve.caller.grouping import Grouping
 from flightserve.caller.lane import BlockingLane
 from flightserve.caller.memory import CallerMemory
@@ -63,6 +65,8 @@ class RouterClient:
             self.destinations, self.sessions, self.orphans, self.memory, edge, requests_max
         )
         self.grouping = Grouping(self.destinations, self.submitter, edge)
+        self.going_on = GoingOn(self.submitter, self.sessions.between, self.memory)
+        self.sessions.on_partway = self.going_on.take
         self._draining = False
 
     # ---- life
@@ -134,9 +138,16 @@ class RouterClient:
 
     # ---- calls
 
-    def call(self, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> RoutedCall:
+    def call(
+        self,
+        deployment: str,
+        method: str,
+        payload: Payload,
+        meta: RequestMeta,
+        then: Sequence[tuple[str, str]] = (),
+    ) -> RoutedCall:
         """Start one request (`Service.call`)."""
-        call = RoutedCall(self.submitter, (deployment, method), meta)
+        call = RoutedCall(self.submitter, target_of(deployment, method, then) if then else (deployment, method), meta)
         try:
             if not (isinstance(payload, EncodedStream) and self.grouping.join(call, payload)):
                 call.start(payload)
@@ -151,9 +162,11 @@ class RouterClient:
         batch: pa.RecordBatch | Passed,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
+        then: Sequence[tuple[str, str]] = (),
     ) -> Callable[[int], None]:
         """Start a group of requests in one region (`Service.call_parts`)."""
-        target, submitter = (deployment, method), self.submitter
+        target = target_of(deployment, method, then) if then else (deployment, method)
+        submitter = self.submitter
         try:
             first_id = submitter.submit(target, batch, parts, done, trusted=True)
         except MemoryFull:
@@ -172,7 +185,7 @@ class RouterClient:
 
     def in_flight(self) -> int:
         """Requests of the event loop that have no outcome yet."""
-        return self.sessions.in_flight() + len(self.orphans)
+        return self.sessions.in_flight() + len(self.orphans) + len(self.sessions.between)
 
     def statistics(self) -> dict[str, float]:
         """Counts of this process's side of the data plane."""

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from flightserve.errors import NotFound, Unavailable, did_you_mean
+from flightserve.fabric.memory.batches import id_of_schema
 from flightserve.types import MethodSpec
+from flightserve.wire.frames import NextCall
 from flightserve.wire.table import Entry, Peer, RoutingTable
+
+# The names of a deployment and a method, and behind them those of the calls that follow.
+Target: TypeAlias = tuple[str, ...]
+# Of which so many are remembered; they come out of the app's own code.
+CHAINS_MAX: Final = 1024
+# So many schemas that a method takes as they are, beside the declared one, are told to routers.
+LEARNT_SCHEMAS_MAX: Final = 8
+
+
+def target_of(deployment: str, method: str, then: Iterable[tuple[str, str]]) -> Target:
+    """That of a call with others that follow."""
+    return (deployment, method, *[name for call in then for name in call])
+
+
+class Chain(NamedTuple):
+    """The calls that follow one: where they go, and the same as a router is told of them."""
+
+    ahead: tuple[Destination, ...]
+    calls: list[NextCall]
 
 
 class Destination(NamedTuple):
     """Where requests for a method go: all of one routing table. `key` is the deployment's, with its version; `where`
-    is the method's full name, for messages."""
+    is the method's full name, for messages; `chain` is there where other calls follow."""
 
     entry: Entry
     method: MethodSpec
     key: str
     deployment: str
     where: str
+    target: Target
+    chain: Chain | None = None
 
 
 class Destinations:
@@ -30,7 +53,7 @@ class Destinations:
         # By the deployment's name.
         self.entries: dict[str, Entry] = {}
         # By the names of deployment and method.
-        self.known: dict[tuple[str, str], Destination] = {}
+        self.known: dict[Target, Destination] = {}
         # By their ids.
         self.routers: dict[int, Peer] = {}
         self._lock = threading.Lock()
@@ -49,12 +72,14 @@ class Destinations:
             self.routers = {peer.id: peer for peer in table.peers if peer.tier == "router"}
         return True
 
-    def find(self, target: tuple[str, str]) -> Destination:
+    def find(self, target: Target) -> Destination:
         """Where requests for this method of that deployment go now. Raises NotFound, naming what there is, and
         Unavailable before that is known."""
         found = self.known.get(target)
         if found is not None:
             return found
+        if len(target) > 2:
+            return self._chain(target)
         deployment, method = target
         if not self.table.version:
             raise Unavailable("the frontend has just started and knows no deployments yet; try again")
@@ -67,10 +92,25 @@ class Destinations:
         hint = did_you_mean(method, names) or f"; it has: {', '.join(names)}"
         raise NotFound(f"{deployment} has no method {method[:128]!r}{hint}")
 
+    def _chain(self, target: Target) -> Destination:
+        known, first, *ahead = self.known, *[self.find(target[at : at + 2]) for at in range(0, len(target), 2)]
+        calls = [NextCall(each.key, each.method.name, _taken(each.method)) for each in ahead]
+        found = first._replace(target=target, chain=Chain(tuple(ahead), calls))
+        if len(known) < len(self.entries) + CHAINS_MAX:
+            known[target] = found
+        return found
 
-def _destinations_of(entries: Iterable[Entry]) -> dict[tuple[str, str], Destination]:
+
+def _taken(method: MethodSpec) -> list[int]:
+    """The schemas of rows that the method takes as they are, as far as it says; none where it takes any."""
+    return [] if method.input_schema is None else [id_of_schema(method.input_schema)]
+
+
+def _destinations_of(entries: Iterable[Entry]) -> dict[Target, Destination]:
     return {
-        (spec.name, method.name): Destination(entry, method, spec.key, spec.name, f"{spec.name}.{method.name}")
+        (spec.name, method.name): Destination(
+            entry, method, spec.key, spec.name, f"{spec.name}.{method.name}", (spec.name, method.name)
+        )
         for entry in entries
         for spec in (entry.spec,)
         for method in spec.methods

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 
 from flightserve.caller.calls import RoutedCall, Submitter
-from flightserve.caller.destinations import Destinations
+from flightserve.caller.destinations import Destinations, Target
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.staging import MemoryFull
 from flightserve.config import EdgeLimits
@@ -48,8 +48,8 @@ class Grouping:
         self._destinations = destinations
         self._submitter = submitter
         self._limits = limits
-        # By deployment, method and schema message.
-        self.groups: TurnGroups[tuple[str, str, bytes], _Member] = TurnGroups(
+        # By deployment and method, and schema message.
+        self.groups: TurnGroups[tuple[Target, bytes], _Member] = TurnGroups(
             self._submit, GROUP_REQUESTS_MAX, patient=True, left=submitter.flush
         )
         self._groupable = functools.lru_cache(maxsize=1024)(functools.partial(_groupable, limits))
@@ -67,10 +67,10 @@ class Grouping:
         batch = decode_stream(pa.py_buffer(encoded), self._limits)
         if not batch.num_rows:
             return False
-        self.groups.join((*call.target, head), _Member(call, stream, batch))
+        self.groups.join((call.target, head), _Member(call, stream, batch))
         return True
 
-    def _submit(self, key: tuple[str, str, bytes], group: list[_Member]) -> None:
+    def _submit(self, key: tuple[Target, bytes], group: list[_Member]) -> None:
         members = [member for member in group if not member.call.finished]
         if not members:
             return
@@ -82,7 +82,7 @@ class Grouping:
         batch = members[0].batch if len(members) == 1 else pa.concat_batches([member.batch for member in members])
         parts = [(member.batch.num_rows, member.call.meta) for member in members]
         try:
-            first_id = self._submitter.submit(key[:2], batch, parts, deliver, trusted=True)
+            first_id = self._submitter.submit(key[0], batch, parts, deliver, trusted=True)
         except (MemoryFull, FlightserveError):
             # There may be room for some, and each learns what keeps it by itself.
             for member in members:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from flightserve.caller.destinations import Destinations
+from flightserve.caller.destinations import Destinations, Target, target_of
 from flightserve.caller.lane_connection import HASTE_S, PATIENCE_S, LaneConnection, Submission
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.results import SharedSlice
@@ -47,11 +47,20 @@ class BlockingLane:
 
     # ---- requests
 
-    def submit(self, key: int, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
+    def submit(
+        self,
+        key: int,
+        deployment: str,
+        method: str,
+        payload: Payload,
+        meta: RequestMeta,
+        then: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """Send one request; see `Lane.submit`."""
         if self.has_unwanted:
             self._given_up.discard(key)
-        self._submit(Submission(self, key, self._destinations.find((deployment, method)), payload, meta))
+        target = target_of(deployment, method, then) if then else (deployment, method)
+        self._submit(Submission(self, key, self._destinations.find(target), payload, meta))
         while self._deferred:
             self._submit_deferred()
 
@@ -62,11 +71,13 @@ class BlockingLane:
         method: str,
         batch: pa.RecordBatch | Passed,
         parts: Sequence[tuple[int, RequestMeta]],
+        then: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Send requests whose rows lie one after another in one region; see `Lane.submit_parts`."""
         self._given_up.difference_update(range(key, key + len(parts)))
         last = max([meta for _, meta in parts], key=lambda meta: meta.deadline_ns)
-        self._submit(Submission(self, key, self._destinations.find((deployment, method)), batch, last, parts))
+        target = target_of(deployment, method, then) if then else (deployment, method)
+        self._submit(Submission(self, key, self._destinations.find(target), batch, last, parts))
         while self._deferred:
             self._submit_deferred()
 
@@ -104,7 +115,7 @@ class BlockingLane:
             return
         try:
             before = submission.destination
-            target = (before.deployment, before.method.name)
+            target = before.target
             if nbytes:
                 self._wait_for_room(submission, nbytes)
             else:
@@ -121,7 +132,7 @@ class BlockingLane:
             lambda: self._closed or self._given_up.issuperset(submission.keys),
         )
 
-    def _stage_apart(self, submission: Submission, target: tuple[str, str]) -> None:
+    def _stage_apart(self, submission: Submission, target: Target) -> None:
         payload = submission.payload.payload if isinstance(submission.payload, Staged) else submission.payload
         assert not isinstance(payload, Passed)
         try:

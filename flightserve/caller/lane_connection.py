@@ -243,8 +243,12 @@ class LaneConnection:
                 self._followers.popleft().wake()
 
     def _lead(self, patience_s: float) -> None:
+        in_flight = self.state.in_flight
+        if not in_flight:
+            # What the lane waits for comes by another connection, and nobody wakes who reads.
+            patience_s = min(patience_s, HASTE_S)
         # Awake, where this process waits for one reply and for nothing else.
-        lone = self.state.in_flight == 1 and not self._others_wait()
+        lone = in_flight == 1 and not self._others_wait()
         if not lone:
             self.receive(patience_s)
         elif not self._spinner.look(self._look):

@@ -47,7 +47,7 @@ def why_not_again(pending: Pending, now_ns: int) -> FlightserveError | None:
         return Unavailable("the router was lost that had the rows which were passed on; try again")
     if pending.begun:
         return Unavailable("the router was lost after a part of the reply was sent; try again")
-    if not pending.sent.spec.idempotent:
+    if not pending.sent.idempotent:
         return Unavailable(
             f"the router was lost while the request was in flight, and method {pending.sent.spec.name!r} is not "
             "idempotent: whether it ran is not known"
@@ -177,7 +177,9 @@ class Orphans:
         # The router's Release ends one of the times that the region is kept.
         for _ in request_ids[1:]:
             self._pool.free(region.segment, region.offset)
-        uplink.send(frames.Submit(entry.spec.key, sent.spec.name, region, parts, entry.epoch))
+        frame = frames.Submit(entry.spec.key, sent.spec.name, region, parts, entry.epoch)
+        sent.tell(frame)
+        uplink.send(frame)
 
     def _remove(self, request_id: int) -> Pending:
         self._past.pop(request_id, None)

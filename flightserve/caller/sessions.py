@@ -44,6 +44,9 @@ class CallerSessions:
         self._limits = limits
         self._request_ids = RequestIds()
         self.stopped = False
+        # Requests of pipelines that a router gave back in the middle, by their ids, and who sends them on, on the loop.
+        self.between: dict[int, Pending] = {}
+        self.on_partway: Callable[[list[tuple[int, int]]], None] = lambda _: None
         # By the router's id.
         self.uplinks: dict[int, AsyncUplink] = {}
         # Those of lanes; some may have hung up.
@@ -78,7 +81,11 @@ class CallerSessions:
     async def _stop(self) -> None:
         for uplink in list(self.uplinks.values()):
             self._end(uplink.session, "the frontend stops")
-        self._orphans.fail_all(Unavailable("the frontend stops"))
+        error = Unavailable("the frontend stops")
+        self._orphans.fail_all(error)
+        while self.between:
+            _, pending = self.between.popitem()
+            pending.deliver(pending.index, None, error, True)
 
     def run_soon(self, action: Callable[[], None]) -> None:
         """Run it on the loop, where that turns. Any thread."""
@@ -159,6 +166,10 @@ class CallerSessions:
             self.router_ready()
 
         self.run_soon(take)
+
+    def requests_partway(self, requests: list[tuple[int, int]]) -> None:
+        """See `SessionEvents`."""
+        self.run_soon(lambda: self.on_partway(requests))
 
     def router_ready(self) -> None:
         """A router takes requests now, or the table changed."""

@@ -8,13 +8,13 @@ from typing import Final
 
 import pyarrow as pa
 
-from flightserve.caller.destinations import Destination, Destinations
+from flightserve.caller.destinations import Destination, Destinations, Target
 from flightserve.caller.lane_connection import Submission
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.orphans import Orphans
 from flightserve.caller.sessions import CallerSessions
 from flightserve.caller.staging import LargeStaging, MemoryFull, Staged, TooMuchWork
-from flightserve.caller.uplink import Deliver
+from flightserve.caller.uplink import Deliver, Going
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import EncodedStream, Payload
 from flightserve.errors import Cancelled, Unavailable
@@ -49,19 +49,21 @@ class RouterSubmitter:
 
     def submit(
         self,
-        target: tuple[str, str],
+        target: Target,
         payload: Payload | Staged,
         parts: Sequence[tuple[int, RequestMeta]],
         deliver: Deliver,
         trusted: bool = False,
         first_index: int = 0,
+        going: Going | None = None,
     ) -> int:
-        """See `Submitter`. `first_index` is what `deliver` is told of the first of them."""
+        """See `Submitter`. `first_index` is what `deliver` is told of the first of them; `going` is the pipeline's one
+        request that goes on."""
         destination = self._destinations.find(target)
         uplink = self._sessions.uplink_to(destination.entry.router_id)
         if uplink is None:
-            return self._keep(destination, payload, parts, deliver, trusted, first_index)
-        frame = uplink.state.stage(destination, payload, parts, deliver, trusted, first_index)
+            return self._keep(destination, payload, parts, deliver, trusted, first_index, going)
+        frame = uplink.state.stage(destination, payload, parts, deliver, trusted, first_index, going)
         uplink.send(frame)
         return frame.parts[0].request_id
 
@@ -73,23 +75,24 @@ class RouterSubmitter:
         deliver: Deliver,
         trusted: bool,
         first_index: int,
+        going: Going | None,
     ) -> int:
         """Stage the requests; they leave when there is a router."""
         if self._sessions.stopped:
             raise Unavailable("the frontend stops")
         self._orphans.check_room(len(parts))
         unsent = self._unsent
-        frame = unsent.stage(destination, payload, parts, deliver, trusted, first_index)
+        frame = unsent.stage(destination, payload, parts, deliver, trusted, first_index, going)
         unsent.session.outstanding.clear()
         unsent.answered = unsent.registered
         self._orphans.take_new(sorted(unsent.take_pending()))
         return frame.parts[0].request_id
 
-    async def stage_large(self, target: tuple[str, str], payload: pa.RecordBatch | EncodedStream) -> Staged:
+    async def stage_large(self, target: Target, payload: pa.RecordBatch | EncodedStream) -> Staged:
         """See `Submitter`."""
         return await self._large.stage_soon(payload, self._destinations.find(target))
 
-    def block_to_stage(self, target: tuple[str, str], payload: pa.RecordBatch | EncodedStream) -> Staged:
+    def block_to_stage(self, target: Target, payload: pa.RecordBatch | EncodedStream) -> Staged:
         """The same for a lane's thread."""
         return self._large.stage(payload, self._destinations.find(target))
 
@@ -106,7 +109,7 @@ class RouterSubmitter:
             if uplink.state.pending.pop(request_id, None) is not None:
                 uplink.send(frames.Cancel([request_id]))
                 return
-        if request_id in self._orphans:
+        if self._sessions.between.pop(request_id, None) is None and request_id in self._orphans:
             self._orphans.drop(request_id)
 
     def tell(self, request_id: int, frame: frames.Taken | frames.Cancel) -> None:
@@ -115,8 +118,12 @@ class RouterSubmitter:
             if request_id in uplink.state.pending:
                 uplink.send(frame)
                 return
-        if request_id in self._orphans and isinstance(frame, frames.Cancel):
-            self._orphans.fail([request_id], Cancelled("the caller gave up"))
+        if isinstance(frame, frames.Cancel):
+            error = Cancelled("the caller gave up")
+            if pending := self._sessions.between.pop(request_id, None):
+                pending.deliver(pending.index, None, error, True)
+            elif request_id in self._orphans:
+                self._orphans.fail([request_id], error)
 
     # ---- for lanes whose own connection cannot
 
@@ -129,7 +136,7 @@ class RouterSubmitter:
 
     def _submit_for_lane(self, submission: Submission) -> None:
         lane, before = submission.lane, submission.destination
-        target = (before.deployment, before.method.name)
+        target = before.target
         trusted = bool(submission.parts)
         try:
             first_id = self.submit(
@@ -149,5 +156,6 @@ class RouterSubmitter:
     def tell_late(self, request_id: int, frame: frames.Taken | frames.Cancel) -> None:
         """As `tell`. Any thread."""
         uplinks = list(self._sessions.uplinks.values())
-        if request_id in self._orphans or any(request_id in uplink.state.pending for uplink in uplinks):
+        here = request_id in self._orphans or request_id in self._sessions.between
+        if here or any(request_id in uplink.state.pending for uplink in uplinks):
             self._sessions.run_soon(lambda: self.tell(request_id, frame))

@@ -14,11 +14,12 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
+from msgspec import structs
 
-from flightserve.caller.destinations import Destination
+from flightserve.caller.destinations import Chain, Destination
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.results import SharedRegion, SharedSlice
 from flightserve.caller.staging import MemoryFull, Staged, Staging
@@ -42,18 +43,33 @@ Deliver = Callable[[int, "SharedSlice | None", FlightserveError | None, bool], N
 
 class Sent(msgspec.Struct, eq=False):
     """Where requests went and what they were: all that one `Submit` says beside its parts. `passed` is what was passed
-    on, where the region is another process's: it is kept for as long as the requests, and with it the region."""
+    on, where the region is another process's: it is kept for as long as the requests, and with it the region. `chain`
+    are the calls that follow, and `stage` is the number of this one in its pipeline, 0 where it is in none."""
 
     deployment: str
     spec: MethodSpec
     region: frames.Region
     epoch: int
     passed: Passed | None = None
+    chain: Chain | None = None
+    stage: int = 0
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether it may run again, with all that follows."""
+        ahead = self.chain.ahead if self.chain is not None else ()
+        return self.spec.idempotent and all(each.method.idempotent for each in ahead)
+
+    def tell(self, frame: frames.Submit) -> None:
+        """The router of the pipeline that this is a call of."""
+        frame.stage = self.stage
+        if self.chain is not None:
+            frame.then = self.chain.calls
 
 
 class Pending(msgspec.Struct, eq=False):
     """A request that has no outcome yet. `begun`: a part of its reply was delivered. `losses`: how many routers
-    were lost with it."""
+    were lost with it. `partway`: what it had come to when it was given back in the middle of a pipeline."""
 
     deliver: Deliver
     index: int
@@ -61,6 +77,15 @@ class Pending(msgspec.Struct, eq=False):
     sent: Sent
     begun: bool = False
     losses: int = 0
+    partway: list[SharedSlice] | None = None
+
+
+class Going(NamedTuple):
+    """A request of a pipeline that goes on: who it is, and the number of the call that is made next."""
+
+    request_id: int
+    stage: int
+    losses: int
 
 
 class RequestIds:
@@ -93,6 +118,16 @@ class SessionEvents(Protocol):
 
     def requests_moved(self, requests: list[tuple[int, Pending]]) -> None:
         """The router gave these back and never dispatched them; their regions were kept once more for each. Any
+        thread."""
+        ...
+
+    @property
+    def between(self) -> dict[int, Pending]:
+        """Requests that go on with the next call of their pipeline, and are nobody's until they do."""
+        ...
+
+    def requests_partway(self, requests: list[tuple[int, int]]) -> None:
+        """The router gave these, which are in `between` now, back in the middle, each with so many calls ahead. Any
         thread."""
         ...
 
@@ -161,6 +196,7 @@ class Uplink:
         deliver: Deliver,
         trusted: bool = False,
         first_index: int = 0,
+        going: Going | None = None,
     ) -> frames.Submit:
         """The frame that submits these requests, now pending; their rows are in a region then. See
         `calls.Submitter.submit`. Raises ResourceExhausted when the router has not offered to take so many, and what
@@ -189,14 +225,18 @@ class Uplink:
             parts = [(rows, parts[0][1])]
         epoch = destination.entry.epoch
         sent = Sent(destination.deployment, destination.method, region, epoch, passed)
-        return frames.Submit(
+        frame = frames.Submit(
             destination.key,
             destination.method.name,
             region,
-            self._register(sent, parts, deliver, first_index),
+            self._register(sent, parts, deliver, first_index, going),
             epoch,
             rows=0 if passed is None else passed.rows,
         )
+        if (chain := destination.chain) is not None or going is not None:
+            sent.chain, sent.stage = chain, going.stage if going is not None else 1
+            sent.tell(frame)
+        return frame
 
     def _can_pass(self, payload: Passed, destination: Destination) -> bool:
         """Whether the router can be told where the rows lie, because it showed them and the method takes them so."""
@@ -207,12 +247,17 @@ class Uplink:
         return fitted(batch, method, where, self._staging.limits.body_bytes_max) is batch
 
     def _register(
-        self, sent: Sent, parts: Sequence[tuple[int, RequestMeta]], deliver: Deliver, first_index: int
+        self,
+        sent: Sent,
+        parts: Sequence[tuple[int, RequestMeta]],
+        deliver: Deliver,
+        first_index: int,
+        going: Going | None,
     ) -> list[frames.Part]:
         """The wire parts of requests whose rows lie one after another in the region, now pending."""
         out: list[frames.Part] = []
         offset = 0 if sent.passed is None else sent.passed.row
-        request_id = self._request_ids.take(len(parts))
+        request_id = self._request_ids.take(len(parts)) if going is None else going.request_id
         for index, (rows, meta) in enumerate(parts, first_index):
             part = frames.Part(
                 request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent
@@ -237,8 +282,32 @@ class Uplink:
             self.fail([frame.request_id], from_kind(frame.kind, frame.message, frame.retry_after_ms))
         elif isinstance(frame, frames.Moved):
             self._take_moved(frame)
+        elif isinstance(frame, frames.Partway):
+            self._take_partway(frame)
         elif isinstance(frame, (frames.SegmentGone, frames.PeerGone)):
             self.shown.gone(frame)
+
+    def _take_partway(self, frame: frames.Partway) -> None:
+        """Of a request that goes on from here, what it has come to; whole with the last item of it."""
+        buffer, memory = self.mapped.lease(frame.region, self.released.append)
+        shared = SharedRegion(buffer, memory, self._staging.schemas, frame.region, self.session.router.id)
+        between, ended = self.session.events.between, []
+        for item in frame.items:
+            pending = self.pending.get(item.request_id)
+            self.answered += item.last
+            if pending is None:
+                continue
+            found = SharedSlice(shared, item.row_offset, item.rows)
+            pending.partway = [*(pending.partway or ()), found]
+            if item.last:
+                # In this order: who looks for it finds it, here or there.
+                between[item.request_id] = pending
+                del self.pending[item.request_id]
+                ended.append((item.request_id, frame.ahead))
+        if frame.released:
+            self._give_back(frame.released, self.pool.free)
+        if ended:
+            self.session.events.requests_partway(ended)
 
     def _take_results(self, frame: frames.Results) -> None:
         shared = None
@@ -307,7 +376,7 @@ class Uplink:
         if id(before) not in written:
             try:
                 region = write_batch(before.passed.batch, self._staging.schemas, self._staging.allocate)
-                written[id(before)] = Sent(before.deployment, before.spec, region, before.epoch)
+                written[id(before)] = structs.replace(before, region=region, passed=None)
             except MemoryFull:
                 written[id(before)] = None
         sent = written[id(before)]

@@ -84,10 +84,19 @@ class Lane(Protocol):
     Replies arrive as requests finish, in any order across keys; all results of one key are in row order.
     """
 
-    def submit(self, key: int, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
-        """Send one request. Blocks while shared memory is full, until the request's deadline. Where the request
-        cannot be sent, raises a FlightserveError (then no reply follows for the key) or delivers it as the
-        key's reply."""
+    def submit(
+        self,
+        key: int,
+        deployment: str,
+        method: str,
+        payload: Payload,
+        meta: RequestMeta,
+        then: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Send one request. `then` are the calls that follow, each as (deployment, method): what one of them gives is
+        the next one's request, and the last one's is the reply. Blocks while shared memory is full, until the
+        request's deadline. Where the request cannot be sent, raises a FlightserveError (then no reply follows for the
+        key) or delivers it as the key's reply."""
         ...
 
     def submit_parts(
@@ -97,6 +106,7 @@ class Lane(Protocol):
         method: str,
         batch: pa.RecordBatch | Passed,
         parts: Sequence[tuple[int, RequestMeta]],
+        then: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Send requests whose rows lie one after another in `batch`, which is valid: written once, one region. Each
         part is (rows, meta); their keys follow that of the first. Otherwise as `submit`. Several are for row-aligned
@@ -134,8 +144,15 @@ class Service(Protocol):
         """True when every deployment has a replica that answers and nothing is draining. Any thread."""
         ...
 
-    def call(self, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> AsyncCall:
-        """Start one request. Errors come out of the iteration."""
+    def call(
+        self,
+        deployment: str,
+        method: str,
+        payload: Payload,
+        meta: RequestMeta,
+        then: Sequence[tuple[str, str]] = (),
+    ) -> AsyncCall:
+        """Start one request. `then` are the calls that follow (`Lane.submit`). Errors come out of the iteration."""
         ...
 
     def call_parts(
@@ -145,6 +162,7 @@ class Service(Protocol):
         batch: pa.RecordBatch | Passed,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
+        then: Sequence[tuple[str, str]] = (),
     ) -> Callable[[int], None]:
         """Start len(parts) requests whose rows lie one after another in `batch`: written once, one region.
         Each part is (rows, meta). For row-aligned methods only. What it returns gives up the part of that

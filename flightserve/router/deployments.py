@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 from flightserve.clock import NEVER_NS
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
+from flightserve.router.chaining import may_go_on, next_request
 from flightserve.router.dispatch import Dispatcher, refuse_all
-from flightserve.router.links import PeerLink, RegionHold
+from flightserve.router.links import PeerLink, RegionHold, Routed
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -39,6 +40,8 @@ class Deployments:
         self._table = RoutingTable(0)
         self._ids = itertools.count(1)
         self.dirty: set[PeerLink] = set()
+        # Requests of pipelines, answered by one stage and to go on.
+        self.through: list[Routed] = []
         # The router takes nothing new.
         self.draining = False
         # There may be something to `see_off`.
@@ -138,6 +141,27 @@ class Deployments:
             return
         self.dirty.add(link)
 
+    def go_on(self, now_ns: int) -> None:
+        """Give the requests in `through` to their next stages; those that cannot go on, back to their callers."""
+        through = self.through[:]
+        self.through.clear()
+        onward: dict[tuple[str, str], list[Routed]] = {}
+        behind: list[Routed] = []
+        for request in through:
+            call = request.then[0]
+            dispatcher = self._dispatchers.get(call.deployment)
+            here = dispatcher is not None and dispatcher.takes(call.method)
+            if here and may_go_on(request) and not request.link.channel.closed:
+                onward.setdefault((call.deployment, call.method), []).append(request)
+            else:
+                behind.append(request)
+        if behind:
+            # One frame answered them all, so they were one deployment's.
+            behind[0].dispatcher.answer_partway(behind)
+        for (key, _), requests in onward.items():
+            following = [next_request(each, next(self._ids), each.then[0], now_ns) for each in requests]
+            self._dispatchers[key].take_on(following, now_ns)
+
     def _elsewhere(self, link: PeerLink, frame: frames.Submit, hold: RegionHold) -> None:
         """The deployment is not ours: not yet, not any more, or nobody's. Whose table is newer knows."""
         if frame.epoch > self._table.version:
@@ -174,7 +198,7 @@ class Deployments:
         for key, spec in owned.items():
             known = self._dispatchers.get(key)
             if known is None:
-                self._dispatchers[key] = Dispatcher(spec, self._ids, self.dirty)
+                self._dispatchers[key] = Dispatcher(spec, self._ids, self.dirty, self.through)
             elif known.spec != spec:
                 known.update(spec)
         for key, dispatcher in self._dispatchers.items():

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from flightserve.core.routing.chaining import FOLLOWED_STREAM, told_of_stage
 from flightserve.core.routing.credits import STREAMS_MAX, SUSPENDED_MAX
 from flightserve.core.routing.events import (
     AbandonBatch,
@@ -35,7 +36,8 @@ from flightserve.core.routing.events import (
     Tick,
 )
 from flightserve.core.routing.machine import DeploymentMachine
-from flightserve.errors import KINDS, DeadlineExceeded, InvalidArgument, NotFound, ProtocolError
+from flightserve.errors import KINDS, DeadlineExceeded, MethodFailed, NotFound, ProtocolError
+from flightserve.router.chaining import as_answered, partway
 from flightserve.router.links import PeerLink, RegionHold, Routed, RunningBatch
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire import frames
@@ -44,7 +46,7 @@ log = logging.getLogger(__name__)
 
 _NOT_FOUND = KINDS.index(NotFound)
 _DEADLINE = KINDS.index(DeadlineExceeded)
-_INVALID = KINDS.index(InvalidArgument)
+_FAILED = KINDS.index(MethodFailed)
 
 # Names of a deployment and a method, as far as messages have them.
 CALLEE_CHARS_MAX = 256
@@ -52,13 +54,17 @@ CALLEE_CHARS_MAX = 256
 
 class Dispatcher:
     """Runs one deployment: requests of all frontends, replicas' lanes. Used from the router's loop only. Connections
-    that have frames to be sent are put into `dirty`."""
+    that have frames to be sent are put into `dirty`, and requests that are answered here, with calls that follow, into
+    `through`: they are somebody else's to settle."""
 
-    def __init__(self, spec: DeploymentSpec, ids: itertools.count[int], dirty: set[PeerLink]) -> None:
+    def __init__(
+        self, spec: DeploymentSpec, ids: itertools.count[int], dirty: set[PeerLink], through: list[Routed]
+    ) -> None:
         self.machine = DeploymentMachine(spec.options)
         self._ids = ids
         self._lanes: dict[int, PeerLink] = {}
         self.dirty = dirty
+        self._through = through
         # The deployment is another router's, or replaced: nothing new is taken in.
         self.leaving = False
         # This version of it is not served yet, or not any more.
@@ -95,6 +101,10 @@ class Dispatcher:
             refuse_all(link, frame, hold, _NOT_FOUND, f"{self.spec.name} has no method {frame.method!r}")
             self.dirty.add(link)
             return
+        if frame.then and method.streaming:
+            refuse_all(link, frame, hold, _FAILED, FOLLOWED_STREAM)
+            self.dirty.add(link)
+            return
         parts, region = frame.parts, frame.region
         group = (frame.method, region.schema_id)
         rows_total = frame.rows or (parts[0].rows if len(parts) == 1 else sum([part.rows for part in parts]))
@@ -111,7 +121,29 @@ class Dispatcher:
             )  # fmt: skip
             link.requests[part.request_id] = request
             requests.append(request)
+        if frame.stage:
+            for routed in cast("list[Routed]", requests):
+                routed.then, routed.stage = frame.then, frame.stage
         self.handle(Arrived(requests), now_ns)
+
+    def takes(self, method: str) -> bool:
+        """Whether a pipeline's next call is for here."""
+        return method in self._methods and not self.leaving
+
+    def take_on(self, requests: list[Routed], now_ns: int) -> None:
+        """Take in the next requests of pipelines, all for one method."""
+        name = requests[0].group[0]
+        method, is_async = self._methods[name], name in self._awaiting
+        for request in requests:
+            request.dispatcher = self
+            request.sliceable = method.row_aligned or (method.delimited and self._fits(request.rows, request.nbytes))
+            request.idempotent, request.gathers, request.is_async = method.idempotent, method.delimited, is_async
+        if method.streaming:
+            for request in [each for each in requests if each.then]:
+                requests.remove(request)
+                self._refuse(Refused(request, _FAILED, FOLLOWED_STREAM))
+        if requests:
+            self.handle(Arrived(cast("list[Request]", requests)), now_ns)
 
     def _fits(self, rows: int, nbytes: int) -> bool:
         """True for a request that a micro-batch has room for."""
@@ -252,7 +284,8 @@ class Dispatcher:
             holds_lane = self._holds_lanes and not request.is_async
             self.handle(Streamed(link.number, frame.batch_id, holds_lane), now_ns)
         if result is not None and not request.settled:
-            self._send_results(request.link, result, [frames.Item(request.part.request_id, 0, frame.rows, False)])
+            items = [frames.Item(request.part.request_id, 0, frame.rows, False)]
+            self._send(request.link, result, frames.Results(result.region, items))
 
     def suspend(self, link: PeerLink, frame: frames.Suspended, now_ns: int) -> None:
         """A micro-batch waits for another deployment, or for its turn to stream on; its lane has room for the next."""
@@ -323,6 +356,10 @@ class Dispatcher:
 
     def _complete(self, effect: Completed) -> None:
         requests = cast("list[Routed]", effect.requests)
+        ahead = [request for request in requests if request.then]
+        if ahead:
+            self._through += ahead
+            requests = [request for request in requests if not request.then]
         whole: dict[tuple[PeerLink, RegionHold], list[frames.Item]] = {}
         for request in requests:
             results = request.results
@@ -338,7 +375,7 @@ class Dispatcher:
             else:
                 self._complete_in_order(request)
         for (link, hold), items in whole.items():
-            self._send_results(link, hold, items)
+            self._send(link, hold, frames.Results(hold.region, items))
         for request in requests:
             self._settle(request)
 
@@ -352,15 +389,22 @@ class Dispatcher:
         request.results.sort(key=lambda result: result[0])
         final = len(request.results) - 1
         for index, (_, hold, offset, rows) in enumerate(request.results):
-            self._send_results(request.link, hold, [frames.Item(request_id, offset, rows, index == final)])
+            items = [frames.Item(request_id, offset, rows, index == final)]
+            self._send(request.link, hold, frames.Results(hold.region, items))
 
-    def _send_results(self, link: PeerLink, hold: RegionHold, items: list[frames.Item]) -> None:
+    def answer_partway(self, requests: list[Routed]) -> None:
+        """Give callers what their requests have come to, with calls ahead."""
+        for link, hold, items, ahead in partway(requests):
+            self._send(link, hold, frames.Partway(hold.region, items, ahead))
+        for request in requests:
+            self._settle(request)
+
+    def _send(self, link: PeerLink, hold: RegionHold, frame: frames.Results | frames.Partway) -> None:
         if link.channel.closed:
             return
         link.show(hold)
         link.leases.grant(hold.key, hold)
-        region = hold.region
-        link.channel.queue(frames.Results(region, items))
+        link.channel.queue(frame)
         if hold.segment.gone:
             link.forget(hold)
         self.dirty.add(link)
@@ -374,7 +418,10 @@ class Dispatcher:
             running = lane.running.get(batch_id)
             if running is not None and running.callee:
                 message += f"; the method's last call was to {running.callee}"
-        outcome = frames.Outcome(request.part.request_id, effect.kind, message, effect.retry_after_ms)
+        kind = effect.kind
+        if request.stage:
+            kind, message = told_of_stage(kind, message, request.stage, f"{self.spec.name}.{request.group[0]}")
+        outcome = frames.Outcome(request.part.request_id, kind, message, effect.retry_after_ms)
         request.link.channel.queue(outcome)
         self.dirty.add(request.link)
         self._settle(request)
@@ -382,6 +429,11 @@ class Dispatcher:
     def _move(self, effect: HandBack) -> None:
         """Give requests back to their callers, who ask the deployment's next router."""
         requests = cast("list[Routed]", effect.requests)
+        inner = [request for request in requests if request.origin is not None]
+        if inner:
+            # What they wait with is not what their callers sent.
+            requests = [request for request in requests if request.origin is None]
+            self.answer_partway([as_answered(request) for request in inner])
         by_link: dict[PeerLink, list[int]] = {}
         for request in requests:
             by_link.setdefault(request.link, []).append(request.part.request_id)
@@ -400,6 +452,9 @@ class Dispatcher:
                 result.drop()
             request.results = []
         hold, request.hold = request.hold, None
+        origin, request.origin = request.origin, None
+        if origin is not None:
+            origin.drop()
         # The machine forgets what is done when it next looks there; no segment may stay open for so long.
         assert hold is not None, "a request was settled twice"
         hold.drop()
@@ -444,6 +499,7 @@ def _share(
     """Give each piece its rows of the result region: as many as it brought, all where it ran alone, or `counts`; one
     behind the other, or from `offsets` on."""
     offset = 0
+    result.rows = max(result.rows, rows_answered)
     alone = len(running.pieces) == 1
     if not alone and not counts and rows_answered != (asked := sum([rows for _, _, rows in running.pieces])):
         raise ProtocolError(f"replica answered {rows_answered} rows to a micro-batch of {asked}")
@@ -466,6 +522,9 @@ def settle_holds(link: PeerLink, running: RunningBatch, kept: list[int]) -> None
 
 def refuse_all(link: PeerLink, frame: frames.Submit, hold: RegionHold, kind: int, message: str) -> None:
     """Answer every request of a frame with one error."""
+    if frame.stage:
+        where = f"{frame.deployment.rpartition('@')[0]}.{frame.method}"
+        kind, message = told_of_stage(kind, message, frame.stage, where)
     for part in frame.parts:
         link.channel.queue(frames.Outcome(part.request_id, kind, message))
         hold.drop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,7 +23,9 @@ from flightserve.wire.frames import (
     Execute,
     Goodbye,
     Hello,
+    NextCall,
     Part,
+    Partway,
     Region,
     Release,
     Results,
@@ -60,10 +63,12 @@ class RegionHold(Hold):
     """A hold on a region, its segment, and the connection its owner shall hear of it by. Raises ProtocolError for
     a region outside its segment, or in one never announced."""
 
-    __slots__ = ("key", "link", "region", "segment")
+    __slots__ = ("key", "link", "region", "rows", "segment")
 
     def __init__(self, link: PeerLink, region: Region, refs: int) -> None:
         self.refs = refs
+        # Of a result, how many rows it has.
+        self.rows = 0
         self.lost = False
         self.segment = link.segments.find(region)
         self.link = link
@@ -90,6 +95,10 @@ class Routed(Request, eq=False, kw_only=True):
     streamed: bool = False
     # The lane and micro-batch it was given to last.
     batch: tuple[PeerLink, int] | None = None
+    # Of a pipeline: the calls that follow, the number of this one, and what the first one was made with.
+    then: Sequence[NextCall] = ()
+    stage: int = 0
+    origin: RegionHold | None = None
 
 
 class RunningBatch(msgspec.Struct, eq=False):
@@ -181,7 +190,7 @@ class PeerLink:
             return
         if self.releases:
             last = queued[-1] if queued else None
-            if isinstance(last, (Results, Execute)):
+            if isinstance(last, (Results, Execute, Partway)):
                 last.released = self.releases
             else:
                 channel.queue(Release(self.releases))

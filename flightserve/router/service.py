@@ -391,6 +391,8 @@ class RouterService:
                 answering.finish_in_shares(link, frame, results, now_ns)
             else:
                 answering.finish(link, frame, results[0] if results else None, now_ns)
+            if self._deployments.through:
+                self._deployments.go_on(now_ns)
         finally:
             for result in results:
                 result.drop()

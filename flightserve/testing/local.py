@@ -32,6 +32,7 @@ from flightserve.fabric.memory.schemas import EXTENSION_NAME
 from flightserve.replica.binding import BoundMethod
 from flightserve.replica.remote import Remote
 from flightserve.testing.engine import Emit, LocalDeployment, LocalRequest, LocalResult
+from flightserve.testing.following import Following
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 
@@ -136,11 +137,18 @@ class LocalService:
             return batches[0]
         return pa.Table.from_batches(batches) if batches else pa.table({})
 
-    def call(self, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> LocalCall:
+    def call(
+        self,
+        deployment: str,
+        method: str,
+        payload: Payload,
+        meta: RequestMeta,
+        then: Sequence[tuple[str, str]] = (),
+    ) -> LocalCall:
         """Start one request; errors come out of the iteration."""
         call = LocalCall(asyncio.get_running_loop())
         try:
-            call.request = self._start(deployment, method, payload, meta, call.emit)
+            call.request = self._start(deployment, method, payload, meta, call.emit, then)
         except FlightserveError as error:
             call.emit(None, error, True)
         return call
@@ -152,10 +160,11 @@ class LocalService:
         batch: pa.RecordBatch,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
+        then: Sequence[tuple[str, str]] = (),
     ) -> Callable[[int], None]:
         """Start len(parts) requests whose rows lie one after another in `batch`; they run as one micro-batch."""
         loop = asyncio.get_running_loop()
-        requests = self._start_parts(deployment, method, batch, parts, lambda *event: _soon(loop, done, *event))
+        requests = self._start_parts(deployment, method, batch, parts, lambda *event: _soon(loop, done, *event), then)
 
         def cancel(index: int) -> None:
             if index < len(requests):
@@ -170,12 +179,15 @@ class LocalService:
         batch: pa.RecordBatch,
         parts: Sequence[tuple[int, RequestMeta]],
         done: PartCallback,
-    ) -> list[LocalRequest]:
+        then: Sequence[tuple[str, str]] = (),
+    ) -> list[LocalRequest | Following]:
         """`done` is told of each part's events, on any thread; no requests where they cannot start."""
 
         def emitter(index: int) -> Emit:
             return lambda result, error, last: done(index, result, error, last)
 
+        if then:
+            return self._start_following(deployment, method, batch, parts, emitter, then)
         requests: list[LocalRequest] = []
         try:
             bound, batch = self._admit(deployment, method, batch)
@@ -189,13 +201,53 @@ class LocalService:
             for index in range(len(parts)):
                 done(index, None, error, True)
             return []
+        return list(requests)
+
+    def _start_following(
+        self,
+        deployment: str,
+        method: str,
+        batch: pa.RecordBatch,
+        parts: Sequence[tuple[int, RequestMeta]],
+        emitter: Callable[[int], Emit],
+        then: Sequence[tuple[str, str]],
+    ) -> list[LocalRequest | Following]:
+        requests: list[LocalRequest | Following] = []
+        offset = 0
+        for index, (rows, meta) in enumerate(parts):
+            own = batch if len(parts) == 1 else batch.slice(offset, rows)
+            try:
+                requests.append(self._start(deployment, method, own, meta, emitter(index), then))
+            except FlightserveError as error:
+                for left in range(index, len(parts)):
+                    emitter(left)(None, error, True)
+                break
+            offset += rows
         return requests
 
     def open_lane(self) -> LocalLane:
         """A lane for a blocking stream. Any thread."""
         return LocalLane(self)
 
-    def _start(self, deployment: str, method: str, payload: Payload, meta: RequestMeta, emit: Emit) -> LocalRequest:
+    def _start(
+        self,
+        deployment: str,
+        method: str,
+        payload: Payload,
+        meta: RequestMeta,
+        emit: Emit,
+        then: Sequence[tuple[str, str]] = (),
+    ) -> LocalRequest | Following:
+        if not then:
+            return self._start_one(deployment, method, payload, meta, emit)
+        calls = [(*call, self.method(*call)[1]) for call in ((deployment, method), *then)]
+        following = Following(
+            calls, lambda name, method, rows, told: self._start_one(name, method, rows, meta, told), emit
+        )
+        following.begin(self._start_one(deployment, method, payload, meta, following.emit))
+        return following
+
+    def _start_one(self, deployment: str, method: str, payload: Payload, meta: RequestMeta, emit: Emit) -> LocalRequest:
         bound, batch = self._admit(deployment, method, payload)
         request = LocalRequest(batch, bound, meta, emit)
         self._enqueue(deployment, [request])
@@ -245,7 +297,7 @@ class LocalCall:
     """One request in flight, used from the event loop (`contracts.service.AsyncCall`)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.request: LocalRequest | None = None
+        self.request: LocalRequest | Following | None = None
         self._loop = loop
         self._events: asyncio.Queue[tuple[LocalResult | None, FlightserveError | None, bool]] = asyncio.Queue()
         self._ended = False
@@ -278,10 +330,18 @@ class LocalLane:
     def __init__(self, service: LocalService) -> None:
         self._service = service
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        self._running: dict[int, LocalRequest] = {}
+        self._running: dict[int, LocalRequest | Following] = {}
         self._closed = False
 
-    def submit(self, key: int, deployment: str, method: str, payload: Payload, meta: RequestMeta) -> None:
+    def submit(
+        self,
+        key: int,
+        deployment: str,
+        method: str,
+        payload: Payload,
+        meta: RequestMeta,
+        then: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """Send one request. Raises a FlightserveError where it cannot be sent (then no reply follows)."""
         if self._closed:
             raise Unavailable("the lane is closed")
@@ -291,12 +351,18 @@ class LocalLane:
                 self._running.pop(key, None)
             self._replies.put(Reply(key, result, error, last))
 
-        request = self._service._start(deployment, method, payload, meta, emit)
+        request = self._service._start(deployment, method, payload, meta, emit, then)
         if not request.done:
             self._running[key] = request
 
     def submit_parts(
-        self, key: int, deployment: str, method: str, batch: pa.RecordBatch, parts: Sequence[tuple[int, RequestMeta]]
+        self,
+        key: int,
+        deployment: str,
+        method: str,
+        batch: pa.RecordBatch,
+        parts: Sequence[tuple[int, RequestMeta]],
+        then: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Send requests whose rows lie one after another in the batch."""
         if self._closed:
@@ -307,7 +373,7 @@ class LocalLane:
                 self._running.pop(key + index, None)
             self._replies.put(Reply(key + index, result, error, last))
 
-        for index, request in enumerate(self._service._start_parts(deployment, method, batch, parts, done)):
+        for index, request in enumerate(self._service._start_parts(deployment, method, batch, parts, done, then)):
             if not request.done:
                 self._running[key + index] = request
 

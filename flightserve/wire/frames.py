@@ -55,6 +55,15 @@ class Item(msgspec.Struct, array_like=True, gc=False):
     last: bool
 
 
+class NextCall(msgspec.Struct, array_like=True, gc=False):
+    """A call that follows the one before it, with what that gave. `deployment` is its `DeploymentSpec.key`.
+    `schema_ids` are those of rows that the method takes as they are; where there is none, it takes any."""
+
+    deployment: str
+    method: str
+    schema_ids: list[int] = []
+
+
 class Hello(msgspec.Struct, array_like=True, tag=1):
     """First frame each way. `main` marks the connection that carries a process's heartbeats; the others are
     lanes. A replica's lane offers `credits` micro-batches at a time; a router's Hello offers the number of
@@ -96,7 +105,8 @@ class Submit(msgspec.Struct, array_like=True, tag=4):
     own the deployment knows by it which of the two is behind. `released` are leases given back, as by a `Release`
     behind this frame: a frame of their own costs both sides more than what it says. The region may be another
     process's, where the sender's process was given it by this router and still reads it; `rows` then says how many rows
-    it has in all."""
+    it has in all. `then` are the calls that follow: the router makes them as far as it has their deployments
+    (`Partway`). `stage` is the number of this call in its pipeline, from 1 on; 0 where it is in none."""
 
     deployment: str
     method: str
@@ -105,6 +115,8 @@ class Submit(msgspec.Struct, array_like=True, tag=4):
     epoch: int = 0
     released: list[tuple[int, int, int]] = []
     rows: int = 0
+    then: list[NextCall] = []
+    stage: int = 0
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=5):
@@ -119,6 +131,16 @@ class Results(msgspec.Struct, array_like=True, tag=6):
 
     region: Region | None
     items: list[Item]
+    released: list[tuple[int, int, int]] = []
+
+
+class Partway(msgspec.Struct, array_like=True, tag=20):
+    """Router to frontend: as `Results`, of requests with calls that follow. `ahead` of those, the last ones, were not
+    made: for this router the requests are over, and who sent them goes on."""
+
+    region: Region
+    items: list[Item]
+    ahead: int
     released: list[tuple[int, int, int]] = []
 
 
@@ -275,6 +297,7 @@ Frame = (
     | Taken
     | Moved
     | Suspended
+    | Partway
 )
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -41,6 +41,11 @@ def has_dictionary(kind: pa.Schema | pa.DataType) -> bool:
     return any(has_dictionary(kind.field(i).type) for i in range(kind.num_fields))
 
 
+def id_of_schema(message: bytes) -> int:
+    """What regions name a schema by (`Region.schema_id`), of its IPC message."""
+    return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little")
+
+
 class KnownSchema:
     """A schema with what is needed of it again and again."""
 
@@ -50,7 +55,7 @@ class KnownSchema:
         self.schema = schema
         self.message = message
         self.dictionaries = has_dictionary(schema)
-        self.schema_id = int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little")
+        self.schema_id = id_of_schema(message)
 
 
 class SchemaCache:
