@@ -53,8 +53,9 @@ class Plane:
         self.targets: list[Any] = []
         self.stuck: list[Any] = []
         self.replicas: list[ReplicaService] = []
-        # Routers that live and own nothing.
+        # Routers that live and own nothing, or what is placed there, by the deployment's name.
         self.others: list[RouterService] = []
+        self.placed: dict[str, RouterService] = {}
         # Versions that are still coming, or going.
         self.other_specs: list[DeploymentSpec] = []
         self._owned: dict[str, tuple[int, int]] = {}
@@ -95,7 +96,7 @@ class Plane:
         # Replicas that are processes of their own are not counted here; callers want one at least.
         count, version = max(1, len(self.replicas)), next(self._version)
         entries, others = (
-            tuple(Entry(spec, self.router.peer_id, count, count, self._epoch(spec, version)) for spec in specs)
+            tuple(Entry(spec, self._owner(spec).peer_id, count, count, self._epoch(spec, version)) for spec in specs)
             for specs in (self.specs.values(), self.other_specs)
         )
         table = RoutingTable(version, peers, entries, others=others)
@@ -103,9 +104,13 @@ class Plane:
             router.apply_table(table)
         return table
 
+    def _owner(self, spec: DeploymentSpec) -> RouterService:
+        return self.placed.get(spec.name, self.router)
+
     def _epoch(self, spec: DeploymentSpec, version: int) -> int:
-        if self._owned.get(spec.key, (0, 0))[0] != self.router.peer_id:
-            self._owned[spec.key] = (self.router.peer_id, version)
+        owner = self._owner(spec).peer_id
+        if self._owned.get(spec.key, (0, 0))[0] != owner:
+            self._owned[spec.key] = (owner, version)
         return self._owned[spec.key][1]
 
     def publish(self) -> None:
