@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from flightserve.clock import NEVER_NS
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.router.chaining import may_go_on, next_request
-from flightserve.router.dispatch import Dispatcher, refuse_all
+from flightserve.router.dispatch import Dispatcher
 from flightserve.router.links import PeerLink, RegionHold, Routed
+from flightserve.router.settling import refuse_all
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 

@@ -39,6 +39,7 @@ from flightserve.core.routing.machine import DeploymentMachine
 from flightserve.errors import KINDS, DeadlineExceeded, MethodFailed, NotFound, ProtocolError
 from flightserve.router.chaining import as_answered, partway
 from flightserve.router.links import PeerLink, RegionHold, Routed, RunningBatch
+from flightserve.router.settling import refuse_all, settle_holds, share_out
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire import frames
 
@@ -229,7 +230,7 @@ class Dispatcher:
             self._stream(link, frame, running, result, now_ns)
             return
         if result is not None:
-            _share(running, result, frame.rows)
+            share_out(running, result, frame.rows)
         elif not self._streams(running):
             raise ProtocolError("replica ended a micro-batch without a result")
         del link.running[frame.batch_id]
@@ -268,7 +269,7 @@ class Dispatcher:
                 raise ProtocolError(f"replica answered {share.rows} rows to parts of a micro-batch that have {asked}")
         for share, result in zip(frame.shares, results, strict=True):
             shared = RunningBatch([pieces[place] for place in share.parts], [])
-            _share(shared, result, share.rows, share.counts, share.offsets)
+            share_out(shared, result, share.rows, share.counts, share.offsets)
         faults = {place: (fault.kind, fault.message) for fault in frame.faults for place in fault.parts}
         del link.running[frame.batch_id]
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, faults), now_ns)
@@ -356,12 +357,11 @@ class Dispatcher:
 
     def _complete(self, effect: Completed) -> None:
         requests = cast("list[Routed]", effect.requests)
-        ahead = [request for request in requests if request.then]
-        if ahead:
-            self._through += ahead
-            requests = [request for request in requests if not request.then]
         whole: dict[tuple[PeerLink, RegionHold], list[frames.Item]] = {}
         for request in requests:
+            if request.then:
+                self._through.append(request)
+                continue
             results = request.results
             if len(results) == 1:
                 _, hold, offset, rows = results[0]
@@ -377,7 +377,8 @@ class Dispatcher:
         for (link, hold), items in whole.items():
             self._send(link, hold, frames.Results(hold.region, items))
         for request in requests:
-            self._settle(request)
+            if not request.then:
+                self._settle(request)
 
     def _complete_in_order(self, request: Routed) -> None:
         """Several slices, or the end of a stream: one Results frame each, in the request's row order."""
@@ -487,44 +488,3 @@ _PERFORMERS: dict[type, Callable[[Dispatcher, Any], None]] = {
     Ejected: Dispatcher._log,
     Readmitted: Dispatcher._log,
 }
-
-
-def _share(
-    running: RunningBatch,
-    result: RegionHold,
-    rows_answered: int,
-    counts: Sequence[int] = (),
-    offsets: Sequence[int] = (),
-) -> None:
-    """Give each piece its rows of the result region: as many as it brought, all where it ran alone, or `counts`; one
-    behind the other, or from `offsets` on."""
-    offset = 0
-    result.rows = max(result.rows, rows_answered)
-    alone = len(running.pieces) == 1
-    if not alone and not counts and rows_answered != (asked := sum([rows for _, _, rows in running.pieces])):
-        raise ProtocolError(f"replica answered {rows_answered} rows to a micro-batch of {asked}")
-    for place, (request, row_offset, rows) in enumerate(running.pieces):
-        count = counts[place] if counts else rows_answered if alone else rows
-        if not request.settled:
-            result.refs += 1
-            request.results.append((row_offset, result, offsets[place] if offsets else offset, count))
-        offset += count
-
-
-def settle_holds(link: PeerLink, running: RunningBatch, kept: list[int]) -> None:
-    """The replica is done with the micro-batch's regions, except those its user's code keeps."""
-    for index, hold in enumerate(running.holds):
-        if index in kept:
-            link.leases.take_over(hold.key, hold)
-        else:
-            hold.drop()
-
-
-def refuse_all(link: PeerLink, frame: frames.Submit, hold: RegionHold, kind: int, message: str) -> None:
-    """Answer every request of a frame with one error."""
-    if frame.stage:
-        where = f"{frame.deployment.rpartition('@')[0]}.{frame.method}"
-        kind, message = told_of_stage(kind, message, frame.stage, where)
-    for part in frame.parts:
-        link.channel.queue(frames.Outcome(part.request_id, kind, message))
-        hold.drop()
