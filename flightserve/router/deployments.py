@@ -152,7 +152,7 @@ class Deployments:
             call = request.then[0]
             dispatcher = self._dispatchers.get(call.deployment)
             here = dispatcher is not None and dispatcher.takes(call.method)
-            if here and may_go_on(request) and not request.link.channel.closed:
+            if here and may_go_on(request):
                 onward.setdefault((call.deployment, call.method), []).append(request)
             else:
                 behind.append(request)
