@@ -25,7 +25,7 @@ def target_of(deployment: str, method: str, then: Iterable[tuple[str, str]]) -> 
     return (deployment, method, *[name for call in then for name in call])
 
 
-class Chain(NamedTuple):
+class CallsAhead(NamedTuple):
     """The calls that follow one: where they go, and the same as a router is told of them."""
 
     ahead: tuple[Destination, ...]
@@ -42,7 +42,7 @@ class Destination(NamedTuple):
     deployment: str
     where: str
     target: Target
-    chain: Chain | None = None
+    chain: CallsAhead | None = None
 
 
 class Destinations:
@@ -95,7 +95,7 @@ class Destinations:
     def _chain(self, target: Target) -> Destination:
         known, first, *ahead = self.known, *[self.find(target[at : at + 2]) for at in range(0, len(target), 2)]
         calls = [NextCall(each.key, each.method.name, _taken(each.method)) for each in ahead]
-        found = first._replace(target=target, chain=Chain(tuple(ahead), calls))
+        found = first._replace(target=target, chain=CallsAhead(tuple(ahead), calls))
         if len(known) < len(self.entries) + CHAINS_MAX:
             known[target] = found
         return found

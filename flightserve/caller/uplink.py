@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 from msgspec import structs
 
-from flightserve.caller.destinations import Chain, Destination
+from flightserve.caller.destinations import CallsAhead, Destination
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.results import SharedRegion, SharedSlice
 from flightserve.caller.staging import MemoryFull, Staged, Staging
@@ -51,7 +51,7 @@ class Sent(msgspec.Struct, eq=False):
     region: frames.Region
     epoch: int
     passed: Passed | None = None
-    chain: Chain | None = None
+    chain: CallsAhead | None = None
     stage: int = 0
 
     @property

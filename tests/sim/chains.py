@@ -25,6 +25,7 @@ from flightserve.router.service import _HANDLERS, RouterService
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
 from flightserve.wire import frames
 from flightserve.wire.table import Entry, RoutingTable
+from tests.sim.fake_channel import FakeChannel
 
 MS = 1_000_000
 HERE, ELSEWHERE = 1, 2
@@ -46,31 +47,6 @@ Key = tuple[int, int, int]
 
 class Broken(AssertionError):
     """The router did what it must not."""
-
-
-class FakeChannel:
-    """Frames that are sent lie in `sent`; none of them is ever a byte."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self.closed = False
-        self.known: set[tuple[int, int]] = set()
-        self.queued: list[Any] = []
-        self.queue = self.queued.append
-        self.sent: list[Any] = []
-
-    def announce(self, segment: frames.Segment, fd: int, keeper: object = None) -> None:
-        os.fstat(fd)
-        self.known.add((segment.owner, segment.segment))
-
-    def flush(self) -> bool:
-        self.sent += self.queued
-        self.queued.clear()
-        return True
-
-    def close(self) -> None:
-        self.closed = True
-        self.socket.close()
 
 
 class Asked(NamedTuple):
