@@ -58,8 +58,18 @@ class Onward:
         """Close all connections; calls in flight end with Unavailable."""
         self.client.stop()
         self._stopping = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._end)
         if self._thread is not None:
             self._thread.join(STOP_TIMEOUT_S)
         if not self._loop.is_running():
             self._loop.close()
+
+    def _end(self) -> None:
+        """Let go of calls that still run, which would be let go of when nothing runs any more."""
+        calls = asyncio.all_tasks(self._loop)
+        for call in calls:
+            call.cancel()
+        if calls:
+            asyncio.gather(*calls, return_exceptions=True).add_done_callback(lambda _: self._loop.stop())
+        else:
+            self._loop.stop()
