@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from flightserve.errors import ResourceExhausted as ResourceExhausted
     from flightserve.errors import Unavailable as Unavailable
     from flightserve.pipelines.declaring import pipeline as pipeline
+    from flightserve.pipelines.spreading import shadow as shadow
+    from flightserve.pipelines.spreading import split as split
     from flightserve.running import Running as Running
     from flightserve.running import serve as serve
     from flightserve.types import DeploymentOptions as DeploymentOptions
@@ -105,6 +107,7 @@ _NAMES = {
         "Unavailable",
     ],
     "flightserve.pipelines.declaring": ["pipeline"],
+    "flightserve.pipelines.spreading": ["shadow", "split"],
     "flightserve.running": ["Running", "serve"],
     "flightserve.types": ["DeploymentOptions"],
 }
@@ -153,7 +156,9 @@ __all__ = [
     "on_stop",
     "pipeline",
     "serve",
+    "shadow",
     "single_input",
+    "split",
     "sql",
     "switch",
     "warmup",

@@ -16,7 +16,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from flightserve.declare import Bound, Callee, check_name, describe_value, replaced, says_itself, spec_of
+from flightserve.declare import Bound, ByName, Callee, check_name, describe_value, replaced, says_itself, spec_of
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentSpec
 
@@ -106,9 +106,21 @@ class _Collecting:
                 raise ConfigError(f"{name!r} is an argument of itself; deployments cannot call each other in a circle")
             return
         self._made[key] = None
-        args = tuple([replaced(value, Bound, self._callee) for value in bound.args])
-        kwargs = {key: replaced(value, Bound, self._callee) for key, value in bound.kwargs.items()}
+        args = tuple([self._replaced(value, name) for value in bound.args])
+        kwargs = {key: self._replaced(value, name) for key, value in bound.kwargs.items()}
         self._made[key] = dataclasses.replace(bound, name=name, args=args, kwargs=kwargs)
+
+    def _replaced(self, value: Any, caller: str) -> Any:
+        value = replaced(value, Bound, self._callee)
+        return replaced(value, ByName, lambda named: self._named(named.name, caller))
+
+    def _named(self, name: str, caller: str) -> Callee:
+        """The one that the app serves by that name."""
+        for given, bound in self._given:
+            if given == name:
+                return self._made_callee(name, bound)
+        names = ", ".join(given for given, _ in self._given)
+        raise ConfigError(f"{caller} calls {name!r}, which this app does not serve; it serves {names}")
 
     def _callee(self, bound: Any) -> Callee:
         names = self._names.get(id(bound), [bound.name])
@@ -117,5 +129,8 @@ class _Collecting:
                 f"{bound.cls.__name__}.bind() is served as {' and '.join(names)}, and it is an argument of another "
                 "deployment, which cannot tell which one to call; bind it twice"
             )
-        self._add(names[0], bound)
-        return Callee(names[0], bound)
+        return self._made_callee(names[0], bound)
+
+    def _made_callee(self, name: str, bound: Bound[Any]) -> Callee:
+        self._add(name, bound)
+        return Callee(name, self._made[id(bound), name])

@@ -171,6 +171,14 @@ def histogram(name: str, about: str, labels: Sequence[str] = (), buckets: Sequen
     return _made(Histogram, name, about, labels, bounds)
 
 
+def own_counter(name: str, about: str, labels: Sequence[str]) -> Counter:
+    """One of flightserve's own, which a deployment of ours counts by."""
+    with _lock:
+        known = _metrics.setdefault(name, Counter(name, about, labels, ()))
+    assert isinstance(known, Counter)
+    return known
+
+
 def families() -> tuple[MetricFamily, ...]:
     """All metrics of this process, as they are now."""
     return tuple([metric.family() for metric in list(_metrics.values())])

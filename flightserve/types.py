@@ -170,10 +170,12 @@ class RequestMeta(msgspec.Struct, frozen=True):
     """What the edge knows of a request beside its rows.
 
     `deadline_ns` is absolute `CLOCK_MONOTONIC`; `request_id` is echoed and logged ("" lets the data plane
-    make one up); `traceparent` is passed through as it came.
+    make one up); `traceparent` is passed through as it came. Requests of one `key` are sent the same way where a split
+    decides (`pipelines.splitting`).
     """
 
     deadline_ns: int = NEVER_NS
     priority: int = 0
     request_id: str = ""
     traceparent: str = ""
+    key: str = ""

@@ -260,7 +260,7 @@ class Uplink:
         request_id = self._request_ids.take(len(parts)) if going is None else going.request_id
         for index, (rows, meta) in enumerate(parts, first_index):
             part = frames.Part(
-                request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent
+                request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key
             )
             self.pending[request_id] = Pending(deliver, index, part, sent)
             out.append(part)

@@ -129,6 +129,11 @@ class Context:
         return tuple([part.traceparent for part in self._parts])
 
     @property
+    def request_keys(self) -> tuple[str, ...]:
+        """Each request's `x-request-key`, "" where it has none."""
+        return tuple([part.key for part in self._parts])
+
+    @property
     def requests(self) -> int:
         """How many requests these are."""
         return len(self._parts)
@@ -149,6 +154,7 @@ class Context:
             min(self.priorities, default=0),
             _child(",".join(filter(None, labels)), number),
             traceparent,
+            self._parts[0].key if len(set(self.request_keys)) == 1 else "",
         )
 
     def onward_parts(
@@ -172,6 +178,7 @@ class Context:
                     part.priority,
                     _child(part.label, number),
                     part.traceparent,
+                    part.key,
                 ),
             )
             for part in parts
@@ -197,6 +204,10 @@ class Context:
         self._within.append(inner)
         inner.cancelled, inner.over = self.cancelled, self.over
         return inner
+
+    def detached(self) -> Context:
+        """One of the same requests that goes on when their method has returned, and whatever becomes of them."""
+        return Context(self.deployment, self.method, self._parts, self._clock)
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function with this as what `context()` gives: for threads that others started."""

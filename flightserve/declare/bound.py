@@ -76,6 +76,10 @@ class Bound(_AsArgument[T_co], Chainable):
             raise ConfigError(f"{self.name} is a deployment; a stage is one of its methods, as in {self.name}.method")
         return StageCall(self, method)
 
+    def __hash__(self) -> int:
+        """It may be a key, as of `fs.split`, whatever its arguments are."""
+        return hash((self.cls, self.name))
+
     def callees(self) -> tuple[str, ...]:
         """Names of the deployments that it calls."""
         found: list[str] = []
@@ -94,12 +98,13 @@ class Bound(_AsArgument[T_co], Chainable):
 
         args = [replaced(value, Callee, stand_in) for value in self.args]
         kwargs = {key: replaced(value, Callee, stand_in) for key, value in self.kwargs.items()}
-        # A class may want to know the name it is served by, by how many replicas, and its options, as arguments that it
-        # names.
+        # A class may want to know the name it is served by, by how many replicas, its options, and the names of those
+        # that it calls, as arguments that it names.
         told = {
             "flightserve_named": self.name,
             "flightserve_counted": self.settings.replicas,
             "flightserve_options": self.settings,
+            "flightserve_callees": self.callees(),
         }
         wanted = {getattr(self.cls, mark): value for mark, value in told.items() if hasattr(self.cls, mark)}
         return self.cls(*args, **kwargs, **wanted)
@@ -115,6 +120,13 @@ class Callee:
 
     def __reduce__(self) -> tuple[type[Callee], tuple[str]]:
         return Callee, (self.name,)
+
+
+@dataclass(frozen=True, slots=True)
+class ByName:
+    """A deployment of the same app, by the name that `App` serves it by, among the arguments of one that calls it."""
+
+    name: str
 
 
 def replaced(value: Any, kind: type, change: Callable[[Any], Any], depth: int = 0) -> Any:

@@ -7,6 +7,7 @@ The rules (docs/reference/http.md has them for callers):
   Malformed or negative is INVALID_ARGUMENT; 0, or a deadline that has passed, is DEADLINE_EXCEEDED.
 - `x-priority` is one digit, 0 when absent.
 - `x-request-id` is printable ASCII, at most 128 characters; made up when absent.
+- `x-request-key` likewise, empty when absent: a split sends requests of one key the same way.
 - `traceparent` is W3C's; a malformed one is dropped, as its specification asks.
 
 Nothing here knows a protocol: headers come in through `get`, a function from a lower-case name to text or None.
@@ -75,12 +76,20 @@ def meta_of(
     priority = get("x-priority")
     request_id = get("x-request-id")
     traceparent = get("traceparent")
+    key = get("x-request-key")
     return RequestMeta(
         _deadline_ns(timeout, spec, limits, now_ns, native_deadline_ns),
         0 if priority is None else _priority(priority),
         f"{_prefix}{next(_counter):x}" if request_id is None else checked_request_id(request_id),
         "" if traceparent is None or not _TRACEPARENT.fullmatch(traceparent) else traceparent,
+        "" if key is None else _checked_key(key),
     )
+
+
+def _checked_key(key: str) -> str:
+    if key and not _REQUEST_ID.fullmatch(key):
+        raise InvalidArgument(f"x-request-key is printable ASCII, at most {REQUEST_ID_CHARS_MAX} characters")
+    return key
 
 
 def default_meta(spec: DeploymentSpec, limits: EdgeLimits, now_ns: int) -> RequestMeta:

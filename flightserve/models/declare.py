@@ -32,14 +32,15 @@ class _Model:
         self.name = check_name(name) if name is not None else _name_of(served.file)
         self._options = make_options(options, DeploymentOptions())
         self._served = served
+        self._bound: Bound[Any] = Bound(self._replica, (served,), {}, self._options, self.name)
         suffix = Path(served.file.path).suffix
         if suffix not in self._suffixes:
             endings = ", ".join(self._suffixes)
             raise ConfigError(f"{type(self).__name__} takes a file that ends in {endings}; not {served.file.name!r}")
 
     def bind(self) -> Bound[Any]:
-        """What `App` serves."""
-        return Bound(self._replica, (self._served,), {}, self._options, self.name)
+        """What `App` serves: one and the same, however often it is asked for."""
+        return self._bound
 
     # How `App` recognises what is served in another's place.
     flightserve_bound = bind

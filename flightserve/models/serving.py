@@ -53,6 +53,7 @@ class Served:
     trusted: Any = False
     any_version: bool = False
     description: ModelDescription | None = None
+    planned: tuple[str, DeploymentSpec] | None = None
 
 
 class ModelReplica:
@@ -74,6 +75,10 @@ class ModelReplica:
         """The deployment as the tiers know it: the file is read and run on a sample. Raises ConfigError."""
         served: Served = bound.args[0]
         digest = served.file.read()
+        asked = repr((digest, bound.name, bound.settings))
+        if served.planned is not None and served.planned[0] == asked:
+            # It is asked again for each split and pipeline that it is in.
+            return served.planned[1]
         served.description = None
         replica = cls(served, bound.settings)
         replica.tell()
@@ -95,7 +100,9 @@ class ModelReplica:
         if not isinstance(served.warmup, bool):
             replica.warm()
         version = version or hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()
-        return DeploymentSpec(bound.name, version, bound.settings, methods, about.doc)
+        spec = DeploymentSpec(bound.name, version, bound.settings, methods, about.doc)
+        served.planned = (asked, spec)
+        return spec
 
     def tell(self) -> None:
         """Whoever plans hears what is worth a warning."""

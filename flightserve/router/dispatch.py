@@ -343,7 +343,7 @@ class Dispatcher:
             parts.append(
                 frames.Part(
                     len(holds) - 1, part.row_offset + offset, rows,
-                    part.deadline_ns, part.priority, part.label, part.traceparent,
+                    part.deadline_ns, part.priority, part.label, part.traceparent, part.key,
                 )
             )  # fmt: skip
             request.batch = batch

@@ -250,5 +250,7 @@ def requests_context(deployment: str, method: str, requests: Sequence[LocalReque
     parts = []
     for number, request in enumerate(requests):
         meta, rows = request.meta, request.batch.num_rows
-        parts.append(Part(number, 0, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent))
+        parts.append(
+            Part(number, 0, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key)
+        )
     return Context(deployment, method, parts)

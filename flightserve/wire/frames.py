@@ -44,6 +44,7 @@ class Part(msgspec.Struct, array_like=True, gc=False):
     priority: int = 0
     label: str = ""
     traceparent: str = ""
+    key: str = ""
 
 
 class Item(msgspec.Struct, array_like=True, gc=False):

@@ -87,6 +87,14 @@ def test_malformed_priorities_are_refused(text: str) -> None:
         meta(x_priority=text)
 
 
+def test_request_keys_are_taken_where_they_can_stand_in_a_header() -> None:
+    assert meta().key == meta(x_request_key="").key == ""
+    assert meta(x_request_key="user 7").key == "user 7"
+    for text in ("k" * 129, "a\nb", "\u00fc"):
+        with pytest.raises(InvalidArgument, match="x-request-key is printable ASCII"):
+            meta(x_request_key=text)
+
+
 def test_request_ids_are_echoed_or_made_up_and_differ() -> None:
     assert meta(x_request_id="abc-1").request_id == "abc-1"
     assert meta(x_request_id="x" * 128).request_id == "x" * 128

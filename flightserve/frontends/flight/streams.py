@@ -301,7 +301,7 @@ class RequestStream:
         try:
             self._lane.submit(
                 key, target.deployment, target.method.name, batch,
-                RequestMeta(deadline_ns, meta.priority, meta.request_id, meta.traceparent),
+                RequestMeta(deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key),
             )  # fmt: skip
         except FlightserveError as error:
             # Told in its turn: the replies of earlier requests come first.

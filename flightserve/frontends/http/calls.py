@@ -65,7 +65,7 @@ SHARE_MIN: Final = 0.25
 BODIES_BYTES_FACTOR: Final = 2
 # By `MethodSpec.sums`.
 STYLES: Final = {False: METHODS, True: SUMS}
-_META_HEADERS: Final = frozenset((b"x-timeout-ms", b"x-priority", b"x-request-id", b"traceparent"))
+_META_HEADERS: Final = frozenset((b"x-timeout-ms", b"x-priority", b"x-request-id", b"x-request-key", b"traceparent"))
 # URLs whose parsing is remembered.
 ROUTES_CACHED_MAX: Final = 1024
 

@@ -27,6 +27,7 @@ _HEADERS: Final[tuple[tuple[str, Json, str], ...]] = (
     ("x-timeout-ms", {"type": "integer", "minimum": 0}, "Milliseconds that the caller waits."),
     ("x-priority", {"type": "integer", "minimum": 0, "maximum": 9, "default": 0}, "Greater is more urgent."),
     ("x-request-id", {"type": "string", "maxLength": 128}, "Echoed in the answer; made up when absent."),
+    ("x-request-key", {"type": "string", "maxLength": 128}, "A split sends requests of one key the same way."),
     ("traceparent", {"type": "string"}, "W3C trace context."),
 )
 # The tag of what belongs to no deployment.

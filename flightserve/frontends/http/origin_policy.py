@@ -36,7 +36,8 @@ _EXPOSED: Final = b"access-control-expose-headers: content-disposition, etag, re
 _PREFLIGHT: Final = {
     "access-control-allow-methods": "GET, HEAD, POST",
     "access-control-allow-headers": "accept, authorization, cache-control, content-encoding, content-type, "
-    "if-none-match, last-event-id, range, traceparent, x-priority, x-request-id, x-timeout-ms, x-warehouse",
+    "if-none-match, last-event-id, range, traceparent, x-priority, x-request-id, x-request-key, x-timeout-ms, "
+    "x-warehouse",
     "access-control-max-age": "600",
 }
 
