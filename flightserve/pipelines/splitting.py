@@ -9,7 +9,6 @@ their answers put in order again.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from flightserve.contracts.context import Context, context, entered
 from flightserve.declare import on_stop, side_by_side
 from flightserve.errors import ConfigError, FlightserveError, MethodFailed
 from flightserve.fabric.memory.batches import one_batch
+from flightserve.loops import beside
 from flightserve.pipelines.versions import shadow_spec, split_spec, ways_of
 from flightserve.wire.status import Code
 
@@ -166,9 +166,9 @@ class ShadowReplica:
             self._sent.inc(requests, code="DROPPED")
             return
         self._bytes += nbytes
-        own = contextvars.copy_context()
-        own.run(lambda: entered(current.detached()).__enter__())
-        task = asyncio.get_running_loop().create_task(self._send(method, rows, requests, nbytes), context=own)
+        with entered(current.detached()):
+            sending = self._send(method, rows, requests, nbytes)
+            task = beside(asyncio.get_running_loop(), sending, "sending a copy to a candidate")
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
 

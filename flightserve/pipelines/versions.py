@@ -26,7 +26,7 @@ _POINTS: Final = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class WeightedWays:
     """Where requests may go: names of deployments, and up to which point of [0, 1) requests go there."""
 
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class Ways:
         return next(place for place, until in enumerate(self.until) if until == self.until[-1])
 
 
-def ways_of(weights: Mapping[str, float]) -> Ways:
+def ways_of(weights: Mapping[str, float]) -> WeightedWays:
     """Raises ConfigError for weights that are no parts of a whole."""
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
@@ -52,7 +52,7 @@ def ways_of(weights: Mapping[str, float]) -> Ways:
     total = math.fsum(weights.values())
     if not weights or abs(total - 1) > WEIGHTS_TOLERANCE:
         raise ConfigError(f"weights add up to 1, as in {{'v1': 0.9, 'v2': 0.1}}; these add up to {total:g}")
-    return Ways(tuple(weights), tuple(itertools.accumulate(weights.values())))
+    return WeightedWays(tuple(weights), tuple(itertools.accumulate(weights.values())))
 
 
 def split_spec(cls: type, bound: Bound[Any], version: str) -> DeploymentSpec:
