@@ -14,19 +14,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Final
 
-from flightserve.declare import Bound, ByName, Callee, check_name, describe_value, replaced, says_itself, spec_of
+from flightserve.declare import (
+    Bound,
+    ByName,
+    Callee,
+    Servable,
+    check_name,
+    describe_value,
+    replaced,
+    says_itself,
+    spec_of,
+)
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentSpec
 
-
-class Servable(Protocol):
-    """What can be served without `bind`: a warehouse."""
-
-    def flightserve_bound(self) -> Bound[Any]:
-        """What is served in its place."""
-        ...
+_SERVED: Final = (Bound, Servable)
 
 
 class App:
@@ -74,9 +78,9 @@ class App:
 
 
 def _bound(value: Any) -> Bound[Any]:
-    """What is served in the value's place: a warehouse says so itself. Raises ConfigError."""
-    own = getattr(value, "flightserve_bound", None)
-    value = value if own is None else own()
+    """What is served in the value's place. Raises ConfigError."""
+    if isinstance(value, Servable):
+        return value.flightserve_bound()
     if not isinstance(value, Bound):
         raise ConfigError(f"App takes what bind() returns, as in App(Pricing.bind()); not {describe_value(value)}")
     return value
@@ -111,7 +115,7 @@ class _Collecting:
         self._made[key] = dataclasses.replace(bound, name=name, args=args, kwargs=kwargs)
 
     def _replaced(self, value: Any, caller: str) -> Any:
-        value = replaced(value, Bound, self._callee)
+        value = replaced(value, _SERVED, self._callee)
         return replaced(value, ByName, lambda named: self._named(named.name, caller))
 
     def _named(self, name: str, caller: str) -> Callee:
@@ -122,7 +126,8 @@ class _Collecting:
         names = ", ".join(given for given, _ in self._given)
         raise ConfigError(f"{caller} calls {name!r}, which this app does not serve; it serves {names}")
 
-    def _callee(self, bound: Any) -> Callee:
+    def _callee(self, value: Any) -> Callee:
+        bound = _bound(value)
         names = self._names.get(id(bound), [bound.name])
         if len(names) > 1:
             raise ConfigError(

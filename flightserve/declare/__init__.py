@@ -8,7 +8,7 @@ themselves (`hooks`). What an object has that was bound with another deployment 
 (`specs`).
 """
 
-from flightserve.declare.bound import NESTING_MAX, Bound, ByName, Callee, replaced
+from flightserve.declare.bound import NESTING_MAX, Bound, ByName, Callee, Servable, replaced
 from flightserve.declare.decorators import bind, deployment, method, single_input
 from flightserve.declare.gathering import gather, side_by_side
 from flightserve.declare.handles import Handle, HandleMethod, Later, Rows, aio, later
@@ -43,6 +43,7 @@ __all__ = [
     "Later",
     "Options",
     "Rows",
+    "Servable",
     "Stage",
     "StageCall",
     "Switch",

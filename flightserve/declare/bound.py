@@ -110,6 +110,30 @@ class Bound(_AsArgument[T_co], Chainable):
         return self.cls(*args, **kwargs, **wanted)
 
 
+class Servable(Chainable):
+    """What stands for something bound: a warehouse, a model in a file. It may be wherever a `Bound` may, and its other
+    attributes are stages, as those of a `Bound` are."""
+
+    name: str
+
+    def flightserve_bound(self) -> Bound[Any]:
+        """What is served in its place, the same each time."""
+        raise NotImplementedError
+
+    def __getattr__(self, method: str, /) -> Stage:
+        if method.startswith("_"):
+            # Also our own, of an object that `copy` has not filled yet.
+            raise AttributeError(method)
+        return self.flightserve_bound()[method]
+
+    def __getitem__(self, method: str, /) -> Stage:
+        return self.flightserve_bound()[method]
+
+    def as_stage(self) -> Stage:
+        """As of what is bound."""
+        return self.flightserve_bound().as_stage()
+
+
 @dataclass(frozen=True, slots=True)
 class Callee:
     """A deployment of the same app, by its name, among the arguments of one that calls it. What is `bound` so called
@@ -129,7 +153,7 @@ class ByName:
     name: str
 
 
-def replaced(value: Any, kind: type, change: Callable[[Any], Any], depth: int = 0) -> Any:
+def replaced(value: Any, kind: type | tuple[type, ...], change: Callable[[Any], Any], depth: int = 0) -> Any:
     """The value with every instance of `kind` in it changed; looked for in lists, tuples and dicts' values, down to
     `NESTING_MAX`. Containers without one are handed back as they are."""
     if isinstance(value, kind):

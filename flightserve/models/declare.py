@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeAlias, Unpack
 
 import pyarrow as pa
 
-from flightserve.declare import NAME, Bound, Options, check_name, make_options
+from flightserve.declare import NAME, Bound, Options, Servable, check_name, make_options
 from flightserve.declare.decorators import Example
 from flightserve.errors import ConfigError
 from flightserve.models.estimators import SklearnReplica
@@ -22,7 +22,7 @@ from flightserve.types import DeploymentOptions
 Features: TypeAlias = Mapping[str, pa.DataType | str] | pa.Schema
 
 
-class _Model:
+class _Model(Servable):
     """One file, served as one deployment."""
 
     _replica: ClassVar[type[ModelReplica]]
@@ -30,9 +30,10 @@ class _Model:
 
     def __init__(self, served: Served, name: str | None, options: Options) -> None:
         self.name = check_name(name) if name is not None else _name_of(served.file)
-        self._options = make_options(options, DeploymentOptions())
         self._served = served
-        self._bound: Bound[Any] = Bound(self._replica, (served,), {}, self._options, self.name)
+        self._bound: Bound[Any] = Bound(
+            self._replica, (served,), {}, make_options(options, DeploymentOptions()), self.name
+        )
         suffix = Path(served.file.path).suffix
         if suffix not in self._suffixes:
             endings = ", ".join(self._suffixes)
@@ -42,7 +43,6 @@ class _Model:
         """What `App` serves: one and the same, however often it is asked for."""
         return self._bound
 
-    # How `App` recognises what is served in another's place.
     flightserve_bound = bind
 
     def __repr__(self) -> str:

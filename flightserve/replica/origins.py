@@ -51,7 +51,9 @@ class Origins:
         return f"<Origins of {len(self)} batches>"
 
     def note(self, batch: pa.RecordBatch, origin: Origin) -> None:
-        """The batch lies there."""
+        """The batch lies there. Where there are no rows nothing is passed on: by their number a frame tells that."""
+        if not origin.rows:
+            return
         number, address = id(batch), _address(batch)
 
         def gone(ref: weakref.ref[pa.RecordBatch]) -> None:

@@ -312,3 +312,39 @@ def test_features_that_the_model_has_not_and_rows_that_it_cannot_warm_up_with_ar
 def test_types_that_are_given_go_before_those_that_were_found(tmp_path: Path) -> None:
     with served(saved(tmp_path, delays()), features={"hour": pa.int8()}) as service:
         assert schemas(service)[0]["hour"] == "int8"
+
+
+class Note:
+    def note(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.record_batch({"note": [f"{x:g}" for x in batch.column(0).to_pylist()]})
+
+
+def test_a_models_methods_are_stages_and_its_file_is_read_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = saved(tmp_path, LinearRegression().fit([[1.0], [2.0]], [2.0, 4.0]))
+    model, note = fs.models.Sklearn(file, name="m"), fs.bind(Note)
+    both = fs.pipeline("both", fs.join(model.predict, note.note))
+    twice = fs.pipeline("twice", both >> fs.bind(Note).options(name="Again").note)
+    assert len(fs.App(model, both, twice).specs) == 5
+    assert len([record for record in caplog.records if "is a pickle" in record.message]) == 1
+    with plane(both) as running:
+        answers = [each.to_pydict() for each in running.call("run", pa.record_batch({"x0": [3.0]}))]
+        assert answers == [{"prediction": [pytest.approx(6.0)], "note": ["3"]}]
+
+
+def test_a_model_is_an_argument_of_another_deployment(tmp_path: Path) -> None:
+    class Asks:
+        def __init__(self, model: Any) -> None:
+            self.model = model
+
+        def ask(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+            answer: pa.RecordBatch = self.model.predict(batch)
+            return answer
+
+    file = saved(tmp_path, LinearRegression().fit([[1.0], [2.0]], [2.0, 4.0]))
+    model = fs.models.Sklearn(file, name="m", trusted=True)
+    assert [each.name for each in fs.App(model, fs.bind(Asks, {"models": [model]}))] == ["m", "Asks"]
+    with plane(fs.bind(Asks, model)) as running:
+        answers = [each.to_pydict() for each in running.call("ask", pa.record_batch({"x0": [3.0]}))]
+        assert answers == [{"prediction": [pytest.approx(6.0)]}]

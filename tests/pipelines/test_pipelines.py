@@ -218,6 +218,12 @@ def test_over_the_data_plane() -> None:
         del got
 
 
+def test_no_rows_go_through_a_process_that_has_sent_none_of_its_own() -> None:
+    with plane(fs.pipeline("score", clean.clean >> clean.loose >> model.loose)) as running:
+        (answer,) = running.call("run", ROWS.slice(0, 0))
+        assert answer.num_rows == 0
+
+
 def test_requests_that_come_together_keep_their_rows() -> None:
     with plane(fs.pipeline("score", clean.clean >> clean.loose >> model.loose)) as running:
         threads, answers = [], {}

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, Unpack
 
-from flightserve.declare import NAME, Bound, Options, check_name, make_options
+from flightserve.declare import NAME, Bound, Options, Servable, check_name, make_options
 from flightserve.errors import ConfigError
 from flightserve.sql.engine import LOADS, EngineOptions
 from flightserve.sql.engine.memory import MIB
@@ -36,7 +36,7 @@ VIEW_REFRESH_S: Final = 1.0
 REFRESH_S_MAX: Final = 31 * 86_400.0
 
 
-class Warehouse:
+class Warehouse(Servable):
     """Tables, and queries by name over them. Raises ConfigError for options that make no sense; files and queries are
     looked at when the app is planned, by `fs.serve` and the like.
 
@@ -95,6 +95,7 @@ class Warehouse:
         base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX, reentrant=False)
         self._options = make_options(options, base)
         self._queries: dict[str, NamedQuery] = {}
+        self._bound: Bound[WarehouseReplica] | None = None
         self.name = check_name(name)
 
     def query(
@@ -114,14 +115,16 @@ class Warehouse:
         if name in self._queries or name in OWN_METHODS:
             raise ConfigError(f"the warehouse has a method {name!r} already")
         self._queries[name] = NamedQuery(name, sql, dict(types or {}), example)
+        self._bound = None
         return self
 
     def bind(self) -> Bound[WarehouseReplica]:
         """What `App` serves."""
-        arguments = (self._tables, tuple(self._queries.values()), self._engine, self._upkeep, self._known)
-        return Bound(WarehouseReplica, arguments, {}, self._options, self.name)
+        if self._bound is None:
+            arguments = (self._tables, tuple(self._queries.values()), self._engine, self._upkeep, self._known)
+            self._bound = Bound(WarehouseReplica, arguments, {}, self._options, self.name)
+        return self._bound
 
-    # How `App` recognises what is served in another's place.
     flightserve_bound = bind
 
     def __repr__(self) -> str:
