@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Unpack
 
-from flightserve.declare import Bound, ByName, Options, check_name, describe_value, make_options
+from flightserve.declare import Bound, ByName, Options, Servable, check_name, describe_value, make_options
 from flightserve.errors import ConfigError
 from flightserve.pipelines.declaring import TOGETHER_BYTES_MAX
 from flightserve.pipelines.splitting import ShadowReplica, SplitReplica
@@ -53,8 +53,7 @@ def _settings(options: Options) -> DeploymentOptions:
 def _target(value: Any) -> Bound[Any] | ByName:
     if isinstance(value, str):
         return ByName(check_name(value))
-    # Of the class: a `Bound` has methods of any name.
-    if hasattr(type(value), "flightserve_bound"):
+    if isinstance(value, Servable):
         value = value.flightserve_bound()
     if not isinstance(value, Bound):
         raise ConfigError(
