@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import (
+    connect,
     data_plane,
     flight,
     grpc_call,
@@ -22,6 +23,7 @@ from benchmarks.harness import Benchmark
 SUITE = (
     Benchmark("data_plane", "frontend to replica and back inside the data plane", data_plane.run),
     Benchmark("flight", "Flight DoExchange: latency, calls/s, GB/s", flight.run),
+    Benchmark("connect", "fs.connect by memory against DoExchange: latency, GB/s", connect.run),
     Benchmark("grpc_call", "gRPC Call, 64 in flight", grpc_call.run),
     Benchmark("http_json", "HTTP JSON at 32 and 128 connections", http_json.run),
     Benchmark("http_arrow", "HTTP Arrow body", http_arrow.run),

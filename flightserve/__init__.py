@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flightserve import sql as sql
     from flightserve.app import App as App
     from flightserve.client.connecting import connect as connect
+    from flightserve.client.connecting import connect_async as connect_async
     from flightserve.config import EdgeLimits as EdgeLimits
     from flightserve.config import FabricLimits as FabricLimits
     from flightserve.config import ServingOptions as ServingOptions
@@ -69,7 +70,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "flightserve.app": ["App"],
-    "flightserve.client.connecting": ["connect"],
+    "flightserve.client.connecting": ["connect", "connect_async"],
     "flightserve.config": ["EdgeLimits", "FabricLimits", "ServingOptions"],
     "flightserve.contracts.context": ["Context", "context"],
     "flightserve.declare": [
@@ -144,6 +145,7 @@ __all__ = [
     "autoscale",
     "bind",
     "connect",
+    "connect_async",
     "context",
     "deployment",
     "gather",

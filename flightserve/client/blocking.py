@@ -7,7 +7,6 @@ thread-safe: one client serves a program's threads. A child that was forked begi
 from __future__ import annotations
 
 import os
-import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -16,13 +15,13 @@ from typing import Any, Final, Self, TypeVar
 import pyarrow as pa
 
 from flightserve.client import rows as forms
-from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, ask, is_stream
+from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Tries, ask, is_stream
 from flightserve.client.catalogue import described
 from flightserve.client.feeding import Fed
-from flightserve.client.retrying import pause_ns
-from flightserve.client.sql import QUERY, Asking, Texts, parameters_of, run_merged, warehouse_of
+from flightserve.client.sql import Asking, Texts, parameters_of, run_merged, warehouse_of
 from flightserve.client.way import WINDOW, Pipe, Way
-from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.clock import monotonic_ns
+from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import FlightserveError
 from flightserve.types import DeploymentSpec, MethodSpec
 
@@ -30,9 +29,9 @@ T = TypeVar("T")
 
 # What `sql` gives beside the kinds of rows.
 READER: Final = "reader"
-# The method that a call is of, and what is done with it.
+# The method that a call is of, and what is done with it; the call began at that time, in ns.
 Find = Callable[[Way], tuple[DeploymentSpec, MethodSpec]]
-Work = Callable[[Way, DeploymentSpec, MethodSpec], T]
+Work = Callable[[Way, DeploymentSpec, MethodSpec, int], T]
 
 
 class Ways:
@@ -171,15 +170,14 @@ class Client:
         """
         asked = self._ask(None if as_ == READER else as_, timeout_s, priority, request_id, retries)
         bound = parameters_of(parameters)
-        began_ns = monotonic_ns()
 
         def find(way: Way) -> tuple[DeploymentSpec, MethodSpec]:
-            return way.find(warehouse_of(way, warehouse).name, QUERY)
+            return way.find(warehouse_of(way.deployments(), warehouse).name, QUERY)
 
-        def work(way: Way, spec: DeploymentSpec, method: MethodSpec) -> Any:
+        def work(way: Way, spec: DeploymentSpec, method: MethodSpec, began_ns: int) -> Any:
             asking = Asking(spec.name, query, bound)
             meta = asked.meta(spec, began_ns)
-            merged = run_merged(way, spec, asking, self._texts, meta)
+            merged = run_merged(way, asking, self._texts, meta)
             if merged is not None:
                 found = pa.Table.from_batches([merged])
                 return found.to_reader() if as_ == READER else forms.give(found, as_, spec.name)
@@ -187,7 +185,7 @@ class Client:
             parts = Parts(way, spec, method, given, meta, None)
             return parts.to_reader() if as_ == READER else parts.read_all()
 
-        return self._run(work, asked, began_ns, find)
+        return self._run(work, asked, find)
 
     def _ask(
         self, as_: str | None, timeout_s: float | None, priority: int, request_id: str | None, retries: int | None
@@ -195,42 +193,17 @@ class Client:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         return ask(as_, timeout_s, priority, request_id, self._retries if retries is None else retries)
 
-    def _run(self, work: Work[T], asked: Asked, began_ns: int, find: Find) -> T:
+    def _run(self, work: Work[T], asked: Asked, find: Find) -> T:
         """Do the work, and again where that is safe and may help; `find` says of which method it is."""
-        failures, found = 0, None
+        tries = Tries(asked)
         while True:
             try:
                 way = self._ways.current()
-                found = find(way)
-                return work(way, *found)
+                tries.found = found = find(way)
+                return work(way, *found, tries.began_ns)
             except FlightserveError as error:
-                failures += 1
-                wait_ns = self._pause_ns(error, found, failures, asked, began_ns)
-                if wait_ns is None:
-                    error.request_id = error.request_id or asked.request_id
-                    raise
-            self._ways.closed.wait(wait_ns / NS_PER_S)
-
-    def _pause_ns(
-        self,
-        error: FlightserveError,
-        found: tuple[DeploymentSpec, MethodSpec] | None,
-        failures: int,
-        asked: Asked,
-        began_ns: int,
-    ) -> int | None:
-        deadline_ns = began_ns + int((asked.timeout_s or 0) * NS_PER_S)
-        if found is not None:
-            deadline_ns = asked.deadline_ns(found[0], began_ns)
-        elif asked.timeout_s is None:
-            deadline_ns = began_ns + UNKNOWN_TIMEOUT_NS
-        idempotent = found is not None and found[1].idempotent
-        left_ns = deadline_ns - monotonic_ns()
-        return pause_ns(error, idempotent, failures, asked.retries, left_ns, random.random())
-
-
-# Where it is not even known what is deployed, and the caller did not say.
-UNKNOWN_TIMEOUT_NS: Final = 10 * NS_PER_S
+                pause_s = tries.pause_s(error)
+            self._ways.closed.wait(pause_s)
 
 
 class DeploymentClient:
@@ -274,7 +247,7 @@ class MethodClient:
         self._deployment = deployment.name
         self._method = method.name
         self._where = f"{deployment.name}.{method.name}"
-        self.__doc__ = described(deployment, method)
+        self.__doc__ = described(deployment.name, method)
         self.__name__ = method.name
 
     def __repr__(self) -> str:
@@ -301,9 +274,8 @@ class MethodClient:
         asked = client._ask(as_, timeout_s, priority, request_id, retries)
         if is_stream(rows):
             return self._map(rows, asked, WINDOW)
-        began_ns = monotonic_ns()
 
-        def work(way: Way, spec: DeploymentSpec, method: MethodSpec) -> Any:
+        def work(way: Way, spec: DeploymentSpec, method: MethodSpec, began_ns: int) -> Any:
             given = forms.take(rows, method, self._where)
             meta = asked.meta(spec, began_ns)
             if method.streaming:
@@ -312,7 +284,7 @@ class MethodClient:
             index = given.index if method.row_aligned else None
             return forms.give(answer, asked.as_ or given.kind, self._where, index)
 
-        return client._run(work, asked, began_ns, lambda way: way.find(self._deployment, self._method))
+        return client._run(work, asked, lambda way: way.find(self._deployment, self._method))
 
     def map(
         self,

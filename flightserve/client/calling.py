@@ -1,16 +1,18 @@
-"""What one call asks for, and the requests that it becomes: pure but for the clock."""
+"""What one call asks for, and how often it is tried: pure but for the clock and chance."""
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from flightserve.client.retrying import pause_ns
 from flightserve.client.rows import check_kind
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
-from flightserve.errors import DeadlineExceeded, InvalidArgument
+from flightserve.errors import DeadlineExceeded, FlightserveError, InvalidArgument
 from flightserve.frontends.edge import checked_request_id, new_request_id
-from flightserve.types import DeploymentSpec, RequestMeta
+from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 PRIORITY_MAX: Final = 9
 # Rows of row-aligned methods go in pieces of about this size: the app runs those side by side, and takes no request
@@ -18,6 +20,8 @@ PRIORITY_MAX: Final = 9
 PIECE_BYTES_MAX: Final = 32 << 20
 # Smaller tables are not even measured.
 SMALL_ROWS: Final = 1024
+# For how long a call is tried where it is not even known what is deployed, and the caller did not say.
+UNKNOWN_TIMEOUT_NS: Final = 10 * NS_PER_S
 
 
 class Asked(NamedTuple):
@@ -43,6 +47,35 @@ class Asked(NamedTuple):
         if deadline_ns <= monotonic_ns():
             raise DeadlineExceeded("the deadline passed before the request was sent")
         return RequestMeta(deadline_ns, self.priority, self.request_id, self.traceparent)
+
+
+class Tries:
+    """The tries of one call. `found` is the method, as soon as that is known."""
+
+    __slots__ = ("_failures", "asked", "began_ns", "found")
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.began_ns = monotonic_ns()
+        self.found: tuple[DeploymentSpec, MethodSpec] | None = None
+        self._failures = 0
+
+    def pause_s(self, error: FlightserveError) -> float:
+        """One failed by this: how long to wait before the next. Raises the error where there is none."""
+        self._failures += 1
+        found, asked = self.found, self.asked
+        if found is not None:
+            deadline_ns = asked.deadline_ns(found[0], self.began_ns)
+        else:
+            timeout_s = asked.timeout_s
+            deadline_ns = self.began_ns + (UNKNOWN_TIMEOUT_NS if timeout_s is None else int(timeout_s * NS_PER_S))
+        idempotent = found is not None and found[1].idempotent
+        left_ns = deadline_ns - monotonic_ns()
+        wait_ns = pause_ns(error, idempotent, self._failures, asked.retries, left_ns, random.random())
+        if wait_ns is None:
+            error.request_id = error.request_id or asked.request_id
+            raise error
+        return wait_ns / NS_PER_S
 
 
 def ask(

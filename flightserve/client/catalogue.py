@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from flightserve.errors import NotFound, did_you_mean
+from flightserve.fabric.memory.schemas import decode_schema
 from flightserve.types import DeploymentSpec, MethodSpec
 
 
@@ -32,20 +34,20 @@ def find_method(spec: DeploymentSpec, name: str) -> MethodSpec:
     return found
 
 
-def described(spec: DeploymentSpec, method: MethodSpec) -> str:
+@functools.lru_cache(maxsize=1024)
+def described(deployment: str, method: MethodSpec) -> str:
     """A method for people: what it is, takes and gives."""
-    import pyarrow as pa
 
     def columns(schema: bytes | None) -> str:
         if schema is None:
             return "any columns"
-        return ", ".join(f"{field.name}: {field.type}" for field in pa.ipc.read_schema(pa.py_buffer(schema)))
+        return ", ".join(f"{field.name}: {field.type}" for field in decode_schema(schema))
 
     gives = "yields" if method.streaming else "gives"
     kind = [] if method.row_aligned else ["one request at a time"]
     kind += [] if method.idempotent else ["not idempotent: not made again by itself"]
     lines = [
-        f"{spec.name}.{method.name}(rows)",
+        f"{deployment}.{method.name}(rows)",
         *([method.doc] if method.doc else []),
         f"takes {columns(method.input_schema)}",
         f"{gives} {columns(method.output_schema)}",

@@ -1,10 +1,13 @@
-"""`connect`: from an address, or from none, to a client."""
+"""`connect` and `connect_async`: from an address, or from none, to a client."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
+from flightserve.client.aio import AsyncClient, AsyncWays
+from flightserve.client.async_ways import AsyncFlightWay, AsyncMemoryWay, AsyncWay
 from flightserve.client.blocking import Client, Ways
 from flightserve.client.finding import FoundApp, app_at, only_app
 from flightserve.client.memory_way import MemoryWay
@@ -34,41 +37,82 @@ def connect(
     often a call is made again where that is safe. Over Flight, `headers` go with each call, and `flight_options` are
     those of `pyarrow.flight.FlightClient` (`tls_root_certs`, ...). Raises Unavailable where the app cannot be reached.
     """
-    find = finder(address, way, headers or {}, flight_options or {})
+    check(address, way)
+
+    def find() -> Way:
+        return _find(address, way, headers or {}, flight_options or {})
+
     return Client(Ways(find), address or "this machine", timeout_s, retries)
 
 
-def finder(address: str | None, way: str, headers: Mapping[str, str], options: Mapping[str, Any]) -> Callable[[], Way]:
-    """What finds the way, now and whenever it is lost. Raises InvalidArgument."""
+def connect_async(
+    address: str | None = None,
+    *,
+    way: str = "auto",
+    timeout_s: float | None = None,
+    retries: int = RETRIES,
+    headers: Mapping[str, str] | None = None,
+    flight_options: Mapping[str, Any] | None = None,
+) -> AsyncClient:
+    """As `connect`, for coroutines: `async with fs.connect_async(...) as client`, or `client = await
+    fs.connect_async(...)`."""
+    check(address, way)
+
+    async def find() -> AsyncWay:
+        return await _find_async(address, way, headers or {}, flight_options or {})
+
+    return AsyncClient(AsyncWays(find), address or "this machine", timeout_s, retries)
+
+
+def check(address: str | None, way: str) -> None:
+    """Raises InvalidArgument."""
     if way not in WAYS:
         raise InvalidArgument(f"way is {way!r}; there are: {', '.join(WAYS)}")
     if address is not None and "://" not in address:
         raise InvalidArgument(f"{address!r} is no address of Flight; it begins with grpc:// or grpc+tls://")
 
-    def find() -> Way:
-        return _find(address, way, headers, options)
-
-    return find
-
 
 def _find(address: str | None, way: str, headers: Mapping[str, str], options: Mapping[str, Any]) -> Way:
-    if way != "flight":
-        app = only_app() if address is None else app_at(address)
-        if app is None and way == "memory":
-            raise Unreachable(f"no app of this machine and user listens at {address}")
-        if app is not None:
-            try:
-                return MemoryWay(app)
-            except Unreachable:
-                if way == "memory" or not app.flight:
-                    raise
-                address = address or app.flight[0]
+    app = _app(address, way)
+    if app is not None:
+        try:
+            return MemoryWay(app)
+        except Unreachable:
+            if way == "memory" or not app.flight:
+                raise
+    return _flight(address, app, headers, options)
+
+
+async def _find_async(
+    address: str | None, way: str, headers: Mapping[str, str], options: Mapping[str, Any]
+) -> AsyncWay:
+    app = await asyncio.to_thread(_app, address, way)
+    if app is not None:
+        try:
+            return await AsyncMemoryWay.to(app)
+        except Unreachable:
+            if way == "memory" or not app.flight:
+                raise
+    return AsyncFlightWay(await asyncio.to_thread(_flight, address, app, headers, options))
+
+
+def _app(address: str | None, way: str) -> FoundApp | None:
+    """The app that is to be called by memory, if one is."""
+    if way == "flight":
+        return None
+    app = only_app() if address is None else app_at(address)
+    if app is None and way == "memory":
+        raise Unreachable(f"no app of this machine and user listens at {address}")
+    return app
+
+
+def _flight(address: str | None, app: FoundApp | None, headers: Mapping[str, str], options: Mapping[str, Any]) -> Way:
+    # Loaded with gRPC where it is needed.
     from flightserve.client.flight_way import FlightWay
 
-    return FlightWay(address or _flight_of(only_app()), headers, options)
-
-
-def _flight_of(app: FoundApp) -> str:
-    if not app.flight:
-        raise Unreachable(f"app {app.app_id} has no Flight frontend")
-    return app.flight[0]
+    if address is None:
+        app = app or only_app()
+        if not app.flight:
+            raise Unreachable(f"app {app.app_id} has no Flight frontend")
+        address = app.flight[0]
+    return FlightWay(address, headers, options)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +20,7 @@ from pyarrow import flight
 from flightserve.client.catalogue import find_deployment, find_method
 from flightserve.client.flight_errors import FLIGHT_ERRORS, as_flightserve
 from flightserve.client.retrying import Unreachable
-from flightserve.client.way import CATALOGUE_NS, CATALOGUE_NS_MIN
+from flightserve.client.way import CATALOGUE_NS, CATALOGUE_NS_MIN, Pipe
 from flightserve.clock import NEVER_NS, NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, InvalidArgument
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
@@ -98,9 +98,16 @@ class FlightWay:
     # ---- calls
 
     def call(
-        self, deployment: DeploymentSpec, method: MethodSpec, batch: pa.RecordBatch, meta: RequestMeta
+        self,
+        deployment: DeploymentSpec,
+        method: MethodSpec,
+        batch: pa.RecordBatch,
+        meta: RequestMeta,
+        opened: Callable[[Pipe], object] | None = None,
     ) -> pa.RecordBatch:
         pipe = self.open(deployment, method, meta)
+        if opened is not None:
+            opened(pipe)
         try:
             pipe.send(batch, meta)
             pipe.finish()

@@ -11,7 +11,7 @@ import asyncio
 import collections
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from flightserve.caller.lane import BlockingLane
 from flightserve.client.finding import FoundApp
 from flightserve.client.peer import READY_S, ClientPeer
 from flightserve.client.retrying import Unreachable
+from flightserve.client.way import Pipe
 from flightserve.contracts.service import Reply
 from flightserve.errors import Cancelled, FlightserveError
 from flightserve.fabric.memory.batches import alike
@@ -84,7 +85,12 @@ class MemoryWay:
     # ---- calls
 
     def call(
-        self, deployment: DeploymentSpec, method: MethodSpec, batch: pa.RecordBatch, meta: RequestMeta
+        self,
+        deployment: DeploymentSpec,
+        method: MethodSpec,
+        batch: pa.RecordBatch,
+        meta: RequestMeta,
+        opened: Callable[[Pipe], object] | None = None,
     ) -> pa.RecordBatch:
         self._peer.check_size(batch)
         try:

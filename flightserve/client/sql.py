@@ -6,15 +6,15 @@ Whether it can is asked once (`describe`), when a text comes for the second time
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
 from flightserve.client import rows as forms
 from flightserve.client.way import Way
 from flightserve.clock import monotonic_ns
-from flightserve.contracts.warehouse import DESCRIBE, EXECUTE, QUERY, execution_batch, request_row, unnumbered
+from flightserve.contracts.warehouse import DESCRIBE, EXECUTE, execution_batch, request_row, unnumbered
 from flightserve.errors import InvalidArgument, TooLarge
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.frontends.sql.gateway import (
@@ -35,10 +35,17 @@ MERGED: Final = "merged"
 SINGLE: Final = "one by one"
 
 
-def warehouse_of(way: Way, name: str | None) -> DeploymentSpec:
+class _Listed(NamedTuple):
+    specs: Sequence[DeploymentSpec]
+
+    def deployments(self) -> Sequence[DeploymentSpec]:
+        return self.specs
+
+
+def warehouse_of(deployments: Sequence[DeploymentSpec], name: str | None) -> DeploymentSpec:
     """The warehouse of that name, or the only one. Raises NotFound, InvalidArgument where one has to be named, and
     Unimplemented where there is none."""
-    return choose(way, name)
+    return choose(_Listed(deployments), name)
 
 
 def parameters_of(given: Any) -> pa.RecordBatch | None:
@@ -102,11 +109,26 @@ class Asking:
         )
 
 
+class Step(NamedTuple):
+    """A request of the warehouse's method, and how its answer is read."""
+
+    method: str
+    read: Callable[[pa.RecordBatch], pa.RecordBatch] = unnumbered
+
+
+# What is done about a statement that may be merged.
+describe: Final = Step(DESCRIBE)
+execute: Final = Step(EXECUTE)
+
+
 class Texts:
     """What is known of statements that came before. Thread-safe."""
 
     def __init__(self) -> None:
         self._known: Recent[tuple[str, str], str] = Recent(monotonic_ns, LARGE_NS)
+
+    def __repr__(self) -> str:
+        return f"<Texts {self._known!r}>"
 
     def seen(self, asking: Asking) -> str | None:
         """What is known, None for one that is new, which is noted."""
@@ -117,28 +139,38 @@ class Texts:
         return known
 
     def note(self, asking: Asking, what: str) -> None:
+        """What is known of it from now on."""
         self._known.put((asking.warehouse, asking.query), what)
 
+    def single(self, asking: Asking) -> None:
+        """Its results are too large to be merged, or it cannot be."""
+        self.note(asking, SINGLE)
 
-def run_merged(
-    way: Way, spec: DeploymentSpec, asking: Asking, texts: Texts, meta: RequestMeta
-) -> pa.RecordBatch | None:
-    """The result of a statement whose executions are merged; None where it has to go to `query`."""
-    execution = asking.execution
-    if execution is None:
+
+def plan(asking: Asking, texts: Texts) -> Step | None:
+    """What to try before `query`: to run it together with others, or to ask whether it can be."""
+    if asking.execution is None:
         return None
     known = texts.seen(asking)
-    if known == SEEN:
-        row = way.call(*way.find(spec.name, DESCRIBE), asking.question, meta)
-        known = MERGED if row.column("merged")[0].as_py() else SINGLE
-        texts.note(asking, known)
-    if known != MERGED:
+    return describe if known == SEEN else execute if known == MERGED else None
+
+
+def outcome(asking: Asking, description: pa.RecordBatch, texts: Texts) -> Step | None:
+    """What follows from the answer to `describe`."""
+    merged = bool(description.column("merged")[0].as_py())
+    texts.note(asking, MERGED if merged else SINGLE)
+    return execute if merged else None
+
+
+def run_merged(way: Way, asking: Asking, texts: Texts, meta: RequestMeta) -> pa.RecordBatch | None:
+    """The result of a statement whose executions are merged; None where it has to go to `query`."""
+    step = plan(asking, texts)
+    if step is describe:
+        step = outcome(asking, way.call(*way.find(asking.warehouse, step.method), asking.question, meta), texts)
+    if step is None or asking.execution is None:
         return None
     try:
-        return unnumbered(way.call(*way.find(spec.name, EXECUTE), execution, meta))
+        return step.read(way.call(*way.find(asking.warehouse, step.method), asking.execution, meta))
     except TooLarge:
-        texts.note(asking, SINGLE)
+        texts.single(asking)
         return None
-
-
-__all__ = ["QUERY", "Asking", "Texts", "parameters_of", "run_merged", "warehouse_of"]

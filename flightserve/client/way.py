@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import pyarrow as pa
@@ -63,9 +63,15 @@ class Way(Protocol):
         ...
 
     def call(
-        self, deployment: DeploymentSpec, method: MethodSpec, batch: pa.RecordBatch, meta: RequestMeta
+        self,
+        deployment: DeploymentSpec,
+        method: MethodSpec,
+        batch: pa.RecordBatch,
+        meta: RequestMeta,
+        opened: Callable[[Pipe], object] | None = None,
     ) -> pa.RecordBatch:
-        """One request of a method that does not stream, to its end."""
+        """One request of a method that does not stream, to its end. `opened` is given what may give it up, where the
+        way has such a thing."""
         ...
 
     def open(self, deployment: DeploymentSpec, method: MethodSpec, meta: RequestMeta, lone: bool = True) -> Pipe:

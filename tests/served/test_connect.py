@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -235,3 +236,106 @@ def test_addresses_where_nobody_listens() -> None:
         fs.connect("127.0.0.1:8815")
     with pytest.raises(fs.InvalidArgument, match="way is 'http'"):
         fs.connect("grpc://127.0.0.1:1", way="http")
+
+
+# ---- coroutines
+
+
+@pytest.mark.parametrize("way", ["memory", "flight"])
+def test_coroutines(way: str, system: Served) -> None:
+    async def run() -> None:
+        async with fs.connect_async(system.addresses["flight"], way=way) as client:
+            probe = client.Probe
+            assert client.way == way
+            assert "Probe" in await client.deployments()
+            assert {"Probe", "sql"} <= set(dir(client))
+            assert "identity" in dir(client.Probe)
+            assert await probe.identity(ROWS) == ROWS
+            answers = await asyncio.gather(*[probe.identity({"a": i}) for i in range(30)])
+            assert answers == [{"a": i} for i in range(30)]
+            async with asyncio.TaskGroup() as tasks:
+                task = tasks.create_task(probe.identity({"a": 5}))
+            assert task.result() == {"a": 5}
+            await _check_async_errors(client)
+            await _check_async_streams(client)
+            await _check_cancelling(client, system)
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            await client.Probe.identity(ROWS)
+
+    asyncio.run(run())
+
+
+async def _check_async_errors(client: Any) -> None:
+    with pytest.raises(fs.MethodFailed, match="boom") as failed:
+        await client.Probe.boom(ROWS, request_id="mine-2")
+    assert failed.value.request_id == "mine-2"
+    with pytest.raises(SchemaMismatch, match="unexpected 'b'"):
+        await client.Probe.typed({"b": [1]})
+    with pytest.raises(fs.NotFound, match="did you mean 'Probe'"):
+        await client.Prob.identity(ROWS)
+    with pytest.raises(fs.DeadlineExceeded):
+        await client.Probe.never(ROWS, timeout_s=0.3)
+    with pytest.raises(TypeError, match="use await"):
+        await anext(aiter(client.Probe.identity(ROWS)))
+    with pytest.raises(TypeError, match="use async for"):
+        await client.Probe.identity(iter([ROWS]))
+    slow = [client.Narrow.slowly({"a": [50]}, retries=50, timeout_s=20) for _ in range(6)]
+    assert await asyncio.gather(*slow) == [{"a": [50]}] * 6
+
+
+async def _check_async_streams(client: Any) -> None:
+    assert [part async for part in client.Probe.pieces({"a": [1, 2]})] == [{"a": [1]}, {"a": [2]}]
+    parts = await client.Probe.pieces(ROWS)
+    assert await parts.read_all() == ROWS
+    async with await client.Probe.large({"a": [100_000]}, as_="table") as parts:
+        assert (await anext(parts)).num_rows == 32_768
+    assert [answer async for answer in client.Probe.identity({"a": i} for i in range(40))] == [
+        {"a": i} for i in range(40)
+    ]
+
+    async def rows() -> AsyncIterator[Any]:
+        for value in (1, 2, -3, 4):
+            yield {"a": [value]}
+
+    answers = client.Probe.picky.map(rows(), retries=0, window=2)
+    assert [await anext(answers), await anext(answers)] == [{"a": [1]}, {"a": [2]}]
+    with pytest.raises(fs.MethodFailed, match="no negative values"):
+        await anext(answers)
+
+
+async def _check_cancelling(client: Any, system: Served) -> None:
+    """A task that is cancelled gives its request up."""
+
+    def running() -> bool:
+        return statistic(system, "router-0", "Probe.in_flight_batches") == 1
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(client.Probe.never(ROWS, timeout_s=60))
+        await asyncio.to_thread(eventually, running)
+        task.cancel()
+    await asyncio.to_thread(eventually, lambda: not running())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(client.Probe.never(ROWS, timeout_s=60), 0.1)
+
+
+def test_a_client_of_coroutines_is_of_one_loop(system: Served) -> None:
+    client = fs.connect_async(system.addresses["flight"])
+    assert "not connected yet" in repr(client)
+
+    async def connect() -> None:
+        await client
+
+    async def call() -> Any:
+        return await client.Probe.identity(ROWS)
+
+    async def elsewhere() -> None:
+        with pytest.raises(RuntimeError, match="another event loop's"):
+            await asyncio.to_thread(asyncio.run, call())
+
+    async def both() -> None:
+        await connect()
+        assert await call() == ROWS
+        await elsewhere()
+        await client.close()
+
+    asyncio.run(both())
