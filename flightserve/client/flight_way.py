@@ -8,6 +8,7 @@ in case the app says nothing.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -31,13 +32,29 @@ GRACE_S: Final = 2.0
 DISCOVERY_S: Final = 10.0
 
 
+# Of which this process is a fork, if it is none of these itself.
+_used_by: set[int] = set()
+
+
+def _note_process() -> None:
+    """gRPC does not go on in a process that was forked from one that used it: a call there never ends."""
+    if _used_by and os.getpid() not in _used_by:
+        raise RuntimeError(
+            "this process was forked from one that called over Flight, and gRPC does not go on here; start it by "
+            'multiprocessing.get_context("spawn"), or connect in the children alone'
+        )
+    _used_by.add(os.getpid())
+
+
 class FlightWay:
     """See above (`way.Way`)."""
 
     kind = "flight"
 
     def __init__(self, address: str, headers: Mapping[str, str], options: Mapping[str, Any]) -> None:
-        """Raises InvalidArgument for what is no address; connects later."""
+        """Raises InvalidArgument for what is no address, and RuntimeError in a child of a process that had such a way;
+        connects later."""
+        _note_process()
         self.address = address
         self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         try:
@@ -151,64 +168,76 @@ class FlightWay:
 
 
 class FlightPipe:
-    """One DoExchange (`way.Pipe`)."""
+    """One DoExchange (`way.Pipe`). gRPC ends the process where two threads write to a call at once, read from it, or
+    end it while another does either: each half has a lock. Who ends it cancels it first, so that nobody stays in."""
 
     def __init__(self, client: Any, descriptor: Any, options: Any) -> None:
         try:
             self._writer, self._reader = client.do_exchange(descriptor, options)
         except FLIGHT_ERRORS as error:
             raise as_flightserve(error) from error
+        # Taken in this order.
+        self._reading = threading.Lock()
+        self._writing = threading.Lock()
         self._schema: pa.Schema | None = None
         self._fault: FlightserveError | None = None
-        self._broken = False
-        self._closed = False
+        self._given_up = False
+        self._ended = False
 
     def send(self, batch: pa.RecordBatch, meta: RequestMeta) -> None:
-        if self._broken:
-            return
-        try:
-            if self._schema is None:
-                self._schema = batch.schema
-                self._writer.begin(batch.schema)
-            elif not batch.schema.equals(self._schema):
+        with self._writing:
+            if self._fault is not None or self._given_up or self._ended:
+                return
+            if self._schema is not None and not batch.schema.equals(self._schema):
                 self._fault = InvalidArgument(
                     f"a stream over Flight has one schema: {_short(self._schema)}; then came {_short(batch.schema)}"
                 )
-                self._broken = True
                 return
-            self._writer.write_batch(batch)
-        except FLIGHT_ERRORS:
-            # Why is for the reader to say.
-            self._broken = True
+            # Why it fails is for the reader to say.
+            with contextlib.suppress(*FLIGHT_ERRORS):
+                if self._schema is None:
+                    self._schema = batch.schema
+                    self._writer.begin(batch.schema)
+                self._writer.write_batch(batch)
 
     def finish(self) -> None:
-        with contextlib.suppress(*FLIGHT_ERRORS):
-            self._writer.done_writing()
+        with self._writing, contextlib.suppress(*FLIGHT_ERRORS):
+            if not self._given_up and not self._ended:
+                self._writer.done_writing()
 
     def receive(self) -> pa.RecordBatch | None:
-        try:
+        with self._reading:
+            if self._given_up or self._ended:
+                raise Cancelled("the call was given up")
             try:
-                return self._reader.read_chunk().data
-            except StopIteration:
-                # The status comes with the end of the other half.
-                self._writer.close()
-        except FLIGHT_ERRORS as error:
-            if self._closed:
-                raise Cancelled("the call was given up") from None
-            raise as_flightserve(error) from error
-        self._closed = True
+                try:
+                    return self._reader.read_chunk().data
+                except StopIteration:
+                    self._end()
+            except FLIGHT_ERRORS as error:
+                if self._given_up:
+                    raise Cancelled("the call was given up") from None
+                raise as_flightserve(error) from error
         if self._fault is not None:
             raise self._fault
         return None
 
+    def _end(self) -> None:
+        """Raises what the call ended with. Within `_reading`."""
+        with self._writing:
+            if not self._ended:
+                self._ended = True
+                # The status comes with the end of the other half.
+                self._writer.close()
+
     def close(self) -> None:
-        if self._closed:
+        if self._ended or self._given_up:
             return
-        self._closed = True
+        self._given_up = True
         with contextlib.suppress(*FLIGHT_ERRORS):
             self._reader.cancel()
-        with contextlib.suppress(*FLIGHT_ERRORS):
-            self._writer.close()
+        with self._reading, contextlib.suppress(*FLIGHT_ERRORS):
+            self._end()
 
 
 def _short(schema: pa.Schema) -> str:

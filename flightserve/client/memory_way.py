@@ -53,14 +53,17 @@ class MemoryWay:
         self._thread = threads.start(
             "flightserve-client", self._loop.run_forever, lambda: self._closed, lambda why: self._peer.end()
         )
-        self._wait_ready()
+        try:
+            self._wait_ready()
+        except BaseException:
+            self.close()
+            raise
 
     def _wait_ready(self) -> None:
         until = self._loop.time() + READY_S
         while not self._peer.is_ready:
             left_s = until - self._loop.time()
             if left_s <= 0 or self._peer.lost:
-                self.close()
                 raise Unreachable(f"app {self._peer.app.app_id} does not take this process in")
             # Routers greet without a word to us.
             self._changed.wait(min(left_s, 0.01))

@@ -67,11 +67,12 @@ class ClientPeer:
 
     def _followed(self, message: Followed) -> None:
         if not self._known:
-            self._known = True
             self.edge = message.edge
             self._held = HeldMap(message.fabric)
             self.client = RouterClient(new_peer_id(), message.fabric, message.edge, self._held)
             self.client.start(self._loop, self._lose)
+            # Last: other threads look at it.
+            self._known = True
 
     def _take_table(self, table: RoutingTable) -> None:
         self.client.apply_table(table)
