@@ -35,7 +35,7 @@ MERGED: Final = "merged"
 SINGLE: Final = "one by one"
 
 
-class _Listed(NamedTuple):
+class _Warehouses(NamedTuple):
     specs: Sequence[DeploymentSpec]
 
     def deployments(self) -> Sequence[DeploymentSpec]:
@@ -45,7 +45,7 @@ class _Listed(NamedTuple):
 def warehouse_of(deployments: Sequence[DeploymentSpec], name: str | None) -> DeploymentSpec:
     """The warehouse of that name, or the only one. Raises NotFound, InvalidArgument where one has to be named, and
     Unimplemented where there is none."""
-    return choose(_Listed(deployments), name)
+    return choose(_Warehouses(deployments), name)
 
 
 def parameters_of(given: Any) -> pa.RecordBatch | None:
