@@ -2,8 +2,8 @@
 
 A method may pass such a batch on, to another deployment or as its own result. Then only its place is sent, and nothing
 is written (`contracts.service.Passed`). A batch is found again as the same object, or by its buffers, where it is a
-slice of the batch that was given, or went through a table. Only plain columns are compared by buffers: a nested column
-has offsets that its buffers do not show.
+slice of the batch that was given, or went through a table. Columns are compared by buffers and offsets, down to those
+within them; maps, unions and runs are not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from flightserve.caller.results import SharedSlice
 from flightserve.contracts.service import Result
+from flightserve.fabric.conversion.castable import is_list
 from flightserve.wire.frames import Region, Share
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def lend_back(origins: Origins, result: Any, inputs: Inputs, session: ReplicaSes
 
 
 def _address(batch: pa.RecordBatch) -> int:
+    """Of the first buffer there is. That of a column within comes before the indices into a dictionary."""
     for column in range(batch.num_columns):
         for buffer in batch.column(column).buffers():
             if buffer is not None:
@@ -118,17 +120,33 @@ def _row_within(whole: pa.RecordBatch, part: pa.RecordBatch) -> int | None:
         return None
     row: int | None = None
     for own, other in zip(part.columns, whole.columns, strict=True):
-        if not _plain(own.type) or own.offset < other.offset:
-            return None
         if row is None:
             row = own.offset - other.offset
-        if own.offset - other.offset != row or not _same(own.buffers(), other.buffers()):
+        if row < 0 or not _begins_at(own, other, row):
             return None
     return row if row is not None and row + part.num_rows <= whole.num_rows else None
 
 
-def _plain(kind: pa.DataType) -> bool:
-    return not (pa.types.is_nested(kind) or pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType))
+def _begins_at(own: pa.Array, other: pa.Array, row: int) -> bool:
+    """Whether the one is the other from that row on, by offsets and buffers, those of all columns within included."""
+    kind = own.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _begins_at(own.storage, other.storage, row)
+    if own.offset - other.offset != row or pa.types.is_union(kind) or pa.types.is_run_end_encoded(kind):
+        return False
+    if pa.types.is_dictionary(kind):
+        return _begins_at(own.indices, other.indices, row) and _begins_at(own.dictionary, other.dictionary, 0)
+    if pa.types.is_struct(kind):
+        # Each child is given as the rows of its struct.
+        inside = [(own.field(place), other.field(place), row) for place in range(kind.num_fields)]
+    elif pa.types.is_map(kind):
+        return False
+    elif is_list(kind):
+        # Values are given as they lie, whatever rows of the lists there are.
+        inside = [(own.values, other.values, 0)]
+    else:
+        inside = []
+    return _same(own.buffers(), other.buffers()) and all(len(a) <= len(b) and _begins_at(a, b, n) for a, b, n in inside)
 
 
 def _same(ones: list[pa.Buffer | None], others: list[pa.Buffer | None]) -> bool:

@@ -7,6 +7,7 @@ import contextvars
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 
 import pyarrow as pa
 import pytest
@@ -122,3 +123,17 @@ def test_a_replica_that_has_its_process_to_itself_does_so_and_others_do_not() ->
             assert (ThreadPoolExecutor.submit is not plain) is own
         finally:
             service.stop()
+
+
+def test_a_thread_pool_of_multiprocessing() -> None:
+    one = method()
+    with ThreadPool(2) as threads:
+        with entered(one):
+            assert threads.map(lambda _: context(), range(3)) == [one] * 3
+            assert threads.starmap(lambda *_: context(), [(1, 2)]) == [one]
+            assert list(threads.imap(lambda _: context(), range(2))) == [one] * 2
+            assert list(threads.imap_unordered(lambda _: context(), range(2))) == [one] * 2
+            assert threads.apply(context) is one
+        assert threads.apply(context) is not one
+        threads.close()
+        threads.join()
