@@ -11,11 +11,18 @@ from typing import Self
 from benchmarks.figures import Figure, Sample
 from benchmarks.processes import Load, Server
 
-FLIGHTSERVE = (
-    *("-m", "flightserve", "run", "benchmarks.identity:app", "--http-port", "0", "--grpc-port", "0"),
-    *("--flight-port", "0", "--zmq-port", "0"),
-)
 Measure = Callable[[], Sample]
+
+
+def serving(app: str) -> tuple[str, ...]:
+    """What starts flightserve with that app, on free ports."""
+    return (
+        *("-m", "flightserve", "run", app, "--http-port", "0", "--grpc-port", "0"),
+        *("--flight-port", "0", "--zmq-port", "0"),
+    )
+
+
+FLIGHTSERVE = serving("benchmarks.identity:app")
 
 
 @dataclass(frozen=True, slots=True)

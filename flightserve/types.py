@@ -39,6 +39,8 @@ class MethodSpec:
     strict: bool = False
     example: bytes | None = None
     sums: bool = False
+    # Of an `async def` method: how many of its micro-batches one replica runs at a time; 0: as many as it runs of any.
+    max_concurrent: int = 0
     rounds: bool = False
 
 
@@ -136,11 +138,12 @@ class DeploymentSpec:
     def lanes(self) -> Lanes:
         """Those of each of its replicas."""
         kinds, concurrency = {m.is_async for m in self.methods}, self.options.concurrency
-        if concurrency is not None and len(kinds) == 2:
+        own = max([m.max_concurrent for m in self.methods], default=0)
+        if concurrency is not None and len(kinds) == 2 and not own:
             # What holds for both together is kept by lanes that run both.
             return Lanes(concurrency, 0)
-        side_by_side = (concurrency or ASYNC_CONCURRENCY) if True in kinds else 0
-        return Lanes(0 if kinds == {True} else concurrency or 1, side_by_side)
+        most = max(own, ASYNC_CONCURRENCY) if concurrency is None or False in kinds else concurrency
+        return Lanes(0 if kinds == {True} else concurrency or 1, most if True in kinds else 0)
 
     @property
     def takes_turns(self) -> bool:

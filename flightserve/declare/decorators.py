@@ -23,6 +23,8 @@ F = TypeVar("F")
 # Rows that a method takes: columns by name, rows one by one, or as Arrow has them.
 Example: TypeAlias = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table
 
+# Micro-batches of one `async def` method that a replica may run at a time.
+CONCURRENT_MAX: Final = 4096
 MARKS: Final = "__flightserve_method__"
 _DECLARED: Final = "__flightserve_deployment__"
 
@@ -102,6 +104,8 @@ class Marks:
     # None: as the deployment has it.
     strict: bool | None = None
     example: Example | None = None
+    # 0: as many as the replica runs of any.
+    max_concurrent: int = 0
 
 
 def single_input(function: F) -> F:
@@ -122,6 +126,7 @@ def method(
     idempotent: bool = True,
     strict: bool | None = None,
     example: Example | None = None,
+    max_concurrent: int | None = None,
 ) -> FunctionOrNone:
     """Say more of a served method.
 
@@ -130,7 +135,8 @@ def method(
     `idempotent=False` is never run twice for a request, whatever fails. Columns that are not of the types of `input`
     are cast where every value stays what it is; with `strict=True`, here or for the deployment, they are refused.
     `example` are a few rows that the method takes, as columns (`{"price": [9.5]}`) or one by one (`[{"price": 9.5}]`):
-    what `/docs` and `/openapi.json` show.
+    what `/docs` and `/openapi.json` show. Of an `async def` method one replica runs at most `max_concurrent`
+    micro-batches at a time.
     """
     for label, schema in (("input", input), ("output", output)):
         if schema is not None and not isinstance(schema, pa.Schema):
@@ -141,12 +147,19 @@ def method(
     for label, flag in (("row_aligned", row_aligned), ("idempotent", idempotent), ("strict", strict)):
         if not isinstance(flag, bool) and not (label == "strict" and flag is None):
             raise ConfigError(f"@method({label}=...) takes True or False, not {flag!r}")
+    if max_concurrent is not None:
+        _check_concurrent(max_concurrent)
 
     def note(target: Any) -> Any:
         flags = {"row_aligned": row_aligned, "idempotent": idempotent, "strict": strict}
-        return _mark(target, input=input, output=output, example=example, **flags)
+        return _mark(target, input=input, output=output, example=example, max_concurrent=max_concurrent or 0, **flags)
 
     return note if function is itself else note(function)  # type: ignore[return-value]
+
+
+def _check_concurrent(most: Any) -> None:
+    if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= CONCURRENT_MAX:
+        raise ConfigError(f"@method(max_concurrent=...) takes a whole number from 1 to {CONCURRENT_MAX}, not {most!r}")
 
 
 def _mark(function: F, **changes: Any) -> F:

@@ -31,6 +31,14 @@ def spec_of(bound: Bound[Any], version: str = "") -> DeploymentSpec:
         spec: DeploymentSpec = bound.cls.flightserve_spec(bound, version)  # type: ignore[attr-defined]
         return spec
     methods = tuple(_method_specs(bound.cls, bound.settings.strict))
+    concurrency = bound.settings.concurrency
+    if concurrency is not None and all(method.is_async for method in methods):
+        for method in methods:
+            if method.max_concurrent > concurrency:
+                raise ConfigError(
+                    f"{bound.cls.__name__}.{method.name} has max_concurrent={method.max_concurrent}, more than "
+                    f"concurrency={concurrency} of the deployment, which holds for all its methods together"
+                )
     if not methods:
         raise ConfigError(f"{bound.cls.__name__} has no public method that takes a batch; there is nothing to serve")
     if not version:
@@ -152,17 +160,24 @@ def _spec_of_function(
         raise ConfigError(f"{where} is @single_input and a generator; a row gives one result")
     if marks.single_input and not marks.row_aligned:
         raise ConfigError(f"{where} is @single_input and row_aligned=False; a row gives one result")
+    is_async = inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code)
+    if marks.max_concurrent and not is_async:
+        raise ConfigError(
+            f"{where} has max_concurrent and is no async def; of plain methods a replica runs as many at a time as "
+            "@fs.deployment(concurrency=...) says"
+        )
     return MethodSpec(
         name=name,
         form=form_of_parameter(function, parameter, where, marks.single_input),
         row_aligned=marks.row_aligned and not streaming,
         idempotent=marks.idempotent,
         streaming=streaming,
-        is_async=inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code),
+        is_async=is_async,
         input_schema=None if marks.input is None else marks.input.serialize().to_pybytes(),
         output_schema=None if marks.output is None else marks.output.serialize().to_pybytes(),
         doc=first_paragraph(getattr(function, "__doc__", None)),
         strict=strict if marks.strict is None else marks.strict,
+        max_concurrent=marks.max_concurrent,
         example=None if marks.example is None else example_stream(marks.example, marks.input, where),
     )
 

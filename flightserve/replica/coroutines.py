@@ -174,7 +174,8 @@ class Coroutines:
 
     async def _run(self, run: Run) -> None:
         method, context = run.method, run.context
-        run.started_ns = monotonic_ns()
+        came_ns, run.started_ns = run.started_ns, monotonic_ns()
+        run.waited_ns = run.started_ns - came_ns
         answer: RunAnswer
         try:
             # In the task's own context, which ends with it.

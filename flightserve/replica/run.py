@@ -55,13 +55,18 @@ class RunParts(NamedTuple):
 class Run:
     """One micro-batch. `bell` rings when it has been answered by another thread than the lane's, which waits for it."""
 
-    __slots__ = ("_parts", "answered", "bell", "context", "frame", "inputs", "method", "outbox", "pieces", "started_ns")
+    __slots__ = (
+        "_parts", "answered", "bell", "context", "frame", "inputs", "method", "outbox", "pieces", "started_ns",
+        "waited_ns",
+    )  # fmt: skip
 
     def __init__(self, frame: frames.Execute, method: BoundMethod, outbox: Outbox, parts: RunParts) -> None:
         self.frame = frame
         self.method = method
         self.outbox = outbox
         self.started_ns = monotonic_ns()
+        # How long the event loop took to begin it.
+        self.waited_ns = 0
         self.inputs = Inputs()
         # The rows, between two threads.
         self.pieces: list[pa.RecordBatch] = []
@@ -160,7 +165,7 @@ class Run:
         if isinstance(answer, FlightserveError):
             outbox.send(frames.Failed(self.frame.batch_id, kind_of(answer), answer.message, True, kept))
         else:
-            answer.kept, answer.busy_ns = kept, busy_ns
+            answer.kept, answer.busy_ns, answer.waited_ns = kept, busy_ns, self.waited_ns
             regions = [share.region for share in answer.shares] if answer.region is None else [answer.region]
             outbox.send(answer, *regions)
         if kept:

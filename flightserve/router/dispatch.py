@@ -117,7 +117,7 @@ class Dispatcher:
             sliceable = method.row_aligned or (method.delimited and self._fits(part.rows, nbytes))
             request = Routed(
                 next(self._ids), group, part.rows, nbytes, part.deadline_ns, part.priority, now_ns,
-                sliceable, method.idempotent, method.delimited, is_async,
+                sliceable, method.idempotent, method.delimited, is_async, method.max_concurrent, method.form != "row",
                 dispatcher=self, link=link, hold=hold, part=part,
             )  # fmt: skip
             link.requests[part.request_id] = request
@@ -234,7 +234,7 @@ class Dispatcher:
         elif not self._streams(running):
             raise ProtocolError("replica ended a micro-batch without a result")
         del link.running[frame.batch_id]
-        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns), now_ns)
+        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, waited_ns=frame.waited_ns), now_ns)
         settle_holds(link, running, frame.kept)
 
     def _streams(self, running: RunningBatch) -> bool:
@@ -272,7 +272,7 @@ class Dispatcher:
             share_out(shared, result, share.rows, share.counts, share.offsets)
         faults = {place: (fault.kind, fault.message) for fault in frame.faults for place in fault.parts}
         del link.running[frame.batch_id]
-        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, faults), now_ns)
+        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, faults, frame.waited_ns), now_ns)
         settle_holds(link, running, frame.kept)
 
     def _stream(

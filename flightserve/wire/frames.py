@@ -207,7 +207,8 @@ class Done(msgspec.Struct, array_like=True, tag=10):
     streamed reply. Where parts have unlike columns, some failed by themselves, or some did not run because their
     deadline had passed, `region` is None and `shares` and `faults` say who is answered by what. `kept` indexes the
     regions of the Execute that user code still holds: their leases come back later by `Release`, all others are given
-    back by this frame when `last` is set. `busy_ns` is how long the method and the writing of its result took. A
+    back by this frame when `last` is set. `busy_ns` is how long the method and the writing of its result took,
+    `waited_ns` how long an `async def` method's event loop took to begin it. A
     region of another process, which was given to this one as an answer by this router, is a result as well; when the
     router has read of it, it says so by a `Release` to the lane, and until then this process keeps its own lease."""
 
@@ -219,6 +220,7 @@ class Done(msgspec.Struct, array_like=True, tag=10):
     busy_ns: int = 0
     shares: list[Share] = []
     faults: list[PartFault] = []
+    waited_ns: int = 0
 
 
 class Failed(msgspec.Struct, array_like=True, tag=11):

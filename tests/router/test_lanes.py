@@ -75,6 +75,17 @@ class Both(Counting):
             yield batch.slice(row, 1)
 
 
+@fs.deployment(concurrency=1)
+class Narrow(Both):
+    """An `async def` method with a bound of its own."""
+
+    @fs.method(max_concurrent=3)
+    async def narrow(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        with self._inside(batch):
+            await self._opened()
+        return batch
+
+
 @fs.deployment
 class Awaiting(Counting):
     """No plain method."""
@@ -138,6 +149,19 @@ def test_plain_methods_of_a_class_with_coroutines_share_micro_batches() -> None:
         eventually(lambda: running.router.statistics()["Both.queued_requests"] == 40)
         finish(running, first + others)
         assert running.targets[0].sizes == [1, 1, 40]
+
+
+def test_a_method_runs_as_many_at_a_time_as_it_says_and_what_waits_grows() -> None:
+    """With a bound of its own, `concurrency` is that of plain methods."""
+    with plane(Narrow.bind()) as running:
+        narrow = [*calls(running, "narrow", 3), *calls(running, "plain", 2)]
+        inside(running, 4)
+        narrow += calls(running, "narrow", 20, name="x")
+        eventually(lambda: running.router.statistics()["Narrow.queued_requests"] == 20)
+        awaiting = calls(running, "awaits", 10)
+        inside(running, 14)
+        finish(running, [*narrow, *awaiting])
+        assert running.targets[0].sizes.count(20) == 1, "in one micro-batch"
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])

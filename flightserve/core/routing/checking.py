@@ -17,6 +17,7 @@ def check(machine: DeploymentMachine, attempts_max: int) -> None:
     assert len(machine._credits) == len(replicas)
     machine._fleet.check_invariants()
     machine._gathering.check_invariants(batch for batches in replicas.values() for batch in batches.values())
+    machine._side_by_side.check_invariants([b for batches in replicas.values() for b in batches.values()])
     for is_async, side in enumerate(machine._sides):
         own = [entry for entry in queued if entry.request.is_async == bool(is_async)]
         assert groups.waiting[is_async] == len(own)

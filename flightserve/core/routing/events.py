@@ -17,7 +17,9 @@ class Request(msgspec.Struct, eq=False):
     `sliceable` requests (row-aligned, or delimited and small) may be cut and merged; others run alone and whole. A
     request whose method is not `idempotent` is never dispatched twice. Requests of a group that `gathers` cost little
     more together than one of them: they wait for each other while some of them run (`core.routing.gathering`). Those of
-    `async def` methods (`is_async`) run in lanes of their kind, where there are such (`core.routing.credits`).
+    `async def` methods (`is_async`) run in lanes of their kind, where there are such (`core.routing.credits`), at most
+    `max_concurrent` micro-batches of a method in one lane (0: as many as it offers). One that `grows` takes less time
+    for many rows at once than for one after another (`core.routing.side_by_side`).
     """
 
     id: int
@@ -31,6 +33,8 @@ class Request(msgspec.Struct, eq=False):
     idempotent: bool
     gathers: bool = False
     is_async: bool = False
+    max_concurrent: int = 0
+    grows: bool = True
 
 
 class Piece(msgspec.Struct):
@@ -97,13 +101,15 @@ class ReplicaDraining(msgspec.Struct):
 
 
 class Finished(msgspec.Struct):
-    """A micro-batch ran to its end, in `busy_ns` by the replica's clock (0: it did not say). `faults` are the kinds and
+    """A micro-batch ran to its end, in `busy_ns` by the replica's clock (0: it did not say), `waited_ns` after it came
+    there. `faults` are the kinds and
     messages of those of its members that failed by themselves, by their places in it."""
 
     replica_id: int
     batch_id: int
     busy_ns: int = 0
     faults: dict[int, tuple[int, str]] = {}
+    waited_ns: int = 0
 
 
 class Streamed(msgspec.Struct):

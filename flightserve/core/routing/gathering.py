@@ -17,15 +17,17 @@ from flightserve.core.routing.batching import Bounds, MicroBatch
 from flightserve.core.routing.credits import CreditPool
 from flightserve.core.routing.fleet import Fleet
 from flightserve.core.routing.groups import Group, Groups
+from flightserve.core.routing.side_by_side import SideBySide
 
 
 class Gathering:
     """Of one deployment."""
 
-    def __init__(self, groups: Groups, fleet: Fleet, bounds: Bounds) -> None:
+    def __init__(self, groups: Groups, fleet: Fleet, bounds: Bounds, side_by_side: SideBySide) -> None:
         self._groups = groups
         self._fleet = fleet
         self._rows_max = bounds.max_rows
+        self._side_by_side = side_by_side
         # By group, the processes that run one; by micro-batch, its process.
         self._busy: dict[tuple[str, int], set[int]] = {}
         self._process_of: dict[int, int] = {}
@@ -39,7 +41,7 @@ class Gathering:
         head = group.queue.head()
         assert head is not None, "a group without requests was to be served"
         if not head.request.gathers:
-            return credits.peek()
+            return self._side_by_side.lane(group, credits) if group.is_async else credits.peek()
         process_of, busy = self._fleet.process_of, self._busy.get(group.key, ())
         lane = credits.unhindered(lambda lane: process_of(lane) not in busy)
         if lane is None:

@@ -12,6 +12,7 @@ from flightserve.core.routing.events import BatchSuspended, Dispatch, Effect, Pi
 from flightserve.core.routing.fleet import Fleet
 from flightserve.core.routing.gathering import Gathering
 from flightserve.core.routing.queue import QueueEntry
+from flightserve.core.routing.side_by_side import SideBySide
 from flightserve.core.routing.sides import Side
 from flightserve.core.routing.statistics import Counters
 
@@ -26,6 +27,7 @@ class InFlight:
         credits: Credits,
         fleet: Fleet,
         gathering: Gathering,
+        side_by_side: SideBySide,
         budget: RetryBudget,
         counters: Counters,
     ) -> None:
@@ -33,6 +35,7 @@ class InFlight:
         self._credits = credits
         self._fleet = fleet
         self._gathering = gathering
+        self._side_by_side = side_by_side
         self._budget = budget
         self._counters = counters
         self._batch_id = 0
@@ -63,6 +66,7 @@ class InFlight:
                 self._counters.late += 1
                 continue
             gone.append(lane)
+            self._side_by_side.remove(lane)
             process = self._fleet.process_of(lane)
             side_by_side = self._credits.of(lane).side_by_side
             forecast = self._sides[side_by_side].forecast
@@ -104,10 +108,14 @@ class InFlight:
             self._budget.pay_in(count, now_ns)
         if entries[0].request.gathers:
             self._gathering.sent(batch)
+        elif entries[0].request.is_async:
+            self._side_by_side.sent(batch)
         effects.append(Dispatch(replica_id, batch_id, entries[0].request.group, pieces))
         return batch
 
-    def end(self, replica_id: int, batch_id: int, busy_ns: int, finished: bool, now_ns: int) -> MicroBatch | None:
+    def end(
+        self, replica_id: int, batch_id: int, busy_ns: int, finished: bool, now_ns: int, waited_ns: int = 0
+    ) -> MicroBatch | None:
         """Take out a micro-batch that ended and give its credit back; None for one that is not there."""
         batches = self.by_lane.get(replica_id)
         batch = batches.pop(batch_id, None) if batches is not None else None
@@ -121,6 +129,8 @@ class InFlight:
             credits.give_back(replica_id)
         if request.gathers:
             self._gathering.ended(batch)
+        elif request.is_async:
+            self._side_by_side.ended(batch, waited_ns, busy_ns, now_ns)
         if batch.holds_lane:
             self._fleet.release(replica_id)
         if forecast is not None:

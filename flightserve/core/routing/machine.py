@@ -58,6 +58,7 @@ from flightserve.core.routing.in_flight import InFlight
 from flightserve.core.routing.options import check_options
 from flightserve.core.routing.policies import policy_of
 from flightserve.core.routing.queue import Queue, QueueEntry
+from flightserve.core.routing.side_by_side import SideBySide
 from flightserve.core.routing.sides import sides_of
 from flightserve.core.routing.statistics import Counters, MachineStatistics, statistics_of
 from flightserve.types import DeploymentOptions
@@ -89,10 +90,11 @@ class DeploymentMachine:
         self._groups = Groups(queues, self._bounds, round(options.linger_ms * NS_PER_MS))
         self._admission = Admission(options, self._groups, forecasts)
         self._fleet = Fleet(self._credits, self._counters)
-        self._gathering = Gathering(self._groups, self._fleet, self._bounds)
+        self._side_by_side = SideBySide(self._groups)
+        self._gathering = Gathering(self._groups, self._fleet, self._bounds, self._side_by_side)
         self._budget = RetryBudget()
         self._in_flight = InFlight(
-            self._sides, self._credits, self._fleet, self._gathering, self._budget, self._counters
+            self._sides, self._credits, self._fleet, self._gathering, self._side_by_side, self._budget, self._counters
         )
         self._deadlines = Deadlines()
         self._entries: dict[int, QueueEntry] = {}
@@ -192,9 +194,11 @@ class DeploymentMachine:
             return False
         if request.rows > self.options.max_batch_rows or request.nbytes > self._direct_bytes_max:
             return False
-        replica_id = self._sides[is_async].credits.take()
+        credits = self._sides[is_async].credits
+        replica_id = self._side_by_side.free_lane(request, credits) if is_async else credits.peek()
         if replica_id is None:
             return False
+        credits.take(replica_id)
         assert request.id not in self._entries, f"request id {request.id} is in use"
         self._order = order = self._order + 1
         entry = self._entries[request.id] = QueueEntry(request, order)
@@ -246,7 +250,8 @@ class DeploymentMachine:
 
     def _on_finished(self, event: Finished, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> completed, or still waiting for other slices | refused with the error of its own."""
-        if (batch := self._in_flight.end(event.replica_id, event.batch_id, event.busy_ns, True, now_ns)) is None:
+        lane, busy_ns = event.replica_id, event.busy_ns
+        if (batch := self._in_flight.end(lane, event.batch_id, busy_ns, True, now_ns, event.waited_ns)) is None:
             return
         # A stream takes as long as its reader: its replica is not judged by that.
         if event.busy_ns and not batch.streamed:

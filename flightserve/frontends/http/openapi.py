@@ -71,6 +71,7 @@ def describe_method(spec: DeploymentSpec, method: MethodSpec) -> Json:
         "streaming": method.streaming,
         "delimited": method.delimited,
         "strict": method.strict,
+        "max_concurrent": method.max_concurrent or None,
         "input_schema": _fields(method.input_schema),
         "output_schema": _fields(method.output_schema),
         "internal": is_internal(spec, method),
