@@ -34,11 +34,13 @@ def beside(bench: Bench) -> Sequence[Figure]:
     figure = partial(Figure, f"{SUBJECT}, beside an async method", "rows", bar=Bar("at_least", 0.95))
     sides = [partial(measure, bench, deployment, BESIDE) for deployment in ("Beside", "Identity")]
     rows = bench.alternate(figure, *sides)
-    per_s = [
-        tuple(Sample(s.extra["req_per_s"], s.answered, s.verified) for s in side)
-        for side in (rows.subject, rows.baseline)
-    ]
-    return [rows, Figure(f"{rows.name}: throughput", "req/s", *per_s, bar=Bar("at_least", 0.95))]
+    throughput = f"{rows.name}: throughput"
+    return [rows, Figure(throughput, "req/s", per_s(rows.subject), per_s(rows.baseline), Bar("at_least", 0.95))]
+
+
+def per_s(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The same rounds by how many requests were answered in a second."""
+    return tuple(Sample(each.extra["req_per_s"], each.answered, each.verified) for each in samples)
 
 
 def measure(bench: Bench, deployment: str = "Identity", served: tuple[str, ...] = FLIGHTSERVE) -> Sample:
