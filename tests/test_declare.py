@@ -21,7 +21,7 @@ from flightserve.declare import Bound, bind, deployment, left_out, method, singl
 from flightserve.declare.options import Options
 from flightserve.errors import ConfigError
 from flightserve.running import serve
-from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
+from flightserve.types import DeploymentOptions, MethodSpec
 
 if TYPE_CHECKING:
     import polars as unknown
@@ -156,31 +156,6 @@ def test_a_subclass_is_served_by_its_own_name() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         deployment(**options)
-
-
-@pytest.mark.parametrize("most", [0, -1, 4097, True, 2.0, "2"])
-def test_a_bound_of_coroutines_that_makes_no_sense_is_refused(most: Any) -> None:
-    with pytest.raises(ConfigError, match=r"takes a whole number from 1 to 4096, not"):
-        method(max_concurrent=most)
-
-
-def test_a_bound_of_coroutines_is_for_these() -> None:
-    async def awaits(self: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
-        return batch
-
-    def plain(self: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
-        return batch
-
-    def spec(concurrency: int | None = None, **methods: Any) -> DeploymentSpec:
-        return spec_of(bound(deployment(concurrency=concurrency)(type("Made", (), methods))))
-
-    for most in (1, 200):
-        of_both = spec(3, plain=plain, awaits=method(max_concurrent=most)(awaits))
-        assert of_both.lanes == (3, max(64, most)) and of_both.method("awaits").max_concurrent == most  # type: ignore[union-attr]
-    with pytest.raises(ConfigError, match=r"Made\.plain has max_concurrent and is no async def"):
-        spec(plain=method(max_concurrent=2)(plain))
-    with pytest.raises(ConfigError, match=r"Made\.awaits has max_concurrent=5, more than concurrency=4"):
-        spec(4, awaits=method(max_concurrent=5)(awaits))
 
 
 def test_only_classes_are_deployments() -> None:

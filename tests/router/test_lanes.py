@@ -13,8 +13,10 @@ import pyarrow as pa
 import pytest
 
 import flightserve as fs
-from flightserve.errors import DeadlineExceeded, FlightserveError
+from flightserve.declare import spec_of
+from flightserve.errors import ConfigError, DeadlineExceeded, FlightserveError
 from flightserve.replica import coroutines
+from flightserve.types import DeploymentSpec
 from tests.plane import Plane, meta, plane
 from tests.support import eventually
 
@@ -256,3 +258,28 @@ def test_a_method_that_does_not_await_is_named_in_the_log(
         assert not threading.Event().wait(0.3)
         finish(running, held)
         assert "did not await" not in caplog.text
+
+
+@pytest.mark.parametrize("most", [0, -1, 4097, True, 2.0, "2"])
+def test_a_bound_of_coroutines_that_makes_no_sense_is_refused(most: Any) -> None:
+    with pytest.raises(ConfigError, match=r"takes a whole number from 1 to 4096, not"):
+        fs.method(max_concurrent=most)
+
+
+def test_a_bound_of_coroutines_is_for_these() -> None:
+    async def awaits(self: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+    def plain(self: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+    def spec(concurrency: int | None = None, **methods: Any) -> DeploymentSpec:
+        return spec_of(fs.bind(fs.deployment(concurrency=concurrency)(type("Made", (), methods))))
+
+    for most in (1, 200):
+        of_both = spec(3, plain=plain, awaits=fs.method(max_concurrent=most)(awaits))
+        assert of_both.lanes == (3, max(64, most)) and of_both.method("awaits").max_concurrent == most  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"Made\.plain has max_concurrent and is no async def"):
+        spec(plain=fs.method(max_concurrent=2)(plain))
+    with pytest.raises(ConfigError, match=r"Made\.awaits has max_concurrent=5, more than concurrency=4"):
+        spec(4, awaits=fs.method(max_concurrent=5)(awaits))
