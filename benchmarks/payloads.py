@@ -15,6 +15,11 @@ def small(seed: int = 0, rows: int = SMALL_ROWS) -> pa.RecordBatch:
     return pa.record_batch({"x": np.arange(rows, dtype=np.float64) + 1000.0 * seed})
 
 
+def column(size_bytes: int, seed: int = 0) -> np.ndarray:
+    """The float64 values `x` of a batch of that many bytes."""
+    return np.arange(size_bytes // 8, dtype=np.float64) + 1000.0 * seed
+
+
 def sized(size_bytes: int, seed: int = 0) -> pa.RecordBatch:
     """A batch of 8 float64 columns of about `size_bytes` bytes in all."""
     rows = size_bytes // (8 * COLUMNS)

@@ -60,9 +60,8 @@ class Gate:
         self._barrier.abort()
 
 
-def ping_pong(url: str, path: list[str], seed: int, gate: Gate) -> list[int]:
+def ping_pong(url: str, path: list[str], batch: pa.RecordBatch, gate: Gate) -> list[int]:
     """One stream on its own connection: the times of its calls in ns, one batch sent and answered each."""
-    batch = payloads.small(seed)
     times: list[int] = []
     try:
         with (
@@ -87,11 +86,16 @@ def ping_pong(url: str, path: list[str], seed: int, gate: Gate) -> list[int]:
     return times
 
 
-def ping_pong_load(url: str, path: list[str], streams: int, seconds: float) -> dict[str, Any]:
-    """Order `ping_pong`: `streams` streams at once for `seconds`: `calls_per_s` of all, p50, p99."""
+def ping_pong_load(url: str, path: list[str], streams: int, seconds: float, size_bytes: int = 0) -> dict[str, Any]:
+    """Order `ping_pong`: `streams` streams at once for `seconds`: `calls_per_s` of all, p50, p99.
+
+    `size_bytes` 0 sends batches of 16 rows, else one column of that size.
+    """
     gate = Gate(streams, seconds)
+    seeds = range(streams)
+    batches = [pa.record_batch({"x": payloads.column(size_bytes or 8 * payloads.SMALL_ROWS, seed)}) for seed in seeds]
     with ThreadPoolExecutor(streams) as pool:
-        runs = [pool.submit(ping_pong, url, path, seed, gate) for seed in range(streams)]
+        runs = [pool.submit(ping_pong, url, path, batch, gate) for batch in batches]
         errors = [e for e in (run.exception() for run in runs) if e is not None]
         if errors:
             raise next((e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0])
