@@ -1,4 +1,4 @@
-"""KServe v2 by Triton's own gRPC client: what it costs over DoExchange of the same rows, and its load over `Call`'s."""
+"""KServe v2 by Triton's own gRPC client: over DoExchange of the same rows, over a bare server, and as load beside Call."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def run(bench: Bench) -> Sequence[Figure]:
     """Latency of one caller with 1 MB, and calls/s of many with 16 rows."""
     seconds = bench.settings.seconds
 
-    def infer() -> Sample:
-        address = bench.flightserve().addresses["grpc"]
+    def infer(flightserve: bool) -> Sample:
+        address = (bench.flightserve() if flightserve else bench.bare("kserve")).addresses["grpc"]
         return bench.load(LOAD).sample("one", "p50_us", address=address, size_bytes=MB, seconds=seconds)
 
     def exchange() -> Sample:
@@ -41,5 +41,10 @@ def run(bench: Bench) -> Sequence[Figure]:
         )
 
     latency = partial(Figure, "kserve infer, 1 MB tensor, p50, over DoExchange", "us", bar=Bar("at_most", 2.5))
+    bare = partial(Figure, "kserve infer, 1 MB tensor, p50, over a bare grpc.aio server", "us")
     load = partial(Figure, "kserve infer, 16 rows, 64 in flight, over Call", "calls/s")
-    return [bench.alternate(latency, infer, exchange), bench.alternate(load, many, calls)]
+    return [
+        bench.alternate(latency, partial(infer, True), exchange),
+        bench.alternate(bare, partial(infer, True), partial(infer, False)),
+        bench.alternate(load, many, calls),
+    ]
