@@ -1,4 +1,4 @@
-"""KServe v2 by Triton's own gRPC client: over DoExchange of the same rows, over a bare server, and as load beside Call."""
+"""KServe v2 by Triton's own gRPC client: against DoExchange of the same rows, a bare server, and the load of Call."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ from flightserve.caller.staging import MemoryFull
 from flightserve.caller.submitter import RouterSubmitter
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits, FabricLimits
-from flightserve.contracts.service import EncodedStream, PartCallback, Passed, Payload
+from flightserve.contracts.service import PartCallback, Passed, Payload
 from flightserve.errors import FlightserveError
 from flightserve.fabric.memory.segments import SegmentMap
 from flightserve.threads import Loss
@@ -149,7 +149,7 @@ class RouterClient:
         """Start one request (`Service.call`)."""
         call = RoutedCall(self.submitter, target_of(deployment, method, then) if then else (deployment, method), meta)
         try:
-            if not (isinstance(payload, EncodedStream) and self.grouping.join(call, payload)):
+            if not self.grouping.join(call, payload):
                 call.start(payload)
         except FlightserveError as error:
             call.deliver(0, None, error, True)

@@ -1,9 +1,9 @@
 """Small requests that arrive together travel together: one region, one part of a frame each.
 
-A client's own Arrow stream is decoded where it lies. At the end of the event loop's turn the rows of all that came for
-one method with one schema are put together, written once, and divided among their requests (`frames.Part`). A region, a
-frame and a `Release` for each of many requests of some hundred bytes cost more than to copy them twice, and the tiers
-behind take a group as one micro-batch.
+A client's own Arrow stream is decoded where it lies, and rows that are a batch already are validated. At the end of the
+event loop's turn the rows of all that came for one method with one schema are put together, written once, and divided
+among their requests (`frames.Part`). A region, a frame and a `Release` for each of many requests of some hundred bytes
+cost more than to copy them twice, and the tiers behind take a group as one micro-batch.
 
 Only what a concatenation surely gives back as it went in is grouped: columns of numbers, times and strings. All else,
 and what is large, has a region of its own.
@@ -21,11 +21,11 @@ from flightserve.caller.destinations import Destinations, Target
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.staging import MemoryFull
 from flightserve.config import EdgeLimits
-from flightserve.contracts.service import EncodedStream
+from flightserve.contracts.service import EncodedStream, Payload
 from flightserve.errors import FlightserveError, InvalidArgument
 from flightserve.fabric.conversion.casting import is_taken
-from flightserve.fabric.memory.batches import END_OF_STREAM
-from flightserve.fabric.memory.decode import decode_stream
+from flightserve.fabric.memory.batches import END_OF_STREAM, SchemaCache
+from flightserve.fabric.memory.decode import decode_stream, validate_batch
 from flightserve.loops import TurnGroups
 from flightserve.types import MethodSpec
 
@@ -37,7 +37,7 @@ GROUP_REQUESTS_MAX: Final = 256
 
 class _Member(NamedTuple):
     call: RoutedCall
-    stream: EncodedStream
+    payload: Payload
     batch: pa.RecordBatch
 
 
@@ -48,15 +48,21 @@ class Grouping:
         self._destinations = destinations
         self._submitter = submitter
         self._limits = limits
+        self._schemas = SchemaCache()
         # By deployment and method, and schema message.
         self.groups: TurnGroups[tuple[Target, bytes], _Member] = TurnGroups(
             self._submit, GROUP_REQUESTS_MAX, patient=True, left=submitter.flush
         )
         self._groupable = functools.lru_cache(maxsize=1024)(functools.partial(_groupable, limits))
 
-    def join(self, call: RoutedCall, stream: EncodedStream) -> bool:
+    def join(self, call: RoutedCall, payload: Payload) -> bool:
         """Take a request that is to be grouped; False for one that must go by itself. Raises InvalidArgument,
         NotFound, Unavailable. On the loop."""
+        if isinstance(payload, EncodedStream):
+            return self._join_stream(call, payload)
+        return isinstance(payload, pa.RecordBatch) and self._join_rows(call, payload)
+
+    def _join_stream(self, call: RoutedCall, stream: EncodedStream) -> bool:
         pieces = stream.pieces
         if sum(len(piece) for piece in pieces) > GROUPED_BYTES_MAX:
             return False
@@ -65,9 +71,21 @@ class Grouping:
         if not self._groupable(head, self._destinations.find(call.target).method):
             return False
         batch = decode_stream(pa.py_buffer(encoded), self._limits)
+        return self._take(call, stream, head, batch)
+
+    def _join_rows(self, call: RoutedCall, batch: pa.RecordBatch) -> bool:
+        if batch.get_total_buffer_size() > GROUPED_BYTES_MAX:
+            return False
+        head = self._schemas.of(batch.schema).message
+        if not self._groupable(head, self._destinations.find(call.target).method):
+            return False
+        validate_batch(batch, self._limits)
+        return self._take(call, batch, head, batch)
+
+    def _take(self, call: RoutedCall, payload: Payload, head: bytes, batch: pa.RecordBatch) -> bool:
         if not batch.num_rows:
             return False
-        self.groups.join((call.target, head), _Member(call, stream, batch))
+        self.groups.join((call.target, head), _Member(call, payload, batch))
         return True
 
     def _submit(self, key: tuple[Target, bytes], group: list[_Member]) -> None:
@@ -86,7 +104,7 @@ class Grouping:
         except (MemoryFull, FlightserveError):
             # There may be room for some, and each learns what keeps it by itself.
             for member in members:
-                member.call.start_alone(member.stream)
+                member.call.start_alone(member.payload)
             return
         for request_id, call in enumerate(calls, first_id):
             call.note_sent(request_id)

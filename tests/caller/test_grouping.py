@@ -104,6 +104,22 @@ def test_those_of_one_turn_share_a_region_and_get_their_own_rows(running: Plane,
     assert submitted == [40]
 
 
+def test_rows_that_are_a_batch_travel_with_streams_of_their_schema(running: Plane, submitted: list[int]) -> None:
+    batches = [ints(*range(number, number + 2)) for number in range(20)]
+    payloads = [batch if place % 2 else encoded(batch) for place, batch in enumerate(batches)]
+    got = together(running, "call", payloads)
+    assert got == [pa.Table.from_batches([batch]) for batch in batches]
+    assert submitted == [20]
+
+
+def test_a_batch_that_is_not_valid_harms_nobody(running: Plane) -> None:
+    broken = pa.record_batch({"a": pa.array([b"\xff"]).view(pa.string())})
+    good = pa.record_batch({"a": ["x"]})
+    got = together(running, "call", [good, broken, good])
+    assert isinstance(got[1], InvalidArgument)
+    assert [got[0], got[2]] == [pa.Table.from_batches([good])] * 2
+
+
 def test_a_reply_that_is_a_slice_is_a_whole_stream_of_its_own(running: Plane) -> None:
     async def run() -> list[Any]:
         calls = [running.client.call("Echo", "call", encoded(ints(number, -number)), meta()) for number in range(3)]
