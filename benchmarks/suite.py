@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import (
+    adaptive,
     connect,
     data_plane,
     flight,
@@ -34,6 +35,7 @@ SUITE = (
     Benchmark("simulation", "overload of the router's machine in simulated time", overload_sweep.run),
     Benchmark("policy_cost", "the deadline policy against FIFO in the router's machine", policy_cost.run),
     Benchmark("overload", "goodput, misses, refusals and urgent requests at twice the capacity", overload.run),
+    Benchmark("adaptive", "p99 against a latency target, from little load to too much", adaptive.run),
     Benchmark("recovery", "how long callers wait after SIGKILL of a replica or a router", recovery.run),
     Benchmark("sql", "TPC-H, scans, small queries and merged lookups against DuckDB and ROAPI", sql.run),
     Benchmark("startup", "from `flightserve run` to `ready`", startup.run),

@@ -53,6 +53,7 @@ _TOTALS: Final = {
     "shed": (*_SHED, ("reason", "queue_full")),
     "shed_wait": (*_SHED, ("reason", "queue_wait")),
     "shed_limit": (*_SHED, ("reason", "adaptive_limit")),
+    "over_target": (*_SHED, ("reason", "latency_target")),
     "would_miss": (*_SHED, ("reason", "would_miss")),
     "would_miss_queued": (*_SHED, ("reason", "would_miss_queued")),
     "retries": ("flightserve_retries", "Requests sent again after a failure", None),

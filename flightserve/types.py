@@ -95,6 +95,7 @@ class DeploymentOptions:
     max_queued_bytes: int = 1 << 30
     max_queue_wait_ms: float = 0.0
     adaptive_limit: bool = False
+    latency_target_ms: float = 0.0
     default_timeout_ms: int = 60_000
     max_timeout_ms: int = 3_600_000
     reentrant: bool = True

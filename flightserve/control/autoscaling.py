@@ -22,7 +22,7 @@ from flightserve.types import Autoscale, DeploymentSpec
 log = logging.getLogger("flightserve.told")
 
 # What a deadline that more replicas would have kept is counted as, and what bounds of the queue are.
-REFUSED: Final = ("would_miss", "would_miss_queued", "expired_queued", "shed", "shed_wait", "shed_limit")
+REFUSED: Final = ("would_miss", "would_miss_queued", "expired_queued", "shed", "shed_wait", "shed_limit", "over_target")
 
 
 class _Watched:

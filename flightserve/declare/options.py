@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     max_queued_bytes: int
     max_queue_wait_ms: float
     adaptive_limit: bool
+    latency_target_ms: float
     default_timeout_ms: int
     max_timeout_ms: int
     reentrant: bool

@@ -59,6 +59,15 @@ def test_nothing_is_lost_by_the_deadline_router_in_bad_weather(options: Deployme
     assert counts["would_miss_queued"] > 10, counts
 
 
+@pytest.mark.parametrize("options", [OPTIONS, DEADLINE], ids=["fifo", "deadline"])
+def test_nothing_is_lost_where_there_is_a_latency_target(options: DeploymentOptions) -> None:
+    world = World(60, replace(options, latency_target_ms=100.0), Weather(arrivals_per_s=60.0))
+    world.run(seconds=40)
+    counts = world.machine.statistics().counts
+    assert counts["over_target"] > 10, counts
+    assert counts["completed"] > 100, counts
+
+
 def test_nothing_is_lost_under_overload() -> None:
     world = World(100, OPTIONS, Weather(arrivals_per_s=150.0))
     world.run(seconds=10)

@@ -7,6 +7,8 @@ One router owns a deployment, so these bounds hold for all frontends together:
   is expected to is not taken in.
 - `adaptive_limit`: what waits and what runs, at most as many as `GradientLimit` allows.
 
+- `latency_target_ms` (0: none): what is expected to take longer is not taken in (`pacing`).
+
 With the deadline router, what the forecast says would miss its deadline is not taken in either.
 
 What is refused is told when there should be room again. That, and the expected wait where nobody forecasts, comes
@@ -37,7 +39,7 @@ _SWEEP_MIN: Final = 64
 
 _ARRIVED: Final = attrgetter("arrived_ns")
 # Counters of refusals that there may be no reason for once idle replicas have taken what they can.
-OF_THE_QUEUE: Final = ("shed", "shed_wait")
+OF_THE_QUEUE: Final = ("shed", "shed_wait", "over_target")
 _DEADLINE: Final = errors.KINDS.index(errors.DeadlineExceeded)
 _EXHAUSTED: Final = errors.KINDS.index(errors.ResourceExhausted)
 _TOO_LARGE: Final = errors.KINDS.index(errors.TooLarge)
@@ -87,6 +89,9 @@ class Admission:
             miss = forecast.miss_at_arrival(entry, now_ns)
             if miss:
                 return "would_miss", Refused(request, _DEADLINE, miss)
+            late = forecast.late_at_arrival(entry, now_ns)
+            if late is not None:
+                return "over_target", Refused(request, _EXHAUSTED, f"{late[0]}; retry later", _retry_ms(late[1] + 1))
         return None
 
     def _would_wait(self, request: Request, now_ns: int) -> tuple[str, Refused] | None:
@@ -137,6 +142,9 @@ class Admission:
 
     def finished(self, requests: list[Request], sent_ns: int, held: int, now_ns: int) -> None:
         """The micro-batch sent at `sent_ns` answered these, while the deployment held `held` others."""
+        forecast = self._forecasts[requests[0].is_async]
+        if forecast is not None:
+            forecast.answered(requests[0], now_ns)
         if self.limit is not None:
             count = len(requests)
             whole_ns = count * now_ns - sum(map(_ARRIVED, requests))

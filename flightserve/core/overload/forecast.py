@@ -28,7 +28,8 @@ from typing import Final
 
 from flightserve.clock import NEVER_NS, NS_PER_MS
 from flightserve.core.overload.backlog import Backlog
-from flightserve.core.overload.service_times import ServiceTime
+from flightserve.core.overload.pacing import Pace
+from flightserve.core.overload.service_times import SAMPLES_MIN, ServiceTime
 from flightserve.core.routing.batching import Bounds, MicroBatch, form, room
 from flightserve.core.routing.credits import CreditPool
 from flightserve.core.routing.events import Piece, Request
@@ -68,8 +69,11 @@ class Forecast:
     """Of one deployment's methods of one kind, and of the lanes in the pool, which run those. `backlog` is kept by the
     queues."""
 
-    def __init__(self, bounds: Bounds, credits: CreditPool) -> None:
+    def __init__(self, bounds: Bounds, credits: CreditPool, pace: Pace | None = None) -> None:
         self.backlog = Backlog()
+        # What keeps micro-batches short, where there is a latency to be kept.
+        self.pace = pace
+        self._ahead_ns = AHEAD_NS if pace is None else min(AHEAD_NS, pace.ahead_ns)
         # Nothing is sent ahead before this time, unless a lane comes back earlier.
         self.hold_until_ns = 0
         self._bounds = bounds
@@ -101,6 +105,10 @@ class Forecast:
         rows = request.rows
         own_ns = times.fixed_ns + times.row_ns * rows
         batch_ns, row_ns = times.full_ns, times.full_row_ns
+        if self.pace is not None:
+            rows_max = min(self.pace.rows(request.group[0], times), times.rows_max)
+            batch_ns = times.expected_ns(rows_max)
+            row_ns = batch_ns / rows_max
         if batch_ns + batch_ns > budget_ns:
             batch_ns, row_ns = self._share(times, budget_ns)
         entry.service_ns = int(own_ns)
@@ -130,7 +138,32 @@ class Forecast:
         if not servers or self._at_once():
             return 0.0
         in_flight_ns = max(0, self._busy_until_ns - self._busy * now_ns)
-        return (in_flight_ns + self.backlog.ahead(request.priority, request.deadline_ns)) / servers
+        return (in_flight_ns + self._ahead_of(request)) / servers
+
+    def _ahead_of(self, request: Request) -> int:
+        return self.backlog.ahead(request.priority, request.deadline_ns)
+
+    def late_at_arrival(self, entry: QueueEntry, now_ns: int) -> tuple[str, float] | None:
+        """Why the request would take longer than the latency target, and by how many ns; None where it may not, or
+        there is none. Its work is noted on its entry already. O(1)."""
+        pace, request, servers = self.pace, entry.request, self._credits.servers
+        times = self._methods.get(request.group[0])
+        if pace is None or times is None or not servers or not times.known(now_ns):
+            return None
+        if self._at_once() and not self.backlog.total:
+            return None
+        batch_ns = max(times.expected_ns(pace.rows(request.group[0], times)), float(entry.service_ns))
+        in_flight_ns = max(0, self._busy_until_ns - self._busy * now_ns)
+        # What is ahead fills micro-batches; the last of them takes this one in.
+        wait_ns = (in_flight_ns + self._ahead_of(request) // batch_ns * batch_ns) / servers
+        over_ns = pace.over_ns(times, wait_ns, batch_ns)
+        return (pace.refusal(wait_ns + batch_ns), over_ns) if over_ns > 0 else None
+
+    def answered(self, oldest: Request, now_ns: int) -> None:
+        """A micro-batch was answered; that was the oldest request in it."""
+        times = self._methods.get(oldest.group[0])
+        if self.pace is not None and times is not None and times.samples >= SAMPLES_MIN:
+            self.pace.answered(now_ns - oldest.arrived_ns, times)
 
     def _at_once(self) -> bool:
         """True where a lane would begin the next micro-batch at once."""
@@ -154,9 +187,9 @@ class Forecast:
         """True where the lane, which has credit, has so much to do yet that nothing is sent ahead; `hold_until_ns` is
         then set."""
         lane = self._lanes[replica_id]
-        if not lane.pending or not self._serial or lane.free_ns - AHEAD_NS <= now_ns:
+        if not lane.pending or not self._serial or lane.free_ns - self._ahead_ns <= now_ns:
             return False
-        self.hold_until_ns = lane.free_ns - AHEAD_NS
+        self.hold_until_ns = lane.free_ns - self._ahead_ns
         return True
 
     def take(
@@ -167,15 +200,17 @@ class Forecast:
         no members where the head was one of those: whoever is first now may be in another queue."""
         head = queue.head()
         assert head is not None, "no micro-batch can be formed from an empty queue"
-        times = self._methods.get(head.request.group[0])
+        method = head.request.group[0]
+        times = self._methods.get(method)
+        rows_max = self._bounds.max_rows if self.pace is None else self.pace.rows(method, times)
         if times is None or not times.known(now_ns):
-            return *form(queue, self._bounds, share), []
+            return *form(queue, self._bounds, share, rows_max), []
         lane = self._lanes[replica_id]
         start_ns: float = now_ns
         if lane.pending and self._serial:
             start_ns = max(start_ns, lane.free_ns) + (times.caution - 1.0) * lane.left_ns
         missed: list[Missed] = []
-        taken = self._take(queue, times, room(head, self._bounds, share), start_ns, now_ns, missed)
+        taken = self._take(queue, times, room(head, self._bounds, share), rows_max, start_ns, now_ns, missed)
         if missed:
             self._refused_ns = now_ns
             self._stretch = min(STRETCH_MAX, self._stretch + _STRETCH_STEP * len(missed))
@@ -184,10 +219,17 @@ class Forecast:
         return *taken, missed
 
     def _take(
-        self, queue: Queue, times: ServiceTime, members_max: int, start_ns: float, now_ns: int, missed: list[Missed]
+        self,
+        queue: Queue,
+        times: ServiceTime,
+        members_max: int,
+        rows_max: int,
+        start_ns: float,
+        now_ns: int,
+        missed: list[Missed],
     ) -> tuple[list[QueueEntry], list[Piece]]:
         bounds = self._bounds
-        rows_max, tightest_ns = bounds.max_rows, NEVER_NS
+        rows_max, tightest_ns = min(rows_max, bounds.max_rows), NEVER_NS
         # With that many rows the micro-batch is full enough; more would only make the next ones wait.
         enough, priority, urgent = times.full_rows, 0, False
         rows = nbytes = 0
@@ -299,6 +341,8 @@ class Forecast:
         times.in_flight -= 1
         times.ended_ns = now_ns
         if finished:
+            if self.pace is not None:
+                self.pace.ran(batch.entries[0].request.group[0], batch.rows)
             if self._serial:
                 times.add(batch.rows, now_ns - max(batch.sent_ns, lane.ended_ns))
             else:
@@ -329,6 +373,36 @@ class Forecast:
             self._methods = {name: times for name, times in self._methods.items() if times.in_flight}
         times = self._methods[method] = ServiceTime(self._bounds.max_rows)
         return times
+
+
+class PacedForecast(Forecast):
+    """Of a router that serves in the order of arrival, with a latency target: it judges no deadlines. What it takes in
+    stays in; a micro-batch holds as many rows as the target allows."""
+
+    def miss_at_arrival(self, entry: QueueEntry, now_ns: int) -> str:
+        """Note the request's work on its entry; nothing is refused for its deadline."""
+        request = entry.request
+        times = self._methods.get(request.group[0])
+        if times is not None and times.known(now_ns):
+            assert self.pace is not None
+            rows, own_ns = self.pace.rows(request.group[0], times), times.expected_ns(request.rows)
+            entry.service_ns = int(times.expected_ns(self._rows_alone(request)))
+            shared_ns = request.rows * times.expected_ns(rows) / rows
+            entry.work_ns = int(min(shared_ns, own_ns) if request.sliceable else own_ns) or 1
+        return ""
+
+    def take(
+        self, queue: Queue, replica_id: int, share: int, now_ns: int
+    ) -> tuple[list[QueueEntry], list[Piece], list[Missed]]:
+        """Form a micro-batch from the head of a queue, as `batching.form` does."""
+        head = queue.head()
+        assert head is not None, "no micro-batch can be formed from an empty queue"
+        assert self.pace is not None
+        method = head.request.group[0]
+        return *form(queue, self._bounds, share, self.pace.rows(method, self._methods.get(method))), []
+
+    def _ahead_of(self, request: Request) -> int:
+        return self.backlog.total
 
 
 def _message(takes_ns: float, budget_ns: int) -> str:

@@ -18,6 +18,8 @@ from flightserve.core.routing.queue import Queue, QueueEntry
 from flightserve.core.routing.slicing import Cut, must_cut, rows_per_slice
 
 REQUESTS_MAX: Final = 4096
+# No bound beside those of the deployment.
+ROWS_MAX: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,12 @@ class MicroBatch(msgspec.Struct, eq=False):
         return f"<MicroBatch {self.id} at {self.replica_id}: {len(self.entries)} requests, {self.wanted} wanted>"
 
 
-def form(queue: Queue, bounds: Bounds, share: int = REQUESTS_MAX) -> tuple[list[QueueEntry], list[Piece]]:
+def form(
+    queue: Queue, bounds: Bounds, share: int = REQUESTS_MAX, rows_max: int = ROWS_MAX
+) -> tuple[list[QueueEntry], list[Piece]]:
     """Take one micro-batch from the head of a queue that is not empty: its members and their row ranges, in
-    order. Members that have more slices to give stay queued. It has at most `share` members, unless they gather."""
+    order. Members that have more slices to give stay queued. It has at most `share` members, unless they gather, and
+    several have at most `rows_max` rows together."""
     head = queue.head()
     assert head is not None, "no micro-batch can be formed from an empty queue"
     request = head.request
@@ -88,7 +93,7 @@ def form(queue: Queue, bounds: Bounds, share: int = REQUESTS_MAX) -> tuple[list[
         if must_cut(request.rows, request.nbytes, bounds.max_rows, bounds.max_bytes):
             return [head], [_next_slice(queue, head, bounds)]
         if not head.alone:
-            return _merge(queue, head, bounds, room(head, bounds, share))
+            return _merge(queue, head, bounds, room(head, bounds, share), rows_max)
     queue.pop()
     return [head], [Piece(request, 0, request.rows)]
 
@@ -98,8 +103,10 @@ def room(head: QueueEntry, bounds: Bounds, share: int) -> int:
     return bounds.max_requests if head.request.gathers else min(share, bounds.max_requests)
 
 
-def _merge(queue: Queue, head: QueueEntry, bounds: Bounds, members_max: int) -> tuple[list[QueueEntry], list[Piece]]:
-    max_rows, max_bytes = bounds.max_rows, bounds.max_bytes
+def _merge(
+    queue: Queue, head: QueueEntry, bounds: Bounds, members_max: int, rows_max: int
+) -> tuple[list[QueueEntry], list[Piece]]:
+    max_rows, max_bytes = min(bounds.max_rows, rows_max), bounds.max_bytes
     pop, peek = queue.pop, queue.head
     request = head.request
     rows, nbytes = request.rows, request.nbytes

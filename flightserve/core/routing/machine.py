@@ -269,7 +269,7 @@ class DeploymentMachine:
             del entries[request.id]
             done.append(request)
         if done:
-            if self._admission.limit is not None:
+            if self._admission.choosy:
                 self._admission.finished(done, batch.sent_ns, len(entries), now_ns)
             self._counters.completed += len(done)
             effects.append(Completed(done))

@@ -10,7 +10,7 @@ from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions
 
 # Zero is a choice for these; every other number is a size, a count or a time and must be greater.
-_ZERO_ALLOWED: Final = frozenset({"linger_ms", "max_queue_wait_ms", "num_cpus", "num_gpus"})
+_ZERO_ALLOWED: Final = frozenset({"linger_ms", "latency_target_ms", "max_queue_wait_ms", "num_cpus", "num_gpus"})
 
 
 def check_options(options: DeploymentOptions) -> None:

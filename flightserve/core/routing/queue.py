@@ -188,6 +188,38 @@ class FifoQueue:
         return len(self._fresh) + len(self._again)
 
 
+class CountedFifoQueue(FifoQueue):
+    """The same; the work of what is queued is kept in `backlog`, which the queues of all groups share."""
+
+    __slots__ = ("_backlog",)
+
+    def __init__(self, backlog: Backlog | None = None) -> None:
+        super().__init__()
+        self._backlog = backlog or Backlog()
+
+    def push(self, entry: QueueEntry) -> bool:
+        """Queue a newly arrived entry; True when it is now the head."""
+        self._backlog.total += entry.work_ns
+        return super().push(entry)
+
+    def requeue(self, entry: QueueEntry) -> bool:
+        """Queue an entry that was popped before, in its old place; True when it is now the head."""
+        self._backlog.total += entry.work_ns
+        return super().requeue(entry)
+
+    def pop(self) -> None:
+        """Take out the entry that `head` just returned."""
+        head = self.head()
+        assert head is not None, "pop of an empty queue"
+        self._backlog.total -= head.work_ns
+        super().pop()
+
+    def discard(self, entry: QueueEntry) -> None:
+        """Take out a queued entry from anywhere."""
+        self._backlog.total -= entry.work_ns
+        super().discard(entry)
+
+
 class DeadlineQueue:
     """Most urgent first: the greater priority, then the earlier deadline, then the order of arrival. Earliest deadline
     first meets all deadlines where that can be done at all (Liu and Layland, "Scheduling algorithms for

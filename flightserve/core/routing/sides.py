@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flightserve.core.overload.forecast import Forecast
+from flightserve.core.overload.forecast import Forecast, PacedForecast
+from flightserve.core.overload.pacing import Pace
 from flightserve.core.routing.batching import Bounds
 from flightserve.core.routing.credits import CreditPool, Credits
 from flightserve.types import DeploymentOptions
 
 
 class Side(NamedTuple):
-    """Of one kind: the credits of the lanes that run it, and with the deadline router what is foreseen of them."""
+    """Of one kind: the credits of the lanes that run it, and with the deadline router, or a latency target, what is
+    foreseen of them."""
 
     credits: CreditPool
     forecast: Forecast | None
@@ -19,7 +21,12 @@ class Side(NamedTuple):
 
 def sides_of(options: DeploymentOptions, bounds: Bounds, credits: Credits) -> tuple[Side, Side]:
     """Of plain and of `async def` methods; indexed by `is_async`."""
-    plain, awaiting = credits.plain, credits.awaiting
-    if options.router != "deadline":
-        return Side(plain, None), Side(awaiting, None)
-    return Side(plain, Forecast(bounds, plain)), Side(awaiting, Forecast(bounds, awaiting))
+    target_ms = options.latency_target_ms
+
+    def side(pool: CreditPool) -> Side:
+        pace = Pace(target_ms) if target_ms else None
+        if options.router == "deadline":
+            return Side(pool, Forecast(bounds, pool, pace))
+        return Side(pool, PacedForecast(bounds, pool, pace) if pace is not None else None)
+
+    return side(credits.plain), side(credits.awaiting)

@@ -18,6 +18,7 @@ OUTCOMES: Final = (
     "shed",
     "shed_wait",
     "shed_limit",
+    "over_target",
     "would_miss",
     "would_miss_queued",
     "failed",
@@ -29,11 +30,12 @@ OUTCOMES: Final = (
 @dataclass(slots=True)
 class Counters:
     """Totals since the machine was made. Every request that arrived is in exactly one of `completed`, `expired_*`,
-    `cancelled`, `shed` (the queue is full), `shed_wait` (by age), `shed_limit` (over the adaptive limit), `would_miss`
-    (its deadline; on arrival) and `would_miss_queued` (when its turn came), `failed` (the method raised), `lost` (a
-    replica died), `moved` (to another router), or still in the machine. `retries_refused` are those among `lost` that
-    the retry budget did not allow to run again. `queue_wait_ns` is how long `queue_waits` requests waited for their
-    first run, all together, `busy_ns` how long micro-batches ran, by what their replicas said."""
+    `cancelled`, `shed` (the queue is full), `shed_wait` (by age), `shed_limit` (over the adaptive limit), `over_target`
+    (it would take longer than the latency target), `would_miss` (its deadline; on arrival) and `would_miss_queued`
+    (when its turn came), `failed` (the method raised), `lost` (a replica died), `moved` (to another router), or still
+    in the machine. `retries_refused` are those among `lost` that the retry budget did not allow to run again.
+    `queue_wait_ns` is how long `queue_waits` requests waited for their first run, all together, `busy_ns` how long
+    micro-batches ran, by what their replicas said."""
 
     arrived: int = 0
     completed: int = 0
@@ -44,6 +46,7 @@ class Counters:
     shed: int = 0
     shed_wait: int = 0
     shed_limit: int = 0
+    over_target: int = 0
     would_miss: int = 0
     would_miss_queued: int = 0
     failed: int = 0

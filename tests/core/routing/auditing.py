@@ -15,7 +15,7 @@ out what is queued, in flight and answered, and checks after each event:
    it was; no lane of a dead process gets anything;
 8. requests of `async def` methods, and no others, go to lanes that are for such;
 
-and, where nothing lingers: whoever has credit is busy (with the deadline router, until it is time to send more), the
+and, where nothing lingers: whoever has credit is busy (where there are forecasts, until it is time to send more), the
 first to arrive or the most urgent is served first, by the least busy replica. A violation raises `AuditError` with the
 last events and effects.
 """
@@ -117,6 +117,8 @@ class Auditor:
         self.options = options
         self.lingers = options.linger_ms > 0
         self.by_urgency = options.router == "deadline"
+        # Who forecasts when a replica is through sends the next micro-batch only then.
+        self.holds = self.by_urgency or options.latency_target_ms > 0
         self.wait_ns_max = int(options.max_queue_wait_ms * 1e6)
         self.live: dict[int, Account] = {}
         self.replicas: dict[int, Books] = {}
@@ -415,7 +417,7 @@ class Auditor:
         open_ = [number for number, books in self.replicas.items() if books.open(self.out)]
         idle = [number for number in open_ if self.replicas[number].is_async == is_async]
         waiting = [a for a in waiting if a.request.is_async == is_async and self._open_to(a.request)]
-        if self.by_urgency and all(self.replicas[number].taken > 0 for number in idle):
+        if self.holds and all(self.replicas[number].taken > 0 for number in idle):
             # Nothing is sent ahead too early; but then somebody must wake for it.
             held = bool(idle and waiting and not self.lingers)
             wakes = not is_async and self.machine.next_wake_ns < NEVER_NS

@@ -49,6 +49,7 @@ class Routing(RuleBasedStateMachine):
         router=st.sampled_from(["fifo", "fifo", "deadline"]),
         wait_ms=st.sampled_from([0.0, 0.0, 3.0]),
         adaptive=st.sampled_from([False, False, True]),
+        target_ms=st.sampled_from([0.0, 0.0, 4.0]),
         taught=st.booleans(),
     )
     def start(
@@ -62,6 +63,7 @@ class Routing(RuleBasedStateMachine):
         router: str,
         wait_ms: float,
         adaptive: bool,
+        target_ms: float,
         taught: bool,
     ) -> None:
         options = DeploymentOptions(
@@ -74,6 +76,7 @@ class Routing(RuleBasedStateMachine):
             router=router,
             max_queue_wait_ms=wait_ms,
             adaptive_limit=adaptive,
+            latency_target_ms=target_ms,
         )
         self.now_ns = 0
         self.replicas = 0
