@@ -30,6 +30,8 @@ ROUTERS_MAX: Final = 64
 FRONTENDS_MAX: Final = 64
 # How long a change of a running app may take until what is new is ready.
 CHANGE_TIMEOUT_S: Final = 600.0
+# How long all replicas together may take to be told of another configuration.
+RECONFIGURE_TIMEOUT_S: Final = 60.0
 # How often it is looked whether the app lives, while the program waits.
 CHECK_S: Final = 0.5
 STATUS_TIMEOUT_S: Final = 1.0
@@ -109,6 +111,15 @@ class Running:
         from flightserve.control.commands import scale
 
         return scale(self.app_id, replicas, timeout_s)
+
+    def reconfigure(self, deployment: str, config: object, timeout_s: float = RECONFIGURE_TIMEOUT_S) -> str:
+        """Have each replica of the deployment call its object's `reconfigure(config)` once, one after another, while it
+        serves; `config` is what JSON can say. Replicas that start later begin with it, until another version is
+        deployed. The first that raises is the last that is asked. Raises NotFound for a name that is not deployed,
+        ConfigError for what is no JSON, and `control.commands.ChangeFailed`, which says who refused it and why."""
+        from flightserve.control.commands import reconfigure
+
+        return reconfigure(self.app_id, deployment, config, timeout_s)
 
     def deploy(
         self,

@@ -85,8 +85,9 @@ class ReplicaHosted:
         self._service = ReplicaService(
             assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward, own_process=True
         )
-        self._service.start()
+        self._service.start(assignment.config)
         self.apply_table = self._service.apply_table
+        self.reconfigure = self._service.reconfigure
         self.statistics = self._service.statistics
         self.drain = self._service.drain
         self.ready = self._service.ready

@@ -1,18 +1,21 @@
-"""`flightserve scale` and `flightserve deploy`: change an app while it runs."""
+"""`flightserve scale`, `flightserve deploy` and `flightserve reconfigure`: change an app while it runs."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from typing import Any
 
 from flightserve.cli.arguments import replica_count
 from flightserve.cli.loading import NotLoaded, load_app
 from flightserve.cli.output import StdoutForPrograms
-from flightserve.running import CHANGE_TIMEOUT_S
+from flightserve.errors import ConfigError
+from flightserve.running import CHANGE_TIMEOUT_S, RECONFIGURE_TIMEOUT_S
 
 
 def add_commands(commands: Any) -> None:
-    """Add `scale` and `deploy` to the parser's commands."""
+    """Add `scale`, `deploy` and `reconfigure` to the parser's commands."""
     scale = commands.add_parser("scale", help="change how many replicas a running app has")
     scale.set_defaults(command=_scale)
     scale.add_argument(
@@ -33,12 +36,25 @@ def add_commands(commands: Any) -> None:
     deploy.add_argument("--in-place", action="store_true", help=about)
     _changing_options(deploy)
 
+    reconfigure = commands.add_parser("reconfigure", help="tell a deployment's replicas of another configuration")
+    reconfigure.set_defaults(command=_reconfigure)
+    reconfigure.add_argument("deployment", metavar="NAME", help="the deployment")
+    about = "JSON that the object's reconfigure(config) gets, e.g. '{\"threshold\": 0.5}'; - reads standard input"
+    reconfigure.add_argument("config", metavar="CONFIG", help=about)
+    _app_option(reconfigure)
+    about = "how long all replicas together may take (default: %(default)s)"
+    reconfigure.add_argument("--timeout", type=float, default=RECONFIGURE_TIMEOUT_S, metavar="SECONDS", help=about)
 
-def _changing_options(parser: argparse.ArgumentParser) -> None:
-    """What `scale` and `deploy` have in common."""
+
+def _app_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--app", dest="app_id", metavar="ID", help="which app (default: the only one of yours that runs)"
     )
+
+
+def _changing_options(parser: argparse.ArgumentParser) -> None:
+    """What `scale` and `deploy` have in common."""
+    _app_option(parser)
     about = "how long new replicas may take to be ready before all is as it was (default: %(default)s)"
     parser.add_argument("--timeout", type=float, default=CHANGE_TIMEOUT_S, metavar="SECONDS", help=about)
 
@@ -47,6 +63,19 @@ def _scale(arguments: argparse.Namespace) -> int:
     from flightserve.control import commands
 
     print(commands.scale(commands.find_app(arguments.app_id), dict(arguments.replicas), arguments.timeout))
+    return 0
+
+
+def _reconfigure(arguments: argparse.Namespace) -> int:
+    from flightserve.control import commands
+
+    text = sys.stdin.read() if arguments.config == "-" else arguments.config
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"the configuration is no JSON: {error}") from error
+    app_id = commands.find_app(arguments.app_id)
+    print(commands.reconfigure(app_id, arguments.deployment, config, arguments.timeout))
     return 0
 
 

@@ -1,5 +1,6 @@
 """The `flightserve` command: `run` serves an app until it is told to stop, `sql` files as tables; `init` makes a folder
-to begin in; `status` shows what runs; `scale` and `deploy` change it while it runs.
+to begin in; `status` shows what runs; `scale`, `deploy` and `reconfigure` change it while it
+runs.
 
 Standard output is for programs: `run` writes exactly one line there, `ready {addresses as JSON}`, when every
 replica answers. All else (logs, what user code prints) goes to standard error. Exit status: 0 after SIGINT or

@@ -14,10 +14,12 @@ import msgspec
 
 
 class RefreshOutcome(enum.StrEnum):
-    """It serves newer files; they are as they were; it cannot, and `problem` says why; it has not answered in time."""
+    """It serves newer files; they are as they were; it has another configuration; it cannot, and `problem` says why; it
+    has not answered in time."""
 
     REFRESHED = "refreshed"
     UNCHANGED = "unchanged"
+    RECONFIGURED = "reconfigured"
     FAILED = "failed"
     LATE = "late"
 

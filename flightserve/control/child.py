@@ -28,6 +28,7 @@ from flightserve.control.messages import (
     Announce,
     Left,
     Lost,
+    Reconfigure,
     Refresh,
     RefreshReport,
     Report,
@@ -88,8 +89,8 @@ class ChildProcess:
         self._started_s = time.monotonic()
         self._table = RoutingTable(version=0)
         self._table_lock = threading.Lock()
-        # A refresh that came while it was starting, perhaps after it had opened its files.
-        self._look_again: Refresh | None = None
+        # Commands that came while it was starting, perhaps after it had opened its files: the last of each kind.
+        self._early: dict[type, Refresh | Reconfigure] = {}
         self._leaving = threading.Event()
         self._link = SupervisorLink(
             supervisor_socket(assignment.folder, assignment.app_id),
@@ -143,9 +144,9 @@ class ChildProcess:
         with self._table_lock:
             self._hosted = hosted
             hosted.apply_table(self._table)
-            look_again, self._look_again = self._look_again, None
-        if look_again is not None:
-            self._refresh(look_again)
+            early, self._early = self._early, {}
+        for message in early.values():
+            self._refresh(message)
         # Ray, Arrow and the user's modules are some hundred thousand objects that never go away: without this,
         # the collector walks them all again and again.
         gc.collect()
@@ -200,11 +201,11 @@ class ChildProcess:
         if hosted is not None and hasattr(hosted, "retire"):
             hosted.retire(reason)
 
-    def _refresh(self, message: Refresh) -> None:
+    def _refresh(self, message: Refresh | Reconfigure) -> None:
         # Not on the link's thread: to open files may take minutes, and reports must go on.
         with self._table_lock:
             if self._hosted is None:
-                self._look_again = message
+                self._early[type(message)] = message
                 return
         try:
             threads.start("flightserve-refresh", lambda: self._answer(message), lambda: True)
@@ -212,8 +213,19 @@ class ChildProcess:
             # The user's code has all that may be had. The link goes on; whoever asked hears that we were late.
             log.exception("%s has no thread to look at its files", self._assignment.slot.name)
 
-    def _answer(self, message: Refresh) -> None:
-        self._link.tell(RefreshReport(message.id, self._look(message)), TELL_TIMEOUT_S)
+    def _answer(self, message: Refresh | Reconfigure) -> None:
+        said = self._look(message) if isinstance(message, Refresh) else self._reconfigure(message)
+        self._link.tell(RefreshReport(message.id, said), TELL_TIMEOUT_S)
+
+    def _reconfigure(self, message: Reconfigure) -> Refreshed:
+        name = self._assignment.slot.name
+        try:
+            self._hosted.reconfigure(message.config, message.timeout_s)  # type: ignore[union-attr]
+        except Exception as error:  # whatever the user's code raises
+            log.exception("%s did not take another configuration", name)
+            return Refreshed(name, RefreshOutcome.FAILED, 0, describe_locally(error))
+        log.info("%s has another configuration", name)
+        return Refreshed(name, RefreshOutcome.RECONFIGURED)
 
     def _look(self, message: Refresh) -> Refreshed:
         name = self._assignment.slot.name

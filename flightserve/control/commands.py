@@ -1,4 +1,4 @@
-"""`flightserve scale` and `deploy`: which app is meant, and a change that is asked for until it is answered."""
+"""`flightserve scale`, `deploy`, `reconfigure`: which app is meant, and a change that is asked for until it is made."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ import pickle
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from typing import Final
 
+import msgspec
+
+from flightserve.contracts.refreshing import RefreshOutcome
 from flightserve.control.changes import OK, UNAVAILABLE
-from flightserve.control.messages import CommandResult, Deploy, Scale, Withdraw
+from flightserve.control.messages import (
+    CONFIG_BYTES_MAX,
+    CommandResult,
+    Deploy,
+    Reconfigure,
+    RefreshAnswer,
+    Scale,
+    Withdraw,
+)
 from flightserve.control.names import running_apps
 from flightserve.control.observer import ask, connect, connect_to
 from flightserve.control.plan import PlannedDeployment
@@ -30,6 +42,9 @@ CONNECT_TIMEOUT_S = 5.0
 # The supervisor itself ends a change that takes too long; this much later we stop waiting for its word.
 ANSWER_GRACE_S = 90.0
 RETRY_S = 0.2
+# As for a refresh.
+REFRESH_GRACE_S: Final = 2.0
+TAKEN: Final = RefreshOutcome.RECONFIGURED
 # A supervisor that died is back sooner.
 GONE_S = 15.0
 
@@ -80,6 +95,34 @@ def deploy(
     """Serve these deployments instead of those there are, beside them first or `in_place`; otherwise as `scale`."""
     body = pickle.dumps(tuple(deployments))
     return make_change(app_id, Deploy(secrets.token_hex(8), body, dict(replicas), timeout_s, in_place))
+
+
+def reconfigure(app_id: str, deployment: str, config: object, timeout_s: float) -> str:
+    """Have each replica of the deployment take this configuration; returns what was done. Raises ConfigError for what
+    is no JSON, NotFound for a name that is not deployed, Unavailable where nobody can be asked, and ChangeFailed
+    where a replica refuses it or does not answer."""
+    try:
+        body = msgspec.json.encode(config)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"the configuration is no JSON: {error}") from error
+    if len(body) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"the configuration has {len(body):,} bytes; at most {CONFIG_BYTES_MAX:,} are taken")
+    message = Reconfigure(secrets.token_hex(8), deployment, body, timeout_s)
+    until = time.monotonic() + timeout_s + REFRESH_GRACE_S
+    sock, _ = connect_to(app_id, CONNECT_TIMEOUT_S)
+    try:
+        with sock:
+            answer = ask(sock, message, (CommandResult, RefreshAnswer), until)
+    except (OSError, ProtocolError) as error:
+        raise Unavailable("the app's supervisor gave no answer; some replicas may have it; ask again") from error
+    if isinstance(answer, CommandResult):
+        raise from_kind(answer.kind, answer.message)
+    assert isinstance(answer, RefreshAnswer)
+    wrong = [f"{each.replica}: {each.problem}" for each in answer.said if each.outcome is not TAKEN]
+    if wrong:
+        done = len(answer.said) - len(wrong)
+        raise ChangeFailed(f"{done} of {len(answer.said)} replicas took it; {'; '.join(wrong)}")
+    return f"{deployment}: {len(answer.said)} replica{'s' * (len(answer.said) != 1)} reconfigured"
 
 
 def withdraw(app_id: str, change: str, timeout_s: float) -> None:

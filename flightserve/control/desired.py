@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from flightserve.control.plan import Plan, PlannedDeployment
 from flightserve.core.lifecycle.reconciling import FRONTEND, ROUTER, STANDBY, Slot
 from flightserve.core.lifecycle.updating import Deployed, Layout, Observed, begin, resize, wanted
 from flightserve.types import Autoscale, DeploymentSpec
+
+DesiredState: TypeAlias = tuple[Layout, dict[tuple[str, str], PlannedDeployment], dict[tuple[str, str], bytes]]
 
 
 class Desired:
@@ -21,6 +24,8 @@ class Desired:
         self.standby = {Slot(STANDBY, "", 0): "1"} if STANDBY in plan.factories else {}
         self._first = {_key(planned): planned for planned in plan.deployments}
         self._planned = dict(self._first)
+        # What replicas were told since they started, as JSON, by name and version.
+        self._configs: dict[tuple[str, str], bytes] = {}
         self.layout = Layout(tuple(Deployed(*_wish(planned)) for planned in plan.deployments))
 
     def __repr__(self) -> str:
@@ -75,6 +80,19 @@ class Desired:
         """That version with its code, or None (routers and frontends have "")."""
         return self._planned.get((name, version))
 
+    def names(self) -> list[str]:
+        """Of what is served."""
+        return sorted(each.name for each in self.layout.served)
+
+    def configure(self, name: str, version: str, config: bytes) -> None:
+        """What new replicas of that version start with."""
+        self._configs = {key: kept for key, kept in self._configs.items() if key in self._planned}
+        self._configs[name, version] = config
+
+    def config(self, name: str, version: str) -> bytes:
+        """What they were told last, b"" where they were told nothing."""
+        return self._configs.get((name, version), b"")
+
     def specs(self, deployed: Iterable[Deployed]) -> list[DeploymentSpec]:
         """As the tiers know them, with the number of replicas of now."""
         return [_counted(self._planned[each.key], each.replicas).spec for each in deployed]
@@ -103,13 +121,14 @@ class Desired:
 
     # ---- for the supervisor after this one
 
-    def state(self) -> tuple[Layout, dict[tuple[str, str], PlannedDeployment]]:
+    def state(self) -> DesiredState:
         """All that the plan does not say."""
-        return self.layout, {key: planned for key, planned in self._planned.items() if key not in self._first}
+        changed = {key: planned for key, planned in self._planned.items() if key not in self._first}
+        return self.layout, changed, self._configs
 
-    def restore(self, state: tuple[Layout, dict[tuple[str, str], PlannedDeployment]]) -> None:
+    def restore(self, state: DesiredState) -> None:
         """Go on where the supervisor before this one stopped."""
-        self.layout, changed = state
+        self.layout, changed, self._configs = state
         self._planned = self._first | changed
 
 

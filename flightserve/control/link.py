@@ -28,6 +28,7 @@ from flightserve.control.messages import (
     MakeRoom,
     Message,
     Publish,
+    Reconfigure,
     Refresh,
     RefreshReport,
     Report,
@@ -58,7 +59,7 @@ class SupervisorLink:
         on_leave: Callable[[float], None],
         on_orphaned: Callable[[], None],
         on_become: Callable[[bytes, bytes], None],
-        on_refresh: Callable[[Refresh], None],
+        on_refresh: Callable[[Refresh | Reconfigure], None],
         on_make_room: Callable[[str], None],
         heartbeat_s: float,
         orphan_timeout_s: float,
@@ -220,7 +221,7 @@ class SupervisorLink:
                 self._on_leave(drain_timeout_s)
             case Become(assignment, factory):
                 self._on_become(assignment, factory)
-            case Refresh():
+            case Refresh() | Reconfigure():
                 self._on_refresh(message)
             case MakeRoom(reason):
                 self._on_make_room(reason)

@@ -26,6 +26,8 @@ NOTE_CHARACTERS_MAX: Final = 4096
 NOTES_MAX: Final = 20
 # Code and arguments of one app (`running.plan_deployments`).
 APP_BYTES_MAX: Final = 256 << 20
+# Of one configuration, as JSON.
+CONFIG_BYTES_MAX: Final = 1 << 20
 # A supervisor's state may hold an app's deployments twice while they are changed, and all that is small beside.
 MESSAGE_BYTES_MAX: Final = 2 * APP_BYTES_MAX + (64 << 20)
 
@@ -159,8 +161,19 @@ class Refresh(msgspec.Struct, array_like=True, frozen=True, tag=17):
     timeout_s: float
 
 
+class Reconfigure(msgspec.Struct, array_like=True, frozen=True, tag=30):
+    """Command to supervisor: have every replica of this deployment take this configuration, JSON, once; answered by one
+    `RefreshAnswer`, or a `CommandResult` for an error. From the supervisor to a replica: take it; answered by one
+    `RefreshReport`."""
+
+    id: str
+    deployment: str
+    config: bytes
+    timeout_s: float
+
+
 class RefreshReport(msgspec.Struct, array_like=True, frozen=True, tag=18):
-    """Replica to supervisor: it has looked, for the `Refresh` of that id."""
+    """Replica to supervisor: it has done what the `Refresh` or `Reconfigure` of that id says."""
 
     id: str
     said: Refreshed
@@ -293,6 +306,7 @@ _Arrays = (
     | RefreshAnswer
     | Withdraw
     | MakeRoom
+    | Reconfigure
     | Follow
     | Followed
 )

@@ -58,7 +58,7 @@ class Assignment:
     """What one child is to be. `code` is the cloudpickled user class and its arguments, for replicas, and `sources`
     the modules it is in; `sys_path`, `cwd` and `environment` are those of the process that launched or deployed it.
     `environment` is None for what runs no user code: it keeps Ray's. `folder` is the app's private one, "" where it has
-    none."""
+    none. `config` is the configuration that was taken last, as JSON, b"" where there is none."""
 
     app_id: str
     peer_id: int
@@ -76,6 +76,7 @@ class Assignment:
     environment: Mapping[str, str] | None = None
     folder: str = ""
     log_level: int = LOG_LEVEL
+    config: bytes = b""
 
 
 Factory = Callable[[Assignment], Hosted]

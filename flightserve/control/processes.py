@@ -194,6 +194,7 @@ class Processes:
             environment=planned.environment if planned else None,
             folder=self._plan.folder,
             log_level=self._plan.log_level,
+            config=self._desired.config(slot.deployment, version),
         )
 
     def _start_failed(self, record: Record, message: str) -> None:

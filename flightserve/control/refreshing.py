@@ -1,7 +1,8 @@
-"""Refresh as a command of the control plane: a frontend asks the supervisor, which tells every replica once.
+"""Refresh and reconfigure as commands of the control plane: whoever asks the supervisor, it tells every replica once.
 
 One replica after another, so that they do not all read their files at the same time; one that takes more than its
-share of the time does not keep the next from beginning. What takes a dead replica's place opens the files as they are.
+share of the time does not keep the next from beginning. What takes a dead replica's place opens the files as they are,
+and has the configuration that was taken last. The first replica that refuses a configuration is the last that is asked.
 A command is answered once, when all have said something, or with what is known when its time is up.
 """
 
@@ -11,13 +12,13 @@ import secrets
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
-from flightserve.control.messages import CommandResult, Refresh, RefreshAnswer, RefreshReport
+from flightserve.control.messages import CommandResult, Reconfigure, Refresh, RefreshAnswer, RefreshReport
 from flightserve.control.observer import ask, connect
 from flightserve.errors import FlightserveError, NotFound, ProtocolError, ResourceExhausted, Unavailable, kind_of
 from flightserve.errors import from_kind as error_of
@@ -30,50 +31,57 @@ CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_GRACE_S: Final = 2.0
 
 Reply = Callable[[CommandResult | RefreshAnswer], None]
+ReplicaCommand: TypeAlias = Refresh | Reconfigure
 
 
 @dataclass(slots=True)
 class _Command:
-    """One refresh. Replicas by id, with their names: those that are to be told, and those that have not answered.
-    At `next_ns` the next is told, answered or not."""
+    """One command. Replicas by id, with their names: those that are to be told, and those that have not answered.
+    At `next_ns` the next is told, answered or not. Those that are `starting` are told when one has taken it."""
 
-    id: str
-    deployment: str
+    message: ReplicaCommand
     deadline_ns: int
     reply: Reply
     waiting: dict[int, str]
     told: dict[int, str] = field(default_factory=dict)
     said: list[Refreshed] = field(default_factory=list)
+    starting: tuple[int, ...] = ()
     next_ns: int = 0
 
 
 class Refreshes:
     """The commands under way, as the supervisor sees them through. `tell` sends a message to a child, and says whether
-    that is connected. Time is given, in monotonic ns."""
+    that is connected; `taken` hears which replica took which configuration. Time is given, in monotonic ns."""
 
-    def __init__(self, tell: Callable[[int, Refresh], bool]) -> None:
+    def __init__(
+        self,
+        tell: Callable[[int, ReplicaCommand], bool],
+        taken: Callable[[int, Reconfigure], None] = lambda *_: None,
+    ) -> None:
         self._tell = tell
+        self._taken = taken
         self._commands: dict[str, _Command] = {}
 
     def __repr__(self) -> str:
         return f"<Refreshes {len(self._commands)} under way>"
 
     def ask(
-        self, message: Refresh, serving: Mapping[int, str], starting: Iterable[int], reply: Reply, now_ns: int
+        self, message: ReplicaCommand, serving: Mapping[int, str], starting: Iterable[int], reply: Reply, now_ns: int
     ) -> None:
         """Begin; `reply` is called once. `serving` are the deployment's replicas by id, with their names. Those that
-        are `starting` may have opened the files before they were changed: they look again, and nobody waits."""
+        are `starting` may have opened the files before they were changed, or have the configuration before: they are
+        told as well, and nobody waits."""
         if len(self._commands) >= REFRESHES_MAX or message.id in self._commands:
-            reply(_refusal(message, ResourceExhausted(f"{len(self._commands)} refreshes are under way; try again")))
+            reply(_refusal(message, ResourceExhausted(f"{len(self._commands)} commands are under way; try again")))
             return
         if not serving:
             reply(_refusal(message, Unavailable(f"no replica of {message.deployment!r} serves now; ask again")))
             return
         deadline_ns = now_ns + int(min(message.timeout_s, REFRESH_S_MAX) * NS_PER_S)
-        command = _Command(message.id, message.deployment, deadline_ns, reply, dict(serving))
+        command = _Command(message, deadline_ns, reply, dict(serving), starting=tuple(starting))
         self._commands[message.id] = command
-        for peer_id in starting:
-            self._tell(peer_id, message)
+        if isinstance(message, Refresh):
+            self._tell_starting(command)
         self._advance(command, serving, now_ns)
 
     def looked(self, peer_id: int, message: RefreshReport, alive: Container[int], now_ns: int) -> None:
@@ -83,6 +91,9 @@ class Refreshes:
         if command is not None and name is not None:
             # It is called what it is called where it does not answer.
             command.said.append(msgspec.structs.replace(message.said, replica=name))
+            if isinstance(command.message, Reconfigure) and message.said.outcome is RefreshOutcome.RECONFIGURED:
+                self._taken(peer_id, command.message)
+                self._tell_starting(command)
             self._advance(command, alive, now_ns)
 
     def step(self, alive: Container[int], now_ns: int) -> None:
@@ -93,29 +104,43 @@ class Refreshes:
     def _advance(self, command: _Command, alive: Container[int], now_ns: int) -> None:
         for peers in (command.told, command.waiting):
             for peer_id in [peer_id for peer_id in peers if peer_id not in alive]:
-                problem = "it ended; what takes its place opens the files as they are"
+                problem = "it ended; what takes its place starts anew"
                 command.said.append(Refreshed(peers.pop(peer_id), RefreshOutcome.FAILED, 0, problem))
         if now_ns >= command.deadline_ns:
             late = [*command.told.values(), *command.waiting.values()]
             command.said += [Refreshed(name, RefreshOutcome.LATE, 0, "it did not answer in time") for name in late]
             command.told, command.waiting = {}, {}
+        elif isinstance(command.message, Reconfigure) and (refused := _refused(command.said)):
+            problem = f"it was not told, because {refused} refused"
+            command.said += [Refreshed(name, RefreshOutcome.FAILED, 0, problem) for name in command.waiting.values()]
+            command.waiting = {}
         elif command.waiting and (not command.told or now_ns >= command.next_ns):
             self._tell_next(command, now_ns)
         if not command.told and not command.waiting:
-            del self._commands[command.id]
-            command.reply(RefreshAnswer(command.id, tuple(command.said)))
+            del self._commands[command.message.id]
+            command.reply(RefreshAnswer(command.message.id, tuple(command.said)))
 
     def _tell_next(self, command: _Command, now_ns: int) -> None:
         left_ns = command.deadline_ns - now_ns
-        message = Refresh(command.id, command.deployment, left_ns / NS_PER_S)
+        message = msgspec.structs.replace(command.message, timeout_s=left_ns / NS_PER_S)
         # One whose connection broke makes another soon.
         peer_id = next((peer_id for peer_id in command.waiting if self._tell(peer_id, message)), None)
         if peer_id is not None:
             command.told[peer_id] = command.waiting.pop(peer_id)
             command.next_ns = now_ns + left_ns // (len(command.waiting) + 1)
 
+    def _tell_starting(self, command: _Command) -> None:
+        for peer_id in command.starting:
+            self._tell(peer_id, command.message)
+        command.starting = ()
 
-def _refusal(message: Refresh, error: FlightserveError) -> CommandResult:
+
+def _refused(said: Iterable[Refreshed]) -> str:
+    """The first that refused, by its name; "" where none did."""
+    return next((each.replica for each in said if each.outcome is RefreshOutcome.FAILED), "")
+
+
+def _refusal(message: ReplicaCommand, error: FlightserveError) -> CommandResult:
     return CommandResult(message.id, kind_of(error), error.message)
 
 

@@ -23,6 +23,7 @@ from flightserve.control.messages import (
     Announce,
     Ask,
     Attach,
+    CommandResult,
     Deploy,
     Follow,
     Followed,
@@ -32,6 +33,7 @@ from flightserve.control.messages import (
     Lost,
     Message,
     Publish,
+    Reconfigure,
     Refresh,
     RefreshReport,
     Report,
@@ -48,7 +50,7 @@ from flightserve.control.roster import Record, Roster
 from flightserve.core.lifecycle.phases import Phase
 from flightserve.core.lifecycle.reconciling import FRONTEND, NS_PER_S
 from flightserve.core.telling import Telling
-from flightserve.errors import ProtocolError
+from flightserve.errors import NotFound, ProtocolError, kind_of
 from flightserve.fabric.transport.channels import check_peer
 from flightserve.fabric.transport.processes import look_at
 from flightserve.loops import beside
@@ -93,7 +95,7 @@ class Supervisor:
         """Serve for ever."""
         self._loop = asyncio.get_running_loop()
         self._processes = Processes(self._plan, self._desired, self._cluster, self._roster, self._changed)
-        self._refreshes = Refreshes(self._processes.tell)
+        self._refreshes = Refreshes(self._processes.tell, self._reconfigured)
         sock = bind(supervisor_socket(self._plan.folder, self._plan.app_id))
         server = await asyncio.start_unix_server(self._connected, sock=sock, backlog=BACKLOG_MAX)
         async with server:
@@ -190,14 +192,17 @@ class Supervisor:
                 self._processes.end_in_ray(record)
             case Attach():
                 self._attach(message, writer)
-            case Scale() | Deploy() | Withdraw() | Refresh() if self._adopting():
+            case Scale() | Deploy() | Withdraw() | Refresh() | Reconfigure() if self._adopting():
                 # We do not know yet who is there, and what is under way already: whoever asks will ask again.
                 writer.close()
             case Scale() | Deploy():
                 self._changes.ask(message, lambda answer: send(writer, answer), now_ns)
             case Withdraw(change):
                 self._changes.withdraw(change, lambda answer: send(writer, answer))
-            case Refresh():
+            case Reconfigure(id, deployment) if deployment not in (names := self._desired.names()):
+                error = NotFound(f"no deployment {deployment[:128]!r}; deployed: {', '.join(names)}")
+                send(writer, CommandResult(id, kind_of(error), error.message))
+            case Refresh() | Reconfigure():
                 replicas = self._roster.replicas_of(message.deployment)
                 self._refreshes.ask(message, *replicas, lambda answer: send(writer, answer), now_ns)
             case RefreshReport() if record is not None:
@@ -253,12 +258,21 @@ class Supervisor:
         for writer in self._observers:
             send(writer, view)
 
+    def _reconfigured(self, peer_id: int, message: Reconfigure) -> None:
+        """New replicas of the version that took it start with it."""
+        record = self._roster.records[peer_id]
+        self._desired.configure(message.deployment, record.version, message.config)
+        self._keep()
+
     def _layout_changed(self) -> None:
         # Before anything follows from it: a supervisor after this one would otherwise undo that.
+        self._keep()
+        self._publish()
+
+    def _keep(self) -> None:
         kept = Keep(self._changes.state())
         for writer in self._observers:
             send(writer, kept)
-        self._publish()
 
     def _changed(self, at_once: bool) -> None:
         self._refreshes.step(self._roster.records, time.monotonic_ns())

@@ -12,7 +12,17 @@ from flightserve.declare.bound import NESTING_MAX, Bound, ByName, Callee, Servab
 from flightserve.declare.decorators import bind, deployment, method, single_input
 from flightserve.declare.gathering import gather, side_by_side
 from flightserve.declare.handles import Handle, HandleMethod, Later, Rows, aio, later
-from flightserve.declare.hooks import Health, health_checks, healthy, on_stop, stop_hooks, warmup, warmups
+from flightserve.declare.hooks import (
+    RECONFIGURE,
+    Health,
+    health_checks,
+    healthy,
+    on_stop,
+    stop_hooks,
+    takes_config,
+    warmup,
+    warmups,
+)
 from flightserve.declare.options import NAME, Options, autoscale, check_name, describe_value, make_options
 from flightserve.declare.specs import first_paragraph, left_out, says_itself, spec_of
 from flightserve.declare.stages import (
@@ -31,6 +41,7 @@ from flightserve.declare.stages import (
 __all__ = [
     "NAME",
     "NESTING_MAX",
+    "RECONFIGURE",
     "Bound",
     "ByName",
     "Callee",
@@ -72,6 +83,7 @@ __all__ = [
     "stage_of",
     "stop_hooks",
     "switch",
+    "takes_config",
     "warmup",
     "warmups",
 ]

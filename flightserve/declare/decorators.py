@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from flightserve.declare.bound import Bound
 from flightserve.declare.decorating import ClassOrNone, FunctionOrNone, itself
+from flightserve.declare.hooks import MARKS
 from flightserve.declare.options import Options, check_name, make_options
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions
@@ -25,7 +26,6 @@ Example: TypeAlias = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] |
 
 # Micro-batches of one `async def` method that a replica may run at a time.
 CONCURRENT_MAX: Final = 4096
-MARKS: Final = "__flightserve_method__"
 _DECLARED: Final = "__flightserve_deployment__"
 
 

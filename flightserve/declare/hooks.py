@@ -14,9 +14,15 @@ from flightserve.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# What `@method` and `@single_input` note on a function.
+MARKS: Final = "__flightserve_method__"
+
 _HEALTH: Final = "__flightserve_health__"
 _STOP: Final = "__flightserve_on_stop__"
 _WARMUP: Final = "__flightserve_warmup__"
+# The method that is told of another configuration.
+RECONFIGURE: Final = "reconfigure"
+_FORMS: Final = ("RecordBatch", "Table", "DataFrame")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,24 @@ def is_hook(function: Any) -> bool:
 def health_checks(cls: type) -> dict[str, Health]:
     """The names of a class's health checks, its parents' included, and how they are called."""
     return _marked(cls, _HEALTH)
+
+
+def takes_config(cls: type) -> bool:
+    """Whether objects of the class are told of another configuration (`reconfigure(config)`)."""
+    raw = inspect.getattr_static(cls, RECONFIGURE, None)
+    return raw is not None and inspect.isroutine(raw) and not _takes_rows(raw)
+
+
+def _takes_rows(raw: Any) -> bool:
+    """A method of that name that is served: it is decorated, annotated with what rows come in, or calls them so."""
+    static = isinstance(raw, staticmethod)
+    function = raw.__func__ if isinstance(raw, staticmethod | classmethod) else raw
+    parameters = list(inspect.signature(function).parameters.values())[0 if static else 1 :]
+    if hasattr(function, MARKS) or not parameters:
+        return True
+    first = parameters[0]
+    bare = first.annotation is first.empty
+    return first.name == "batch" if bare else any(form in str(first.annotation) for form in _FORMS)
 
 
 def warmups(cls: type) -> list[str]:

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from flightserve.declare.annotations import form_of_parameter, names_a_form, says_nothing
 from flightserve.declare.bound import Bound
-from flightserve.declare.decorators import MARKS, Marks, bind_class, plain
+from flightserve.declare.decorators import Marks, bind_class, plain
 from flightserve.declare.examples import example_stream
-from flightserve.declare.hooks import is_hook
+from flightserve.declare.hooks import MARKS, RECONFIGURE, is_hook, takes_config
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentSpec, MethodSpec
 
@@ -93,7 +93,7 @@ def _public(cls: type) -> Iterator[tuple[str, Any]]:
     for name in dict.fromkeys(name for parent in reversed(cls.__mro__) for name in vars(parent)):
         raw = inspect.getattr_static(cls, name)
         function = plain(raw)
-        ours = function is bind_class or is_hook(function)
+        ours = function is bind_class or is_hook(function) or (name == RECONFIGURE and takes_config(cls))
         if not name.startswith("_") and not ours and _is_function(function):
             yield name, raw
 

@@ -14,9 +14,12 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+import msgspec
+
 from flightserve import threads
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
-from flightserve.declare import Health, health_checks, stop_hooks, warmups
+from flightserve.declare import RECONFIGURE, Health, health_checks, stop_hooks, takes_config, warmups
+from flightserve.errors import ConfigError
 from flightserve.replica.faults import describe, report_failure
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ class Hooks:
         self._name = name
         self._await = await_
         self._retire = retire
+        self._reconfigure = getattr(target, RECONFIGURE) if takes_config(cls) else None
         self._warmups = [getattr(target, method) for method in warmups(cls)]
         self._checks = [
             Check(getattr(target, method), health, self._call) for method, health in health_checks(cls).items()
@@ -49,6 +53,7 @@ class Hooks:
         if hasattr(cls, "flightserve_stopped"):
             self._endings.append(target.flightserve_stopped)  # type: ignore[attr-defined]
         self._over = threading.Event()
+        self._reconfiguring = threading.Lock()
 
     def warm(self) -> None:
         """What the object does before its first request. Raises what that raises."""
@@ -57,6 +62,15 @@ class Hooks:
             self._call(warmup, WARMUP_S)
             took_s = (monotonic_ns() - began_ns) / NS_PER_S
             log.info("%s.%s took %.2f s", self._name, warmup.__name__, took_s)
+
+    def reconfigure(self, config: bytes, timeout_s: float) -> None:
+        """Another configuration, as JSON. Any thread; one at a time. Raises what the object raises, and ConfigError
+        where it takes none."""
+        if self._reconfigure is None:
+            raise ConfigError(f"{self._name} has no method reconfigure(config)")
+        reconfigure, value = self._reconfigure, msgspec.json.decode(config)
+        with self._reconfiguring:
+            self._call(lambda: reconfigure(value), timeout_s)
 
     def ailing(self) -> str:
         """Why the object says that it is not well; "" where it does not."""

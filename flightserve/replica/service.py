@@ -36,7 +36,7 @@ from flightserve.replica.connections import RETRY_S, Connections
 from flightserve.replica.coroutines import Coroutines
 from flightserve.replica.counts import Counts
 from flightserve.replica.faults import report_failure
-from flightserve.replica.hooks import Hooks
+from flightserve.replica.hooks import WARMUP_S, Hooks
 from flightserve.replica.lane import RETIRED, LaneParts, ReplicaLane
 from flightserve.replica.lane_threads import LaneThread, LaneThreads
 from flightserve.replica.onward import Onward
@@ -107,13 +107,16 @@ class ReplicaService:
 
     # ---- threads
 
-    def start(self) -> None:
-        """Have the object warm up, and begin to look for the router. Raises what the object raises."""
+    def start(self, config: bytes = b"") -> None:
+        """Have the object take the configuration that its deployment has, and warm up; begin to look for the router.
+        Raises what the object raises."""
         if self.own_process:
             carry_contexts()
         if self._coroutines is not None:
             self._loop_thread = self._spawn("async", self._coroutines.run)
         try:
+            if config:
+                self._hooks.reconfigure(config, WARMUP_S)
             self._hooks.warm()
         except BaseException:
             self.stop()
@@ -186,6 +189,10 @@ class ReplicaService:
         # Calls between processes of ours may have no deadline.
         most_ns = monotonic_ns() + self.spec.options.max_timeout_ms * NS_PER_MS
         return self._retirement.reason, min(most_ns, self._retirement.until_ns(self.connections.sessions()))
+
+    def reconfigure(self, config: bytes, timeout_s: float) -> None:
+        """Another configuration, as JSON, for the object. Raises what that raises."""
+        self._hooks.reconfigure(config, timeout_s)
 
     def ailing(self) -> str:
         """Why the user's object says that it is not well, "" where it does not. It goes on all the same, until it is

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final
 
+import msgspec
 import pyarrow as pa
 
 from flightserve.contracts.context import Context, context, entered
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # How long the end waits for the methods of a deployment that still run, together.
 FREE_S: Final = 1.0
+# How long a coroutine of the object's may take to be told of another configuration.
+RECONFIGURE_S: Final = 60.0
 
 Emit = Callable[["LocalResult | None", "FlightserveError | None", bool], None]
 
@@ -120,6 +123,10 @@ class LocalDeployment:
         self.queued += len(requests)
         self.counts["requests"] += len(requests)
         self._queue.put(requests)
+
+    def reconfigure(self, config: Any) -> None:
+        """Another configuration, as a replica gets it."""
+        self._hooks.reconfigure(msgspec.json.encode(config), RECONFIGURE_S)
 
     def stop(self) -> None:
         """No more. Threads end when they are free; then the object is told that it is over, as in a replica."""

@@ -111,6 +111,11 @@ class LocalService:
         target = self._deployments[deployment].target
         return [target.flightserve_refresh(deadline_ns)] if isinstance(target, Refreshing) else []
 
+    def reconfigure(self, deployment: str, config: Any) -> None:
+        """Have the deployment's object take another configuration (`Running.reconfigure`). Raises what it raises, and
+        ConfigError where it takes none."""
+        self._deployments[deployment].reconfigure(config)
+
     # ---- requests
 
     def run(
