@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP)  ## Serve the example on all frontends until Ctrl-C; options of `flightserve run` in ARGS="..."
 	$(BIN)/python -m examples.flights.run $(ARGS)
 
-demo: $(STAMP)  ## Call the running example (or one it starts) through every protocol and compare the answers
+demo: $(STAMP)  ## Call the examples through every protocol and client, and compare the answers
 	$(BIN)/python -m examples.flights.demo $(ARGS)
+	$(BIN)/python -m examples.delays.demo
 
 # The tests wait more than they work: two of their files run at a time. Of files that come one after the other the long
 # ones are early in the alphabet, so none of them is left over at the end.

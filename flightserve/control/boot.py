@@ -7,7 +7,9 @@ and its children, which then are orphans, end themselves.
 from __future__ import annotations
 
 import asyncio
+import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,7 +19,7 @@ from flightserve import threads
 from flightserve.control.child import adopt_environment
 from flightserve.control.cluster import RayCluster
 from flightserve.control.logs import configure_logging
-from flightserve.control.names import namespace
+from flightserve.control.names import namespace, plan_file
 from flightserve.control.plan import Plan
 from flightserve.control.supervisor import Supervisor
 from flightserve.control.titles import SUPERVISOR, take_title
@@ -27,7 +29,8 @@ class SupervisorActor:
     """Runs the supervisor's event loop on a thread, so that Ray can still talk to the actor. Where that thread is lost
     the process ends, and Ray starts it again."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan_file: str) -> None:
+        plan: Plan = ray.cloudpickle.loads(Path(plan_file).read_bytes())
         take_title(SUPERVISOR)
         configure_logging("supervisor", plan.log_level)
         adopt_environment(plan.sys_path, plan.cwd)
@@ -58,4 +61,13 @@ def start_supervisor(plan: Plan) -> Any:
         max_concurrency=2,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
     )
-    return remote.remote(plan)
+    return remote.remote(_kept(plan))
+
+
+def _kept(plan: Plan) -> str:
+    """Write the plan to the app's folder, where a supervisor that is started again finds it: its path. Models travel in
+    it, and Ray promises arguments of that size to no actor that is started twice."""
+    path = plan_file(plan.folder, plan.app_id)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(ray.cloudpickle.dumps(plan))
+    return path

@@ -10,13 +10,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from flightserve.config import PROTOCOLS
 from flightserve.control import ports, shared_ray
 from flightserve.control.folder import Folder
 from flightserve.control.messages import SERVING, View
-from flightserve.control.names import supervisor_socket
+from flightserve.control.names import plan_file, supervisor_socket
 from flightserve.control.observer import Observer, connect, kill
 from flightserve.control.patience import Patience
 from flightserve.control.plan import Plan
@@ -62,6 +63,7 @@ class Launcher:
         self._held: shared_ray.Held | None = None
         # Where the Ray is not ours alone, the app's folder is no part of its.
         self._folder: Folder | None = None
+        self._supervisor_folder = ""
         self._actor: Any = None
         self._observer: Observer | None = None
         self.stopped = threading.Event()
@@ -79,7 +81,7 @@ class Launcher:
             shared_ray.load()
             if cancelled():
                 return
-            folder = self._connect()
+            folder = self._supervisor_folder = self._connect()
             self.begun = True
             if cancelled():
                 return
@@ -199,6 +201,9 @@ class Launcher:
         actor, self._actor = self._actor, None
         if actor is not None and ray.is_initialized():
             ray.kill(actor, no_restart=True)
+        if self._supervisor_folder:
+            # Other apps of this program may have the folder, too.
+            Path(plan_file(self._supervisor_folder, self._plan.app_id)).unlink(missing_ok=True)
         held, self._held = self._held, None
         if held is not None:
             shared_ray.release(held)

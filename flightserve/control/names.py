@@ -49,6 +49,11 @@ def supervisor_socket(folder: str, app_id: str) -> str:
     return socket_path(folder, app_id, _SUPERVISOR[1:])
 
 
+def plan_file(folder: str, app_id: str) -> str:
+    """Where the app's plan is kept for its supervisor."""
+    return f"{folder}/plan-{app_id}"
+
+
 def running_apps(proc_net_unix: Path = Path("/proc/net/unix")) -> dict[str, str]:
     """This user's apps whose supervisor listens on this machine: its socket by the app's id, sorted."""
     found: dict[str, str] = {}
