@@ -6,6 +6,7 @@ thread-safe: one client serves a program's threads. A child that was forked begi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ from flightserve.client.sql import Asking, Texts, parameters_of, run_merged, war
 from flightserve.client.way import WINDOW, Pipe, Way
 from flightserve.clock import monotonic_ns
 from flightserve.contracts.warehouse import QUERY
-from flightserve.errors import FlightserveError
+from flightserve.errors import FlightserveError, NotFound, Unavailable
 from flightserve.types import DeploymentSpec, MethodSpec
 
 T = TypeVar("T")
@@ -115,12 +116,16 @@ class Client:
         return self[name]
 
     def __getitem__(self, name: str) -> DeploymentClient:
-        """A deployment. Raises NotFound that is an AttributeError as well."""
-        self._ways.current().known(name)
+        """A deployment. Raises NotFound that is an AttributeError as well. While the app cannot be asked, a call says
+        whether there is one."""
+        with contextlib.suppress(Unavailable):
+            self._ways.current().known(name)
         return DeploymentClient(self, name)
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self.deployments()]
+        with contextlib.suppress(Unavailable):
+            return [*super().__dir__(), *self.deployments()]
+        return list(super().__dir__())
 
     @property
     def way(self) -> str:
@@ -130,7 +135,10 @@ class Client:
     def __repr__(self) -> str:
         if self._ways.closed.is_set():
             return f"<Client of {self._address}, closed>"
-        return f"<Client of {self._address} by {self.way}: {', '.join(self.deployments()) or 'nothing deployed'}>"
+        try:
+            return f"<Client of {self._address} by {self.way}: {', '.join(self.deployments()) or 'nothing deployed'}>"
+        except Unavailable as error:
+            return f"<Client of {self._address}: {error.message}>"
 
     # ---- life
 
@@ -213,8 +221,10 @@ class DeploymentClient:
         self._client = client
         self._name = name
 
-    def _spec(self) -> DeploymentSpec:
-        return self._client._ways.current().known(self._name)
+    def _methods(self) -> list[str]:
+        with contextlib.suppress(Unavailable, NotFound):
+            return [method.name for method in self._client._ways.current().known(self._name).methods]
+        return []
 
     def __getattr__(self, name: str) -> MethodClient:
         if name.startswith("_"):
@@ -222,32 +232,34 @@ class DeploymentClient:
         return self[name]
 
     def __getitem__(self, name: str) -> MethodClient:
-        return MethodClient(self._client, *self._client._ways.current().find(self._name, name))
+        with contextlib.suppress(Unavailable):
+            return MethodClient(self._client, self._name, self._client._ways.current().find(self._name, name)[1])
+        return MethodClient(self._client, self._name, MethodSpec(name))
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *(method.name for method in self._spec().methods)]
+        return [*super().__dir__(), *self._methods()]
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         """A deployment has methods, and is none. Raises TypeError."""
-        names = [method.name for method in self._spec().methods]
+        names = self._methods()
         raise TypeError(
             f"{self._name} is a deployment; call one of its methods, {', '.join(names)}, as in "
             f"client.{self._name}.{names[0] if names else 'method'}(rows)"
         )
 
     def __repr__(self) -> str:
-        return f"<{self._name}: {', '.join(method.name for method in self._spec().methods)}>"
+        return f"<{self._name}: {', '.join(self._methods())}>"
 
 
 class MethodClient:
     """One method. Call it with rows; `map` it over many."""
 
-    def __init__(self, client: Client, deployment: DeploymentSpec, method: MethodSpec) -> None:
+    def __init__(self, client: Client, deployment: str, method: MethodSpec) -> None:
         self._client = client
-        self._deployment = deployment.name
+        self._deployment = deployment
         self._method = method.name
-        self._where = f"{deployment.name}.{method.name}"
-        self.__doc__ = described(deployment.name, method)
+        self._where = f"{deployment}.{method.name}"
+        self.__doc__ = described(deployment, method)
         self.__name__ = method.name
 
     def __repr__(self) -> str:

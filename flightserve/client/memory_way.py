@@ -95,6 +95,7 @@ class MemoryWay:
         meta: RequestMeta,
         opened: Callable[[Pipe], object] | None = None,
     ) -> pa.RecordBatch:
+        self._peer.check()
         self._peer.check_size(batch)
         try:
             lane = self._lanes.pop()

@@ -114,18 +114,15 @@ class ClientPeer:
 
     def deployments(self) -> list[DeploymentSpec]:
         """As `way.Way`."""
-        self.check()
         return list(self.client.deployments())
 
     def known(self, deployment: str) -> DeploymentSpec:
         """As `way.Way`."""
-        self.check()
         entry = self.client.destinations.entries.get(deployment)
         return entry.spec if entry is not None else find_deployment(self.client.deployments(), deployment)
 
     def find(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:
         """As `way.Way`."""
-        self.check()
         try:
             return self.client.method(deployment, method)
         except NotFound:
