@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -15,6 +16,7 @@ from typing import Any, Final, Self, TypeVar
 
 import pyarrow as pa
 
+from flightserve import threads
 from flightserve.client import rows as forms
 from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Tries, ask, is_stream
 from flightserve.client.catalogue import described
@@ -76,6 +78,11 @@ class Ways:
         self.closed.set()
         if self._way is not None and self._pid == os.getpid():
             self._way.close()
+
+    def close_soon(self) -> None:
+        """The same for a finaliser, which waits for nothing. A process that ends closes all by itself."""
+        if not self.closed.is_set() and not sys.is_finalizing():
+            threads.start("flightserve-client-end", self.close, lambda: True)
 
     def __repr__(self) -> str:
         return repr(self._way) if self._way is not None else "no way yet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,11 @@ def connect(
     def find() -> Way:
         return _find(address, way, headers or {}, flight_options or {})
 
-    return Client(Ways(find), address or "this machine", timeout_s, retries)
+    ways = Ways(find)
+    client = Client(ways, address or "this machine", timeout_s, retries)
+    # One that nobody holds any more, as a notebook's cell that runs again leaves it.
+    weakref.finalize(client, ways.close_soon).atexit = False
+    return client
 
 
 def connect_async(

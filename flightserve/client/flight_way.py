@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,7 @@ DEPLOYMENTS: Final = "flightserve.Deployments"
 # How much later than the app gRPC ends a call.
 GRACE_S: Final = 2.0
 DISCOVERY_S: Final = 10.0
+MAIN_READS_MAX: Final = 2
 
 
 # Of which this process is a fork, if it is none of these itself.
@@ -67,6 +69,8 @@ class FlightWay:
         self._looking = threading.Lock()
         self._closed = False
         self._pipes: weakref.WeakSet[FlightPipe] = weakref.WeakSet()
+        # Reads for the main thread, which Ctrl-C would not reach in C++.
+        self._reader = ThreadPoolExecutor(MAIN_READS_MAX, "flightserve-client-read")
 
     def __repr__(self) -> str:
         return f"<FlightWay to {self.address}>"
@@ -137,7 +141,7 @@ class FlightWay:
 
     def open(self, deployment: DeploymentSpec, method: MethodSpec, meta: RequestMeta, lone: bool = True) -> FlightPipe:
         descriptor = flight.FlightDescriptor.for_path(deployment.name, method.name)
-        pipe = FlightPipe(self._client, descriptor, self._options(meta, lone))
+        pipe = FlightPipe(self._client, descriptor, self._options(meta, lone), self._reader)
         self._pipes.add(pipe)
         if self._closed:
             pipe.close()
@@ -165,13 +169,16 @@ class FlightWay:
             pipe.close()
         with contextlib.suppress(*FLIGHT_ERRORS):
             self._client.close()
+        self._reader.shutdown(wait=False)
 
 
 class FlightPipe:
     """One DoExchange (`way.Pipe`). gRPC ends the process where two threads write to a call at once, read from it, or
     end it while another does either: each half has a lock. Who ends it cancels it first, so that nobody stays in."""
 
-    def __init__(self, client: Any, descriptor: Any, options: Any) -> None:
+    def __init__(self, client: Any, descriptor: Any, options: Any, pool: ThreadPoolExecutor) -> None:
+        """`pool` reads for the main thread."""
+        self._pool = pool
         try:
             self._writer, self._reader = client.do_exchange(descriptor, options)
         except FLIGHT_ERRORS as error:
@@ -206,6 +213,15 @@ class FlightPipe:
                 self._writer.done_writing()
 
     def receive(self) -> pa.RecordBatch | None:
+        if threading.current_thread() is not threading.main_thread():
+            return self._receive()
+        try:
+            return self._pool.submit(self._receive).result()
+        except KeyboardInterrupt:
+            self.close()
+            raise
+
+    def _receive(self) -> pa.RecordBatch | None:
         with self._reading:
             if self._given_up or self._ended:
                 raise Cancelled("the call was given up")
