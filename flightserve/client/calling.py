@@ -84,11 +84,14 @@ def ask(
     """Check what a caller says. Raises InvalidArgument."""
     if timeout_s is not None and not (_is_number(timeout_s) and 0 <= timeout_s < math.inf):
         raise InvalidArgument(f"timeout_s is {timeout_s!r}; it is a number of seconds, 0 or more")
-    if not isinstance(priority, int) or not 0 <= priority <= PRIORITY_MAX:
+    # Exactly: what is nearly one is none in a frame.
+    if type(priority) is not int or not 0 <= priority <= PRIORITY_MAX:
         raise InvalidArgument(f"priority is {priority!r}; it is a whole number from 0 to {PRIORITY_MAX}")
-    if not isinstance(retries, int) or retries < 0:
+    if type(retries) is not int or retries < 0:
         raise InvalidArgument(f"retries is {retries!r}; it is a whole number, 0 or more")
-    known = new_request_id() if request_id is None else checked_request_id(request_id)
+    if not isinstance(request_id, str | None):
+        raise InvalidArgument(f"request_id is {request_id!r}; it is a text")
+    known = new_request_id() if request_id is None else checked_request_id(str(request_id))
     return Asked(check_kind(as_), timeout_s, priority, known, retries, traceparent)
 
 

@@ -60,7 +60,10 @@ def take(rows: Any, method: MethodSpec, where: str) -> Given:
     if isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
         return _of_rows(rows, method, where)
     if hasattr(rows, "__arrow_c_stream__"):
-        return Given(pa.table(rows), "table")
+        try:
+            return Given(pa.table(rows), "table")
+        except pa.ArrowInvalid as error:
+            raise TypeError(f"{where} takes {_TAKEN}; {_named(rows)} is one column: give it a name") from error
     raise TypeError(f"{where} takes {_TAKEN}; not {_named(rows)}")
 
 

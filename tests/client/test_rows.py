@@ -101,7 +101,9 @@ def test_values_that_make_no_column(given: Any, says: str) -> None:
     assert says in caught.value.message
 
 
-@pytest.mark.parametrize("given", [None, "text", b"raw", 5, [1, 2], [pa.table({"a": [1]})]])
+@pytest.mark.parametrize(
+    "given", [None, "text", b"raw", 5, [1, 2], [pa.table({"a": [1]})], pd.Series([1]), pl.Series([1])]
+)
 def test_what_are_no_rows(given: Any) -> None:
     with pytest.raises(TypeError, match=r"A\.typed takes a record batch"):
         forms.take(given, TYPED, "A.typed")
@@ -125,6 +127,8 @@ def test_a_large_table_is_cut_into_pieces_of_its_rows() -> None:
         ({"priority": 10}, "priority is 10"),
         ({"request_id": "two\nlines"}, "x-request-id"),
         ({"retries": -1}, "retries is -1"),
+        ({"priority": True}, "priority is True"),
+        ({"request_id": 5}, "request_id is 5"),
     ],
 )
 def test_options_that_make_no_sense(wrong: dict[str, Any], says: str) -> None:

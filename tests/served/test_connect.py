@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 import flightserve as fs
 from flightserve.client.blocking import Client
 from flightserve.errors import SchemaMismatch, TooLarge
+from tests.columns import columns
 from tests.control.served import Served
 from tests.served.serve import FABRIC, LIMITS
 from tests.support import eventually
@@ -30,6 +32,22 @@ import sys, flightserve as fs
 client = fs.connect(sys.argv[1], way=sys.argv[2])
 print(client.Probe.identity({"a": [1]}), flush=True)
 client.Probe.never({"a": [1]}, timeout_s=60)
+"""
+
+FORKS = """
+import multiprocessing, sys, flightserve as fs
+client = fs.connect(sys.argv[1], way=sys.argv[2])
+
+def call(number):
+    try:
+        return client.Probe.identity({"a": number})["a"]
+    except RuntimeError as error:
+        return "gRPC does not go on" in str(error)
+
+if __name__ == "__main__":
+    print(client.Probe.identity({"a": 1})["a"])
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        print(pool.map(call, [5, 6]), client.Probe.identity({"a": 7})["a"])
 """
 
 
@@ -78,6 +96,14 @@ def test_frames_and_arrays(client: Client) -> None:
     assert client.Probe.identity({"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
     assert client.Probe.identity(frame, as_="rows") == [{"a": 1}, {"a": 2}]
     assert client.Probe.identity(polar.lazy().collect(), as_="table").column_names == ["a", "b"]
+
+
+def test_columns_of_every_type(client: Client) -> None:
+    """In answers that hold others of a stream as well, and in a table with all."""
+    for name, column in columns().items():
+        batch = pa.record_batch({name: column})
+        assert client.Probe.identity(batch).equals(batch), name
+        assert [answer.equals(batch) for answer in client.Probe.identity(iter([batch, batch]))] == [True, True], name
 
 
 def test_names(client: Client) -> None:
@@ -225,6 +251,16 @@ def test_a_client_that_dies(way: str, system: Served) -> None:
         eventually(lambda: statistic(system, "router-0", "Probe.in_flight_batches") == 1)
         process.send_signal(signal.SIGKILL)
     eventually(lambda: statistic(system, "router-0", "Probe.in_flight_batches") == 0)
+
+
+@pytest.mark.parametrize(("way", "says"), [("memory", "[5, 6] 7"), ("flight", "[True, True] 7")])
+def test_children_that_are_forked(way: str, says: str, system: Served, tmp_path: Path) -> None:
+    """They go on by memory. Over Flight a call would never end: it is refused in words."""
+    script = tmp_path / "forks.py"
+    script.write_text(FORKS)
+    command = [sys.executable, str(script), system.addresses["flight"], way]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split("\n")[:2] == ["1", says]
 
 
 def test_addresses_where_nobody_listens() -> None:
