@@ -17,7 +17,7 @@ from flightserve.errors import ConfigError
 from flightserve.fabric.conversion.castable import castable
 from flightserve.fabric.conversion.casting import is_taken
 from flightserve.fabric.memory.schemas import decode_schema, same_type
-from flightserve.pipelines.keys import keys_fit
+from flightserve.pipelines.keys import column_problem
 from flightserve.types import MethodSpec
 
 # The method of a stage; None where it is not known yet.
@@ -34,12 +34,14 @@ class GivenRows(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """What is known of what a stage answers. `aligned`: a row for each that it gets; None where that is not known."""
+    """What is known of what a stage answers. `aligned`: a row for each that it gets; None where that is not known.
+    `sums`: as of the method that answers."""
 
     schema: pa.Schema | None
     source: str
     aligned: bool | None = True
     streaming: bool = False
+    sums: bool = False
 
     @property
     def rows(self) -> GivenRows:
@@ -107,7 +109,7 @@ class _Checking:
         if spec.input_schema is not None and rows.schema is not None and not is_taken(spec, rows.schema):
             raise ConfigError(f"{rows.source} >> {call.label}: {'; '.join(_problems(spec, rows.schema))}")
         output = None if spec.output_schema is None else decode_schema(spec.output_schema)
-        return Flow(output, call.label, spec.row_aligned, spec.streaming)
+        return Flow(output, call.label, spec.row_aligned, spec.streaming, spec.sums)
 
     def _chain(self, chain: Chain, rows: GivenRows) -> Flow:
         flows: list[Flow] = []
@@ -125,33 +127,26 @@ class _Checking:
         flows = [self._branch(join, branch, rows) for branch in join.branches]
         if join.combine is not None:
             return Flow(None, join.label, aligned=None)
-        return Flow(_side_by_side(join.label, flows), join.label, _all_aligned(flows))
+        schema, sums = _side_by_side(join.label, flows), any(flow.sums for flow in flows)
+        return Flow(schema, join.label, _all_aligned(flows), sums=sums)
 
     def _switch(self, switch: Switch, rows: GivenRows) -> Flow:
-        if rows.schema is not None:
-            self._check_column(switch, rows.schema, rows.source)
+        if rows.schema is not None and (wrong := column_problem(switch.column, switch.keys, rows.schema)):
+            raise ConfigError(f"{rows.source} >> {switch.label}: {wrong}")
         flows = [self._branch(switch, case, rows) for case in switch.within()]
         for case, flow in zip(switch.within(), flows, strict=True):
             if flow.aligned is False:
                 raise ConfigError(
                     f"{switch.label}: {case.label} is not row-aligned, and a case answers a row for each that it gets"
                 )
-        return Flow(_one_schema(switch.label, flows), switch.label, _all_aligned(flows))
+        schema, sums = _one_schema(switch.label, flows), any(flow.sums for flow in flows)
+        return Flow(schema, switch.label, _all_aligned(flows), sums=sums)
 
     def _branch(self, parent: Stage, stage: Stage, rows: GivenRows) -> Flow:
         flow = self.follow(stage, rows)
         if flow.streaming:
             raise ConfigError(f"{parent.label}: {flow.source} yields batches, which only the last stage may")
         return flow
-
-    def _check_column(self, switch: Switch, schema: pa.Schema, source: str) -> None:
-        edge = f"{source} >> {switch.label}"
-        if schema.names.count(switch.column) != 1:
-            raise ConfigError(f"{edge}: column {switch.column!r} is missing; there are {', '.join(schema.names)}")
-        kind = schema.field(switch.column).type
-        if not keys_fit(switch.keys, kind):
-            of = type(switch.keys[0]).__name__
-            raise ConfigError(f"{edge}: column {switch.column!r} is {kind}, and the cases are of {of}")
 
 
 def _all_aligned(flows: Sequence[Flow]) -> bool | None:

@@ -144,6 +144,8 @@ def _method_of(checked: Checked, graph: Stage) -> MethodSpec:
         output_schema=None if output.schema is None else output.schema.serialize().to_pybytes(),
         doc=graph.text[:_DOC_CHARACTERS_MAX],
         strict=any(stage.strict for stage in checked.heads),
+        sums=output.sums,
+        rounds=taken is not None and taken.rounds,
         example=next((stage.example for stage in checked.heads if stage.example), None),
     )
 

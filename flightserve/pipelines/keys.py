@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from flightserve.fabric.conversion.castable import is_bytes, is_text
 
+_NAMES_CHARACTERS_MAX: Final = 512
 # What a column may be whose values are compared with keys of the type.
 _KINDS: Final[dict[type, Callable[[pa.DataType], Any]]] = {
     bool: pa.types.is_boolean,
@@ -28,6 +29,18 @@ def keys_fit(keys: Sequence[Any], kind: pa.DataType) -> bool:
     """Whether values of that type can be compared with the keys. Those of a column without values can."""
     kind = _plain(kind)
     return pa.types.is_null(kind) or bool(_KINDS[type(keys[0])](kind))
+
+
+def column_problem(column: str, keys: Sequence[Any], schema: pa.Schema) -> str:
+    """Why rows of that schema cannot be told apart by the column's values; "" where they can."""
+    count = schema.names.count(column)
+    if count != 1:
+        found = "missing" if not count else "there more than once"
+        return f"column {column!r} is {found}; there are {', '.join(schema.names)[:_NAMES_CHARACTERS_MAX]}"
+    kind = schema.field(column).type
+    if not keys_fit(keys, kind):
+        return f"column {column!r} is {kind}, and the cases are of {type(keys[0]).__name__}"
+    return ""
 
 
 def case_of(column: pa.Array, keys: Sequence[Any]) -> pa.Array:

@@ -27,7 +27,7 @@ from flightserve.declare import Chain, Join, Stage, StageCall, Switch, side_by_s
 from flightserve.errors import FlightserveError, InvalidArgument, MethodFailed, SchemaMismatch
 from flightserve.fabric.conversion.exact import Misfit, together
 from flightserve.fabric.memory.batches import one_batch
-from flightserve.pipelines.keys import case_of, keys_fit
+from flightserve.pipelines.keys import case_of, column_problem
 
 _VALUE_CHARACTERS_MAX = 80
 
@@ -170,13 +170,8 @@ class SwitchNode:
         return parts
 
     def _column(self, rows: pa.RecordBatch, source: str) -> pa.Array:
-        switch, names = self._switch, rows.schema.names
-        wrong = ""
-        if names.count(switch.column) != 1:
-            wrong = f"column {switch.column!r} is missing; there are {', '.join(names)[:512]}"
-        elif not keys_fit(switch.keys, rows.schema.field(switch.column).type):
-            kind, of = rows.schema.field(switch.column).type, type(switch.keys[0]).__name__
-            wrong = f"column {switch.column!r} is {kind}, and the cases are of {of}"
+        switch = self._switch
+        wrong = column_problem(switch.column, switch.keys, rows.schema)
         if wrong and source:
             raise MethodFailed(f"{source} >> {switch.label}: {wrong}")
         if wrong:

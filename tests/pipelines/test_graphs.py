@@ -185,6 +185,9 @@ def test_a_switch_needs_its_column(service: LocalService) -> None:
         service.run("kinds", "run", {"x": [1]})
     with pytest.raises(MethodFailed, match=r"Stages.same >> switch\('kind'\): column 'kind' is missing"):
         service.run("later", "run", {"x": [1]})
+    twice = pa.RecordBatch.from_arrays([ROWS["kind"], ROWS["kind"]], names=["kind", "kind"])
+    with pytest.raises(SchemaMismatch, match=r"switch\('kind'\): column 'kind' is there more than once"):
+        service.run("kinds", "run", twice)
 
 
 def test_types_follow_from_the_rows_that_there_are(service: LocalService) -> None:
