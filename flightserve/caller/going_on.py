@@ -89,7 +89,8 @@ class GoingOn:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         except FlightserveError as error:
-            self._fail(request_id, pending, error, going.stage, stages[-ahead].where)
+            before = stages[-ahead - 1].where if ahead < len(stages) else f"{sent.deployment}.{sent.spec.name}"
+            self._fail(request_id, pending, _told(error, going.stage, stages[-ahead].where, before))
         else:
             del self._between[request_id]
 
@@ -98,23 +99,21 @@ class GoingOn:
             await self._memory.wait_for_room(nbytes, pending.part.deadline_ns)
         except FlightserveError as error:
             if request_id in self._between:
-                self._fail(request_id, pending, error, 0, "")
+                self._fail(request_id, pending, error)
         else:
             if request_id in self._between:
                 self._go_on(request_id, pending, ahead)
 
-    def _fail(self, request_id: int, pending: Pending, error: FlightserveError, stage: int, where: str) -> None:
+    def _fail(self, request_id: int, pending: Pending, error: FlightserveError) -> None:
         del self._between[request_id]
-        if stage:
-            error = _told(error, stage, where)
         pending.deliver(pending.index, None, error, True)
 
 
-def _told(error: FlightserveError, stage: int, where: str) -> FlightserveError:
+def _told(error: FlightserveError, stage: int, where: str, before: str) -> FlightserveError:
     """What is said of the call that could not be made. That a stage is not there is nobody's mistake who calls."""
     kind = kind_of(Unavailable(error.message) if isinstance(error, NotFound) else error)
-    message = error.message.removeprefix(where).removeprefix(" does not take these columns").removeprefix(": ")
-    kind, message = told_of_stage(kind, message, stage, where)
+    message = error.message.removeprefix(where).removeprefix(": ")
+    kind, message = told_of_stage(kind, message.removeprefix(" "), stage, where, before)
     return from_kind(kind, message, error.retry_after_ms)
 
 

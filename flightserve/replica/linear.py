@@ -1,4 +1,8 @@
-"""Methods of other deployments, one after another: the straight part of a pipeline, as its replica runs it."""
+"""Methods of other deployments, one after another: the straight part of a pipeline, as its replica runs it.
+
+It is one request, which carries the calls that follow: what a stage answers goes to the next by way of the router, and
+this process sees the last one's answer alone (`router.chaining`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from flightserve.core.routing.chaining import FOLLOWED_STREAM
 from flightserve.errors import MethodFailed
 
 if TYPE_CHECKING:
@@ -17,44 +22,48 @@ class LinearCall:
     """Each method gets what the one before answers. The rows that come first are those of the stage `source`, "" for
     the request's own: whoever refuses their columns refuses what that stage answered."""
 
-    __slots__ = ("_methods",)
+    __slots__ = ("_following", "_method")
 
-    def __init__(self, methods: Sequence[RemoteMethod]) -> None:
-        self._methods = methods
+    def __init__(self, method: RemoteMethod, following: Sequence[RemoteMethod]) -> None:
+        self._method = method
+        self._following = following
 
     def __repr__(self) -> str:
-        return f"<LinearCall {' >> '.join(method.label for method in self._methods)}>"
+        return f"<LinearCall {' >> '.join(method.label for method in (self._method, *self._following))}>"
+
+    @property
+    def _last(self) -> RemoteMethod:
+        return self._following[-1] if self._following else self._method
 
     @property
     def label(self) -> str:
         """The last method: what answers."""
-        return self._methods[-1].label
+        return self._last.label
 
     @property
     def streaming(self) -> bool:
         """The last method yields batches."""
-        return self._methods[-1].streaming
+        return self._last.streaming
 
     async def aio(self, rows: Any, source: str) -> pa.RecordBatch:
         """What the last method answers."""
-        for method in self._methods:
-            rows, source = await _answer(method, rows, source), method.label
-        return rows
+        self._check(self._last)
+        return await self._begin(rows, source)
 
     async def iterate(self, rows: Any, source: str) -> AsyncGenerator[pa.RecordBatch, None]:
         """What the last method yields, as it comes."""
-        *before, last = self._methods
-        if before:
-            rows, source = await LinearCall(before).aio(rows, source), before[-1].label
-        batches = last.after(source, rows)
+        batches = self._begin(rows, source)
         try:
             async for batch in batches:
                 yield batch
         finally:
             await batches.aclose()
 
+    def _begin(self, rows: Any, source: str) -> Any:
+        for method in (self._method, *self._following[:-1]) if self._following else ():
+            self._check(method)
+        return self._method.after(source, rows, self._following)
 
-async def _answer(method: RemoteMethod, rows: Any, source: str) -> pa.RecordBatch:
-    if method.streaming:
-        raise MethodFailed(f"{method.label} yields batches, which only the last stage of a pipeline may")
-    return await method.after(source, rows)
+    def _check(self, method: RemoteMethod) -> None:
+        if method.streaming:
+            raise MethodFailed(f"{method.label}: {FOLLOWED_STREAM}")

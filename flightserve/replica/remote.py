@@ -50,7 +50,7 @@ from flightserve.fabric.memory.decode import validate_batch
 from flightserve.replica.answers import Answers
 from flightserve.replica.linear import LinearCall
 from flightserve.replica.origins import Origin, Origins
-from flightserve.replica.stages import of_callee, of_payload, of_stage
+from flightserve.replica.stages import of_callee, of_chain, of_payload, of_stage
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 P = ParamSpec("P")
@@ -108,6 +108,14 @@ class PreparedCall(NamedTuple):
     parts: Sequence[tuple[int, RequestMeta]]
     # In a pipeline, the stage that answered the rows, "" for the request's own; None elsewhere.
     source: str | None = None
+    # The calls that follow, and the method that answers.
+    then: tuple[tuple[str, str], ...] = ()
+    last: MethodSpec | None = None
+
+    @property
+    def answering(self) -> MethodSpec:
+        """The method whose answer this call is."""
+        return self.last or self.spec
 
     @property
     def callee(self) -> str:
@@ -121,12 +129,14 @@ class PreparedCall(NamedTuple):
     def answers(self) -> Answers:
         """To be collected."""
         # Where the method may not run again, what its requests have to be told apart by is lost on it.
-        return Answers(self.spec, self.callee, len(self.parts), self.context.idempotent, self.origins)
+        return Answers(self.answering, self.callee, len(self.parts), self.context.idempotent, self.origins)
 
     def explain(self, error: FlightserveError) -> FlightserveError:
         """What the call failed by, as who called is told of it."""
         if self.source is None:
             return of_callee(error, self.callee, self.caller)
+        if self.then:
+            return of_chain(error, self.callee, self.source)
         return of_stage(error, self.callee, self.source)
 
     def check(self) -> None:
@@ -182,12 +192,14 @@ class RemoteMethod:
 
     def chain(self, following: Sequence[RemoteMethod]) -> LinearCall:
         """This method and others behind it, each of which gets what the one before answers."""
-        return LinearCall((self, *following))
+        return LinearCall(self, following)
 
-    def after(self, source: str, rows: Any) -> Any:
-        """As `aio`, of rows that the stage `source` of a pipeline answered; "" for those of the request itself."""
-        call = self._prepare((rows,), {}, source)
-        if call.spec.streaming:
+    def after(self, source: str, rows: Any, following: Sequence[RemoteMethod] = ()) -> Any:
+        """As `aio`, of rows that the stage `source` of a pipeline answered; "" for those of the request itself. What
+        this method answers goes to the first of the `following`, and so on, without this process; it is the last of
+        them that answers."""
+        call = self._prepare((rows,), {}, source, following)
+        if call.answering.streaming:
             return self._iterate(call)
         return self._on_loop(self._collect_and_tell, call)
 
@@ -221,7 +233,13 @@ class RemoteMethod:
     def _blocking(self) -> RuntimeError:
         return RuntimeError(f"{self._where} would block the event loop; use: await {self._where}.aio(batch)")
 
-    def _prepare(self, args: tuple[Any, ...], named: Mapping[str, Any], source: str | None = None) -> PreparedCall:
+    def _prepare(
+        self,
+        args: tuple[Any, ...],
+        named: Mapping[str, Any],
+        source: str | None = None,
+        following: Sequence[RemoteMethod] = (),
+    ) -> PreparedCall:
         # What the callee's method calls its argument is not known here: any name is its name.
         given = (*args, *named.values())
         if len(given) != 1:
@@ -230,11 +248,14 @@ class RemoteMethod:
         current, options = context(), deployment.options
         batch = one_batch(given[0], self._where)
         limits = (options.max_timeout_ms, options.default_timeout_ms)
-        parts = current.onward_parts(batch.num_rows, *limits) if spec.row_aligned else None
+        specs = [spec, *[each._specs()[1] for each in following]]
+        aligned = all(each.row_aligned for each in specs)
+        parts = current.onward_parts(batch.num_rows, *limits) if aligned else None
         parts = parts or [(batch.num_rows, current.onward(*limits))]
         found = self._origins.find(batch)
         rows = batch if found is None else _pass_on(batch, *found)
-        call = PreparedCall(current, self._deployment, spec, rows, self._origins, parts, source)
+        then = tuple((each._deployment, each._name) for each in following)
+        call = PreparedCall(current, self._deployment, spec, rows, self._origins, parts, source, then, specs[-1])
         call.check()
         try:
             if found is None or not found[0].is_input:
@@ -295,7 +316,7 @@ class RemoteMethod:
                     ended.set_result(None)
 
         parts = prepared.parts
-        cancel = self._service.call_parts(self._deployment, self._name, prepared.rows, parts, deliver)
+        cancel = self._service.call_parts(self._deployment, self._name, prepared.rows, parts, deliver, prepared.then)
         try:
             await ended
             if answers.error is not None:
@@ -310,7 +331,7 @@ class RemoteMethod:
             raise
 
     def _start(self, call: PreparedCall) -> AsyncCall:
-        return self._service.call(self._deployment, self._name, call.rows, call.parts[0][1])
+        return self._service.call(self._deployment, self._name, call.rows, call.parts[0][1], call.then)
 
     async def _iterate(self, prepared: PreparedCall) -> AsyncGenerator[pa.RecordBatch, None]:
         call: AsyncCall | None = None

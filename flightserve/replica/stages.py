@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -26,6 +27,7 @@ from flightserve.errors import (
     Unavailable,
 )
 
+_NUMBER: Final = re.compile(r"^stage \d+, ")
 _members_of: Final = BaseExceptionGroup.__dict__["exceptions"].__get__
 # From what the caller can mend, by what is broken (all others), to what waiting may cure and what is but a consequence.
 _ORDER: Final[tuple[type[BaseException], ...]] = (ResourceExhausted, Unavailable, DeadlineExceeded, Cancelled)
@@ -74,6 +76,19 @@ def of_stage(error: FlightserveError, callee: str, source: str) -> FlightserveEr
     if not error.message.startswith(callee):
         error.message = f"{callee}: {error.message}"
         error.args = (error.message,)
+    return error
+
+
+def of_chain(error: FlightserveError, first: str, source: str) -> FlightserveError:
+    """The error of one of several calls that follow each other (`core.routing.chaining.told_of_stage`). Their numbers
+    are left out: where these calls stand in a graph is not said by them."""
+    text = _NUMBER.sub("", error.message, count=1)
+    if text == error.message:
+        return of_stage(error, first, source)
+    if isinstance(error, SchemaMismatch) and source:
+        return MethodFailed(f"{source} >> {text}")
+    error.message = text
+    error.args = (text,)
     return error
 
 

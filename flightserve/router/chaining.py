@@ -37,6 +37,7 @@ def next_request(before: Routed, number: int, call: frames.NextCall, now_ns: int
             part.request_id, offset, rows, part.deadline_ns, part.priority, part.label, part.traceparent
         ),
         then=before.then[1:], stage=before.stage + 1, origin=before.origin,
+        given_by=f"{before.dispatcher.spec.name}.{before.group[0]}",
     )  # fmt: skip
     # The reason to keep the result is the new request's.
     before.results = []

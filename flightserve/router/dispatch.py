@@ -421,7 +421,8 @@ class Dispatcher:
                 message += f"; the method's last call was to {running.callee}"
         kind = effect.kind
         if request.stage:
-            kind, message = told_of_stage(kind, message, request.stage, f"{self.spec.name}.{request.group[0]}")
+            where = f"{self.spec.name}.{request.group[0]}"
+            kind, message = told_of_stage(kind, message, request.stage, where, request.given_by)
         outcome = frames.Outcome(request.part.request_id, kind, message, effect.retry_after_ms)
         request.link.channel.queue(outcome)
         self.dirty.add(request.link)

@@ -95,9 +95,11 @@ class Routed(Request, eq=False, kw_only=True):
     streamed: bool = False
     # The lane and micro-batch it was given to last.
     batch: tuple[PeerLink, int] | None = None
-    # Of a pipeline: the calls that follow, the number of this one, and what the first one was made with.
+    # Of a pipeline: the calls that follow, the number of this one, the method that gave its rows, and what the first
+    # one was made with.
     then: Sequence[NextCall] = ()
     stage: int = 0
+    given_by: str = ""
     origin: RegionHold | None = None
 
 

@@ -45,7 +45,7 @@ def refuse_all(link: PeerLink, frame: frames.Submit, hold: RegionHold, kind: int
     """Answer every request of a frame with one error."""
     if frame.stage:
         where = f"{frame.deployment.rpartition('@')[0]}.{frame.method}"
-        kind, message = told_of_stage(kind, message, frame.stage, where)
+        kind, message = told_of_stage(kind, message, frame.stage, where, "")
     for part in frame.parts:
         link.channel.queue(frames.Outcome(part.request_id, kind, message))
         hold.drop()

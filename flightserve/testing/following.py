@@ -64,7 +64,10 @@ class Following:
 
     def _end(self, error: FlightserveError) -> None:
         deployment, method, _ = self._calls[self._stage - 1]
-        kind, message = told_of_stage(kind_of(error), error.message, self._stage, f"{deployment}.{method}")
+        where = f"{deployment}.{method}"
+        before = ".".join(self._calls[self._stage - 2][:2])
+        message = error.message.removeprefix(where).removeprefix(": ").removeprefix(" ")
+        kind, message = told_of_stage(kind_of(error), message, self._stage, where, before)
         self.done = True
         self._emit(None, from_kind(kind, message, error.retry_after_ms), True)
 

@@ -146,7 +146,7 @@ def test_an_error_says_which_stage_raised_it(chained: Plane) -> None:
 def test_wrong_columns_between_stages_are_not_put_down_to_the_client(chained: Plane) -> None:
     error = failure(chained, ("Second", "wants_y"))
     assert type(error) is errors.MethodFailed
-    assert error.message.startswith("stage 2, Second.wants_y: the stage before gave other columns than it takes: ")
+    assert error.message.startswith("stage 2, First.add >> Second.wants_y: does not take these columns: ")
     assert "missing 'y'" in error.message
     assert "unexpected 'x'" in error.message
 

@@ -23,9 +23,9 @@ def goes_on(results: int, schema_id: int, taken: Sequence[int]) -> bool:
     return results == 1 and (not taken or schema_id in taken)
 
 
-def told_of_stage(kind: int, message: str, stage: int, where: str) -> tuple[int, str]:
+def told_of_stage(kind: int, message: str, stage: int, where: str, before: str) -> tuple[int, str]:
     """An outcome of the call with that number, of the method `where`: it says so. Columns that a stage cannot take are
-    the mistake of the one before, and not of the client, who sees neither."""
+    the mistake of the one before, and not of the client, who sees neither: it names both."""
     if kind == _MISMATCH and stage > 1:
-        kind, message = _FAILED, f"the stage before gave other columns than it takes: {message}"
+        kind, where = _FAILED, f"{before or 'the stage before'} >> {where}"
     return kind, f"stage {stage}, {where}: {message}"
