@@ -35,3 +35,5 @@ class Identity:
 
 
 app = fs.App(fs.bind(Identity))
+# The same again, as the stages of a pipeline.
+STAGES = tuple(fs.bind(Identity).options(name=f"Stage{number}") for number in range(1, 5))

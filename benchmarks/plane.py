@@ -1,8 +1,8 @@
 """A router or a replica of the data plane as a plain process, without Ray and supervisor.
 
 `python -m benchmarks.plane router NAME` listens on the abstract unix socket of that name; `... replica NAME`
-connects to it and runs the identity deployment. Both follow a routing table written by hand here, which the load
-generator uses too. Each says `ready {}` and runs until SIGTERM.
+connects to it and runs the identity deployment; `... replica NAME Stage1` one of a pipeline's stages. Both follow a
+routing table written by hand here, which the load generator uses too. Each says `ready {}` and runs until SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import signal
 import sys
 import threading
 
-from benchmarks.identity import app
+from benchmarks.identity import STAGES, app
+from flightserve.app import App
 from flightserve.config import FabricLimits
 from flightserve.wire.table import Entry, Peer, RoutingTable
 
 ROUTER_ID, REPLICA_ID = 1, 2
+DEPLOYMENTS = App(*app, *STAGES)
 READY_POLL_S = 0.01
 
 
 def table(name: str) -> RoutingTable:
-    """One router that owns the identity deployment, and its one replica."""
+    """One router that owns all deployments, and one replica of each."""
     router = Peer(ROUTER_ID, "router", "router-0", name, os.uname().nodename)
-    (spec,) = app.specs
-    return RoutingTable(1, (router,), (Entry(spec, ROUTER_ID, 1, 1),))
+    return RoutingTable(1, (router,), tuple(Entry(spec, ROUTER_ID, 1, 1) for spec in DEPLOYMENTS.specs))
 
 
 def run_router(name: str, ended: threading.Event) -> None:
@@ -39,13 +40,14 @@ def run_router(name: str, ended: threading.Event) -> None:
     service.stop()
 
 
-def run_replica(name: str, ended: threading.Event) -> None:
-    """Serve the identity deployment until told to end; ready once the router knows the replica."""
+def run_replica(name: str, ended: threading.Event, deployment: str = "Identity") -> None:
+    """Serve the deployment until told to end; ready once the router knows the replica."""
     from flightserve.replica.service import ReplicaService
 
-    (bound,) = app
-    (spec,) = app.specs
-    service = ReplicaService(REPLICA_ID, spec, bound.make(), FabricLimits())
+    names = [bound.name for bound in DEPLOYMENTS]
+    place = names.index(deployment)
+    bound, spec = list(DEPLOYMENTS)[place], DEPLOYMENTS.specs[place]
+    service = ReplicaService(REPLICA_ID + place, spec, bound.make(), FabricLimits())
     service.start()
     service.apply_table(table(name))
     while not service.ready() and not ended.wait(READY_POLL_S):
@@ -57,10 +59,10 @@ def run_replica(name: str, ended: threading.Event) -> None:
 
 def main() -> None:
     """Run the role that the arguments name."""
-    role, name = sys.argv[1:]
+    role, name, *deployment = sys.argv[1:]
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    {"router": run_router, "replica": run_replica}[role](name, ended)
+    {"router": run_router, "replica": run_replica}[role](name, ended, *deployment)
 
 
 if __name__ == "__main__":

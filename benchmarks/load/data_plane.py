@@ -54,28 +54,44 @@ def lane_to(name: str) -> Iterator[Lane]:
         loop.close()
 
 
-def round_trip(lane: Lane, key: int, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Send the batch to `Identity.identity`, return the rows that came back; raises the call's error."""
+def send(lane: Lane, key: int, batch: pa.RecordBatch, stages: int) -> None:
+    """Send the batch through so many stages of a pipeline; 0: to `Identity.identity`."""
     meta = RequestMeta(deadline_ns=monotonic_ns() + TIMEOUT_S * NS_PER_S)
-    lane.submit(key, "Identity", "identity", batch, meta)
+    first, *others = [f"Stage{number}" for number in range(1, stages + 1)] or ["Identity"]
+    then = [(name, "identity") for name in others]
+    lane.submit(key, first, "identity", batch, meta, then)
+
+
+def receive(lane: Lane) -> tuple[int, pa.RecordBatch]:
+    """The key of the next reply, and its rows. Raises WrongAnswer for an error."""
     reply = lane.receive(TIMEOUT_S)
-    if reply is None or reply.error is not None or reply.result is None or not reply.last or reply.key != key:
-        raise WrongAnswer(f"call {key} got {reply}")
-    return reply.result.batch()
+    if reply is None or reply.error is not None or reply.result is None or not reply.last:
+        raise WrongAnswer(f"a call got {reply}")
+    return reply.key, reply.result.batch()
 
 
-def call_load(name: str, size_bytes: int, seconds: float) -> dict[str, Any]:
-    """Order `call`: round trips of 16 rows (`size_bytes` 0), or of about that many bytes, for `seconds`."""
+def round_trip(lane: Lane, key: int, batch: pa.RecordBatch, stages: int = 0) -> pa.RecordBatch:
+    """Send the batch, return the rows that came back; raises the call's error."""
+    send(lane, key, batch, stages)
+    answered, rows = receive(lane)
+    if answered != key:
+        raise WrongAnswer(f"call {answered} is answered, and {key} was asked")
+    return rows
+
+
+def call_load(name: str, size_bytes: int, seconds: float, stages: int = 0) -> dict[str, Any]:
+    """Order `call`: round trips of 16 rows (`size_bytes` 0), or of about that many bytes, for `seconds`, through so
+    many stages."""
     batch = payloads.sized(size_bytes) if size_bytes else payloads.small()
     times_ns: list[int] = []
     with lane_to(name) as lane:
-        if not round_trip(lane, 0, batch).equals(batch):
+        if not round_trip(lane, 0, batch, stages).equals(batch):
             raise WrongAnswer("other values came back")
         for key in range(1, WARM_CALLS):
-            round_trip(lane, key, batch)
+            round_trip(lane, key, batch, stages)
         key, until_ns = WARM_CALLS, time.perf_counter_ns() + int(seconds * 1e9)
         while (begun := time.perf_counter_ns()) < until_ns or len(times_ns) < CALLS_MIN:
-            answer = round_trip(lane, key, batch)
+            answer = round_trip(lane, key, batch, stages)
             times_ns.append(time.perf_counter_ns() - begun)
             key += 1
             if answer.num_rows != batch.num_rows:
@@ -84,5 +100,33 @@ def call_load(name: str, size_bytes: int, seconds: float) -> dict[str, Any]:
     return {"answered": len(times_ns), "verified": len(times_ns), **latencies(times_ns)}
 
 
+def flow_load(name: str, size_bytes: int, seconds: float, stages: int, in_flight: int) -> dict[str, Any]:
+    """Order `flow`: so many requests in flight, of about that many bytes, for `seconds`. `gb_per_s` is of the rows that
+    came back."""
+    batch = payloads.sized(size_bytes)
+    answered = 0
+    with lane_to(name) as lane:
+        if not round_trip(lane, 0, batch, stages).equals(batch):
+            raise WrongAnswer("other values came back")
+        key = 1
+        for _ in range(in_flight):
+            send(lane, key, batch, stages)
+            key += 1
+        begun_ns = time.perf_counter_ns()
+        until_ns = begun_ns + int(seconds * 1e9)
+        while time.perf_counter_ns() < until_ns or answered < CALLS_MIN:
+            _, rows = receive(lane)
+            if rows.num_rows != batch.num_rows:
+                raise WrongAnswer(f"{rows.num_rows} rows came back of {batch.num_rows}")
+            del rows
+            answered += 1
+            send(lane, key, batch, stages)
+            key += 1
+        took_ns = time.perf_counter_ns() - begun_ns
+        for _ in range(in_flight):
+            receive(lane)
+    return {"answered": answered, "verified": answered, "gb_per_s": answered * batch.nbytes / took_ns}
+
+
 if __name__ == "__main__":
-    obey({"call": call_load})
+    obey({"call": call_load, "flow": flow_load})

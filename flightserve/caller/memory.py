@@ -25,7 +25,7 @@ class CallerMemory:
     def __init__(self, peer_id: int, limits: FabricLimits, mapped: SegmentMap | None = None) -> None:
         self.limits = limits
         self.pool = SegmentPool(peer_id, limits)
-        self.mapped = SegmentMap(limits) if mapped is None else mapped
+        self.mapped = SegmentMap(limits, self.pool) if mapped is None else mapped
         # In the order in which they came.
         self._waiting: dict[asyncio.Future[None], None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None

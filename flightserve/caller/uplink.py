@@ -241,6 +241,9 @@ class Uplink:
     def _can_pass(self, payload: Passed, destination: Destination) -> bool:
         """Whether the router can be told where the rows lie, because it showed them and the method takes them so."""
         batch, method, where = payload.batch, destination.method, destination.where
+        if payload.region.owner == self.pool.owner and not payload.rows:
+            # Nothing would tell it from a region that was just written.
+            return False
         if payload.router_id != self.session.router.id or not passes(method, batch.schema, where):
             return False
         # Nothing is cast: it is looked whether there are nulls where none may be.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -90,9 +91,11 @@ class Origins:
         return batch
 
 
-def lend_back(origins: Origins, result: Any, inputs: Inputs, session: ReplicaSession) -> Share | None:
+def lend_back(
+    origins: Origins, result: Any, inputs: Inputs, session: ReplicaSession, given: Sequence[Region]
+) -> Share | None:
     """A result that a callee answered with, as it is, lent to the session's router where it lies: nothing is written.
-    None for a result that has to be written."""
+    None for a result that has to be written. Regions that were `given` with the micro-batch the router keeps itself."""
     if type(result) is not pa.RecordBatch or (found := origins.find(result)) is None:
         return None
     origin, row = found
@@ -100,7 +103,9 @@ def lend_back(origins: Origins, result: Any, inputs: Inputs, session: ReplicaSes
     counts = inputs.rows if len(inputs.rows) > 1 else [result.num_rows]
     if origin.is_input or origin.router_id != session.router.id or sum(counts) != result.num_rows:
         return None
-    session.lend((region.owner, region.segment, region.offset), origin.lease)
+    key = (region.owner, region.segment, region.offset)
+    if not any(key == (each.owner, each.segment, each.offset) for each in given):
+        session.lend(key, origin.lease)
     offsets = list(itertools.accumulate(counts, initial=row))[:-1]
     return Share(region, result.num_rows, inputs.parts or list(range(len(counts))), counts, offsets)
 

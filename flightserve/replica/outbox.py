@@ -75,6 +75,11 @@ class Outbox:
             raise
         return region
 
+    def keep_own(self, region: frames.Region) -> None:
+        """The region is to be sent as a result once more. Of others' regions their owners need not know."""
+        if region.owner == self._pool.owner:
+            self._pool.keep(region.segment, region.offset)
+
     def free(self, region: frames.Region) -> None:
         """Give a lease of `write` back: the region is not sent."""
         self._pool.free(region.segment, region.offset)

@@ -13,6 +13,7 @@ The steps are the same for every method; only who takes the middle one differs:
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Final, NamedTuple, TypeAlias
 
@@ -56,7 +57,7 @@ class Run:
     """One micro-batch. `bell` rings when it has been answered by another thread than the lane's, which waits for it."""
 
     __slots__ = (
-        "_parts", "answered", "bell", "context", "frame", "inputs", "method", "outbox", "pieces", "started_ns",
+        "_given", "_parts", "answered", "bell", "context", "frame", "inputs", "method", "outbox", "pieces", "started_ns",
         "waited_ns",
     )  # fmt: skip
 
@@ -72,6 +73,8 @@ class Run:
         self.pieces: list[pa.RecordBatch] = []
         self.bell: Bell | None = None
         self.answered = False
+        # What the method gets where it lies in one region: the batch, the region, and its first row there.
+        self._given: tuple[pa.RecordBatch, frames.Region, int] | None = None
         self._parts = parts
         self.context = outbox.session.begin(parts.name, frame)
         self.context.idempotent = method.spec.idempotent
@@ -113,15 +116,21 @@ class Run:
         pieces = inputs.pieces(self.frame, parts.mapped, self.outbox.schemas)
         # From here on whoever has the rows keeps their region.
         place, inputs.place = inputs.place, None
-        if parts.origins is not None and place is not None:
-            parts.origins.note(pieces[0], Origin(*place, self.outbox.session.router.id, is_input=True))
+        if place is not None:
+            self._given = pieces[0], place[0], place[1]
+            if parts.origins is not None:
+                parts.origins.note(pieces[0], Origin(*place, self.outbox.session.router.id, is_input=True))
         return pieces
 
     def write(self, result: MethodResult) -> frames.Done:
         """The method's result in this process's memory, as the frame that answers with it. Raises ResourceExhausted
         where memory stays full."""
         batch_id, inputs, origins = self.frame.batch_id, self.inputs, self._parts.origins
-        if origins is not None and (lent := lend_back(origins, result, inputs, self.outbox.session)):
+        given, self._given = self._given, None
+        if given is not None and result is given[0]:
+            return self._give_back(*given)
+        session, given_regions = self.outbox.session, self.frame.regions
+        if origins is not None and (lent := lend_back(origins, result, inputs, session, given_regions)):
             return frames.Done(batch_id, None, 0, True, shares=[lent])
         if isinstance(result, Stored) and result.offsets:
             result = [Apart([0], result, result.counts)]
@@ -131,6 +140,17 @@ class Run:
         if inputs.parts is None:
             return frames.Done(batch_id, region, result.num_rows, True)
         return frames.Done(batch_id, None, 0, True, shares=[frames.Share(region, result.num_rows, inputs.parts)])
+
+    def _give_back(self, batch: pa.RecordBatch, region: frames.Region, row: int) -> frames.Done:
+        """The method answered what it got: the rows stay where they lie. The router keeps the region for as long as
+        this micro-batch, so that nothing has to be lent to it."""
+        batch_id, parts, counts, rows = self.frame.batch_id, self.inputs.parts, self.inputs.rows, batch.num_rows
+        self.outbox.keep_own(region)
+        if not row and parts is None:
+            return frames.Done(batch_id, region, rows, True)
+        offsets = list(itertools.accumulate(counts, initial=row))[:-1]
+        places = list(range(len(counts))) if parts is None else parts
+        return frames.Done(batch_id, None, 0, True, shares=[frames.Share(region, rows, places, counts, offsets)])
 
     def _write_apart(self, result: list[Apart]) -> frames.Done:
         done = frames.Done(self.frame.batch_id, None, 0, True)
@@ -159,6 +179,7 @@ class Run:
         """The micro-batch is over: send its last frame. Call it once, when nothing of ours refers to its rows any more.
         `idle_ns` is how long its code did not run. Raises Unavailable where the connection has ended."""
         outbox, inputs = self.outbox, self.inputs
+        self._given = None
         outbox.session.leave(self.frame.batch_id)
         busy_ns = monotonic_ns() - self.started_ns - idle_ns
         kept = inputs.settle()

@@ -159,6 +159,11 @@ class PeerLink:
         holds = (hold for running in self.running.values() for hold in running.holds)
         return next((hold for hold in holds if hold.key == key), None)
 
+    def gave(self, batch_id: int, key: RegionKey) -> RegionHold | None:
+        """The hold on a region that the replica was given with this micro-batch, if it was."""
+        running = self.running.get(batch_id)
+        return next((hold for hold in running.holds if hold.key == key), None) if running is not None else None
+
     def greet(self, hello: Hello, peer: PeerProcess) -> None:
         """Take the connection's place in its process."""
         self.peer = peer

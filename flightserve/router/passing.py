@@ -5,6 +5,9 @@ are. The router has a hold on each such region already, because it gave it to th
 of a micro-batch that it has, or as an answer. What is passed on is one more reason to keep that same hold, so the owner
 hears of the end once, when the last of all readers has gone, whoever dies, cancels or expires in between.
 
+A method that answers its own rows names the region that it was given with the micro-batch; the router's hold on it is
+the micro-batch's.
+
 A process passes on only what it still reads, and goes on reading until the router has seen that: a caller until its
 request is answered (`caller.uplink.Sent`), a replica until it is told by a `Release` (`replica.session`). A hold that
 is not there all the same, because the process was given up or its connection died, is an error of that request alone.
@@ -39,7 +42,7 @@ def answered_with(peers: Peers, link: PeerLink, frame: frames.Done) -> list[Regi
     regions = [share.region for share in frame.shares] or ([frame.region] if frame.region is not None else [])
     results: list[RegionHold] = []
     for region in regions:
-        result = _answer(peers, link, region)
+        result = _answer(peers, link, region, frame.batch_id)
         if result is None:
             for found in results:
                 found.drop()
@@ -48,9 +51,13 @@ def answered_with(peers: Peers, link: PeerLink, frame: frames.Done) -> list[Regi
     return results
 
 
-def _answer(peers: Peers, link: PeerLink, region: frames.Region) -> RegionHold | None:
+def _answer(peers: Peers, link: PeerLink, region: frames.Region, batch_id: int) -> RegionHold | None:
     if link.peer is not None and region.owner == link.peer.id:
         return RegionHold(link, region, 1)
+    hold = link.gave(batch_id, (region.owner, region.segment, region.offset))
+    if hold is not None:
+        hold.refs += 1
+        return hold
     hold = _given(peers, link, region)
     if hold is not None:
         hold.refs += 1

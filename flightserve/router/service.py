@@ -353,7 +353,7 @@ class RouterService:
             last_row = part.row_offset + part.rows
             if part.rows < 0 or not 0 <= part.row_offset <= last_row <= ROWS_MAX or part.request_id in link.requests:
                 raise ProtocolError(f"request {part.request_id} is malformed or already in flight")
-        if region.owner == peer.id:
+        if region.owner == peer.id and not frame.rows:
             hold: RegionHold | None = RegionHold(link, region, len(frame.parts))
         else:
             hold = passed_on(self._peers, link, frame)
