@@ -23,7 +23,8 @@ class MethodSpec:
     the column `rid`, which says for each row what row of the input it belongs to. It does many requests at nearly the
     cost of one, so that they wait for each other (`core.routing.gathering`). Where a decimal is what an engine makes of
     sums (`sums`), JSON has it as a number. A method that `rounds` takes wider floats, and whole numbers, as the floats
-    that it declares, rounded: to a model of 32-bit floats 0.1 is as near as they come.
+    that it declares, rounded: to a model of 32-bit floats 0.1 is as near as they come. `chain` is there of a pipeline
+    that is one chain, as deployments and methods: callers send its requests to the first, with the others to follow.
     """
 
     name: str
@@ -42,6 +43,7 @@ class MethodSpec:
     # Of an `async def` method: how many of its micro-batches one replica runs at a time; 0: as many as it runs of any.
     max_concurrent: int = 0
     rounds: bool = False
+    chain: tuple[tuple[str, str], ...] = ()
 
 
 # Micro-batches of `async def` methods that one replica runs at once where its deployment says nothing.

@@ -103,8 +103,7 @@ class RouterClient:
 
     def method(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:
         """Specs of a method. Raises NotFound, naming what there is, and Unavailable before that is known."""
-        destination = self.destinations.find((deployment, method))
-        return destination.entry.spec, destination.method
+        return self.destinations.find((deployment, method)).asked
 
     def ready(self) -> bool:
         """Every deployment has a replica that answers, or gets one with the first request; its router is connected,

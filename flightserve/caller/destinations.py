@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from flightserve.errors import NotFound, Unavailable, did_you_mean
 from flightserve.fabric.memory.batches import id_of_schema
-from flightserve.types import MethodSpec
+from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire.frames import NextCall
 from flightserve.wire.table import Entry, Peer, RoutingTable
 
@@ -34,7 +34,8 @@ class CallsAhead(NamedTuple):
 
 class Destination(NamedTuple):
     """Where requests for a method go: all of one routing table. `key` is the deployment's, with its version; `where`
-    is the method's full name, for messages; `chain` is there where other calls follow."""
+    is the method's full name, for messages; `chain` is there where other calls follow. `asked` is the method that was
+    asked for, with its deployment: of a pipeline that is one chain, requests go to its first stage."""
 
     entry: Entry
     method: MethodSpec
@@ -42,6 +43,7 @@ class Destination(NamedTuple):
     deployment: str
     where: str
     target: Target
+    asked: tuple[DeploymentSpec, MethodSpec]
     chain: CallsAhead | None = None
 
 
@@ -93,12 +95,23 @@ class Destinations:
         raise NotFound(f"{deployment} has no method {method[:128]!r}{hint}")
 
     def _chain(self, target: Target) -> Destination:
-        known, first, *ahead = self.known, *[self.find(target[at : at + 2]) for at in range(0, len(target), 2)]
-        calls = [NextCall(each.key, each.method.name, _taken(each.method)) for each in ahead]
-        found = first._replace(target=target, chain=CallsAhead(tuple(ahead), calls))
+        known = self.known
+        found = _following([self.find(target[at : at + 2]) for at in range(0, len(target), 2)], known)
+        found = found._replace(target=target)
         if len(known) < len(self.entries) + CHAINS_MAX:
             known[target] = found
         return found
+
+
+def _following(stages: Iterable[Destination], known: Mapping[Target, Destination]) -> Destination:
+    """The first of these, with the others as calls that follow. A stage that is a chain itself is its stages."""
+    plain: list[Destination] = []
+    for stage in stages:
+        plain.append(stage if stage.chain is None else known[stage.deployment, stage.method.name])
+        plain += stage.chain.ahead if stage.chain is not None else ()
+    first, *ahead = plain
+    calls = [NextCall(each.key, each.method.name, _taken(each.method)) for each in ahead]
+    return first._replace(chain=CallsAhead(tuple(ahead), calls))
 
 
 def _taken(method: MethodSpec) -> list[int]:
@@ -107,11 +120,31 @@ def _taken(method: MethodSpec) -> list[int]:
 
 
 def _destinations_of(entries: Iterable[Entry]) -> dict[Target, Destination]:
-    return {
+    known: dict[Target, Destination] = {
         (spec.name, method.name): Destination(
-            entry, method, spec.key, spec.name, f"{spec.name}.{method.name}", (spec.name, method.name)
+            entry, method, spec.key, spec.name, f"{spec.name}.{method.name}", (spec.name, method.name), (spec, method)
         )
         for entry in entries
         for spec in (entry.spec,)
         for method in spec.methods
     }
+    for target, plain in [each for each in known.items() if each[1].method.chain]:
+        stages = _stages(plain.method.chain, known)
+        if stages:
+            # Its own replicas are passed by, as long as its stages are there.
+            found = _following(stages, known)
+            known[target] = found._replace(where=plain.where, target=target, asked=plain.asked)
+    return known
+
+
+def _stages(chain: Iterable[tuple[str, str]], known: Mapping[Target, Destination]) -> list[Destination]:
+    """Those of a pipeline that is one chain, with the stages of pipelines within that are; none where one is not
+    there."""
+    found: list[Destination] = []
+    for target in chain:
+        stage = known.get(target)
+        inner = [stage] if stage is None or not stage.asked[1].chain else _stages(stage.asked[1].chain, known)
+        if None in inner or not inner:
+            return []
+        found += [each for each in inner if each is not None]
+    return found

@@ -68,7 +68,7 @@ class Grouping:
             return False
         encoded = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         head = bytes(encoded[: 8 + int.from_bytes(encoded[4:8], "little")])
-        if not self._groupable(head, self._destinations.find(call.target).method):
+        if not self._groupable(head, self._destinations.find(call.target).asked[1]):
             return False
         batch = decode_stream(pa.py_buffer(encoded), self._limits)
         return self._take(call, stream, head, batch)

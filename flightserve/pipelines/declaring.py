@@ -16,6 +16,7 @@ from typing import Any, Final, Unpack
 from flightserve.declare import (
     Bound,
     Callee,
+    Chain,
     Chainable,
     Join,
     Options,
@@ -38,6 +39,11 @@ METHOD: Final = "run"
 # Small requests travel together. Of large ones each travels by itself: together they would have to be copied.
 TOGETHER_BYTES_MAX: Final = 256 << 10
 _DOC_CHARACTERS_MAX: Final = 2048
+# Options of a queue: who sets one for a pipeline wants all its requests to wait there.
+QUEUE_OPTIONS: Final = (
+    *("router", "linger_ms", "concurrency", "max_queued_requests", "max_queued_bytes", "max_queue_wait_ms"),
+    *("adaptive_limit", "reentrant", "autoscale"),
+)
 
 
 class PipelineReplica:
@@ -64,6 +70,8 @@ class PipelineReplica:
         graph, ask = _known(*bound.args)
         method = _method_of(check_pipeline(bound.name, graph, ask), graph)
         version = version or _version(graph, method, settings)
+        if queues_like_others(settings):
+            method = dataclasses.replace(method, chain=_straight(graph))
         return DeploymentSpec(bound.name, version, settings, (method,), method.doc)
 
 
@@ -87,6 +95,19 @@ def pipeline(name: str, graph: Chainable, **options: Unpack[Options]) -> Bound[A
     check_pipeline(name, written, lambda call: None if _asked_late(call.deployment) else _served(call))
     arguments = (_placed(written, places), tuple(bounds))
     return Bound(PipelineReplica, arguments, {}, make_options(options, base), name)
+
+
+def queues_like_others(settings: DeploymentOptions) -> bool:
+    """Whether its own queue does nothing that those of its stages do not: then it need not be asked."""
+    usual = DeploymentOptions()
+    return all(getattr(settings, name) == getattr(usual, name) for name in QUEUE_OPTIONS)
+
+
+def _straight(graph: Stage) -> tuple[tuple[str, str], ...]:
+    """The calls of a graph that is one chain, by the names that the stages are served by; none of another."""
+    calls = graph.stages if isinstance(graph, Chain) else (graph,)
+    straight = [(call.deployment.name, call.method) for call in calls if isinstance(call, StageCall)]
+    return tuple(straight) if len(straight) == len(calls) else ()
 
 
 def _asked_late(bound: Bound[Any]) -> bool:

@@ -114,7 +114,7 @@ def test_what_may_not_run_twice_is_not_repeated() -> None:
         die(running, "Last")
         (reply,) = receive_all(lane, 1)
         assert isinstance(reply.error, errors.Unavailable)
-        assert reply.error.message.startswith("Last.once: ")
+        assert reply.error.message.startswith("stage 2, Last.once: ")
         assert sum(each.runs for each in running.targets if isinstance(each, Stage)) == 1
 
 

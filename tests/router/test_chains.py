@@ -331,3 +331,50 @@ def test_pipelines_and_direct_callers_share_micro_batches(own: Plane, beside: Th
     assert (waits.result(30), asked.result(30)) == ([2, 4, 6], [0, 2])
     assert [each.result(30) for each in held] == [[2, 4, 6]] * 2
     assert second.batches[-1] == 5
+
+
+# ---- pipelines that are one chain
+
+
+@pytest.fixture(scope="module")
+def piped() -> Iterator[Plane]:
+    first, second = First.bind(), Second.bind()
+    inner = fs.pipeline("inner", second.double >> second.half)
+    outer = fs.pipeline("outer", first.add >> inner >> second.double)
+    queued = fs.pipeline("queued", inner >> first.add, max_queued_requests=5)
+    broken = fs.pipeline("broken", first.add >> second.boom)
+    with plane(First.bind(outer, queued, broken).options(name="Holder")) as running:
+        yield running
+
+
+def ask(running: Plane, name: str, batch: pa.RecordBatch) -> list[int]:
+    async def collect() -> list[pa.RecordBatch]:
+        return [result.batch() async for result in running.client.call(name, "run", batch, meta())]
+
+    return numbers(running.run(collect()))
+
+
+def test_requests_of_a_chain_go_to_its_first_stage_and_pass_its_own_replica_by(piped: Plane) -> None:
+    assert ask(piped, "outer", rows(3)) == [2, 4, 6]
+    assert piped.client.method("outer", "run")[0].name == "outer"
+    statistics = piped.router.statistics()
+    assert (statistics["outer.arrived"], statistics["inner.arrived"]) == (0, 0)
+    assert statistics["Second.arrived"] >= 3
+
+
+def test_who_bounds_a_pipelines_queue_has_all_its_requests_wait_there(piped: Plane) -> None:
+    assert ask(piped, "queued", rows(3)) == [1, 2, 3]
+    assert piped.router.statistics()["queued.arrived"] == 1
+
+
+def test_what_a_chain_does_not_take_is_told_of_the_pipeline_and_what_breaks_of_the_stage(piped: Plane) -> None:
+    with pytest.raises(errors.MethodFailed, match=r"^stage 2, Second\.boom: ValueError: bad value$"):
+        ask(piped, "broken", rows(3))
+
+
+def test_a_chain_is_a_stage_of_others_and_calls_follow_it(piped: Plane) -> None:
+    async def collect() -> list[pa.RecordBatch]:
+        asked = piped.client.call("inner", "run", rows(3), meta(), [("First", "add"), ("outer", "run")])
+        return [result.batch() async for result in asked]
+
+    assert numbers(piped.run(collect())) == [4, 6, 8]

@@ -60,6 +60,9 @@ class Last:
     def made(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return pa.record_batch({"x": pa.compute.add(batch.column("x"), 1), "s": batch.column("s")})
 
+    def same(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
     @fs.method(row_aligned=False)
     def parts(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         for _ in range(3):
@@ -385,3 +388,21 @@ def test_an_answer_outlives_who_made_it_and_who_handed_it_back(running: Plane) -
     running.start_replica("Middle")
     running.start_replica("First")
     assert running.call("back", rows(50))[0].column("x").to_pylist() == list(range(1, 51))
+
+
+def test_a_method_that_answers_what_it_got_writes_nothing() -> None:
+    with plane(Last.bind()) as running:
+        [first], [second] = (running.call("same", rows(50)) for _ in range(2))
+        assert first.equals(rows(50))
+        assert second.equals(rows(50))
+        assert running.replicas[0].statistics()["shared_memory_bytes"] == 0
+        del first, second
+        lane = running.client.open_lane()
+        parts = [(2, meta()), (3, meta()), (4, meta())]
+        lane.submit_parts(0, "Last", "same", rows(9), parts)
+        replies = sorted(receive_all(lane, 3), key=lambda reply: reply.key)
+        assert [reply.result.batch().column("x").to_pylist() for reply in replies if reply.result is not None] == [
+            [0, 1], [2, 3, 4], [5, 6, 7, 8],
+        ]  # fmt: skip
+        del replies
+        lane.close()
