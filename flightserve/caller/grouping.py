@@ -77,7 +77,7 @@ class Grouping:
         if batch.get_total_buffer_size() > GROUPED_BYTES_MAX:
             return False
         head = self._schemas.of(batch.schema).message
-        if not self._groupable(head, self._destinations.find(call.target).method):
+        if not self._groupable(head, self._destinations.find(call.target).asked[1]):
             return False
         validate_batch(batch, self._limits)
         return self._take(call, batch, head, batch)

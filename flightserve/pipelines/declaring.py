@@ -42,7 +42,7 @@ _DOC_CHARACTERS_MAX: Final = 2048
 # Options of a queue: who sets one for a pipeline wants all its requests to wait there.
 QUEUE_OPTIONS: Final = (
     *("router", "linger_ms", "concurrency", "max_queued_requests", "max_queued_bytes", "max_queue_wait_ms"),
-    *("adaptive_limit", "reentrant", "autoscale"),
+    *("adaptive_limit", "latency_target_ms", "reentrant", "autoscale"),
 )
 
 
