@@ -57,8 +57,8 @@ class Run:
     """One micro-batch. `bell` rings when it has been answered by another thread than the lane's, which waits for it."""
 
     __slots__ = (
-        "_given", "_parts", "answered", "bell", "context", "frame", "inputs", "method", "outbox", "pieces", "started_ns",
-        "waited_ns",
+        "_given", "_parts", "answered", "bell", "context", "frame", "inputs", "method", "outbox", "pieces",
+        "started_ns", "waited_ns",
     )  # fmt: skip
 
     def __init__(self, frame: frames.Execute, method: BoundMethod, outbox: Outbox, parts: RunParts) -> None:
