@@ -279,13 +279,16 @@ def test_a_deadline_that_passes_in_the_second_stage(own: Plane, beside: ThreadPo
 def test_a_queue_that_is_full_at_the_second_stage(own: Plane, beside: ThreadPoolExecutor) -> None:
     second = stage(own, Second)
     second.open.clear()
-    begun = [begin(beside, own, ("Second", "gated")) for _ in range(8)]
+    begun = [begin(beside, own, ("Second", "gated"))]
     assert second.started.acquire(timeout=30)
-    eventually(lambda: sum(each.done() for each in begun) >= 4, what="some are refused")
+    # One runs, the lane has one more, and the queue takes two.
+    for count in (2, 3, 4):
+        begun.append(begin(beside, own, ("Second", "gated")))
+        eventually(lambda count=count: own.router.statistics()["Second.live_requests"] == count, what="it is there")
+    with pytest.raises(errors.ResourceExhausted, match=r"^stage 2, Second\.gated: the queue is full"):
+        call(own, rows(3), ("Second", "gated"))
     second.open.set()
-    refused = [error for each in begun if (error := each.exception(30)) is not None]
-    assert {type(error) for error in refused} == {errors.ResourceExhausted}
-    assert all(str(error).startswith("stage 2, Second.gated: the queue is full") for error in refused), refused
+    assert [each.result(30) for each in begun] == [[2, 4, 6]] * 4
 
 
 def test_one_that_is_given_up_in_the_second_stage(own: Plane) -> None:
