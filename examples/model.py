@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -53,12 +52,11 @@ app = fs.App(fs.bind(Delay))
 
 
 def call(addresses: Mapping[str, str]) -> float:
-    """The mean error in minutes, over HTTP as JSON, on the months that the model has not seen."""
+    """The mean error in minutes on the months that the model has not seen."""
     unseen = flights(pc.field("month") > LAST_MONTH_SEEN).slice(0, 1000)
-    features = {name: unseen.column(name).to_pylist() for name in FEATURES.names}
-    reply = httpx.post(f"{addresses['http']}/v1/Delay/predict", json={"columns": features})
-    predicted = reply.raise_for_status().json()["columns"]["arr_delay"]
-    return float(np.abs(unseen.column("arr_delay").to_numpy() - np.array(predicted)).mean())
+    with fs.connect(addresses["flight"]) as client:
+        predicted = client.Delay.predict(unseen.select(FEATURES.names), as_="numpy")["arr_delay"]
+    return float(np.abs(unseen.column("arr_delay").to_numpy() - predicted).mean())
 
 
 if __name__ == "__main__":

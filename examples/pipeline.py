@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import flight
 
 import flightserve as fs
 from examples.shown import show
@@ -49,16 +48,12 @@ app = fs.App(fs.bind(Scores, fs.bind(Clean)))
 
 
 def call(addresses: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The scores of three texts, over Flight: a batch is written, its reply is read."""
-    path = flight.FlightDescriptor.for_path("Scores", "score")
-    with flight.connect(addresses["flight"]) as client:
-        writer, reader = client.do_exchange(path)
-        with writer:
-            writer.begin(TEXT)
-            writer.write_batch(pa.record_batch([["  so  it   goes ", "STOP", None]], schema=TEXT))
-            writer.done_writing()
-            rows: list[dict[str, Any]] = reader.read_all().to_pylist()
-    return rows
+    """The scores of three texts: rows go in, rows come out."""
+    with fs.connect(addresses["flight"]) as client:
+        scores: list[dict[str, Any]] = client.Scores.score(
+            [{"text": "  so  it   goes "}, {"text": "STOP"}, {"text": None}]
+        )
+    return scores
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ goes away stops it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 
-import httpx
 import pyarrow as pa
 
 import flightserve as fs
@@ -39,13 +37,9 @@ app = fs.App(fs.bind(Collatz))
 
 
 def call(addresses: Mapping[str, str]) -> list[int]:
-    """The way from 6, over HTTP as one JSON object a line."""
-    asked = {"rows": [{"start": 6, "steps": 1000}]}
-    headers = {"accept": "application/x-ndjson"}
-    url = f"{addresses['http']}/v1/Collatz/walk"
-    with httpx.stream("POST", url, json=asked, headers=headers) as reply:
-        reply.raise_for_status()
-        return [json.loads(line)["value"] for line in reply.iter_lines() if line]
+    """The way from 6: one row goes in, a part for each step comes out."""
+    with fs.connect(addresses["flight"]) as client:
+        return [step["value"] for step in client.Collatz.walk({"start": 6, "steps": 1000})]
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adbc_driver_flightsql import dbapi
-
 import flightserve as fs
 from examples.flights import data
 from examples.shown import show
@@ -28,12 +26,11 @@ app = fs.App(warehouse.bind())
 QUERY = "SELECT carrier, count(*) AS flights FROM flights WHERE month = ? GROUP BY carrier ORDER BY 2 DESC LIMIT 3"
 
 
-def call(addresses: Mapping[str, str]) -> list[tuple[Any, ...]]:
-    """The three carriers with most flights in December, by ADBC's DBAPI."""
-    uri = addresses["flight"].replace("grpc://", "grpc+tcp://")
-    with dbapi.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute(QUERY, [12])
-        return list(cursor.fetchall())
+def call(addresses: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The three carriers with most flights in December."""
+    with fs.connect(addresses["flight"]) as client:
+        rows: list[dict[str, Any]] = client.sql(QUERY, [12], as_="rows")
+    return rows
 
 
 if __name__ == "__main__":

@@ -42,7 +42,10 @@ def test_the_pipeline_scores_what_its_first_stage_cleaned(addresses: Mapping[str
 def test_the_warehouse_counts_as_arrow_does(addresses: Mapping[str, str]) -> None:
     december = warehouse.data.read("flights").filter(model.pc.field("month") == 12)
     counts = december.group_by("carrier").aggregate([([], "count_all")]).sort_by([("count_all", "descending")])
-    assert warehouse.call(addresses) == [(row["carrier"], row["count_all"]) for row in counts.slice(0, 3).to_pylist()]
+    expected = [{"carrier": row["carrier"], "flights": row["count_all"]} for row in counts.slice(0, 3).to_pylist()]
+    assert warehouse.call(addresses) == expected
+    with fs.connect(addresses["flight"], way="flight") as client:
+        assert client.sql(warehouse.QUERY, [12], as_="rows") == expected
 
 
 def test_the_warehouses_query_is_a_method(addresses: Mapping[str, str]) -> None:
