@@ -32,6 +32,8 @@ class _Watched:
         self.spec = spec
         self.autoscaler = Autoscaler(bounds, round(spec.options.linger_ms * NS_PER_MS), now_ns)
         self._before: dict[int, Mapping[str, float]] = {}
+        # What more replicas would take, when that was asked for last.
+        self.placement_problem = ""
 
     def look(self, routers: Mapping[int, Record], owner: Record) -> Mapping[str, float] | None:
         """How much each counter of the deployment, and of its owner, grew since the last look; None for the first
@@ -87,7 +89,12 @@ class Autoscaling:
         if grown is None or grown["span_s"] <= 0:
             return
         wanted = spec.options.replicas
-        replicas, why = watched.autoscaler.decide(wanted, self._load(spec, owner, grown, now_ns), now_ns)
+        load = self._load(spec, owner, grown, now_ns)
+        if load.placed is not None:
+            watched.placement_problem = self._roster.placement_problem
+        replicas, why = watched.autoscaler.decide(wanted, load, now_ns)
+        if watched.autoscaler.limited:
+            why = f"{why}; {watched.placement_problem}"
         self._roster.whys[spec.name] = why
         if replicas != wanted and self._desired.resize(spec.name, replicas):
             log.info("%s from %d to %d replicas: %s", spec.name, wanted, replicas, why)

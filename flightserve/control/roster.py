@@ -438,7 +438,8 @@ class Roster:
         became of those that are not there."""
         told: dict[str, tuple[str, str]] = {}
         for name, bounds in self._desired.following().items():
-            missing = [f"{slot.name} {said}" for slot, said in self._last_words.items() if slot.deployment == name]
+            words = {slot.name: said for slot, said in self._last_words.items() if slot.deployment == name}
+            missing = [said if place in said else f"{place} {said}" for place, said in words.items()]
             told[name] = str(bounds), "; ".join(filter(None, [self.whys.get(name, ""), *missing]))
         return told
 

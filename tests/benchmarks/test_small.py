@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 WITHOUT_CALLS = {"startup"}
 # What these measure may well be nothing: nothing missed, and on a busy machine nothing answered in time.
-OVERLOADED = {"simulation", "overload"}
+OVERLOADED = {"simulation", "overload", "adaptive"}
 
 
 @pytest.fixture(scope="module")

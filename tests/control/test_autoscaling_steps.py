@@ -192,6 +192,7 @@ def test_what_cannot_be_placed_is_said_and_the_app_goes_on() -> None:
     world.load(2, 300, 400)
     assert world.view.desired == 2
     assert "more cannot be placed, which is tried again in" in world.view.why
+    assert world.view.why.endswith("; placement cannot be satisfied: 4 GPU wanted, the node has 2")
     world.roster.placement_problem = ""
     world.load(int(PLACE_AGAIN_NS / NS_PER_S / LOOK_S) - 2, 300, 400)
     assert world.view.desired == 2

@@ -101,6 +101,11 @@ class Autoscaler:
     def __repr__(self) -> str:
         return f"<Autoscaler {self.bounds}: {self._rate * NS_PER_S:.3g} requests a second of {self._cost_ns:.3g} ns>"
 
+    @property
+    def limited(self) -> bool:
+        """More replicas could not be placed, and are not tried for now."""
+        return self._placed is not None
+
     def decide(self, wanted: int, load: Load, now_ns: int) -> Decision:
         """How many there are to be after this look, where `wanted` are to be now."""
         if wanted != self._before:
