@@ -57,6 +57,12 @@ def plan_of(**replicas: Any) -> Any:
     return planned.spec.options.replicas, planned.spec.options.autoscale, planned.declared
 
 
+@pytest.mark.parametrize("wrong", ["1-8", (1, 8), None, 2.0])
+def test_what_is_no_number_of_replicas_says_what_is(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"replicas is .*; it is a whole number, or fs\.autoscale\(low, high\)"):
+        fs.bind(Pricing).options(replicas=wrong)
+
+
 def test_who_starts_an_app_may_say_otherwise() -> None:
     declared = fs.autoscale(1, 8, target_queue_ms=5, down_after_s=9)
     assert plan_of() == (1, declared, declared)

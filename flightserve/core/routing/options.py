@@ -42,7 +42,8 @@ def _check_option(key: str, value: Any, kind: str) -> None:
     elif value is not None or "None" not in kind:
         whole = kind.startswith("int")
         if not _is_number(value) or (whole and not isinstance(value, int)):
-            raise ConfigError(f"{key} is {value!r}; it is {'a whole number' if whole else 'a number'}")
+            or_follows = ", or fs.autoscale(low, high)" if key == "replicas" else ""
+            raise ConfigError(f"{key} is {value!r}; it is {'a whole number' if whole else 'a number'}{or_follows}")
         check_amount(key, value, zero_allowed=key in _ZERO_ALLOWED)
 
 
