@@ -39,6 +39,7 @@ QUARANTINE = {
     "joblib": ["flightserve/models/*"],
     "skops": ["flightserve/models/*"],
     "onnxruntime": ["flightserve/models/*"],
+    "torch": ["flightserve/models/*"],
     "rich": ["flightserve/cli/*"],
 }
 # Words that the vocabulary (docs/explanation/glossary.md) replaces, in the names of our own classes and functions.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, Unpack
 
@@ -16,6 +16,7 @@ from flightserve.models.estimators import SklearnReplica
 from flightserve.models.files import ModelFile
 from flightserve.models.onnx_models import OnnxReplica
 from flightserve.models.serving import ModelReplica, Served
+from flightserve.models.torch_models import TorchReplica
 from flightserve.types import DeploymentOptions
 
 # A feature's type: Arrow's, or its name, as in "float32".
@@ -109,10 +110,58 @@ class Onnx(_Model):
         warmup: bool | Example = True,
         **options: Unpack[Options],
     ) -> None:
-        named = None if features is None else dict.fromkeys(features)
-        if features is not None and (isinstance(features, str) or not named or len(named) != len(features)):
-            raise ConfigError(f"features are different names, one for each value of the input; not {features!r}")
+        named = None if features is None else _names(features)
         super().__init__(Served(_file(path), warmup, named), name, options)
+
+
+class Torch(_Model):
+    """A module of PyTorch: TorchScript (`.pt`, `.ts`), an exported program (`.pt2`), or weights (`.pt`, `.pth`) of a
+    `module`, which is a class or function that makes it.
+
+    `inputs` are the Arrow types (or their names) of what the module takes, in its order: `{"x": "float32"}` is a tensor
+    `[N]`, a list of 4 one `[N, 4]`, a list of any length one `[N, any]`, whose rows of one length run together. Or
+    `features` names the values of its only input `[N, k]`, and they are columns of 32-bit floats. What it gives is seen
+    on a sample: a tensor is the column `output`, several are `output_0`, ..., or called as `outputs` says, a dict's as
+    it says. The method is `predict`.
+
+    With `num_cpus` it takes so many threads, with `num_gpus` it runs by CUDA. `warmup` runs the module in each replica
+    before its first request: True on rows of its own, or on the rows given. Other options are those of
+    `@fs.deployment`. Raises ConfigError for options that make no sense; the file is looked at when the app is planned.
+    """
+
+    _replica = TorchReplica
+    _suffixes = (".pt", ".pth", ".ts", ".pt2")
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        inputs: Features | None = None,
+        features: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+        module: Callable[[], Any] | None = None,
+        name: str | None = None,
+        warmup: bool | Example = True,
+        **options: Unpack[Options],
+    ) -> None:
+        if (inputs is None) is (features is None):
+            raise ConfigError(
+                "nothing in a file says what a module takes: give inputs={'x': type}, or features=[names]"
+            )
+        if module is not None and not callable(module):
+            raise ConfigError(f"module makes the module that the weights are of; {module!r} cannot be called")
+        named = None if features is None else _names(features)
+        typed = {"input": pa.list_(pa.float32(), len(named))} if named else _typed(inputs or {}, "inputs")
+        if not typed:
+            raise ConfigError("inputs names nothing that the module takes")
+        served = Served(_file(path), warmup, named, inputs=typed, outputs=outputs, module=module)
+        super().__init__(served, name, options)
+
+
+def _names(features: Sequence[str]) -> dict[str, None]:
+    if isinstance(features, str) or not features or len(set(features)) != len(features):
+        raise ConfigError(f"features are different names, one for each value of the input; not {features!r}")
+    return dict.fromkeys(features)
 
 
 def _file(path: str | Path) -> ModelFile:
@@ -128,13 +177,13 @@ def _name_of(file: ModelFile) -> str:
     return name
 
 
-def _typed(features: Features) -> dict[str, pa.DataType]:
+def _typed(features: Features, what: str = "features") -> dict[str, pa.DataType]:
     if isinstance(features, pa.Schema):
         return {each.name: each.type for each in features}
     if not isinstance(features, Mapping):
-        raise ConfigError(f"features are types by name, as in {{'hour': 'int64'}}; not {features!r}")
+        raise ConfigError(f"{what} are types by name, as in {{'hour': 'int64'}}; not {features!r}")
     try:
         return {name: pa.type_for_alias(kind) if isinstance(kind, str) else pa.field(name, kind).type
                 for name, kind in features.items()}  # fmt: skip
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"features: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error

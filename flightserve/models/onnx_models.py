@@ -7,31 +7,27 @@ dimension is a number takes so many rows at a time; the last of them are filled 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.types as pt
 
-from flightserve.errors import ConfigError, MethodFailed
+from flightserve.errors import ConfigError
 from flightserve.models.files import ModelFile
-from flightserve.models.serving import REASON_CHARACTERS_MAX, SAMPLE_ROWS, ModelDescription, ModelReplica, missing
-from flightserve.models.tensors import TYPES, Tensor, lengths, tensor, to_array, to_column
+from flightserve.models.serving import REASON_CHARACTERS_MAX, SAMPLE_ROWS, missing
+from flightserve.models.tensor_models import Feeds, TensorReplica
+from flightserve.models.tensors import TYPES, Tensor, tensor
 
 CUDA: Final = "CUDAExecutionProvider"
 CPU: Final = "CPUExecutionProvider"
-# How long a ragged input is in the sample.
-SAMPLE_LENGTH: Final = 2
 # What a converter of classifiers gives beside the labels: a map from class to probability in each row.
 _MAPS: Final = "seq(map("
 # Where in its own source it found a fault, and its number.
 _PLACE: Final = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*onnxruntime\S*:\d+ .*?\) (?=[A-Z])")
 
-Columns = Mapping[str, np.ndarray[Any, Any]]
 
-
-class OnnxReplica(ModelReplica):
+class OnnxReplica(TensorReplica):
     """One session in one replica."""
 
     def _load(self) -> None:
@@ -103,100 +99,28 @@ class OnnxReplica(ModelReplica):
         if len(sizes) > 1:
             raise ConfigError(f"dimensions for rows differ: {sorted(sizes)}")
         (self._rows_at_once,) = sizes
-        self._features = list(self.served.features or ())
-        if self._features:
-            self._check_features()
+        self._take_features()
 
-    def _check_features(self) -> None:
-        one = self._inputs[0]
-        if len(self._inputs) > 1 or one.shape not in ((None,), (len(self._features),)):
-            shapes = ", ".join(f"{each.name} {['N', *each.shape]}" for each in self._inputs)
-            raise ConfigError(
-                f"features are {len(self._features)} names, of one input [N, {len(self._features)}]; not {shapes}"
-            )
-
-    def _sample(self) -> pa.RecordBatch:
-        columns = []
-        for each in self._inputs:
-            sizes = [SAMPLE_LENGTH if size is None else size for size in each.shape]
-            kind = "U1" if pt.is_string(each.type) else each.type.to_pandas_dtype()
-            values = np.full((SAMPLE_ROWS, *sizes), "a") if kind == "U1" else np.zeros((SAMPLE_ROWS, *sizes), kind)
-            columns.append(to_column(values, each))
-        return pa.RecordBatch.from_arrays(columns, schema=pa.schema([each.field for each in self._inputs]))
-
-    def _describe(self) -> ModelDescription:
-        sample = self._sample()
-        if self._features:
-            fields = [pa.field(name, self._inputs[0].type) for name in self._features]
-            sample = pa.RecordBatch.from_arrays(
-                [pa.array(np.zeros(SAMPLE_ROWS), each.type) for each in fields], schema=pa.schema(fields)
-            )
-        outputs = []
-        for about in self._outputs:
-            outputs += (
-                [about.field] if isinstance(about, Tensor) else [pa.field(_p(key), pa.float32()) for key in about]
-            )
-        names = [each.name for each in outputs]
-        if repeated := {name for name in names if names.count(name) > 1}:
-            raise ConfigError(f"{self.name}: several outputs are called {sorted(repeated)[0]!r}")
+    def _about(self) -> str:
         made = self._session.get_modelmeta()
-        by = f" by {made.producer_name}" if made.producer_name else ""
-        doc = f"ONNX model{by}, from {self.name}."
-        return ModelDescription(sample.schema, {"predict": pa.schema(outputs)}, sample, doc, self._outputs)
+        return f"ONNX model by {made.producer_name}" if made.producer_name else "ONNX model"
 
     def _seen_outputs(self) -> list[Any]:
         """What the outputs are: as far as the model says, and for the rest as a sample shows."""
-        sample = self._sample()
-        feeds = {each.name: to_array(sample.column(each.name), each) for each in self._inputs}
-        results = self.attempt("it fails on a sample", self._run, feeds, SAMPLE_ROWS)
+        results = self.attempt("it fails on a sample", self._run, self._sample_feeds(), SAMPLE_ROWS)
         found: list[Any] = []
         ragged = any(each.ragged for each in self._inputs)
         for each, values in zip(self._given, results, strict=True):
             if each.type.startswith(_MAPS):
                 found.append(sorted(values[0]))
                 continue
-            if getattr(values, "ndim", 0) == 0 or len(values) != SAMPLE_ROWS:
-                raise ConfigError(
-                    f"{self.name}: output {each.name!r} has the shape {list(getattr(values, 'shape', ()))} for "
-                    f"{SAMPLE_ROWS} rows, and not a row for each"
-                )
+            self._check_rows(each.name, values)
             open_ = ragged and len(each.shape) > 1 and not isinstance(each.shape[1], int)
             shape = [None, *values.shape[2:]] if open_ else list(values.shape[1:])
             found.append(tensor(each.name, _type_of(each.type), each.type, shape))
         return found
 
-    # ---- the method
-
-    def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """What the model makes of each row."""
-        schema = self.description.methods["predict"]
-        if not batch.num_rows:
-            return pa.RecordBatch.from_arrays([pa.array([], each.type) for each in schema], schema=schema)
-        if self._features:
-            matrix = batch.to_tensor(null_to_nan=pt.is_floating(self._inputs[0].type)).to_numpy()
-            return self._columns(self._run({self._inputs[0].name: matrix}, batch.num_rows), batch.num_rows)
-        groups = list(self._groups(batch))
-        if len(groups) == 1:
-            return self._one(batch)
-        parts = [self._one(batch.take(pa.array(places))) for places in groups]
-        order = np.argsort(np.concatenate(groups), kind="stable")
-        return pa.Table.from_batches(parts).combine_chunks().to_batches()[0].take(pa.array(order))
-
-    def _groups(self, batch: pa.RecordBatch) -> Iterator[np.ndarray[Any, Any]]:
-        """The rows, by their lengths: those of one length make tensors."""
-        ragged = [lengths(batch.column(each.name), each.name) for each in self._inputs if each.ragged]
-        if not ragged or all((each == each[0]).all() for each in ragged):
-            yield np.arange(batch.num_rows)
-            return
-        _, group = np.unique(np.stack(ragged, axis=1), axis=0, return_inverse=True)
-        for number in range(int(group.max()) + 1):
-            yield np.flatnonzero(group == number)
-
-    def _one(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        feeds = {each.name: to_array(batch.column(each.name), each) for each in self._inputs}
-        return self._columns(self._run(feeds, batch.num_rows), batch.num_rows)
-
-    def _run(self, feeds: Columns, rows: int) -> list[Any]:
+    def _run(self, feeds: Feeds, rows: int) -> list[Any]:
         size = self._rows_at_once
         if not size:
             return list(self._session.run(None, dict(feeds)))
@@ -205,17 +129,6 @@ class OnnxReplica(ModelReplica):
             part = {name: values[start : start + size] for name, values in feeds.items()}
             parts.append(self._session.run(None, {name: _filled(values, size) for name, values in part.items()}))
         return [_joined([part[place] for part in parts], rows) for place in range(len(parts[0]))]
-
-    def _columns(self, results: Sequence[Any], rows: int) -> pa.RecordBatch:
-        arrays: list[pa.Array] = []
-        for about, values in zip(self._outputs, results, strict=True):
-            if not isinstance(about, Tensor):
-                arrays += [pa.array([row.get(key) for row in values], pa.float32()) for key in about]
-                continue
-            if len(values) != rows:
-                raise MethodFailed(f"output {about.name!r} has {len(values)} rows for {rows} that went in")
-            arrays.append(to_column(values, about))
-        return pa.RecordBatch.from_arrays(arrays, schema=self.description.methods["predict"])
 
 
 def _type_of(said: str) -> pa.DataType | None:
@@ -227,10 +140,6 @@ def _wants_path(error: Exception) -> bool:
     """The weights lie in a file beside."""
     text = str(error).lower()
     return "external" in text or "model_path" in text
-
-
-def _p(key: object) -> str:
-    return f"p_{key}"
 
 
 def _filled(values: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:

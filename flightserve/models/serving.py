@@ -11,8 +11,8 @@ import hashlib
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, NamedTuple
 
 import pyarrow as pa
@@ -52,6 +52,10 @@ class Served:
     features: Mapping[str, Any] | None = None
     trusted: Any = False
     any_version: bool = False
+    # Of PyTorch: the types of its inputs, names of its outputs, and what makes the module that the weights are of.
+    inputs: Mapping[str, pa.DataType] = field(default_factory=dict)
+    outputs: Sequence[str] | None = None
+    module: Callable[[], Any] | None = None
     description: ModelDescription | None = None
     planned: tuple[str, DeploymentSpec] | None = None
 
@@ -96,7 +100,9 @@ class ModelReplica:
             )
             for name, schema in about.methods.items()
         )
-        stamp = repr((cls.__name__, digest, bound.settings, methods, served.features, served.any_version))
+        stamp = repr(
+            (cls.__name__, digest, bound.settings, methods, served.features, served.inputs, served.any_version)
+        )
         if not isinstance(served.warmup, bool):
             replica.warm()
         version = version or hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()

@@ -122,6 +122,7 @@ def test_options_of_autoscale() -> None:
         ("Warehouse", fs.sql.Warehouse),
         ("Sklearn", fs.models.Sklearn),
         ("Onnx", fs.models.Onnx),
+        ("Torch", fs.models.Torch),
     ],
 )
 def test_options_of_decorators_and_warehouses(heading: str, of: Any) -> None:
