@@ -130,14 +130,14 @@ class Inferences:
 
     async def finish(self, started: _Inference) -> bytes:
         """Await a started request: its serialised response. Raises FlightserveError; counts the outcome."""
-        code = 0
+        code, batch = 0, None
         try:
             call, model = await self._going(started)
             batch = await collect_batch(call, model.method, self._calls.limits.body_bytes_max)
             return self.write(started, model, batch, True)
         except (asyncio.CancelledError, Exception) as caught:
-            error = end_of(started, caught)
-            code = error.code
+            error = _without_rows(end_of(started, caught), caught)
+            code, batch = error.code, None
             if isinstance(caught, asyncio.CancelledError) or error is caught:
                 raise
             raise error from caught
@@ -176,10 +176,8 @@ class StreamInferences(Inferences):
         except BaseException as caught:
             if call is not None:
                 call.cancel()
-            error = end_of(started, caught)
-            code = error.code
-            # What is raised holds this frame; the rows must not wait until it goes.
-            result = None
+            error = _without_rows(end_of(started, caught), caught)
+            code, result = error.code, None
             if not isinstance(caught, Exception) or error is caught:
                 raise
             raise error from caught
@@ -194,6 +192,13 @@ class StreamInferences(Inferences):
     def error_reply(self, started: _Inference, error: FlightserveError) -> bytes:
         """What says within the stream that the request failed. Triton's clients see its text alone."""
         return write_stream_error(clip(error.message), started.asked.id)
+
+
+def _without_rows(error: FlightserveError, caught: BaseException) -> FlightserveError:
+    """The error and its cause without the frames that they came through: these hold rows, which must not wait until
+    the collector comes."""
+    error.__traceback__ = caught.__traceback__ = None
+    return error
 
 
 class KServe:
