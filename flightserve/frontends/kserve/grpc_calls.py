@@ -32,10 +32,12 @@ from flightserve.frontends.kserve.grpc_messages import (
 )
 from flightserve.frontends.kserve.models import (
     Model,
+    check_no_region,
     config_of,
     find_model,
     index_of,
     metadata_of,
+    refuse_region,
     server_metadata,
 )
 from flightserve.frontends.kserve.requests import (
@@ -194,6 +196,11 @@ class StreamInferences(Inferences):
         return write_stream_error(clip(error.message), started.asked.id)
 
 
+def _no_regions(name: str) -> dict[str, Any]:
+    check_no_region(name)
+    return {}
+
+
 def _without_rows(error: FlightserveError, caught: BaseException) -> FlightserveError:
     """The error and its cause without the frames that they came through: these hold rows, which must not wait until
     the collector comes."""
@@ -254,6 +261,21 @@ class KServe:
                 pb.ModelStatisticsRequest,
                 pb.ModelStatisticsResponse,
                 lambda asked: {"model_stats": self._statistics.describe(service, asked.name, asked.version)},
+            ),
+            "SystemSharedMemoryStatus": (
+                pb.SystemSharedMemoryStatusRequest,
+                pb.SystemSharedMemoryStatusResponse,
+                lambda asked: _no_regions(asked.name),
+            ),
+            "SystemSharedMemoryRegister": (
+                pb.SystemSharedMemoryRegisterRequest,
+                pb.SystemSharedMemoryRegisterResponse,
+                lambda _: refuse_region(),
+            ),
+            "SystemSharedMemoryUnregister": (
+                pb.SystemSharedMemoryUnregisterRequest,
+                pb.SystemSharedMemoryUnregisterResponse,
+                lambda _: {},
             ),
             "RepositoryIndex": (
                 pb.RepositoryIndexRequest,

@@ -14,7 +14,16 @@ from starlette.routing import Route
 from flightserve.contracts.service import Service
 from flightserve.errors import InvalidArgument, TooLarge, Unavailable
 from flightserve.frontends.edge import echoable_request_id
-from flightserve.frontends.kserve.models import Model, config_of, find_model, index_of, metadata_of, server_metadata
+from flightserve.frontends.kserve.models import (
+    Model,
+    check_no_region,
+    config_of,
+    find_model,
+    index_of,
+    metadata_of,
+    refuse_region,
+    server_metadata,
+)
 from flightserve.frontends.kserve.statistics import ModelStatistics
 
 PREFIX: Final = "/v2"
@@ -44,6 +53,13 @@ class ModelPages:
             Route(f"{PREFIX}/models/stats", self.all_statistics),
             Route(f"{PREFIX}/repository/index", self.index, methods=["POST"]),
         ]
+        regions = f"{PREFIX}/systemsharedmemory"
+        for region in (regions, f"{regions}/region/{{region}}"):
+            found += [
+                Route(f"{region}/status", self.regions),
+                Route(f"{region}/register", self.register, methods=["POST"]),
+                Route(f"{region}/unregister", self.unregister, methods=["POST"]),
+            ]
         for model in (f"{PREFIX}/models/{{model}}", f"{PREFIX}/models/{{model}}/versions/{{version}}"):
             found += [
                 Route(model, self.metadata),
@@ -83,6 +99,17 @@ class ModelPages:
 
     async def index(self, request: Request) -> Response:
         return _page(request, index_of(self._service, await _only_ready(request)))
+
+    async def regions(self, request: Request) -> Response:
+        check_no_region(request.path_params.get("region", ""))
+        return _page(request, [])
+
+    async def register(self, request: Request) -> Response:
+        refuse_region()
+        return _page(request, None)
+
+    async def unregister(self, request: Request) -> Response:
+        return _page(request, None)
 
     def _model(self, request: Request) -> Model:
         return find_model(self._service, request.path_params["model"], request.path_params.get("version", ""))

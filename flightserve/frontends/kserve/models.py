@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from flightserve.contracts.service import Service
 from flightserve.contracts.warehouse import is_internal
-from flightserve.errors import NotFound
+from flightserve.errors import NotFound, Unimplemented
 from flightserve.frontends.json.columns import declared_schema
 from flightserve.frontends.kserve.tensors import datatype_of, shape_of
 from flightserve.types import DeploymentSpec, MethodSpec
@@ -169,3 +169,17 @@ def data_type_of(datatype: str) -> str:
 def server_metadata() -> Json:
     """`ServerMetadataResponse`."""
     return {"name": PLATFORM, "version": metadata.version(PLATFORM), "extensions": list(EXTENSIONS)}
+
+
+# ---- shared memory with clients, which there is not: those that clean up before they begin find nothing
+
+
+def check_no_region(name: str) -> None:
+    """Raises NotFound for a region by name; all of them are none."""
+    if name:
+        raise NotFound(f"no shared memory region {name[:128]!r}; none is taken")
+
+
+def refuse_region() -> None:
+    """Raises Unimplemented."""
+    raise Unimplemented("no memory is shared with clients; send the contents")

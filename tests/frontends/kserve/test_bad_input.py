@@ -120,6 +120,20 @@ def test_shared_memory_is_refused(triton: Triton) -> None:
         triton.client.infer("Model", [asked])
 
 
+def test_there_are_no_regions(triton: Triton) -> None:
+    """Programs that clean up before they begin go on."""
+    client = triton.client
+    assert not getattr(client.get_system_shared_memory_status(), "regions", None)
+    client.unregister_system_shared_memory()
+    client.unregister_system_shared_memory("mine")
+    with pytest.raises(InferenceServerException, match="no shared memory region 'mine'") as caught:
+        client.get_system_shared_memory_status("mine")
+    assert caught.value.status() in NOT_FOUND
+    with pytest.raises(InferenceServerException, match="no memory is shared") as caught:
+        client.register_system_shared_memory("mine", "/mine", 8)
+    assert caught.value.status() in UNIMPLEMENTED
+
+
 # ---- gRPC
 
 
@@ -200,7 +214,7 @@ def test_a_parameter_that_says_nothing_is_left_out(stub: Any) -> None:
 def test_what_is_not_there_is_unimplemented(stub: Any) -> None:
     for call, message in (
         (stub.RepositoryModelLoad, triton_pb.RepositoryModelLoadRequest(model_name="x")),
-        (stub.SystemSharedMemoryRegister, triton_pb.SystemSharedMemoryRegisterRequest(name="x")),
+        (stub.CudaSharedMemoryStatus, triton_pb.CudaSharedMemoryStatusRequest()),
         (stub.TraceSetting, triton_pb.TraceSettingRequest()),
     ):
         with pytest.raises(grpc.RpcError) as caught:
