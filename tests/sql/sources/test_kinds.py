@@ -344,6 +344,19 @@ def test_sheets_are_tables(load: str) -> None:
         assert set(engine.tables) == {"People", "Second_one"}
 
 
+@LOADS
+def test_a_workbook_with_a_cell_in_the_last_corner_ends_nothing(load: str) -> None:
+    """The library makes room for all 17 billion cells before it."""
+    book = openpyxl.Workbook()
+    book.active["A1"] = book.active["XFD1048576"] = 1
+    book.save("far.xlsx")
+    write({"good.csv": "a\n1\n"})
+    leniency = Leniency(strict=False)
+    with opened({"far": "far.xlsx", "good": "good.csv"}, leniency=leniency, load=load) as engine:
+        assert set(engine.tables) == {"good"}
+    assert "far.xlsx takes more than 4096 MiB of memory to read; delete what stands far" in leniency.problems[0].told
+
+
 # ---- Delta and Iceberg
 
 Z85: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
