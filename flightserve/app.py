@@ -21,6 +21,8 @@ from flightserve.declare import (
     ByName,
     Callee,
     Servable,
+    Stage,
+    calls_of,
     check_name,
     describe_value,
     replaced,
@@ -86,6 +88,17 @@ def _bound(value: Any) -> Bound[Any]:
     return value
 
 
+def _refuse_stage(stage: Stage, caller: str) -> None:
+    """A pipeline's own graph has places for deployments."""
+    call = next(calls_of(stage))
+    if isinstance(call.deployment, Bound):
+        name = call.deployment.name
+        raise ConfigError(
+            f"{caller} is bound with the stage {stage.label}; give it the deployment, as in fs.bind({name}), and call "
+            "its method, or what fs.pipeline() makes of stages"
+        )
+
+
 class _Collecting:
     """Finds the deployments behind those that were given. One object passed to several others is one deployment."""
 
@@ -116,6 +129,7 @@ class _Collecting:
 
     def _replaced(self, value: Any, caller: str) -> Any:
         value = replaced(value, _SERVED, self._callee)
+        replaced(value, Stage, lambda stage: _refuse_stage(stage, caller))
         return replaced(value, ByName, lambda named: self._named(named.name, caller))
 
     def _named(self, name: str, caller: str) -> Callee:

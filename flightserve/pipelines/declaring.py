@@ -68,7 +68,7 @@ class PipelineReplica:
         """The pipeline as the tiers know it. Raises ConfigError for stages that do not fit."""
         settings = bound.settings
         graph, ask = _known(*bound.args)
-        method = _method_of(check_pipeline(bound.name, graph, ask), graph)
+        method = _method_of(check_pipeline(bound.name, graph, ask), graph, settings.strict)
         version = version or _version(graph, method, settings)
         if queues_like_others(settings):
             method = dataclasses.replace(method, chain=_straight(graph))
@@ -150,7 +150,7 @@ def _known(graph: Stage, stages: Sequence[Any]) -> tuple[Stage, SpecOf]:
     return put_back(graph), lambda call: None if isinstance(call.deployment, Callee) else _served(call)
 
 
-def _method_of(checked: Checked, graph: Stage) -> MethodSpec:
+def _method_of(checked: Checked, graph: Stage, strict: bool) -> MethodSpec:
     taken, output, stages = checked.input, checked.output, checked.stages
     idempotent = all(stage.idempotent for stage in stages)
     # Requests that travel together are tried again one by one when one of them fails.
@@ -164,7 +164,7 @@ def _method_of(checked: Checked, graph: Stage) -> MethodSpec:
         input_schema=None if taken is None else taken.input_schema,
         output_schema=None if output.schema is None else output.schema.serialize().to_pybytes(),
         doc=graph.text[:_DOC_CHARACTERS_MAX],
-        strict=any(stage.strict for stage in checked.heads),
+        strict=strict or any(stage.strict for stage in checked.heads),
         sums=output.sums,
         rounds=taken is not None and taken.rounds,
         example=next((stage.example for stage in checked.heads if stage.example), None),

@@ -85,6 +85,14 @@ class Model:
         return {"left": [now.remaining_ms] * rows, "priority": [now.priority] * rows, "id": [now.request_id] * rows}
 
 
+class Front:
+    def __init__(self, other: Any) -> None:
+        self.other = other
+
+    def run(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return self.other.run(batch)
+
+
 clean, model = fs.bind(Clean), fs.bind(Model)
 
 
@@ -123,6 +131,20 @@ def test_it_follows_its_stages() -> None:
     assert flags(clean.clean >> clean.head >> clean.loose) == (False, True, False)
     assert flags(clean.clean >> clean.once) == (False, False, False)
     assert flags(clean.clean >> clean.walk) == (False, True, True)
+
+
+def test_it_takes_options_of_a_deployment() -> None:
+    spec = spec_of(fs.pipeline("p", clean.clean >> model.loose, replicas=3, strict=True))
+    assert spec.options.replicas == 3
+    assert spec.methods[0].strict
+
+
+def test_a_stage_is_no_deployment() -> None:
+    for argument in (clean.clean, [clean.clean >> model.loose]):
+        with pytest.raises(ConfigError, match=r"Front is bound with the stage Clean.clean.*; give it the deployment"):
+            fs.App(fs.bind(Front, argument))
+    with pytest.raises(ConfigError, match="App takes what bind"):
+        fs.App(clean.clean)  # type: ignore[arg-type]
 
 
 def test_its_version_is_that_of_what_it_does() -> None:
@@ -209,6 +231,10 @@ def test_batches_of_a_last_stage_come_as_it_yields_them() -> None:
     for last in (clean.walk, clean.stroll):
         assert run(fs.pipeline("p", clean.clean >> last)) == {"x": [1, 2, 3, 4]}
         assert run(fs.pipeline("p", last)) == {"x": [1, 2, 3, 4]}
+
+
+def test_a_class_calls_a_pipeline_as_it_does_any_deployment() -> None:
+    assert run(fs.bind(Front, fs.pipeline("p", clean.clean >> model.loose))) == {"p": [10, 20, 30, 40]}
 
 
 def test_a_pipeline_is_a_stage_of_another() -> None:
