@@ -29,6 +29,7 @@ from flightserve.sql.engine.errors import explain
 from flightserve.sql.sources import Source
 from flightserve.sql.sources.csv import open_csv
 from flightserve.sql.sources.databases import attach
+from flightserve.sql.sources.files import check_packed
 from flightserve.sql.sources.json_files import open_json
 from flightserve.sql.sources.problems import BadFile, Leniency, SourceError
 from flightserve.sql.sources.spelling import quoted_name
@@ -125,6 +126,8 @@ class TableOpener:
             "parquet": lambda: self._connection.execute(create + source.scan()),
             "duckdb": functools.partial(self._open_attached, source, name),
         }
+        for file in source.files:
+            check_packed(file)
         with growth.bounded(self._connection, source):
             ways.get(source.format, functools.partial(self._open_arrow, source, name))()
 

@@ -74,6 +74,10 @@ _DOUBLE_EXACT: Final = 1 << 53
 TEXTS: Final = frozenset({"csv", "json"})
 # A byte of a packed file makes no more.
 _UNPACKED_MAX: Final = 1 << 15
+# A byte of one that is served makes no more, beyond the first GiB. It is the most that the format of gzip gives.
+UNPACKED_RATIO_MAX: Final = 1 << 10
+UNPACKED_BYTES_MIN: Final = 1 << 30
+_PIECE_BYTES: Final = 1 << 20
 _text_lock: Final = threading.Lock()
 
 
@@ -235,6 +239,22 @@ def rows_max(files: Sequence[str]) -> int:
     an end where somebody goes on writing."""
     plain = all(file.lower().endswith(tuple(ending for ending in _FORMATS if ending.count(".") == 1)) for file in files)
     return 1 + bytes_of(files) * (1 if plain else _UNPACKED_MAX)
+
+
+def check_packed(file: str) -> None:
+    """Raises BadFile for a file of Zstandard's that is far more than it looks like: to read it would take hours, and
+    the engine does not hear that it is interrupted."""
+    size = bytes_of([file])
+    limit = max(UNPACKED_BYTES_MIN, UNPACKED_RATIO_MAX * size)
+    if not file.lower().endswith(".zst") or size * _UNPACKED_MAX <= limit:
+        return
+    left = limit
+    # Of what is no such file says the engine, with the line.
+    with contextlib.suppress(OSError, pa.ArrowException), pa.input_stream(file, compression="zstd") as unpacked:
+        while left >= 0 and (piece := unpacked.read(_PIECE_BYTES)):
+            left -= len(piece)
+    if left < 0:
+        raise BadFile(file, f"has {size} bytes and unpacks to more than {limit}; serve it unpacked, or as Parquet")
 
 
 def small(unit: Unit, column: str) -> bool:

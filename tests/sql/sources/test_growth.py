@@ -6,11 +6,12 @@ import gzip
 import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from flightserve.sql.engine import growth
 from flightserve.sql.engine.opening import TableOpener
-from flightserve.sql.sources import Source, json_files
+from flightserve.sql.sources import Source, files, json_files
 from flightserve.sql.sources.files import rows_max
 from flightserve.sql.sources.problems import Leniency
 from tests.sql.sources.files import LOADS, rows, write
@@ -67,3 +68,15 @@ def test_types_are_of_the_rows_that_files_had(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(json_files, "rows_max", lambda files: 3000)
     write({"t.json": piece + '{"b":1}\n' * 3000})
     assert rows({"t": "t.json"}, "SELECT * FROM t LIMIT 1") == [{"a": 1}]
+
+
+@LOADS
+def test_a_small_file_that_unpacks_to_very_much_is_left_out(load: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "UNPACKED_BYTES_MIN", 1 << 20)
+    write({"bomb.csv.zst": pa.compress(b"1\n" * (1 << 23), "zstd", asbytes=True), "good.csv": "a\n1\n"})
+    leniency = Leniency(strict=False)
+    with opened({"t": "bomb.csv.zst", "good": "good.csv"}, leniency=leniency, load=load) as engine:
+        assert set(engine.tables) == {"good"}
+    assert "bomb.csv.zst has " in leniency.problems[0].told and "unpacks to more than" in leniency.problems[0].told
+    write({"fine.csv.zst": pa.compress(b"1\n" * (1 << 18), "zstd", asbytes=True)})
+    assert rows({"t": "fine.csv.zst"}, "SELECT count(*) AS n FROM t", load=load) == [{"n": (1 << 18)}]
