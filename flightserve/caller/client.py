@@ -52,12 +52,12 @@ class RouterClient:
     """The tiers behind a frontend (`contracts.service.Service`)."""
 
     def __init__(
-        self, peer_id: int, limits: FabricLimits, edge: EdgeLimits | None = None, mapped: SegmentMap | None = None
+        self, peer_id: int, limits: FabricLimits, edge: EdgeLimits | None = None, mapping: type[SegmentMap] = SegmentMap
     ) -> None:
-        """`mapped` is what segments of others are mapped in, where that is not one of its own."""
+        """`mapping` is what segments are mapped in."""
         edge = edge or EdgeLimits()
         requests_max = limits.requests_per_connection_max
-        self.memory = CallerMemory(peer_id, limits, mapped)
+        self.memory = CallerMemory(peer_id, limits, mapping)
         self.destinations = Destinations()
         self.orphans = Orphans(self.memory.pool, requests_max)
         self.sessions = CallerSessions(self.destinations, self.memory, self.orphans, edge)

@@ -22,10 +22,10 @@ LOOK_AGAIN_S: Final = 1.0
 class CallerMemory:
     """One for each client."""
 
-    def __init__(self, peer_id: int, limits: FabricLimits, mapped: SegmentMap | None = None) -> None:
+    def __init__(self, peer_id: int, limits: FabricLimits, mapping: type[SegmentMap] = SegmentMap) -> None:
         self.limits = limits
         self.pool = SegmentPool(peer_id, limits)
-        self.mapped = SegmentMap(limits, self.pool) if mapped is None else mapped
+        self.mapped = mapping(limits, self.pool)
         # In the order in which they came.
         self._waiting: dict[asyncio.Future[None], None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None

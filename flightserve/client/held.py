@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from flightserve.config import FabricLimits
 from flightserve.fabric.memory.batches import stream_of
-from flightserve.fabric.memory.segments import SegmentMap
+from flightserve.fabric.memory.segments import SegmentMap, SegmentPool
 from flightserve.wire.frames import Region
 
 # Of what one process of the app may have.
@@ -25,10 +25,10 @@ LEASES_MAX: Final = 1024
 
 
 class HeldMap(SegmentMap):
-    """Segments of other processes; counts what is leased in them."""
+    """Segments that this process maps; counts what is leased in them."""
 
-    def __init__(self, limits: FabricLimits) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: FabricLimits, pool: SegmentPool | None = None) -> None:
+        super().__init__(limits, pool)
         self.bytes_max = limits.memory_bytes_max // SHARE
         self.leases = 0
         self.bytes = 0

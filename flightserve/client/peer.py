@@ -44,7 +44,6 @@ class ClientPeer:
         # These are there once it is ready.
         self.client: RouterClient
         self.edge: EdgeLimits
-        self._held: HeldMap
         self._following: asyncio.Task[None] | None = None
         self._known = False
 
@@ -68,8 +67,7 @@ class ClientPeer:
     def _followed(self, message: Followed) -> None:
         if not self._known:
             self.edge = message.edge
-            self._held = HeldMap(message.fabric)
-            self.client = RouterClient(new_peer_id(), message.fabric, message.edge, self._held)
+            self.client = RouterClient(new_peer_id(), message.fabric, message.edge, HeldMap)
             self.client.start(self._loop, self._lose)
             # Last: other threads look at it.
             self._known = True
@@ -140,5 +138,5 @@ class ClientPeer:
 
     def rows_of(self, result: Result) -> pa.RecordBatch:
         """An answer's rows: where they lie, or copied where this process holds so much already."""
-        batch = result.batch()
-        return copied(batch) if self._held.is_full else batch
+        batch, held = result.batch(), self.client.memory.mapped
+        return copied(batch) if isinstance(held, HeldMap) and held.is_full else batch
