@@ -139,6 +139,7 @@ class Dispatcher:
             request.dispatcher = self
             request.sliceable = method.row_aligned or (method.delimited and self._fits(request.rows, request.nbytes))
             request.idempotent, request.gathers, request.is_async = method.idempotent, method.delimited, is_async
+            request.max_concurrent, request.grows = method.max_concurrent, method.form != "row"
         if method.streaming:
             for request in [each for each in requests if each.then]:
                 requests.remove(request)

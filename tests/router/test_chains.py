@@ -336,6 +336,29 @@ def test_pipelines_and_direct_callers_share_micro_batches(own: Plane, beside: Th
     assert second.batches[-1] == 5
 
 
+class Awaits:
+    """Its method says how many of it may be at once."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    @fs.method(max_concurrent=1, row_aligned=False)
+    async def slow(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        self.now -= 1
+        return batch
+
+
+def test_what_a_method_bounds_is_bounded_for_requests_that_come_to_it_from_a_stage(beside: ThreadPoolExecutor) -> None:
+    with plane(First.bind(fs.bind(Awaits))) as running:
+        asked = [begin(beside, running, ("Awaits", "slow")) for _ in range(12)]
+        assert [each.result(30) for each in asked] == [[1, 2, 3]] * 12
+        assert stage(running, Awaits).most == 1
+
+
 # ---- pipelines that are one chain
 
 
