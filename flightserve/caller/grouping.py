@@ -58,31 +58,24 @@ class Grouping:
     def join(self, call: RoutedCall, payload: Payload) -> bool:
         """Take a request that is to be grouped; False for one that must go by itself. Raises InvalidArgument,
         NotFound, Unavailable. On the loop."""
+        encoded: bytes | memoryview = b""
         if isinstance(payload, EncodedStream):
-            return self._join_stream(call, payload)
-        return isinstance(payload, pa.RecordBatch) and self._join_rows(call, payload)
-
-    def _join_stream(self, call: RoutedCall, stream: EncodedStream) -> bool:
-        pieces = stream.pieces
-        if sum(len(piece) for piece in pieces) > GROUPED_BYTES_MAX:
+            pieces = payload.pieces
+            if sum(len(piece) for piece in pieces) > GROUPED_BYTES_MAX:
+                return False
+            encoded = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            head = bytes(encoded[: 8 + int.from_bytes(encoded[4:8], "little")])
+        elif isinstance(payload, pa.RecordBatch) and payload.get_total_buffer_size() <= GROUPED_BYTES_MAX:
+            head = self._schemas.of(payload.schema).message
+        else:
             return False
-        encoded = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        head = bytes(encoded[: 8 + int.from_bytes(encoded[4:8], "little")])
-        if not self._groupable(head, self._destinations.find(call.target).asked[1]):
+        if not self._groupable(head, self._destinations.find(call.target).method):
             return False
-        batch = decode_stream(pa.py_buffer(encoded), self._limits)
-        return self._take(call, stream, head, batch)
-
-    def _join_rows(self, call: RoutedCall, batch: pa.RecordBatch) -> bool:
-        if batch.get_total_buffer_size() > GROUPED_BYTES_MAX:
-            return False
-        head = self._schemas.of(batch.schema).message
-        if not self._groupable(head, self._destinations.find(call.target).asked[1]):
-            return False
-        validate_batch(batch, self._limits)
-        return self._take(call, batch, head, batch)
-
-    def _take(self, call: RoutedCall, payload: Payload, head: bytes, batch: pa.RecordBatch) -> bool:
+        if isinstance(payload, EncodedStream):
+            batch = decode_stream(pa.py_buffer(encoded), self._limits)
+        else:
+            batch = payload
+            validate_batch(batch, self._limits)
         if not batch.num_rows:
             return False
         self.groups.join((call.target, head), _Member(call, payload, batch))

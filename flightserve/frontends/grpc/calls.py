@@ -107,13 +107,11 @@ class GrpcCalls:
         self.unsent = IdleGuard(limits.body_timeout_s)
         self.ledger = Ledger()
 
-    async def call(self, _: Any, context: Any) -> bytes:
-        """The handler of `Call`: the serialised CallReply, or a gRPC status. The request's id is in the reply; it is
-        trailing metadata as well where it came as metadata, and where there is no reply."""
-        return await self.answer(context, self)
-
-    async def answer(self, context: Any, path: RequestPath) -> bytes:
-        """One request, one reply, by either protocol."""
+    async def call(self, _: Any, context: Any, by: RequestPath | None = None) -> bytes:
+        """The handler of `Call`, and of what is one by another protocol's path: the serialised reply, or a gRPC status.
+        The request's id is in the reply; it is trailing metadata as well where it came as metadata, and where there is
+        no reply."""
+        path = self if by is None else by
         if self.in_flight >= self.limits.connections_max:
             await abort(context, ResourceExhausted("too many calls are in flight; try again later"))
         self.in_flight += 1

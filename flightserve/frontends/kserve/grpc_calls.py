@@ -230,7 +230,7 @@ class KServe:
         return {"ModelInfer": infer, "ModelStreamInfer": stream, **described}
 
     async def _infer(self, _: Any, context: Any) -> bytes:
-        return await self._calls.answer(context, self._inferences)
+        return await self._calls.call(_, context, self._inferences)
 
     async def _stream(self, _: Any, context: Any) -> None:
         await self._streams.serve(context, self._stream_inferences)
