@@ -6,7 +6,7 @@
 | `[n, k]`, `[n, k, m]`, ... | a fixed-size list a row; `[n, 1]` too, where the column is declared as a list |
 | BOOL, INT8 to UINT64, FP16, FP32, FP64 | the type of that name, over the raw contents; BOOL's bytes become bits |
 | BF16 | `float`, which has each of its values |
-| BYTES | `string` where the column is declared as text, else `binary` |
+| BYTES | as declared; undeclared `string` where all are UTF-8, else `binary` |
 
 Dates, times and durations are whole numbers of their unit (INT32, INT64), decimals are BYTES, their text. A column that
 has nulls, or no type that a tensor has, is refused: nothing stands for a value that is not there.
@@ -200,16 +200,19 @@ def binary_of(pieces: Sequence[bytes | memoryview]) -> pa.Array:
 
 
 def _typed_bytes(tensor: InputTensor, column: pa.Array, leaf: pa.DataType | None) -> pa.Array:
-    """Bytes as what is declared: texts, what texts are written for, or bytes as they are."""
-    if leaf is None or not (_is_text(leaf) or _is_written(leaf)):
+    """Bytes as what is declared: texts, what texts are written for, or bytes as they are. Where nothing is declared the
+    values say it, as they do of JSON: texts, if all of them are UTF-8."""
+    if leaf is not None and not (_is_text(leaf) or _is_written(leaf)):
         return column
     text = column.view(pa.large_string() if pt.is_large_binary(column.type) else pa.string())
     try:
         text.validate(full=True)
     except pa.ArrowException:
+        if leaf is None:
+            return column
         row = next(row for row, value in enumerate(column) if not _is_utf8(value.as_py()))
         raise _bad(tensor, f"element {row} is no UTF-8, and the method takes {leaf}") from None
-    if _is_text(leaf):
+    if leaf is None or _is_text(leaf):
         return text
     return _declared(tensor, text.to_pylist(), leaf)
 

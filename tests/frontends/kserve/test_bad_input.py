@@ -57,7 +57,7 @@ def nobody_else_is_harmed(models: Any) -> Iterator[None]:
         ("Model", {}, {}, INVALID, "no inputs"),
         ("Model", {}, {"z": X}, INVALID, r"missing inputs \['x'\]; unknown inputs \['z'\]"),
         ("Model", {}, {"x": X, "z": X}, INVALID, r"unknown inputs \['z'\]"),
-        ("Model", {}, {"x": TEXTS}, INVALID, "binary"),
+        ("Model", {}, {"x": TEXTS}, INVALID, "column 'x' is binary"),
         ("Model", {}, {"x": np.ones((2, 3), np.float32)}, INVALID, r"takes one value a row, \[n\] or \[n, 1\]"),
         ("Model.features", {}, {"features": X, "name": TEXTS}, INVALID, r"takes \[n, 3\]"),
         (

@@ -139,6 +139,14 @@ def test_a_text_that_is_none_is_named() -> None:
     with pytest.raises(InvalidArgument, match="element 1 is no UTF-8"):
         column_of(InputTensor("x", "BYTES", [2], raw), pa.string())
     assert column_of(InputTensor("x", "BYTES", [2], raw), None).to_pylist() == [b"fine", b"\xff\xfe"]
+    assert column_of(InputTensor("x", "BYTES", [2], raw), pa.binary()).to_pylist() == [b"fine", b"\xff\xfe"]
+
+
+def test_bytes_that_nothing_is_declared_for_are_what_all_of_them_are() -> None:
+    raw = bytes_of(b"fine", "\u00e9".encode())
+    assert column_of(InputTensor("x", "BYTES", [2], raw), None).equals(pa.array(["fine", "\u00e9"]))
+    assert column_of(InputTensor("x", "BYTES", [2], raw), pa.binary()).type == pa.binary()
+    assert column_of(InputTensor("x", "BYTES", [0], b""), None).type == pa.string()
 
 
 @pytest.mark.parametrize(
@@ -203,7 +211,7 @@ def test_columns_as_tensors(column: pa.Array, datatype: str, shape: list[int]) -
         InputTensor("y", datatype, [max(size, i and 1) for i, size in enumerate(shape)], tensor.raw()), None
     )
     flat: Any = column.to_pylist()
-    expected = [value.encode() if isinstance(value, str) else value for value in flat]
+    expected = [value.decode() if isinstance(value, bytes) else value for value in flat]
     assert back.to_pylist() == expected
 
 
