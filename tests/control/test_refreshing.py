@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import os
 import socket
 import threading
@@ -19,9 +20,12 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
 from flightserve.control.child import ChildProcess
 from flightserve.control.messages import CommandResult, Inbox, Refresh, RefreshAnswer, RefreshReport, encode
+from flightserve.control.pickling import dumps
 from flightserve.control.refreshing import REFRESHES_MAX, Refreshes, ask_refresh
 from flightserve.core.lifecycle.reconciling import Slot
 from flightserve.errors import KINDS, ResourceExhausted, Unavailable, kind_of
+from flightserve.wire.table import RoutingTable
+from tests.support import eventually
 
 REPLICAS = {1: "replica-w-0", 2: "replica-w-1", 3: "replica-w-2"}
 DONE, LATE, FAILED = RefreshOutcome.REFRESHED, RefreshOutcome.LATE, RefreshOutcome.FAILED
@@ -181,6 +185,50 @@ def test_a_replica_that_can_have_no_thread_goes_on(
     child._assignment = SimpleNamespace(slot=Slot("replica", "w", 0))
     child._refresh(Refresh("a", "w", 1.0))
     assert "replica-w-0 has no thread to look at its files" in caplog.text
+
+
+class Starting:
+    """A replica that opened its files before they changed, and is made after that."""
+
+    def __init__(self, _: object) -> None:
+        self.looked = 0
+
+    def apply_table(self, table: object) -> None:
+        """It serves from now on."""
+
+    def flightserve_refresh(self, deadline_ns: int) -> Refreshed:
+        self.looked += 1
+        return Refreshed("replica-w-0", DONE, self.looked)
+
+
+class Link:
+    """What a child tells its supervisor."""
+
+    def __init__(self) -> None:
+        self.told: list[RefreshReport] = []
+
+    def tell(self, report: RefreshReport, timeout_s: float) -> bool:
+        self.told.append(report)
+        return True
+
+    def announce_again(self) -> None:
+        """Nobody waits for it here."""
+
+
+def test_what_a_child_is_told_while_it_starts_it_does_when_it_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several the last: it looks at the files as they are then."""
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    child: Any = ChildProcess.__new__(ChildProcess)
+    child._table_lock, child._table, child._hosted, child._early = threading.Lock(), RoutingTable(version=0), None, {}
+    child._assignment, child._link = SimpleNamespace(slot=Slot("replica", "w", 0)), Link()
+    for id in ("a", "b"):
+        child._refresh(Refresh(id, "w", 9.0))
+    assert child._link.told == []
+    child._build(dumps(Starting))
+    eventually(lambda: child._link.told)
+    assert child._link.told == [RefreshReport("b", Refreshed("replica-w-0", DONE, 1))]
+    child._refresh(Refresh("c", "w", 9.0))
+    eventually(lambda: [report.id for report in child._link.told] == ["b", "c"])
 
 
 class Supervisor:
