@@ -23,7 +23,6 @@ from flightserve.models.serving import (
     SAMPLE_ROWS,
     ModelDescription,
     ModelReplica,
-    limit_threads,
     log,
     missing,
     reason_of,
@@ -70,11 +69,6 @@ class SklearnReplica(ModelReplica):
             log.warning(_PICKLE, self.name)
         if self._other_version:
             log.warning("%s", self._other_version)
-
-    def flightserve_hosted(self, host: Any) -> None:
-        """In a process of its own, the libraries get their threads."""
-        if host.own_process:
-            limit_threads(self.threads)
 
     def _check_version(self, said: list[warnings.WarningMessage], installed: str) -> str:
         """What is to be said of the version that saved it, "" where it is this one."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 import pyarrow as pa
 
+from flightserve.contracts.hosting import Host
 from flightserve.declare import Bound, warmup
 from flightserve.declare.examples import example_stream
 from flightserve.errors import ConfigError, FlightserveError
@@ -109,6 +110,12 @@ class ModelReplica:
         spec = DeploymentSpec(bound.name, version, bound.settings, methods, about.doc)
         served.planned = (asked, spec)
         return spec
+
+    def flightserve_hosted(self, host: Host) -> None:
+        """In a process of its own the libraries get their threads. Where others run as well (a test, or the program that
+        plans), theirs are left alone."""
+        if host.own_process:
+            limit_threads(self.threads)
 
     def tell(self) -> None:
         """Whoever plans hears what is worth a warning."""

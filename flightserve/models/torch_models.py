@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pt
 
+from flightserve.contracts.hosting import Host
 from flightserve.errors import ConfigError
 from flightserve.models.serving import missing
 from flightserve.models.tensor_models import Feeds, TensorReplica
@@ -32,8 +33,6 @@ class TorchReplica(TensorReplica):
         except ImportError as error:
             raise missing("torch", "torch", error) from error
         self._torch = torch
-        # Asked for before it is used anywhere: some of it is fixed from then on.
-        torch.set_num_threads(self.threads)
         self._device = self._chosen_device()
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self._module = self.attempt("it cannot be loaded", self._loaded)
@@ -46,6 +45,12 @@ class TorchReplica(TensorReplica):
         # The outputs, and whether it writes in its inputs.
         seen: tuple[list[Any], bool] = self._seen() if planned is None else planned.layout
         self._outputs, self._copies = seen
+
+    def flightserve_hosted(self, host: Host) -> None:
+        """PyTorch has threads of its own."""
+        super().flightserve_hosted(host)
+        if host.own_process:
+            self._torch.set_num_threads(self.threads)
 
     def _chosen_device(self) -> Any:
         if not self.options.num_gpus:
