@@ -112,7 +112,7 @@ class ModelReplica:
         return spec
 
     def flightserve_hosted(self, host: Host) -> None:
-        """In a process of its own the libraries get their threads. Where others run as well (a test, or the program that
+        """In a process of its own the libraries get their threads. Where others run as well (a test, the program that
         plans), theirs are left alone."""
         if host.own_process:
             limit_threads(self.threads)
