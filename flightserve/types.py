@@ -9,6 +9,9 @@ import msgspec
 
 from flightserve.clock import NEVER_NS
 
+# The first column of what a delimited method gives.
+RID: Final = "rid"
+
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
@@ -21,10 +24,11 @@ class MethodSpec:
 
     A `delimited` method is not row-aligned, and its requests share micro-batches all the same: its result begins with
     the column `rid`, which says for each row what row of the input it belongs to. It does many requests at nearly the
-    cost of one, so that they wait for each other (`core.routing.gathering`). Where a decimal is what an engine makes of
-    sums (`sums`), JSON has it as a number. A method that `rounds` takes wider floats, and whole numbers, as the floats
-    that it declares, rounded: to a model of 32-bit floats 0.1 is as near as they come. `chain` is there of a pipeline
-    that is one chain, as deployments and methods: callers send its requests to the first, with the others to follow.
+    cost of one, so that they wait for each other (`core.routing.gathering`), unless it is `streaming`. Where a decimal
+    is what an engine makes of sums (`sums`), JSON has it as a number. A method that `rounds` takes wider floats, and
+    whole numbers, as the floats that it declares, rounded: to a model of 32-bit floats 0.1 is as near as they come.
+    `chain` is there of a pipeline that is one chain, as deployments and methods: callers send its requests to the
+    first, with the others to follow.
     """
 
     name: str

@@ -104,6 +104,7 @@ class Marks:
     # None: as the deployment has it.
     strict: bool | None = None
     example: Example | None = None
+    delimited: bool = False
     # 0: as many as the replica runs of any.
     max_concurrent: int = 0
 
@@ -127,6 +128,7 @@ def method(
     strict: bool | None = None,
     example: Example | None = None,
     max_concurrent: int | None = None,
+    delimited: bool = False,
 ) -> FunctionOrNone:
     """Say more of a served method.
 
@@ -136,7 +138,8 @@ def method(
     are cast where every value stays what it is; with `strict=True`, here or for the deployment, they are refused.
     `example` are a few rows that the method takes, as columns (`{"price": [9.5]}`) or one by one (`[{"price": 9.5}]`):
     what `/docs` and `/openapi.json` show. Of an `async def` method one replica runs at most `max_concurrent`
-    micro-batches at a time.
+    micro-batches at a time. A `delimited` method gets the rows of many requests at once, and returns, or yields, any
+    number of rows for each; the first column of its batches, `rid` of int64, says which row of its input each is for.
     """
     for label, schema in (("input", input), ("output", output)):
         if schema is not None and not isinstance(schema, pa.Schema):
@@ -144,14 +147,14 @@ def method(
     if input is not None and not input.names:
         # Batches without columns are refused at the edge: nobody could call it.
         raise ConfigError("@method(input=...) has no columns; leave it out to take whatever comes")
-    for label, flag in (("row_aligned", row_aligned), ("idempotent", idempotent), ("strict", strict)):
+    flags = {"row_aligned": row_aligned, "idempotent": idempotent, "strict": strict, "delimited": delimited}
+    for label, flag in flags.items():
         if not isinstance(flag, bool) and not (label == "strict" and flag is None):
             raise ConfigError(f"@method({label}=...) takes True or False, not {flag!r}")
     if max_concurrent is not None:
         _check_concurrent(max_concurrent)
 
     def note(target: Any) -> Any:
-        flags = {"row_aligned": row_aligned, "idempotent": idempotent, "strict": strict}
         return _mark(target, input=input, output=output, example=example, max_concurrent=max_concurrent or 0, **flags)
 
     return note if function is itself else note(function)  # type: ignore[return-value]

@@ -9,13 +9,15 @@ import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import pyarrow as pa
+
 from flightserve.declare.annotations import form_of_parameter, names_a_form, says_nothing
 from flightserve.declare.bound import Bound
 from flightserve.declare.decorators import Marks, bind_class, plain
 from flightserve.declare.examples import example_stream
 from flightserve.declare.hooks import MARKS, RECONFIGURE, is_hook, takes_config
 from flightserve.errors import ConfigError
-from flightserve.types import DeploymentSpec, MethodSpec
+from flightserve.types import RID, DeploymentSpec, MethodSpec
 
 DOC_CHARACTERS_MAX: Final = 2048
 
@@ -158,6 +160,8 @@ def _spec_of_function(
     streaming = inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
     if marks.single_input and streaming:
         raise ConfigError(f"{where} is @single_input and a generator; a row gives one result")
+    if marks.delimited:
+        _check_delimited(marks, where)
     if marks.single_input and not marks.row_aligned:
         raise ConfigError(f"{where} is @single_input and row_aligned=False; a row gives one result")
     is_async = inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code)
@@ -169,7 +173,8 @@ def _spec_of_function(
     return MethodSpec(
         name=name,
         form=form_of_parameter(function, parameter, where, marks.single_input),
-        row_aligned=marks.row_aligned and not streaming,
+        row_aligned=marks.row_aligned and not streaming and not marks.delimited,
+        delimited=marks.delimited,
         idempotent=marks.idempotent,
         streaming=streaming,
         is_async=is_async,
@@ -180,6 +185,14 @@ def _spec_of_function(
         max_concurrent=marks.max_concurrent,
         example=None if marks.example is None else example_stream(marks.example, marks.input, where),
     )
+
+
+def _check_delimited(marks: Marks, where: str) -> None:
+    if marks.single_input:
+        raise ConfigError(f"{where} is @single_input and delimited; a row gives one result")
+    output = marks.output
+    if output is not None and (not output.names or output.field(0).name != RID or output.field(0).type != pa.int64()):
+        raise ConfigError(f"{where} is delimited, and its output does not begin with a column {RID!r} of int64")
 
 
 def _batch_parameter(function: Any, *, skip_first: bool, where: str) -> inspect.Parameter | None:

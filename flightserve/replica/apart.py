@@ -72,13 +72,13 @@ def _separate(each: Apart, counts: Sequence[int]) -> Iterator[Apart]:
     batch = each.batch
     if not isinstance(batch, pa.RecordBatch):
         yield each
-    elif each.counts or not _shares_buffers(batch.schema):
+    elif not _shares_buffers(batch.schema):
         yield each._replace(batch=own_rows(batch))
     else:
         offset = 0
-        for part in each.parts:
-            rows = own_rows(batch.slice(offset, counts[part]))
-            offset += counts[part]
-            yield Apart(
-                [part], pa.RecordBatch.from_arrays([own(column) for column in rows.columns], schema=batch.schema)
-            )
+        for place, part in enumerate(each.parts):
+            count = each.counts[place] if each.counts else counts[part]
+            rows = own_rows(batch.slice(offset, count))
+            offset += count
+            alone = pa.RecordBatch.from_arrays([own(column) for column in rows.columns], schema=batch.schema)
+            yield Apart([part], alone, [count] if each.counts else ())

@@ -29,7 +29,7 @@ from flightserve.errors import Cancelled, FlightserveError, MethodFailed, Replic
 from flightserve.fabric.memory.schemas import decode_schema, empty_batch
 from flightserve.fabric.memory.stored import Stored
 from flightserve.replica.apart import Apart, MethodResult, Rows, at_places, keep_apart
-from flightserve.replica.delimiting import divide
+from flightserve.replica.delimiting import divide, divide_part
 from flightserve.replica.faults import bare, report_failure
 from flightserve.replica.forms import FORMS, contiguous, cut, groups
 from flightserve.replica.results import ROW_RESULT, ResultReader, StreamReader
@@ -166,7 +166,7 @@ class BoundMethod:
     def _divide(self, value: Any, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         rows, schema = context().rows, pieces[0].schema
         if type(value) is not list:
-            return divide(self._one(value, schema), rows, self.where)
+            return keep_apart(divide(self._one(value, schema), rows, self.where), context())
         apart: list[Apart] = []
         for parts, answer in value:
             if isinstance(answer, Stored):
@@ -186,7 +186,7 @@ class BoundMethod:
 
     # ---- generators
 
-    def _stream(self, pieces: Sequence[pa.RecordBatch]) -> Iterator[Rows]:
+    def _stream(self, pieces: Sequence[pa.RecordBatch]) -> Iterator[MethodResult]:
         stream = self._results.stream(pieces[0].schema)
         try:
             values = iter(self._function(self._form(pieces, self.where)))
@@ -207,7 +207,7 @@ class BoundMethod:
         if not stream.started and self._results.output is not None:
             yield empty_batch(self._results.output)
 
-    async def _stream_async(self, pieces: Sequence[pa.RecordBatch]) -> AsyncIterator[Rows]:
+    async def _stream_async(self, pieces: Sequence[pa.RecordBatch]) -> AsyncIterator[MethodResult]:
         stream = self._results.stream(pieces[0].schema)
         try:
             values = self._function(self._form(pieces, self.where))
@@ -230,9 +230,13 @@ class BoundMethod:
         if not stream.started and self._results.output is not None:
             yield empty_batch(self._results.output)
 
-    def _read(self, stream: StreamReader, value: Any) -> Rows:
+    def _read(self, stream: StreamReader, value: Any) -> MethodResult:
         try:
-            return stream.read(value)
+            rows = stream.read(value)
+            if not self.spec.delimited:
+                return rows
+            current = context()
+            return keep_apart(divide_part(rows, current.rows, self.where), current)
         except BaseException as error:
             raise self._explain(error) from error
 

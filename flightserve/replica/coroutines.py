@@ -19,7 +19,7 @@ from typing import Any, Final
 from flightserve.clock import monotonic_ns
 from flightserve.contracts.context import enter
 from flightserve.errors import Cancelled, FlightserveError, MethodFailed, ReplicaFailed, Unavailable
-from flightserve.replica.apart import Rows
+from flightserve.replica.apart import MethodResult
 from flightserve.replica.faults import describe, tell
 from flightserve.replica.run import Run, RunAnswer
 from flightserve.wire import frames
@@ -193,7 +193,7 @@ class Coroutines:
             answer = self._explain(run, error)
         self._settle(run, answer)
 
-    async def _stream(self, run: Run, batches: AsyncIterator[Rows]) -> None:
+    async def _stream(self, run: Run, batches: AsyncIterator[MethodResult]) -> None:
         windows, batch_id = run.outbox.session.windows, run.frame.batch_id
         window = windows[batch_id] = asyncio.Semaphore(STREAM_WINDOW)
         try:
@@ -201,7 +201,8 @@ class Coroutines:
                 await window.acquire()
                 if run.context.cancelled:
                     raise _unwanted()
-                run.outbox.send_part(batch_id, batch)
+                if not run.send_part(batch):
+                    window.release()
         finally:
             del windows[batch_id]
 

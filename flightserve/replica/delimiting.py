@@ -2,13 +2,13 @@
 
 A delimited method gets the rows of many requests at once and returns any number of rows for each, in the order of
 their `rid`. Here the result is divided among the requests without a copy of its columns, and `rid` is counted from
-each request's own first row, so that a caller cannot tell what company its rows had.
+each request's own first row, so that a caller cannot tell what company its rows had. A generator's parts are divided
+each by itself; a part need not have rows for all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,7 @@ import pyarrow as pa
 from flightserve.errors import MethodFailed
 from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.replica.apart import Apart, MethodResult, Rows
-
-RID: Final = "rid"
+from flightserve.types import RID
 
 
 def divide(result: Rows, rows: Sequence[int], where: str) -> MethodResult:
@@ -43,3 +42,16 @@ def divide(result: Rows, rows: Sequence[int], where: str) -> MethodResult:
     answer = pa.RecordBatch.from_arrays([own, *batch.columns[1:]], schema=batch.schema)
     whole = Fresh(answer, result.written) if isinstance(result, Fresh) else answer
     return [Apart(list(range(len(rows))), whole, counts.tolist())]
+
+
+def divide_part(result: Rows, rows: Sequence[int], where: str) -> MethodResult:
+    """As `divide`, of one part of a stream: only those that it has rows for get some."""
+    divided = divide(result, rows, where)
+    if not isinstance(divided, list):
+        return divided
+    found = []
+    for parts, batch, counts in divided:
+        some = [place for place, count in enumerate(counts) if count]
+        if some:
+            found.append(Apart([parts[place] for place in some], batch, [counts[place] for place in some]))
+    return found

@@ -360,11 +360,10 @@ class ReplicaLane:
         batch = self._inside_of(stream, next, stream.batches, None)
         if batch is None:
             return frames.Done(batch_id, None, 0, True)
-        if context.last:
+        if context.last and stream.run.alone and not isinstance(batch, list):
             return frames.Done(batch_id, self.outbox.write(batch), batch.num_rows, True)
-        self.outbox.send_part(batch_id, batch)
-        stream.unread += 1
-        return None
+        stream.unread += stream.run.send_part(batch)
+        return frames.Done(batch_id, None, 0, True) if context.last else None
 
     def _end_stream(self, stream: LaneStream, answer: RunAnswer) -> None:
         """The generator is over, or is closed, and its micro-batch is answered. Raises as `Run.finish`."""

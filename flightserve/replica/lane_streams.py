@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from flightserve.contracts.context import enter
 from flightserve.core.routing.credits import STREAMS_MAX
-from flightserve.replica.apart import Rows
+from flightserve.replica.apart import MethodResult
 from flightserve.replica.coroutines import STREAM_WINDOW
 from flightserve.replica.run import Run
 
@@ -28,7 +28,7 @@ class LaneStream:
 
     __slots__ = ("batches", "busy_ns", "run", "suspended", "unread", "variables", "waits_since_ns")
 
-    def __init__(self, run: Run, batches: Iterator[Rows]) -> None:
+    def __init__(self, run: Run, batches: Iterator[MethodResult]) -> None:
         self.run = run
         self.batches = batches
         self.variables = contextvars.copy_context()

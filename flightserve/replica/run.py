@@ -171,6 +171,25 @@ class Run:
             raise
         return done
 
+    @property
+    def alone(self) -> bool:
+        """It is for one request."""
+        return self.inputs.parts is None and len(self.frame.parts) == 1
+
+    def send_part(self, result: MethodResult) -> bool:
+        """Send a part of a streamed reply that is not its last. False where it has rows for nobody."""
+        if not isinstance(result, list):
+            if self.alone:
+                self.outbox.send_part(self.frame.batch_id, result)
+                return True
+            result = [Apart([0], result, [result.num_rows])]
+        if not result:
+            return False
+        done = self._write_apart(result)
+        done.last = False
+        self.outbox.send(done, *[share.region for share in done.shares])
+        return True
+
     def explain(self, error: BaseException) -> FlightserveError:
         """What the caller is told of what user code raised, or a library, or we. It keeps no rows alive."""
         return bare(report_failure(error, self.method.where, log, self.context.describe()))

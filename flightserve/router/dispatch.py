@@ -7,7 +7,6 @@ never touched: a micro-batch is the list of its requests' regions, a reply is ro
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -39,11 +38,11 @@ from flightserve.core.routing.machine import DeploymentMachine
 from flightserve.errors import KINDS, DeadlineExceeded, MethodFailed, NotFound, ProtocolError
 from flightserve.router.chaining import as_answered, partway
 from flightserve.router.links import PeerLink, RegionHold, Routed, RunningBatch
-from flightserve.router.settling import refuse_all, settle_holds, share_out
+from flightserve.router.peers import log_standing
+from flightserve.router.settling import left_out, refuse_all, settle_holds, share_out, share_out_each
+from flightserve.router.streaming import by_link, readers_of, whose_rows
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire import frames
-
-log = logging.getLogger(__name__)
 
 _NOT_FOUND = KINDS.index(NotFound)
 _DEADLINE = KINDS.index(DeadlineExceeded)
@@ -109,7 +108,8 @@ class Dispatcher:
         parts, region = frame.parts, frame.region
         group = (frame.method, region.schema_id)
         rows_total = frame.rows or (parts[0].rows if len(parts) == 1 else sum([part.rows for part in parts]))
-        is_async = frame.method in self._awaiting
+        # A stream goes on for long: nobody waits for the end of another's.
+        is_async, gathers = frame.method in self._awaiting, method.delimited and not method.streaming
         requests: list[Request] = []
         for part in parts:
             nbytes = region.length * part.rows // rows_total if rows_total else 0
@@ -117,7 +117,7 @@ class Dispatcher:
             sliceable = method.row_aligned or (method.delimited and self._fits(part.rows, nbytes))
             request = Routed(
                 next(self._ids), group, part.rows, nbytes, part.deadline_ns, part.priority, now_ns,
-                sliceable, method.idempotent, method.delimited, is_async, method.max_concurrent, method.form != "row",
+                sliceable, method.idempotent, gathers, is_async, method.max_concurrent, method.form != "row",
                 dispatcher=self, link=link, hold=hold, part=part,
             )  # fmt: skip
             link.requests[part.request_id] = request
@@ -138,8 +138,9 @@ class Dispatcher:
         for request in requests:
             request.dispatcher = self
             request.sliceable = method.row_aligned or (method.delimited and self._fits(request.rows, request.nbytes))
-            request.idempotent, request.gathers, request.is_async = method.idempotent, method.delimited, is_async
-            request.max_concurrent, request.grows = method.max_concurrent, method.form != "row"
+            request.idempotent, request.gathers = method.idempotent, method.delimited and not method.streaming
+            request.is_async, request.max_concurrent = is_async, method.max_concurrent
+            request.grows = method.form != "row"
         if method.streaming:
             for request in [each for each in requests if each.then]:
                 requests.remove(request)
@@ -160,9 +161,15 @@ class Dispatcher:
         """The reader of a streamed reply is ready for more."""
         if request.streamed and request.batch is not None:
             lane, batch_id = request.batch
-            if not lane.channel.closed:
-                lane.channel.queue(frames.Taken(batch_id, parts))
-                self.dirty.add(lane)
+            running = lane.running.get(batch_id)
+            if running is not None and running.readers is not None:
+                parts = running.readers.took(request.id, parts)
+            self._tell_taken(lane, batch_id, parts)
+
+    def _tell_taken(self, lane: PeerLink, batch_id: int, parts: int) -> None:
+        if parts and not lane.channel.closed:
+            lane.channel.queue(frames.Taken(batch_id, parts))
+            self.dirty.add(lane)
 
     # ---- from replicas
 
@@ -250,27 +257,15 @@ class Dispatcher:
         running = link.running.get(frame.batch_id)
         if running is None:
             raise ProtocolError(f"replica answered micro-batch {frame.batch_id}, which it does not have")
-        pieces = running.pieces
-        answered = [place for share in frame.shares for place in share.parts]
-        answered += [place for fault in frame.faults for place in fault.parts]
-        left = set(range(len(pieces))).difference(answered)
-        if len(answered) + len(left) != len(pieces) or not answered:
-            raise ProtocolError("replica answered a part of a micro-batch twice, or one that there is not")
+        if not frame.last:
+            self._stream_shares(link, frame, running, results, now_ns)
+            return
+        left = left_out(running, frame)
         # Both clocks are one: what had expired there has expired here.
         self.handle(Tick(), now_ns)
-        if not all(pieces[place][0].settled for place in left):
+        if not all(request.settled for request in left):
             raise ProtocolError("replica left out a part of a micro-batch that has not expired")
-        for share in frame.shares:
-            counts = share.counts
-            if counts and (len(counts) != len(share.parts) or min(counts) < 0 or sum(counts) != share.rows):
-                raise ProtocolError("replica counted other rows for parts of a micro-batch than it answered")
-            if share.offsets and (len(share.offsets) != len(counts) or min(share.offsets) < 0):
-                raise ProtocolError("replica did not say for each part of a micro-batch where its rows begin")
-            if not counts and share.rows != (asked := sum([pieces[place][2] for place in share.parts])):
-                raise ProtocolError(f"replica answered {share.rows} rows to parts of a micro-batch that have {asked}")
-        for share, result in zip(frame.shares, results, strict=True):
-            shared = RunningBatch([pieces[place] for place in share.parts], [])
-            share_out(shared, result, share.rows, share.counts, share.offsets)
+        share_out_each(running, frame.shares, results)
         faults = {place: (fault.kind, fault.message) for fault in frame.faults for place in fault.parts}
         del link.running[frame.batch_id]
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, faults, frame.waited_ns), now_ns)
@@ -279,15 +274,29 @@ class Dispatcher:
     def _stream(
         self, link: PeerLink, frame: frames.Done, running: RunningBatch, result: RegionHold | None, now_ns: int
     ) -> None:
+        self._note_streams(link, frame, running, now_ns)
         request = running.pieces[0][0]
-        running.streams = True
-        if not request.streamed:
-            request.streamed = True
-            holds_lane = self._holds_lanes and not request.is_async
-            self.handle(Streamed(link.number, frame.batch_id, holds_lane), now_ns)
         if result is not None and not request.settled:
             items = [frames.Item(request.part.request_id, 0, frame.rows, False)]
             self._send(request.link, result, frames.Results(result.region, items))
+
+    def _note_streams(self, link: PeerLink, frame: frames.Done, running: RunningBatch, now_ns: int) -> None:
+        if not running.streams:
+            running.streams = True
+            for request, _, _ in running.pieces:
+                request.streamed = True
+            holds_lane = self._holds_lanes and not running.pieces[0][0].is_async
+            self.handle(Streamed(link.number, frame.batch_id, holds_lane), now_ns)
+
+    def _stream_shares(
+        self, link: PeerLink, frame: frames.Done, running: RunningBatch, results: list[RegionHold], now_ns: int
+    ) -> None:
+        self._note_streams(link, frame, running, now_ns)
+        rows = list(whose_rows(running, frame.shares, results))
+        for reader, hold, items in by_link(rows):
+            self._send(reader, hold, frames.Results(hold.region, items))
+        taken = readers_of(running).sent([request.id for _, request, _ in rows])
+        self._tell_taken(link, frame.batch_id, taken)
 
     def suspend(self, link: PeerLink, frame: frames.Suspended, now_ns: int) -> None:
         """A micro-batch waits for another deployment, or for its turn to stream on; its lane has room for the next."""
@@ -450,6 +459,11 @@ class Dispatcher:
     def _settle(self, request: Routed) -> None:
         request.settled = True
         request.link.requests.pop(request.part.request_id, None)
+        if request.streamed and request.batch is not None:
+            lane, batch_id = request.batch
+            running = lane.running.get(batch_id)
+            if running is not None and running.readers is not None:
+                self._tell_taken(lane, batch_id, running.readers.left(request.id))
         if request.results:
             for _, result, _, _ in request.results:
                 result.drop()
@@ -463,15 +477,7 @@ class Dispatcher:
         hold.drop()
 
     def _log(self, effect: Ejected | Readmitted) -> None:
-        if isinstance(effect, Readmitted):
-            log.info("replica %x of %s serves again", effect.process, self.spec.name)
-        else:
-            log.warning(
-                "replica %x of %s is %.1f times slower than the others; it gets nothing for a while",
-                effect.process,
-                self.spec.name,
-                effect.factor,
-            )
+        log_standing(self.spec.name, effect)
 
     def _abandon(self, effect: AbandonBatch) -> None:
         lane = self._lanes.get(effect.replica_id)

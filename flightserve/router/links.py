@@ -16,6 +16,7 @@ import msgspec
 
 from flightserve.core.memory.leases import Hold, Leases
 from flightserve.core.routing.events import Request
+from flightserve.core.routing.shared_streams import SharedStream
 from flightserve.errors import ProtocolError
 from flightserve.fabric.memory.segments import check_segment
 from flightserve.fabric.transport.channels import PollingChannel
@@ -111,6 +112,8 @@ class RunningBatch(msgspec.Struct, eq=False):
     suspended: bool = False
     # A part of its reply came.
     streams: bool = False
+    # Where several requests share its reply.
+    readers: SharedStream | None = None
     # The method of another deployment that it called last, if that took a while.
     callee: str = ""
 

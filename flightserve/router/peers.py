@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flightserve.config import FabricLimits
+from flightserve.core.routing.events import Ejected, Readmitted
 from flightserve.errors import ProtocolError
 from flightserve.fabric.transport.processes import Industry, look_at
 from flightserve.wire.frames import Hello
@@ -142,3 +143,12 @@ class Peers:
         peer.pings_open = 0
         peer.industry.rest()
         return was_paused
+
+
+def log_standing(deployment: str, effect: Ejected | Readmitted) -> None:
+    """A replica gets nothing for a while, or serves again."""
+    if isinstance(effect, Readmitted):
+        log.info("replica %x of %s serves again", effect.process, deployment)
+        return
+    slower = "replica %x of %s is %.1f times slower than the others; it gets nothing for a while"
+    log.warning(slower, effect.process, deployment, effect.factor)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flightserve.core.routing.chaining import told_of_stage
 from flightserve.errors import ProtocolError
-from flightserve.router.links import PeerLink, RegionHold, RunningBatch
+from flightserve.router.links import PeerLink, RegionHold, Routed, RunningBatch
 from flightserve.wire import frames
 
 
@@ -30,6 +30,33 @@ def share_out(
             result.refs += 1
             request.results.append((row_offset, result, offsets[place] if offsets else offset, count))
         offset += count
+
+
+def share_out_each(running: RunningBatch, shares: Sequence[frames.Share], results: Sequence[RegionHold]) -> None:
+    """The same of several results, each for some of the pieces. Raises ProtocolError before anybody is given any."""
+    pieces = running.pieces
+    for share in shares:
+        counts = share.counts
+        if counts and (len(counts) != len(share.parts) or min(counts) < 0 or sum(counts) != share.rows):
+            raise ProtocolError("replica counted other rows for parts of a micro-batch than it answered")
+        if share.offsets and (len(share.offsets) != len(counts) or min(share.offsets) < 0):
+            raise ProtocolError("replica did not say for each part of a micro-batch where its rows begin")
+        if not counts and share.rows != (asked := sum([pieces[place][2] for place in share.parts])):
+            raise ProtocolError(f"replica answered {share.rows} rows to parts of a micro-batch that have {asked}")
+    for share, result in zip(shares, results, strict=True):
+        shared = RunningBatch([pieces[place] for place in share.parts], [])
+        share_out(shared, result, share.rows, share.counts, share.offsets)
+
+
+def left_out(running: RunningBatch, frame: frames.Done) -> list[Routed]:
+    """The requests that an answer says nothing of. Raises ProtocolError where it says something of one twice."""
+    pieces = running.pieces
+    answered = [place for share in frame.shares for place in share.parts]
+    answered += [place for fault in frame.faults for place in fault.parts]
+    left = set(range(len(pieces))).difference(answered)
+    if len(answered) + len(left) != len(pieces) or not answered:
+        raise ProtocolError("replica answered a part of a micro-batch twice, or one that there is not")
+    return [pieces[place][0] for place in left]
 
 
 def settle_holds(link: PeerLink, running: RunningBatch, kept: list[int]) -> None:
