@@ -32,12 +32,15 @@ ANY: Final = "*"
 # Hosts and origins that were judged before; a stranger may send as many as he likes.
 JUDGED_MAX: Final = 256
 _AUTHORITY: Final = re.compile(rb"(\[[0-9a-fA-F:.%]+\]|[^\[\]:/@?#\s]+)(?::\d{0,5})?")
-_EXPOSED: Final = b"access-control-expose-headers: content-disposition, etag, retry-after, x-request-id\r\n"
+_EXPOSED: Final = (
+    b"access-control-expose-headers: content-disposition, etag, inference-header-content-length, retry-after, "
+    b"x-request-id\r\n"
+)
 _PREFLIGHT: Final = {
     "access-control-allow-methods": "GET, HEAD, POST",
     "access-control-allow-headers": "accept, authorization, cache-control, content-encoding, content-type, "
-    "if-none-match, last-event-id, range, traceparent, x-priority, x-request-id, x-request-key, x-timeout-ms, "
-    "x-warehouse",
+    "if-none-match, inference-header-content-length, last-event-id, range, traceparent, x-priority, x-request-id, "
+    "x-request-key, x-timeout-ms, x-warehouse",
     "access-control-max-age": "600",
 }
 
