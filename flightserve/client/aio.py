@@ -189,10 +189,18 @@ class AsyncClient:
             return None
 
     def _ask(
-        self, as_: str | None, timeout_s: float | None, priority: int, request_id: str | None, retries: int | None
+        self,
+        as_: str | None,
+        timeout_s: float | None,
+        priority: int,
+        request_id: str | None,
+        retries: int | None,
+        request_key: str = "",
+        traceparent: str = "",
     ) -> Asked:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        return ask(as_, timeout_s, priority, request_id, self._retries if retries is None else retries)
+        retries = self._retries if retries is None else retries
+        return ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
 
     async def _run(self, work: Work[T], asked: Asked, find: Find) -> T:
         """As `Client._run`."""
@@ -255,12 +263,14 @@ class AsyncMethod:
         timeout_s: float | None = None,
         priority: int = 0,
         request_id: str | None = None,
+        request_key: str = "",
+        traceparent: str = "",
         retries: int | None = None,
     ) -> AsyncAnswer:
         """Call it with rows of any kind, to be awaited: the answer, as of `MethodClient`. Of a method that streams it
         is an `AsyncParts`; `async for part in client.Walks.walk(rows)` does without the `await`. Of rows that are an
         iterator or an asynchronous one, `async for` gives the answers (`map`)."""
-        asked = self._client._ask(as_, timeout_s, priority, request_id, retries)
+        asked = self._client._ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
         return AsyncAnswer(self, rows, asked)
 
     async def _call(self, rows: Any, asked: Asked) -> Any:
@@ -287,12 +297,14 @@ class AsyncMethod:
         timeout_s: float | None = None,
         priority: int = 0,
         request_id: str | None = None,
+        request_key: str = "",
+        traceparent: str = "",
         retries: int | None = None,
         window: int = WINDOW,
     ) -> AsyncIterator[Any]:
         """One call for each item of `batches`, so many as `window` says at a time; the answers, in order. A call that
         fails ends it, after the answers before it."""
-        asked = self._client._ask(as_, timeout_s, priority, request_id, retries)
+        asked = self._client._ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
         async for answer in self._map(batches, asked, window):
             yield answer
 

@@ -203,10 +203,18 @@ class Client:
         return self._run(work, asked, find)
 
     def _ask(
-        self, as_: str | None, timeout_s: float | None, priority: int, request_id: str | None, retries: int | None
+        self,
+        as_: str | None,
+        timeout_s: float | None,
+        priority: int,
+        request_id: str | None,
+        retries: int | None,
+        request_key: str = "",
+        traceparent: str = "",
     ) -> Asked:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        return ask(as_, timeout_s, priority, request_id, self._retries if retries is None else retries)
+        retries = self._retries if retries is None else retries
+        return ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
 
     def _run(self, work: Work[T], asked: Asked, find: Find) -> T:
         """Do the work, and again where that is safe and may help; `find` says of which method it is."""
@@ -281,6 +289,8 @@ class MethodClient:
         timeout_s: float | None = None,
         priority: int = 0,
         request_id: str | None = None,
+        request_key: str = "",
+        traceparent: str = "",
         retries: int | None = None,
     ) -> Any:
         """Call it with rows of any kind (`client.rows`); the answer is of the kind that was given, or of `as_`.
@@ -290,7 +300,7 @@ class MethodClient:
         calls the request.
         """
         client = self._client
-        asked = client._ask(as_, timeout_s, priority, request_id, retries)
+        asked = client._ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
         if is_stream(rows):
             return self._map(rows, asked, WINDOW)
 
@@ -314,12 +324,14 @@ class MethodClient:
         timeout_s: float | None = None,
         priority: int = 0,
         request_id: str | None = None,
+        request_key: str = "",
+        traceparent: str = "",
         window: int = WINDOW,
     ) -> Iterator[Any]:
         """One request for each item of `batches`, sent while answers come; the answers, in order, each of its item's
         kind or of `as_`. So many as `window` says are on their way at most. `timeout_s` is each request's. Nothing is
         made again by itself: what is answered is known, the rest is the caller's to send again."""
-        asked = self._client._ask(as_, timeout_s, priority, request_id, 0)
+        asked = self._client._ask(as_, timeout_s, priority, request_id, 0, request_key, traceparent)
         return self._map(iter(batches), asked, window)
 
     def _map(self, items: Iterator[Any], asked: Asked, window: int) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from flightserve.client.retrying import pause_ns
 from flightserve.client.rows import check_kind
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.errors import DeadlineExceeded, FlightserveError, InvalidArgument
-from flightserve.frontends.edge import checked_request_id, new_request_id
+from flightserve.frontends.edge import checked_key, checked_request_id, known_traceparent, new_request_id
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 PRIORITY_MAX: Final = 9
@@ -32,6 +32,7 @@ class Asked(NamedTuple):
     priority: int
     request_id: str
     retries: int
+    request_key: str = ""
     traceparent: str = ""
 
     def deadline_ns(self, spec: DeploymentSpec, began_ns: int) -> int:
@@ -46,7 +47,7 @@ class Asked(NamedTuple):
         deadline_ns = self.deadline_ns(spec, began_ns)
         if deadline_ns <= monotonic_ns():
             raise DeadlineExceeded("the deadline passed before the request was sent")
-        return RequestMeta(deadline_ns, self.priority, self.request_id, self.traceparent)
+        return RequestMeta(deadline_ns, self.priority, self.request_id, self.traceparent, self.request_key)
 
 
 class Tries:
@@ -79,7 +80,13 @@ class Tries:
 
 
 def ask(
-    as_: str | None, timeout_s: float | None, priority: int, request_id: str | None, retries: int, traceparent: str = ""
+    as_: str | None,
+    timeout_s: float | None,
+    priority: int,
+    request_id: str | None,
+    retries: int,
+    request_key: str = "",
+    traceparent: str = "",
 ) -> Asked:
     """Check what a caller says. Raises InvalidArgument."""
     if timeout_s is not None and not (_is_number(timeout_s) and 0 <= timeout_s < math.inf):
@@ -89,10 +96,12 @@ def ask(
         raise InvalidArgument(f"priority is {priority!r}; it is a whole number from 0 to {PRIORITY_MAX}")
     if type(retries) is not int or retries < 0:
         raise InvalidArgument(f"retries is {retries!r}; it is a whole number, 0 or more")
-    if not isinstance(request_id, str | None):
-        raise InvalidArgument(f"request_id is {request_id!r}; it is a text")
+    for name, text in (("request_id", request_id), ("request_key", request_key), ("traceparent", traceparent)):
+        if not isinstance(text, str | None):
+            raise InvalidArgument(f"{name} is {text!r}; it is a text")
     known = new_request_id() if request_id is None else checked_request_id(str(request_id))
-    return Asked(check_kind(as_), timeout_s, priority, known, retries, traceparent)
+    key, trace = request_key and checked_key(str(request_key)), traceparent and known_traceparent(str(traceparent))
+    return Asked(check_kind(as_), timeout_s, priority, known, retries, key, trace)
 
 
 def _is_number(value: Any) -> bool:

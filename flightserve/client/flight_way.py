@@ -151,6 +151,8 @@ class FlightWay:
         headers = [*self._headers, (b"x-request-id", meta.request_id.encode())]
         if meta.priority:
             headers.append((b"x-priority", b"%d" % meta.priority))
+        if meta.key:
+            headers.append((b"x-request-key", meta.key.encode()))
         if meta.traceparent:
             headers.append((b"traceparent", meta.traceparent.encode()))
         timeout_s = None

@@ -81,12 +81,18 @@ def meta_of(
         _deadline_ns(timeout, spec, limits, now_ns, native_deadline_ns),
         0 if priority is None else _priority(priority),
         f"{_prefix}{next(_counter):x}" if request_id is None else checked_request_id(request_id),
-        "" if traceparent is None or not _TRACEPARENT.fullmatch(traceparent) else traceparent,
-        "" if key is None else _checked_key(key),
+        "" if traceparent is None else known_traceparent(traceparent),
+        "" if key is None else checked_key(key),
     )
 
 
-def _checked_key(key: str) -> str:
+def known_traceparent(text: str) -> str:
+    """Itself, or nothing where it is not as W3C has it."""
+    return text if _TRACEPARENT.fullmatch(text) else ""
+
+
+def checked_key(key: str) -> str:
+    """The key itself. Raises InvalidArgument where it could break a header."""
     if key and not _REQUEST_ID.fullmatch(key):
         raise InvalidArgument(f"x-request-key is printable ASCII, at most {REQUEST_ID_CHARS_MAX} characters")
     return key

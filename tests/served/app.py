@@ -39,6 +39,18 @@ class Probe:
         """The replica's pid."""
         return {"a": os.getpid()}
 
+    @fs.single_input
+    def told(self, row: dict[str, int]) -> dict[str, Any]:
+        """What the caller said beside the rows."""
+        current = fs.context()
+        left_s = (current.remaining_ms or 0) / 1000
+        return {
+            "priority": current.priority,
+            "id": current.request_id,
+            "trace": current.traceparents[0],
+            "left_s": left_s,
+        }
+
     def boom(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Raises."""
         raise ValueError(f"boom in {__file__} " + "é" * 5000)

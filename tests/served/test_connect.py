@@ -142,6 +142,16 @@ def test_errors_are_of_their_classes_and_name_the_request(client: Client) -> Non
     assert client.Probe.identity(ROWS, priority=9, timeout_s=5) == ROWS
 
 
+def test_what_is_said_beside_the_rows(client: Client) -> None:
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    told = client.Probe.told({"a": 1}, timeout_s=9, priority=7, request_id="mine-3", request_key="k", traceparent=trace)
+    assert 5 < told.pop("left_s") <= 9
+    assert told == {"priority": 7, "id": "mine-3", "trace": trace}
+    (answer,) = client.Probe.told.map([{"a": 1}], priority=2, timeout_s=9, traceparent="no trace")
+    assert 5 < answer["left_s"] <= 9
+    assert (answer["priority"], answer["trace"]) == (2, "")
+
+
 def test_parts_come_as_they_are_made(client: Client) -> None:
     assert list(client.Probe.pieces({"a": [1, 2, 3]})) == [{"a": [1]}, {"a": [2]}, {"a": [3]}]
     assert client.Probe.pieces(ROWS).read_all() == ROWS

@@ -1,0 +1,55 @@
+"""Which app of this machine is meant."""
+
+from __future__ import annotations
+
+import pytest
+
+import flightserve as fs
+from flightserve.client import finding
+from flightserve.client.finding import FoundApp, app_at, is_here, only_app, port_of
+
+ONE = FoundApp("one", "/one", ("grpc://127.0.0.1:8815", "grpc://127.0.0.1:40001"))
+TWO = FoundApp("two", "/two", ("grpc://0.0.0.0:9000",))
+
+
+@pytest.fixture
+def apps(monkeypatch: pytest.MonkeyPatch) -> list[FoundApp]:
+    found = [ONE, TWO]
+    monkeypatch.setattr(finding, "apps", lambda: found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("address", "app"),
+    [
+        ("grpc://127.0.0.1:8815", ONE),
+        ("grpc+tcp://localhost:40001", ONE),
+        ("grpc://[::1]:9000", TWO),
+        ("grpc://127.0.0.1:1", None),
+        ("grpc://example.com:8815", None),
+        ("grpc://10.1.2.3:8815", None),
+        ("grpc://127.0.0.1", None),
+        ("grpc://127.0.0.1:port", None),
+        ("grpc://127.0.0.1:99999", None),
+    ],
+)
+@pytest.mark.usefixtures("apps")
+def test_an_address_is_an_app_of_this_machine_or_none(address: str, app: FoundApp | None) -> None:
+    assert app_at(address) == app
+
+
+def test_without_an_address_it_is_the_only_one(apps: list[FoundApp]) -> None:
+    with pytest.raises(fs.InvalidArgument, match=r"several apps .* grpc://127.0.0.1:8815, grpc://0.0.0.0:9000"):
+        only_app()
+    apps.remove(TWO)
+    assert only_app() == ONE
+    apps.remove(ONE)
+    with pytest.raises(fs.NotFound, match="no flightserve app of this user runs"):
+        fs.connect()
+
+
+def test_what_is_here() -> None:
+    assert is_here("127.8.8.8")
+    assert not is_here("")
+    assert not is_here("192.0.2.1")
+    assert port_of("grpc://host") is None
