@@ -2,12 +2,14 @@
 
 | module | what |
 |---|---|
-| `connecting` | `connect`, `connect_async`: which way leads to an address |
-| `blocking`, `aio` | `Client` and `AsyncClient`: deployments and methods as attributes, SQL, retries |
+| `connecting`, `finding` | `connect`, `connect_async`: which way leads to an address; apps of this machine |
+| `blocking`, `feeding` | `Client`: deployments and methods as attributes, SQL, streams both ways |
+| `aio`, `async_parts`, `async_ways` | `AsyncClient`, and its two ways |
+| `calling`, `retrying` | what a call asks for, and whether it is made again (`retrying` is pure) |
 | `rows` | what users have (tables, frames, arrays, dicts) as record batches, and back |
+| `sql` | statements as requests of a warehouse |
 | `catalogue` | what is deployed there; names that are not |
-| `retrying` | whether a failed call is made again, and when (pure) |
 | `way` | what a way to an app can do, as a protocol |
-| `flight_way` | over Arrow Flight, from anywhere |
-| `memory_way` | over the data plane's shared memory, from the same machine and user |
+| `flight_way`, `flight_errors` | over Arrow Flight, from anywhere |
+| `memory_way`, `peer`, `held` | over the data plane's shared memory, from the same machine and user |
 """
