@@ -18,6 +18,7 @@ from collections.abc import Iterable
 
 from flightserve.core.routing.chaining import goes_on
 from flightserve.router.links import PeerLink, RegionHold, Routed
+from flightserve.types import MethodSpec
 from flightserve.wire import frames
 
 # Rows of a result, as (row offset in the request, region, row offset in it, rows).
@@ -49,6 +50,14 @@ def next_request(before: Routed, number: int, call: frames.NextCall, now_ns: int
         used.drop()
     before.link.requests[part.request_id] = request
     return request
+
+
+def address(request: Routed, method: MethodSpec, is_async: bool, fits: bool) -> None:
+    """The request is for that method: as `Dispatcher.submit` makes those that come from callers. `fits`: a micro-batch
+    has room for it."""
+    request.sliceable = method.row_aligned or (method.delimited and fits)
+    request.idempotent, request.gathers = method.idempotent, method.delimited and not method.streaming
+    request.is_async, request.max_concurrent, request.grows = is_async, method.max_concurrent, method.form != "row"
 
 
 def may_go_on(request: Routed) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from flightserve.clock import NEVER_NS
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
@@ -138,7 +138,8 @@ class Deployments:
         elif self.draining:
             refuse_all(link, frame, hold, _UNAVAILABLE, "the router is draining; try again")
         else:
-            dispatcher.submit(link, frame, hold, now_ns)
+            ahead_ns = self._ahead(frame.then, now_ns) if frame.then and dispatcher.in_time else None
+            dispatcher.submit(link, frame, hold, now_ns, ahead_ns)
             return
         self.dirty.add(link)
 
@@ -161,7 +162,17 @@ class Deployments:
             behind[0].dispatcher.answer_partway(behind)
         for (key, _), requests in onward.items():
             following = [next_request(each, next(self._ids), each.then[0], now_ns) for each in requests]
-            self._dispatchers[key].take_on(following, now_ns)
+            dispatcher = self._dispatchers[key]
+            if dispatcher.in_time:
+                for each in following:
+                    each.ahead_ns = self._ahead(each.then, now_ns)(each.rows)
+            dispatcher.take_on(following, now_ns)
+
+    def _ahead(self, calls: Sequence[frames.NextCall], now_ns: int) -> Callable[[int], int]:
+        """How long these calls take of a request with so many rows, as far as that is known here."""
+        found = [(self._dispatchers.get(each.deployment), each.method) for each in calls]
+        known = [(dispatcher.times, method) for dispatcher, method in found if dispatcher is not None]
+        return lambda rows: sum([times.expected_ns(method, rows, now_ns) for times, method in known])
 
     def _elsewhere(self, link: PeerLink, frame: frames.Submit, hold: RegionHold) -> None:
         """The deployment is not ours: not yet, not any more, or nobody's. Whose table is newer knows."""

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from flightserve.core.overload.stage_times import StageTimes
 from flightserve.core.routing.chaining import FOLLOWED_STREAM, told_of_stage
 from flightserve.core.routing.credits import STREAMS_MAX, SUSPENDED_MAX
 from flightserve.core.routing.events import (
@@ -36,10 +37,10 @@ from flightserve.core.routing.events import (
 )
 from flightserve.core.routing.machine import DeploymentMachine
 from flightserve.errors import KINDS, DeadlineExceeded, MethodFailed, NotFound, ProtocolError
-from flightserve.router.chaining import as_answered, partway
+from flightserve.router.chaining import address, as_answered, partway
 from flightserve.router.links import PeerLink, RegionHold, Routed, RunningBatch
 from flightserve.router.peers import log_standing
-from flightserve.router.settling import left_out, refuse_all, settle_holds, share_out, share_out_each
+from flightserve.router.settling import left_out, refuse_all, settle_holds, share_out, share_out_each, tell_moved
 from flightserve.router.streaming import by_link, readers_of, whose_rows
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire import frames
@@ -65,6 +66,7 @@ class Dispatcher:
         self._lanes: dict[int, PeerLink] = {}
         self.dirty = dirty
         self._through = through
+        self.times = StageTimes(spec.options.max_batch_rows)
         # The deployment is another router's, or replaced: nothing new is taken in.
         self.leaving = False
         # This version of it is not served yet, or not any more.
@@ -75,6 +77,7 @@ class Dispatcher:
     def update(self, spec: DeploymentSpec) -> None:
         """Serve this version of the spec from now on."""
         self.spec = spec
+        self.in_time = spec.options.router == "deadline"
         self._methods: dict[str, MethodSpec] = {m.name: m for m in spec.methods}
         # Methods that have lanes of their own.
         self._awaiting = {m.name for m in spec.methods if m.is_async and spec.lanes.side_by_side}
@@ -94,8 +97,16 @@ class Dispatcher:
 
     # ---- from frontends
 
-    def submit(self, link: PeerLink, frame: frames.Submit, hold: RegionHold, now_ns: int) -> None:
-        """Take in the requests of one frame; each gets exactly one outcome on `link`."""
+    def submit(
+        self,
+        link: PeerLink,
+        frame: frames.Submit,
+        hold: RegionHold,
+        now_ns: int,
+        ahead_ns: Callable[[int], int] | None = None,
+    ) -> None:
+        """Take in the requests of one frame; each gets exactly one outcome on `link`. `ahead_ns`: how long the calls
+        that follow take, by rows."""
         method = self._methods.get(frame.method)
         if method is None:
             refuse_all(link, frame, hold, _NOT_FOUND, f"{self.spec.name} has no method {frame.method!r}")
@@ -125,6 +136,7 @@ class Dispatcher:
         if frame.stage:
             for routed in cast("list[Routed]", requests):
                 routed.then, routed.stage = frame.then, frame.stage
+                routed.ahead_ns = 0 if ahead_ns is None else ahead_ns(routed.rows)
         self.handle(Arrived(requests), now_ns)
 
     def takes(self, method: str) -> bool:
@@ -134,13 +146,11 @@ class Dispatcher:
     def take_on(self, requests: list[Routed], now_ns: int) -> None:
         """Take in the next requests of pipelines, all for one method."""
         name = requests[0].group[0]
+        self.times.follow(name)
         method, is_async = self._methods[name], name in self._awaiting
         for request in requests:
             request.dispatcher = self
-            request.sliceable = method.row_aligned or (method.delimited and self._fits(request.rows, request.nbytes))
-            request.idempotent, request.gathers = method.idempotent, method.delimited and not method.streaming
-            request.is_async, request.max_concurrent = is_async, method.max_concurrent
-            request.grows = method.form != "row"
+            address(request, method, is_async, self._fits(request.rows, request.nbytes))
         if method.streaming:
             for request in [each for each in requests if each.then]:
                 requests.remove(request)
@@ -242,6 +252,8 @@ class Dispatcher:
         elif not self._streams(running):
             raise ProtocolError("replica ended a micro-batch without a result")
         del link.running[frame.batch_id]
+        if self.times.methods:
+            self.times.ran(running.method, running.rows, frame.busy_ns, now_ns)
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, waited_ns=frame.waited_ns), now_ns)
         settle_holds(link, running, frame.kept)
 
@@ -446,12 +458,7 @@ class Dispatcher:
             # What they wait with is not what their callers sent.
             requests = [request for request in requests if request.origin is None]
             self.answer_partway([as_answered(request) for request in inner])
-        by_link: dict[PeerLink, list[int]] = {}
-        for request in requests:
-            by_link.setdefault(request.link, []).append(request.part.request_id)
-        for link, request_ids in by_link.items():
-            link.channel.queue(frames.Moved(request_ids))
-            self.dirty.add(link)
+        self.dirty.update(tell_moved(requests))
         # After the frames: a caller keeps the region when it reads them, before it reads of its release.
         for request in requests:
             self._settle(request)

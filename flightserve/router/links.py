@@ -117,6 +117,16 @@ class RunningBatch(msgspec.Struct, eq=False):
     # The method of another deployment that it called last, if that took a while.
     callee: str = ""
 
+    @property
+    def method(self) -> str:
+        """Which one runs."""
+        return self.pieces[0][0].group[0]
+
+    @property
+    def rows(self) -> int:
+        """How many it has."""
+        return sum([rows for _, _, rows in self.pieces])
+
 
 class PeerLink:
     """One connection, with all that has to be undone when it ends."""

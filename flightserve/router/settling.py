@@ -76,3 +76,13 @@ def refuse_all(link: PeerLink, frame: frames.Submit, hold: RegionHold, kind: int
     for part in frame.parts:
         link.channel.queue(frames.Outcome(part.request_id, kind, message))
         hold.drop()
+
+
+def tell_moved(requests: Sequence[Routed]) -> set[PeerLink]:
+    """Say to their callers that these are to be asked anew; gives the connections that it is said by."""
+    by_link: dict[PeerLink, list[int]] = {}
+    for request in requests:
+        by_link.setdefault(request.link, []).append(request.part.request_id)
+    for link, request_ids in by_link.items():
+        link.channel.queue(frames.Moved(request_ids))
+    return set(by_link)

@@ -404,3 +404,43 @@ def test_a_chain_is_a_stage_of_others_and_calls_follow_it(piped: Plane) -> None:
         return [result.batch() async for result in asked]
 
     assert numbers(piped.run(collect())) == [4, 6, 8]
+
+
+# ---- what is ahead
+
+
+@fs.deployment(router="deadline")
+class Urgent:
+    """A stage that knows what is ahead of it."""
+
+    def __init__(self, slow: Any) -> None:
+        self.slow = slow
+
+    def same(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+
+@fs.deployment
+class Slow:
+    """Takes its time."""
+
+    def wait(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        threading.Event().wait(0.1)
+        return batch
+
+
+def test_the_deadline_router_refuses_what_would_miss_its_deadline_in_a_later_stage() -> None:
+    with plane(Urgent.bind(Slow.bind())) as running:
+
+        async def ask() -> list[int]:
+            asked = running.client.call("Urgent", "same", rows(1), meta(0.05), [("Slow", "wait")])
+            return [result.num_rows async for result in asked]
+
+        async def learn() -> None:
+            async for _ in running.client.call("Urgent", "same", rows(1), meta(), [("Slow", "wait")]):
+                pass
+
+        for _ in range(9):
+            running.run(learn())
+        with pytest.raises(errors.DeadlineExceeded, match=r"^stage 1, Urgent\.same: .* of the stages that follow"):
+            running.run(ask())

@@ -101,7 +101,8 @@ class Forecast:
         servers = self._credits.servers
         if times is None or not times.known(now_ns):
             return ""
-        budget_ns = request.deadline_ns - now_ns
+        due_ns = request.deadline_ns - request.ahead_ns
+        budget_ns = due_ns - now_ns
         rows = request.rows
         own_ns = times.fixed_ns + times.row_ns * rows
         batch_ns, row_ns = times.full_ns, times.full_row_ns
@@ -123,14 +124,14 @@ class Forecast:
         batch_ns *= 2.0 * times.caution - 1.0
         if (in_flight_ns + backlog.total) * self._stretch / servers + batch_ns <= budget_ns:
             return ""
-        ahead_ns = backlog.ahead(request.priority, request.deadline_ns)
+        ahead_ns = backlog.ahead(request.priority, due_ns)
         if not ahead_ns and self._at_once():
             in_flight_ns, batch_ns = 0, self._alone_ns(times, request, servers) * times.caution
         wait_ns = (in_flight_ns + ahead_ns) * self._stretch / servers
         if wait_ns + batch_ns <= budget_ns:
             return ""
         self._refused_ns = now_ns
-        return _message(wait_ns + batch_ns, budget_ns)
+        return _message(wait_ns + batch_ns, budget_ns, request.ahead_ns)
 
     def wait_ns(self, request: Request, now_ns: int) -> float:
         """How long the request would wait in the queue if it arrived now; 0 where that is not known."""
@@ -141,7 +142,7 @@ class Forecast:
         return (in_flight_ns + self._ahead_of(request)) / servers
 
     def _ahead_of(self, request: Request) -> int:
-        return self.backlog.ahead(request.priority, request.deadline_ns)
+        return self.backlog.ahead(request.priority, request.deadline_ns - request.ahead_ns)
 
     def late_at_arrival(self, entry: QueueEntry, now_ns: int) -> tuple[str, float] | None:
         """Why the request would take longer than the latency target, and by how many ns; None where it may not, or
@@ -238,12 +239,13 @@ class Forecast:
         entry = queue.head()
         while entry is not None:
             request = entry.request
-            if not entries or request.deadline_ns < tightest_ns:
-                within = times.rows_within(request.deadline_ns - start_ns)
+            due_ns = request.deadline_ns - request.ahead_ns
+            if not entries or due_ns < tightest_ns:
+                within = times.rows_within(due_ns - start_ns)
                 if self._gives_up(entry, times, within, now_ns):
                     queue.pop()
                     expected_ns = start_ns - now_ns + times.expected_ns(self._rows_alone(request))
-                    missed.append((entry, _message(expected_ns, request.deadline_ns - now_ns)))
+                    missed.append((entry, _message(expected_ns, due_ns - now_ns, request.ahead_ns)))
                     entry = queue.head()
                     continue
                 if missed and not entries:
@@ -251,7 +253,7 @@ class Forecast:
                     break
                 if not entries and (entry.alone or not request.sliceable or self._rows_alone(request) < request.rows):
                     return form(queue, bounds)
-                tightest_ns, rows_max = request.deadline_ns, min(rows_max, within)
+                tightest_ns, rows_max = due_ns, min(rows_max, within)
                 if not entries:
                     priority = request.priority
             if request.priority < priority and not urgent:
@@ -285,7 +287,7 @@ class Forecast:
             return True
         if within >= times.full_rows or entry.alone or not request.sliceable:
             return False
-        whole_ns = request.deadline_ns - request.arrived_ns
+        whole_ns = request.deadline_ns - request.ahead_ns - request.arrived_ns
         if now_ns - self._refused_ns >= whole_ns or within >= times.rows_within(whole_ns / 2):
             return False
         return self.backlog.of(request.priority) - entry.work_ns >= times.full_ns
@@ -405,9 +407,10 @@ class PacedForecast(Forecast):
         return self.backlog.total
 
 
-def _message(takes_ns: float, budget_ns: int) -> str:
+def _message(takes_ns: float, budget_ns: int, ahead_ns: int) -> str:
     over_ns = max(takes_ns - budget_ns, 0.0)
+    ahead = f" with {ahead_ns / NS_PER_MS:.4g} ms of the stages that follow," if ahead_ns else ""
     return (
-        f"the request would finish in about {takes_ns / NS_PER_MS:.4g} ms, "
+        f"the request would finish in about {(takes_ns + ahead_ns) / NS_PER_MS:.4g} ms,{ahead} "
         f"{over_ns / NS_PER_MS:.4g} ms after its deadline; retry with a longer timeout or later"
     )

@@ -221,7 +221,8 @@ class CountedFifoQueue(FifoQueue):
 
 
 class DeadlineQueue:
-    """Most urgent first: the greater priority, then the earlier deadline, then the order of arrival. Earliest deadline
+    """Most urgent first: the greater priority, then the earlier deadline (less what calls that follow take), then the
+    order of arrival. Earliest deadline
     first meets all deadlines where that can be done at all (Liu and Layland, "Scheduling algorithms for
     multiprogramming in a hard-real-time environment", JACM 20(1), 1973; Dertouzos, 1974). A binary heap; all operations
     O(log n) amortised. An entry that comes back has its old place because its key is the same. The work of what is
@@ -246,9 +247,9 @@ class DeadlineQueue:
         request = entry.request
         entry.queued = True
         self._size += 1
-        heapq.heappush(self._heap, (-request.priority, request.deadline_ns, entry.order, entry))
+        heapq.heappush(self._heap, (-request.priority, request.deadline_ns - request.ahead_ns, entry.order, entry))
         if entry.work_ns:
-            self._backlog.add(request.priority, request.deadline_ns, entry.work_ns)
+            self._backlog.add(request.priority, request.deadline_ns - request.ahead_ns, entry.work_ns)
         return self.head() is entry
 
     requeue = push
@@ -289,7 +290,7 @@ class DeadlineQueue:
         self._size -= 1
         if entry.work_ns:
             request = entry.request
-            self._backlog.remove(request.priority, request.deadline_ns, entry.work_ns)
+            self._backlog.remove(request.priority, request.deadline_ns - request.ahead_ns, entry.work_ns)
 
     @property
     def held(self) -> int:

@@ -20,6 +20,7 @@ from flightserve.core.routing.events import (
     BatchFailed,
     Completed,
     Dispatch,
+    Effect,
     Event,
     Finished,
     Refused,
@@ -64,6 +65,11 @@ def due(bench: Bench, timeout_ms: float, rows: int = 1, **options: object) -> Re
     return request(rows, deadline_ns=bench.now_ns + int(timeout_ms * MS), arrived_ns=bench.now_ns, **options)
 
 
+def tick(bench: Bench, at_ms: int) -> list[Effect]:
+    bench.now_ns = at_ms * MS
+    return bench.send(Tick())
+
+
 def next_id(bench: Bench) -> int:
     return bench.count("dispatched_batches") + 1
 
@@ -105,7 +111,32 @@ def test_what_runs_again_keeps_its_place() -> None:
     assert shape(bench.send(ReplicaUp(3, 1))) == [(3, whole(soon))]
 
 
+def test_calls_that_follow_take_their_time_off_the_deadline() -> None:
+    bench = Bench(1, router="deadline", max_batch_rows=1)
+    bench.arrive(request())
+    plain, followed = request(deadline_ns=500 * MS), request(deadline_ns=900 * MS)
+    followed.ahead_ns = 600 * MS
+    bench.arrive(plain, followed)
+    assert shape(bench.send(Finished(1, 1))) == [(1, whole(followed))]
+    # It expires by its deadline.
+    assert refusals(tick(bench, 800)) == [(plain.id, LATE)]
+    assert refusals(tick(bench, 900)) == [(followed.id, LATE)]
+
+
 # ---- predicted misses
+
+
+def test_a_request_whose_later_stages_would_miss_its_deadline_is_refused_on_arrival() -> None:
+    bench = taught(1, row_ms=10)
+    in_time, late = due(bench, 100), due(bench, 100)
+    in_time.ahead_ns, late.ahead_ns = 50 * MS, 95 * MS
+    [refused] = [effect for effect in bench.arrive(late, in_time) if isinstance(effect, Refused)]
+    assert refused.request is late
+    takes, ahead, over = map(float, re.findall(r"([\d.]+) ms", refused.message))
+    assert ahead == 95
+    assert takes == pytest.approx(105, rel=0.03)
+    assert over == pytest.approx(takes - 100, abs=0.1)
+    assert "of the stages that follow" in refused.message
 
 
 def test_a_request_that_would_miss_its_deadline_is_refused_on_arrival_with_the_estimate() -> None:
