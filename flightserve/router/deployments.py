@@ -152,7 +152,7 @@ class Deployments:
         for request in through:
             call = request.then[0]
             dispatcher = self._dispatchers.get(call.deployment)
-            here = dispatcher is not None and dispatcher.takes(call.method)
+            here = dispatcher is not None and dispatcher.takes(call.method, len(request.then) > 1)
             if here and may_go_on(request):
                 onward.setdefault((call.deployment, call.method), []).append(request)
             else:

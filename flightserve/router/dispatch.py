@@ -105,8 +105,7 @@ class Dispatcher:
         now_ns: int,
         ahead_ns: Callable[[int], int] | None = None,
     ) -> None:
-        """Take in the requests of one frame; each gets exactly one outcome on `link`. `ahead_ns`: how long the calls
-        that follow take, by rows."""
+        """Take in the requests of one frame, of which the calls that follow take `ahead_ns(rows)`; each gets one outcome."""
         method = self._methods.get(frame.method)
         if method is None:
             refuse_all(link, frame, hold, _NOT_FOUND, f"{self.spec.name} has no method {frame.method!r}")
@@ -139,9 +138,10 @@ class Dispatcher:
                 routed.ahead_ns = 0 if ahead_ns is None else ahead_ns(routed.rows)
         self.handle(Arrived(requests), now_ns)
 
-    def takes(self, method: str) -> bool:
-        """Whether a pipeline's next call is for here."""
-        return method in self._methods and not self.leaving
+    def takes(self, method: str, followed: bool) -> bool:
+        """Whether a pipeline's next call is made here. A generator that is `followed` is refused, as `submit` does."""
+        known = self._methods.get(method)
+        return known is not None and not self.leaving and not (followed and known.streaming)
 
     def take_on(self, requests: list[Routed], now_ns: int) -> None:
         """Take in the next requests of pipelines, all for one method."""
@@ -151,12 +151,7 @@ class Dispatcher:
         for request in requests:
             request.dispatcher = self
             address(request, method, is_async, self._fits(request.rows, request.nbytes))
-        if method.streaming:
-            for request in [each for each in requests if each.then]:
-                requests.remove(request)
-                self._refuse(Refused(request, _FAILED, FOLLOWED_STREAM))
-        if requests:
-            self.handle(Arrived(cast("list[Request]", requests)), now_ns)
+        self.handle(Arrived(cast("list[Request]", requests)), now_ns)
 
     def _fits(self, rows: int, nbytes: int) -> bool:
         """True for a request that a micro-batch has room for."""
