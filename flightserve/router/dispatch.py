@@ -105,7 +105,7 @@ class Dispatcher:
         now_ns: int,
         ahead_ns: Callable[[int], int] | None = None,
     ) -> None:
-        """Take in the requests of one frame, of which the calls that follow take `ahead_ns(rows)`; each gets one outcome."""
+        """Take in a frame's requests; each gets one outcome. Calls that follow take `ahead_ns(rows)` of its time."""
         method = self._methods.get(frame.method)
         if method is None:
             refuse_all(link, frame, hold, _NOT_FOUND, f"{self.spec.name} has no method {frame.method!r}")
