@@ -68,24 +68,24 @@ def test_by_memory_where_that_can_be(system: Served) -> None:
         assert client.way == "memory"
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        pa.record_batch({"a": [1, 2, 3]}),
-        ROWS,
-        pa.table({"a": pa.chunked_array([[1], [2, 3]], pa.int64())}),
-        ROWS.slice(0, 0),
-        {"a": [1, 2]},
-        [{"a": 1}, {"a": 2}],
-        {"a": 1},
-        [{"a": i} for i in range(5000)],
-    ],
-)
-def test_an_answer_is_of_the_kind_that_was_given(client: Client, given: Any) -> None:
-    for method in (client.Probe.identity, client.Probe.typed):
-        answer = method(given)
-        assert type(answer) is type(given)
-        assert answer == given
+GIVEN: list[Any] = [
+    pa.record_batch({"a": [1, 2, 3]}),
+    ROWS,
+    pa.table({"a": pa.chunked_array([[1], [2, 3]], pa.int64())}),
+    ROWS.slice(0, 0),
+    {"a": [1, 2]},
+    [{"a": 1}, {"a": 2}],
+    {"a": 1},
+    [{"a": i} for i in range(5000)],
+]
+
+
+def test_an_answer_is_of_the_kind_that_was_given(client: Client) -> None:
+    for given in GIVEN:
+        for method in (client.Probe.identity, client.Probe.typed):
+            answer = method(given)
+            assert type(answer) is type(given)
+            assert answer == given
 
 
 def test_frames_and_arrays(client: Client) -> None:
