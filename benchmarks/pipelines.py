@@ -6,7 +6,6 @@ four deployments that answer what they get; the router passes each result on.
 
 from __future__ import annotations
 
-import importlib.util
 import secrets
 from collections.abc import Sequence
 from functools import partial
@@ -18,12 +17,10 @@ from benchmarks.payloads import MB
 LOAD = "load.data_plane"
 STAGES = 4
 IN_FLIGHT = 8
-SERVE = "bare.ray_serve"
 
 
 def run(bench: Bench) -> Sequence[Figure]:
-    """Latency that a stage adds against a Ray actor call; throughput of four stages against one, and against Ray
-    Serve's handles where that is installed."""
+    """Latency that a stage adds against a Ray actor call; throughput of four stages against one."""
     seconds = bench.settings.seconds
     name = start_stages(bench)
 
@@ -41,30 +38,18 @@ def run(bench: Bench) -> Sequence[Figure]:
             "flow", "gb_per_s", name=name, size_bytes=MB, seconds=seconds, stages=stages, in_flight=IN_FLIGHT
         )
 
-    def serve() -> Sample:
-        return bench.load(SERVE).sample("flow", "gb_per_s", size_bytes=MB, seconds=seconds, in_flight=IN_FLIGHT)
-
     stage = partial(
         Figure, "pipeline, 16 rows, p50 that a stage adds (Ray actor call)", "us", bar=Bar("at_least", 6),
         compare="speedup",
     )  # fmt: skip
     four = partial(Figure, "pipeline of 4 stages, 1 MB (1 stage)", "GB/s", bar=Bar("at_least", 0.6))
-    peer = partial(Figure, "pipeline of 4 stages, 1 MB (Ray Serve, handles)", "GB/s", bar=Bar("at_least", 8))
     try:
         figures = [bench.alternate(stage, added, actor)]
         bench.end_load("bare.ray_actor")
         figures.append(bench.alternate(four, partial(flow, STAGES), partial(flow, 1)))
-        if has_serve():
-            figures.append(bench.alternate(peer, partial(flow, STAGES), serve))
         return figures
     finally:
         bench.end_load("bare.ray_actor")
-        bench.end_load(SERVE)
-
-
-def has_serve() -> bool:
-    """Whether `ray[serve]` is installed: what it needs beside Ray is."""
-    return importlib.util.find_spec("fastapi") is not None
 
 
 def start_stages(bench: Bench) -> str:
