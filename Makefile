@@ -64,7 +64,7 @@ stubs: $(STAMP) $(PROTOC)
 	PYTHONPATH=$(PROTOC) $(BIN)/python -m flightserve.proto.generate --check
 
 # An old one (`flightserve/proto/generate.py` says why), which needs older libraries than .venv has, but not to run.
-$(PROTOC): constraints.txt
+$(PROTOC): constraints.txt | $(STAMP)
 	rm -rf $@
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --target $@ grpcio-tools
 	@touch $@

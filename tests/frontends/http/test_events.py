@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from flightserve.config import EdgeLimits
+from tests.frontends import rpc_support
 from tests.frontends.http.support import ARROW, JSON, NDJSON, Raw, check_unharmed, frontend_of, http_served, ipc, post
-from tests.frontends.rpc_support import STEP, WATCHED, batch_of
+from tests.frontends.rpc_support import WATCHED, batch_of
 from tests.support import eventually
 
 EVENTS = "text/event-stream"
@@ -95,12 +96,12 @@ def test_no_rows_are_an_end(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("accept", [EVENTS, NDJSON])
 def test_a_part_is_there_before_the_next_is_made(client: httpx.Client, accept: str) -> None:
-    STEP.release()
+    rpc_support.STEP.release()
     with client.stream("POST", "/v1/Probe/stepwise", json=COLUMNS, headers={"accept": accept}) as answer:
         lines = (line.removeprefix("data: ") for line in answer.iter_lines() if "{" in line)
         assert json.loads(next(lines)) == {"a": 1}
         for number in (2, 3):
-            STEP.release()
+            rpc_support.STEP.release()
             assert json.loads(next(lines)) == {"a": number}
         assert list(lines) == ([] if accept == NDJSON else ['{"rows":3}'])
 
@@ -110,7 +111,7 @@ def test_silence_is_kept_alive(client: httpx.Client) -> None:
     with client.stream("POST", "/v1/Probe/stepwise", json=COLUMNS, headers={"accept": EVENTS}) as answer:
         lines = answer.iter_lines()
         assert [next(lines) for _ in range(4)] == [":", "", ":", ""]
-        STEP.release(3)
+        rpc_support.STEP.release(3)
         assert [event.type for event in events_of(lines)] == ["message"] * 3 + ["end"]
 
 
