@@ -15,13 +15,10 @@ import decimal
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from flightserve.declare.options import describe_value
 from flightserve.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 # Of one pipeline, those of a join or a switch counted each; the stages of a pipeline within are its own.
 STAGES_MAX: Final = 256
@@ -51,6 +48,14 @@ class Stage(Chainable):
     """A part of a pipeline: takes rows and answers rows. `a >> b`: the rows that `a` answers go to `b`."""
 
     __slots__ = ()
+
+    if not TYPE_CHECKING:  # type checkers say themselves that it cannot be called
+
+        def __call__(self, *_: Any, **__: Any) -> NoReturn:
+            raise TypeError(
+                f"{self.label} is a stage of a pipeline, and runs nothing here: serve it, or try it by "
+                "flightserve.testing.LocalService"
+            )
 
     def as_stage(self) -> Stage:
         """Itself."""
@@ -252,7 +257,7 @@ def _check_keys(column: str, keys: tuple[Any, ...]) -> None:
 
 
 def _takes_list(combine: Any, branches: int) -> bool:
-    if not callable(combine):
+    if not callable(combine) or isinstance(combine, Stage):
         raise ConfigError(f"join(combine=...) takes a function of batches, not {describe_value(combine)}")
     try:
         signature = inspect.signature(combine)

@@ -227,6 +227,14 @@ def test_what_says_itself_what_it_serves_is_checked_when_the_app_is_planned() ->
 # ---- how it runs
 
 
+def test_a_stage_that_is_called_says_what_it_is() -> None:
+    stage: Any = clean.clean
+    with pytest.raises(TypeError, match=r"^Clean\.clean is a stage of a pipeline, and runs nothing here: serve it"):
+        stage(ROWS)
+    with pytest.raises(ConfigError, match=r"combine=\.\.\.\) takes a function of batches"):
+        fs.join(clean.clean, model.loose, combine=stage)
+
+
 def test_batches_of_a_last_stage_come_as_it_yields_them() -> None:
     for last in (clean.walk, clean.stroll):
         assert run(fs.pipeline("p", clean.clean >> last)) == {"x": [1, 2, 3, 4]}
