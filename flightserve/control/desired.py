@@ -86,8 +86,8 @@ class Desired:
 
     def configure(self, name: str, version: str, config: bytes) -> None:
         """What new replicas of that version start with."""
-        self._configs = {key: kept for key, kept in self._configs.items() if key in self._planned}
-        self._configs[name, version] = config
+        if (name, version) in self._planned:
+            self._configs[name, version] = config
 
     def config(self, name: str, version: str) -> bytes:
         """What they were told last, b"" where they were told nothing."""
@@ -108,10 +108,11 @@ class Desired:
         self._planned |= {_key(planned): planned for planned in target}
 
     def move(self, layout: Layout) -> None:
-        """Go on to this layout, and forget the code that it has no more use for."""
+        """Go on to this layout, and forget the code that it has no more use for, and what that was told."""
         self.layout = layout
         used = {each.key for each in (*layout.served, *layout.going, *(layout.target or ()))}
         self._planned = {key: planned for key, planned in self._planned.items() if key in used}
+        self._configs = {key: config for key, config in self._configs.items() if key in used}
 
     def resize(self, name: str, replicas: int) -> bool:
         """Have that many replicas of what is served by that name. False, and nothing is done, where a change is about

@@ -51,8 +51,8 @@ class SplitReplica:
         ConfigError."""
         if unknown := [name for name in config if name not in self._targets]:
             raise ConfigError(f"the split has no {unknown[0]!r}; it has {', '.join(self._targets)}")
-        ways = ways_of(config)
-        self._ways = ways
+        # In the order that they have here, whatever the configuration's: the same weights are the same ways.
+        self._ways = ways_of({name: config.get(name, 0.0) for name in self._targets})
 
     def __getattr__(self, method: str) -> Any:
         if method.startswith("_"):

@@ -14,6 +14,7 @@ from flightserve.control.commands import reconfigure
 from flightserve.control.desired import Desired
 from flightserve.control.messages import CommandResult, Reconfigure, RefreshAnswer, RefreshReport
 from flightserve.control.refreshing import Refreshes
+from flightserve.core.lifecycle.updating import Layout
 from flightserve.declare import spec_of, takes_config
 from flightserve.errors import ConfigError
 from flightserve.testing import LocalService
@@ -89,6 +90,14 @@ def test_what_was_taken_is_kept_for_that_version_and_for_the_supervisor_after_th
     after = Desired(plan())
     after.restore(desired.state())
     assert after.config(*served.key) == b"3"
+
+
+def test_a_version_that_comes_back_starts_without_what_it_was_told_before() -> None:
+    desired = Desired(plan())
+    (served,) = desired.layout.served
+    desired.configure(*served.key, b"1")
+    desired.move(Layout((served._replace(version="another"),)))
+    assert desired.config(*served.key) == b""
 
 
 @pytest.mark.parametrize("config", [object(), {1j: 2}, {"a": "x" * (1 << 20)}])

@@ -222,6 +222,15 @@ def test_without_a_key_the_requests_id_decides_and_weights_may_change() -> None:
                 split.reconfigure(config)
 
 
+def test_the_same_weights_in_another_order_move_nobody() -> None:
+    first, second = versions()
+    with plane(fs.split({first: 0.5, second: 0.5})) as running:
+        split, keys = running.targets[0], [f"key-{number}" for number in range(40)]
+        before = together(running, list(range(40)), keys)
+        split.reconfigure({"v2": 0.5, "v1": 0.5})
+        assert together(running, list(range(40)), keys) == before
+
+
 def test_a_version_that_fails_fails_its_own_requests_alone() -> None:
     first, second = versions(refuses=True)
     with plane(fs.split({first: 0.5, second: 0.5})) as running:
