@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from flightserve.control.connections import send
 from flightserve.control.desired import Desired
-from flightserve.control.messages import Become, Leave, MakeRoom, Message
+from flightserve.control.messages import Become, Leave, MakeRoom, Message, Reconfigure
 from flightserve.control.names import new_peer_id
 from flightserve.control.pickling import dumps
 from flightserve.control.plan import Assignment, Plan
@@ -49,6 +50,8 @@ EXIT_WAIT_S = 6.0
 RAY_SILENT_S = 5.0
 # With less than that, Ray starts no process.
 DISK_BYTES_MIN = 4_000_000
+# For a configuration that nobody waits for.
+CATCH_UP_S = 60.0
 # Whose end is no surprise.
 ENDING = frozenset({Phase.DRAINING, Phase.KILLED})
 
@@ -108,6 +111,17 @@ class Processes:
             send(writer, Leave(self._drain_timeout_s(record)))
         elif self._roster.draining:
             self.drain(record, "it came when the app was stopping", 0.0)
+        elif record.phase is Phase.STARTING:
+            self.catch_up(record)
+
+    def catch_up(self, record: Record) -> None:
+        """Tell a replica the configuration that its version has taken since it was started."""
+        config = self._desired.config(record.slot.deployment, record.version)
+        if record.config in (None, config):
+            return
+        message = Reconfigure(secrets.token_hex(8), record.slot.deployment, config, CATCH_UP_S)
+        if self.tell(record.peer_id, message):
+            record.config = config
 
     def disconnected(self, record: Record, writer: asyncio.StreamWriter) -> None:
         """The connection ended; the child may have made another one since."""
@@ -161,6 +175,7 @@ class Processes:
         assignment = self._assignment(slot, version, peer_id)
         demand = self._desired.demand(slot, version)
         record = self._roster.started(peer_id, slot, version, actor, now_ns)
+        record.config = assignment.config
         log.info("starting %s as %s", slot.name, actor)
 
         def failed(message: str) -> None:

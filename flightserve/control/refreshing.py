@@ -37,7 +37,7 @@ ReplicaCommand: TypeAlias = Refresh | Reconfigure
 @dataclass(slots=True)
 class _Command:
     """One command. Replicas by id, with their names: those that are to be told, and those that have not answered.
-    At `next_ns` the next is told, answered or not. Those that are `starting` are told when one has taken it."""
+    At `next_ns` the next is told, answered or not. `asked` are all that are told at some time."""
 
     message: ReplicaCommand
     deadline_ns: int
@@ -45,18 +45,19 @@ class _Command:
     waiting: dict[int, str]
     told: dict[int, str] = field(default_factory=dict)
     said: list[Refreshed] = field(default_factory=list)
-    starting: tuple[int, ...] = ()
+    asked: frozenset[int] = frozenset()
     next_ns: int = 0
 
 
 class Refreshes:
     """The commands under way, as the supervisor sees them through. `tell` sends a message to a child, and says whether
-    that is connected; `taken` hears which replica took which configuration. Time is given, in monotonic ns."""
+    that is connected; `taken` hears which replica took which configuration, and which are told by this command. Time
+    is given, in monotonic ns."""
 
     def __init__(
         self,
         tell: Callable[[int, ReplicaCommand], bool],
-        taken: Callable[[int, Reconfigure], None] = lambda *_: None,
+        taken: Callable[[int, Reconfigure, frozenset[int]], None] = lambda *_: None,
     ) -> None:
         self._tell = tell
         self._taken = taken
@@ -69,8 +70,8 @@ class Refreshes:
         self, message: ReplicaCommand, serving: Mapping[int, str], starting: Iterable[int], reply: Reply, now_ns: int
     ) -> None:
         """Begin; `reply` is called once. `serving` are the deployment's replicas by id, with their names. Those that
-        are `starting` may have opened the files before they were changed, or have the configuration before: they are
-        told as well, and nobody waits."""
+        are `starting` may have opened the files before they were changed: they are told to look as well, and nobody
+        waits. The configuration that is taken they get by `taken`."""
         if len(self._commands) >= REFRESHES_MAX or message.id in self._commands:
             reply(_refusal(message, ResourceExhausted(f"{len(self._commands)} commands are under way; try again")))
             return
@@ -78,10 +79,11 @@ class Refreshes:
             reply(_refusal(message, Unavailable(f"no replica of {message.deployment!r} serves now; ask again")))
             return
         deadline_ns = now_ns + int(min(message.timeout_s, REFRESH_S_MAX) * NS_PER_S)
-        command = _Command(message, deadline_ns, reply, dict(serving), starting=tuple(starting))
+        command = _Command(message, deadline_ns, reply, dict(serving), asked=frozenset(serving))
         self._commands[message.id] = command
         if isinstance(message, Refresh):
-            self._tell_starting(command)
+            for peer_id in starting:
+                self._tell(peer_id, message)
         self._advance(command, serving, now_ns)
 
     def looked(self, peer_id: int, message: RefreshReport, alive: Container[int], now_ns: int) -> None:
@@ -92,8 +94,7 @@ class Refreshes:
             # It is called what it is called where it does not answer.
             command.said.append(msgspec.structs.replace(message.said, replica=name))
             if isinstance(command.message, Reconfigure) and message.said.outcome is RefreshOutcome.RECONFIGURED:
-                self._taken(peer_id, command.message)
-                self._tell_starting(command)
+                self._taken(peer_id, command.message, command.asked)
             self._advance(command, alive, now_ns)
 
     def step(self, alive: Container[int], now_ns: int) -> None:
@@ -128,11 +129,6 @@ class Refreshes:
         if peer_id is not None:
             command.told[peer_id] = command.waiting.pop(peer_id)
             command.next_ns = now_ns + left_ns // (len(command.waiting) + 1)
-
-    def _tell_starting(self, command: _Command) -> None:
-        for peer_id in command.starting:
-            self._tell(peer_id, command.message)
-        command.starting = ()
 
 
 def _refused(said: Iterable[Refreshed]) -> str:

@@ -77,6 +77,8 @@ class Record:
     statistics: dict[str, float] = field(default_factory=dict)
     table_version: int = 0
     note: str = ""
+    # What a replica has been told of its configuration; None where a supervisor before this one told it.
+    config: bytes | None = None
     # Why it is not well by its own word, and whether it was told to make room for another.
     ailing: str = ""
     makes_room: bool = False

@@ -258,11 +258,16 @@ class Supervisor:
         for writer in self._observers:
             send(writer, view)
 
-    def _reconfigured(self, peer_id: int, message: Reconfigure) -> None:
-        """New replicas of the version that took it start with it."""
-        record = self._roster.records[peer_id]
-        self._desired.configure(message.deployment, record.version, message.config)
+    def _reconfigured(self, peer_id: int, message: Reconfigure, asked: frozenset[int]) -> None:
+        """New replicas of the version that took it start with it, and those that were started meanwhile take it."""
+        taker = self._roster.records[peer_id]
+        taker.config = message.config
+        self._desired.configure(message.deployment, taker.version, message.config)
         self._keep()
+        for record in self._roster.records.values():
+            same = record.slot.deployment == message.deployment and record.version == taker.version
+            if same and record.peer_id not in asked:
+                self._processes.catch_up(record)
 
     def _layout_changed(self) -> None:
         # Before anything follows from it: a supervisor after this one would otherwise undo that.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 from typing import Any
 
 import msgspec
@@ -12,13 +15,15 @@ import flightserve as fs
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
 from flightserve.control.commands import reconfigure
 from flightserve.control.desired import Desired
-from flightserve.control.messages import CommandResult, Reconfigure, RefreshAnswer, RefreshReport
+from flightserve.control.messages import CommandResult, Inbox, Reconfigure, RefreshAnswer, RefreshReport
 from flightserve.control.refreshing import Refreshes
+from flightserve.core.lifecycle.reconciling import Start
 from flightserve.core.lifecycle.updating import Layout
 from flightserve.declare import spec_of, takes_config
 from flightserve.errors import ConfigError
 from flightserve.testing import LocalService
 from tests.control.standins import plan
+from tests.control.test_trouble import Cluster, supervised
 from tests.plane import plane
 
 TAKEN, FAILED, LATE = RefreshOutcome.RECONFIGURED, RefreshOutcome.FAILED, RefreshOutcome.LATE
@@ -26,13 +31,13 @@ REPLICAS = {1: "replica-M-0", 2: "replica-M-1", 3: "replica-M-2"}
 
 
 class Told:
-    """Three replicas that serve, and one that starts, of which each is told in turn."""
+    """Three replicas that serve, of which each is told in turn, and one that starts."""
 
     def __init__(self) -> None:
         self.told: list[int] = []
-        self.taken: list[int] = []
+        self.taken: list[tuple[int, frozenset[int]]] = []
         self.answers: list[CommandResult | RefreshAnswer] = []
-        self.commands = Refreshes(self.tell, lambda peer_id, _: self.taken.append(peer_id))
+        self.commands = Refreshes(self.tell, lambda peer_id, _, asked: self.taken.append((peer_id, asked)))
         self.commands.ask(Reconfigure("a", "M", b"{}", 9.0), REPLICAS, [9], self.answers.append, 0)
 
     def tell(self, peer_id: int, message: Any) -> bool:
@@ -50,14 +55,14 @@ class Told:
         return {each.replica: (each.outcome, each.problem) for each in answer.said}
 
 
-def test_one_after_another_and_who_starts_is_told_when_one_has_taken_it() -> None:
+def test_one_after_another() -> None:
     world = Told()
     assert world.told == [1]
     world.says(1, TAKEN)
-    assert world.told == [1, 9, 2]
+    assert world.told == [1, 2]
     world.says(2, TAKEN)
     world.says(3, TAKEN)
-    assert world.told == [1, 9, 2, 3] and world.taken == [1, 2, 3]
+    assert world.told == [1, 2, 3] and world.taken == [(each, frozenset({1, 2, 3})) for each in (1, 2, 3)]
     assert world.outcomes() == dict.fromkeys(REPLICAS.values(), (TAKEN, ""))
 
 
@@ -179,3 +184,40 @@ def test_a_replica_that_starts_later_begins_with_it(monkeypatch: pytest.MonkeyPa
 def test_messages_are_what_they_were_on_the_other_side() -> None:
     message = Reconfigure("a", "M", msgspec.json.encode({"x": 1}), 3.0)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Reconfigure) == message
+
+
+# ---- replicas that start meanwhile
+
+
+def test_who_starts_while_a_configuration_is_taken_is_told_once_it_is_connected() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        cluster.answers.set()
+        watched, roster = supervised(cluster)
+        desired = watched._desired
+        (served,) = desired.layout.served
+        desired.configure(*served.key, b"1")
+        watched.act(Start(served.slots()[0], served.version), 0)
+        (record,) = roster.records.values()
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        _, writer = await asyncio.open_connection(sock=near)
+        # It is not connected when its neighbour takes another one, and not told again when its connection is another.
+        desired.configure(*served.key, b"2")
+        watched.catch_up(record)
+        for _ in range(2):
+            watched.connected(record, os.getpid(), writer)
+        (message,) = Inbox().feed(far.recv(1 << 16))
+        assert isinstance(message, Reconfigure) and message.config == b"2"
+        # One that a supervisor before this one told is left alone.
+        record.config = None
+        watched.catch_up(record)
+        with pytest.raises(BlockingIOError):
+            far.recv(1)
+        writer.close()
+        far.close()
+        for pidfd in watched._pidfds.values():
+            asyncio.get_running_loop().remove_reader(pidfd)
+            os.close(pidfd)
+
+    asyncio.run(main())
