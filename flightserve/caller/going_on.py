@@ -13,6 +13,7 @@ be given up.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pyarrow as pa
 
@@ -29,6 +30,8 @@ from flightserve.fabric.conversion.plans import plan_of
 from flightserve.fabric.memory.batches import alike
 from flightserve.loops import beside
 from flightserve.types import MethodSpec, RequestMeta
+
+log = logging.getLogger(__name__)
 
 
 class GoingOn:
@@ -53,8 +56,16 @@ class GoingOn:
         for request_id, ahead in requests:
             pending = self._between.get(request_id)
             if pending is not None:
-                self._learn(pending, ahead)
-                self._go_on(request_id, pending, ahead)
+                try:
+                    self._learn(pending, ahead)
+                    self._go_on(request_id, pending, ahead)
+                except Exception as error:
+                    # Nobody looks after what is between two calls: its caller would wait for ever. It is logged as
+                    # text, because a traceback holds rows.
+                    log.error("unforeseen error while a pipeline's request was sent on: %s", repr(error))
+                    self._fail(
+                        request_id, pending, FlightserveError(f"it could not be sent on: {type(error).__name__}")
+                    )
 
     def _learn(self, pending: Pending, ahead: int) -> None:
         """Routers may take on as they lie what the next method would have taken so."""

@@ -107,6 +107,8 @@ class Orphans:
         again: list[tuple[int, Pending]] = []
         for request_id, pending in requests:
             pending.losses += 1
+            # Of what it had come to some may not have been read.
+            pending.partway = None
             error = why_not_again(pending, now_ns)
             if error is None:
                 again.append((request_id, pending))

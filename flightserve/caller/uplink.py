@@ -260,12 +260,14 @@ class Uplink:
         """The wire parts of requests whose rows lie one after another in the region, now pending."""
         out: list[frames.Part] = []
         offset = 0 if sent.passed is None else sent.passed.row
-        request_id = self._request_ids.take(len(parts)) if going is None else going.request_id
+        request_id, losses = (
+            (self._request_ids.take(len(parts)), 0) if going is None else (going.request_id, going.losses)
+        )
         for index, (rows, meta) in enumerate(parts, first_index):
             part = frames.Part(
                 request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key
             )
-            self.pending[request_id] = Pending(deliver, index, part, sent)
+            self.pending[request_id] = Pending(deliver, index, part, sent, losses=losses)
             out.append(part)
             offset += rows
             request_id += 1

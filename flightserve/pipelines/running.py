@@ -114,14 +114,26 @@ class Combine:
         try:
             if inspect.iscoroutinefunction(self._function):
                 return await self._function(*arguments)
-            # What a thread shall know of the request goes along.
-            work = functools.partial(contextvars.copy_context().run, self._function, *arguments)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except (FlightserveError, asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
+            raise self._told(error, label) from error
+        # What a thread shall know of the request goes along.
+        work = functools.partial(contextvars.copy_context().run, self._call, arguments, label)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _call(self, arguments: list[Any], label: str) -> Any:
+        """On the thread: a future takes no StopIteration, and whoever waits for it would wait for ever."""
+        try:
+            return self._function(*arguments)
         except FlightserveError:
             raise
-        except Exception as error:
-            name = getattr(self._function, "__name__", "combine")
-            raise RuntimeError(f"{name}, which combines {label}: {type(error).__name__}: {error}") from error
+        except BaseException as error:
+            raise self._told(error, label) from error
+
+    def _told(self, error: BaseException, label: str) -> RuntimeError:
+        name = getattr(self._function, "__name__", "combine")
+        return RuntimeError(f"{name}, which combines {label}: {type(error).__name__}: {error}")
 
 
 class SwitchNode:

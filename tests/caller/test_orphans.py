@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from flightserve import errors
+from flightserve.caller.client import RouterClient
 from flightserve.caller.orphans import LOSSES_MAX, Orphans, why_not_again
-from flightserve.caller.uplink import Pending, Sent
+from flightserve.caller.submitter import NOWHERE
+from flightserve.caller.uplink import Going, Pending, Sent
 from flightserve.config import FabricLimits
 from flightserve.core.overload.retry_budget import DEATH_COST, RESERVE
 from flightserve.fabric.memory.segments import SegmentPool
-from flightserve.types import MethodSpec
+from flightserve.types import MethodSpec, RequestMeta
 from flightserve.wire.frames import Part, Region
 
 NOW = 1_000_000
@@ -83,3 +85,18 @@ def test_routers_that_keep_dying_draw_from_what_was_sent_lately() -> None:
     assert len(lost.orphans) == 1 + reserve + sent
     assert [type(error) for error in lost.told] == [errors.Unavailable] * 2
     assert all(error is not None and "retry budget is empty" in error.message for error in lost.told)
+
+
+def test_what_a_lost_router_told_in_part_is_forgotten() -> None:
+    lost, each = Lost(), pending(losses=0)
+    each.partway = []
+    lost.orphans.take_lost(11, [(1, each)], NOW)
+    assert 1 in lost.orphans
+    assert each.partway is None
+
+
+def test_routers_that_were_lost_are_counted_over_all_stages_of_a_pipeline() -> None:
+    client, before = RouterClient(1, FabricLimits()), pending(losses=2)
+    uplink = client.sessions.open_uplink(NOWHERE)
+    uplink._register(before.sent, [(1, RequestMeta())], before.deliver, 0, Going(7, 2, before.losses))
+    assert uplink.pending[7].losses == 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import decimal
 import gc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from flightserve.declare import spec_of
 from flightserve.declare.stages import DEPTH_MAX, STAGES_MAX
 from flightserve.errors import ConfigError, InvalidArgument, MethodFailed, SchemaMismatch
 from flightserve.pipelines.keys import case_of, keys_fit
+from flightserve.pipelines.running import Combine
 from flightserve.testing import LocalService
 from tests.plane import plane
 
@@ -324,6 +327,29 @@ def test_branches_side_by_side_over_the_data_plane() -> None:
         (got,) = running.call("run", pa.record_batch({"x": range(4)}))
         assert got.to_pydict() == {"p": [0, 10, 20, 30], "q": [0, 1, 2, 3]}
         del got
+
+
+def ends(one: pa.RecordBatch, other: pa.RecordBatch) -> Any:
+    return next(iter([]))
+
+
+def leaves(one: pa.RecordBatch, other: pa.RecordBatch) -> Any:
+    raise SystemExit(3)
+
+
+async def leaves_the_loop(one: pa.RecordBatch, other: pa.RecordBatch) -> Any:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("combine", "raised"), [(ends, "StopIteration"), (leaves, "SystemExit: 3"), (leaves_the_loop, "SystemExit: 3")]
+)
+def test_what_combines_may_raise_what_is_no_error(combine: Callable[..., Any], raised: str) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        work = Combine(combine, False, threads).run([ROWS, ROWS], "join(a, b)")
+        message = rf"{combine.__name__}, which combines join\(a, b\): {raised}"
+        with pytest.raises(RuntimeError, match=message):
+            asyncio.run(asyncio.wait_for(work, 10))
 
 
 @pytest.mark.parametrize("name", ["branch-fails", "case-fails", "combine-fails", "texts"])

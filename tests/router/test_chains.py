@@ -14,6 +14,7 @@ import pytest
 
 import flightserve as fs
 from flightserve import errors
+from flightserve.caller import going_on
 from tests.plane import Plane, meta, plane, receive_all, small_limits
 from tests.support import eventually
 
@@ -225,6 +226,16 @@ def test_a_stage_of_another_router(own: Plane) -> None:
     assert numbers([reply.result.batch()]) == [2, 4, 6]
     del reply
     lane.close()
+
+
+def test_what_nobody_foresaw_between_two_stages_ends_the_request(own: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise pa.ArrowInvalid("offset overflow")
+
+    place_second_elsewhere(own)
+    monkeypatch.setattr(going_on, "_payload", fail)
+    assert failure(own, ("Second", "double")).message == "it could not be sent on: ArrowInvalid"
+    assert not own.client.in_flight()
 
 
 def test_a_deployment_that_moves_while_requests_wait_for_it_in_the_middle(
