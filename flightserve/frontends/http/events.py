@@ -9,9 +9,9 @@
 | silence | every `event_silence_s` a comment, which readers pass over and proxies take for life |
 
 A browser's `EventSource` asks by GET, so a generator may be called by a URL: `?body={"rows":[...]}` has what a POST
-would have as its body, `x-timeout-ms`, `x-priority` and `x-request-id` beside it what its headers would say. It
-connects again whenever a connection ends, which would run the method again: who has had an event says so
-(`Last-Event-ID`) and is told by 204 that there is nothing more.
+would have as its body, and beside it `x-timeout-ms`, `x-priority`, `x-request-id` and `x-request-key` say what its
+headers would. It connects again whenever a connection ends, which would run the method again: who has had an event says
+so (`Last-Event-ID`) and is told by 204 that there is nothing more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from flightserve.config import EdgeLimits
 
 _BODY: Final = "body"
-_HEADERS: Final = ("x-timeout-ms", "x-priority", "x-request-id")
+_HEADERS: Final = ("x-timeout-ms", "x-priority", "x-request-id", "x-request-key")
 _COMMENT: Final = b":\n\n"
 # Nothing on the way keeps it, or holds its parts back (nginx, and those that follow it).
 LINES: Final = b"cache-control: no-store\r\nx-accel-buffering: no\r\n"

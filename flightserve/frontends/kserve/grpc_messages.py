@@ -23,6 +23,9 @@ Raw = bytes | memoryview
 # From here on a copy costs more than to cut by hand.
 _LARGE_BYTES: Final = 64 << 10
 _VARINT_BYTES_MAX: Final = 10
+# Fields of a message: inputs, outputs, parameters and raw contents. Each is looked at on the event loop, and may be two
+# bytes of a message that has many millions.
+FIELDS_MAX: Final = 100_000
 # Wire types: (number << 3) | type.
 _RAW_INPUT: Final = 7 << 3 | 2
 _LENGTH_DELIMITED: Final = 2
@@ -58,11 +61,19 @@ def read_infer_request(message: bytes) -> tuple[Any, Sequence[Raw]]:
         request = pb.ModelInferRequest.FromString(rest)
     except DecodeError as error:
         raise InvalidArgument(f"the message is not an inference.ModelInferRequest: {error}") from error
-    return request, request.raw_input_contents if raw is None else raw
+    raw = request.raw_input_contents if raw is None else raw
+    if len(request.inputs) + len(request.outputs) + len(request.parameters) + len(raw) > FIELDS_MAX:
+        raise _too_many()
+    return request, raw
+
+
+def _too_many() -> InvalidArgument:
+    return InvalidArgument(f"the message has more than {FIELDS_MAX} inputs, outputs, parameters and raw contents")
 
 
 def _cut(message: bytes) -> tuple[bytes, list[Raw] | None]:
-    """The message without its raw contents, and those; as it is, and None, where it is not well-formed."""
+    """The message without its raw contents, and those; as it is, and None, where it is not well-formed. Raises
+    InvalidArgument."""
     view = memoryview(message)
     rest: list[Raw] = []
     raw: list[Raw] = []
@@ -76,6 +87,8 @@ def _cut(message: bytes) -> tuple[bytes, list[Raw] | None]:
             end = start + length
             if end > size:
                 return message, None
+            if len(raw) + len(rest) >= FIELDS_MAX:
+                raise _too_many()
             if tag == _RAW_INPUT:
                 raw.append(view[start:end])
             else:

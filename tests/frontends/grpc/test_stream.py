@@ -229,9 +229,9 @@ def test_drain_answers_what_was_taken_and_ends_with_unavailable() -> None:
 # ---- streaming methods
 
 
-def test_parts_leave_as_they_are_made_and_the_end_is_told(stub: Any) -> None:
+def test_parts_leave_as_they_are_made_and_the_end_is_told(stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = threading.Semaphore(0)
-    rpc_support.STEP = made
+    monkeypatch.setattr(rpc_support, "STEP", made)
     requests = Requests(request("stepwise", request_id="parts"), request(request_id="behind"))
     replies = stub.Stream(requests, timeout=30)
     for value in (1, 2, 3):

@@ -194,6 +194,7 @@ def test_a_generator_is_called_by_a_url(client: httpx.Client) -> None:
         (PIECES, f"{BODY}&{BODY}", 400, "twice"),
         (PIECES, f"{BODY}&x=1", 400, "'x'"),
         (PIECES, f"{BODY}&x-timeout-ms=soon", 400, "x-timeout-ms"),
+        (PIECES, f"{BODY}&x-request-key=" + "k" * 129, 400, "x-request-key is"),
         (PIECES, "body={", 400, "truncated"),
         ("/v1/Probe/identity", BODY, 405, "no generator"),
         ("/v1/Probe/nowhere", BODY, 404, "nowhere"),

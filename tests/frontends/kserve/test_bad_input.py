@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2 as triton_pb
 from tritonclient.utils import InferenceServerException
 
 from flightserve.errors import InvalidArgument
-from flightserve.frontends.kserve.grpc_messages import read_asked, read_infer_request
+from flightserve.frontends.kserve.grpc_messages import FIELDS_MAX, read_asked, read_infer_request
 from flightserve.proto import kserve_pb2 as pb
 from tests.frontends.kserve.conftest import LIMIT, Triton
 from tests.frontends.kserve.test_clients import ask, tensor
@@ -241,6 +241,13 @@ def test_large_messages_are_read_as_small_ones(noise: bytes, where: int) -> None
     del expected.raw_input_contents[:]
     del got.raw_input_contents[:]
     assert got == expected
+
+
+@pytest.mark.parametrize("repeated", [b"\x2a\x00", b"\x32\x00", b"\x3a\x00", b"\x78\x01\x2a\x00"])
+def test_a_message_of_too_many_fields(repeated: bytes) -> None:
+    """Each would be looked at while nobody else is served; whether it is cut by hand or by the generated parser."""
+    with pytest.raises(InvalidArgument, match="more than 100000 inputs"):
+        read_infer_request(repeated * (FIELDS_MAX + 1))
 
 
 def test_raw_contents_of_a_large_message_are_views_of_it() -> None:
