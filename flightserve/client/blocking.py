@@ -26,7 +26,7 @@ from flightserve.client.way import WINDOW, Pipe, Way
 from flightserve.clock import monotonic_ns
 from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import FlightserveError, NotFound, Unavailable
-from flightserve.types import DeploymentSpec, MethodSpec
+from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 T = TypeVar("T")
 
@@ -197,7 +197,7 @@ class Client:
                 found = pa.Table.from_batches([merged])
                 return found.to_reader() if as_ == READER else forms.give(found, as_, spec.name)
             given = forms.Given(asking.request, as_)
-            parts = Parts(way, spec, method, given, meta, None)
+            parts = Parts(self, way, spec, method, given, meta, None)
             return parts.to_reader() if as_ == READER else parts.read_all()
 
         return self._run(work, asked, find)
@@ -308,7 +308,7 @@ class MethodClient:
             given = forms.take(rows, method, self._where)
             meta = asked.meta(spec, began_ns)
             if method.streaming:
-                return Parts(way, spec, method, given, meta, asked.as_)
+                return Parts(client, way, spec, method, given, meta, asked.as_)
             answer = _answer(way, spec, method, given.rows, asked, began_ns)
             index = given.index if method.row_aligned else None
             return forms.give(answer, asked.as_ or given.kind, self._where, index)
@@ -329,8 +329,9 @@ class MethodClient:
         window: int = WINDOW,
     ) -> Iterator[Any]:
         """One request for each item of `batches`, sent while answers come; the answers, in order, each of its item's
-        kind or of `as_`. So many as `window` says are on their way at most. `timeout_s` is each request's. Nothing is
-        made again by itself: what is answered is known, the rest is the caller's to send again."""
+        kind or of `as_`. So many as `window` says are on their way at most, none before the first answer is asked
+        for. `timeout_s` is each request's. Nothing is made again by itself: what is answered is known, the rest is the
+        caller's to send again."""
         asked = self._client._ask(as_, timeout_s, priority, request_id, 0, request_key, traceparent)
         return self._map(iter(batches), asked, window)
 
@@ -339,6 +340,11 @@ class MethodClient:
         spec, method = way.find(self._deployment, self._method)
         if method.streaming:
             raise TypeError(f"{self._where} streams; call it with the rows of one request at a time")
+        return self._answers(way, spec, method, items, asked, window)
+
+    def _answers(
+        self, way: Way, spec: DeploymentSpec, method: MethodSpec, items: Iterator[Any], asked: Asked, window: int
+    ) -> Iterator[Any]:
         given: list[forms.Given] = []
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -350,16 +356,13 @@ class MethodClient:
 
         pipe = way.open(spec, method, asked.meta(spec, monotonic_ns()), lone=False)
         fed = Fed(pipe, batches(), lambda: asked.meta(spec, monotonic_ns()), window)
-        return _answers(fed, given, method, asked.as_, self._where)
-
-
-def _answers(fed: Fed, given: list[forms.Given], method: MethodSpec, as_: str | None, where: str) -> Iterator[Any]:
-    try:
-        for answer in fed:
-            item = given.pop(0)
-            yield forms.give(answer, as_ or item.kind, where, item.index if method.row_aligned else None)
-    finally:
-        fed.close()
+        try:
+            for answer in fed:
+                item = given.pop(0)
+                index = item.index if method.row_aligned else None
+                yield forms.give(answer, asked.as_ or item.kind, self._where, index)
+        finally:
+            fed.close()
 
 
 def _answer(
@@ -382,8 +385,17 @@ class Parts:
     rest as one. A context manager; who stops early tells the app by `close`."""
 
     def __init__(
-        self, way: Way, spec: DeploymentSpec, method: MethodSpec, given: forms.Given, meta: Any, as_: str | None
+        self,
+        client: Client,
+        way: Way,
+        spec: DeploymentSpec,
+        method: MethodSpec,
+        given: forms.Given,
+        meta: RequestMeta,
+        as_: str | None,
     ) -> None:
+        # A client that nobody holds is closed.
+        self._client = client
         self._where = f"{spec.name}.{method.name}"
         self._kind = as_ or given.kind
         self._method = method

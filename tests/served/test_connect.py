@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
@@ -217,6 +218,29 @@ def test_what_may_have_run_is_not_run_again(client: Client, system: Served, rest
     left = {client.Probe.where(ROWS, as_="columns")["a"][0] for _ in range(6)}
     (gone,) = [name for pid, name in pids.items() if pid not in left]
     resting.replaced(gone)
+
+
+@pytest.mark.parametrize("way", ["memory", "flight"])
+def test_what_streams_holds_its_client(way: str, system: Served) -> None:
+    """One that nobody holds is closed; who reads on does."""
+    parts = fs.connect(system.addresses["flight"], way=way).Probe.large({"a": [300]}, as_="table")
+    answers = fs.connect(system.addresses["flight"], way=way).Probe.identity({"a": [i]} for i in range(10))
+    assert next(answers) == {"a": [0]}
+    gc.collect()
+    ending = [each for each in threading.enumerate() if each.name == "flightserve-client-end"]
+    for each in ending:
+        each.join(10)
+    assert len(list(answers)) == 9
+    assert sum(part.num_rows for part in parts) == 300 * 32_768
+
+
+def test_a_stream_that_nobody_reads_is_not_begun(client: Client) -> None:
+    taken: list[int] = []
+    client.Probe.identity({"a": [taken.append(i)]} for i in range(10))
+    client.Probe.identity.map({"a": [taken.append(i)]} for i in range(10))
+    gc.collect()
+    assert not [each for each in threading.enumerate() if each.name == "flightserve-client-feed"]
+    assert not taken
 
 
 def test_threads_share_a_client(client: Client) -> None:
