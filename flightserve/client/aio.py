@@ -19,7 +19,7 @@ import pyarrow as pa
 from flightserve.client import rows as forms
 from flightserve.client.async_parts import AsyncParts, open_parts
 from flightserve.client.async_ways import AsyncWay
-from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Tries, ask, is_stream
+from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Tries, ask, is_stream, of_piece
 from flightserve.client.sql import Asking, Texts, describe, outcome, parameters_of, plan, warehouse_of
 from flightserve.client.way import WINDOW
 from flightserve.contracts.warehouse import QUERY
@@ -421,7 +421,8 @@ async def _answer(
     calls = [asyncio.get_running_loop().create_task(one(part)) for part in parts]  # tidy: gathered below
     try:
         return forms.joined(list(await asyncio.gather(*calls)), method)
-    except BaseException:
+    except FlightserveError as error:
+        raise of_piece(error, method) from error
+    finally:
         for call in calls:
             call.cancel()
-        raise

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from flightserve import threads
 from flightserve.client import rows as forms
-from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Tries, ask, is_stream
+from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Tries, ask, is_stream, of_piece
 from flightserve.client.catalogue import described
 from flightserve.client.feeding import Fed
 from flightserve.client.sql import Asking, Texts, parameters_of, run_merged, warehouse_of
@@ -376,7 +376,10 @@ def _answer(
         if len(parts) > 1:
             batches = (forms.one_batch(part, where) for part in parts)
             fed = Fed(way.open(spec, method, meta), batches, lambda: meta, WINDOW)
-            return forms.joined(list(fed), method)
+            try:
+                return forms.joined(list(fed), method)
+            except FlightserveError as error:
+                raise of_piece(error, method) from error
     return way.call(spec, method, forms.one_batch(rows, where), meta)
 
 
