@@ -65,6 +65,10 @@ class AsyncWays:
                 if lost is not None:
                     await lost.close()
                 self._way = await self._find()
+                if self.closed:
+                    # Meanwhile, by another task.
+                    await self._way.close()
+                    raise RuntimeError("the client is closed")
             return self._way
 
     async def close(self) -> None:

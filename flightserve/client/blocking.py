@@ -71,6 +71,10 @@ class Ways:
             raise RuntimeError("the client is closed")
         if self._way is None:
             self._way = self._find()
+            if self.closed.is_set():
+                # Meanwhile, by another thread.
+                self._way.close()
+                raise RuntimeError("the client is closed")
         return self._way
 
     def close(self) -> None:
