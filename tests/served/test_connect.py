@@ -274,6 +274,29 @@ def test_a_closed_client(client: Client, system: Served) -> None:
     assert "closed" in repr(client)
 
 
+def test_parts_of_a_closed_client(client: Client) -> None:
+    parts = client.Probe.large({"a": [100_000]}, as_="table")
+    next(parts)
+    client.close()
+    with pytest.raises((fs.Unavailable, fs.Cancelled)):
+        list(parts)
+
+
+@pytest.mark.parametrize("way", ["memory", "flight"])
+def test_parts_of_a_closed_client_of_coroutines(way: str, system: Served) -> None:
+    async def run() -> None:
+        client = await fs.connect_async(system.addresses["flight"], way=way)
+        parts = await client.Probe.large({"a": [100_000]}, as_="table")
+        await anext(parts)
+        await client.close()
+        with pytest.raises((fs.Unavailable, fs.Cancelled)):
+            async for _ in parts:
+                pass
+        parts.close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("way", ["memory", "flight"])
 def test_a_client_that_dies(way: str, system: Served) -> None:
     command = [sys.executable, "-c", PID_FIRST, system.addresses["flight"], way]
