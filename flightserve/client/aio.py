@@ -51,8 +51,7 @@ class AsyncWays:
     async def current(self) -> AsyncWay:
         """Raises Unreachable, and RuntimeError once closed, in another loop, and in a child that was forked."""
         way, loop = self._way, asyncio.get_running_loop()
-        if self.closed:
-            raise RuntimeError("the client is closed")
+        self._check_open()
         if loop is not self._loop and self._loop is not None:
             raise RuntimeError("the client is another event loop's; make one in each")
         if way is not None and not way.lost:
@@ -68,8 +67,12 @@ class AsyncWays:
                 if self.closed:
                     # Meanwhile, by another task.
                     await self._way.close()
-                    raise RuntimeError("the client is closed")
+                self._check_open()
             return self._way
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RuntimeError("the client is closed")
 
     async def close(self) -> None:
         """Idempotent."""

@@ -59,7 +59,7 @@ class RefusingAsync(Refusing):
         return self.receive()
 
 
-def by_blocking(way: Refusing) -> None:
+def by_blocking(way: Any) -> None:
     Client(Ways(lambda: way), "", None, 2).D.m(ROWS)
 
 
