@@ -19,7 +19,7 @@ import pyarrow as pa
 from flightserve.client import rows as forms
 from flightserve.client.async_parts import AsyncParts, open_parts
 from flightserve.client.async_ways import AsyncWay
-from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Tries, ask, is_stream, of_piece
+from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Defaults, Tries, is_stream, of_piece
 from flightserve.client.sql import Asking, Texts, describe, outcome, parameters_of, plan, warehouse_of
 from flightserve.client.way import WINDOW
 from flightserve.contracts.warehouse import QUERY
@@ -92,8 +92,7 @@ class AsyncClient:
     def __init__(self, ways: AsyncWays, address: str, timeout_s: float | None, retries: int) -> None:
         self._ways = ways
         self._address = address
-        self._timeout_s = timeout_s
-        self._retries = retries
+        self._ask = Defaults(timeout_s, retries).ask
         self._texts = Texts()
 
     # ---- life
@@ -195,20 +194,6 @@ class AsyncClient:
         except TooLarge:
             self._texts.single(asking)
             return None
-
-    def _ask(
-        self,
-        as_: str | None,
-        timeout_s: float | None,
-        priority: int,
-        request_id: str | None,
-        retries: int | None,
-        request_key: str = "",
-        traceparent: str = "",
-    ) -> Asked:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        retries = self._retries if retries is None else retries
-        return ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
 
     async def _run(self, work: Work[T], asked: Asked, find: Find) -> T:
         """As `Client._run`."""

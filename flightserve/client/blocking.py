@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from flightserve import threads
 from flightserve.client import rows as forms
-from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Tries, ask, is_stream, of_piece
+from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Defaults, Tries, is_stream, of_piece
 from flightserve.client.catalogue import described
 from flightserve.client.feeding import Fed
 from flightserve.client.sql import Asking, Texts, parameters_of, run_merged, warehouse_of
@@ -110,8 +110,7 @@ class Client:
         """Connects. Raises Unavailable."""
         self._ways = ways
         self._address = address
-        self._timeout_s = timeout_s
-        self._retries = retries
+        self._ask = Defaults(timeout_s, retries).ask
         self._texts = Texts()
         self._ways.current().deployments()
 
@@ -205,20 +204,6 @@ class Client:
             return parts.to_reader() if as_ == READER else parts.read_all()
 
         return self._run(work, asked, find)
-
-    def _ask(
-        self,
-        as_: str | None,
-        timeout_s: float | None,
-        priority: int,
-        request_id: str | None,
-        retries: int | None,
-        request_key: str = "",
-        traceparent: str = "",
-    ) -> Asked:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        retries = self._retries if retries is None else retries
-        return ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
 
     def _run(self, work: Work[T], asked: Asked, find: Find) -> T:
         """Do the work, and again where that is safe and may help; `find` says of which method it is."""

@@ -104,6 +104,28 @@ def ask(
     return Asked(check_kind(as_), timeout_s, priority, known, retries, key, trace)
 
 
+class Defaults(NamedTuple):
+    """What holds for calls that do not say."""
+
+    timeout_s: float | None
+    retries: int
+
+    def ask(
+        self,
+        as_: str | None,
+        timeout_s: float | None,
+        priority: int,
+        request_id: str | None,
+        retries: int | None,
+        request_key: str = "",
+        traceparent: str = "",
+    ) -> Asked:
+        """As `ask`."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        retries = self.retries if retries is None else retries
+        return ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
+
+
 def of_piece(error: FlightserveError, method: MethodSpec) -> FlightserveError:
     """What a call in several pieces fails with, of which one failed by this: that one was refused before it ran, but
     others may have run."""
