@@ -223,7 +223,7 @@ def test_what_may_have_run_is_not_run_again(client: Client, system: Served, rest
 @pytest.mark.parametrize("way", ["memory", "flight"])
 def test_what_streams_holds_its_client(way: str, system: Served) -> None:
     """One that nobody holds is closed; who reads on does."""
-    parts = fs.connect(system.addresses["flight"], way=way).Probe.large({"a": [300]}, as_="table")
+    parts = fs.connect(system.addresses["flight"], way=way).Probe.large({"a": [100]}, as_="table")
     answers = fs.connect(system.addresses["flight"], way=way).Probe.identity({"a": [i]} for i in range(10))
     assert next(answers) == {"a": [0]}
     gc.collect()
@@ -231,7 +231,7 @@ def test_what_streams_holds_its_client(way: str, system: Served) -> None:
     for each in ending:
         each.join(10)
     assert len(list(answers)) == 9
-    assert sum(part.num_rows for part in parts) == 300 * 32_768
+    assert sum(part.num_rows for part in parts) == 100 * 32_768
 
 
 def test_a_stream_that_nobody_reads_is_not_begun(client: Client) -> None:
