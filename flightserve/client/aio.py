@@ -19,7 +19,7 @@ import pyarrow as pa
 from flightserve.client import rows as forms
 from flightserve.client.async_parts import AsyncParts, open_parts
 from flightserve.client.async_ways import AsyncWay
-from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Tries, ask, is_stream
+from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Defaults, Tries, is_stream, of_piece
 from flightserve.client.sql import Asking, Texts, describe, outcome, parameters_of, plan, warehouse_of
 from flightserve.client.way import WINDOW
 from flightserve.contracts.warehouse import QUERY
@@ -51,8 +51,7 @@ class AsyncWays:
     async def current(self) -> AsyncWay:
         """Raises Unreachable, and RuntimeError once closed, in another loop, and in a child that was forked."""
         way, loop = self._way, asyncio.get_running_loop()
-        if self.closed:
-            raise RuntimeError("the client is closed")
+        self._check_open()
         if loop is not self._loop and self._loop is not None:
             raise RuntimeError("the client is another event loop's; make one in each")
         if way is not None and not way.lost:
@@ -65,7 +64,15 @@ class AsyncWays:
                 if lost is not None:
                     await lost.close()
                 self._way = await self._find()
+                if self.closed:
+                    # Meanwhile, by another task.
+                    await self._way.close()
+                self._check_open()
             return self._way
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RuntimeError("the client is closed")
 
     async def close(self) -> None:
         """Idempotent."""
@@ -85,8 +92,7 @@ class AsyncClient:
     def __init__(self, ways: AsyncWays, address: str, timeout_s: float | None, retries: int) -> None:
         self._ways = ways
         self._address = address
-        self._timeout_s = timeout_s
-        self._retries = retries
+        self._ask = Defaults(timeout_s, retries).ask
         self._texts = Texts()
 
     # ---- life
@@ -188,20 +194,6 @@ class AsyncClient:
         except TooLarge:
             self._texts.single(asking)
             return None
-
-    def _ask(
-        self,
-        as_: str | None,
-        timeout_s: float | None,
-        priority: int,
-        request_id: str | None,
-        retries: int | None,
-        request_key: str = "",
-        traceparent: str = "",
-    ) -> Asked:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        retries = self._retries if retries is None else retries
-        return ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
 
     async def _run(self, work: Work[T], asked: Asked, find: Find) -> T:
         """As `Client._run`."""
@@ -421,7 +413,8 @@ async def _answer(
     calls = [asyncio.get_running_loop().create_task(one(part)) for part in parts]  # tidy: gathered below
     try:
         return forms.joined(list(await asyncio.gather(*calls)), method)
-    except BaseException:
+    except FlightserveError as error:
+        raise of_piece(error, method) from error
+    finally:
         for call in calls:
             call.cancel()
-        raise

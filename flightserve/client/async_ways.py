@@ -208,7 +208,8 @@ class AsyncFlightWay:
             return await self._run(self._call, opened, deployment, method, batch, meta)
         except asyncio.CancelledError:
             for pipe in opened:
-                await self._run(pipe.close)
+                # By no thread of ours: those may all be in calls.
+                await asyncio.to_thread(pipe.close)
             raise
 
     def _call(
@@ -225,24 +226,35 @@ class AsyncFlightWay:
         self, deployment: DeploymentSpec, method: MethodSpec, batch: pa.RecordBatch, meta: RequestMeta
     ) -> AsyncPipe:
         pipe = await self._run(self._way.open, deployment, method, meta)
-        return AsyncFlightPipe(pipe, self._threads, batch, meta)
+        return AsyncFlightPipe(pipe, self._threads, lambda: self.lost, batch, meta)
 
     async def close(self) -> None:
-        await self._run(self._way.close)
+        await asyncio.to_thread(self._way.close)
         self._threads.shutdown(wait=False)
 
 
 class AsyncFlightPipe:
     """The parts of one request (`AsyncPipe`)."""
 
-    def __init__(self, pipe: Pipe, pool: ThreadPoolExecutor, batch: pa.RecordBatch, meta: RequestMeta) -> None:
+    def __init__(
+        self,
+        pipe: Pipe,
+        pool: ThreadPoolExecutor,
+        lost: Callable[[], bool],
+        batch: pa.RecordBatch,
+        meta: RequestMeta,
+    ) -> None:
         self._pipe = pipe
         self._threads = pool
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
         self._request: tuple[pa.RecordBatch, RequestMeta] | None = (batch, meta)
 
     async def receive(self) -> pa.RecordBatch | None:
+        if self._lost():
+            raise Cancelled("the call was given up")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._receive)
+            return await self._loop.run_in_executor(self._threads, self._receive)
         except asyncio.CancelledError:
             self.close()
             raise
@@ -255,5 +267,5 @@ class AsyncFlightPipe:
         return self._pipe.receive()
 
     def close(self) -> None:
-        # In a thread: pyarrow waits for the end of the call.
-        self._threads.submit(self._pipe.close)
+        # In a thread, and none that calls are made by: pyarrow waits for the end of the call.
+        self._loop.run_in_executor(None, self._pipe.close)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from flightserve import threads
 from flightserve.client import rows as forms
-from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Tries, ask, is_stream
+from flightserve.client.calling import PIECE_BYTES_MAX, SMALL_ROWS, Asked, Defaults, Tries, is_stream, of_piece
 from flightserve.client.catalogue import described
 from flightserve.client.feeding import Fed
 from flightserve.client.sql import Asking, Texts, parameters_of, run_merged, warehouse_of
@@ -26,7 +26,7 @@ from flightserve.client.way import WINDOW, Pipe, Way
 from flightserve.clock import monotonic_ns
 from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import FlightserveError, NotFound, Unavailable
-from flightserve.types import DeploymentSpec, MethodSpec
+from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 T = TypeVar("T")
 
@@ -71,6 +71,10 @@ class Ways:
             raise RuntimeError("the client is closed")
         if self._way is None:
             self._way = self._find()
+            if self.closed.is_set():
+                # Meanwhile, by another thread.
+                self._way.close()
+                raise RuntimeError("the client is closed")
         return self._way
 
     def close(self) -> None:
@@ -106,8 +110,7 @@ class Client:
         """Connects. Raises Unavailable."""
         self._ways = ways
         self._address = address
-        self._timeout_s = timeout_s
-        self._retries = retries
+        self._ask = Defaults(timeout_s, retries).ask
         self._texts = Texts()
         self._ways.current().deployments()
 
@@ -197,24 +200,10 @@ class Client:
                 found = pa.Table.from_batches([merged])
                 return found.to_reader() if as_ == READER else forms.give(found, as_, spec.name)
             given = forms.Given(asking.request, as_)
-            parts = Parts(way, spec, method, given, meta, None)
+            parts = Parts(self, way, spec, method, given, meta, None)
             return parts.to_reader() if as_ == READER else parts.read_all()
 
         return self._run(work, asked, find)
-
-    def _ask(
-        self,
-        as_: str | None,
-        timeout_s: float | None,
-        priority: int,
-        request_id: str | None,
-        retries: int | None,
-        request_key: str = "",
-        traceparent: str = "",
-    ) -> Asked:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        retries = self._retries if retries is None else retries
-        return ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
 
     def _run(self, work: Work[T], asked: Asked, find: Find) -> T:
         """Do the work, and again where that is safe and may help; `find` says of which method it is."""
@@ -308,7 +297,7 @@ class MethodClient:
             given = forms.take(rows, method, self._where)
             meta = asked.meta(spec, began_ns)
             if method.streaming:
-                return Parts(way, spec, method, given, meta, asked.as_)
+                return Parts(client, way, spec, method, given, meta, asked.as_)
             answer = _answer(way, spec, method, given.rows, asked, began_ns)
             index = given.index if method.row_aligned else None
             return forms.give(answer, asked.as_ or given.kind, self._where, index)
@@ -329,8 +318,9 @@ class MethodClient:
         window: int = WINDOW,
     ) -> Iterator[Any]:
         """One request for each item of `batches`, sent while answers come; the answers, in order, each of its item's
-        kind or of `as_`. So many as `window` says are on their way at most. `timeout_s` is each request's. Nothing is
-        made again by itself: what is answered is known, the rest is the caller's to send again."""
+        kind or of `as_`. So many as `window` says are on their way at most, none before the first answer is asked
+        for. `timeout_s` is each request's. Nothing is made again by itself: what is answered is known, the rest is the
+        caller's to send again."""
         asked = self._client._ask(as_, timeout_s, priority, request_id, 0, request_key, traceparent)
         return self._map(iter(batches), asked, window)
 
@@ -339,6 +329,11 @@ class MethodClient:
         spec, method = way.find(self._deployment, self._method)
         if method.streaming:
             raise TypeError(f"{self._where} streams; call it with the rows of one request at a time")
+        return self._answers(way, spec, method, items, asked, window)
+
+    def _answers(
+        self, way: Way, spec: DeploymentSpec, method: MethodSpec, items: Iterator[Any], asked: Asked, window: int
+    ) -> Iterator[Any]:
         given: list[forms.Given] = []
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -350,16 +345,13 @@ class MethodClient:
 
         pipe = way.open(spec, method, asked.meta(spec, monotonic_ns()), lone=False)
         fed = Fed(pipe, batches(), lambda: asked.meta(spec, monotonic_ns()), window)
-        return _answers(fed, given, method, asked.as_, self._where)
-
-
-def _answers(fed: Fed, given: list[forms.Given], method: MethodSpec, as_: str | None, where: str) -> Iterator[Any]:
-    try:
-        for answer in fed:
-            item = given.pop(0)
-            yield forms.give(answer, as_ or item.kind, where, item.index if method.row_aligned else None)
-    finally:
-        fed.close()
+        try:
+            for answer in fed:
+                item = given.pop(0)
+                index = item.index if method.row_aligned else None
+                yield forms.give(answer, asked.as_ or item.kind, self._where, index)
+        finally:
+            fed.close()
 
 
 def _answer(
@@ -373,7 +365,10 @@ def _answer(
         if len(parts) > 1:
             batches = (forms.one_batch(part, where) for part in parts)
             fed = Fed(way.open(spec, method, meta), batches, lambda: meta, WINDOW)
-            return forms.joined(list(fed), method)
+            try:
+                return forms.joined(list(fed), method)
+            except FlightserveError as error:
+                raise of_piece(error, method) from error
     return way.call(spec, method, forms.one_batch(rows, where), meta)
 
 
@@ -382,8 +377,17 @@ class Parts:
     rest as one. A context manager; who stops early tells the app by `close`."""
 
     def __init__(
-        self, way: Way, spec: DeploymentSpec, method: MethodSpec, given: forms.Given, meta: Any, as_: str | None
+        self,
+        client: Client,
+        way: Way,
+        spec: DeploymentSpec,
+        method: MethodSpec,
+        given: forms.Given,
+        meta: RequestMeta,
+        as_: str | None,
     ) -> None:
+        # A client that nobody holds is closed.
+        self._client = client
         self._where = f"{spec.name}.{method.name}"
         self._kind = as_ or given.kind
         self._method = method

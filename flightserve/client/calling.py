@@ -7,10 +7,10 @@ import random
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from flightserve.client.retrying import pause_ns
+from flightserve.client.retrying import is_safe, may_pass, pause_ns
 from flightserve.client.rows import check_kind
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
-from flightserve.errors import DeadlineExceeded, FlightserveError, InvalidArgument
+from flightserve.errors import DeadlineExceeded, FlightserveError, InvalidArgument, Unavailable
 from flightserve.frontends.edge import checked_key, checked_request_id, known_traceparent, new_request_id
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
@@ -102,6 +102,36 @@ def ask(
     known = new_request_id() if request_id is None else checked_request_id(str(request_id))
     key, trace = request_key and checked_key(str(request_key)), traceparent and known_traceparent(str(traceparent))
     return Asked(check_kind(as_), timeout_s, priority, known, retries, key, trace)
+
+
+class Defaults(NamedTuple):
+    """What holds for calls that do not say."""
+
+    timeout_s: float | None
+    retries: int
+
+    def ask(
+        self,
+        as_: str | None,
+        timeout_s: float | None,
+        priority: int,
+        request_id: str | None,
+        retries: int | None,
+        request_key: str = "",
+        traceparent: str = "",
+    ) -> Asked:
+        """As `ask`."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        retries = self.retries if retries is None else retries
+        return ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
+
+
+def of_piece(error: FlightserveError, method: MethodSpec) -> FlightserveError:
+    """What a call in several pieces fails with, of which one failed by this: that one was refused before it ran, but
+    others may have run."""
+    if method.idempotent or not may_pass(error) or not is_safe(error, method.idempotent):
+        return error
+    return Unavailable(f"{error.message} (other rows may have been worked on, and the method is not idempotent)")
 
 
 def _is_number(value: Any) -> bool:

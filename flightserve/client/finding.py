@@ -12,6 +12,9 @@ from flightserve.control.observer import ask_view
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound
 
 ASK_TIMEOUT_S: Final = 2.0
+_ANY: Final = ("0.0.0.0", "::")
+# What "localhost" may be.
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class FoundApp(NamedTuple):
@@ -51,10 +54,25 @@ def only_app() -> FoundApp:
 
 def app_at(address: str) -> FoundApp | None:
     """The app whose Flight frontend has that address; None where that is none of this machine's and user's."""
-    port = port_of(address)
-    if port is None or not is_here(urlsplit(address).hostname or ""):
+    if port_of(address) is None or not is_here(host_of(address)):
         return None
-    return next((each for each in apps() if port in map(port_of, each.flight)), None)
+    return next((each for each in apps() if any(leads_to(address, told) for told in each.flight)), None)
+
+
+def leads_to(address: str, told: str) -> bool:
+    """Whether who calls an address of this machine reaches the frontend that says that it listens at `told`: others
+    may have the same port of other addresses."""
+    asked, listens = host_of(address), host_of(told)
+    if port_of(address) != port_of(told):
+        return False
+    if listens in _ANY or asked == listens or asked == socket.gethostname():
+        return True
+    return asked in (*_LOOPBACK, *_ANY) and listens in _LOOPBACK and (asked in _ANY or "localhost" in (asked, listens))
+
+
+def host_of(address: str) -> str:
+    """Of grpc://host:port."""
+    return urlsplit(address).hostname or ""
 
 
 def port_of(address: str) -> int | None:
@@ -67,7 +85,7 @@ def port_of(address: str) -> int | None:
 
 def is_here(host: str) -> bool:
     """Whether it is this machine's loopback, by name or number."""
-    if host in ("localhost", "0.0.0.0", "::"):
+    if host == "localhost" or host in _ANY:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -217,6 +217,9 @@ class FlightPipe:
     def receive(self) -> pa.RecordBatch | None:
         if threading.current_thread() is not threading.main_thread():
             return self._receive()
+        if self._given_up:
+            # With its way perhaps, and the pool.
+            raise Cancelled("the call was given up")
         try:
             return self._pool.submit(self._receive).result()
         except KeyboardInterrupt:

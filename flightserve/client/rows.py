@@ -6,7 +6,7 @@
 | `pa.Table`, a reader, anything with Arrow's own stream protocol | `table` | `pa.Table` |
 | `pandas.DataFrame` | `pandas` | the same; with its index where there is a row for each row |
 | `polars.DataFrame` | `polars` | the same |
-| a dict of NumPy arrays | `numpy` | a dict of NumPy arrays |
+| a dict of NumPy arrays, or an array with named fields | `numpy` | a dict of NumPy arrays |
 | a dict of lists | `columns` | a dict of lists |
 | a list of dicts | `rows` | a list of dicts |
 | a dict of single values | `row` | a dict of single values; of several rows, a list |
@@ -57,6 +57,8 @@ def take(rows: Any, method: MethodSpec, where: str) -> Given:
         return Given(rows.to_arrow(), "polars")
     if isinstance(rows, Mapping):
         return _of_mapping(rows, method, where)
+    if origin[0] == "numpy" and rows.ndim == 1 and rows.dtype.names:
+        return Given(_columns([(name, rows[name]) for name in rows.dtype.names], method, where), "numpy")
     if isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
         return _of_rows(rows, method, where)
     if hasattr(rows, "__arrow_c_stream__"):

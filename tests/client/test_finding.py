@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 import flightserve as fs
@@ -12,9 +14,14 @@ ONE = FoundApp("one", "/one", ("grpc://127.0.0.1:8815", "grpc://127.0.0.1:40001"
 TWO = FoundApp("two", "/two", ("grpc://0.0.0.0:9000",))
 
 
+# Of the same port as the first's; and one that is not reached by the loopback.
+THREE = FoundApp("three", "/three", ("grpc://127.0.0.2:8815",))
+FOUR = FoundApp("four", "/four", ("grpc://192.0.2.1:7000",))
+
+
 @pytest.fixture
 def apps(monkeypatch: pytest.MonkeyPatch) -> list[FoundApp]:
-    found = [ONE, TWO]
+    found = [ONE, TWO, THREE, FOUR]
     monkeypatch.setattr(finding, "apps", lambda: found)
     return found
 
@@ -25,6 +32,12 @@ def apps(monkeypatch: pytest.MonkeyPatch) -> list[FoundApp]:
         ("grpc://127.0.0.1:8815", ONE),
         ("grpc+tcp://localhost:40001", ONE),
         ("grpc://[::1]:9000", TWO),
+        ("grpc://127.0.0.2:8815", THREE),
+        ("grpc://127.0.0.3:8815", None),
+        ("grpc://0.0.0.0:8815", ONE),
+        ("grpc://127.0.0.1:7000", None),
+        ("grpc://localhost:7000", None),
+        (f"grpc://{socket.gethostname()}:7000", FOUR),
         ("grpc://127.0.0.1:1", None),
         ("grpc://example.com:8815", None),
         ("grpc://10.1.2.3:8815", None),
@@ -41,7 +54,7 @@ def test_an_address_is_an_app_of_this_machine_or_none(address: str, app: FoundAp
 def test_without_an_address_it_is_the_only_one(apps: list[FoundApp]) -> None:
     with pytest.raises(fs.InvalidArgument, match=r"several apps .* grpc://127.0.0.1:8815, grpc://0.0.0.0:9000"):
         only_app()
-    apps.remove(TWO)
+    del apps[1:]
     assert only_app() == ONE
     apps.remove(ONE)
     with pytest.raises(fs.NotFound, match="no flightserve app of this user runs"):

@@ -62,6 +62,17 @@ def test_arrays_come_back_as_arrays_of_any_width() -> None:
     }
 
 
+def test_an_array_with_named_fields_has_a_column_for_each() -> None:
+    given = np.array([(1, 2.5), (3, 4.5)], dtype=[("a", "i8"), ("b", "f4")])
+    for rows in (given, given.view(np.recarray)[:]):
+        taken = forms.take(rows, MethodSpec("m"), "D.m")
+        assert taken.kind == "numpy"
+        assert taken.rows.to_pydict() == {"a": [1, 3], "b": [2.5, 4.5]}
+    for odd in (given.reshape(1, 2), np.zeros((2, 2)), np.float64(1)):
+        with pytest.raises(TypeError, match=r"D\.m takes"):
+            forms.take(odd, MethodSpec("m"), "D.m")
+
+
 @pytest.mark.parametrize("kind", forms.KINDS)
 def test_answers_in_any_kind(kind: str) -> None:
     back = there_and_back(pa.table({"a": [1]}), as_=kind)

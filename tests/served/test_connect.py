@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
@@ -219,6 +220,29 @@ def test_what_may_have_run_is_not_run_again(client: Client, system: Served, rest
     resting.replaced(gone)
 
 
+@pytest.mark.parametrize("way", ["memory", "flight"])
+def test_what_streams_holds_its_client(way: str, system: Served) -> None:
+    """One that nobody holds is closed; who reads on does."""
+    parts = fs.connect(system.addresses["flight"], way=way).Probe.large({"a": [100]}, as_="table")
+    answers = fs.connect(system.addresses["flight"], way=way).Probe.identity({"a": [i]} for i in range(10))
+    assert next(answers) == {"a": [0]}
+    gc.collect()
+    ending = [each for each in threading.enumerate() if each.name == "flightserve-client-end"]
+    for each in ending:
+        each.join(10)
+    assert len(list(answers)) == 9
+    assert sum(part.num_rows for part in parts) == 100 * 32_768
+
+
+def test_a_stream_that_nobody_reads_is_not_begun(client: Client) -> None:
+    taken: list[int] = []
+    client.Probe.identity({"a": [taken.append(i)]} for i in range(10))
+    client.Probe.identity.map({"a": [taken.append(i)]} for i in range(10))
+    gc.collect()
+    assert not [each for each in threading.enumerate() if each.name == "flightserve-client-feed"]
+    assert not taken
+
+
 def test_threads_share_a_client(client: Client) -> None:
     def call(number: int) -> bool:
         return all(client.Probe.identity({"a": [number, i]}) == {"a": [number, i]} for i in range(20))
@@ -248,6 +272,29 @@ def test_a_closed_client(client: Client, system: Served) -> None:
         method(ROWS)
     client.close()
     assert "closed" in repr(client)
+
+
+def test_parts_of_a_closed_client(client: Client) -> None:
+    parts = client.Probe.large({"a": [100_000]}, as_="table")
+    next(parts)
+    client.close()
+    with pytest.raises((fs.Unavailable, fs.Cancelled)):
+        list(parts)
+
+
+@pytest.mark.parametrize("way", ["memory", "flight"])
+def test_parts_of_a_closed_client_of_coroutines(way: str, system: Served) -> None:
+    async def run() -> None:
+        client = await fs.connect_async(system.addresses["flight"], way=way)
+        parts = await client.Probe.large({"a": [100_000]}, as_="table")
+        await anext(parts)
+        await client.close()
+        with pytest.raises((fs.Unavailable, fs.Cancelled)):
+            async for _ in parts:
+                pass
+        parts.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("way", ["memory", "flight"])

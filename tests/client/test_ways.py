@@ -1,0 +1,111 @@
+"""The way that a client's calls go: none is left of a client that is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from flightserve.client.aio import AsyncWays
+from flightserve.client.async_ways import FLIGHT_THREADS_MAX, AsyncFlightWay
+from flightserve.client.blocking import Ways
+from flightserve.errors import Cancelled
+
+
+class Found:
+    lost = False
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FoundAsync(Found):
+    async def close(self) -> None:  # type: ignore[override]
+        self.closed += 1
+
+
+def test_a_client_that_is_closed_while_its_way_is_found() -> None:
+    way: Any = Found()
+
+    def find() -> Any:
+        ways.close()
+        return way
+
+    ways = Ways(find)
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        ways.current()
+    assert way.closed == 1
+
+
+def test_a_client_of_coroutines_that_is_closed_while_its_way_is_found() -> None:
+    way: Any = FoundAsync()
+
+    async def find() -> Any:
+        await ways.close()
+        return way
+
+    ways = AsyncWays(find)
+
+    async def current() -> None:
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            await ways.current()
+
+    asyncio.run(current())
+    assert way.closed == 1
+
+
+class Stuck(Found):
+    """A way whose calls end when they, or it, are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Semaphore(0)
+        self.pipes: list[Pipe] = []
+
+    def call(self, *given: Any) -> None:
+        pipe = Pipe()
+        self.pipes.append(pipe)
+        given[-1](pipe)
+        self.begun.release()
+        if not pipe.closed.wait(10):
+            raise TimeoutError
+        raise Cancelled("the call was given up")
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            pipe.close()
+
+
+class Pipe:
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+@pytest.mark.parametrize("by", ["cancelling", "closing"])
+def test_as_many_calls_as_there_are_threads_can_be_ended(by: str) -> None:
+    stuck: Any = Stuck()
+
+    async def run() -> None:
+        way: Any = AsyncFlightWay(stuck)
+        calls = [asyncio.ensure_future(way.call(*[None] * 4)) for _ in range(FLIGHT_THREADS_MAX)]
+        for _ in calls:
+            await asyncio.to_thread(stuck.begun.acquire)
+        if by == "cancelling":
+            for call in calls:
+                call.cancel()
+        else:
+            await way.close()
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in ended} == {asyncio.CancelledError if by == "cancelling" else Cancelled}
+        assert all(pipe.closed.is_set() for pipe in stuck.pipes)
+        await way.close()
+
+    asyncio.run(asyncio.wait_for(run(), 5))
