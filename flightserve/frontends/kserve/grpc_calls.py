@@ -8,7 +8,7 @@ handler is UNIMPLEMENTED.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -42,6 +42,7 @@ from flightserve.frontends.kserve.models import (
 )
 from flightserve.frontends.kserve.requests import (
     EMPTY_FINAL,
+    HEAVY_BYTES_MIN,
     AskedInference,
     batch_of,
     check_names,
@@ -50,6 +51,7 @@ from flightserve.frontends.kserve.requests import (
     outputs_of,
 )
 from flightserve.frontends.kserve.statistics import ModelStatistics
+from flightserve.frontends.kserve.tensors import OutputTensor
 from flightserve.frontends.replies import clip, collect_batch
 from flightserve.metrics import UNKNOWN
 from flightserve.proto import kserve_pb2 as pb
@@ -136,7 +138,7 @@ class Inferences:
         try:
             call, model = await self._going(started)
             batch = await collect_batch(call, model.method, self._calls.limits.body_bytes_max)
-            return self.write(started, model, batch, True)
+            return await self._written(started, model, batch, True)
         except (asyncio.CancelledError, Exception) as caught:
             error = _without_rows(end_of(started, caught), caught)
             code, batch = error.code, None
@@ -146,9 +148,17 @@ class Inferences:
         finally:
             self._count(started, code)
 
-    def write(self, started: _Inference, model: Model, batch: pa.RecordBatch, last: bool) -> bytes:
-        """A response."""
-        return b"".join(write_infer_response(started.asked, model.version, outputs_of(batch, started.asked, model)))
+    async def _written(self, started: _Inference, model: Model, batch: pa.RecordBatch, last: bool) -> bytes:
+        outputs = outputs_of(batch, started.asked, model)
+        write = (started.asked, model.version, outputs, last)
+        # Texts are written one by one; all else is bytes already.
+        if sum(output.column.nbytes for output in outputs if output.datatype == "BYTES") < HEAVY_BYTES_MIN:
+            return self.write(*write)
+        return await asyncio.get_running_loop().run_in_executor(None, self.write, *write)
+
+    def write(self, asked: AskedInference, version: str, outputs: Sequence[OutputTensor], last: bool) -> bytes:
+        """A response. Any thread."""
+        return b"".join(write_infer_response(asked, version, outputs))
 
     def _count(self, started: _Inference, code: int) -> None:
         ns = monotonic_ns() - started.started_ns
@@ -169,7 +179,7 @@ class StreamInferences(Inferences):
         try:
             call, model = await self._going(started)
             async for result in call:
-                yield self.write(started, model, result.batch(), False)
+                yield await self._written(started, model, result.batch(), False)
                 result = None
             if started.asked.parameters.get(EMPTY_FINAL):
                 yield b"".join(
@@ -186,10 +196,9 @@ class StreamInferences(Inferences):
         finally:
             self._count(started, code)
 
-    def write(self, started: _Inference, model: Model, batch: pa.RecordBatch, last: bool) -> bytes:
-        """A response of a stream."""
-        outputs = outputs_of(batch, started.asked, model)
-        return b"".join(as_stream_response(write_infer_response(started.asked, model.version, outputs, {_FINAL: last})))
+    def write(self, asked: AskedInference, version: str, outputs: Sequence[OutputTensor], last: bool) -> bytes:
+        """A response of a stream. Any thread."""
+        return b"".join(as_stream_response(write_infer_response(asked, version, outputs, {_FINAL: last})))
 
     def error_reply(self, started: _Inference, error: FlightserveError) -> bytes:
         """What says within the stream that the request failed. Triton's clients see its text alone."""

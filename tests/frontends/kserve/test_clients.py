@@ -16,6 +16,7 @@ import tritonclient.http
 import tritonclient.http.aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from flightserve.frontends.kserve import tensors
 from tests.frontends.kserve.conftest import Triton
 
 NUMBERS = (
@@ -140,6 +141,22 @@ def test_numbers_of_every_kind_and_shape(triton: Triton, kind: str, shape: tuple
 def test_bytes(triton: Triton) -> None:
     sent = np.array([[b"a\xff", b""], ["é".encode(), b"\0"]], dtype=object)
     assert ask(triton, "Model.echo", x=sent).as_numpy("x").tolist() == sent.tolist()
+
+
+def test_many_texts_are_written_where_they_hold_up_nobody(triton: Triton, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    raw = tensors.OutputTensor.raw
+
+    def watched(output: tensors.OutputTensor) -> memoryview | bytes:
+        threads.append(threading.current_thread().name)
+        return raw(output)
+
+    monkeypatch.setattr(tensors.OutputTensor, "raw", watched)
+    sent = np.array([b"text"] * 20_000, dtype=object)
+    for count in (3, 20_000):
+        assert ask(triton, "Model.echo", x=sent[:count]).as_numpy("x").tolist() == [b"text"] * count
+    loop, other = threads
+    assert loop != other
 
 
 def test_features_and_texts(triton: Triton) -> None:
