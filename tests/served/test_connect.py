@@ -223,15 +223,20 @@ def test_what_may_have_run_is_not_run_again(client: Client, system: Served, rest
 @pytest.mark.parametrize("way", ["memory", "flight"])
 def test_what_streams_holds_its_client(way: str, system: Served) -> None:
     """One that nobody holds is closed; who reads on does."""
+
+    def let_go() -> None:
+        gc.collect()
+        for each in threading.enumerate():
+            if each.name == "flightserve-client-end":
+                each.join(10)
+
     parts = fs.connect(system.addresses["flight"], way=way).Probe.large({"a": [100]}, as_="table")
+    let_go()
+    assert sum(part.num_rows for part in parts) == 100 * 32_768
     answers = fs.connect(system.addresses["flight"], way=way).Probe.identity({"a": [i]} for i in range(10))
     assert next(answers) == {"a": [0]}
-    gc.collect()
-    ending = [each for each in threading.enumerate() if each.name == "flightserve-client-end"]
-    for each in ending:
-        each.join(10)
+    let_go()
     assert len(list(answers)) == 9
-    assert sum(part.num_rows for part in parts) == 100 * 32_768
 
 
 def test_a_stream_that_nobody_reads_is_not_begun(client: Client) -> None:
