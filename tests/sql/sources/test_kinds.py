@@ -37,7 +37,7 @@ from flightserve.cli.source_options import csv_options
 from flightserve.errors import ConfigError
 from flightserve.sql.engine import EngineOptions
 from flightserve.sql.engine.errors import scrub
-from flightserve.sql.sources import find_sources, json_files, lakes
+from flightserve.sql.sources import find_sources, json_files, lakes, spreadsheets
 from flightserve.sql.sources.csv_options import csv_arguments
 from flightserve.sql.sources.problems import Leniency, SourceError
 from flightserve.sql.warehouse.refresh import Generations
@@ -342,6 +342,15 @@ def test_sheets_are_tables(load: str) -> None:
     book.save("two.xlsx")
     with opened({"staff": "two.xlsx"}, load=load) as engine:
         assert set(engine.tables) == {"People", "Second_one"}
+
+
+def test_a_reader_of_workbooks_is_not_blamed_for_what_its_server_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel counts a program's most memory from that of the process that started it."""
+    write({"t.xlsx": "x"})
+    monkeypatch.setattr(spreadsheets, "MEMORY_BYTES_MAX", 512 << 20)
+    had = bytearray(b"x") * (300 << 20)
+    assert "t.xlsx is no workbook that can be read" in refusal({"bad": "t.xlsx"}).message
+    del had
 
 
 @LOADS
