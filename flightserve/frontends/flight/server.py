@@ -7,6 +7,7 @@ command is SQL (`sql`). Every handler is wrapped by `errors.mapped`. pyarrow mak
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -333,19 +334,20 @@ class FlightServer(flight.FlightServerBase):
         headers.request_id = meta.request_id
         timeout_ns = NEVER_NS if meta.deadline_ns == NEVER_NS else meta.deadline_ns - now_ns
         peer = self._entered(context)
-        stream = RequestStream(
-            reader,
-            sink,
-            self._service.open_lane(),
-            Target(deployment.name, method, timeout_ns, meta),
-            self._limits,
-            context.is_cancelled,
-            partial(self._cut, peer),
-            partial(self.ledger.note, peer),
-            partial(self._metrics.answered, "flight", deployment.name, method.name),
-        )
-        with self.streams.entered(stream, peer):
-            stream.run()
+        with contextlib.closing(self._service.open_lane()) as lane:
+            stream = RequestStream(
+                reader,
+                sink,
+                lane,
+                Target(deployment.name, method, timeout_ns, meta),
+                self._limits,
+                context.is_cancelled,
+                partial(self._cut, peer),
+                partial(self.ledger.note, peer),
+                partial(self._metrics.answered, "flight", deployment.name, method.name),
+            )
+            with self.streams.entered(stream, peer):
+                stream.run()
 
 
 class FlightFrontend:

@@ -170,11 +170,11 @@ class Answer:
 
     def _submit(self) -> None:
         method, batch = self._method, self._execution
-        if batch is None:
-            batch = request_batch(self._statement)
-        else:
-            method = EXECUTE
         try:
+            if batch is None:
+                batch = request_batch(self._statement)
+            else:
+                method = EXECUTE
             self._lane.submit(0, self._statement.warehouse, method, batch, self._meta)
         except BaseException:
             self.close()

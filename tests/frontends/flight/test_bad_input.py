@@ -422,6 +422,23 @@ def test_a_client_whose_connection_breaks(address: str, service: FakeService) ->
     assert service.lanes_open == 0
 
 
+def test_a_stream_refused_at_the_last_moment_leaves_no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others came in between, or the end of the frontend did."""
+    with served(LIMITS) as (service, frontend, address):
+        open_lane = service.open_lane
+
+        def overtaken() -> Any:
+            lane = open_lane()
+            frontend.drain(0)
+            return lane
+
+        monkeypatch.setattr(service, "open_lane", overtaken)
+        with flight.connect(address) as client:
+            with pytest.raises(flight.FlightUnavailableError, match="draining"):
+                refused(client, "echo", rows(1))
+        eventually(lambda: service.lanes_open == 0)
+
+
 def test_more_streams_than_may_be_open_are_refused() -> None:
     with served(LIMITS) as (_, frontend, address):
         with flight.connect(address) as client:
