@@ -118,7 +118,7 @@ class FrontendHosted:
         from flightserve.control.names import supervisor_socket
         from flightserve.control.refreshing import ask_refresh
         from flightserve.fabric.transport import descriptors
-        from flightserve.frontends.host import FrontendHost
+        from flightserve.frontends.host import FrontendHost, leave_pandas_out
         from flightserve.loops import Every
         from flightserve.metrics import Metrics
 
@@ -126,6 +126,7 @@ class FrontendHosted:
             self._client.start(loop)
             self._looking = Every(loop, descriptors.LOOK_S, descriptors.look, "looking at file descriptors")
 
+        leave_pandas_out()
         descriptors.use_all()
         self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
         self._metrics = Metrics()

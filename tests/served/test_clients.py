@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,6 +37,15 @@ def statistic(system: Served, child: str, name: str) -> float:
 
 def path(method: str) -> Any:
     return flight.FlightDescriptor.for_path("Probe", method)
+
+
+def test_processes_without_user_code_load_no_pandas(system: Served) -> None:
+    """pyarrow would, for the first array that is made of a list."""
+    raw = Raw(system.addresses["http"]).send(post(IDENTITY, BODY)).read_answer()
+    assert raw.status == 200
+    raw.close()
+    for name in ("frontend-0", "standby-0", "router-0"):
+        assert "/pandas/" not in Path(f"/proc/{system.child(name).pid}/maps").read_text(), name
 
 
 # ---- slow, idle and too many connections
