@@ -17,7 +17,7 @@ exception's class and message, or as it is where it is a FlightserveError; the t
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -29,8 +29,9 @@ from flightserve.errors import Cancelled, FlightserveError, MethodFailed, Replic
 from flightserve.fabric.memory.schemas import decode_schema, empty_batch
 from flightserve.fabric.memory.stored import Stored
 from flightserve.replica.apart import Apart, MethodResult, Rows, at_places, keep_apart
+from flightserve.replica.async_rows import AsyncRows, Permits
 from flightserve.replica.delimiting import divide, divide_part
-from flightserve.replica.faults import bare, report_failure
+from flightserve.replica.faults import bare, is_our_cancellation, report_failure
 from flightserve.replica.forms import FORMS, contiguous, cut, groups
 from flightserve.replica.results import ROW_RESULT, ResultReader, StreamReader
 from flightserve.replica.row_run import RowRun
@@ -50,9 +51,10 @@ class RequestGroup(NamedTuple):
 class BoundMethod:
     """One public method of one object. Safe to call from several threads if the user's method is."""
 
-    __slots__ = ("_form", "_function", "_looks_at_nulls", "_results", "run", "spec", "where")
+    __slots__ = ("_form", "_function", "_looks_at_nulls", "_permits", "_results", "run", "spec", "where")
 
-    def __init__(self, function: Callable[[Any], Any], spec: MethodSpec, where: str) -> None:
+    def __init__(self, function: Callable[[Any], Any], spec: MethodSpec, where: str, rows_max: int) -> None:
+        """`rows_max`: how many rows of an `async def` method under `@single_input` run at a time."""
         self.spec = spec
         self.where = where
         output = None if spec.output_schema is None else decode_schema(spec.output_schema)
@@ -61,6 +63,7 @@ class BoundMethod:
         # Whether requests of one region may have to run apart.
         self._looks_at_nulls = spec.form in ("numpy", "pandas")
         self._results = ResultReader(where, output)
+        self._permits = Permits(rows_max)
         # Runs a micro-batch. Raises MethodFailed, SchemaMismatch where the form cannot hold the columns, or the
         # FlightserveError that the method raised; iterators raise while they are iterated.
         self.run: Callable[[Sequence[pa.RecordBatch]], Any] = self._pick()
@@ -105,7 +108,7 @@ class BoundMethod:
             if apart_groups is None:
                 return self._check(await self._function(argument), pieces)
         except BaseException as error:
-            if _is_our_cancellation(error):
+            if is_our_cancellation(error):
                 raise
             raise self._explain(error, pieces) from error
         apart: list[Apart] = []
@@ -115,7 +118,7 @@ class BoundMethod:
                     argument = self._form(group.pieces, self.where)
                     apart += at_places(self._check(await self._function(argument), group.pieces), group.places)
                 except BaseException as error:
-                    if _is_our_cancellation(error):
+                    if is_our_cancellation(error):
                         raise
                     apart += self._answer_failed_group(error, group)
         return keep_apart(apart, context())
@@ -220,7 +223,7 @@ class BoundMethod:
                 except StopAsyncIteration:
                     break
                 except BaseException as error:
-                    if _is_our_cancellation(error):
+                    if is_our_cancellation(error):
                         raise
                     raise self._explain(error, pieces) from error
                 yield self._read(stream, value)
@@ -255,7 +258,7 @@ class BoundMethod:
             if close is not None:
                 await close()
         except BaseException as error:
-            if _is_our_cancellation(error):
+            if is_our_cancellation(error):
                 raise
             self._explain(error)
 
@@ -276,20 +279,14 @@ class BoundMethod:
         return self._row_answers(run)
 
     async def _rows_async(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
-        function, run = self._function, RowRun(self.where, pieces)
-        values, current = run.values, run.context
-        while rows := run.left():
-            try:
-                for row in rows:
-                    if current.cancelled:
-                        raise Cancelled(f"{self.where}: nobody waits for the result any more")
-                    value = await function(row)
-                    values.append(value if type(value) is dict else self._row_result(value))
-            except BaseException as error:
-                if _is_our_cancellation(error):
-                    raise
-                run.fail(self._explain(error, pieces))
+        run = RowRun(self.where, pieces)
+        explain = functools.partial(self._explain, pieces=pieces)
+        await AsyncRows(run, self._permits, self._run_row, explain).finish()
         return self._row_answers(run)
+
+    async def _run_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        value = await self._function(row)
+        return value if type(value) is dict else self._row_result(value)
 
     def _row_answers(self, run: RowRun) -> MethodResult:
         try:
@@ -317,16 +314,10 @@ class BoundMethod:
 
 def bind_methods(target: object, spec: DeploymentSpec) -> dict[str, BoundMethod]:
     """The object's served methods by name."""
-    return {m.name: BoundMethod(getattr(target, m.name), m, f"{spec.name}.{m.name}") for m in spec.methods}
-
-
-def _is_our_cancellation(error: BaseException) -> bool:
-    """True when the service cancels the method; a CancelledError of the method's own making is its failure."""
-    # Of the class: an exception may answer `__class__` by anything.
-    kind = type(error)
-    if issubclass(kind, GeneratorExit):
-        return True
-    if not issubclass(kind, asyncio.CancelledError):
-        return False
-    running = asyncio.current_task()
-    return running is not None and running.cancelling() > 0
+    lanes = spec.lanes
+    return {
+        m.name: BoundMethod(
+            getattr(target, m.name), m, f"{spec.name}.{m.name}", m.max_concurrent or lanes.side_by_side or lanes.serial
+        )
+        for m in spec.methods
+    }

@@ -6,6 +6,7 @@ tell its name; a handler of the log may fail. Whoever answers a micro-batch must
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -74,6 +75,18 @@ def bare(error: FlightserveError) -> FlightserveError:
     error.__cause__ = None
     error.__context__ = None
     return error
+
+
+def is_our_cancellation(error: BaseException) -> bool:
+    """True when the service cancels the method; a CancelledError of the method's own making is its failure."""
+    # Of the class: an exception may answer `__class__` by anything.
+    kind = type(error)
+    if issubclass(kind, GeneratorExit):
+        return True
+    if not issubclass(kind, asyncio.CancelledError):
+        return False
+    running = asyncio.current_task()
+    return running is not None and running.cancelling() > 0
 
 
 def describe(error: BaseException) -> str:

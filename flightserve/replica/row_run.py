@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -43,13 +43,26 @@ class RowRun:
     def fail(self, error: FlightserveError) -> None:
         """The row behind the last value raised. Raises the error where there is no other request to go on with, or
         nobody waits."""
-        if len(self.counts) == 1 or self.context.cancelled or isinstance(error, ReplicaFailed):
+        if self.ends_by(error):
             raise error
         starts = list(itertools.accumulate(self.answered, initial=0))
         index = bisect.bisect_right(starts, len(self.values)) - 1
         self._drop(index, error)
         del self.values[starts[index] :]
         del self._rows[starts[index] : starts[index + 1]]
+
+    def ends_by(self, error: FlightserveError) -> bool:
+        """Whether there is no other request to go on with, or nobody waits."""
+        return len(self.counts) == 1 or self.context.cancelled or isinstance(error, ReplicaFailed)
+
+    def settle(self, values: list[dict[str, Any]], failures: Mapping[int, FlightserveError]) -> None:
+        """What became of all rows that were `left`: their values, and the requests that failed, by their places among
+        those that are answered."""
+        starts = list(itertools.accumulate(self.answered, initial=0))
+        for index in sorted(failures, reverse=True):
+            self._drop(index, failures[index])
+            del values[starts[index] : starts[index + 1]]
+        self.values = values
 
     def _drop(self, index: int, error: FlightserveError) -> None:
         if not self.faults:

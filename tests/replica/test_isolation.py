@@ -38,7 +38,7 @@ def fresh(name: str) -> BoundMethod:
     """The method of an object that nobody called yet."""
     spec = SPEC.method(name)
     assert spec is not None
-    return BoundMethod(getattr(cast("Any", Mirror)(), name), spec, f"Mirror.{name}")
+    return BoundMethod(getattr(cast("Any", Mirror)(), name), spec, f"Mirror.{name}", 64)
 
 
 def run(method: BoundMethod, pieces: list[pa.RecordBatch]) -> Any:
@@ -48,19 +48,11 @@ def run(method: BoundMethod, pieces: list[pa.RecordBatch]) -> Any:
     async def awaited() -> Any:
         return await method(pieces)
 
-    def driven() -> Any:
-        # Nothing in these methods waits for anything.
-        try:
-            awaited().send(None)
-        except StopIteration as done:
-            return done.value
-        raise AssertionError("it waits")
-
     with entered(Context("Mirror", method.spec.name, parts)):
         try:
             if method.spec.streaming:
                 return list(method(pieces))
-            return driven() if method.spec.is_async else method(pieces)
+            return asyncio.run(awaited()) if method.spec.is_async else method(pieces)
         except FlightserveError as error:
             return error
 
