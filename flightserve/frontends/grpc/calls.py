@@ -96,6 +96,14 @@ class StreamPath(RequestPath, Protocol):
         ...
 
 
+class LinedPath(StreamPath, Protocol):
+    """The same within a stream that answers requests as they are ready (`frontends.grpc.lines`)."""
+
+    def line(self, started: Any) -> str:
+        """Requests of one line are answered in the order they came."""
+        ...
+
+
 class GrpcCalls:
     """The request path of the gRPC frontend: how a request starts, how it ends, and `Call`."""
 

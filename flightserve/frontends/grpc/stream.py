@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from grpc import aio
 
@@ -20,6 +21,8 @@ from flightserve.errors import DeadlineExceeded, FlightserveError, ResourceExhau
 from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, StartedRequest, StreamPath, abort
 from flightserve.frontends.grpc.idling import IdleGuard
 from flightserve.loops import beside
+
+P = TypeVar("P", bound=StreamPath)
 
 ABORT_TIMEOUT_S: Final = 1.0
 
@@ -35,13 +38,13 @@ class Streams:
 
     async def stream(self, _: Any, context: Any) -> None:
         """The handler of `Stream`."""
-        await self.serve(context, self._calls)
+        await self.serve(context, Stream, self._calls)
 
-    async def serve(self, context: Any, path: StreamPath) -> None:
-        """Many requests, each with its replies, by either protocol."""
+    async def serve(self, context: Any, kind: Callable[[GrpcCalls, P, IdleGuard, Any], Stream], path: P) -> None:
+        """Many requests, each with its replies, by either protocol. `kind` says in which order they are answered."""
         if len(self.open) >= self._calls.limits.streams_max:
             await abort(context, ResourceExhausted(f"{len(self.open)} streams are open; no more are taken"))
-        stream = Stream(self._calls, path, self.idle, context)
+        stream = kind(self._calls, path, self.idle, context)
         self.open.add(stream)
         try:
             if self._draining:
@@ -66,7 +69,7 @@ class Stream:
         self._idle = idle
         self._context = context
         self._places = asyncio.Semaphore(calls.limits.stream_window)
-        # In flight, oldest first; at last None where the client is done, or the error the stream ends with.
+        # Read and not answered, oldest first; at last None where the client is done, or the error the stream ends with.
         self._order: asyncio.Queue[StartedRequest | FlightserveError | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
         self._drained = False

@@ -1,8 +1,8 @@
 """`inference.GRPCInferenceService` on the gRPC frontend's port: KServe's clients, and Triton's, as they are.
 
-A `ModelInfer` runs as a `Call` does, and a `ModelStreamInfer` as a `Stream` (`frontends.grpc`): with the same bounds,
-idle ones ended, answered in the order asked. A generator's parts leave as they are made, each a response. What has no
-handler is UNIMPLEMENTED.
+A `ModelInfer` runs as a `Call` does, and a `ModelStreamInfer` as a `Stream` (`frontends.grpc`), with the same bounds;
+but each of its requests is answered when it is ready, behind those of the same id. A generator's parts leave as they
+are made, each a response. What has no handler is UNIMPLEMENTED.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from flightserve.errors import Cancelled, FlightserveError, NotFound, ResourceEx
 from flightserve.frontends import edge
 from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, abort, end_of
 from flightserve.frontends.grpc.catalogue import echo_request_id, parsed
+from flightserve.frontends.grpc.lines import LinedStream
 from flightserve.frontends.grpc.stream import Streams
 from flightserve.frontends.kserve.grpc_messages import (
     as_stream_response,
@@ -200,6 +201,10 @@ class StreamInferences(Inferences):
         """A response of a stream. Any thread."""
         return b"".join(as_stream_response(write_infer_response(asked, version, outputs, {_FINAL: last})))
 
+    def line(self, started: _Inference) -> str:
+        """Its id: by that clients know which of their requests a response is for."""
+        return started.asked.id
+
     def error_reply(self, started: _Inference, error: FlightserveError) -> bytes:
         """What says within the stream that the request failed. Triton's clients see its text alone."""
         return write_stream_error(clip(error.message), started.asked.id)
@@ -242,7 +247,7 @@ class KServe:
         return await self._calls.call(_, context, self._inferences)
 
     async def _stream(self, _: Any, context: Any) -> None:
-        await self._streams.serve(context, self._stream_inferences)
+        await self._streams.serve(context, LinedStream, self._stream_inferences)
 
     def _said(self) -> dict[str, tuple[type[Message], type[Message], Callable[[Any], Any]]]:
         """What is asked, what answers, and as what."""

@@ -32,6 +32,27 @@ STOPPED: list[str] = []
 class Batched:
     """Methods that show what the plane did."""
 
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        # How many rows are held, and were at most.
+        self.held_now = self.held_most = 0
+
+    @fs.method(row_aligned=False)
+    async def held(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows, when another request opens."""
+        self.held_now += 1
+        self.held_most = max(self.held_most, self.held_now)
+        try:
+            await self.opened.wait()
+        finally:
+            self.held_now -= 1
+        return batch
+
+    async def opens(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Lets go of those that are held."""
+        self.opened.set()
+        return batch
+
     def together(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows, and the rows of the micro-batch."""
         return batch.append_column("together", pa.array([batch.num_rows] * batch.num_rows, pa.int64()))
@@ -83,6 +104,7 @@ def served() -> Iterator[Addresses]:
 @pytest.fixture(autouse=True)
 def regions_are_given_back(served: Addresses) -> Iterator[None]:
     """Without the collector's help."""
+    served.running.targets[0].opened = asyncio.Event()
     gc.collect()
     gc.disable()
     try:
@@ -151,3 +173,107 @@ def test_a_part_that_no_tensor_says_is_an_error_in_the_stream(served: Addresses)
         own.async_stream_infer("Model.together", [tensor(tritonclient.grpc, "x", np.arange(2))])
         assert answered.get(timeout=20)[0].as_numpy("x").tolist() == [0, 1]
         own.stop_stream()
+
+
+# ---- many requests on one stream
+
+
+def ask(client: Any, model: str, request_id: str, values: list[int]) -> None:
+    client.async_stream_infer(model, [tensor(tritonclient.grpc, "x", np.array(values))], request_id=request_id)
+
+
+def response(answered: queue.Queue[Any]) -> tuple[str, list[int]]:
+    result, error = answered.get(timeout=20)
+    assert error is None, error
+    return result.get_response().id, result.as_numpy("x").tolist()
+
+
+def test_requests_of_one_stream_are_answered_as_they_are_ready(served: Addresses) -> None:
+    answered: queue.Queue[Any] = queue.Queue()
+    with tritonclient.grpc.InferenceServerClient(served.grpc) as own:
+        own.start_stream(lambda result, error: answered.put((result, error)))
+        ask(own, "Model.held", "slow", [7])
+        ask(own, "Model.held", "slow", [8])
+        for number in range(40):
+            ask(own, "Model.together", f"fast{number}", [number])
+            assert response(answered) == (f"fast{number}", [number])
+        # Those of one id in the order they came, and so those of none.
+        for number in range(5):
+            ask(own, "Model.together", "slow", [number])
+        ask(own, "Model.opens", "key", [0])
+        got = [response(answered) for _ in range(8)]
+        own.stop_stream()
+    assert [values for name, values in got if name == "slow"] == [[7], [8], [0], [1], [2], [3], [4]]
+    assert ("key", [0]) in got
+
+
+def test_parts_of_generators_on_one_stream_come_by_turns(served: Addresses) -> None:
+    STOPPED.clear()
+    answered: queue.Queue[Any] = queue.Queue()
+    with tritonclient.grpc.InferenceServerClient(served.grpc) as own:
+        own.start_stream(lambda result, error: answered.put((result, error)))
+        for name in ("a", "b", "c"):
+            ask(own, "Model.endless", name, [ord(name)])
+        seen: dict[str, int] = {}
+        while len(seen) < 3 or min(seen.values()) < 20:
+            name, values = response(answered)
+            assert values == [ord(name)]
+            seen[name] = seen.get(name, 0) + 1
+        ask(own, "Model.together", "d", [1])
+        while response(answered)[0] != "d":
+            pass
+        own.stop_stream(cancel_requests=True)
+    eventually(lambda: STOPPED == ["endless"] * 3, what="the generators have ended")
+
+
+def test_a_stream_takes_as_many_requests_as_its_window(served: Addresses) -> None:
+    """What waits behind is not read, and is answered when there is room."""
+    window = EdgeLimits().stream_window
+    answered: queue.Queue[Any] = queue.Queue()
+    target = served.running.targets[0]
+    with (
+        tritonclient.grpc.InferenceServerClient(served.grpc) as own,
+        tritonclient.grpc.InferenceServerClient(served.grpc) as other,
+    ):
+        own.start_stream(lambda result, error: answered.put((result, error)))
+        for number in range(3 * window):
+            ask(own, "Model.held", str(number), [number])
+        eventually(lambda: target.held_now == window, what="a window of requests runs")
+        other.infer("Model.opens", [tensor(tritonclient.grpc, "x", np.array([0]))])
+        assert sorted(response(answered)[1][0] for _ in range(3 * window)) == list(range(3 * window))
+        assert target.held_most <= window
+        own.stop_stream()
+
+
+def test_a_client_that_goes_cancels_all_that_it_asked_on_its_stream(served: Addresses) -> None:
+    target = served.running.targets[0]
+    with tritonclient.grpc.InferenceServerClient(served.grpc) as own:
+        own.start_stream(lambda result, error: None)
+        for number in range(9):
+            ask(own, "Model.held", str(number % 5), [number])
+        eventually(lambda: target.held_now == 9, what="all of them run")
+        own.stop_stream(cancel_requests=True)
+    eventually(lambda: target.held_now == 0, what="none of them runs")
+
+
+def test_asyncio_clients_get_answers_as_they_are_ready(served: Addresses) -> None:
+    async def go() -> list[str]:
+        async with tritonclient.grpc.aio.InferenceServerClient(served.grpc) as own:
+            fast = asyncio.Event()
+
+            async def requests() -> AsyncIterator[Any]:
+                for model, name in (("Model.held", "slow"), ("Model.together", "fast")):
+                    asked = [tensor(tritonclient.grpc, "x", np.array([1]))]
+                    yield {"model_name": model, "inputs": asked, "request_id": name}
+                await fast.wait()
+                yield {"model_name": "Model.opens", "inputs": asked, "request_id": "key"}
+
+            names = []
+            async for result, error in own.stream_infer(requests()):
+                assert error is None
+                names.append(result.get_response().id)
+                fast.set()
+            return names
+
+    names = asyncio.run(go())
+    assert names[0] == "fast" and sorted(names[1:]) == ["key", "slow"]
