@@ -226,7 +226,7 @@ def test_what_user_code_may_do_to_its_task_harms_nobody_else(how: str) -> None:
     async def m(self: Any, row: dict[str, Any]) -> int:
         a = int(row["a"])
         if a != 1:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
             return a
         if how == "exit":
             raise SystemExit(3)
@@ -236,7 +236,7 @@ def test_what_user_code_may_do_to_its_task_harms_nobody_else(how: str) -> None:
         assert task is not None
         task.cancel()
         try:
-            await asyncio.sleep(1)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             if how == "cancels":
                 raise
