@@ -26,6 +26,8 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+import pyarrow as pa
+
 from flightserve import measures, threads
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
@@ -112,6 +114,9 @@ class ReplicaService:
         Raises what the object raises."""
         if self.own_process:
             carry_contexts()
+            # Arrow imports pandas, where that is installed, for the first array of values, which is most often the
+            # first part of somebody's stream. After the object, which may have done so or have imported pandas itself.
+            pa.array([0])
         if self._coroutines is not None:
             self._loop_thread = self._spawn("async", self._coroutines.run)
         try:

@@ -200,6 +200,10 @@ def test_a_stream_that_fails_says_so_after_the_answers_before(client: Client) ->
     early.close()
 
 
+def test_pandas_is_there_before_the_first_rows(client: Client) -> None:
+    assert client.Narrow.warm({"a": [1]}) == {"a": [1]}
+
+
 def test_a_full_queue_is_tried_again(client: Client) -> None:
     """Six at once for three places: all are served in the end, and one that may not be tried again is told."""
     with ThreadPoolExecutor(6) as pool:
