@@ -77,10 +77,12 @@ class H2:
         held = b""
         try:
             while data := self.socket.recv(1 << 16):
-                held += data
-                while len(held) >= 9 and len(held) >= (end := 9 + int.from_bytes(held[:3])):
-                    self._take(held[3], held[4], int.from_bytes(held[5:9]), held[9:end])
-                    held = held[end:]
+                held, at = held + data, 0
+                # What is left over is cut off once: of a flood thousands of frames come in one piece.
+                while len(held) >= at + 9 and len(held) >= (end := at + 9 + int.from_bytes(held[at : at + 3])):
+                    self._take(held[at + 3], held[at + 4], int.from_bytes(held[at + 5 : at + 9]), held[at + 9 : end])
+                    at = end
+                held = held[at:]
         except OSError:
             self.closed.set()
         self.closed.set()
