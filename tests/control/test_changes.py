@@ -104,6 +104,34 @@ def _methods(app: Served) -> dict[str, set[str]]:
     return {each["name"]: {method["method"] for method in each["methods"]} for each in listed}
 
 
+# First, so that the load that the others share does not run meanwhile.
+def test_the_same_from_python_with_classes_that_travel_by_value() -> None:
+    command = [sys.executable, "-m", "tests.control.twins"]
+    shown = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, check=True,
+        timeout=COMMAND_TIMEOUT_S,
+    ).stdout  # fmt: skip
+    steps = [json.loads(line) for line in shown.splitlines() if line.startswith('{"step"')]
+    assert [(each["step"], each["version"], each["replicas"]) for each in steps] == [
+        ("served", 1, 1), ("scaled", 1, 2), ("unknown", 1, 2), ("none", 1, 2), ("deployed", 2, 2),
+        ("in place", 5, 2), ("kept", 5, 2), ("replaced", 6, 1), ("again", 9, 1),
+    ]  # fmt: skip
+    assert steps[1]["done"] == "Who from 1 to 2 replicas"
+    assert steps[5]["under_way"] == ""
+    assert [each["error"][0] for each in steps if "error" in each] == [
+        "NotFound",
+        "InvalidArgument",
+        "ConfigError",
+        "Unavailable",
+        "StartFailed",
+    ]
+    replaced, again = steps[7:]
+    assert (replaced["same"], replaced["error"][1]) == (True, "the app was stopped")
+    assert re.fullmatch(r"replica-Who-0: tests/control/twins\.py, line \d+: OSError: no disk", again["error"][1])
+    assert (again["same"], again["beside"]) == (True, "ready")
+    assert shown.count("the program ends, and with it the app") == 2
+
+
 def test_scaling_up_and_down_is_not_noticed(app: Served, load: Load) -> None:
     _goes_on(load)
     before = _pids(app)
@@ -263,30 +291,3 @@ def test_a_number_that_follows_the_load_goes_up_and_to_none_and_comes_back_with_
 def _under_way(app: Served) -> str:
     summary = app.view().change.partition(":")[0]
     return f"flightserve: another change is under way ({summary}); try again when it has ended\n"
-
-
-def test_the_same_from_python_with_classes_that_travel_by_value() -> None:
-    command = [sys.executable, "-m", "tests.control.twins"]
-    shown = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, check=True,
-        timeout=COMMAND_TIMEOUT_S,
-    ).stdout  # fmt: skip
-    steps = [json.loads(line) for line in shown.splitlines() if line.startswith('{"step"')]
-    assert [(each["step"], each["version"], each["replicas"]) for each in steps] == [
-        ("served", 1, 1), ("scaled", 1, 2), ("unknown", 1, 2), ("none", 1, 2), ("deployed", 2, 2),
-        ("in place", 5, 2), ("kept", 5, 2), ("replaced", 6, 1), ("again", 9, 1),
-    ]  # fmt: skip
-    assert steps[1]["done"] == "Who from 1 to 2 replicas"
-    assert steps[5]["under_way"] == ""
-    assert [each["error"][0] for each in steps if "error" in each] == [
-        "NotFound",
-        "InvalidArgument",
-        "ConfigError",
-        "Unavailable",
-        "StartFailed",
-    ]
-    replaced, again = steps[7:]
-    assert (replaced["same"], replaced["error"][1]) == (True, "the app was stopped")
-    assert re.fullmatch(r"replica-Who-0: tests/control/twins\.py, line \d+: OSError: no disk", again["error"][1])
-    assert (again["same"], again["beside"]) == (True, "ready")
-    assert shown.count("the program ends, and with it the app") == 2
