@@ -7,6 +7,7 @@
 | `pandas.DataFrame` | `pandas` | the same; with its index where there is a row for each row |
 | `polars.DataFrame` | `polars` | the same |
 | a dict of NumPy arrays, or an array with named fields | `numpy` | a dict of NumPy arrays |
+| a NumPy array of two dimensions | `matrix` | the same, of one column its array (`client.matrices`) |
 | a dict of lists | `columns` | a dict of lists |
 | a list of dicts | `rows` | a list of dicts |
 | a dict of single values | `row` | a dict of single values; of several rows, a list |
@@ -22,13 +23,14 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
+from flightserve.client.matrices import columns_of, is_matrix, matrix_of
 from flightserve.errors import FlightserveError, InvalidArgument, SchemaMismatch
 from flightserve.fabric.conversion.exact import Misfit
 from flightserve.fabric.memory.batches import alike
 from flightserve.fabric.memory.schemas import decode_schema, empty_batch
 from flightserve.types import MethodSpec
 
-KINDS: Final = ("record_batch", "table", "pandas", "polars", "numpy", "columns", "rows", "row")
+KINDS: Final = ("record_batch", "table", "pandas", "polars", "numpy", "matrix", "columns", "rows", "row")
 _TAKEN: Final = (
     "a record batch, a table, a pandas or polars DataFrame, a dict of columns, a dict of one row's values, or a list "
     "of rows as dicts"
@@ -59,6 +61,8 @@ def take(rows: Any, method: MethodSpec, where: str) -> Given:
         return _of_mapping(rows, method, where)
     if origin[0] == "numpy" and rows.ndim == 1 and rows.dtype.names:
         return Given(_columns([(name, rows[name]) for name in rows.dtype.names], method, where), "numpy")
+    if origin[0] == "numpy" and is_matrix(rows):
+        return Given(_columns(columns_of(rows, method, where), method, where), "matrix")
     if isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
         return _of_rows(rows, method, where)
     if hasattr(rows, "__arrow_c_stream__"):
@@ -212,9 +216,13 @@ def give(answer: pa.RecordBatch | pa.Table, kind: str, where: str, index: Any = 
         if kind in ("rows", "row"):
             rows = rows_of(batches, where)
             return rows[0] if kind == "row" and len(rows) == 1 else rows
-        made = FORMS[kind](batches, where)
+        made = FORMS["numpy" if kind == "matrix" else kind](batches, where)
+        if kind == "matrix":
+            made = matrix_of(made, where)
     except SchemaMismatch as error:
-        raise SchemaMismatch(f"the answer of {where} does not fit as_={kind!r}; as_='table' takes all") from error
+        raise SchemaMismatch(
+            f"the answer of {where} does not fit as_={kind!r} ({error.message}); as_='table' takes all"
+        ) from error
     except ImportError as error:
         raise InvalidArgument(f"as_={kind!r} takes the package {kind}, which is not installed here") from error
     if index is not None and len(index) == len(made):

@@ -14,7 +14,7 @@ import pytest
 
 from flightserve.client import rows as forms
 from flightserve.client.calling import ask, is_stream
-from flightserve.errors import InvalidArgument
+from flightserve.errors import InvalidArgument, SchemaMismatch
 from flightserve.types import MethodSpec
 
 ANY = MethodSpec("any")
@@ -68,14 +68,74 @@ def test_an_array_with_named_fields_has_a_column_for_each() -> None:
         taken = forms.take(rows, MethodSpec("m"), "D.m")
         assert taken.kind == "numpy"
         assert taken.rows.to_pydict() == {"a": [1, 3], "b": [2.5, 4.5]}
-    for odd in (given.reshape(1, 2), np.zeros((2, 2)), np.float64(1)):
+    for odd in (given.reshape(1, 2), np.zeros(2), np.zeros((2, 2)), np.float64(1)):
         with pytest.raises(TypeError, match=r"D\.m takes"):
             forms.take(odd, MethodSpec("m"), "D.m")
+
+
+WIDE = MethodSpec(
+    "m", input_schema=pa.schema([("a", pa.float64()), ("b", pa.int32()), ("c", pa.bool_())]).serialize().to_pybytes()
+)
+LISTS = MethodSpec("m", input_schema=pa.schema([("x", pa.list_(pa.float32(), 3))]).serialize().to_pybytes())
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.arange(6.0).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(12).reshape(2, 6)[:, ::2],
+        np.arange(6).reshape(2, 3).view(np.matrix),
+        np.zeros((0, 3)),
+        np.ma.MaskedArray(np.arange(6.0).reshape(2, 3), [[False, True, False], [True, False, False]]),
+        np.array([[1.5, None, True], [2, 7, False]], dtype=object),
+    ],
+)
+def test_a_matrix_has_the_columns_that_the_method_declares(matrix: Any) -> None:
+    taken = forms.take(matrix, WIDE, "D.m")
+    assert taken.kind == "matrix"
+    assert taken.rows.to_pydict() == {name: [row[at] for row in matrix.tolist()] for at, name in enumerate("abc")}
+
+
+def test_a_matrix_of_another_width_is_refused() -> None:
+    for odd in (np.zeros((2, 2)), np.zeros((4, 4)), np.zeros((3, 0)), np.zeros((2, 3, 1))):
+        with pytest.raises(SchemaMismatch, match=r"D\.m takes 3 columns \(a, b, c\); an array of shape"):
+            forms.take(odd, WIDE, "D.m")
+    with pytest.raises(SchemaMismatch, match=r"takes 1 columns \(x\)"):
+        forms.take(np.zeros((2, 4)), LISTS, "D.m")
+    with pytest.raises(InvalidArgument, match="column 'a' cannot be sent"):
+        forms.take(np.array([["x", 1, True]], dtype=object), WIDE, "D.m")
+
+
+def test_a_matrix_is_one_column_of_lists_where_that_is_declared() -> None:
+    taken = forms.take(np.arange(6.0).reshape(2, 3), LISTS, "D.m").rows
+    assert taken.to_pydict() == {"x": [[0, 1, 2], [3, 4, 5]]}
+    assert taken.schema.types == [pa.list_(pa.float64(), 3)]
+
+
+def test_an_answer_as_a_matrix() -> None:
+    def matrix(**columns: Any) -> Any:
+        return forms.give(pa.record_batch(columns), "matrix", "D.m")
+
+    assert matrix(y=[1, 2]).tolist() == [1, 2]
+    assert matrix(y=["a", "b"]).tolist() == ["a", "b"]
+    assert matrix(y=pa.array([[1, 2]], pa.list_(pa.int8(), 2))).tolist() == [[1, 2]]
+    both = matrix(y=pa.array([1, 2], pa.int32()), p=[0.5, float("nan")])
+    assert both.shape == (2, 2) and both.dtype == np.float64 and both[:, 0].tolist() == [1, 2]
+    assert matrix(y=[1, None], p=[0.5, 1]).tolist() == [[1, 0.5], [None, 1]]
+    assert matrix(y=pa.array([], pa.int8()), p=pa.array([], pa.int8())).shape == (0, 2)
+    with pytest.raises(SchemaMismatch, match=r"as_='matrix' \(D\.m answered by columns that make no matrix \('p'\)\)"):
+        matrix(y=[1], p=["x"])
+    with pytest.raises(SchemaMismatch, match="no common type: 'y'"):
+        matrix(y=[2**53 + 1], p=[0.5])
 
 
 @pytest.mark.parametrize("kind", forms.KINDS)
 def test_answers_in_any_kind(kind: str) -> None:
     back = there_and_back(pa.table({"a": [1]}), as_=kind)
+    if kind == "matrix":
+        assert back.tolist() == [1]
+        return
     assert (back["a"][0] if kind not in ("rows", "row") else (back[0] if kind == "rows" else back)["a"]) in (
         1,
         pa.scalar(1),
