@@ -69,6 +69,10 @@ class OutOfMemory(ResourceExhausted):
     """The request's own work needed more memory than there is for it (HTTP 503)."""
 
 
+class ExhaustedMidway(ResourceExhausted):
+    """A bound was reached when work on the request had begun: it may be sent again where its method is idempotent."""
+
+
 class Unimplemented(FlightserveError):
     """Nothing answers to this route, action or command."""
 
@@ -133,6 +137,7 @@ KINDS: tuple[type[FlightserveError], ...] = (
     Unauthenticated,
     Cancelled,
     OutOfMemory,
+    ExhaustedMidway,
 )
 _KIND_BY_CLASS = {kind: index for index, kind in enumerate(KINDS)}
 

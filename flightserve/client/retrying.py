@@ -1,9 +1,10 @@
 """Whether a call that failed is made again, and when. Pure: times and the random number are arguments.
 
-Again only where it is safe: the call was refused before it ran (`Unreachable`, RESOURCE_EXHAUSTED), or its method is
-idempotent and the error is one that passes. The pause doubles from `BACKOFF_NS` on, half of it by chance, so that
-callers who failed together do not come again together; what the app says (Retry-After) is the least. No pause goes
-beyond the deadline: who would wait until then for nothing hears of the error at once.
+Again only where it is safe: the call was refused before it ran (`Unreachable`, RESOURCE_EXHAUSTED that is not
+`ExhaustedMidway`), or its method is idempotent and the error is one that passes. The pause doubles from `BACKOFF_NS`
+on, half of it by chance, so that callers who failed together do not come again together; what the app says
+(Retry-After) is the least. No pause goes beyond the deadline: who would wait until then for nothing hears of the error
+at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from flightserve.clock import NS_PER_MS
-from flightserve.errors import FlightserveError, OutOfMemory, ResourceExhausted, TooLarge, Unavailable
+from flightserve.errors import ExhaustedMidway, FlightserveError, OutOfMemory, ResourceExhausted, TooLarge, Unavailable
 from flightserve.wire.status import TABLE, Code
 
 BACKOFF_NS: Final = 25 * NS_PER_MS
@@ -31,7 +32,8 @@ def may_pass(error: FlightserveError) -> bool:
 
 def is_safe(error: FlightserveError, idempotent: bool) -> bool:
     """Whether it does no harm to make the call again."""
-    return idempotent or isinstance(error, Unreachable | ResourceExhausted)
+    refused = isinstance(error, Unreachable | ResourceExhausted) and not isinstance(error, ExhaustedMidway)
+    return idempotent or refused
 
 
 def pause_ns(

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from flightserve import errors
-from flightserve.errors import FlightserveError, MethodFailed
+from flightserve.errors import ExhaustedMidway, FlightserveError, MethodFailed, ResourceExhausted
 from flightserve.replica.stages import most_telling
 
 MESSAGE_BYTES_MAX: Final = 4096
@@ -110,15 +110,20 @@ def tell(log: logging.Logger, message: str, *values: object, extra: Mapping[str,
 
 
 def _ours(error: BaseException) -> FlightserveError:
-    """The error as it can travel: of a class that the other side knows, with a text that fits."""
+    """The error as it can travel: of a class that the other side knows, with a text that fits. What a bound of ours
+    refuses did not run; user code that raises the same had begun."""
     kind = type(error)
     if kind in _OURS and isinstance(error, FlightserveError) and type(error.message) is str:
         fits = _shorten(error.message, hide_paths=False)
-        return error if fits == error.message else kind(fits)
+        sent = _begun(kind)
+        return error if fits == error.message and sent is kind else sent(fits)
     # A class of the user's is to its caller the class of ours that it is made from.
     known = next(each for each in type.__dict__["__mro__"].__get__(kind) if each in _OURS)
-    made: FlightserveError = known(_shorten(_text(error) or _name_of(kind)))
-    return made
+    return _begun(known)(_shorten(_text(error) or _name_of(kind)))
+
+
+def _begun(kind: type[FlightserveError]) -> type[FlightserveError]:
+    return ExhaustedMidway if kind is ResourceExhausted else kind
 
 
 def _shorten(text: str, hide_paths: bool = True) -> str:

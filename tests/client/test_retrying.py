@@ -22,6 +22,8 @@ KINDS = [*errors.KINDS, Unreachable, errors.ConfigError, errors.ReplicaFailed]
         (errors.Unavailable("the replica died"), False, False),
         (Unreachable("nobody listens"), False, True),
         (errors.ResourceExhausted("the queue is full"), False, True),
+        (errors.ExhaustedMidway("raised by a method, or by a later stage"), False, False),
+        (errors.ExhaustedMidway("raised by a method, or by a later stage"), True, True),
         (errors.TooLarge("too large"), True, False),
         (errors.OutOfMemory("the query took it all"), True, False),
         (errors.DeadlineExceeded("late"), True, False),

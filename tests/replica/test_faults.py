@@ -6,7 +6,16 @@ import logging
 
 import pytest
 
-from flightserve.errors import KINDS, NotFound, ReplicaFailed, SchemaMismatch, kind_of
+from flightserve.errors import (
+    KINDS,
+    ExhaustedMidway,
+    NotFound,
+    ReplicaFailed,
+    ResourceExhausted,
+    SchemaMismatch,
+    TooLarge,
+    kind_of,
+)
 from flightserve.replica.faults import (
     MESSAGE_BYTES_MAX,
     TRACEBACK_CHARS_MAX,
@@ -46,6 +55,16 @@ def test_a_class_made_from_one_of_ours_is_that_one_to_its_caller() -> None:
     assert KINDS[kind_of(told)] is SchemaMismatch
     broken = ReplicaFailed("the engine is gone")
     assert report_failure(broken, "M.method", LOG) is broken
+
+
+def test_a_bound_that_a_method_ran_into_is_no_refusal_before_it_ran() -> None:
+    class Mine(ResourceExhausted):
+        pass
+
+    for error in (ResourceExhausted("no more tokens"), Mine("no more tokens")):
+        told = report_failure(error, "M.method", LOG)
+        assert (type(told), told.message) == (ExhaustedMidway, "no more tokens")
+    assert type(report_failure(TooLarge("no"), "M.method", LOG)) is TooLarge
 
 
 def test_a_log_that_fails_fails_nobody() -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from flightserve.errors import KINDS, MethodFailed, SchemaMismatch
+from flightserve.errors import KINDS, ExhaustedMidway, MethodFailed, ResourceExhausted, SchemaMismatch
 
 _MISMATCH: Final = KINDS.index(SchemaMismatch)
 _FAILED: Final = KINDS.index(MethodFailed)
+_EXHAUSTED: Final = KINDS.index(ResourceExhausted)
+_MIDWAY: Final = KINDS.index(ExhaustedMidway)
 FOLLOWED_STREAM: Final = "it yields its result batch by batch, which only the last stage of a pipeline may"
 
 
@@ -25,7 +27,10 @@ def goes_on(results: int, schema_id: int, taken: Sequence[int]) -> bool:
 
 def told_of_stage(kind: int, message: str, stage: int, where: str, before: str) -> tuple[int, str]:
     """An outcome of the call with that number, of the method `where`: it says so. Columns that a stage cannot take are
-    the mistake of the one before, and not of the client, who sees neither: it names both."""
+    the mistake of the one before, and not of the client, who sees neither: it names both. A later stage that refuses is
+    no refusal of the whole: the stages before it have run."""
     if kind == _MISMATCH and stage > 1:
         kind, where = _FAILED, f"{before or 'the stage before'} >> {where}"
+    if kind == _EXHAUSTED and stage > 1:
+        kind = _MIDWAY
     return kind, f"stage {stage}, {where}: {message}"
