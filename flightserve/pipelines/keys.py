@@ -36,7 +36,8 @@ def column_problem(column: str, keys: Sequence[Any], schema: pa.Schema) -> str:
     count = schema.names.count(column)
     if count != 1:
         found = "missing" if not count else "there more than once"
-        return f"column {column!r} is {found}; there are {', '.join(schema.names)[:_NAMES_CHARACTERS_MAX]}"
+        others = ", ".join(schema.names)[:_NAMES_CHARACTERS_MAX] or "no columns at all"
+        return f"column {column!r} is {found}; there are {others}"
     kind = schema.field(column).type
     if not keys_fit(keys, kind):
         return f"column {column!r} is {kind}, and the cases are of {type(keys[0]).__name__}"

@@ -26,6 +26,7 @@ from flightserve.contracts.context import context
 from flightserve.declare import Chain, Join, Stage, StageCall, Switch, side_by_side
 from flightserve.errors import FlightserveError, InvalidArgument, MethodFailed, SchemaMismatch
 from flightserve.fabric.conversion.exact import Misfit, together
+from flightserve.fabric.conversion.taking import rows_at
 from flightserve.fabric.memory.batches import one_batch
 from flightserve.pipelines.keys import case_of, column_problem
 
@@ -160,7 +161,7 @@ class SwitchNode:
             self._check_count(batch, own, answer.source)
         whole = self._one_schema(batches, [answer.source for answer in answers])
         order = pc.sort_indices(pa.concat_arrays([places for _, places, _ in parts]))
-        return Handed(whole.take(order), self._switch.label)
+        return Handed(rows_at(whole, order), self._switch.label)
 
     def _divide(self, rows: pa.RecordBatch, source: str) -> list[tuple[Node, pa.Array, pa.RecordBatch]]:
         """For each case that has some: the case, the places of its rows, and these. Raises InvalidArgument for a row
@@ -178,7 +179,7 @@ class SwitchNode:
         for place, node in enumerate(nodes):
             places = pc.indices_nonzero(pc.equal(found, place))
             if len(places):
-                parts.append((node, places, _rows_at(rows, places)))
+                parts.append((node, places, _own_rows(rows, places)))
         return parts
 
     def _column(self, rows: pa.RecordBatch, source: str) -> pa.Array:
@@ -298,11 +299,11 @@ class GraphRun:
         return SwitchNode(switch, [self._node(case) for case in switch.cases], default)
 
 
-def _rows_at(rows: pa.RecordBatch, places: pa.Array) -> pa.RecordBatch:
+def _own_rows(rows: pa.RecordBatch, places: pa.Array) -> pa.RecordBatch:
     """All of them, or neighbours, are not copied."""
     first, last = places[0].as_py(), places[-1].as_py()
     if last - first + 1 != len(places):
-        return rows.take(places)
+        return rows_at(rows, places)
     return rows if len(places) == rows.num_rows else rows.slice(first, len(places))
 
 
