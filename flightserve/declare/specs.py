@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from flightserve.declare.bound import Bound
 from flightserve.declare.decorators import Marks, bind_class, plain
 from flightserve.declare.examples import example_stream
 from flightserve.declare.hooks import MARKS, RECONFIGURE, is_hook, takes_config
+from flightserve.declare.sources import pickled, source_of_class
 from flightserve.errors import ConfigError
 from flightserve.types import RID, DeploymentSpec, MethodSpec
 
@@ -55,17 +55,7 @@ def says_itself(cls: type) -> bool:
 
 def _version(bound: Bound[Any], methods: tuple[MethodSpec, ...]) -> str:
     cls = bound.cls
-    # The functions' source, not the class's: finding a class parses the whole file, which CPython 3.11 may fail
-    # to do while other threads run.
-    functions = [function for value in vars(cls).values() if inspect.isfunction(function := plain(value))]
-    try:
-        source = "".join(inspect.getsource(function) for function in functions)
-    except (OSError, TypeError):
-        source = ""
-    try:
-        arguments = pickle.dumps((bound.args, dict(bound.kwargs)))
-    except Exception:  # an argument that cannot be pickled says nothing about the version
-        arguments = b""
+    source, arguments = source_of_class(cls), pickled((bound.args, dict(bound.kwargs)))
     text = repr((cls.__module__, cls.__qualname__, source, bound.settings, methods)).encode()
     return hashlib.blake2b(text + arguments, digest_size=8).hexdigest()
 

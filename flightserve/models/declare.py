@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, Unpack
+from typing import Any, BinaryIO, ClassVar, TypeAlias, Unpack
 
 import pyarrow as pa
 
@@ -14,7 +14,7 @@ from flightserve.declare.decorators import Example
 from flightserve.errors import ConfigError
 from flightserve.models.estimators import SklearnReplica
 from flightserve.models.files import ModelFile
-from flightserve.models.onnx_models import OnnxReplica
+from flightserve.models.onnx_models import OnnxReplica, external_files
 from flightserve.models.serving import ModelReplica, Served
 from flightserve.models.torch_models import TorchReplica
 from flightserve.types import DeploymentOptions
@@ -111,7 +111,7 @@ class Onnx(_Model):
         **options: Unpack[Options],
     ) -> None:
         named = None if features is None else _names(features)
-        super().__init__(Served(_file(path), warmup, named), name, options)
+        super().__init__(Served(_file(path, external_files), warmup, named), name, options)
 
 
 class Torch(_Model):
@@ -164,10 +164,10 @@ def _names(features: Sequence[str]) -> dict[str, None]:
     return dict.fromkeys(features)
 
 
-def _file(path: str | Path) -> ModelFile:
+def _file(path: str | Path, beside: Callable[[BinaryIO], Sequence[str]] | None = None) -> ModelFile:
     if not isinstance(path, str | Path):
         raise ConfigError(f"a model is given by its file's path, not by an object of {type(path).__name__}")
-    return ModelFile(str(path))
+    return ModelFile(str(path), beside)
 
 
 def _name_of(file: ModelFile) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,27 @@ CPU: Final = "CPUExecutionProvider"
 _MAPS: Final = "seq(map("
 # Where in its own source it found a fault, and its number.
 _PLACE: Final = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*onnxruntime\S*:\d+ .*?\) (?=[A-Z])")
+
+# An entry of a tensor's `external_data`, up to its value's length: key (1), text of 8 bytes, `location`, value (2).
+_LOCATION: Final = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x7f])", re.DOTALL)
+_PART_BYTES: Final = 1 << 20
+# More than the entry and the longest path that Linux takes.
+_NAME_BYTES_MAX: Final = 5000
+
+
+def external_files(file: BinaryIO) -> list[str]:
+    """The files beside a model that hold its weights: what its tensors name as `location`, wherever that stands."""
+    found: set[str] = set()
+    before = b""
+    while part := file.read(_PART_BYTES):
+        text = before + part
+        for match in _LOCATION.finditer(text):
+            length = match[1][0] if len(match[1]) == 1 else match[1][0] % 128 + 128 * match[1][1]
+            # One that is cut off here is whole in the next turn.
+            if match.end() + length <= len(text):
+                found.add(text[match.end() : match.end() + length].decode("utf-8", "replace"))
+        before = text[-_NAME_BYTES_MAX:]
+    return sorted(found)
 
 
 class OnnxReplica(TensorReplica):

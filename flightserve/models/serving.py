@@ -20,6 +20,7 @@ import pyarrow as pa
 from flightserve.contracts.hosting import Host
 from flightserve.declare import Bound, warmup
 from flightserve.declare.examples import example_stream
+from flightserve.declare.sources import source_of
 from flightserve.errors import ConfigError, FlightserveError
 from flightserve.models.files import ModelFile
 from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
@@ -60,6 +61,14 @@ class Served:
     description: ModelDescription | None = None
     planned: tuple[str, DeploymentSpec] | None = None
 
+    def stamp(self, of_others: str) -> str:
+        """What all replicas of one version have in common, as that version."""
+        made_by = "" if self.module is None else source_of(self.module)
+        taken = None if self.description is None else self.description.input
+        warmed = self.warmup if isinstance(self.warmup, bool) else example_stream(self.warmup, taken, "warmup")
+        text = repr((of_others, self.features, self.inputs, self.any_version, made_by, warmed))
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
 
 class ModelReplica:
     """One model in one replica. Raises ConfigError for a file that cannot be served."""
@@ -73,6 +82,7 @@ class ModelReplica:
         self.threads = threads_of(options)
         self.options = options
         self._load()
+        served.file.check()
         self.description = served.description or self._describe()
 
     @classmethod
@@ -101,12 +111,9 @@ class ModelReplica:
             )
             for name, schema in about.methods.items()
         )
-        stamp = repr(
-            (cls.__name__, digest, bound.settings, methods, served.features, served.inputs, served.any_version)
-        )
         if not isinstance(served.warmup, bool):
             replica.warm()
-        version = version or hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()
+        version = version or served.stamp(repr((cls.__name__, digest, bound.settings, methods)))
         spec = DeploymentSpec(bound.name, version, bound.settings, methods, about.doc)
         served.planned = (asked, spec)
         return spec

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 from collections.abc import Sequence
 from typing import Any, Final, Unpack
 
@@ -30,6 +29,7 @@ from flightserve.declare import (
     spec_of,
     stage_of,
 )
+from flightserve.declare.sources import source_of
 from flightserve.errors import ConfigError, did_you_mean
 from flightserve.pipelines.checking import Checked, SpecOf, check_pipeline
 from flightserve.pipelines.running import GraphRun
@@ -172,7 +172,7 @@ def _method_of(checked: Checked, graph: Stage, strict: bool) -> MethodSpec:
 
 
 def _version(graph: Stage, method: MethodSpec, settings: DeploymentOptions) -> str:
-    functions = [_source(function) for function in _combines(graph)]
+    functions = [source_of(function) for function in _combines(graph)]
     text = repr((graph.text, method, settings, functions)).encode()
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
@@ -180,10 +180,3 @@ def _version(graph: Stage, method: MethodSpec, settings: DeploymentOptions) -> s
 def _combines(stage: Stage) -> list[Any]:
     own = [stage.combine] if isinstance(stage, Join) and stage.combine is not None else []
     return own + [function for inner in stage.within() for function in _combines(inner)]
-
-
-def _source(function: Any) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return repr(getattr(function, "__qualname__", type(function).__qualname__))

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 import flightserve as fs
 from flightserve.declare import spec_of
 from flightserve.errors import ConfigError, InvalidArgument, SchemaMismatch
+from flightserve.models.onnx_models import external_files
 from flightserve.testing import LocalService
 from tests.plane import plane
 
@@ -161,14 +162,39 @@ def test_rows_of_the_wrong_shape_are_their_senders_errors(tmp_path: Path) -> Non
             service.run("m", "predict", pa.record_batch({"x": whole}))
 
 
-def test_weights_that_lie_beside_the_file_are_found(tmp_path: Path) -> None:
-    weights = numpy_helper.from_array(np.full((3, 500), 2, np.float32), "weights")
-    node = helper.make_node("MatMul", ["x", "weights"], ["y"])
-    model = made([node], [value("x", FLOAT, ["N", 3])], [value("y", FLOAT, ["N", 500])], [weights])
+@pytest.mark.parametrize("part_bytes", [1, 7, 1 << 20])
+def test_all_files_of_weights_are_found_wherever_a_file_of_parts_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_bytes: int
+) -> None:
+    monkeypatch.setattr("flightserve.models.onnx_models._PART_BYTES", part_bytes)
+    weights = [numpy_helper.from_array(np.full((3, 3), n, np.float32), f"{'w' * 130}{n}") for n in range(2)]
+    nodes = [helper.make_node("MatMul", ["x", weights[0].name], ["z"])]
+    nodes.append(helper.make_node("MatMul", ["z", weights[1].name], ["y"]))
+    model = made(nodes, [value("x", FLOAT, ["N", 3])], [value("y", FLOAT, ["N", 3])], weights)
     path = tmp_path / "model.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=10)
+    onnx.save(model, path, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=10)
+    with open(path, "rb") as file:
+        found = external_files(file)
+    assert len(found) == 2
+    assert all((tmp_path / name).is_file() for name in found)
+
+
+def test_weights_that_lie_beside_the_file_are_found(tmp_path: Path) -> None:
+    def model_of(weight: float) -> Any:
+        weights = numpy_helper.from_array(np.full((3, 500), weight, np.float32), "weights")
+        node = helper.make_node("MatMul", ["x", "weights"], ["y"])
+        return made([node], [value("x", FLOAT, ["N", 3])], [value("y", FLOAT, ["N", 500])], [weights])
+
+    path = tmp_path / "model.onnx"
+    onnx.save(model_of(2), path, save_as_external_data=True, location="weights.bin", size_threshold=10)
     with LocalService(fs.App(m=fs.models.Onnx(path))) as service:
         assert service.run("m", "predict", {"x": [[1, 2, 3]]}).column("y")[0].as_py() == [12.0] * 500
+    before = fs.models.Onnx(path).bind()
+    spec = spec_of(before)
+    onnx.save(model_of(3), path, save_as_external_data=True, location="weights.bin", size_threshold=10)
+    assert spec_of(fs.models.Onnx(path).bind()).version != spec.version
+    with pytest.raises(ConfigError, match=r"model\.onnx is not the file any more that was deployed; deploy it again"):
+        before.make()
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ConfigError, match=r"model\.onnx cannot be loaded by onnxruntime"):
         spec_of(fs.models.Onnx(path).bind())

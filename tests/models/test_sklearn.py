@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 from pathlib import Path
@@ -27,6 +28,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 import flightserve as fs
 from flightserve.declare import spec_of
 from flightserve.errors import ConfigError, InvalidArgument, SchemaMismatch
+from flightserve.models.files import ModelFile
+from flightserve.models.serving import Served
 from flightserve.testing import LocalService
 from tests.plane import plane
 
@@ -348,3 +351,27 @@ def test_a_model_is_an_argument_of_another_deployment(tmp_path: Path) -> None:
     with plane(fs.bind(Asks, model)) as running:
         answers = [each.to_pydict() for each in running.call("ask", pa.record_batch({"x0": [3.0]}))]
         assert answers == [{"prediction": [pytest.approx(6.0)]}]
+
+
+def test_what_a_model_is_warmed_up_with_and_made_by_is_part_of_its_version() -> None:
+    file = ModelFile("m.pt")
+
+    def one() -> int:
+        return 1
+
+    def two() -> int:
+        return 2
+
+    class Net:
+        def forward(self) -> int:
+            return 1
+
+    made = [None, one, two, Net, functools.partial(one, 1), functools.partial(one, 2), functools.partial(two, 2)]
+    warmed: list[Any] = [False, True, {"x": [1]}, {"x": [2]}]
+    stamps = {Served(file, module=module).stamp("") for module in made} | {
+        Served(file, warmup=each).stamp("") for each in warmed
+    }
+    assert len(stamps) == len(made) + len(warmed) - 1
+    assert Served(file, module=one, warmup={"x": [1]}).stamp("") == Served(file, module=one, warmup={"x": [1]}).stamp(
+        ""
+    )
