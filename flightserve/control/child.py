@@ -8,6 +8,7 @@ end by `os._exit`, because Ray's own way waits for methods to return and a user'
 
 from __future__ import annotations
 
+import collections
 import gc
 import logging
 import os
@@ -91,6 +92,9 @@ class ChildProcess:
         self._table_lock = threading.Lock()
         # Commands that came while it was starting, perhaps after it had opened its files: the last of each kind.
         self._early: dict[type, Refresh | Reconfigure] = {}
+        # Configurations that are to be taken, one at a time in the order that they came.
+        self._configs: collections.deque[Reconfigure] = collections.deque()
+        self._configuring = threading.Lock()
         self._leaving = threading.Event()
         self._link = SupervisorLink(
             supervisor_socket(assignment.folder, assignment.app_id),
@@ -145,8 +149,9 @@ class ChildProcess:
             self._hosted = hosted
             hosted.apply_table(self._table)
             early, self._early = self._early, {}
+            self._configs += [message for message in early.values() if isinstance(message, Reconfigure)]
         for message in early.values():
-            self._refresh(message)
+            self._begin(message)
         # Ray, Arrow and the user's modules are some hundred thousand objects that never go away: without this,
         # the collector walks them all again and again.
         gc.collect()
@@ -207,11 +212,24 @@ class ChildProcess:
             if self._hosted is None:
                 self._early[type(message)] = message
                 return
+            if isinstance(message, Reconfigure):
+                self._configs.append(message)
+        self._begin(message)
+
+    def _begin(self, message: Refresh | Reconfigure) -> None:
+        work = self._take_all if isinstance(message, Reconfigure) else lambda: self._answer(message)
         try:
-            threads.start("flightserve-refresh", lambda: self._answer(message), lambda: True)
+            threads.start("flightserve-refresh", work, lambda: True)
         except RuntimeError:
-            # The user's code has all that may be had. The link goes on; whoever asked hears that we were late.
+            # The user's code has all that may be had. The link goes on; whoever asked hears that we were late. What
+            # was to be taken is taken with the next.
             log.exception("%s has no thread to look at its files", self._assignment.slot.name)
+
+    def _take_all(self) -> None:
+        # Threads that wait for a lock get it in any order: each takes what is there, the oldest first.
+        with self._configuring:
+            while self._configs:
+                self._answer(self._configs.popleft())
 
     def _answer(self, message: Refresh | Reconfigure) -> None:
         said = self._look(message) if isinstance(message, Refresh) else self._reconfigure(message)

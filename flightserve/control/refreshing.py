@@ -3,7 +3,8 @@
 One replica after another, so that they do not all read their files at the same time; one that takes more than its
 share of the time does not keep the next from beginning. What takes a dead replica's place opens the files as they are,
 and has the configuration that was taken last. The first replica that refuses a configuration is the last that is asked.
-A command is answered once, when all have said something, or with what is known when its time is up.
+A command is answered once, when all have said something, or with what is known when its time is up. Configurations of
+one deployment are taken one after another: two at once would reach its replicas in different orders.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ class Refreshes:
     def step(self, alive: Container[int], now_ns: int) -> None:
         """Time passed, or somebody left."""
         for command in list(self._commands.values()):
-            self._advance(command, alive, now_ns)
+            # One that ends lets others go on, which may end as well.
+            if command.message.id in self._commands:
+                self._advance(command, alive, now_ns)
 
     def _advance(self, command: _Command, alive: Container[int], now_ns: int) -> None:
         for peers in (command.told, command.waiting):
@@ -115,11 +118,20 @@ class Refreshes:
             problem = f"it was not told, because {refused} refused"
             command.said += [Refreshed(name, RefreshOutcome.FAILED, 0, problem) for name in command.waiting.values()]
             command.waiting = {}
-        elif command.waiting and (not command.told or now_ns >= command.next_ns):
+        elif command.waiting and (not command.told or now_ns >= command.next_ns) and self._is_its_turn(command):
             self._tell_next(command, now_ns)
         if not command.told and not command.waiting:
             del self._commands[command.message.id]
             command.reply(RefreshAnswer(command.message.id, tuple(command.said)))
+            if isinstance(command.message, Reconfigure):
+                self.step(alive, now_ns)
+
+    def _is_its_turn(self, command: _Command) -> bool:
+        message = command.message
+        if not isinstance(message, Reconfigure):
+            return True
+        all_of_them = (each.message for each in self._commands.values() if isinstance(each.message, Reconfigure))
+        return message is next(each for each in all_of_them if each.deployment == message.deployment)
 
     def _tell_next(self, command: _Command, now_ns: int) -> None:
         left_ns = command.deadline_ns - now_ns

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import os
 import socket
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,11 +16,12 @@ import pytest
 
 import flightserve as fs
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
+from flightserve.control.child import ChildProcess
 from flightserve.control.commands import reconfigure
 from flightserve.control.desired import Desired
 from flightserve.control.messages import CommandResult, Inbox, Reconfigure, RefreshAnswer, RefreshReport
 from flightserve.control.refreshing import Refreshes
-from flightserve.core.lifecycle.reconciling import Start
+from flightserve.core.lifecycle.reconciling import Slot, Start
 from flightserve.core.lifecycle.updating import Layout
 from flightserve.declare import spec_of, takes_config
 from flightserve.errors import ConfigError
@@ -25,6 +29,7 @@ from flightserve.testing import LocalService
 from tests.control.standins import plan
 from tests.control.test_trouble import Cluster, supervised
 from tests.plane import plane
+from tests.support import eventually
 
 TAKEN, FAILED, LATE = RefreshOutcome.RECONFIGURED, RefreshOutcome.FAILED, RefreshOutcome.LATE
 REPLICAS = {1: "replica-M-0", 2: "replica-M-1", 3: "replica-M-2"}
@@ -103,6 +108,52 @@ def test_a_version_that_comes_back_starts_without_what_it_was_told_before() -> N
     desired.configure(*served.key, b"1")
     desired.move(Layout((served._replace(version="another"),)))
     assert desired.config(*served.key) == b""
+
+
+def test_two_at_once_reach_all_in_one_order() -> None:
+    told: list[tuple[str, int]] = []
+    answers: list[Any] = []
+    commands = Refreshes(lambda peer_id, message: not told.append((message.id, peer_id)))  # type: ignore[func-returns-value]
+
+    def says(id: str, peer_id: int) -> None:
+        commands.looked(peer_id, RefreshReport(id, Refreshed("", TAKEN)), REPLICAS, 0)
+
+    for id, name in (("a", "M"), ("b", "M"), ("c", "Other")):
+        commands.ask(Reconfigure(id, name, b"{}", 9.0), REPLICAS, [], answers.append, 0)
+    assert told == [("a", 1), ("c", 1)]
+    for peer_id in REPLICAS:
+        says("a", peer_id)
+    assert told[2:] == [("a", 2), ("a", 3), ("b", 1)]
+    for peer_id in REPLICAS:
+        says("b", peer_id)
+    assert told[5:] == [("b", 2), ("b", 3)]
+    assert [answer.id for answer in answers] == ["a", "b"]
+    # Who waits for his turn is late as well, and what he asked for is not told any more.
+    commands.ask(Reconfigure("d", "Other", b"{}", 1.0), REPLICAS, [], answers.append, 0)
+    commands.step(REPLICAS, 2_000_000_000)
+    assert {each.outcome for each in answers[-1].said} == {LATE}
+    assert "d" not in dict(told)
+
+
+def test_a_replica_takes_them_in_the_order_that_they_came() -> None:
+    first, began, taken = threading.Event(), threading.Event(), []
+
+    class Hosted:
+        def reconfigure(self, config: bytes, timeout_s: float) -> None:
+            began.set()
+            first.wait(10)
+            taken.append(config)
+
+    child: Any = ChildProcess.__new__(ChildProcess)
+    child._table_lock, child._hosted, child._configs = threading.Lock(), Hosted(), collections.deque()
+    child._configuring, child._assignment = threading.Lock(), SimpleNamespace(slot=Slot("replica", "M", 0))
+    child._link = SimpleNamespace(tell=lambda *_: True)
+    for number in range(30):
+        child._refresh(Reconfigure(str(number), "M", b"%d" % number, 9.0))
+        assert began.wait(10)
+    first.set()
+    eventually(lambda: len(taken) == 30)
+    assert taken == [b"%d" % number for number in range(30)]
 
 
 @pytest.mark.parametrize("config", [object(), {1j: 2}, {"a": "x" * (1 << 20)}])

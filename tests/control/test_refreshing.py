@@ -221,6 +221,7 @@ def test_what_a_child_is_told_while_it_starts_it_does_when_it_has_started(monkey
     child: Any = ChildProcess.__new__(ChildProcess)
     child._table_lock, child._table, child._hosted, child._early = threading.Lock(), RoutingTable(version=0), None, {}
     child._assignment, child._link = SimpleNamespace(slot=Slot("replica", "w", 0)), Link()
+    child._configs = collections.deque()
     for id in ("a", "b"):
         child._refresh(Refresh(id, "w", 9.0))
     assert child._link.told == []
