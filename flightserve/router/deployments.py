@@ -124,13 +124,15 @@ class Deployments:
     def forget(self, link: PeerLink) -> None:
         """The connection ended."""
         self._homeless.discard(link)
-        self._early.pop(link, None)
+        for frame, hold in self._early.pop(link, ()):
+            _let_go(frame, hold)
 
     # ---- requests
 
     def submit(self, link: PeerLink, frame: frames.Submit, hold: RegionHold, now_ns: int) -> None:
         """Take in the requests of one frame, or say where they belong. Raises ProtocolError for too many."""
         if len(link.requests) + len(frame.parts) > self._requests_max:
+            _let_go(frame, hold)
             raise ProtocolError(f"more than {self._requests_max} requests in flight on one connection")
         dispatcher = self._dispatchers.get(frame.deployment)
         if dispatcher is None or dispatcher.leaving:
@@ -179,12 +181,12 @@ class Deployments:
         if frame.epoch > self._table.version:
             early = self._early.setdefault(link, [])
             if sum(len(before.parts) for before, _ in early) > self._requests_max:
+                _let_go(frame, hold)
                 raise ProtocolError(f"too many requests for {frame.deployment!r}, which this router does not own")
             early.append((frame, hold))
         elif self._is_elsewhere(frame.deployment):
             link.channel.queue(frames.Moved([part.request_id for part in frame.parts]))
-            for _ in frame.parts:
-                hold.drop()
+            _let_go(frame, hold)
         else:
             name = frame.deployment.rpartition("@")[0]
             refuse_all(link, frame, hold, _NOT_FOUND, f"no deployment {name!r} at this router")
@@ -225,11 +227,14 @@ class Deployments:
         early, self._early = self._early, {}
         broken: list[tuple[PeerLink, FlightserveError]] = []
         for link, submits in early.items():
+            waiting = iter(submits)
             try:
-                for frame, hold in submits:
+                for frame, hold in waiting:
                     self.submit(link, frame, hold, now_ns)
             except FlightserveError as error:
                 broken.append((link, error))
+                for frame, hold in waiting:
+                    _let_go(frame, hold)
         return broken
 
     def see_off(self, now_ns: int) -> None:
@@ -240,3 +245,9 @@ class Deployments:
                 past.update(dispatcher.machine.statistics().counts)
                 del self._dispatchers[key]
         self.departing = any(dispatcher.departing for dispatcher in self)
+
+
+def _let_go(frame: frames.Submit, hold: RegionHold) -> None:
+    """None of the frame's requests needs the region."""
+    for _ in frame.parts:
+        hold.drop()
