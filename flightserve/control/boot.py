@@ -7,6 +7,7 @@ and its children, which then are orphans, end themselves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import warnings
 from pathlib import Path
@@ -23,6 +24,7 @@ from flightserve.control.names import namespace, plan_file
 from flightserve.control.plan import Plan
 from flightserve.control.supervisor import Supervisor
 from flightserve.control.titles import SUPERVISOR, take_title
+from flightserve.errors import Unavailable
 
 
 class SupervisorActor:
@@ -66,8 +68,17 @@ def start_supervisor(plan: Plan) -> Any:
 
 def _kept(plan: Plan) -> str:
     """Write the plan to the app's folder, where a supervisor that is started again finds it: its path. Models travel in
-    it, and Ray promises arguments of that size to no actor that is started twice."""
-    path = plan_file(plan.folder, plan.app_id)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(ray.cloudpickle.dumps(plan))
+    it, and Ray promises arguments of that size to no actor that is started twice. Raises Unavailable where there is no
+    room for it."""
+    path, content = plan_file(plan.folder, plan.app_id), ray.cloudpickle.dumps(plan)
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise Unavailable(
+            f"the app's plan ({len(content):,} bytes) cannot be written to {path}: {error.strerror}; make room there, "
+            "or set TMPDIR to a folder that has some"
+        ) from error
     return path

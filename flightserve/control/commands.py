@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import pickle
 import secrets
 import time
@@ -45,6 +46,8 @@ RETRY_S = 0.2
 # As for a refresh.
 REFRESH_GRACE_S: Final = 2.0
 TAKEN: Final = RefreshOutcome.RECONFIGURED
+# Who gives a change longer gives it so long.
+CHANGE_S_MAX: Final = 1e9
 # A supervisor that died is back sooner.
 GONE_S = 15.0
 
@@ -82,7 +85,7 @@ def find_app(app_id: str | None = None) -> str:
 def scale(app_id: str, replicas: Mapping[str, int], timeout_s: float) -> str:
     """That many replicas of each of these deployments; returns what changed, once they serve. Raises NotFound and
     InvalidArgument for what cannot be asked, and ChangeFailed where it cannot be done: then all is as before."""
-    return make_change(app_id, Scale(secrets.token_hex(8), dict(replicas), timeout_s))
+    return make_change(app_id, Scale(secrets.token_hex(8), dict(replicas), _checked(timeout_s)))
 
 
 def deploy(
@@ -93,7 +96,7 @@ def deploy(
     in_place: bool = False,
 ) -> str:
     """Serve these deployments instead of those there are, beside them first or `in_place`; otherwise as `scale`."""
-    body = pickle.dumps(tuple(deployments))
+    timeout_s, body = _checked(timeout_s), pickle.dumps(tuple(deployments))
     return make_change(app_id, Deploy(secrets.token_hex(8), body, dict(replicas), timeout_s, in_place))
 
 
@@ -107,8 +110,8 @@ def reconfigure(app_id: str, deployment: str, config: object, timeout_s: float) 
         raise ConfigError(f"the configuration is no JSON: {error}") from error
     if len(body) > CONFIG_BYTES_MAX:
         raise ConfigError(f"the configuration has {len(body):,} bytes; at most {CONFIG_BYTES_MAX:,} are taken")
-    message = Reconfigure(secrets.token_hex(8), deployment, body, timeout_s)
-    until = time.monotonic() + timeout_s + REFRESH_GRACE_S
+    message = Reconfigure(secrets.token_hex(8), deployment, body, _checked(timeout_s))
+    until = time.monotonic() + message.timeout_s + REFRESH_GRACE_S
     sock, _ = connect_to(app_id, CONNECT_TIMEOUT_S)
     try:
         with sock:
@@ -123,6 +126,13 @@ def reconfigure(app_id: str, deployment: str, config: object, timeout_s: float) 
         done = len(answer.said) - len(wrong)
         raise ChangeFailed(f"{done} of {len(answer.said)} replicas took it; {'; '.join(wrong)}")
     return f"{deployment}: {len(answer.said)} replica{'s' * (len(answer.said) != 1)} reconfigured"
+
+
+def _checked(timeout_s: float) -> float:
+    """Raises ConfigError for what is no time."""
+    if not 0 < timeout_s < math.inf:
+        raise ConfigError(f"the timeout is {timeout_s!r}; it is a number of seconds, more than 0")
+    return min(float(timeout_s), CHANGE_S_MAX)
 
 
 def withdraw(app_id: str, change: str, timeout_s: float) -> None:

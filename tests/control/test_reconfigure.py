@@ -17,7 +17,7 @@ import pytest
 import flightserve as fs
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
 from flightserve.control.child import ChildProcess
-from flightserve.control.commands import reconfigure
+from flightserve.control.commands import reconfigure, scale
 from flightserve.control.desired import Desired
 from flightserve.control.messages import CommandResult, Inbox, Reconfigure, RefreshAnswer, RefreshReport
 from flightserve.control.refreshing import Refreshes
@@ -160,6 +160,14 @@ def test_a_replica_takes_them_in_the_order_that_they_came() -> None:
 def test_what_cannot_be_sent_is_refused_before_anybody_is_asked(config: Any) -> None:
     with pytest.raises(ConfigError, match="the configuration"):
         reconfigure("no such app", "M", config, 1.0)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+def test_what_is_no_timeout_is_refused_before_anybody_is_asked(timeout_s: float) -> None:
+    with pytest.raises(ConfigError, match="the timeout is"):
+        reconfigure("no such app", "M", {}, timeout_s)
+    with pytest.raises(ConfigError, match="the timeout is"):
+        scale("no such app", {"M": 1}, timeout_s)
 
 
 # ---- what the object is told
