@@ -92,7 +92,7 @@ class AsyncClient:
     def __init__(self, ways: AsyncWays, address: str, timeout_s: float | None, retries: int) -> None:
         self._ways = ways
         self._address = address
-        self._ask = Defaults(timeout_s, retries).ask
+        self._ask = Defaults(timeout_s, retries).checked().ask
         self._texts = Texts()
 
     # ---- life

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,6 +47,7 @@ class AsyncParts:
         self._kind = kind
         self._where = where
         self._ended = first is None
+        self._loop = asyncio.get_running_loop()
 
     async def _next(self) -> pa.RecordBatch | None:
         part, self._first = self._first, None
@@ -86,6 +89,12 @@ class AsyncParts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # On any thread, perhaps when its loop is over.
+        if not getattr(self, "_ended", True):
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._pipe.close)
 
     def __repr__(self) -> str:
         return f"<AsyncParts of {self._where}{', ended' if self._ended else ''}>"

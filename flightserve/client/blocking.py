@@ -110,7 +110,7 @@ class Client:
         """Connects. Raises Unavailable."""
         self._ways = ways
         self._address = address
-        self._ask = Defaults(timeout_s, retries).ask
+        self._ask = Defaults(timeout_s, retries).checked().ask
         self._texts = Texts()
         self._ways.current().deployments()
 

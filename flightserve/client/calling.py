@@ -15,6 +15,8 @@ from flightserve.frontends.edge import checked_key, checked_request_id, known_tr
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 PRIORITY_MAX: Final = 9
+# Who asks for more has as much: no app lets a request take so long, and in ns it is a number that every clock knows.
+TIMEOUT_S_MAX: Final = 1e9
 # Rows of row-aligned methods go in pieces of about this size: the app runs those side by side, and takes no request
 # that is very large.
 PIECE_BYTES_MAX: Final = 32 << 20
@@ -91,6 +93,7 @@ def ask(
     """Check what a caller says. Raises InvalidArgument."""
     if timeout_s is not None and not (_is_number(timeout_s) and 0 <= timeout_s < math.inf):
         raise InvalidArgument(f"timeout_s is {timeout_s!r}; it is a number of seconds, 0 or more")
+    timeout_s = None if timeout_s is None else min(timeout_s, TIMEOUT_S_MAX)
     # Exactly: what is nearly one is none in a frame.
     if type(priority) is not int or not 0 <= priority <= PRIORITY_MAX:
         raise InvalidArgument(f"priority is {priority!r}; it is a whole number from 0 to {PRIORITY_MAX}")
@@ -109,6 +112,11 @@ class Defaults(NamedTuple):
 
     timeout_s: float | None
     retries: int
+
+    def checked(self) -> Defaults:
+        """Itself. Raises InvalidArgument."""
+        self.ask(None, None, 0, None, None)
+        return self
 
     def ask(
         self,

@@ -69,6 +69,8 @@ class FlightWay:
         self._looking = threading.Lock()
         self._closed = False
         self._pipes: weakref.WeakSet[FlightPipe] = weakref.WeakSet()
+        # A set that one thread goes through does not change by another.
+        self._piping = threading.Lock()
         # Reads for the main thread, which Ctrl-C would not reach in C++.
         self._reader = ThreadPoolExecutor(MAIN_READS_MAX, "flightserve-client-read")
 
@@ -142,7 +144,8 @@ class FlightWay:
     def open(self, deployment: DeploymentSpec, method: MethodSpec, meta: RequestMeta, lone: bool = True) -> FlightPipe:
         descriptor = flight.FlightDescriptor.for_path(deployment.name, method.name)
         pipe = FlightPipe(self._client, descriptor, self._options(meta, lone), self._reader)
-        self._pipes.add(pipe)
+        with self._piping:
+            self._pipes.add(pipe)
         if self._closed:
             pipe.close()
         return pipe
@@ -167,7 +170,9 @@ class FlightWay:
     def close(self) -> None:
         self._closed = True
         # pyarrow's own `close` waits for what runs.
-        for pipe in list(self._pipes):
+        with self._piping:
+            pipes = list(self._pipes)
+        for pipe in pipes:
             pipe.close()
         with contextlib.suppress(*FLIGHT_ERRORS):
             self._client.close()

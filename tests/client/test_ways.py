@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from flightserve.client.aio import AsyncWays
+from flightserve.client.aio import AsyncClient, AsyncWays
+from flightserve.client.async_parts import AsyncParts
 from flightserve.client.async_ways import FLIGHT_THREADS_MAX, AsyncFlightWay
 from flightserve.client.blocking import Ways
-from flightserve.errors import Cancelled
+from flightserve.client.calling import TIMEOUT_S_MAX, Tries, ask
+from flightserve.client.retrying import Unreachable
+from flightserve.clock import NS_PER_MS, monotonic_ns
+from flightserve.errors import Cancelled, InvalidArgument
+from flightserve.types import DeploymentOptions, DeploymentSpec, MethodSpec
 
 
 class Found:
@@ -109,3 +116,45 @@ def test_as_many_calls_as_there_are_threads_can_be_ended(by: str) -> None:
         await way.close()
 
     asyncio.run(asyncio.wait_for(run(), 5))
+
+
+class Held(Pipe):
+    """The pipe of a stream, which has two parts."""
+
+    async def receive(self) -> Any:
+        return pa.record_batch({"x": [1]})
+
+
+def test_a_stream_that_nobody_holds_is_given_up() -> None:
+    async def main() -> None:
+        pipe: Any = Held()
+        parts = AsyncParts(pipe, await pipe.receive(), MethodSpec("walk"), "record_batch", "M.walk")
+        del parts
+        gc.collect()
+        assert await asyncio.to_thread(pipe.closed.wait, 10)
+        ended: Any = Held()
+        parts = AsyncParts(ended, None, MethodSpec("walk"), "record_batch", "M.walk")
+        del parts
+        await asyncio.sleep(0)
+        assert not ended.closed.is_set()
+        late.append(AsyncParts(pipe, await pipe.receive(), MethodSpec("walk"), "record_batch", "M.walk"))
+
+    late: list[AsyncParts] = []
+    asyncio.run(main())
+    # Its loop is over: that is nobody's fault.
+    late.clear()
+
+
+@pytest.mark.parametrize("timeout_s", [1e300, 1.7e308, 10**400, TIMEOUT_S_MAX])
+def test_a_timeout_may_be_as_long_as_anybody_likes(timeout_s: float) -> None:
+    asked = ask(None, timeout_s, 0, None, 0)
+    spec = DeploymentSpec("M", "1", DeploymentOptions(), ())
+    assert asked.meta(spec, monotonic_ns()).deadline_ns <= monotonic_ns() + spec.options.max_timeout_ms * NS_PER_MS
+    with pytest.raises(Unreachable):
+        Tries(asked).pause_s(Unreachable("nobody listens"))
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), float("inf"), -1, -1e300, "3", True])
+def test_what_is_no_timeout_is_refused_when_a_client_is_made(timeout_s: Any) -> None:
+    with pytest.raises(InvalidArgument, match="timeout_s is"):
+        AsyncClient(AsyncWays(lambda: None), "x", timeout_s, 0)  # type: ignore[arg-type]
