@@ -52,6 +52,12 @@ def gather(*calls: Any) -> Any:
         for call in calls:
             _give_up(call)
         raise ValueError(f"gather() takes {CALLS_MAX} calls at most, not {len(calls)}")
+    if any(inspect.isasyncgen(call) or inspect.isgenerator(call) for call in calls):
+        for call in calls:
+            _give_up(call)
+        raise TypeError(
+            "gather() waits for calls that have one answer, and one of these yields batches: iterate over it"
+        )
     if any(map(inspect.isawaitable, calls)):
         return _gather_awaitables(calls)
     try:
@@ -69,7 +75,7 @@ def _is_begun(call: Any) -> bool:
 def _give_up(call: Any) -> None:
     if _is_begun(call):
         call.cancel()
-    elif inspect.iscoroutine(call):
+    elif inspect.iscoroutine(call) or inspect.isgenerator(call):
         call.close()
 
 

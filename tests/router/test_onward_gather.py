@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -173,3 +173,18 @@ def test_plain_objects_and_futures_in_their_place() -> None:
         return await fs.gather(fs.aio(one.same, ROWS), fs.aio(one.same, ROWS))
 
     assert asyncio.run(both()) == [ROWS, ROWS]
+
+
+def test_what_yields_is_no_call_to_wait_for() -> None:
+    async def walk() -> AsyncIterator[int]:
+        yield 1
+
+    def step() -> Iterator[int]:
+        yield 1
+
+    async def one() -> int:
+        return 1
+
+    for call in (walk(), step()):
+        with pytest.raises(TypeError, match="yields batches: iterate over it"):
+            fs.gather(one(), call)  # type: ignore[call-overload]
