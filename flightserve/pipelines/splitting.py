@@ -9,6 +9,7 @@ their answers put in order again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -81,7 +82,7 @@ class SplitReplica:
     async def _answer(self, linear: Any, name: str, rows: Any, requests: int) -> Any:
         try:
             answer = await linear.aio(rows, "")
-        except Exception as error:
+        except BaseException as error:
             self._sent.inc(requests, to=name, code=_code_of(error))
             raise
         self._sent.inc(requests, to=name, code="OK")
@@ -90,9 +91,10 @@ class SplitReplica:
     async def _iterate(self, linear: Any, name: str, rows: Any) -> AsyncIterator[Any]:
         code = "OK"
         try:
-            async for batch in linear.iterate(rows, ""):
-                yield batch
-        except Exception as error:
+            async with contextlib.aclosing(linear.iterate(rows, "")) as batches:
+                async for batch in batches:
+                    yield batch
+        except BaseException as error:
             code = _code_of(error)
             raise
         finally:
@@ -155,8 +157,9 @@ class ShadowReplica:
 
     async def _iterate(self, linear: Any, method: str, rows: Any) -> AsyncIterator[Any]:
         self._copy(method, rows)
-        async for batch in linear.iterate(rows, ""):
-            yield batch
+        async with contextlib.aclosing(linear.iterate(rows, "")) as batches:
+            async for batch in batches:
+                yield batch
 
     def _copy(self, method: str, rows: Any) -> None:
         """Send the rows to the candidate too, unless too much is on its way there."""
@@ -181,8 +184,11 @@ class ShadowReplica:
                     pass
             else:
                 await linear.aio(rows, "")
-        except Exception as error:  # whatever becomes of it, nobody waits for it
+        except BaseException as error:
             code = _code_of(error)
+            # Whatever becomes of it, nobody waits for it, unless all ends.
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._bytes -= nbytes
             self._sent.inc(requests, code=code)
@@ -196,5 +202,8 @@ class ShadowReplica:
         await asyncio.gather(*copies, return_exceptions=True)
 
 
-def _code_of(error: Exception) -> str:
+def _code_of(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        # Who asked went away, or left the stream.
+        return Code.CANCELLED.name
     return Code(error.code).name if isinstance(error, FlightserveError) else Code.INTERNAL.name

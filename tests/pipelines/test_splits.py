@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from flightserve import measures
 from flightserve.app import App
 from flightserve.declare import spec_of
 from flightserve.errors import ConfigError, InvalidArgument
+from flightserve.pipelines.splitting import SplitReplica
 from flightserve.pipelines.versions import ways_of
 from flightserve.testing import LocalService
 from tests.plane import Plane, meta, plane
@@ -241,6 +244,47 @@ def test_a_version_that_fails_fails_its_own_requests_alone() -> None:
         assert all(isinstance(each, InvalidArgument) and "v2.predict" in str(each) for each in failed)
         assert {answer["by"] for answer in answers if isinstance(answer, dict)} == {"a"}
         assert counted("flightserve_split_requests")["v2", "INVALID_ARGUMENT"] >= len(failed)
+
+
+class Hanging:
+    """A version whose answers never come, and whose streams are never over."""
+
+    def __init__(self, streaming: bool) -> None:
+        self.streaming = streaming
+        self.ended = False
+
+    def chain(self, _: object) -> Hanging:
+        return self
+
+    async def aio(self, *_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def iterate(self, *_: object) -> AsyncIterator[int]:
+        try:
+            for part in range(10):
+                yield part
+        finally:
+            self.ended = True
+
+
+def test_requests_that_are_given_up_are_counted_as_that() -> None:
+    measures._metrics.pop("flightserve_split_requests", None)
+    way, stream = Hanging(False), Hanging(True)
+    split = SplitReplica([SimpleNamespace(predict=way, walk=stream)], [1.0], named="s", names=["v1"])
+
+    async def main() -> None:
+        asking = asyncio.ensure_future(split.predict(SCHEMA.empty_table()))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        parts = split.walk(SCHEMA.empty_table())
+        assert await anext(parts) == 0
+        await parts.aclose()
+
+    asyncio.run(main())
+    assert stream.ended
+    assert counted("flightserve_split_requests") == {("v1", "CANCELLED"): 2}
 
 
 def test_streams_and_stages_of_pipelines() -> None:
