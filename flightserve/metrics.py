@@ -76,6 +76,8 @@ _TIER_TOTALS: Final = {
     "cancelled": "Requests whose caller gave them up",
     "lost": "Requests that a replica that died took with it",
     "moved": "Requests whose deployment went to another router",
+    "passed_on": "Requests of pipelines that the router passed on to their next stage",
+    "partway": "Requests of pipelines that went back to their caller between two stages, who went on",
     "abandoned": "Micro-batches that were told to end because nobody waited for them",
     "late": "Messages of replicas and micro-batches that were given up before",
     "dispatched_batches": "Micro-batches sent to replicas",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 import threading
 import time
 import uuid
@@ -30,7 +32,9 @@ from flightserve.errors import (
     SchemaMismatch,
     Unavailable,
 )
+from flightserve.replica.coroutines import STREAM_WINDOW
 from flightserve.testing import LocalService, engine
+from flightserve.testing.engine import LocalRequest
 from flightserve.types import RequestMeta
 from tests.columns import columns, encoded
 from tests.support import eventually
@@ -125,6 +129,33 @@ def test_call(service: LocalService, method: str) -> None:
 @pytest.mark.parametrize("method", ["parts", "later_parts"])
 def test_streams(service: LocalService, method: str) -> None:
     assert [batch.column(0).to_pylist() for batch in results(service, method, BATCH)] == [[1], [2], [3]]
+
+
+@pytest.mark.parametrize("method", ["parts", "later_parts"])
+def test_streams_are_no_further_than_their_readers(
+    service: LocalService, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    waits = LocalRequest.wait_for_reader
+    monkeypatch.setattr(LocalRequest, "wait_for_reader", lambda request: (made.append(1), waits(request)))
+    rows = pa.record_batch({"a": range(100)})
+    with contextlib.closing(service.open_lane()) as lane:
+        lane.submit(1, "Sums", method, rows, left(30))
+        eventually(lambda: len(made) == STREAM_WINDOW + 1)
+        values: list[Any] = []
+        while (reply := lane.receive(30)) is not None and not reply.last:
+            assert reply.result is not None
+            assert len(made) <= len(values) + STREAM_WINDOW + 2
+            values += reply.result.batch()["a"].to_pylist()
+        assert values == list(range(100))
+        # Who gives up ends a generator that waits.
+        lane.submit(2, "Sums", method, rows, left(30))
+        lane.submit(3, "Sums", "echo", rows, left(30))
+        lane.cancel(2)
+        while (reply := lane.receive(30)) is None or reply.key != 3:
+            pass
+        assert reply.error is None
+    assert [batch.num_rows for batch in results(service, method, rows)] == [1] * 100
 
 
 def test_run_waits_for_everything(service: LocalService) -> None:
@@ -385,3 +416,28 @@ def test_the_objects_are_told_that_it_is_over(tmp_path: Path) -> None:
         service.run("Ledger", "book", pa.record_batch({"a": [1, 2]}))
     assert (tmp_path / "ledger").read_text() == "2\n"
     assert (tmp_path / "said").exists()
+
+
+class Leaves:
+    @fs.warmup
+    async def warm(self) -> None:
+        if self.when == "warm":
+            sys.exit(3)
+
+    def __init__(self, when: str = "") -> None:
+        self.when = when
+
+    async def leave(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        sys.exit(4)
+
+    async def same(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+
+def test_coroutines_that_end_the_program_end_no_loop() -> None:
+    with pytest.raises(SystemExit, match="3"), LocalService(fs.App(fs.bind(Leaves, "warm"))):
+        pass
+    with LocalService(fs.App(fs.bind(Leaves))) as service:
+        with pytest.raises(MethodFailed, match="SystemExit: 4"):
+            service.run("Leaves", "leave", BATCH, 10)
+        assert service.run("Leaves", "same", BATCH, 10).num_rows == 3

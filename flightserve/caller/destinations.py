@@ -56,6 +56,8 @@ class Destinations:
         self.entries: dict[str, Entry] = {}
         # By the names of deployment and method.
         self.known: dict[Target, Destination] = {}
+        # So many of these are in the table; chains come beside them.
+        self._methods = 0
         # By their ids.
         self.routers: dict[int, Peer] = {}
         self._lock = threading.Lock()
@@ -71,6 +73,7 @@ class Destinations:
             self.table = table
             self.entries = {entry.spec.name: entry for entry in table.deployments}
             self.known = _destinations_of(table.deployments)
+            self._methods = len(self.known)
             self.routers = {peer.id: peer for peer in table.peers if peer.tier == "router"}
         return True
 
@@ -98,7 +101,7 @@ class Destinations:
         known = self.known
         found = _following([self.find(target[at : at + 2]) for at in range(0, len(target), 2)], known)
         found = found._replace(target=target)
-        if len(known) < len(self.entries) + CHAINS_MAX:
+        if len(known) < self._methods + CHAINS_MAX:
             known[target] = found
         return found
 

@@ -131,6 +131,7 @@ class _Checking:
         return Flow(schema, join.label, _all_aligned(flows), sums=sums)
 
     def _switch(self, switch: Switch, rows: GivenRows) -> Flow:
+        self._check_cases(switch)
         if rows.schema is not None and (wrong := column_problem(switch.column, switch.keys, rows.schema)):
             raise ConfigError(f"{rows.source} >> {switch.label}: {wrong}")
         flows = [self._branch(switch, case, rows) for case in switch.within()]
@@ -141,6 +142,17 @@ class _Checking:
                 )
         schema, sums = _one_schema(switch.label, flows), any(flow.sums for flow in flows)
         return Flow(schema, switch.label, _all_aligned(flows), sums=sums)
+
+    def _check_cases(self, switch: Switch) -> None:
+        """Raises ConfigError where a case declares other columns than that which rows are sent by."""
+        for call in (call for case in switch.within() for call in _heads(case)):
+            spec = self._spec_of(call)
+            taken = None if spec is None or spec.input_schema is None else decode_schema(spec.input_schema)
+            if taken is not None and switch.column not in taken.names:
+                raise ConfigError(
+                    f"{switch.label} >> {call.label}: cases get whole rows, with the column {switch.column!r}, which "
+                    f"{call.label} does not take; declare it in its input as well, or declare no input"
+                )
 
     def _branch(self, parent: Stage, stage: Stage, rows: GivenRows) -> Flow:
         flow = self.follow(stage, rows)

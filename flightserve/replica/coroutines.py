@@ -103,7 +103,12 @@ class Coroutines:
     def wait_for(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
         """Run a coroutine of the user's that belongs to no micro-batch; its result. Raises what it raises, and
         TimeoutError. Not for the loop's own thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return running.result(timeout_s)
+        finally:
+            # One that hangs would stay for good, and a check that does is asked again and again.
+            running.cancel()
 
     def stop(self) -> None:
         """Let `run` return."""

@@ -45,6 +45,9 @@ class Deployments:
         self.through: list[Routed] = []
         # The router takes nothing new.
         self.draining = False
+        # Requests of pipelines that one stage answered: passed on to the next, and given back in the middle.
+        self.passed_on = 0
+        self.partway = 0
         # There may be something to `see_off`.
         self.departing = False
 
@@ -80,6 +83,7 @@ class Deployments:
         wait for a newer table. Any thread."""
         early = [len(frame.parts) for submits in list(self._early.values()) for frame, _ in submits]
         out: dict[str, float] = {"going_requests": 0.0, "early_requests": float(sum(early))}
+        out |= {"passed_on": float(self.passed_on), "partway": float(self.partway)}
         for name, counts in list(self._past.items()):
             out |= {f"{name}.{statistic}": float(count) for statistic, count in counts.items()}
         for dispatcher in list(self._dispatchers.values()):
@@ -160,8 +164,10 @@ class Deployments:
             else:
                 behind.append(request)
         if behind:
+            self.partway += len(behind)
             # One frame answered them all, so they were one deployment's.
             behind[0].dispatcher.answer_partway(behind)
+        self.passed_on += len(through) - len(behind)
         for (key, _), requests in onward.items():
             following = [next_request(each, next(self._ids), each.then[0], now_ns) for each in requests]
             dispatcher = self._dispatchers[key]

@@ -247,10 +247,13 @@ class Dispatcher:
         elif not self._streams(running):
             raise ProtocolError("replica ended a micro-batch without a result")
         del link.running[frame.batch_id]
-        if self.times.methods:
-            self.times.ran(running.method, running.rows, frame.busy_ns, now_ns)
+        self._note_time(running, frame, now_ns)
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, waited_ns=frame.waited_ns), now_ns)
         settle_holds(link, running, frame.kept)
+
+    def _note_time(self, running: RunningBatch, frame: frames.Done, now_ns: int) -> None:
+        if self.times.methods:
+            self.times.ran(running.method, running.rows, frame.busy_ns, now_ns)
 
     def _streams(self, running: RunningBatch) -> bool:
         """Whether a result at the end is not called for: a generator may yield nothing at all."""
@@ -275,6 +278,7 @@ class Dispatcher:
         share_out_each(running, frame.shares, results)
         faults = {place: (fault.kind, fault.message) for fault in frame.faults for place in fault.parts}
         del link.running[frame.batch_id]
+        self._note_time(running, frame, now_ns)
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, faults, frame.waited_ns), now_ns)
         settle_holds(link, running, frame.kept)
 

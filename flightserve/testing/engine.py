@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 FREE_S: Final = 1.0
 # How long a coroutine of the object's may take to be told of another configuration.
 RECONFIGURE_S: Final = 60.0
+# A generator that waits for its reader looks so often whether there still is one.
+LOOK_S: Final = 0.05
 
 Emit = Callable[["LocalResult | None", "FlightserveError | None", bool], None]
 
@@ -60,7 +62,15 @@ class LocalResult:
 class LocalRequest:
     """One request: gets exactly one outcome, whoever comes first."""
 
-    def __init__(self, batch: pa.RecordBatch, method: BoundMethod, meta: RequestMeta, emit: Emit) -> None:
+    def __init__(
+        self,
+        batch: pa.RecordBatch,
+        method: BoundMethod,
+        meta: RequestMeta,
+        emit: Emit,
+        window: threading.Semaphore | None = None,
+    ) -> None:
+        """`window`: a place for each part of a stream that may lie unread, where its reader says when it takes one."""
         self.batch = batch
         self.method = method
         self.meta = meta
@@ -68,8 +78,15 @@ class LocalRequest:
         self.done = False
         self.timer: asyncio.TimerHandle | None = None
         self.running: concurrent.futures.Future[Any] | None = None
+        self._window = window
         self._emit = emit
         self._lock = threading.Lock()
+
+    def wait_for_reader(self) -> None:
+        """Until there is room for a part, or nobody wants any more."""
+        window = self._window
+        while window is not None and not self.done and not window.acquire(timeout=LOOK_S):
+            pass
 
     def emit(self, result: LocalResult | None, error: FlightserveError | None, last: bool) -> None:
         with self._lock:
@@ -138,7 +155,11 @@ class LocalDeployment:
         self._hooks.end()
 
     def _await(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return running.result(timeout_s)
+        finally:
+            running.cancel()
 
     def _serve(self) -> None:
         while (requests := self._queue.get()) is not None:
@@ -183,6 +204,7 @@ class LocalDeployment:
     def _stream(self, method: BoundMethod, request: LocalRequest) -> None:
         self.counts["micro_batches"] += 1
         for batch in self._iterate(method, [request.batch]):
+            request.wait_for_reader()
             request.emit(LocalResult(batch), None, context().last)
             if request.done:
                 return

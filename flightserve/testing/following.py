@@ -13,8 +13,8 @@ from flightserve.fabric.memory.batches import alike
 from flightserve.testing.engine import Emit, LocalRequest, LocalResult
 from flightserve.types import MethodSpec
 
-# Starts a call, by deployment and method, with rows and whom to tell.
-Start = Callable[[str, str, pa.RecordBatch, Emit], LocalRequest]
+# Starts a call, by deployment and method, with rows and whom to tell; whether it is the last.
+Start = Callable[[str, str, pa.RecordBatch, Emit, bool], LocalRequest]
 
 
 class Following:
@@ -58,7 +58,8 @@ class Following:
             rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
             deployment, method, _ = self._calls[self._stage]
             self._batches, self._stage = [], self._stage + 1
-            self.begin(self._start(deployment, method, rows, self.emit))
+            last = self._stage == len(self._calls)
+            self.begin(self._start(deployment, method, rows, self.emit, last))
         except FlightserveError as error:
             self._end(error)
 

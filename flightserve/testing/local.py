@@ -30,6 +30,7 @@ from flightserve.fabric.memory.batches import stream_of
 from flightserve.fabric.memory.decode import decode_stream, validate_batch
 from flightserve.fabric.memory.schemas import EXTENSION_NAME
 from flightserve.replica.binding import BoundMethod
+from flightserve.replica.coroutines import STREAM_WINDOW
 from flightserve.replica.remote import Remote
 from flightserve.testing.engine import Emit, LocalDeployment, LocalRequest, LocalResult
 from flightserve.testing.following import Following
@@ -45,7 +46,8 @@ class LocalService:
     def __init__(self, app: App, limits: EdgeLimits | None = None) -> None:
         self.limits = limits or EdgeLimits()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="local-loop", daemon=True)
+        self._over = False
+        self._thread = threading.Thread(target=self._run_loop, name="local-loop", daemon=True)
         self._thread.start()
         self._closed = False
         self._deployments: dict[str, LocalDeployment] = {}
@@ -71,9 +73,16 @@ class LocalService:
         for deployment in self._deployments.values():
             deployment.stop()
         asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
+        self._over = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _run_loop(self) -> None:
+        while not self._over:
+            # Of a task of user code: asyncio lets these two through, and is as it was.
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                self._loop.run_forever()
 
     def _remote(self, name: str) -> Remote:
         return Remote(name, self, self._loop)
@@ -153,7 +162,7 @@ class LocalService:
         """Start one request; errors come out of the iteration."""
         call = LocalCall(asyncio.get_running_loop())
         try:
-            call.request = self._start(deployment, method, payload, meta, call.emit, then)
+            call.request = self._start(deployment, method, payload, meta, call.emit, then, call.window)
         except FlightserveError as error:
             call.emit(None, error, True)
         return call
@@ -242,19 +251,32 @@ class LocalService:
         meta: RequestMeta,
         emit: Emit,
         then: Sequence[tuple[str, str]] = (),
+        window: threading.Semaphore | None = None,
     ) -> LocalRequest | Following:
         if not then:
-            return self._start_one(deployment, method, payload, meta, emit)
+            return self._start_one(deployment, method, payload, meta, emit, window)
         calls = [(*call, self.method(*call)[1]) for call in ((deployment, method), *then)]
         following = Following(
-            calls, lambda name, method, rows, told: self._start_one(name, method, rows, meta, told), emit
+            calls,
+            lambda name, method, rows, told, last: self._start_one(
+                name, method, rows, meta, told, window if last else None
+            ),
+            emit,
         )
         following.begin(self._start_one(deployment, method, payload, meta, following.emit))
         return following
 
-    def _start_one(self, deployment: str, method: str, payload: Payload, meta: RequestMeta, emit: Emit) -> LocalRequest:
+    def _start_one(
+        self,
+        deployment: str,
+        method: str,
+        payload: Payload,
+        meta: RequestMeta,
+        emit: Emit,
+        window: threading.Semaphore | None = None,
+    ) -> LocalRequest:
         bound, batch = self._admit(deployment, method, payload)
-        request = LocalRequest(batch, bound, meta, emit)
+        request = LocalRequest(batch, bound, meta, emit, window)
         self._enqueue(deployment, [request])
         return request
 
@@ -303,6 +325,7 @@ class LocalCall:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.request: LocalRequest | Following | None = None
+        self.window = threading.Semaphore(STREAM_WINDOW)
         self._loop = loop
         self._events: asyncio.Queue[tuple[LocalResult | None, FlightserveError | None, bool]] = asyncio.Queue()
         self._ended = False
@@ -320,6 +343,7 @@ class LocalCall:
             if error is not None:
                 raise error
             if result is not None:
+                self.window.release()
                 return result
         raise StopAsyncIteration
 
@@ -336,6 +360,8 @@ class LocalLane:
         self._service = service
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._running: dict[int, LocalRequest | Following] = {}
+        # Places for parts of streams that are not received yet.
+        self._windows: dict[int, threading.Semaphore] = {}
         self._closed = False
 
     def submit(
@@ -356,7 +382,12 @@ class LocalLane:
                 self._running.pop(key, None)
             self._replies.put(Reply(key, result, error, last))
 
-        request = self._service._start(deployment, method, payload, meta, emit, then)
+        window = self._windows[key] = threading.Semaphore(STREAM_WINDOW)
+        try:
+            request = self._service._start(deployment, method, payload, meta, emit, then, window)
+        except BaseException:
+            del self._windows[key]
+            raise
         if not request.done:
             self._running[key] = request
 
@@ -385,9 +416,13 @@ class LocalLane:
     def receive(self, timeout_s: float | None = None) -> Reply | None:
         """The next reply, or None when `timeout_s` passed."""
         try:
-            return self._replies.get(timeout=timeout_s)
+            reply = self._replies.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        window = self._windows.pop(reply.key, None) if reply.last else self._windows.get(reply.key)
+        if window is not None:
+            window.release()
+        return reply
 
     def cancel(self, key: int) -> None:
         """Give one up; its reply is CANCELLED unless it has another outcome already."""

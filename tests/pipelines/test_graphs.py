@@ -229,7 +229,7 @@ def test_types_follow_from_the_rows_that_there_are(service: LocalService) -> Non
         ),
         (
             lambda: fs.pipeline("p", fs.switch("sort", {"a": stages.typed}, default=stages.typed)),
-            r"p >> switch\('sort'\): column 'sort' is missing; there are kind, x",
+            r"switch\('sort'\) >> Stages.typed: cases get whole rows, with the column 'sort', which Stages.typed does",
         ),
         (
             lambda: fs.pipeline("p", stages.numbers >> fs.join(stages.same, stages.typed)),

@@ -110,6 +110,8 @@ def numbers(answers: list[pa.RecordBatch]) -> list[int]:
 def test_two_stages_in_one_router(chained: Plane) -> None:
     [answer] = call(chained, rows(5), ("Second", "double"))
     assert answer.column("x").to_pylist() == [2, 4, 6, 8, 10]
+    statistics = chained.router.statistics()
+    assert (statistics["passed_on"] > 0, statistics["partway"]) == (True, 0)
 
 
 def test_the_same_from_a_lane(chained: Plane) -> None:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from flightserve.errors import InvalidArgument
 from flightserve.frontends.kserve.requests import AskedInference, AskedOutput, check_parameters
-from flightserve.frontends.kserve.tensors import InputTensor, OutputTensor
+from flightserve.frontends.kserve.tensors import DIMENSIONS_MAX, InputTensor, OutputTensor
 from flightserve.proto import kserve_pb2 as pb
 
 Raw = bytes | memoryview
@@ -136,6 +136,10 @@ def read_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_input(tensor: Any, raw: Raw | None) -> InputTensor:
     check_parameters(read_parameters(tensor.parameters), f"input {tensor.name[:64]!r}")
+    # A message has room for millions, of two bytes each.
+    if len(tensor.shape) > DIMENSIONS_MAX:
+        many = f"the shape has {len(tensor.shape)} dimensions; at most {DIMENSIONS_MAX} are taken"
+        raise InvalidArgument(f"input {tensor.name[:64]!r}: {many}")
     shape = list(tensor.shape)
     filled = [field.name for field, _ in tensor.contents.ListFields()] if tensor.HasField("contents") else []
     if raw is not None:
