@@ -247,13 +247,10 @@ class Dispatcher:
         elif not self._streams(running):
             raise ProtocolError("replica ended a micro-batch without a result")
         del link.running[frame.batch_id]
-        self._note_time(running, frame, now_ns)
-        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, waited_ns=frame.waited_ns), now_ns)
-        settle_holds(link, running, frame.kept)
-
-    def _note_time(self, running: RunningBatch, frame: frames.Done, now_ns: int) -> None:
         if self.times.methods:
             self.times.ran(running.method, running.rows, frame.busy_ns, now_ns)
+        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, waited_ns=frame.waited_ns), now_ns)
+        settle_holds(link, running, frame.kept)
 
     def _streams(self, running: RunningBatch) -> bool:
         """Whether a result at the end is not called for: a generator may yield nothing at all."""
@@ -270,15 +267,14 @@ class Dispatcher:
         if not frame.last:
             self._stream_shares(link, frame, running, results, now_ns)
             return
-        left = left_out(running, frame)
         # Both clocks are one: what had expired there has expired here.
         self.handle(Tick(), now_ns)
-        if not all(request.settled for request in left):
+        if not all(request.settled for request in left_out(running, frame)):
             raise ProtocolError("replica left out a part of a micro-batch that has not expired")
         share_out_each(running, frame.shares, results)
         faults = {place: (fault.kind, fault.message) for fault in frame.faults for place in fault.parts}
         del link.running[frame.batch_id]
-        self._note_time(running, frame, now_ns)
+        self.times.ran(running.method, running.rows, frame.busy_ns, now_ns)
         self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, faults, frame.waited_ns), now_ns)
         settle_holds(link, running, frame.kept)
 
