@@ -103,8 +103,9 @@ class Running:
         """Raises Unavailable when the app is lost for good: its supervisor is silent and nobody restarts it."""
         self._launcher.check()
 
-    def scale(self, replicas: Mapping[str, int], timeout_s: float = CHANGE_TIMEOUT_S) -> str:
-        """That many replicas of each deployment named; returns what changed, once they serve and what is too many has
+    def scale(self, replicas: Mapping[str, int | tuple[int, int]], timeout_s: float = CHANGE_TIMEOUT_S) -> str:
+        """That many replicas of each deployment named, or, as `(low, high)`, bounds between which their number follows
+        the load; returns what changed, once they serve and what is too many has
         finished and gone. No request fails for it. Raises NotFound for a name that is not deployed,
         InvalidArgument for a count below 1, and `control.commands.ChangeFailed` where new replicas cannot be
         placed, do not start or are not ready within `timeout_s`: then all is as before."""

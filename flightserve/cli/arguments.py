@@ -77,6 +77,6 @@ def replica_count(text: str) -> tuple[str, int]:
     """NAME=N: a deployment and how many replicas it has."""
     name, separator, count = text.partition("=")
     if not (name and separator and count.isdigit()):
-        hint = "; bounds that a number follows the load between change by a deploy" if "-" in count else ""
+        hint = "; bounds are set by a scale" if "-" in count else ""
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=N{hint}")
     return name, int(count)

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from flightserve.cli.arguments import replica_count
+from flightserve.cli.arguments import replica_count, replica_counts
 from flightserve.cli.loading import NotLoaded, load_app
 from flightserve.cli.output import StdoutForPrograms
 from flightserve.errors import ConfigError
@@ -19,8 +19,9 @@ def add_commands(commands: Any) -> None:
     scale = commands.add_parser("scale", help="change how many replicas a running app has")
     scale.set_defaults(command=_scale)
     scale.add_argument(
-        "replicas", nargs="+", type=replica_count, metavar="NAME=N", help="replicas of a deployment, 1 or more"
-    )
+        "replicas", nargs="+", type=replica_counts, metavar="NAME=N",
+        help="replicas of a deployment, 1 or more; NAME=LOW-HIGH: bounds of a number that follows the load",
+    )  # fmt: skip
     _changing_options(scale)
 
     deploy = commands.add_parser("deploy", help="replace what a running app serves, without a failed request")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,9 +19,10 @@ from flightserve.control.plan import PlannedDeployment
 from flightserve.control.roster import Roster
 from flightserve.core.cache import LRUCache
 from flightserve.core.lifecycle.reconciling import NS_PER_S
-from flightserve.core.lifecycle.updating import advance, dismiss, undo
+from flightserve.core.lifecycle.updating import advance, dismiss
+from flightserve.declare import autoscale
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, kind_of
-from flightserve.types import REPLICAS_MAX
+from flightserve.types import REPLICAS_MAX, Autoscale
 
 log = logging.getLogger("flightserve.control.changes")
 
@@ -139,7 +140,7 @@ class Changes:
             self._roster.switched(now_ns)
             log.info("switched: %s", change.summary)
         elif before.target is not None and (problem := self._problem(change, now_ns)):
-            self._desired.move(undo(before))
+            self._desired.take_back()
             self._end(CommandResult(change.id, UNAVAILABLE, f"taken back: {problem[0]}", problem[1]))
             return
         elif after.going and now_ns - change.switched_ns > self._drain_timeout_s * NS_PER_S:
@@ -210,13 +211,24 @@ class Changes:
 
 
 def _scaled(before: list[PlannedDeployment], message: Scale) -> list[PlannedDeployment]:
-    _check_counts(message.replicas, before)
-    return [
-        with_replicas(each, message.replicas[each.spec.name], each.spec.options.autoscale)
-        if each.spec.name in message.replicas
-        else each
-        for each in before
-    ]
+    counts = {name: asked for name, asked in message.replicas.items() if isinstance(asked, int)}
+    bounds = {name: asked for name, asked in message.replicas.items() if not isinstance(asked, int)}
+    _check_names(bounds, before)
+    _check_counts(counts, before)
+    return [_bounded(each, bounds) if each.spec.name in bounds else _counted(each, counts) for each in before]
+
+
+def _counted(planned: PlannedDeployment, counts: Mapping[str, int]) -> PlannedDeployment:
+    options = planned.spec.options
+    return with_replicas(planned, counts.get(planned.spec.name, options.replicas), options.autoscale)
+
+
+def _bounded(planned: PlannedDeployment, bounds: Mapping[str, tuple[int, int]]) -> PlannedDeployment:
+    """With other bounds, and the number of now as far as these let it be. What else it follows stays as it is."""
+    options = planned.spec.options
+    declared, (low, high) = options.autoscale or Autoscale(1, 1), bounds[planned.spec.name]
+    follows = autoscale(low, high, target_queue_ms=declared.target_queue_ms, down_after_s=declared.down_after_s)
+    return with_replicas(planned, min(max(low, options.replicas), high), follows)
 
 
 def _deployed(before: list[PlannedDeployment], message: Deploy) -> list[PlannedDeployment]:
@@ -244,14 +256,20 @@ def _continued(before: PlannedDeployment, after: PlannedDeployment) -> PlannedDe
     return with_replicas(before if same else after, count, follows)
 
 
-def _check_counts(replicas: dict[str, int], deployments: Any) -> None:
-    known = {each.spec.name: each.spec.options.autoscale for each in deployments}
-    for name, count in replicas.items():
+def _check_names(names: Iterable[str], deployments: Iterable[PlannedDeployment]) -> None:
+    known = sorted(each.spec.name for each in deployments)
+    for name in names:
         if name not in known:
-            raise NotFound(f"no deployment {name!r}; there are: {', '.join(sorted(known))}")
+            raise NotFound(f"no deployment {name!r}; there are: {', '.join(known)}")
+
+
+def _check_counts(replicas: Mapping[str, int], deployments: Sequence[PlannedDeployment]) -> None:
+    known = {each.spec.name: each.spec.options.autoscale for each in deployments}
+    _check_names(replicas, deployments)
+    for name, count in replicas.items():
         if (follows := known[name]) is not None:
             if not follows.low <= count <= follows.high:
-                other = "A deploy of the app with another replicas= changes that"
+                other = f"Other bounds are set by a scale to LOW-HIGH, as in {name}={follows.low}-{max(count, 1)}"
                 raise InvalidArgument(
                     f"{count} replicas of {name}: their number follows the load, from {follows}. {other}"
                 )
@@ -271,6 +289,9 @@ def _summary(before: list[PlannedDeployment], after: list[PlannedDeployment]) ->
             yield f"{name} goes"
         elif old[name].version != new[name].version:
             yield f"{name} from version {old[name].version} to {new[name].version} with {_replicas(new[name])}"
+        elif old[name].options.autoscale != new[name].options.autoscale:
+            follows = new[name].options.autoscale
+            yield f"{name} to {follows} replicas, by the load" if follows else f"{name} to {_replicas(new[name])}"
         elif old[name].options.replicas != new[name].options.replicas:
             yield f"{name} from {old[name].options.replicas} to {_replicas(new[name])}"
 

@@ -82,9 +82,10 @@ def find_app(app_id: str | None = None) -> str:
     return mine[0]
 
 
-def scale(app_id: str, replicas: Mapping[str, int], timeout_s: float) -> str:
-    """That many replicas of each of these deployments; returns what changed, once they serve. Raises NotFound and
-    InvalidArgument for what cannot be asked, and ChangeFailed where it cannot be done: then all is as before."""
+def scale(app_id: str, replicas: Mapping[str, int | tuple[int, int]], timeout_s: float) -> str:
+    """That many replicas of each of these deployments, or between two bounds, by the load; returns what changed, once
+    they serve. Raises NotFound and InvalidArgument for what cannot be asked, and ChangeFailed where it cannot be done:
+    then all is as before."""
     return make_change(app_id, Scale(secrets.token_hex(8), dict(replicas), _checked(timeout_s)))
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from flightserve.control.plan import Plan, PlannedDeployment
 from flightserve.core.lifecycle.reconciling import FRONTEND, ROUTER, STANDBY, Slot
-from flightserve.core.lifecycle.updating import Deployed, Layout, Observed, begin, resize, wanted
+from flightserve.core.lifecycle.updating import Deployed, Layout, Observed, begin, resize, undo, wanted
 from flightserve.types import Autoscale, DeploymentSpec
 
 DesiredState: TypeAlias = tuple[Layout, dict[tuple[str, str], PlannedDeployment], dict[tuple[str, str], bytes]]
@@ -24,6 +24,8 @@ class Desired:
         self.standby = {Slot(STANDBY, "", 0): "1"} if STANDBY in plan.factories else {}
         self._first = {_key(planned): planned for planned in plan.deployments}
         self._planned = dict(self._first)
+        # As it was when the change began that is under way.
+        self._before = self._planned
         # What replicas were told since they started, as JSON, by name and version.
         self._configs: dict[tuple[str, str], bytes] = {}
         self.layout = Layout(tuple(Deployed(*_wish(planned)) for planned in plan.deployments))
@@ -105,7 +107,13 @@ class Desired:
         """From now on these are what all leads to. There must be no change under way."""
         target = tuple(target)
         self.layout = begin(self.layout, [_wish(planned) for planned in target], in_place)
-        self._planned |= {_key(planned): planned for planned in target}
+        self._before = self._planned
+        self._planned = self._planned | {_key(planned): planned for planned in target}
+
+    def take_back(self) -> None:
+        """The change that is under way is none."""
+        self._planned = self._before
+        self.move(undo(self.layout))
 
     def move(self, layout: Layout) -> None:
         """Go on to this layout, and forget the code that it has no more use for, and what that was told."""
@@ -130,7 +138,7 @@ class Desired:
     def restore(self, state: DesiredState) -> None:
         """Go on where the supervisor before this one stopped."""
         self.layout, changed, self._configs = state
-        self._planned = self._first | changed
+        self._planned = self._before = self._first | changed
 
 
 def _key(planned: PlannedDeployment) -> tuple[str, str]:

@@ -130,12 +130,13 @@ class Ask(msgspec.Struct, array_like=True, frozen=True, tag=9):
 
 
 class Scale(msgspec.Struct, array_like=True, frozen=True, tag=11):
-    """Command to supervisor: that many replicas of each of these deployments. Answered by one `CommandResult` when they
+    """Command to supervisor: that many replicas of each of these deployments, or bounds between which their number
+    follows the load. Answered by one `CommandResult` when they
     serve, or when they do not within `timeout_s` and all is as before. `id` is made up by whoever asks: the same
     one again, to a supervisor that came back, asks for the answer and not for another change."""
 
     id: str
-    replicas: dict[str, int]
+    replicas: dict[str, int | tuple[int, int]]
     timeout_s: float
 
 

@@ -28,9 +28,9 @@ from flightserve.config import EdgeLimits
 from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
+    ExhaustedMidway,
     FlightserveError,
     InvalidArgument,
-    ResourceExhausted,
     TooLarge,
 )
 from flightserve.types import DeploymentSpec, RequestMeta
@@ -172,7 +172,8 @@ def as_error(error: BaseException, request_id: str = "") -> FlightserveError:
         return Cancelled("the request was cancelled")
     log.error("unexpected error, request_id=%s", request_id, exc_info=error)
     if isinstance(error, MemoryError):
-        return ResourceExhausted("the frontend is out of memory; try again later")
+        # Perhaps with the answer in its hands.
+        return ExhaustedMidway("the frontend is out of memory; try again later")
     return FlightserveError(f"internal error; request id {request_id}" if request_id else "internal error")
 
 

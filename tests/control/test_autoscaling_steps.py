@@ -12,7 +12,7 @@ from flightserve.control.changes import OK
 from flightserve.control.messages import CommandResult, Deploy, Report, Scale
 from flightserve.core.lifecycle.autoscaling import PLACE_AGAIN_NS
 from flightserve.core.lifecycle.reconciling import NS_PER_S
-from flightserve.errors import InvalidArgument, kind_of
+from flightserve.errors import InvalidArgument, NotFound, kind_of
 from tests.control.standins import plan, spec
 from tests.control.test_change_steps import World, deploy, version
 
@@ -137,12 +137,43 @@ def test_a_number_by_hand_beyond_the_bounds_is_refused() -> None:
     world.ask(Scale("s", {"A": 5}, 10.0))
     message = (
         "5 replicas of A: their number follows the load, from 0 to 4. "
-        "A deploy of the app with another replicas= changes that"
+        "Other bounds are set by a scale to LOW-HIGH, as in A=0-5"
     )
     assert world.answers == [CommandResult("s", kind_of(InvalidArgument("")), message)]
     world.ask(Scale("t", {"A": 0}, 10.0))
     world.turn(3)
     assert world.replicas() == {}
+
+
+def test_other_bounds_while_it_runs() -> None:
+    world = Elastic(low=1)
+    world.ask(Scale("s", {"A": (2, 6)}, 10.0))
+    world.turn(4)
+    assert world.answers == [CommandResult("s", OK, "A to 2 to 6 replicas, by the load")]
+    assert len(world.replicas()) == 2
+    world.load(40, 600, 800)
+    assert len(world.replicas()) == 6
+    world.ask(Scale("t", {"A": (1, 3)}, 10.0))
+    world.turn(6)
+    assert len(world.replicas()) == 3
+    world.ask(Scale("u", {"A": (1, 3)}, 10.0))
+    world.ask(Scale("v", {"A": (3, 1)}, 10.0))
+    world.ask(Scale("w", {"B": (1, 3)}, 10.0))
+    unchanged, upside_down, unknown = world.answers[2:]
+    assert unchanged.message == "nothing to change"
+    assert "3" in upside_down.message and upside_down.kind != OK
+    assert unknown.kind == kind_of(NotFound(""))
+
+
+def test_bounds_that_cannot_be_are_as_before() -> None:
+    world = Elastic(low=1)
+    world.stuck = {"replica-A-1", "replica-A-2"}
+    world.ask(Scale("s", {"A": (3, 6)}, 5.0))
+    world.turn(20)
+    (answer,) = world.answers
+    assert "taken back" in answer.message
+    assert str(world.desired.following()["A"]) == "1 to 4"
+    assert len(world.replicas()) == 1
 
 
 def test_new_code_keeps_the_number_of_now_and_one_at_least() -> None:
