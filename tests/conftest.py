@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -40,6 +41,32 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("flightserve")
+
+
+# Files whose tests ask for `flights_addresses`.
+OF_FLIGHTS = (
+    "tests/docs/test_snippets.py",
+    "tests/examples/test_flights_served.py",
+    "tests/examples/test_idle_connections.py",
+)
+
+
+def scope_of(nodeid: str) -> str:
+    """Tests with the same answer run in one process."""
+    file = nodeid.partition("::")[0]
+    return "flights_addresses" if file in OF_FLIGHTS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist=loadfile` has a process for each file; here, one for all that share a system, which starts once."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    scheduling = LoadFileScheduling(config, log)
+    scheduling._split_scope = scope_of
+    return scheduling
 
 
 def marked_processes() -> dict[int, str]:
