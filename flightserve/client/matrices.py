@@ -44,12 +44,15 @@ def columns_of(matrix: Any, method: MethodSpec, where: str) -> list[tuple[str, A
     if len(schema) == 1 and _takes_whole(schema.field(0).type, matrix):
         return [(schema.field(0).name, matrix)]
     if matrix.ndim > 2 or matrix.shape[1] != len(schema):
-        names = ", ".join([*schema.names[:_NAMED_MAX], *["..."][: len(schema) > _NAMED_MAX]])
-        raise SchemaMismatch(
-            f"{where} takes {len(schema)} columns ({names}); an array of shape {tuple(matrix.shape)} is no matrix of "
-            f"{len(schema)} columns"
-        )
+        raise SchemaMismatch(f"{where} takes {_told(schema)}; an array of shape {tuple(matrix.shape)} has not these")
     return [(name, matrix[:, place]) for place, name in enumerate(schema.names)]
+
+
+def _told(schema: pa.Schema) -> str:
+    if len(schema) == 1:
+        return f"one column, {schema.names[0]!r} of {schema.types[0]}"
+    names = ", ".join([*schema.names[:_NAMED_MAX], *["..."][: len(schema) > _NAMED_MAX]])
+    return f"{len(schema)} columns ({names})"
 
 
 def matrix_of(arrays: Mapping[str, Any], where: str) -> Any:

@@ -32,8 +32,8 @@ from flightserve.types import MethodSpec
 
 KINDS: Final = ("record_batch", "table", "pandas", "polars", "numpy", "matrix", "columns", "rows", "row")
 _TAKEN: Final = (
-    "a record batch, a table, a pandas or polars DataFrame, a dict of columns, a dict of one row's values, or a list "
-    "of rows as dicts"
+    "a record batch, a table, a pandas or polars DataFrame, a dict of columns, a dict of one row's values, a list of "
+    "rows as dicts, or a NumPy array of two dimensions"
 )
 _ERRORS: Final = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
