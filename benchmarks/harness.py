@@ -115,11 +115,16 @@ class Bench:
 
     def alternate(self, figure: Callable[..., Figure], subject: Measure, baseline: Measure) -> Figure:
         """Measure both sides in turn, subject first, `rounds` times, and make the figure of the samples; of no samples
-        where nobody asked for it. Sides start their servers when they are called, so that those are left out too."""
+        where nobody asked for it. Sides start their servers when they are called, so that those are left out too. Of
+        several rounds one comes before that does not count: who has just said that it is ready still starts a standby,
+        and the first round of the side that begins would pay for it."""
         nothing = figure(subject=(), baseline=())
         if not self.wants(nothing.name):
             return nothing
-        ours, theirs = alternate(self.settings.rounds, subject if self.settings.subject else None, baseline)
+        side = subject if self.settings.subject else None
+        if self.settings.rounds > 1:
+            alternate(1, side, baseline)
+        ours, theirs = alternate(self.settings.rounds, side, baseline)
         return figure(subject=ours, baseline=theirs)
 
 

@@ -106,6 +106,16 @@ def test_the_command_refuses_an_unknown_name(
     assert "no benchmark 'nope'" in capsys.readouterr().err
 
 
+def test_of_several_rounds_one_comes_before_that_does_not_count() -> None:
+    with Bench(Settings(rounds=2)) as bench:
+        times, bare = iter(range(9)), iter(range(9))
+        figure = bench.alternate(
+            partial(Figure, "a figure", "s"), lambda: Sample(next(times)), lambda: Sample(next(bare))
+        )
+    assert [sample.value for sample in figure.subject] == [1, 2]
+    assert [sample.value for sample in figure.baseline] == [1, 2]
+
+
 def test_figures_that_nobody_asked_for_are_not_measured() -> None:
     measured: list[str] = []
 
