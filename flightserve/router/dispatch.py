@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from flightserve.core.overload.stage_times import StageTimes
+from flightserve.core.routing.batching import APART_ROWS_MIN, runs_apart
 from flightserve.core.routing.chaining import FOLLOWED_STREAM, told_of_stage
 from flightserve.core.routing.credits import STREAMS_MAX, SUSPENDED_MAX
 from flightserve.core.routing.events import (
@@ -86,14 +87,7 @@ class Dispatcher:
 
     def statistics(self) -> dict[str, float]:
         """Counts since the start, and what is queued and in flight now."""
-        record = self.machine.statistics()
-        return {key: float(value) for key, value in record.counts.items()} | {
-            "queued_requests": float(record.queued_requests),
-            "queued_bytes": float(record.queued_bytes),
-            "live_requests": float(record.live_requests),
-            "in_flight_batches": float(record.in_flight_batches),
-            "lanes": float(len(self._lanes)),
-        }
+        return {**self.machine.statistics().numbers(), "lanes": float(len(self._lanes))}
 
     # ---- from frontends
 
@@ -128,6 +122,7 @@ class Dispatcher:
             request = Routed(
                 next(self._ids), group, part.rows, nbytes, part.deadline_ns, part.priority, now_ns,
                 sliceable, method.idempotent, gathers, is_async, method.max_concurrent, method.form != "row",
+                apart=part.rows >= APART_ROWS_MIN and not gathers and runs_apart(method.form, part.rows, nbytes),
                 dispatcher=self, link=link, hold=hold, part=part,
             )  # fmt: skip
             link.requests[part.request_id] = request

@@ -18,6 +18,9 @@ from flightserve.caller import going_on
 from tests.plane import Plane, meta, plane, receive_all, small_limits
 from tests.support import eventually
 
+# Rows of 256 KiB, two of which are as many as a micro-batch takes.
+LARGE = 32_768
+
 
 def rows(count: int, first: int = 0) -> pa.RecordBatch:
     return pa.record_batch({"x": pa.array(range(first, first + count), pa.int64())})
@@ -132,6 +135,29 @@ def test_each_stage_knows_whose_request_it_is(chained: Plane) -> None:
     first, second = (target.contexts[-1] for target in chained.targets)
     assert first == second
     assert (first[0], first[1]) == (("mine",), (7,))
+
+
+@pytest.mark.parametrize("chain", [("Second", "gated"), ("First", "add", ("Second", "gated"))])
+def test_large_requests_are_not_copied_together(chained: Plane, chain: tuple[Any, ...]) -> None:
+    second, (name, method, *then) = chained.targets[1], chain
+    second.batches.clear()
+    second.open.clear()
+    lane = chained.client.open_lane()
+    try:
+        for key, count in enumerate([1, LARGE, LARGE, LARGE, 1, 1]):
+            lane.submit(key, name, method, rows(count), meta(), then)
+            if key == 0:
+                assert second.started.acquire(timeout=30)
+        eventually(lambda: chained.router.statistics()["Second.live_requests"] == 6, what="all are in the second stage")
+        second.open.set()
+        assert [reply.error for reply in receive_all(lane, 6)] == [None] * 6
+    finally:
+        second.open.set()
+        lane.close()
+    # One is sent behind what runs; of those that wait behind it, two would fit into one micro-batch.
+    assert second.batches == [1, LARGE, LARGE, LARGE, 2]
+    for _ in second.batches[1:]:
+        assert second.started.acquire(timeout=30)
 
 
 def failure(chained: Plane, *then: tuple[str, str]) -> errors.FlightserveError:

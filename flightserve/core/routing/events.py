@@ -19,8 +19,9 @@ class Request(msgspec.Struct, eq=False):
     more together than one of them: they wait for each other while some of them run (`core.routing.gathering`). Those of
     `async def` methods (`is_async`) run in lanes of their kind, where there are such (`core.routing.credits`), at most
     `max_concurrent` micro-batches of a method in one lane (0: as many as it offers). One that `grows` takes less time
-    for many rows at once than for one after another (`core.routing.side_by_side`). Calls that follow take `ahead_ns`
-    of its time; it expires by its deadline all the same.
+    for many rows at once than for one after another (`core.routing.side_by_side`). One that runs `apart` shares no
+    micro-batch: its rows would be copied for that (`core.routing.batching`). Calls that follow take `ahead_ns` of its
+    time; it expires by its deadline all the same.
     """
 
     id: int
@@ -37,6 +38,7 @@ class Request(msgspec.Struct, eq=False):
     max_concurrent: int = 0
     grows: bool = True
     ahead_ns: int = 0
+    apart: bool = False
 
 
 class Piece(msgspec.Struct):

@@ -89,6 +89,15 @@ class MachineStatistics:
     next_wake_ns: int
     counts: dict[str, int]
 
+    def numbers(self) -> dict[str, float]:
+        """What is watched from outside: the counts, and most of the gauges."""
+        return {name: float(value) for name, value in self.counts.items()} | {
+            "queued_requests": float(self.queued_requests),
+            "queued_bytes": float(self.queued_bytes),
+            "live_requests": float(self.live_requests),
+            "in_flight_batches": float(self.in_flight_batches),
+        }
+
     def __str__(self) -> str:
         return (
             f"{self.queued_requests} queued, {self.live_requests} live, {self.in_flight_batches} micro-batches at "

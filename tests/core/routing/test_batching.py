@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightserve.core.routing.batching import Bounds, form
+from flightserve.core.routing.batching import APART_BYTES_MIN, APART_ROWS_MIN, Bounds, form, runs_apart
 from flightserve.core.routing.queue import FifoQueue
 from flightserve.core.routing.slicing import Cut, must_cut, rows_per_slice
 from tests.core.routing.building import entry
@@ -109,6 +109,26 @@ def test_a_cut_gives_every_row_exactly_once_whatever_comes_back(rows: int, rows_
     assert sorted(answered) == list(range(rows))
     assert not cut.more
     assert not cut.in_flight
+
+
+def test_a_request_that_runs_apart_shares_no_micro_batch_and_keeps_its_place() -> None:
+    queue, formed = FifoQueue(), []
+    for order, apart in enumerate([False, False, True, True, False, False]):
+        item = entry(order)
+        item.request.apart = apart
+        queue.push(item)
+    while len(queue):
+        members, _ = form(queue, Bounds(100, 10_000))
+        formed.append([member.order for member in members])
+    assert formed == [[0, 1], [2], [3], [4, 5]]
+
+
+def test_many_rows_run_apart_where_they_would_be_copied() -> None:
+    rows, nbytes = APART_ROWS_MIN, APART_BYTES_MIN
+    assert all(runs_apart(each, rows, nbytes) for each in ("record_batch", "numpy", "pandas"))
+    assert not any(runs_apart(each, rows, nbytes) for each in ("table", "polars", "row"))
+    assert not runs_apart("numpy", rows - 1, nbytes)
+    assert not runs_apart("numpy", rows, nbytes - 1)
 
 
 @given(st.integers(1, 500), st.integers(1, 60))
