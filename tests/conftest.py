@@ -137,6 +137,21 @@ def nothing_left_behind() -> Iterator[None]:
     assert not left, "the tests left behind:\n  " + "\n  ".join(left)
 
 
+def pytest_collection_finish() -> None:
+    """The tests themselves stay until the end, a million objects, and a collection looks at none that is frozen."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_given_back() -> Iterator[None]:
+    """What the large rows of one file took malloc and Arrow would keep for later: of all files together 2 GiB."""
+    yield
+    from flightserve.frontends.edge_watch import give_back
+
+    give_back()
+
+
 @pytest.fixture(scope="session")
 def flights_addresses() -> Iterator[dict[str, str]]:
     """The flights example, served by `flightserve run` on free ports for all tests that want it: the addresses

@@ -80,6 +80,20 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(text(path), str(path))
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """The whole tree. Ten checks look at it, and to walk it takes longer than to look."""
+    return tuple(ast.walk(tree(path)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """Half a million nodes are nothing to keep while other tests run."""
+    yield
+    for kept in (text, tree, nodes):
+        kept.cache_clear()
+
+
 def excused(path: Path, line: int) -> bool:
     return EXCUSE in text(path).splitlines()[line - 1]
 
@@ -87,9 +101,9 @@ def excused(path: Path, line: int) -> bool:
 EVERY_PYTHON = ("flightserve", "tests", "examples", "benchmarks")
 
 
-def imports(module: ast.Module) -> Iterator[tuple[str, int]]:
+def imports(path: Path) -> Iterator[tuple[str, int]]:
     """Dotted names that a module imports, with the line; `from a import b` gives both a and a.b."""
-    for node in ast.walk(module):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -101,7 +115,7 @@ def breaches_of_length(path: Path) -> list[str]:
     found = []
     if (lines := len(text(path).splitlines())) > MODULE_LINES_MAX:
         found.append(f"{path}: {lines} lines; at most {MODULE_LINES_MAX}")
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > FUNCTION_LINES_MAX:
@@ -112,7 +126,7 @@ def breaches_of_length(path: Path) -> list[str]:
 def breaches_of_quarantine(path: Path) -> list[str]:
     return [
         f"{path}:{line}: {name} is imported outside {', '.join(allowed)}"
-        for name, line in imports(tree(path))
+        for name, line in imports(path)
         for library, allowed in QUARANTINE.items()
         if (name == library or name.startswith(library + "."))
         and not any(fnmatch.fnmatch(str(path), pattern) for pattern in allowed)
@@ -122,7 +136,7 @@ def breaches_of_quarantine(path: Path) -> list[str]:
 def swallows(path: Path) -> list[str]:
     """Handlers that catch everything and do nothing."""
     found = []
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.ExceptHandler):
             broad = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
             idle = all(isinstance(s, ast.Pass | ast.Continue) or ast.unparse(s) == "..." for s in node.body)
@@ -134,7 +148,7 @@ def swallows(path: Path) -> list[str]:
 def sleeps(path: Path) -> list[str]:
     """Calls of any `sleep`, but for `sleep(0)`, which only yields."""
     found = []
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "sleep":
             yields = bool(node.args) and ast.unparse(node.args[0]) == "0"
             if not yields and not excused(path, node.lineno):
@@ -144,7 +158,7 @@ def sleeps(path: Path) -> list[str]:
 
 def forbidden_names(path: Path) -> list[str]:
     found = []
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+", node.name)}
             if (bad := words & FORBIDDEN_WORDS) and not excused(path, node.lineno):
@@ -156,7 +170,7 @@ def names_of_several_classes(paths: list[Path]) -> list[str]:
     """Names that more than one class has: whoever looks for one finds the other."""
     homes: dict[str, list[str]] = {}
     for path in paths:
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef) and not excused(path, node.lineno):
                 homes.setdefault(node.name, []).append(f"{path}:{node.lineno}")
     return [f"{name}: {', '.join(places)}" for name, places in homes.items() if len(places) > 1]
@@ -165,7 +179,7 @@ def names_of_several_classes(paths: list[Path]) -> list[str]:
 def environment_reads(path: Path) -> list[str]:
     return [
         f"{path}:{node.lineno}: reads the environment"
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and not excused(path, node.lineno)
     ]
 
