@@ -21,7 +21,7 @@ from flightserve.core.cache import LRUCache
 from flightserve.core.lifecycle.reconciling import NS_PER_S
 from flightserve.core.lifecycle.updating import advance, dismiss
 from flightserve.declare import autoscale
-from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, kind_of
+from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, NotFound, Unavailable, kind_of
 from flightserve.types import REPLICAS_MAX, Autoscale
 
 log = logging.getLogger("flightserve.control.changes")
@@ -227,7 +227,10 @@ def _bounded(planned: PlannedDeployment, bounds: Mapping[str, tuple[int, int]]) 
     """With other bounds, and the number of now as far as these let it be. What else it follows stays as it is."""
     options = planned.spec.options
     declared, (low, high) = options.autoscale or Autoscale(1, 1), bounds[planned.spec.name]
-    follows = autoscale(low, high, target_queue_ms=declared.target_queue_ms, down_after_s=declared.down_after_s)
+    try:
+        follows = autoscale(low, high, target_queue_ms=declared.target_queue_ms, down_after_s=declared.down_after_s)
+    except ConfigError as error:
+        raise InvalidArgument(f"{planned.spec.name}: {error.message}") from error
     return with_replicas(planned, min(max(low, options.replicas), high), follows)
 
 
@@ -269,7 +272,8 @@ def _check_counts(replicas: Mapping[str, int], deployments: Sequence[PlannedDepl
     for name, count in replicas.items():
         if (follows := known[name]) is not None:
             if not follows.low <= count <= follows.high:
-                other = f"Other bounds are set by a scale to LOW-HIGH, as in {name}={follows.low}-{max(count, 1)}"
+                wider = f"{name}={min(count, follows.low)}-{max(count, follows.high)}"
+                other = f"Other bounds are set by a scale to LOW-HIGH, as in {wider}"
                 raise InvalidArgument(
                     f"{count} replicas of {name}: their number follows the load, from {follows}. {other}"
                 )
