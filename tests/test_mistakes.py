@@ -22,12 +22,13 @@ import ray
 import flightserve as fs
 from flightserve.cli.main import main
 from flightserve.config import PROTOCOLS, FrontendOptions
-from flightserve.control import addresses, folder, local_ray, processes, shared_ray
+from flightserve.control import addresses, boot, folder, local_ray, processes, shared_ray
 from flightserve.core.lifecycle.reconciling import Shortfall
 from flightserve.errors import FlightserveError
 from flightserve.frontends.host import FrontendHost
 from flightserve.metrics import Metrics
 from flightserve.testing import LocalService
+from tests.control.standins import plan
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "troubleshooting.md"
 # Nothing starts: where a mistake were not found, there would be no Ray at this address.
@@ -256,6 +257,11 @@ MACHINE: list[tuple[str, Callable[[pytest.MonkeyPatch], None], Callable[[], obje
         "the app's sockets and Ray's files have no place in ...: ...; make room there, or set TMPDIR ...",
         lambda patch: patch.setattr(folder, "DISK_BYTES_MIN", 1 << 62),
         lambda: folder.Folder("an app"),
+    ),
+    (
+        "the app's plan (... bytes) cannot be written to ...: ...; make room there, or set TMPDIR ...",
+        lambda patch: patch.setattr(boot, "plan_file", lambda *_: "/no/such/folder/plan"),
+        lambda: boot._kept(plan()),
     ),
     (
         "the Ray at 127.0.0.1:6379 cannot be used: Version mismatch: ... Run this with the versions ...",
