@@ -143,6 +143,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """At the interpreter's end what is frozen would count as leaked: the engine says so of each of its names."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def memory_given_back() -> Iterator[None]:
     """What the large rows of one file took malloc and Arrow would keep for later: of all files together 2 GiB."""
