@@ -1,10 +1,10 @@
 """The call route: heads checked, JSON requests that arrive together grouped, answers made together.
 
 JSON requests of methods that run many requests at once (row-aligned, or delimited as named queries are) take the
-grouped path. All that arrive in one turn of the event loop for one
-method become one record batch and one `call_parts`: one region, one frame. What comes back together is decoded
-together: requests whose rows lie in one result region share its columns as Python lists. Neither way has a task or a
-future for a single request.
+grouped path. All that arrive for one method in one turn of the event loop, or in the few that follow where requests
+come in company, become one record batch and one `call_parts`: one region, one frame. What comes back together is
+decoded together: requests whose rows lie in one result region share its columns as Python lists. Neither way has a task
+or a future for a single request.
 
 Every other request (Arrow bodies, packed or large ones, other methods) has a task of its own: `streams.run`.
 """
@@ -105,7 +105,10 @@ class HttpCalls:
         self._routes: dict[bytes, CallRoute | InferRoute | None] = {}
         self._metrics = metrics
         self._loop = loop
-        self._arrived: TurnGroups[CallRoute, Exchange] = TurnGroups(self._submit, GROUP_REQUESTS_MAX, GROUPED_CELLS_MAX)
+        # Connections are read one by one, and answers that leave together bring requests over several turns.
+        self._arrived: TurnGroups[CallRoute, Exchange] = TurnGroups(
+            self._submit, GROUP_REQUESTS_MAX, GROUPED_CELLS_MAX, patient=True
+        )
         # By the region that they share.
         self._replied: TurnGroups[int, _Answer] = TurnGroups(self._answer_all, SHARED_ANSWERS_MAX)
 

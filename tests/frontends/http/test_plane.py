@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -15,8 +16,11 @@ import flightserve as fs
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http.bodies import JSON
 from flightserve.frontends.http.calls import HttpCalls, _common
+from flightserve.frontends.http.exchange import CallRoute
 from flightserve.frontends.http.exchange_states import ABANDONED, READ, ExchangeState
+from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.server import HttpFrontend
+from flightserve.loops import TURNS_MAX
 from flightserve.metrics import Metrics
 from flightserve.types import MethodSpec
 from tests.frontends.http.support import ARROW, Raw, ipc, post, table_of
@@ -24,6 +28,7 @@ from tests.plane import Plane, plane
 from tests.support import eventually
 
 CALL = "/v1/Echo/call"
+ROW = b'{"columns": {"a": [1]}}'
 
 
 @fs.deployment(name="Echo", max_batch_rows=1000)
@@ -138,6 +143,27 @@ def test_a_client_that_leaves_after_its_result_came_does_not_harm_its_neighbours
     running.run(answer_in_one_turn())
     eventually(lambda: asked[2].answered)
     assert [each.answered for each in asked] == [[{"rows": [{"a": 1}]}], [], [{"rows": [{"a": 3}]}]]
+
+
+def test_requests_that_come_in_company_travel_with_those_of_the_next_turns() -> None:
+    sent: list[int] = []
+    service: Any = SimpleNamespace(call_parts=lambda deployment, method, batch, parts, reply: sent.append(len(parts)))
+    route = CallRoute("Echo", "call")
+
+    async def come() -> None:
+        loop = asyncio.get_running_loop()
+        calls: Any = HttpCalls(service, EdgeLimits(), Metrics(), loop, OriginPolicy("127.0.0.1"))
+        for together in (2, 1, 1, 1):
+            for _ in range(together):
+                spec = SimpleNamespace(input_schema=None)
+                asked: Any = SimpleNamespace(route=route, spec=spec, content=lambda: ROW, state=READ, meta=None)
+                calls._join(asked)
+            await asyncio.sleep(0)
+        for _ in range(TURNS_MAX):
+            await asyncio.sleep(0)
+
+    asyncio.run(come())
+    assert sent == [2, 3]
 
 
 @pytest.mark.parametrize(
