@@ -12,7 +12,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo test lowest check lint types contracts stubs docs bench chaos proto format clean
+.PHONY: help venv run demo test lowest check lint types contracts stubs docs bench peers chaos proto format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -75,6 +75,14 @@ docs: $(STAMP)  ## Build the documentation into build/docs; a broken link is an 
 
 bench: $(STAMP)  ## Measure flightserve against bare servers; prints tables, writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
+
+peers: build/peers/.installed  ## Install the systems that `make bench` measures against where they are there
+
+# In an environment of their own: nothing but benchmarks needs them.
+build/peers/.installed: constraints.txt constraints-peers.txt
+	$(PYTHON) -m venv --clear build/peers
+	build/peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-peers.txt 'ray[serve]' mosec litserve scikit-learn joblib numpy orjson pyarrow
+	@touch $@
 
 chaos: $(STAMP)  ## Break a loaded system for 10 minutes and check that nothing is lost; options in ARGS="--minutes 2 --seed 7"
 	$(BIN)/python -m tests.chaos $(ARGS)

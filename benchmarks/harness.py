@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.figures import Figure, Sample
+from benchmarks.peers import PYTHON, Peer
 from benchmarks.processes import Load, Server
 
 Measure = Callable[[], Sample]
@@ -30,7 +32,8 @@ class Settings:
     """How much to measure: rounds (each side once), seconds of one side of a round, minutes of the memory run,
     fresh starts of the startup figure (0: the shared start is the sample), and TPC-H's scale. `brief` takes one round
     where rounds are long, and less of what has a size of its own. `subject` false leaves flightserve out, to look at
-    the baselines alone. `figures` leaves out figures that have none of these texts in their names."""
+    the baselines alone; `peers` false leaves other serving systems out. `figures` leaves out figures that have none of
+    these texts in their names."""
 
     rounds: int = 7
     seconds: float = 2.0
@@ -40,12 +43,15 @@ class Settings:
     scale: float = 1.0
     brief: bool = False
     subject: bool = True
+    peers: bool = True
     figures: tuple[str, ...] = ()
 
     @classmethod
     def small(cls, subject: bool = True) -> Settings:
         """The size the tests run: seconds in all, figures without meaning."""
-        return cls(1, 0.25, load_minutes=0.03, load_slice_s=0.3, starts=0, scale=0.01, brief=True, subject=subject)
+        return cls(
+            1, 0.25, load_minutes=0.03, load_slice_s=0.3, starts=0, scale=0.01, brief=True, subject=subject, peers=False
+        )
 
     @property
     def long_rounds(self) -> range:
@@ -86,16 +92,27 @@ class Bench:
         """Stop the shared flightserve, if it runs; the next use starts another."""
         self.end_server(*FLIGHTSERVE)
 
+    def end_peer(self, module: str, *arguments: str) -> None:
+        """Stop a peer's server, if it runs."""
+        self.end_server("-m", f"benchmarks.peers.{module}", *arguments)
+
     def end_server(self, *argv: str) -> None:
         """Stop the server that was started by these arguments, if it runs; the next use starts another."""
         server = self._servers.pop(argv, None)
         if server is not None:
             server.stop()
 
-    def load(self, module: str) -> Load:
-        """The load generator `benchmarks.<module>`, started at the first call."""
+    def peer(self, module: str, *arguments: str) -> Server:
+        """A peer's server, `benchmarks.peers.<module>`, started at the first call, in the peers' environment."""
+        argv = ("-m", f"benchmarks.peers.{module}", *arguments)
+        if argv not in self._servers:
+            self._servers[argv] = self._stack.enter_context(Server(argv, str(PYTHON)))
+        return self._servers[argv]
+
+    def load(self, module: str, python: str = sys.executable) -> Load:
+        """The load generator `benchmarks.<module>`, started at the first call, by that Python."""
         if module not in self._loads:
-            self._loads[module] = self._stack.enter_context(Load(f"benchmarks.{module}"))
+            self._loads[module] = self._stack.enter_context(Load(f"benchmarks.{module}", python))
         return self._loads[module]
 
     def end_load(self, module: str) -> None:
@@ -112,6 +129,12 @@ class Bench:
         """True for a figure that was asked for; all are where none is named."""
         texts = self.settings.figures
         return not texts or any(text.lower() in name.lower() for text in texts)
+
+    def beside(self, peer: Peer, figure: Callable[..., Figure], subject: Measure, baseline: Measure) -> Figure:
+        """As `alternate`, against a peer. Where it is not installed the figure says so, and has no samples."""
+        if peer.is_installed:
+            return self.alternate(figure, subject, baseline)
+        return figure(subject=(), baseline=(), notes=(peer.left_out,))
 
     def alternate(self, figure: Callable[..., Figure], subject: Measure, baseline: Measure) -> Figure:
         """Measure both sides in turn, subject first, `rounds` times, and make the figure of the samples; of no samples

@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks.figures import Bar, Figure, Sample
 from benchmarks.harness import Bench
 from benchmarks.payloads import MB
-from benchmarks.processes import Load
-from benchmarks.tiers import apps, descendants
+from benchmarks.processes import Load, descendants
+from benchmarks.tiers import apps
 
 GROWTH_MAX = 1.05
 SAMPLES_MIN = 6

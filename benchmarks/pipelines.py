@@ -13,14 +13,17 @@ from functools import partial
 from benchmarks.figures import Bar, Figure, Sample
 from benchmarks.harness import Bench
 from benchmarks.payloads import MB
+from benchmarks.peers import PYTHON, RAY_SERVE
 
 LOAD = "load.data_plane"
 STAGES = 4
 IN_FLIGHT = 8
+RAY_STAGES = "peers.ray_stages"
 
 
 def run(bench: Bench) -> Sequence[Figure]:
-    """Latency that a stage adds against a Ray actor call; throughput of four stages against one."""
+    """Latency that a stage adds against a Ray actor call; throughput of four stages against one, and against Ray
+    Serve's."""
     seconds = bench.settings.seconds
     name = start_stages(bench)
 
@@ -38,18 +41,26 @@ def run(bench: Bench) -> Sequence[Figure]:
             "flow", "gb_per_s", name=name, size_bytes=MB, seconds=seconds, stages=stages, in_flight=IN_FLIGHT
         )
 
+    def handles() -> Sample:
+        load = bench.load(RAY_STAGES, str(PYTHON))
+        return load.sample("flow", "gb_per_s", size_bytes=MB, seconds=seconds, in_flight=IN_FLIGHT)
+
     stage = partial(
         Figure, "pipeline, 16 rows, p50 that a stage adds (Ray actor call)", "us", bar=Bar("at_least", 6),
         compare="speedup",
     )  # fmt: skip
     four = partial(Figure, "pipeline of 4 stages, 1 MB (1 stage)", "GB/s", bar=Bar("at_least", 0.6))
+    peer = partial(Figure, "pipeline of 4 stages, 1 MB (Ray Serve, handles)", "GB/s", bar=Bar("at_least", 8))
     try:
         figures = [bench.alternate(stage, added, actor)]
         bench.end_load("bare.ray_actor")
         figures.append(bench.alternate(four, partial(flow, STAGES), partial(flow, 1)))
+        if bench.settings.peers:
+            figures.append(bench.beside(RAY_SERVE, peer, partial(flow, STAGES), handles))
         return figures
     finally:
         bench.end_load("bare.ray_actor")
+        bench.end_load(RAY_STAGES)
 
 
 def start_stages(bench: Bench) -> str:

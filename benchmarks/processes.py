@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import select
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +27,32 @@ from benchmarks import figures
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 STDERR_QUOTE_BYTES = 4000
+PORTS = (10_000, 30_000)
+
+
+def free_port() -> int:
+    """A port of loopback that was free a moment ago, of those that the kernel gives to nobody by itself: servers may
+    take seconds until they take it."""
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that came from it, parents first."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
 
 
 class ProcessFailed(RuntimeError):
@@ -32,12 +62,12 @@ class ProcessFailed(RuntimeError):
 class Child:
     """A Python module of its own process, with line-wise stdout and a bounded way to end."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], python: str = sys.executable) -> None:
         self.argv = list(argv)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self._pending = b""
         self.process = subprocess.Popen(
-            [sys.executable, *argv],
+            [python, *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -66,14 +96,19 @@ class Child:
         return os.pread(self._stderr.fileno(), STDERR_QUOTE_BYTES, start).decode(errors="replace")
 
     def stop(self) -> int:
-        """End the process; returns its exit code. Idempotent."""
+        """End the process, and those that it leaves behind; returns its exit code. Idempotent."""
+        others: list[int] = []
         if self.process.poll() is None:
+            others = descendants(self.process.pid)[1:]
             self.process.terminate()
         try:
             self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        for each in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
         for pipe in (self.process.stdin, self.process.stdout, self._stderr):
             if pipe is not None:
                 pipe.close()
@@ -89,11 +124,9 @@ class Child:
 class Server(Child):
     """A server process. `addresses` is the object of its `ready` line, `started_s` the time until that line."""
 
-    def __init__(
-        self, argv: Sequence[str], env: dict[str, str] | None = None, timeout_s: float = START_TIMEOUT_S
-    ) -> None:
+    def __init__(self, argv: Sequence[str], python: str = sys.executable, timeout_s: float = START_TIMEOUT_S) -> None:
         begun = time.monotonic()
-        super().__init__(argv)
+        super().__init__(argv, python)
         try:
             self.addresses: dict[str, str] = self._await_ready(begun + timeout_s)
         except BaseException:
@@ -112,8 +145,8 @@ class Server(Child):
 class Load(Child):
     """A load generator process: `run` sends one order and returns its answer."""
 
-    def __init__(self, module: str) -> None:
-        super().__init__(["-m", module])
+    def __init__(self, module: str, python: str = sys.executable) -> None:
+        super().__init__(["-m", module], python)
 
     def order(self, order: str, **arguments: Any) -> None:
         """Send one order; `answer` takes its answer."""

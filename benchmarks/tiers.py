@@ -10,25 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import ProcessFailed
+from benchmarks.processes import ProcessFailed, descendants
 
 STATUS_TIMEOUT_S = 30.0
 POLL_S = 0.2
-
-
-def descendants(pid: int) -> list[int]:
-    """A process and all that came from it, parents first."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    found = [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found
 
 
 def apps() -> list[dict[str, Any]]:

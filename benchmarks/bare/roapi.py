@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,13 +12,7 @@ from pathlib import Path
 import adbc_driver_flightsql.dbapi as adbc
 import adbc_driver_manager
 
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from benchmarks.processes import free_port
 
 
 def answers(address: str) -> bool:

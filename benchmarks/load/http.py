@@ -11,18 +11,20 @@ import functools
 import json
 import socket
 import time
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import uvloop
 
-from benchmarks import payloads
+from benchmarks import estimator, payloads
 from benchmarks.load.orders import WrongAnswer, latencies, obey
 
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
 OVERTIME_S = 30.0
 WARM_CALLS = 3
+
+Rows: TypeAlias = Mapping[str, Sequence[float]]
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -90,10 +92,11 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
 
-class Numbers(Connection):
-    """The same numbers again and again. The first answer is decoded and compared, the later ones are its bytes."""
+class Columns(Connection):
+    """The same request again and again. The first answer is decoded and its columns are compared, the later ones are
+    its bytes."""
 
-    def __init__(self, run: Run, request: bytes, expected: list[float]) -> None:
+    def __init__(self, run: Run, request: bytes, expected: Rows) -> None:
         super().__init__(run)
         self._request, self._expected = request, expected
         self._body = b""
@@ -103,17 +106,17 @@ class Numbers(Connection):
         return self._request
 
     def check(self, body: bytes) -> None:
-        """The numbers that were sent."""
+        """The columns that were expected."""
         if self._body:
             if body != self._body:
                 raise WrongAnswer(f"expected {self._body[:200]!r}, got {body[:200]!r}")
             return
         try:
-            values = json.loads(body)["columns"]["x"]
+            columns = json.loads(body)["columns"]
         except (ValueError, LookupError, TypeError):
-            values = body[:200]
-        if values != self._expected:
-            raise WrongAnswer(f"sent {self._expected}, got {values!r}")
+            columns = body[:200]
+        if columns != self._expected:
+            raise WrongAnswer(f"expected {self._expected}, got {columns!r}")
         self._body = body
 
 
@@ -196,10 +199,10 @@ def address_of(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or 80
 
 
-def json_request(url: str, values: list[float], headers: str = "") -> bytes:
-    """The bytes of a POST of one column `x`. `headers` are more of them, each with its line end."""
+def json_request(url: str, columns: Rows, headers: str = "") -> bytes:
+    """The bytes of a POST of these columns. `headers` are more of them, each with its line end."""
     parts = urlsplit(url)
-    body = json.dumps({"columns": {"x": values}}).encode()
+    body = json.dumps({"columns": columns}).encode()
     head = (
         f"POST {parts.path or '/'} HTTP/1.1\r\nhost: {parts.netloc}\r\naccept: application/json\r\n"
         f"content-type: application/json\r\n{headers}content-length: {len(body)}\r\n\r\n"
@@ -237,8 +240,23 @@ def json_load(url: str, connections: int, seconds: float, values: int = 10) -> d
     """Order `json`: requests of `values` numbers; answers as `closed_loop`."""
 
     def make(run: Run, seed: int) -> Connection:
-        expected = payloads.numbers(seed, values)
-        return Numbers(run, json_request(url, expected), expected)
+        columns = {"x": payloads.numbers(seed, values)}
+        return Columns(run, json_request(url, columns), columns)
+
+    return uvloop.run(closed_loop(url, connections, seconds, make))
+
+
+def estimate_load(url: str, model: str, connections: int, seconds: float) -> dict[str, Any]:
+    """Order `estimate`: one-row requests for the model in that file, which is asked here for what has to come back;
+    answers as `closed_loop`."""
+    import joblib
+
+    loaded = joblib.load(model)
+
+    def make(run: Run, seed: int) -> Connection:
+        columns = estimator.columns(seed)
+        (expected,) = estimator.predict(loaded, [columns])
+        return Columns(run, json_request(url, columns), estimator.answer(expected)["columns"])
 
     return uvloop.run(closed_loop(url, connections, seconds, make))
 
@@ -326,4 +344,4 @@ def arrow_load(url: str, size_bytes: int, seconds: float, calls_min: int = 3) ->
 
 
 if __name__ == "__main__":
-    obey({"json": json_load, "arrow": arrow_load})
+    obey({"json": json_load, "estimate": estimate_load, "arrow": arrow_load})

@@ -207,7 +207,7 @@ class Run:
 
 @functools.lru_cache(4096)
 def _request(url: str, headers: str) -> bytes:
-    return json_request(url, [VALUE], headers)
+    return json_request(url, {"x": [VALUE]}, headers)
 
 
 def arrivals(scenario: Scenario, per_s: float, seconds: float, timeout_ms: float, seed: int) -> Iterator[Planned]:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import suite
+from benchmarks import report, suite
 from benchmarks.__main__ import main
 from benchmarks.figures import Figure, Sample
 from benchmarks.harness import Bench, Benchmark, Settings, alternate
 from benchmarks.memory import tree_pss_mb
+from benchmarks.peers import Peer
 from benchmarks.processes import Child, Load, ProcessFailed, Server
+from tests.support import eventually
 
 
 def test_sides_alternate_in_every_round() -> None:
@@ -75,6 +77,37 @@ def test_stop_ends_a_process_that_is_still_running() -> None:
     assert child.read_line(10) == "up"
     assert child.stop() != 0
     assert child.stop() == child.process.returncode
+
+
+def test_stop_ends_the_processes_that_the_child_leaves_behind() -> None:
+    script = (
+        "import signal, subprocess, sys; quiet = subprocess.DEVNULL; "
+        "other = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], stdout=quiet); "
+        "print(other.pid, flush=True); signal.pause()"
+    )
+    child = Child(["-c", script])
+    other = int(child.read_line(10))
+    child.stop()
+    eventually(lambda: not Path(f"/proc/{other}").exists() or "\nState:\tZ" in _status(other))
+
+
+def _status(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+
+
+def test_a_peer_that_is_not_installed_is_named_with_the_command_that_installs_it() -> None:
+    def measure() -> Sample:
+        raise AssertionError("it is not there")
+
+    peer = Peer("Nobody", "nobody", "no_such_package")
+    with Bench(Settings()) as bench:
+        figure = bench.beside(peer, partial(Figure, "ours (Nobody)", "req/s"), measure, measure)
+    assert figure.notes == ("Nobody is not installed and left out: make peers",)
+    assert figure.verdict() == "-"
+    assert "make peers" in report.table([figure])
 
 
 def test_the_command_measures_the_rest_when_one_benchmark_fails(

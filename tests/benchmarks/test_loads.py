@@ -78,7 +78,7 @@ def test_json_answers_are_counted_however_they_arrive(pieces: int, name: str) ->
 def test_a_wrong_first_answer_fails_the_run() -> None:
     with (
         server(lambda body: whole(b'{"columns": {"x": [4.0]}}')) as url,
-        pytest.raises(WrongAnswer, match=r"got \[4.0\]"),
+        pytest.raises(WrongAnswer, match=r"got \{'x': \[4.0\]\}"),
     ):
         http.json_load(url, connections=1, seconds=0.05)
 
