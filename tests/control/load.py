@@ -38,8 +38,10 @@ class Load:
         self.answered = 0
         # None are sent while it is set.
         self.pause = threading.Event()
-        # Versions in the order of the replies, each once for a stretch.
+        # Versions in the order of the replies, each once for a stretch. What was sent before the first reply of a
+        # stretch may have begun to run before it, and does not count.
         self.versions: list[int] = []
+        self._sent = self._sent_before = 0
         self._booked: list[int] = []
 
     def __enter__(self) -> Load:
@@ -67,11 +69,11 @@ class Load:
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.connect(self._address)
-        sent, waited_ms = 0, 0
+        waited_ms = 0
         while self.open or not self._stop.is_set():
             while len(self.open) < WINDOW and not (self._stop.is_set() or self.pause.is_set()):
-                self._send(socket, sent)
-                sent += 1
+                self._send(socket, self._sent)
+                self._sent += 1
             if socket.poll(POLL_MS) or not self.open:
                 waited_ms = 0
                 if not self.open:
@@ -105,5 +107,6 @@ class Load:
         self.answered += 1
         if method == "book":
             self._booked.append(number)
-        if self.versions[-1:] != [row["version"]]:
+        if self.versions[-1:] != [row["version"]] and number >= self._sent_before:
             self.versions.append(row["version"])
+            self._sent_before = self._sent
