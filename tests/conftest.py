@@ -49,11 +49,15 @@ OF_FLIGHTS = (
     "tests/examples/test_flights_served.py",
     "tests/examples/test_idle_connections.py",
 )
+# A folder whose files all ask for one system.
+SERVED = "tests/served/"
 
 
 def scope_of(nodeid: str) -> str:
     """Tests with the same answer run in one process."""
     file = nodeid.partition("::")[0]
+    if file.startswith(SERVED):
+        return SERVED
     return "flights_addresses" if file in OF_FLIGHTS else file
 
 
