@@ -45,7 +45,9 @@ class H2:
         self.socket = socket.create_connection(("127.0.0.1", port), 20)
         self.socket.settimeout(None)
         self._changed = threading.Condition()
+        # Of the connection, and of stream 1; and what the server said last that streams begin with.
         self._windows = [65_535, 65_535]
+        self._initial = 65_535
         self.closed = threading.Event()
         # RPCs that the server has ended.
         self.ended = 0
@@ -67,11 +69,18 @@ class H2:
         return begun and all(self._data(PIECE) for _ in range(sent // len(PIECE)))
 
     def _data(self, piece: bytes) -> bool:
-        with self._changed:
-            while min(self._windows) < len(piece) and not self.closed.is_set():
-                self._changed.wait(1)
-            self._windows = [window - len(piece) for window in self._windows]
-        return not self.closed.is_set() and self.send(frame(DATA, 0, 1, piece))
+        at = 0
+        while at < len(piece) and not self.closed.is_set():
+            with self._changed:
+                # Of any room: a server that has left a little does not widen it.
+                while (room := min(self._windows)) <= 0 and not self.closed.is_set():
+                    self._changed.wait(1)
+                part = piece[at : at + max(0, room)]
+                self._windows = [window - len(part) for window in self._windows]
+            if not self.send(frame(DATA, 0, 1, part)):
+                return False
+            at += len(part)
+        return not self.closed.is_set()
 
     def _read(self) -> None:
         held = b""
@@ -96,7 +105,9 @@ class H2:
             self.send(frame(SETTINGS, ACK, 0))
             for at in range(0, len(payload), 6):
                 if payload[at : at + 2] == b"\0\4":
-                    self._widen(1, int.from_bytes(payload[at + 2 : at + 6]) - 65_535)
+                    initial = int.from_bytes(payload[at + 2 : at + 6])
+                    self._widen(1, initial - self._initial)
+                    self._initial = initial
         elif kind == HEADERS and flags & END_STREAM:
             self.ended += 1
         elif kind == WINDOW_UPDATE:
