@@ -136,12 +136,14 @@ def test_streams_are_no_further_than_their_readers(
     service: LocalService, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    waits = LocalRequest.wait_for_reader
-    monkeypatch.setattr(LocalRequest, "wait_for_reader", lambda request: (made.append(1), waits(request)))
+    asks = LocalRequest.has_reader
+    monkeypatch.setattr(LocalRequest, "has_reader", lambda request: (made.append(1), asks(request))[1])
     rows = pa.record_batch({"a": range(100)})
     with contextlib.closing(service.open_lane()) as lane:
         lane.submit(1, "Sums", method, rows, left(30))
         eventually(lambda: len(made) == STREAM_WINDOW + 1)
+        # Others have their turn meanwhile.
+        assert results(service, "echo", BATCH) == [BATCH]
         values: list[Any] = []
         while (reply := lane.receive(30)) is not None and not reply.last:
             assert reply.result is not None

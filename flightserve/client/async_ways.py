@@ -203,24 +203,14 @@ class AsyncFlightWay:
     async def call(
         self, deployment: DeploymentSpec, method: MethodSpec, batch: pa.RecordBatch, meta: RequestMeta
     ) -> pa.RecordBatch:
-        opened: list[Pipe] = []
+        opened = _Opened()
         try:
-            return await self._run(self._call, opened, deployment, method, batch, meta)
+            return await self._run(self._way.call, deployment, method, batch, meta, opened.take)
         except asyncio.CancelledError:
-            for pipe in opened:
+            for pipe in opened.give_up():
                 # By no thread of ours: those may all be in calls.
                 await asyncio.to_thread(pipe.close)
             raise
-
-    def _call(
-        self,
-        opened: list[Pipe],
-        deployment: DeploymentSpec,
-        method: MethodSpec,
-        batch: pa.RecordBatch,
-        meta: RequestMeta,
-    ) -> pa.RecordBatch:
-        return self._way.call(deployment, method, batch, meta, opened.append)
 
     async def open(
         self, deployment: DeploymentSpec, method: MethodSpec, batch: pa.RecordBatch, meta: RequestMeta
@@ -231,6 +221,26 @@ class AsyncFlightWay:
     async def close(self) -> None:
         await asyncio.to_thread(self._way.close)
         self._threads.shutdown(wait=False)
+
+
+class _Opened:
+    """The pipe of one call, which one thread opens, perhaps when another has given the call up."""
+
+    def __init__(self) -> None:
+        self._pipes: list[Pipe] = []
+        self._given_up = False
+
+    def take(self, pipe: Pipe) -> None:
+        """Closes it where nobody waits any more. Noted before that is looked at, as `give_up` does it the other way
+        round: one of the two sees the other."""
+        self._pipes.append(pipe)
+        if self._given_up:
+            pipe.close()
+
+    def give_up(self) -> list[Pipe]:
+        """What is to be closed."""
+        self._given_up = True
+        return list(self._pipes)
 
 
 class AsyncFlightPipe:

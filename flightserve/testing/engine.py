@@ -16,6 +16,7 @@ import msgspec
 import pyarrow as pa
 
 from flightserve.contracts.context import Context, context, entered
+from flightserve.core.routing.credits import STREAMS_MAX
 from flightserve.declare import Bound
 from flightserve.errors import FlightserveError, ResourceExhausted
 from flightserve.fabric.memory.batches import stream_of
@@ -82,6 +83,10 @@ class LocalRequest:
         self._emit = emit
         self._lock = threading.Lock()
 
+    def has_reader(self) -> bool:
+        """Whether a part may be given now."""
+        return self._window is None or self._window.acquire(blocking=False)
+
     def wait_for_reader(self) -> None:
         """Until there is room for a part, or nobody wants any more."""
         window = self._window
@@ -125,9 +130,13 @@ class LocalDeployment:
             self._hooks.end()
             raise
         self._queue: queue.SimpleQueue[list[LocalRequest] | None] = queue.SimpleQueue()
+        lanes = spec.options.concurrency or 1
+        # Whose turn it is runs user code. A stream gives its turn to others while it waits for its reader.
+        self._turns = threading.Semaphore(lanes)
+        self._streams: set[threading.Thread] = set()
         self._threads = [
             threading.Thread(target=self._serve, name=f"local-{spec.name}-{number}", daemon=True)
-            for number in range(spec.options.concurrency or 1)
+            for number in range(lanes)
         ]
         for thread in self._threads:
             thread.start()
@@ -150,7 +159,7 @@ class LocalDeployment:
         for _ in self._threads:
             self._queue.put(None)
         until = time.monotonic() + FREE_S
-        for thread in self._threads:
+        for thread in [*self._threads, *self._streams]:
             thread.join(max(0.0, until - time.monotonic()))
         self._hooks.end()
 
@@ -165,8 +174,27 @@ class LocalDeployment:
         while (requests := self._queue.get()) is not None:
             self.queued -= len(requests)
             waiting = [request for request in requests if not request.done]
-            if waiting:
-                self._run(waiting)
+            if waiting and waiting[0].method.spec.streaming and len(self._streams) < STREAMS_MAX:
+                self._begin(waiting)
+            elif waiting:
+                self._take_turn(waiting)
+
+    def _begin(self, requests: list[LocalRequest]) -> None:
+        """On a thread of its own, which may have to wait."""
+
+        def run() -> None:
+            try:
+                self._take_turn(requests)
+            finally:
+                self._streams.discard(thread)
+
+        thread = threading.Thread(target=run, name=f"local-{self.spec.name}-stream", daemon=True)
+        self._streams.add(thread)
+        thread.start()
+
+    def _take_turn(self, requests: list[LocalRequest]) -> None:
+        with self._turns:
+            self._run(requests)
 
     def _run(self, requests: list[LocalRequest]) -> None:
         method = requests[0].method
@@ -204,7 +232,12 @@ class LocalDeployment:
     def _stream(self, method: BoundMethod, request: LocalRequest) -> None:
         self.counts["micro_batches"] += 1
         for batch in self._iterate(method, [request.batch]):
-            request.wait_for_reader()
+            if not request.has_reader():
+                self._turns.release()
+                try:
+                    request.wait_for_reader()
+                finally:
+                    self._turns.acquire()
             request.emit(LocalResult(batch), None, context().last)
             if request.done:
                 return

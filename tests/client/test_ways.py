@@ -118,6 +118,34 @@ def test_as_many_calls_as_there_are_threads_can_be_ended(by: str) -> None:
     asyncio.run(asyncio.wait_for(run(), 5))
 
 
+class Late(Found):
+    """A way that opens its call when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.may_open = threading.Event(), threading.Event()
+        self.pipe = Pipe()
+
+    def call(self, *given: Any) -> None:
+        self.begun.set()
+        self.may_open.wait(10)
+        given[-1](self.pipe)
+
+
+def test_a_call_that_is_cancelled_while_it_is_opened_is_given_up_then() -> None:
+    late: Any = Late()
+
+    async def run() -> None:
+        call = asyncio.ensure_future(AsyncFlightWay(late).call(*[None] * 4))  # type: ignore[arg-type]
+        assert await asyncio.to_thread(late.begun.wait, 10)
+        call.cancel()
+        await asyncio.wait([call])
+        late.may_open.set()
+        assert await asyncio.to_thread(late.pipe.closed.wait, 10)
+
+    asyncio.run(run())
+
+
 class Held(Pipe):
     """The pipe of a stream, which has two parts."""
 
