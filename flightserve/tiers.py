@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from flightserve.config import PROTOCOLS, FrontendOptions
+from flightserve.core.lifecycle.reconciling import CARRIER
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -115,7 +116,6 @@ class FrontendHosted:
 
     def __init__(self, assignment: Assignment) -> None:
         from flightserve.caller.client import RouterClient
-        from flightserve.control.names import supervisor_socket
         from flightserve.control.refreshing import ask_refresh
         from flightserve.fabric.transport import descriptors
         from flightserve.frontends.host import FrontendHost, leave_pandas_out
@@ -130,13 +130,12 @@ class FrontendHosted:
         descriptors.use_all()
         self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
         self._metrics = Metrics()
-        supervisor = supervisor_socket(assignment.folder, assignment.app_id)
         self._host = FrontendHost(
             self._client,
             frontend_options(assignment),
             self._metrics,
             on_loop=start,
-            refresh=functools.partial(ask_refresh, supervisor),
+            refresh=functools.partial(ask_refresh, assignment.supervisor),
         )
         self.addresses: Mapping[str, str] = self._host.start()
 
@@ -205,11 +204,53 @@ class StandbyHosted:
         """There is nothing to stop."""
 
 
+class CarrierHosted:
+    """The carrier of a node in its child."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        from flightserve.carrier.service import CarrierService
+        from flightserve.control.folder import Folder
+        from flightserve.control.names import carrier_socket
+        from flightserve.control.relaying import reach_supervisor
+        from flightserve.fabric.transport import descriptors
+
+        descriptors.use_all()
+        self._folder = None if assignment.at_home else Folder(assignment.app_id, assignment.folder)
+        self._service = CarrierService(
+            assignment.node,
+            carrier_socket(assignment.folder, assignment.app_id),
+            assignment.host,
+            assignment.secret,
+            functools.partial(reach_supervisor, assignment.supervisor) if assignment.at_home else None,
+            assignment.entrance,
+        )
+        self._service.start()
+        # Processes of its node know the socket by its name.
+        self.endpoint = ""
+        self.addresses: Mapping[str, str] = {CARRIER: self._service.address}
+        self.apply_table = self._service.apply_table
+        self.statistics = self._service.statistics
+        self.stop = self._service.stop
+
+    def unfit(self) -> tuple[str, int]:
+        """Never: where it cannot go on it ends."""
+        return "", 0
+
+    def ready(self) -> bool:
+        """A carrier that listens can do its part."""
+        return True
+
+    def drain(self, timeout_s: float) -> bool:
+        """It is the last to leave: what it carries has ended."""
+        return True
+
+
 FACTORIES: Final[dict[str, Factory]] = {
     "router": RouterHosted,
     "replica": ReplicaHosted,
     "frontend": FrontendHosted,
     "standby": StandbyHosted,
+    CARRIER: CarrierHosted,
 }
 
 

@@ -133,7 +133,9 @@ class Staging:
             taken = self._fitted(batch, spec, where)
             if taken is batch and self._is_plain(batch, memory):
                 known = self.schemas.at_head(memory)
-                staged = frames.Region(region.owner, region.segment, region.offset, nbytes, known.schema_id)
+                staged = frames.Region(
+                    region.owner, region.segment, region.offset, nbytes, known.schema_id, region.generation
+                )
                 return staged, batch.num_rows
             rewritten = write_batch(taken, self.schemas, self.allocate)
         except BaseException:

@@ -35,15 +35,17 @@ from flightserve.control.messages import (
     Report,
     StartFailure,
 )
-from flightserve.control.names import supervisor_socket
+from flightserve.control.names import carrier_socket
 from flightserve.control.pickling import loads
+from flightserve.control.placing import placed
 from flightserve.control.plan import Assignment, ControlLimits, Factory, Hosted
 from flightserve.control.printed import let_prints_end, take_prints
 from flightserve.control.sources import install, place_of
 from flightserve.control.titles import take_title, title_of
+from flightserve.core.lifecycle.reconciling import CARRIER
 from flightserve.errors import DeadlineExceeded
 from flightserve.replica.faults import describe_locally, traceback_of
-from flightserve.wire.table import RoutingTable
+from flightserve.wire.table import RoutingTable, seen_from
 
 log = logging.getLogger("flightserve.control.child")
 
@@ -97,7 +99,7 @@ class ChildProcess:
         self._configuring = threading.Lock()
         self._leaving = threading.Event()
         self._link = SupervisorLink(
-            supervisor_socket(assignment.folder, assignment.app_id),
+            self._assignment.supervisor,
             self._announce,
             self._report,
             self._take_table,
@@ -117,8 +119,12 @@ class ChildProcess:
         """Lets Ray say whether the constructor ran."""
         return True
 
+    def stay(self) -> None:
+        """Never returns: where it fails, Ray says that the process is gone."""
+        threading.Event().wait()
+
     def _take(self, assignment: Assignment) -> None:
-        self._assignment = assignment
+        self._assignment = assignment = placed(assignment)
         take_title(title_of(assignment.slot))
         configure_child(assignment.slot.name, assignment.slot.deployment, assignment.log_level)
         take_prints(assignment.slot.name, assignment.slot.deployment)
@@ -147,7 +153,7 @@ class ChildProcess:
         # At once: a frontend listens already, and until it has a table it serves nobody.
         with self._table_lock:
             self._hosted = hosted
-            hosted.apply_table(self._table)
+            hosted.apply_table(self._seen(self._table))
             early, self._early = self._early, {}
             self._configs += [message for message in early.values() if isinstance(message, Reconfigure)]
         for message in early.values():
@@ -199,7 +205,14 @@ class ChildProcess:
                 return
             self._table = table
             if self._hosted is not None:
-                self._hosted.apply_table(table)
+                self._hosted.apply_table(self._seen(table))
+
+    def _seen(self, table: RoutingTable) -> RoutingTable:
+        """The table, as this process can connect by it."""
+        here = self._assignment
+        if not here.spans or here.slot.tier == CARRIER:
+            return table
+        return seen_from(table, here.node, carrier_socket(here.folder, here.app_id))
 
     def _make_room(self, reason: str) -> None:
         hosted = self._hosted

@@ -1,15 +1,15 @@
 """The few things asked of Ray once it runs: start a child, end one, say what resources there are.
 
-All actors of an app are placed on the supervisor's node: the data plane is shared memory (other nodes come
-with remote regions). Children are detached and never restarted by Ray: only the supervisor knows whether a
-slot is still wanted, and a process that comes back under an old name would be taken for the old one.
+Actors of an app are placed on the supervisor's node; replicas of one that spans nodes where there is room for them, and
+carriers on the node that each is for. Children are detached and never restarted by Ray: only the supervisor knows
+whether a slot is still wanted, and a process that comes back under an old name would be taken for the old one.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ray
@@ -36,6 +36,7 @@ class RayCluster:
         self.raylet_pid = os.getppid()
         self._folder = worker._global_node.get_session_dir_path()
         self._pings: dict[str, concurrent.futures.Future[Any]] = {}
+        self._stays: dict[str, concurrent.futures.Future[Any]] = {}
         self._classes: dict[str, type] = {}
 
     def start(
@@ -53,7 +54,7 @@ class RayCluster:
             "num_cpus": demand.get("CPU", 0.0),
             "num_gpus": demand.get("GPU", 0.0),
             "resources": custom,
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(self._node, soft=False),
+            "scheduling_strategy": self._strategy(assignment),
             **_CONCURRENCY,
         }
         remote = ray.remote(self._called(title_of(assignment.slot))).options(**options)
@@ -61,6 +62,12 @@ class RayCluster:
         ping = handle.ping.remote().future()
         self._pings[actor] = ping
         ping.add_done_callback(lambda done: self._pinged(actor, done, on_failure))
+
+    def _strategy(self, assignment: Assignment) -> NodeAffinitySchedulingStrategy | str:
+        """At home while there is room; elsewhere only what can do without shared memory with the others."""
+        if assignment.pinned or not assignment.spans or assignment.spec is None:
+            return NodeAffinitySchedulingStrategy(assignment.pinned or self._node, soft=False)
+        return NodeAffinitySchedulingStrategy(self._node, soft=True, _spill_on_unavailable=True)
 
     def _called(self, title: str) -> type:
         """A class of that name: Ray's lists show it. One for each place, because Ray keeps what it was given."""
@@ -70,8 +77,27 @@ class RayCluster:
         self._pings.pop(actor, None)
         error = done.exception()
         if error is not None:
-            # Ray says much, over many lines.
-            on_failure(" ".join(f"{type(error).__name__}: {error}".split())[:FAILURE_CHARS_MAX])
+            on_failure(_said(error))
+
+    def watch(self, actor: str, on_exit: Callable[[str], None]) -> None:
+        """`on_exit(message)` is called, from another thread, when Ray says that the child is gone."""
+        try:
+            handle = ray.get_actor(actor, namespace=namespace(self._plan.app_id))
+        except ValueError:
+            on_exit("Ray knows no such actor")
+            return
+        stay = handle.stay.remote().future()
+        self._stays[actor] = stay
+        stay.add_done_callback(lambda done: self._stayed(actor, done, on_exit))
+
+    def _stayed(self, actor: str, done: concurrent.futures.Future[Any], on_exit: Callable[[str], None]) -> None:
+        self._stays.pop(actor, None)
+        on_exit(_said(done.exception()))
+
+    def nodes(self) -> list[str]:
+        """Those that are alive, ours first."""
+        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        return [self._node, *[node for node in alive if node != self._node]]
 
     def end(self, actor: str) -> None:
         """Have Ray kill the child and forget it; nothing happens when Ray knows no such actor."""
@@ -91,14 +117,27 @@ class RayCluster:
         return found.f_bavail * found.f_frsize
 
     def total(self) -> dict[str, float]:
-        """Resources of our node, free or not."""
-        for node in ray.nodes():
-            if node["NodeID"] == self._node:
-                return dict(node["Resources"])
-        return {}
+        """Resources of our node, free or not, or of all nodes that the app spans."""
+        return _sum(dict(node["Resources"]) for node in ray.nodes() if node["Alive"] and self._ours(node["NodeID"]))
 
     def free(self) -> dict[str, float]:
-        """Resources of our node that nobody holds."""
+        """The same, as far as nobody holds them."""
         from ray._private.state import available_resources_per_node
 
-        return dict(available_resources_per_node().get(self._node, {}))
+        return _sum(dict(free) for node, free in available_resources_per_node().items() if self._ours(node))
+
+    def _ours(self, node: str) -> bool:
+        return self._plan.spans or node == self._node
+
+
+def _sum(each: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    summed: dict[str, float] = {}
+    for resources in each:
+        for name, amount in resources.items():
+            summed[name] = summed.get(name, 0.0) + amount
+    return summed
+
+
+def _said(error: BaseException | None) -> str:
+    """Ray says much, over many lines."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:FAILURE_CHARS_MAX] if error is not None else "it left"

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TypeAlias
 
+from flightserve.control.nodes import Nodes
 from flightserve.control.plan import Plan, PlannedDeployment
 from flightserve.core.lifecycle.reconciling import FRONTEND, ROUTER, STANDBY, Slot
 from flightserve.core.lifecycle.updating import Deployed, Layout, Observed, begin, resize, undo, wanted
@@ -22,6 +23,7 @@ class Desired:
         self._tiers |= {Slot(FRONTEND, "", index): "1" for index in range(plan.options.frontends)}
         # One process that waits to take the place of a router or a frontend, where there is a factory for it.
         self.standby = {Slot(STANDBY, "", 0): "1"} if STANDBY in plan.factories else {}
+        self.nodes = Nodes()
         self._first = {_key(planned): planned for planned in plan.deployments}
         self._planned = dict(self._first)
         # As it was when the change began that is under way.

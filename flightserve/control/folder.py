@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from flightserve.control import reaper
-from flightserve.control.names import APP_ID_VARIABLE, FOLDER_PREFIX
+from flightserve.control.names import APP_ID_VARIABLE, BASE_CHARACTERS_MAX, FOLDER_PREFIX, is_private
 from flightserve.errors import Unavailable
 
 log = logging.getLogger("flightserve.control.folder")
 
-# A socket's path has 107 characters. Ray adds about 75 to the folder for its longest one.
-BASE_CHARACTERS_MAX: Final = 20
 REAP_TIMEOUT_S: Final = 15.0
 # Of the disk, for Ray's files to begin with.
 DISK_BYTES_MIN: Final = 64 << 20
@@ -32,11 +30,11 @@ DISK_BYTES_MIN: Final = 64 << 20
 class Folder:
     """Made with the object, removed by `remove` or the reaper."""
 
-    def __init__(self, app_id: str) -> None:
-        """`app_id` is in the environment of the processes that are waited for before the folder goes. Raises
-        Unavailable where there is no place for it."""
+    def __init__(self, app_id: str, path: str = "") -> None:
+        """`app_id` is in the environment of the processes that are waited for before the folder goes; `path` is there
+        where others are to know it. Raises Unavailable where there is no place for it."""
         self._app_id = app_id
-        self.path = _make()
+        self.path = _make_at(path) if path else _make()
         self._reaper = self._start_reaper()
 
     def _start_reaper(self) -> subprocess.Popen[bytes]:
@@ -71,6 +69,16 @@ class Folder:
         if not ended:
             log.warning("the reaper was killed: its work is done here")
             reaper.end(f"{APP_ID_VARIABLE}={self._app_id}".encode(), self.path, os.getpid())
+
+
+def _make_at(path: str) -> str:
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"the app's sockets have no place on this node: {path}: {error.strerror}") from error
+    if not is_private(path):
+        raise Unavailable(f"the app's sockets have no place on this node: {path} is another user's, or open to others")
+    return path
 
 
 def _make() -> str:

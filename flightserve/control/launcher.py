@@ -88,7 +88,8 @@ class Launcher:
             from flightserve.control.boot import start_supervisor
 
             self._observer = Observer(supervisor_socket(folder, self._plan.app_id))
-            self._actor = start_supervisor(dataclasses.replace(self._plan, folder=folder))
+            spans = self._held is None or self._held.local is None
+            self._actor = start_supervisor(dataclasses.replace(self._plan, folder=folder, spans=spans))
             self._wait_ready(cancelled, seen)
         except StartFailed as failed:
             self.stop(0.0)

@@ -48,6 +48,14 @@ class Announce(msgspec.Struct, array_like=True, frozen=True, tag=1):
     table_version: int = 0
 
 
+class Relayed(msgspec.Struct, array_like=True, frozen=True, tag=31):
+    """A carrier's first message on a connection that it carries: what follows is said by process `pid` of another
+    node."""
+
+    node: str
+    pid: int
+
+
 class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """A child's heartbeat. `ready`: it can do its part of a request. `statistics`: its counters and gauges.
     `table_version`: of the routing table that it acts by. `unfit`: why another should take its place, "" while none
@@ -310,6 +318,7 @@ _Arrays = (
     | Reconfigure
     | Follow
     | Followed
+    | Relayed
 )
 Message = _Arrays | View
 

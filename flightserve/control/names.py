@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import tempfile
 from pathlib import Path
 from typing import Final
 
 PREFIX: Final = "flightserve-"
 FOLDER_PREFIX: Final = "fs-"
+# A socket's path has 107 characters. Ray adds about 75 to the folder for its longest one.
+BASE_CHARACTERS_MAX: Final = 20
 # Sockets are listed as `@flightserve-<app id>-...`, as an abstract one of that name would be: what looks for them finds
 # them by it.
 MARK: Final = "@"
@@ -47,6 +50,17 @@ def socket_path(folder: str, app_id: str, process: str) -> str:
 def supervisor_socket(folder: str, app_id: str) -> str:
     """Where the supervisor of the app listens."""
     return socket_path(folder, app_id, _SUPERVISOR[1:])
+
+
+def carrier_socket(folder: str, app_id: str) -> str:
+    """Where a node's carrier takes in processes of its node."""
+    return socket_path(folder, app_id, "carrier")
+
+
+def node_folder(app_id: str, node: str) -> str:
+    """The app's folder on a node that the launcher is not on: all of its processes there know it by its name."""
+    base = tempfile.gettempdir()
+    return f"{base if len(base) <= BASE_CHARACTERS_MAX else '/tmp'}/{FOLDER_PREFIX}{app_id}-{node[:8]}"
 
 
 def plan_file(folder: str, app_id: str) -> str:

@@ -6,16 +6,20 @@ in from above as a factory (`tiers.py` wires the real ones, tests wire stand-ins
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from flightserve.config import FabricLimits, FrontendOptions
+from flightserve.control.names import carrier_socket, supervisor_socket
 from flightserve.control.sources import ModuleSource
 from flightserve.core.lifecycle.reconciling import ReconcileLimits, Slot
 from flightserve.types import Autoscale, DeploymentSpec
-from flightserve.wire.table import RoutingTable
+from flightserve.wire.table import RoutingTable, via
 
+# What carriers prove that they know.
+SECRET_BYTES: Final = 32
 # `logging.INFO`: from which level on processes of the app log.
 LOG_LEVEL: Final = 20
 
@@ -58,7 +62,12 @@ class Assignment:
     """What one child is to be. `code` is the cloudpickled user class and its arguments, for replicas, and `sources`
     the modules it is in; `sys_path`, `cwd` and `environment` are those of the process that launched or deployed it.
     `environment` is None for what runs no user code: it keeps Ray's. `folder` is the app's private one, "" where it has
-    none. `config` is the configuration that was taken last, as JSON, b"" where there is none."""
+    none. `config` is the configuration that was taken last, as JSON, b"" where there is none.
+
+    `home` is the supervisor's node. Where the app `spans` nodes, a child finds out for itself on which `node` it is, at
+    what address of that (`host`), and where the app's folder is there (`control.placing`). `pinned` is the only node
+    that it may be on, "" where any. Carriers have the app's `secret`, and the address (`entrance`) of the carrier of
+    the supervisor's node."""
 
     app_id: str
     peer_id: int
@@ -77,6 +86,24 @@ class Assignment:
     folder: str = ""
     log_level: int = LOG_LEVEL
     config: bytes = b""
+    home: str = ""
+    spans: bool = False
+    host: str = ""
+    pinned: str = ""
+    secret: bytes = b""
+    entrance: str = ""
+
+    @property
+    def at_home(self) -> bool:
+        """Whether it is on the supervisor's node."""
+        return self.node == self.home
+
+    @property
+    def supervisor(self) -> str:
+        """The endpoint of the supervisor, from here."""
+        if self.at_home:
+            return supervisor_socket(self.folder, self.app_id)
+        return via(carrier_socket(self.folder, self.app_id), 0)
 
 
 Factory = Callable[[Assignment], Hosted]
@@ -121,7 +148,8 @@ class PlannedDeployment:
 class Plan:
     """What an app starts with. `deployments` may change while it runs (`desired`), the rest does not. `factories` are
     by tier, cloudpickled: a child unpickles its own when `sys_path` is in place. `folder` is the app's private one; the
-    launcher makes it."""
+    launcher makes it. The app `spans` the nodes of a Ray that is not its own; its carriers know each other by the
+    `secret`."""
 
     app_id: str
     deployments: tuple[PlannedDeployment, ...]
@@ -134,3 +162,5 @@ class Plan:
     cwd: str = ""
     folder: str = ""
     log_level: int = LOG_LEVEL
+    spans: bool = False
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)

@@ -20,12 +20,14 @@ from flightserve.control.connections import send
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Become, Leave, MakeRoom, Message, Reconfigure
 from flightserve.control.names import new_peer_id
+from flightserve.control.nodes import entrance
 from flightserve.control.pickling import dumps
 from flightserve.control.plan import Assignment, Plan
 from flightserve.control.ray_calls import RayCalls
 from flightserve.control.roster import UNSAID, Record, Roster
 from flightserve.core.lifecycle.phases import Event, Phase
 from flightserve.core.lifecycle.reconciling import (
+    CARRIER,
     FRONTEND,
     NS_PER_S,
     REPLICA,
@@ -63,6 +65,14 @@ class Cluster(Protocol):
     def raylet_pid(self) -> int: ...
     def start(self, assignment: Assignment, demand: Mapping[str, float], actor: str, on_failure: Any) -> None: ...
     def end(self, actor: str) -> None: ...
+    def watch(self, actor: str, on_exit: Any) -> None:
+        """Have `on_exit(message)` called, from another thread, when Ray says that the child is gone."""
+        ...
+
+    def nodes(self) -> list[str]:
+        """Those that are alive, ours first."""
+        ...
+
     def total(self) -> dict[str, float]: ...
     def free(self) -> dict[str, float]: ...
     def lost(self) -> str:
@@ -90,6 +100,8 @@ class Processes:
         self._loop = asyncio.get_running_loop()
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._pidfds: dict[int, int] = {}
+        # Those on other nodes, by id.
+        self._watched: set[int] = set()
         self._ray_calls = RayCalls()
         self._somebody_left = asyncio.Event()
 
@@ -100,19 +112,40 @@ class Processes:
 
     def connected(self, record: Record, pid: int, writer: asyncio.StreamWriter) -> None:
         """A child announced itself on this connection: watch its process, and tell it what it missed."""
-        if record.peer_id not in self._pidfds:
+        if record.node != self._roster.node:
+            self._watch_afar(record)
+        elif record.peer_id not in self._pidfds:
             pidfd = os.pidfd_open(pid)
             self._pidfds[record.peer_id] = pidfd
             self._loop.add_reader(pidfd, self._exited, record)
         self._writers[record.peer_id] = writer
         if record.phase is Phase.KILLED:
-            _signal(self._pidfds[record.peer_id])
+            self._end_again(record)
         elif record.phase is Phase.DRAINING:
             send(writer, Leave(self._drain_timeout_s(record)))
         elif self._roster.draining:
             self.drain(record, "it came when the app was stopping", 0.0)
         elif record.phase is Phase.STARTING:
             self.catch_up(record)
+
+    def _watch_afar(self, record: Record) -> None:
+        """Of a process on another node Ray says when it is gone."""
+        if record.peer_id in self._watched:
+            return
+        self._watched.add(record.peer_id)
+
+        def gone(message: str) -> None:
+            record.last_words = record.last_words if record.last_words != UNSAID else message
+            self._loop.call_soon_threadsafe(self._exited, record)
+
+        self._ray_calls.submit(lambda: self._cluster.watch(record.actor, gone))
+
+    def _end_again(self, record: Record) -> None:
+        pidfd = self._pidfds.get(record.peer_id)
+        if pidfd is not None:
+            _signal(pidfd)
+        else:
+            self.end_in_ray(record)
 
     def catch_up(self, record: Record) -> None:
         """Tell a replica the configuration that its version has taken since it was started."""
@@ -209,6 +242,11 @@ class Processes:
             environment=planned.environment if planned else None,
             folder=self._plan.folder,
             log_level=self._plan.log_level,
+            home=self._roster.node,
+            spans=self._plan.spans,
+            pinned=self._desired.nodes.of(slot),
+            secret=self._plan.secret if slot.tier == CARRIER else b"",
+            entrance=entrance(self._roster.records.values(), self._roster.node),
             config=self._desired.config(slot.deployment, version),
         )
 
@@ -270,6 +308,7 @@ class Processes:
 
     def _exited(self, record: Record) -> None:
         pidfd = self._pidfds.pop(record.peer_id, None)
+        self._watched.discard(record.peer_id)
         self._writers.pop(record.peer_id, None)
         if pidfd is not None:
             self._loop.remove_reader(pidfd)
@@ -288,6 +327,10 @@ class Processes:
             self.act(action, time.monotonic_ns())
 
     # ---- placement
+
+    async def nodes(self) -> list[str]:
+        """The nodes that are alive, ours first. Raises TimeoutError where Ray does not answer."""
+        return await self._ray_calls.ask(self._cluster.nodes)
 
     def check_spawning(self, now_ns: int) -> None:
         """Say when Ray, although it has the resources, does not start a process."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Announce, Report, View, notes_of
+from flightserve.control.nodes import entrance
 from flightserve.control.plan import Plan
 from flightserve.control.told import ailing, measured, peer_of
 from flightserve.control.views import child_view, counts_of, deployment_views, is_ready
@@ -298,6 +299,7 @@ class Roster:
         # A standby starts when all else is there: it would only take the processor from what is waited for.
         if self.all_ready() or any(child.slot in self._desired.standby for child in observed):
             wanted |= self._desired.standby
+        wanted |= self._desired.nodes.carriers(begun=bool(entrance(self.records.values(), self.node)))
         return reconcile(wanted, observed, self._failures, now_ns, self._limits)
 
     # ---- changes

@@ -10,6 +10,7 @@ there; until then it publishes nothing. Its table versions are monotonic ns, so 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -36,6 +37,7 @@ from flightserve.control.messages import (
     Reconfigure,
     Refresh,
     RefreshReport,
+    Relayed,
     Report,
     Scale,
     Shutdown,
@@ -43,12 +45,13 @@ from flightserve.control.messages import (
     Withdraw,
 )
 from flightserve.control.names import supervisor_socket
+from flightserve.control.nodes import is_carrier
 from flightserve.control.plan import Plan
 from flightserve.control.processes import Cluster, Processes
 from flightserve.control.refreshing import Refreshes
 from flightserve.control.roster import Record, Roster
 from flightserve.core.lifecycle.phases import Phase
-from flightserve.core.lifecycle.reconciling import FRONTEND, NS_PER_S
+from flightserve.core.lifecycle.reconciling import FRONTEND, NS_PER_S, REPLICA, ROUTER, STANDBY
 from flightserve.core.telling import Telling
 from flightserve.errors import NotFound, ProtocolError, kind_of
 from flightserve.fabric.transport.channels import check_peer
@@ -58,6 +61,8 @@ from flightserve.loops import beside
 log = logging.getLogger("flightserve.control.supervisor")
 
 READ_BYTES = 1 << 16
+# How often Ray is asked which nodes there are.
+NODES_NS = 1 * NS_PER_S
 # Clients by memory: each is a connection here and two at each router.
 FOLLOWERS_MAX = 1024
 
@@ -80,6 +85,7 @@ class Supervisor:
         self._adopt_until_ns = time.monotonic_ns() + int(self._limits.adopt_s * NS_PER_S) if adopting else 0
         self._roster.raylet_pid = cluster.raylet_pid
         self._attached = not adopting
+        self._next_nodes_ns = 0
         self._observers: set[asyncio.StreamWriter] = set()
         # Clients that follow the routing table.
         self._followers: set[asyncio.StreamWriter] = set()
@@ -128,17 +134,26 @@ class Supervisor:
         self._processes.check_spawning(now_ns)
         self._refreshes.step(self._roster.records, now_ns)
         self._processes.make_room()
+        await self._look_for_nodes(now_ns)
         if not self._roster.draining:
             # Before anything is started: Ray would refuse what the node can never hold, and not say why.
             await self._processes.check_placement(now_ns)
             self._changes.step(now_ns)
             self._autoscaling.step(now_ns)
         for record in self._roster.records.values():
-            watched = record.phase in (Phase.SERVING, Phase.SUSPECT) or record.until_ns
+            here = record.node == self._roster.node
+            watched = here and (record.phase in (Phase.SERVING, Phase.SUSPECT) or record.until_ns)
             if watched and now_ns - record.heard_ns > self._look_ns:
                 record.looked(look_at(record.pid), now_ns)
         for action in self._roster.plan_actions(now_ns):
             self._processes.act(action, now_ns)
+
+    async def _look_for_nodes(self, now_ns: int) -> None:
+        """Nodes come and go. While Ray does not answer those that were there count."""
+        if self._plan.spans and now_ns >= self._next_nodes_ns:
+            self._next_nodes_ns = now_ns + NODES_NS
+            with contextlib.suppress(TimeoutError):
+                self._desired.nodes.are(await self._processes.nodes())
 
     def _adopting(self) -> bool:
         early = time.monotonic_ns() < self._adopt_until_ns
@@ -147,7 +162,7 @@ class Supervisor:
     # ---- connections
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        pid = 0
+        pid, node = 0, self._roster.node
         inbox = Inbox()
         record: Record | None = None
         self._entrance.entered(writer)
@@ -156,7 +171,12 @@ class Supervisor:
             while data := await reader.read(READ_BYTES):
                 for message in inbox.feed(data):
                     self._entrance.heard(writer)
-                    record = self._take(message, pid, writer, record)
+                    if isinstance(message, Relayed):
+                        pid, node = self._carried(message, pid, node)
+                    else:
+                        record = self._take(message, pid, writer, record)
+                    if record is not None and record.node != node:
+                        raise ProtocolError(f"{record.slot.name} says that it is on node {record.node[:8]}")
         except ProtocolError as error:
             if count := self._closings.count(time.monotonic_ns()):
                 log.warning("closing control connections (%d), the last of pid %d: %s", count, pid, error)
@@ -169,6 +189,13 @@ class Supervisor:
             if record is not None:
                 self._processes.disconnected(record, writer)
             writer.close()
+
+    def _carried(self, message: Relayed, pid: int, node: str) -> tuple[int, str]:
+        """Who really speaks on this connection, and from which node."""
+        here = self._roster.node
+        if node != here or not is_carrier(self._roster.records.values(), here, pid):
+            raise ProtocolError("only a carrier speaks for processes of other nodes")
+        return message.pid, message.node
 
     def _take(self, message: Message, pid: int, writer: asyncio.StreamWriter, record: Record | None) -> Record | None:
         now_ns = time.monotonic_ns()
@@ -313,5 +340,7 @@ class Supervisor:
         self._changes.stop()
         self._publish()
         await self._processes.empty([FRONTEND], drain_timeout_s)
+        await self._processes.empty([ROUTER, REPLICA, STANDBY], self._limits.tier_drain_s)
+        # They carried the others' last words.
         await self._processes.empty(None, self._limits.tier_drain_s)
         self._send_views()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from flightserve.core.lifecycle.ailing import Group, Patient, turns
-from flightserve.core.lifecycle.reconciling import Slot
+from flightserve.core.lifecycle.reconciling import CARRIER, Slot
 from flightserve.wire.table import Measured, Peer
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def peer_of(record: Record) -> Peer:
         node=record.node,
         deployment=record.slot.deployment,
         pid=record.pid,
+        address=record.addresses.get(CARRIER, ""),
     )
 
 

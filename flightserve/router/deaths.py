@@ -26,8 +26,9 @@ class Deaths:
         return f"<Deaths: {len(self._peers)} processes are watched>"
 
     def watch(self, peer: PeerProcess) -> None:
-        """From now on, unless it is watched already or there is no file descriptor left: its heartbeats tell, too."""
-        if peer.id in self._pidfds:
+        """From now on, unless it is watched already or there is no file descriptor left: its heartbeats tell, too. The
+        carrier tells of one on another node, by ending its connections."""
+        if peer.id in self._pidfds or peer.node:
             return
         try:
             pidfd = os.pidfd_open(peer.pid)

@@ -134,6 +134,8 @@ class PeerLink:
     def __init__(self, number: int, sock: socket.socket, pid: int, segments: SegmentFds) -> None:
         self.number = number
         self.pid = pid
+        # Of a process of another node, for which that one's carrier speaks; "" of our own.
+        self.node = ""
         self.channel = PollingChannel(sock, self._add_segment)
         self.segments = segments
         self.peer: PeerProcess | None = None

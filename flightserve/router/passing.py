@@ -69,5 +69,5 @@ def _answer(peers: Peers, link: PeerLink, region: frames.Region, batch_id: int) 
 def _given(peers: Peers, link: PeerLink, region: frames.Region) -> RegionHold | None:
     """The hold on a region of another process that this one may read, because it was given it here."""
     key = (region.owner, region.segment, region.offset)
-    found = (other.reads(key) for other in peers.of_process(link.pid))
+    found = (other.reads(key) for other in peers.of_process(link.node, link.pid))
     return next((hold for hold in found if hold is not None), None)

@@ -41,6 +41,7 @@ class PeerProcess:
     id: int
     tier: str
     pid: int = 0
+    node: str = ""
     session: int = 0
     main: PeerLink | None = None
     lanes: list[PeerLink] = field(default_factory=list)
@@ -71,9 +72,10 @@ class Peers:
     def __repr__(self) -> str:
         return f"<Peers: {len(self._peers)}, {sum(peer.paused for peer in self)} paused>"
 
-    def of_process(self, pid: int) -> Iterator[PeerLink]:
+    def of_process(self, node: str, pid: int) -> Iterator[PeerLink]:
         """The connections of a process, under whatever ids it has."""
-        return (link for peer in self._peers.values() if peer.pid == pid for link in peer.links)
+        peers = (peer for peer in self._peers.values() if (peer.node, peer.pid) == (node, pid))
+        return (link for peer in peers for link in peer.links)
 
     def superseded(self, hello: Hello) -> list[PeerLink]:
         """Connections that a Hello makes void: those of an earlier session of its process. Raises ProtocolError for a
@@ -89,8 +91,10 @@ class Peers:
         """The connection takes its place in its process. Raises ProtocolError for one that is another's."""
         peer = self._peers.get(hello.peer_id)
         if peer is None:
-            peer = self._peers[hello.peer_id] = PeerProcess(hello.peer_id, hello.tier, link.pid, hello.session)
-        elif peer.pid != link.pid:
+            peer = self._peers[hello.peer_id] = PeerProcess(
+                hello.peer_id, hello.tier, link.pid, link.node, hello.session
+            )
+        elif (peer.node, peer.pid) != (link.node, link.pid):
             raise ProtocolError(f"process {link.pid} says that it is {peer}, which is another")
         link.greet(hello, peer)
         return peer
@@ -122,12 +126,14 @@ class Peers:
         """Once a heartbeat: why the process has to be ejected, "" where it has not. May set `paused`."""
         if not peer.pings_open:
             return ""
-        look = look_at(peer.pid)
-        if look is None:
-            return "its process is gone"
-        if look.stopped:
-            return "its process is stopped"
-        busy = peer.industry.busy(look.ticks, now_ns)
+        busy = False
+        if not peer.node:
+            look = look_at(peer.pid)
+            if look is None:
+                return "its process is gone"
+            if look.stopped:
+                return "its process is stopped"
+            busy = peer.industry.busy(look.ticks, now_ns)
         if peer.pings_open < self._missed_max:
             return ""
         if peer.pings_open >= self._idle_beats_max and not busy:

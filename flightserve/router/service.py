@@ -344,6 +344,11 @@ class RouterService:
             for lane in peer.lanes if frame.main else [link]:
                 self._deployments.house(lane, now_ns)
 
+    def _on_behalf(self, link: PeerLink, frame: frames.OnBehalf, now_ns: int) -> None:
+        if link.peer is not None or link.node:
+            raise ProtocolError("who speaks is said once, before the Hello")
+        link.node, link.pid = frame.node, frame.pid
+
     def _on_submit(self, link: PeerLink, frame: frames.Submit, now_ns: int) -> None:
         region = frame.region
         peer = link.peer
@@ -451,6 +456,7 @@ _HANDLERS: dict[type, Callable[[RouterService, PeerLink, Any, int], None]] = dic
 _HANDLERS.update(
     {
         frames.Hello: RouterService._on_hello,
+        frames.OnBehalf: RouterService._on_behalf,
         frames.Submit: RouterService._on_submit,
         frames.Cancel: RouterService._on_cancel,
         frames.Taken: RouterService._on_taken,

@@ -25,13 +25,15 @@ FRAME_BYTES_MAX: Final = 4 << 20
 class Region(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A byte range of a segment that holds one Arrow IPC stream. `owner` is the id of the process that made
     the segment; `schema_id` a 64-bit digest of the stream's schema, equal only for requests that may be
-    concatenated."""
+    concatenated. `generation` grows with each region that the owner gives out: another node tells by it whether what it
+    has of that range is this region, or one that was there before."""
 
     owner: int
     segment: int
     offset: int
     length: int
     schema_id: int = 0
+    generation: int = 0
 
 
 class Part(msgspec.Struct, array_like=True, gc=False):
@@ -83,6 +85,20 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
     epoch: int = 0
     session: int = 0
     is_async: bool = False
+
+
+class Reach(msgspec.Struct, array_like=True, tag=21):
+    """A process's first frame to the carrier of its node: carry this connection to that process of another node. The
+    supervisor is 0; messages of the control plane follow then, and frames otherwise."""
+
+    peer_id: int
+
+
+class OnBehalf(msgspec.Struct, array_like=True, tag=22):
+    """A carrier's first frame to a router of its node: what follows is said by that process of another node."""
+
+    node: str
+    pid: int
 
 
 class Segment(msgspec.Struct, array_like=True, tag=2):
@@ -301,6 +317,8 @@ Frame = (
     | Moved
     | Suspended
     | Partway
+    | Reach
+    | OnBehalf
 )
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -14,17 +14,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
+from msgspec import structs
 
 from flightserve.types import DeploymentSpec, MetricFamily
+
+# Between the endpoint of a node's carrier and the id of a process of another node that it carries connections to.
+VIA: Final = "#"
 
 
 class Peer(msgspec.Struct, array_like=True, frozen=True):
     """One process of the data plane. `id` is unique for the life of the process (a new process, a new id).
 
-    `endpoint` is the abstract unix socket it listens on ("" where it only connects out); `node` is the
-    node's id and `address` its Arrow Flight address for peers on other nodes ("" while there are none).
+    `endpoint` is the unix socket that it listens on ("" where it only connects out); `node` is the node's id by Ray,
+    and `address` where a carrier takes in those of other nodes ("" for all others).
     """
 
     id: int
@@ -78,6 +83,22 @@ class RoutingTable(msgspec.Struct, array_like=True, frozen=True):
     others: tuple[Entry, ...] = ()
     notes: tuple[str, ...] = ()
     measured: tuple[Measured, ...] = ()
+
+
+def via(carrier: str, peer_id: int) -> str:
+    """The endpoint of a process of another node, by the one of this node's carrier."""
+    return f"{carrier}{VIA}{peer_id:x}"
+
+
+def seen_from(table: RoutingTable, node: str, carrier: str) -> RoutingTable:
+    """The table with endpoints that processes of that node can connect to."""
+    return structs.replace(
+        table,
+        peers=tuple(
+            structs.replace(peer, endpoint=via(carrier, peer.id)) if peer.endpoint and peer.node != node else peer
+            for peer in table.peers
+        ),
+    )
 
 
 def assign(deployments: Iterable[str], routers: Mapping[str, int]) -> dict[str, int]:

@@ -33,6 +33,9 @@ REPLICA: Final = "replica"
 # A process that waits to become a router or a frontend.
 STANDBY: Final = "standby"
 
+# What carries connections and rows between its node and others: one on each.
+CARRIER: Final = "carrier"
+
 NS_PER_S: Final = 1_000_000_000
 
 

@@ -124,7 +124,7 @@ def write_batch(batch: pa.RecordBatch, schemas: SchemaCache, allocate: Allocate)
     memory[:start] = known.message
     memory[start:end] = memoryview(body).cast("B")
     memory[end:] = END_OF_STREAM
-    return Region(region.owner, region.segment, region.offset, nbytes, known.schema_id)
+    return Region(region.owner, region.segment, region.offset, nbytes, known.schema_id, region.generation)
 
 
 def _write_stream(batch: pa.RecordBatch, known: KnownSchema, allocate: Allocate, nbytes: int) -> Region:
@@ -134,7 +134,7 @@ def _write_stream(batch: pa.RecordBatch, known: KnownSchema, allocate: Allocate,
         pa.ipc.new_stream(sink, known.schema) as writer,
     ):
         writer.write_batch(batch)
-    return Region(region.owner, region.segment, region.offset, nbytes, known.schema_id)
+    return Region(region.owner, region.segment, region.offset, nbytes, known.schema_id, region.generation)
 
 
 def _dictionary_stream_bytes(batch: pa.RecordBatch) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import fcntl
+import itertools
 import mmap
 import os
 import threading
@@ -27,7 +28,7 @@ from flightserve.core.memory.regions import Allocator
 from flightserve.errors import ProtocolError, ResourceExhausted, Unavailable
 from flightserve.wire.frames import PeerGone, Region, Segment, SegmentGone, check_region
 
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class OwnedSegment:
@@ -41,7 +42,7 @@ class OwnedSegment:
         self.fd = os.memfd_create("flightserve-segment", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.fd, nbytes)
-            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, SEALS)
             self.memory = memoryview(mmap.mmap(self.fd, nbytes))
         except BaseException:
             os.close(self.fd)
@@ -62,6 +63,7 @@ class SegmentPool:
     def __init__(self, owner: int, limits: FabricLimits) -> None:
         self.owner = owner
         self._allocator = Allocator(limits.segment_bytes, limits.memory_bytes_max)
+        self._generations = itertools.count(1)
         self._segments: dict[int, OwnedSegment] = {}
         # Regions that come back more than once, and how many times more (`keep`).
         self._kept: dict[tuple[int, int], int] = {}
@@ -95,7 +97,8 @@ class SegmentPool:
             memory = self._segments[number].memory
         for gone in place.dropped:
             self._tell_dropped(gone)
-        return Region(self.owner, number, offset, nbytes), memory[offset : offset + nbytes]
+        region = Region(self.owner, number, offset, nbytes, 0, next(self._generations))
+        return region, memory[offset : offset + nbytes]
 
     def wait(self, nbytes: int, timeout_s: float) -> tuple[Region, memoryview] | None:
         """As `allocate`, waiting up to `timeout_s` for memory to come free."""
@@ -192,7 +195,7 @@ def check_segment(fd: int, nbytes: int) -> None:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError as error:
         raise ProtocolError("segment is not a sealable memfd") from error
-    if seals & _SEALS != _SEALS:
+    if seals & SEALS != SEALS:
         raise ProtocolError("segment is not sealed against shrinking and growing")
 
 

@@ -2,7 +2,8 @@
 
 An endpoint is the path of a socket in the app's private folder: the kernel lets nobody else come to it, and it goes
 with the folder. Without a folder (tests) it is an abstract name, which has no file and no permissions. Who may talk is
-checked by the kernel's word (`SO_PEERCRED`) as well: the peer must run as our own user.
+checked by the kernel's word (`SO_PEERCRED`) as well: the peer must run as our own user. The endpoint of a process of
+another node is that of this node's carrier, with the process's id behind a `#`.
 
 `Channel` is what both kinds of use share: decoding, the pairing of `Segment` frames with the fds that came
 beside them, and the memory of which segments the peer has been shown. Who reads frames acts on them in their order,
@@ -28,7 +29,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from flightserve.errors import ProtocolError, Unavailable
-from flightserve.wire.frames import Frame, FrameDecoder, Segment, encode
+from flightserve.wire.frames import Frame, FrameDecoder, Reach, Segment, encode
+from flightserve.wire.table import VIA
 
 READ_BYTES: Final = 64 << 10
 FDS_MAX: Final = 16
@@ -71,6 +73,7 @@ def listen(endpoint: str) -> socket.socket:
 
 def reach(endpoint: str, timeout_s: float) -> socket.socket:
     """A blocking socket to an endpoint. Raises OSError where nobody listens, or nobody takes us in within the time."""
+    endpoint, _, carried_to = endpoint.partition(VIA)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Whatever user code made the default of its process.
@@ -79,6 +82,8 @@ def reach(endpoint: str, timeout_s: float) -> socket.socket:
         _limit_sending(sock, timeout_s)
         sock.connect(_address(endpoint))
         _limit_sending(sock, 0.0)
+        if carried_to:
+            sock.sendall(encode([Reach(int(carried_to, 16))]))
     except BaseException:
         sock.close()
         raise

@@ -156,7 +156,7 @@ def test_a_kept_region_comes_back_once_for_each_keep_and_once_more() -> None:
         assert other is not None and other[0] != region, "somebody still needs it"
     pool.free(region.segment, region.offset)
     again = pool.allocate(100)
-    assert again is not None and again[0] == region
+    assert again is not None and (again[0].segment, again[0].offset) == (region.segment, region.offset)
 
 
 def test_an_abandoned_region_that_is_kept_can_still_be_shown_and_is_then_dropped() -> None:

@@ -1,0 +1,90 @@
+"""What carriers say to each other: proofs that hold for one connection, deadlines that leave their clock, regions."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flightserve.clock import NEVER_NS
+from flightserve.errors import ProtocolError
+from flightserve.wire.between import (
+    CARRIED_BYTES_MAX,
+    Carried,
+    CarriedDecoder,
+    Challenge,
+    InlineRows,
+    Proof,
+    check,
+    decode_greeting,
+    encode,
+    enter_clock,
+    leave_clock,
+    regions_of,
+    sign,
+)
+from flightserve.wire.frames import Done, Execute, Part, Ping, Region, Results, Share, Submit
+
+HERE, THERE = Challenge(1, "a", b"1" * 32), Challenge(1, "b", b"2" * 32)
+REGION = Region(1, 2, 64, 128, 5, 9)
+
+
+def test_a_proof_is_checked_by_who_asked() -> None:
+    check(sign(b"secret", True, HERE, THERE), b"secret", True, HERE, THERE)
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        sign(b"another", True, HERE, THERE),
+        sign(b"secret", False, HERE, THERE),
+        sign(b"secret", True, THERE, HERE),
+        sign(b"secret", True, HERE, HERE),
+        sign(b"secret", True, HERE, Challenge(1, "c", b"2" * 32)),
+        Proof(b""),
+        HERE,
+    ],
+)
+def test_a_proof_of_anything_else_is_none(proof: Proof | Challenge) -> None:
+    with pytest.raises(ProtocolError, match="secret"):
+        check(proof, b"secret", True, HERE, THERE)
+
+
+@given(st.integers(0, 2**62), st.integers(-(2**40), 2**40), st.integers(0, 2**50))
+def test_deadlines_cross_clocks_that_differ(deadline_ns: int, ahead_ns: int, now_ns: int) -> None:
+    frames = [Submit("d", "m", REGION, [Part(1, 0, 1, deadline_ns), Part(2, 0, 1, NEVER_NS)]), Ping(3)]
+    leave_clock(frames, now_ns)
+    enter_clock(frames, now_ns + ahead_ns)
+    assert frames[0].parts[0].deadline_ns == deadline_ns + ahead_ns  # type: ignore[union-attr]
+    assert frames[0].parts[1].deadline_ns == NEVER_NS  # type: ignore[union-attr]
+
+
+def test_regions_of_frames_that_have_some() -> None:
+    other = Region(3, 2, 0, 1)
+    assert regions_of(Execute(1, "m", [REGION, other], [])) == [REGION, other]
+    assert regions_of(Results(REGION, [])) == [REGION]
+    assert regions_of(Results(None, [])) == []
+    assert regions_of(Done(1, None, 0, True, shares=[Share(REGION, 1, [0]), Share(other, 1, [1])])) == [REGION, other]
+    assert regions_of(Ping(1)) == []
+
+
+@given(st.lists(st.integers(1, 60), max_size=10))
+def test_messages_survive_any_cut(cuts: list[int]) -> None:
+    sent = [Carried([Ping(1)]), Carried([Results(REGION, [])], [InlineRows(REGION, b"x" * 128)], [(1, 2)])]
+    data = b"".join(encode(message) for message in sent)
+    decoder, got = CarriedDecoder(), []
+    for size in cuts:
+        got += decoder.feed(data[:size])
+        data = data[size:]
+    assert got + decoder.feed(data) == sent
+
+
+def test_what_is_too_long_or_no_message_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="at most"):
+        encode(Carried([], [InlineRows(REGION, bytes(CARRIED_BYTES_MAX))]))
+    with pytest.raises(ProtocolError, match="announced"):
+        CarriedDecoder().feed(b"\xff\xff\xff\xff")
+    with pytest.raises(ProtocolError, match="no message"):
+        CarriedDecoder().feed(b"\x01\0\0\0x")
+    with pytest.raises(ProtocolError, match="no greeting"):
+        decode_greeting(b"GET / HTTP/1.1")
