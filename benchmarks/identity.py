@@ -5,9 +5,12 @@ A micro-batch may be larger than any batch the benchmarks send (156,250 rows in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 
 import flightserve as fs
+from benchmarks import payloads
 
 
 @fs.deployment(replicas=1, max_batch_rows=262_144)
@@ -27,6 +30,13 @@ class Identity:
         self._calls += 1
         self._rows += batch.num_rows
         return batch
+
+    def repeated(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """A stream: as many parts of about `size_bytes` as the first row's `parts` says."""
+        size_bytes, parts = (batch.column(name)[0].as_py() for name in ("size_bytes", "parts"))
+        part = payloads.sized(size_bytes)
+        for _ in range(parts):
+            yield part
 
     @fs.method(row_aligned=False)
     def counts(self, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -14,6 +14,7 @@ from benchmarks import (
     memory,
     micro_batch,
     models,
+    nodes,
     overload,
     overload_sweep,
     pipelines,
@@ -27,6 +28,7 @@ from benchmarks.harness import Benchmark
 SUITE = (
     Benchmark("data_plane", "frontend to replica and back inside the data plane", data_plane.run),
     Benchmark("pipelines", "stages of a pipeline inside the data plane", pipelines.run),
+    Benchmark("nodes", "a replica on another node: latency, GB/s, what local calls see", nodes.run),
     Benchmark("flight", "Flight DoExchange: latency, calls/s, GB/s", flight.run),
     Benchmark("connect", "fs.connect by memory against DoExchange: latency, GB/s", connect.run),
     Benchmark("grpc_call", "gRPC Call, 64 in flight", grpc_call.run),

@@ -8,9 +8,18 @@ import threading
 
 import pyarrow.flight as fl
 
+from benchmarks import payloads
+
 
 class Echo(fl.FlightServerBase):
-    """DoExchange on any descriptor: every batch comes back, with its metadata."""
+    """DoExchange on any descriptor: every batch comes back, with its metadata. DoGet: parts of a size, as many as the
+    ticket says."""
+
+    def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
+        """`{"size_bytes": ..., "parts": ...}`."""
+        asked = json.loads(ticket.ticket)
+        part = payloads.sized(asked["size_bytes"])
+        return fl.GeneratorStream(part.schema, (part for _ in range(asked["parts"])))
 
     def do_exchange(
         self,

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -33,7 +33,7 @@ _CALLERS = itertools.count()
 
 
 @contextlib.contextmanager
-def lane_to(name: str) -> Iterator[Lane]:
+def lane_to(name: str, ports: Sequence[int] = ()) -> Iterator[Lane]:
     """A lane to the router that listens under that name, over a client with an event loop of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="caller")
@@ -41,7 +41,7 @@ def lane_to(name: str) -> Iterator[Lane]:
     client = RouterClient(FIRST_ID + next(_CALLERS), FabricLimits())
     lane: Lane | None = None
     try:
-        client.apply_table(plane.table(name))
+        client.apply_table(plane.table(name, ports))
         client.start(loop)
         lane = client.open_lane()
         yield lane
@@ -54,10 +54,11 @@ def lane_to(name: str) -> Iterator[Lane]:
         loop.close()
 
 
-def send(lane: Lane, key: int, batch: pa.RecordBatch, stages: int) -> None:
-    """Send the batch through so many stages of a pipeline; 0: to `Identity.identity`."""
+def send(lane: Lane, key: int, batch: pa.RecordBatch, stages: int, far: bool = False) -> None:
+    """Send the batch through so many stages of a pipeline; 0: to `Identity.identity`, or to what is on the far node."""
     meta = RequestMeta(deadline_ns=monotonic_ns() + TIMEOUT_S * NS_PER_S)
-    first, *others = [f"Stage{number}" for number in range(1, stages + 1)] or ["Identity"]
+    alone = plane.FAR if far else "Identity"
+    first, *others = [f"Stage{number}" for number in range(1, stages + 1)] or [alone]
     then = [(name, "identity") for name in others]
     lane.submit(key, first, "identity", batch, meta, then)
 
@@ -70,28 +71,28 @@ def receive(lane: Lane) -> tuple[int, pa.RecordBatch]:
     return reply.key, reply.result.batch()
 
 
-def round_trip(lane: Lane, key: int, batch: pa.RecordBatch, stages: int = 0) -> pa.RecordBatch:
+def round_trip(lane: Lane, key: int, batch: pa.RecordBatch, stages: int = 0, far: bool = False) -> pa.RecordBatch:
     """Send the batch, return the rows that came back; raises the call's error."""
-    send(lane, key, batch, stages)
+    send(lane, key, batch, stages, far)
     answered, rows = receive(lane)
     if answered != key:
         raise WrongAnswer(f"call {answered} is answered, and {key} was asked")
     return rows
 
 
-def call_load(name: str, size_bytes: int, seconds: float, stages: int = 0) -> dict[str, Any]:
+def call_load(name: str, size_bytes: int, seconds: float, stages: int = 0, far: bool = False) -> dict[str, Any]:
     """Order `call`: round trips of 16 rows (`size_bytes` 0), or of about that many bytes, for `seconds`, through so
-    many stages."""
+    many stages, or to the `far` node."""
     batch = payloads.sized(size_bytes) if size_bytes else payloads.small()
     times_ns: list[int] = []
     with lane_to(name) as lane:
-        if not round_trip(lane, 0, batch, stages).equals(batch):
+        if not round_trip(lane, 0, batch, stages, far).equals(batch):
             raise WrongAnswer("other values came back")
         for key in range(1, WARM_CALLS):
-            round_trip(lane, key, batch, stages)
+            round_trip(lane, key, batch, stages, far)
         key, until_ns = WARM_CALLS, time.perf_counter_ns() + int(seconds * 1e9)
         while (begun := time.perf_counter_ns()) < until_ns or len(times_ns) < CALLS_MIN:
-            answer = round_trip(lane, key, batch, stages)
+            answer = round_trip(lane, key, batch, stages, far)
             times_ns.append(time.perf_counter_ns() - begun)
             key += 1
             if answer.num_rows != batch.num_rows:
@@ -128,5 +129,25 @@ def flow_load(name: str, size_bytes: int, seconds: float, stages: int, in_flight
     return {"answered": answered, "verified": answered, "gb_per_s": answered * batch.nbytes / took_ns}
 
 
+def stream_load(name: str, size_bytes: int, parts: int, ports: Sequence[int]) -> dict[str, Any]:
+    """Order `stream`: one streamed reply of the far node, of so many parts."""
+    wanted = payloads.sized(size_bytes)
+    asked = pa.record_batch({"size_bytes": [size_bytes], "parts": [parts]})
+    with lane_to(name, ports) as lane:
+        begun_ns = time.perf_counter_ns()
+        meta = RequestMeta(deadline_ns=monotonic_ns() + 60 * NS_PER_S)
+        lane.submit(0, plane.FAR, "repeated", asked, meta)
+        for number in range(parts):
+            reply = lane.receive(TIMEOUT_S)
+            if reply is None or reply.error is not None or reply.result is None:
+                raise WrongAnswer(f"part {number} is {reply}")
+            rows = reply.result.batch()
+            if rows.num_rows != wanted.num_rows or (not number and not rows.equals(wanted)):
+                raise WrongAnswer("other rows came")
+            del rows, reply
+        took_ns = time.perf_counter_ns() - begun_ns
+    return {"answered": parts, "verified": parts, "gb_per_s": parts * wanted.nbytes / took_ns}
+
+
 if __name__ == "__main__":
-    obey({"call": call_load, "flow": flow_load})
+    obey({"call": call_load, "flow": flow_load, "stream": stream_load})

@@ -7,6 +7,7 @@ whole, of large ones the first.
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +37,20 @@ def check(answer: pa.RecordBatch, sent: pa.RecordBatch, whole: bool) -> None:
     """Raise WrongAnswer unless the answer has the rows that were sent."""
     if answer.num_rows != sent.num_rows or (whole and not answer.equals(sent)):
         raise WrongAnswer(f"sent {sent.num_rows} rows, got {answer.num_rows}, or other values")
+
+
+def get_load(url: str, size_bytes: int, parts: int) -> dict[str, Any]:
+    """Order `get`: one DoGet of so many parts."""
+    wanted = payloads.sized(size_bytes)
+    ticket = fl.Ticket(json.dumps({"size_bytes": size_bytes, "parts": parts}))
+    with fl.connect(url) as client:
+        begun_ns = time.perf_counter_ns()
+        reader = client.do_get(ticket)
+        check(reader.read_chunk().data, wanted, True)
+        for _ in range(parts - 1):
+            check(reader.read_chunk().data, wanted, False)
+        took_ns = time.perf_counter_ns() - begun_ns
+    return {"answered": parts, "verified": parts, "gb_per_s": parts * wanted.nbytes / took_ns}
 
 
 class Gate:
@@ -168,4 +183,4 @@ def pipelined_load(url: str, path: list[str], size_bytes: int, seconds: float) -
 
 
 if __name__ == "__main__":
-    obey({"ping_pong": ping_pong_load, "pipelined": pipelined_load})
+    obey({"get": get_load, "ping_pong": ping_pong_load, "pipelined": pipelined_load})

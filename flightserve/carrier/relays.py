@@ -87,7 +87,7 @@ class FrameRelay:
                 for region in regions_of(frame):
                     if region.length <= min(left, INLINE_BYTES_MAX):
                         left -= region.length
-                        rows.append(InlineRows(region, self._segment_of(region).read(region)))
+                        rows.append(InlineRows(region, bytes(self._segment_of(region).rows(region))))
                 self._heed(frame, self._leave)
             leave_clock(frames, self._clock())
             self._send(encode(Carried(frames, rows, let_go)))

@@ -15,7 +15,7 @@ from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.core.memory.mirroring import Mirroring, Presence
 from flightserve.errors import ProtocolError, Unavailable
 from flightserve.fabric.memory.mirrors import Mirror
-from flightserve.fabric.memory.segments import check_segment
+from flightserve.fabric.memory.segments import MappedSegment, check_segment
 from flightserve.wire.frames import Region, Segment, check_region
 
 LINGER_NS: Final = 10 * NS_PER_S
@@ -25,13 +25,14 @@ SegmentKey = tuple[int, int]
 class NodeSegment:
     """One of them. `fd` is shown to readers. With a `mirror`, rows have to come before they are read."""
 
-    __slots__ = ("_fd", "frame", "gone", "idle_ns", "mirror", "mirroring", "users")
+    __slots__ = ("_fd", "_mapped", "frame", "gone", "idle_ns", "mirror", "mirroring", "users")
 
     def __init__(self, frame: Segment, fd: int = -1, mirror: Mirror | None = None) -> None:
         self.frame = frame
         self._fd = fd
         self.mirror = mirror
         self.mirroring = Mirroring()
+        self._mapped: MappedSegment | None = None
         self.users = 0
         self.gone = False
         self.idle_ns = 0
@@ -54,10 +55,14 @@ class NodeSegment:
         """What it is known by."""
         return self.frame.owner, self.frame.segment
 
-    def read(self, region: Region) -> bytes:
-        """The region's bytes. Raises ProtocolError for one outside the segment."""
+    def rows(self, region: Region) -> memoryview:
+        """The region's bytes, as they lie. Raises ProtocolError for one outside the segment, and Unavailable where
+        there is no address space to map it."""
         check_region(region, self.frame.nbytes)
-        return os.pread(self.fd, region.length, region.offset)
+        mapped = self._mapped
+        if mapped is None:
+            mapped = self._mapped = MappedSegment(self.fd, self.frame.nbytes)
+        return mapped.memory[region.offset : region.offset + region.length]
 
 
 class OwnersConnection(Protocol):

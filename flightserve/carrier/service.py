@@ -21,6 +21,7 @@ from flightserve.carrier.pulling import Puller, serve_pulls
 from flightserve.carrier.relays import ByteRelay, FrameRelay
 from flightserve.carrier.segments import NodeSegment, NodeSegments
 from flightserve.clock import Clock, monotonic_ns
+from flightserve.core.lifecycle.reconciling import CARRIER
 from flightserve.core.telling import Telling
 from flightserve.errors import FlightserveError, ProtocolError, Unavailable
 from flightserve.fabric.transport.channels import BACKLOG_MAX, check_peer, connect, listen
@@ -36,8 +37,6 @@ CONNECT_S_MAX: Final = 10.0
 SWEEP_S: Final = 1.0
 # The supervisor's number in `Reach`.
 SUPERVISOR: Final = 0
-CARRIER: Final = "carrier"
-
 AnyRelay = FrameRelay | ByteRelay
 
 
@@ -53,6 +52,7 @@ class CarrierService:
         reach_supervisor: Callable[[int, str], socket.socket] | None,
         entrance: str,
         clock: Clock = monotonic_ns,
+        port: int = 0,
     ) -> None:
         """`endpoint` is the unix socket for processes of the node, `host` the address to listen on for other carriers.
         `reach_supervisor(pid, node)` connects to the supervisor for a process of another node; None where that is on
@@ -64,6 +64,7 @@ class CarrierService:
         self._reach_supervisor = reach_supervisor
         self._entrance = entrance
         self._clock = clock
+        self._port = port
         self._segments = NodeSegments()
         self._peers: dict[int, Peer] = {}
         # Of other nodes' carriers, by node.
@@ -86,7 +87,7 @@ class CarrierService:
             os.unlink(self.endpoint)
         self._local = listen(self.endpoint)
         self._local.setblocking(True)
-        self._remote = socket.create_server((self._host, 0), backlog=BACKLOG_MAX)
+        self._remote = socket.create_server((self._host, self._port), backlog=BACKLOG_MAX)
         host = f"[{self._host}]" if ":" in self._host else self._host
         self.address = f"{host}:{self._remote.getsockname()[1]}"
         threads.start("carrier-local", lambda: self._accept(self._local, self._serve_local), self._stopping.is_set)

@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flightserve.carrier.service import CARRIER, CarrierService
+from flightserve.carrier.service import CarrierService
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits, FabricLimits
+from flightserve.core.lifecycle.reconciling import CARRIER
 from flightserve.declare import Bound
 from flightserve.replica.service import ReplicaService
 from flightserve.wire.table import Peer, RoutingTable, seen_from
