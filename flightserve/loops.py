@@ -123,8 +123,8 @@ class Watch:
 
 class TurnGroups(Generic[K, T]):
     """What comes within one turn of the event loop goes on together at its end, by key: `leave(key, members)` is called
-    for each group, and then `left()`. A group of `members_max` leaves at once; when the members weigh more than
-    `weight_max`, all do. On the loop."""
+    for each group, and then `left()`. A group of `members_max` leaves at once, and so does one that is full by what its
+    members say of their sizes; when the members weigh more than `weight_max`, all do. On the loop."""
 
     def __init__(
         self,
@@ -141,24 +141,30 @@ class TurnGroups(Generic[K, T]):
         self._weight_max = weight_max
         self._patient = patient
         self._groups: dict[K, list[T]] = {}
+        # Of those that leave when they are full.
+        self._sizes: dict[K, int] = {}
         self._weight = self._turns = self._turns_alone = 0
         self._due = self._joined = False
         # Whether those before came together: then it pays to look whether more are coming.
-        self._had_company = False
+        self._had_company = self._has_company = False
 
     def __repr__(self) -> str:
         return f"<TurnGroups {len(self._groups)} groups of {sum(map(len, self._groups.values()))}>"
 
-    def join(self, key: K, member: T, weight: int = 0) -> None:
-        """Take one that waits for the end of the turn."""
+    def join(self, key: K, member: T, weight: int = 0, size: int = 0, size_max: int = 0) -> None:
+        """Take one that waits for the end of the turn. Where there is a `size_max`, the group is full when its members'
+        sizes come to that."""
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = []
+        else:
+            self._has_company = self._patient
         group.append(member)
         self._joined = True
         self._weight += weight
-        if len(group) >= self.members_max:
+        if len(group) >= self.members_max or (size_max and self._fills(key, size, size_max)):
             del self._groups[key]
+            self._sizes.pop(key, None)
             self._leave(key, group)
         elif self._weight > self._weight_max:
             self._leave_all()
@@ -166,6 +172,10 @@ class TurnGroups(Generic[K, T]):
             self._due = True
             self._turns = 0
             asyncio.get_running_loop().call_soon(self._look if self._had_company else self._leave_all)
+
+    def _fills(self, key: K, size: int, size_max: int) -> bool:
+        self._sizes[key] = whole = self._sizes.get(key, 0) + size
+        return whole >= size_max
 
     def _look(self) -> None:
         """Once in each turn of the loop while members wait for more, beginning with the end of the first one's."""
@@ -180,9 +190,9 @@ class TurnGroups(Generic[K, T]):
     def _leave_all(self) -> None:
         self._due = False
         groups, self._groups = self._groups, {}
+        self._sizes.clear()
         self._weight = 0
-        if self._patient:
-            self._had_company = any(len(group) > 1 for group in groups.values())
+        self._had_company, self._has_company = self._has_company, False
         for key, members in groups.items():
             self._leave(key, members)
         if self._left is not None:

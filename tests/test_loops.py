@@ -52,6 +52,39 @@ def test_a_full_group_leaves_at_once_and_the_others_stay() -> None:
     assert left == [("a", [0, 1, 2]), ("b", [0]), ("a", [3])]
 
 
+def test_a_group_that_is_full_by_its_members_sizes_leaves_at_once_and_a_new_one_begins() -> None:
+    left: Left = []
+
+    def begin(joining: TurnGroups[str, int]) -> None:
+        joining.join("b", 0, size=3, size_max=4)
+        for size in (2, 2, 1, 9, 3):
+            joining.join("a", size, size=size, size_max=4)
+        assert left == [("a", [2, 2]), ("a", [1, 9])]
+
+    in_a_loop(begin, groups(left))
+    assert left[2:] == [("b", [0]), ("a", [3])]
+
+
+def test_who_left_in_a_full_group_had_company() -> None:
+    left: Left = []
+    joining = groups(left, patient=True)
+
+    async def run() -> None:
+        for _ in range(2):
+            joining.join("a", 0, size=1, size_max=2)
+            joining.join("a", 1, size=1, size_max=2)
+        await asyncio.sleep(0)
+        joining.join("a", 2)
+        await asyncio.sleep(0)
+        assert left == [("a", [0, 1])] * 2
+        joining.join("a", 3)
+        for _ in range(TURNS_MAX):
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert left[2:] == [("a", [2, 3])]
+
+
 def test_more_than_the_bound_of_weight_leaves_at_once() -> None:
     left: Left = []
 

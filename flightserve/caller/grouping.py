@@ -69,7 +69,8 @@ class Grouping:
             head = self._schemas.of(payload.schema).message
         else:
             return False
-        if not self._groupable(head, self._destinations.find(call.target).method):
+        destination = self._destinations.find(call.target)
+        if not self._groupable(head, destination.method):
             return False
         if isinstance(payload, EncodedStream):
             batch = decode_stream(pa.py_buffer(encoded), self._limits)
@@ -78,7 +79,9 @@ class Grouping:
             validate_batch(batch, self._limits)
         if not batch.num_rows:
             return False
-        self.groups.join((call.target, head), _Member(call, payload, batch))
+        # What fills a micro-batch gains nothing by more company, and can run while the rest is read.
+        rows_max = destination.entry.spec.options.max_batch_rows
+        self.groups.join((call.target, head), _Member(call, payload, batch), size=batch.num_rows, size_max=rows_max)
         return True
 
     def _submit(self, key: tuple[Target, bytes], group: list[_Member]) -> None:

@@ -57,6 +57,8 @@ TELL_TIMEOUT_S = 5.0
 # How long a process that cannot go on waits to be ended, and its exit status where it is not.
 LAST_WORDS_S = 1.0
 LOST = 70
+# New objects between two looks for garbage, in routers and frontends: more than a turn of some hundred requests makes.
+COLLECT_OBJECTS: Final = 10_000
 # What replicas say beside what all children do, and what the others say of it.
 OF_REPLICAS: Final[tuple[tuple[str, Callable[[], Any]], ...]] = (("note", str), ("ailing", str), ("families", tuple))
 
@@ -162,6 +164,10 @@ class ChildProcess:
         # the collector walks them all again and again.
         gc.collect()
         gc.freeze()
+        if not self._assignment.slot.deployment:
+            # Where no user code runs, cycles are rare, and all that a full turn of the loop makes lives until the turn
+            # is answered: to look for garbage in its middle, several times, took a tenth of a small HTTP call.
+            gc.set_threshold(COLLECT_OBJECTS)
         self._link.announce_again()
 
     def _announce(self) -> Announce:

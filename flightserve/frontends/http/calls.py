@@ -157,6 +157,7 @@ class HttpCalls:
                 http_sql.open_exchange(exchange, limits)
                 return exchange
             spec, exchange.spec = self.service.method(*route)
+            exchange.batch_rows_max = spec.options.max_batch_rows
             if type(route) is ByUrl:
                 exchange.size_max = 0
                 check_by_url(exchange.spec)
@@ -227,8 +228,11 @@ class HttpCalls:
     def _join(self, exchange: Exchange) -> None:
         """Parse, and wait for the end of this turn of the loop with the others of the method."""
         schema = exchange.spec.input_schema
-        exchange.body = parse(exchange.content(), self.limits, None if schema is None else declared_schema(schema))
-        self._arrived.join(exchange.route, exchange, exchange.body.num_rows * len(exchange.body.columns))
+        body = parse(exchange.content(), self.limits, None if schema is None else declared_schema(schema))
+        exchange.body = body
+        # What fills a micro-batch gains nothing by more company, and can run while the rest is read.
+        cells = body.num_rows * len(body.columns)
+        self._arrived.join(exchange.route, exchange, cells, body.num_rows, exchange.batch_rows_max)
 
     def _submit(self, route: CallRoute, arrived: list[Exchange]) -> None:
         """Submit what arrived in one turn for a method: a group for each schema that its rows make."""

@@ -55,6 +55,7 @@ class Exchange:
 
     __slots__ = (
         "arrived_ns",
+        "batch_rows_max",
         "body",
         "call",
         "cors",
@@ -108,6 +109,8 @@ class Exchange:
         self.request_id = ""
         self.error: FlightserveError | None = None
         self.status_code = 0
+        # Rows of a micro-batch, where there are such.
+        self.batch_rows_max = 0
         # Set once the route and the metadata were found good.
         self.spec: MethodSpec
         self.meta: RequestMeta

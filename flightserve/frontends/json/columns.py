@@ -59,6 +59,7 @@ from flightserve.frontends.json.arrays import (
     CELLS_MIN,
     CONVERSION_ERRORS,
     BadValue,
+    arrays_of,
     check_cells,
     declared,
     infer_array,
@@ -239,29 +240,42 @@ def build(bodies: Sequence[JsonBody], schema: pa.Schema | None) -> pa.RecordBatc
     if schema is None:
         if not names:
             raise SchemaMismatch("the body has no columns")
-        if len(bodies) > 1:
-            return _shared(columns)
-        return pa.RecordBatch.from_arrays([infer_array(columns[name], name) for name in names], names)
+        return _shared(columns) if len(bodies) > 1 else _inferred(columns)
     if bodies[0].as_rows and not bodies[0].num_rows:
         columns = {name: [] for name in schema.names}
     if columns.keys() != set(schema.names):
         raise _wrong_columns(columns, schema)
+    fields = list(schema)
+    values = [columns[field.name] for field in fields]
     try:
-        arrays = [declared(columns[field.name], field.name, field.type) for field in schema]
+        arrays = arrays_of(
+            values, schema.types, lambda place: declared(values[place], fields[place].name, fields[place].type)
+        )
     except BadValue as error:
         raise SchemaMismatch(error.message) from error
-    for field, array in zip(schema, arrays, strict=True):
+    for field, array in zip(fields, arrays, strict=True):
         if array.null_count and not field.nullable:
             row = array.is_null().index(True).as_py()
             raise SchemaMismatch(f"column {field.name!r}, row {row}: null, where the method's schema allows none")
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def _inferred(columns: Columns) -> pa.RecordBatch:
+    """One body's rows, each column in the type that its values have."""
+    names, values = list(columns), list(columns.values())
+    kinds = [infer_type(each) for each in values]
+    return pa.RecordBatch.from_arrays(
+        arrays_of(values, kinds, lambda place: infer_array(values[place], names[place])), names
+    )
+
+
 def _shared(columns: Columns) -> pa.RecordBatch:
     """Several bodies' rows in the type that each body's own values have; one value that needs another is an error
     here, so that it changes nobody else's type."""
+    values = list(columns.values())
+    kinds = [infer_type(each) for each in values]
     try:
-        arrays = [pa.array(values, infer_type(values)) for values in columns.values()]
+        arrays = arrays_of(values, kinds, lambda place: pa.array(values[place], kinds[place]))
     except CONVERSION_ERRORS as error:
         raise InvalidArgument("the bodies do not share their types") from error
     return pa.RecordBatch.from_arrays(arrays, list(columns))

@@ -145,7 +145,9 @@ def test_a_client_that_leaves_after_its_result_came_does_not_harm_its_neighbours
     assert [each.answered for each in asked] == [[{"rows": [{"a": 1}]}], [], [{"rows": [{"a": 3}]}]]
 
 
-def test_requests_that_come_in_company_travel_with_those_of_the_next_turns() -> None:
+@pytest.mark.parametrize(("rows_max", "travel"), [(64, [2, 3]), (2, [2, 2, 1])])
+def test_requests_that_come_in_company_travel_with_those_of_the_next_turns(rows_max: int, travel: list[int]) -> None:
+    """As far as a micro-batch has room for them."""
     sent: list[int] = []
     service: Any = SimpleNamespace(call_parts=lambda deployment, method, batch, parts, reply: sent.append(len(parts)))
     route = CallRoute("Echo", "call")
@@ -157,13 +159,14 @@ def test_requests_that_come_in_company_travel_with_those_of_the_next_turns() -> 
             for _ in range(together):
                 spec = SimpleNamespace(input_schema=None)
                 asked: Any = SimpleNamespace(route=route, spec=spec, content=lambda: ROW, state=READ, meta=None)
+                asked.batch_rows_max = rows_max
                 calls._join(asked)
             await asyncio.sleep(0)
         for _ in range(TURNS_MAX):
             await asyncio.sleep(0)
 
     asyncio.run(come())
-    assert sent == [2, 3]
+    assert sent == travel
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, InvalidArgument, MethodFailed, SchemaMismatch
+from flightserve.frontends.json.arrays import BadValue, arrays_of, declared
 from flightserve.frontends.json.columns import JsonColumns, build, build_all, parse
 
 LIMITS = EdgeLimits()
@@ -352,3 +354,36 @@ def test_lines_and_rows() -> None:
 def test_intervals_that_are_none(value: Any) -> None:
     with pytest.raises(SchemaMismatch, match="column 'a', row 1"):
         column([{"days": 1}, value], pa.month_day_nano_interval())
+
+
+# ---- columns made together
+
+_NUMBERS = st.one_of(
+    st.floats(allow_nan=False), st.integers(-(2**64), 2**64), st.sampled_from([2**53, 2**53 + 1, -(2**53) - 1, 2**63])
+)
+_COLUMN = st.one_of(
+    st.lists(st.floats(allow_nan=False), min_size=3, max_size=3),
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=3, max_size=3),
+    st.lists(_NUMBERS, min_size=3, max_size=3),
+    st.lists(st.one_of(_NUMBERS, st.none(), st.booleans(), st.text(max_size=3)), min_size=3, max_size=3),
+)
+
+
+@given(st.lists(_COLUMN, min_size=1, max_size=6), st.data())
+def test_columns_made_together_are_those_made_one_by_one(columns: list[list[Any]], data: st.DataObject) -> None:
+    kinds = [data.draw(st.sampled_from([pa.float64(), pa.int64(), pa.float32(), pa.string()]), "type") for _ in columns]
+
+    def outcome(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except BadValue as error:
+            return error.message
+
+    def one(place: int) -> pa.Array:
+        return declared(columns[place], f"c{place}", kinds[place])
+
+    together = outcome(lambda: arrays_of(columns, kinds, one))
+    assert together == outcome(lambda: [one(place) for place in range(len(columns))])
+    if isinstance(together, list):
+        for array in together:
+            array.validate(full=True)
