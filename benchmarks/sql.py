@@ -22,6 +22,7 @@ from benchmarks.tiers import children_of
 LOAD = "load.sql"
 THREADS = 2
 PORTS = ("--http-port", "0", "--grpc-port", "0", "--flight-port", "0", "--no-zmq")
+LOOKUPS = ("-m", "flightserve", "run", "benchmarks.lookups:app", *PORTS)
 IN_FLIGHT = 256
 BATCH = 256
 BOUND = 1000
@@ -142,8 +143,7 @@ def _lookups(bench: Bench) -> list[Figure]:
 
     def load(protocol: str, order: str, key: str, **arguments: Any) -> Callable[[], Sample]:
         def measure() -> Sample:
-            server = bench.server("-m", "flightserve", "run", "benchmarks.lookups:app", *PORTS)
-            where = server.addresses[protocol]
+            where = bench.server(*LOOKUPS).addresses[protocol]
             path = "/v1/sql" if arguments.get("statements") else "/v1/lookups/point"
             address: dict[str, Any] = {"url": where + path} if protocol == "http" else {"address": where}
             return bench.load(LOAD).sample(order, key, **address, **arguments)

@@ -14,6 +14,9 @@ from benchmarks.memory import tier_names, tree_pss_mb
 from benchmarks.micro_batch import counts, measure
 from benchmarks.sql import SLOW_READER
 from benchmarks.suite import SUITE, Benchmark
+from flightserve.cli.loading import load_app
+from flightserve.cli.main import make_parser
+from tests.benchmarks import together
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -24,8 +27,17 @@ OVERLOADED = {"simulation", "overload", "adaptive"}
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
-    with Bench(Settings.small()) as bench:
+    with together.Together(Settings.small()) as bench:
         yield bench
+
+
+def test_each_benchmark_starts_an_app_that_is_there() -> None:
+    """As for themselves, although all of them are served together here."""
+    names = set()
+    for command in together.APART:
+        arguments = make_parser().parse_args(command[2:])
+        names |= {bound.name for bound in load_app(arguments.app)}
+    assert names == {bound.name for bound in together.app}
 
 
 @pytest.mark.parametrize("benchmark", SUITE, ids=lambda b: b.name)
