@@ -128,10 +128,13 @@ def _arguments(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
-def test_sigterm_drains_exits_0_and_leaves_nothing_and_its_neighbour_alone(app: Served, short_directory: Path) -> None:
+def test_sigterm_drains_exits_0_and_leaves_nothing_even_without_the_reaper_and_its_neighbour_alone(
+    app: Served, short_directory: Path
+) -> None:
     with Served(short_directory) as other:
         other.wait_ready()
         assert other.app_id != app.app_id
+        os.kill(other.named("reaper.py"), signal.SIGKILL)
         other.process.send_signal(signal.SIGTERM)
         assert other.process.wait(60) == 0
         assert other.left() == []
@@ -193,24 +196,6 @@ def _named(served: Served, name: str) -> int:
         return 0
 
 
-def test_without_the_reaper_a_stop_still_leaves_nothing(short_directory: Path) -> None:
-    with Served(short_directory) as served:
-        served.wait_ready()
-        os.kill(served.named("reaper.py"), signal.SIGKILL)
-        served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(60) == 0
-        assert served.left() == []
-
-
-def test_a_killed_launcher_leaves_nothing(short_directory: Path) -> None:
-    with Served(short_directory, replicas=2) as served:
-        served.wait_ready()
-        os.kill(served.child("replica-Echo-1").pid, signal.SIGSTOP)
-        served.process.kill()
-        served.process.wait()
-        wait_until(lambda: served.left() == [], "everything gone")
-
-
 @pytest.mark.parametrize(
     ("wish", "expected"),
     [
@@ -235,3 +220,11 @@ def test_what_cannot_start_says_why_exits_1_and_leaves_nothing(
         assert served.left() == []
     if "http_port" in wish:
         taken.close()
+
+
+# The last one of the app that all share.
+def test_a_killed_launcher_leaves_nothing(app: Served) -> None:
+    os.kill(app.child("replica-Echo-1").pid, signal.SIGSTOP)
+    app.process.kill()
+    app.process.wait()
+    wait_until(lambda: app.left() == [], "everything gone")
