@@ -77,11 +77,10 @@ def main() -> None:
         say(running, "scaled", done=running.scale({"Who": 2}))
         say(running, "unknown", error=refused(lambda: running.scale({"Whom": 2})))
         say(running, "none", error=refused(lambda: running.scale({"Who": 0})))
-        running.deploy(app(2))
-        say(running, "deployed")
         # Two replicas that hold all cores: no room for a third.
         half = (os.cpu_count() or 1) / 2
-        running.deploy(app(4, num_cpus=half))
+        running.deploy(app(2, num_cpus=half))
+        say(running, "deployed")
         with deaf(running):
             running.deploy(app(5, num_cpus=half), in_place=True)
             say(running, "in place", under_way=running.status().change)
