@@ -20,6 +20,7 @@ from flightserve.control.child import ChildProcess
 from flightserve.control.names import namespace
 from flightserve.control.plan import Assignment, Plan
 from flightserve.control.titles import title_of
+from flightserve.fabric.transport.processes import look_at
 
 # A child serves its own sockets; Ray only needs to ask it whether it was built.
 FAILURE_CHARS_MAX = 400
@@ -33,7 +34,7 @@ class RayCluster:
         self._plan = plan
         self._node = node
         # Ours, as every actor's.
-        self.raylet_pid = os.getppid()
+        self.raylet_pid = int(os.environ["RAY_RAYLET_PID"])
         self._folder = worker._global_node.get_session_dir_path()
         self._pings: dict[str, concurrent.futures.Future[Any]] = {}
         self._stays: dict[str, concurrent.futures.Future[Any]] = {}
@@ -108,8 +109,8 @@ class RayCluster:
         ray.kill(handle, no_restart=True)
 
     def lost(self) -> str:
-        """Ray's raylet, without which no process is started on this node; an actor is its child, and outlives it."""
-        return "" if os.getppid() == self.raylet_pid else "Ray's raylet died: what dies now is not replaced"
+        """Ray's raylet, without which no process is started on this node; an actor outlives it."""
+        return "" if look_at(self.raylet_pid) is not None else "Ray's raylet died: what dies now is not replaced"
 
     def disk_bytes(self) -> int:
         """What is free where Ray's sessions and logs are."""

@@ -21,6 +21,7 @@ from typing import Final
 
 from flightserve.control.carrying import carry_logs
 from flightserve.control.folder import Folder
+from flightserve.control.forking import ForkServer
 from flightserve.control.names import APP_ID_VARIABLE
 
 log = logging.getLogger("flightserve.control.local_ray")
@@ -50,12 +51,19 @@ class LocalRay:
     def __init__(self, app_id: str) -> None:
         self._app_id = app_id
         self.folder = Folder(app_id)
+        self._forks = ForkServer(self.folder.path)
 
     def start(self) -> None:
         """`ray.init` with what we need in the environment of Ray's processes, and only there."""
         import ray
 
-        with _environment(self._variables()), keeping_sigterm(), _on_loopback(), _only_what_is_needed():
+        with (
+            _environment(self._variables()),
+            keeping_sigterm(),
+            _on_loopback(),
+            _only_what_is_needed(),
+            self._forks.beside_the_raylet(),
+        ):
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -86,6 +94,7 @@ class LocalRay:
             log.error("Ray's %s died, and lines of the log may be lost: another is started", LOG_MONITOR)
             del worker._global_node.all_processes[LOG_MONITOR]
             worker._global_node.start_log_monitor()
+        self._forks.tend()
         self.folder.tend()
 
     def _dead(self) -> set[str]:
@@ -110,6 +119,7 @@ class LocalRay:
 
         ray.shutdown()
         _forget_token()
+        self._forks.stop()
         self.folder.remove()
 
     def _variables(self) -> dict[str, str]:
@@ -117,6 +127,7 @@ class LocalRay:
             "RAY_worker_niceness": "0",
             "RAY_worker_oom_score_adjustment": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_prestart_worker_first_driver": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             **{name: value for name, value in MALLOC.items() if name not in os.environ},
             APP_ID_VARIABLE: self._app_id,
