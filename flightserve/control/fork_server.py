@@ -117,6 +117,8 @@ def serve(listener: socket.socket) -> Wish | None:
         wish = read(sock, descriptors)
         if len(descriptors) == FD_COUNT and wish.fits():
             if os.fork() == 0:
+                # In a process group whose parent is elsewhere, the kernel hangs up on all when a stopped one is killed.
+                os.setsid()
                 for number, descriptor in enumerate(descriptors):
                     os.dup2(descriptor, number)
                     os.close(descriptor)

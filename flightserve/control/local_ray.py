@@ -15,9 +15,11 @@ import os
 import re
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from flightserve.control.carrying import carry_logs
 from flightserve.control.folder import Folder
@@ -30,6 +32,8 @@ log = logging.getLogger("flightserve.control.local_ray")
 OBJECT_STORE_BYTES: Final = 128 << 20
 # Ray's names of its processes.
 VITAL: Final = frozenset({"gcs_server", "raylet"})
+AGENTS: Final = frozenset({"dashboard_agent", "runtime_env_agent"})
+AGENT: Final = (sys.executable, "-I", "-S", str(Path(__file__).with_name("agents.py")))
 LOG_MONITOR: Final = "log_monitor"
 LOG_TAIL_BYTES: Final = 64 << 10
 # For glibc. Without them it gives the memory of each large message back to the kernel and gets it again as cold pages,
@@ -180,16 +184,23 @@ def _on_loopback() -> Iterator[None]:
 def _only_what_is_needed() -> Iterator[None]:
     """Ray starts an autoscaler, which has nothing to scale on one machine, and the server of its dashboard, without the
     dashboard (usage statistics are off): two Python processes of 48 MB each, for the second of which `ray.init` waits,
-    and a sixth of the processor time that a start takes. It has no option without them."""
+    and a sixth of the processor time that a start takes. Of the raylet's two agents one is of use only to the dashboard,
+    the other where somebody has a runtime environment (`agents.py`). It has no option without them."""
+    from ray._private import services
     from ray._private.node import Node
 
-    before = Node.start_monitor, Node.start_api_server
+    before = Node.start_monitor, Node.start_api_server, services._build_python_executable_command_memory_profileable
+
+    def python_for(process: str, *given: Any, **named: Any) -> list[str]:
+        return list(AGENT) if process in AGENTS else before[2](process, *given, **named)
+
     Node.start_monitor = lambda self: None
     Node.start_api_server = lambda self, **_: None
+    services._build_python_executable_command_memory_profileable = python_for
     try:
         yield
     finally:
-        Node.start_monitor, Node.start_api_server = before
+        Node.start_monitor, Node.start_api_server, services._build_python_executable_command_memory_profileable = before
 
 
 @contextlib.contextmanager
