@@ -1,8 +1,9 @@
-"""Stands in for one of the two agents that a raylet starts, and ends with: run as `python -I -S agents.py SCRIPT ARGUMENT...`.
+"""Stands in for one of the two agents of a raylet: run as `python -I -S agents.py SCRIPT ARGUMENT...`.
 
-Nobody here asks the dashboard's agent anything, since there is no dashboard. The one that makes runtime environments is started
-by the first connection to its port: it then takes this process's place, and Ray asks it again. Each of them costs half a second of
-processor time and 60 MB, and the raylet waits for both when it starts. This imports nothing but the standard library.
+Nobody here asks the dashboard's agent anything, since there is no dashboard. The one that makes runtime environments is
+started by the first connection to its port: it then takes this process's place, and Ray asks again. Each of them costs
+half a second of processor time and 60 MB, and the raylet waits for both when it starts. This imports nothing but the
+standard library.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ def main() -> None:
     """End with the raylet, or become the agent."""
     command = sys.argv[1:]
     options = dict(each[2:].split("=", 1) for each in command if each.startswith("--") and "=" in each)
-    raylet = os.pidfd_open(int(os.environ["RAY_RAYLET_PID"]))
+    try:
+        raylet = os.pidfd_open(int(os.environ["RAY_RAYLET_PID"]))
+    except ProcessLookupError:
+        return
     if "runtime-env-agent-port" not in options:
         for name in OF_THE_DASHBOARD:
             tell(options, name, UNUSED)
@@ -33,7 +37,7 @@ def main() -> None:
     with socket.create_server((LOOPBACK, int(options["runtime-env-agent-port"]))) as listener:
         port = listener.getsockname()[1]
         tell(options, OF_ENVIRONMENTS, port)
-        if raylet in select.select([raylet, listener], [], [])[0]:
+        if raylet in select.select([raylet, listener.fileno()], [], [])[0]:
             return
     os.execv(sys.executable, [sys.executable, "-u", *command, f"--runtime-env-agent-port={port}"])
 

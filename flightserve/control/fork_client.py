@@ -1,7 +1,8 @@
 """Has the fork server fork a process: run as `python -I -S fork_client.py SOCKET [FLAG]... SCRIPT [ARGUMENT]...`.
 
-Ray runs this in the place of `python [FLAG]... SCRIPT [ARGUMENT]...`, which would import everything anew. Where the fork
-server is gone, or does not fork that, this becomes it. It imports nothing but the standard library, so that it costs little.
+Ray runs this in the place of `python [FLAG]... SCRIPT [ARGUMENT]...`, which would import everything anew. Where the
+fork server is gone, or does not fork that, this becomes it. It imports nothing but the standard library, so that it
+costs little.
 """
 
 from __future__ import annotations

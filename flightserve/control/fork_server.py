@@ -1,19 +1,19 @@
-"""Forks Ray's processes for the children: run as `python fork_server.py LISTENER FOLDER`, before Ray asks for the first.
+"""Forks the processes that Ray starts for the children: run as `python fork_server.py LISTENER FOLDER`.
 
-To import Ray, Arrow and our own modules takes half a second of processor time and tens of megabytes in each process. Here
-it happens once, and what is forked shares the memory. `LISTENER` is the descriptor of a listening unix socket, `FOLDER` the one
-that the package flightserve is in; standard input is a pipe whose other end only the launcher holds.
+To import Ray, Arrow and our own modules takes half a second of processor time and tens of megabytes in each process.
+Here it happens once, and what is forked shares the memory. `LISTENER` is the descriptor of a listening unix socket,
+`FOLDER` the one that the package flightserve is in; standard input is a pipe whose other end only the launcher holds.
 
 What two processes must not share is not begun here: no thread of Python's, no connection, no random numbers. What Ray's
-library takes from the environment when it is loaded (the job, the raylet) is what this process was started with; who has
-another is not forked.
+library takes from the environment when it is loaded (the job, the raylet) is what this process was started with; who
+has another is not forked.
 """
 
 from __future__ import annotations
 
 import sys
 
-if not sys.flags.safe_path:
+if __name__ == "__main__" and not sys.flags.safe_path:
     # This file's folder: nobody is to find our modules under their bare names.
     del sys.path[0]
 
@@ -89,12 +89,13 @@ def main() -> None:
     load(sys.argv[2])
     # Nobody waits for what is forked.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    while STDIN not in select.select([listener, STDIN], [], [])[0]:
+    while STDIN not in select.select([listener.fileno(), STDIN], [], [])[0]:
         if (wish := serve(listener)) is not None:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return wish.become()
-    return None
+    # Ray's library has nothing to put away, and takes its time for it.
+    os._exit(0)
 
 
 def load(folder: str) -> None:
@@ -112,7 +113,7 @@ def serve(listener: socket.socket) -> Wish | None:
     """Fork for one client. In the forked process, what it is to be; None in this one."""
     sock, _ = listener.accept()
     descriptors: list[int] = []
-    with sock, contextlib.suppress(OSError, ValueError):
+    with sock, contextlib.suppress(OSError, ValueError, TypeError):
         sock.settimeout(CLIENT_S)
         wish = read(sock, descriptors)
         if len(descriptors) == FD_COUNT and wish.fits():
@@ -130,7 +131,7 @@ def serve(listener: socket.socket) -> Wish | None:
 
 
 def read(sock: socket.socket, descriptors: list[int]) -> Wish:
-    """What a client asks for, with its standard streams. Raises ValueError where it is too much, or ends early."""
+    """What a client asks for, with its standard streams. Raises ValueError or TypeError where it is none."""
     head, found, _, _ = socket.recv_fds(sock, SIZE_BYTES, FD_COUNT)
     descriptors += found
     size = int.from_bytes(head, "big")

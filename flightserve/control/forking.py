@@ -1,5 +1,5 @@
-"""A fork server beside a Ray of our own: what Ray starts for the children is forked there, and has Ray, Arrow and our own
-modules loaded already (`fork_server.py` says how)."""
+"""A fork server beside a Ray of our own: what Ray starts for the children is forked there, and has Ray, Arrow and our
+own modules loaded already (`fork_server.py` says how)."""
 
 from __future__ import annotations
 

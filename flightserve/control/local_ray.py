@@ -4,7 +4,7 @@ Facts of Ray 2.60 that shape this: children run at nice 15 and with the highest 
 otherwise; a new local Ray writes an authentication token to the home directory unless it is given one; its
 unix sockets lie in the session directory, whose path must stay short (107 bytes in all); its processes get
 PR_SET_PDEATHSIG for the *thread* that calls `ray.init`, which therefore must be one that lives as long as the
-app; the two agents of a node outlive a killed launcher by seconds, so a reaper cleans up behind them.
+app; its processes may outlive a killed launcher by seconds, so a reaper cleans up behind them.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ class LocalRay:
             "RAY_worker_niceness": "0",
             "RAY_worker_oom_score_adjustment": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
+            # As many processes as there are cores, whoever will need them.
             "RAY_prestart_worker_first_driver": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             **{name: value for name, value in MALLOC.items() if name not in os.environ},
@@ -184,8 +185,8 @@ def _on_loopback() -> Iterator[None]:
 def _only_what_is_needed() -> Iterator[None]:
     """Ray starts an autoscaler, which has nothing to scale on one machine, and the server of its dashboard, without the
     dashboard (usage statistics are off): two Python processes of 48 MB each, for the second of which `ray.init` waits,
-    and a sixth of the processor time that a start takes. Of the raylet's two agents one is of use only to the dashboard,
-    the other where somebody has a runtime environment (`agents.py`). It has no option without them."""
+    and a sixth of the processor time that a start takes. Of the raylet's two agents one is of use to the dashboard
+    alone, the other where somebody has a runtime environment (`agents.py`). It has no option without them."""
     from ray._private import services
     from ray._private.node import Node
 

@@ -121,7 +121,19 @@ def test_everything_listens_on_loopback_alone(app: Served) -> None:
 def test_ray_has_no_process_that_is_of_no_use_here(app: Served) -> None:
     scripts = {Path(argument).name for pid in app.processes() for argument in _arguments(pid)}
     assert "log_monitor.py" in scripts
-    assert not scripts & {"monitor.py", "dashboard.py"}
+    assert not scripts & {"monitor.py", "dashboard.py", "default_worker.py"}
+
+
+def test_children_are_forked_and_started_where_the_fork_server_died(app: Served) -> None:
+    def parent(name: str) -> int:
+        return int(Path(f"/proc/{app.child(name).pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+    before, server = app.child("replica-Echo-0").pid, app.named("fork_server.py")
+    assert {parent(child.name) for child in app.view().children} == {server}
+    os.kill(server, signal.SIGKILL)
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: app.child("replica-Echo-0").pid not in (0, before) and _ready(app), "replica replaced")
+    wait_until(lambda: _named(app, "fork_server.py") not in (0, server), "another fork server")
 
 
 def _arguments(pid: int) -> list[str]:
@@ -163,7 +175,7 @@ def test_when_ray_dies_the_app_ends_says_so_and_leaves_nothing(short_directory: 
 def test_when_an_agent_dies_rays_raylet_does_and_why_is_said(short_directory: Path) -> None:
     with Served(short_directory) as served:
         served.wait_ready()
-        os.kill(_child(served.named("raylet"), "ray::DashboardAgent"), signal.SIGKILL)
+        os.kill(_child(served.named("raylet"), "dashboard/agent.py"), signal.SIGKILL)
         assert served.process.wait(60) == 1
         assert "Ray's raylet died because its " in served.errors()
         assert "agent had: " in served.errors()
@@ -181,10 +193,10 @@ def test_a_reaper_that_died_is_put_back(short_directory: Path) -> None:
         wait_until(lambda: served.left() == [], "everything gone")
 
 
-def _child(parent: int, title: str) -> int:
-    """The child that gave itself the title, which may be written over its environment."""
+def _child(parent: int, name: str) -> int:
+    """The child with that in its command."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    (found,) = [int(pid) for pid in children if title in Path(f"/proc/{pid}/cmdline").read_text()]
+    (found,) = [int(pid) for pid in children if name in Path(f"/proc/{pid}/cmdline").read_text()]
     return found
 
 
