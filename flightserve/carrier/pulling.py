@@ -7,15 +7,19 @@ one node at a time is bounded, and so are the connections to it.
 
 from __future__ import annotations
 
+import collections
+import logging
+import os
 import socket
 import threading
 from collections.abc import Callable
 from typing import Final
 
+from flightserve import threads
 from flightserve.carrier.greeting import read_exactly
 from flightserve.carrier.segments import NodeSegment, NodeSegments
 from flightserve.core.memory.byte_credits import ByteCredits
-from flightserve.errors import Unavailable
+from flightserve.errors import FlightserveError, Unavailable
 from flightserve.wire.between import LENGTH, RANGE, Pull
 from flightserve.wire.frames import Region
 
@@ -25,65 +29,94 @@ CONNECTIONS_MAX: Final = 4
 SILENT_S_MAX: Final = 10.0
 # How much one call takes at most: progress is seen after each.
 STEP_BYTES: Final = 8 << 20
+# Below that of the threads that carry frames, as `nice` counts.
+NICE: Final = 10
+
+log = logging.getLogger(__name__)
 
 
 class Puller:
-    """Pulls rows of one other node. Any thread; each pull blocks its own."""
+    """Pulls rows of one other node, by threads of its own. Any thread."""
 
-    def __init__(self, reach: Callable[[Pull], socket.socket]) -> None:
-        """`reach` makes a connection to that node's carrier."""
+    def __init__(self, reach: Callable[[Pull], socket.socket], segments: NodeSegments) -> None:
+        """`reach` makes a connection to that node's carrier; `segments` are told how pulls ended."""
         self._reach = reach
+        self._segments = segments
         self._credits = ByteCredits(IN_FLIGHT_BYTES_MAX)
-        self._idle: list[socket.socket] = []
-        self._busy = 0
+        self._wanted: collections.deque[tuple[NodeSegment, Region]] = collections.deque()
+        self._threads = 0
+        self._idle = 0
+        self._closed = False
         self._changed = threading.Condition()
         self.pulled_bytes = 0
 
     def __repr__(self) -> str:
-        return f"<Puller: {self._busy} connections busy, {self._credits!r}>"
+        return f"<Puller: {self._threads} connections, {self._idle} idle, {self._credits!r}>"
 
     def pull(self, segment: NodeSegment, region: Region) -> None:
-        """Have the region's rows put into the mirror. Raises Unavailable where they cannot be had, ProtocolError where
-        the region is none of the segment."""
-        assert segment.mirror is not None
-        room = segment.mirror.room(region)
-        sock = self._begin(region.length)
+        """Have the region's rows put into the mirror; returns before they are there, after waiting for room on the
+        link. Raises Unavailable where there is none in time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._closed or self._credits.take(region.length), SILENT_S_MAX):
+                self._segments.failed(segment, region)
+                raise Unavailable("rows of another node do not come: the link to it is busy")
+            self._wanted.append((segment, region))
+            if not self._idle and self._threads < CONNECTIONS_MAX:
+                self._threads += 1
+                threads.start("carrier-pull", self._run, lambda: True)
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        be_nice()
+        sock: socket.socket | None = None
+        try:
+            while (wanted := self._next()) is not None:
+                sock = self._serve(sock, *wanted)
+        finally:
+            with self._changed:
+                self._threads -= 1
+            if sock is not None:
+                sock.close()
+
+    def _next(self) -> tuple[NodeSegment, Region] | None:
+        with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: self._wanted or self._closed)
+            self._idle -= 1
+            return None if self._closed else self._wanted.popleft()
+
+    def _serve(self, sock: socket.socket | None, segment: NodeSegment, region: Region) -> socket.socket | None:
+        """The connection that is left after that, None where it broke."""
         try:
             if sock is None:
                 sock = self._reach(Pull())
                 sock.settimeout(SILENT_S_MAX)
-            _take(sock, region, room)
-        except BaseException:
-            self._end(region.length, None)
+            assert segment.mirror is not None
+            _take(sock, region, segment.mirror.room(region))
+        except FlightserveError as error:
+            log.info("rows of another node cannot be had: %s", error.message)
+            self._segments.failed(segment, region)
             if sock is not None:
                 sock.close()
-            raise
-        self._end(region.length, sock)
-
-    def _begin(self, nbytes: int) -> socket.socket | None:
-        """Take the credits, and a connection that is idle; None where a new one may be made."""
+            sock = None
+        else:
+            self._segments.arrived(segment, region)
         with self._changed:
-            while not (self._busy < CONNECTIONS_MAX and self._credits.take(nbytes)):
-                if not self._changed.wait(SILENT_S_MAX):
-                    raise Unavailable("rows of another node do not come: the link to it is busy")
-            self._busy += 1
-            return self._idle.pop() if self._idle else None
-
-    def _end(self, nbytes: int, sock: socket.socket | None) -> None:
-        with self._changed:
-            self._credits.give_back(nbytes)
-            self._busy -= 1
-            if sock is not None:
-                self._idle.append(sock)
-                self.pulled_bytes += nbytes
-            self._changed.notify()
+            self._credits.give_back(region.length)
+            self.pulled_bytes += region.length if sock is not None else 0
+            self._changed.notify_all()
+        return sock
 
     def close(self) -> None:
-        """Close what is idle; what is under way ends by itself."""
+        """Pull nothing any more."""
         with self._changed:
-            idle, self._idle = self._idle, []
-        for sock in idle:
-            sock.close()
+            self._closed = True
+            self._changed.notify_all()
+
+
+def be_nice() -> None:
+    """What moves much lets others of this node go first, whose calls are small: the calling thread, from now on."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _take(sock: socket.socket, region: Region, room: memoryview) -> None:
@@ -103,6 +136,7 @@ def _take(sock: socket.socket, region: Region, room: memoryview) -> None:
 
 def serve_pulls(sock: socket.socket, segments: NodeSegments) -> None:
     """Answer what the other node asks for on this connection, until it closes. Raises Unavailable then."""
+    be_nice()
     while True:
         owner, number, offset, length = RANGE.unpack(read_exactly(sock, RANGE.size))
         segment = segments.find((owner, number))

@@ -41,6 +41,7 @@ LET_GO_S_MAX: Final = 0.5
 # How long rows that somebody else pulls are waited for.
 ROWS_S_MAX: Final = 30.0
 
+# Has the rows come, and says when they are there, or cannot be had.
 PullRows = Callable[[NodeSegment, Region], None]
 
 
@@ -119,14 +120,40 @@ class FrameRelay:
                 raise Unavailable(f"the other node is gone: {error.strerror or error}") from error
             if not data:
                 raise Unavailable("the other node closed the connection")
-            for carried in decoder.feed(data):
+            received = decoder.feed(data)
+            for carried in received:
                 enter_clock(carried.frames, self._clock())
+                self._begin(carried)
+            for carried in received:
                 self._enter(carried)
+
+    def _begin(self, carried: Carried) -> None:
+        """Put the rows that came where they belong, and ask for those that did not: of all that was read, before any of
+        it is handed on."""
+        inline = {(rows.region.owner, rows.region.segment, rows.region.offset): rows for rows in carried.rows}
+        for frame in carried.frames:
+            if isinstance(frame, Segment):
+                self._use(self._segments.mirror(frame))
+                continue
+            for region in regions_of(frame):
+                segment = self._segment_of(region)
+                if self._segments.want(segment, region):
+                    self._have(segment, region, inline.get((region.owner, region.segment, region.offset)))
+
+    def _have(self, segment: NodeSegment, region: Region, rows: InlineRows | None) -> None:
+        if rows is None or len(rows.data) != region.length or segment.mirror is None:
+            self._pull(segment, region)
+            return
+        try:
+            segment.mirror.room(region)[:] = rows.data
+        except BaseException:
+            self._segments.failed(segment, region)
+            raise
+        self._segments.arrived(segment, region)
 
     def _enter(self, carried: Carried) -> None:
         for key in carried.let_go:
             self._left(key)
-        inline = {(rows.region.owner, rows.region.segment, rows.region.offset): rows for rows in carried.rows}
         ready: list[Frame] = []
         gone: list[NodeSegment] = []
         for frame in carried.frames:
@@ -136,7 +163,7 @@ class FrameRelay:
                 self._announce(frame)
                 continue
             for region in regions_of(frame):
-                self._have(region, inline.get((region.owner, region.segment, region.offset)))
+                self._segments.wait(self._segment_of(region), region, ROWS_S_MAX)
             self._heed(frame, gone.append)
             ready.append(frame)
         if ready:
@@ -155,25 +182,12 @@ class FrameRelay:
             self._segments.let_go(segment, gone=True)
 
     def _announce(self, frame: Segment) -> None:
-        segment = self._segments.mirror(frame)
-        self._use(segment)
+        segment = self._used.get((frame.owner, frame.segment))
+        if segment is None:
+            # Its owner has let go of it meanwhile.
+            return
         self._local.known.discard(segment.key)
         self._local.send([], [(segment.frame, segment.fd)])
-
-    def _have(self, region: Region, rows: InlineRows | None) -> None:
-        """Have the region's rows on this node."""
-        segment = self._segment_of(region)
-        if self._segments.want(segment, region, ROWS_S_MAX):
-            return
-        try:
-            if rows is not None and len(rows.data) == region.length and segment.mirror is not None:
-                segment.mirror.room(region)[:] = rows.data
-            else:
-                self._pull(segment, region)
-        except BaseException:
-            self._segments.failed(segment, region)
-            raise
-        self._segments.arrived(segment, region)
 
     # ---- both ways
 

@@ -166,18 +166,23 @@ class NodeSegments:
 
     # ---- rows
 
-    def want(self, segment: NodeSegment, region: Region, timeout_s: float) -> bool:
-        """True where the region's rows are here, after waiting for another who pulls them; False where the caller is
-        to put them there, and then says `arrived` or `failed`. Raises Unavailable where they do not come in time."""
+    def want(self, segment: NodeSegment, region: Region) -> bool:
+        """True where the caller is to have the region's rows put here, and to say `arrived` or `failed`: they are not
+        here, and nobody else does."""
         if segment.mirror is None:
-            return True
+            return False
         with self._changed:
-            presence = segment.mirroring.want(region.offset, region.generation)
-            while presence is Presence.COMING:
-                if not self._changed.wait(timeout_s):
-                    raise Unavailable("rows of another node do not come")
-                presence = segment.mirroring.want(region.offset, region.generation)
-            return presence is Presence.HERE
+            return segment.mirroring.want(region.offset, region.generation) is Presence.MISSING
+
+    def wait(self, segment: NodeSegment, region: Region, timeout_s: float) -> None:
+        """Until the rows are here that somebody wanted. Raises Unavailable where they could not be had, or not in
+        time."""
+        if segment.mirror is None:
+            return
+        with self._changed:
+            while (state := segment.mirroring.state(region.offset, region.generation)) is not Presence.HERE:
+                if state is Presence.MISSING or not self._changed.wait(timeout_s):
+                    raise Unavailable("rows of another node cannot be had")
 
     def arrived(self, segment: NodeSegment, region: Region) -> None:
         """Its rows were put there."""

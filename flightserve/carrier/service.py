@@ -223,7 +223,7 @@ class CarrierService:
             return reach_carrier(self._address_of(node), self._secret, self.node, purpose)
 
         with self._lock:
-            return self._pullers.setdefault(node, Puller(reach))
+            return self._pullers.setdefault(node, Puller(reach, self._segments))
 
     # ---- a connection
 

@@ -265,7 +265,10 @@ class SegmentFds:
         held = HeldSegment(frame, fd)
         check_segment(fd, frame.nbytes)
         key = (frame.owner, frame.segment)
-        if key in self._held:
+        known = self._held.get(key)
+        if known is not None:
+            if not os.path.sameopenfile(known.fd, fd):
+                raise ProtocolError(f"segment {frame.segment} was announced twice, and is not the same memory")
             return
         if sum(owner == frame.owner for owner, _ in self._held) >= self._segments_per_peer_max:
             raise ProtocolError(f"process announced more than {self._segments_per_peer_max} segments")

@@ -29,6 +29,11 @@ AHEAD_NS = 3600 * NS_PER_S
 _numbers = itertools.count(1)
 
 
+def ahead_ns() -> int:
+    """The far carrier's clock."""
+    return monotonic_ns() + AHEAD_NS
+
+
 class Network:
     """What lies between two carriers: takes connections in for one, and passes bytes on until it is cut."""
 
@@ -114,9 +119,19 @@ class TwoNodes(Plane):
         self.home = CarrierService(HOME, endpoint(HOME), "127.0.0.1", SECRET, None, "")
         self.home.start()
         self.network = Network(self.home.address)
-        self.far = CarrierService(FAR, endpoint(FAR), "127.0.0.1", SECRET, None, "", lambda: monotonic_ns() + AHEAD_NS)
+        self.far = CarrierService(FAR, endpoint(FAR), "127.0.0.1", SECRET, None, "", ahead_ns)
         self.far.start()
         super().__init__(bound, replicas, limits, edge)
+
+    def restart_far(self) -> None:
+        """The far node's carrier dies, and another takes its place."""
+        before = self.far
+        before.stop()
+        self.far = CarrierService(
+            FAR, before.endpoint, "127.0.0.1", SECRET, None, "", lambda: monotonic_ns() + AHEAD_NS
+        )
+        self.far.start()
+        self.publish()
 
     def table(self) -> RoutingTable:
         table = super().table()

@@ -144,6 +144,15 @@ def test_a_segment_that_is_gone_is_let_go_at_both_ends() -> None:
         assert doubled(running, numbers(3)) == [0, 2, 4]
 
 
+def test_a_carrier_that_is_started_again() -> None:
+    """What it knew of segments is gone: those who had mapped its mirrors read nothing in the new ones."""
+    with two_nodes(Far.bind()) as running:
+        for turn in range(3):
+            assert doubled(running, numbers(100_000, turn))[:2] == [2 * turn, 2 * turn + 2]
+            running.restart_far()
+            eventually(running.replicas[0].ready, what="the replica is connected again")
+
+
 def test_a_link_that_breaks_and_comes_back() -> None:
     with two_nodes(Far.bind()) as running:
         running.call("double", numbers(3))

@@ -38,14 +38,19 @@ class Mirroring:
 
     def want(self, offset: int, generation: int) -> Presence:
         """Somebody is to read the region of that generation. Where it is MISSING the caller pulls it."""
-        if self._here.get(offset) == generation:
-            return Presence.HERE
-        if self._coming.get(offset) == generation:
-            return Presence.COMING
+        state = self.state(offset, generation)
+        if state is not Presence.MISSING:
+            return state
         # What was there, or came, is nobody's any more.
         self._here.pop(offset, None)
         self._coming[offset] = generation
         return Presence.MISSING
+
+    def state(self, offset: int, generation: int) -> Presence:
+        """As `want`, of a region that somebody wanted before; nobody is to pull it for this."""
+        if self._here.get(offset) == generation:
+            return Presence.HERE
+        return Presence.COMING if self._coming.get(offset) == generation else Presence.MISSING
 
     def arrived(self, offset: int, generation: int) -> None:
         """All its rows are there."""

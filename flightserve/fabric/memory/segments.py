@@ -202,11 +202,12 @@ def check_segment(fd: int, nbytes: int) -> None:
 class MappedSegment:
     """Another process's segment, mapped read-only. Its fd is closed once mapped."""
 
-    __slots__ = ("address", "buffer", "memory", "nbytes")
+    __slots__ = ("address", "buffer", "inode", "memory", "nbytes")
 
     def __init__(self, fd: int, nbytes: int) -> None:
         check_segment(fd, nbytes)
         self.nbytes = nbytes
+        self.inode = os.fstat(fd).st_ino
         try:
             mapping = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
         except OSError as error:
@@ -258,7 +259,10 @@ class SegmentMap:
                 key = (frame.owner, frame.segment)
                 if shown.ended:
                     return
-                if key in self._mapped:
+                known = self._mapped.get(key)
+                if known is not None:
+                    if known.inode != os.fstat(fd).st_ino:
+                        raise ProtocolError(f"segment {frame.segment} is shown twice, and is not the same memory")
                     self._shown[key].add(shown)
                     return
                 if sum(owner == frame.owner for owner, _ in self._mapped) >= self._segments_per_peer_max:

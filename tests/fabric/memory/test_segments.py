@@ -179,8 +179,9 @@ def test_an_abandoned_region_that_is_kept_can_still_be_shown_and_is_then_dropped
 def test_a_segment_stays_mapped_until_every_connection_that_showed_it_says_that_it_is_gone() -> None:
     mapped = SegmentMap(LIMITS)
     first, second = Shown(mapped), Shown(mapped)
-    for shown in (first, second):
-        shown.add(Segment(7, 1, 4096), memfd(4096, ALL_SEALS))
+    fd = memfd(4096, ALL_SEALS)
+    for shown, its_fd in ((first, os.dup(fd)), (second, fd)):
+        shown.add(Segment(7, 1, 4096), its_fd)
     first.add(Segment(7, 2, 4096), memfd(4096, ALL_SEALS))
     first.gone(PeerGone(7))
     assert len(mapped) == 1
@@ -189,6 +190,18 @@ def test_a_segment_stays_mapped_until_every_connection_that_showed_it_says_that_
     assert len(mapped) == 1
     second.end()
     assert len(mapped) == 0
+
+
+def test_a_segment_that_is_shown_twice_is_the_same_memory() -> None:
+    """A carrier that lost its memory mirrors a segment anew: rows that come there are not read in the mirror before."""
+    mapped = SegmentMap(LIMITS)
+    first, second = Shown(mapped), Shown(mapped)
+    first.add(Segment(7, 1, 4096), memfd(4096, ALL_SEALS))
+    with pytest.raises(ProtocolError, match="not the same memory"):
+        second.add(Segment(7, 1, 4096), memfd(4096, ALL_SEALS))
+    first.end()
+    second.add(Segment(7, 1, 4096), memfd(4096, ALL_SEALS))
+    second.end()
 
 
 def test_a_connection_that_ended_shows_nothing_any_more() -> None:
