@@ -12,7 +12,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo test lowest check lint types contracts stubs docs bench peers chaos proto format clean
+.PHONY: help venv run demo cluster test lowest check lint types contracts stubs docs bench peers chaos proto format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ run: $(STAMP)  ## Serve the example on all frontends until Ctrl-C; options of `f
 demo: $(STAMP)  ## Call the examples through every protocol and client, and compare the answers
 	$(BIN)/python -m examples.flights.demo $(ARGS)
 	$(BIN)/python -m examples.delays.demo
+
+cluster: $(STAMP)  ## Serve the flights on three Ray nodes of this machine, and kill one under load
+	$(BIN)/python -m examples.cluster.demo $(ARGS)
 
 # The tests wait a quarter of their time: three of their files at a time keep two cores busy. Of files that come one
 # after the other the long ones are early in the alphabet, so none of them is left over at the end.

@@ -34,6 +34,7 @@ __all__ = ["CONTENT_TYPE", "UNKNOWN", "Metrics", "counter", "gauge", "histogram"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 _CODE_NAMES: Final = {int(code): code.name for code in Code}
+PROCESS_INFO: Final = "flightserve_process_info"
 # Bound on label sets: an unknown deployment or method is counted as "-", never under the caller's text.
 UNKNOWN: Final = "-"
 
@@ -91,12 +92,16 @@ _TIER_TOTALS: Final = {
     "cache_hits": "Results answered from those kept",
     "cache_misses": "Results that were not among those kept",
     "cache_evictions": "Results dropped to make room for others",
+    "carried_frames": "Frames carried between nodes",
+    "pulled_bytes": "Bytes of rows pulled from other nodes",
 }
 # What is now, with the name of its unit.
 _TIER_GAUGES: Final = {
     "connections": ("connections", "Connections of other processes"),
     "segments": ("segments", "Segments of other processes that are known"),
     "mapped_segments": ("mapped_segments", "Segments of other processes that are mapped"),
+    "mirrors": ("mirrors", "Segments of other nodes that are mirrored"),
+    "mirror_bytes": ("mirror_bytes", "Bytes of address space of mirrored segments"),
     "going_requests": ("going_requests", "Requests without an outcome of deployments that are moving elsewhere"),
     "early_requests": (
         "early_requests",
@@ -135,9 +140,14 @@ class _TierCollector(Collector):
     def __init__(self) -> None:
         self.tiers: Mapping[str, Mapping[str, float]] = {}
         self.measured: Sequence[Measured] = ()
+        # Where each process is.
+        self.nodes: Mapping[str, str] = {}
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
+        for process, node in self.nodes.items():
+            labels = {"process": process, "tier": process.partition("-")[0], "node": node}
+            _sample(families, "gauge", PROCESS_INFO, "On which node a process is: 1", labels, "", 1)
         for process, statistics in self.tiers.items():
             for name, value in statistics.items():
                 deployment, _, statistic = name.rpartition(".")
@@ -248,10 +258,17 @@ class Metrics:
             counter = self._prefetches[deployment, taken] = self.prefetches.labels(deployment, str(taken).lower())
         counter.inc()
 
-    def set_tiers(self, tiers: Mapping[str, Mapping[str, float]], measured: Sequence[Measured] = ()) -> None:
-        """Statistics of the other tiers' processes, by process, and what replicas measure; replaces what was there."""
+    def set_tiers(
+        self,
+        tiers: Mapping[str, Mapping[str, float]],
+        measured: Sequence[Measured] = (),
+        nodes: Mapping[str, str] | None = None,
+    ) -> None:
+        """Statistics of the other tiers' processes, by process, what replicas measure, and on which node each process
+        is; replaces what was there."""
         self._tiers.tiers = tiers
         self._tiers.measured = measured
+        self._tiers.nodes = nodes or {}
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format (`CONTENT_TYPE`)."""

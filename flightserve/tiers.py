@@ -142,7 +142,7 @@ class FrontendHosted:
     def apply_table(self, table: RoutingTable) -> None:
         """The client and `/metrics` follow the table."""
         self._client.apply_table(table)
-        self._metrics.set_tiers(table.metrics, table.measured)
+        self._metrics.set_tiers(table.metrics, table.measured, {peer.name: peer.node for peer in table.peers})
 
     def unfit(self) -> tuple[str, int]:
         """Never: where it cannot go on it ends."""

@@ -247,6 +247,9 @@ class FrameRelay:
 class ByteRelay:
     """A connection of the control plane, whose messages hold nothing that belongs to one node."""
 
+    # Of those it carries none.
+    frames = 0
+
     def __init__(self, local: socket.socket, remote: socket.socket) -> None:
         self._local = local
         self._remote = remote

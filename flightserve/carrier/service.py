@@ -71,6 +71,8 @@ class CarrierService:
         self._addresses: dict[str, str] = {}
         self._pullers: dict[str, Puller] = {}
         self._relays: set[AnyRelay] = set()
+        # Of those that have ended.
+        self._frames = 0
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -103,7 +105,13 @@ class CarrierService:
         """Counts of this node, and bytes that were pulled."""
         with self._lock:
             relays, pulled = len(self._relays), sum(puller.pulled_bytes for puller in self._pullers.values())
-        return {"connections": float(relays), "pulled_bytes": float(pulled), **self._segments.statistics()}
+            frames = self._frames + sum(relay.frames for relay in self._relays)
+        return {
+            "connections": float(relays),
+            "carried_frames": float(frames),
+            "pulled_bytes": float(pulled),
+            **self._segments.statistics(),
+        }
 
     def stop(self) -> None:
         """Take in nobody any more, and end the connections of the data plane. Those of the control plane go with the
@@ -239,6 +247,7 @@ class CarrierService:
             relay.close()
             with self._lock:
                 self._relays.discard(relay)
+                self._frames += relay.frames
 
     def _carry(self, relay: AnyRelay, carry: Callable[[], None]) -> None:
         try:

@@ -289,7 +289,7 @@ def print_ready(running: Running, out: TextIO) -> None:
 
 def _ready(running: Running) -> dict[str, Any]:
     """The first frontend's addresses by protocol; with several frontends, all of theirs under `frontends`."""
-    everyone = [child.addresses for child in running.status().children if child.addresses]
+    everyone = [child.addresses for child in running.status().children if child.tier == "frontend" and child.addresses]
     return {**running.addresses, "frontends": everyone} if len(everyone) > 1 else dict(running.addresses)
 
 

@@ -125,15 +125,27 @@ def render(view: View, colour: bool = False) -> str:
         ],
     )
     lines += [f"{each.name}, {each.bounds}: {each.why}" for each in view.deployments if each.bounds]
+    nodes = _nodes(view)
     lines += _columns(
         painted_cell,
         [
-            ("PROCESS", "PHASE", "READY", "VERSION", "PID", "RESTARTS", "AGE", "ADDRESSES"),
-            ("supervisor", "serving", "yes", "", str(view.supervisor_pid), "", "", ""),
+            ("PROCESS", *["NODE"][: len(nodes)], "PHASE", "READY", "VERSION", "PID", "RESTARTS", "AGE", "ADDRESSES"),
+            (
+                "supervisor",
+                *_on(nodes, view.supervisor_node),
+                "serving",
+                "yes",
+                "",
+                str(view.supervisor_pid),
+                "",
+                "",
+                "",
+            ),
         ],
         [
             (
                 child.name,
+                *_on(nodes, child.node),
                 child.phase,
                 "yes" if child.ready else "no",
                 child.version if child.deployment else "",
@@ -146,6 +158,17 @@ def render(view: View, colour: bool = False) -> str:
         ],
     )
     return "\n".join(lines)
+
+
+def _nodes(view: View) -> dict[str, str]:
+    """What nodes are called, by Ray's id of each: their host, as their carriers say it. None where all is on one."""
+    carriers = [child for child in view.children if child.tier == "carrier"]
+    return {child.node: child.addresses.get("carrier", "").rpartition(":")[0] or child.node[:8] for child in carriers}
+
+
+def _on(nodes: dict[str, str], node: str) -> list[str]:
+    """The cell of a node, where that is shown."""
+    return [nodes.get(node, node[:8])] if nodes else []
 
 
 def _columns(

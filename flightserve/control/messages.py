@@ -244,7 +244,7 @@ class DeploymentView(msgspec.Struct, frozen=True):
 
 
 class ChildView(msgspec.Struct, frozen=True):
-    """One child, for people."""
+    """One child, for people. `node` is Ray's id of the one that it is on."""
 
     name: str
     tier: str
@@ -258,6 +258,7 @@ class ChildView(msgspec.Struct, frozen=True):
     version: str = ""
     addresses: dict[str, str] = {}
     statistics: dict[str, float] = {}
+    node: str = ""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -278,6 +279,7 @@ class View(msgspec.Struct, frozen=True):
     change: str = ""
     raylet_pid: int = 0
     lost: str = ""
+    supervisor_node: str = ""
 
 
 class Noted(Protocol):

@@ -374,11 +374,11 @@ class Processes:
 
     # ---- the end
 
-    async def empty(self, tiers: list[str] | None, drain_timeout_s: float) -> None:
-        """Drain all children of these tiers (None: of all) for at most that long, then kill what is left."""
+    async def empty(self, which: Callable[[Record], bool], drain_timeout_s: float) -> None:
+        """Drain these children for at most that long, then kill what is left."""
 
         def left() -> list[Record]:
-            return [record for record in self._roster.records.values() if tiers is None or record.slot.tier in tiers]
+            return [record for record in self._roster.records.values() if which(record)]
 
         for record in left():
             if record.phase is not Phase.KILLED:

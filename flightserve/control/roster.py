@@ -482,6 +482,7 @@ class Roster:
             change=change,
             raylet_pid=self.raylet_pid,
             lost=self.lost if self._short() else "",
+            supervisor_node=self.node,
         )
 
     def _phase(self) -> str:

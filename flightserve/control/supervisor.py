@@ -51,7 +51,7 @@ from flightserve.control.processes import Cluster, Processes
 from flightserve.control.refreshing import Refreshes
 from flightserve.control.roster import Record, Roster
 from flightserve.core.lifecycle.phases import Phase
-from flightserve.core.lifecycle.reconciling import FRONTEND, NS_PER_S, REPLICA, ROUTER, STANDBY
+from flightserve.core.lifecycle.reconciling import CARRIER, FRONTEND, NS_PER_S
 from flightserve.core.telling import Telling
 from flightserve.errors import NotFound, ProtocolError, kind_of
 from flightserve.fabric.transport.channels import check_peer
@@ -339,8 +339,9 @@ class Supervisor:
         self._roster.draining = True
         self._changes.stop()
         self._publish()
-        await self._processes.empty([FRONTEND], drain_timeout_s)
-        await self._processes.empty([ROUTER, REPLICA, STANDBY], self._limits.tier_drain_s)
-        # They carried the others' last words.
-        await self._processes.empty(None, self._limits.tier_drain_s)
+        await self._processes.empty(lambda record: record.slot.tier == FRONTEND, drain_timeout_s)
+        # Carriers carry the others' last words, and the one of our node those of the others.
+        await self._processes.empty(lambda record: record.slot.tier != CARRIER, self._limits.tier_drain_s)
+        await self._processes.empty(lambda record: record.node != self._roster.node, self._limits.tier_drain_s)
+        await self._processes.empty(lambda record: True, self._limits.tier_drain_s)
         self._send_views()
