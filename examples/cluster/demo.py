@@ -133,7 +133,7 @@ def serving(nodes: Nodes) -> Iterator[dict[str, Any]]:
 
 def status(app_id: str) -> None:
     """Print what `flightserve status` says."""
-    command = [sys.executable, "-m", "flightserve", "status", app_id]
+    command = [sys.executable, "-m", "flightserve", "status", "--app", app_id]
     print(subprocess.run(command, capture_output=True, text=True, timeout=STATUS_TIMEOUT_S, check=False).stdout)
 
 
