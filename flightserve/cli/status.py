@@ -137,9 +137,7 @@ def render(view: View, colour: bool = False) -> str:
                 "yes",
                 "",
                 str(view.supervisor_pid),
-                "",
-                "",
-                "",
+                *[""] * 3,
             ),
         ],
         [
@@ -162,8 +160,8 @@ def render(view: View, colour: bool = False) -> str:
 
 def _nodes(view: View) -> dict[str, str]:
     """What nodes are called, by Ray's id of each: their host, as their carriers say it. None where all is on one."""
-    carriers = [child for child in view.children if child.tier == "carrier"]
-    return {child.node: child.addresses.get("carrier", "").rpartition(":")[0] or child.node[:8] for child in carriers}
+    carriers = [child for child in view.children if "carrier" in child.addresses]
+    return {child.node: child.addresses["carrier"].rpartition(":")[0] for child in carriers}
 
 
 def _on(nodes: dict[str, str], node: str) -> list[str]:

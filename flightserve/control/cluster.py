@@ -80,20 +80,22 @@ class RayCluster:
         if error is not None:
             on_failure(_said(error))
 
-    def watch(self, actor: str, on_exit: Callable[[str], None]) -> None:
-        """`on_exit(message)` is called, from another thread, when Ray says that the child is gone."""
+    def watch(self, actor: str, on_exit: Callable[[str, bool], None]) -> None:
+        """`on_exit(message, gone)` is called, from another thread, when Ray says that the child is gone, or that it
+        cannot reach it."""
         try:
             handle = ray.get_actor(actor, namespace=namespace(self._plan.app_id))
         except ValueError:
-            on_exit("Ray knows no such actor")
+            on_exit("Ray knows no such actor", True)
             return
         stay = handle.stay.remote().future()
         self._stays[actor] = stay
         stay.add_done_callback(lambda done: self._stayed(actor, done, on_exit))
 
-    def _stayed(self, actor: str, done: concurrent.futures.Future[Any], on_exit: Callable[[str], None]) -> None:
+    def _stayed(self, actor: str, done: concurrent.futures.Future[Any], on_exit: Callable[[str, bool], None]) -> None:
         self._stays.pop(actor, None)
-        on_exit(_said(done.exception()))
+        error = done.exception()
+        on_exit(_said(error), not isinstance(error, ray.exceptions.ActorUnavailableError))
 
     def nodes(self) -> list[str]:
         """Those that are alive, ours first."""

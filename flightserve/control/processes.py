@@ -47,6 +47,8 @@ from flightserve.fabric.transport.processes import how_it_ended
 log = logging.getLogger("flightserve.control.processes")
 
 # Beyond the drain: users' objects are told of their end.
+# How long after Ray could not reach a child of another node that lives it is asked again.
+WATCH_AGAIN_S = 1.0
 EXIT_WAIT_S = 6.0
 # What Ray is asked for takes milliseconds, seconds on a machine that is very busy.
 RAY_SILENT_S = 5.0
@@ -66,7 +68,8 @@ class Cluster(Protocol):
     def start(self, assignment: Assignment, demand: Mapping[str, float], actor: str, on_failure: Any) -> None: ...
     def end(self, actor: str) -> None: ...
     def watch(self, actor: str, on_exit: Any) -> None:
-        """Have `on_exit(message)` called, from another thread, when Ray says that the child is gone."""
+        """Have `on_exit(message, gone)` called, from another thread, when Ray says that the child is gone, or that it
+        cannot reach it."""
         ...
 
     def nodes(self) -> list[str]:
@@ -134,11 +137,20 @@ class Processes:
             return
         self._watched.add(record.peer_id)
 
-        def gone(message: str) -> None:
-            record.last_words = record.last_words if record.last_words != UNSAID else message
-            self._loop.call_soon_threadsafe(self._exited, record)
+        def told(message: str, gone: bool) -> None:
+            self._loop.call_soon_threadsafe(self._told_afar, record, message, gone)
 
-        self._ray_calls.submit(lambda: self._cluster.watch(record.actor, gone))
+        self._ray_calls.submit(lambda: self._cluster.watch(record.actor, told))
+
+    def _told_afar(self, record: Record, message: str, gone: bool) -> None:
+        """Where Ray only cannot reach it, and it has a connection here, it lives: watch on. One that comes back after
+        it was given up is one too many, and is drained."""
+        self._watched.discard(record.peer_id)
+        if not gone and record.peer_id in self._writers:
+            self._loop.call_later(WATCH_AGAIN_S, self._watch_afar, record)
+            return
+        record.last_words = message if record.last_words == UNSAID else record.last_words
+        self._exited(record)
 
     def _end_again(self, record: Record) -> None:
         pidfd = self._pidfds.get(record.peer_id)

@@ -55,7 +55,7 @@ def child_view(record: Record, restarts: int, now_ns: int) -> ChildView:
         version=record.version,
         addresses=record.addresses,
         statistics=record.statistics,
-        node=record.node,
+        node=record.node if record.pid else "",
     )
 
 
