@@ -126,6 +126,7 @@ def render(view: View, colour: bool = False) -> str:
     )
     lines += [f"{each.name}, {each.bounds}: {each.why}" for each in view.deployments if each.bounds]
     nodes = _nodes(view)
+    home = _on(nodes, view.supervisor_node)
     lines += _columns(
         painted_cell,
         [

@@ -47,9 +47,9 @@ from flightserve.fabric.transport.processes import how_it_ended
 log = logging.getLogger("flightserve.control.processes")
 
 # Beyond the drain: users' objects are told of their end.
+EXIT_WAIT_S = 6.0
 # How long after Ray could not reach a child of another node that lives it is asked again.
 WATCH_AGAIN_S = 1.0
-EXIT_WAIT_S = 6.0
 # What Ray is asked for takes milliseconds, seconds on a machine that is very busy.
 RAY_SILENT_S = 5.0
 # With less than that, Ray starts no process.
