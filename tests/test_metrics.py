@@ -125,3 +125,13 @@ def test_all_that_the_tiers_say_is_known() -> None:
     assert {"arrived", "busy_seconds", "leases"} <= statistics
     unknown = sorted(name for name in statistics if not names.known(name))
     assert not unknown, f"{unknown}: say in flightserve/metrics.py whether they only grow, and what they are"
+
+
+def test_where_each_process_is() -> None:
+    metrics = Metrics()
+    metrics.set_tiers({}, nodes={"replica-a-0": "node-1", "router-0": "node-2"})
+    info = {labels: value for (name, labels), value in samples(metrics).items() if name == "flightserve_process_info"}
+    assert info == {
+        (("node", "node-1"), ("process", "replica-a-0"), ("tier", "replica")): 1,
+        (("node", "node-2"), ("process", "router-0"), ("tier", "router")): 1,
+    }
