@@ -131,15 +131,7 @@ def render(view: View, colour: bool = False) -> str:
         painted_cell,
         [
             ("PROCESS", *["NODE"][: len(nodes)], "PHASE", "READY", "VERSION", "PID", "RESTARTS", "AGE", "ADDRESSES"),
-            (
-                "supervisor",
-                *_on(nodes, view.supervisor_node),
-                "serving",
-                "yes",
-                "",
-                str(view.supervisor_pid),
-                *[""] * 3,
-            ),
+            ("supervisor", *home, "serving", "yes", "", str(view.supervisor_pid), "", "", ""),
         ],
         [
             (
