@@ -98,10 +98,9 @@ def checked_key(key: str) -> str:
     return key
 
 
-def default_meta(spec: DeploymentSpec, limits: EdgeLimits, now_ns: int) -> RequestMeta:
+def default_meta(spec: DeploymentSpec, now_ns: int) -> RequestMeta:
     """`meta_of` for a request without any metadata."""
-    deadline_ns = _deadline_ns(None, spec, limits, now_ns, NEVER_NS)
-    return RequestMeta(deadline_ns, 0, f"{_prefix}{next(_counter):x}")
+    return RequestMeta(now_ns + spec.options.default_timeout_ms * NS_PER_MS, 0, f"{_prefix}{next(_counter):x}")
 
 
 def _deadline_ns(

@@ -39,7 +39,7 @@ def test_without_metadata_the_deployment_s_defaults_hold() -> None:
     assert got.deadline_ns == NOW + 500 * NS_PER_MS
     assert (got.priority, got.traceparent) == (0, "")
     assert got.request_id
-    assert edge.default_meta(SPEC, LIMITS, NOW).deadline_ns == got.deadline_ns
+    assert edge.default_meta(SPEC, NOW).deadline_ns == got.deadline_ns
 
 
 @pytest.mark.parametrize(

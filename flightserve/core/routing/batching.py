@@ -11,13 +11,13 @@ worth the copy. Measured in a pipeline of 4 stages, batches of 1 MB: about twice
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from flightserve.core.routing.events import Piece
+from flightserve.core.routing.events import Piece, Request
 from flightserve.core.routing.queue import Queue, QueueEntry
 from flightserve.core.routing.slicing import Cut, must_cut, rows_per_slice
 
@@ -92,6 +92,18 @@ class MicroBatch(msgspec.Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"<MicroBatch {self.id} at {self.replica_id}: {len(self.entries)} requests, {self.wanted} wanted>"
+
+
+def is_one_batch(requests: Sequence[Request], bounds: Bounds, now_ns: int) -> bool:
+    """Whether requests that came together make one micro-batch as they are, and none of them is late."""
+    group, rows, nbytes = requests[0].group, 0, 0
+    for request in requests:
+        # The shell gives requests of one frame the very same name.
+        if request.group is not group or not request.sliceable or request.apart or request.deadline_ns <= now_ns:
+            return False
+        rows += request.rows
+        nbytes += request.nbytes
+    return rows <= bounds.max_rows and nbytes <= bounds.max_bytes and len(requests) <= bounds.max_requests
 
 
 def form(

@@ -24,7 +24,7 @@ from flightserve.core.overload import retry_budget
 from flightserve.core.overload.admission import OF_THE_QUEUE, Admission
 from flightserve.core.overload.forecast import Forecast
 from flightserve.core.overload.retry_budget import ATTEMPTS_MAX, DEATH_COST, ISOLATION_COST, RetryBudget
-from flightserve.core.routing.batching import Bounds, MicroBatch, form
+from flightserve.core.routing.batching import Bounds, MicroBatch, form, is_one_batch
 from flightserve.core.routing.checking import check
 from flightserve.core.routing.credits import CreditPool, Credits
 from flightserve.core.routing.deadline import Deadlines
@@ -102,6 +102,8 @@ class DeploymentMachine:
         self._lingers = options.linger_ms > 0
         self._direct = not (self._lingers or self._admission.choosy)
         self._direct_bytes_max = min(options.max_batch_bytes, options.max_queued_bytes)
+        at_once_max = min(self._bounds.max_requests, options.max_queued_requests)
+        self._direct_bounds = Bounds(options.max_batch_rows, self._direct_bytes_max, at_once_max)
         self._handlers: dict[type, Callable[[Any, int, list[Effect]], None]] = {
             Arrived: self._on_arrived,
             RequestsCancelled: self._on_cancelled,
@@ -163,7 +165,7 @@ class DeploymentMachine:
 
     def _on_arrived(self, event: Arrived, now_ns: int, effects: list[Effect]) -> None:
         """arrived -> queued | in flight | refused (expired, over an admission bound, would miss its deadline)."""
-        if len(event.requests) == 1 and self._pass_on(event.requests[0], now_ns, effects):
+        if self._pass_on(event.requests, now_ns, effects):
             return
         groups, entries, deadlines = self._groups, self._entries, self._deadlines
         requests_max, bytes_max = self.options.max_queued_requests, self.options.max_queued_bytes
@@ -186,28 +188,41 @@ class DeploymentMachine:
             groups.push(entry, now_ns)
         self._counters.arrived += len(event.requests)
 
-    def _pass_on(self, request: Request, now_ns: int, effects: list[Effect]) -> bool:
-        """arrived -> in flight, past the queue, for what would be dispatched at once and alone: there is credit, nobody
-        waits, and no policy has a say. False, and nothing done, for others."""
+    def _pass_on(self, requests: list[Request], now_ns: int, effects: list[Effect]) -> bool:
+        """arrived -> in flight, past the queue, for what would be dispatched at once and as one micro-batch: there is
+        credit, nobody waits, and no policy has a say. False, and nothing done, for others."""
+        request = requests[0]
         is_async = request.is_async
-        if not self._direct or self._groups.waiting[is_async] or request.gathers or request.deadline_ns <= now_ns:
+        if not self._direct or self._groups.waiting[is_async] or request.gathers:
             return False
-        if request.rows > self.options.max_batch_rows or request.nbytes > self._direct_bytes_max:
+        if len(requests) == 1:
+            if request.deadline_ns <= now_ns or request.rows > self.options.max_batch_rows:
+                return False
+            if request.nbytes > self._direct_bytes_max:
+                return False
+        elif is_async or self._credits.plain.idle > 1 or not is_one_batch(requests, self._direct_bounds, now_ns):
             return False
         credits = self._sides[is_async].credits
         replica_id = self._side_by_side.free_lane(request, credits) if is_async else credits.peek()
         if replica_id is None:
             return False
         credits.take(replica_id)
+        entries, pieces = [], []
+        for each in requests:
+            entries.append(self._enter(each))
+            pieces.append(Piece(each, 0, each.rows))
+        self._counters.arrived += len(requests)
+        self._in_flight.send(replica_id, entries, pieces, now_ns, effects)
+        if self._admission.behind_since_ns:
+            self._admission.left(len(requests), now_ns)
+        return True
+
+    def _enter(self, request: Request) -> QueueEntry:
         assert request.id not in self._entries, f"request id {request.id} is in use"
         self._order = order = self._order + 1
         entry = self._entries[request.id] = QueueEntry(request, order)
         self._deadlines.add(entry)
-        self._counters.arrived += 1
-        self._in_flight.send(replica_id, [entry], [Piece(request, 0, request.rows)], now_ns, effects)
-        if self._admission.behind_since_ns:
-            self._admission.left(1, now_ns)
-        return True
+        return entry
 
     def _not_taken(self, entry: QueueEntry, now_ns: int, effects: list[Effect]) -> Refused | None:
         """The refusal of a request that cannot be taken in, or None."""

@@ -12,6 +12,7 @@ Every other request (Arrow bodies, packed or large ones, other methods) has a ta
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +32,7 @@ from flightserve.frontends.http import streams as http_streams
 from flightserve.frontends.http.bodies import ARROW, EVENTS, JSON, form_in, form_out, packing
 from flightserve.frontends.http.errors import MethodNotAllowed
 from flightserve.frontends.http.events import LINES, ByUrl, check_by_url, open_by_url, wants_events, whole
-from flightserve.frontends.http.exchange import CallRoute, Exchange
+from flightserve.frontends.http.exchange import UNKNOWN, CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ANSWERED
 from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.ranges import KeptAnswers
@@ -157,6 +158,7 @@ class HttpCalls:
                 http_sql.open_exchange(exchange, limits)
                 return exchange
             spec, exchange.spec = self.service.method(*route)
+            exchange.known = route
             exchange.batch_rows_max = spec.options.max_batch_rows
             if type(route) is ByUrl:
                 exchange.size_max = 0
@@ -167,7 +169,7 @@ class HttpCalls:
             if not _META_HEADERS.isdisjoint(headers):
                 exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
             else:
-                exchange.meta = default_meta(spec, limits, exchange.arrived_ns)
+                exchange.meta = default_meta(spec, exchange.arrived_ns)
             exchange.request_id = exchange.meta.request_id
             exchange.form_in = form_in(get(b"content-type"))
             exchange.form_out = form_out(get(b"accept"), exchange.form_in)
@@ -178,6 +180,9 @@ class HttpCalls:
                 exchange.good_lines = LINES
             if exchange.form_in is JSON and exchange.size_max:
                 exchange.size_max = limits.json_bytes_max
+                method = exchange.spec
+                if (method.row_aligned or method.delimited) and not (method.streaming or exchange.packed):
+                    exchange.grouped_bytes_max = GROUPED_BYTES_MAX
         except FlightserveError as error:
             self._refuse_later(exchange, error)
         return exchange
@@ -192,7 +197,7 @@ class HttpCalls:
     def _refuse_later(self, exchange: Exchange, error: FlightserveError) -> None:
         exchange.error = error
         exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
-        if not hasattr(exchange, "spec"):
+        if exchange.known is UNKNOWN:
             # `Service.method` says what it does not know; what can be no name at all is said first.
             try:
                 for name in exchange.route:
@@ -207,14 +212,7 @@ class HttpCalls:
         try:
             if exchange.error is not None:
                 exchange.fail(exchange.error)
-            elif (
-                exchange.form_in is JSON
-                and not http_sql.is_query(exchange.route)
-                and exchange.size <= GROUPED_BYTES_MAX
-                and (exchange.spec.row_aligned or exchange.spec.delimited)
-                and not exchange.packed
-                and not exchange.spec.streaming
-            ):
+            elif exchange.size <= exchange.grouped_bytes_max:
                 self._join(exchange)
             elif isinstance(exchange, InferExchange):
                 exchange.call = self._later(kserve.run(self, exchange))
@@ -372,8 +370,7 @@ class HttpCalls:
     def _done(self, exchange: Exchange) -> None:
         self.in_flight -= 1
         self.held_bytes -= exchange.size
-        known = hasattr(exchange, "spec")
-        deployment, method = exchange.route if known else ("-", "-")
+        deployment, method = exchange.known
         seconds = (monotonic_ns() - exchange.arrived_ns) / NS_PER_S
         self._metrics.answered("http", deployment, method, exchange.error.code if exchange.error else 0, seconds)
         if isinstance(exchange, InferExchange):
@@ -415,9 +412,10 @@ def _common(
     if len(members) == 1:
         exchange, result, start = members[0]
         return result.whole().slice(start, result.num_rows), [(exchange, result, 0)]
-    first = min(start for _, _, start in members)
-    end = max(start + result.num_rows for _, result, start in members)
-    if sum(result.num_rows for _, result, _ in members) < SHARE_MIN * (end - first):
+    starts = [start for _, _, start in members]
+    rows = [result.num_rows for _, result, _ in members]
+    first, end = min(starts), max(map(operator.add, starts, rows))
+    if sum(rows) < SHARE_MIN * (end - first):
         return None, members
     whole: pa.RecordBatch = members[0][1].whole()
     return whole.slice(first, end - first), [(exchange, result, start - first) for exchange, result, start in members]

@@ -50,6 +50,10 @@ class CallRoute(NamedTuple):
     method: str
 
 
+# What answers are counted by that no method gave.
+UNKNOWN: Final = CallRoute("-", "-")
+
+
 class Exchange:
     """See the module. Made by the protocol, filled by `HttpCalls`, used on the event loop only."""
 
@@ -64,9 +68,11 @@ class Exchange:
         "form_in",
         "form_out",
         "good_lines",
+        "grouped_bytes_max",
         "head_only",
         "headers",
         "keep_alive",
+        "known",
         "meta",
         "on_done",
         "packed",
@@ -109,8 +115,10 @@ class Exchange:
         self.request_id = ""
         self.error: FlightserveError | None = None
         self.status_code = 0
-        # Rows of a micro-batch, where there are such.
+        # Of the method, once it was found: its names, rows of a micro-batch, and up to which size the body is grouped.
+        self.known = UNKNOWN
         self.batch_rows_max = 0
+        self.grouped_bytes_max = -1
         # Set once the route and the metadata were found good.
         self.spec: MethodSpec
         self.meta: RequestMeta

@@ -145,7 +145,7 @@ async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[Asyn
     spec = choose(calls.service, _warehouse(asked.warehouse, exchange.header("x-warehouse")))
     exchange.spec = calls.service.method(spec.name, QUERY)[1]
     # From here on it counts as a call of the warehouse.
-    exchange.route = CallRoute(spec.name, QUERY)
+    exchange.route = exchange.known = CallRoute(spec.name, QUERY)
     exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
     exchange.request_id = exchange.meta.request_id
     statement = Statement(spec.name, asked.query, asked.parameters)

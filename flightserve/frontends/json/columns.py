@@ -79,8 +79,7 @@ class _Parsed(msgspec.Struct, forbid_unknown_fields=True):
 _DECODER: Final = msgspec.json.Decoder(_Parsed)
 
 
-@dataclass(slots=True)
-class JsonBody:
+class JsonBody(msgspec.Struct, eq=False):
     """One parsed body: `columns` by name, all of `num_rows` values; `as_rows` tells the shape of the answer.
     Bodies of the same `key` may share a record batch."""
 

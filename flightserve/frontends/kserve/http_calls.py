@@ -19,7 +19,7 @@ from flightserve.errors import FlightserveError
 from flightserve.frontends.edge import as_error, echoable_request_id
 from flightserve.frontends.http.bodies import JSON, packing
 from flightserve.frontends.http.errors import kserve_error
-from flightserve.frontends.http.exchange import CallRoute, Exchange
+from flightserve.frontends.http.exchange import UNKNOWN, CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ABANDONED
 from flightserve.frontends.http.streams import unpacked
 from flightserve.frontends.kserve.http_bodies import HEADER_LENGTH, header_length, read_body, write_body
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from flightserve.frontends.http.protocol import EdgeProtocol
 
 BINARY: Final = b"application/octet-stream"
-_UNKNOWN: Final = CallRoute("-", "-")
 
 
 class InferRoute(NamedTuple):
@@ -79,7 +78,7 @@ class InferExchange(Exchange):
         headers: dict[bytes, bytes],
         on_done: Callable[[Exchange], None],
     ) -> None:
-        super().__init__(protocol, _UNKNOWN, headers, on_done)
+        super().__init__(protocol, UNKNOWN, headers, on_done)
         self.asked = AskedInference(target.model, target.version)
         self.model: Model | None = None
         self.rows = 0
@@ -97,7 +96,7 @@ def open_inference(calls: HttpCalls, exchange: InferExchange) -> None:
     binary = exchange.header(HEADER_LENGTH) is not None
     exchange.size_max = limits.body_bytes_max if binary else limits.json_bytes_max
     model = exchange.model = find_model(calls.service, exchange.asked.model, exchange.asked.version)
-    exchange.route = CallRoute(model.deployment.name, model.method.name)
+    exchange.route = exchange.known = CallRoute(model.deployment.name, model.method.name)
     exchange.spec = model.method
     exchange.packed = packing(exchange.headers.get(b"content-encoding"))
 

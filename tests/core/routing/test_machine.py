@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from flightserve import errors
@@ -382,3 +385,49 @@ def test_a_kind_without_a_lane_waits() -> None:
     waits = awaited()
     assert bench.arrive(waits) == []
     assert shape(bench.send(ReplicaUp(2, 1, is_async=True))) == [(2, whole(waits))]
+
+
+# ---- past the queue
+
+
+def test_requests_that_come_together_go_to_an_idle_replica_as_one_micro_batch() -> None:
+    bench = Bench(1)
+    group = ("score", 7)
+    requests = [request(rows=2, group=group) for _ in range(3)]
+    assert shape(bench.arrive(*requests)) == [(1, [(each.id, 0, 2) for each in requests])]
+    assert bench.count("queue_waits") == 3
+    assert bench.send(Finished(1, 1)) == [Completed(requests)]
+
+
+@pytest.mark.parametrize(
+    ("options", "odd"),
+    [
+        ({"max_batch_rows": 3}, {}),
+        ({"max_batch_bytes": 3}, {}),
+        ({"max_queued_requests": 3}, {}),
+        ({}, {"sliceable": False}),
+        ({}, {"apart": True}),
+        ({}, {"deadline_ns": 0}),
+        ({}, {"group": ("score", 8)}),
+    ],
+)
+def test_what_is_not_one_micro_batch_goes_by_way_of_the_queue(options: dict[str, Any], odd: dict[str, Any]) -> None:
+    """As it would one by one: the first micro-batches are those of the queue."""
+    group = ("score", 7)
+    together, by_queue = Bench(2, **options), Bench(2, **options)
+    by_queue.machine._direct = False
+    shapes = []
+    for bench in (together, by_queue):
+        requests = [request(nbytes=1, group=group) for _ in range(4)]
+        requests[3] = msgspec.structs.replace(requests[3], **odd)
+        first = requests[0].id
+        effects = bench.arrive(*requests)
+        shapes.append([(lane, [(each - first, *rows) for each, *rows in pieces]) for lane, pieces in shape(effects)])
+    assert shapes[0] == shapes[1]
+    assert len(shapes[0]) > 1 or odd.get("deadline_ns") == 0
+
+
+def test_idle_replicas_share_what_comes_together() -> None:
+    bench = Bench(1, 1)
+    requests = [request() for _ in range(4)]
+    assert [len(pieces) for _, pieces in shape(bench.arrive(*requests))] == [2, 2]
