@@ -2,7 +2,8 @@
 `histogram`, by which user code measures (`measures`).
 
 One `Metrics` is made by the composition root and passed to every frontend; there is no global registry. Recording
-a request takes two dictionary look-ups and two increments: the children of each label set are kept.
+a request takes one look-up and two additions (`_Answers`): prometheus_client's own counter and histogram, which lock
+three times and look at each bucket, took 2.3 us of the 17 that a small HTTP call takes in the frontend's code.
 
 The other tiers have no HTTP port of their own. Their statistics come with the routing table, and `set_tiers` shows
 the latest ones: under the conventional names where there is one (`flightserve_queue_depth`, ...), others as
@@ -13,12 +14,14 @@ measure of their methods, and what their code does, has the labels `process`, `d
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -35,6 +38,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 _CODE_NAMES: Final = {int(code): code.name for code in Code}
 PROCESS_INFO: Final = "flightserve_process_info"
+# What answers are counted by, beside the code.
+_WHERE: Final = ("frontend", "deployment", "method")
 # Bound on label sets: an unknown deployment or method is counted as "-", never under the caller's text.
 UNKNOWN: Final = "-"
 
@@ -181,11 +186,18 @@ def _measured_samples(families: dict[str, Metric], replica: Measured, family: Me
         if family.kind != "histogram":
             shown.add_sample(family.name + "_total" * (family.kind == "counter"), labels, numbers[0])
             continue
-        counts = list(itertools.accumulate(numbers[:-1]))
-        for bound, count in zip((*map(floatToGoString, family.bounds), "+Inf"), counts, strict=True):
-            shown.add_sample(f"{family.name}_bucket", labels | {"le": bound}, count)
-        shown.add_sample(f"{family.name}_sum", labels, numbers[-1])
-        shown.add_sample(f"{family.name}_count", labels, counts[-1])
+        _histogram_samples(shown, labels, family.bounds, numbers)
+
+
+def _histogram_samples(
+    shown: Metric, labels: dict[str, str], bounds: Sequence[float], numbers: Sequence[float]
+) -> None:
+    """`numbers`: how many there are in each bucket, the last one without a bound; and the sum of what was observed."""
+    counts = list(itertools.accumulate(numbers[:-1]))
+    for bound, count in zip((*map(floatToGoString, bounds), "+Inf"), counts, strict=True):
+        shown.add_sample(f"{shown.name}_bucket", labels | {"le": bound}, count)
+    shown.add_sample(f"{shown.name}_sum", labels, numbers[-1])
+    shown.add_sample(f"{shown.name}_count", labels, counts[-1])
 
 
 def _tier_sample(families: dict[str, Metric], statistic: str, labels: dict[str, str], value: float) -> None:
@@ -211,6 +223,48 @@ def _sample(
     family.add_sample(metric + suffix, labels, float(value))
 
 
+class _Answers(Collector):
+    """Requests answered, and how long that took, by frontend, deployment, method and code. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # How many took until each of `SECONDS`, and longer, one bucket each; behind them the sum of their seconds.
+        self._numbers: dict[tuple[str, str, str, int], list[float]] = {}
+
+    def count(self, key: tuple[str, str, str, int], seconds: float) -> None:
+        """Count one answer."""
+        place = bisect.bisect_left(SECONDS, seconds)
+        with self._lock:
+            numbers = self._numbers.get(key)
+            if numbers is None:
+                numbers = self._numbers[key] = [0.0] * (len(SECONDS) + 2)
+            numbers[place] += 1
+            numbers[-1] += seconds
+
+    def of(self, key: tuple[str, str, str, int]) -> float:
+        """How many answers there were."""
+        with self._lock:
+            return sum(self._numbers.get(key, (0.0,))[:-1])
+
+    def collect(self) -> Iterator[Metric]:
+        with self._lock:
+            found = {key: list(numbers) for key, numbers in self._numbers.items()}
+        requests = Metric("flightserve_requests", "Requests answered", "counter")
+        by_place: dict[tuple[str, str, str], list[float]] = {}
+        for (*place, code), numbers in found.items():
+            labels = dict(zip(_WHERE, place, strict=True))
+            name = _CODE_NAMES.get(code, str(code))
+            requests.add_sample("flightserve_requests_total", labels | {"code": name}, sum(numbers[:-1]))
+            of_place = by_place.setdefault((place[0], place[1], place[2]), [0.0] * len(numbers))
+            of_place[:] = map(sum, zip(of_place, numbers, strict=True))
+        yield requests
+        about = "From arrival to the answer handed to the socket"
+        durations = Metric("flightserve_request_duration_seconds", about, "histogram")
+        for where, numbers in by_place.items():
+            _histogram_samples(durations, dict(zip(_WHERE, where, strict=True)), SECONDS, numbers)
+        yield durations
+
+
 class Metrics:
     """The metrics of one process, in a registry of their own. Any thread."""
 
@@ -219,15 +273,8 @@ class Metrics:
         self.registry = registry
         self._tiers = _TierCollector()
         registry.register(self._tiers)
-        where = ["frontend", "deployment", "method"]
-        self.requests = Counter("flightserve_requests", "Requests answered", [*where, "code"], registry=registry)
-        self.request_duration = Histogram(
-            "flightserve_request_duration_seconds",
-            "From arrival to the answer handed to the socket",
-            where,
-            buckets=SECONDS,
-            registry=registry,
-        )
+        self._answers = _Answers()
+        registry.register(self._answers)
         self.prefetches = Counter(
             "flightserve_sql_prefetches",
             "Queries begun at GetFlightInfo, by whether DoGet came for them",
@@ -235,21 +282,14 @@ class Metrics:
             registry=registry,
         )
         self._prefetches: dict[tuple[str, bool], Counter] = {}
-        self._counters: dict[tuple[str, str, str, int], Counter] = {}
-        self._durations: dict[tuple[str, str, str], Histogram] = {}
 
     def answered(self, frontend: str, deployment: str, method: str, code: int, seconds: float) -> None:
         """Count one answer. `deployment` and `method` are names that exist, or `UNKNOWN`."""
-        key = (frontend, deployment, method, code)
-        counter = self._counters.get(key)
-        if counter is None:
-            counter = self._counters[key] = self.requests.labels(*key[:3], _CODE_NAMES.get(code, str(code)))
-        counter.inc()
-        place = key[:3]
-        duration = self._durations.get(place)
-        if duration is None:
-            duration = self._durations[place] = self.request_duration.labels(*place)
-        duration.observe(seconds)
+        self._answers.count((frontend, deployment, method, code), seconds)
+
+    def answers(self, frontend: str, deployment: str, method: str, code: int) -> float:
+        """How many of them there were."""
+        return self._answers.of((frontend, deployment, method, code))
 
     def prefetched(self, deployment: str, taken: bool) -> None:
         """Count one query that was begun before it was asked for."""

@@ -70,6 +70,24 @@ def test_a_routers_statistics_have_conventional_names_by_deployment() -> None:
     assert got["flightserve_in_flight", of_frontend] == 8
 
 
+def test_answers_are_counted_by_code_and_their_times_by_method() -> None:
+    metrics = Metrics()
+    for code, seconds in ((0, 0.0004), (0, 0.003), (5, 90.0)):
+        metrics.answered("http", "a", "m", code, seconds)
+    got = samples(metrics)
+    where = (("deployment", "a"), ("frontend", "http"), ("method", "m"))
+    assert got["flightserve_requests_total", (("code", "OK"), *where)] == 2 == metrics.answers("http", "a", "m", 0)
+    assert got["flightserve_requests_total", (("code", "NOT_FOUND"), *where)] == 1
+    assert metrics.answers("http", "a", "other", 0) == 0
+    duration = "flightserve_request_duration_seconds"
+    buckets = {
+        le: got[f"{duration}_bucket", (where[0], where[1], ("le", le), where[2])] for le in ("0.0005", "60.0", "+Inf")
+    }
+    assert buckets == {"0.0005": 1, "60.0": 2, "+Inf": 3}
+    assert got[f"{duration}_count", where] == 3
+    assert got[f"{duration}_sum", where] == 0.0004 + 0.003 + 90.0
+
+
 def test_new_statistics_replace_the_old() -> None:
     metrics = Metrics()
     metrics.set_tiers({"router-0": {"frames": 1}})

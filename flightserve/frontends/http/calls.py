@@ -34,6 +34,7 @@ from flightserve.frontends.http.errors import MethodNotAllowed
 from flightserve.frontends.http.events import LINES, ByUrl, check_by_url, open_by_url, wants_events, whole
 from flightserve.frontends.http.exchange import UNKNOWN, CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ANSWERED
+from flightserve.frontends.http.heads import KnownHeads
 from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.ranges import KeptAnswers
 from flightserve.frontends.json.columns import JsonColumns, build_all, declared_schema, parse
@@ -98,6 +99,7 @@ class HttpCalls:
         self.in_flight = 0
         self.tasks: set[asyncio.Task[None]] = set()
         # What `protocol.Edge` asks for beside the methods below.
+        self.heads = KnownHeads()
         self.draining = False
         self.date_line = b""
         self.held_bytes = 0

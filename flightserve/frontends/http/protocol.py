@@ -44,7 +44,8 @@ from flightserve.frontends.http.errors import (
     retry_after_line,
 )
 from flightserve.frontends.http.exchange import CallRoute, Exchange
-from flightserve.frontends.http.exchange_states import AFTER, ANSWERED, REQUEST_ENDED
+from flightserve.frontends.http.exchange_states import AFTER, ANSWERED, READ, REQUEST_ENDED
+from flightserve.frontends.http.heads import KnownHead, KnownHeads
 from flightserve.frontends.http.origin_policy import OriginPolicy
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Edge(Protocol):
 
     limits: EdgeLimits
     origin_policy: OriginPolicy
+    heads: KnownHeads
     draining: bool
     date_line: bytes
     held_bytes: int
@@ -144,10 +146,16 @@ class EdgeProtocol(AsgiBridge):
                 self.transport.abort()
             return
         bounds = self.bounds
-        bounds.receive(len(data), self.loop.time())
+        begins = self.active is None and not bounds.in_message
         try:
+            if begins and (known := self.edge.heads.find(data)) is not None:
+                self._take_known(known, data)
+                return
+            bounds.receive(len(data), self.loop.time())
             self.parser.feed_data(data)
             bounds.check_piece(self.url, self.headers)
+            if begins:
+                self._learn(data)
         except httptools.HttpParserUpgrade:
             # We speak HTTP/1.1 only: the request is answered as such, and what follows is not read.
             self._discarding = True
@@ -248,6 +256,22 @@ class EdgeProtocol(AsgiBridge):
         else:
             self._open_call(route, method, headers)
 
+    def _take_known(self, known: KnownHead, data: bytes) -> None:
+        """A request whose head was judged before, and which has come whole: the parser stays between two requests."""
+        self.url, self._cors, self.can_stream = known.url, known.cors, True
+        edge = self.edge
+        self.active = self._reading = exchange = edge.open(self, known.route, known.headers)
+        exchange.cors += known.cors
+        exchange.keep_alive = not edge.draining
+        self._keep(exchange, data[len(data) - known.length :])
+        self._start(exchange)
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the head of a call that began with this piece, is whole, and was not refused."""
+        exchange = self._reading
+        if isinstance(exchange, Exchange) and exchange.state is READ and exchange.keep_alive:
+            self.edge.heads.learn(data, self.url, exchange.route, exchange.headers, self._cors)
+
     def _check_head(self, method: bytes, headers: dict[bytes, bytes]) -> None:
         """Whether this server is meant, and how the body comes. What is wrong first is said."""
         version = self.parser.get_http_version()
@@ -309,33 +333,42 @@ class EdgeProtocol(AsgiBridge):
 
     def on_body(self, body: bytes) -> None:
         """Some of the body of the request read last."""
-        size = len(body)
-        self.expires = self.bounds.take_body(size)
+        self.expires = self.bounds.take_body(len(body))
         reading = self._reading
         if not isinstance(reading, Exchange):
             super().on_body(body)
             return
-        reading.size += size
+        self._keep(reading, body)
+
+    def _keep(self, exchange: Exchange, body: bytes) -> None:
+        """Some of a call's body."""
+        size = len(body)
+        exchange.size += size
         edge = self.edge
         edge.held_bytes += size  # until the call is done
-        if reading.size > reading.size_max:
-            raise reading.error or TooLarge(f"the body has more than {reading.size_max} bytes")
+        if exchange.size > exchange.size_max:
+            raise exchange.error or TooLarge(f"the body has more than {exchange.size_max} bytes")
         if edge.held_bytes > edge.held_bytes_max:
             raise ResourceExhausted("request bodies take all the memory they may; retry later")
-        if reading.error is None:
-            reading.add(body)
+        if exchange.error is None:
+            exchange.add(body)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
         self.bounds.end_message()
-        self.expires = _NEVER
         reading = self._reading
-        if not isinstance(reading, Exchange):
+        if isinstance(reading, Exchange):
+            self._start(reading)
+        else:
+            self.expires = _NEVER
             super().on_message_complete()
-            return
-        reading.state = AFTER[reading.state][REQUEST_ENDED]
-        if reading is self.active:
-            self.edge.start(reading)
+
+    def _start(self, exchange: Exchange) -> None:
+        """A call is whole. It begins, where it is its turn."""
+        self.expires = _NEVER
+        exchange.state = AFTER[exchange.state][REQUEST_ENDED]
+        if exchange is self.active:
+            self.edge.start(exchange)
 
     # ---- the answer
 

@@ -16,6 +16,7 @@ from flightserve.config import EdgeLimits
 from flightserve.errors import Unavailable
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import flightserve_pb2_grpc as pb_grpc
+from flightserve.wire import status
 from tests.frontends.rpc_support import BAD_STREAMS, GOOD, ONE_INT, WATCHED, batch_of, read, served, stream_of
 from tests.support import eventually
 
@@ -249,7 +250,7 @@ def test_a_full_queue(stub: Any) -> None:
         ("longer", Code.INTERNAL, "4"),
         ("nothing", Code.INTERNAL, "Probe.nothing"),
         ("mistyped", Code.INTERNAL, "Probe.mistyped"),
-        ("gone", Code.UNAVAILABLE, "died"),
+        ("gone", status.Code.UNAVAILABLE, "died"),
         ("secret", Code.PERMISSION_DENIED, "not yours"),
     ],
 )
@@ -352,10 +353,9 @@ def test_reflection_describes_the_service(channel: grpc.Channel) -> None:
 
 
 def test_outcomes_are_counted(host: Any, stub: Any) -> None:
-    counted = host._metrics.requests.labels("grpc", "Probe", "gone", "UNAVAILABLE")
-    before = counted._value.get()
+    before = host._metrics.answers("grpc", "Probe", "gone", status.Code.UNAVAILABLE)
     refused(stub, "gone")
-    assert counted._value.get() == before + 1
+    assert host._metrics.answers("grpc", "Probe", "gone", status.Code.UNAVAILABLE) == before + 1
     refused(stub, deployment="nobody-knows-this")
     assert b"nobody-knows-this" not in host._metrics.text()
 
@@ -365,9 +365,9 @@ def test_a_call_that_grpc_ends_is_counted_by_why_it_ended(stub: Any, host: Any, 
     """gRPC cancels the handler either way."""
 
     def counts() -> tuple[float, float]:
-        counted = host._metrics.requests
         missed, given_up = (
-            counted.labels("grpc", "Probe", "never", code)._value.get() for code in ("DEADLINE_EXCEEDED", "CANCELLED")
+            host._metrics.answers("grpc", "Probe", "never", code)
+            for code in (status.Code.DEADLINE_EXCEEDED, status.Code.CANCELLED)
         )
         return missed, given_up
 

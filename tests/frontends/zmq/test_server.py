@@ -18,6 +18,7 @@ from zmq.utils.monitor import recv_monitor_message
 from flightserve.config import EdgeLimits
 from flightserve.errors import Unavailable
 from flightserve.frontends.zmq import server as zmq_frontend
+from flightserve.wire.status import Code
 from tests.frontends.rpc_support import BAD_STREAMS, GOOD, ONE_INT, WATCHED, batch_of, read, served, stream_of
 from tests.support import eventually
 
@@ -361,10 +362,9 @@ def test_a_peer_that_left_costs_nothing(host: Any, statistics: Any, dealer: zmq.
 
 
 def test_outcomes_are_counted(host: Any, dealer: zmq.Socket[bytes]) -> None:
-    counted = host._metrics.requests.labels("zmq", "Probe", "gone", "UNAVAILABLE")
-    before = counted._value.get()
+    before = host._metrics.answers("zmq", "Probe", "gone", Code.UNAVAILABLE)
     refused(dealer, header("gone"))
-    assert counted._value.get() == before + 1
+    assert host._metrics.answers("zmq", "Probe", "gone", Code.UNAVAILABLE) == before + 1
 
 
 # ---- life
