@@ -115,7 +115,7 @@ class _Beside:
 
     def __call__(self, batch: dict[str, Any]) -> None:
         ours = str(batch.get("actor_name") or "").startswith(_CLASS_PREFIX)
-        (_take if ours else self._printer)(batch)
+        (take if ours else self._printer)(batch)
 
 
 def carry_logs_beside() -> None:
@@ -140,11 +140,15 @@ def carry_logs() -> None:
         log.debug("this Ray's printer cannot be replaced: its lines have a prefix")
         return
     dispatcher.remove_handler(RAY_PRINTER)
-    dispatcher.add_handler(RAY_PRINTER, _take)
+    dispatcher.add_handler(RAY_PRINTER, take)
+    carry_words()
+
+
+def carry_words() -> None:
+    """The raylet's own words (a process died, memory is short), which come another way."""
     from ray._private import worker
 
     if hasattr(worker, "print_to_stdstream"):
-        # The raylet's own words (a process died, memory is short) go by no dispatcher.
         worker.print_to_stdstream = _pass_on
 
 
@@ -154,7 +158,8 @@ def _pass_on(batch: dict[str, Any], ignore_prefix: bool) -> None:
         log.info("Ray's %s: %s", batch.get("pid", "process"), neutral(line).strip())
 
 
-def _take(batch: dict[str, Any]) -> None:
+def take(batch: dict[str, Any]) -> None:
+    """Deliver the records of one batch of lines; raises nothing."""
     deliver = _deliver or to_program
     for record in _read(batch):
         try:

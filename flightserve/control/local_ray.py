@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from flightserve.control.carrying import carry_logs
+from flightserve.control.carrying import carry_words, take
 from flightserve.control.folder import Folder
 from flightserve.control.forking import ForkServer
 from flightserve.control.names import APP_ID_VARIABLE
+from flightserve.control.tailing import Tail
 
 log = logging.getLogger("flightserve.control.local_ray")
 
@@ -34,7 +35,6 @@ OBJECT_STORE_BYTES: Final = 128 << 20
 VITAL: Final = frozenset({"gcs_server", "raylet"})
 AGENTS: Final = frozenset({"dashboard_agent", "runtime_env_agent"})
 AGENT: Final = (sys.executable, "-I", "-S", str(Path(__file__).with_name("agents.py")))
-LOG_MONITOR: Final = "log_monitor"
 LOG_TAIL_BYTES: Final = 64 << 10
 # For glibc. Without them it gives the memory of each large message back to the kernel and gets it again as cold pages,
 # and has arenas for eight threads a core, of which a child has forty, most of them Ray's. Measured by turns with Flight
@@ -56,6 +56,7 @@ class LocalRay:
         self._app_id = app_id
         self.folder = Folder(app_id)
         self._forks = ForkServer(self.folder.path)
+        self._tail: Tail | None = None
 
     def start(self) -> None:
         """`ray.init` with what we need in the environment of Ray's processes, and only there."""
@@ -72,13 +73,15 @@ class LocalRay:
                 address="local",
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=True,
+                log_to_driver=False,
                 logging_level="ERROR",
                 _temp_dir=f"{self.folder.path}/{SUBFOLDER}",
             )
         # For whoever looks for what this process's Ray wrote.
         os.symlink(f"{SUBFOLDER}/session_latest", f"{self.folder.path}/session_{os.getpid()}")
-        carry_logs()
+        carry_words()
+        self._tail = Tail(f"{self.folder.path}/{SUBFOLDER}/session_latest/logs", take)
+        self._tail.start()
 
     def lost(self) -> str:
         """Which of the processes that Ray cannot be without has died, and what that means; empty while all live. What
@@ -91,13 +94,7 @@ class LocalRay:
         return f"Ray's {', '.join(dead)} died{why}: what dies now would not be replaced"
 
     def tend(self) -> None:
-        """Put back what can be put back: what carries the children's lines, and what cleans up behind us."""
-        from ray._private import worker
-
-        if LOG_MONITOR in self._dead():
-            log.error("Ray's %s died, and lines of the log may be lost: another is started", LOG_MONITOR)
-            del worker._global_node.all_processes[LOG_MONITOR]
-            worker._global_node.start_log_monitor()
+        """Put back what can be put back: what children are forked from, and what cleans up behind us."""
         self._forks.tend()
         self.folder.tend()
 
@@ -122,6 +119,8 @@ class LocalRay:
         import ray
 
         ray.shutdown()
+        if self._tail is not None:
+            self._tail.stop()
         _forget_token()
         self._forks.stop()
         self.folder.remove()
@@ -186,22 +185,25 @@ def _only_what_is_needed() -> Iterator[None]:
     """Ray starts an autoscaler, which has nothing to scale on one machine, and the server of its dashboard, without the
     dashboard (usage statistics are off): two Python processes of 48 MB each, for the second of which `ray.init` waits,
     and a sixth of the processor time that a start takes. Of the raylet's two agents one is of use to the dashboard
-    alone, the other where somebody has a runtime environment (`agents.py`). It has no option without them."""
+    alone, the other where somebody has a runtime environment (`agents.py`). What is written we read ourselves
+    (`tailing.py`). It has no option without them."""
     from ray._private import services
     from ray._private.node import Node
 
-    before = Node.start_monitor, Node.start_api_server, services._build_python_executable_command_memory_profileable
+    before = Node.start_monitor, Node.start_api_server, Node.start_log_monitor
+    python = services._build_python_executable_command_memory_profileable
 
     def python_for(process: str, *given: Any, **named: Any) -> list[str]:
-        return list(AGENT) if process in AGENTS else before[2](process, *given, **named)
+        return list(AGENT) if process in AGENTS else python(process, *given, **named)
 
-    Node.start_monitor = lambda self: None
+    Node.start_monitor = Node.start_log_monitor = lambda self: None
     Node.start_api_server = lambda self, **_: None
     services._build_python_executable_command_memory_profileable = python_for
     try:
         yield
     finally:
-        Node.start_monitor, Node.start_api_server, services._build_python_executable_command_memory_profileable = before
+        Node.start_monitor, Node.start_api_server, Node.start_log_monitor = before
+        services._build_python_executable_command_memory_profileable = python
 
 
 @contextlib.contextmanager

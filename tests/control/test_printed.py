@@ -263,8 +263,8 @@ def test_a_program_with_logging_gets_records_and_nothing_else(capsys: pytest.Cap
 def test_nothing_that_a_program_does_with_records_or_that_lines_hold_comes_to_ray() -> None:
     deliver_to(lambda record: 1 / 0)
     try:
-        carrying._take(batch("a line"))
-        carrying._take({"pid": 7, "lines": None})
+        carrying.take(batch("a line"))
+        carrying.take({"pid": 7, "lines": None})
     finally:
         deliver_to(None)
 

@@ -120,8 +120,8 @@ def test_everything_listens_on_loopback_alone(app: Served) -> None:
 
 def test_ray_has_no_process_that_is_of_no_use_here(app: Served) -> None:
     scripts = {Path(argument).name for pid in app.processes() for argument in _arguments(pid)}
-    assert "log_monitor.py" in scripts
-    assert not scripts & {"monitor.py", "dashboard.py", "default_worker.py"}
+    assert "fork_server.py" in scripts
+    assert not scripts & {"monitor.py", "dashboard.py", "log_monitor.py", "default_worker.py"}
 
 
 def test_children_are_forked_and_started_where_the_fork_server_died(app: Served) -> None:
