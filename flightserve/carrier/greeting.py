@@ -28,7 +28,7 @@ GREETING_S_MAX: Final = 5.0
 _IDLE_S: Final = 2
 _PROBE_S: Final = 1
 _PROBES_MAX: Final = 3
-UNACKNOWLEDGED_MS_MAX: Final = 10_000
+UNACKNOWLEDGED_MS_MAX: Final = 5_000
 
 Purpose = Relay | Supervise | Pull
 

@@ -21,6 +21,7 @@ from flightserve.carrier.segments import NodeSegment, NodeSegments, SegmentKey
 from flightserve.clock import Clock
 from flightserve.errors import ProtocolError, Unavailable
 from flightserve.fabric.transport.channels import BlockingChannel
+from flightserve.fabric.transport.processes import look_at
 from flightserve.wire.between import (
     INLINE_BYTES_MAX,
     Carried,
@@ -31,7 +32,7 @@ from flightserve.wire.between import (
     leave_clock,
     regions_of,
 )
-from flightserve.wire.frames import Frame, Hello, PeerGone, Region, Segment, SegmentGone
+from flightserve.wire.frames import Frame, Hello, Looked, PeerGone, Ping, Pong, Region, Segment, SegmentGone
 
 READ_BYTES: Final = 256 << 10
 # Beside the frames of one message; what is more is pulled.
@@ -49,8 +50,15 @@ class FrameRelay:
     """A connection of the data plane: `local` to a process of this node, `remote` to the carrier of the other."""
 
     def __init__(
-        self, local: socket.socket, remote: socket.socket, segments: NodeSegments, pull: PullRows, clock: Clock
+        self,
+        local: socket.socket,
+        remote: socket.socket,
+        segments: NodeSegments,
+        pull: PullRows,
+        clock: Clock,
+        pid: int = 0,
     ) -> None:
+        """`pid`: of the process of this node, where that has heartbeats to answer."""
         self._local = BlockingChannel(local, self._show)
         self._remote = remote
         self._segments = segments
@@ -62,6 +70,10 @@ class FrameRelay:
         self._leaving: dict[SegmentKey, list[NodeSegment]] = {}
         self._let_go: list[SegmentKey] = []
         self._lock = threading.Lock()
+        self._pid = pid
+        # Heartbeats that the process has not answered, of which the last one is to be explained.
+        self._pings_open = 0
+        self._to_explain = False
         # The process whose connection it is, once it said so.
         self._peer_id = 0
         self.frames = 0
@@ -77,6 +89,7 @@ class FrameRelay:
             frames = self._local.receive(LET_GO_S_MAX)
             with self._lock:
                 let_go, self._let_go = self._let_go, []
+            frames += self._explained()
             if not (frames or let_go):
                 continue
             rows: list[InlineRows] = []
@@ -93,6 +106,15 @@ class FrameRelay:
             leave_clock(frames, self._clock())
             self._send(encode(Carried(frames, rows, let_go)))
             self.frames += len(frames)
+
+    def _explained(self) -> list[Frame]:
+        """What the kernel says of a process that answers no heartbeats: nobody on the other node can ask it."""
+        if not self._to_explain:
+            return []
+        self._to_explain = False
+        look = look_at(self._pid)
+        # Without a process its connections end.
+        return [Looked(look.stopped, look.ticks)] if look is not None else []
 
     def _show(self, frame: Segment, fd: int) -> None:
         self._use(self._segments.show(frame, fd))
@@ -196,6 +218,11 @@ class FrameRelay:
         if isinstance(frame, Hello) and frame.tier != "router" and not self._peer_id:
             self._peer_id = frame.peer_id
             self._segments.connected(frame.peer_id, self)
+        elif isinstance(frame, Ping) and self._pid:
+            self._pings_open += 1
+            self._to_explain = self._pings_open > 1
+        elif isinstance(frame, Pong):
+            self._pings_open = 0
         elif isinstance(frame, SegmentGone) and frame.owner == self._peer_id:
             self._segments.retire((frame.owner, frame.segment))
         elif isinstance(frame, SegmentGone):

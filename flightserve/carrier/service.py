@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 CONNECTIONS_MAX: Final = 4096
 CONNECT_S_MAX: Final = 10.0
 SWEEP_S: Final = 1.0
+STOP_S: Final = 1.0
 # The supervisor's number in `Reach`.
 SUPERVISOR: Final = 0
 AnyRelay = FrameRelay | ByteRelay
@@ -92,8 +93,12 @@ class CarrierService:
         self._remote = socket.create_server((self._host, self._port), backlog=BACKLOG_MAX)
         host = f"[{self._host}]" if ":" in self._host else self._host
         self.address = f"{host}:{self._remote.getsockname()[1]}"
-        threads.start("carrier-local", lambda: self._accept(self._local, self._serve_local), self._stopping.is_set)
-        threads.start("carrier-remote", lambda: self._accept(self._remote, self._serve_remote), self._stopping.is_set)
+        self._accepting = [
+            threads.start("carrier-local", lambda: self._accept(self._local, self._serve_local), self._stopping.is_set),
+            threads.start(
+                "carrier-remote", lambda: self._accept(self._remote, self._serve_remote), self._stopping.is_set
+            ),
+        ]
         threads.start("carrier-sweep", self._sweep, self._stopping.is_set)
 
     def apply_table(self, table: RoutingTable) -> None:
@@ -123,6 +128,9 @@ class CarrierService:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
+        for thread in self._accepting:
+            # Until it has left the call, the kernel keeps the socket.
+            thread.join(STOP_S)
         for relay in relays:
             if isinstance(relay, FrameRelay):
                 relay.hang_up()
@@ -188,7 +196,7 @@ class CarrierService:
             return
         peer = self._peer(reach.peer_id)
         remote = reach_carrier(self._address_of(peer.node), self._secret, self.node, Relay(reach.peer_id, pid))
-        self._relay(sock, remote, peer.node)
+        self._relay(sock, remote, peer.node, pid)
 
     def _peer(self, peer_id: int) -> Peer:
         peer = self._peers.get(peer_id)
@@ -220,11 +228,11 @@ class CarrierService:
             local.sendall(frames.encode([frames.OnBehalf(node, purpose.pid)]))
             self._relay(local, sock, node)
 
-    def _relay(self, local: socket.socket, remote: socket.socket, node: str) -> None:
+    def _relay(self, local: socket.socket, remote: socket.socket, node: str, pid: int = 0) -> None:
         def pull(segment: NodeSegment, region: frames.Region) -> None:
             self._puller(node).pull(segment, region)
 
-        self._run(FrameRelay(local, remote, self._segments, pull, self._clock))
+        self._run(FrameRelay(local, remote, self._segments, pull, self._clock, pid))
 
     def _puller(self, node: str) -> Puller:
         def reach(purpose: Purpose) -> socket.socket:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from flightserve.control.names import running_apps
 from flightserve.control.observer import ask_view
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound
+from flightserve.wire.table import VIA
 
 ASK_TIMEOUT_S: Final = 2.0
 _ANY: Final = ("0.0.0.0", "::")
@@ -29,6 +30,9 @@ def apps() -> list[FoundApp]:
     """This user's apps that answer."""
     found = []
     for app_id, path in running_apps().items():
+        if VIA in path:
+            # It is on another node: no memory of its frontends' is shared with it.
+            continue
         try:
             view = ask_view(app_id, ASK_TIMEOUT_S)
         except FlightserveError:

@@ -203,7 +203,10 @@ class ChildProcess:
         ready = hosted.ready() and not self._leaving.is_set()
         note, ailing, families = (getattr(hosted, name, empty)() for name, empty in OF_REPLICAS)
         note, ailing = note[:NOTE_CHARACTERS_MAX], ailing[:NOTE_CHARACTERS_MAX]
-        return Report(ready, statistics, version, *hosted.unfit(), note, ailing, families)
+        unfit, until_ns = hosted.unfit()
+        # Clocks of two nodes are not compared.
+        left_ns = max(0, until_ns - time.monotonic_ns()) if unfit else 0
+        return Report(ready, statistics, version, unfit, left_ns, note, ailing, families)
 
     def _take_table(self, table: RoutingTable) -> None:
         with self._table_lock:

@@ -59,7 +59,7 @@ class Relayed(msgspec.Struct, array_like=True, frozen=True, tag=31):
 class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """A child's heartbeat. `ready`: it can do its part of a request. `statistics`: its counters and gauges.
     `table_version`: of the routing table that it acts by. `unfit`: why another should take its place, "" while none
-    should; what it runs has ended by `until_ns` (monotonic) then. `note`: what it does not do though it is ready, for
+    should; what it runs has ended in `left_ns` then. `note`: what it does not do though it is ready, for
     people. `ailing`: why its user's code says that it is not well, "" where that does not say so: another takes its
     place when it is told to make room (`MakeRoom`). `families`: what it measures."""
 
@@ -67,7 +67,7 @@ class Report(msgspec.Struct, array_like=True, frozen=True, tag=2):
     statistics: dict[str, float] = {}
     table_version: int = 0
     unfit: str = ""
-    until_ns: int = 0
+    left_ns: int = 0
     note: str = ""
     ailing: str = ""
     families: tuple[MetricFamily, ...] = ()

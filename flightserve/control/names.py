@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from flightserve.wire.table import via
+
 PREFIX: Final = "flightserve-"
 FOLDER_PREFIX: Final = "fs-"
 # A socket's path has 107 characters. Ray adds about 75 to the folder for its longest one.
@@ -22,6 +24,7 @@ BASE_CHARACTERS_MAX: Final = 20
 # them by it.
 MARK: Final = "@"
 _SUPERVISOR: Final = "-supervisor"
+_CARRIER: Final = "-carrier"
 # In the environment of every process that a launcher starts: how the reaper knows its own.
 APP_ID_VARIABLE: Final = "FLIGHTSERVE_APP_ID"
 
@@ -54,7 +57,7 @@ def supervisor_socket(folder: str, app_id: str) -> str:
 
 def carrier_socket(folder: str, app_id: str) -> str:
     """Where a node's carrier takes in processes of its node."""
-    return socket_path(folder, app_id, "carrier")
+    return socket_path(folder, app_id, _CARRIER[1:])
 
 
 def node_folder(app_id: str, node: str) -> str:
@@ -69,14 +72,19 @@ def plan_file(folder: str, app_id: str) -> str:
 
 
 def running_apps(proc_net_unix: Path = Path("/proc/net/unix")) -> dict[str, str]:
-    """This user's apps whose supervisor listens on this machine: its socket by the app's id, sorted."""
+    """This user's apps whose supervisor listens on this machine, or whose carrier does, which leads to it: the endpoint
+    by the app's id, sorted."""
     found: dict[str, str] = {}
-    start, end = f"{MARK}{PREFIX}", _SUPERVISOR
+    start = f"{MARK}{PREFIX}"
     for line in proc_net_unix.read_text(errors="replace").splitlines():
         path = line.split(maxsplit=7)[-1]
         folder, _, name = path.rpartition("/")
-        if name.startswith(start) and name.endswith(end) and is_private(folder):
-            found[name[len(start) : -len(end)]] = path
+        if not name.startswith(start) or not is_private(folder):
+            continue
+        if name.endswith(_SUPERVISOR):
+            found[name[len(start) : -len(_SUPERVISOR)]] = path
+        elif name.endswith(_CARRIER):
+            found.setdefault(name[len(start) : -len(_CARRIER)], via(path, 0))
     return dict(sorted(found.items()))
 
 

@@ -205,7 +205,7 @@ class Roster:
         record.stopped = record.busy = False
         record.industry.rest()
         if record.until_ns and message.unfit:
-            record.until_ns = message.until_ns + RETIRED_GRACE_NS
+            record.until_ns = now_ns + message.left_ns + RETIRED_GRACE_NS
         if message.statistics.get("going_requests"):
             self._busy_ns = now_ns
         self._move(record, Event.HEARD, now_ns)

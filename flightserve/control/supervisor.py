@@ -206,7 +206,7 @@ class Supervisor:
                 if self._roster.reported(record, message, now_ns):
                     self._publish_soon()
                 if message.unfit and record.phase in (Phase.SERVING, Phase.SUSPECT):
-                    self._processes.retire(record, message.unfit, message.until_ns)
+                    self._processes.retire(record, message.unfit, now_ns + message.left_ns)
             case StartFailure(reason, detail) if record is not None:
                 log.error("%s", reason, extra={"exception": detail} if self._roster.was_ready else {})
                 self._roster.failed(record, reason, detail)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from flightserve.config import FabricLimits
 from flightserve.core.routing.events import Ejected, Readmitted
 from flightserve.errors import ProtocolError
-from flightserve.fabric.transport.processes import Industry, look_at
+from flightserve.fabric.transport.processes import Industry, ProcessLook, look_at
 from flightserve.wire.frames import Hello
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class PeerProcess:
     pings_open: int = 0
     industry: Industry = field(default_factory=Industry)
     paused: bool = False
+    # What another node's carrier said of it last, since it answered.
+    look: ProcessLook | None = None
 
     def __str__(self) -> str:
         return f"{self.tier} {self.id:x}"
@@ -126,14 +128,12 @@ class Peers:
         """Once a heartbeat: why the process has to be ejected, "" where it has not. May set `paused`."""
         if not peer.pings_open:
             return ""
-        busy = False
-        if not peer.node:
-            look = look_at(peer.pid)
-            if look is None:
-                return "its process is gone"
-            if look.stopped:
-                return "its process is stopped"
-            busy = peer.industry.busy(look.ticks, now_ns)
+        look = peer.look if peer.node else look_at(peer.pid)
+        if look is None and not peer.node:
+            return "its process is gone"
+        if look is not None and look.stopped:
+            return "its process is stopped"
+        busy = look is not None and peer.industry.busy(look.ticks, now_ns)
         if peer.pings_open < self._missed_max:
             return ""
         if peer.pings_open >= self._idle_beats_max and not busy:
@@ -147,6 +147,7 @@ class Peers:
         """A heartbeat is answered; True where the process was paused until now."""
         was_paused, peer.paused = peer.paused, False
         peer.pings_open = 0
+        peer.look = None
         peer.industry.rest()
         return was_paused
 

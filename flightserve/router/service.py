@@ -22,6 +22,7 @@ from flightserve.config import FabricLimits
 from flightserve.core.routing.events import ReplicaPaused, ReplicaResumed, Tick
 from flightserve.core.telling import Telling
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
+from flightserve.fabric.transport.processes import ProcessLook
 from flightserve.fabric.transport.spinning import Spinner
 from flightserve.loops import Watch
 from flightserve.router.acceptor import Acceptor
@@ -428,6 +429,12 @@ class RouterService:
         if self._peers.note_answer(peer):
             self._tell_all(ReplicaResumed(peer.id), now_ns)
 
+    def _on_looked(self, link: PeerLink, frame: frames.Looked, now_ns: int) -> None:
+        if link.peer is None or not link.node:
+            raise ProtocolError("only a carrier says how a process is")
+        if link.peer.pings_open:
+            link.peer.look = ProcessLook(frame.stopped, frame.ticks)
+
     def _on_goodbye(self, link: PeerLink, frame: frames.Goodbye, now_ns: int) -> None:
         if link.peer is None or link.peer.tier != REPLICA:
             raise ProtocolError("only a replica's lane says goodbye")
@@ -469,5 +476,6 @@ _HANDLERS.update(
         frames.Goodbye: RouterService._on_goodbye,
         frames.Ping: RouterService._on_ping,
         frames.Pong: RouterService._on_pong,
+        frames.Looked: RouterService._on_looked,
     }
 )

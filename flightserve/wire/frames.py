@@ -101,6 +101,14 @@ class OnBehalf(msgspec.Struct, array_like=True, tag=22):
     pid: int
 
 
+class Looked(msgspec.Struct, array_like=True, tag=23):
+    """A carrier to a router, of a process of its node that leaves heartbeats unanswered: whether the kernel says that
+    it is stopped, and the ticks of processor time that it has used."""
+
+    stopped: bool
+    ticks: int
+
+
 class Segment(msgspec.Struct, array_like=True, tag=2):
     """Names the memfd that travels beside this frame (`SCM_RIGHTS`); sent once per connection, before use."""
 
@@ -319,6 +327,7 @@ Frame = (
     | Partway
     | Reach
     | OnBehalf
+    | Looked
 )
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -4,6 +4,7 @@ what a lost process costs."""
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 import flightserve as fs
 from flightserve.errors import FlightserveError
+from flightserve.wire import frames
 from tests.carrier.nodes import TwoNodes, carried, two_nodes
 from tests.plane import meta, small_limits
 from tests.support import eventually
@@ -198,3 +200,23 @@ def test_a_link_that_stands_still_is_given_up_and_taken_up_again() -> None:
         running.network.passing.set()
         caller.join(20)
         assert got == [[0, 2, 4]], "it is idempotent: run again"
+
+
+def test_a_silent_process_is_looked_at_by_its_own_carrier() -> None:
+    """It answers no heartbeats and works: it gets nothing new, and is not given up."""
+    limits = small_limits(heartbeat_s=0.25, busy_s_max=1.0)
+
+    def works() -> bool:
+        return sum(range(100_000)) > 0
+
+    with two_nodes(Far.bind(), limits=limits) as running, socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(f"\0{running.far.endpoint}")
+        hello = frames.Hello(frames.PROTOCOL_VERSION, 77, "replica", True, running.spec.key, epoch=1 << 40, session=1)
+        sock.sendall(frames.encode([frames.Reach(running.router.peer_id), hello]))
+        eventually(lambda: 77 in [peer.id for peer in running.router._peers], what="the router knows it")
+        (peer,) = [peer for peer in running.router._peers if peer.id == 77]
+        eventually(lambda: peer.look is not None and not peer.look.stopped, what="its carrier looked at it")
+        # The process is this test's own, which works while it waits.
+        eventually(lambda: works() and peer.paused and peer.pings_open > 8, what="it is silent for twice busy_s_max")
+        assert peer.main is not None
+        assert doubled(running, numbers(3)) == [0, 2, 4], "the other replica answers"

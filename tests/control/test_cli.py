@@ -333,10 +333,14 @@ def test_apps_are_found_by_their_supervisors_sockets_in_private_folders_of_ours(
         f"0000: 00000002 00000000 00010000 0001 01 13 {link}/@flightserve-0a1d-supervisor\n"
         f"0000: 00000002 00000000 00010000 0001 01 13 {tmp_path}/gone/@flightserve-0a1e-supervisor\n"
         "0000: 00000002 00000000 00010000 0001 01 13 @flightserve-0a1f-supervisor\n"
+        f"0000: 00000002 00000000 00010000 0001 01 16 {mine}/@flightserve-0a1b-carrier\n"
+        f"0000: 00000002 00000000 00010000 0001 01 16 {mine}/@flightserve-0a2b-carrier\n"
         "0000: 00000002 00000000 00010000 0001 01 14 /run/other\n"
         "0000: 00000003 00000000 00000000 0001 03 15\n"
     )
-    assert running_apps(listing) == {"0a1b": f"{mine}/@flightserve-0a1b-supervisor"}
+    # One whose supervisor is on another node is reached by way of the carrier.
+    elsewhere = {"0a2b": f"{mine}/@flightserve-0a2b-carrier#0"}
+    assert running_apps(listing) == {"0a1b": f"{mine}/@flightserve-0a1b-supervisor"} | elsewhere
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to give a folder away")
