@@ -32,7 +32,7 @@ from flightserve.wire.between import (
     leave_clock,
     regions_of,
 )
-from flightserve.wire.frames import Frame, Hello, Looked, PeerGone, Ping, Pong, Region, Segment, SegmentGone
+from flightserve.wire.frames import Frame, Hello, PeerGone, Ping, Pong, Region, Segment, SegmentGone, Vitals
 
 READ_BYTES: Final = 256 << 10
 # Beside the frames of one message; what is more is pulled.
@@ -114,7 +114,7 @@ class FrameRelay:
         self._to_explain = False
         look = look_at(self._pid)
         # Without a process its connections end.
-        return [Looked(look.stopped, look.ticks)] if look is not None else []
+        return [Vitals(look.stopped, look.ticks)] if look is not None else []
 
     def _show(self, frame: Segment, fd: int) -> None:
         self._use(self._segments.show(frame, fd))

@@ -429,7 +429,7 @@ class RouterService:
         if self._peers.note_answer(peer):
             self._tell_all(ReplicaResumed(peer.id), now_ns)
 
-    def _on_looked(self, link: PeerLink, frame: frames.Looked, now_ns: int) -> None:
+    def _on_looked(self, link: PeerLink, frame: frames.Vitals, now_ns: int) -> None:
         if link.peer is None or not link.node:
             raise ProtocolError("only a carrier says how a process is")
         if link.peer.pings_open:
@@ -476,6 +476,6 @@ _HANDLERS.update(
         frames.Goodbye: RouterService._on_goodbye,
         frames.Ping: RouterService._on_ping,
         frames.Pong: RouterService._on_pong,
-        frames.Looked: RouterService._on_looked,
+        frames.Vitals: RouterService._on_looked,
     }
 )

@@ -101,7 +101,7 @@ class OnBehalf(msgspec.Struct, array_like=True, tag=22):
     pid: int
 
 
-class Looked(msgspec.Struct, array_like=True, tag=23):
+class Vitals(msgspec.Struct, array_like=True, tag=23):
     """A carrier to a router, of a process of its node that leaves heartbeats unanswered: whether the kernel says that
     it is stopped, and the ticks of processor time that it has used."""
 
@@ -327,7 +327,7 @@ Frame = (
     | Partway
     | Reach
     | OnBehalf
-    | Looked
+    | Vitals
 )
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -352,7 +352,7 @@ def test_what_a_retired_child_still_waits_for_may_take_less_time_than_it_said_fi
     record = _serve_all(roster)[2]
     roster.retired(record, "why", NOW + 60 * NS_PER_S, NOW)
     roster.happened(record, Event.DRAIN, NOW)
-    roster.reported(record, Report(ready=False, unfit="why", until_ns=NOW + NS_PER_S), NOW)
+    roster.reported(record, Report(ready=False, unfit="why", left_ns=NS_PER_S), NOW)
     assert record.until_ns == NOW + NS_PER_S + RETIRED_GRACE_NS
 
 
