@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Final, TypedDict
+from typing import Final, Literal, TypedDict
 
 from flightserve.errors import ConfigError
 
@@ -22,6 +22,8 @@ USUAL_PORTS: Final = {"http": 8080, "grpc": 50051, "flight": 8815, "zmq": 5555}
 PROTOCOLS: Final = tuple(USUAL_PORTS)
 # A port may be the path of a unix socket instead, for these.
 UNIX: Final = "unix:"
+# For `frontends`: one on each node.
+NODE: Final = "node"
 UNIX_PROTOCOLS: Final = ("http", "grpc")
 
 
@@ -103,6 +105,7 @@ class FrontendOptions:
     its own, `cors_origins` the web origins whose pages may call; `*` is all of them.
     With `allow_get` SQL may be asked by `GET /v1/sql?query=...`, read-only as all of it, by whoever can make a URL;
     None allows it where we listen on loopback only.
+    `frontends` is a number, of the supervisor's node, or "node": one on each node of a Ray that is joined.
     `ticket_key` signs what SQL clients are handed; the frontends of an app share it."""
 
     host: str = "127.0.0.1"
@@ -110,7 +113,7 @@ class FrontendOptions:
     grpc_port: int | str | None = 0
     flight_port: int | None = 0
     zmq_port: int | None = 0
-    frontends: int = 1
+    frontends: int | Literal["node"] = 1
     drain_timeout_s: float = 20.0
     limits: EdgeLimits = EdgeLimits()
     allowed_hosts: Sequence[str] = ()
@@ -120,6 +123,8 @@ class FrontendOptions:
 
     def __post_init__(self) -> None:
         self._check_ports()
+        if isinstance(self.frontends, str) and self.frontends != NODE:
+            raise ConfigError(f"frontends is {self.frontends!r}; it is a whole number, or {NODE!r}: one on each node")
         if not isinstance(self.limits, EdgeLimits):
             raise ConfigError(f"limits is {self.limits!r}; it is a flightserve.config.EdgeLimits")
         if not self.drain_timeout_s >= 0:
@@ -130,6 +135,16 @@ class FrontendOptions:
         for origin in _names(self.cors_origins, "cors_origins"):
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(f"cors_origins: {origin!r} is no origin; write it as https://app.example:8443, or *")
+
+    @property
+    def on_each_node(self) -> bool:
+        """Whether each node has a frontend."""
+        return self.frontends == NODE
+
+    @property
+    def frontends_here(self) -> int:
+        """How many there are on the supervisor's node."""
+        return 1 if isinstance(self.frontends, str) else self.frontends
 
     def _check_ports(self) -> None:
         """A port each, or a path."""
@@ -169,7 +184,7 @@ class ServingOptions(TypedDict, total=False):
     grpc_port: int | str | None
     flight_port: int | None
     zmq_port: int | None
-    frontends: int
+    frontends: int | Literal["node"]
     drain_timeout_s: float
     limits: EdgeLimits
     allowed_hosts: Sequence[str]

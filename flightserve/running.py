@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
+from flightserve.clock import NS_PER_S
 from flightserve.config import PROTOCOLS, UNIX, FabricLimits, FrontendOptions, ServingOptions
 from flightserve.errors import ConfigError, FlightserveError, Unavailable
 from flightserve.types import REPLICAS_MAX, Autoscale, ReplicaCount
@@ -21,13 +22,15 @@ from flightserve.versions import check_versions
 if TYPE_CHECKING:
     from flightserve.app import App
     from flightserve.control.messages import View
-    from flightserve.control.plan import Plan, PlannedDeployment
+    from flightserve.control.plan import ControlLimits, Plan, PlannedDeployment
 
 log = logging.getLogger(__name__)
 
 
 ROUTERS_MAX: Final = 64
 FRONTENDS_MAX: Final = 64
+# How long an app may wait for nodes that are not there yet.
+NODES_WAIT_S_MAX: Final = 86_400.0
 # How long a change of a running app may take until what is new is ready.
 CHANGE_TIMEOUT_S: Final = 600.0
 # How long all replicas together may take to be told of another configuration.
@@ -184,6 +187,7 @@ def serve(
     address: str | None = None,
     fabric: FabricLimits | None = None,
     replace: bool = False,
+    wait_for_nodes_s: float = 0.0,
     **options: Unpack[ServingOptions],
 ) -> Running:
     """Serve an app from this program until `stop()`, the end of the `with` block, or the program's.
@@ -192,6 +196,8 @@ def serve(
     existing Ray (default: the one this program is connected to, else one of our own); `options` are
     `config.FrontendOptions`' fields: host, http_port, grpc_port, flight_port, zmq_port (None leaves one out, 0, the
     default, takes a free one), frontends, ...
+    What no node of a Ray that is joined has room for ends the start, unless there may be another node within
+    `wait_for_nodes_s`, which Ray's autoscaler starts when it sees what waits.
     With `replace`, for notebooks, whose cells run again: what this program serves under one of the app's names, or on a
     port that is asked for, is stopped first, and its ports are taken where none are asked for. What the
     frontends take from strangers is bounded by `limits` (`config.EdgeLimits`), what every process of the data plane may
@@ -206,7 +212,7 @@ def serve(
         raise ConfigError(
             "fs.serve() was called by a replica, which imports this module: write it below if __name__ == '__main__':"
         )
-    plan = make_plan(app, _frontend_options(options), replicas or {}, routers, fabric)
+    plan = make_plan(app, _frontend_options(options), replicas or {}, routers, fabric, wait_for_nodes_s)
     if replace:
         plan = _replacing(plan, options)
     return Running(plan, address).start()
@@ -269,7 +275,8 @@ def _frontend_options(options: ServingOptions) -> FrontendOptions:
     unknown = sorted(options.keys() - set(known))
     if unknown:
         raise ConfigError(
-            f"serve() has no option {unknown[0]!r}; there are: replicas, routers, address, fabric, {', '.join(known)}"
+            f"serve() has no option {unknown[0]!r}; there are: replicas, routers, address, fabric, replace, "
+            f"wait_for_nodes_s, {', '.join(known)}"
         )
     return FrontendOptions(**options)
 
@@ -280,6 +287,7 @@ def make_plan(
     replicas: Mapping[str, ReplicaCount],
     routers: int,
     fabric: FabricLimits | None = None,
+    wait_for_nodes_s: float = 0.0,
 ) -> Plan:
     """The plan for an app. Raises ConfigError, also where a library is of a version that was not tried."""
     # First, because it looks at the versions of the libraries that all else is made with.
@@ -294,8 +302,12 @@ def make_plan(
         raise ConfigError("every protocol is left out; nobody could call the app")
     if not isinstance(fabric, FabricLimits | None):
         raise ConfigError(f"fabric is {fabric!r}; it is a flightserve.config.FabricLimits")
+    if isinstance(wait_for_nodes_s, bool) or not isinstance(wait_for_nodes_s, int | float):
+        raise ConfigError(f"wait_for_nodes_s is {wait_for_nodes_s!r}; it is a number of seconds")
+    if not 0 <= wait_for_nodes_s <= NODES_WAIT_S_MAX:
+        raise ConfigError(f"wait_for_nodes_s is {wait_for_nodes_s!r}; it is 0 to {NODES_WAIT_S_MAX:g} seconds")
     _check_count("routers", routers, ROUTERS_MAX)
-    _check_count("frontends", options.frontends, FRONTENDS_MAX)
+    _check_count("frontends", options.frontends_here, FRONTENDS_MAX)
     deployments = {each.spec.name: each for each in planned}
     unknown = sorted(set(replicas) - deployments.keys())
     if unknown:
@@ -314,8 +326,23 @@ def make_plan(
         factories={tier: dumps(factory) for tier, factory in FACTORIES.items()},
         routers=routers,
         fabric=fabric or FabricLimits(),
+        limits=_control_limits(wait_for_nodes_s),
         sys_path=_sys_path(),
         cwd=os.getcwd(),
+    )
+
+
+def _control_limits(wait_for_nodes_s: float) -> ControlLimits:
+    """As they are, and what starts may wait for its node first."""
+    from flightserve.control.plan import ControlLimits
+
+    usual = ControlLimits()
+    start_ns = usual.reconcile.start_ns + int(wait_for_nodes_s * NS_PER_S)
+    return dataclasses.replace(
+        usual,
+        nodes_wait_s=float(wait_for_nodes_s),
+        ready_timeout_s=usual.ready_timeout_s + wait_for_nodes_s,
+        reconcile=dataclasses.replace(usual.reconcile, start_ns=start_ns),
     )
 
 

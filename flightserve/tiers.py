@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from flightserve.config import PROTOCOLS, FrontendOptions
@@ -18,12 +18,15 @@ from flightserve.core.lifecycle.reconciling import CARRIER
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from flightserve.control.folder import Folder
     from flightserve.control.plan import Assignment, Factory
     from flightserve.declare import Bound
     from flightserve.wire.table import RoutingTable
 
 
 APPLY_TIMEOUT_S: Final = 5.0
+# Hosts that are all addresses of a node.
+EVERYWHERE: Final = ("0.0.0.0", "::")
 
 
 class RouterHosted:
@@ -36,6 +39,7 @@ class RouterHosted:
         from flightserve.router.service import RouterService
 
         descriptors.use_all()
+        self._folder = _folder_of(assignment)
         self.endpoint = _endpoint(assignment)
         self._service = RouterService(assignment.peer_id, self.endpoint, assignment.fabric)
         self._service.start()
@@ -137,7 +141,8 @@ class FrontendHosted:
             on_loop=start,
             refresh=functools.partial(ask_refresh, assignment.supervisor),
         )
-        self.addresses: Mapping[str, str] = self._host.start()
+        listening, reached = self._host.start(), reached_at(assignment)
+        self.addresses: Mapping[str, str] = {each: reached(address) for each, address in listening.items()}
 
     def apply_table(self, table: RoutingTable) -> None:
         """The client and `/metrics` follow the table."""
@@ -209,13 +214,12 @@ class CarrierHosted:
 
     def __init__(self, assignment: Assignment) -> None:
         from flightserve.carrier.service import CarrierService
-        from flightserve.control.folder import Folder
         from flightserve.control.names import carrier_socket
         from flightserve.control.relaying import reach_supervisor
         from flightserve.fabric.transport import descriptors
 
         descriptors.use_all()
-        self._folder = None if assignment.at_home else Folder(assignment.app_id, assignment.folder)
+        self._folder = _folder_of(assignment)
         self._service = CarrierService(
             assignment.node,
             carrier_socket(assignment.folder, assignment.app_id),
@@ -255,15 +259,32 @@ FACTORIES: Final[dict[str, Factory]] = {
 
 
 def frontend_options(assignment: Assignment) -> FrontendOptions:
-    """The ports for this frontend: those its predecessor had, else the given ones for the first and free ones
-    for the others, or paths with their number."""
+    """The ports for this frontend: those its predecessor had, else the given ones for the first of its node and free
+    ones for the others, or paths with their number. Its host is the given one, or one of its own node's."""
     options = assignment.options
+    ordinal = 0 if options.on_each_node else assignment.slot.ordinal
     ports = {
-        f"{protocol}_port": _port(getattr(options, f"{protocol}_port"), before, assignment.slot.ordinal)
+        f"{protocol}_port": _port(getattr(options, f"{protocol}_port"), before, ordinal)
         for protocol in PROTOCOLS
         for before in [assignment.addresses.get(protocol)]
     }
-    return dataclasses.replace(options, **ports)  # type: ignore[arg-type]
+    return dataclasses.replace(options, host=_host(assignment), **ports)  # type: ignore[arg-type]
+
+
+def _host(assignment: Assignment) -> str:
+    """Loopback and all addresses are the same words on every node; any other is one of the supervisor's node."""
+    given = assignment.options.host
+    same = assignment.at_home or assignment.loopback or given in EVERYWHERE
+    return given if same else assignment.host
+
+
+def reached_at(assignment: Assignment) -> Callable[[str], str]:
+    """Where there is a frontend on each node, those that listen on all addresses are told apart by their nodes'."""
+    given, node = assignment.options.host, assignment.host
+    if given not in EVERYWHERE or not node or not assignment.options.on_each_node:
+        return lambda address: address
+    everywhere, there = (f"[{host}]" if ":" in host else host for host in (given, node))
+    return lambda address: address.replace(f"{everywhere}:", f"{there}:", 1)
 
 
 def _port(given: int | str | None, before: str | None, ordinal: int) -> int | str | None:
@@ -274,6 +295,13 @@ def _port(given: int | str | None, before: str | None, ordinal: int) -> int | st
     if given is None or before is None:
         return 0 if given is not None and ordinal else given
     return int(before.rstrip("/").rpartition(":")[2])
+
+
+def _folder_of(assignment: Assignment) -> Folder | None:
+    """The app's folder on another node than the launcher's, for as long as who listens in it lives."""
+    from flightserve.control.folder import Folder
+
+    return None if assignment.at_home else Folder(assignment.app_id, assignment.folder)
 
 
 def _endpoint(assignment: Assignment) -> str:

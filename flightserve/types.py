@@ -97,6 +97,8 @@ class DeploymentOptions:
     num_cpus: float = 0.0
     num_gpus: float = 0.0
     resources: dict[str, float] = field(default_factory=dict)
+    placement: str = "pack"
+    labels: dict[str, str] = field(default_factory=dict)
     max_queued_requests: int = 10_000
     max_queued_bytes: int = 1 << 30
     max_queue_wait_ms: float = 0.0

@@ -23,7 +23,7 @@ import flightserve as fs
 from flightserve.cli.main import main
 from flightserve.config import PROTOCOLS, FrontendOptions
 from flightserve.control import addresses, boot, folder, local_ray, processes, shared_ray
-from flightserve.core.lifecycle.reconciling import Shortfall
+from flightserve.core.lifecycle.placement import RayNode, Want, in_all
 from flightserve.errors import FlightserveError
 from flightserve.frontends.host import FrontendHost
 from flightserve.metrics import Metrics
@@ -363,4 +363,5 @@ def test_what_the_machine_does(
 
 
 def test_a_machine_that_is_too_small() -> None:
-    check(CROWDED, processes.told([Shortfall("CPU", 64.0, 2.0)], "has"))
+    only = RayNode("id", "127.0.0.1", {"CPU": 2.0}, {"CPU": 2.0})
+    check(CROWDED, processes.missing([Want("Pricing", {"CPU": 32.0})] * 2, [only], in_all))

@@ -21,7 +21,8 @@ from flightserve.cli.log_options import LogOptions, add_log_options, detail_of, 
 from flightserve.cli.progress import Progress, counted
 from flightserve.cli.samples import call_of
 from flightserve.cli.source_options import add_source_options, csv_options, read_init
-from flightserve.config import PROTOCOLS, UNIX_PROTOCOLS, USUAL_PORTS, FrontendOptions
+from flightserve.config import NODE, PROTOCOLS, UNIX_PROTOCOLS, USUAL_PORTS, FrontendOptions
+from flightserve.core.lifecycle.reconciling import FRONTEND
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
@@ -85,11 +86,16 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
         option(f"--no-{protocol}", action="store_true", help=f"leave {protocol} out")
     about = "replicas of a deployment, or LOW-HIGH for a number that follows the load; may be given again for others"
     option("--replicas", action="append", default=[], type=replica_counts, metavar="NAME=N", help=about)
-    about = "frontend processes; the first takes the ports given, the others free ones"
-    option("--frontends", type=int, default=1, metavar="N", help=about)
+    about = (
+        "frontend processes; the first takes the ports given, the others free ones. node: one on each node of the Ray "
+        "that is joined, on its own node's ports"
+    )
+    option("--frontends", type=_frontends, default=1, metavar="N|node", help=about)
     about = "router processes; deployments are spread over them"
     option("--routers", type=int, default=1, metavar="N", help=about)
     option("--address", metavar="RAY", help="an existing Ray on this machine (default: a Ray of our own)")
+    about = "how long what no node of that Ray has room for may wait for another node, e.g. 5m (default: it fails)"
+    option("--wait-for-nodes", type=seconds, default=0.0, metavar="TIME", help=about)
     about = "a name that HTTP answers to, beside numeric addresses, localhost and --host's; may be given again"
     option("--allow-host", action="append", default=[], metavar="NAME", help=about)
     about = "a web origin whose pages may call (CORS), e.g. https://app.example, or *; may be given again"
@@ -99,6 +105,10 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
     option("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS", help=about)
     add_log_options(parser)
+
+
+def _frontends(text: str) -> int | str:
+    return text if text == NODE else int(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -151,7 +161,8 @@ def _serve(arguments: argparse.Namespace, make: Callable[[], App], reloader: Rel
     def plan() -> Plan:
         from flightserve.running import make_plan
 
-        return make_plan(make(), options, dict(arguments.replicas), arguments.routers)
+        wait_s = arguments.wait_for_nodes
+        return make_plan(make(), options, dict(arguments.replicas), arguments.routers, wait_for_nodes_s=wait_s)
 
     return serve_until_told(plan, arguments.address, reloader, log_options(arguments))
 
@@ -289,7 +300,7 @@ def print_ready(running: Running, out: TextIO) -> None:
 
 def _ready(running: Running) -> dict[str, Any]:
     """The first frontend's addresses by protocol; with several frontends, all of theirs under `frontends`."""
-    everyone = [child.addresses for child in running.status().children if child.tier == "frontend" and child.addresses]
+    everyone = [each.addresses for each in running.status().children if each.tier == FRONTEND and each.addresses]
     return {**running.addresses, "frontends": everyone} if len(everyone) > 1 else dict(running.addresses)
 
 

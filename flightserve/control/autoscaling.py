@@ -133,5 +133,6 @@ class Autoscaling:
         """How many have a process, where others wait for resources that there are not."""
         waiting = {record.peer_id for record in self._roster.unplaced(now_ns, 0)}
         ours = [record for record in replicas if record.peer_id in waiting]
-        reserves = self._desired.demand(ours[0].slot, spec.version) if ours else {}
-        return len(replicas) - len(ours) if reserves and self._roster.placement_problem else None
+        reserves = self._desired.want(ours[0].slot, spec.version).amounts if ours else {}
+        short = self._roster.placement_problem or self._roster.nodes_awaited
+        return len(replicas) - len(ours) if reserves and short else None

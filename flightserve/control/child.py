@@ -143,7 +143,7 @@ class ChildProcess:
             build: Factory = loads(factory)
             hosted = build(self._assignment)
         except BaseException as error:
-            where = [self._assignment.slot.name, place_of(error)]
+            where = [self._assignment.called, place_of(error)]
             failed = StartFailure(": ".join([*filter(None, where), describe_locally(error)]), traceback_of(error))
             let_prints_end()
             if self._link.tell(failed, TELL_TIMEOUT_S):

@@ -1,7 +1,8 @@
 """The few things asked of Ray once it runs: start a child, end one, say what resources there are.
 
-Actors of an app are placed on the supervisor's node; replicas of one that spans nodes where there is room for them, and
-carriers on the node that each is for. Children are detached and never restarted by Ray: only the supervisor knows
+Actors of an app are placed on the supervisor's node. Where an app spans nodes, replicas are put where
+`core.lifecycle.placement` says, or, where it knows no room, are left to Ray, whose autoscaler sees that they wait; and
+what is for one node is on that. Children are detached and never restarted by Ray: only the supervisor knows
 whether a slot is still wanted, and a process that comes back under an old name would be taken for the old one.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -20,6 +21,7 @@ from flightserve.control.child import ChildProcess
 from flightserve.control.names import namespace
 from flightserve.control.plan import Assignment, Plan
 from flightserve.control.titles import title_of
+from flightserve.core.lifecycle.placement import RayNode
 from flightserve.fabric.transport.processes import look_at
 
 # A child serves its own sockets; Ray only needs to ask it whether it was built.
@@ -55,6 +57,7 @@ class RayCluster:
             "num_cpus": demand.get("CPU", 0.0),
             "num_gpus": demand.get("GPU", 0.0),
             "resources": custom,
+            "label_selector": _selector(assignment),
             "scheduling_strategy": self._strategy(assignment),
             **_CONCURRENCY,
         }
@@ -65,10 +68,10 @@ class RayCluster:
         ping.add_done_callback(lambda done: self._pinged(actor, done, on_failure))
 
     def _strategy(self, assignment: Assignment) -> NodeAffinitySchedulingStrategy | str:
-        """At home while there is room; elsewhere only what can do without shared memory with the others."""
-        if assignment.pinned or not assignment.spans or assignment.spec is None:
-            return NodeAffinitySchedulingStrategy(assignment.pinned or self._node, soft=False)
-        return NodeAffinitySchedulingStrategy(self._node, soft=True, _spill_on_unavailable=True)
+        if assignment.spans and assignment.spec is not None and not assignment.pinned:
+            return "DEFAULT"
+        # A soft one is only a hint: of replicas that start together Ray 2.60 puts some elsewhere.
+        return NodeAffinitySchedulingStrategy(assignment.pinned or self._node, soft=False)
 
     def _called(self, title: str) -> type:
         """A class of that name: Ray's lists show it. One for each place, because Ray keeps what it was given."""
@@ -97,10 +100,13 @@ class RayCluster:
         error = done.exception()
         on_exit(_said(error), not isinstance(error, ray.exceptions.ActorUnavailableError))
 
-    def nodes(self) -> list[str]:
-        """Those that are alive, ours first."""
-        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-        return [self._node, *[node for node in alive if node != self._node]]
+    def nodes(self) -> list[RayNode]:
+        """Those that are alive, ours first; ours alone where the app does not span others."""
+        from ray._private.state import available_resources_per_node
+
+        free = available_resources_per_node()
+        found = [_seen(node, free) for node in ray.nodes() if node["Alive"] and self._ours(node["NodeID"])]
+        return sorted(found, key=lambda node: node.id != self._node)
 
     def end(self, actor: str) -> None:
         """Have Ray kill the child and forget it; nothing happens when Ray knows no such actor."""
@@ -119,26 +125,19 @@ class RayCluster:
         found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize
 
-    def total(self) -> dict[str, float]:
-        """Resources of our node, free or not, or of all nodes that the app spans."""
-        return _sum(dict(node["Resources"]) for node in ray.nodes() if node["Alive"] and self._ours(node["NodeID"]))
-
-    def free(self) -> dict[str, float]:
-        """The same, as far as nobody holds them."""
-        from ray._private.state import available_resources_per_node
-
-        return _sum(dict(free) for node, free in available_resources_per_node().items() if self._ours(node))
-
     def _ours(self, node: str) -> bool:
         return self._plan.spans or node == self._node
 
 
-def _sum(each: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    summed: dict[str, float] = {}
-    for resources in each:
-        for name, amount in resources.items():
-            summed[name] = summed.get(name, 0.0) + amount
-    return summed
+def _seen(node: Mapping[str, Any], free: Mapping[str, Mapping[str, float]]) -> RayNode:
+    labels = node.get("Labels") or {}
+    return RayNode(node["NodeID"], node["NodeManagerAddress"], node["Resources"], free.get(node["NodeID"], {}), labels)
+
+
+def _selector(assignment: Assignment) -> dict[str, str]:
+    labels = assignment.spec.options.labels if assignment.spec is not None else {}
+    # Ray takes a blank after a comma for a part of the value.
+    return {key: value.replace(" ", "") for key, value in labels.items()}
 
 
 def _said(error: BaseException | None) -> str:

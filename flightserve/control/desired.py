@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TypeAlias
 
 from flightserve.control.nodes import Nodes
 from flightserve.control.plan import Plan, PlannedDeployment
+from flightserve.core.lifecycle.placement import Want
 from flightserve.core.lifecycle.reconciling import FRONTEND, ROUTER, STANDBY, Slot
 from flightserve.core.lifecycle.updating import Deployed, Layout, Observed, begin, resize, undo, wanted
 from flightserve.types import Autoscale, DeploymentSpec
@@ -20,10 +21,10 @@ class Desired:
 
     def __init__(self, plan: Plan) -> None:
         self._tiers = {Slot(ROUTER, "", index): "1" for index in range(plan.routers)}
-        self._tiers |= {Slot(FRONTEND, "", index): "1" for index in range(plan.options.frontends)}
+        self._tiers |= {Slot(FRONTEND, "", index): "1" for index in range(plan.options.frontends_here)}
         # One process that waits to take the place of a router or a frontend, where there is a factory for it.
         self.standby = {Slot(STANDBY, "", 0): "1"} if STANDBY in plan.factories else {}
-        self.nodes = Nodes()
+        self.nodes = Nodes(plan.options.on_each_node)
         self._first = {_key(planned): planned for planned in plan.deployments}
         self._planned = dict(self._first)
         # As it was when the change began that is under way.
@@ -39,12 +40,19 @@ class Desired:
 
     def wanted(self, seen: Observed) -> dict[Slot, str]:
         """Every place there should be a child in now, with the version it is to run."""
-        return self._tiers | wanted(self.layout, seen)
+        return self._fixed() | wanted(self.layout, seen)
 
-    def serving(self, started: bool = False) -> dict[Slot, str]:
+    def _fixed(self) -> dict[Slot, str]:
+        """What there is of routers and frontends, on the nodes of now."""
+        return self._tiers | self.nodes.frontends()
+
+    def serving(self, started: bool = False, listened: Container[str] = ()) -> dict[Slot, str]:
         """The places that must be ready for the app to be: what is going, or only coming, is not among them. Nor are,
-        where the number follows the load, those beyond the least; an app that has not `started` shows that one can."""
-        return self._tiers | {
+        where the number follows the load, those beyond the least; an app that has not `started` shows that one can. Of
+        one that has, the frontend of a node that came later is among them once it has `listened`."""
+        later = {slot for slot in self.nodes.frontends() if started and slot.name not in listened}
+        fixed = {slot: version for slot, version in self._fixed().items() if slot not in later}
+        return fixed | {
             slot: each.version for each in self.layout.served for slot in each.slots(self._least(each, started))
         }
 
@@ -63,7 +71,8 @@ class Desired:
         """All places of the layout, also those whose turn has not come yet."""
         layout = self.layout
         deployed = (*layout.served, *layout.going, *(layout.target or ()))
-        return self._tiers | self.standby | {slot: each.version for each in deployed for slot in each.slots()}
+        others = self._fixed() | self.nodes.carriers(begun=True) | self.standby
+        return others | {slot: each.version for each in deployed for slot in each.slots()}
 
     def together(self) -> list[dict[Slot, str]]:
         """Places that have to fit beside each other: all of the layout, or in place those of each step."""
@@ -73,10 +82,10 @@ class Desired:
         after = {slot: each.version for each in layout.target or layout.served for slot in each.slots()}
         return [wanted(layout, Observed()), after]
 
-    def demand(self, slot: Slot, version: str) -> dict[str, float]:
-        """Ray resources a child in this place takes; routers and frontends take none."""
+    def want(self, slot: Slot, version: str) -> Want:
+        """What a child in this place takes of Ray; routers and frontends take nothing."""
         planned = self._planned.get((slot.deployment, version))
-        return planned.demand() if planned is not None else {}
+        return planned.want() if planned is not None else Want(slot.name, {})
 
     # ---- deployments
 

@@ -89,7 +89,9 @@ class Launcher:
 
             self._observer = Observer(supervisor_socket(folder, self._plan.app_id))
             spans = self._held is None or self._held.local is None
-            self._actor = start_supervisor(dataclasses.replace(self._plan, folder=folder, spans=spans))
+            loopback = ports.is_loopback(self._plan.options)
+            plan = dataclasses.replace(self._plan, folder=folder, spans=spans, loopback=loopback)
+            self._actor = start_supervisor(plan)
             self._wait_ready(cancelled, seen)
         except StartFailed as failed:
             self.stop(0.0)

@@ -1,44 +1,116 @@
-"""The nodes of an app that spans several, and their carriers: one on each, the supervisor's first, whose address the
-others begin with."""
+"""The nodes of an app that spans several, and what each has one of: a carrier, the supervisor's first, whose address
+the others begin with, and a frontend where the app has one on each node."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
 
-from flightserve.core.lifecycle.reconciling import CARRIER, Slot
+from flightserve.core.lifecycle.placement import SPREAD, RayNode, Want, choose
+from flightserve.core.lifecycle.reconciling import CARRIER, FRONTEND, REPLICA, ROUTER, Slot
 
 if TYPE_CHECKING:
     from flightserve.control.roster import Record
 
+_VERSION: Final = "1"
+
 
 class Nodes:
-    """Those that are there now. A node keeps the number of its carrier for as long as the app runs."""
+    """Those that are there now. A node keeps its number for as long as the app runs: that of its carrier and, with
+    `frontends`, of its frontend."""
 
-    def __init__(self) -> None:
+    def __init__(self, frontends: bool = False) -> None:
+        self._frontends = frontends
         self._numbers: dict[str, int] = {}
-        self._alive: tuple[str, ...] = ()
+        self._alive: tuple[RayNode, ...] = ()
+        # Those whose carrier died: Ray may take long to see that they are dead themselves.
+        self._lost: set[str] = set()
+        # What was given away since Ray was asked, by node.
+        self._given: dict[str, dict[str, float]] = {}
 
     def __repr__(self) -> str:
         return f"<Nodes: {len(self._alive)} of {len(self._numbers)} are there>"
 
-    def are(self, alive: Iterable[str]) -> None:
+    def are(self, alive: Iterable[RayNode]) -> None:
         """These are there now, the supervisor's first."""
-        self._alive = tuple(alive)
+        self._alive, self._given = tuple(alive), {}
         for node in self._alive:
-            self._numbers.setdefault(node, len(self._numbers))
+            self._numbers.setdefault(node.id, max(self._numbers.values(), default=-1) + 1)
+
+    def heard(self, slot: Slot, node: str) -> None:
+        """A child that may be on one node only is on this one: so its number was with the supervisor before us."""
+        if node and self._is_bound(slot):
+            self._numbers[node] = slot.ordinal
+            self._lost.discard(node)
+
+    def gone(self, slot: Slot, node: str, want: Want) -> None:
+        """A child of that node is gone, and what it had is there for its successor, whenever Ray says so."""
+        self._give(node, want, -1)
+        if slot.tier == CARRIER and any(each.id == node for each in self._alive[1:]):
+            self._lost.add(node)
+
+    def _is_bound(self, slot: Slot) -> bool:
+        return slot.tier == CARRIER or (self._frontends and slot.tier == FRONTEND)
+
+    # ---- what each has one of
 
     def carriers(self, begun: bool) -> dict[Slot, str]:
         """The places of carriers: of the supervisor's node, and of the others once that one has `begun`. One node alone
         needs none."""
         nodes = self._alive if len(self._alive) > 1 else ()
-        return {Slot(CARRIER, "", self._numbers[node]): "1" for node in (nodes if begun else nodes[:1])}
+        return self._one_each(CARRIER, nodes if begun else nodes[:1])
+
+    def frontends(self) -> dict[Slot, str]:
+        """Those of the other nodes: the supervisor's has the first, whatever else."""
+        return self._one_each(FRONTEND, self._alive[1:]) if self._frontends else {}
+
+    def _one_each(self, tier: str, nodes: Iterable[RayNode]) -> dict[Slot, str]:
+        return {Slot(tier, "", self._numbers[node.id]): _VERSION for node in nodes}
 
     def of(self, slot: Slot) -> str:
-        """The only node that a carrier may be on; "" for all others."""
-        if slot.tier != CARRIER:
+        """The only node that a child in this place may be on; "" where it may be on any."""
+        if not self._is_bound(slot):
             return ""
         return next((node for node, number in self._numbers.items() if number == slot.ordinal), "")
+
+    # ---- where others go
+
+    def choose(self, want: Want, placement: str, beside: Mapping[str, int], all_: Mapping[str, int]) -> str:
+        """As `placement.choose`, of what is free now; it is taken."""
+        chosen = choose(want, placement, self._now(), beside, all_)
+        self._give(chosen, want, 1)
+        return chosen
+
+    def lost(self, node: str) -> bool:
+        """Whether its carrier died and is not back."""
+        return node in self._lost
+
+    def _give(self, node: str, want: Want, sign: int) -> None:
+        given = self._given.setdefault(node, {})
+        for name, amount in want.amounts.items():
+            given[name] = given.get(name, 0.0) + sign * amount
+
+    def _now(self) -> list[RayNode]:
+        return [each._replace(free=self._left(each)) for each in self._alive if each.id not in self._lost]
+
+    def _left(self, node: RayNode) -> dict[str, float]:
+        given = self._given.get(node.id, {})
+        # Ray leaves out what is all taken.
+        return {name: node.free.get(name, 0.0) - given.get(name, 0.0) for name in node.total}
+
+
+def place(nodes: Nodes, slot: Slot, version: str, want: Want, placement: str, records: Iterable[Record]) -> str:
+    """The node for a child, "" for Ray to find one. Replicas go by their deployment's placement; routers are spread, so
+    that no node's processor is all of theirs."""
+    if bound := nodes.of(slot):
+        return bound
+    if slot.tier not in (REPLICA, ROUTER):
+        return ""
+    there = [record for record in records if record.node]
+    alike = [each for each in there if (each.slot[:2], each.version) == (slot[:2], version)]
+    beside, all_ = (Counter(each.node for each in group) for group in (alike, there))
+    return nodes.choose(want, placement if slot.tier == REPLICA else SPREAD, beside, all_)
 
 
 def entrance(records: Iterable[Record], node: str) -> str:

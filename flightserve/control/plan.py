@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from flightserve.config import FabricLimits, FrontendOptions
 from flightserve.control.names import carrier_socket, supervisor_socket
 from flightserve.control.sources import ModuleSource
+from flightserve.core.lifecycle.placement import Want
 from flightserve.core.lifecycle.reconciling import ReconcileLimits, Slot
 from flightserve.types import Autoscale, DeploymentSpec
 from flightserve.wire.table import RoutingTable, via
@@ -65,9 +66,9 @@ class Assignment:
     none. `config` is the configuration that was taken last, as JSON, b"" where there is none.
 
     `home` is the supervisor's node. Where the app `spans` nodes, a child finds out for itself on which `node` it is, at
-    what address of that (`host`), and where the app's folder is there (`control.placing`). `pinned` is the only node
-    that it may be on, "" where any. Carriers have the app's `secret`, and the address (`entrance`) of the carrier of
-    the supervisor's node."""
+    what address of that (`host`), and where the app's folder is there (`control.placing`). `pinned` is the node
+    that it is to be on, "" where Ray is to find one. With `loopback` frontends serve their own machine alone. Carriers
+    have the app's `secret`, and the address (`entrance`) of the carrier of the supervisor's node."""
 
     app_id: str
     peer_id: int
@@ -90,6 +91,7 @@ class Assignment:
     spans: bool = False
     host: str = ""
     pinned: str = ""
+    loopback: bool = False
     secret: bytes = b""
     entrance: str = ""
 
@@ -97,6 +99,11 @@ class Assignment:
     def at_home(self) -> bool:
         """Whether it is on the supervisor's node."""
         return self.node == self.home
+
+    @property
+    def called(self) -> str:
+        """What people know it by: on other nodes than the supervisor's, with the node."""
+        return self.slot.name if self.at_home else f"{self.slot.name} on node {self.host} ({self.node[:8]})"
 
     @property
     def supervisor(self) -> str:
@@ -111,13 +118,15 @@ Factory = Callable[[Assignment], Hosted]
 
 @dataclass(frozen=True, slots=True)
 class ControlLimits:
-    """Durations of the control plane, in seconds."""
+    """Durations of the control plane, in seconds. `nodes_wait_s`: how long what no node has room for may wait for
+    another node."""
 
     heartbeat_s: float = 0.5
     metrics_s: float = 1.0
     orphan_timeout_s: float = 15.0
     adopt_s: float = 2.0
     placement_timeout_s: float = 8.0
+    nodes_wait_s: float = 0.0
     spawn_timeout_s: float = 60.0
     ready_timeout_s: float = 600.0
     tier_drain_s: float = 3.0
@@ -137,19 +146,19 @@ class PlannedDeployment:
     sources: tuple[ModuleSource, ...] = ()
     environment: Mapping[str, str] | None = None
 
-    def demand(self) -> dict[str, float]:
-        """Ray resources one replica takes."""
-        options: Any = self.spec.options
+    def want(self) -> Want:
+        """What one replica takes of Ray."""
+        options = self.spec.options
         demand = {"CPU": options.num_cpus, "GPU": options.num_gpus, **options.resources}
-        return {name: float(amount) for name, amount in demand.items() if amount}
+        return Want(self.spec.name, {name: float(amount) for name, amount in demand.items() if amount}, options.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What an app starts with. `deployments` may change while it runs (`desired`), the rest does not. `factories` are
     by tier, cloudpickled: a child unpickles its own when `sys_path` is in place. `folder` is the app's private one; the
-    launcher makes it. The app `spans` the nodes of a Ray that is not its own; its carriers know each other by the
-    `secret`."""
+    launcher makes it, and says whether the host to listen on is `loopback`. The app `spans` the nodes of a Ray that is
+    not its own; its carriers know each other by the `secret`."""
 
     app_id: str
     deployments: tuple[PlannedDeployment, ...]
@@ -163,4 +172,5 @@ class Plan:
     folder: str = ""
     log_level: int = LOG_LEVEL
     spans: bool = False
+    loopback: bool = False
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)

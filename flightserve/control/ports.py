@@ -60,7 +60,7 @@ def _all_given(options: FrontendOptions) -> Iterator[tuple[str, int | str]]:
     for protocol, port in given(options):
         yield protocol, port
         if isinstance(port, str):
-            yield from ((protocol, numbered(port, ordinal)) for ordinal in range(1, options.frontends))
+            yield from ((protocol, numbered(port, ordinal)) for ordinal in range(1, options.frontends_here))
 
 
 def _told(problems: list[Problem]) -> Iterator[str]:
@@ -137,9 +137,18 @@ def _first_unprivileged() -> int:
         return UNPRIVILEGED
 
 
+def is_loopback(options: FrontendOptions) -> bool:
+    """Whether the host is this machine to itself alone."""
+    return all(address.is_loopback for address in _addresses(options))
+
+
+def _addresses(options: FrontendOptions) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    return [ipaddress.ip_address(address.partition("%")[0]) for _, address in _resolved(options.host)]
+
+
 def open_to_others(options: FrontendOptions) -> str:
     """What other machines can come to, in words for the log; "" where that is nothing."""
-    addresses = [ipaddress.ip_address(address.partition("%")[0]) for _, address in _resolved(options.host)]
+    addresses = _addresses(options)
     protocols = [protocol for protocol, port in given(options) if isinstance(port, int)]
     if all(address.is_loopback for address in addresses) or not protocols:
         return ""

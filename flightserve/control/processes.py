@@ -20,12 +20,13 @@ from flightserve.control.connections import send
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Become, Leave, MakeRoom, Message, Reconfigure
 from flightserve.control.names import new_peer_id
-from flightserve.control.nodes import entrance
+from flightserve.control.nodes import entrance, place
 from flightserve.control.pickling import dumps
 from flightserve.control.plan import Assignment, Plan
 from flightserve.control.ray_calls import RayCalls
 from flightserve.control.roster import UNSAID, Record, Roster
 from flightserve.core.lifecycle.phases import Event, Phase
+from flightserve.core.lifecycle.placement import PACK, RayNode, Room, Want, in_all, misfit, now_free, told
 from flightserve.core.lifecycle.reconciling import (
     CARRIER,
     FRONTEND,
@@ -36,7 +37,6 @@ from flightserve.core.lifecycle.reconciling import (
     Drain,
     Kill,
     Retire,
-    Shortfall,
     Slot,
     Start,
     Suspect,
@@ -72,12 +72,10 @@ class Cluster(Protocol):
         cannot reach it."""
         ...
 
-    def nodes(self) -> list[str]:
-        """Those that are alive, ours first."""
+    def nodes(self) -> list[RayNode]:
+        """Those that are alive, ours first; ours alone where the app does not span others."""
         ...
 
-    def total(self) -> dict[str, float]: ...
-    def free(self) -> dict[str, float]: ...
     def lost(self) -> str:
         """What of Ray itself is gone for good, "" while nothing is. Does not block."""
         ...
@@ -107,6 +105,10 @@ class Processes:
         self._watched: set[int] = set()
         self._ray_calls = RayCalls()
         self._somebody_left = asyncio.Event()
+        # Those that no node had room for, by id.
+        self._roomless: set[int] = set()
+        # Since when something has no room, 0 while all has.
+        self._short_ns = 0
 
     def __repr__(self) -> str:
         return f"<Processes {len(self._writers)} connected, {len(self._pidfds)} alive>"
@@ -210,32 +212,50 @@ class Processes:
         return self._plan.options.drain_timeout_s if record.slot.tier == REPLICA else self._limits.tier_drain_s
 
     def _start(self, slot: Slot, version: str, now_ns: int) -> None:
-        if slot.tier in (ROUTER, FRONTEND) and (standby := self._roster.assigned(slot, version, self._writers, now_ns)):
-            log.info("%s (pid %d) becomes %s", standby.actor, standby.pid, slot.name)
-            assignment = self._assignment(slot, version, standby.peer_id)
-            send(self._writers[standby.peer_id], Become(dumps(assignment), self._plan.factories[slot.tier]))
+        node, want = self._place(slot, version)
+        here = node in ("", self._roster.node)
+        if slot.tier in (ROUTER, FRONTEND) and here and self._becomes(slot, version, now_ns):
             return
         peer_id = new_peer_id()
         actor = f"{slot.name}-{version}-{peer_id:x}"
-        assignment = self._assignment(slot, version, peer_id)
-        demand = self._desired.demand(slot, version)
+        assignment = self._assignment(slot, version, peer_id, node)
         record = self._roster.started(peer_id, slot, version, actor, now_ns)
-        record.config = assignment.config
-        log.info("starting %s as %s", slot.name, actor)
+        record.config, record.node = assignment.config, node or record.node
+        if self._plan.spans and not node:
+            self._roomless.add(peer_id)
+        log.info("starting %s as %s%s", slot.name, actor, f" on node {node[:8]}" if node else "")
 
         def failed(message: str) -> None:
             self._loop.call_soon_threadsafe(self._start_failed, record, message)
 
         def ask_ray() -> None:
             try:
-                self._cluster.start(assignment, demand, actor, failed)
+                self._cluster.start(assignment, want.amounts, actor, failed)
             except Exception as error:
                 log.exception("Ray refused to start %s", actor)
                 failed(f"{type(error).__name__}: {error}")
 
         self._ray_calls.submit(ask_ray)
 
-    def _assignment(self, slot: Slot, version: str, peer_id: int) -> Assignment:
+    def _place(self, slot: Slot, version: str) -> tuple[str, Want]:
+        """The node for a child, "" where Ray is to find one, and what it takes there."""
+        want, planned = self._desired.want(slot, version), self._desired.planned(slot.deployment, version)
+        if not self._plan.spans:
+            return "", want
+        placement = planned.spec.options.placement if planned is not None else PACK
+        return place(self._desired.nodes, slot, version, want, placement, self._roster.records.values()), want
+
+    def _becomes(self, slot: Slot, version: str, now_ns: int) -> bool:
+        """Whether there is a standby for the place, which is on our node; it hears of it."""
+        standby = self._roster.assigned(slot, version, self._writers, now_ns)
+        if standby is None:
+            return False
+        log.info("%s (pid %d) becomes %s", standby.actor, standby.pid, slot.name)
+        assignment = self._assignment(slot, version, standby.peer_id, self._roster.node)
+        send(self._writers[standby.peer_id], Become(dumps(assignment), self._plan.factories[slot.tier]))
+        return True
+
+    def _assignment(self, slot: Slot, version: str, peer_id: int, node: str) -> Assignment:
         planned = self._desired.planned(slot.deployment, version)
         return Assignment(
             app_id=self._plan.app_id,
@@ -256,7 +276,8 @@ class Processes:
             log_level=self._plan.log_level,
             home=self._roster.node,
             spans=self._plan.spans,
-            pinned=self._desired.nodes.of(slot),
+            pinned=node,
+            loopback=self._plan.loopback,
             secret=self._plan.secret if slot.tier == CARRIER else b"",
             entrance=entrance(self._roster.records.values(), self._roster.node),
             config=self._desired.config(slot.deployment, version),
@@ -321,6 +342,7 @@ class Processes:
     def _exited(self, record: Record) -> None:
         pidfd = self._pidfds.pop(record.peer_id, None)
         self._watched.discard(record.peer_id)
+        self._roomless.discard(record.peer_id)
         self._writers.pop(record.peer_id, None)
         if pidfd is not None:
             self._loop.remove_reader(pidfd)
@@ -332,6 +354,7 @@ class Processes:
         level, how = (logging.INFO, "") if record.phase in ENDING else (logging.ERROR, f": {record.last_words}")
         log.log(level, "%s (pid %d) is gone%s", record.slot.name, record.pid, how)
         self._roster.happened(record, Event.EXITED, time.monotonic_ns())
+        self._desired.nodes.gone(record.slot, record.node, self._desired.want(*_place_of(record)))
         self._somebody_left.set()
         self._changed(True)
         # At once and not at the next round: a replacement should not wait for a heartbeat.
@@ -340,16 +363,25 @@ class Processes:
 
     # ---- placement
 
-    async def nodes(self) -> list[str]:
+    async def nodes(self) -> list[RayNode]:
         """The nodes that are alive, ours first. Raises TimeoutError where Ray does not answer."""
         return await self._ray_calls.ask(self._cluster.nodes)
 
     def check_spawning(self, now_ns: int) -> None:
         """Say when Ray, although it has the resources, does not start a process."""
+        self._move_on(now_ns)
         limit_s = self._limits.spawn_timeout_s
+        if self._roster.placement_problem or self._roster.nodes_awaited:
+            return
         for record in self._roster.unplaced(now_ns, int(limit_s * NS_PER_S)):
             record.last_words = f"Ray started no process for it in {limit_s:.0f} s"
             self.kill(record, record.last_words)
+
+    def _move_on(self, now_ns: int) -> None:
+        """What waits for a node that is lost is started elsewhere."""
+        for record in self._roster.unplaced(now_ns, 0):
+            if record.slot.tier in (REPLICA, ROUTER) and self._desired.nodes.lost(record.node):
+                self.kill(record, "its node is lost", logging.INFO)
 
     def trouble(self) -> str:
         """What keeps us from starting anything; "" where nothing does."""
@@ -370,19 +402,32 @@ class Processes:
             await self._check_placement(now_ns)
 
     async def _check_placement(self, now_ns: int) -> None:
-        roster, limits = self._roster, self._limits
-        demand = self._desired.demand
-        demands = [demand(record.slot, record.version) for record in roster.unplaced(now_ns, 0)]
-        steps = [[demand(*place) for place in places.items()] for places in self._desired.together()]
-        if not (any(demands) or self._desired.layout.fresh) and (roster.records or not any(map(any, steps))):
-            roster.placement_problem = ""
+        roster, want = self._roster, self._desired.want
+        waiting = [want(*_place_of(record)) for record in roster.unplaced(now_ns, 0)]
+        steps = [[want(*place) for place in places.items()] for places in self._desired.together()]
+        if not (any(map(_asks, waiting)) or self._desired.layout.fresh) and (
+            roster.records or not any(_asks(each) for step in steps for each in step)
+        ):
+            self._tell_of_room("", now_ns)
             return
-        total = await self._ray_calls.ask(self._cluster.total)
-        missing, kind = next(filter(None, (shortfalls(step, total) for step in steps)), []), "has"
-        if not missing and roster.unplaced(now_ns, int(limits.placement_timeout_s * NS_PER_S)):
-            free = await self._ray_calls.ask(self._cluster.free)
-            missing, kind = shortfalls(demands, free), "has free"
-        roster.placement_problem = told(missing, kind)
+        nodes = await self.nodes()
+        problem = next(filter(None, (missing(step, nodes, in_all) for step in steps)), "")
+        late = roster.unplaced(now_ns, int(self._limits.placement_timeout_s * NS_PER_S))
+        if self._plan.spans:
+            # What was given room may only be slow: what it holds is not free any more, whoever asks.
+            late = [each for each in late if each.peer_id in self._roomless]
+            waiting = [want(*_place_of(each)) for each in late]
+        if late and not problem:
+            problem = missing(waiting, nodes, now_free)
+        self._tell_of_room(problem, now_ns)
+
+    def _tell_of_room(self, problem: str, now_ns: int) -> None:
+        """What has no room is a fault, unless another node may still come."""
+        self._short_ns = (self._short_ns or now_ns) if problem else 0
+        wait_s = self._limits.nodes_wait_s
+        patient = bool(problem) and self._plan.spans and now_ns - self._short_ns < wait_s * NS_PER_S
+        self._roster.placement_problem = "" if patient else problem
+        self._roster.nodes_awaited = f"waiting up to {wait_s:g} s for another node: {problem}" if patient else ""
 
     # ---- the end
 
@@ -417,10 +462,25 @@ def _signal(pidfd: int) -> None:
         log.debug("the process is gone already")
 
 
-def told(missing: Sequence[Shortfall], kind: str) -> str:
+def _place_of(record: Record) -> tuple[Slot, str]:
+    return record.slot, record.version
+
+
+def _asks(want: Want) -> bool:
+    return bool(want.amounts or want.labels)
+
+
+def missing(wants: Sequence[Want], nodes: Sequence[RayNode], room: Room) -> str:
     """What is missing, and what to do; "" where nothing is."""
-    if not missing:
+    if (found := misfit(wants, nodes, room)) is None:
         return ""
-    said = "; ".join(f"{short.wanted:g} {short.resource} wanted, the node {kind} {short.there:g}" for short in missing)
+    said = _said_of_one(wants, nodes[0], room) if len(nodes) == 1 else ""
     less = "fewer replicas (--replicas NAME=N), or less for each (num_cpus=, num_gpus=, resources=)"
-    return f"placement cannot be satisfied: {said}; take {less}"
+    return f"placement cannot be satisfied: {said or told(found, nodes)}; take {less}"
+
+
+def _said_of_one(wants: Sequence[Want], node: RayNode, room: Room) -> str:
+    """What the only node has too little of, of all that is wanted; "" where it is its labels that are others."""
+    kind = "has" if room is in_all else "has free"
+    short = shortfalls((want.amounts for want in wants), room(node))
+    return "; ".join(f"{each.wanted:g} {each.resource} wanted, the node {kind} {each.there:g}" for each in short)

@@ -5,8 +5,9 @@ that happens. The directory is the app's folder. Where Ray is the launcher's, it
 once; this waits for all that carry the app's id in their environment, or have a file of the directory open for writing
 (Ray's agents give themselves a title, which may be written over their environment), and kills those that outlive
 `GRACE_S`. In another Ray, processes of the app drain and leave by themselves: it waits until none has a socket in the
-directory. Then it deletes the directory. It imports nothing but the standard library, so that it costs little to have
-it wait.
+directory, however long: on another node than the launcher's each that listens there has a reaper, and the first to end
+is not the last. Then it deletes the directory. It imports nothing but the standard library, so that it costs little to
+have it wait.
 """
 
 import os
@@ -18,6 +19,7 @@ import time
 GRACE_S = 8.0
 POLL_S = 0.1
 GIVE_UP_S = 30.0
+SELDOM_S = 1.0
 
 
 def marked(marker: bytes, directory: str, launcher: int) -> list[int]:
@@ -60,17 +62,18 @@ def listens_in(directory: str) -> bool:
 def end(marker: bytes, directory: str, launcher: int) -> None:
     """Wait for the marked processes, then kill those that stay; then delete the directory."""
     start = time.monotonic()
-    while time.monotonic() - start < GIVE_UP_S:
-        pids = marked(marker, directory, launcher)
+    while True:
+        waited_s = time.monotonic() - start
+        pids = marked(marker, directory, launcher) if waited_s < GIVE_UP_S else []
         if not pids and not listens_in(directory):
             break
-        if time.monotonic() - start > GRACE_S:
+        if waited_s > GRACE_S:
             for pid in pids:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-        time.sleep(POLL_S)
+        time.sleep(POLL_S if waited_s < GIVE_UP_S else SELDOM_S)
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -130,6 +130,8 @@ class Roster:
         self.failure = ""
         self.detail = ""
         self.placement_problem = ""
+        # What has no room, while another node is waited for.
+        self.nodes_awaited = ""
         # What keeps the supervisor from starting anything.
         self.trouble = self.lost = ""
         self.raylet_pid = 0
@@ -159,6 +161,7 @@ class Roster:
         if record is None:
             record = self.started(message.peer_id, message.slot, message.version, message.actor, now_ns)
         record.pid, record.node, record.endpoint = message.pid, message.node, message.endpoint
+        self._desired.nodes.heard(message.slot, message.node)
         record.heard_ns = now_ns
         if message.addresses:
             record.addresses = dict(message.addresses)
@@ -430,12 +433,12 @@ class Roster:
 
     def problem(self) -> str:
         """What keeps the app from being ready, or what dies from being replaced, for people; "" when nothing does."""
-        problem = self.failure or self.placement_problem or self._waiting()
+        problem = self.failure or self.placement_problem or self.nodes_awaited or self._waiting()
         return "; ".join(part for part in (problem, self.trouble, *notes_of(self.records.values())) if part)
 
     def _needed(self) -> dict[Slot, str]:
         """The places that must be ready for the app to be."""
-        return self._desired.serving(self.was_ready)
+        return self._desired.serving(self.was_ready, self._addresses)
 
     def _following(self) -> dict[str, tuple[str, str]]:
         """Of deployments whose number of replicas follows the load: its bounds, and why it is what it is, with what

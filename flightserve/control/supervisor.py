@@ -136,7 +136,7 @@ class Supervisor:
         self._processes.make_room()
         await self._look_for_nodes(now_ns)
         if not self._roster.draining:
-            # Before anything is started: Ray would refuse what the node can never hold, and not say why.
+            # Before anything is started: Ray would refuse what no node can ever hold, and not say why.
             await self._processes.check_placement(now_ns)
             self._changes.step(now_ns)
             self._autoscaling.step(now_ns)

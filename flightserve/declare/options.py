@@ -30,6 +30,8 @@ class Options(TypedDict, total=False):
     num_cpus: float
     num_gpus: float
     resources: dict[str, float]
+    placement: Literal["pack", "spread"]
+    labels: dict[str, str]
     max_queued_requests: int
     max_queued_bytes: int
     max_queue_wait_ms: float

@@ -182,7 +182,7 @@ def test_a_replica_that_can_have_no_thread_goes_on(
     monkeypatch.setattr(threads, "start", none_left)
     child: Any = ChildProcess.__new__(ChildProcess)
     child._table_lock, child._hosted = threading.Lock(), object()
-    child._assignment = SimpleNamespace(slot=Slot("replica", "w", 0))
+    child._assignment = SimpleNamespace(slot=Slot("replica", "w", 0), spans=False)
     child._refresh(Refresh("a", "w", 1.0))
     assert "replica-w-0 has no thread to look at its files" in caplog.text
 
@@ -220,7 +220,7 @@ def test_what_a_child_is_told_while_it_starts_it_does_when_it_has_started(monkey
     monkeypatch.setattr(gc, "freeze", lambda: None)
     child: Any = ChildProcess.__new__(ChildProcess)
     child._table_lock, child._table, child._hosted, child._early = threading.Lock(), RoutingTable(version=0), None, {}
-    child._assignment, child._link = SimpleNamespace(slot=Slot("replica", "w", 0)), Link()
+    child._assignment, child._link = SimpleNamespace(slot=Slot("replica", "w", 0), spans=False), Link()
     child._configs = collections.deque()
     for id in ("a", "b"):
         child._refresh(Refresh(id, "w", 9.0))

@@ -314,9 +314,9 @@ def test_demands_and_slots_follow_the_options() -> None:
     assert len(slots) == 3 + 2 + 2 + 1
     assert desired.serving() == slots
     assert desired.everything() == slots | desired.standby
-    assert desired.demand(Slot("replica", "A", 1), "1") == {"CPU": 1.5, "disk": 1.0}
-    assert desired.demand(Slot("replica", "B", 0), "1") == {}
-    assert desired.demand(Slot("router", "", 2), "1") == {}
+    assert desired.want(Slot("replica", "A", 1), "1").amounts == {"CPU": 1.5, "disk": 1.0}
+    assert desired.want(Slot("replica", "B", 0), "1").amounts == {}
+    assert desired.want(Slot("router", "", 2), "1").amounts == {}
 
 
 def test_phases_of_adopted_children_that_still_start() -> None:

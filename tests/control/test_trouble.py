@@ -15,6 +15,7 @@ from flightserve.control.desired import Desired
 from flightserve.control.plan import Assignment
 from flightserve.control.processes import DISK_BYTES_MIN, Processes
 from flightserve.control.roster import Roster
+from flightserve.core.lifecycle.placement import RayNode
 from flightserve.core.lifecycle.reconciling import STANDBY, Slot, Start
 from tests.control import standins
 from tests.support import eventually
@@ -40,11 +41,12 @@ class Cluster:
         if self.on_failure is not None:
             self.on_failure("ActorDiedError: it was killed by ray.kill")
 
-    def total(self) -> dict[str, float]:
+    def watch(self, actor: str, on_exit: Any) -> None:
         self.answers.wait(60)
-        return {"CPU": 1.0}
 
-    free = total
+    def nodes(self) -> list[RayNode]:
+        self.answers.wait(60)
+        return [RayNode("node", "127.0.0.1", {"CPU": 1.0}, {"CPU": 1.0})]
 
     def lost(self) -> str:
         return self.gone

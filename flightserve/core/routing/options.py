@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any, Final
 
+from flightserve.core.lifecycle.placement import PLACEMENTS
 from flightserve.core.routing.policies import POLICIES
 from flightserve.errors import ConfigError
 from flightserve.types import DeploymentOptions
 
 # Zero is a choice for these; every other number is a size, a count or a time and must be greater.
 _ZERO_ALLOWED: Final = frozenset({"linger_ms", "latency_target_ms", "max_queue_wait_ms", "num_cpus", "num_gpus"})
+
+# Ray's labels are Kubernetes': a key may have a domain before it.
+_LABEL: Final = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+_LABEL_KEY: Final = re.compile(rf"({_LABEL}(\.{_LABEL})*/)?{_LABEL}")
+_LABEL_VALUE: Final = re.compile(rf"!?({_LABEL}|in\({_LABEL}(, ?{_LABEL})*\))")
+_LABEL_FORMS: Final = "letters, digits, dashes, dots and underscores, at most 63"
 
 
 def check_options(options: DeploymentOptions) -> None:
@@ -36,6 +44,11 @@ def _check_option(key: str, value: Any, kind: str) -> None:
             raise ConfigError(f"resources is {value!r}; it is a dict of names and amounts")
         for name, amount in value.items():
             check_amount(f"resources[{name!r}]", amount, zero_allowed=False)
+    elif key == "placement":
+        if not isinstance(value, str) or value not in PLACEMENTS:
+            raise ConfigError(f"placement is {value!r}; it is one of {', '.join(map(repr, PLACEMENTS))}")
+    elif key == "labels":
+        _check_labels(value)
     elif kind == "bool":
         if not isinstance(value, bool):
             raise ConfigError(f"{key} is {value!r}; it is True or False")
@@ -45,6 +58,18 @@ def _check_option(key: str, value: Any, kind: str) -> None:
             or_follows = ", or fs.autoscale(low, high)" if key == "replicas" else ""
             raise ConfigError(f"{key} is {value!r}; it is {'a whole number' if whole else 'a number'}{or_follows}")
         check_amount(key, value, zero_allowed=key in _ZERO_ALLOWED)
+
+
+def _check_labels(labels: Any) -> None:
+    if not isinstance(labels, dict) or not all(isinstance(text, str) for each in labels.items() for text in each):
+        raise ConfigError(f"labels is {labels!r}; it is a dict of names and values, texts both")
+    for name, value in labels.items():
+        if not _LABEL_KEY.fullmatch(name):
+            raise ConfigError(f"labels: {name!r} is no label's name: {_LABEL_FORMS}, after a domain and / at most")
+        if not _LABEL_VALUE.fullmatch(value):
+            raise ConfigError(
+                f"labels[{name!r}] is {value!r}; it is a value ({_LABEL_FORMS}), 'in(one, other)', or either after a !"
+            )
 
 
 def check_amount(key: str, value: float, *, zero_allowed: bool) -> None:

@@ -1,0 +1,152 @@
+"""A program on a Ray of three nodes, two CPUs each, which does what its standard input says and prints what came of it,
+a JSON line each. In a process of its own: `ray.cluster_utils` changes the state of the one that it is in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import pyarrow as pa
+import ray
+from ray._private import state
+from ray.cluster_utils import Cluster
+
+import flightserve as fs
+from flightserve.errors import FlightserveError
+from flightserve.running import Running
+
+MEMORY: Final = 100 << 20
+
+
+def node_of_this_process() -> str:
+    """Its name in the test: home, far or further."""
+    labels = {each["NodeID"]: each["Labels"].get("zone", "home") for each in ray.nodes()}
+    return labels[ray.get_runtime_context().get_node_id()]
+
+
+class Where:
+    """Says where its replica is."""
+
+    @fs.method(idempotent=True)
+    def node(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.record_batch({"node": [f"{node_of_this_process()} {os.getpid()}"] * batch.num_rows})
+
+
+class Far(Where):
+    """Another name."""
+
+
+class Packed(Where):
+    """Another name."""
+
+
+def app() -> fs.App:
+    """A deployment for each way to be placed."""
+    return fs.App(
+        fs.deployment(replicas=3, placement="spread", name="Spread")(Where).bind(),
+        fs.deployment(replicas=2, labels={"zone": "in(far, farther)"}, name="Far")(Far).bind(),
+        fs.deployment(replicas=3, num_cpus=1, name="Packed")(Packed).bind(),
+    )
+
+
+class Program:
+    """What its commands do."""
+
+    def __init__(self) -> None:
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": MEMORY})
+        self._nodes = {"home": self._cluster.head_node}
+        self.add("far")
+        self.add("further")
+        ray.init(address=self._cluster.address, logging_level="ERROR", log_to_driver="QUIET" not in os.environ)
+        self._running: Running | None = None
+
+    def add(self, zone: str, **more: Any) -> dict[str, Any]:
+        """Another node."""
+        self._nodes[zone] = self._cluster.add_node(
+            num_cpus=2, object_store_memory=MEMORY, labels={"zone": zone}, **more
+        )
+        return {}
+
+    def remove(self, zone: str) -> dict[str, Any]:
+        """That node's processes are killed."""
+        self._cluster.remove_node(self._nodes.pop(zone), allow_graceful=False)
+        return {}
+
+    def refused(self, **options: Any) -> dict[str, Any]:
+        """Serve what has no room."""
+        before = time.monotonic()
+        bound = fs.deployment(**options)(Where).bind()
+        try:
+            fs.serve(fs.App(bound), http_port=0, grpc_port=None, flight_port=None, zmq_port=None).stop()
+        except FlightserveError as error:
+            return {"message": error.message, "seconds": time.monotonic() - before}
+        return {"message": "", "seconds": 0.0}
+
+    def serve(self, **options: Any) -> dict[str, Any]:
+        """Serve the app."""
+        self._running = fs.serve(app(), grpc_port=None, zmq_port=None, **options)
+        return {"addresses": self._running.addresses, **self.status()}
+
+    def later(self, zone: str) -> dict[str, Any]:
+        """Serve what only a node has that is not there yet, and have that come while it is waited for."""
+        bound = fs.deployment(resources={zone: 1})(Where).bind()
+        told = []
+
+        def seen(view: Any) -> None:
+            if "another node" in view.problem and not told:
+                told.append(view.problem)
+                self.add(zone, resources={zone: 1})
+
+        options = fs.config.FrontendOptions(grpc_port=None, flight_port=None, zmq_port=None)
+        plan = fs.running.make_plan(fs.App(bound), options, {}, 1, wait_for_nodes_s=60.0)
+        running = Running(plan, None).start(seen=seen)
+        ready = running.status().phase
+        running.stop()
+        return {"told": told, "phase": ready}
+
+    def scale(self, **replicas: int) -> dict[str, Any]:
+        """Other numbers."""
+        assert self._running is not None
+        return {"said": self._running.scale(replicas, 30.0)}
+
+    def status(self) -> dict[str, Any]:
+        """The processes, with their nodes as far as the test names them."""
+        assert self._running is not None
+        view = self._running.status()
+        zones = {each["NodeID"]: each["Labels"].get("zone", "home") for each in ray.nodes()}
+        actors = {each["Pid"]: zones.get(each["Address"]["NodeID"], "") for each in state.actors().values()}
+        children = [(each.name, actors.get(each.pid, ""), each.addresses) for each in view.children]
+        return {"phase": view.phase, "problem": view.problem, "children": children}
+
+    def stop(self) -> dict[str, Any]:
+        """End the app."""
+        if self._running is not None:
+            self._running.stop()
+        return {}
+
+    def end(self) -> None:
+        """End all."""
+        self.stop()
+        ray.shutdown()
+        self._cluster.shutdown()
+
+
+def main() -> None:
+    """One command a line: a name, and its arguments."""
+    program = Program()
+    print(json.dumps({"ready": True}), flush=True)
+    try:
+        for line in sys.stdin:
+            name, arguments = json.loads(line)
+            command: Callable[..., dict[str, Any]] = getattr(program, name)
+            print(json.dumps(command(**arguments)), flush=True)
+    finally:
+        program.end()
+
+
+if __name__ == "__main__":
+    main()
