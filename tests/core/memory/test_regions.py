@@ -152,7 +152,7 @@ class Memory(RuleBasedStateMachine):
 
 
 TestMemory = Memory.TestCase
-TestMemory.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestMemory.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 
 
 @given(st.integers(0, 1 << 40))

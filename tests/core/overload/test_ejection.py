@@ -237,4 +237,4 @@ class Floor(RuleBasedStateMachine):
 
 
 TestFloor = Floor.TestCase
-TestFloor.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestFloor.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -78,7 +78,7 @@ class Credits(RuleBasedStateMachine):
 
 
 TestCredits = Credits.TestCase
-TestCredits.settings = settings(max_examples=150, deadline=None)
+TestCredits.settings = settings(max_examples=80, deadline=None)
 
 
 @given(st.integers(1, 6), st.integers(1, 3))

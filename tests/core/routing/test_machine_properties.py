@@ -259,6 +259,6 @@ _NOBODY = _Nobody()
 
 TestRouting = Routing.TestCase
 TestRouting.settings = settings(
-    max_examples=200, stateful_step_count=35, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, stateful_step_count=35, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestRouting.pytestmark = [pytest.mark.timeout(100)]

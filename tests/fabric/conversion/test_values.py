@@ -289,7 +289,7 @@ def attempt(make: Any) -> Any:
         return error
 
 
-@settings(max_examples=400, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(columns_of_values(), st.sampled_from(_KEPT), st.sets(st.integers(1, 5), max_size=3))
 def test_slices_make_what_the_whole_makes(values: list[Any], kept: pa.DataType | None, cuts: set[int]) -> None:
     """The same column, or none either way."""

@@ -154,14 +154,14 @@ def test_what_is_no_stream_is_refused(stream: bytes) -> None:
 
 
 @given(st.binary(max_size=200), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_random_bytes_are_refused(garbage: bytes, marked: bool) -> None:
     with pytest.raises(InvalidArgument):
         decode(b"\xff\xff\xff\xff" * marked + garbage)
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_truncated_streams_are_refused(data: st.DataObject) -> None:
     stream = encoded(numbers())
     cut = data.draw(st.integers(0, len(stream) - len(EOS) - 1))

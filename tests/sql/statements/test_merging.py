@@ -298,7 +298,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(sql=statements(), data=st.data())
 def test_merged_and_one_by_one_agree(runner: Runner, sql: str, data: st.DataObject) -> None:
     names = runner.engine.parser.parse(sql).parameters

@@ -185,7 +185,7 @@ def statements(draw: st.DrawFn) -> str:
     return Grammar(draw).statement()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(sql=statements(), data=st.data())
 def test_nested_relations_agree(runner: Runner, sql: str, data: st.DataObject) -> None:
     names = runner.engine.parser.parse(sql).parameters
