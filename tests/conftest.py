@@ -7,6 +7,7 @@ flightserve's. What is found fails the run, by name.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
@@ -161,11 +162,37 @@ def memory_given_back() -> Iterator[None]:
     give_back()
 
 
-@pytest.fixture(scope="session")
-def flights_addresses() -> Iterator[dict[str, str]]:
-    """The flights example, served by `flightserve run` on free ports for all tests that want it: the addresses
-    of its `ready` line."""
-    from examples.flights.launch import Example
+class Flights:
+    """The flights example, served by `flightserve run` on free ports from the first test that wants it until the last
+    one of its process."""
 
-    with Example() as example:
-        yield example.addresses
+    def __init__(self) -> None:
+        self._running = contextlib.ExitStack()
+        self._addresses: dict[str, str] = {}
+
+    def addresses(self) -> dict[str, str]:
+        """Those of its `ready` line."""
+        from examples.flights.launch import Example
+
+        if not self._addresses:
+            self._addresses = self._running.enter_context(Example()).addresses
+        return self._addresses
+
+    def end(self) -> None:
+        self._addresses = {}
+        self._running.close()
+
+
+FLIGHTS = Flights()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Five processes that nobody asks any more would still take their part of the processors until the run ends."""
+    if nextitem is None or scope_of(nextitem.nodeid) != scope_of(item.nodeid):
+        FLIGHTS.end()
+
+
+@pytest.fixture
+def flights_addresses() -> dict[str, str]:
+    """Where the flights example is served, by protocol."""
+    return FLIGHTS.addresses()

@@ -1,22 +1,11 @@
-"""The pipeline of `examples/delays`, by every client: what `make demo` does, with fewer requests."""
+"""The models and stages of `examples/delays`; served they are in test_small.py."""
 
 from __future__ import annotations
 
 import pyarrow as pa
-import pytest
 
-import flightserve as fs
-from examples.delays import demo, training
-from examples.delays.app import app
+from examples.delays import training
 from examples.delays.stages import FLIGHT, Clean, Weather
-
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
-
-
-def test_all_clients_agree() -> None:
-    asked = [*demo.requests()[:4], pa.RecordBatch.from_pylist([], FLIGHT)]
-    with fs.serve(app, http_port=0, grpc_port=0, flight_port=0, zmq_port=None) as running:
-        assert list(demo.compare(running.addresses, asked)) == []
 
 
 def test_the_models_are_better_than_saying_no_delay_changes() -> None:

@@ -1,4 +1,5 @@
-"""The examples of one file each, served together, called as their own last lines do."""
+"""The examples but the flights, served together: those of one file each are called as their own last lines do, the
+pipeline of `examples/delays` by every client, as `make demo` does with more requests."""
 
 from __future__ import annotations
 
@@ -8,10 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pytest
 
 import flightserve as fs
 from examples import model, pipeline, stream, warehouse
+from examples.delays import app as delays
+from examples.delays import demo
+from examples.delays.stages import FLIGHT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -19,9 +24,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[Mapping[str, str]]:
     """One app with the deployments of all: an app is a list of bound deployments, so they can be put together."""
-    bound = (fs.bind(model.Delay), fs.bind(pipeline.Scores, fs.bind(pipeline.Clean)), fs.bind(stream.Collatz))
+    # The delays have a `Clean` of their own.
+    scores = fs.bind(pipeline.Scores, fs.bind(pipeline.Clean).options(name="CleanText"))
+    bound = (fs.bind(model.Delay), scores, fs.bind(stream.Collatz), *delays.app)
     app = fs.App(*bound, warehouse.warehouse.bind())
-    with fs.serve(app, http_port=0, grpc_port=None, flight_port=0, zmq_port=None) as running:
+    with fs.serve(app, http_port=0, grpc_port=0, flight_port=0, zmq_port=None) as running:
         yield running.addresses
 
 
@@ -59,6 +66,11 @@ def test_the_warehouses_query_is_a_method(addresses: Mapping[str, str]) -> None:
 
 def test_the_stream_ends_at_one(addresses: Mapping[str, str]) -> None:
     assert stream.call(addresses) == [6, 3, 10, 5, 16, 8, 4, 2, 1]
+
+
+def test_all_clients_of_the_delays_agree(addresses: Mapping[str, str]) -> None:
+    asked = [*demo.requests()[:4], pa.RecordBatch.from_pylist([], FLIGHT)]
+    assert list(demo.compare(addresses, asked)) == []
 
 
 def test_an_example_serves_calls_prints_and_ends() -> None:
