@@ -270,7 +270,10 @@ class EdgeProtocol(AsgiBridge):
         """Remember the head of a call that began with this piece, is whole, and was not refused."""
         exchange = self._reading
         if isinstance(exchange, Exchange) and exchange.state is READ and exchange.keep_alive:
-            self.edge.heads.learn(data, self.url, exchange.route, exchange.headers, self._cors)
+            # Of the URL: an inference has turned into the call that it makes.
+            route = self.edge.route_of(self.url)
+            if route is not None:
+                self.edge.heads.learn(data, self.url, route, exchange.headers, self._cors)
 
     def _check_head(self, method: bytes, headers: dict[bytes, bytes]) -> None:
         """Whether this server is meant, and how the body comes. What is wrong first is said."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import http.client
+import json
 import queue
+import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple
 
@@ -126,6 +129,22 @@ def client(request: pytest.FixtureRequest, served: Addresses) -> Iterator[Any]:
 def test_requests_larger_than_a_micro_batch(client: Any, rows: int) -> None:
     sent = np.arange(rows)
     assert np.array_equal(client.infer("Model.together", [tensor(client.module, "x", sent)]).as_numpy("x"), sent)
+
+
+def test_an_inference_whose_head_came_before_is_one_again(served: Addresses) -> None:
+    body = b'{"inputs": [{"name": "x", "datatype": "INT64", "shape": [2], "data": [1, 2]}]}'
+    head = (
+        f"POST /v2/models/Model.together/infer HTTP/1.1\r\nHost: {served.http}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    host, _, port = served.http.rpartition(":")
+    with socket.create_connection((host, int(port)), 20) as connection:
+        for _ in range(3):
+            # In one piece, as most clients send what is short.
+            connection.sendall(head.encode() + body)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            said = json.load(answer)
+            assert (answer.status, said["outputs"][0]["data"]) == (200, [1, 2]), said
 
 
 def test_an_answer_that_no_tensor_says(client: Any) -> None:
