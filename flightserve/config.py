@@ -106,6 +106,8 @@ class FrontendOptions:
     With `allow_get` SQL may be asked by `GET /v1/sql?query=...`, read-only as all of it, by whoever can make a URL;
     None allows it where we listen on loopback only.
     `frontends` is a number, of the supervisor's node, or "node": one on each node of a Ray that is joined.
+    With `flight_locations` what Flight's clients are told of a result names the Flight of every frontend, so that they
+    may read from any; without, they read where they asked.
     `ticket_key` signs what SQL clients are handed; the frontends of an app share it."""
 
     host: str = "127.0.0.1"
@@ -119,6 +121,7 @@ class FrontendOptions:
     allowed_hosts: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     allow_get: bool | None = None
+    flight_locations: bool = False
     ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +130,8 @@ class FrontendOptions:
             raise ConfigError(f"frontends is {self.frontends!r}; it is a whole number, or {NODE!r}: one on each node")
         if not isinstance(self.limits, EdgeLimits):
             raise ConfigError(f"limits is {self.limits!r}; it is a flightserve.config.EdgeLimits")
+        if not isinstance(self.flight_locations, bool):
+            raise ConfigError(f"flight_locations is {self.flight_locations!r}; it is True or False")
         if not self.drain_timeout_s >= 0:
             raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; it is 0 or more, in seconds")
         for name in _names(self.allowed_hosts, "allowed_hosts"):
@@ -190,4 +195,5 @@ class ServingOptions(TypedDict, total=False):
     allowed_hosts: Sequence[str]
     cors_origins: Sequence[str]
     allow_get: bool | None
+    flight_locations: bool
     ticket_key: bytes

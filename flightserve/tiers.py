@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from flightserve.config import PROTOCOLS, FrontendOptions
-from flightserve.core.lifecycle.reconciling import CARRIER
+from flightserve.core.lifecycle.reconciling import CARRIER, FRONTEND
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 APPLY_TIMEOUT_S: Final = 5.0
+# Of those that a result names.
+LOCATIONS_MAX: Final = 64
 # Hosts that are all addresses of a node.
 EVERYWHERE: Final = ("0.0.0.0", "::")
 
@@ -132,6 +134,7 @@ class FrontendHosted:
 
         leave_pandas_out()
         descriptors.use_all()
+        self._assignment = assignment
         self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
         self._metrics = Metrics()
         self._host = FrontendHost(
@@ -145,8 +148,11 @@ class FrontendHosted:
         self.addresses: Mapping[str, str] = {each: reached(address) for each, address in listening.items()}
 
     def apply_table(self, table: RoutingTable) -> None:
-        """The client and `/metrics` follow the table."""
+        """The client, `/metrics` and what Flight says of results follow the table."""
         self._client.apply_table(table)
+        if self._assignment.options.flight_locations:
+            own = self.addresses.get("flight", "")
+            self._host.set_flight_locations(flight_locations(table, self._assignment, own))
         self._metrics.set_tiers(table.metrics, table.measured, {peer.name: peer.node for peer in table.peers})
 
     def unfit(self) -> tuple[str, int]:
@@ -295,6 +301,19 @@ def _port(given: int | str | None, before: str | None, ordinal: int) -> int | st
     if given is None or before is None:
         return 0 if given is not None and ordinal else given
     return int(before.rstrip("/").rpartition(":")[2])
+
+
+def flight_locations(table: RoutingTable, assignment: Assignment, own: str) -> tuple[str, ...]:
+    """Where clients of this frontend's Flight can read: from itself first, because it may have begun already. Nobody
+    can connect to all addresses, and to another node's loopback nobody who is here."""
+    elsewhere = [
+        peer.address
+        for peer in table.peers
+        if peer.tier == FRONTEND and peer.id != assignment.peer_id
+        and not (assignment.loopback and peer.node != assignment.node)
+    ]  # fmt: skip
+    hosts = {each: each.removeprefix("grpc://").rpartition(":")[0].strip("[]") for each in [own, *sorted(elsewhere)]}
+    return tuple(each for each, host in hosts.items() if host and host not in EVERYWHERE)[:LOCATIONS_MAX]
 
 
 def _folder_of(assignment: Assignment) -> Folder | None:

@@ -102,6 +102,8 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
     option("--cors-origin", action="append", default=[], metavar="ORIGIN", help=about)
     about = "take SQL by GET /v1/sql?query=... too, for spreadsheets, links and the like (default: on loopback only)"
     option("--allow-get", action=argparse.BooleanOptionalAction, default=None, help=about)
+    about = "tell Flight clients of every frontend that they may read a result from (default: where they asked)"
+    option("--flight-locations", action="store_true", help=about)
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
     option("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS", help=about)
     add_log_options(parser)
@@ -175,7 +177,7 @@ def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
     return FrontendOptions(
         host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout,
         allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
-        allow_get=arguments.allow_get, **ports,
+        allow_get=arguments.allow_get, flight_locations=arguments.flight_locations, **ports,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from flightserve.control.views import is_ready
 from flightserve.core.lifecycle.ailing import Group, Patient, turns
 from flightserve.core.lifecycle.reconciling import CARRIER, Slot
 from flightserve.wire.table import Measured, Peer
@@ -23,7 +24,7 @@ def peer_of(record: Record) -> Peer:
         node=record.node,
         deployment=record.slot.deployment,
         pid=record.pid,
-        address=record.addresses.get(CARRIER, ""),
+        address=record.addresses.get(CARRIER) or (record.addresses.get("flight", "") if is_ready(record) else ""),
     )
 
 

@@ -14,7 +14,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -120,6 +120,11 @@ class FrontendHost:
             self.edge_watch = EdgeWatch(self._options.limits, watched)
             self.edge_watch.start()
         return addresses
+
+    def set_flight_locations(self, locations: Sequence[str]) -> None:
+        """Where Flight's clients may read results as well. Any thread."""
+        if (flight := self._running.get("flight")) is not None:
+            flight.set_locations(locations)
 
     def drain(self, timeout_s: float) -> bool:
         """Every frontend stops accepting and finishes what it has; all at once, within `timeout_s`."""

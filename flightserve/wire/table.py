@@ -29,7 +29,8 @@ class Peer(msgspec.Struct, array_like=True, frozen=True):
     """One process of the data plane. `id` is unique for the life of the process (a new process, a new id).
 
     `endpoint` is the unix socket that it listens on ("" where it only connects out); `node` is the node's id by Ray,
-    and `address` where a carrier takes in those of other nodes ("" for all others).
+    and `address` where a carrier takes in those of other nodes, or where clients find a frontend's Flight while it is
+    ready ("" for all others).
     """
 
     id: int

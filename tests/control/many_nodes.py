@@ -61,7 +61,7 @@ class Program:
         self._nodes = {"home": self._cluster.head_node}
         self.add("far")
         self.add("further")
-        ray.init(address=self._cluster.address, logging_level="ERROR", log_to_driver="QUIET" not in os.environ)
+        ray.init(address=self._cluster.address, logging_level="ERROR", log_to_driver=False)
         self._running: Running | None = None
 
     def add(self, zone: str, **more: Any) -> dict[str, Any]:

@@ -24,11 +24,14 @@ from flightserve.control.nodes import Nodes, place
 from flightserve.control.plan import Assignment, ControlLimits
 from flightserve.control.processes import Processes
 from flightserve.control.roster import Roster
+from flightserve.control.told import peer_of
+from flightserve.core.lifecycle.phases import Event
 from flightserve.core.lifecycle.placement import PACK, SPREAD, RayNode, Want
 from flightserve.core.lifecycle.reconciling import CARRIER, FRONTEND, NS_PER_S, REPLICA, ROUTER, STANDBY, Slot
 from flightserve.errors import ConfigError
 from flightserve.running import make_plan
-from flightserve.tiers import frontend_options, reached_at
+from flightserve.tiers import flight_locations, frontend_options, reached_at
+from flightserve.wire.table import Peer, RoutingTable
 from tests.control import pricing, standins
 from tests.control.served import ROOT
 from tests.control.test_trouble import Cluster
@@ -237,9 +240,39 @@ def test_several_frontends_of_one_node_are_as_before() -> None:
     assert reached_at(assigned(options, 2, "home"))("http://0.0.0.0:80") == "http://0.0.0.0:80"
 
 
+def located(assignment: Assignment, own: str, **elsewhere: str) -> tuple[str, ...]:
+    peers = [Peer(number, FRONTEND, "", "", node, url) for number, (node, url) in enumerate(elsewhere.items(), 2)]
+    table = RoutingTable(1, (Peer(1, FRONTEND, "", "", "home", own), *peers, Peer(9, CARRIER, "", "", "home", "h:1")))
+    return flight_locations(table, assignment, own)
+
+
+def test_a_result_names_the_flight_of_frontends_that_can_be_reached_the_own_first() -> None:
+    options = FrontendOptions(host="0.0.0.0", flight_locations=True, frontends="node")
+    here = assigned(options, 0, "home")
+    assert located(here, "grpc://h:2", far="grpc://f:1", further="") == ("grpc://h:2", "grpc://f:1")
+    assert located(here, "grpc://0.0.0.0:2", far="grpc://0.0.0.0:1") == ()
+    assert located(here, "grpc://[::]:2", far="grpc://[fd00::2]:1") == ("grpc://[fd00::2]:1",)
+    at_loopback = assigned(options, 0, "home", loopback=True)
+    own, other = "grpc://127.0.0.1:2", "grpc://127.0.0.1:3"
+    assert located(at_loopback, own, far=other) == (own,)
+    assert located(at_loopback, own, home=other) == (own, other)
+
+
+def test_the_flight_of_a_frontend_that_is_not_ready_is_told_nobody() -> None:
+    roster = Roster(standins.plan(), "node")
+    announce = Announce(1, Slot(FRONTEND, "", 0), "1", "a", "node", 1, "", True, {"flight": "grpc://127.0.0.1:2"})
+    record = roster.announced(announce, 0)
+    assert peer_of(record).address == ""
+    record.ready = True
+    assert peer_of(record).address == "grpc://127.0.0.1:2"
+    roster.happened(record, Event.DRAIN, 0)
+    assert peer_of(record).address == ""
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"flight_locations": "all"}, "flight_locations is 'all'; it is True or False"),
         ({"frontends": "nodes"}, "frontends is 'nodes'; it is a whole number, or 'node': one on each node"),
         ({"wait_for_nodes_s": -1}, "wait_for_nodes_s is -1; it is 0 to 86400 seconds"),
         ({"wait_for_nodes_s": "5m"}, "wait_for_nodes_s is '5m'; it is a number of seconds"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import Any, Final
@@ -385,6 +385,11 @@ class FlightFrontend:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise Unavailable(f"cannot listen on {host}:{self._port}: {error}") from error
         return f"grpc://{host}:{self._server.port}"
+
+    def set_locations(self, locations: Sequence[str]) -> None:
+        """Where clients may read results as well, from now on; none: where they asked."""
+        if self._server is not None:
+            self._server.sql.locations = tuple(locations)
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new streams and batches and let what is in flight finish. False when some did not in time."""

@@ -66,6 +66,8 @@ class FlightSql:
         self.gateway = gateway
         self.tickets = tickets
         self.bound = BoundParameters()
+        # Where tickets are redeemed as well, in the order in which clients are to try; none: where they asked.
+        self.locations: tuple[str, ...] = ()
         self.queries = RunningQueries(gateway, answered, prefetched)
 
     # ---- GetFlightInfo, GetSchema
@@ -116,10 +118,13 @@ class FlightSql:
         return flight.FlightInfo.deserialize(made.SerializeToString())
 
     def endpoint(self, ticket: Sealed) -> flight_pb2.FlightEndpoint:
-        """Where the ticket is redeemed (the connection it came by) and until when."""
+        """Where the ticket is redeemed (without locations: the connection it came by) and until when."""
         wrapped = pack(pb.TicketStatementQuery(statement_handle=self.tickets.seal(ticket)))
         expires = flight_pb2.Timestamp(seconds=int(ticket.expires_s), nanos=int(ticket.expires_s % 1 * 1e6) * 1000)
-        return flight_pb2.FlightEndpoint(ticket=flight_pb2.Ticket(ticket=wrapped), expiration_time=expires)
+        locations = [flight_pb2.Location(uri=each) for each in self.locations]
+        return flight_pb2.FlightEndpoint(
+            ticket=flight_pb2.Ticket(ticket=wrapped), location=locations, expiration_time=expires
+        )
 
     # ---- what a command's statement is
 
