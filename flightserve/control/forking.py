@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from flightserve.control.lean_ray import replaced
+
 log = logging.getLogger("flightserve.control.forking")
 
 HERE: Final = Path(__file__).parent
@@ -39,18 +41,15 @@ class ForkServer:
         from ray._private import services
         from ray._private.node import Node
 
-        start_raylet, site_flags = Node.start_raylet, services._site_flags
+        start_raylet = Node.start_raylet
 
         def start_both(node: Any, *given: Any, **named: Any) -> None:
             start_raylet(node, *given, **named)
             self._begin(node)
 
-        command = ["-I", "-S", str(HERE / "fork_client.py"), self._path, *site_flags()]
-        Node.start_raylet, services._site_flags = start_both, lambda: command
-        try:
+        command = ["-I", "-S", str(HERE / "fork_client.py"), self._path, *services._site_flags()]
+        with replaced(Node, start_raylet=start_both), replaced(services, _site_flags=lambda: command):
             yield
-        finally:
-            Node.start_raylet, services._site_flags = start_raylet, site_flags
 
     def _begin(self, node: Any) -> None:
         import ray

@@ -15,15 +15,14 @@ import os
 import re
 import secrets
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from flightserve.control.carrying import carry_words, take
 from flightserve.control.folder import Folder
 from flightserve.control.forking import ForkServer
+from flightserve.control.lean_ray import on_loopback, only_what_is_needed, seen_at_once
 from flightserve.control.names import APP_ID_VARIABLE
 from flightserve.control.tailing import Tail
 
@@ -33,8 +32,6 @@ log = logging.getLogger("flightserve.control.local_ray")
 OBJECT_STORE_BYTES: Final = 128 << 20
 # Ray's names of its processes.
 VITAL: Final = frozenset({"gcs_server", "raylet"})
-AGENTS: Final = frozenset({"dashboard_agent", "runtime_env_agent"})
-AGENT: Final = (sys.executable, "-I", "-S", str(Path(__file__).with_name("agents.py")))
 LOG_TAIL_BYTES: Final = 64 << 10
 # For glibc. Without them it gives the memory of each large message back to the kernel and gets it again as cold pages,
 # and has arenas for eight threads a core, of which a child has forty, most of them Ray's. Measured by turns with Flight
@@ -65,8 +62,9 @@ class LocalRay:
         with (
             _environment(self._variables()),
             keeping_sigterm(),
-            _on_loopback(),
-            _only_what_is_needed(),
+            on_loopback(),
+            only_what_is_needed(),
+            seen_at_once(),
             self._forks.beside_the_raylet(),
         ):
             ray.init(
@@ -162,48 +160,6 @@ def keeping_sigterm() -> Iterator[None]:
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Ray's own ports run what they are sent, and are nobody's business outside this machine. Ray takes loopback
-    for its address only where it believes in no clusters, which can be said by its private names alone (of
-    `_node_ip_address` it makes an outer address again). It then asks no outer address which interface leads
-    there, either, and prints no warning where none does."""
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
-def _only_what_is_needed() -> Iterator[None]:
-    """Ray starts an autoscaler, which has nothing to scale on one machine, and the server of its dashboard, without the
-    dashboard (usage statistics are off): two Python processes of 48 MB each, for the second of which `ray.init` waits,
-    and a sixth of the processor time that a start takes. Of the raylet's two agents one is of use to the dashboard
-    alone, the other where somebody has a runtime environment (`agents.py`). What is written we read ourselves
-    (`tailing.py`). It has no option without them."""
-    from ray._private import services
-    from ray._private.node import Node
-
-    before = Node.start_monitor, Node.start_api_server, Node.start_log_monitor
-    python = services._build_python_executable_command_memory_profileable
-
-    def python_for(process: str, *given: Any, **named: Any) -> list[str]:
-        return list(AGENT) if process in AGENTS else python(process, *given, **named)
-
-    Node.start_monitor = Node.start_log_monitor = lambda self: None
-    Node.start_api_server = lambda self, **_: None
-    services._build_python_executable_command_memory_profileable = python_for
-    try:
-        yield
-    finally:
-        Node.start_monitor, Node.start_api_server, Node.start_log_monitor = before
-        services._build_python_executable_command_memory_profileable = python
 
 
 @contextlib.contextmanager
