@@ -37,7 +37,7 @@ class Nodes:
     environment that whoever joins needs. Nodes are numbered from 0, the head."""
 
     def __init__(self, count: int, resources: dict[str, float]) -> None:
-        self._count = count
+        self.count = count
         self._resources = resources
         self._number = secrets.randbelow(200) + 20
         self._tag = f"fs{secrets.token_hex(3)}"
@@ -59,7 +59,7 @@ class Nodes:
 
     def __enter__(self) -> Self:
         try:
-            for node in range(self._count):
+            for node in range(self.count):
                 # One after the other: on a busy machine Ray gives those up that wait for the head.
                 self.start(node)
                 self._wait_for(node)
@@ -96,7 +96,7 @@ class Nodes:
         return f"{self._tag}n{node}"
 
     def _take_bridge_away(self) -> None:
-        for node in range(1, self._count):
+        for node in range(1, self.count):
             _try_ip("netns", "del", self._namespace(node))
         _try_ip("link", "del", self._tag)
 
@@ -142,6 +142,14 @@ class Nodes:
         process.wait(END_TIMEOUT_S)
         if self.apart and node:
             _try_ip("netns", "del", self._namespace(node))
+
+    def cut(self, node: int) -> None:
+        """Nothing passes between the node and the others, and nobody is told; only where nodes are `apart`."""
+        _ip("link", "set", f"{self._tag}o{node}", "down")
+
+    def mend(self, node: int) -> None:
+        """The network is there again."""
+        _ip("link", "set", f"{self._tag}o{node}", "up")
 
     def _processes_of(self, node: int, pid: int) -> list[int]:
         if self.apart and node:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -61,9 +60,9 @@ def carrier_socket(folder: str, app_id: str) -> str:
 
 
 def node_folder(app_id: str, node: str) -> str:
-    """The app's folder on a node that the launcher is not on: all of its processes there know it by its name."""
-    base = tempfile.gettempdir()
-    return f"{base if len(base) <= BASE_CHARACTERS_MAX else '/tmp'}/{FOLDER_PREFIX}{app_id}-{node[:8]}"
+    """The app's folder on a node that the launcher is not on: all of its processes there know it by its name, whatever
+    TMPDIR says in each of them (a replica has the launcher's)."""
+    return f"/tmp/{FOLDER_PREFIX}{app_id}-{node[:8]}"
 
 
 def plan_file(folder: str, app_id: str) -> str:

@@ -25,7 +25,8 @@ def options_of(arguments: argparse.Namespace) -> Options:
         replicas=arguments.replicas,
         routers=arguments.routers,
         frontends=arguments.frontends,
-        kinds=arguments.faults.split(",") if arguments.faults else faults.KINDS,
+        kinds=arguments.faults.split(",") if arguments.faults else faults.kinds(arguments.nodes),
+        nodes=arguments.nodes,
     )
 
 
@@ -37,10 +38,11 @@ def main() -> int:
     option("--fault-every", type=float, default=5.0, metavar="SECONDS", help="(default: %(default)s)")
     option("--seed", type=int, default=1, help="of arrivals and faults (default: %(default)s)")
     option("--rate", type=float, default=0.0, help="requests a second (default: half of the capacity)")
-    option("--faults", default="", metavar="KIND,...", help=f"only these of {', '.join(faults.KINDS)}")
+    option("--faults", default="", metavar="KIND,...", help=f"only these of {', '.join(faults.kinds(2))}")
     option("--replicas", type=int, default=2, metavar="N", help="of each of two deployments (default: %(default)s)")
     option("--routers", type=int, default=2, metavar="N", help="(default: %(default)s)")
     option("--frontends", type=int, default=2, metavar="N", help="(default: %(default)s)")
+    option("--nodes", type=int, default=1, metavar="N", help="Ray nodes, of which all but the first break, too")
     option("--json", type=Path, default=RESULT, help="where the result goes (default: %(default)s)")
     option("--keep", action="store_true", help="leave the histories and logs where they are, and say where")
     arguments = parser.parse_args()

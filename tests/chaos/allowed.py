@@ -17,6 +17,8 @@ SLACK_NS: Final = 1_000_000_000
 # A replica's replacement: 5 s, and the time it takes to start Python, Ray's part of it and the imports.
 REPLACED_S: Final = 15.0
 CHANGED_S: Final = 60.0
+# A node's processes are started anew: Ray's, a carrier, replicas.
+NODE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ TABLE: Final[dict[str, Allowance]] = {
     "scale": Allowance(bound_s=CHANGED_S),
     "deploy": Allowance(bound_s=CHANGED_S),
     "deploy-broken": Allowance(bound_s=CHANGED_S),
+    "node-kill": Allowance(_NOT_AGAIN, bound_s=NODE_S),
+    "node-cut": Allowance(_NOT_AGAIN, bound_s=NODE_S),
 }
 
 # A tight deadline may pass at any time, and may be refused because it would.

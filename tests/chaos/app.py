@@ -31,6 +31,7 @@ HOLD_S: Final = 0.2
 PIECE_ROWS: Final = 8
 MAX_BATCH_ROWS: Final = 256
 MAX_QUEUED: Final = 2000
+PLACE: Final = "place"
 PAD_BYTES: Final = 64 << 10
 
 
@@ -144,13 +145,17 @@ class ChaosAsync(Chaos):
         return rows.derive(batch, "later")
 
 
-def make_app(directory: Path, replicas: int = 2, revision: int = 0, broken: bool = False) -> fs.App:
-    """The two deployments; another `revision` is another version of both, and one that is `broken` does not start."""
+def make_app(
+    directory: Path, replicas: int = 2, revision: int = 0, broken: bool = False, places: bool = False
+) -> fs.App:
+    """The two deployments; another `revision` is another version of both, and one that is `broken` does not start. With
+    `places` a replica takes one of those that nodes have."""
     options: dict[str, Any] = {
         "replicas": replicas,
         "concurrency": 2,
         "max_batch_rows": MAX_BATCH_ROWS,
         "max_queued_requests": MAX_QUEUED,
+        **({"num_cpus": 0, "resources": {PLACE: 1}} if places else {}),
     }
     plain = fs.deployment(name="Fifo", **options)(Chaos)
     urgent = fs.deployment(name="Urgent", router="deadline", **options)(ChaosAsync)

@@ -33,6 +33,8 @@ from tests.control.served import ROOT
 
 # Shorter than anybody would notice, around three heartbeats, and until long after.
 STOPS_S: Final = (0.3, 1.5, 4.0, 60.0)
+# Nodes: shorter than the links between them wait, and longer.
+AWAY_S: Final = (1.0, 3.0, 7.0)
 SLOW_S: Final = 4.0
 STRANGE_S: Final = 3.0
 POLL_S: Final = 0.02
@@ -164,6 +166,31 @@ def _pidfd(pid: int) -> Iterator[int]:
         os.close(pidfd)
 
 
+# ---- nodes
+
+
+def _on_node(kind: str, chance: Chance) -> Planned:
+    """A node with replicas: all of its processes die at once, and it is started again; or its network is cut."""
+    nodes = chance.system.nodes
+    # What runs on it is unknown until then: nothing else is broken meanwhile.
+    if nodes is None or chance.held or (kind == "node-cut" and not nodes.apart):
+        raise NotNow(kind)
+    node = chance.rng.randrange(1, nodes.count)
+    away_s = chance.rng.choice(AWAY_S)
+    breaks = nodes.kill if kind == "node-kill" else nodes.cut
+    mends = nodes.start if kind == "node-kill" else nodes.mend
+
+    def run() -> Fault:
+        begin_ns = monotonic_ns()
+        breaks(node)
+        threading.Event().wait(away_s)
+        mends(node)
+        whole = chance.system.is_complete
+        return _recovered(chance.system, kind, f"node {node}", 0, begin_ns, whole, f"away for {away_s:g} s")
+
+    return Planned(kind, f"node {node}", run, frozenset({SUPERVISOR, CHANGE, f"node {node}"}))
+
+
 # ---- slowness, and clients
 
 
@@ -264,5 +291,13 @@ _PLANS: Final[dict[str, Callable[[str, Chance], Planned]]] = {
     "scale": _change,
     "deploy": _change,
     "deploy-broken": _change,
+    "node-kill": _on_node,
+    "node-cut": _on_node,
 }
-KINDS: Final = tuple(_PLANS)
+NODE_KINDS: Final = ("node-kill", "node-cut")
+KINDS: Final = tuple(kind for kind in _PLANS if kind not in NODE_KINDS)
+
+
+def kinds(nodes: int) -> tuple[str, ...]:
+    """The faults of an app on so many nodes."""
+    return (*KINDS, *NODE_KINDS) if nodes > 1 else KINDS

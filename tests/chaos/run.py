@@ -48,6 +48,7 @@ class Options:
     concurrency: int = 16
     calm_s: float = 5.0
     kinds: Sequence[str] = faults.KINDS
+    nodes: int = 1
 
 
 class Run:
@@ -72,7 +73,7 @@ class Run:
     def execute(self) -> report.Result:
         """The whole run; what it found is in the result. Raises where the app cannot be served at all."""
         options = self._options
-        with System(self._directory, options.replicas, options.routers, options.frontends) as system:
+        with System(self._directory, options.replicas, options.routers, options.frontends, options.nodes) as system:
             self._journal = Journal(system.records / "runner.jsonl")
             addresses = system.addresses()
             capacity = self._capacity(system, addresses)

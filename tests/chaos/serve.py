@@ -19,14 +19,15 @@ FABRIC: Final = FabricLimits(segment_bytes=4 * MIB, memory_bytes_max=64 * MIB)
 EDGE: Final = EdgeLimits(body_bytes_max=32 * MIB, stream_idle_timeout_s=30.0)
 
 
-def plan(directory: Path, replicas: int, routers: int, frontends: int) -> Plan:
-    """The app of `tests.chaos.app` on free ports."""
+def plan(directory: Path, replicas: int, routers: int, frontends: int, places: bool) -> Plan:
+    """The app of `tests.chaos.app` on free ports. With `places` each replica takes one of its node."""
     from tests.chaos.app import make_app
 
     options = FrontendOptions(http_port=0, grpc_port=0, flight_port=0, zmq_port=0, frontends=frontends, limits=EDGE)
-    return make_plan(make_app(directory, replicas), options, {}, routers, FABRIC)
+    return make_plan(make_app(directory, replicas, places=places), options, {}, routers, FABRIC)
 
 
 if __name__ == "__main__":
     wish = json.loads(sys.argv[1])
-    sys.exit(serve_until_told(lambda: plan(Path(wish.pop("directory")), **wish)))
+    address = wish.pop("address")
+    sys.exit(serve_until_told(lambda: plan(Path(wish.pop("directory")), places=bool(address), **wish), address))

@@ -17,10 +17,12 @@ from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from examples.cluster.nodes import Nodes
 from flightserve.control.messages import ChildView, View
 from flightserve.core.lifecycle.reconciling import REPLICA
 from flightserve.core.routing.statistics import OUTCOMES
 from flightserve.errors import FlightserveError
+from tests.chaos.app import PLACE
 from tests.chaos.history import Balance, Count, Leak
 from tests.chaos.schedule import BY_NAME
 from tests.control.served import ROOT, Served, wait_until
@@ -37,27 +39,39 @@ Counts = Counter[tuple[str, str, str, str]]
 
 
 class System:
-    """The chaos app, served. Use as a context manager; `directory` is for Ray, the histories lie in `records`."""
+    """The chaos app, served, on so many Ray `nodes`. Use as a context manager; `directory` is for Ray, the histories
+    lie in `records`."""
 
-    def __init__(self, directory: Path, replicas: int, routers: int, frontends: int) -> None:
+    def __init__(self, directory: Path, replicas: int, routers: int, frontends: int, nodes: int = 1) -> None:
         self.records = directory / "records"
         self.records.mkdir()
         self.replicas = replicas
-        wish = {"directory": str(self.records), "replicas": replicas, "routers": routers, "frontends": frontends}
-        self.served = Served(directory, command=("tests.chaos.serve", json.dumps(wish)))
+        # On each node half of all replicas have a place, so that one node less leaves room for all.
+        self.nodes = Nodes(nodes, {PLACE: replicas}) if nodes > 1 else None
+        self._directory = directory
+        self._wish = {"directory": str(self.records), "replicas": replicas, "routers": routers, "frontends": frontends}
 
     def __enter__(self) -> System:
+        nodes = self.nodes.__enter__() if self.nodes is not None else None
+        wish = {**self._wish, "address": nodes.address if nodes is not None else None}
+        self.served = Served(
+            self._directory,
+            command=("tests.chaos.serve", json.dumps(wish)),
+            environment=nodes.variables if nodes is not None else {},
+        )
         self.served.__enter__()
         try:
             self.served.wait_ready()
             self._wanted = _places(self.view().children)
         except BaseException:
-            self.served.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *exc: Any) -> None:
         self.served.__exit__(None, None, None)
+        if self.nodes is not None:
+            self.nodes.stop()
 
     def view(self) -> View:
         """As `flightserve status`, asked again while the supervisor is away. Raises FlightserveError when that is
@@ -88,6 +102,15 @@ class System:
             return False
         return _places(_well(view))[_kind_of(name)] >= self._wanted[_kind_of(name)]
 
+    def is_complete(self) -> bool:
+        """Every place is taken by a process that does its part, as at first, and every node has a carrier. False while
+        nobody can say."""
+        try:
+            found = _places(_well(self.served.view()))
+        except FlightserveError:
+            return False
+        return all(found[place] >= count for place, count in self._wanted.items())
+
     def problem(self) -> str:
         """What the supervisor says is wrong."""
         try:
@@ -98,7 +121,7 @@ class System:
 
     def addresses(self) -> list[dict[str, str]]:
         """The frontends' addresses by protocol, each with its `name`; they keep them when they are replaced."""
-        children = [child for child in self.view().children if child.addresses]
+        children = [child for child in self.view().children if child.tier == "frontend" and child.addresses]
         return [{"name": child.name, **child.addresses} for child in children]
 
     # ---- counters
@@ -107,7 +130,7 @@ class System:
         """What each frontend counted so far, by pid: requests by protocol, deployment, method and code."""
         found = {}
         for child in self.view().children:
-            if child.addresses:
+            if child.tier == "frontend" and child.addresses:
                 with urllib.request.urlopen(f"{child.addresses['http']}/metrics", timeout=10) as response:
                     found[child.pid] = _requests_total(response.read().decode())
         return found

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from flightserve.control.messages import ChildView, View
+from flightserve.control.names import running_apps
 from flightserve.control.observer import ask_view
 from flightserve.errors import FlightserveError
 
@@ -86,7 +87,8 @@ class Served:
             ids |= {
                 entry.partition(b"=")[2].decode() for entry in environment if entry.startswith(b"FLIGHTSERVE_APP_ID=")
             }
-        return ids
+        # In a Ray that was there before, nobody's environment has it.
+        return ids or {app for app, path in running_apps().items() if path.startswith(f"{self.directory}/")}
 
     def errors(self) -> str:
         """Standard error so far."""
