@@ -24,11 +24,12 @@ from flightserve.wire.between import (
 from flightserve.wire.framing import PREFIX_BYTES
 
 GREETING_S_MAX: Final = 5.0
-# A peer that does not answer: its machine is gone, or the network is. Seconds until the kernel says so.
-_IDLE_S: Final = 2
+# A peer whose kernel does not answer: its machine is gone, or the network is. Until ours says so; a process that is
+# slow, or stopped, has a kernel that answers.
+_IDLE_S: Final = 1
 _PROBE_S: Final = 1
-_PROBES_MAX: Final = 3
-UNACKNOWLEDGED_MS_MAX: Final = 5_000
+_PROBES_MAX: Final = 1
+UNACKNOWLEDGED_MS_MAX: Final = 2_000
 
 Purpose = Relay | Supervise | Pull
 

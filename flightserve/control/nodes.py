@@ -113,10 +113,15 @@ def place(nodes: Nodes, slot: Slot, version: str, want: Want, placement: str, re
     return nodes.choose(want, placement if slot.tier == REPLICA else SPREAD, beside, all_)
 
 
+def carrier_of(records: Iterable[Record], node: str) -> Record | None:
+    """That of a node, where it has one that has said where it is."""
+    return next((each for each in records if each.slot.tier == CARRIER and each.node == node and each.pid), None)
+
+
 def entrance(records: Iterable[Record], node: str) -> str:
     """Where the carrier of that node takes in those of others, "" while it does not."""
-    found = (each.addresses for each in records if each.slot.tier == CARRIER and each.node == node)
-    return next((addresses[CARRIER] for addresses in found if CARRIER in addresses), "")
+    carrier = carrier_of(records, node)
+    return carrier.addresses.get(CARRIER, "") if carrier is not None else ""
 
 
 def is_carrier(records: Iterable[Record], node: str, pid: int) -> bool:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from flightserve.control.afar import FarChildren
 from flightserve.control.connections import send
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Become, Leave, MakeRoom, Message, Reconfigure
@@ -48,8 +49,6 @@ log = logging.getLogger("flightserve.control.processes")
 
 # Beyond the drain: users' objects are told of their end.
 EXIT_WAIT_S = 6.0
-# How long after Ray could not reach a child of another node that lives it is asked again.
-WATCH_AGAIN_S = 1.0
 # What Ray is asked for takes milliseconds, seconds on a machine that is very busy.
 RAY_SILENT_S = 5.0
 # With less than that, Ray starts no process.
@@ -101,9 +100,8 @@ class Processes:
         self._loop = asyncio.get_running_loop()
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._pidfds: dict[int, int] = {}
-        # Those on other nodes, by id.
-        self._watched: set[int] = set()
         self._ray_calls = RayCalls()
+        self._far = FarChildren(roster, self._writers, self._ray_calls, cluster.watch, self._exited, self.end_in_ray)
         self._somebody_left = asyncio.Event()
         # Those that no node had room for, by id.
         self._roomless: set[int] = set()
@@ -118,7 +116,7 @@ class Processes:
     def connected(self, record: Record, pid: int, writer: asyncio.StreamWriter) -> None:
         """A child announced itself on this connection: watch its process, and tell it what it missed."""
         if record.node != self._roster.node:
-            self._watch_afar(record)
+            self._far.watch(record)
         elif record.peer_id not in self._pidfds:
             pidfd = os.pidfd_open(pid)
             self._pidfds[record.peer_id] = pidfd
@@ -132,27 +130,6 @@ class Processes:
             self.drain(record, "it came when the app was stopping", 0.0)
         elif record.phase is Phase.STARTING:
             self.catch_up(record)
-
-    def _watch_afar(self, record: Record) -> None:
-        """Of a process on another node Ray says when it is gone."""
-        if record.peer_id in self._watched:
-            return
-        self._watched.add(record.peer_id)
-
-        def told(message: str, gone: bool) -> None:
-            self._loop.call_soon_threadsafe(self._told_afar, record, message, gone)
-
-        self._ray_calls.submit(lambda: self._cluster.watch(record.actor, told))
-
-    def _told_afar(self, record: Record, message: str, gone: bool) -> None:
-        """Where Ray only cannot reach it, and it has a connection here, it lives: watch on. One that comes back after
-        it was given up is one too many, and is drained."""
-        self._watched.discard(record.peer_id)
-        if not gone and record.peer_id in self._writers:
-            self._loop.call_later(WATCH_AGAIN_S, self._watch_afar, record)
-            return
-        record.last_words = message if record.last_words == UNSAID else record.last_words
-        self._exited(record)
 
     def _end_again(self, record: Record) -> None:
         pidfd = self._pidfds.get(record.peer_id)
@@ -174,6 +151,8 @@ class Processes:
         """The connection ended; the child may have made another one since."""
         if self._writers.get(record.peer_id) is writer:
             del self._writers[record.peer_id]
+            if record.node != self._roster.node:
+                self._far.disconnected(record)
 
     def tell(self, peer_id: int, message: Message) -> bool:
         """Send a message to one child; False where that is not connected."""
@@ -341,7 +320,6 @@ class Processes:
 
     def _exited(self, record: Record) -> None:
         pidfd = self._pidfds.pop(record.peer_id, None)
-        self._watched.discard(record.peer_id)
         self._roomless.discard(record.peer_id)
         self._writers.pop(record.peer_id, None)
         if pidfd is not None:

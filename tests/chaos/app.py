@@ -155,7 +155,7 @@ def make_app(
         "concurrency": 2,
         "max_batch_rows": MAX_BATCH_ROWS,
         "max_queued_requests": MAX_QUEUED,
-        **({"num_cpus": 0, "resources": {PLACE: 1}} if places else {}),
+        **({"num_cpus": 0, "resources": {PLACE: 1}, "placement": "spread"} if places else {}),
     }
     plain = fs.deployment(name="Fifo", **options)(Chaos)
     urgent = fs.deployment(name="Urgent", router="deadline", **options)(ChaosAsync)

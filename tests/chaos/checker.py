@@ -268,10 +268,13 @@ def _check_once(invoke: Invoke, runs: list[Exec], outcomes: list[Outcome]) -> It
 
 
 def _check_ended(books: Books, invoke: Invoke, runs: list[Exec], outcomes: list[Outcome]) -> Iterator[Violation]:
-    """Nothing starts to run for a caller that has its outcome. A replica that was stopped may not have heard."""
+    """Nothing starts to run for a caller that has its outcome. A replica that was stopped may not have heard, and over
+    ZeroMQ nobody hears of a caller that gives up: there the deadline ends it."""
     if not outcomes:
         return
     ended_ns = max(outcome.at_ns for outcome in outcomes)
+    if invoke.protocol == "zmq" and outcomes[0].code == GAVE_UP:
+        ended_ns = max(ended_ns, invoke.sent_ns + invoke.timeout_ms * NS_PER_MS)
     for run in runs:
         if run.at_ns > ended_ns + ENDED_NS + HOPS * books.lag_ns(invoke) and run.pid not in books.stopped_pids:
             after_s = (run.at_ns - ended_ns) / NS_PER_S

@@ -171,7 +171,7 @@ def _pidfd(pid: int) -> Iterator[int]:
 
 def _on_node(kind: str, chance: Chance) -> Planned:
     """A node with replicas: all of its processes die at once, and it is started again; or its network is cut."""
-    nodes = chance.system.nodes
+    system, nodes = chance.system, chance.system.nodes
     # What runs on it is unknown until then: nothing else is broken meanwhile.
     if nodes is None or chance.held or (kind == "node-cut" and not nodes.apart):
         raise NotNow(kind)
@@ -181,12 +181,14 @@ def _on_node(kind: str, chance: Chance) -> Planned:
     mends = nodes.start if kind == "node-kill" else nodes.mend
 
     def run() -> Fault:
+        # After a cut those that were there may be there again.
+        dead = system.on(nodes.ip(node)) if kind == "node-kill" else frozenset[int]()
         begin_ns = monotonic_ns()
         breaks(node)
         threading.Event().wait(away_s)
         mends(node)
-        whole = chance.system.is_complete
-        return _recovered(chance.system, kind, f"node {node}", 0, begin_ns, whole, f"away for {away_s:g} s")
+        note = f"away for {away_s:g} s"
+        return _recovered(system, kind, f"node {node}", 0, begin_ns, lambda: system.is_complete(dead), note)
 
     return Planned(kind, f"node {node}", run, frozenset({SUPERVISOR, CHANGE, f"node {node}"}))
 

@@ -102,12 +102,21 @@ class System:
             return False
         return _places(_well(view))[_kind_of(name)] >= self._wanted[_kind_of(name)]
 
-    def is_complete(self) -> bool:
-        """Every place is taken by a process that does its part, as at first, and every node has a carrier. False while
-        nobody can say."""
+    def on(self, host: str) -> frozenset[int]:
+        """The ids of the children on the node with that address."""
+        children = self.view().children
+        (node,) = {child.node for child in children if child.addresses.get("carrier", "").startswith(f"{host}:")}
+        return frozenset(child.peer_id for child in children if child.node == node)
+
+    def is_complete(self, without: frozenset[int] = frozenset()) -> bool:
+        """Every place is taken by a process that does its part, as at first, none of them is among those `without`, and
+        every node has a carrier. False while nobody can say."""
         try:
-            found = _places(_well(self.served.view()))
+            view = self.served.view()
         except FlightserveError:
+            return False
+        found = _places(_well(view))
+        if any(child.peer_id in without for child in view.children):
             return False
         return all(found[place] >= count for place, count in self._wanted.items())
 
