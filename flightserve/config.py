@@ -22,6 +22,8 @@ USUAL_PORTS: Final = {"http": 8080, "grpc": 50051, "flight": 8815, "zmq": 5555}
 PROTOCOLS: Final = tuple(USUAL_PORTS)
 # A port may be the path of a unix socket instead, for these.
 UNIX: Final = "unix:"
+# Whose port several processes may share.
+SHARING: Final = ("http", "grpc")
 # For `frontends`: one on each node.
 NODE: Final = "node"
 UNIX_PROTOCOLS: Final = ("http", "grpc")
@@ -106,6 +108,8 @@ class FrontendOptions:
     With `allow_get` SQL may be asked by `GET /v1/sql?query=...`, read-only as all of it, by whoever can make a URL;
     None allows it where we listen on loopback only.
     `frontends` is a number, of the supervisor's node, or "node": one on each node of a Ray that is joined.
+    With `share_ports` all frontends of a node take connections on the ports of HTTP and gRPC that are given; else the
+    first alone does.
     With `flight_locations` what Flight's clients are told of a result names the Flight of every frontend, so that they
     may read from any; without, they read where they asked.
     `ticket_key` signs what SQL clients are handed; the frontends of an app share it."""
@@ -122,6 +126,7 @@ class FrontendOptions:
     cors_origins: Sequence[str] = ()
     allow_get: bool | None = None
     flight_locations: bool = False
+    share_ports: bool = False
     ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -130,8 +135,9 @@ class FrontendOptions:
             raise ConfigError(f"frontends is {self.frontends!r}; it is a whole number, or {NODE!r}: one on each node")
         if not isinstance(self.limits, EdgeLimits):
             raise ConfigError(f"limits is {self.limits!r}; it is a flightserve.config.EdgeLimits")
-        if not isinstance(self.flight_locations, bool):
-            raise ConfigError(f"flight_locations is {self.flight_locations!r}; it is True or False")
+        for name in ("flight_locations", "share_ports"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it is True or False")
         if not self.drain_timeout_s >= 0:
             raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; it is 0 or more, in seconds")
         for name in _names(self.allowed_hosts, "allowed_hosts"):
@@ -140,6 +146,14 @@ class FrontendOptions:
         for origin in _names(self.cors_origins, "cors_origins"):
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(f"cors_origins: {origin!r} is no origin; write it as https://app.example:8443, or *")
+
+    @property
+    def shared(self) -> dict[str, int]:
+        """Ports that several frontends of one node share, by protocol."""
+        if not self.share_ports or self.frontends_here == 1:
+            return {}
+        ports = {protocol: getattr(self, f"{protocol}_port") for protocol in SHARING}
+        return {protocol: port for protocol, port in ports.items() if isinstance(port, int) and port}
 
     @property
     def on_each_node(self) -> bool:
@@ -196,4 +210,5 @@ class ServingOptions(TypedDict, total=False):
     cors_origins: Sequence[str]
     allow_get: bool | None
     flight_locations: bool
+    share_ports: bool
     ticket_key: bytes

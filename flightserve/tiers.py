@@ -143,6 +143,7 @@ class FrontendHosted:
             self._metrics,
             on_loop=start,
             refresh=functools.partial(ask_refresh, assignment.supervisor),
+            shared=assignment.options.shared,
         )
         listening, reached = self._host.start(), reached_at(assignment)
         self.addresses: Mapping[str, str] = {each: reached(address) for each, address in listening.items()}
@@ -269,8 +270,10 @@ def frontend_options(assignment: Assignment) -> FrontendOptions:
     ones for the others, or paths with their number. Its host is the given one, or one of its own node's."""
     options = assignment.options
     ordinal = 0 if options.on_each_node else assignment.slot.ordinal
+    # Of HTTP each has one of its own beside: its metrics are read there.
+    given = {protocol for protocol in options.shared if protocol != "http"}
     ports = {
-        f"{protocol}_port": _port(getattr(options, f"{protocol}_port"), before, ordinal)
+        f"{protocol}_port": _port(getattr(options, f"{protocol}_port"), before, 0 if protocol in given else ordinal)
         for protocol in PROTOCOLS
         for before in [assignment.addresses.get(protocol)]
     }
@@ -280,7 +283,7 @@ def frontend_options(assignment: Assignment) -> FrontendOptions:
 def _host(assignment: Assignment) -> str:
     """Loopback and all addresses are the same words on every node; any other is one of the supervisor's node."""
     given = assignment.options.host
-    same = assignment.at_home or assignment.loopback or given in EVERYWHERE
+    same = not assignment.spans or assignment.at_home or assignment.loopback or given in EVERYWHERE
     return given if same else assignment.host
 
 

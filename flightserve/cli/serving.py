@@ -91,6 +91,8 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
         "that is joined, on its own node's ports"
     )
     option("--frontends", type=_frontends, default=1, metavar="N|node", help=about)
+    about = "have all frontends take connections on the ports given for HTTP and gRPC"
+    option("--share-ports", action="store_true", help=about)
     about = "router processes; deployments are spread over them"
     option("--routers", type=int, default=1, metavar="N", help=about)
     option("--address", metavar="RAY", help="an existing Ray on this machine (default: a Ray of our own)")
@@ -177,7 +179,8 @@ def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
     return FrontendOptions(
         host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout,
         allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
-        allow_get=arguments.allow_get, flight_locations=arguments.flight_locations, **ports,
+        allow_get=arguments.allow_get, flight_locations=arguments.flight_locations,
+        share_ports=arguments.share_ports, **ports,
     )  # fmt: skip
 
 

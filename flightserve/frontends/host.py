@@ -14,7 +14,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -90,8 +90,11 @@ class FrontendHost:
         metrics: Any,
         on_loop: Callable[[asyncio.AbstractEventLoop], None] | None = None,
         refresh: Refresh | None = None,
+        shared: Mapping[str, int] = {},
     ) -> None:
+        """`shared` are the ports that other processes listen on as well, by protocol."""
         self._service = service
+        self._shared = shared
         self._options = options
         self._metrics = metrics
         self._on_loop = on_loop
@@ -188,7 +191,10 @@ class FrontendHost:
             arguments = (*arguments, self._options.ticket_key, self._refresh)
         elif protocol == "http":
             options = self._options
-            arguments = (*arguments, options.allowed_hosts, options.cors_origins, options.allow_get)
+            hosts = options.allowed_hosts, options.cors_origins, options.allow_get
+            arguments = (*arguments, *hosts, self._shared.get(protocol))
+        elif protocol == "grpc":
+            arguments = (*arguments, port == self._shared.get(protocol))
 
         async def build_and_start() -> tuple[Any, str]:
             # Built on the loop: grpc.aio and zmq.asyncio take the running loop in their constructors.

@@ -42,8 +42,10 @@ CLIENT_PING_INTERVAL_MS: Final = 500
 class GrpcFrontend:
     """`flightserve.v1.FlightServe`, KServe's, health and reflection on one port. Lives on the loop it is made on."""
 
-    def __init__(self, service: Service, host: str, port: int | str, limits: EdgeLimits, metrics: Metrics) -> None:
-        """A port that is a text is a unix socket, `unix:PATH`."""
+    def __init__(
+        self, service: Service, host: str, port: int | str, limits: EdgeLimits, metrics: Metrics, shared: bool = False
+    ) -> None:
+        """A port that is a text is a unix socket, `unix:PATH`; one that is `shared` other processes listen on, too."""
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._unix = UnixSocket(port) if isinstance(port, str) else None
@@ -55,7 +57,7 @@ class GrpcFrontend:
         self._kserve = KServe(self._calls, self._streams, lambda: self._health.draining)
         self._stopping = False
         with accepting_ahead():
-            self._server = aio.server(options=_options(limits))
+            self._server = aio.server(options=_options(limits, shared))
 
     async def start(self) -> str:
         """Listen: "host:port" or "unix:PATH". Raises Unavailable where the address cannot be had."""
@@ -138,10 +140,10 @@ class GrpcFrontend:
         }
 
 
-def _options(limits: EdgeLimits) -> list[tuple[str, int]]:
+def _options(limits: EdgeLimits, shared: bool) -> list[tuple[str, int]]:
     return [
-        # A port that somebody listens on is an error, not shared with them.
-        ("grpc.so_reuseport", 0),
+        # Otherwise a port that somebody listens on is an error.
+        ("grpc.so_reuseport", int(shared)),
         ("grpc.max_receive_message_length", limits.body_bytes_max + ENVELOPE_BYTES),
         ("grpc.max_send_message_length", -1),
         # Soft and hard limit alike: between the two gRPC refuses at random.

@@ -64,14 +64,17 @@ class HttpFrontend:
         allowed_hosts: Sequence[str] = (),
         cors_origins: Sequence[str] = (),
         allow_get: bool | None = None,
+        shared_port: int | None = None,
     ) -> None:
-        """`allow_get`: a query may come by GET, too; None: where only this machine can ask. A port that is a text is
+        """`shared_port`: one that other processes listen on as well; where it is not `port`, we listen on both.
+        `allow_get`: a query may come by GET, too; None: where only this machine can ask. A port that is a text is
         a unix socket, `unix:PATH`."""
         self._allow_get = allow_get
         self._unix = UnixSocket(port) if isinstance(port, str) else None
         self._host = LOCAL if self._unix is not None else host
         self._origin_policy = OriginPolicy(self._host, allowed_hosts, cors_origins)
         self._port = port
+        self._shared_port = shared_port
         self._limits = limits
         self._calls: HttpCalls | None = None
         self._service = service
@@ -89,7 +92,8 @@ class HttpFrontend:
         calls = self._calls = HttpCalls(
             self._service, self._limits, self._metrics, loop, self._origin_policy, self._allow_get
         )
-        self._socket = self._listen()
+        sockets = self._listen()
+        self._socket = sockets[0]
         application = pages(
             self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by, calls.model_statistics
         )
@@ -105,7 +109,7 @@ class HttpFrontend:
             proxy_headers=False,
         )
         self._server = _Server(config)
-        serving = self._server.serve(sockets=[self._socket])
+        serving = self._server.serve(sockets=sockets)
         self._serving = vital(loop, serving, "the HTTP server", lambda: self._stopping or not self._started)
         # uvicorn tells nobody that it has started, nor that its connections are gone.
         while not self._server.started and not self._serving.done():  # noqa: ASYNC110
@@ -118,12 +122,26 @@ class HttpFrontend:
         self.address = self._address()
         return self.address
 
-    def _listen(self) -> socket.socket:
+    def _listen(self) -> list[socket.socket]:
+        """The first is the one that we are known by."""
         if self._unix is None:
-            return _listen(self._host, int(self._port))
+            shared = self._shared_port
+            own = _listen(self._host, int(self._port), self._port == shared)
+            return [own] if shared in (None, self._port) else [own, self._listen_beside(own)]
+        return [self._listen_at_path(self._unix)]
+
+    def _listen_beside(self, own: socket.socket) -> socket.socket:
+        try:
+            return _listen(self._host, int(self._shared_port or 0), shared=True)
+        except BaseException:
+            own.close()
+            raise
+
+    @staticmethod
+    def _listen_at_path(unix: UnixSocket) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with self._unix.binding() as path:
+            with unix.binding() as path:
                 listener.bind(path)
                 listener.listen(BACKLOG)
         except BaseException:
@@ -220,9 +238,11 @@ class HttpFrontend:
                 log.exception("a connection could not be ended")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # All addresses of IPv6 are all of IPv4 as well, as the other protocols have it.
-    listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
+    listener = socket.create_server(
+        (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::", reuse_port=shared
+    )
     listener.setblocking(False)
     return listener
