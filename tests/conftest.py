@@ -52,6 +52,8 @@ OF_FLIGHTS = (
 )
 # A folder whose files all ask for one system.
 SERVED = "tests/served/"
+# What takes a minute and comes late in the alphabet: begun at the end it would leave the other processes idle.
+FIRST = (SERVED, "tests/sql/warehouse/test_served.py")
 
 
 def scope_of(nodeid: str) -> str:
@@ -60,6 +62,12 @@ def scope_of(nodeid: str) -> str:
     if file.startswith(SERVED):
         return SERVED
     return "flights_addresses" if file in OF_FLIGHTS else file
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several processes take files in the order in which they were found."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: scope_of(item.nodeid) not in FIRST)
 
 
 @pytest.hookimpl(optionalhook=True)
