@@ -46,7 +46,7 @@ class AsyncUplink:
         self._channel.queue(frame)
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
 
     def _announce(self, segment: int) -> bool:
         """Show the router the segment; False where that cannot be, and the session ends."""
@@ -58,7 +58,7 @@ class AsyncUplink:
         return True
 
     def flush(self) -> None:
-        """Send what is queued now: what was to leave with it has come."""
+        """Send what is queued now, if it has not left yet: what was to leave with it has come."""
         if self._flush_due:
             self._flush()
 

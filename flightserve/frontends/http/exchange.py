@@ -209,20 +209,23 @@ class Exchange:
         if not self.keep_alive:
             extra += b"connection: close\r\n"
         size = len(body)
-        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
+        head = (
             status_line,
             protocol.edge.date_line,
+            b"content-type: ",
             form,
-            size,
+            b"\r\ncontent-length: %d\r\nx-request-id: " % size,
             self.request_id.encode("latin-1"),
+            b"\r\n",
             extra,
+            b"\r\n",
         )
         if self.head_only:
-            protocol.transport.write(head)
+            protocol.transport.write(b"".join(head))
         elif size <= _JOINED_BYTES_MAX:
-            protocol.transport.write(head + body)
+            protocol.transport.write(b"".join((*head, body)))
         else:
-            protocol.transport.write(head)
+            protocol.transport.write(b"".join(head))
             protocol.transport.write(body)
 
     def answer_part(self, form: bytes, body: bytes, part: tuple[int, int] | None) -> None:
