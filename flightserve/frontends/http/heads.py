@@ -2,9 +2,9 @@
 
 A client says the same head with each of its calls, but for the length of the body, and clients of one library say the
 same as each other. What a head asks, and whether it may, follows from its bytes and from how the frontend was started;
-so it is parsed and judged once. A call that begins as one before, and came with its body in one piece, is taken without
-the parser (`EdgeProtocol.data_received`): of 10 us from its bytes to its values these were 5. What may change meanwhile
-is looked up anew for each call: the method, its options, the time.
+so it is parsed and judged once. A call that begins as one before, and came with its body in one piece, goes past the
+parser (`EdgeProtocol.data_received`): from its bytes to its values 6.7 us instead of 10.3. What may change meanwhile is
+looked up anew for each call: the method, its options, the time.
 """
 
 from __future__ import annotations
