@@ -294,7 +294,7 @@ class Program:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.control.many_nodes"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
-            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_prestart_worker_first_driver": "0"},
         )  # fmt: skip
         self.hear()
 
