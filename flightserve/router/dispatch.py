@@ -178,7 +178,7 @@ class Dispatcher:
         peer = link.peer
         assert peer is not None
         self._lanes[link.number] = link
-        self.handle(ReplicaUp(link.number, link.credits, peer.id, link.is_async, peer.paused), now_ns)
+        self.handle(ReplicaUp(link.number, link.credits, peer.id, link.is_async, peer.paused, link.node), now_ns)
 
     def serves(self, link: PeerLink) -> bool:
         """True for a lane that may be given work, or has some."""
@@ -244,7 +244,8 @@ class Dispatcher:
         del link.running[frame.batch_id]
         if self.times.methods:
             self.times.ran(running.method, running.rows, frame.busy_ns, now_ns)
-        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, waited_ns=frame.waited_ns), now_ns)
+        nbytes = result.region.length if link.node and result is not None else 0
+        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, {}, frame.waited_ns, nbytes), now_ns)
         settle_holds(link, running, frame.kept)
 
     def _streams(self, running: RunningBatch) -> bool:
@@ -270,7 +271,8 @@ class Dispatcher:
         faults = {place: (fault.kind, fault.message) for fault in frame.faults for place in fault.parts}
         del link.running[frame.batch_id]
         self.times.ran(running.method, running.rows, frame.busy_ns, now_ns)
-        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, faults, frame.waited_ns), now_ns)
+        nbytes = sum(result.region.length for result in results) if link.node else 0
+        self.handle(Finished(link.number, frame.batch_id, frame.busy_ns, faults, frame.waited_ns, nbytes), now_ns)
         settle_holds(link, running, frame.kept)
 
     def _stream(

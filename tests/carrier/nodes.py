@@ -145,6 +145,10 @@ class TwoNodes(Plane):
         self.far.apply_table(table)
         return table
 
+    def start_near_replica(self) -> ReplicaService:
+        """One more, beside the router."""
+        return super().start_replica()
+
     def start_replica(self, name: str = "") -> ReplicaService:
         # Those of the plane take the table as it is at home.
         seen = functools.partial(seen_from, node=FAR, carrier=self.far.endpoint)

@@ -20,7 +20,7 @@ def test_answers_in_shares_are_learnt_from_as_well() -> None:
     dispatcher.times.follow("run")
     request: Any = SimpleNamespace(group=("run", 0), settled=False)
     for batch_id in range(50):
-        link: Any = SimpleNamespace(number=1, running={batch_id: RunningBatch([(request, 0, 3)], [])})
+        link: Any = SimpleNamespace(number=1, node="", running={batch_id: RunningBatch([(request, 0, 3)], [])})
         fault = frames.PartFault([0], 13, "bad value")
         done = frames.Done(batch_id, None, 0, True, busy_ns=7 * MS, faults=[fault])
         dispatcher.finish_in_shares(link, done, [], batch_id * MS)

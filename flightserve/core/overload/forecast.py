@@ -54,11 +54,13 @@ Missed = tuple[QueueEntry, str]
 
 class _Lane:
     """A replica's lane: how many micro-batches it has, how long they take, when it will be through with them, and when
-    the last one came back."""
+    the last one came back. On another node, how long rows are on their way there and back."""
 
-    __slots__ = ("ended_ns", "free_ns", "left_ns", "pending")
+    __slots__ = ("away_ns", "ended_ns", "far", "free_ns", "left_ns", "pending")
 
     def __init__(self) -> None:
+        self.far = False
+        self.away_ns = 0
         self.pending = 0
         self.left_ns = 0
         self.free_ns = 0
@@ -74,6 +76,8 @@ class Forecast:
         # What keeps micro-batches short, where there is a latency to be kept.
         self.pace = pace
         self._ahead_ns = AHEAD_NS if pace is None else min(AHEAD_NS, pace.ahead_ns)
+        # How long the rows of the request that comes next are on their way at least, where all lanes are far away.
+        self.least_away_ns = 0
         # Nothing is sent ahead before this time, unless a lane comes back earlier.
         self.hold_until_ns = 0
         self._bounds = bounds
@@ -99,10 +103,11 @@ class Forecast:
         request = entry.request
         times = self._methods.get(request.group[0])
         servers = self._credits.servers
+        due_ns, away_ns = request.deadline_ns - request.ahead_ns, self.least_away_ns
+        budget_ns = due_ns - now_ns - away_ns
         if times is None or not times.known(now_ns):
-            return ""
-        due_ns = request.deadline_ns - request.ahead_ns
-        budget_ns = due_ns - now_ns
+            # The way alone may take too long.
+            return _message(away_ns, budget_ns + away_ns, request.ahead_ns) if away_ns and budget_ns < 0 else ""
         rows = request.rows
         own_ns = times.fixed_ns + times.row_ns * rows
         batch_ns, row_ns = times.full_ns, times.full_row_ns
@@ -131,7 +136,7 @@ class Forecast:
         if wait_ns + batch_ns <= budget_ns:
             return ""
         self._refused_ns = now_ns
-        return _message(wait_ns + batch_ns, budget_ns, request.ahead_ns)
+        return _message(wait_ns + batch_ns + away_ns, budget_ns + away_ns, request.ahead_ns)
 
     def wait_ns(self, request: Request, now_ns: int) -> float:
         """How long the request would wait in the queue if it arrived now; 0 where that is not known."""
@@ -188,10 +193,25 @@ class Forecast:
         """True where the lane, which has credit, has so much to do yet that nothing is sent ahead; `hold_until_ns` is
         then set."""
         lane = self._lanes[replica_id]
-        if not lane.pending or not self._serial or lane.free_ns - self._ahead_ns <= now_ns:
+        if not lane.pending or not self._serial:
             return False
-        self.hold_until_ns = lane.free_ns - self._ahead_ns
+        until_ns = lane.free_ns - self._ahead_ns - lane.away_ns
+        if until_ns <= now_ns:
+            return False
+        self.hold_until_ns = until_ns
         return True
+
+    def held_until_ns(self, replica_id: int) -> int:
+        """When the lane may be sent more; 0 where it has nothing to do."""
+        lane = self._lanes[replica_id]
+        return lane.free_ns - self._ahead_ns - lane.away_ns if lane.pending and self._serial else 0
+
+    def place(self, replica_id: int, away_ns: float | None) -> None:
+        """Rows of what is formed for the lane next are so long on their way there and back; None on the router's
+        node."""
+        if away_ns is not None:
+            lane = self._lanes[replica_id]
+            lane.far, lane.away_ns = True, int(away_ns)
 
     def take(
         self, queue: Queue, replica_id: int, share: int, now_ns: int
@@ -207,7 +227,7 @@ class Forecast:
         if times is None or not times.known(now_ns):
             return *form(queue, self._bounds, share, rows_max), []
         lane = self._lanes[replica_id]
-        start_ns: float = now_ns
+        start_ns: float = now_ns + lane.away_ns
         if lane.pending and self._serial:
             start_ns = max(start_ns, lane.free_ns) + (times.caution - 1.0) * lane.left_ns
         missed: list[Missed] = []
@@ -323,8 +343,8 @@ class Forecast:
         lane = self._lanes[batch.replica_id]
         if not lane.pending:
             self._busy += 1
-            lane.free_ns = now_ns
-            self._busy_until_ns += now_ns
+            lane.free_ns = begins_ns = now_ns + lane.away_ns
+            self._busy_until_ns += begins_ns
         lane.pending += 1
         lane.left_ns += expected_ns
         lane.free_ns += expected_ns
@@ -345,7 +365,10 @@ class Forecast:
         if finished:
             if self.pace is not None:
                 self.pace.ran(batch.entries[0].request.group[0], batch.rows)
-            if self._serial:
+            if lane.far:
+                # Without the way, which is learnt by itself.
+                times.add(batch.rows, busy_ns or max(0, now_ns - max(batch.sent_ns, lane.ended_ns) - lane.away_ns))
+            elif self._serial:
                 times.add(batch.rows, now_ns - max(batch.sent_ns, lane.ended_ns))
             else:
                 times.add(batch.rows, busy_ns or now_ns - batch.sent_ns)

@@ -67,13 +67,15 @@ class RequestsCancelled(msgspec.Struct):
 class ReplicaUp(msgspec.Struct):
     """A replica's lane offers `credits` micro-batches at a time (running plus prefetched). `process` is what it shares
     with the replica's other lanes; they are slow, pause and die together. One that `is_async` takes requests that are,
-    and no others, and runs its micro-batches side by side. `paused`: its process is."""
+    and no others, and runs its micro-batches side by side. `paused`: its process is. `node` is where it is, "" the
+    router's own."""
 
     replica_id: int
     credits: int
     process: int = 0
     is_async: bool = False
     paused: bool = False
+    node: str = ""
 
 
 class ReplicaDown(msgspec.Struct):
@@ -107,13 +109,15 @@ class ReplicaDraining(msgspec.Struct):
 class Finished(msgspec.Struct):
     """A micro-batch ran to its end, in `busy_ns` by the replica's clock (0: it did not say), `waited_ns` after it came
     there. `faults` are the kinds and
-    messages of those of its members that failed by themselves, by their places in it."""
+    messages of those of its members that failed by themselves, by their places in it. `nbytes` are those of its result,
+    where that came from another node."""
 
     replica_id: int
     batch_id: int
     busy_ns: int = 0
     faults: dict[int, tuple[int, str]] = {}
     waited_ns: int = 0
+    nbytes: int = 0
 
 
 class Streamed(msgspec.Struct):

@@ -43,7 +43,7 @@ class Fleet:
         if lane not in self._process_of:
             self._process_of[lane] = process
             self._lanes.setdefault(process, []).append(lane)
-        self._credits.offer(lane, event.credits, event.is_async)
+        self._credits.offer(lane, event.credits, event.is_async, event.node)
         self.slow.add(process)
         if event.paused:
             self._paused.add(process)

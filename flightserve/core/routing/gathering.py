@@ -11,7 +11,7 @@ A group that finds no lane is put aside (`Groups.park`) until a micro-batch ends
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from flightserve.core.routing.batching import Bounds, MicroBatch
 from flightserve.core.routing.credits import CreditPool
@@ -42,11 +42,22 @@ class Gathering:
         assert head is not None, "a group without requests was to be served"
         if not head.request.gathers:
             return self._side_by_side.lane(group, credits) if group.is_async else credits.peek()
-        process_of, busy = self._fleet.process_of, self._busy.get(group.key, ())
-        lane = credits.unhindered(lambda lane: process_of(lane) not in busy)
+        lane = credits.unhindered(self._at_rest(group))
         if lane is None:
             self._groups.park(group)
         return lane
+
+    def allowed(self, group: Group) -> Callable[[int], bool] | None:
+        """Which lanes may be sent the group's next micro-batch, to begin it at once; None: any that has credit."""
+        head = group.queue.head()
+        assert head is not None, "a group without requests was to be served"
+        if head.request.gathers:
+            return self._at_rest(group)
+        return self._side_by_side.allowed(head.request) if group.is_async else None
+
+    def _at_rest(self, group: Group) -> Callable[[int], bool]:
+        process_of, busy = self._fleet.process_of, self._busy.get(group.key, ())
+        return lambda lane: process_of(lane) not in busy
 
     def sent(self, batch: MicroBatch) -> None:
         """A micro-batch was given to a lane."""

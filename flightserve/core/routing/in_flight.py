@@ -8,7 +8,18 @@ from __future__ import annotations
 from flightserve.core.overload.retry_budget import RetryBudget, suspected
 from flightserve.core.routing.batching import MicroBatch
 from flightserve.core.routing.credits import Credits
-from flightserve.core.routing.events import BatchSuspended, Dispatch, Effect, Piece, ReplicaDown, ReplicaUp, Streamed
+from flightserve.core.routing.distances import Distances
+from flightserve.core.routing.events import (
+    BatchFailed,
+    BatchSuspended,
+    Dispatch,
+    Effect,
+    Finished,
+    Piece,
+    ReplicaDown,
+    ReplicaUp,
+    Streamed,
+)
 from flightserve.core.routing.fleet import Fleet
 from flightserve.core.routing.gathering import Gathering
 from flightserve.core.routing.queue import QueueEntry
@@ -29,6 +40,7 @@ class InFlight:
         gathering: Gathering,
         side_by_side: SideBySide,
         budget: RetryBudget,
+        distances: Distances,
         counters: Counters,
     ) -> None:
         self._sides = sides
@@ -37,6 +49,7 @@ class InFlight:
         self._gathering = gathering
         self._side_by_side = side_by_side
         self._budget = budget
+        self._distances = distances
         self._counters = counters
         self._batch_id = 0
         self.by_lane: dict[int, dict[int, MicroBatch]] = {}
@@ -50,6 +63,7 @@ class InFlight:
         """A lane offers credits, or changes its offer."""
         self.by_lane.setdefault(event.replica_id, {})
         self._fleet.add_lane(event)
+        self._distances.lane_up(event)
         forecast = self._sides[event.is_async].forecast
         if forecast is not None:
             forecast.lane_up(event.replica_id)
@@ -67,6 +81,7 @@ class InFlight:
                 continue
             gone.append(lane)
             self._side_by_side.remove(lane)
+            self._distances.lane_down(lane, batches)
             process = self._fleet.process_of(lane)
             side_by_side = self._credits.of(lane).side_by_side
             forecast = self._sides[side_by_side].forecast
@@ -89,7 +104,10 @@ class InFlight:
         count = len(entries)
         rows = pieces[0].rows if count == 1 else sum([piece.rows for piece in pieces])
         batch = MicroBatch(batch_id, replica_id, entries, pieces, rows, count, now_ns)
-        self.by_lane[replica_id][batch_id] = batch
+        held = self.by_lane[replica_id]
+        held[batch_id] = batch
+        if not self._distances.near:
+            self._distances.sent(batch, held, now_ns)
         for entry in entries:
             if entry.cut is None:
                 entry.batch = batch
@@ -113,10 +131,8 @@ class InFlight:
         effects.append(Dispatch(replica_id, batch_id, entries[0].request.group, pieces))
         return batch
 
-    def end(
-        self, replica_id: int, batch_id: int, busy_ns: int, finished: bool, now_ns: int, waited_ns: int = 0
-    ) -> MicroBatch | None:
-        """Take out a micro-batch that ended and give its credit back; None for one that is not there."""
+    def end(self, replica_id: int, batch_id: int, event: Finished | BatchFailed, now_ns: int) -> MicroBatch | None:
+        """Take out the micro-batch of which that is told, and give its credit back; None for one that is not there."""
         batches = self.by_lane.get(replica_id)
         batch = batches.pop(batch_id, None) if batches is not None else None
         if batch is None:
@@ -124,7 +140,12 @@ class InFlight:
             return None
         request = batch.entries[0].request
         credits, forecast = self._sides[request.is_async]
+        finished, busy_ns, waited_ns = False, 0, 0
+        if isinstance(event, Finished):
+            finished, busy_ns, waited_ns = True, event.busy_ns, event.waited_ns
         self._counters.busy_ns += busy_ns
+        if not self._distances.near:
+            self._distances.ended(batch, self.by_lane[replica_id], event, now_ns)
         if not batch.suspended:
             credits.give_back(replica_id)
         if request.gathers:
@@ -162,3 +183,5 @@ class InFlight:
         if forecast is not None:
             forecast.ended(batch, 0, False, now_ns)
         batch.suspended = True
+        if not self._distances.near:
+            self._distances.ended(batch, self.by_lane[event.replica_id], event, now_ns)

@@ -28,6 +28,7 @@ from flightserve.core.routing.batching import Bounds, MicroBatch, form, is_one_b
 from flightserve.core.routing.checking import check
 from flightserve.core.routing.credits import CreditPool, Credits
 from flightserve.core.routing.deadline import Deadlines
+from flightserve.core.routing.distances import Distances
 from flightserve.core.routing.events import (
     AbandonBatch,
     Arrived,
@@ -93,9 +94,11 @@ class DeploymentMachine:
         self._side_by_side = SideBySide(self._groups)
         self._gathering = Gathering(self._groups, self._fleet, self._bounds, self._side_by_side)
         self._budget = RetryBudget()
+        self._distances = Distances(self._groups, self._bounds, self._gathering.allowed)
         self._in_flight = InFlight(
-            self._sides, self._credits, self._fleet, self._gathering, self._side_by_side, self._budget, self._counters
-        )
+            self._sides, self._credits, self._fleet, self._gathering, self._side_by_side, self._budget,
+            self._distances, self._counters,
+        )  # fmt: skip
         self._deadlines = Deadlines()
         self._entries: dict[int, QueueEntry] = {}
         self._order = 0
@@ -137,13 +140,14 @@ class DeploymentMachine:
             if self._admission.wake_ns <= now_ns:
                 self._end_waits(now_ns, effects)
             self._fleet.tick(now_ns)
+            self._distances.wake(now_ns)
         self._handlers[type(event)](event, now_ns, effects)
         if self._groups.requests and (self._credits.plain.free or self._credits.awaiting.free):
             self._dispatch(now_ns, effects)
         wake_ns = self._deadlines.next_ns(len(self._entries))
         if self._lingers:
             wake_ns = min(wake_ns, self._groups.wake_ns(now_ns))
-        self.next_wake_ns = min(wake_ns, self._fleet.slow.wake_ns)
+        self.next_wake_ns = min(wake_ns, self._fleet.slow.wake_ns, self._distances.hold_until_ns)
         if self._admission.choosy:
             self._wake_earlier(now_ns)
         return effects
@@ -204,7 +208,7 @@ class DeploymentMachine:
             return False
         credits = self._sides[is_async].credits
         replica_id = self._side_by_side.free_lane(request, credits) if is_async else credits.peek()
-        if replica_id is None:
+        if replica_id is None or (credits.far and not self._at_once(replica_id, credits)):
             return False
         credits.take(replica_id)
         entries, pieces = [], []
@@ -224,9 +228,15 @@ class DeploymentMachine:
         self._deadlines.add(entry)
         return entry
 
+    def _at_once(self, replica_id: int, credits: CreditPool) -> bool:
+        """True where a replica of the router's node begins at once what it is sent: no other can be better."""
+        return credits.near.free > 0 and (credits.side_by_side or not credits.taken(replica_id))
+
     def _not_taken(self, entry: QueueEntry, now_ns: int, effects: list[Effect]) -> Refused | None:
         """The refusal of a request that cannot be taken in, or None."""
         admission = self._admission
+        if not self._distances.near:
+            self._look_away(entry.request, now_ns)
         refusal = admission.refusal(entry, len(self._entries), now_ns)
         if refusal is not None and refusal[0] in OF_THE_QUEUE:
             # What idle replicas can take at once does not count as queued.
@@ -238,6 +248,12 @@ class DeploymentMachine:
         counter, refused = refusal
         self._counters.count(counter)
         return refused
+
+    def _look_away(self, request: Request, now_ns: int) -> None:
+        """Let the forecast know how far the replicas are that the request might be for."""
+        credits, forecast = self._sides[request.is_async]
+        if forecast is not None:
+            forecast.least_away_ns = self._distances.least_away_ns(request, credits, now_ns)
 
     def _on_cancelled(self, event: RequestsCancelled, now_ns: int, effects: list[Effect]) -> None:
         """queued | in flight -> refused. Ids that have their outcome are passed over."""
@@ -265,8 +281,7 @@ class DeploymentMachine:
 
     def _on_finished(self, event: Finished, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> completed, or still waiting for other slices | refused with the error of its own."""
-        lane, busy_ns = event.replica_id, event.busy_ns
-        if (batch := self._in_flight.end(lane, event.batch_id, busy_ns, True, now_ns, event.waited_ns)) is None:
+        if (batch := self._in_flight.end(event.replica_id, event.batch_id, event, now_ns)) is None:
             return
         # A stream takes as long as its reader: its replica is not judged by that.
         if event.busy_ns and not batch.streamed:
@@ -291,7 +306,7 @@ class DeploymentMachine:
 
     def _on_batch_failed(self, event: BatchFailed, now_ns: int, effects: list[Effect]) -> None:
         """in flight -> queued, alone (to find who failed; or it did not run) | refused with the error."""
-        if (batch := self._in_flight.end(event.replica_id, event.batch_id, 0, False, now_ns)) is None:
+        if (batch := self._in_flight.end(event.replica_id, event.batch_id, event, now_ns)) is None:
             return
         company = len(batch.entries) > 1
         turned_away = not event.ran and event.kind == _UNAVAILABLE and not batch.streamed
@@ -357,12 +372,16 @@ class DeploymentMachine:
             if credits.freed:
                 credits.freed = False
                 groups.unpark()
-            looked = forecast is None or now_ns >= forecast.hold_until_ns or credits.idle > 0
+            far = credits.far
+            looked = forecast is None or now_ns >= forecast.hold_until_ns or credits.idle > 0 or len(far) > 0
             while looked and credits.free:
                 group = groups.front(now_ns, is_async)
                 if group is None:
                     break
-                replica_id = self._gathering.lane(group, credits)
+                if far:
+                    replica_id = self._distances.lane(group, self._sides[is_async], now_ns)
+                else:
+                    replica_id = self._gathering.lane(group, credits)
                 if replica_id is None:
                     continue
                 if forecast is not None:
@@ -380,6 +399,8 @@ class DeploymentMachine:
         self, forecast: Forecast, group: Group, replica_id: int, credits: CreditPool, now_ns: int, effects: list[Effect]
     ) -> bool:
         """queued -> in flight | refused (would miss its deadline). False where it is too early to send more."""
+        if credits.far:
+            forecast.place(replica_id, self._distances.away_ns(replica_id, group, now_ns))
         if forecast.holds(replica_id, now_ns):
             return False
         share = self._groups.share(credits.idle, group.is_async)

@@ -12,6 +12,7 @@ A group that finds no lane is put aside (`Groups.park`) until a micro-batch ends
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from flightserve.clock import NS_PER_MS
@@ -74,7 +75,11 @@ class SideBySide:
         lane = credits.peek()
         if lane is None or self._may_begin(lane, request):
             return lane
-        return credits.unhindered(lambda other: self._may_begin(other, request))
+        return credits.unhindered(self.allowed(request))
+
+    def allowed(self, request: Request) -> Callable[[int], bool]:
+        """Which lanes may be sent the request now."""
+        return lambda lane: self._may_begin(lane, request)
 
     def _may_begin(self, lane: int, request: Request) -> bool:
         use = self._uses.get((lane, request.group[0]))

@@ -16,7 +16,9 @@ out what is queued, in flight and answered, and checks after each event:
 8. requests of `async def` methods, and no others, go to lanes that are for such;
 
 and, where nothing lingers: whoever has credit is busy (where there are forecasts, until it is time to send more), the
-first to arrive or the most urgent is served first, by the least busy replica. A violation raises `AuditError` with the
+first to arrive or the most urgent is served first, by the least busy replica. Where some are on other nodes: what can
+begin at once on the router's node does; and who waits for that node, though others have credit, is woken. A violation
+raises `AuditError` with the
 last events and effects.
 """
 
@@ -92,6 +94,7 @@ class Books:
     credits: int
     process: int = 0
     is_async: bool = False
+    node: str = ""
     draining: bool = False
     held: set[int] = field(default_factory=set)
     suspended: set[int] = field(default_factory=set)
@@ -195,6 +198,7 @@ class Auditor:
             books = self.replicas.setdefault(event.replica_id, Books(event.credits))
             books.credits, books.draining = event.credits, False
             books.process, books.is_async = event.process or event.replica_id, event.is_async
+            books.node = event.node
             if event.paused:
                 self.paused.add(books.process)
         elif isinstance(event, ReplicaPaused):
@@ -260,8 +264,11 @@ class Auditor:
             self.check(held == 0 and books.credits > 0, f"ejected and has work: {effect}")
         else:
             self.check(books.open(self.out), f"no credit for {effect}")
-            least = min(other.taken for other in self._open_to(effect.pieces[0].request))
+            open_ = self._open_to(effect.pieces[0].request)
+            least = min(other.taken for other in open_ if other.node == books.node)
             self.check(self.lingers or books.taken == least, f"a less busy replica was passed over: {effect}")
+            idle = [other for other in open_ if not (other.node or other.taken)]
+            self.check(not (books.node and idle), f"a replica near by is idle, and another was taken: {effect}")
         self._check_bounds(effect)
         first = effect.pieces[0].request
         for number, piece in enumerate(effect.pieces):
@@ -277,6 +284,9 @@ class Auditor:
                     for other in self.live.values()
                     if other.waits and other.order <= known and other.request.is_async == kind
                 ]
+                if self.may_wait(kind):
+                    # Others may wait for a cheaper replica.
+                    waiting = [other for other in waiting if other.request.group == effect.group]
                 first_place = min(
                     self._place(other)
                     for other in waiting
@@ -290,6 +300,11 @@ class Auditor:
             account.dispatched = True
         self.check(len({id(p.request) for p in effect.pieces}) == len(effect.pieces), f"{first} twice in {effect}")
         books.batches[effect.batch_id] = effect
+
+    def may_wait(self, is_async: bool) -> bool:
+        """Whether some replicas are on other nodes, and cheaper ones may be waited for."""
+        far = {bool(books.node) for books in self.replicas.values() if books.is_async == is_async}
+        return True in far and (self.holds or False in far)
 
     def _open_to(self, request: Request) -> list[Books]:
         """The replicas that may be given this request."""
@@ -423,6 +438,10 @@ class Auditor:
             wakes = not is_async and self.machine.next_wake_ns < NEVER_NS
             self.check(not held or wakes, f"{waiting} are held for ever")
             idle = []
+        if idle and waiting and self.may_wait(is_async):
+            self.check(self.machine.next_wake_ns < NEVER_NS, f"{waiting} wait for ever for cheaper replicas")
+            waiting = [a for a in waiting if any(not books.node for books in self._open_to(a.request))]
+            idle = [] if self.lingers or self.holds else idle
         if idle and waiting:
             self.check(self.lingers, f"{len(waiting)} requests wait and replicas {idle} have credit")
             linger_ns = int(self.options.linger_ms * 1e6)
