@@ -10,7 +10,6 @@ import pyarrow as pa
 import flightserve as fs
 from tests.carrier.nodes import two_nodes
 from tests.plane import meta
-from tests.support import eventually
 
 ROWS = pa.record_batch({"x": pa.array(range(16), pa.int64())})
 

@@ -4,8 +4,8 @@ A replica costs the time until it can begin, and one of another node the way of 
 well. What can begin at once on the router's node does. Where all are busy there, the cheapest of other nodes is looked
 for, among at most `NODES_LOOKED_AT` nodes at a time, in turn; and it is taken
 
-- where the one near by that may be sent something ahead, or if there is none the one that is through first, needs longer
-  than that costs,
+- where the one near by that may be sent something ahead, or else the one that is through first, needs longer than that
+  costs,
 - or where the request has waited for as long as that costs. So a wrong forecast, or a queue that grows, costs a request
   at most that time once more (the ski rental problem: who rents for as long as buying costs, and then buys, pays at
   most twice the least; Karlin et al., "Competitive snoopy caching", Algorithmica 3, 1988);

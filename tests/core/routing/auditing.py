@@ -440,8 +440,8 @@ class Auditor:
             idle = []
         if idle and waiting and self.may_wait(is_async):
             self.check(self.machine.next_wake_ns < NEVER_NS, f"{waiting} wait for ever for cheaper replicas")
-            waiting = [a for a in waiting if any(not books.node for books in self._open_to(a.request))]
-            idle = [] if self.lingers or self.holds else idle
+            waiting = [a for a in waiting if any(not (b.node or b.taken) for b in self._open_to(a.request))]
+            idle = [] if self.lingers or self.holds else [n for n in idle if not self.replicas[n].taken]
         if idle and waiting:
             self.check(self.lingers, f"{len(waiting)} requests wait and replicas {idle} have credit")
             linger_ns = int(self.options.linger_ms * 1e6)
