@@ -28,7 +28,7 @@ SUPPORTED: Final[Mapping[str, tuple[str, str]]] = {
     "duckdb": ("2.0", "2.1"),
     "grpcio": ("1.85", "1.86"),
     "protobuf": ("5.27.2", "8"),
-    "pyarrow": ("26", "27"),
+    "pyarrow": ("25", "27"),
     "ray": ("2.60", "2.61"),
     "uvicorn": ("0.54", "0.55"),
 }

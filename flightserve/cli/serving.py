@@ -59,7 +59,9 @@ def add_commands(commands: Any) -> None:
     )
     option("tables", nargs="+", metavar="[NAME=]PATH", type=table, help=about)
     about = "memory: each replica copies the tables when it starts; view: it reads the files for each query"
-    option("--load", choices=("memory", "view"), default="memory", help=f"{about} (default: %(default)s)")
+    option("--load", choices=("memory", "view"), default=None, help=f"{about} (default: memory)")
+    about = "duckdb: a query runs in one replica; daft: on all nodes of the Ray, over Parquet files that all have"
+    option("--engine", choices=("duckdb", "daft"), default="duckdb", help=f"{about} (default: %(default)s)")
     option("--name", default="warehouse", help="the deployment's name, and the catalog's (default: %(default)s)")
     option("--threads", type=int, default=0, metavar="N", help="of each replica (default: all cores)")
     option("--memory-limit", default="", metavar="SIZE", help="of each replica's engine, e.g. 4GB (default: its own)")
@@ -140,6 +142,7 @@ def _sql(arguments: argparse.Namespace) -> int:
             dict(arguments.tables),
             name=arguments.name,
             load=arguments.load,
+            engine=arguments.engine,
             threads=arguments.threads,
             memory_limit=arguments.memory_limit,
             spill_limit=arguments.spill_limit,

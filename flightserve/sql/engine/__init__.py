@@ -36,6 +36,7 @@ from flightserve.sql.sources.spelling import quoted, quoted_name
 from flightserve.sql.statements.parser import Parser
 
 LOADS: Final = ("memory", "view")
+ENGINES: Final = ("duckdb", "daft")
 THREADS_MAX: Final = 1024
 # Where DuckDB has tables that were put in no other.
 _DEFAULT_CATALOG: Final = "memory"
@@ -66,7 +67,8 @@ class EngineOptions:
     `spill_limit` is what it and its like, `engines` in all, may have there together, "" for what the disk has.
     `catalog` is the database that the tables are in, as in `catalog.main.flights`; "" is DuckDB's own, `memory`. `init`
     are statements that create views and macros over the tables. `strict`: a file that cannot be served keeps all from
-    being served. `csv` are arguments for the reader of CSV."""
+    being served. `csv` are arguments for the reader of CSV. `engine`, one of
+    ENGINES, is who runs what reads tables; all else here is of the DuckDB that there always is."""
 
     load: str = "memory"
     threads: int = 0
@@ -78,6 +80,7 @@ class EngineOptions:
     init: str = ""
     strict: bool = True
     csv: str = ""
+    engine: str = "duckdb"
 
     def __post_init__(self) -> None:
         """Raises ConfigError."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Unpack
 
 from flightserve.declare import NAME, Bound, Options, Servable, check_name, make_options
 from flightserve.errors import ConfigError
-from flightserve.sql.engine import LOADS, EngineOptions
+from flightserve.sql.engine import ENGINES, LOADS, EngineOptions
 from flightserve.sql.engine.memory import MIB
 from flightserve.sql.sources import Known
 from flightserve.sql.sources.csv_options import csv_arguments
@@ -46,6 +46,9 @@ class Warehouse(Servable):
     `strict_files`. `csv` says how CSV files are written, as in `csv={"delim": ";", "nullstr": ["NA"]}`; `init` is SQL
     that creates views and macros over the tables.
 
+    With `engine="daft"` (extra `flightserve[daft]`) a query runs on all nodes of the Ray at once; tables are Parquet
+    files that all nodes find at the same paths, and what Daft would answer differently is refused.
+
     With `load="memory"` each replica copies the tables into its own memory when it starts, with "view" it reads the
     files anew for each query. `threads` and `memory_limit` ("4GB") are for each replica; `spill_limit` is for what all
     have on disk together (default: 90 % of what is free). With `refresh_s` each replica looks so often whether the
@@ -59,7 +62,8 @@ class Warehouse(Servable):
         tables: Mapping[str, Any],
         *,
         name: str = "warehouse",
-        load: Literal["memory", "view"] = "memory",
+        load: Literal["memory", "view"] | None = None,
+        engine: Literal["duckdb", "daft"] = "duckdb",
         threads: int = 0,
         memory_limit: str = "",
         spill_limit: str = "",
@@ -70,6 +74,13 @@ class Warehouse(Servable):
         init: str = "",
         **options: Unpack[Options],
     ) -> None:
+        if engine not in ENGINES:
+            raise ConfigError(f"engine is {engine!r}; it is one of {', '.join(map(repr, ENGINES))}")
+        if engine == "daft":
+            _check_for_daft(
+                load=load == "memory", threads=threads, memory_limit=memory_limit, spill_limit=spill_limit, init=init
+            )
+        load = load or ("view" if engine == "daft" else "memory")
         if load not in LOADS:
             raise ConfigError(f"load is {load!r}; it is one of {', '.join(map(repr, LOADS))}")
         if not 0 <= refresh_s < REFRESH_S_MAX:
@@ -82,6 +93,7 @@ class Warehouse(Servable):
             init=init,
             strict=strict_files,
             csv=csv_arguments(csv or {}),
+            engine=engine,
         )
         if not 0 <= cache_mb <= CACHE_MB_MAX:
             raise ConfigError(f"cache_mb is {cache_mb}; it is 0 (off) to {CACHE_MB_MAX}")
@@ -129,3 +141,11 @@ class Warehouse(Servable):
 
     def __repr__(self) -> str:
         return f"Warehouse({', '.join(self._tables)}; {len(self._queries)} named queries)"
+
+
+def _check_for_daft(**given: object) -> None:
+    """Raises ConfigError for options that mean nothing to Daft: its processes have what Ray gives them."""
+    for name, value in given.items():
+        if value:
+            said = "load='memory'" if name == "load" else name
+            raise ConfigError(f"{said} is of engine='duckdb'; engine='daft' reads files anew, with what each node has")

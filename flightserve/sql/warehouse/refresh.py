@@ -85,7 +85,7 @@ class Generation:
         self.problems = tuple(leniency.problems)
         self.versions = self.engine.versions
         try:
-            self.runner = Runner(self.engine, watch)
+            self.runner = _runner(self.engine, watch)
             self.named = prepare(self.runner)
         except BaseException:
             self.engine.close()
@@ -109,6 +109,15 @@ class Generation:
     def shapes(self) -> dict[str, tuple[pa.Schema, pa.Schema]]:
         """What each query by name takes and gives."""
         return {name: (prepared.parameters.schema, prepared.result) for name, prepared in self.named.items()}
+
+
+def _runner(engine: Engine, watch: QueryWatch) -> Runner:
+    """Who runs its statements. Raises ConfigError."""
+    if engine.options.engine != "daft":
+        return Runner(engine, watch)
+    from flightserve.sql.daft.runner import DaftRunner
+
+    return DaftRunner(engine, watch)
 
 
 class Generations:
