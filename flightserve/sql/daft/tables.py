@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from flightserve.errors import ConfigError
 from flightserve.sql.daft.library import daft
@@ -29,12 +30,19 @@ def open_tables(sources: Sequence[Source], schemas: Mapping[str, pa.Schema]) -> 
             raise ConfigError(
                 f"table {source.name!r}: engine='daft' cannot read its files: {scrub(said[0])}"
             ) from error
-        if source.columns is not None or names != schemas[source.name].names:
+        if not _alike(source.files) or names != schemas[source.name].names:
             raise ConfigError(
                 f"table {source.name!r}: engine='daft' reads files that have the same columns, and these differ"
             )
         found[source.name] = rows
     return found
+
+
+def _alike(files: Sequence[str]) -> bool:
+    """Whether all of them have the columns of the first, of the same types: Daft would read them as those."""
+    first, *others = files
+    columns = pq.read_schema(first).remove_metadata()
+    return all(pq.read_schema(name).remove_metadata().equals(columns) for name in others)
 
 
 def _address(path: str) -> str:
