@@ -59,7 +59,7 @@ def add_commands(commands: Any) -> None:
     )
     option("tables", nargs="+", metavar="[NAME=]PATH", type=table, help=about)
     about = "memory: each replica copies the tables when it starts; view: it reads the files for each query"
-    option("--load", choices=("memory", "view"), default=None, help=f"{about} (default: memory)")
+    option("--load", choices=("memory", "view"), default="memory", help=f"{about} (default: %(default)s)")
     about = "duckdb: a query runs in one replica; daft: on all nodes of the Ray, over Parquet files that all have"
     option("--engine", choices=("duckdb", "daft"), default="duckdb", help=f"{about} (default: %(default)s)")
     option("--name", default="warehouse", help="the deployment's name, and the catalog's (default: %(default)s)")

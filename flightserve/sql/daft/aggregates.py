@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flightserve.sql.daft.frames import Column, Composer, Frame, mark
+from flightserve.sql.daft.frames import Composer, Frame, FrameColumn, mark
 from flightserve.sql.daft.plans import NONE, Node, check_parts, function_name, refused
 from flightserve.sql.daft.spelling import result_kind
 from flightserve.sql.daft.types import DIGITS_MAX, Kind
@@ -47,7 +47,7 @@ def group(composer: Composer, frame: Frame, node: Node) -> Frame:
     columns = [*texts, *((text, kind) for text, kind, _, _ in inputs)] or [("1", _COUNT)]
     ready = composer.compute(frame, columns)
     names = [column.name for column in ready.columns]
-    made = tuple(Column(composer.new_name(), kind) for _, _, _, kind in inputs)
+    made = tuple(FrameColumn(composer.new_name(), kind) for _, _, _, kind in inputs)
     calls = [
         _call(ready.column(len(keys) + n), how, made[n]).alias(made[n].name) for n, (_, _, how, _) in enumerate(inputs)
     ]
@@ -75,7 +75,7 @@ def _key(text: str, kind: Kind) -> str:
     return f"({text} + CAST(0 AS {kind}))" if kind.floating else text
 
 
-def _call(column: Any, how: str, made: Column) -> Any:
+def _call(column: Any, how: str, made: FrameColumn) -> Any:
     calls = {
         "all": lambda: column.count(mode="all"),
         "count": column.count,

@@ -22,7 +22,7 @@ from flightserve.sql.daft.types import Kind
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class FrameColumn:
     """A column: its name in Daft, and DuckDB's type."""
 
     name: str
@@ -34,7 +34,7 @@ class Frame:
     """Rows that Daft has or will have."""
 
     rows: Any
-    columns: tuple[Column, ...]
+    columns: tuple[FrameColumn, ...]
 
     def column(self, number: int) -> Any:
         """The column, as Daft's expressions name it."""
@@ -85,7 +85,7 @@ class Composer:
     def compute(self, frame: Frame, texts: Sequence[tuple[str, Kind]]) -> Frame:
         """As `project`, of spelled expressions, in which \\0 stands around a column's number."""
         library = daft()
-        columns = tuple(Column(self.new_name(), kind) for _, kind in texts)
+        columns = tuple(FrameColumn(self.new_name(), kind) for _, kind in texts)
         given, later = [], []
         for (text, kind), column in zip(texts, columns, strict=True):
             numbers = _numbers_in(text)

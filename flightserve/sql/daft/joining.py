@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from flightserve.sql.daft.frames import Column, Composer, Frame, mark
+from flightserve.sql.daft.frames import Composer, Frame, FrameColumn, mark
 from flightserve.sql.daft.library import daft
 from flightserve.sql.daft.plans import Node, check_parts, refused
 from flightserve.sql.daft.spelling import COMPARISONS
@@ -211,7 +211,7 @@ def _counts(composer: Composer, right: Frame, keys: Sequence[int], value: int) -
     """By the keys, how many rows there are, and how many have a value."""
     frame = composer.compute(right, [(mark(n), right.columns[n].kind) for n in [*keys, value]])
     names, last = [column.name for column in frame.columns], frame.column(len(keys))
-    made = (Column(composer.new_name(), _COUNT), Column(composer.new_name(), _COUNT))
+    made = (FrameColumn(composer.new_name(), _COUNT), FrameColumn(composer.new_name(), _COUNT))
     calls = [
         last.count(mode="all").cast(_COUNT.daft).alias(made[0].name),
         last.count().cast(_COUNT.daft).alias(made[1].name),

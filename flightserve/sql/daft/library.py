@@ -18,7 +18,7 @@ QUIET: Final = {"DAFT_ANALYTICS_ENABLED": "0", "DAFT_PROGRESS_BAR": "0", "DAFT_D
 @functools.cache
 def daft() -> Any:
     """The library. Raises ConfigError where it is missing or of another version."""
-    os.environ.update(QUIET)
+    os.environ.update(QUIET)  # tidy: nothing is read; the library looks there when it is imported
     try:
         import daft as library
     except ImportError as error:

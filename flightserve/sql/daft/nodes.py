@@ -2,8 +2,8 @@
 
 Daft's own way (`daft.set_runner_ray`) shares one leader among all processes, goes on with what nobody waits for any
 more, and waits without an end. So leaders are started here, one for each query that runs, and a query that ends before
-its time takes its leader and all that works for it along: that is the one way which ends what runs, and gives its memory
-back. A leader whose query ended well leads the next. What is used of Daft is no promise of its own
+its time takes its leader along and all that works for it: that is the one way which ends what runs, and gives back its
+memory. A leader whose query ended well leads the next. What is used of Daft is no promise of its own
 (`library.SUPPORTED`).
 """
 

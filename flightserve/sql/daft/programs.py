@@ -48,7 +48,8 @@ class Program:
         """What the expressions give, row by row. Raises FlightserveError."""
         rows = pa.table(list(columns), names=[f"c{n}" for n in range(len(columns))])
         try:
-            return _session().from_arrow(rows).query("rows", self.text("rows")).to_arrow_table()
+            found: Any = _session().from_arrow(rows).query("rows", self.text("rows"))
+            return found.to_arrow_table()
         except Exception as error:
             said = translate(error)
             # Behind it stands the program, which is ours.
@@ -96,8 +97,8 @@ def unpack(text: str) -> FlightserveError | None:
     if found is None:
         return None
     name, message = json.loads(base64.urlsafe_b64decode(found[1]))
-    kind = getattr(errors, name, FlightserveError)
-    return kind(message)  # type: ignore[no-any-return]
+    kind: type[FlightserveError] = getattr(errors, name, FlightserveError)
+    return kind(message)
 
 
 def _array(column: Any) -> pa.Array:

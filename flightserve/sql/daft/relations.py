@@ -9,7 +9,7 @@ import duckdb
 
 from flightserve.errors import Unimplemented
 from flightserve.sql.daft.aggregates import group
-from flightserve.sql.daft.frames import Column, Composer, Frame, mark
+from flightserve.sql.daft.frames import Composer, Frame, FrameColumn, mark
 from flightserve.sql.daft.joining import cross, join
 from flightserve.sql.daft.library import daft
 from flightserve.sql.daft.plans import (
@@ -100,7 +100,7 @@ class Translation:
                 raise refused("parts of a column")
             else:
                 kind, column = self._column(name, node, each["index"])
-            columns.append(Column(self._composer.new_name(), kind))
+            columns.append(FrameColumn(self._composer.new_name(), kind))
             given.append(column.cast(kind.daft).alias(columns[-1].name))
         return Frame(self._tables[name].select(*given), tuple(columns))
 
@@ -180,7 +180,7 @@ class Translation:
     def _union(self, node: Node) -> Frame:
         check_parts(node, {"setop_all"})
         frames = [self._child(node, number) for number in range(len(node["children"]))]
-        names = tuple(Column(self._composer.new_name(), column.kind) for column in frames[0].columns)
+        names = tuple(FrameColumn(self._composer.new_name(), column.kind) for column in frames[0].columns)
         parts = [
             frame.rows.select(*[frame.column(n).alias(column.name) for n, column in enumerate(names)])
             for frame in frames

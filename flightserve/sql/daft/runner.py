@@ -18,11 +18,10 @@ from flightserve.sql.daft.stream import DaftStream
 from flightserve.sql.daft.tables import open_tables
 from flightserve.sql.engine import Engine
 from flightserve.sql.engine.query_watch import QueryWatch
-from flightserve.sql.engine.result_stream import ResultStream
 from flightserve.sql.sources.spelling import quoted
 from flightserve.sql.statements.parameters import cast_text
 from flightserve.sql.statements.parser import folded, walk
-from flightserve.sql.warehouse.queries import Limits, Prepared, Runner
+from flightserve.sql.warehouse.queries import Batches, Limits, Prepared, Runner
 
 # What the binder itself puts where a subquery may give one row only.
 _BINDERS: Final = frozenset({"error"})
@@ -47,9 +46,7 @@ class DaftRunner(Runner):
         self._frame(prepared, values)
         return schema
 
-    def _open_stream(
-        self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits
-    ) -> ResultStream | DaftStream:
+    def _open_stream(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> Batches:
         values = prepared.parameters.values(columns, row) if prepared.parameters.names else _NO_VALUES
         frame = self._frame(prepared, values)
         if frame is None:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 0.05
 
 
-class Running(Protocol):
+class RunningQuery(Protocol):
     """A query that Daft runs."""
 
     def next(self, timeout_s: float) -> pa.Table | None: ...
@@ -39,7 +39,9 @@ class DaftStream:
 
     last: Final = False
 
-    def __init__(self, running: Running, schema: pa.Schema, deadline_ns: int, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, running: RunningQuery, schema: pa.Schema, deadline_ns: int, cancelled: Callable[[], bool]
+    ) -> None:
         self._running = running
         self._deadline_ns = deadline_ns
         self._cancelled = cancelled

@@ -26,6 +26,8 @@ from flightserve.types import DeploymentOptions
 
 # Queries that run at the same time in a replica; a reader that is slow holds one of them.
 CONCURRENCY: Final = 4
+# With engine="daft", where each has processes on all nodes.
+NODES_CONCURRENCY: Final = 2
 # Parameter rows that executions may bring together into one micro-batch.
 BATCH_ROWS_MAX: Final = 2048
 # Half of the shared memory that a replica may have (`FabricLimits.memory_bytes_max`).
@@ -62,7 +64,7 @@ class Warehouse(Servable):
         tables: Mapping[str, Any],
         *,
         name: str = "warehouse",
-        load: Literal["memory", "view"] | None = None,
+        load: Literal["memory", "view"] = "memory",
         engine: Literal["duckdb", "daft"] = "duckdb",
         threads: int = 0,
         memory_limit: str = "",
@@ -77,12 +79,12 @@ class Warehouse(Servable):
         if engine not in ENGINES:
             raise ConfigError(f"engine is {engine!r}; it is one of {', '.join(map(repr, ENGINES))}")
         if engine == "daft":
-            _check_for_daft(
-                load=load == "memory", threads=threads, memory_limit=memory_limit, spill_limit=spill_limit, init=init
-            )
-        load = load or ("view" if engine == "daft" else "memory")
+            _check_for_daft(threads=threads, memory_limit=memory_limit, spill_limit=spill_limit, init=init)
         if load not in LOADS:
             raise ConfigError(f"load is {load!r}; it is one of {', '.join(map(repr, LOADS))}")
+        if engine == "daft":
+            # There is nothing to copy.
+            load = "view"
         if not 0 <= refresh_s < REFRESH_S_MAX:
             raise ConfigError(f"refresh_s is {refresh_s}; it is 0 (off) or more, in seconds")
         self._engine = EngineOptions(
@@ -104,7 +106,8 @@ class Warehouse(Servable):
         # Filled in when the app is planned, and then pickled with the arguments that it is one of.
         self._known: Known = {}
         # A query that is read holds memory of the engine: `concurrency` says how many may.
-        base = DeploymentOptions(concurrency=CONCURRENCY, max_batch_rows=BATCH_ROWS_MAX, reentrant=False)
+        at_once = NODES_CONCURRENCY if engine == "daft" else CONCURRENCY
+        base = DeploymentOptions(concurrency=at_once, max_batch_rows=BATCH_ROWS_MAX, reentrant=False)
         self._options = make_options(options, base)
         self._queries: dict[str, NamedQuery] = {}
         self._bound: Bound[WarehouseReplica] | None = None
@@ -147,5 +150,4 @@ def _check_for_daft(**given: object) -> None:
     """Raises ConfigError for options that mean nothing to Daft: its processes have what Ray gives them."""
     for name, value in given.items():
         if value:
-            said = "load='memory'" if name == "load" else name
-            raise ConfigError(f"{said} is of engine='duckdb'; engine='daft' reads files anew, with what each node has")
+            raise ConfigError(f"{name} is of engine='duckdb'; engine='daft' reads files anew, with what each node has")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -98,6 +98,22 @@ class Limits:
     cancelled: Callable[[], bool] = lambda: False
     ending: Callable[[], None] = lambda: None
     result_bytes_max: int = _UNBOUNDED
+
+
+class Batches(Protocol):
+    """One execution's result, as `ResultStream` has it."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    @property
+    def last(self) -> bool: ...
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]: ...
+
+    def rename(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]: ...
+
+    def read_all(self, bytes_max: int) -> pa.Table | None: ...
 
 
 class Prepared:
@@ -401,7 +417,7 @@ class Runner:
                 stream = self._open_stream(prepared, columns, row, limits)
                 yield from stream.rename(result)
 
-    def _result_of(self, stream: ResultStream, prepared: Prepared, columns: Sequence[pa.Array]) -> pa.Schema:
+    def _result_of(self, stream: Batches, prepared: Prepared, columns: Sequence[pa.Array]) -> pa.Schema:
         """The schema of this one execution's result, which may depend on its values: `COLUMNS(?)`."""
         result = prepared.result_for(columns, 0)
         if conforms(stream.schema, result):
@@ -462,7 +478,7 @@ class Runner:
             table = self.one(prepared, columns, row, limits)
             yield table.add_column(0, pa.field(RID, pa.int64()), pa.repeat(pa.scalar(row, pa.int64()), table.num_rows))
 
-    def _open_stream(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> ResultStream:
+    def _open_stream(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> Batches:
         # Most texts without parameters run once, and a session for each would push out others.
         keeps_bound = prepared.ran and not prepared.parameters.names
         prepared.ran = True
