@@ -105,6 +105,9 @@ def _gathered(composer: Composer, frame: Frame, expression: Node, node: Node) ->
     if name == "count_star":
         return Gathered((("1", _COUNT, "all", _COUNT),), str, _COUNT)
     text, given = texts[0], kinds[0] if kinds else Kind("INTEGER")
+    if name == "count" and distinct and given.floating:
+        # Each NaN would count by itself.
+        raise refused("count(DISTINCT ...) of floating-point numbers")
     if name == "count":
         return Gathered(((_key(text, given), given, "distinct" if distinct else "count", _COUNT),), str, _COUNT)
     if name in ("min", "max"):

@@ -107,6 +107,9 @@ class Translation:
     def _column(self, table: str, node: Node, number: int) -> tuple[Kind, Any]:
         """A column of a table. Raises Unimplemented where Daft reads it as something else than DuckDB does."""
         kind, name = kind_of(node["returned_types"][number]), node["names"][number]
+        if "*" in name:
+            # To Daft that is all columns.
+            raise refused(f"the column {name}, for its name")
         found = self._tables[table].schema()[name].dtype
         if found != kind.daft and str(found) not in _WIDENED.get(kind.name, ()):
             raise refused(f"the column {name}: it is {kind}, and read as {found}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 
+from flightserve.errors import ConfigError, Unavailable
 from flightserve.sql.daft.frames import Frame
 from flightserve.sql.daft.library import daft
 from flightserve.sql.daft.local import LocalQuery
@@ -17,11 +19,14 @@ from flightserve.sql.daft.spelling import all_nodes
 from flightserve.sql.daft.stream import DaftStream
 from flightserve.sql.daft.tables import open_tables
 from flightserve.sql.engine import Engine
+from flightserve.sql.engine.errors import scrub
 from flightserve.sql.engine.query_watch import QueryWatch
+from flightserve.sql.engine.result_stream import Batches
+from flightserve.sql.sources.problems import SourceError
 from flightserve.sql.sources.spelling import quoted
 from flightserve.sql.statements.parameters import cast_text
 from flightserve.sql.statements.parser import folded, walk
-from flightserve.sql.warehouse.queries import Batches, Limits, Prepared, Runner
+from flightserve.sql.warehouse.queries import Limits, Prepared, Runner
 
 # What the binder itself puts where a subquery may give one row only.
 _BINDERS: Final = frozenset({"error"})
@@ -34,8 +39,27 @@ class DaftRunner(Runner):
     def __init__(self, engine: Engine, watch: QueryWatch) -> None:
         super().__init__(engine, watch)
         daft()
-        self._tables = open_tables(engine.sources, engine.tables)
+        self._lock = threading.Lock()
+        self._open(self._looked())
         self._names = frozenset(folded(name) for name in engine.tables)
+
+    def _looked(self) -> dict[str, str]:
+        return {source.name: source.fingerprint() for source in self.engine.sources}
+
+    def _open(self, versions: dict[str, str]) -> None:
+        self._tables, self._versions = open_tables(self.engine.sources, self.engine.tables), versions
+
+    def _fresh(self) -> Mapping[str, Any]:
+        """The tables, looked at again where their files have changed: Daft would read what they are now as what they
+        were. Raises Unavailable where that cannot be."""
+        try:
+            with self._lock:
+                versions = self._looked()
+                if versions != self._versions:
+                    self._open(versions)
+                return self._tables
+        except (ConfigError, SourceError) as error:
+            raise Unavailable(f"the tables' files are others than they were: {scrub(error.message)}") from error
 
     def decide(self, prepared: Prepared) -> tuple[str | None, str]:
         return None, "its engine is Daft"
@@ -67,7 +91,7 @@ class DaftRunner(Runner):
             return None
         for name in sorted(_functions(plan) & self.engine.parser.unsteady - _BINDERS):
             raise refused(f"{name}(), which may give something else on each node")
-        return Translation(plan, self._tables, self.engine.shadow).frame()
+        return Translation(plan, self._fresh(), self.engine.shadow).frame()
 
     def _text(self, prepared: Prepared, values: Mapping[str, Any] | None) -> str:
         """The statement with its values written out: a plan has no room for them."""

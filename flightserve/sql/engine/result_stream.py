@@ -11,7 +11,7 @@ import collections
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -35,6 +35,22 @@ from flightserve.sql.statements.explaining import ExplainForm, as_typed, told
 # Rows the engine hands over at once: half as many cost a quarter more time, more delay the first.
 READ_ROWS: Final = 16_384
 OTHER_TYPES: Final = "the types of the result's columns depend on the parameters' values; cast the columns to one"
+
+
+class Batches(Protocol):
+    """One execution's result, as `ResultStream` has it."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    @property
+    def last(self) -> bool: ...
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]: ...
+
+    def rename(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]: ...
+
+    def read_all(self, bytes_max: int) -> pa.Table | None: ...
 
 
 class ResultStream:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -33,7 +33,7 @@ from flightserve.sql.engine.errors import translate
 from flightserve.sql.engine.plain_layouts import marks
 from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.engine.result_batches import conform, conforms, plain_schema
-from flightserve.sql.engine.result_stream import OTHER_TYPES, JsonProfileStream, ProfileStream, ResultStream
+from flightserve.sql.engine.result_stream import OTHER_TYPES, Batches, JsonProfileStream, ProfileStream, ResultStream
 from flightserve.sql.statements.explaining import ExplainForm
 from flightserve.sql.statements.merging import (
     PARAMS,
@@ -98,22 +98,6 @@ class Limits:
     cancelled: Callable[[], bool] = lambda: False
     ending: Callable[[], None] = lambda: None
     result_bytes_max: int = _UNBOUNDED
-
-
-class Batches(Protocol):
-    """One execution's result, as `ResultStream` has it."""
-
-    @property
-    def schema(self) -> pa.Schema: ...
-
-    @property
-    def last(self) -> bool: ...
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]: ...
-
-    def rename(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]: ...
-
-    def read_all(self, bytes_max: int) -> pa.Table | None: ...
 
 
 class Prepared:

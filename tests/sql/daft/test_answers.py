@@ -115,6 +115,7 @@ REFUSED: Final = {
     "SELECT median(n_nationkey) FROM nation": r"the aggregate median\(\)",
     "SELECT first(n_name) FROM nation": r"the aggregate first\(\)",
     "SELECT sum(DISTINCT n_nationkey) FROM nation": r"sum\(DISTINCT",
+    "SELECT count(DISTINCT n_nationkey / 2) FROM nation": r"count\(DISTINCT \.\.\.\) of floating-point numbers",
     "SELECT string_agg(n_name, ',') FROM nation": r"string_agg\(\)",
     "SELECT n_regionkey, count(*) FROM nation GROUP BY ROLLUP (n_regionkey)": "ROLLUP",
     "SELECT n_name FROM nation EXCEPT SELECT r_name FROM region": "EXCEPT",
