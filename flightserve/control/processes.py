@@ -453,8 +453,9 @@ def missing(wants: Sequence[Want], nodes: Sequence[RayNode], room: Room) -> str:
     if (found := misfit(wants, nodes, room)) is None:
         return ""
     said = _said_of_one(wants, nodes[0], room) if len(nodes) == 1 else ""
-    less = "fewer replicas (--replicas NAME=N), or less for each (num_cpus=, num_gpus=, resources=)"
-    return f"placement cannot be satisfied: {said or told(found, nodes)}; take {less}"
+    fewer = "fewer replicas (--replicas NAME=N), or " if said or not found.alone else ""
+    options = "num_cpus=, num_gpus=, resources=" + ", labels=" * bool(found.want.labels)
+    return f"placement cannot be satisfied: {said or told(found, nodes)}; take {fewer}less for each ({options})"
 
 
 def _said_of_one(wants: Sequence[Want], node: RayNode, room: Room) -> str:

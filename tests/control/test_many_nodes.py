@@ -339,6 +339,7 @@ def test_what_fits_no_node_is_said_with_what_each_has(program: Program) -> None:
     said = program.do("refused", labels={"zone": "moon"}, name="Big")
     assert "no node has label zone=moon for a replica of Big; " in said["message"]
     assert "has zone=far;" in said["message"]
+    assert said["message"].endswith("; take less for each (num_cpus=, num_gpus=, resources=, labels=)")
 
 
 @pytest.mark.ray
