@@ -241,7 +241,12 @@ class CarrierHosted:
         self.addresses: Mapping[str, str] = {CARRIER: self._service.address}
         self.apply_table = self._service.apply_table
         self.statistics = self._service.statistics
-        self.stop = self._service.stop
+
+    def stop(self) -> None:
+        """The connections, and on another node than the supervisor's the app's folder there."""
+        self._service.stop()
+        if self._folder is not None:
+            self._folder.clear()
 
     def unfit(self) -> tuple[str, int]:
         """Never: where it cannot go on it ends."""
