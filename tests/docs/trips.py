@@ -89,7 +89,9 @@ class Doubling:
 
 def over_http(address: str) -> object:
     """A JSON call."""
-    answer = httpx.post(f"{address}/v1/Doubling/twice", json={"columns": {"a": [1, 2, 3]}})
+    # A head that names its request is parsed each time.
+    named = {"x-request-id": "trip"}
+    answer = httpx.post(f"{address}/v1/Doubling/twice", json={"columns": {"a": [1, 2, 3]}}, headers=named)
     assert answer.json() == {"columns": {"a": [2, 4, 6]}}
     return answer
 
