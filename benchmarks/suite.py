@@ -20,6 +20,7 @@ from benchmarks import (
     pipelines,
     policy_cost,
     recovery,
+    scale,
     sql,
     startup,
 )
@@ -43,6 +44,7 @@ SUITE = (
     Benchmark("overload", "goodput, misses, refusals and urgent requests at twice the capacity", overload.run),
     Benchmark("adaptive", "p99 against a latency target, from little load to too much", adaptive.run),
     Benchmark("recovery", "how long callers wait after SIGKILL of a replica or a router", recovery.run),
+    Benchmark("scale", "1,000 nodes and 10,000 replicas on paper: supervisor, routing table, routers", scale.run),
     Benchmark("sql", "TPC-H, scans, small queries and merged lookups against DuckDB and ROAPI", sql.run),
     Benchmark("startup", "from `flightserve run` to `ready`", startup.run),
 )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Iterable
 from typing import Any, Final
 
 from flightserve.control.messages import Message, encode
@@ -56,10 +57,22 @@ class Entrance:
 
 def send(writer: asyncio.StreamWriter, message: Message) -> None:
     """Queue a message; never waits. A connection that takes nothing is cut."""
+    send_all([writer], message)
+
+
+def send_all(writers: Iterable[asyncio.StreamWriter], message: Message) -> None:
+    """Queue a message on each of them. It is encoded once: a routing table is the same for all, and large where they
+    are many."""
+    data = encode(message)
+    for writer in writers:
+        _queue(writer, data)
+
+
+def _queue(writer: asyncio.StreamWriter, data: bytes) -> None:
     transport: Any = writer.transport
     if transport.is_closing():
         return
     if transport.get_write_buffer_size() > WRITE_BUFFER_BYTES_MAX:
         transport.abort()
         return
-    writer.write(encode(message))
+    writer.write(data)

@@ -35,8 +35,10 @@ class Nodes:
     def are(self, alive: Iterable[RayNode]) -> None:
         """These are there now, the supervisor's first."""
         self._alive, self._given = tuple(alive), {}
+        number = max(self._numbers.values(), default=-1)
         for node in self._alive:
-            self._numbers.setdefault(node.id, max(self._numbers.values(), default=-1) + 1)
+            if node.id not in self._numbers:
+                self._numbers[node.id] = number = number + 1
 
     def heard(self, slot: Slot, node: str) -> None:
         """A child that may be on one node only is on this one: so its number was with the supervisor before us."""

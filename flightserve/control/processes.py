@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from flightserve.control.afar import FarChildren
-from flightserve.control.connections import send
+from flightserve.control.connections import send, send_all
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Become, Leave, MakeRoom, Message, Reconfigure
 from flightserve.control.names import new_peer_id
@@ -163,8 +163,7 @@ class Processes:
 
     def tell_all(self, message: Message) -> None:
         """Send a message to every child that is connected."""
-        for writer in self._writers.values():
-            send(writer, message)
+        send_all(self._writers.values(), message)
 
     # ---- actions
 

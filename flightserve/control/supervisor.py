@@ -18,7 +18,7 @@ from typing import Any
 
 from flightserve.control.autoscaling import Autoscaling
 from flightserve.control.changes import Changes
-from flightserve.control.connections import BACKLOG_MAX, Entrance, bind, send
+from flightserve.control.connections import BACKLOG_MAX, Entrance, bind, send, send_all
 from flightserve.control.desired import Desired
 from flightserve.control.messages import (
     Announce,
@@ -328,8 +328,7 @@ class Supervisor:
         self._version = max(self._version + 1, time.monotonic_ns())
         table = self._published = Publish(self._roster.table(self._version))
         self._processes.tell_all(table)
-        for writer in self._followers:
-            send(writer, table)
+        send_all(self._followers, table)
         self._send_views()
 
     # ---- shutdown

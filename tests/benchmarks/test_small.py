@@ -20,7 +20,7 @@ from tests.benchmarks import together
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-WITHOUT_CALLS = {"startup"}
+WITHOUT_CALLS = {"startup", "scale"}
 # What these measure may well be nothing: nothing missed, and on a busy machine nothing answered in time.
 OVERLOADED = {"simulation", "overload", "adaptive"}
 
