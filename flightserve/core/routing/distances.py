@@ -114,6 +114,7 @@ class Distances:
         self._bounds = bounds
         self._allowed = allowed
         self.near = True
+        self._far = 0
         self.hold_until_ns = NEVER_NS
         self._nodes: dict[str, _FarNode] = {}
         self._lanes: dict[int, _LaneUse] = {}
@@ -268,6 +269,7 @@ class Distances:
         self._lanes[event.replica_id] = _LaneUse(node)
         if node is not None:
             node.lanes += 1
+            self._far += 1
             self.near = False
 
     def _node(self, name: str) -> _FarNode:
@@ -285,7 +287,8 @@ class Distances:
             lane.node.lanes -= 1
             for batch in batches:
                 lane.node.sent.pop(batch, None)
-            self.near = all(other.node is None for other in self._lanes.values())
+            self._far -= 1
+            self.near = not self._far
 
     def sent(self, batch: MicroBatch, held: Mapping[int, MicroBatch], now_ns: int) -> None:
         """A micro-batch was given to a lane, and is the last of those that it holds."""
