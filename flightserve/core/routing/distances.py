@@ -288,7 +288,15 @@ class Distances:
             for batch in batches:
                 lane.node.sent.pop(batch, None)
             self._far -= 1
-            self.near = not self._far
+            if not self._far:
+                self._rest()
+
+    def _rest(self) -> None:
+        """All lanes are near by: nothing is kept of when they are through, which would be wrong by the time it counts."""
+        self.near = True
+        self._soonest.clear()
+        for lane in self._lanes.values():
+            lane.free_ns = 0.0
 
     def sent(self, batch: MicroBatch, held: Mapping[int, MicroBatch], now_ns: int) -> None:
         """A micro-batch was given to a lane, and is the last of those that it holds."""

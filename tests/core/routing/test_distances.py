@@ -130,3 +130,16 @@ def test_where_all_are_too_far_a_request_is_told_so_at_once() -> None:
     assert not nodes.arrive(timeout_ns=100 * MS)
     assert nodes.machine.statistics().counts["would_miss"] == 1
     assert nodes.arrive(timeout_ns=1_000 * MS)
+
+
+def test_what_was_known_of_near_ones_is_forgotten_while_there_are_no_others() -> None:
+    nodes = Nodes(50, {FAR: 40})
+    (running,) = nodes.arrive()
+    nodes.machine.handle(ReplicaDown([FAR], "cut off"), nodes.now_ns)
+    nodes.now_ns += 50 * MS
+    nodes.end(running, 50)
+    nodes.now_ns += 1_000 * MS
+    nodes.machine.handle(ReplicaUp(FAR, 1, FAR, node=f"node {FAR}"), nodes.now_ns)
+    assert [batch.replica_id for batch in nodes.arrive()] == [NEAR]
+    nodes.now_ns += 20 * MS
+    assert not nodes.arrive(), "the near one is through in 30 ms"
