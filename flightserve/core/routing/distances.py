@@ -292,7 +292,7 @@ class Distances:
                 self._rest()
 
     def _rest(self) -> None:
-        """All lanes are near by: nothing is kept of when they are through, which would be wrong by the time it counts."""
+        """All lanes are near by: when they are through is no longer kept, and would be wrong by the time it counts."""
         self.near = True
         self._soonest.clear()
         for lane in self._lanes.values():
