@@ -7,6 +7,7 @@ same scikit-learn, read it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +34,8 @@ def ensure() -> Path:
         rows = random.uniform(0, 200, (_ROWS, len(FEATURES)))
         model = GradientBoostingRegressor(random_state=7).fit(rows, rows @ random.uniform(-1, 1, len(FEATURES)))
         _FILE.parent.mkdir(parents=True, exist_ok=True)
-        making = _FILE.with_suffix(".making")
+        # Several processes may find it missing.
+        making = _FILE.with_suffix(f".making-{os.getpid()}")
         joblib.dump(model, making)
         making.rename(_FILE)
     return _FILE
