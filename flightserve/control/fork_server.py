@@ -40,6 +40,8 @@ FIXED = ("RAY_JOB_ID", "RAY_RAYLET_PID")
 SCRIPT = "default_worker.py"
 # Where there is a runtime environment, its hash: that is another program.
 OF_AN_ENVIRONMENT = "--runtime-env-hash="
+# As the module `site` has it.
+CUSTOM = ("sitecustomize", "usercustomize")
 # What all children have, or most of them; libraries of one protocol are not among it.
 PRELOADED = (
     "ray",
@@ -77,10 +79,19 @@ class Wish:
         os.chdir(self.cwd)
         os.environ.clear()
         os.environ.update(self.environment)
+        customize()
         place = next(place for place, each in enumerate(self.command) if Path(each).name == SCRIPT)
         sys.argv = self.command[place:]
         sys.path.insert(0, os.path.dirname(sys.argv[0]))
         runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def customize() -> None:
+    """Run again what Python runs at its start for who set it up: it may have begun a thread, or looked at the
+    environment, in the process that forked this one."""
+    for name in CUSTOM:
+        if name in sys.modules:
+            importlib.reload(sys.modules[name])
 
 
 def main() -> None:

@@ -250,7 +250,7 @@ def test_a_full_queue(stub: Any) -> None:
         ("longer", Code.INTERNAL, "4"),
         ("nothing", Code.INTERNAL, "Probe.nothing"),
         ("mistyped", Code.INTERNAL, "Probe.mistyped"),
-        ("gone", status.Code.UNAVAILABLE, "died"),
+        ("gone", Code.UNAVAILABLE, "died"),
         ("secret", Code.PERMISSION_DENIED, "not yours"),
     ],
 )
