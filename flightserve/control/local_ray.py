@@ -78,7 +78,8 @@ class LocalRay:
         # For whoever looks for what this process's Ray wrote.
         os.symlink(f"{SUBFOLDER}/session_latest", f"{self.folder.path}/session_{os.getpid()}")
         carry_words()
-        self._tail = Tail(f"{self.folder.path}/{SUBFOLDER}/session_latest/logs", take)
+        # Without the link: Ray makes that anew, and for a moment there is none, whenever a process connects.
+        self._tail = Tail(os.path.realpath(f"{self.folder.path}/{SUBFOLDER}/session_latest/logs"), take)
         self._tail.start()
 
     def lost(self) -> str:

@@ -162,8 +162,12 @@ class Tail:
         return any(new)
 
     def _open_new(self) -> None:
-        with os.scandir(self._folder) as entries:
-            names = [entry.name for entry in entries if entry.name.endswith((".out", ".err"))]
+        try:
+            with os.scandir(self._folder) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith((".out", ".err"))]
+        except FileNotFoundError:
+            # Ray's folder has gone, at the end: what is open is read all the same.
+            return
         self._done &= set(names)
         for name in names:
             if name not in self._files and name not in self._done and (found := _kind_of(name)) is not None:

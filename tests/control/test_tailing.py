@@ -121,3 +121,16 @@ def test_the_thread_reads_and_the_end_hands_over_the_rest(tmp_path: Path) -> Non
     assert sorted(tailed.lines()) == ["late", "one", "rest", "two"]
     opened = subprocess.run(["ls", "-l", f"/proc/{os.getpid()}/fd"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path) not in opened
+
+
+def test_a_folder_that_has_gone_is_no_fault(tailed: Tailed) -> None:
+    """Ray's own, at the end; what is open is read all the same."""
+    tailed.write(f"worker-a-b-{os.getpid()}.out", "first\n")
+    tailed.tail.look()
+    path = tailed.write(f"worker-a-b-{os.getpid()}.out", "last\n")
+    path.unlink()
+    (tailed.folder / "old").rmdir()
+    tailed.folder.rmdir()
+    tailed.tail.look()
+    assert tailed.lines() == ["first", "last"]
+    tailed.folder.mkdir()
