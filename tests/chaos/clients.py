@@ -38,6 +38,8 @@ CODES_OF_FLIGHT: Final = {
     status.flight: code.name for code, status in TABLE.items() if code is not Code.RESOURCE_EXHAUSTED
 }
 # What gRPC's core says where no server did.
+# What grpc.aio says of a call that had begun on a connection which was gone before its first operation.
+NO_STATUS: Final = "Internal error from Core"
 CHANNEL_BROKE: Final = re.compile(
     r"Socket closed|failed to connect|[Cc]onnection re(set|fused)|GOAWAY|Broken pipe|Endpoint clos|End of TCP stream"
     r"|recvmsg|sendmsg|Stream removed|Transport closed|Connection attempt"
@@ -222,7 +224,8 @@ def _grpc_failure(error: aio.AioRpcError) -> Exception:
     details = error.details() or ""
     # A frontend that answers says which request it means; gRPC's own library says nothing but its text.
     answered = any(key == "x-request-id" for key, _ in error.trailing_metadata() or ())
-    if error.code() is grpc.StatusCode.UNAVAILABLE and not answered and CHANNEL_BROKE.search(details):
+    broke = error.code() is grpc.StatusCode.UNAVAILABLE and CHANNEL_BROKE.search(details)
+    if not answered and (broke or (error.code() is grpc.StatusCode.INTERNAL and details == NO_STATUS)):
         return Disconnected(details)
     return Failed(error.code().name, details, own=not answered)
 
