@@ -57,9 +57,10 @@ class Puller:
         """Have the region's rows put into the mirror; returns before they are there, after waiting for room on the
         link. Raises Unavailable where there is none in time."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._closed or self._credits.take(region.length), SILENT_S_MAX):
+            room = self._changed.wait_for(lambda: self._closed or self._credits.take(region.length), SILENT_S_MAX)
+            if self._closed or not room:
                 self._segments.failed(segment, region)
-                raise Unavailable("rows of another node do not come: the link to it is busy")
+                raise Unavailable("rows of another node do not come: the link to it is busy, or it is gone")
             self._wanted.append((segment, region))
             if not self._idle and self._threads < CONNECTIONS_MAX:
                 self._threads += 1
@@ -70,48 +71,61 @@ class Puller:
         be_nice()
         sock: socket.socket | None = None
         try:
-            while (wanted := self._next()) is not None:
-                sock = self._serve(sock, *wanted)
+            while self._wait():
+                sock = self._serve_next(sock)
         finally:
             with self._changed:
                 self._threads -= 1
             if sock is not None:
                 sock.close()
 
-    def _next(self) -> tuple[NodeSegment, Region] | None:
+    def _wait(self) -> bool:
+        """Until something is wanted; False once nothing is any more."""
         with self._changed:
             self._idle += 1
             self._changed.wait_for(lambda: self._wanted or self._closed)
             self._idle -= 1
-            return None if self._closed else self._wanted.popleft()
+            return not self._closed
 
-    def _serve(self, sock: socket.socket | None, segment: NodeSegment, region: Region) -> socket.socket | None:
-        """The connection that is left after that, None where it broke."""
+    def _serve_next(self, sock: socket.socket | None) -> socket.socket | None:
+        """The connection that is left after that, None where it broke. Who waits for the next one keeps nothing of
+        this one's segment."""
+        with self._changed:
+            if not self._wanted:
+                # Another thread was faster.
+                return sock
+            segment, region = self._wanted.popleft()
+        pulled = False
         try:
             if sock is None:
                 sock = self._reach(Pull())
                 sock.settimeout(SILENT_S_MAX)
             assert segment.mirror is not None
             _take(sock, region, segment.mirror.room(region))
+            pulled = True
         except FlightserveError as error:
             log.info("rows of another node cannot be had: %s", error.message)
-            self._segments.failed(segment, region)
             if sock is not None:
                 sock.close()
             sock = None
-        else:
-            self._segments.arrived(segment, region)
-        with self._changed:
-            self._credits.give_back(region.length)
-            self.pulled_bytes += region.length if sock is not None else 0
-            self._changed.notify_all()
+        finally:
+            # Whatever was raised: somebody waits for these rows, and for the room that they take.
+            (self._segments.arrived if pulled else self._segments.failed)(segment, region)
+            with self._changed:
+                self._credits.give_back(region.length)
+                self.pulled_bytes += region.length if pulled else 0
+                self._changed.notify_all()
         return sock
 
     def close(self) -> None:
-        """Pull nothing any more."""
+        """Pull nothing any more; what waits fails."""
         with self._changed:
             self._closed = True
+            left = list(self._wanted)
+            self._wanted.clear()
             self._changed.notify_all()
+        for segment, region in left:
+            self._segments.failed(segment, region)
 
 
 def be_nice() -> None:
@@ -138,14 +152,18 @@ def serve_pulls(sock: socket.socket, segments: NodeSegments) -> None:
     """Answer what the other node asks for on this connection, until it closes. Raises Unavailable then."""
     be_nice()
     while True:
-        owner, number, offset, length = RANGE.unpack(read_exactly(sock, RANGE.size))
-        segment = segments.find((owner, number))
-        if segment is None:
-            _send(sock, LENGTH.pack(0))
-            continue
-        rows = segment.rows(Region(owner, number, offset, length))
-        _send(sock, LENGTH.pack(length))
-        _send(sock, rows)
+        _answer(sock, segments, *RANGE.unpack(read_exactly(sock, RANGE.size)))
+
+
+def _answer(sock: socket.socket, segments: NodeSegments, owner: int, number: int, offset: int, length: int) -> None:
+    """Nothing of the segment is kept while the next is waited for."""
+    segment = segments.find((owner, number))
+    if segment is None:
+        _send(sock, LENGTH.pack(0))
+        return
+    rows = segment.rows(Region(owner, number, offset, length))
+    _send(sock, LENGTH.pack(length))
+    _send(sock, rows)
 
 
 def _send(sock: socket.socket, data: bytes | memoryview) -> None:

@@ -247,6 +247,8 @@ class FrameRelay:
         with self._lock:
             found = [self._used.pop(key) for key in list(self._used) if which(key)]
         for segment in found:
+            # Shown again under that name, it is shown anew; and what was shown for long is not remembered for ever.
+            self._local.known.discard(segment.key)
             gone(segment)
 
     def let_go_of(self, key: SegmentKey) -> None:
@@ -256,7 +258,7 @@ class FrameRelay:
     def hang_up(self) -> None:
         """Have both threads end. Any thread."""
         self._local.shutdown()
-        _shut(self._remote)
+        shut(self._remote)
 
     def close(self) -> None:
         """Both threads have ended."""
@@ -294,8 +296,8 @@ class ByteRelay:
 
     def hang_up(self) -> None:
         """Have both threads end. Any thread."""
-        _shut(self._local)
-        _shut(self._remote)
+        shut(self._local)
+        shut(self._remote)
 
     def close(self) -> None:
         """Both threads have ended."""
@@ -312,6 +314,7 @@ def _pass_on(source: socket.socket, sink: socket.socket) -> None:
     raise Unavailable("the connection was closed")
 
 
-def _shut(sock: socket.socket) -> None:
+def shut(sock: socket.socket) -> None:
+    """Have whoever reads or writes it find its end."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

@@ -179,10 +179,14 @@ class NodeSegments:
         time."""
         if segment.mirror is None:
             return
+
+        def settled() -> bool:
+            return segment.mirroring.state(region.offset, region.generation) is not Presence.COMING
+
         with self._changed:
-            while (state := segment.mirroring.state(region.offset, region.generation)) is not Presence.HERE:
-                if state is Presence.MISSING or not self._changed.wait(timeout_s):
-                    raise Unavailable("rows of another node cannot be had")
+            self._changed.wait_for(settled, timeout_s)
+            if segment.mirroring.state(region.offset, region.generation) is not Presence.HERE:
+                raise Unavailable("rows of another node cannot be had")
 
     def arrived(self, segment: NodeSegment, region: Region) -> None:
         """Its rows were put there."""

@@ -18,9 +18,9 @@ from typing import Final
 from flightserve import threads
 from flightserve.carrier.greeting import GREETING_S_MAX, Purpose, reach_carrier, read_body, take_in
 from flightserve.carrier.pulling import Puller, serve_pulls
-from flightserve.carrier.relays import ByteRelay, FrameRelay
+from flightserve.carrier.relays import ByteRelay, FrameRelay, shut
 from flightserve.carrier.segments import NodeSegment, NodeSegments
-from flightserve.clock import Clock, monotonic_ns
+from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.core.lifecycle.reconciling import CARRIER
 from flightserve.core.telling import Telling
 from flightserve.errors import FlightserveError, ProtocolError, Unavailable
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX: Final = 4096
 CONNECT_S_MAX: Final = 10.0
+# Of them so many that have not proved that they are of the app.
+GREETING_MAX: Final = 256
 SWEEP_S: Final = 1.0
 STOP_S: Final = 1.0
 # The supervisor's number in `Reach`.
@@ -74,6 +76,9 @@ class CarrierService:
         self._relays: set[AnyRelay] = set()
         # Of those that have ended.
         self._frames = 0
+        self._pulled_bytes = 0
+        # Connections of nobody knows whom, and since when.
+        self._greeting: dict[socket.socket, int] = {}
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -105,11 +110,18 @@ class CarrierService:
         """Who is where."""
         self._peers = {peer.id: peer for peer in table.peers}
         self._addresses = {peer.node: peer.address for peer in table.peers if peer.tier == CARRIER and peer.address}
+        with self._lock:
+            gone = [self._pullers.pop(node) for node in list(self._pullers) if node not in self._addresses]
+            self._pulled_bytes += sum(puller.pulled_bytes for puller in gone)
+        for puller in gone:
+            # A node that comes back is another one by its id.
+            puller.close()
 
     def statistics(self) -> dict[str, float]:
         """Counts of this node, and bytes that were pulled."""
         with self._lock:
-            relays, pulled = len(self._relays), sum(puller.pulled_bytes for puller in self._pullers.values())
+            relays = len(self._relays)
+            pulled = self._pulled_bytes + sum(puller.pulled_bytes for puller in self._pullers.values())
             frames = self._frames + sum(relay.frames for relay in self._relays)
         return {
             "connections": float(relays),
@@ -140,6 +152,11 @@ class CarrierService:
     def _sweep(self) -> None:
         while not self._stopping.wait(SWEEP_S):
             self._segments.sweep()
+            before_ns = monotonic_ns() - int(GREETING_S_MAX * NS_PER_S)
+            with self._lock:
+                overdue = [sock for sock, since_ns in self._greeting.items() if since_ns < before_ns]
+            for sock in overdue:
+                shut(sock)
 
     # ---- taking in
 
@@ -213,7 +230,7 @@ class CarrierService:
     # ---- carriers of other nodes
 
     def _serve_remote(self, sock: socket.socket) -> None:
-        node, purpose = take_in(sock, self._secret, self.node)
+        node, purpose = self._greet(sock)
         if isinstance(purpose, Pull):
             serve_pulls(sock, self._segments)
         elif isinstance(purpose, Supervise):
@@ -227,6 +244,20 @@ class CarrierService:
             local = connect(peer.endpoint, CONNECT_S_MAX)
             local.sendall(frames.encode([frames.OnBehalf(node, purpose.pid)]))
             self._relay(local, sock, node)
+
+    def _greet(self, sock: socket.socket) -> tuple[str, Purpose]:
+        """Anybody on the network may connect: bounded in number and time, and one too many costs the one that has been
+        silent longest."""
+        with self._lock:
+            self._greeting[sock] = monotonic_ns()
+            longest = next(iter(self._greeting)) if len(self._greeting) > GREETING_MAX else None
+        if longest is not None:
+            shut(longest)
+        try:
+            return take_in(sock, self._secret, self.node)
+        finally:
+            with self._lock:
+                self._greeting.pop(sock, None)
 
     def _relay(self, local: socket.socket, remote: socket.socket, node: str, pid: int = 0) -> None:
         def pull(segment: NodeSegment, region: frames.Region) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flightserve.carrier import greeting
+from flightserve.carrier import greeting, service
 from flightserve.carrier.greeting import reach_carrier, take_in
 from flightserve.carrier.service import CarrierService
 from flightserve.errors import ProtocolError, Unavailable
@@ -120,3 +120,37 @@ def test_nobody_listens() -> None:
         port = server.getsockname()[1]
     with pytest.raises(Unavailable, match="cannot be reached"):
         reach_carrier(f"127.0.0.1:{port}", SECRET, "there", Pull())
+
+
+def test_strangers_are_bounded_in_number(carrier: CarrierService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "GREETING_MAX", 3)
+    first = dialled(carrier)
+    eventually(lambda: len(carrier._greeting) == 1, what="it is waited for")
+    others = [dialled(carrier) for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        for sock in (first, *others):
+            stack.enter_context(sock)
+        assert closes(first), "it has been silent longest"
+        with reach_carrier(carrier.address, SECRET, "there", Pull()) as known:
+            known.sendall(RANGE.pack(1, 1, 0, 64))
+            assert known.recv(LENGTH.size) == LENGTH.pack(0), "who is of the app comes in all the same"
+
+
+def test_who_says_a_byte_now_and_then_is_closed(carrier: CarrierService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, and the greeting does not."""
+    monkeypatch.setattr(service, "GREETING_S_MAX", 0.2)
+    with dialled(carrier) as sock:
+        sock.settimeout(0.05)
+        # A greeting of 400 bytes is announced.
+        sock.sendall((400).to_bytes(4, "little"))
+
+        def ended() -> bool:
+            try:
+                sock.sendall(b"\0")
+                return not sock.recv(1)
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        eventually(ended, 20, what="it is closed")

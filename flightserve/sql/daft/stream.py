@@ -17,7 +17,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, InvalidArgument, Unavailable
 from flightserve.sql.daft.programs import unpack
 from flightserve.sql.engine.errors import scrub
-from flightserve.sql.engine.result_batches import BATCH_BYTES_MAX, conform, gather
+from flightserve.sql.engine.result_batches import BATCH_BYTES_MAX, conform, gather, table_within
 from flightserve.sql.engine.result_stream import OTHER_TYPES
 
 log = logging.getLogger(__name__)
@@ -68,14 +68,8 @@ class DaftStream:
 
     def read_all(self, bytes_max: int) -> pa.Table | None:
         """Everything, or None when it is more than `bytes_max`; the query is given up then."""
-        batches, nbytes = [], 0
         with contextlib.closing(self):
-            for batch in self._read():
-                batches.append(batch)
-                nbytes += batch.nbytes
-                if nbytes > bytes_max:
-                    return None
-        return pa.Table.from_batches(batches, self.schema)
+            return table_within(self._read(), self.schema, bytes_max)
 
     def close(self) -> None:
         """Give up what is not yet read. Idempotent."""

@@ -5,7 +5,7 @@ Dictionaries are written out: a dictionary goes with every batch, or is a messag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 import pyarrow as pa
@@ -15,6 +15,17 @@ GATHER_BYTES: Final = 2 << 20
 BATCH_BYTES_MAX: Final = 8 << 20
 
 Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
+
+
+def table_within(batches: Iterable[pa.RecordBatch], schema: pa.Schema, bytes_max: int) -> pa.Table | None:
+    """All batches as one, or None as soon as they are more than so many bytes."""
+    read, nbytes = [], 0
+    for batch in batches:
+        read.append(batch)
+        nbytes += batch.nbytes
+        if nbytes > bytes_max:
+            return None
+    return pa.Table.from_batches(read, schema)
 
 
 def conform(rows: Rows, schema: pa.Schema) -> Rows:

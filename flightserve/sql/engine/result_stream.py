@@ -28,6 +28,7 @@ from flightserve.sql.engine.result_batches import (
     conform,
     gather,
     plain_schema,
+    table_within,
     write_out_dictionaries,
 )
 from flightserve.sql.statements.explaining import ExplainForm, as_typed, told
@@ -173,14 +174,8 @@ class ResultStream:
 
     def read_all(self, bytes_max: int) -> pa.Table | None:
         """Everything, or None when it is more than `bytes_max`; the query is given up then."""
-        batches, nbytes = [], 0
         with contextlib.closing(self):
-            for batch in self._read():
-                batches.append(batch)
-                nbytes += batch.nbytes
-                if nbytes > bytes_max:
-                    return None
-        return pa.Table.from_batches(batches, self.schema)
+            return table_within(self._read(), self.schema, bytes_max)
 
     def close(self) -> None:
         """Give up what is not yet read. Idempotent."""
