@@ -183,7 +183,8 @@ class RequestMeta(msgspec.Struct, frozen=True):
 
     `deadline_ns` is absolute `CLOCK_MONOTONIC`; `request_id` is echoed and logged ("" lets the data plane
     make one up); `traceparent` is passed through as it came. Requests of one `key` are sent the same way where a split
-    decides (`pipelines.splitting`).
+    decides (`pipelines.splitting`). `caller` is who asks (`core.access`), "" where nobody has to say: what is called
+    onwards for him is judged by his rights.
     """
 
     deadline_ns: int = NEVER_NS
@@ -191,3 +192,4 @@ class RequestMeta(msgspec.Struct, frozen=True):
     request_id: str = ""
     traceparent: str = ""
     key: str = ""
+    caller: str = ""

@@ -265,8 +265,9 @@ class Uplink:
         )
         for index, (rows, meta) in enumerate(parts, first_index):
             part = frames.Part(
-                request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key
-            )
+                request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key,
+                meta.caller,
+            )  # fmt: skip
             self.pending[request_id] = Pending(deliver, index, part, sent, losses=losses)
             out.append(part)
             offset += rows

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from flightserve.clock import NEVER_NS, NS_PER_MS, Clock, monotonic_ns
+from flightserve.core.access.rights import read_caller
 from flightserve.types import RequestMeta
 from flightserve.wire.frames import Part
 
@@ -134,6 +135,11 @@ class Context:
         return tuple([part.key for part in self._parts])
 
     @property
+    def callers(self) -> tuple[str, ...]:
+        """Who makes each request, by name; "" where nobody has to say (an app without `--auth`)."""
+        return tuple([read_caller(part.caller)[0] for part in self._parts])
+
+    @property
     def requests(self) -> int:
         """How many requests these are."""
         return len(self._parts)
@@ -145,8 +151,9 @@ class Context:
 
     def onward(self, timeout_ms_max: int, timeout_ms_default: int) -> RequestMeta:
         """The metadata of a call onwards that speaks for all requests: their latest deadline and lowest priority, the
-        first trace context there is, and their ids with a number behind them. The callee's own limits, in
-        milliseconds, only shorten the time; its default holds where there is no deadline to inherit."""
+        first trace context there is, their ids with a number behind them, and all their callers, a line each. The
+        callee's own limits, in milliseconds, only shorten the time; its default holds where there is no deadline to
+        inherit."""
         labels, number = self.request_ids, self._number()
         traceparent = next((part.traceparent for part in self._parts if part.traceparent), "")
         return RequestMeta(
@@ -155,6 +162,7 @@ class Context:
             _child(",".join(filter(None, labels)), number),
             traceparent,
             self._parts[0].key if len(set(self.request_keys)) == 1 else "",
+            "\n".join(sorted({part.caller for part in self._parts})),
         )
 
     def onward_parts(
@@ -179,6 +187,7 @@ class Context:
                     _child(part.label, number),
                     part.traceparent,
                     part.key,
+                    part.caller,
                 ),
             )
             for part in parts

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from flightserve import loops, threads
 from flightserve.config import FrontendOptions
+from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.refreshing import Refresh
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
@@ -91,8 +92,10 @@ class FrontendHost:
         on_loop: Callable[[asyncio.AbstractEventLoop], None] | None = None,
         refresh: Refresh | None = None,
         shared: Mapping[str, int] = {},
+        access: Access = OPEN,
     ) -> None:
-        """`shared` are the ports that other processes listen on as well, by protocol."""
+        """`shared` are the ports that other processes listen on as well, by protocol. `access` says who callers are."""
+        self._access = access
         self._service = service
         self._shared = shared
         self._options = options
@@ -198,13 +201,13 @@ class FrontendHost:
 
         async def build_and_start() -> tuple[Any, str]:
             # Built on the loop: grpc.aio and zmq.asyncio take the running loop in their constructors.
-            frontend = frontend_class(*arguments)
+            frontend = frontend_class(*arguments, access=self._access)
             return frontend, await frontend.start()
 
         if on_loop:
             frontend, address = self._on(build_and_start(), START_TIMEOUT_S)
         else:
-            frontend = frontend_class(*arguments)
+            frontend = frontend_class(*arguments, access=self._access)
             address = frontend.start()
         self._running[protocol] = frontend
         log.info("%s listens on %s", protocol, address)

@@ -36,7 +36,8 @@ def next_request(before: Routed, number: int, call: frames.NextCall, now_ns: int
         part.deadline_ns, part.priority, now_ns, False, True,
         dispatcher=before.dispatcher, link=before.link, hold=hold,
         part=frames.Part(
-            part.request_id, offset, rows, part.deadline_ns, part.priority, part.label, part.traceparent, part.key
+            part.request_id, offset, rows, part.deadline_ns, part.priority, part.label, part.traceparent, part.key,
+            part.caller,
         ),
         then=before.then[1:], stage=before.stage + 1, origin=before.origin,
         given_by=f"{before.dispatcher.spec.name}.{before.group[0]}",

@@ -357,7 +357,7 @@ class Dispatcher:
             parts.append(
                 frames.Part(
                     len(holds) - 1, part.row_offset + offset, rows,
-                    part.deadline_ns, part.priority, part.label, part.traceparent, part.key,
+                    part.deadline_ns, part.priority, part.label, part.traceparent, part.key, part.caller,
                 )
             )  # fmt: skip
             request.batch = batch

@@ -313,6 +313,9 @@ def requests_context(deployment: str, method: str, requests: Sequence[LocalReque
     for number, request in enumerate(requests):
         meta, rows = request.meta, request.batch.num_rows
         parts.append(
-            Part(number, 0, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key)
-        )
+            Part(
+                number, 0, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key,
+                meta.caller,
+            )
+        )  # fmt: skip
     return Context(deployment, method, parts)

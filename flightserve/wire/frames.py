@@ -47,6 +47,7 @@ class Part(msgspec.Struct, array_like=True, gc=False):
     label: str = ""
     traceparent: str = ""
     key: str = ""
+    caller: str = ""
 
 
 class Item(msgspec.Struct, array_like=True, gc=False):

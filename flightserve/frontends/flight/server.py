@@ -22,6 +22,7 @@ from pyarrow import flight
 from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.refreshing import Refresh
 from flightserve.contracts.service import Service
 from flightserve.contracts.warehouse import TableInfo
@@ -362,9 +363,11 @@ class FlightFrontend:
         metrics: Any,
         ticket_key: bytes = b"",
         refresh: Refresh | None = None,
+        access: Access = OPEN,
     ) -> None:
         """`ticket_key` signs tickets; frontends that share it open each other's. Empty: one of its own. `refresh` has
         all replicas of a warehouse look at their files."""
+        self._access = access
         self._service = service
         self._host = host
         self._port = port

@@ -17,6 +17,7 @@ from grpc import aio
 from grpc_reflection.v1alpha import reflection
 
 from flightserve.config import UNIX, EdgeLimits
+from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import Service
 from flightserve.errors import Unavailable
 from flightserve.frontends.edge_watch import Watched
@@ -43,9 +44,17 @@ class GrpcFrontend:
     """`flightserve.v1.FlightServe`, KServe's, health and reflection on one port. Lives on the loop it is made on."""
 
     def __init__(
-        self, service: Service, host: str, port: int | str, limits: EdgeLimits, metrics: Metrics, shared: bool = False
+        self,
+        service: Service,
+        host: str,
+        port: int | str,
+        limits: EdgeLimits,
+        metrics: Metrics,
+        shared: bool = False,
+        access: Access = OPEN,
     ) -> None:
         """A port that is a text is a unix socket, `unix:PATH`; one that is `shared` other processes listen on, too."""
+        self._access = access
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._unix = UnixSocket(port) if isinstance(port, str) else None

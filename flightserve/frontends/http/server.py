@@ -22,6 +22,7 @@ import uvicorn
 
 from flightserve.clock import monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import Service
 from flightserve.errors import Unavailable
 from flightserve.frontends.edge import BACKLOG
@@ -65,10 +66,12 @@ class HttpFrontend:
         cors_origins: Sequence[str] = (),
         allow_get: bool | None = None,
         shared_port: int | None = None,
+        access: Access = OPEN,
     ) -> None:
         """`shared_port`: one that other processes listen on as well; where it is not `port`, we listen on both.
         `allow_get`: a query may come by GET, too; None: where only this machine can ask. A port that is a text is
         a unix socket, `unix:PATH`."""
+        self._access = access
         self._allow_get = allow_get
         self._unix = UnixSocket(port) if isinstance(port, str) else None
         self._host = LOCAL if self._unix is not None else host

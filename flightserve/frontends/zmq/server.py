@@ -31,6 +31,7 @@ import zmq
 from flightserve import threads
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import AsyncCall, EncodedStream, Service
 from flightserve.errors import ResourceExhausted, Unavailable
 from flightserve.frontends import edge
@@ -67,7 +68,10 @@ class ZmqRequest:
 class ZmqFrontend:
     """`[header JSON, Arrow IPC stream]` both ways on a ROUTER socket. Lives on the loop it is started on."""
 
-    def __init__(self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics) -> None:
+    def __init__(
+        self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics, access: Access = OPEN
+    ) -> None:
+        self._access = access
         self._service = service
         self._address = (host, port)
         self._limits = limits

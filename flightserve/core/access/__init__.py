@@ -1,0 +1,1 @@
+"""Who may do what: rights, principals and their limits, as plain decisions."""
