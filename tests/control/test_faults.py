@@ -107,7 +107,10 @@ class Load:
         enough = sum(self.codes.values()) + count
         wait_until(lambda: sum(self.codes.values()) >= enough, "outcomes")
 
-    def end(self) -> None:
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Each request gets one outcome, and no other: a second one would not be among the open ones."""
         self._ending.set()
         for thread in self._threads:
@@ -193,22 +196,29 @@ def test_a_router_that_dies_or_freezes_costs_no_idempotent_request_anything(
     app: Served, number: signal.Signals
 ) -> None:
     wait_until(app.whole, "the standby")
-    load = Load(app.addresses["zmq"])
-    load.more()
-    owner, standby = _owner(app), app.child("standby-0").pid
-    before = app.child(owner)
-    os.kill(before.pid, number)
-    wait_until(lambda: app.child(owner).pid == standby, "the standby is the router")
-    wait_until(lambda: before.pid not in app.processes(), "the old one is gone")
-    load.more()
-    load.end()
+    with Load(app.addresses["zmq"]) as load:
+        load.more()
+        owner, standby = _owner(app), app.child("standby-0").pid
+        before = app.child(owner)
+        os.kill(before.pid, number)
+        wait_until(lambda: app.child(owner).pid == standby, "the standby is the router")
+        wait_until(lambda: before.pid not in app.processes(), "the old one is gone")
+        load.more()
     assert dict(load.codes) == {"OK": sum(load.codes.values())}
     assert load.wrong == []
 
 
 def _owner(app: Served) -> str:
-    """The router that has the deployment's lanes."""
-    return next(child.name for child in app.view().children if child.statistics.get("Pricing.lanes"))
+    """The router that has the deployment's lanes. A process's figures come with its heartbeats: of one that was
+    replaced just now there are none yet."""
+    owners: list[str] = []
+
+    def found() -> bool:
+        owners.extend(child.name for child in app.view().children if child.statistics.get("Pricing.lanes"))
+        return bool(owners)
+
+    wait_until(found, "a router that says it has lanes")
+    return owners[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
