@@ -8,6 +8,7 @@ False it asks nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from flightserve.core.access.rights import ALL, ANYBODY, Principal, Rights
@@ -32,6 +33,10 @@ class Access(Protocol):
         """Whether callers have to say who they are."""
         ...
 
+    def over(self, protocol: str) -> Access:
+        """The same, for what comes over this protocol: the audit log says which."""
+        ...
+
     def known(self, authorization: str | None, subject: str = "") -> Principal | None:
         """Who says this, where that was found lately; None where it is to be found out. `authorization` is the
         header's text (`Bearer ...`, `Basic ...`), `subject` that of the client's certificate, where TLS checked one.
@@ -51,9 +56,19 @@ class Access(Protocol):
         handshake."""
         ...
 
-    def begin(self, principal: Principal, what: str, request_id: str, priority: int = 0, nbytes: int = 0) -> Visit:
-        """He begins a call (`Deployment.method`) or a query (`sql`). Raises ResourceExhausted, with when to come again,
-        at one of his limits; PermissionDenied for too great a priority."""
+    def begin(
+        self,
+        principal: Principal,
+        what: str,
+        request_id: str,
+        priority: int = 0,
+        nbytes: int = 0,
+        tables: Sequence[str] = (),
+    ) -> Visit:
+        """He begins a call (`Deployment.method`) or a query (`sql`, of these tables where they are known). Raises
+        ResourceExhausted, with when to come again, at one of his limits; PermissionDenied for too great a priority;
+        Unauthenticated where he was revoked, or may do other things by now: a long stream finds it out here. His
+        longest query is `principal.limits.shorten`'s to see to."""
         ...
 
     def rights(self, caller: str) -> Rights:
@@ -73,6 +88,9 @@ class _Open:
     def __repr__(self) -> str:
         return "<access: open>"
 
+    def over(self, protocol: str) -> Access:
+        return self
+
     def known(self, authorization: str | None, subject: str = "") -> Principal | None:
         return ANYBODY
 
@@ -85,7 +103,15 @@ class _Open:
     def issue(self, principal: Principal) -> str:
         return ""
 
-    def begin(self, principal: Principal, what: str, request_id: str, priority: int = 0, nbytes: int = 0) -> Visit:
+    def begin(
+        self,
+        principal: Principal,
+        what: str,
+        request_id: str,
+        priority: int = 0,
+        nbytes: int = 0,
+        tables: Sequence[str] = (),
+    ) -> Visit:
         return _OPEN_VISIT
 
     def rights(self, caller: str) -> Rights:

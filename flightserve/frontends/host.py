@@ -201,13 +201,13 @@ class FrontendHost:
 
         async def build_and_start() -> tuple[Any, str]:
             # Built on the loop: grpc.aio and zmq.asyncio take the running loop in their constructors.
-            frontend = frontend_class(*arguments, access=self._access)
+            frontend = frontend_class(*arguments, access=self._access.over(protocol))
             return frontend, await frontend.start()
 
         if on_loop:
             frontend, address = self._on(build_and_start(), START_TIMEOUT_S)
         else:
-            frontend = frontend_class(*arguments, access=self._access)
+            frontend = frontend_class(*arguments, access=self._access.over(protocol))
             address = frontend.start()
         self._running[protocol] = frontend
         log.info("%s listens on %s", protocol, address)

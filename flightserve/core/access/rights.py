@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from flightserve.clock import NEVER_NS, NS_PER_S
+
 K = TypeVar("K")
 
 # The role that may all; no file has to name it.
@@ -19,7 +21,7 @@ ADMIN: Final = "admin"
 NAME_CHARS_MAX: Final = 128
 # Remembered answers of one set of rights: names that strangers make up do not stay.
 ANSWERS_MAX: Final = 4096
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:/+=-]{0,127}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:/+=|~-]{0,127}")
 
 
 def is_name(text: str) -> bool:
@@ -105,15 +107,22 @@ class PrincipalLimits:
     max_query_s: float = 0.0
     bytes_in_flight: int = 0
 
+    def shorten(self, deadline_ns: int, now_ns: int) -> int:
+        """The deadline of a query of his: his longest query ends it, if nothing does before."""
+        return min(deadline_ns, now_ns + int(self.max_query_s * NS_PER_S)) if self.max_query_s else deadline_ns
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Principal:
-    """Somebody who was recognised. Two are the same where their names are."""
+    """Somebody who was recognised. Two are the same where their names are. `credential` says by what, without telling
+    it: whoever has another one by now has to be recognised again. What he showed holds until `until_ns` (monotonic)."""
 
     name: str
     roles: tuple[str, ...]
     rights: Rights = field(repr=False)
     limits: PrincipalLimits = PrincipalLimits()
+    credential: str = field(default="", repr=False)
+    until_ns: int = NEVER_NS
 
     @property
     def caller(self) -> str:
