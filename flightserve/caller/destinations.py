@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
-from flightserve.errors import NotFound, Unavailable, did_you_mean
+from flightserve.contracts.missing import not_found
+from flightserve.errors import Unavailable
 from flightserve.fabric.memory.batches import id_of_schema
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire.frames import NextCall
@@ -88,14 +89,7 @@ class Destinations:
         deployment, method = target
         if not self.table.version:
             raise Unavailable("the frontend has just started and knows no deployments yet; try again")
-        entry = self.entries.get(deployment)
-        if entry is None:
-            known = sorted(self.entries)
-            hint = did_you_mean(deployment, known) or f"; deployed: {', '.join(known) or 'none'}"
-            raise NotFound(f"no deployment {deployment[:128]!r}{hint}")
-        names = sorted(m.name for m in entry.spec.methods)
-        hint = did_you_mean(method, names) or f"; it has: {', '.join(names)}"
-        raise NotFound(f"{deployment} has no method {method[:128]!r}{hint}")
+        raise not_found(deployment, method, (entry.spec for entry in self.entries.values()))
 
     def _chain(self, target: Target) -> Destination:
         known = self.known

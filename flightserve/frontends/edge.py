@@ -67,8 +67,10 @@ def meta_of(
     limits: EdgeLimits,
     now_ns: int,
     native_deadline_ns: int = NEVER_NS,
+    caller: str = "",
 ) -> RequestMeta:
-    """What the metadata of one request says. `now_ns` and `native_deadline_ns` are CLOCK_MONOTONIC.
+    """What the metadata of one request says. `now_ns` and `native_deadline_ns` are CLOCK_MONOTONIC; `caller` is who
+    asks (`Principal.caller`).
 
     Raises InvalidArgument naming the header, DeadlineExceeded when there is no time left.
     """
@@ -83,6 +85,7 @@ def meta_of(
         f"{_prefix}{next(_counter):x}" if request_id is None else checked_request_id(request_id),
         "" if traceparent is None else known_traceparent(traceparent),
         "" if key is None else checked_key(key),
+        caller,
     )
 
 
@@ -98,9 +101,10 @@ def checked_key(key: str) -> str:
     return key
 
 
-def default_meta(spec: DeploymentSpec, now_ns: int) -> RequestMeta:
+def default_meta(spec: DeploymentSpec, now_ns: int, caller: str = "") -> RequestMeta:
     """`meta_of` for a request without any metadata."""
-    return RequestMeta(now_ns + spec.options.default_timeout_ms * NS_PER_MS, 0, f"{_prefix}{next(_counter):x}")
+    deadline_ns = now_ns + spec.options.default_timeout_ms * NS_PER_MS
+    return RequestMeta(deadline_ns, 0, f"{_prefix}{next(_counter):x}", "", "", caller)
 
 
 def _deadline_ns(

@@ -14,6 +14,7 @@ import pyarrow as pa
 from flightserve.app import App
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.missing import not_found
 from flightserve.contracts.refreshing import Refreshed, Refreshing
 from flightserve.contracts.service import EncodedStream, PartCallback, Passed, Payload, Reply
 from flightserve.declare import spec_of
@@ -21,9 +22,7 @@ from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
     FlightserveError,
-    NotFound,
     Unavailable,
-    did_you_mean,
 )
 from flightserve.fabric.conversion.casting import fitted
 from flightserve.fabric.memory.batches import stream_of
@@ -96,15 +95,9 @@ class LocalService:
     def method(self, deployment: str, method: str) -> tuple[DeploymentSpec, MethodSpec]:
         """Look one up; raises NotFound that names what is known."""
         found = self._deployments.get(deployment)
-        if found is None:
-            names = sorted(self._deployments)
-            hint = did_you_mean(deployment, names) or f"; deployed: {', '.join(names)}"
-            raise NotFound(f"no deployment {deployment[:128]!r}{hint}")
-        spec = found.spec.method(method)
-        if spec is None:
-            names = sorted(m.name for m in found.spec.methods)
-            hint = did_you_mean(method, names) or f"; it has: {', '.join(names)}"
-            raise NotFound(f"{deployment} has no method {method[:128]!r}{hint}")
+        spec = None if found is None else found.spec.method(method)
+        if found is None or spec is None:
+            raise not_found(deployment, method, self.deployments())
         return found.spec, spec
 
     def ready(self) -> bool:

@@ -61,7 +61,7 @@ def _expression(pattern: str) -> str:
 class Rights:
     """What some roles grant together. Asked for each request, so answers are remembered."""
 
-    __slots__ = ("_call", "_calls", "_queries", "_query", "all_tables", "metrics", "operate")
+    __slots__ = ("_call", "_calls", "_queries", "_query", "all_tables", "any_tables", "metrics", "operate")
 
     def __init__(self, roles: Iterable[Role]) -> None:
         granted = list(roles)
@@ -70,6 +70,8 @@ class Rights:
         tables = {pattern for role in granted for pattern in role.query}
         # Whether every table is seen: then nobody has to ask for each.
         self.all_tables = "*" in tables
+        # Whether he may query at all.
+        self.any_tables = bool(tables)
         self._call = _pattern({pattern for role in granted for pattern in role.call}, 0)
         self._query = _pattern(tables, re.IGNORECASE)
         self._calls: dict[tuple[str, str], bool] = {}
