@@ -11,9 +11,10 @@ waits for its own deployment, and composed deployments cannot block each other f
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from flightserve.declare import (
@@ -64,6 +65,14 @@ class App:
             if not says_itself(value.cls):
                 spec_of(value)
 
+    def with_options(self, changes: Mapping[str, Mapping[str, Any]]) -> App:
+        """The same with other options of its deployments, by their names. Raises ConfigError as `Bound.options`."""
+        app = copy.copy(self)
+        app.bound = tuple(_changed(bound, changes.get(bound.name, {})) for bound in self.bound)
+        # What was made of the other options.
+        vars(app).pop("specs", None)
+        return app
+
     @functools.cached_property
     def specs(self) -> tuple[DeploymentSpec, ...]:
         """The deployments as the tiers know them. Raises ConfigError for what cannot be served."""
@@ -77,6 +86,13 @@ class App:
 
     def __repr__(self) -> str:
         return f"App({', '.join(value.name for value in self.bound)})"
+
+
+def _changed(bound: Bound[Any], changes: Mapping[str, Any]) -> Bound[Any]:
+    try:
+        return bound.options(**changes)
+    except ConfigError as error:
+        raise ConfigError(f"{bound.name}: {error.message}") from error
 
 
 def _bound(value: Any) -> Bound[Any]:

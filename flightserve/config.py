@@ -63,7 +63,7 @@ class EdgeLimits:
 @dataclass(frozen=True, slots=True)
 class FabricLimits:
     """Bounds of one process's data plane, the same in every process of an app. Bytes, counts, seconds. By `serve(...,
-    fabric=FabricLimits(...))`; the command line has no flags for these."""
+    fabric=FabricLimits(...))`, or a file's section `[fabric]`."""
 
     segment_bytes: int = 64 * MIB
     memory_bytes_max: int = 2048 * MIB

@@ -201,7 +201,7 @@ def serve(
     With `replace`, for notebooks, whose cells run again: what this program serves under one of the app's names, or on a
     port that is asked for, is stopped first, and its ports are taken where none are asked for. What the
     frontends take from strangers is bounded by `limits` (`config.EdgeLimits`), what every process of the data plane may
-    use by `fabric` (`config.FabricLimits`); the command line has no flags for these.
+    use by `fabric` (`config.FabricLimits`).
 
     Raises ConfigError for options that make no sense and `control.launcher.StartFailed` where the app cannot
     start. Call it from a thread that lives as long as the app: our own Ray ends with it.

@@ -20,7 +20,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-RUN_MARK = "FLIGHTSERVE_TEST_RUN"
+RUN_MARK = "TEST_FLIGHTSERVE_RUN"
 SETTLE_S = 15.0
 SOCKET_PREFIX = "@flightserve"
 

@@ -13,6 +13,8 @@ from flightserve.config import UNIX
 
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+# As DuckDB reads them: KB is a thousand, KiB 1,024.
+_PREFIXES: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def table(text: str) -> tuple[str, str]:
@@ -38,6 +40,11 @@ def table(text: str) -> tuple[str, str]:
     return name, text
 
 
+def is_address(text: str) -> bool:
+    """Whether it is one (https://, s3://), and no path."""
+    return bool(_ADDRESS.match(text))
+
+
 def csv_option(text: str) -> tuple[str, str]:
     """KEY=VALUE."""
     name, separator, value = text.partition("=")
@@ -52,6 +59,15 @@ def seconds(text: str) -> float:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write it as 30s, 500ms, 5m or 1h")
     return float(found[1]) * _UNITS_S[found[2]]
+
+
+def size(text: str) -> int:
+    """65536, 64KB, 64MiB or 1.5GB, in bytes."""
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?) ?([kmgt]?)(i?)b?", text.strip().lower(), re.ASCII)
+    if found is None or (found[3] and not found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it in bytes, or as 64MB (10^6) or 64MiB (2^20)")
+    number = float(found[1]) if "." in found[1] else int(found[1])
+    return int(number * (1024 if found[3] else 1000) ** _PREFIXES[found[2]])
 
 
 def port(text: str) -> int | str:

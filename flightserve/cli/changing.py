@@ -7,9 +7,10 @@ import json
 import sys
 from typing import Any
 
-from flightserve.cli.arguments import replica_count, replica_counts
+from flightserve.cli.arguments import replica_count, replica_counts, seconds
 from flightserve.cli.loading import NotLoaded, load_app
 from flightserve.cli.output import StdoutForPrograms
+from flightserve.cli.settings.settled import add_set_option
 from flightserve.errors import ConfigError
 from flightserve.running import CHANGE_TIMEOUT_S, RECONFIGURE_TIMEOUT_S
 
@@ -36,6 +37,7 @@ def add_commands(commands: Any) -> None:
     about = "take the resources of what is replaced, a replica first, where there is no room beside it"
     deploy.add_argument("--in-place", action="store_true", help=about)
     _changing_options(deploy)
+    add_set_option(deploy)
 
     reconfigure = commands.add_parser("reconfigure", help="tell a deployment's replicas of another configuration")
     reconfigure.set_defaults(command=_reconfigure)
@@ -44,7 +46,7 @@ def add_commands(commands: Any) -> None:
     reconfigure.add_argument("config", metavar="CONFIG", help=about)
     _app_option(reconfigure)
     about = "how long all replicas together may take (default: %(default)s)"
-    reconfigure.add_argument("--timeout", type=float, default=RECONFIGURE_TIMEOUT_S, metavar="SECONDS", help=about)
+    reconfigure.add_argument("--timeout", type=seconds, default=RECONFIGURE_TIMEOUT_S, metavar="TIME", help=about)
 
 
 def _app_option(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +59,7 @@ def _changing_options(parser: argparse.ArgumentParser) -> None:
     """What `scale` and `deploy` have in common."""
     _app_option(parser)
     about = "how long new replicas may take to be ready before all is as it was (default: %(default)s)"
-    parser.add_argument("--timeout", type=float, default=CHANGE_TIMEOUT_S, metavar="SECONDS", help=about)
+    parser.add_argument("--timeout", type=seconds, default=CHANGE_TIMEOUT_S, metavar="TIME", help=about)
 
 
 def _scale(arguments: argparse.Namespace) -> int:
@@ -87,7 +89,8 @@ def _deploy(arguments: argparse.Namespace) -> int:
     running = commands.find_app(arguments.app_id)
     with StdoutForPrograms() as out:
         try:
-            deployments = plan_deployments(load_app(arguments.app), arguments.everything)
+            app = arguments.settings.with_options(load_app(arguments.app))
+            deployments = plan_deployments(app, arguments.everything)
         except NotLoaded as error:
             raise commands.ChangeFailed(f"nothing was changed: {error.message}", error.detail) from error
         replicas, timeout_s, in_place = dict(arguments.replicas), arguments.timeout, arguments.in_place

@@ -9,6 +9,7 @@ from typing import Any
 
 from flightserve.cli.loading import load_app
 from flightserve.cli.output import StdoutForPrograms
+from flightserve.cli.settings.settled import add_set_option
 
 
 def add_commands(commands: Any) -> None:
@@ -18,6 +19,7 @@ def add_commands(commands: Any) -> None:
     openapi = commands.add_parser("openapi", help="print an app's OpenAPI document, as it is served at /openapi.json")
     openapi.set_defaults(command=_openapi)
     openapi.add_argument("app", metavar="module:app", help="where the fs.App is")
+    add_set_option(openapi)
 
 
 def _proto(_arguments: argparse.Namespace) -> int:
@@ -29,7 +31,8 @@ def _openapi(arguments: argparse.Namespace) -> int:
     with StdoutForPrograms() as out:
         from flightserve.frontends.http.openapi import openapi
 
-        specs = sorted(load_app(arguments.app).specs, key=lambda spec: spec.name)
+        app = arguments.settings.with_options(load_app(arguments.app))
+        specs = sorted(app.specs, key=lambda spec: spec.name)
         # A server on loopback takes queries by URL too; a document that names more than some server takes would lie.
         print(json.dumps(openapi(specs), indent=2), file=out)
     return 0

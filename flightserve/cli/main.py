@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,13 +20,15 @@ from flightserve import __version__
 from flightserve.cli import changing, contracts, projects, serving, status
 from flightserve.cli.log_options import error_record
 from flightserve.cli.serving import status_of
+from flightserve.cli.settings.settled import COMMAND, add_file_options, parse_flags, settle
 from flightserve.errors import FlightserveError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    arguments = make_parser().parse_args(argv)
+    arguments = parse_flags(make_parser(), argv)
     try:
+        settle(arguments, os.environ)
         return int(arguments.command(arguments))
     except FlightserveError as error:
         in_json = getattr(arguments, "log_format", None) == "json"
@@ -44,7 +47,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each leaves the function that runs it in `command`."""
     parser = argparse.ArgumentParser(prog="flightserve", description="Serve Python methods on Arrow record batches.")
     parser.add_argument("--version", action="version", version=f"flightserve {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest=COMMAND)
     for each in (serving, projects, status, changing, contracts):
         each.add_commands(commands)
+    for command in commands.choices.values():
+        add_file_options(command)
     return parser

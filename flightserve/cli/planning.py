@@ -2,19 +2,17 @@
 
 A process that has imported a module once cannot be trusted to import it anew, and a module that is being written may do
 anything: so whoever reloads an app (`cli.reloading`) has it read here, each time by another process. Standard input has
-one line, the paths that changed as JSON, and its end is ours: we do not outlive who asked. Standard output has one
+one line, a `Wish` as JSON, and its end is ours: we do not outlive who asked. Standard output has one
 `Planned`; what the app's modules print goes to standard error.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -22,11 +20,20 @@ import msgspec
 from flightserve import threads
 from flightserve.cli.loading import load_app
 from flightserve.cli.output import StdoutForPrograms
+from flightserve.cli.settings.deployments import with_options
+from flightserve.cli.settings.found import FoundOption
 from flightserve.control.sources import place_of, read_modules
 from flightserve.errors import FlightserveError
 
 # Where Python's packages lie, also when that is below the current folder.
 _INSTALLED = ("site-packages", "dist-packages")
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What is to be planned anew: the paths that `changed`, and what is set of single deployments."""
+
+    changed: list[str]
+    options: tuple[FoundOption, ...] = ()
 
 
 class Planned(msgspec.Struct, array_like=True):
@@ -39,15 +46,15 @@ class Planned(msgspec.Struct, array_like=True):
     detail: str = ""
 
 
-def plan(target: str, changed: Sequence[str]) -> Planned:
+def plan(target: str, wish: Wish) -> Planned:
     """Import and plan it. A file that changed and was not imported is one that replicas import later, so that all of
     them are to be replaced."""
     try:
         from flightserve.running import plan_deployments
 
-        app = load_app(target)
+        app = with_options(load_app(target), wish.options)
         files = module_files()
-        deployments = plan_deployments(app, everything=not set(changed) <= set(files))
+        deployments = plan_deployments(app, everything=not set(wish.changed) <= set(files))
         return Planned(files, pickle.dumps(deployments))
     except FlightserveError as error:
         return Planned(_touched(error), problem=error.message, detail=getattr(error, "detail", ""))
@@ -97,7 +104,7 @@ def _end_all() -> None:
 def main(target: str) -> None:
     """Answer once."""
     asked = _open_input()
-    changed = json.loads(asked.readline())
+    wish = msgspec.json.decode(asked.readline(), type=Wish)
 
     def end_with_who_asked() -> None:
         asked.read()
@@ -105,7 +112,7 @@ def main(target: str) -> None:
 
     threads.start("flightserve-planning", end_with_who_asked)
     with StdoutForPrograms() as out:
-        out.buffer.write(msgspec.msgpack.encode(plan(target, changed)))
+        out.buffer.write(msgspec.msgpack.encode(plan(target, wish)))
         out.flush()
         _end_all()
 

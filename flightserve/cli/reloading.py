@@ -12,7 +12,6 @@ save in the meantime is the better one: it ends the reading, or has the deploy t
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -20,13 +19,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from flightserve import threads
-from flightserve.cli.planning import Planned, module_files
+from flightserve.cli.planning import Planned, Wish, module_files
+from flightserve.cli.settings.found import FoundOption
 from flightserve.errors import Cancelled, FlightserveError
 
 log = logging.getLogger(__name__)
@@ -83,8 +83,9 @@ def _named(paths: set[str]) -> str:
 class Reloader:
     """Looks at the files on one thread and deploys on another, from `begin` until `stop`."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, options: Sequence[FoundOption] = ()) -> None:
         self._target = target
+        self._options = tuple(options)
         # As it is before Ray adds its own: another environment is another version of every deployment.
         self._environment: Mapping[str, str] = dict(os.environ)
         self._app_id = ""
@@ -204,7 +205,7 @@ class Reloader:
                 command, env=self._environment, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 start_new_session=True,
             )  # fmt: skip
-        said = _answer(planner, json.dumps(changed).encode() + b"\n")
+        said = _answer(planner, msgspec.json.encode(Wish(changed, self._options)) + b"\n")
         with self._lock:
             self._planner = None
         if not said:

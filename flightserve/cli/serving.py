@@ -20,7 +20,8 @@ from flightserve.cli.loading import load_app
 from flightserve.cli.log_options import LogOptions, add_log_options, detail_of, log_options, opened
 from flightserve.cli.progress import Progress, counted
 from flightserve.cli.samples import call_of
-from flightserve.cli.source_options import add_source_options, csv_options, read_init
+from flightserve.cli.settings.settled import add_set_option
+from flightserve.cli.source_options import add_source_options, check_tables, warehouse_app
 from flightserve.config import NODE, PROTOCOLS, UNIX_PROTOCOLS, USUAL_PORTS, FrontendOptions
 from flightserve.core.lifecycle.reconciling import FRONTEND
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, Unavailable
@@ -44,7 +45,7 @@ def add_commands(commands: Any) -> None:
     """Add `run` and `sql` to the parser's commands."""
     run = commands.add_parser("run", help="serve an app until SIGINT or SIGTERM")
     run.set_defaults(command=_run)
-    run.add_argument("app", metavar="module:app", help="where the fs.App is, e.g. examples.flights.app:app")
+    run.add_argument("app", nargs="?", metavar="module:app", help="where the fs.App is, e.g. examples.flights.app:app")
     about = "for development: when a module of the app below the current folder is saved, deploy what it says then"
     run.add_argument("--reload", action="store_true", help=about)
     _serving_options(run)
@@ -57,7 +58,7 @@ def add_commands(commands: Any) -> None:
         "table), or an address (https://, s3://): one table each, called NAME, or as it is; files of a folder "
         "that are not of one table are a table each, called as they are"
     )
-    option("tables", nargs="+", metavar="[NAME=]PATH", type=table, help=about)
+    option("tables", nargs="*", default=[], metavar="[NAME=]PATH", type=table, help=about)
     about = "memory: each replica copies the tables when it starts; view: it reads the files for each query"
     option("--load", choices=("memory", "view"), default="memory", help=f"{about} (default: %(default)s)")
     about = "duckdb: a query runs in one replica; daft: on all nodes of the Ray, over Parquet files that all have"
@@ -109,8 +110,9 @@ def _serving_options(parser: argparse.ArgumentParser) -> None:
     about = "tell Flight clients of every frontend that they may read a result from (default: where they asked)"
     option("--flight-locations", action="store_true", help=about)
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
-    option("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="SECONDS", help=about)
+    option("--drain-timeout", type=seconds, default=defaults.drain_timeout_s, metavar="TIME", help=about)
     add_log_options(parser)
+    add_set_option(parser)
 
 
 def _frontends(text: str) -> int | str:
@@ -118,63 +120,47 @@ def _frontends(text: str) -> int | str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.app is None:
+        raise ConfigError("what is to be served is not said: name module:app, or write app under [run] in a file")
     reloader = None
     if arguments.reload:
         from flightserve.cli.reloading import Reloader
 
-        reloader = Reloader(arguments.app)
+        reloader = Reloader(arguments.app, arguments.settings.options)
     return _serve(arguments, lambda: load_app(arguments.app), reloader)
 
 
 def _sql(arguments: argparse.Namespace) -> int:
     if arguments.reload:
         raise ConfigError("sql has no code to reload; --refresh TIME serves the files as they are by then")
-    names = [name for name, _ in arguments.tables]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ConfigError(f"two tables would be called {repeated[0]!r}; write NAME=PATH for one of them")
-
-    def make() -> App:
-        from flightserve.app import App
-        from flightserve.sql import Warehouse
-
-        warehouse = Warehouse(
-            dict(arguments.tables),
-            name=arguments.name,
-            load=arguments.load,
-            engine=arguments.engine,
-            threads=arguments.threads,
-            memory_limit=arguments.memory_limit,
-            spill_limit=arguments.spill_limit,
-            refresh_s=arguments.refresh,
-            cache_mb=arguments.cache_mb,
-            strict_files=arguments.strict,
-            csv=csv_options(arguments.csv),
-            init=read_init(arguments.init),
-        )
-        return App(warehouse.bind())
-
-    return _serve(arguments, make)
+    check_tables(arguments.tables)
+    return _serve(arguments, lambda: warehouse_app(arguments))
 
 
 def _serve(arguments: argparse.Namespace, make: Callable[[], App], reloader: Reloader | None = None) -> int:
-    with naming_flags():
-        options = _frontend_options(arguments)
+    with naming_flags(arguments.settings):
+        options = frontend_options(arguments)
         # Before the app is read, which may take long, and much before Ray starts.
         from flightserve.control import ports
 
         ports.check(options)
-
-    def plan() -> Plan:
-        from flightserve.running import make_plan
-
-        wait_s = arguments.wait_for_nodes
-        return make_plan(make(), options, dict(arguments.replicas), arguments.routers, wait_for_nodes_s=wait_s)
-
-    return serve_until_told(plan, arguments.address, reloader, log_options(arguments))
+    return serve_until_told(
+        lambda: plan_of(arguments, make, options), arguments.address, reloader, log_options(arguments)
+    )
 
 
-def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
+def plan_of(arguments: argparse.Namespace, make: Callable[[], App], options: FrontendOptions) -> Plan:
+    """The plan that the arguments ask for. Raises ConfigError."""
+    from flightserve.running import make_plan
+
+    settings, counts, wait_s = arguments.settings, dict(arguments.replicas), arguments.wait_for_nodes
+    with naming_flags(settings):
+        app, fabric = settings.with_options(make()), settings.fabric()
+        return make_plan(app, options, counts, arguments.routers, fabric, wait_for_nodes_s=wait_s)
+
+
+def frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
+    """What the arguments say of frontends. Raises ConfigError."""
     ports: dict[str, Any] = {
         f"{protocol}_port": None if getattr(arguments, f"no_{protocol}") else getattr(arguments, f"{protocol}_port")
         for protocol in PROTOCOLS
@@ -183,7 +169,7 @@ def _frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
         host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout,
         allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
         allow_get=arguments.allow_get, flight_locations=arguments.flight_locations,
-        share_ports=arguments.share_ports, **ports,
+        share_ports=arguments.share_ports, limits=arguments.settings.edge(), **ports,
     )  # fmt: skip
 
 

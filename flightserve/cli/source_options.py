@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flightserve.cli.arguments import csv_option
 from flightserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flightserve.app import App
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +26,38 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     option("--init", metavar="FILE", help=about)
     about = "do not start where a file cannot be read (default: leave it out, name it, and serve the others)"
     option("--strict", action="store_true", help=about)
+
+
+def check_tables(tables: Sequence[tuple[str, str]]) -> None:
+    """Raises ConfigError where there are none, and for two of one name."""
+    if not tables:
+        raise ConfigError("no tables are named: give [NAME=]PATH, or write them under [sql.tables] in a file")
+    names = [name for name, _ in tables]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"two tables would be called {repeated[0]!r}; write NAME=PATH for one of them")
+
+
+def warehouse_app(arguments: argparse.Namespace) -> App:
+    """What `flightserve sql` serves with these arguments. Raises ConfigError."""
+    from flightserve.app import App
+    from flightserve.sql import Warehouse
+
+    warehouse = Warehouse(
+        dict(arguments.tables),
+        name=arguments.name,
+        load=arguments.load,
+        engine=arguments.engine,
+        threads=arguments.threads,
+        memory_limit=arguments.memory_limit,
+        spill_limit=arguments.spill_limit,
+        refresh_s=arguments.refresh,
+        cache_mb=arguments.cache_mb,
+        strict_files=arguments.strict,
+        csv=csv_options(arguments.csv),
+        init=read_init(arguments.init),
+    )
+    return App(warehouse.bind())
 
 
 def csv_options(given: Sequence[tuple[str, str]]) -> dict[str, str | list[str]]:

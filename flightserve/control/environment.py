@@ -15,8 +15,8 @@ from typing import Final
 from flightserve.control.names import APP_ID_VARIABLE
 
 # What Ray (in drivers, too: PYTHONBREAKPOINT), the launcher and glibc's settings (`local_ray.MALLOC`) say of the
-# process they are in: never carried, and kept where it is.
-_OF_THE_PROCESS: Final = ("RAY_", "MALLOC_", APP_ID_VARIABLE, "PYTHONBREAKPOINT")
+# process they are in, and the command's settings: never carried, and kept where it is.
+_OF_THE_PROCESS: Final = ("RAY_", "MALLOC_", APP_ID_VARIABLE, "PYTHONBREAKPOINT", "FLIGHTSERVE_")
 # The accelerators that Ray gave a worker, by the names their makers look for.
 _ACCELERATORS: Final = frozenset(
     {

@@ -24,8 +24,9 @@ BASE_CHARACTERS_MAX: Final = 20
 MARK: Final = "@"
 _SUPERVISOR: Final = "-supervisor"
 _CARRIER: Final = "-carrier"
-# In the environment of every process that a launcher starts: how the reaper knows its own.
-APP_ID_VARIABLE: Final = "FLIGHTSERVE_APP_ID"
+# In the environment of every process that a launcher starts: how the reaper knows its own. Settings (`cli.settings`)
+# begin with FLIGHTSERVE_.
+APP_ID_VARIABLE: Final = "_FLIGHTSERVE_APP_ID"
 
 
 def new_app_id() -> str:

@@ -84,7 +84,7 @@ def main() -> None:
     while os.read(0, 1):
         pass
     directory, app_id, launcher = sys.argv[1:4]
-    end(f"FLIGHTSERVE_APP_ID={app_id}".encode(), directory, int(launcher))
+    end(f"_FLIGHTSERVE_APP_ID={app_id}".encode(), directory, int(launcher))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The chaos app, served as `flightserve run` serves: `python -m tests.chaos.serve '{"directory": ..., ...}'`.
 
-The command line does not take the data plane's limits; here shared memory is small, so that it can be filled.
+Here shared memory is small, so that it can be filled.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ WAIT_S = 60.0
 READY_S = 120.0
 POLL_S = 0.05
 ROOT = Path(__file__).parents[2]
-MARK = "FLIGHTSERVE_CONTROL_TEST"
+MARK = "TEST_FLIGHTSERVE_CONTROL"
 # The state of a listening socket in /proc/net/tcp.
 TCP_LISTEN = "0A"
 
@@ -85,7 +85,7 @@ class Served:
             except OSError:
                 continue
             ids |= {
-                entry.partition(b"=")[2].decode() for entry in environment if entry.startswith(b"FLIGHTSERVE_APP_ID=")
+                entry.partition(b"=")[2].decode() for entry in environment if entry.startswith(b"_FLIGHTSERVE_APP_ID=")
             }
         # In a Ray that was there before, nobody's environment has it.
         return ids or {app for app, path in running_apps().items() if path.startswith(f"{self.directory}/")}

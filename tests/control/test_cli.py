@@ -48,8 +48,6 @@ FREE = [f"--{protocol}-port=0" for protocol in config.PROTOCOLS]
         ([APP, "--replicas", "Prices=2"], "replicas are given for Prices; the app's deployments are: Pricing"),
         ([APP, "--routers", "0"], "routers: 0"),
         ([APP, "--frontends", "65"], "frontends: 65"),
-        ([APP, "--drain-timeout", "-1"], "--drain-timeout is -1.0"),
-        ([APP, "--drain-timeout", "nan"], "--drain-timeout is nan"),
         (["nothing"], "'nothing' is not module:app"),
         (["tests.control.pricing:Pricing"], "is the class Pricing; it must be a flightserve.App"),
         (["tests.control.pricing:missing"], "module tests.control.pricing has no 'missing'"),
@@ -368,7 +366,7 @@ def test_the_reaper_waits_for_the_processes_and_removes_the_directory(tmp_path: 
     directory = tmp_path / "session"
     (directory / "logs").mkdir(parents=True)
     marked = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, "FLIGHTSERVE_APP_ID": "reaped"}
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, "_FLIGHTSERVE_APP_ID": "reaped"}
     )
     waiting = subprocess.Popen(
         [sys.executable, "-I", "-S", reaper.__file__, str(directory), "reaped", str(os.getpid())], stdin=subprocess.PIPE
@@ -379,8 +377,8 @@ def test_the_reaper_waits_for_the_processes_and_removes_the_directory(tmp_path: 
         child = [sys.executable, "-c", "input()"]
         reader = subprocess.Popen(child, stdin=subprocess.PIPE, pass_fds=[reading.fileno()])
         writer = subprocess.Popen(child, stdin=subprocess.PIPE, pass_fds=[writing.fileno()])
-    assert set(reaper.marked(b"FLIGHTSERVE_APP_ID=reaped", str(directory), os.getpid())) == {marked.pid, writer.pid}
-    assert set(reaper.marked(b"FLIGHTSERVE_APP_ID=reaped", str(directory), writer.pid)) == {marked.pid}
+    assert set(reaper.marked(b"_FLIGHTSERVE_APP_ID=reaped", str(directory), os.getpid())) == {marked.pid, writer.pid}
+    assert set(reaper.marked(b"_FLIGHTSERVE_APP_ID=reaped", str(directory), writer.pid)) == {marked.pid}
     assert waiting.stdin is not None
     waiting.stdin.close()
     assert directory.exists()

@@ -150,7 +150,7 @@ def _line(state: str, uid: int, inode: int = 77) -> str:
     return f" 0: 0100007F:1F90 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 {uid} 0 {inode} 1 0 100\n"
 
 
-MARKED = "A=1 FLIGHTSERVE_APP_ID=0a1b B=2"
+MARKED = "A=1 _FLIGHTSERVE_APP_ID=0a1b B=2"
 
 
 @pytest.mark.parametrize(

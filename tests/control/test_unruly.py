@@ -2,7 +2,7 @@
 
 After each, the caller has an answer with a code by its deadline, whoever calls another deployment meanwhile notices
 nothing, who calls the same replica has an answer with a code, and the next good calls work by themselves. All cells,
-with `FLIGHTSERVE_FAULTS=all`, take minutes; else those below.
+with `TEST_FLIGHTSERVE_FAULTS=all`, take minutes; else those below.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FEW = {
     "finaliser": ("crash", "processes"),
 }
 ALL = {place: tuple(ACTS) for place in PLACES}
-CELLS = ALL if os.environ.get("FLIGHTSERVE_FAULTS") == "all" else FEW  # tidy: which tests, not what they test
+CELLS = ALL if os.environ.get("TEST_FLIGHTSERVE_FAULTS") == "all" else FEW  # tidy: which tests, not what they test
 CODES = {code.name for code in Code}
 
 

@@ -37,7 +37,7 @@ class Watched(Served):
         self.planted = directory / "planted"
         self.planted.mkdir()
         path = os.pathsep.join([str(ROOT / "tests/control/planted"), os.environ.get("PYTHONPATH", "")])
-        environment = {"FLIGHTSERVE_TEST_PLANTED": str(self.planted), "PYTHONPATH": path}
+        environment = {"TEST_FLIGHTSERVE_PLANTED": str(self.planted), "PYTHONPATH": path}
         super().__init__(directory, command=COMMAND, environment=environment)
 
     def end_thread(self, pid: int, name: str) -> None:

@@ -18,6 +18,8 @@ import pytest
 import flightserve as fs
 from flightserve import errors, metrics
 from flightserve.cli.main import make_parser
+from flightserve.cli.settings.files import read_file
+from flightserve.cli.settings.known import read_settings
 from flightserve.config import EdgeLimits, FabricLimits, FrontendOptions
 from flightserve.types import DeploymentOptions
 from flightserve.wire.status import TABLE, Code
@@ -79,6 +81,29 @@ def test_options_of_the_command(command: str) -> None:
     for name, default in options.items():
         if default not in (None, False, "", []):
             assert said[name] == str(default), name
+
+
+# ---- settings
+
+
+def test_the_full_file_of_settings_has_every_one_with_its_default() -> None:
+    """docs/how-to/flightserve.toml: what has no default stands there as an example, behind a #."""
+    path = ROOT / "docs" / "how-to" / "flightserve.toml"
+    known = read_settings(make_parser())
+    values = read_file(str(path), known).values
+    for key, setting in known.by_key.items():
+        if setting.default not in (None, "", []):
+            assert key in values, f"{path.name} lacks {setting.name} = {setting.default!r}"
+            assert values[key].value == setting.default, setting.name
+    everything = tomllib.loads(re.sub(r"^# (?=[\w\[])(?=.*(?: = |\]$))", "", path.read_text(), flags=re.MULTILINE))
+    for setting in known.by_key.values():
+        section = everything if len(setting.key) == 1 else everything[setting.key[0]]
+        assert setting.key[-1] in section, f"{path.name} lacks an example of {setting.name}"
+    (options,) = everything["deployments"].values()
+    assert options.keys() == known.options.keys()
+    for name, value in options.items():
+        default = getattr(DeploymentOptions(), name)
+        assert default is None or known.options[name].from_toml(value, "") == default, name
 
 
 # ---- options

@@ -1,7 +1,7 @@
 """Nobody's rows, keys, types, nulls or metadata reach anybody else: requests that share a micro-batch get what each
 gets alone, in a fresh replica.
 
-`FLIGHTSERVE_ISOLATION_EXAMPLES` says how many examples each property tries; the plain tests try few.
+`TEST_FLIGHTSERVE_ISOLATION_EXAMPLES` says how many examples each property tries; the plain tests try few.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.plane import Plane, meta, plane
 from tests.replica import mirror
 from tests.replica.mirror import METHODS, Mirror, alike, requests
 
-EXAMPLES = int(os.environ.get("FLIGHTSERVE_ISOLATION_EXAMPLES", "0"))
+EXAMPLES = int(os.environ.get("TEST_FLIGHTSERVE_ISOLATION_EXAMPLES", "0"))
 _ALL = list(HealthCheck)
 
 

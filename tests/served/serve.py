@@ -1,4 +1,4 @@
-"""`flightserve run` with small limits, which the command line does not take: `python -m tests.served.serve`."""
+"""`flightserve run` with small limits, and reports that come often: `python -m tests.served.serve`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import os
 import threading
 from pathlib import Path
 
-FOLDER = "FLIGHTSERVE_TEST_PLANTED"
+FOLDER = "TEST_FLIGHTSERVE_PLANTED"
 EVERY_S = 0.02
 
 

@@ -1,0 +1,183 @@
+"""What a command goes by: defaults, then the file, then the environment, then flags; the later wins.
+
+The parser is asked for flags alone. What it was given takes its place in the same namespace as what was found
+elsewhere, so that commands read their arguments as if all had come by flags; `settings` tells the rest: where each came
+from, the bounds, and what is said of single deployments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from flightserve.cli.settings.files import read_file
+from flightserve.cli.settings.found import FILE, FLAG, VARIABLE, FoundOption, FoundSettings, FoundValue
+from flightserve.cli.settings.known import (
+    FILE_OPTION,
+    SET_OPTION,
+    Key,
+    KnownSettings,
+    Setting,
+    options_of,
+    parsers_of,
+    read_settings,
+)
+from flightserve.cli.settings.variables import FILE_VARIABLE, read_set, read_variables
+from flightserve.config import EdgeLimits, FabricLimits
+from flightserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flightserve.app import App
+
+T = TypeVar("T")
+
+COMMAND: Final = "command_name"
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """`--config`, for every command that has settings."""
+    if any(options_of(parser)) or any(action.dest == SET_OPTION for action in parser._actions):
+        about = "a TOML file of settings (default: the one that FLIGHTSERVE_CONFIG names); flags go before it"
+        parser.add_argument("--config", metavar="FILE", help=about)
+
+
+def add_set_option(parser: argparse.ArgumentParser) -> None:
+    """`--set`, for commands that serve or plan."""
+    about = (
+        "a setting by its key in a file: a bound (limits.body_bytes_max=1MB) or an option of a deployment "
+        "(deployments.Pricing.router=deadline); may be given again"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
+
+
+@dataclass(frozen=True, slots=True)
+class SettledSettings:
+    """The values by key, of every setting there is; `file` is the one that was read, "" where none was."""
+
+    known: KnownSettings
+    values: Mapping[Key, FoundValue]
+    options: tuple[FoundOption, ...] = ()
+    file: str = ""
+
+    def value(self, *key: str) -> Any:
+        """One of them."""
+        return self.values[key].value
+
+    def edge(self) -> EdgeLimits:
+        """What frontends take from strangers. Raises ConfigError."""
+        return _made(EdgeLimits, self._section("limits"))
+
+    def fabric(self) -> FabricLimits:
+        """What a process of the data plane may use. Raises ConfigError."""
+        return _made(FabricLimits, self._section("fabric"))
+
+    def _section(self, section: str) -> dict[str, FoundValue]:
+        return {key[1]: found for key, found in self.values.items() if key[0] == section and len(key) > 1}
+
+    def named(self, flag: str) -> str:
+        """What said the option of that flag: the flag, the file's key, or the variable."""
+        key = next((key for key, setting in self.known.by_key.items() if setting.flag == flag), None)
+        found = FoundValue(None) if key is None else self.values[key]
+        if found.source == FILE:
+            return f"{found.place}: {self.known.by_key[key].name}" if key else flag
+        return found.place if found.source == VARIABLE else flag
+
+    def placed(self, message: str) -> str:
+        """The message, and where it comes from where it begins with a setting's name that no flag says."""
+        word = re.match(r"\w*", message)
+        name = word[0] if word else ""
+        return _told(
+            message, [found.place for key, found in self.values.items() if key == (name,) and found.source != FLAG]
+        )
+
+    def with_options(self, app: App) -> App:
+        """The app with what is said of its deployments. Raises ConfigError, also for a deployment that it has not."""
+        from flightserve.cli.settings.deployments import with_options
+
+        return with_options(app, self.options)
+
+
+def _made(of: Callable[..., T], section: Mapping[str, FoundValue]) -> T:
+    try:
+        return of(**{name: found.value for name, found in section.items()})
+    except ConfigError as error:
+        words = re.findall(r"\w+", error.message)
+        raise ConfigError(
+            _told(error.message, [found.place for name, found in section.items() if name in words])
+        ) from error
+
+
+def _told(message: str, places: Sequence[str]) -> str:
+    told = ", ".join(dict.fromkeys(place for place in places if place))
+    return f"{message} ({told})" if told else message
+
+
+class _NotGiven:
+    """In the place of a default, for which `--help` has it."""
+
+    def __init__(self, default: Any) -> None:
+        self._default = default
+
+    def __str__(self) -> str:
+        return str(self._default)
+
+
+def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """What was given by flags; nothing else has an attribute yet, but `known`. Raises SystemExit, as the parser."""
+    known = read_settings(parser)
+    for each in parsers_of(parser).values():
+        for action in options_of(each):
+            adds = isinstance(action, argparse._AppendAction)
+            action.default = argparse.SUPPRESS if adds else _NotGiven(action.default)
+    arguments = parser.parse_args(argv)
+    for dest, value in list(vars(arguments).items()):
+        if isinstance(value, _NotGiven):
+            delattr(arguments, dest)
+    arguments.known = known
+    return arguments
+
+
+def settle(arguments: argparse.Namespace, variables: Mapping[str, str]) -> None:
+    """Add what the file, the environment and the defaults say, and `settings`. Raises ConfigError for a file or a
+    variable that is wrong."""
+    of_command = arguments.known.of_command[getattr(arguments, COMMAND)]
+    if not of_command and not hasattr(arguments, SET_OPTION):
+        # It has no settings, and goes on beside those that are wrong.
+        return
+    file = _file(arguments, variables)
+    given = getattr(arguments, SET_OPTION, None) or []
+    settled = _merged(arguments.known, file, variables, given, _flags(arguments, of_command))
+    for setting in of_command:
+        setattr(arguments, setting.dest, settled.values[setting.key].value)
+    arguments.settings = settled
+
+
+def _file(arguments: argparse.Namespace, variables: Mapping[str, str]) -> str:
+    """The file that is read, if any."""
+    given: str | None = getattr(arguments, FILE_OPTION, None)
+    return variables.get(FILE_VARIABLE, "") if given is None else given
+
+
+def _flags(arguments: argparse.Namespace, settings: Iterable[Setting]) -> FoundSettings:
+    values = {
+        each.key: FoundValue(getattr(arguments, each.dest), FLAG, each.flag)
+        for each in settings
+        if hasattr(arguments, each.dest)
+    }
+    return FoundSettings(values)
+
+
+def _merged(
+    known: KnownSettings, file: str, variables: Mapping[str, str], given: list[str], flags: FoundSettings
+) -> SettledSettings:
+    values = {key: FoundValue(setting.default) for key, setting in known.by_key.items()}
+    options: list[FoundOption] = []
+    layers = [read_file(file, known)] if file else []
+    layers += [read_variables(variables, known), read_set(given, known), flags]
+    for layer in layers:
+        values |= layer.values
+        options += layer.options
+    return SettledSettings(known, values, tuple(options), file)
