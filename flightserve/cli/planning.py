@@ -2,7 +2,7 @@
 
 A process that has imported a module once cannot be trusted to import it anew, and a module that is being written may do
 anything: so whoever reloads an app (`cli.reloading`) has it read here, each time by another process. Standard input has
-one line, a `Wish` as JSON, and its end is ours: we do not outlive who asked. Standard output has one
+one line, a `PlanWish` as JSON, and its end is ours: we do not outlive who asked. Standard output has one
 `Planned`; what the app's modules print goes to standard error.
 """
 
@@ -29,7 +29,7 @@ from flightserve.errors import FlightserveError
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-class Wish(msgspec.Struct, frozen=True):
+class PlanWish(msgspec.Struct, frozen=True):
     """What is to be planned anew: the paths that `changed`, and what is set of single deployments."""
 
     changed: list[str]
@@ -46,7 +46,7 @@ class Planned(msgspec.Struct, array_like=True):
     detail: str = ""
 
 
-def plan(target: str, wish: Wish) -> Planned:
+def plan(target: str, wish: PlanWish) -> Planned:
     """Import and plan it. A file that changed and was not imported is one that replicas import later, so that all of
     them are to be replaced."""
     try:
@@ -104,7 +104,7 @@ def _end_all() -> None:
 def main(target: str) -> None:
     """Answer once."""
     asked = _open_input()
-    wish = msgspec.json.decode(asked.readline(), type=Wish)
+    wish = msgspec.json.decode(asked.readline(), type=PlanWish)
 
     def end_with_who_asked() -> None:
         asked.read()

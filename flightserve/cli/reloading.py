@@ -25,7 +25,7 @@ from typing import Final
 import msgspec
 
 from flightserve import threads
-from flightserve.cli.planning import Planned, Wish, module_files
+from flightserve.cli.planning import Planned, PlanWish, module_files
 from flightserve.cli.settings.found import FoundOption
 from flightserve.errors import Cancelled, FlightserveError
 
@@ -205,7 +205,7 @@ class Reloader:
                 command, env=self._environment, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 start_new_session=True,
             )  # fmt: skip
-        said = _answer(planner, msgspec.json.encode(Wish(changed, self._options)) + b"\n")
+        said = _answer(planner, msgspec.json.encode(PlanWish(changed, self._options)) + b"\n")
         with self._lock:
             self._planner = None
         if not said:

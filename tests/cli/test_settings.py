@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flightserve.cli.main import main, make_parser
-from flightserve.cli.planning import Wish, plan
+from flightserve.cli.planning import PlanWish, plan
 from flightserve.cli.serving import frontend_options, plan_of
 from flightserve.cli.settings.fields import deployment_options
 from flightserve.cli.settings.files import FILE_BYTES_MAX, read_file
@@ -218,7 +218,7 @@ def test_a_reload_plans_with_the_same_options(file: Any) -> None:
     found = settled(
         "run", APP, "--set", "deployments.Pricing.max_batch_rows=7", "--set", "deployments.Pricing.replicas=1-2"
     )
-    wish = msgspec.json.decode(msgspec.json.encode(Wish([], found.settings.options)), type=Wish)
+    wish = msgspec.json.decode(msgspec.json.encode(PlanWish([], found.settings.options)), type=PlanWish)
     planned = plan(APP, wish)
     (deployment,) = pickle.loads(planned.deployments)
     assert deployment.spec.options.max_batch_rows == 7

@@ -16,7 +16,7 @@ import pytest
 
 from flightserve.cli import reloading
 from flightserve.cli.main import main
-from flightserve.cli.planning import Planned, plan
+from flightserve.cli.planning import Planned, PlanWish, plan
 from flightserve.cli.projects import make_project
 from flightserve.cli.reloading import Reloader, Stamps, differing, stamps_of
 from flightserve.errors import ConfigError
@@ -95,7 +95,7 @@ def planned(directory: Path, text: str, changed: list[str] | None = None) -> Any
     name = f"written_{len(list(directory.iterdir()))}"
     (directory / f"{name}.py").write_text(text)
     try:
-        return plan(f"{name}:app", changed or [])
+        return plan(f"{name}:app", PlanWish(changed or []))
     finally:
         sys.modules.pop(name, None)
 
@@ -142,7 +142,7 @@ def test_a_file_that_only_replicas_import_replaces_them(tmp_path: Path, monkeypa
     (tmp_path / "app.py").write_text(APP)
 
     def version(*changed: str) -> bytes:
-        told = plan("app:app", [str(tmp_path / name) for name in changed])
+        told = plan("app:app", PlanWish([str(tmp_path / name) for name in changed]))
         assert told.problem == ""
         return told.deployments
 
@@ -211,7 +211,7 @@ def test_what_a_module_starts_does_not_keep_its_reading(tmp_path: Path) -> None:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
     ) as planner:  # fmt: skip
         assert planner.stdin is not None and planner.stdout is not None
-        planner.stdin.write(b"[]\n")
+        planner.stdin.write(b'{"changed": []}\n')
         assert msgspec.msgpack.decode(planner.stdout.read(), type=Planned).problem.startswith(
             "module forks has no 'app'"
         )
