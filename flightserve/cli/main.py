@@ -1,6 +1,6 @@
-"""The `flightserve` command: `run` serves an app until it is told to stop, `sql` files as tables; `init` makes a folder
-to begin in; `status` shows what runs; `scale`, `deploy` and `reconfigure` change it while it
-runs.
+"""The `flightserve` command: `run` serves an app until it is told to stop, `sql` files as tables; `check` says whether
+they could; `init` makes a folder to begin in; `status` shows what runs; `scale`, `deploy` and `reconfigure` change it
+while it runs.
 
 Standard output is for programs: `run` writes exactly one line there, `ready {addresses as JSON}`, when every
 replica answers. All else (logs, what user code prints) goes to standard error. Exit status: 0 after SIGINT or
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from flightserve import __version__
-from flightserve.cli import changing, contracts, projects, serving, status
+from flightserve.cli import changing, checking, contracts, projects, serving, status
 from flightserve.cli.log_options import error_record
 from flightserve.cli.serving import status_of
 from flightserve.cli.settings.settled import COMMAND, add_file_options, parse_flags, settle
@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settle(arguments, os.environ)
         return int(arguments.command(arguments))
     except FlightserveError as error:
+        if hasattr(arguments, "refused") and not hasattr(arguments, "settings") and hasattr(arguments, "json"):
+            print(arguments.refused(error))
+            return status_of(error)
         in_json = getattr(arguments, "log_format", None) == "json"
         print(*([error_record(error)] if in_json else _lines(error)), sep="\n", file=sys.stderr)
         return status_of(error)
@@ -48,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flightserve", description="Serve Python methods on Arrow record batches.")
     parser.add_argument("--version", action="version", version=f"flightserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest=COMMAND)
-    for each in (serving, projects, status, changing, contracts):
+    for each in (serving, checking, projects, status, changing, contracts):
         each.add_commands(commands)
     for command in commands.choices.values():
         add_file_options(command)

@@ -48,7 +48,7 @@ def add_commands(commands: Any) -> None:
     run.add_argument("app", nargs="?", metavar="module:app", help="where the fs.App is, e.g. examples.flights.app:app")
     about = "for development: when a module of the app below the current folder is saved, deploy what it says then"
     run.add_argument("--reload", action="store_true", help=about)
-    _serving_options(run)
+    add_serving_options(run)
 
     sql = commands.add_parser("sql", help="serve files as SQL tables, without code")
     sql.set_defaults(command=_sql)
@@ -74,10 +74,10 @@ def add_commands(commands: Any) -> None:
     option("--cache-mb", type=int, default=0, metavar="N", help=about)
     sql.add_argument("--reload", action="store_true", help=argparse.SUPPRESS)
     add_source_options(sql)
-    _serving_options(sql)
+    add_serving_options(sql)
 
 
-def _serving_options(parser: argparse.ArgumentParser) -> None:
+def add_serving_options(parser: argparse.ArgumentParser) -> None:
     """What `run` and `sql` have in common."""
     defaults = FrontendOptions()
     option = parser.add_argument

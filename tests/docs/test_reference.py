@@ -69,11 +69,11 @@ def test_every_command_has_its_section() -> None:
     assert sections == set(commands())
 
 
-@pytest.mark.parametrize("command", ["run", "sql", "status", "scale", "reconfigure", "deploy"])
+@pytest.mark.parametrize("command", ["run", "sql", "check", "status", "scale", "reconfigure", "deploy"])
 def test_options_of_the_command(command: str) -> None:
     said = {plain(name): default for name, default, _ in tables("cli")[f"flightserve {command}"]}
     options = options_of(command)
-    if command == "sql":
+    if command in ("sql", "check"):
         # Its section refers to `run` for what they have in common.
         shared = options_of("run")
         options = {name: default for name, default in options.items() if name not in shared}

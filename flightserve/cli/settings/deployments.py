@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 def with_options(app: App, options: Sequence[FoundOption]) -> App:
     """The app with these, the later before the earlier. Raises ConfigError for a deployment that it has not, and for
     options that cannot be."""
-    names = [bound.name for bound in app]
-    changes: dict[str, dict[str, FoundOption]] = {}
-    for each in options:
-        changes.setdefault(_named(each, names), {})[each.option] = each
+    changes = by_deployment(options, [bound.name for bound in app])
     if not changes:
         return app
     values = {name: {option: _value(each) for option, each in given.items()} for name, given in changes.items()}
@@ -27,6 +24,14 @@ def with_options(app: App, options: Sequence[FoundOption]) -> App:
         return app.with_options(values)
     except ConfigError as error:
         raise ConfigError(_placed(error.message, changes)) from error
+
+
+def by_deployment(options: Sequence[FoundOption], names: list[str]) -> dict[str, dict[str, FoundOption]]:
+    """Those of each of the deployments, the later before the earlier. Raises ConfigError for another name."""
+    found: dict[str, dict[str, FoundOption]] = {}
+    for each in options:
+        found.setdefault(_named(each, names), {})[each.option] = each
+    return found
 
 
 def _named(each: FoundOption, names: list[str]) -> str:

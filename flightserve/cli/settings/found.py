@@ -16,7 +16,8 @@ VARIABLE: Final = "environment"
 FLAG: Final = "flag"
 # Of a value in a message.
 SHOWN_CHARACTERS_MAX: Final = 80
-_HIDDEN: Final = "(not shown)"
+# In the place of what nobody is to read.
+HIDDEN: Final = "(not shown)"
 # Of an address: who asks and what with.
 _USER: Final = re.compile(r"(?<=://)[^/@\s\"]*@")
 _QUERY: Final = re.compile(r"(://[^?\s\"]*)\?[^\s\"]*")
@@ -50,15 +51,20 @@ class FoundSettings:
     options: tuple[FoundOption, ...] = ()
 
 
+def hidden_parts(text: str) -> str:
+    """A text without what addresses in it have of secrets."""
+    return _QUERY.sub(r"\1?...", _USER.sub("", text))
+
+
 def harmless(value: Any) -> str:
     """A value as a message may have it: of addresses neither user nor password nor what follows `?`."""
-    text = _QUERY.sub(r"\1?...", _USER.sub("", shown(value)))
+    text = hidden_parts(shown(value))
     return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[: SHOWN_CHARACTERS_MAX - 3]}..."
 
 
 def value_of(setting: Setting, value: Any) -> str:
     """The value of a setting as a message may have it."""
-    return _HIDDEN if setting.is_secret and value else harmless(value)
+    return HIDDEN if setting.is_secret and value else harmless(value)
 
 
 def wrong(where: str, value: str, why: object) -> ConfigError:

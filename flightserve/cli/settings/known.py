@@ -27,6 +27,8 @@ SERVING: Final = ("run", "sql")
 # They say where settings come from, and are none.
 FILE_OPTION: Final = "config"
 SET_OPTION: Final = "set"
+# What `check` looks at in the place of what the settings say is served.
+TARGETS: Final = "targets"
 DEPLOYMENTS: Final = "deployments"
 # What an option says that nobody is to read. A file that holds it may be named.
 _SECRET: Final = re.compile(r"(?:^|_)(?:secret|password|passphrase|token|credentials?|headers?)(?:$|_)")
@@ -66,8 +68,10 @@ class Setting:
     @property
     def is_secret(self) -> bool:
         """Whether no message may have its value."""
-        is_place = isinstance(self.kind, OneValue) and self.kind.locate is not no_place
-        return bool(_SECRET.search(self.key[-1])) and not is_place
+        if isinstance(self.kind, OneValue) and (self.kind.takes != (str,) or self.kind.locate is not no_place):
+            # A number, or the name of a file.
+            return False
+        return bool(_SECRET.search(self.key[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """Options that are settings, and arguments that may be left out; not what only refuses."""
     for action in parser._actions:
         may_be_left_out = bool(action.option_strings) or action.nargs in ("?", "*")
-        meta = action.dest in ("help", "version", FILE_OPTION, SET_OPTION)
+        meta = action.dest in ("help", "version", FILE_OPTION, SET_OPTION, TARGETS)
         if may_be_left_out and not meta and action.help != argparse.SUPPRESS:
             yield action
 

@@ -66,6 +66,13 @@ class SettledSettings:
         """One of them."""
         return self.values[key].value
 
+    def arguments_of(self, command: str) -> argparse.Namespace:
+        """The arguments of a command that gets nothing but settings."""
+        found = argparse.Namespace(settings=self)
+        for setting in self.known.of_command[command]:
+            setattr(found, setting.dest, self.values[setting.key].value)
+        return found
+
     def edge(self) -> EdgeLimits:
         """What frontends take from strangers. Raises ConfigError."""
         return _made(EdgeLimits, self._section("limits"))
