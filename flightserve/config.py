@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Final, Literal, TypedDict
 
 from flightserve.errors import ConfigError
@@ -112,6 +113,7 @@ class FrontendOptions:
     first alone does.
     With `flight_locations` what Flight's clients are told of a result names the Flight of every frontend, so that they
     may read from any; without, they read where they asked.
+    `auth` is the file that says who callers are and what they may do; without one everybody may do everything.
     `ticket_key` signs what SQL clients are handed; the frontends of an app share it."""
 
     host: str = "127.0.0.1"
@@ -127,6 +129,7 @@ class FrontendOptions:
     allow_get: bool | None = None
     flight_locations: bool = False
     share_ports: bool = False
+    auth: str | Path | None = None
     ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -135,6 +138,8 @@ class FrontendOptions:
             raise ConfigError(f"frontends is {self.frontends!r}; it is a whole number, or {NODE!r}: one on each node")
         if not isinstance(self.limits, EdgeLimits):
             raise ConfigError(f"limits is {self.limits!r}; it is a flightserve.config.EdgeLimits")
+        if self.auth is not None and not (isinstance(self.auth, str | Path) and str(self.auth)):
+            raise ConfigError(f"auth is {self.auth!r}; it is the path of a file, or None")
         for name in ("flight_locations", "share_ports"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is True or False")
@@ -211,4 +216,5 @@ class ServingOptions(TypedDict, total=False):
     allow_get: bool | None
     flight_locations: bool
     share_ports: bool
+    auth: str | Path | None
     ticket_key: bytes

@@ -308,6 +308,7 @@ def make_plan(
         raise ConfigError(f"wait_for_nodes_s is {wait_for_nodes_s!r}; it is 0 to {NODES_WAIT_S_MAX:g} seconds")
     _check_count("routers", routers, ROUTERS_MAX)
     _check_count("frontends", options.frontends_here, FRONTENDS_MAX)
+    options = _checked_auth(options)
     deployments = {each.spec.name: each for each in planned}
     unknown = sorted(set(replicas) - deployments.keys())
     if unknown:
@@ -330,6 +331,18 @@ def make_plan(
         sys_path=_sys_path(),
         cwd=os.getcwd(),
     )
+
+
+def _checked_auth(options: FrontendOptions) -> FrontendOptions:
+    """With the file's place, which is the same in all processes. Raises ConfigError where the file is wrong."""
+    if options.auth is None:
+        return options
+    from flightserve.identity.reading import read_book, read_bytes, warn_of_readers
+
+    path = os.path.abspath(options.auth)
+    read_book(read_bytes(path), path)
+    warn_of_readers(path)
+    return dataclasses.replace(options, auth=path)
 
 
 def _control_limits(wait_for_nodes_s: float) -> ControlLimits:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from flightserve.config import PROTOCOLS, FrontendOptions
+from flightserve.contracts.access import OPEN, Access
 from flightserve.core.lifecycle.reconciling import CARRIER, FRONTEND
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class ReplicaHosted:
         settings = assignment.spec.options
         bound = bound.options(replicas=settings.autoscale.high if settings.autoscale else settings.replicas)
         callees = bound.callees()
-        onward = Onward(new_peer_id(), assignment.fabric, callees) if callees else None
+        self._access = open_access(assignment) if callees else OPEN
+        onward = Onward(new_peer_id(), assignment.fabric, callees, self._access) if callees else None
         target = bound.make(onward.remote if onward is not None else None)
         self._service = ReplicaService(
             assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward, own_process=True
@@ -112,6 +114,7 @@ class ReplicaHosted:
     def stop(self) -> None:
         """The service with the user's object, then what the user's code registered for the end of its process."""
         self._service.stop()
+        self._access.stop()
         self._exit()
 
 
@@ -137,6 +140,7 @@ class FrontendHosted:
         self._assignment = assignment
         self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
         self._metrics = Metrics()
+        self._access = open_access(assignment)
         self._host = FrontendHost(
             self._client,
             frontend_options(assignment),
@@ -144,6 +148,7 @@ class FrontendHosted:
             on_loop=start,
             refresh=functools.partial(ask_refresh, assignment.supervisor),
             shared=assignment.options.shared,
+            access=self._access,
         )
         listening, reached = self._host.start(), reached_at(assignment)
         self.addresses: Mapping[str, str] = {each: reached(address) for each, address in listening.items()}
@@ -177,6 +182,7 @@ class FrontendHosted:
         self._looking.cancel()
         self._client.stop()
         self._host.stop()
+        self._access.stop()
 
 
 class StandbyHosted:
@@ -268,6 +274,16 @@ FACTORIES: Final[dict[str, Factory]] = {
     "standby": StandbyHosted,
     CARRIER: CarrierHosted,
 }
+
+
+def open_access(assignment: Assignment) -> Access:
+    """Who callers are and what they may do, in this process."""
+    options = assignment.options
+    if options.auth is None:
+        return OPEN
+    from flightserve.identity import access
+
+    return access.open_access(str(options.auth), options.ticket_key)
 
 
 def frontend_options(assignment: Assignment) -> FrontendOptions:

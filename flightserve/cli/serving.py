@@ -109,6 +109,8 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     option("--allow-get", action=argparse.BooleanOptionalAction, default=None, help=about)
     about = "tell Flight clients of every frontend that they may read a result from (default: where they asked)"
     option("--flight-locations", action="store_true", help=about)
+    about = "who may call: a TOML file of roles and principals; flightserve auth makes it (default: everybody may)"
+    option("--auth", metavar="FILE", help=about)
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
     option("--drain-timeout", type=seconds, default=defaults.drain_timeout_s, metavar="TIME", help=about)
     add_log_options(parser)
@@ -169,7 +171,7 @@ def frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
         host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout,
         allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
         allow_get=arguments.allow_get, flight_locations=arguments.flight_locations,
-        share_ports=arguments.share_ports, limits=arguments.settings.edge(), **ports,
+        share_ports=arguments.share_ports, auth=arguments.auth, limits=arguments.settings.edge(), **ports,
     )  # fmt: skip
 
 

@@ -76,6 +76,10 @@ class Access(Protocol):
         them may."""
         ...
 
+    def stop(self) -> None:
+        """The process ends: nothing is followed or found out any more."""
+        ...
+
 
 class _OpenVisit:
     def end(self, code: int, rows: int = 0) -> None:
@@ -116,6 +120,9 @@ class _Open:
 
     def rights(self, caller: str) -> Rights:
         return _ALL
+
+    def stop(self) -> None:
+        """It does nothing by itself."""
 
 
 _OPEN_VISIT: Final[Visit] = _OpenVisit()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from flightserve import threads
 from flightserve.caller.client import RouterClient
 from flightserve.config import FabricLimits
+from flightserve.contracts.access import OPEN, Access
 from flightserve.replica.origins import Origins
 from flightserve.replica.remote import Remote
 from flightserve.wire.table import RoutingTable
@@ -24,7 +25,9 @@ STOP_TIMEOUT_S = 5.0
 class Onward:
     """The way from a replica to the deployments that it calls, by their names."""
 
-    def __init__(self, peer_id: int, limits: FabricLimits, callees: Sequence[str]) -> None:
+    def __init__(self, peer_id: int, limits: FabricLimits, callees: Sequence[str], access: Access = OPEN) -> None:
+        """`access` says what those for whom methods call may."""
+        self._access = access
         self.client = RouterClient(peer_id, limits)
         self.origins = Origins()
         self._callees = callees

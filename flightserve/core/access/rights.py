@@ -99,6 +99,27 @@ class Rights:
         return answer
 
 
+class Intersection(Rights):
+    """What several sets of rights grant each by itself; of none, everything."""
+
+    __slots__ = ("_each",)
+
+    def __init__(self, each: Iterable[Rights]) -> None:
+        super().__init__(())
+        self._each = tuple(each)
+        self.operate = all(rights.operate for rights in self._each)
+        self.metrics = all(rights.metrics for rights in self._each)
+        self.all_tables = all(rights.all_tables for rights in self._each)
+
+    def may_call(self, deployment: str, method: str) -> bool:
+        """Whether each of them may call it."""
+        return all(rights.may_call(deployment, method) for rights in self._each)
+
+    def may_query(self, table: str) -> bool:
+        """Whether each of them may query it."""
+        return all(rights.may_query(table) for rights in self._each)
+
+
 @dataclass(frozen=True, slots=True)
 class PrincipalLimits:
     """Of one principal. 0 is no bound of his own."""

@@ -1,0 +1,104 @@
+"""`flightserve auth`: who may do what, in the file of `--auth`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import getpass
+import json
+import sys
+from typing import Any, Final
+
+from flightserve.core.access.rights import Principal, PrincipalLimits
+from flightserve.errors import ConfigError
+
+PASSWORD_BYTES_MAX: Final = 1024
+# A shorter one can be guessed where its hash becomes known.
+PASSWORD_CHARS_MIN: Final = 12
+
+
+def add_commands(commands: Any) -> None:
+    """Add `auth` to the parser's commands."""
+    auth = commands.add_parser("auth", help="add, revoke and list who may call (the file of --auth)")
+    actions = auth.add_subparsers(required=True, metavar="ACTION")
+
+    add = actions.add_parser("add", help="add a principal, and print its token once")
+    add.set_defaults(command=_add)
+    add.add_argument("name", metavar="NAME", help="the principal's name")
+    _file_option(add)
+    about = "a role that the file says, or admin, which may all; may be given again"
+    add.add_argument("--role", action="append", default=[], metavar="ROLE", help=about)
+    about = "a password in place of a token: it is asked for, or read from standard input"
+    add.add_argument("--password", action="store_true", help=about)
+
+    revoke = actions.add_parser("revoke", help="remove a principal; apps that use the file refuse it within a second")
+    revoke.set_defaults(command=_revoke)
+    revoke.add_argument("name", metavar="NAME", help="the principal's name")
+    _file_option(revoke)
+
+    show = actions.add_parser("list", help="the principals, without what they show")
+    show.set_defaults(command=_list)
+    _file_option(show)
+    show.add_argument("--json", action="store_true", help="one JSON array")
+
+
+def _file_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--auth", required=True, metavar="FILE", help="the file, as --auth of run and sql names it")
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from flightserve.identity.editing import add_principal
+
+    password = _ask_password() if arguments.password else None
+    token = add_principal(arguments.auth, arguments.name, arguments.role, password)
+    if not arguments.role:
+        print(f"{arguments.name} has no role, and may do nothing yet", file=sys.stderr)
+    if token:
+        print(token, flush=True)
+    return 0
+
+
+def _ask_password() -> str:
+    """From the terminal, twice, or a line of standard input; not an argument, which all users of the machine see."""
+    if sys.stdin.isatty():
+        password = getpass.getpass("Password: ")
+        if getpass.getpass("Again: ") != password:
+            raise ConfigError("the two passwords differ")
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if not password or len(password.encode("utf-8", "surrogatepass")) > PASSWORD_BYTES_MAX:
+        raise ConfigError(f"a password has 1 to {PASSWORD_BYTES_MAX:,} bytes")
+    if len(password) < PASSWORD_CHARS_MIN:
+        print(f"a password of less than {PASSWORD_CHARS_MIN} characters can be guessed", file=sys.stderr)
+    return password
+
+
+def _revoke(arguments: argparse.Namespace) -> int:
+    from flightserve.identity.editing import revoke_principal
+
+    revoke_principal(arguments.auth, arguments.name)
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from flightserve.identity.reading import read_book, read_bytes
+
+    book = read_book(read_bytes(arguments.auth), arguments.auth)
+    rows = [(entry.principal, entry.shows) for entry in book.entries.values()]
+    if arguments.json:
+        print(json.dumps([_described(*row) for row in rows]))
+        return 0
+    for principal, shows in rows:
+        told = [", ".join(principal.roles) or "no role", ", ".join(shows), *_limits(principal)]
+        print(f"{principal.name}: {'; '.join(told)}")
+    return 0
+
+
+def _described(principal: Principal, shows: list[str]) -> dict[str, Any]:
+    limits = dataclasses.asdict(principal.limits)
+    return {"name": principal.name, "roles": list(principal.roles), "shows": shows, "limits": limits}
+
+
+def _limits(principal: Principal) -> list[str]:
+    usual = dataclasses.asdict(PrincipalLimits())
+    return [f"{key} {value:g}" for key, value in dataclasses.asdict(principal.limits).items() if value != usual[key]]

@@ -1,0 +1,1 @@
+"""Who callers are: the file of `--auth`, and what it takes to recognise them by it."""

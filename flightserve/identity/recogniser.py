@@ -1,0 +1,228 @@
+"""Finds out who callers are.
+
+What was found is remembered for a minute, by a keyed hash of what was shown and never by that itself; so each caller
+costs one hash by scrypt a minute, whatever number of requests he sends. What was found wrong is remembered for some
+seconds, in a place of its own: strangers cannot drive out those who are known. Everything remembered is of one book;
+when another one is taken, it counts only where that has the principal with the same credential.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import secrets
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final
+
+from flightserve.clock import NS_PER_S, Clock, monotonic_ns
+from flightserve.core.access.credentials import (
+    ABSENT,
+    AUTHORIZATION_CHARS_MAX,
+    ISSUED,
+    WRONG,
+    Basic,
+    Bearer,
+    owner_of,
+    read_authorization,
+)
+from flightserve.core.access.rights import Principal, Rights
+from flightserve.core.cache import TTLCache
+from flightserve.errors import FlightserveError, Unauthenticated, Unavailable
+from flightserve.identity.checker import Checker
+from flightserve.identity.hashing import PASSWORD_P, TOKEN_P, Hashed, make_decoy
+from flightserve.identity.issuing import Date, Issuer, today
+from flightserve.identity.reading import Book
+
+KNOWN_MAX: Final = 16_384
+KNOWN_NS: Final = 60 * NS_PER_S
+WRONG_MAX: Final = 4_096
+WRONG_NS: Final = 5 * NS_PER_S
+# How long a thread waits to be told who somebody is.
+FIND_TIMEOUT_S: Final = 30.0
+NOBODY: Final = Rights([])
+EXPIRED: Final = "the token has expired; log in again"
+CLOSED: Final = "nobody can be recognised now: the file that says who callers are cannot be read; the log says why"
+CHANGED: Final = "your credentials have expired, were revoked, or grant other rights by now; send them again"
+UNKNOWN_SUBJECT: Final = "no principal has the subject of this certificate"
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """Who showed something, by which book, and until when (monotonic) that is remembered."""
+
+    principal: Principal
+    book: Book
+    until_ns: int
+
+
+class Recogniser:
+    """Any thread."""
+
+    def __init__(self, key: bytes, clock: Clock = monotonic_ns, date: Date = today) -> None:
+        """`key` is the one that the app's frontends share."""
+        self._clock = clock
+        self._issuer = Issuer(key, date)
+        self._book: Book | None = None
+        self._hash_key = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+        self._shown: TTLCache[bytes, Recognition] = TTLCache(KNOWN_MAX)
+        self._wrong: TTLCache[bytes, tuple[Book | None, str]] = TTLCache(WRONG_MAX)
+        self._finding: dict[bytes, Future[Principal | FlightserveError]] = {}
+        # One for each, so that who guesses passwords does not hold up tokens.
+        self._passwords, self._tokens = Checker("passwords"), Checker("tokens")
+        self._no_password, self._no_token = make_decoy(PASSWORD_P), make_decoy(TOKEN_P)
+
+    def __repr__(self) -> str:
+        return f"<Recogniser by {self._book!r}, {len(self._shown)} known>"
+
+    @property
+    def book(self) -> Book:
+        """By which callers are recognised. Raises Unavailable where there is none yet."""
+        if self._book is None:
+            raise Unavailable(CLOSED)
+        return self._book
+
+    @property
+    def before(self) -> Book | None:
+        """The book in force, where there is one."""
+        return self._book
+
+    def rights(self, caller: str) -> Rights:
+        """`contracts.access.Access.rights`, of a caller that is not ""."""
+        return NOBODY if self._book is None else self._book.rights_of_callers(caller)
+
+    def take(self, book: Book) -> None:
+        """Recognise by this one from now on."""
+        self._book = book
+
+    def stop(self) -> None:
+        """Nobody is recognised any more."""
+        self._passwords.stop()
+        self._tokens.stop()
+
+    def known(self, authorization: str | None, subject: str = "") -> Principal | None:
+        """`contracts.access.Access.known`."""
+        if authorization is None:
+            return self._of_certificate(subject)
+        key = self._key_of(authorization)
+        shown = self._shown.get(key, self._clock())
+        if shown is not None:
+            return shown.principal if shown.book is self._book else self._again(key, shown)
+        return self._looked_at(key, authorization)
+
+    def find(self, authorization: str | None, subject: str = "") -> Future[Principal | FlightserveError]:
+        """Who says this, or why nobody does. Many who say the same at once are found out once. Raises Unavailable
+        where too many ask."""
+        if authorization is None:
+            found: Future[Principal | FlightserveError] = Future()
+            found.set_result(self._of_certificate(subject))
+            return found
+        key = self._key_of(authorization)
+        with self._lock:
+            future = self._finding.get(key)
+            if future is None:
+                credential = read_authorization(authorization)
+                checker = self._passwords if isinstance(credential, Basic) and not credential.token else self._tokens
+                future = checker.submit(functools.partial(self._find, key, credential))
+                self._finding[key] = future
+                future.add_done_callback(lambda _: self._finding.pop(key, None))
+        return future
+
+    def issue(self, principal: Principal) -> str:
+        """`contracts.access.Access.issue`."""
+        return self._issuer.issue(principal, self._clock())
+
+    def check(self, principal: Principal) -> None:
+        """Raises Unauthenticated where he is not, or may not, what he was and might when he was recognised."""
+        entry = self.book.entries.get(principal.name)
+        if entry is not None and entry.principal is principal:
+            return
+        now = self.book.current(principal)
+        if now is None or now.rights is not principal.rights or principal.until_ns <= self._clock():
+            raise Unauthenticated(CHANGED)
+
+    def _key_of(self, authorization: str) -> bytes:
+        if len(authorization) > AUTHORIZATION_CHARS_MAX:
+            read_authorization(authorization)
+        return hashlib.blake2b(
+            authorization.encode("utf-8", "surrogatepass"), digest_size=16, key=self._hash_key
+        ).digest()
+
+    def _of_certificate(self, subject: str) -> Principal:
+        book = self.book
+        if not subject:
+            raise Unauthenticated(ABSENT)
+        found = book.subjects.get(subject)
+        if found is None:
+            raise Unauthenticated(UNKNOWN_SUBJECT)
+        return found
+
+    def _again(self, key: bytes, shown: Recognition) -> Principal:
+        """The book is another one by now."""
+        book = self.book
+        principal = book.current(shown.principal)
+        if principal is None:
+            raise Unauthenticated(WRONG)
+        return self._remember(key, Recognition(principal, book, shown.until_ns))
+
+    def _looked_at(self, key: bytes, authorization: str) -> Principal | None:
+        """What a look tells, without a hash."""
+        book = self.book
+        wrong = self._wrong.get(key, self._clock())
+        if wrong is not None and wrong[0] is book:
+            raise Unauthenticated(wrong[1])
+        credential = read_authorization(authorization)
+        if credential.token.startswith(ISSUED):
+            return self._remember(key, self._of_issued(book, credential))
+        if isinstance(credential, Bearer) and owner_of(credential.token) is None:
+            raise Unauthenticated(WRONG)
+        return None
+
+    def _find(self, key: bytes, credential: Basic | Bearer) -> Principal | FlightserveError:
+        try:
+            book = self.book
+            return self._remember(key, self._checked(book, credential))
+        except FlightserveError as error:
+            if isinstance(error, Unauthenticated):
+                with self._lock:
+                    now_ns = self._clock()
+                    self._wrong.put(key, (book, error.message), now_ns + WRONG_NS, now_ns)
+            return error
+
+    def _checked(self, book: Book, credential: Basic | Bearer) -> Recognition:
+        """Raises Unauthenticated. Takes as long for a principal that is not there as for a wrong secret."""
+        if not credential.token:
+            assert isinstance(credential, Basic)
+            entry = book.entries.get(credential.name)
+            found = self._matches(entry.password if entry else None, self._no_password, credential.secret)
+        else:
+            name = owner_of(credential.token) or ""
+            entry = book.entries.get(name)
+            found = self._matches(entry.token if entry else None, self._no_token, credential.token.encode())
+            found &= isinstance(credential, Bearer) or credential.name == name
+        if entry is None or not found:
+            raise Unauthenticated(WRONG)
+        return Recognition(entry.principal, book, self._clock() + KNOWN_NS)
+
+    @staticmethod
+    def _matches(hashed: Hashed | None, decoy: Hashed, secret: bytes) -> bool:
+        return (hashed or decoy).matches(secret) and hashed is not None
+
+    def _of_issued(self, book: Book, credential: Basic | Bearer) -> Recognition:
+        issued = self._issuer.read(credential.token)
+        if issued is None or (isinstance(credential, Basic) and credential.name != issued.name):
+            raise Unauthenticated(WRONG)
+        left_ns = int(self._issuer.left_s(issued) * NS_PER_S)
+        if left_ns <= 0:
+            raise Unauthenticated(EXPIRED)
+        principal = book.named(issued.name, issued.credential)
+        if principal is None:
+            raise Unauthenticated(WRONG)
+        return Recognition(principal, book, self._clock() + min(KNOWN_NS, left_ns))
+
+    def _remember(self, key: bytes, shown: Recognition) -> Principal:
+        with self._lock:
+            self._shown.put(key, shown, shown.until_ns, self._clock())
+        return shown.principal
