@@ -246,6 +246,18 @@ class _Answers(Collector):
         with self._lock:
             return sum(self._numbers.get(key, (0.0,))[:-1])
 
+    def by_deployment(self) -> dict[str, list[float]]:
+        """How many took until each of `SECONDS`, and longer, of all frontends and methods of a deployment."""
+        with self._lock:
+            found = [(key[1], numbers[:-1]) for key, numbers in self._numbers.items()]
+        out: dict[str, list[float]] = {}
+        for deployment, counts in found:
+            of_deployment = out.get(deployment)
+            out[deployment] = (
+                counts if of_deployment is None else list(map(sum, zip(of_deployment, counts, strict=True)))
+            )
+        return out
+
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             found = {key: list(numbers) for key, numbers in self._numbers.items()}
@@ -290,6 +302,11 @@ class Metrics:
     def answers(self, frontend: str, deployment: str, method: str, code: int) -> float:
         """How many of them there were."""
         return self._answers.of((frontend, deployment, method, code))
+
+    def durations(self) -> dict[str, list[float]]:
+        """By deployment, how many answers took until each of `measures.SECONDS` (one count for each bucket alone), and
+        longer."""
+        return self._answers.by_deployment()
 
     def prefetched(self, deployment: str, taken: bool) -> None:
         """Count one query that was begun before it was asked for."""

@@ -125,6 +125,8 @@ class FrontendHosted:
 
     def __init__(self, assignment: Assignment) -> None:
         from flightserve.caller.client import RouterClient
+        from flightserve.contracts.own_app import OwnApp
+        from flightserve.control.observer import status_of
         from flightserve.control.refreshing import ask_refresh
         from flightserve.fabric.transport import descriptors
         from flightserve.frontends.host import FrontendHost, leave_pandas_out
@@ -149,6 +151,7 @@ class FrontendHosted:
             refresh=functools.partial(ask_refresh, assignment.supervisor),
             shared=assignment.options.shared,
             access=self._access,
+            own_app=OwnApp(assignment.slot.name, functools.partial(status_of, assignment.supervisor)),
         )
         listening, reached = self._host.start(), reached_at(assignment)
         self.addresses: Mapping[str, str] = {each: reached(address) for each, address in listening.items()}

@@ -135,6 +135,13 @@ class RouterClient:
         """What replicas do not serve though they are ready, for people."""
         return self.destinations.table.notes
 
+    @property
+    def owners(self) -> dict[str, str]:
+        """By deployment, the name of the router that owns it."""
+        table = self.destinations.table
+        names = {peer.id: peer.name for peer in table.peers}
+        return {entry.spec.name: names.get(entry.router_id, "") for entry in table.deployments}
+
     # ---- calls
 
     def call(

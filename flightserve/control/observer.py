@@ -13,7 +13,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from flightserve import threads
 from flightserve.control.messages import SERVING, Ask, Attach, Inbox, Keep, Message, Shutdown, View, encode
@@ -57,14 +59,23 @@ def connect_to(app_id: str, timeout_s: float) -> tuple[socket.socket, int]:
 
 def ask_view(app_id: str, timeout_s: float = 2.0) -> View:
     """One look at a running app. Raises as `connect` does, and Unavailable where no answer came in time."""
-    sock, _ = connect_to(app_id, timeout_s)
+    return _look(connect_to(app_id, timeout_s)[0], f"app {app_id}", timeout_s)
+
+
+def status_of(path: str, timeout_s: float = 2.0) -> dict[str, Any]:
+    """The same of the app whose supervisor listens at `path`, as types of JSON (`contracts.own_app.AskStatus`)."""
+    view: dict[str, Any] = msgspec.to_builtins(_look(connect(path, timeout_s)[0], "the app", timeout_s))
+    return view
+
+
+def _look(sock: socket.socket, app: str, timeout_s: float) -> View:
     with sock:
         try:
             return ask(sock, Ask(), (View,), time.monotonic() + timeout_s)
         except TimeoutError as error:
-            raise Unavailable(f"the supervisor of app {app_id} did not answer in {timeout_s} s") from error
-        except ConnectionError as error:
-            raise Unavailable(f"the supervisor of app {app_id} went away") from error
+            raise Unavailable(f"the supervisor of {app} did not answer in {timeout_s} s") from error
+        except OSError as error:
+            raise Unavailable(f"the supervisor of {app} went away") from error
 
 
 def ask(sock: socket.socket, message: Message, answers: tuple[type[T], ...], until: float) -> T:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from flightserve import loops, threads
 from flightserve.config import FrontendOptions
 from flightserve.contracts.access import OPEN, Access
+from flightserve.contracts.own_app import OwnApp
 from flightserve.contracts.refreshing import Refresh
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
@@ -93,8 +94,10 @@ class FrontendHost:
         refresh: Refresh | None = None,
         shared: Mapping[str, int] = {},
         access: Access = OPEN,
+        own_app: OwnApp | None = None,
     ) -> None:
-        """`shared` are the ports that other processes listen on as well, by protocol. `access` says who callers are."""
+        """`shared` are the ports that other processes listen on as well, by protocol. `access` says who callers are;
+        `own_app` is what `/console` shows (default: that the app is in one process)."""
         self._access = access
         self._service = service
         self._shared = shared
@@ -102,6 +105,7 @@ class FrontendHost:
         self._metrics = metrics
         self._on_loop = on_loop
         self._refresh = refresh
+        self._own_app = own_app or OwnApp()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._running: dict[str, Any] = {}
@@ -195,7 +199,7 @@ class FrontendHost:
         elif protocol == "http":
             options = self._options
             hosts = options.allowed_hosts, options.cors_origins, options.allow_get
-            arguments = (*arguments, *hosts, self._shared.get(protocol))
+            arguments = (*arguments, *hosts, self._shared.get(protocol), self._own_app)
         elif protocol == "grpc":
             arguments = (*arguments, port == self._shared.get(protocol))
 

@@ -232,9 +232,11 @@ def test_rooms_and_their_ranks() -> None:
 
 def test_http_routes() -> None:
     from flightserve.frontends.http import pages
+    from flightserve.frontends.http.console.routes import ConsolePages
 
     said = {plain(row[0]) for row in tables("http")["Routes"]}
-    served = set(re.findall(r'Route\("([^"]+)"', inspect.getsource(pages.pages)))
+    source = inspect.getsource(pages.pages) + inspect.getsource(ConsolePages)
+    served = set(re.findall(r'Route\("([^"]+)"', source))
     assert {re.sub(r"\?.*", "", path) for cell in said for path in re.findall(r"(/\S*?)(?:,|$| )", cell)} == served
 
 

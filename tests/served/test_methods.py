@@ -1,14 +1,19 @@
-"""Methods that misbehave, over the real system: each gets its code, its neighbours are unharmed."""
+"""Methods that misbehave, over the real system: each gets its code, its neighbours are unharmed; and what the console
+shows of it meanwhile."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
+
+from tests.control.served import Served
 from tests.frontends.rpc_support import GOOD, batch_of, stream_of
 from tests.served.callers import Caller
 from tests.served.resting import Resting
 from tests.served.serve import FABRIC
+from tests.support import eventually
 
 
 def check(caller: Caller, answer: Any, code: str, says: str = "") -> None:
@@ -70,3 +75,28 @@ def test_a_method_that_ends_its_process(caller: Caller, callers: dict[str, Calle
     (left,) = {callers["grpc"].call("where", GOOD).rows["a"][0].as_py() for _ in range(4)} & set(pids)  # type: ignore[index]
     (gone,) = [name for pid, name in pids.items() if pid != left]
     resting.replaced(gone)
+
+
+def test_the_console_shows_what_flightserve_status_does(system: Served) -> None:
+    base = system.addresses["http"]
+    live: dict[str, Any] = httpx.get(f"{base}/console/live").json()
+    view = system.view()
+    assert {each["name"]: (each["tier"], each["phase"], each["pid"]) for each in live["processes"]} == {
+        child.name: (child.tier, child.phase, child.pid) for child in view.children
+    }
+    assert live["frontend"] == "frontend-0" and live["tiers"] and not live["problem"]
+    deployments = {each["name"]: each for each in live["deployments"]}
+    assert deployments.keys() == {"Probe", "Narrow", "Chain", "Piped"}
+    assert {each["router"] for each in deployments.values()} <= {child.name for child in view.children}
+    assert deployments["Probe"]["desired"] == 2
+
+
+def test_the_history_grows_while_nobody_looks(system: Served) -> None:
+    base = system.addresses["http"]
+
+    def samples() -> list[list[float]]:
+        found: list[list[float]] = httpx.get(f"{base}/console/history").json()["samples"]
+        return found
+
+    eventually(samples, timeout_s=20, what="there are samples")
+    assert samples()[0][0] == 1

@@ -1,11 +1,10 @@
 """Everything that HTTP serves beside calls, as a Starlette application: health, metrics, what is deployed, the
-description for machines (`/openapi.json`) and for people (`/docs`)."""
+description for machines (`/openapi.json`) and for people (`/docs`). `console` has the routes of `/console`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from typing import Any, Final
 
 import orjson
@@ -20,6 +19,8 @@ from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.frontends.edge import as_error, check_name, echoable_request_id
+from flightserve.frontends.http.assets import assets_in, give
+from flightserve.frontends.http.console.routes import ConsolePages
 from flightserve.frontends.http.errors import (
     MethodNotAllowed,
     NoRoute,
@@ -36,19 +37,7 @@ from flightserve.frontends.kserve.statistics import ModelStatistics
 from flightserve.metrics import CONTENT_TYPE, Metrics
 
 JSON_TYPE = "application/json"
-_TYPES: Final = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8",
-                 "js": "text/javascript; charset=utf-8"}  # fmt: skip
-# What browsers load: pages, and the modules and styles that they are made of.
-WEB: Final = {
-    file.name: (file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
-    for file in files(__package__).joinpath("web").iterdir()
-    if file.name.rpartition(".")[2] in _TYPES
-}
-# They load nothing from anywhere else, and may not be told to.
-_POLICY: Final = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
-)
+WEB: Final = assets_in()
 
 
 def pages(
@@ -58,6 +47,7 @@ def pages(
     is_draining: Callable[[], bool],
     sql_by: Sequence[str],
     statistics: ModelStatistics,
+    console: ConsolePages,
 ) -> ASGIApp:
     """The application. Its handlers only read `service`, and answer from memory. `sql_by`: how queries may come, for
     who asks otherwise."""
@@ -69,6 +59,7 @@ def pages(
         Route("/openapi.json", all_pages.openapi),
         Route("/docs", all_pages.docs),
         Route("/docs/{file}", all_pages.web),
+        *console.routes(),
         Route("/", all_pages.docs),
         Route("/v1/deployments", all_pages.deployments),
         Route("/v1/sql", all_pages.sql, methods=list(sql_by)),
@@ -159,12 +150,7 @@ def _json(request: Request, content: object) -> Response:
 def _file(request: Request, name: str) -> Response:
     if name not in WEB:
         raise NoRoute(f"nothing is served at /docs/{name[:128]}; /docs shows what is")
-    response = _page(request, *WEB[name])
-    # Another version of the server has others under the same names.
-    response.headers["cache-control"] = "no-cache"
-    response.headers["content-security-policy"] = _POLICY
-    response.headers["x-content-type-options"] = "nosniff"
-    return response
+    return give(request, WEB[name])
 
 
 def _page(request: Request, content: bytes | str, content_type: str) -> Response:

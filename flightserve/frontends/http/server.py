@@ -23,10 +23,13 @@ import uvicorn
 from flightserve.clock import monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.access import OPEN, Access
+from flightserve.contracts.own_app import OwnApp
 from flightserve.contracts.service import Service
 from flightserve.errors import Unavailable
 from flightserve.frontends.edge import BACKLOG
 from flightserve.frontends.http.calls import HttpCalls
+from flightserve.frontends.http.console.routes import ConsolePages
+from flightserve.frontends.http.console.sampling import Sampler
 from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.pages import pages
 from flightserve.frontends.http.protocol import SWEEP_S, EdgeProtocol
@@ -66,6 +69,7 @@ class HttpFrontend:
         cors_origins: Sequence[str] = (),
         allow_get: bool | None = None,
         shared_port: int | None = None,
+        own_app: OwnApp | None = None,
         access: Access = OPEN,
     ) -> None:
         """`shared_port`: one that other processes listen on as well; where it is not `port`, we listen on both.
@@ -82,6 +86,8 @@ class HttpFrontend:
         self._calls: HttpCalls | None = None
         self._service = service
         self._metrics = metrics
+        self._own_app = own_app or OwnApp()
+        self._sampler = Sampler(service, metrics)
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._sweeping: Every | None = None
@@ -97,9 +103,11 @@ class HttpFrontend:
         )
         sockets = self._listen()
         self._socket = sockets[0]
+        console = ConsolePages(self._service, self._own_app, self._sampler.history)
         application = pages(
-            self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by, calls.model_statistics
-        )
+            self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by, calls.model_statistics,
+            console,
+        )  # fmt: skip
         config = uvicorn.Config(
             application,
             loop="none",
@@ -121,6 +129,7 @@ class HttpFrontend:
             await self._serving
         self._started = True
         self._sweep()
+        self._sampler.start(loop)
         self._sweeping = Every(loop, SWEEP_S, self._sweep, "looking after HTTP connections")
         self.address = self._address()
         return self.address
@@ -188,6 +197,7 @@ class HttpFrontend:
         self._close_listener()
         if self._sweeping is not None:
             self._sweeping.cancel()
+        self._sampler.stop()
         if self._calls is not None:
             self._calls.sql.close()
         for connection in self._connections():

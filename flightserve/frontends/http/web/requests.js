@@ -11,10 +11,17 @@ export class Refused extends Error {
 
 export const address = (path) => new URL(path.replace(/^\//, ""), document.baseURI);
 
+// Headers of every request, by who is signed in on the page.
+export const signed = { headers: {} };
+
 // The answer to a body of JSON. Throws Refused.
-export async function post(path, body, accept, signal) {
-  const headers = { "content-type": "application/json", accept };
-  const response = await fetch(address(path), { method: "POST", body, headers, signal });
+export function post(path, body, accept, signal) {
+  return ask(path, { method: "POST", body, headers: { "content-type": "application/json", accept }, signal });
+}
+
+// The answer to a request. Throws Refused.
+export async function ask(path, { headers = {}, ...options } = {}) {
+  const response = await fetch(address(path), { ...options, headers: { ...headers, ...signed.headers } });
   if (!response.ok) throw await refused(response);
   return response;
 }

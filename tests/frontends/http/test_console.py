@@ -1,0 +1,295 @@
+"""The console as people use it, in a real browser; `test_console_live` has what the server does for it.
+
+The browser is Debian's Chromium (`apt-get install chromium`; CI does). Without one the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from flightserve.config import FrontendOptions
+from flightserve.contracts.own_app import OwnApp
+from flightserve.frontends.host import FrontendHost
+from flightserve.metrics import Metrics
+from flightserve.testing import LocalService
+from tests.frontends.http.console_support import MARKUP, ROWS, Supervisor, app
+from tests.frontends.http.test_browser import ARGUMENTS, CHROMIUM
+from tests.frontends.sql.support import ENDLESS
+from tests.support import eventually
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+PARTS = ("Tiers", "SQL")
+
+
+class Console(NamedTuple):
+    """The app's address, and who stands in for its supervisor."""
+
+    app: str
+    supervisor: Supervisor
+
+
+@pytest.fixture(scope="module")
+def console() -> Iterator[Console]:
+    supervisor = Supervisor()
+    options = FrontendOptions(http_port=0, grpc_port=0, flight_port=0, zmq_port=None)
+    with LocalService(app()) as service:
+        host = FrontendHost(service, options, Metrics(), own_app=OwnApp("frontend-0", supervisor))
+        try:
+            addresses = host.start()
+            supervisor.view = type(supervisor.view)("0123456789ab", "ready", "", "", 17, 1, addresses, ())
+            yield Console(addresses["http"], supervisor)
+        finally:
+            host.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        with playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as chromium:
+            yield chromium
+
+
+@pytest.fixture
+def page(browser: Browser, console: Console) -> Iterator[Page]:
+    """A page that asks our server only; no script of it may fail, and no dialogue may open."""
+    faults: list[str] = []
+    console.supervisor.answers = True
+    console.supervisor.set()
+    with browser.new_page(accept_downloads=True) as page:
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: faults.extend(
+            [request.url] * (not request.url.startswith((console.app, "blob:", "data:")))
+        ))  # fmt: skip
+        page.set_default_timeout(20_000)
+        yield page
+    assert faults == []
+
+
+def opened(page: Page, console: Console, part: str) -> Page:
+    page.goto(f"{console.app}/console")
+    page.get_by_role("link", name=part, exact=True).click()
+    expect(page.locator("main")).to_be_focused()
+    return page
+
+
+# ---- every part
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_can_be_seen_by_everybody(page: Page, console: Console, part: str) -> None:
+    """Neither empty nor wider than the screen, on a desk and on a phone, in the light and in the dark; and as axe-core
+    has it, every element can be perceived, reached and understood."""
+    for width, scheme in ((1280, "light"), (390, "dark")):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        opened(page, console, part)
+        fill(page, part)
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{part} is {wide} px wider than a screen of {width}"
+        assert ink(page.locator("main").screenshot()) > 0.01
+
+
+def fill(page: Page, part: str) -> None:
+    """As it looks while it is used."""
+    if part == "Tiers":
+        expect(page.get_by_role("row").filter(has_text="replica-shop-0")).to_be_visible()
+    if part == "SQL":
+        page.get_by_text("History").click()
+        page.get_by_text("orders", exact=True).click()
+        run(page, "SELECT * FROM orders")
+        expect(said(page)).to_contain_text("The first 10,000 rows")
+        page.get_by_role("gridcell", name=MARKUP).first.click()
+        page.get_by_role("textbox", name="Statement").press("Control+End")
+        page.keyboard.type(" o")
+        expect(choices(page).get_by_role("option").first).to_be_visible()
+
+
+def ink(png: bytes) -> float:
+    """What share of the picture is not of its commonest colour."""
+    picture = Image.open(io.BytesIO(png)).convert("L")
+    counts = picture.histogram()
+    return 1 - max(counts) / sum(counts)
+
+
+def said(page: Page) -> Locator:
+    return page.locator(".said").first
+
+
+def choices(page: Page) -> Locator:
+    return page.get_by_role("listbox", name="Names that fit")
+
+
+# ---- tiers
+
+
+def test_the_tiers_are_drawn_as_they_are_now(page: Page, console: Console) -> None:
+    opened(page, console, "Tiers")
+    picture = page.get_by_role(
+        "img", name=re.compile("1 frontends, 1 routers, 5 replicas of 3 deployments; 3 requests")
+    )
+    expect(picture).to_be_visible()
+    for text in ("frontend-0", "router-0", "Pricing", "shop", "3 queued", "10.0.0.0"):
+        expect(picture.locator("text", has_text=text).first).to_be_visible()
+    first = page.get_by_role("row").filter(has_text="replica-Pricing-0")
+    expect(first).to_contain_text("1 of 2 running")
+    console.supervisor.set(replicas=40, restarts=7, ready=False, problem=f"it {MARKUP}")
+    expect(first).to_contain_text("suspect")
+    expect(first.get_by_role("cell").nth(4)).to_have_text("7")
+    expect(page.locator("#state")).to_contain_text(MARKUP)
+    expect(page.locator("svg")).to_contain_text("and 16 more")
+    expect(page.get_by_role("row").filter(has_text=f"load {MARKUP}")).to_be_visible()
+    expect(page.locator("main img")).to_have_count(0)
+
+
+def test_a_server_that_is_gone_is_said_and_comes_back(page: Page, console: Console) -> None:
+    opened(page, console, "Tiers")
+    row = page.get_by_role("row").filter(has_text="replica-shop-0")
+    expect(row).to_be_visible()
+    page.route("**/console/live", lambda route: route.abort())
+    expect(page.get_by_role("status")).to_contain_text("The server does not answer since")
+    expect(row).to_be_visible()
+    page.unroute("**/console/live")
+    expect(page.get_by_role("status")).to_be_empty()
+    console.supervisor.answers = False
+    expect(page.get_by_role("status")).to_contain_text("the supervisor of the app did not answer")
+
+
+def test_a_hidden_page_asks_nothing(page: Page, console: Console) -> None:
+    page.clock.install()
+    opened(page, console, "Tiers")
+    expect(page.get_by_role("row").filter(has_text="replica-shop-0")).to_be_visible()
+    hide = """(state) => {
+      Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.evaluate(hide, "hidden")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(30_000)
+    # One may have been on its way.
+    assert len(asked) <= 1
+    page.evaluate(hide, "visible")
+    expect(page.locator("#state")).to_contain_text("ready")
+    eventually(lambda: page.clock.run_for(1000) or len(asked) > 2, what="it asks again")  # type: ignore[func-returns-value]
+
+
+# ---- SQL
+
+
+def run(page: Page, query: str) -> None:
+    page.get_by_role("textbox", name="Statement").fill(query)
+    page.get_by_role("button", name="Run").click()
+
+
+def test_a_query_is_written_and_read_by_keys_alone(page: Page, console: Console) -> None:
+    opened(page, console, "SQL")
+    expect(page.get_by_text("orders", exact=True)).to_be_visible()
+    statement = page.get_by_role("textbox", name="Statement")
+    statement.fill("")
+    # The first that fits is taken by Tab, another by arrows and Enter.
+    page.keyboard.type("sel")
+    page.keyboard.press("Tab")
+    page.keyboard.type(" id, o. FROM ord")
+    page.keyboard.press("Tab")
+    page.keyboard.type(" o WHERE o.co")
+    expect(choices(page).get_by_role("option")).to_have_count(1)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.keyboard.type(" = 'It")
+    expect(choices(page).get_by_role("option").first).to_be_hidden()
+    page.keyboard.type("' LIMIT 3")
+    for _ in range(len("FROM orders o WHERE o.country = 'It' LIMIT 3") + 1):
+        page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Control+Space")
+    expect(choices(page).get_by_role("option", name=MARKUP)).to_be_visible()
+    choices(page).get_by_role("option", name="a b").click()
+    assert statement.input_value() == "select id, o.\"a b\" FROM orders o WHERE o.country = 'It' LIMIT 3"
+    statement.fill(statement.input_value().replace("'It'", "'IT'"))
+    page.keyboard.press("Control+Enter")
+    expect(said(page)).to_contain_text("3 rows in")
+    assert page.get_by_role("columnheader").all_inner_texts() == ["id", "a b"]
+    page.get_by_role("grid", name="Result").focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    expect(page.get_by_label("The cell in full")).to_have_text('it\'s\n"so"\t$HOME `id` \\ \U0001f600')
+    # Tab leaves the field where there is nothing to complete.
+    statement.focus()
+    page.keyboard.press("Tab")
+    expect(statement).not_to_be_focused()
+
+
+def test_of_many_rows_those_in_sight_are_drawn(page: Page, console: Console) -> None:
+    opened(page, console, "SQL")
+    run(page, f'SELECT id, country, "{MARKUP}" FROM orders ORDER BY id')
+    expect(said(page)).to_contain_text("The first 10,000 rows (there are more")
+    grid = page.get_by_role("grid", name="Result")
+    expect(grid).to_have_attribute("aria-rowcount", "10001")
+    assert grid.get_by_role("row").count() < 120
+    assert grid.get_by_role("columnheader").last.inner_text() == MARKUP
+    assert grid.get_by_role("row").nth(3).get_by_role("gridcell").all_inner_texts() == ["2", "null", MARKUP]
+    page.locator(".grid").evaluate("(grid) => grid.scrollTo(0, grid.scrollHeight)")
+    expect(grid.get_by_role("gridcell", name="9999", exact=True)).to_be_visible()
+    run(page, "SELECT 1 AS n WHERE false")
+    expect(said(page)).to_contain_text("0 rows in")
+    assert grid.get_by_role("columnheader").all_inner_texts() == ["n"]
+    run(page, f"SELECT {', '.join(f'{n} AS c{n}' for n in range(300))}")
+    expect(page.get_by_text("The first 200 of 300 columns")).to_be_visible()
+
+
+def test_rows_are_shown_before_the_last_has_come(page: Page, console: Console) -> None:
+    """A query that never ends is cut at its first rows, or cancelled."""
+    opened(page, console, "SQL")
+    run(page, "SELECT range AS n FROM range(1000000000000)")
+    expect(said(page)).to_contain_text("The first 10,000 rows")
+    run(page, ENDLESS)
+    expect(said(page)).to_contain_text("Running")
+    page.keyboard.press("Escape")
+    expect(said(page)).to_contain_text("Cancelled")
+    run(page, f"SELECT error('{MARKUP}')")
+    expect(page.get_by_role("alert").first).to_contain_text(MARKUP)
+
+
+def test_plans_parameters_and_what_was_run_before(page: Page, console: Console) -> None:
+    opened(page, console, "SQL")
+    page.get_by_label("Parameters").fill('{"low": 24990}')
+    run(page, "SELECT count(*) AS n FROM orders WHERE id >= $low")
+    expect(page.get_by_role("gridcell", name="10")).to_be_visible()
+    page.get_by_role("button", name="Explain").click()
+    expect(page.get_by_label("Plan", exact=True)).to_contain_text("orders", ignore_case=True)
+    page.reload()
+    assert "$low" in page.get_by_role("textbox", name="Statement").input_value()
+    page.get_by_role("textbox", name="Statement").fill("")
+    page.get_by_text("History").click()
+    page.get_by_role("button", name=re.compile("^SELECT count")).click()
+    assert "$low" in page.get_by_role("textbox", name="Statement").input_value()
+    page.get_by_role("button", name="Forget all").click()
+    expect(page.get_by_text("None yet.")).to_be_visible()
+
+
+@pytest.mark.parametrize("form", ["CSV", "Parquet", "Arrow"])
+def test_all_rows_are_kept_as_a_file(page: Page, console: Console, form: str, tmp_path: Path) -> None:
+    opened(page, console, "SQL")
+    page.get_by_role("textbox", name="Statement").fill("SELECT id FROM orders")
+    page.get_by_label("Format of the download").select_option(form)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    read: dict[str, Any] = {"CSV": lambda: path.read_text().count("\n") - 1,
+            "Parquet": lambda: pq.read_table(path).num_rows,
+            "Arrow": lambda: pa.ipc.open_stream(path.read_bytes()).read_all().num_rows}  # fmt: skip
+    assert read[form]() == ROWS
