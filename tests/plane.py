@@ -17,6 +17,7 @@ from flightserve.app import App
 from flightserve.caller.client import RouterClient
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits, FabricLimits
+from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import Reply
 from flightserve.declare import Bound, spec_of
 from flightserve.replica.onward import Onward
@@ -39,8 +40,11 @@ class Plane:
     """One deployment, and those it calls, behind one router. Every part can be stopped and started again by the
     tests."""
 
-    def __init__(self, bound: Bound, replicas: int, limits: FabricLimits, edge: EdgeLimits) -> None:
+    def __init__(
+        self, bound: Bound, replicas: int, limits: FabricLimits, edge: EdgeLimits, access: Access = OPEN
+    ) -> None:
         self.limits = limits
+        self.access = access
         self.bounds = {each.name: each for each in App(bound)}
         self.bound = next(iter(self.bounds.values()))
         self.specs = {each.name: spec_of(each) for each in self.bounds.values()}
@@ -80,8 +84,9 @@ class Plane:
         onward = Onward(next(self._ids), self.limits, callees) if callees else None
         target = bound.make(onward.remote if onward is not None else None)
         replica = ReplicaService(
-            next(self._ids), self.specs[bound.name], target, self.limits, lambda why: self.stuck.append(target), onward
-        )
+            next(self._ids), self.specs[bound.name], target, self.limits, lambda why: self.stuck.append(target), onward,
+            access=self.access,
+        )  # fmt: skip
         self.targets.append(target)
         self.replicas.append(replica)
         replica.start()
@@ -153,10 +158,14 @@ class Plane:
 
 @contextlib.contextmanager
 def plane(
-    bound: Bound, replicas: int = 1, limits: FabricLimits | None = None, edge: EdgeLimits | None = None
+    bound: Bound,
+    replicas: int = 1,
+    limits: FabricLimits | None = None,
+    edge: EdgeLimits | None = None,
+    access: Access = OPEN,
 ) -> Iterator[Plane]:
     """A running plane; checks at the end that nothing is leased any more."""
-    running = Plane(bound, replicas, limits or FabricLimits(), edge or EdgeLimits())
+    running = Plane(bound, replicas, limits or FabricLimits(), edge or EdgeLimits(), access)
     try:
         yield running
         eventually(running.at_rest, what="every region was given back")

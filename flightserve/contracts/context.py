@@ -140,6 +140,12 @@ class Context:
         return tuple([read_caller(part.caller)[0] for part in self._parts])
 
     @property
+    def caller(self) -> str:
+        """All who make them, a line each, as calls onwards carry it (`core.access`)."""
+        parts = self._parts
+        return parts[0].caller if len(parts) == 1 else "\n".join(sorted({part.caller for part in parts}))
+
+    @property
     def requests(self) -> int:
         """How many requests these are."""
         return len(self._parts)
@@ -162,7 +168,7 @@ class Context:
             _child(",".join(filter(None, labels)), number),
             traceparent,
             self._parts[0].key if len(set(self.request_keys)) == 1 else "",
-            "\n".join(sorted({part.caller for part in self._parts})),
+            self.caller,
         )
 
     def onward_parts(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from flightserve.contracts.access import Access
 from flightserve.errors import FlightserveError
 from flightserve.fabric.memory.segments import SegmentPool
 
@@ -26,6 +27,11 @@ class Host(Protocol):
     @property
     def own_process(self) -> bool:
         """True where nothing but this replica is in the process, so that the process's limits are the replica's."""
+        ...
+
+    @property
+    def access(self) -> Access:
+        """What callers may do."""
         ...
 
     def broken(self, error: FlightserveError, at_once: bool = False) -> None:

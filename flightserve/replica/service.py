@@ -31,6 +31,7 @@ import pyarrow as pa
 from flightserve import measures, threads
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
+from flightserve.contracts.access import OPEN, Access
 from flightserve.errors import FlightserveError, ReplicaFailed
 from flightserve.fabric.memory.segments import SegmentMap, SegmentPool
 from flightserve.replica.binding import bind_methods
@@ -70,13 +71,15 @@ class ReplicaService:
         on_loss: threads.Loss | None = None,
         onward: Onward | None = None,
         own_process: bool = False,
+        access: Access = OPEN,
     ) -> None:
         """`on_loss` is told when nothing more can be done here, not even what runs (default: who looks after the
         process); `onward` is what the target's calls to other deployments go through, which lives and ends with this
-        service. `own_process`: nothing else is in this process."""
+        service. `own_process`: nothing else is in this process. `access` says what callers may do."""
         self.peer_id = peer_id
         self.spec = spec
         self.own_process = own_process
+        self.access = access
         self.pool = SegmentPool(peer_id, limits)
         self.mapped = SegmentMap(limits, self.pool)
         self._onward = onward

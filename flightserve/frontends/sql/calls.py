@@ -50,7 +50,8 @@ class SqlCalls:
         self._service = service
         self._limits = limits
         self._clock = clock
-        self._texts: Recent[tuple[str, str], str] = Recent(clock, LARGE_NS)
+        # By who asks as well: whoever may not query what others may is not to hold up their executions.
+        self._texts: Recent[tuple[str, str, str], str] = Recent(clock, LARGE_NS)
         self._looks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -63,10 +64,10 @@ class SqlCalls:
         def query() -> AsyncCall:
             return self._service.call(statement.warehouse, QUERY, request_batch(statement), meta)
 
-        row = execution_row(statement, self._limits) if self._is_merged(statement) else None
+        row = execution_row(statement, self._limits) if self._is_merged(statement, meta.caller) else None
         if row is None:
             return query()
-        key = (statement.warehouse, statement.sql)
+        key = (statement.warehouse, statement.sql, meta.caller)
         execution = self._service.call(statement.warehouse, EXECUTE, row, meta)
         return _Execution(execution, query, lambda: self._texts.put(key, _SINGLE))
 
@@ -94,30 +95,30 @@ class SqlCalls:
         for look in self._looks:
             look.cancel()
 
-    def _is_merged(self, statement: Statement) -> bool:
+    def _is_merged(self, statement: Statement, caller: str) -> bool:
         if not statement.parameters or len(statement.sql) > EXECUTED_SQL_CHARS_MAX:
             return False
-        key = (statement.warehouse, statement.sql)
+        key = (statement.warehouse, statement.sql, caller)
         known = self._texts.get(key)
         if known is None:
             self._texts.put(key, _SEEN)
         elif known == _SEEN and len(self._looks) < LOOKS_MAX:
             self._texts.put(key, _SINGLE)
-            look = beside(asyncio.get_running_loop(), self._look(statement), "a look at a statement")
+            look = beside(asyncio.get_running_loop(), self._look(statement, caller), "a look at a statement")
             self._looks.add(look)
             look.add_done_callback(self._looks.discard)
         return known == _MERGED
 
-    async def _look(self, statement: Statement) -> None:
+    async def _look(self, statement: Statement, caller: str) -> None:
         """Whether executions of the text are merged. What goes wrong here goes wrong for those who ask, too."""
-        meta = RequestMeta(self._clock() + LOOK_NS)
+        meta = RequestMeta(self._clock() + LOOK_NS, caller=caller)
         with contextlib.suppress(FlightserveError):
             shape = Statement(statement.warehouse, statement.sql, without_rows(statement.parameters))
             call = self._service.call(statement.warehouse, DESCRIBE, request_batch(shape), meta)
             try:
                 async for result in call:
                     if result.batch().column("merged")[0].as_py():
-                        self._texts.put((statement.warehouse, statement.sql), _MERGED)
+                        self._texts.put((statement.warehouse, statement.sql, caller), _MERGED)
             finally:
                 call.cancel()
 

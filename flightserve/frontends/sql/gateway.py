@@ -248,14 +248,15 @@ class Gateway:
         self.service = service
         self.limits = limits
         self._refresh = refresh
-        self._descriptions: Recent[Statement, Description] = Recent(clock)
-        self._tables: Recent[str, tuple[TableInfo, ...]] = Recent(clock)
+        # By who asks as well (`RequestMeta.caller`): others may see other tables.
+        self._descriptions: Recent[tuple[Statement, str], Description] = Recent(clock)
+        self._tables: Recent[tuple[str, str], tuple[TableInfo, ...]] = Recent(clock)
         self._large: Recent[tuple[str, str], bool] = Recent(clock, LARGE_NS)
 
     def describe(self, statement: Statement, meta: RequestMeta) -> Description:
         """The statement's schemas; of its parameters only the types count. Raises what the engine says of it."""
         shape = Statement(statement.warehouse, statement.sql, without_rows(statement.parameters))
-        known = self._descriptions.get(shape)
+        known = self._descriptions.get((shape, meta.caller))
         if known is None:
             try:
                 row = self._one(DESCRIBE, shape, meta)
@@ -266,18 +267,18 @@ class Gateway:
                 return read_description(self._one(DESCRIBE, statement, meta))
             known = read_description(row)
             nbytes = sum(map(len, (shape.sql, shape.parameters, known.result, known.parameters)))
-            self._descriptions.put(shape, known, nbytes)
+            self._descriptions.put((shape, meta.caller), known, nbytes)
         return known
 
     def tables(self, warehouse: str, meta: RequestMeta) -> tuple[TableInfo, ...]:
-        """The warehouse's tables, by name."""
-        known = self._tables.get(warehouse)
+        """The warehouse's tables that the caller may query, by name."""
+        known = self._tables.get((warehouse, meta.caller))
         if known is None:
             answer = Answer(self.service, TABLES, Statement(warehouse, "tables"), meta)
             with contextlib.closing(answer):
                 rows = [row for batch in answer for row in batch.to_pylist()]
             known = tuple(sorted(map(read_table, rows), key=lambda table: table.name))
-            self._tables.put(warehouse, known)
+            self._tables.put((warehouse, meta.caller), known)
         return known
 
     def open(self, statement: Statement, meta: RequestMeta, gone: Callable[[], bool], merged: bool = False) -> Answer:

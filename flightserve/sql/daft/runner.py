@@ -20,13 +20,15 @@ from flightserve.sql.daft.stream import DaftStream
 from flightserve.sql.daft.tables import open_tables
 from flightserve.sql.engine import Engine
 from flightserve.sql.engine.errors import scrub
+from flightserve.sql.engine.narrowed import Narrowed
 from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.engine.result_stream import Batches
 from flightserve.sql.sources.problems import SourceError
 from flightserve.sql.sources.spelling import quoted
 from flightserve.sql.statements.parameters import cast_text
 from flightserve.sql.statements.parser import folded, walk
-from flightserve.sql.warehouse.queries import Limits, Prepared, Runner
+from flightserve.sql.warehouse.limits import Limits
+from flightserve.sql.warehouse.queries import Prepared, Runner
 
 # What the binder itself puts where a subquery may give one row only.
 _BINDERS: Final = frozenset({"error"})
@@ -36,8 +38,8 @@ _NO_VALUES: Final[Mapping[str, Any]] = {}
 class DaftRunner(Runner):
     """As `Runner`; what reads tables is Daft's. Executions are not merged: each is one query over the nodes."""
 
-    def __init__(self, engine: Engine, watch: QueryWatch) -> None:
-        super().__init__(engine, watch)
+    def __init__(self, engine: Engine, watch: QueryWatch, narrowed: Narrowed | None = None) -> None:
+        super().__init__(engine, watch, narrowed)
         daft()
         self._lock = threading.Lock()
         self._open(self._looked())
@@ -86,12 +88,12 @@ class DaftRunner(Runner):
             return None
         if statement.explain:
             raise refused("EXPLAIN of a statement that reads tables")
-        plan = read_plan(self.engine.shadow, self._text(prepared, values))
+        plan = read_plan(self.shadow, self._text(prepared, values))
         if not tables_of(plan):
             return None
-        for name in sorted(_functions(plan) & self.engine.parser.unsteady - _BINDERS):
+        for name in sorted(_functions(plan) & self.parser.unsteady - _BINDERS):
             raise refused(f"{name}(), which may give something else on each node")
-        return Translation(plan, self._fresh(), self.engine.shadow).frame()
+        return Translation(plan, self._fresh(), self.shadow).frame()
 
     def _text(self, prepared: Prepared, values: Mapping[str, Any] | None) -> str:
         """The statement with its values written out: a plan has no room for them."""
@@ -113,7 +115,7 @@ class DaftRunner(Runner):
             return "NULL"
         if isinstance(value, str):
             return quoted(value)
-        cursor = self.engine.shadow.cursor()
+        cursor = self.shadow.cursor()
         try:
             row = cursor.execute(f"SELECT CAST(CAST($1 AS {kind}) AS VARCHAR)", [value]).fetchone()
         finally:

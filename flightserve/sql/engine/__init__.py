@@ -14,7 +14,7 @@ import contextlib
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from flightserve.sql.engine.spilling import SpillFolder
 from flightserve.sql.sources import Source
 from flightserve.sql.sources.problems import Leniency, SourceError
 from flightserve.sql.sources.spelling import quoted, quoted_name
+from flightserve.sql.sources.table_groups import folded
 from flightserve.sql.statements.parser import Parser
 
 LOADS: Final = ("memory", "view")
@@ -124,7 +125,7 @@ class Engine:
 
     def _start(self) -> None:
         self._connection = self._connect()
-        self._enter(self._connection)
+        self.enter(self._connection)
         # The limit that the engine holds itself to.
         self.memory_bytes = _bytes(self._connection, "memory_limit")
         # What views are over has to live as long as they do.
@@ -142,9 +143,10 @@ class Engine:
         # A view is of all tables.
         whole = "-".join(self.versions[source.name] for source in self.sources)
         self.versions = {**self.versions, **dict.fromkeys(definitions.views, definitions.version(whole))}
-        self.shadow = self._shadow(definitions)
-        names = frozenset(name.lower() for name in self.tables)
-        self.parser = Parser(self.shadow, names, self._catalog or _DEFAULT_CATALOG, definitions.macros)
+        self._definitions = definitions
+        self._columns = {name: self._columns_of(name) for name in self.tables}
+        self.shadow, macros = self.open_shadow(self.tables)
+        self.parser = self.open_parser(self.shadow, self.tables, macros)
         definitions.tell(self.parser, self._connection)
 
     def __repr__(self) -> str:
@@ -173,7 +175,7 @@ class Engine:
 
     # ---- opening
 
-    def _connect(self) -> duckdb.DuckDBPyConnection:
+    def _connect(self, threads: int = 0) -> duckdb.DuckDBPyConnection:
         options = self.options
         settings: dict[str, Any] = {
             "autoinstall_known_extensions": False,
@@ -188,8 +190,8 @@ class Engine:
             # SHOW of a name that is no table would show the setting of that name.
             "show_behavior": "table",
         }
-        if options.threads:
-            settings["threads"] = options.threads
+        if threads or options.threads:
+            settings["threads"] = threads or options.threads
         if options.memory_limit:
             settings["memory_limit"] = options.memory_limit
         connection = duckdb.connect(":memory:", config=settings)
@@ -201,14 +203,14 @@ class Engine:
             connection.execute(f"ATTACH ':memory:' AS {quoted_name(self._catalog)}")
         return connection
 
-    def _enter(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def enter(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Names without a catalog are the catalog's. Each connection has to be told."""
         if self._catalog:
             connection.execute(f"USE {quoted_name(self._catalog)}")
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         session = self._connection.cursor()
-        self._enter(session)
+        self.enter(session)
         return session
 
     def _bound_spilling(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -246,20 +248,55 @@ class Engine:
             self.leniency.refuse_all()
         self.versions = {source.name: self.versions[source.name] for source in self.sources}
 
-    def _shadow(self, definitions: Definitions) -> duckdb.DuckDBPyConnection:
-        """A database with the same tables, all empty: statements are parsed, bound and planned here, whatever the
-        sources are and however much they hold. They are in its own catalog as well, where connections look that were
-        not told of ours."""
-        shadow = self._connect()
+    def _columns_of(self, table: str) -> list[tuple[str, str]]:
+        """Its columns' names and types."""
+        found = self._connection.execute(f"DESCRIBE {quoted_name(table)}").fetchall()
+        return [(column, kind) for column, kind, *_ in found]
+
+    def open_shadow(self, tables: Collection[str]) -> tuple[duckdb.DuckDBPyConnection, frozenset[str]]:
+        """A database with these tables, all empty, and the names of the macros that it has: statements are parsed,
+        bound and planned there, whatever the sources are and however much they hold. They are in its own catalog as
+        well, where connections look that were not told of ours."""
+        some = len(tables) < len(self.tables)
+        shadow = self._connect(1 if some else 0)
         places = ["", f"{quoted_name(self._catalog)}.main."] if self._catalog else [""]
-        for name in self.tables:
-            columns = self._connection.execute(f"DESCRIBE {quoted_name(name)}").fetchall()
-            spelled = ", ".join(f"{quoted_name(column)} {kind}" for column, kind, *_ in columns)
+        for name in tables:
+            spelled = ", ".join(f"{quoted_name(column)} {kind}" for column, kind in self._columns[name])
             for place in places:
                 shadow.execute(f"CREATE TABLE {place}{quoted_name(name)} ({spelled})")
-        definitions.create_macros(shadow, self._catalog)
+        macros = self._definitions.create_macros(shadow, self._catalog, self.parser.telling if some else None)
         self._lock_down(shadow, [])
-        return shadow
+        return shadow, macros
+
+    def open_catalogue(self, tables: Collection[str]) -> duckdb.DuckDBPyConnection:
+        """A database whose catalogue tells of these tables alone, each of its kind and empty."""
+        connection = self._connect(1)
+        self.enter(connection)
+        for name in tables:
+            columns = [(quoted_name(column), kind) for column, kind in self._columns[name]]
+            if name in self.views:
+                given = ", ".join(f"CAST(NULL AS {kind}) AS {column}" for column, kind in columns)
+                connection.execute(f"CREATE VIEW {quoted_name(name)} AS SELECT {given} WHERE false")
+            else:
+                given = ", ".join(f"{column} {kind}" for column, kind in columns)
+                connection.execute(f"CREATE TABLE {quoted_name(name)} ({given})")
+        self._lock_down(connection, [])
+        return connection
+
+    def open_parser(self, shadow: duckdb.DuckDBPyConnection, tables: Collection[str], macros: frozenset[str]) -> Parser:
+        """Who looks at statements over these tables."""
+        names = frozenset(name.lower() for name in tables)
+        return Parser(shadow, names, self.catalog, macros)
+
+    @property
+    def catalog(self) -> str:
+        """The database that the tables are in."""
+        return self._catalog or _DEFAULT_CATALOG
+
+    @property
+    def defined(self) -> frozenset[str]:
+        """The names of what was defined over the tables, in lower case: views and macros."""
+        return frozenset(map(folded, self._definitions.views)) | self._definitions.macros
 
     def _files(self) -> list[str]:
         if self.options.load == "memory":

@@ -9,7 +9,7 @@ else, so that nobody else's statement can name the rows.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -73,3 +73,27 @@ class BoundQuery:
 
     def __repr__(self) -> str:
         return f"<BoundQuery: {self.key[0][:60]}>"
+
+
+class Sessions(Protocol):
+    """Where queries run: the engine, or its catalogue as some see it (`sql.engine.narrowed`)."""
+
+    def take(self) -> duckdb.DuckDBPyConnection:
+        """A connection for one query; `give_back` or `drop` it."""
+        ...
+
+    def give_back(self, session: duckdb.DuckDBPyConnection) -> None:
+        """The query on this connection ended well and nothing of it is left."""
+        ...
+
+    def drop(self, session: duckdb.DuckDBPyConnection) -> None:
+        """Close the connection: what it was doing may still end in it."""
+        ...
+
+    def take_bound(self, key: Key) -> BoundQuery | None:
+        """The query that is bound already, if one is; `keep_bound` it, or `drop` its session."""
+        ...
+
+    def keep_bound(self, bound: BoundQuery) -> None:
+        """The query on its session ended well and is ready for the next time, if it can be."""
+        ...

@@ -24,6 +24,7 @@ from flightserve.sql.sources.table_groups import folded
 from flightserve.sql.statements.merging import NotMergeable, refuse_undefined
 from flightserve.sql.statements.parser import Parser, Tree, walk
 from flightserve.sql.statements.policy import RESERVED_PREFIX
+from flightserve.sql.statements.reading import read_sources
 from flightserve.sql.statements.steadiness import follows_the_clock
 
 DEFINITIONS_MAX: Final = 1000
@@ -102,18 +103,34 @@ class Definitions:
                         each, f"{explain(error)}; it may read the tables only, so name files as tables"
                     ) from error
 
-    def create_macros(self, connection: duckdb.DuckDBPyConnection, catalog: str) -> None:
-        """Create the macros where statements are looked at, in its own catalog and in ours."""
+    def create_macros(
+        self, connection: duckdb.DuckDBPyConnection, catalog: str, without: Collection[str] | None = None
+    ) -> frozenset[str]:
+        """Create the macros where statements are looked at, in its own catalog and in ours; the names of those that are
+        there now, in lower case. Where some tables are not there, all but `without` are tried: those that read what is
+        missing cannot be made."""
+        made: set[str] = set()
         for place in filter(None, (catalog, "memory")):
             connection.execute(f"USE {quoted_name(place)}")
             for each in self._all:
-                if each.kind == "MACRO":
+                if each.kind != "MACRO" or folded(each.name) in (without or ()):
+                    continue
+                try:
                     connection.execute(each.text)
+                except duckdb.Error:
+                    if without is None:
+                        raise
+                else:
+                    made.add(folded(each.name))
+        return frozenset(made)
 
     def tell(self, parser: Parser, connection: duckdb.DuckDBPyConnection) -> None:
-        """Tell the parser which of them may give something else each time; a definition may use those before it."""
+        """Tell the parser which of them may give something else each time, and which tell of the catalogue; a
+        definition may use those before it."""
         for each in self._all:
             trees = list(_trees(parser, connection, each))
+            if not trees or any(read_sources(tree, parser).catalogue for tree in trees):
+                parser.telling |= {folded(each.name)}
             if not trees or not all(_is_steady(tree, parser, each.kind) for tree in trees):
                 parser.undefined |= {folded(each.name)}
 

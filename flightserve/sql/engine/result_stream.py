@@ -18,8 +18,7 @@ import pyarrow as pa
 
 from flightserve.clock import NEVER_NS
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, InvalidArgument, OutOfMemory
-from flightserve.sql.engine import Engine
-from flightserve.sql.engine.bound_queries import BoundQuery, bound_key
+from flightserve.sql.engine.bound_queries import BoundQuery, Sessions, bound_key
 from flightserve.sql.engine.columns import Refusals, project
 from flightserve.sql.engine.errors import NO_MEMORY, translate
 from flightserve.sql.engine.query_watch import QueryWatch
@@ -69,7 +68,7 @@ class ResultStream:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Sessions,
         watch: QueryWatch,
         text: str,
         values: Mapping[str, Any] | None = None,
@@ -247,3 +246,10 @@ class JsonProfileStream(ProfileStream):
     """The same as JSON."""
 
     form = "profile as json"
+
+
+# What reads the result of a statement that is explained so.
+PROFILES: Final[Mapping[ExplainForm, type[ResultStream]]] = {
+    "profile": ProfileStream,
+    "profile as json": JsonProfileStream,
+}

@@ -56,6 +56,10 @@ class ParsedStatement:
         """True where parameters are numbered, not named."""
         return bool(self.parameters) and self.parameters[0].isdigit()
 
+    def explained(self) -> ParsedStatement:
+        """The query that it explains."""
+        return ParsedStatement(self.text.encode()[self.begins :].decode(), "", self.tree, self.parameters)
+
 
 class Parser:
     """Checks statements for one engine. `tables` are the names that may be read, in lower case, `catalog` is where they
@@ -73,13 +77,16 @@ class Parser:
     ) -> None:
         self._connection = connection
         self._lock = threading.Lock()
-        self._tables = tables
+        self.tables = tables
+        self.catalog = catalog
         rows = connection.execute("SELECT lower(name), value FROM duckdb_settings()").fetchall()
         known = {name: setting_value(value) for name, value in rows if name in SETTINGS}
         self._in_use = InUse(catalog, tables, known)
-        self._macros = macros
+        self.macros = macros
         # Views and macros (lower case) that may give something else each time; told once they were looked at.
         self.undefined: frozenset[str] = frozenset()
+        # Those that show what the engine's catalogue has; told likewise.
+        self.telling: frozenset[str] = frozenset()
         rows = connection.execute(
             "SELECT lower(view_name) FROM duckdb_views() WHERE internal "
             "UNION SELECT lower(table_name) FROM duckdb_tables() WHERE internal"
@@ -206,7 +213,7 @@ class Parser:
         lower = name.lower()
         if any(str(part).lower().startswith(policy.RESERVED_PREFIX) for part in path):
             raise PermissionDenied(f"names that begin with {policy.RESERVED_PREFIX} are the server's own")
-        if len(path) == 1 and lower in self._tables:
+        if len(path) == 1 and lower in self.tables:
             return
         if lower in self._system and lower not in policy.CATALOGUE:
             raise PermissionDenied(
@@ -215,7 +222,7 @@ class Parser:
         within = path[:-1]
         if not within and folded(name) in ctes:
             return
-        if within and lower in self._tables and not any(mark in "".join(within) for mark in policy.PATH_MARKS):
+        if within and lower in self.tables and not any(mark in "".join(within) for mark in policy.PATH_MARKS):
             return
         # The engine puts the parts together before it looks among files: "/data/people"."parquet".
         if policy.looks_like_file(".".join(path)):
@@ -224,9 +231,9 @@ class Parser:
     def _check_table_function(self, node: Tree) -> None:
         function = node.get("function") or {}
         name = function_name(function) if function.get("class") == "FUNCTION" else ""
-        if name in policy.NOT_BUILT_IN and name not in self._macros:
+        if name in policy.NOT_BUILT_IN and name not in self.macros:
             raise Unimplemented(f"{name}() is not served: the engine's extension for it is not built in")
-        if name not in policy.TABLE_FUNCTIONS and name not in self._macros:
+        if name not in policy.TABLE_FUNCTIONS and name not in self.macros:
             what = f"{name}()" if name else "this kind of table function"
             raise PermissionDenied(f"{what} is not allowed: queries read the tables of this server only")
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 from flightserve.contracts.warehouse import SQL_BYTES_MAX
 from flightserve.errors import InvalidArgument, TooLarge
 from flightserve.sql.statements.pivots import NAME_THEM, OpenPivot
-from flightserve.sql.warehouse.queries import Limits, Runner
+from flightserve.sql.warehouse.limits import Limits
+from flightserve.sql.warehouse.queries import Runner
 
 
 def fill(runner: Runner, pivot: OpenPivot, limits: Limits) -> str:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import duckdb
 import pyarrow as pa
 
-from flightserve.clock import NEVER_NS
 from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -28,13 +26,14 @@ from flightserve.errors import (
     Unimplemented,
 )
 from flightserve.sql.engine import Engine
+from flightserve.sql.engine.bound_queries import Sessions
 from flightserve.sql.engine.columns import meant
 from flightserve.sql.engine.errors import translate
+from flightserve.sql.engine.narrowed import Narrowed
 from flightserve.sql.engine.plain_layouts import marks
 from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.engine.result_batches import conform, conforms, plain_schema
-from flightserve.sql.engine.result_stream import OTHER_TYPES, Batches, JsonProfileStream, ProfileStream, ResultStream
-from flightserve.sql.statements.explaining import ExplainForm
+from flightserve.sql.engine.result_stream import OTHER_TYPES, PROFILES, Batches, ResultStream
 from flightserve.sql.statements.merging import (
     PARAMS,
     RID,
@@ -59,6 +58,7 @@ from flightserve.sql.statements.parameters import (
 )
 from flightserve.sql.statements.parser import ParsedStatement, walk
 from flightserve.sql.statements.statement_cache import COLUMNS_MAX, StatementCache
+from flightserve.sql.warehouse.limits import NO_LIMITS, Limits
 from flightserve.sql.warehouse.merged_results import check_sizes, repeat_result, result_too_large
 from flightserve.sql.warehouse.result_cache import Scope, scope_of
 
@@ -67,12 +67,6 @@ MERGED_ROWS_MAX: Final = 2048
 # Results of one merged query; above that its rows run one by one.
 MERGED_BYTES_MAX: Final = 256 << 20
 EXPLAINED: Final = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
-
-# What reads the result of a statement that is explained so.
-PROFILES: Final[Mapping[ExplainForm, type[ResultStream]]] = {
-    "profile": ProfileStream,
-    "profile as json": JsonProfileStream,
-}
 
 # Parameters that are tried with their own type again, where narrower ones were needed: each costs a binding.
 WIDENED_MAX: Final = 8
@@ -85,19 +79,6 @@ _SEVERAL: Final = ("SET_OPERATION_NODE", "RECURSIVE_CTE_NODE")
 UNBOUND: Final = (InvalidArgument, NotFound, Unimplemented)
 # Errors that running row by row would not change.
 _FINAL: Final = (Cancelled, DeadlineExceeded, PermissionDenied, TooLarge)
-# More than any result.
-_UNBOUNDED: Final = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request allows: until when, and whether anybody still waits. `ending` is told before a stream's last
-    batch, where it is known to be that. `result_bytes_max` is for the result of each execution that is gathered."""
-
-    deadline_ns: int = NEVER_NS
-    cancelled: Callable[[], bool] = lambda: False
-    ending: Callable[[], None] = lambda: None
-    result_bytes_max: int = _UNBOUNDED
 
 
 class Prepared:
@@ -163,8 +144,10 @@ class Prepared:
     @functools.cached_property
     def scope(self) -> Scope | None:
         """What its results may be kept under; None where they may not be kept."""
-        engine = self._runner.engine
-        return scope_of(self.statement, self.parameters.key, engine.parser, engine.versions)
+        runner = self._runner
+        if runner.runs_apart(self.statement):
+            return None
+        return scope_of(self.statement, self.parameters.key, runner.parser, runner.engine.versions)
 
     @functools.cached_property
     def _decided(self) -> tuple[str | None, str]:
@@ -172,12 +155,15 @@ class Prepared:
 
 
 class Runner:
-    """Prepares and runs statements on one engine. Any thread."""
+    """Prepares and runs statements on one engine; `narrowed` to some of its tables, on no other. Any thread."""
 
-    def __init__(self, engine: Engine, watch: QueryWatch) -> None:
+    def __init__(self, engine: Engine, watch: QueryWatch, narrowed: Narrowed | None = None) -> None:
         self.engine = engine
         self.watch = watch
-        self.types = Types(engine.shadow)
+        self.narrowed = narrowed
+        self.shadow = (narrowed or engine).shadow
+        self.parser = (narrowed or engine).parser
+        self.types = Types(self.shadow)
         self._prepared: StatementCache[tuple[str, tuple[tuple[str, str], ...]], Prepared] = StatementCache()
         # To look what the plan says of parameters takes longer than to run many a statement.
         self._prepared_for: StatementCache[tuple[str, pa.Schema | None, tuple[object, ...]], Prepared] = (
@@ -198,8 +184,8 @@ class Runner:
         known = self._prepared.find(key)
         if known is not None:
             return known
-        statement = self.engine.parser.parse(sql)
-        inferred = infer(self.engine.shadow, statement)
+        statement = self.parser.parse(sql)
+        inferred = infer(self.shadow, statement)
         prepared = self._prepare(statement, resolve(statement, inferred, types or {}, self.types))
         self._prepared.add(key, prepared, len(sql))
         return prepared
@@ -218,10 +204,10 @@ class Runner:
 
     def _prepare_for(self, sql: str, rows: pa.Schema | None, first: pa.RecordBatch | None) -> tuple[Prepared, bool]:
         """The statement, and whether that is for others of these types, too."""
-        statement = self.engine.parser.parse(sql)
+        statement = self.parser.parse(sql)
         if not statement.parameters or rows is None:
             # What is not known of a parameter's type is taken for text.
-            inferred = infer(self.engine.shadow, statement)
+            inferred = infer(self.shadow, statement)
             return self.prepare(sql, {name: inferred[name] or "VARCHAR" for name in statement.parameters}), True
         if len(rows) != len(statement.parameters):
             wanted = ", ".join(statement.parameters)
@@ -236,7 +222,7 @@ class Runner:
         """The parameters for columns of these types."""
         untyped = frozenset(name for name, field in given.items() if pa.types.is_null(field.type))
         texts = frozenset(name for name, field in given.items() if is_text(field))
-        inferred = infer(self.engine.shadow, statement) if untyped or texts else {}
+        inferred = infer(self.shadow, statement) if untyped or texts else {}
         any_text = tried(statement) if texts else set()
         types, columns = [], []
         for name, field in given.items():
@@ -288,10 +274,12 @@ class Runner:
 
     def decide(self, prepared: Prepared) -> tuple[str | None, str]:
         """The merged form, or why there is none."""
-        statement, parser = prepared.statement, self.engine.parser
+        statement, parser = prepared.statement, self.parser
         try:
             if statement.explain:
                 raise NotMergeable("it explains a statement")
+            if self.runs_apart(statement):
+                raise NotMergeable("it reads the catalogue")
             if not prepared.parameters.names:
                 refuse_undefined(statement.tree, parser)
                 return None, ""
@@ -299,7 +287,7 @@ class Runner:
                 result = prepared.raw
             except UNBOUND as error:
                 raise NotMergeable(f"it binds with values only: {error.message.partition(chr(10))[0]}") from error
-            return merge(parser, self.engine.shadow, statement, prepared.parameters, result), ""
+            return merge(parser, self.shadow, statement, prepared.parameters, result), ""
         except NotMergeable as error:
             return None, str(error)
 
@@ -324,9 +312,16 @@ class Runner:
         """The result's schema, with the columns' names as the statement was written. The statement is bound over empty
         tables and not run, nor optimized: the optimizer computes what is constant, however long that takes."""
         statement = prepared.statement
-        if statement.explain:
-            return EXPLAINED
-        session = self.engine.shadow.cursor()
+        if statement.explain and self.narrowed is not None:
+            self._bind(self._prepare(statement.explained(), prepared.parameters), values)
+        schema = EXPLAINED if statement.explain else self._bind(prepared, values)
+        if self.narrowed is not None:
+            self.narrowed.check(statement)
+        return schema
+
+    def _bind(self, prepared: Prepared, values: Mapping[str, Any] | None) -> pa.Schema:
+        statement = prepared.statement
+        session = self.shadow.cursor()
         parameters = prepared.parameters
         nulls = dict.fromkeys(parameters.names)
         try:
@@ -352,11 +347,11 @@ class Runner:
 
     def waits_for_types(self, prepared: Prepared) -> bool:
         """Whether nothing is known of the statement's result before its parameters have types."""
-        return waits_for_types(self.engine.shadow, prepared.statement)
+        return waits_for_types(self.shadow, prepared.statement)
 
     # ---- running
 
-    def run(self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = Limits()) -> pa.Table:
+    def run(self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = NO_LIMITS) -> pa.Table:
         """Every row's result, behind `rid`. `columns` are in the parameters' order and types. Raises TooLarge for a
         row's result that is over the limit."""
         if prepared.shared and rows > 1:
@@ -374,7 +369,7 @@ class Runner:
         return pa.schema([pa.field(RID, pa.int64()), *prepared.result]).empty_table()
 
     def stream(
-        self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = Limits()
+        self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = NO_LIMITS
     ) -> Iterator[pa.RecordBatch]:
         """The rows' results one after another, without `rid`; the first batch has the schema even where it has no
         rows."""
@@ -388,7 +383,7 @@ class Runner:
                     limits.ending()
                 yield batch
             return
-        check_texts(self.engine.shadow, prepared.parameters, columns)
+        check_texts(self.shadow, prepared.parameters, columns)
         result = prepared.result_for(columns, 0)
         yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in result.types], schema=result)
         for start in range(0, rows, MERGED_ROWS_MAX):
@@ -424,7 +419,7 @@ class Runner:
             return None
 
     def merged(
-        self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits = Limits()
+        self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits = NO_LIMITS
     ) -> pa.Table | None:
         """The rows' results by one query; None where they are too large for that."""
         if prepared.merged is None:
@@ -445,7 +440,7 @@ class Runner:
         check_sizes(table, rows, limits.result_bytes_max)
         return table.rename_columns([RID, *prepared.result.names])
 
-    def one(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits = Limits()) -> pa.Table:
+    def one(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits = NO_LIMITS) -> pa.Table:
         """One row's result. Raises TooLarge where it is over the limit; what is left of it is not run then."""
         table = self._open_stream(prepared, columns, row, limits).read_all(limits.result_bytes_max)
         if table is None:
@@ -462,6 +457,18 @@ class Runner:
             table = self.one(prepared, columns, row, limits)
             yield table.add_column(0, pa.field(RID, pa.int64()), pa.repeat(pa.scalar(row, pa.int64()), table.num_rows))
 
+    def runs_apart(self, statement: ParsedStatement) -> bool:
+        """Whether it asks for the catalogue as some see it."""
+        return self.narrowed is not None and self.narrowed.is_of_catalogue(statement)
+
+    def _place(self, prepared: Prepared, values: Mapping[str, Any]) -> Sessions:
+        """Where the statement runs. Raises what it is told over the tables that its caller sees: only what binds there
+        comes to where there are others."""
+        if self.narrowed is None:
+            return self.engine
+        self.schemas(prepared, lambda: values)
+        return self.narrowed.catalogue if self.runs_apart(prepared.statement) else self.engine
+
     def _open_stream(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> Batches:
         # Most texts without parameters run once, and a session for each would push out others.
         keeps_bound = prepared.ran and not prepared.parameters.names
@@ -469,7 +476,7 @@ class Runner:
         values = prepared.parameters.values(columns, row) if prepared.parameters.names else {}
         stream = PROFILES.get(prepared.statement.explain, ResultStream)
         return stream(
-            self.engine,
+            self._place(prepared, values),
             self.watch,
             prepared.text_for(values) if values else prepared.single,
             values,

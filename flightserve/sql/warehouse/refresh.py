@@ -28,11 +28,14 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import Cancelled, ConfigError, DeadlineExceeded, FlightserveError
 from flightserve.sql.engine import Engine, EngineOptions
 from flightserve.sql.engine.errors import scrub, translate
+from flightserve.sql.engine.narrowed import Narrowed
 from flightserve.sql.engine.query_watch import QueryWatch
 from flightserve.sql.sources import Known, Source, describe_sources, find_sources
 from flightserve.sql.sources.problems import Leniency, SourceError, SourceProblem, listed, public_text
-from flightserve.sql.warehouse.queries import Limits, Prepared, Runner
+from flightserve.sql.warehouse.limits import Limits
+from flightserve.sql.warehouse.queries import Prepared, Runner
 from flightserve.sql.warehouse.row_counts import count_rows
+from flightserve.sql.warehouse.sight import Sight
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +85,12 @@ class Generation:
         leniency = Leniency(options.strict)
         leniency.problems += found.problems
         self.engine = Engine(found.sources, options, leniency)
+        self._watch = watch
         self.problems = tuple(leniency.problems)
         self.versions = self.engine.versions
         try:
             self.runner = _runner(self.engine, watch)
+            self.sight = Sight(self.engine.tables, self.runner, self._narrowed, options.catalog)
             self.named = prepare(self.runner)
         except BaseException:
             self.engine.close()
@@ -95,6 +100,10 @@ class Generation:
 
     def __repr__(self) -> str:
         return f"<Generation of {len(self.versions)} tables, {self.using} in use{', retired' * self.retired}>"
+
+    def _narrowed(self, tables: frozenset[str]) -> Runner:
+        """Who runs the statements of those who see these tables."""
+        return _runner(self.engine, self._watch, Narrowed(self.engine, tables))
 
     @functools.cached_property
     def row_counts(self) -> Mapping[str, int]:
@@ -111,13 +120,13 @@ class Generation:
         return {name: (prepared.parameters.schema, prepared.result) for name, prepared in self.named.items()}
 
 
-def _runner(engine: Engine, watch: QueryWatch) -> Runner:
+def _runner(engine: Engine, watch: QueryWatch, narrowed: Narrowed | None = None) -> Runner:
     """Who runs its statements. Raises ConfigError."""
     if engine.options.engine != "daft":
-        return Runner(engine, watch)
+        return Runner(engine, watch, narrowed)
     from flightserve.sql.daft.runner import DaftRunner
 
-    return DaftRunner(engine, watch)
+    return DaftRunner(engine, watch, narrowed)
 
 
 class Generations:

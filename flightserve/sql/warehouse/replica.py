@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.context import context
 from flightserve.contracts.hosting import Host
 from flightserve.contracts.refreshing import Refreshed, RefreshOutcome
@@ -27,8 +28,9 @@ from flightserve.contracts.warehouse import (
     read_request,
     tables_batch,
 )
+from flightserve.core.access.rights import Rights
 from flightserve.declare import Bound
-from flightserve.errors import InvalidArgument, SchemaMismatch, Unavailable
+from flightserve.errors import InvalidArgument, PermissionDenied, SchemaMismatch, Unavailable
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.stored import Fresh, Stored
 from flightserve.sql.engine import EngineOptions
@@ -39,18 +41,16 @@ from flightserve.sql.sources import Known, describe_sources, known_columns, spli
 from flightserve.sql.statements.parameters import decode_rows
 from flightserve.sql.statements.pivots import PivotValuesMissing
 from flightserve.sql.warehouse.cached import Executions, Result, answer, one_batch
+from flightserve.sql.warehouse.limits import Limits
 from flightserve.sql.warehouse.named import NamedQuery, describe_named, prepare_named, schema_message
 from flightserve.sql.warehouse.pivot_values import fill
-from flightserve.sql.warehouse.queries import UNBOUND, Limits, Prepared, Runner
+from flightserve.sql.warehouse.queries import UNBOUND, Prepared, Runner
 from flightserve.sql.warehouse.refresh import Generation, Generations, Refresher, find
 from flightserve.sql.warehouse.result_cache import Key, ResultCache, Scope, rows_digest
 from flightserve.sql.warehouse.tags import Tags
 from flightserve.types import DeploymentSpec
 
 log = logging.getLogger(__name__)
-
-# Tables that a description names.
-_NAMED_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,7 @@ class WarehouseReplica:
         self._upkeep = upkeep
         self._cache: ResultCache | None = None
         self._tags = Tags()
+        self._access: Access = OPEN
         self._replica = secrets.token_hex(8)
         self._refresher = Refresher(self._tables.look, upkeep.refresh_s)
         if upkeep.refresh_s:
@@ -121,8 +122,9 @@ class WarehouseReplica:
         finally:
             replica.close()
         version = version or hashlib.blake2b(stamp.encode(), digest_size=8).hexdigest()
-        names = ", ".join([*generation.versions][:_NAMED_MAX]) + ", ..." * (len(generation.versions) > _NAMED_MAX)
-        return DeploymentSpec(bound.name, version, bound.settings, methods, f"SQL over the tables {names}.", kind=KIND)
+        # Not by their names: who sees the deployment may see some tables only.
+        said = f"SQL over {len(generation.versions)} table{'s' * (len(generation.versions) != 1)}."
+        return DeploymentSpec(bound.name, version, bound.settings, methods, said, kind=KIND)
 
     def close(self) -> None:
         """End the engine."""
@@ -135,7 +137,9 @@ class WarehouseReplica:
     # ---- the process it is in
 
     def flightserve_hosted(self, host: Host) -> None:
-        """Results are kept in its shared memory. In a process of its own its memory is watched over."""
+        """Results are kept in its shared memory, statements judged by its access. In a process of its own its memory is
+        watched over."""
+        self._access = host.access
         if self._upkeep.cache_bytes:
             cache = self._cache = ResultCache(host.pool, self._upkeep.cache_bytes)
             self._tables.on_switch.append(lambda now: cache.retain(lambda scope: set(scope.tables) <= now.version_set))
@@ -170,6 +174,17 @@ class WarehouseReplica:
         """What it does not serve as it should (`contracts.hosting`)."""
         return self._tables.note
 
+    # ---- who asks
+
+    @property
+    def _rights(self) -> Rights:
+        """Of those that the micro-batch is for: what all of them may."""
+        return self._access.rights(context().caller)
+
+    def _runner(self, tables: Generation) -> Runner:
+        """Who runs their statements. Raises PermissionDenied for those who may query nothing."""
+        return tables.sight.runner(self._rights)
+
     # ---- methods
 
     def query(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | Stored | Fresh]:
@@ -183,27 +198,29 @@ class WarehouseReplica:
     def _query(self, batch: pa.RecordBatch, tag: str | None) -> Iterator[pa.RecordBatch | Stored | Fresh]:
         sql, rows = _read(batch)
         with self._tables.using() as tables:
-            prepared, columns = _prepare_for(tables.runner, sql, rows)
+            runner = self._runner(tables)
+            prepared, columns = _prepare_for(runner, sql, rows)
             cache, scope = self._cache_for(prepared)
             count = 1 if rows is None else rows.num_rows
             if tag is not None and tag != self._tags.tag_of(tables, prepared, columns, count):
                 raise Unavailable("the tables are others than they were when the statement was described; try again")
             if cache is None or scope is None:
-                yield from tables.runner.stream(prepared, columns, count, _limits())
+                yield from runner.stream(prepared, columns, count, _limits())
             else:
                 key = (scope, (count, rows_digest(columns)))
-                yield from _keep_stream(cache, key, lambda: tables.runner.stream(prepared, columns, count, _limits()))
+                yield from _keep_stream(cache, key, lambda: runner.stream(prepared, columns, count, _limits()))
 
     def execute(self, batch: pa.RecordBatch) -> Result:
         """Run SQL for each row of parameters: where they can be merged, as one query."""
         sql, rows = read_execution(batch)
         with self._tables.using() as tables:
-            prepared, columns = _prepare_for(tables.runner, sql, rows)
+            runner = self._runner(tables)
+            prepared, columns = _prepare_for(runner, sql, rows)
             if not columns:
                 raise InvalidArgument("the statement has no parameters, so that nothing is merged; `query` runs it")
             executions = Executions(columns, rows.num_rows, context().rows)
             limits = replace(_limits(), result_bytes_max=EXECUTED_BYTES_MAX)
-            return self._executed(tables, prepared, executions, limits, delimited=True)
+            return self._executed(runner, prepared, executions, limits, delimited=True)
 
     def _cache_for(self, prepared: Prepared) -> tuple[ResultCache | None, Scope | None]:
         """Where the statement's results are kept and under what, or nothing. Files that are read by each query and have
@@ -217,8 +234,9 @@ class WarehouseReplica:
         looks its values up by. Without parameter rows, a result that depends on the parameters' types has no schema."""
         sql, rows = _read(batch)
         with self._tables.using() as tables:
-            prepared, columns = _prepare_for(tables.runner, sql, rows, runs=False)
-            if rows is None and _is_open(tables.runner, prepared):
+            runner = self._runner(tables)
+            prepared, columns = _prepare_for(runner, sql, rows, runs=False)
+            if rows is None and _is_open(runner, prepared):
                 taken = pa.schema([(name, pa.null()) for name in prepared.parameters.names])
                 return Description(b"", schema_message(taken), False, "its parameters have no types yet").batch()
             result = prepared.result_for(columns, 0) if columns and len(columns[0]) else prepared.result
@@ -231,11 +249,11 @@ class WarehouseReplica:
             ).batch()
 
     def tables(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The warehouse's tables."""
+        """The warehouse's tables, of those that the caller may query."""
         problem = self._tables.problem
         with self._tables.using() as now:
             bad = {each.table: scrub(each.public) for each in now.problems}
-            views, counts = now.engine.views, now.row_counts
+            views, counts, seen = now.engine.views, now.row_counts, now.sight.tables(self._rights)
             return tables_batch(
                 TableInfo(
                     name,
@@ -246,10 +264,13 @@ class WarehouseReplica:
                     counts[name],
                 )
                 for name, schema in sorted(now.engine.tables.items())
+                if name in seen
             )
 
     def refresh(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Look whether the tables' files changed, and serve them as they are now; in this replica alone."""
+        if not self._rights.operate:
+            raise PermissionDenied(f"to refresh {self._options.catalog or 'tables'} takes a role with operate = true")
         self._refresher.now(_limits())
         return pa.record_batch([[self._replica], [self._tables.changes], [self._tables.problem]], schema=REFRESHED)
 
@@ -278,14 +299,14 @@ class WarehouseReplica:
             rows = batch.num_rows if batch.num_columns else 1
             delimited = prepared.merged is not None
             spans = context().rows if delimited else (rows,)
-            return self._executed(tables, prepared, Executions(columns, rows, spans), _limits(), delimited)
+            return self._executed(tables.runner, prepared, Executions(columns, rows, spans), _limits(), delimited)
 
     def _executed(
-        self, tables: Generation, prepared: Prepared, executions: Executions, limits: Limits, delimited: bool
+        self, runner: Runner, prepared: Prepared, executions: Executions, limits: Limits, delimited: bool
     ) -> Result:
         """The executions' results behind `rid`, from the cache or run; of several requests where it is `delimited`."""
         cache, scope = self._cache_for(prepared)
-        run = functools.partial(tables.runner.run, prepared, limits=limits)
+        run = functools.partial(runner.run, prepared, limits=limits)
         if cache is None or scope is None:
             return one_batch(run(executions.columns, executions.rows))
         return answer(cache, scope, executions, run, delimited)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from benchmarks import tpch
 from flightserve.sql.engine import EngineOptions
-from flightserve.sql.warehouse.queries import Limits
+from flightserve.sql.warehouse.limits import Limits
 from flightserve.sql.warehouse.replica import WarehouseReplica
 
 NO_LIMITS: Final = Limits()

@@ -26,7 +26,7 @@ from flightserve.errors import (
     Unimplemented,
 )
 from flightserve.sql.engine import EngineOptions
-from flightserve.sql.warehouse.queries import Limits
+from flightserve.sql.warehouse.limits import Limits
 from flightserve.sql.warehouse.replica import WarehouseReplica
 from tests.sql.daft.answers import Pair, ask, check, write_tpch
 

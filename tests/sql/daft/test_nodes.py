@@ -13,7 +13,7 @@ from benchmarks import tpch
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import DeadlineExceeded
 from flightserve.sql.daft.nodes import LEADERS, on_ray
-from flightserve.sql.warehouse.queries import Limits
+from flightserve.sql.warehouse.limits import Limits
 from tests.sql.daft.answers import Pair, ask, check, write_tpch
 from tests.support import eventually
 

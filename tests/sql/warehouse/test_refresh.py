@@ -19,7 +19,8 @@ from flightserve.errors import Cancelled, ConfigError, DeadlineExceeded, NotFoun
 from flightserve.fabric.memory.schemas import decode_schema
 from flightserve.sql.engine import EngineOptions
 from flightserve.sql.engine.query_watch import QueryWatch
-from flightserve.sql.warehouse.queries import Limits, Runner
+from flightserve.sql.warehouse.limits import Limits
+from flightserve.sql.warehouse.queries import Runner
 from flightserve.sql.warehouse.refresh import Generations, Refresher
 from flightserve.sql.warehouse.replica import Upkeep, WarehouseReplica
 from tests.plane import plane
