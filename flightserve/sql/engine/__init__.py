@@ -250,7 +250,8 @@ class Engine:
 
     def _columns_of(self, table: str) -> list[tuple[str, str]]:
         """Its columns' names and types."""
-        found = self._connection.execute(f"DESCRIBE {quoted_name(table)}").fetchall()
+        # DESCRIBE tables would be of all.
+        found = self._connection.execute(f"DESCRIBE FROM {quoted_name(table)}").fetchall()
         return [(column, kind) for column, kind, *_ in found]
 
     def open_shadow(self, tables: Collection[str]) -> tuple[duckdb.DuckDBPyConnection, frozenset[str]]:

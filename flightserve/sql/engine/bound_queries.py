@@ -75,7 +75,7 @@ class BoundQuery:
         return f"<BoundQuery: {self.key[0][:60]}>"
 
 
-class Sessions(Protocol):
+class QuerySessions(Protocol):
     """Where queries run: the engine, or its catalogue as some see it (`sql.engine.narrowed`)."""
 
     def take(self) -> duckdb.DuckDBPyConnection:

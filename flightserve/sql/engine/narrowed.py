@@ -18,7 +18,7 @@ import duckdb
 
 from flightserve.errors import PermissionDenied, Unimplemented
 from flightserve.sql.engine import Engine
-from flightserve.sql.engine.bound_queries import BoundQuery, Key, Sessions
+from flightserve.sql.engine.bound_queries import BoundQuery, Key, QuerySessions
 from flightserve.sql.statements.parser import ParsedStatement
 from flightserve.sql.statements.reading import read_sources
 
@@ -31,7 +31,7 @@ class Narrowed:
         self.shadow, macros = engine.open_shadow(tables)
         self.parser = engine.open_parser(self.shadow, tables, macros)
         self.parser.undefined = engine.parser.undefined
-        self.catalogue: Sessions = CatalogueSessions(engine, tables)
+        self.catalogue: QuerySessions = CatalogueSessions(engine, tables)
 
     def __repr__(self) -> str:
         return f"<Narrowed to {len(self.parser.tables)} tables>"
@@ -64,7 +64,7 @@ class CatalogueSessions:
         self._database: duckdb.DuckDBPyConnection | None = None
 
     def take(self) -> duckdb.DuckDBPyConnection:
-        """See `Sessions`."""
+        """See `QuerySessions`."""
         with self._lock:
             if self._database is None:
                 self._database = self._engine.open_catalogue(self._tables)
@@ -73,11 +73,11 @@ class CatalogueSessions:
         return session
 
     def give_back(self, session: duckdb.DuckDBPyConnection) -> None:
-        """See `Sessions`: it is made anew for the next."""
+        """See `QuerySessions`: it is made anew for the next."""
         session.close()
 
     def drop(self, session: duckdb.DuckDBPyConnection) -> None:
-        """See `Sessions`."""
+        """See `QuerySessions`."""
         session.close()
 
     def take_bound(self, key: Key) -> BoundQuery | None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from flightserve.clock import NEVER_NS
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, InvalidArgument, OutOfMemory
-from flightserve.sql.engine.bound_queries import BoundQuery, Sessions, bound_key
+from flightserve.sql.engine.bound_queries import BoundQuery, QuerySessions, bound_key
 from flightserve.sql.engine.columns import Refusals, project
 from flightserve.sql.engine.errors import NO_MEMORY, translate
 from flightserve.sql.engine.query_watch import QueryWatch
@@ -68,7 +68,7 @@ class ResultStream:
 
     def __init__(
         self,
-        engine: Sessions,
+        engine: QuerySessions,
         watch: QueryWatch,
         text: str,
         values: Mapping[str, Any] | None = None,

@@ -26,7 +26,7 @@ from flightserve.errors import (
     Unimplemented,
 )
 from flightserve.sql.engine import Engine
-from flightserve.sql.engine.bound_queries import Sessions
+from flightserve.sql.engine.bound_queries import QuerySessions
 from flightserve.sql.engine.columns import meant
 from flightserve.sql.engine.errors import translate
 from flightserve.sql.engine.narrowed import Narrowed
@@ -461,7 +461,7 @@ class Runner:
         """Whether it asks for the catalogue as some see it."""
         return self.narrowed is not None and self.narrowed.is_of_catalogue(statement)
 
-    def _place(self, prepared: Prepared, values: Mapping[str, Any]) -> Sessions:
+    def _place(self, prepared: Prepared, values: Mapping[str, Any]) -> QuerySessions:
         """Where the statement runs. Raises what it is told over the tables that its caller sees: only what binds there
         comes to where there are others."""
         if self.narrowed is None:
