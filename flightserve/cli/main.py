@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from flightserve import __version__
-from flightserve.cli import auth, changing, checking, contracts, projects, serving, status
+from flightserve.cli import auth, changing, checking, completion, contracts, projects, serving, status
 from flightserve.cli.log_options import error_record
 from flightserve.cli.serving import status_of
 from flightserve.cli.settings.settled import COMMAND, add_file_options, parse_flags, settle
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flightserve", description="Serve Python methods on Arrow record batches.")
     parser.add_argument("--version", action="version", version=f"flightserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest=COMMAND)
-    for each in (serving, checking, projects, status, changing, auth, contracts):
+    for each in (serving, checking, projects, status, changing, auth, contracts, completion):
         each.add_commands(commands)
     for command in commands.choices.values():
         add_file_options(command)
