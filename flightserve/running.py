@@ -337,10 +337,10 @@ def _checked_auth(options: FrontendOptions) -> FrontendOptions:
     """With the file's place, which is the same in all processes. Raises ConfigError where the file is wrong."""
     if options.auth is None:
         return options
-    from flightserve.identity.reading import read_book, read_bytes, warn_of_readers
+    from flightserve.identity.reading import check_keys, read_auth, read_book, warn_of_readers
 
     path = os.path.abspath(options.auth)
-    read_book(read_bytes(path), path)
+    check_keys(read_book(read_auth(path), path))
     warn_of_readers(path)
     return dataclasses.replace(options, auth=path)
 

@@ -42,6 +42,7 @@ QUARANTINE = {
     "skops": ["flightserve/models/*"],
     "onnxruntime": ["flightserve/models/*"],
     "torch": ["flightserve/models/*"],
+    "jwt": ["flightserve/identity/*"],
     "tomlkit": ["flightserve/identity/*"],
     "rich": ["flightserve/cli/*"],
 }

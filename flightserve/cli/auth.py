@@ -81,9 +81,9 @@ def _revoke(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from flightserve.identity.reading import read_book, read_bytes
+    from flightserve.identity.reading import read_auth, read_book
 
-    book = read_book(read_bytes(arguments.auth), arguments.auth)
+    book = read_book(read_auth(arguments.auth), arguments.auth)
     rows = [(entry.principal, entry.shows) for entry in book.entries.values()]
     if arguments.json:
         print(json.dumps([_described(*row) for row in rows]))

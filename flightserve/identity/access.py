@@ -12,9 +12,10 @@ from flightserve.contracts.access import Access, Visit
 from flightserve.core.access.allowance import Allowances
 from flightserve.core.access.rights import ANYBODY, Principal, PrincipalLimits, Rights
 from flightserve.errors import FlightserveError, Unavailable
-from flightserve.identity.following import FollowedFile
+from flightserve.identity.following import FollowedFile, FollowingThread
 from flightserve.identity.issuing import Date, today
-from flightserve.identity.reading import read_book, read_bytes
+from flightserve.identity.key_source import Fetch, fetch_https
+from flightserve.identity.reading import read_auth, read_book
 from flightserve.identity.recogniser import FIND_TIMEOUT_S, Recogniser
 
 log = logging.getLogger("flightserve.identity")
@@ -70,7 +71,7 @@ class FileAccess:
 
     closed = True
 
-    def __init__(self, recogniser: Recogniser, tally: Tally, following: FollowedFile, protocol: str = "") -> None:
+    def __init__(self, recogniser: Recogniser, tally: Tally, following: FollowingThread, protocol: str = "") -> None:
         self._recogniser = recogniser
         self._tally = tally
         self._following = following
@@ -146,17 +147,25 @@ def _told(outcome: Principal | FlightserveError) -> Principal:
     return outcome
 
 
-def open_access(path: str, key: bytes, clock: Clock = monotonic_ns, date: Date = today) -> FileAccess:
+def open_access(
+    path: str, key: bytes, clock: Clock = monotonic_ns, date: Date = today, fetch: Fetch = fetch_https
+) -> FileAccess:
     """By this file, which is followed until `stop`. `key` is what the app's frontends share. Where the file cannot be
     taken up, nobody is let in until it can."""
-    recogniser = Recogniser(key, clock, date)
+    recogniser = Recogniser(key, clock, date, fetch)
 
     def take(data: bytes) -> None:
-        book = read_book(data, path, recogniser.before)
+        book = read_book(data, path)
         recogniser.take(book)
         log.info("%s is taken up: %d roles, %d principals", path, len(book.roles), len(book.entries))
 
-    following = FollowedFile(path, read_bytes, take)
-    following.look()
+    file = FollowedFile(path, read_auth, take)
+
+    def look() -> None:
+        file.look()
+        recogniser.look()
+
+    look()
+    following = FollowingThread(look)
     following.start()
     return FileAccess(recogniser, Tally(clock), following)

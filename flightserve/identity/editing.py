@@ -19,7 +19,7 @@ from flightserve.core.access.credentials import make_token
 from flightserve.core.access.rights import ROLES, is_name
 from flightserve.errors import ConfigError, NotFound, Unavailable, did_you_mean
 from flightserve.identity.hashing import PASSWORD_P, TOKEN_P, make_hash
-from flightserve.identity.reading import Book, read_book, read_bytes
+from flightserve.identity.reading import Book, read_auth, read_book
 
 LOCK_TIMEOUT_S: Final = 10.0
 LOCK_POLL_S: Final = 0.05
@@ -96,7 +96,7 @@ def _change(path: str, change: Callable[[Any, Book], None], make: bool = False) 
     # A link stays one: what it points to is changed.
     place = os.path.realpath(path)
     with _locked(os.path.dirname(place), path):
-        before = NEW_FILE.encode() if make and not os.path.lexists(place) else read_bytes(path)
+        before = NEW_FILE.encode() if make and not os.path.lexists(place) else read_auth(path)
         book = read_book(before, path)
         document = tomlkit.parse(before.decode())
         change(document, book)

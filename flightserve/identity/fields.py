@@ -29,6 +29,10 @@ class Fields:
         """What is wrong with the value of a key."""
         return ConfigError(f"{self._file}: {self._path(key)} {what}")
 
+    def has(self, key: str) -> bool:
+        """Whether it is there."""
+        return key in self._values
+
     def text(self, key: str, default: str = "") -> str:
         """A text, which is not empty where it is given."""
         value: str = self._of(key, str, default)

@@ -20,7 +20,7 @@ LOOK_S: Final = 0.5
 
 
 class FollowedFile:
-    """`look` at any time, from one thread; or have a thread of ours do it from `start` to `stop`."""
+    """`look` is for one thread."""
 
     def __init__(self, path: str, read: Callable[[str], bytes], take: Callable[[bytes], None]) -> None:
         """`read` gives the content, `take` takes it up; both raise a FlightserveError where that cannot be."""
@@ -30,7 +30,6 @@ class FollowedFile:
         self._last: bytes | None = None
         self._told = ""
         self._taken = False
-        self._stopping = threading.Event()
 
     def __repr__(self) -> str:
         return f"<FollowedFile {self._path}>"
@@ -61,13 +60,21 @@ class FollowedFile:
             meanwhile = "what it said before holds" if self._taken else "nobody is recognised until it is mended"
             log.error("%s; %s", why, meanwhile)
 
+
+class FollowingThread:
+    """Calls `look` twice a second, from `start` to `stop`."""
+
+    def __init__(self, look: Callable[[], object]) -> None:
+        self._look = look
+        self._stopping = threading.Event()
+
     def start(self) -> None:
-        """Look twice a second from now on."""
+        """Look from now on."""
         threads.start("flightserve-identity", self._run, self._stopping.is_set, again=True)
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_S):
-            self.look()
+            self._look()
 
     def stop(self) -> None:
         """Look no more."""

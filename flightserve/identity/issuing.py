@@ -72,9 +72,9 @@ class Issuer:
             return None
         return self._decoder.decode(body)
 
-    def left_s(self, issued: Issued) -> float:
-        """How long it holds still; 0 or less where it does not any more."""
-        return issued.expires_s - self._date()
+    def left_s(self, expires_s: float) -> float:
+        """How long it is until then, of seconds since 1970; 0 or less where that is over."""
+        return expires_s - self._date()
 
     def _mac(self, body: bytes) -> bytes:
         return hmac.digest(self._key, body, "sha256")

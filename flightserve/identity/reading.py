@@ -6,17 +6,20 @@ warned of; what is in it are hashes. Secrets that are mounted into containers ar
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import importlib.util
 import logging
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
+from flightserve.clock import NEVER_NS
 from flightserve.core.access.rights import (
-    ADMIN,
     ROLES,
     Intersection,
     Principal,
@@ -30,6 +33,7 @@ from flightserve.core.access.rights import (
 from flightserve.errors import ConfigError, did_you_mean
 from flightserve.identity.fields import Fields
 from flightserve.identity.hashing import Hashed, read_hash
+from flightserve.identity.web_tokens import ALGORITHMS, NO_LIBRARY, USUAL, WebKeySet, WebTokenRules, read_keys
 
 log = logging.getLogger("flightserve.identity")
 
@@ -62,6 +66,9 @@ class Book:
 
     def __init__(self, roles: Mapping[str, Role] = {}) -> None:
         self.roles = roles
+        # Whose web tokens are taken, and by which keys.
+        self.web: WebTokenRules | None = None
+        self.keys = WebKeySet()
         self.entries: dict[str, PrincipalEntry] = {}
         self.subjects: dict[str, Principal] = {}
         self._rights: dict[tuple[str, ...], Rights] = {}
@@ -89,25 +96,36 @@ class Book:
             found = self._callers[caller] = each.pop() if len(each) == 1 else Intersection(each)
         return found
 
-    def adopt(self, before: Book) -> None:
-        """Rights that are as they were are the same object: who has them may go on."""
-        same = {name for name in {*self.roles, *before.roles} if self.roles.get(name) == before.roles.get(name)}
-        kept = {roles: rights for roles, rights in before._rights.items() if same.issuperset(set(roles) - {ADMIN})}
-        self._rights.update(kept)
-
     def add(self, entry: PrincipalEntry) -> None:
         """One more principal."""
         self.entries[entry.principal.name] = entry
         self.subjects.update(dict.fromkeys(entry.subjects, entry.principal))
 
-    def named(self, name: str, credential: str) -> Principal | None:
-        """Who is called so; None where this book has him not, or with another credential."""
+    def with_keys(self, keys: WebKeySet) -> Book:
+        """The same book with other keys. What was found by the one before is looked at again."""
+        other = copy.copy(self)
+        other.keys = keys
+        return other
+
+    def known_roles(self, roles: Iterable[str]) -> tuple[str, ...]:
+        """Those that grant anything."""
+        return tuple(role for role in roles if role in self.roles or role in ROLES)
+
+    def named(
+        self, name: str, credential: str, roles: tuple[str, ...] = (), until_ns: int = NEVER_NS
+    ) -> Principal | None:
+        """Who is called so; None where this book has him not, or with another credential. Who has come by a web token
+        has the roles and the end that it said."""
+        rules, (shown, _, thumb) = self.web, credential.partition(".")
+        if rules is not None and shown == rules.credential:
+            found = Principal(name, roles, self.rights(roles), rules.limits, credential, until_ns)
+            return found if thumb in self.keys else None
         entry = self.entries.get(name)
         return entry.principal if entry is not None and entry.principal.credential == credential else None
 
     def current(self, principal: Principal) -> Principal | None:
         """The same as this book has him."""
-        return self.named(principal.name, principal.credential)
+        return self.named(principal.name, principal.credential, principal.roles, principal.until_ns)
 
 
 def read_bytes(path: str) -> bytes:
@@ -119,13 +137,22 @@ def read_bytes(path: str) -> bytes:
                 raise ConfigError(f"{path}: is no file")
             data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        hint = f"; flightserve auth add NAME --auth {path} makes it" if isinstance(error, FileNotFoundError) else ""
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}{hint}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) > FILE_BYTES_MAX:
         raise ConfigError(f"{path}: has more than {FILE_BYTES_MAX:,} bytes")
     if status.st_mode & stat.S_IWOTH:
         raise ConfigError(f"{path}: everybody may write to it, and so be an administrator; chmod o-w {path}")
     return data
+
+
+def read_auth(path: str) -> bytes:
+    """The content of the file of `--auth`."""
+    try:
+        return read_bytes(path)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise ConfigError(f"{error.message}; flightserve auth add NAME --auth {path} makes it") from error
 
 
 def warn_of_readers(path: str) -> None:
@@ -135,8 +162,8 @@ def warn_of_readers(path: str) -> None:
         log.warning("%s can be read by other users (mode %o); chmod 600 %s", path, stat.S_IMODE(mode), path)
 
 
-def read_book(data: bytes, file: str, before: Book | None = None) -> Book:
-    """What this content says. `before` is the book that it follows. Raises ConfigError, with file and key."""
+def read_book(data: bytes, file: str) -> Book:
+    """What this content says. Raises ConfigError, with file and key."""
     try:
         values = tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
@@ -145,11 +172,54 @@ def read_book(data: bytes, file: str, before: Book | None = None) -> Book:
         raise ConfigError(f"{file}: is no TOML: {error}") from error
     top = Fields(file, "", values)
     book = Book(_read_roles(top))
-    if before is not None:
-        book.adopt(before)
     _read_principals(top, book)
+    if (web := top.table("jwt")) is not None:
+        book.web = _read_web_rules(web, file)
     top.done()
     return book
+
+
+def _read_web_rules(fields: Fields, file: str) -> WebTokenRules:
+    if importlib.util.find_spec("jwt") is None or importlib.util.find_spec("cryptography") is None:
+        raise ConfigError(f"{file}: jwt {NO_LIBRARY}")
+    for key in ("issuer", "audience", "jwks"):
+        if not fields.has(key):
+            raise fields.wrong(key, "is not there; [jwt] needs issuer, audience and jwks")
+    algorithms = fields.texts("algorithms", USUAL)
+    if not algorithms or not set(algorithms) <= set(ALGORITHMS):
+        raise fields.wrong("algorithms", f"is a list of {', '.join(ALGORITHMS)}; keys that sign as well are not taken")
+    rules = WebTokenRules(
+        fields.text("issuer"),
+        fields.texts("audience", alone=True),
+        _keys_at(fields, file),
+        fields.text("name_claim", "sub"),
+        fields.text("roles_claim", "roles"),
+        algorithms,
+        float(fields.number("leeway_s", 60.0, most=600)),
+        float(fields.number("fetch_s", 30.0, least=1)),
+        read_limits(fields),
+    )
+    fields.done()
+    return rules
+
+
+def _keys_at(fields: Fields, file: str) -> str:
+    """An https address, or the path of a file: relative to the file that names it."""
+    place = fields.text("jwks")
+    parts = urlsplit(place)
+    if parts.scheme == "https" and parts.hostname and not parts.username:
+        return place
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
+        place = unquote(parts.path)
+    elif "://" in place:
+        raise fields.wrong("jwks", "is no https address and no file; keys from elsewhere could be anybody's")
+    return os.path.join(os.path.dirname(os.path.abspath(file)), place)
+
+
+def check_keys(book: Book) -> None:
+    """Raises ConfigError where keys are to come from a file, and do not."""
+    if book.web is not None and "://" not in book.web.jwks:
+        read_keys(read_bytes(book.web.jwks), book.web.algorithms, book.web.jwks)
 
 
 def _read_roles(top: Fields) -> dict[str, Role]:

@@ -24,6 +24,7 @@ from flightserve.core.access.credentials import (
     WRONG,
     Basic,
     Bearer,
+    is_jwt,
     owner_of,
     read_authorization,
 )
@@ -33,7 +34,10 @@ from flightserve.errors import FlightserveError, Unauthenticated, Unavailable
 from flightserve.identity.checker import Checker
 from flightserve.identity.hashing import PASSWORD_P, TOKEN_P, Hashed, make_decoy
 from flightserve.identity.issuing import Date, Issuer, today
+from flightserve.identity.key_source import Fetch, fetch_https
 from flightserve.identity.reading import Book
+from flightserve.identity.web_check import WebTokenCheck
+from flightserve.identity.web_tokens import Claims, WebKeySet
 
 KNOWN_MAX: Final = 16_384
 KNOWN_NS: Final = 60 * NS_PER_S
@@ -60,18 +64,20 @@ class Recognition:
 class Recogniser:
     """Any thread."""
 
-    def __init__(self, key: bytes, clock: Clock = monotonic_ns, date: Date = today) -> None:
+    def __init__(self, key: bytes, clock: Clock = monotonic_ns, date: Date = today, fetch: Fetch = fetch_https) -> None:
         """`key` is the one that the app's frontends share."""
         self._clock = clock
         self._issuer = Issuer(key, date)
         self._book: Book | None = None
         self._hash_key = secrets.token_bytes(32)
-        self._lock = threading.Lock()
+        # Apart, because a future that is done tells so in whatever thread adds to it.
+        self._book_lock, self._finding_lock, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._shown: TTLCache[bytes, Recognition] = TTLCache(KNOWN_MAX)
         self._wrong: TTLCache[bytes, tuple[Book | None, str]] = TTLCache(WRONG_MAX)
         self._finding: dict[bytes, Future[Principal | FlightserveError]] = {}
         # One for each, so that who guesses passwords does not hold up tokens.
         self._passwords, self._tokens = Checker("passwords"), Checker("tokens")
+        self._web = WebTokenCheck(clock, date, self._take_keys, fetch)
         self._no_password, self._no_token = make_decoy(PASSWORD_P), make_decoy(TOKEN_P)
 
     def __repr__(self) -> str:
@@ -95,10 +101,23 @@ class Recogniser:
 
     def take(self, book: Book) -> None:
         """Recognise by this one from now on."""
-        self._book = book
+        with self._book_lock:
+            before = self._book
+            same = self._web.follow(book.web)
+            self._book = book.with_keys(before.keys) if same and before is not None else book
+
+    def _take_keys(self, keys: WebKeySet) -> None:
+        with self._book_lock:
+            if self._book is not None:
+                self._book = self._book.with_keys(keys)
+
+    def look(self) -> None:
+        """What has to be done from time to time."""
+        self._web.look()
 
     def stop(self) -> None:
         """Nobody is recognised any more."""
+        self._web.stop()
         self._passwords.stop()
         self._tokens.stop()
 
@@ -120,15 +139,25 @@ class Recogniser:
             found.set_result(self._of_certificate(subject))
             return found
         key = self._key_of(authorization)
-        with self._lock:
+        with self._finding_lock:
             future = self._finding.get(key)
             if future is None:
-                credential = read_authorization(authorization)
-                checker = self._passwords if isinstance(credential, Basic) and not credential.token else self._tokens
-                future = checker.submit(functools.partial(self._find, key, credential))
-                self._finding[key] = future
+                future = self._finding[key] = self._begin(key, read_authorization(authorization))
                 future.add_done_callback(lambda _: self._finding.pop(key, None))
         return future
+
+    def _begin(self, key: bytes, credential: Basic | Bearer) -> Future[Principal | FlightserveError]:
+        if is_jwt(credential.token):
+            book = self.book
+            finding = self._web.find(
+                credential.token, lambda: self.book.keys, lambda claims: self._of_claims(key, credential, claims)
+            )
+            finding.add_done_callback(
+                lambda done: None if done.exception() else self._note_wrong(key, book, done.result())
+            )
+            return finding
+        checker = self._passwords if isinstance(credential, Basic) and not credential.token else self._tokens
+        return checker.submit(functools.partial(self._find, key, credential))
 
     def issue(self, principal: Principal) -> str:
         """`contracts.access.Access.issue`."""
@@ -140,7 +169,7 @@ class Recogniser:
         if entry is not None and entry.principal is principal:
             return
         now = self.book.current(principal)
-        if now is None or now.rights is not principal.rights or principal.until_ns <= self._clock():
+        if now is None or now.rights.grants != principal.rights.grants or principal.until_ns <= self._clock():
             raise Unauthenticated(CHANGED)
 
     def _key_of(self, authorization: str) -> bytes:
@@ -176,20 +205,27 @@ class Recogniser:
         credential = read_authorization(authorization)
         if credential.token.startswith(ISSUED):
             return self._remember(key, self._of_issued(book, credential))
-        if isinstance(credential, Bearer) and owner_of(credential.token) is None:
+        if is_jwt(credential.token):
+            may_be = book.web is not None
+        else:
+            may_be = isinstance(credential, Basic) or owner_of(credential.token) is not None
+        if not may_be:
             raise Unauthenticated(WRONG)
         return None
 
     def _find(self, key: bytes, credential: Basic | Bearer) -> Principal | FlightserveError:
+        book = self.book
         try:
-            book = self.book
             return self._remember(key, self._checked(book, credential))
         except FlightserveError as error:
-            if isinstance(error, Unauthenticated):
-                with self._lock:
-                    now_ns = self._clock()
-                    self._wrong.put(key, (book, error.message), now_ns + WRONG_NS, now_ns)
+            self._note_wrong(key, book, error)
             return error
+
+    def _note_wrong(self, key: bytes, book: Book, outcome: Principal | FlightserveError) -> None:
+        if isinstance(outcome, Unauthenticated):
+            with self._lock:
+                now_ns = self._clock()
+                self._wrong.put(key, (book, outcome.message), now_ns + WRONG_NS, now_ns)
 
     def _checked(self, book: Book, credential: Basic | Bearer) -> Recognition:
         """Raises Unauthenticated. Takes as long for a principal that is not there as for a wrong secret."""
@@ -206,6 +242,17 @@ class Recogniser:
             raise Unauthenticated(WRONG)
         return Recognition(entry.principal, book, self._clock() + KNOWN_NS)
 
+    def _of_claims(self, key: bytes, credential: Basic | Bearer, claims: Claims) -> Principal:
+        book, now_ns = self.book, self._clock()
+        if book.web is None or (isinstance(credential, Basic) and credential.name != claims.name):
+            raise Unauthenticated(WRONG)
+        until_ns = now_ns + int(self._issuer.left_s(claims.expires_s) * NS_PER_S)
+        shown = f"{book.web.credential}.{claims.thumb}"
+        principal = book.named(claims.name, shown, book.known_roles(claims.roles), until_ns)
+        if principal is None:
+            raise Unauthenticated(WRONG)
+        return self._remember(key, Recognition(principal, book, min(until_ns, now_ns + KNOWN_NS)))
+
     @staticmethod
     def _matches(hashed: Hashed | None, decoy: Hashed, secret: bytes) -> bool:
         return (hashed or decoy).matches(secret) and hashed is not None
@@ -214,13 +261,14 @@ class Recogniser:
         issued = self._issuer.read(credential.token)
         if issued is None or (isinstance(credential, Basic) and credential.name != issued.name):
             raise Unauthenticated(WRONG)
-        left_ns = int(self._issuer.left_s(issued) * NS_PER_S)
+        left_ns = int(self._issuer.left_s(issued.expires_s) * NS_PER_S)
         if left_ns <= 0:
             raise Unauthenticated(EXPIRED)
-        principal = book.named(issued.name, issued.credential)
+        now_ns = self._clock()
+        principal = book.named(issued.name, issued.credential, issued.roles, now_ns + left_ns)
         if principal is None:
             raise Unauthenticated(WRONG)
-        return Recognition(principal, book, self._clock() + min(KNOWN_NS, left_ns))
+        return Recognition(principal, book, now_ns + min(KNOWN_NS, left_ns))
 
     def _remember(self, key: bytes, shown: Recognition) -> Principal:
         with self._lock:

@@ -20,27 +20,10 @@ from flightserve.identity.hashing import Hashed
 from flightserve.identity.issuing import LIFETIME_S
 from flightserve.identity.recogniser import EXPIRED
 from tests.identity.books import PASSWORD, ROLES, basic, bearer, book_text, principal, put, token_of
+from tests.identity.times import Times
 from tests.support import eventually
 
 KEY = b"k" * 32
-
-
-class Times:
-    """Both clocks, as a test sets them."""
-
-    def __init__(self) -> None:
-        self.ns = 10 * NS_PER_S
-        self.date_s = 1_000_000.0
-
-    def monotonic_ns(self) -> int:
-        return self.ns
-
-    def date(self) -> float:
-        return self.date_s
-
-    def advance(self, seconds: float) -> None:
-        self.ns += int(seconds * NS_PER_S)
-        self.date_s += seconds
 
 
 @pytest.fixture
@@ -292,7 +275,7 @@ def test_a_principal_that_is_revoked_stops_with_all_he_has(access: FileAccess, f
     issued = access.issue(alice)
     assert access.known(f"Bearer {issued}") is alice
     put(file, book_text("bob"))
-    assert access._following.look()
+    access._following._look()
     for shown in (bearer("alice"), f"Bearer {issued}", basic("alice", PASSWORD)):
         with pytest.raises(Unauthenticated):
             access.recognise(shown)
@@ -309,14 +292,14 @@ def test_a_principal_that_is_added_is_let_in_though_he_was_wrong_before(access: 
     with pytest.raises(Unauthenticated):
         access.recognise(bearer("carol"))
     put(file, book_text("alice", "carol"))
-    assert access._following.look()
+    access._following._look()
     assert access.recognise(bearer("carol")).name == "carol"
 
 
 def test_other_credentials_end_the_ones_before(access: FileAccess, file: Path) -> None:
     issued = access.issue(access.recognise(bearer("bob")))
     put(file, file.read_text().replace(principal("bob"), principal("bob", more='subject = "CN=bob"')))
-    assert access._following.look()
+    access._following._look()
     with pytest.raises(Unauthenticated):
         access.known(f"Bearer {issued}")
     # The token is as it was, but what he is known by is not: it is looked at again.
@@ -327,7 +310,7 @@ def test_other_credentials_end_the_ones_before(access: FileAccess, file: Path) -
 def test_other_rights_hold_for_those_who_are_known(access: FileAccess, file: Path) -> None:
     before = access.recognise(bearer("bob"))
     put(file, file.read_text().replace('["trips"]', '["fares"]'))
-    assert access._following.look()
+    access._following._look()
     now = access.known(bearer("bob"))
     assert now is not None and now.rights.may_query("fares") and not now.rights.may_query("trips")
     assert access.rights("bob reader").may_query("fares")
@@ -339,7 +322,7 @@ def test_other_rights_hold_for_those_who_are_known(access: FileAccess, file: Pat
 def test_a_change_of_others_leaves_who_is_in_alone(access: FileAccess, file: Path) -> None:
     before = access.recognise(bearer("bob"))
     put(file, file.read_text() + "[roles.more]\n" + principal("carol", '["more", "reader"]'))
-    assert access._following.look()
+    access._following._look()
     access.begin(before, "sql", "1").end(0)
 
 
@@ -355,12 +338,12 @@ def test_a_wrong_file_changes_nothing_and_is_told_once(
         else:
             put(file, wrong)
         for _ in range(3):
-            assert not access._following.look()
+            access._following._look()
         assert [why in record.getMessage() for record in caplog.records] == [True]
         assert "what it said before holds" in caplog.text
         assert access.known(bearer("alice")) is found
     put(file, right)
-    assert access._following.look()
+    access._following._look()
     assert access.known(bearer("alice")) is not None
 
 

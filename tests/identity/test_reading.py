@@ -10,7 +10,7 @@ import pytest
 
 from flightserve.errors import ConfigError
 from flightserve.identity.hashing import LN_MIN, make_hash, read_hash
-from flightserve.identity.reading import FILE_BYTES_MAX, read_book, read_bytes, warn_of_readers
+from flightserve.identity.reading import FILE_BYTES_MAX, read_auth, read_book, read_bytes, warn_of_readers
 from tests.identity.books import ROLES, book_text, cheap_hash, principal, token_of
 
 HASH = cheap_hash("x")
@@ -83,7 +83,7 @@ def test_a_file_that_is_no_text() -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "auth.toml"
     with pytest.raises(ConfigError, match=r"No such file or directory; flightserve auth add NAME --auth"):
-        read_bytes(str(file))
+        read_auth(str(file))
     with pytest.raises(ConfigError, match="Is a directory"):
         read_bytes(str(tmp_path))
     file.write_bytes(b"#" * FILE_BYTES_MAX)

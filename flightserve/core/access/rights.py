@@ -61,18 +61,21 @@ def _expression(pattern: str) -> str:
 class Rights:
     """What some roles grant together. Asked for each request, so answers are remembered."""
 
-    __slots__ = ("_call", "_calls", "_queries", "_query", "all_tables", "any_tables", "metrics", "operate")
+    __slots__ = ("_call", "_calls", "_queries", "_query", "all_tables", "any_tables", "grants", "metrics", "operate")
 
     def __init__(self, roles: Iterable[Role]) -> None:
         granted = list(roles)
         self.operate = any(role.operate for role in granted)
         self.metrics = any(role.metrics for role in granted)
         tables = {pattern for role in granted for pattern in role.query}
+        calls = {pattern for role in granted for pattern in role.call}
+        # What two sets of rights are the same by.
+        self.grants = frozenset(calls), frozenset(tables), self.operate, self.metrics
         # Whether every table is seen: then nobody has to ask for each.
         self.all_tables = "*" in tables
         # Whether he may query at all.
         self.any_tables = bool(tables)
-        self._call = _pattern({pattern for role in granted for pattern in role.call}, 0)
+        self._call = _pattern(calls, 0)
         self._query = _pattern(tables, re.IGNORECASE)
         self._calls: dict[tuple[str, str], bool] = {}
         self._queries: dict[str, bool] = {}
@@ -110,6 +113,7 @@ class Intersection(Rights):
         self.operate = all(rights.operate for rights in self._each)
         self.metrics = all(rights.metrics for rights in self._each)
         self.all_tables = all(rights.all_tables for rights in self._each)
+        self.any_tables = all(rights.any_tables for rights in self._each)
 
     def may_call(self, deployment: str, method: str) -> bool:
         """Whether each of them may call it."""
