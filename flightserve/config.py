@@ -16,6 +16,7 @@ from flightserve.errors import ConfigError
 
 MIB = 1 << 20
 _HOST_NAME = re.compile(r"\*|(\*\.)?[^\s/:@?#\[\]*]+")
+_COLLECTOR = re.compile(r"(https?://)?([^\s/:@?#\[\]]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}(/[^\s@?#]*)?")
 _ORIGIN = re.compile(r"\*|null|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/@?#]+/?")
 
 # What a frontend speaks, in the order in which addresses are shown, and the ports that the command takes for it.
@@ -114,6 +115,9 @@ class FrontendOptions:
     With `flight_locations` what Flight's clients are told of a result names the Flight of every frontend, so that they
     may read from any; without, they read where they asked.
     `auth` is the file that says who callers are and what they may do; without one everybody may do everything.
+    With `otlp` traces are sent to that collector: `http://host:4317` or `host:4317` by OTLP over gRPC, `http://host:4318`
+    or one with a path over HTTP. Callers say whether their requests are traced (W3C's `traceparent`); of the others the
+    part `trace_sample`, 0 to 1, is.
     `ticket_key` signs what SQL clients are handed; the frontends of an app share it."""
 
     host: str = "127.0.0.1"
@@ -130,6 +134,8 @@ class FrontendOptions:
     flight_locations: bool = False
     share_ports: bool = False
     auth: str | Path | None = None
+    otlp: str = ""
+    trace_sample: float = 1.0
     ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +151,7 @@ class FrontendOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is True or False")
         if not self.drain_timeout_s >= 0:
             raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; it is 0 or more, in seconds")
+        _check_tracing(self.otlp, self.trace_sample)
         for name in _names(self.allowed_hosts, "allowed_hosts"):
             if not _HOST_NAME.fullmatch(name):
                 raise ConfigError(f"allowed_hosts: {name!r} is no host's name; write it without scheme and port, or *")
@@ -194,6 +201,15 @@ def _check_unix(name: str, port: str, protocol: str) -> None:
         raise ConfigError(f"{name} is {port!r}; write unix: and the path of a socket, as in unix:/run/app/http.sock")
 
 
+def _check_tracing(otlp: str, sample: float) -> None:
+    if not isinstance(otlp, str) or (otlp and not _COLLECTOR.fullmatch(otlp)):
+        # What stands before an @ is a secret.
+        shown = otlp.rpartition("@")[2] if isinstance(otlp, str) else otlp
+        raise ConfigError(f"otlp is {shown!r}; write where the collector is, as http://localhost:4317")
+    if isinstance(sample, bool) or not isinstance(sample, int | float) or not 0 <= sample <= 1:
+        raise ConfigError(f"trace_sample is {sample!r}; it is the part of requests that are traced, 0 to 1")
+
+
 def _names(names: Sequence[str], what: str) -> Sequence[str]:
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{what} is {names!r}; it is a list of texts")
@@ -217,4 +233,6 @@ class ServingOptions(TypedDict, total=False):
     flight_locations: bool
     share_ports: bool
     auth: str | Path | None
+    otlp: str
+    trace_sample: float
     ticket_key: bytes

@@ -28,6 +28,7 @@ from prometheus_client.utils import floatToGoString
 
 from flightserve.clock import NS_PER_S
 from flightserve.measures import SECONDS, counter, gauge, histogram
+from flightserve.tracing.spans import CallSpans
 from flightserve.types import MetricFamily
 from flightserve.wire.status import Code
 from flightserve.wire.table import Measured
@@ -98,6 +99,8 @@ _TIER_TOTALS: Final = {
     "cache_misses": "Results that were not among those kept",
     "cache_evictions": "Results dropped to make room for others",
     "carried_frames": "Frames carried between nodes",
+    "spans_sent": "Spans of traces that a collector took",
+    "spans_dropped": "Spans of traces that were lost: too many waited, or the collector did not take them",
     "pulled_bytes": "Bytes of rows pulled from other nodes",
 }
 # What is now, with the name of its unit.
@@ -294,6 +297,8 @@ class Metrics:
             registry=registry,
         )
         self._prefetches: dict[tuple[str, bool], Counter] = {}
+        # Who is told of calls that are traced; None: none is.
+        self.spans: CallSpans | None = None
 
     def answered(self, frontend: str, deployment: str, method: str, code: int, seconds: float) -> None:
         """Count one answer. `deployment` and `method` are names that exist, or `UNKNOWN`."""

@@ -298,6 +298,10 @@ def make_plan(
     from flightserve.control.plan import Plan
     from flightserve.tiers import FACTORIES
 
+    if options.otlp:
+        from flightserve.tracing.otlp import check_installed
+
+        check_installed()
     if all(getattr(options, f"{protocol}_port") is None for protocol in PROTOCOLS):
         raise ConfigError("every protocol is left out; nobody could call the app")
     if not isinstance(fabric, FabricLimits | None):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flightserve.control.folder import Folder
     from flightserve.control.plan import Assignment, Factory
     from flightserve.declare import Bound
+    from flightserve.tracing.sending import Traces
+    from flightserve.tracing.spans import Tracer
     from flightserve.wire.table import RoutingTable
 
 
@@ -32,6 +34,40 @@ LOCATIONS_MAX: Final = 64
 EVERYWHERE: Final = ("0.0.0.0", "::")
 
 
+class Tracing:
+    """The traces of a child, where the app has some. To be stopped last: what ends has spans."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        options, slot = assignment.options, assignment.slot
+        self._traces: Traces | None = None
+        self.tracer: Tracer | None = None
+        if not options.otlp:
+            return
+        from flightserve.tracing.sending import Traces
+
+        about = {
+            "service.name": "flightserve",
+            "service.instance.id": f"{assignment.app_id}/{slot.name}",
+            "flightserve.app": assignment.app_id,
+            "flightserve.tier": slot.tier,
+            "flightserve.process": slot.name,
+            "flightserve.node": assignment.node,
+            **({"flightserve.deployment": slot.deployment} if slot.deployment else {}),
+        }
+        self._traces = Traces(options.otlp, options.trace_sample, about)
+        self.tracer = self._traces.tracer
+
+    def counted(self, statistics: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
+        """These, and what became of the spans."""
+        tracer = self.tracer
+        return statistics if tracer is None else lambda: {**statistics(), **tracer.statistics()}
+
+    def stop(self) -> None:
+        """Send what there is."""
+        if self._traces is not None:
+            self._traces.stop()
+
+
 class RouterHosted:
     """A router in its child."""
 
@@ -39,16 +75,24 @@ class RouterHosted:
 
     def __init__(self, assignment: Assignment) -> None:
         from flightserve.fabric.transport import descriptors
+        from flightserve.router.queue_spans import QueueSpans
         from flightserve.router.service import RouterService
 
         descriptors.use_all()
         self._folder = _folder_of(assignment)
         self.endpoint = _endpoint(assignment)
-        self._service = RouterService(assignment.peer_id, self.endpoint, assignment.fabric)
+        self._tracing = Tracing(assignment)
+        tracer = self._tracing.tracer
+        spans = None if tracer is None else QueueSpans(tracer.sample, tracer.record)
+        self._service = RouterService(assignment.peer_id, self.endpoint, assignment.fabric, spans=spans)
         self._service.start()
-        self.statistics = self._service.statistics
+        self.statistics = self._tracing.counted(self._service.statistics)
         self.drain = self._service.drain
-        self.stop = self._service.stop
+
+    def stop(self) -> None:
+        """The service, then its traces."""
+        self._service.stop()
+        self._tracing.stop()
 
     def apply_table(self, table: RoutingTable) -> None:
         """Waits for the loop: reports are to name the table that is in force, not one that lies in its mailbox."""
@@ -78,6 +122,7 @@ class ReplicaHosted:
         from flightserve.replica.forks import end_with_this_process
         from flightserve.replica.hooks import begin_exit_functions, run_exit_functions
         from flightserve.replica.onward import Onward
+        from flightserve.replica.run_spans import RunSpans
         from flightserve.replica.service import ReplicaService
 
         end_with_this_process()
@@ -91,13 +136,16 @@ class ReplicaHosted:
         self._access = open_access(assignment) if callees else OPEN
         onward = Onward(new_peer_id(), assignment.fabric, callees, self._access) if callees else None
         target = bound.make(onward.remote if onward is not None else None)
+        self._tracing = Tracing(assignment)
+        tracer = self._tracing.tracer
+        spans = None if tracer is None else RunSpans(assignment.spec.name, tracer.sample, tracer.record)
         self._service = ReplicaService(
-            assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward, own_process=True
+            assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward, own_process=True, spans=spans
         )
         self._service.start(assignment.config)
         self.apply_table = self._service.apply_table
         self.reconfigure = self._service.reconfigure
-        self.statistics = self._service.statistics
+        self.statistics = self._tracing.counted(self._service.statistics)
         self.drain = self._service.drain
         self.ready = self._service.ready
         self.unfit = self._service.unfit
@@ -115,6 +163,7 @@ class ReplicaHosted:
         """The service with the user's object, then what the user's code registered for the end of its process."""
         self._service.stop()
         self._access.stop()
+        self._tracing.stop()
         self._exit()
 
 
@@ -129,7 +178,9 @@ class FrontendHosted:
         from flightserve.control.observer import status_of
         from flightserve.control.refreshing import ask_refresh
         from flightserve.fabric.transport import descriptors
+        from flightserve.frontends import edge
         from flightserve.frontends.host import FrontendHost, leave_pandas_out
+        from flightserve.frontends.spans import FrontendSpans
         from flightserve.loops import Every
         from flightserve.metrics import Metrics
 
@@ -143,6 +194,10 @@ class FrontendHosted:
         self._client = RouterClient(assignment.peer_id, assignment.fabric, assignment.options.limits)
         self._metrics = Metrics()
         self._access = open_access(assignment)
+        self._tracing = Tracing(assignment)
+        if (tracer := self._tracing.tracer) is not None:
+            edge.trace_by(tracer.sample)
+            self._metrics.spans = FrontendSpans(tracer.record)
         self._host = FrontendHost(
             self._client,
             frontend_options(assignment),
@@ -174,6 +229,9 @@ class FrontendHosted:
 
     def statistics(self) -> dict[str, float]:
         """The client's counts."""
+        return self._tracing.counted(self._counts)()
+
+    def _counts(self) -> dict[str, float]:
         return {name: float(value) for name, value in self._client.statistics().items() if _is_number(value)}
 
     def drain(self, timeout_s: float) -> bool:
@@ -186,6 +244,7 @@ class FrontendHosted:
         self._client.stop()
         self._host.stop()
         self._access.stop()
+        self._tracing.stop()
 
 
 class StandbyHosted:

@@ -182,7 +182,8 @@ class RequestMeta(msgspec.Struct, frozen=True):
     """What the edge knows of a request beside its rows.
 
     `deadline_ns` is absolute `CLOCK_MONOTONIC`; `request_id` is echoed and logged ("" lets the data plane
-    make one up); `traceparent` is passed through as it came. Requests of one `key` are sent the same way where a split
+    make one up); `traceparent` is passed through as it came, or, of a request that is traced, names the frontend's span
+    of it, and `caller_span` is what its caller's own was. Requests of one `key` are sent the same way where a split
     decides (`pipelines.splitting`). `caller` is who asks (`core.access`), "" where nobody has to say: what is called
     onwards for him is judged by his rights.
     """
@@ -193,3 +194,4 @@ class RequestMeta(msgspec.Struct, frozen=True):
     traceparent: str = ""
     key: str = ""
     caller: str = ""
+    caller_span: str = ""

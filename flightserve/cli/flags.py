@@ -21,6 +21,8 @@ FLAGS: Final = {
     "drain_timeout_s": "--drain-timeout",
     "allowed_hosts": "--allow-host",
     "cors_origins": "--cors-origin",
+    "otlp": "--otlp",
+    "trace_sample": "--trace-sample",
 }
 _OPTION: Final = re.compile(r"\b(?:" + "|".join(FLAGS) + r")\b")
 

@@ -113,6 +113,10 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     option("--auth", metavar="FILE", help=about)
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
     option("--drain-timeout", type=seconds, default=defaults.drain_timeout_s, metavar="TIME", help=about)
+    about = "send traces to this OTLP collector, e.g. http://localhost:4317 (gRPC) or http://localhost:4318 (HTTP)"
+    option("--otlp", default=defaults.otlp, metavar="ENDPOINT", help=about)
+    about = "trace this part of the requests whose callers do not say, 0 to 1 (default: %(default)g)"
+    option("--trace-sample", type=float, default=defaults.trace_sample, metavar="PART", help=about)
     add_log_options(parser)
     add_set_option(parser)
 
@@ -171,7 +175,8 @@ def frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
         host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout,
         allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
         allow_get=arguments.allow_get, flight_locations=arguments.flight_locations,
-        share_ports=arguments.share_ports, auth=arguments.auth, limits=arguments.settings.edge(), **ports,
+        share_ports=arguments.share_ports, auth=arguments.auth, limits=arguments.settings.edge(),
+        otlp=arguments.otlp, trace_sample=arguments.trace_sample, **ports,
     )  # fmt: skip
 
 

@@ -19,7 +19,9 @@ from contextvars import ContextVar
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from flightserve.clock import NEVER_NS, NS_PER_MS, Clock, monotonic_ns
+from flightserve.contracts.spans import SpansWithin
 from flightserve.core.access.rights import read_caller
+from flightserve.core.tracing import is_sampled
 from flightserve.types import RequestMeta
 from flightserve.wire.frames import Part
 
@@ -66,6 +68,7 @@ class Context:
         "last",
         "method",
         "over",
+        "spans",
     )
 
     def __init__(
@@ -83,6 +86,8 @@ class Context:
         self.idempotent = True
         # What is to know when the method waits for a call onwards, in a replica.
         self.calls: OnwardCalls | None = None
+        # Where a request is traced: what makes spans of what its method does.
+        self.spans: SpansWithin | None = None
         # The batch that a generator yields next is its last.
         self.last = False
         self._parts = parts
@@ -157,11 +162,13 @@ class Context:
 
     def onward(self, timeout_ms_max: int, timeout_ms_default: int) -> RequestMeta:
         """The metadata of a call onwards that speaks for all requests: their latest deadline and lowest priority, the
-        first trace context there is, their ids with a number behind them, and all their callers, a line each. The
-        callee's own limits, in milliseconds, only shorten the time; its default holds where there is no deadline to
+        first trace context there is, of those that are traced before others, their ids with a number behind them, and
+        all their callers, a line each. The callee's own limits, in milliseconds, only shorten the time; its default
+        holds where there is no deadline to
         inherit."""
         labels, number = self.request_ids, self._number()
-        traceparent = next((part.traceparent for part in self._parts if part.traceparent), "")
+        traced = (part.traceparent for part in self._parts if part.traceparent)
+        traceparent = max(traced, key=is_sampled, default="")
         return RequestMeta(
             self._limited(timeout_ms_max, timeout_ms_default)(self.deadline),
             min(self.priorities, default=0),
@@ -212,7 +219,7 @@ class Context:
     def within(self, places: Sequence[int]) -> Context:
         """The context of some of the requests, which run apart from the others; what ends this one ends it too."""
         inner = Context(self.deployment, self.method, [self._parts[place] for place in places], self._clock)
-        inner.idempotent = self.idempotent
+        inner.idempotent, inner.spans = self.idempotent, self.spans
         # Calls onwards are numbered through.
         self._children = inner._children = self._children or itertools.count(1)
         # Noted before it is looked at, as `cancel` does it the other way round.
@@ -222,7 +229,9 @@ class Context:
 
     def detached(self) -> Context:
         """One of the same requests that goes on when their method has returned, and whatever becomes of them."""
-        return Context(self.deployment, self.method, self._parts, self._clock)
+        context = Context(self.deployment, self.method, self._parts, self._clock)
+        context.spans = self.spans
+        return context
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function with this as what `context()` gives: for threads that others started."""

@@ -8,7 +8,8 @@ The rules (docs/reference/http.md has them for callers):
 - `x-priority` is one digit, 0 when absent.
 - `x-request-id` is printable ASCII, at most 128 characters; made up when absent.
 - `x-request-key` likewise, empty when absent: a split sends requests of one key the same way.
-- `traceparent` is W3C's; a malformed one is dropped, as its specification asks.
+- `traceparent` is W3C's; a malformed one is dropped, as its specification asks. Where requests are traced (`trace_by`),
+  what goes on names this process's span.
 
 Nothing here knows a protocol: headers come in through `get`, a function from a lower-case name to text or None.
 """
@@ -22,6 +23,8 @@ import re
 import secrets
 from collections.abc import Callable
 from typing import Final
+
+import msgspec
 
 from flightserve.clock import NEVER_NS, NS_PER_MS
 from flightserve.config import EdgeLimits
@@ -53,6 +56,10 @@ _BAD_IN_NAME: Final = re.compile(r"[\x00-\x1f\x7f/\\]|\.\.|%2e|%2f|%00|%5c", re.
 # Random per process, so that ids of two frontends, or of one that came back, do not meet; then a counter.
 _prefix = f"{secrets.token_hex(6)}-"
 _counter = itertools.count(1)
+# Says which requests are traced: of a trace context the one to go on with, and the caller's span in it. None: none is.
+sampler: Callable[[str], tuple[str, str]] | None = None
+# Of what nothing is known.
+NO_META: Final = RequestMeta()
 _DEFAULT_LIMITS: Final = EdgeLimits()
 
 
@@ -68,9 +75,11 @@ def meta_of(
     now_ns: int,
     native_deadline_ns: int = NEVER_NS,
     caller: str = "",
+    decides: bool = True,
 ) -> RequestMeta:
     """What the metadata of one request says. `now_ns` and `native_deadline_ns` are CLOCK_MONOTONIC; `caller` is who
-    asks (`Principal.caller`).
+    asks (`Principal.caller`). Without `decides` it is of a whole stream, or for a question beside a request: whether
+    something is traced is not decided by it.
 
     Raises InvalidArgument naming the header, DeadlineExceeded when there is no time left.
     """
@@ -79,7 +88,7 @@ def meta_of(
     request_id = get("x-request-id")
     traceparent = get("traceparent")
     key = get("x-request-key")
-    return RequestMeta(
+    meta = RequestMeta(
         _deadline_ns(timeout, spec, limits, now_ns, native_deadline_ns),
         0 if priority is None else _priority(priority),
         f"{_prefix}{next(_counter):x}" if request_id is None else checked_request_id(request_id),
@@ -87,6 +96,37 @@ def meta_of(
         "" if key is None else checked_key(key),
         caller,
     )
+    return traced(meta) if decides and sampler is not None else meta
+
+
+def trace_by(sample: Callable[[str], tuple[str, str]] | None) -> None:
+    """Who says from now on which requests are traced."""
+    global sampler  # noqa: PLW0603 - there is one process
+    sampler = sample
+
+
+def traced(meta: RequestMeta) -> RequestMeta:
+    """The same, and whether the request is traced decided."""
+    if sampler is None:
+        return meta
+    traceparent, caller_span = sampler(meta.traceparent)
+    if traceparent is meta.traceparent:
+        return meta
+    return msgspec.structs.replace(meta, traceparent=traceparent, caller_span=caller_span)
+
+
+def with_trace_of(meta: RequestMeta, begun: RequestMeta) -> RequestMeta:
+    """The same, in the trace of what was begun for it before."""
+    if sampler is None:
+        return meta
+    return msgspec.structs.replace(meta, traceparent=begun.traceparent, caller_span=begun.caller_span)
+
+
+def meta_of_refused(get: Callable[[str], str | None]) -> RequestMeta:
+    """Of a request that is refused before more is known of it: whether it is traced."""
+    if sampler is None:
+        return NO_META
+    return traced(RequestMeta(traceparent=known_traceparent(get("traceparent") or "")))
 
 
 def known_traceparent(text: str) -> str:
@@ -104,7 +144,8 @@ def checked_key(key: str) -> str:
 def default_meta(spec: DeploymentSpec, now_ns: int, caller: str = "") -> RequestMeta:
     """`meta_of` for a request without any metadata."""
     deadline_ns = now_ns + spec.options.default_timeout_ms * NS_PER_MS
-    return RequestMeta(deadline_ns, 0, f"{_prefix}{next(_counter):x}", "", "", caller)
+    meta = RequestMeta(deadline_ns, 0, f"{_prefix}{next(_counter):x}", "", "", caller)
+    return meta if sampler is None else traced(meta)
 
 
 def _deadline_ns(

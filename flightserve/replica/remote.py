@@ -43,6 +43,7 @@ from flightserve.caller.lane_connection import HASTE_S
 from flightserve.config import EdgeLimits
 from flightserve.contracts.context import Context, context
 from flightserve.contracts.service import AsyncCall, Passed, Reply, Result, Service
+from flightserve.contracts.spans import OpenSpan
 from flightserve.declare import Handle, Later
 from flightserve.errors import Cancelled, FlightserveError, NotFound, Unavailable
 from flightserve.fabric.memory.batches import one_batch
@@ -62,6 +63,7 @@ CANCELLED_POLL_S: Final = 0.1
 TELL_S: Final = 0.005
 # What a callee's router takes. Checked here, where it is known whose mistake it is.
 LIMITS: Final = EdgeLimits()
+_GIVEN_UP: Final = Cancelled("the call was given up")
 
 
 class Remote(Handle[Any]):
@@ -111,6 +113,8 @@ class PreparedCall(NamedTuple):
     # The calls that follow, and the method that answers.
     then: tuple[tuple[str, str], ...] = ()
     last: MethodSpec | None = None
+    # Where a request that it is made for is traced.
+    span: OpenSpan | None = None
 
     @property
     def answering(self) -> MethodSpec:
@@ -131,8 +135,14 @@ class PreparedCall(NamedTuple):
         # Where the method may not run again, what its requests have to be told apart by is lost on it.
         return Answers(self.answering, self.callee, len(self.parts), self.context.idempotent, self.origins)
 
+    def ended(self, error: BaseException | None = None) -> None:
+        """For its trace; the first word counts."""
+        if self.span is not None:
+            self.span.end(error)
+
     def explain(self, error: FlightserveError) -> FlightserveError:
         """What the call failed by, as who called is told of it."""
+        self.ended(error)
         if self.source is None:
             return of_callee(error, self.callee, self.caller)
         if self.then:
@@ -262,6 +272,9 @@ class RemoteMethod:
                 validate_batch(batch, LIMITS)
         except FlightserveError as error:
             raise of_payload(error, call.callee, source or call.caller) from None
+        if current.spans is not None:
+            span, below = current.spans.begin_call(self._deployment, self._name, parts)
+            call = call._replace(span=span, parts=below)
         return call
 
     def _specs(self) -> tuple[DeploymentSpec, MethodSpec]:
@@ -298,11 +311,13 @@ class RemoteMethod:
         try:
             async for result in call:
                 answers.add(0, result, False)
+            prepared.ended()
             return answers.join()
         except FlightserveError as error:
             raise prepared.explain(error) from None
         except BaseException:
             call.cancel()
+            prepared.ended(_GIVEN_UP)
             raise
 
     async def _collect_parts(self, prepared: PreparedCall) -> pa.RecordBatch:
@@ -321,6 +336,7 @@ class RemoteMethod:
             await ended
             if answers.error is not None:
                 raise answers.take_error()
+            prepared.ended()
             return answers.join()
         except BaseException as error:
             answers.clear()
@@ -328,6 +344,7 @@ class RemoteMethod:
                 cancel(index)
             if isinstance(error, FlightserveError):
                 raise prepared.explain(error) from None
+            prepared.ended(_GIVEN_UP)
             raise
 
     def _start(self, call: PreparedCall) -> AsyncCall:
@@ -345,9 +362,11 @@ class RemoteMethod:
         try:
             while (result := await self._on_loop(step)) is not None:
                 yield self._origins.take(result)
+            prepared.ended()
         except FlightserveError as error:
             raise prepared.explain(error) from None
         finally:
+            prepared.ended(_GIVEN_UP)
             if call is not None:
                 self._loop.call_soon_threadsafe(call.cancel)
 
@@ -406,6 +425,7 @@ class BegunCall(Later[pa.RecordBatch]):
                     return False
                 answers.add(*event)
                 event = None
+            self._call.ended()
             self._batch = answers.join()
         except BaseException:
             # What is raised holds this frame: not the rows as well.
@@ -431,11 +451,13 @@ class BegunCall(Later[pa.RecordBatch]):
                     del result
                     yield batch
                     del batch
+            self._call.ended()
         finally:
             self.cancel()
 
     def cancel(self) -> None:
         """Give it up. Idempotent."""
+        self._call.ended(_GIVEN_UP)
         self._answers = None
         self._lane.close()
 

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, TypeAlias
 import pyarrow as pa
 
 from flightserve.clock import monotonic_ns
+from flightserve.contracts.context import Context
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, ReplicaFailed, kind_of
 from flightserve.fabric.memory.segments import SegmentMap
 from flightserve.fabric.memory.stored import Stored
@@ -32,6 +33,7 @@ from flightserve.replica.inputs import Inputs
 from flightserve.replica.origins import Origin, Origins, lend_back
 from flightserve.replica.outbox import Outbox
 from flightserve.replica.retiring import Retirement
+from flightserve.replica.run_spans import RunSpans
 from flightserve.wire import frames
 
 log = logging.getLogger(__name__)
@@ -44,20 +46,22 @@ RunAnswer: TypeAlias = frames.Done | FlightserveError
 
 
 class RunParts(NamedTuple):
-    """What every run of a replica uses. `name` is the deployment's; `origins` is there where methods call others."""
+    """What every run of a replica uses. `name` is the deployment's; `origins` is there where methods call others,
+    `spans` where requests are traced."""
 
     name: str
     mapped: SegmentMap
     origins: Origins | None
     counts: Counts
     retirement: Retirement
+    spans: RunSpans | None = None
 
 
 class Run:
     """One micro-batch. `bell` rings when it has been answered by another thread than the lane's, which waits for it."""
 
     __slots__ = (
-        "_given", "_parts", "answered", "bell", "context", "frame", "inputs", "method", "outbox", "pieces",
+        "_given", "_parts", "answered", "bell", "context", "frame", "inputs", "method", "outbox", "pieces", "span",
         "started_ns", "waited_ns",
     )  # fmt: skip
 
@@ -76,11 +80,19 @@ class Run:
         # What the method gets where it lies in one region: the batch, the region, and its first row there.
         self._given: tuple[pa.RecordBatch, frames.Region, int] | None = None
         self._parts = parts
-        self.context = outbox.session.begin(parts.name, frame)
-        self.context.idempotent = method.spec.idempotent
+        # Where a request of it is traced.
+        self.span = None if parts.spans is None else parts.spans.begin(frame)
+        self.context = self._enter()
 
     def __repr__(self) -> str:
         return f"<Run of {self.method.where}, micro-batch {self.frame.batch_id}>"
+
+    def _enter(self) -> Context:
+        context = self.outbox.session.begin(self._parts.name, self.frame)
+        context.idempotent = self.method.spec.idempotent
+        if self.span is not None:
+            context.spans = self.span
+        return context
 
     def admit(self) -> bool:
         """Whether anybody can still use the result; otherwise the micro-batch has been refused. Requests that are late
@@ -99,13 +111,14 @@ class Run:
         late = len(frame.parts) if dead else self.inputs.drop_late(frame, self.started_ns)
         self._parts.counts.add(f"{self._parts.name}.expired_at_door", late)
         if late and not dead:
-            self.context = self.outbox.session.begin(self._parts.name, frame)
-            self.context.idempotent = before.idempotent
+            self.context = self._enter()
             if before.cancelled:
                 self.context.cancel()
         return not dead
 
     def _refuse(self, error: FlightserveError) -> bool:
+        if self.span is not None:
+            self.span.end(error)
         self.outbox.session.leave(self.frame.batch_id)
         self.outbox.refuse(self.frame, error)
         return False
@@ -202,6 +215,8 @@ class Run:
         outbox.session.leave(self.frame.batch_id)
         busy_ns = monotonic_ns() - self.started_ns - idle_ns
         kept = inputs.settle()
+        if self.span is not None:
+            self.span.end(answer)
         if isinstance(answer, FlightserveError):
             outbox.send(frames.Failed(self.frame.batch_id, kind_of(answer), answer.message, True, kept))
         else:

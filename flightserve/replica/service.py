@@ -45,6 +45,7 @@ from flightserve.replica.lane_threads import LaneThread, LaneThreads
 from flightserve.replica.onward import Onward
 from flightserve.replica.retiring import Retirement
 from flightserve.replica.run import RunParts
+from flightserve.replica.run_spans import RunSpans
 from flightserve.replica.session import ReplicaSession
 from flightserve.replica.thread_contexts import carry_contexts
 from flightserve.replica.turns import Turns
@@ -72,10 +73,12 @@ class ReplicaService:
         onward: Onward | None = None,
         own_process: bool = False,
         access: Access = OPEN,
+        spans: RunSpans | None = None,
     ) -> None:
         """`on_loss` is told when nothing more can be done here, not even what runs (default: who looks after the
         process); `onward` is what the target's calls to other deployments go through, which lives and ends with this
-        service. `own_process`: nothing else is in this process. `access` says what callers may do."""
+        service. `own_process`: nothing else is in this process. `access` says what callers may do; `spans` is there
+        where requests are traced."""
         self.peer_id = peer_id
         self.spec = spec
         self.own_process = own_process
@@ -96,7 +99,7 @@ class ReplicaService:
         waits = onward is not None and spec.options.reentrant and spec.lanes.serial > 0
         self.turns = Turns(spec.lanes.serial) if waits else None
         origins = onward.origins if onward is not None else None
-        runs = RunParts(spec.name, self.mapped, origins, self._counts, self._retirement)
+        runs = RunParts(spec.name, self.mapped, origins, self._counts, self._retirement, spans)
         self._lane_parts = LaneParts(
             runs, methods, self.pool, self._lane_threads, self.turns, self._coroutines, spec.takes_turns
         )

@@ -16,6 +16,7 @@ from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError,
 from flightserve.router.chaining import may_go_on, next_request
 from flightserve.router.dispatch import Dispatcher
 from flightserve.router.links import PeerLink, RegionHold, Routed
+from flightserve.router.queue_spans import QueueSpans
 from flightserve.router.settling import refuse_all
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
@@ -27,8 +28,9 @@ _NOT_FOUND = KINDS.index(NotFound)
 class Deployments:
     """Iterates over the dispatchers; for the loop's thread. Connections in `dirty` have frames to be sent."""
 
-    def __init__(self, router_id: int, requests_per_connection_max: int) -> None:
+    def __init__(self, router_id: int, requests_per_connection_max: int, spans: QueueSpans | None = None) -> None:
         self._router_id = router_id
+        self._spans = spans
         self._requests_max = requests_per_connection_max
         # By the deployments' keys.
         self._dispatchers: dict[str, Dispatcher] = {}
@@ -218,7 +220,8 @@ class Deployments:
         for key, spec in owned.items():
             known = self._dispatchers.get(key)
             if known is None:
-                self._dispatchers[key] = Dispatcher(spec, self._ids, self.dirty, self.through)
+                made = self._dispatchers[key] = Dispatcher(spec, self._ids, self.dirty, self.through)
+                made.spans = self._spans
             elif known.spec != spec:
                 known.update(spec)
         for key, dispatcher in self._dispatchers.items():

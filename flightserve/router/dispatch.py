@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from flightserve.core.overload.stage_times import StageTimes
 from flightserve.core.routing.batching import APART_ROWS_MIN, runs_apart
-from flightserve.core.routing.chaining import FOLLOWED_STREAM, told_of_stage
+from flightserve.core.routing.chaining import FOLLOWED_STREAM
 from flightserve.core.routing.credits import STREAMS_MAX, SUSPENDED_MAX
 from flightserve.core.routing.events import (
     AbandonBatch,
@@ -37,17 +37,25 @@ from flightserve.core.routing.events import (
     Tick,
 )
 from flightserve.core.routing.machine import DeploymentMachine
-from flightserve.errors import KINDS, DeadlineExceeded, MethodFailed, NotFound, ProtocolError
+from flightserve.errors import KINDS, MethodFailed, NotFound, ProtocolError
 from flightserve.router.chaining import address, as_answered, partway
 from flightserve.router.links import PeerLink, RegionHold, Routed, RunningBatch
 from flightserve.router.peers import log_standing
-from flightserve.router.settling import left_out, refuse_all, settle_holds, share_out, share_out_each, tell_moved
+from flightserve.router.queue_spans import QueueSpans
+from flightserve.router.settling import (
+    left_out,
+    outcome_of,
+    refuse_all,
+    settle_holds,
+    share_out,
+    share_out_each,
+    tell_moved,
+)
 from flightserve.router.streaming import by_link, readers_of, whose_rows
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire import frames
 
 _NOT_FOUND = KINDS.index(NotFound)
-_DEADLINE = KINDS.index(DeadlineExceeded)
 _FAILED = KINDS.index(MethodFailed)
 
 # Names of a deployment and a method, as far as messages have them.
@@ -67,6 +75,8 @@ class Dispatcher:
         self._lanes: dict[int, PeerLink] = {}
         self.dirty = dirty
         self._through = through
+        # Told of what leaves the queue, where requests are traced.
+        self.spans: QueueSpans | None = None
         self.times = StageTimes(spec.options.max_batch_rows)
         # The deployment is another router's, or replaced: nothing new is taken in.
         self.leaving = False
@@ -335,6 +345,8 @@ class Dispatcher:
 
     def _dispatch(self, effect: Dispatch) -> None:
         link = self._lanes[effect.replica_id]
+        if self.spans is not None:
+            self.spans.dispatched(self.spec.name, effect)
         holds: list[RegionHold] = []
         regions: list[frames.Region] = []
         parts: list[frames.Part] = []
@@ -427,18 +439,9 @@ class Dispatcher:
     def _refuse(self, effect: Refused) -> None:
         request = effect.request
         assert isinstance(request, Routed)
-        message = effect.message
-        if effect.kind == _DEADLINE and request.batch is not None:
-            lane, batch_id = request.batch
-            running = lane.running.get(batch_id)
-            if running is not None and running.callee:
-                message += f"; the method's last call was to {running.callee}"
-        kind = effect.kind
-        if request.stage:
-            where = f"{self.spec.name}.{request.group[0]}"
-            kind, message = told_of_stage(kind, message, request.stage, where, request.given_by)
-        outcome = frames.Outcome(request.part.request_id, kind, message, effect.retry_after_ms)
-        request.link.channel.queue(outcome)
+        if self.spans is not None:
+            self.spans.refused(self.spec.name, request, effect.kind)
+        request.link.channel.queue(outcome_of(effect, request, self.spec.name))
         self.dirty.add(request.link)
         self._settle(request)
 

@@ -33,6 +33,7 @@ from flightserve.router.links import PeerLink, RegionHold
 from flightserve.router.mailbox import Mailbox
 from flightserve.router.passing import GONE, answered_with, passed_on
 from flightserve.router.peers import REPLICA, PeerProcess, Peers
+from flightserve.router.queue_spans import QueueSpans
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -52,14 +53,21 @@ _NOT_FOUND = KINDS.index(NotFound)
 class RouterService:
     """One router: owns the deployments that the routing table gives it. `start` returns when it listens."""
 
-    def __init__(self, peer_id: int, endpoint: str, limits: FabricLimits, on_loss: threads.Loss | None = None) -> None:
+    def __init__(
+        self,
+        peer_id: int,
+        endpoint: str,
+        limits: FabricLimits,
+        on_loss: threads.Loss | None = None,
+        spans: QueueSpans | None = None,
+    ) -> None:
         """`on_loss` is told, by another thread, when the loop ended, or does not end a turn within `turn_s_max`
-        (default: who looks after the process)."""
+        (default: who looks after the process). `spans` is told of what waits, where requests are traced."""
         self.peer_id = peer_id
         self.endpoint = endpoint
         self._limits = limits
         self._peers = Peers(limits)
-        self._deployments = Deployments(peer_id, limits.requests_per_connection_max)
+        self._deployments = Deployments(peer_id, limits.requests_per_connection_max, spans)
         self._mailbox = Mailbox()
         self._unknown = Telling()
         self._epoll = select.epoll()

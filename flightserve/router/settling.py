@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flightserve.core.routing.chaining import told_of_stage
-from flightserve.errors import ProtocolError
+from flightserve.core.routing.events import Refused
+from flightserve.errors import KINDS, DeadlineExceeded, ProtocolError
 from flightserve.router.links import PeerLink, RegionHold, Routed, RunningBatch
 from flightserve.wire import frames
+
+_DEADLINE = KINDS.index(DeadlineExceeded)
 
 
 def share_out(
@@ -86,3 +89,17 @@ def tell_moved(requests: Sequence[Routed]) -> set[PeerLink]:
     for link, request_ids in by_link.items():
         link.channel.queue(frames.Moved(request_ids))
     return set(by_link)
+
+
+def outcome_of(effect: Refused, request: Routed, deployment: str) -> frames.Outcome:
+    """What the caller of a request that failed is told of it."""
+    kind, message = effect.kind, effect.message
+    if kind == _DEADLINE and request.batch is not None:
+        lane, batch_id = request.batch
+        running = lane.running.get(batch_id)
+        if running is not None and running.callee:
+            message += f"; the method's last call was to {running.callee}"
+    if request.stage:
+        where = f"{deployment}.{request.group[0]}"
+        kind, message = told_of_stage(kind, message, request.stage, where, request.given_by)
+    return frames.Outcome(request.part.request_id, kind, message, effect.retry_after_ms)

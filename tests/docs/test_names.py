@@ -23,6 +23,10 @@ MODULE = re.compile(r"flightserve(?:\.[A-Za-z_]\w*)+")
 # Made when it is asked for, and in no clone.
 MADE = {"benchmarks/results", "examples/flights/data"}
 ACTIONS = "".join((ROOT / f"flightserve/frontends/flight/{name}.py").read_text() for name in ("server", "sql_actions"))
+SPANS = "".join(
+    (ROOT / f"flightserve/{name}.py").read_text()
+    for name in ("frontends/spans", "router/queue_spans", "replica/run_spans", "sql/warehouse/engine_spans", "tiers")
+)
 PROTO = (ROOT / "flightserve" / "proto" / "flightserve" / "v1" / "flightserve.proto").read_text()
 
 
@@ -66,9 +70,9 @@ def test_files_and_names_in_code_quotes_exist(page: Path) -> None:
 
 
 def on_the_wire(name: str) -> bool:
-    """Whether that is a service or message of our proto, or one of our Flight actions."""
+    """Whether that is a service or message of our proto, one of our Flight actions, or an attribute of spans."""
     last = name.removeprefix("flightserve.v1.").split(".")[0]
-    return bool(re.search(rf"(?m)^(?:service|message|enum) {last}\b", PROTO)) or f'"{name}"' in ACTIONS
+    return bool(re.search(rf"(?m)^(?:service|message|enum) {last}\b", PROTO)) or f'"{name}"' in ACTIONS + SPANS
 
 
 def found(name: str) -> bool:

@@ -38,9 +38,11 @@ from flightserve.frontends.flight.sessions import COOKIE, Session, Sessions
 from flightserve.frontends.flight.sinks import ExchangeSink, NoSink, ReplySink
 from flightserve.frontends.flight.sql import Caller, FlightSql, find_table
 from flightserve.frontends.flight.sql_actions import ACTIONS, SqlActions
-from flightserve.frontends.flight.streams import RequestStream, Target
+from flightserve.frontends.flight.streams import EndedSpan, RequestStream, Target
+from flightserve.frontends.spans import FLIGHT_SERVICE
 from flightserve.frontends.sql.gateway import Gateway, warehouses
 from flightserve.frontends.sql.tickets import Tickets
+from flightserve.tracing.spans import CallSpans, Known, RpcAsked
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 NO_COMMAND: Final = "a command is SQL and has rows to be got; methods are called by FlightDescriptor.for_path"
@@ -163,7 +165,9 @@ class FlightServer(flight.FlightServerBase):
         self.crowd = Crowd(limits)
         self.ledger = Ledger()
         answered = partial(metrics.answered, "flight")
-        self.sql = FlightSql(Gateway(service, limits, refresh=refresh), tickets, answered, metrics.prefetched)
+        of_queries = partial(_spans_of, metrics, "DoGet")
+        gateway = Gateway(service, limits, refresh=refresh)
+        self.sql = FlightSql(gateway, tickets, answered, metrics.prefetched, of_queries)
         self._actions = SqlActions(self.sql, self._sessions)
         super().__init__(
             location,
@@ -206,7 +210,7 @@ class FlightServer(flight.FlightServerBase):
         headers = context.get_middleware(HEADERS)
 
         def meta(spec: DeploymentSpec) -> RequestMeta:
-            made = edge.meta_of(headers.get, spec, self._limits, monotonic_ns())
+            made = edge.meta_of(headers.get, spec, self._limits, monotonic_ns(), decides=False)
             headers.request_id = made.request_id
             return made
 
@@ -309,7 +313,7 @@ class FlightServer(flight.FlightServerBase):
         self.streams.check_open()
         deployment, method = self._method(descriptor)
         sink = ExchangeSink(writer, f"{deployment.name}.{method.name}")
-        self._serve(context, deployment, method, reader, sink)
+        self._serve(context, deployment, method, reader, sink, "DoExchange")
         if sink.schema is None:
             # Clients take a stream that ends without a schema for a broken one.
             sink.begin(pa.schema([]) if method.output_schema is None else method_schema(method)[0])
@@ -324,14 +328,14 @@ class FlightServer(flight.FlightServerBase):
             self.sql.put(descriptor, parameters, writer, self._caller(context))
             return
         deployment, method = self._method(descriptor)
-        self._serve(context, deployment, method, reader, NoSink())
+        self._serve(context, deployment, method, reader, NoSink(), "DoPut")
 
     def _serve(
-        self, context: Any, deployment: DeploymentSpec, method: MethodSpec, reader: Any, sink: ReplySink
+        self, context: Any, deployment: DeploymentSpec, method: MethodSpec, reader: Any, sink: ReplySink, rpc: str
     ) -> None:
         headers = context.get_middleware(HEADERS)
         now_ns = monotonic_ns()
-        meta = edge.meta_of(headers.get, deployment, self._limits, now_ns)
+        meta = edge.meta_of(headers.get, deployment, self._limits, now_ns, decides=False)
         headers.request_id = meta.request_id
         timeout_ns = NEVER_NS if meta.deadline_ns == NEVER_NS else meta.deadline_ns - now_ns
         peer = self._entered(context)
@@ -346,9 +350,19 @@ class FlightServer(flight.FlightServerBase):
                 partial(self._cut, peer),
                 partial(self.ledger.note, peer),
                 partial(self._metrics.answered, "flight", deployment.name, method.name),
+                _spans_of(self._metrics, rpc, (deployment.name, method.name)),
             )
             with self.streams.entered(stream, peer):
                 stream.run()
+
+
+def _spans_of(metrics: Any, rpc: str, known: Known) -> EndedSpan | None:
+    """Who is told of requests that ended, where some are traced."""
+    spans: CallSpans | None = metrics.spans
+    if spans is None:
+        return None
+    asked = RpcAsked("grpc", FLIGHT_SERVICE, rpc)
+    return lambda meta, code, started_ns: spans.rpc(meta, known, code, started_ns, asked)
 
 
 class FlightFrontend:

@@ -27,11 +27,13 @@ from flightserve.frontends.flight.sessions import Session
 from flightserve.frontends.flight.sql_messages import pack, read_command, unpack
 from flightserve.frontends.flight.sql_metadata import METADATA, Metadata
 from flightserve.frontends.flight.sql_queries import RunningQueries
+from flightserve.frontends.flight.streams import EndedSpan
 from flightserve.frontends.sql.gateway import Gateway, Statement, choose, warehouses
 from flightserve.frontends.sql.parameters import BoundParameters, read_parameters
 from flightserve.frontends.sql.tickets import CommandTicket, PreparedHandle, QueryTicket, Sealed, Tickets, TransactionId
 from flightserve.proto import flight_pb2
 from flightserve.proto import sql_pb2 as pb
+from flightserve.tracing.spans import Known
 from flightserve.types import DeploymentSpec, RequestMeta
 
 READ_ONLY: Final = "the tables are read-only here"
@@ -62,13 +64,14 @@ class FlightSql:
         tickets: Tickets,
         answered: Callable[[str, str, int, float], None],
         prefetched: Callable[[str, bool], None],
+        spans_of: Callable[[Known], EndedSpan | None] = lambda _: None,
     ) -> None:
         self.gateway = gateway
         self.tickets = tickets
         self.bound = BoundParameters()
         # Where tickets are redeemed as well, in the order in which clients are to try; none: where they asked.
         self.locations: tuple[str, ...] = ()
-        self.queries = RunningQueries(gateway, answered, prefetched)
+        self.queries = RunningQueries(gateway, answered, prefetched, spans_of)
 
     # ---- GetFlightInfo, GetSchema
 

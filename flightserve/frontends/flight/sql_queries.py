@@ -13,10 +13,13 @@ from pyarrow import flight
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import OK, Cancelled, FlightserveError, MethodFailed, Unavailable
+from flightserve.frontends.edge import traced, with_trace_of
 from flightserve.frontends.flight.errors import flight_error, unforeseen
+from flightserve.frontends.flight.streams import EndedSpan
 from flightserve.frontends.sql.gateway import Answer, Gateway, Statement
 from flightserve.frontends.sql.prefetch import Prefetch
 from flightserve.frontends.sql.tickets import QueryTicket, new_id
+from flightserve.tracing.spans import Known
 from flightserve.types import RequestMeta
 
 
@@ -28,10 +31,13 @@ class RunningQueries:
         gateway: Gateway,
         answered: Callable[[str, str, int, float], None],
         prefetched: Callable[[str, bool], None],
+        spans_of: Callable[[Known], EndedSpan | None] = lambda _: None,
     ) -> None:
-        """`answered` is told each query's warehouse, method, code and seconds; `prefetched` as `Prefetch` says."""
+        """`answered` is told each query's warehouse, method, code and seconds; `prefetched` as `Prefetch` says;
+        `spans_of` gives, of a warehouse and a method, who is told of what is traced, if anything is."""
         self._gateway = gateway
         self._answered = answered
+        self._spans_of = spans_of
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         # What runs, by the id of its ticket; one ticket may be redeemed several times at once.
@@ -50,7 +56,7 @@ class RunningQueries:
     def announce(self, ticket: QueryTicket, meta: RequestMeta) -> None:
         """A ticket is given out: its statement may begin before its DoGet comes."""
         if not self._refusing:
-            self._prefetch.begin(ticket, meta)
+            self._prefetch.begin(ticket, traced(meta))
 
     def stream(self, ticket: QueryTicket, meta: RequestMeta, gone: Callable[[], bool]) -> Any:
         """The result, for pyarrow to send. `gone` says whether the client is."""
@@ -58,8 +64,10 @@ class RunningQueries:
         self._check_open()
         answer = self._prefetch.take(ticket)
         if answer is None:
+            meta = traced(meta)
             answer = self._gateway.open(ticket.statement, meta, gone, ticket.merged)
         else:
+            meta = with_trace_of(meta, answer.meta)
             answer.adopt(meta, gone)
         ended = self._enter(answer, ticket.id, ticket.warehouse, started_ns)
         try:
@@ -82,7 +90,7 @@ class RunningQueries:
         """Run a statement for its effect, which is none, and count its rows."""
         started_ns, code = monotonic_ns(), FlightserveError.code
         self._check_open()
-        answer = self._gateway.open(statement, meta, gone)
+        answer = self._gateway.open(statement, traced(meta), gone)
         ended = self._enter(answer, new_id(), statement.warehouse, started_ns)
         try:
             rows: int = sum(batch.num_rows for batch in answer)
@@ -110,6 +118,9 @@ class RunningQueries:
             self._changed.notify_all()
         answer.close()
         self._answered(warehouse, QUERY, code, (monotonic_ns() - started_ns) / NS_PER_S)
+        ended_span = self._spans_of((warehouse, QUERY))
+        if ended_span is not None:
+            ended_span(answer.meta, code, started_ns)
 
     # ---- the end
 

@@ -34,6 +34,7 @@ from flightserve.contracts.service import Lane, Reply
 from flightserve.core.overload.read_ahead import ReadAhead
 from flightserve.errors import OK, Cancelled, FlightserveError, InvalidArgument, TooLarge, Unavailable
 from flightserve.fabric.memory.batches import alike
+from flightserve.frontends.edge import traced
 from flightserve.frontends.flight.errors import unforeseen
 from flightserve.frontends.flight.sinks import ReplySink
 from flightserve.types import MethodSpec, RequestMeta
@@ -41,6 +42,10 @@ from flightserve.types import MethodSpec, RequestMeta
 # How often a thread that waits for a reply looks whether the client is still there.
 POLL_S: Final = 0.1
 ERROR_GRACE_S: Final = 1.0
+
+
+# Told what the trace of a request needs: its metadata, code, and when it came.
+EndedSpan = Callable[[RequestMeta, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,11 @@ class Target:
 class _Request:
     """One batch that was read and is not answered in full."""
 
-    __slots__ = ("arrived_ns", "held", "metadata", "parts")
+    __slots__ = ("arrived_ns", "held", "meta", "metadata", "parts")
 
-    def __init__(self, metadata: pa.Buffer | None, arrived_ns: int) -> None:
+    def __init__(self, metadata: pa.Buffer | None, arrived_ns: int, meta: RequestMeta) -> None:
         self.metadata = metadata
+        self.meta = meta
         self.arrived_ns = arrived_ns
         self.parts: list[pa.RecordBatch] | None = None
         self.held: deque[Reply] | None = None
@@ -84,9 +90,10 @@ class RequestStream:
         cut: Callable[[], bool],
         took: Callable[[int], None],
         answered: Callable[[int, float], None],
+        ended_span: EndedSpan | None = None,
     ) -> None:
         """`is_cancelled` says whether the client is gone, `cut` ends its connection, `took` is told the bytes of each
-        batch that came, `answered` each request's code and seconds."""
+        batch that came, `answered` each request's code and seconds; `ended_span` is there where some are traced."""
         self._reader = reader
         self._sink = sink
         self._lane = lane
@@ -96,6 +103,7 @@ class RequestStream:
         self._cut = cut
         self._took = took
         self._answered = answered
+        self._ended_span = ended_span
         self._ahead = ReadAhead(1 if target.method.streaming else limits.stream_window)
         self._row_aligned = target.method.row_aligned and not target.method.streaming
         self._requests: dict[int, _Request] = {}
@@ -174,6 +182,8 @@ class RequestStream:
         code = Cancelled.code if self._ended is None else self._ended.code
         for request in self._requests.values():
             self._answered(code, (now_ns - request.arrived_ns) / NS_PER_S)
+            if self._ended_span is not None:
+                self._ended_span(request.meta, code, request.arrived_ns)
             code = Cancelled.code
 
     def _step(self) -> bool:
@@ -242,6 +252,8 @@ class RequestStream:
             if request.parts is not None:
                 self._write(pa.concat_batches(alike(request.parts, self._target.method)), request.metadata)
             self._answered(OK, (monotonic_ns() - request.arrived_ns) / NS_PER_S)
+            if self._ended_span is not None:
+                self._ended_span(request.meta, OK, request.arrived_ns)
             del self._requests[reply.key]
             self._order.popleft()
             if self._second_waits:
@@ -296,13 +308,13 @@ class RequestStream:
         deadline_ns = min(arrived_ns + target.timeout_ns, NEVER_NS)
         key = self._next_key
         self._next_key = key + 1
-        request = self._requests[key] = _Request(metadata, arrived_ns)
+        own = RequestMeta(deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key)
+        if self._ended_span is not None:
+            own = traced(own)
+        request = self._requests[key] = _Request(metadata, arrived_ns, own)
         self._order.append(key)
         try:
-            self._lane.submit(
-                key, target.deployment, target.method.name, batch,
-                RequestMeta(deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key),
-            )  # fmt: skip
+            self._lane.submit(key, target.deployment, target.method.name, batch, own)
         except FlightserveError as error:
             # Told in its turn: the replies of earlier requests come first.
             request.held = deque([Reply(key, None, error, True)])

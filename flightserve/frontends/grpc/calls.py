@@ -31,11 +31,14 @@ from flightserve.frontends.grpc.idling import IdleGuard
 from flightserve.frontends.grpc.messages import read_call_request, write_call_reply, write_error_reply
 from flightserve.frontends.replies import clip, collect, declared_schema_of, empty_stream
 from flightserve.metrics import UNKNOWN, Metrics
-from flightserve.types import MethodSpec
+from flightserve.tracing.spans import RpcAsked
+from flightserve.types import MethodSpec, RequestMeta
 
 # The client's timer is started first, so its RST_STREAM may be here before our deadline is.
 _EARLY_NS: Final = 20 * NS_PER_MS
 
+SERVICE: Final = "flightserve.v1.FlightServe"
+CALL: Final = "Call"
 STATUS_CODES: Final[Mapping[int, Any]] = {status.value[0]: status for status in grpc.StatusCode}
 
 
@@ -50,13 +53,16 @@ class Started(NamedTuple):
     spec: MethodSpec | None
     error: FlightserveError | None
     deadline_ns: int
+    meta: RequestMeta = edge.NO_META
+    rpc: str = CALL
 
 
 class RpcHead(NamedTuple):
-    """What an RPC began with: its metadata, and its gRPC deadline (absolute ns; `NEVER_NS` for none)."""
+    """What an RPC, `rpc`, began with: its metadata, and its gRPC deadline (absolute ns; `NEVER_NS` for none)."""
 
     metadata: dict[str, Any]
     deadline_ns: int
+    rpc: str = CALL
 
 
 class StartedRequest(Protocol):
@@ -169,7 +175,8 @@ class GrpcCalls:
         """Parse a message and hand its rows to the data plane. Never raises: what is wrong is in the answer."""
         now_ns = monotonic_ns()
         known = (UNKNOWN, UNKNOWN)
-        metadata, native_ns = headers
+        metadata, native_ns, rpc = headers
+        meta = edge.NO_META
         request_id: str | None = metadata.get("x-request-id")
         try:
             deployment, method, stream, own_id = read_call_request(message)
@@ -184,10 +191,13 @@ class GrpcCalls:
             known = (deployment, method)
             meta = edge.meta_of(metadata.get, deployment_spec, self.limits, now_ns, native_ns)
             call = self.service.call(deployment, method, EncodedStream((stream,)), meta)
-            return Started(known, meta.request_id, now_ns, call, spec, None, native_ns)
-        except Exception as error:
+            return Started(known, meta.request_id, now_ns, call, spec, None, native_ns, meta, rpc)
+        except Exception as caught:
             request_id = edge.echoable_request_id(request_id)
-            return Started(known, request_id, now_ns, None, None, edge.as_error(error, request_id), native_ns)
+            error = edge.as_error(caught, request_id)
+            if meta is edge.NO_META:
+                meta = edge.meta_of_refused(metadata.get)
+            return Started(known, request_id, now_ns, None, None, error, native_ns, meta, rpc)
 
     async def finish(self, started: Started) -> bytes:
         """Await a started request: its serialised CallReply. Raises FlightserveError; counts the outcome."""
@@ -236,6 +246,9 @@ class GrpcCalls:
 
     def _count(self, started: Started, code: int) -> None:
         self.metrics.answered("grpc", *started.known, code, (monotonic_ns() - started.started_ns) / NS_PER_S)
+        if self.metrics.spans is not None:
+            asked = RpcAsked("grpc", SERVICE, started.rpc)
+            self.metrics.spans.rpc(started.meta, started.known, code, started.started_ns, asked)
 
 
 def _going(started: Started) -> tuple[AsyncCall, MethodSpec]:

@@ -23,15 +23,18 @@ from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import InvalidArgument, ResourceExhausted, TooLarge
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.frontends import edge
-from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, abort, code_of_end
+from flightserve.frontends.grpc.calls import SERVICE, GrpcCalls, RpcHead, abort, code_of_end
 from flightserve.frontends.grpc.messages import write_query_reply
 from flightserve.frontends.sql.calls import SqlCalls
 from flightserve.frontends.sql.gateway import Statement, choose
 from flightserve.metrics import UNKNOWN
 from flightserve.proto import flightserve_pb2 as pb
+from flightserve.tracing.spans import RpcAsked
+from flightserve.types import RequestMeta
 
 # gRPC's default for a client's largest message is 4 MiB; the rest is room for the envelope.
 REPLY_BYTES_MAX: Final = (4 << 20) - 1024
+_ASKED: Final = RpcAsked("grpc", SERVICE, "Query")
 
 
 class Queries:
@@ -85,25 +88,29 @@ class Queries:
             if call is not None:
                 call.cancel()
             seconds = (monotonic_ns() - query.started_ns) / NS_PER_S
-            self._calls.metrics.answered("grpc", *query.known, code, seconds)
+            metrics = self._calls.metrics
+            metrics.answered("grpc", *query.known, code, seconds)
+            if metrics.spans is not None:
+                metrics.spans.rpc(query.traced_meta(), query.known, code, query.started_ns, _ASKED)
 
 
 class _Query:
     """One query: what is known of it, as far as it has come."""
 
-    __slots__ = ("_calls", "_sql", "headers", "known", "request_id", "started_ns")
+    __slots__ = ("_calls", "_sql", "headers", "known", "meta", "request_id", "started_ns")
 
     def __init__(self, calls: GrpcCalls, sql: SqlCalls, headers: RpcHead) -> None:
         self._calls = calls
         self._sql = sql
         self.headers = headers
         self.known = (UNKNOWN, UNKNOWN)
+        self.meta = edge.NO_META
         self.request_id = edge.echoable_request_id(headers.metadata.get("x-request-id"))
         self.started_ns = monotonic_ns()
 
     def start(self, message: bytes) -> AsyncCall:
         """Parse, and hand to the data plane. Raises FlightserveError."""
-        calls, (metadata, native_ns) = self._calls, self.headers
+        calls, (metadata, native_ns, _) = self._calls, self.headers
         request = _parsed(message)
         if len(metadata) > calls.limits.header_count_max:
             raise ResourceExhausted(f"more than {calls.limits.header_count_max} metadata entries")
@@ -112,9 +119,13 @@ class _Query:
             raise TooLarge(f"parameters have {size} bytes; at most {size_max} are taken")
         spec = choose(calls.service, metadata.get("x-warehouse"))
         self.known = (spec.name, QUERY)
-        meta = edge.meta_of(metadata.get, spec, calls.limits, self.started_ns, native_ns)
+        meta = self.meta = edge.meta_of(metadata.get, spec, calls.limits, self.started_ns, native_ns)
         self.request_id = meta.request_id
         return self._sql.start(Statement(spec.name, request.query, request.parameters), meta)
+
+    def traced_meta(self) -> RequestMeta:
+        """For its trace, also where it was refused."""
+        return edge.meta_of_refused(self.headers.metadata.get) if self.meta is edge.NO_META else self.meta
 
 
 async def _write(call: AsyncCall, context: Any) -> None:

@@ -78,9 +78,8 @@ class Stream:
         """Serve the stream to its end."""
         task = asyncio.current_task()
         assert task is not None
-        self._reader = beside(
-            asyncio.get_running_loop(), self._read(self._calls.headers(self._context)), "reading a gRPC stream"
-        )
+        headers = self._calls.headers(self._context)._replace(rpc="Stream")
+        self._reader = beside(asyncio.get_running_loop(), self._read(headers), "reading a gRPC stream")
         if self._drained:
             self.drain()
         try:

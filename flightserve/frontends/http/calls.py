@@ -37,6 +37,7 @@ from flightserve.frontends.http.exchange_states import ANSWERED
 from flightserve.frontends.http.heads import KnownHeads
 from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.ranges import KeptAnswers
+from flightserve.frontends.http.tracing import tell_ended
 from flightserve.frontends.json.columns import JsonColumns, build_all, declared_schema, parse
 from flightserve.frontends.json.style import METHODS, SUMS, Style
 from flightserve.frontends.json.text_sizes import text_bytes
@@ -374,7 +375,10 @@ class HttpCalls:
         self.held_bytes -= exchange.size
         deployment, method = exchange.known
         seconds = (monotonic_ns() - exchange.arrived_ns) / NS_PER_S
-        self._metrics.answered("http", deployment, method, exchange.error.code if exchange.error else 0, seconds)
+        code = exchange.error.code if exchange.error else 0
+        self._metrics.answered("http", deployment, method, code, seconds)
+        if self._metrics.spans is not None:
+            tell_ended(self._metrics.spans, exchange, code)
         if isinstance(exchange, InferExchange):
             kserve.count(self, exchange)
 

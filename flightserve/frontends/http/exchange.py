@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from flightserve.clock import monotonic_ns
 from flightserve.contracts.service import Result
 from flightserve.errors import Cancelled, FlightserveError
+from flightserve.frontends.edge import NO_META
 from flightserve.frontends.http.bodies import JSON
 from flightserve.frontends.http.errors import STATUS_LINES, error_body, http_status, retry_after_line
 from flightserve.frontends.http.exchange_states import (
@@ -121,7 +122,7 @@ class Exchange:
         self.grouped_bytes_max = -1
         # Set once the route and the metadata were found good.
         self.spec: MethodSpec
-        self.meta: RequestMeta
+        self.meta: RequestMeta = NO_META
         # Of a parsed JSON body; and what answers it, when it was cut into several results.
         self.body: Any = None
         self.results: list[Result] = []

@@ -70,10 +70,19 @@ if TYPE_CHECKING:
     from flightserve.frontends.http.calls import HttpCalls
 
 PATH: Final = b"/v1/sql"
+
+
+class QueryRoute(CallRoute):
+    """That of a query."""
+
+
+class QueryByUrl(QueryRoute):
+    """The same of a GET or HEAD, whose query is in the URL."""
+
+
 # What `HttpCalls.route_of` gives for PATH. It stands for no deployment: which one is meant is in the body.
-SQL: Final = CallRoute("v1", "sql")
-# The same of a GET or HEAD, whose query is in the URL.
-BY_URL: Final = CallRoute("v1", "sql")
+SQL: Final = QueryRoute("v1", "sql")
+BY_URL: Final = QueryByUrl("v1", "sql")
 FORMS: Final = (JSON, NDJSON, CSV, ARROW, PARQUET)
 # A page is for who opens a URL.
 FORMS_BY_URL: Final = (*FORMS, HTML)
@@ -145,7 +154,7 @@ async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[Asyn
     spec = choose(calls.service, _warehouse(asked.warehouse, exchange.header("x-warehouse")))
     exchange.spec = calls.service.method(spec.name, QUERY)[1]
     # From here on it counts as a call of the warehouse.
-    exchange.route = exchange.known = CallRoute(spec.name, QUERY)
+    exchange.route = exchange.known = type(exchange.route)(spec.name, QUERY)
     exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
     exchange.request_id = exchange.meta.request_id
     statement = Statement(spec.name, asked.query, asked.parameters)

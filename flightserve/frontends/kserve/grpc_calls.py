@@ -56,7 +56,8 @@ from flightserve.frontends.kserve.tensors import OutputTensor
 from flightserve.frontends.replies import clip, collect_batch
 from flightserve.metrics import UNKNOWN
 from flightserve.proto import kserve_pb2 as pb
-from flightserve.types import MethodSpec, RequestMeta
+from flightserve.tracing.spans import RpcAsked
+from flightserve.types import MethodSpec
 
 SERVICE: Final = "inference.GRPCInferenceService"
 # In a stream, says whether other responses to the request follow.
@@ -74,7 +75,7 @@ class _Inference:
         self.request_id = request_id
         self.asked = AskedInference("")
         self.model: Model | None = None
-        self.meta = RequestMeta()
+        self.meta = edge.NO_META
         self.rows = 0
         # None where its rows take long to make: that is left to a thread, when its turn comes.
         self.call: AsyncCall | None = None
@@ -89,6 +90,8 @@ class _Inference:
 class Inferences:
     """The request path of `ModelInfer`."""
 
+    _asked = RpcAsked("grpc", SERVICE, "ModelInfer")
+
     def __init__(self, calls: GrpcCalls, statistics: ModelStatistics) -> None:
         self._calls = calls
         self._statistics = statistics
@@ -100,6 +103,8 @@ class Inferences:
             self._start(started, message, headers)
         except Exception as error:
             started.error = edge.as_error(error, started.request_id)
+            if started.meta is edge.NO_META:
+                started.meta = edge.meta_of_refused(headers.metadata.get)
         return started
 
     def _start(self, started: _Inference, message: bytes, headers: RpcHead) -> None:
@@ -167,11 +172,16 @@ class Inferences:
         if started.model is not None:
             known = (started.model.deployment.name, started.model.method.name)
             self._statistics.count(started.model, started.rows, code, ns)
-        self._calls.metrics.answered("grpc", *known, code, ns / NS_PER_S)
+        metrics = self._calls.metrics
+        metrics.answered("grpc", *known, code, ns / NS_PER_S)
+        if metrics.spans is not None:
+            metrics.spans.rpc(started.meta, known, code, started.started_ns, self._asked)
 
 
 class StreamInferences(Inferences):
     """That of `ModelStreamInfer`."""
+
+    _asked = RpcAsked("grpc", SERVICE, "ModelStreamInfer")
 
     async def parts(self, started: _Inference) -> AsyncGenerator[bytes]:
         """The serialised responses of a generator: each part as it is made; and where the client asks for it, one more

@@ -157,7 +157,7 @@ class Answer:
         execution: pa.RecordBatch | None = None,
         too_large: Callable[[], None] = lambda: None,
     ) -> None:
-        self._statement, self._method, self._meta = statement, method, meta
+        self._statement, self._method, self.meta = statement, method, meta
         self._execution = execution
         self._too_large = too_large
         self._gone = gone
@@ -175,14 +175,14 @@ class Answer:
                 batch = request_batch(self._statement)
             else:
                 method = EXECUTE
-            self._lane.submit(0, self._statement.warehouse, method, batch, self._meta)
+            self._lane.submit(0, self._statement.warehouse, method, batch, self.meta)
         except BaseException:
             self.close()
             raise
 
     def adopt(self, meta: RequestMeta, gone: Callable[[], bool]) -> None:
         """It was begun before anybody asked for it; now somebody does. If that early run fails, it runs again."""
-        self._early, self._meta, self._gone = True, meta, gone
+        self._early, self.meta, self._gone = True, meta, gone
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         return self
@@ -213,7 +213,7 @@ class Answer:
         early run, which it was not told."""
         if not self._early:
             return POLL_S
-        left_s = (self._meta.deadline_ns - monotonic_ns()) / NS_PER_S
+        left_s = (self.meta.deadline_ns - monotonic_ns()) / NS_PER_S
         if left_s <= 0:
             self.close()
             raise DeadlineExceeded("the deadline passed before the first rows")

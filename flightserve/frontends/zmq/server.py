@@ -21,7 +21,7 @@ import collections
 import logging
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -40,7 +40,8 @@ from flightserve.frontends.replies import collect
 from flightserve.frontends.zmq import messages as zmq_messages
 from flightserve.loops import beside
 from flightserve.metrics import UNKNOWN, Metrics
-from flightserve.types import MethodSpec
+from flightserve.tracing.spans import RpcAsked
+from flightserve.types import MethodSpec, RequestMeta
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ LINGER_MS: Final = 1000
 OVERSIZE_BYTES: Final = 64 << 10
 COPY_BELOW_BYTES: Final = 64 << 10
 HEARTBEAT_MS: Final = 15_000
+_ASKED: Final = RpcAsked("zmq", "flightserve", "call")
 
 
 @dataclass(slots=True)
@@ -63,6 +65,15 @@ class ZmqRequest:
     started_ns: int
     request_id: str | None = None
     known: tuple[str, str] = (UNKNOWN, UNKNOWN)
+    meta: RequestMeta = edge.NO_META
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def traced_meta(self) -> RequestMeta:
+        """For its trace, also where it was refused."""
+        if self.meta is not edge.NO_META:
+            return self.meta
+        said = self.fields.get("traceparent")
+        return edge.meta_of_refused(lambda _: said if isinstance(said, str) else None)
 
 
 class ZmqFrontend:
@@ -218,12 +229,13 @@ class ZmqFrontend:
         fields = zmq_messages.read_fields([part.buffer for part in content], self._limits)
         get = zmq_messages.metadata_of(fields)
         asked.request_id = get("x-request-id")
+        asked.fields = fields
         deployment = zmq_messages.name_of(fields, "deployment")
         method = zmq_messages.name_of(fields, "method")
         self._admit(peer)
         deployment_spec, spec = self._service.method(deployment, method)
         asked.known = (deployment, method)
-        meta = edge.meta_of(get, deployment_spec, self._limits, asked.started_ns)
+        meta = asked.meta = edge.meta_of(get, deployment_spec, self._limits, asked.started_ns)
         asked.request_id = meta.request_id
         # A view of libzmq's own message: copied once, into shared memory.
         body = EncodedStream((content[1].buffer,))
@@ -290,6 +302,8 @@ class ZmqFrontend:
 
     def _record(self, asked: ZmqRequest, code: int) -> None:
         self._metrics.answered("zmq", *asked.known, code, (monotonic_ns() - asked.started_ns) / NS_PER_S)
+        if self._metrics.spans is not None:
+            self._metrics.spans.rpc(asked.traced_meta(), asked.known, code, asked.started_ns, _ASKED)
 
 
 class UnsentReplies:

@@ -38,6 +38,8 @@ _NO_VALUES: Final[Mapping[str, Any]] = {}
 class DaftRunner(Runner):
     """As `Runner`; what reads tables is Daft's. Executions are not merged: each is one query over the nodes."""
 
+    system = "daft"
+
     def __init__(self, engine: Engine, watch: QueryWatch, narrowed: Narrowed | None = None) -> None:
         super().__init__(engine, watch, narrowed)
         daft()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -58,6 +58,7 @@ from flightserve.sql.statements.parameters import (
 )
 from flightserve.sql.statements.parser import ParsedStatement, walk
 from flightserve.sql.statements.statement_cache import COLUMNS_MAX, StatementCache
+from flightserve.sql.warehouse.engine_spans import run_in_span, stream_in_span
 from flightserve.sql.warehouse.limits import NO_LIMITS, Limits
 from flightserve.sql.warehouse.merged_results import check_sizes, repeat_result, result_too_large
 from flightserve.sql.warehouse.result_cache import Scope, scope_of
@@ -72,6 +73,7 @@ EXPLAINED: Final = pa.schema([("explain_key", pa.string()), ("explain_value", pa
 WIDENED_MAX: Final = 8
 # One row's values, by name.
 Values: TypeAlias = Callable[[], Mapping[str, Any]]
+Columns: TypeAlias = Sequence[pa.Array]
 
 _SEVERAL: Final = ("SET_OPERATION_NODE", "RECURSIVE_CTE_NODE")
 
@@ -111,7 +113,7 @@ class Prepared:
         """The result's schema."""
         return self._runner.schemas(self)[1]
 
-    def result_for(self, columns: Sequence[pa.Array], row: int) -> pa.Schema:
+    def result_for(self, columns: Columns, row: int) -> pa.Schema:
         """The result's schema, found with this row's values where it takes values to find it."""
         return self._runner.schemas(self, lambda: self.parameters.values(columns, row))[1]
 
@@ -156,6 +158,9 @@ class Prepared:
 
 class Runner:
     """Prepares and runs statements on one engine; `narrowed` to some of its tables, on no other. Any thread."""
+
+    # As traces call it.
+    system: ClassVar[str] = "duckdb"
 
     def __init__(self, engine: Engine, watch: QueryWatch, narrowed: Narrowed | None = None) -> None:
         self.engine = engine
@@ -351,9 +356,12 @@ class Runner:
 
     # ---- running
 
-    def run(self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = NO_LIMITS) -> pa.Table:
+    def run(self, prepared: Prepared, columns: Columns, rows: int, limits: Limits = NO_LIMITS) -> pa.Table:
         """Every row's result, behind `rid`. `columns` are in the parameters' order and types. Raises TooLarge for a
         row's result that is over the limit."""
+        return run_in_span(self, prepared.statement, lambda: self._run(prepared, columns, rows, limits))
+
+    def _run(self, prepared: Prepared, columns: Columns, rows: int, limits: Limits) -> pa.Table:
         if prepared.shared and rows > 1:
             return repeat_result(self.one(prepared, columns, 0, limits), rows)
         parts: list[pa.Table] = []
@@ -369,10 +377,13 @@ class Runner:
         return pa.schema([pa.field(RID, pa.int64()), *prepared.result]).empty_table()
 
     def stream(
-        self, prepared: Prepared, columns: Sequence[pa.Array], rows: int, limits: Limits = NO_LIMITS
+        self, prepared: Prepared, columns: Columns, rows: int, limits: Limits = NO_LIMITS
     ) -> Iterator[pa.RecordBatch]:
         """The rows' results one after another, without `rid`; the first batch has the schema even where it has no
         rows."""
+        return stream_in_span(self, prepared.statement, self._stream(prepared, columns, rows, limits))
+
+    def _stream(self, prepared: Prepared, columns: Columns, rows: int, limits: Limits) -> Iterator[pa.RecordBatch]:
         if rows == 1 or not prepared.parameters.names:
             stream = self._open_stream(prepared, columns, 0, limits)
             # Without parameters it runs as it was written, its columns have their names, and nothing needs to be known
@@ -396,7 +407,7 @@ class Runner:
                 stream = self._open_stream(prepared, columns, row, limits)
                 yield from stream.rename(result)
 
-    def _result_of(self, stream: Batches, prepared: Prepared, columns: Sequence[pa.Array]) -> pa.Schema:
+    def _result_of(self, stream: Batches, prepared: Prepared, columns: Columns) -> pa.Schema:
         """The schema of this one execution's result, which may depend on its values: `COLUMNS(?)`."""
         result = prepared.result_for(columns, 0)
         if conforms(stream.schema, result):
@@ -404,9 +415,7 @@ class Runner:
         raw = self.describe(prepared, prepared.parameters.values(columns, 0))
         return plain_schema(raw) or raw
 
-    def _merged_or_none(
-        self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits
-    ) -> pa.Table | None:
+    def _merged_or_none(self, prepared: Prepared, columns: Columns, rows: range, limits: Limits) -> pa.Table | None:
         """The rows' results by one query; None where they have to run one by one."""
         if len(rows) < 2 or prepared.merged is None:
             return None
@@ -418,9 +427,7 @@ class Runner:
             # One row's error, or memory that suffices for each but not for all: each by itself says which.
             return None
 
-    def merged(
-        self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits = NO_LIMITS
-    ) -> pa.Table | None:
+    def merged(self, prepared: Prepared, columns: Columns, rows: range, limits: Limits = NO_LIMITS) -> pa.Table | None:
         """The rows' results by one query; None where they are too large for that."""
         if prepared.merged is None:
             raise InvalidArgument(f"the statement is not merged: {prepared.reason}")
@@ -440,7 +447,7 @@ class Runner:
         check_sizes(table, rows, limits.result_bytes_max)
         return table.rename_columns([RID, *prepared.result.names])
 
-    def one(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits = NO_LIMITS) -> pa.Table:
+    def one(self, prepared: Prepared, columns: Columns, row: int, limits: Limits = NO_LIMITS) -> pa.Table:
         """One row's result. Raises TooLarge where it is over the limit; what is left of it is not run then."""
         table = self._open_stream(prepared, columns, row, limits).read_all(limits.result_bytes_max)
         if table is None:
@@ -450,9 +457,7 @@ class Runner:
         except (pa.ArrowException, ValueError) as error:
             raise InvalidArgument(OTHER_TYPES) from error
 
-    def _one_by_one(
-        self, prepared: Prepared, columns: Sequence[pa.Array], rows: range, limits: Limits
-    ) -> Iterator[pa.Table]:
+    def _one_by_one(self, prepared: Prepared, columns: Columns, rows: range, limits: Limits) -> Iterator[pa.Table]:
         for row in rows:
             table = self.one(prepared, columns, row, limits)
             yield table.add_column(0, pa.field(RID, pa.int64()), pa.repeat(pa.scalar(row, pa.int64()), table.num_rows))
@@ -469,7 +474,7 @@ class Runner:
         self.schemas(prepared, lambda: values)
         return self.narrowed.catalogue if self.runs_apart(prepared.statement) else self.engine
 
-    def _open_stream(self, prepared: Prepared, columns: Sequence[pa.Array], row: int, limits: Limits) -> Batches:
+    def _open_stream(self, prepared: Prepared, columns: Columns, row: int, limits: Limits) -> Batches:
         # Most texts without parameters run once, and a session for each would push out others.
         keeps_bound = prepared.ran and not prepared.parameters.names
         prepared.ran = True

@@ -1,0 +1,1 @@
+"""Traces of one process: spans are recorded here, and sent to a collector by OTLP."""
