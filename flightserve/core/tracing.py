@@ -43,7 +43,7 @@ def read(traceparent: str) -> SpanContext:
     return SpanContext(traceparent[_TRACE], traceparent[_SPAN])
 
 
-class Sampler:
+class TraceSampler:
     """Decides which requests are traced, and gives out the numbers of spans. A caller's own context decides where there
     is one; of the others so many: `ratio`, 0 to 1."""
 
@@ -52,7 +52,7 @@ class Sampler:
         self._below = int(ratio * (1 << SPAN_BITS))
 
     def __repr__(self) -> str:
-        return f"<Sampler of {self._below / (1 << SPAN_BITS):g}>"
+        return f"<TraceSampler of {self._below / (1 << SPAN_BITS):g}>"
 
     def __call__(self, traceparent: str) -> tuple[str, str]:
         """A request has come with this context, or "": the one that it goes on with, and its caller's span."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from flightserve.clock import Clock, monotonic_ns
-from flightserve.core.tracing import Sampler, SpanContext, is_sampled, read
+from flightserve.core.tracing import TraceSampler, SpanContext, is_sampled, read
 from flightserve.errors import KINDS, FlightserveError
 from flightserve.tracing.spans import LINKS_MAX, Kind, Span, Value
 from flightserve.types import RequestMeta
@@ -23,7 +23,7 @@ class RunSpans:
     """Makes them, in one replica. Any thread."""
 
     def __init__(
-        self, deployment: str, sampler: Sampler, record: Callable[[Span], None], clock: Clock = monotonic_ns
+        self, deployment: str, sampler: TraceSampler, record: Callable[[Span], None], clock: Clock = monotonic_ns
     ) -> None:
         self.deployment = deployment
         self.sampler = sampler
@@ -42,7 +42,7 @@ class _Traced:
 
     __slots__ = ("caller", "own", "place")
 
-    def __init__(self, place: int, part: frames.Part, sampler: Sampler) -> None:
+    def __init__(self, place: int, part: frames.Part, sampler: TraceSampler) -> None:
         self.place = place
         self.caller = read(part.traceparent)
         self.own = sampler.under(self.caller)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from flightserve.clock import Clock, monotonic_ns
 from flightserve.core.routing.events import Dispatch
-from flightserve.core.tracing import Sampler, is_sampled, read
+from flightserve.core.tracing import TraceSampler, is_sampled, read
 from flightserve.errors import KINDS
 from flightserve.router.links import Routed
 from flightserve.tracing.spans import Span, Value
@@ -16,7 +16,7 @@ from flightserve.tracing.spans import Span, Value
 class QueueSpans:
     """Makes them. For the router's loop."""
 
-    def __init__(self, sampler: Sampler, record: Callable[[Span], None], clock: Clock = monotonic_ns) -> None:
+    def __init__(self, sampler: TraceSampler, record: Callable[[Span], None], clock: Clock = monotonic_ns) -> None:
         self._sampler = sampler
         self._record = record
         self._clock = clock

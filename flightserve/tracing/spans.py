@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
-from flightserve.core.tracing import Sampler, SpanContext
+from flightserve.core.tracing import TraceSampler, SpanContext
 from flightserve.types import RequestMeta
 from flightserve.wire.status import Code
 
@@ -84,7 +84,7 @@ class Tracer:
 
     def __init__(self, ratio: float) -> None:
         """`ratio` is the part of the requests that are traced, of those whose callers do not say."""
-        self.sample = Sampler(ratio, random.Random().getrandbits)
+        self.sample = TraceSampler(ratio, random.Random().getrandbits)
         self.sent = 0
         self._lost = 0
         self._ended: collections.deque[Span] = collections.deque()

@@ -7,14 +7,14 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightserve.core.tracing import Sampler, SpanContext, is_sampled, read
+from flightserve.core.tracing import TraceSampler, SpanContext, is_sampled, read
 from flightserve.frontends.edge import known_traceparent
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
-def sampler(ratio: float) -> Sampler:
-    return Sampler(ratio, random.Random(1).getrandbits)
+def sampler(ratio: float) -> TraceSampler:
+    return TraceSampler(ratio, random.Random(1).getrandbits)
 
 
 def test_a_callers_context_decides() -> None:
@@ -39,7 +39,7 @@ def test_of_the_others_it_is_that_part() -> None:
 def test_what_is_made_is_what_others_take(trace: int, span: int) -> None:
     """Also where the numbers begin with zeros, or are nothing but."""
     numbers = iter([0, trace, span])
-    own, _ = Sampler(1.0, lambda _: next(numbers))("")
+    own, _ = TraceSampler(1.0, lambda _: next(numbers))("")
     assert known_traceparent(own) == own
     assert read(own) == SpanContext(f"{trace or 1:032x}", f"{span or 1:016x}")
 
