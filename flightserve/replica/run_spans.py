@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from flightserve.clock import Clock, monotonic_ns
-from flightserve.core.tracing import TraceSampler, SpanContext, is_sampled, read
+from flightserve.core.tracing import SpanContext, TraceSampler, is_sampled, read
 from flightserve.errors import KINDS, FlightserveError
 from flightserve.tracing.spans import LINKS_MAX, Kind, Span, Value
 from flightserve.types import RequestMeta

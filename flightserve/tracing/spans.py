@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
-from flightserve.core.tracing import TraceSampler, SpanContext
+from flightserve.core.tracing import SpanContext, TraceSampler
 from flightserve.types import RequestMeta
 from flightserve.wire.status import Code
 

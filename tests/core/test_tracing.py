@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightserve.core.tracing import TraceSampler, SpanContext, is_sampled, read
+from flightserve.core.tracing import SpanContext, TraceSampler, is_sampled, read
 from flightserve.frontends.edge import known_traceparent
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
