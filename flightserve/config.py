@@ -29,6 +29,8 @@ SHARING: Final = ("http", "grpc")
 # For `frontends`: one on each node.
 NODE: Final = "node"
 UNIX_PROTOCOLS: Final = ("http", "grpc")
+# Options that are paths; processes read them, in folders that are not the launcher's.
+FILES: Final = ("tls_cert", "tls_key", "tls_client_ca", "zmq_keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,11 @@ class FrontendOptions:
     first alone does.
     With `flight_locations` what Flight's clients are told of a result names the Flight of every frontend, so that they
     may read from any; without, they read where they asked.
-    `auth` is the file that says who callers are and what they may do; without one everybody may do everything.
+    `tls_cert` and `tls_key` name PEM files: HTTP, gRPC and Flight then speak TLS, and with `tls_client_ca` to nobody
+    who shows no certificate of that CA. `zmq_keys` names the folder of keys for ZeroMQ's CURVE; with TLS and without
+    it ZeroMQ is left out.
+    `auth` is the file that says who callers are and what they may do; without one everybody may do everything. Another
+    host than loopback needs that, or `insecure`.
     With `otlp` traces are sent to that collector: `http://host:4317` or `host:4317` by OTLP over gRPC, `http://host:4318`
     or one with a path over HTTP. Callers say whether their requests are traced (W3C's `traceparent`); of the others the
     part `trace_sample`, 0 to 1, is.
@@ -133,7 +139,12 @@ class FrontendOptions:
     allow_get: bool | None = None
     flight_locations: bool = False
     share_ports: bool = False
+    tls_cert: str | Path | None = None
+    tls_key: str | Path | None = None
+    tls_client_ca: str | Path | None = None
+    zmq_keys: str | Path | None = None
     auth: str | Path | None = None
+    insecure: bool = False
     otlp: str = ""
     trace_sample: float = 1.0
     ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
@@ -146,9 +157,10 @@ class FrontendOptions:
             raise ConfigError(f"limits is {self.limits!r}; it is a flightserve.config.EdgeLimits")
         if self.auth is not None and not (isinstance(self.auth, str | Path) and str(self.auth)):
             raise ConfigError(f"auth is {self.auth!r}; it is the path of a file, or None")
-        for name in ("flight_locations", "share_ports"):
+        for name in ("flight_locations", "share_ports", "insecure"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is True or False")
+        self._check_files()
         if not self.drain_timeout_s >= 0:
             raise ConfigError(f"drain_timeout_s is {self.drain_timeout_s}; it is 0 or more, in seconds")
         _check_tracing(self.otlp, self.trace_sample)
@@ -176,6 +188,17 @@ class FrontendOptions:
     def frontends_here(self) -> int:
         """How many there are on the supervisor's node."""
         return 1 if isinstance(self.frontends, str) else self.frontends
+
+    def _check_files(self) -> None:
+        for name in FILES:
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str | Path) and str(value)):
+                raise ConfigError(f"{name} is {value!r}; it is the path of a file")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, other = ("tls_cert", "tls_key") if self.tls_key is None else ("tls_key", "tls_cert")
+            raise ConfigError(f"{given} is given without {other}; TLS takes both, a certificate and its private key")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ConfigError("tls_client_ca is given without tls_cert and tls_key, without which nobody is asked")
 
     def _check_ports(self) -> None:
         """A port each, or a path."""
@@ -232,7 +255,12 @@ class ServingOptions(TypedDict, total=False):
     allow_get: bool | None
     flight_locations: bool
     share_ports: bool
+    tls_cert: str | Path | None
+    tls_key: str | Path | None
+    tls_client_ca: str | Path | None
+    zmq_keys: str | Path | None
     auth: str | Path | None
+    insecure: bool
     otlp: str
     trace_sample: float
     ticket_key: bytes

@@ -294,10 +294,12 @@ def make_plan(
     planned = plan_deployments(app)
     from flightserve.control.desired import with_replicas
     from flightserve.control.names import new_app_id
+    from flightserve.control.opening import settle
     from flightserve.control.pickling import dumps
     from flightserve.control.plan import Plan
     from flightserve.tiers import FACTORIES
 
+    options = settle(options)
     if options.otlp:
         from flightserve.tracing.otlp import check_installed
 

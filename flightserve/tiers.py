@@ -398,7 +398,7 @@ def flight_locations(table: RoutingTable, assignment: Assignment, own: str) -> t
         if peer.tier == FRONTEND and peer.id != assignment.peer_id
         and not (assignment.loopback and peer.node != assignment.node)
     ]  # fmt: skip
-    hosts = {each: each.removeprefix("grpc://").rpartition(":")[0].strip("[]") for each in [own, *sorted(elsewhere)]}
+    hosts = {each: each.rpartition("://")[2].rpartition(":")[0].strip("[]") for each in [own, *sorted(elsewhere)]}
     return tuple(each for each, host in hosts.items() if host and host not in EVERYWHERE)[:LOCATIONS_MAX]
 
 

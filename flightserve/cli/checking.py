@@ -96,6 +96,7 @@ def check_all(arguments: argparse.Namespace) -> CheckReport:
         if plan is not None:
             _note(checked, target.name, plan)
     if options is not None:
+        _tried(checked, lambda: _check_opening(options))
         _check_ports(checked, options)
     return checked
 
@@ -109,6 +110,12 @@ def _tried(checked: CheckReport, look: Callable[[], T]) -> T | None:
         if error.message not in checked.problems:
             checked.problems.append(error.message)
         return None
+
+
+def _check_opening(options: FrontendOptions) -> None:
+    from flightserve.control import opening
+
+    opening.check(options)
 
 
 def _check_ports(checked: CheckReport, options: FrontendOptions) -> None:

@@ -23,6 +23,10 @@ FLAGS: Final = {
     "cors_origins": "--cors-origin",
     "otlp": "--otlp",
     "trace_sample": "--trace-sample",
+    "tls_client_ca": "--tls-client-ca",
+    "tls_cert": "--tls-cert",
+    "tls_key": "--tls-key",
+    "zmq_keys": "--zmq-keys",
 }
 _OPTION: Final = re.compile(r"\b(?:" + "|".join(FLAGS) + r")\b")
 

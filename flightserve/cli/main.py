@@ -1,6 +1,6 @@
 """The `flightserve` command: `run` serves an app until it is told to stop, `sql` files as tables; `check` says whether
 they could; `init` makes a folder to begin in; `status` shows what runs; `scale`, `deploy` and `reconfigure` change it
-while it runs.
+while it runs; `keys` makes those of ZeroMQ.
 
 Standard output is for programs: `run` writes exactly one line there, `ready {addresses as JSON}`, when every
 replica answers. All else (logs, what user code prints) goes to standard error. Exit status: 0 after SIGINT or
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from flightserve import __version__
-from flightserve.cli import auth, changing, checking, completion, contracts, projects, serving, status
+from flightserve.cli import auth, changing, checking, completion, contracts, keys, projects, serving, status
 from flightserve.cli.log_options import error_record
 from flightserve.cli.serving import status_of
 from flightserve.cli.settings.settled import COMMAND, add_file_options, parse_flags, settle
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flightserve", description="Serve Python methods on Arrow record batches.")
     parser.add_argument("--version", action="version", version=f"flightserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest=COMMAND)
-    for each in (serving, checking, projects, status, changing, auth, contracts, completion):
+    for each in (serving, checking, projects, status, changing, auth, keys, contracts, completion):
         each.add_commands(commands)
     for command in commands.choices.values():
         add_file_options(command)

@@ -111,6 +111,14 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     option("--flight-locations", action="store_true", help=about)
     about = "who may call: a TOML file of roles and principals; flightserve auth makes it (default: everybody may)"
     option("--auth", metavar="FILE", help=about)
+    option("--tls-cert", metavar="FILE", help="serve HTTPS, gRPC and Flight with TLS: the certificate chain, in PEM")
+    option("--tls-key", metavar="FILE", help="its private key, in PEM, without a password")
+    about = "take only clients that show a certificate of this CA (mTLS)"
+    option("--tls-client-ca", metavar="FILE", help=about)
+    about = "serve ZeroMQ over CURVE with the keys in this folder, which `flightserve keys DIR` makes"
+    option("--zmq-keys", metavar="DIR", help=about)
+    about = "listen beyond loopback though nobody is asked who he is"
+    option("--insecure", action="store_true", help=about)
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
     option("--drain-timeout", type=seconds, default=defaults.drain_timeout_s, metavar="TIME", help=about)
     about = "send traces to this OTLP collector, e.g. http://localhost:4317 (gRPC) or http://localhost:4318 (HTTP)"
@@ -147,9 +155,10 @@ def _serve(arguments: argparse.Namespace, make: Callable[[], App], reloader: Rel
     with naming_flags(arguments.settings):
         options = frontend_options(arguments)
         # Before the app is read, which may take long, and much before Ray starts.
-        from flightserve.control import ports
+        from flightserve.control import opening, ports
 
         ports.check(options)
+        opening.check(options)
     return serve_until_told(
         lambda: plan_of(arguments, make, options), arguments.address, reloader, log_options(arguments)
     )
@@ -175,7 +184,9 @@ def frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
         host=arguments.host, frontends=arguments.frontends, drain_timeout_s=arguments.drain_timeout,
         allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
         allow_get=arguments.allow_get, flight_locations=arguments.flight_locations,
-        share_ports=arguments.share_ports, auth=arguments.auth, limits=arguments.settings.edge(),
+        share_ports=arguments.share_ports, tls_cert=arguments.tls_cert, tls_key=arguments.tls_key,
+        tls_client_ca=arguments.tls_client_ca, zmq_keys=arguments.zmq_keys, auth=arguments.auth,
+        insecure=arguments.insecure, limits=arguments.settings.edge(),
         otlp=arguments.otlp, trace_sample=arguments.trace_sample, **ports,
     )  # fmt: skip
 

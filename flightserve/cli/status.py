@@ -115,6 +115,7 @@ def render(view: View, colour: bool = False) -> str:
 
     lines = [f"app {view.app_id}: {painted_cell(view.phase)}" + (f" ({view.problem})" if view.problem else "")]
     lines += [f"  changing: {view.change}"] if view.change else []
+    lines += [f"  insecure: {view.insecure}"] if view.insecure else []
     lines += [f"  {protocol:8}{address}" for protocol, address in view.addresses.items()]
     lines += _columns(
         painted_cell,

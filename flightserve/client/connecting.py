@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flightserve.client.aio import AsyncClient, AsyncWays
@@ -26,6 +27,8 @@ def connect(
     timeout_s: float | None = None,
     retries: int = RETRIES,
     headers: Mapping[str, str] | None = None,
+    tls_roots: str | None = None,
+    client_cert: tuple[str, str] | None = None,
     flight_options: Mapping[str, Any] | None = None,
 ) -> Client:
     """A client of the app whose Flight frontend has that address, `grpc://host:8815`; without one, of the only app of
@@ -36,12 +39,15 @@ def connect(
 
     `timeout_s` is the timeout of calls that say none themselves (default: what each deployment says), `retries` how
     often a call is made again where that is safe. Over Flight, `headers` go with each call, and `flight_options` are
-    those of `pyarrow.flight.FlightClient` (`tls_root_certs`, ...). Raises Unavailable where the app cannot be reached.
+    those of `pyarrow.flight.FlightClient`. For an address `grpc+tls://host:8815`, `tls_roots` is a PEM file of the CAs
+    that are trusted (default: the system's), and `client_cert` the PEM files of our own certificate and its key.
+    Raises Unavailable where the app cannot be reached.
     """
     check(address, way)
+    options = {**tls_options(tls_roots, client_cert), **(flight_options or {})}
 
     def find() -> Way:
-        return _find(address, way, headers or {}, flight_options or {})
+        return _find(address, way, headers or {}, options)
 
     ways = Ways(find)
     client = Client(ways, address or "this machine", timeout_s, retries)
@@ -57,14 +63,17 @@ def connect_async(
     timeout_s: float | None = None,
     retries: int = RETRIES,
     headers: Mapping[str, str] | None = None,
+    tls_roots: str | None = None,
+    client_cert: tuple[str, str] | None = None,
     flight_options: Mapping[str, Any] | None = None,
 ) -> AsyncClient:
     """As `connect`, for coroutines: `async with fs.connect_async(...) as client`, or `client = await
     fs.connect_async(...)`."""
     check(address, way)
+    options = {**tls_options(tls_roots, client_cert), **(flight_options or {})}
 
     async def find() -> AsyncWay:
-        return await _find_async(address, way, headers or {}, flight_options or {})
+        return await _find_async(address, way, headers or {}, options)
 
     return AsyncClient(AsyncWays(find), address or "this machine", timeout_s, retries)
 
@@ -75,6 +84,17 @@ def check(address: str | None, way: str) -> None:
         raise InvalidArgument(f"way is {way!r}; there are: {', '.join(WAYS)}")
     if address is not None and "://" not in address:
         raise InvalidArgument(f"{address!r} is no address of Flight; it begins with grpc:// or grpc+tls://")
+
+
+def tls_options(roots: str | None, ours: tuple[str, str] | None) -> dict[str, bytes]:
+    """Options of `pyarrow.flight.FlightClient`. Raises InvalidArgument for files that cannot be read."""
+    files = {"tls_root_certs": roots} if roots is not None else {}
+    if ours is not None:
+        files |= dict(zip(("cert_chain", "private_key"), ours, strict=True))
+    try:
+        return {option: Path(path).read_bytes() for option, path in files.items()}
+    except OSError as error:
+        raise InvalidArgument(f"{error.filename}: {error.strerror}; it is a PEM file") from error
 
 
 def _find(address: str | None, way: str, headers: Mapping[str, str], options: Mapping[str, Any]) -> Way:

@@ -90,9 +90,12 @@ class Launcher:
             self._observer = Observer(supervisor_socket(folder, self._plan.app_id))
             spans = self._held is None or self._held.local is None
             loopback = ports.is_loopback(self._plan.options)
-            plan = dataclasses.replace(self._plan, folder=folder, spans=spans, loopback=loopback)
+            insecure = ports.insecure(self._plan.options)
+            plan = dataclasses.replace(self._plan, folder=folder, spans=spans, loopback=loopback, insecure=insecure)
             self._actor = start_supervisor(plan)
             self._wait_ready(cancelled, seen)
+            if insecure and not cancelled():
+                log.warning("ready, and %s", insecure)
         except StartFailed as failed:
             self.stop(0.0)
             if said := _NOT_BOUND.match(failed.message):
@@ -107,8 +110,6 @@ class Launcher:
     def _check_ports(self) -> None:
         try:
             ports.check(self._plan.options)
-            if told := ports.open_to_others(self._plan.options):
-                log.warning("%s", told)
         except Unavailable as error:
             raise StartFailed(error.message) from error
 

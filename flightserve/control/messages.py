@@ -265,7 +265,8 @@ class View(msgspec.Struct, frozen=True):
     """The whole app, for people. `phase`: starting, ready, degraded, draining, stopped or failed; `problem`
     says what is wrong, "" when nothing is; `detail` is the traceback where there is one. `change`: what is being
     changed and how far that is, "" when nothing is. `raylet_pid`:
-    Ray's process that starts ours. `lost`: why what is missing never comes back, so that the app has to end."""
+    Ray's process that starts ours. `lost`: why what is missing never comes back, so that the app has to end.
+    `insecure`: who else can come to it, or read what passes, "" where nobody can."""
 
     app_id: str
     phase: str
@@ -280,6 +281,7 @@ class View(msgspec.Struct, frozen=True):
     raylet_pid: int = 0
     lost: str = ""
     supervisor_node: str = ""
+    insecure: str = ""
 
 
 class Noted(Protocol):

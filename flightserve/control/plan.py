@@ -157,8 +157,8 @@ class PlannedDeployment:
 class Plan:
     """What an app starts with. `deployments` may change while it runs (`desired`), the rest does not. `factories` are
     by tier, cloudpickled: a child unpickles its own when `sys_path` is in place. `folder` is the app's private one; the
-    launcher makes it, and says whether the host to listen on is `loopback`. The app `spans` the nodes of a Ray that is
-    not its own; its carriers know each other by the `secret`."""
+    launcher makes it, and says whether the host to listen on is `loopback`, and what is `insecure` there. The app
+    `spans` the nodes of a Ray that is not its own; its carriers know each other by the `secret`."""
 
     app_id: str
     deployments: tuple[PlannedDeployment, ...]
@@ -173,4 +173,5 @@ class Plan:
     log_level: int = LOG_LEVEL
     spans: bool = False
     loopback: bool = False
+    insecure: str = ""
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)

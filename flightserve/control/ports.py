@@ -157,4 +157,14 @@ def open_to_others(options: FrontendOptions) -> str:
     both = sorted(_BOTH_FAMILIES & set(protocols))
     if both and any(address.is_unspecified and address.version == 4 for address in addresses):
         said += f" of IPv4, {' and '.join(both)} of IPv6 as well"
-    return f"open to other machines: {said}; whoever reaches them may call everything"
+    return f"open to other machines: {said}"
+
+
+def insecure(options: FrontendOptions) -> str:
+    """What is open to others without being asked who they are, or readable on its way; "" where nothing is."""
+    told = open_to_others(options)
+    if told and options.auth is None:
+        return f"{told}; whoever reaches them may call everything (--insecure)"
+    if told and options.tls_cert is None:
+        return f"{told}; without TLS, tokens and rows can be read on their way"
+    return ""

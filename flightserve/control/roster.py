@@ -486,6 +486,7 @@ class Roster:
             raylet_pid=self.raylet_pid,
             lost=self.lost if self._short() else "",
             supervisor_node=self.node,
+            insecure=self._plan.insecure,
         )
 
     def _phase(self) -> str:

@@ -27,6 +27,7 @@ from flightserve.contracts.own_app import OwnApp
 from flightserve.contracts.refreshing import Refresh
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
+from flightserve.frontends.certificates import LOOK_S, CertificateFiles, TlsFiles
 from flightserve.frontends.edge_watch import EdgeWatch
 
 log = logging.getLogger("flightserve.frontends.host")
@@ -97,7 +98,8 @@ class FrontendHost:
         own_app: OwnApp | None = None,
     ) -> None:
         """`shared` are the ports that other processes listen on as well, by protocol. `access` says who callers are;
-        `own_app` is what `/console` shows (default: that the app is in one process)."""
+        `own_app` is what `/console` shows (default: that the app is in one process). Raises ConfigError where
+        the options name a certificate that cannot be used."""
         self._access = access
         self._service = service
         self._shared = shared
@@ -111,6 +113,8 @@ class FrontendHost:
         self._running: dict[str, Any] = {}
         self._stopping = False
         self._turns = 0
+        files = TlsFiles.of(options)
+        self._certificates = CertificateFiles(files) if files else None
         self._watch = loops.Watch("the frontends' loop", lambda: self._turns, BEAT_S, HANG_S)
         self.edge_watch: EdgeWatch | None = None
 
@@ -177,6 +181,8 @@ class FrontendHost:
         self._loop = loop
         loop.set_exception_handler(loops.told)
         self._turning = loops.Every(loop, BEAT_S, self._turn, "a frontend's heartbeat")
+        if self._certificates is not None:
+            self._looking = loops.Every(loop, LOOK_S, self._certificates.look, "looking at the certificate")
         self._watch.start()
         self._thread = threads.start("flightserve-loop", lambda: self._run_loop(loop), lambda: self._stopping)
         if self._on_loop is not None:
@@ -194,6 +200,11 @@ class FrontendHost:
         module, name, on_loop = FRONTENDS[protocol]
         frontend_class = getattr(importlib.import_module(module), name)
         arguments: tuple[Any, ...] = (self._service, self._options.host, port, self._options.limits, self._metrics)
+        security: dict[str, Any] = {"access": self._access.over(protocol)}
+        if protocol == "zmq":
+            security["keys"] = self._options.zmq_keys
+        else:
+            security["certificates"] = self._certificates
         if protocol == "flight":
             arguments = (*arguments, self._options.ticket_key, self._refresh)
         elif protocol == "http":
@@ -205,13 +216,13 @@ class FrontendHost:
 
         async def build_and_start() -> tuple[Any, str]:
             # Built on the loop: grpc.aio and zmq.asyncio take the running loop in their constructors.
-            frontend = frontend_class(*arguments, access=self._access.over(protocol))
+            frontend = frontend_class(*arguments, **security)
             return frontend, await frontend.start()
 
         if on_loop:
             frontend, address = self._on(build_and_start(), START_TIMEOUT_S)
         else:
-            frontend = frontend_class(*arguments, access=self._access.over(protocol))
+            frontend = frontend_class(*arguments, **security)
             address = frontend.start()
         self._running[protocol] = frontend
         log.info("%s listens on %s", protocol, address)

@@ -113,7 +113,7 @@ def test_what_is_open_to_others_is_said() -> None:
     }
     assert told["127.0.0.1"] == told["::1"] == told["localhost"] == ""
     assert "http, grpc listen on all addresses of IPv4, grpc of IPv6 as well" in told["0.0.0.0"]
-    assert "http, grpc listen on all addresses;" in told["::"]
+    assert "http, grpc listen on all addresses" in told["::"]
 
 
 @pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost", "0.0.0.0", "::"])

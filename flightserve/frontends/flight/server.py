@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -28,12 +29,14 @@ from flightserve.contracts.service import Service
 from flightserve.contracts.warehouse import TableInfo
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, Unimplemented
 from flightserve.frontends import edge
+from flightserve.frontends.certificates import Certificate, CertificateFiles
 from flightserve.frontends.edge_watch import Ledger, Watched
 from flightserve.frontends.flight import peers as flight_peers
 from flightserve.frontends.flight.catalogue import all_methods, method_info, method_schema
 from flightserve.frontends.flight.crowd import Crowd
 from flightserve.frontends.flight.errors import flight_error, mapped
 from flightserve.frontends.flight.registry import StreamRegistry
+from flightserve.frontends.flight.renewing import Successions, tls_arguments
 from flightserve.frontends.flight.sessions import COOKIE, Session, Sessions
 from flightserve.frontends.flight.sinks import ExchangeSink, NoSink, ReplySink
 from flightserve.frontends.flight.sql import Caller, FlightSql, find_table
@@ -148,6 +151,12 @@ class _Told:
 class FlightServer(flight.FlightServerBase):
     """The handlers. Those of one descriptor type are a method each, so that another type is one more."""
 
+    crowd: Crowd
+    ledger: Ledger
+    streams: StreamRegistry
+    sql: FlightSql
+    _sessions: Sessions
+
     def __init__(
         self,
         service: Service,
@@ -156,24 +165,31 @@ class FlightServer(flight.FlightServerBase):
         metrics: Any,
         tickets: Tickets,
         refresh: Refresh | None = None,
+        certificate: Certificate | None = None,
+        before: FlightServer | None = None,
     ) -> None:
+        """`before` is the one whose port it takes, and whose streams, sessions and queries are its own as well."""
         self._service = service
         self._metrics = metrics
         self._limits = limits
-        self.streams = StreamRegistry(limits, self._cut)
-        self._sessions = Sessions(tickets)
-        self.crowd = Crowd(limits)
-        self.ledger = Ledger()
-        answered = partial(metrics.answered, "flight")
-        of_queries = partial(_spans_of, metrics, "DoGet")
-        gateway = Gateway(service, limits, refresh=refresh)
-        self.sql = FlightSql(gateway, tickets, answered, metrics.prefetched, of_queries)
+        self._sessions = before._sessions if before else Sessions(tickets)
+        self.crowd = before.crowd if before else Crowd(limits)
+        self.ledger = before.ledger if before else Ledger()
+        self.streams = before.streams if before else StreamRegistry(limits, self._cut)
+        self.sql = before.sql if before else self._make_sql(tickets, refresh)
         self._actions = SqlActions(self.sql, self._sessions)
         super().__init__(
             location,
             auth_handler=OpenHandshake(),
             middleware={HEADERS: FlightHeadersFactory(self._sessions, self.crowd)},
+            **tls_arguments(certificate),
         )
+
+    def _make_sql(self, tickets: Tickets, refresh: Refresh | None) -> FlightSql:
+        answered = partial(self._metrics.answered, "flight")
+        of_queries = partial(_spans_of, self._metrics, "DoGet")
+        gateway = Gateway(self._service, self._limits, refresh=refresh)
+        return FlightSql(gateway, tickets, answered, self._metrics.prefetched, of_queries)
 
     def _cut(self, peer: str) -> bool:
         return flight_peers.cut(peer, self.port)
@@ -378,6 +394,7 @@ class FlightFrontend:
         ticket_key: bytes = b"",
         refresh: Refresh | None = None,
         access: Access = OPEN,
+        certificates: CertificateFiles | None = None,
     ) -> None:
         """`ticket_key` signs tickets; frontends that share it open each other's. Empty: one of its own. `refresh` has
         all replicas of a warehouse look at their files."""
@@ -389,19 +406,42 @@ class FlightFrontend:
         self._metrics = metrics
         self._tickets = Tickets(ticket_key or secrets.token_bytes(32))
         self._refresh = refresh
+        self._certificates = certificates
+        self._successions = Successions()
+        # Held while `_server` is another one soon.
+        self._changing = threading.Lock()
         self._server: FlightServer | None = None
 
     def start(self) -> str:
-        """Listen: "grpc://host:port". Raises Unavailable where the address cannot be had."""
+        """Listen: "grpc://host:port", or "grpc+tls://host:port". Raises Unavailable where the address cannot be had."""
         host = f"[{self._host}]" if ":" in self._host else self._host
+        certificate = self._certificates.newest if self._certificates else None
+        where = f"{'grpc+tls' if certificate else 'grpc'}://{host}"
         try:
-            location = f"grpc://{host}:{self._port}"
-            self._server = FlightServer(
-                self._service, location, self._limits, self._metrics, self._tickets, self._refresh
-            )
+            self._server = self._listen(f"{where}:{self._port}", certificate)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise Unavailable(f"cannot listen on {host}:{self._port}: {error}") from error
-        return f"grpc://{host}:{self._server.port}"
+        if self._certificates is not None:
+            self._certificates.on_change.append(self._renew)
+        return f"{where}:{self._server.port}"
+
+    def _listen(
+        self, location: str, certificate: Certificate | None, before: FlightServer | None = None
+    ) -> FlightServer:
+        options = self._service, location, self._limits, self._metrics, self._tickets, self._refresh
+        return FlightServer(*options, certificate, before)
+
+    def _renew(self, certificate: Certificate) -> None:
+        """Show another certificate from now on. Told on the event loop, which it does not hold up."""
+        threads.start("flightserve-flight-renewing", partial(self._succeed, certificate), lambda: True)
+
+    def _succeed(self, certificate: Certificate) -> None:
+        with self._changing:
+            before = self._server
+            if before is not None:
+                host = f"[{self._host}]" if ":" in self._host else self._host
+                location = f"grpc+tls://{host}:{before.port}"
+                self._server = self._successions.succeed(before, partial(self._listen, location, certificate, before))
 
     def set_locations(self, locations: Sequence[str]) -> None:
         """Where clients may read results as well, from now on; none: where they asked."""
@@ -421,7 +461,8 @@ class FlightFrontend:
 
     def stop(self) -> None:
         """End every stream and close the port, within about three times `STOP_GRACE_S`. Idempotent."""
-        server, self._server = self._server, None
+        with self._changing:
+            server, self._server = self._server, None
         if server is None:
             return
         server.sql.queries.end_all()

@@ -20,10 +20,12 @@ from flightserve.config import UNIX, EdgeLimits
 from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import Service
 from flightserve.errors import Unavailable
+from flightserve.frontends.certificates import CertificateFiles
 from flightserve.frontends.edge_watch import Watched
 from flightserve.frontends.grpc.accepting import accepting_ahead
 from flightserve.frontends.grpc.calls import GrpcCalls
 from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, HealthServicer
+from flightserve.frontends.grpc.credentials import server_credentials
 from flightserve.frontends.grpc.sql import Queries
 from flightserve.frontends.grpc.stream import Streams
 from flightserve.frontends.kserve.grpc_calls import SERVICE as KSERVE_SERVICE
@@ -52,9 +54,12 @@ class GrpcFrontend:
         metrics: Metrics,
         shared: bool = False,
         access: Access = OPEN,
+        certificates: CertificateFiles | None = None,
     ) -> None:
-        """A port that is a text is a unix socket, `unix:PATH`; one that is `shared` other processes listen on, too."""
+        """A port that is a text is a unix socket, `unix:PATH`, never in TLS; one that is `shared` other processes
+        listen on, too."""
         self._access = access
+        self._certificates = certificates
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._unix = UnixSocket(port) if isinstance(port, str) else None
@@ -94,10 +99,15 @@ class GrpcFrontend:
                 with self._unix.binding() as path:
                     self._server.add_insecure_port(f"{UNIX}{path}")
                 return self._unix.address
-            self._port = self._server.add_insecure_port(str(where))
+            self._port = self._add_port(str(where))
         except (RuntimeError, OSError) as error:
             raise Unavailable(f"cannot listen on {where}: {error}") from error
         return f"{self._host}:{self._port}"
+
+    def _add_port(self, where: str) -> int:
+        if self._certificates is None:
+            return int(self._server.add_insecure_port(where))
+        return int(self._server.add_secure_port(where, server_credentials(self._certificates)))
 
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new and finish what there is; True when all of it ended by itself in time."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, ResourceExhausted, TooLarge, Unavailable, Unimplemented
@@ -118,7 +118,7 @@ class EdgeProtocol(AsgiBridge):
         self.flow = FlowControl(self.transport)
         self.server = get_local_addr(self.transport)
         self.client = get_remote_addr(self.transport)
-        self.scheme = "http"
+        self.scheme = "https" if is_ssl(self.transport) else "http"
         self.connections.add(self)
         self.expires = self.loop.time() + self.limits.keep_alive_s
         if not make_room(self, cast("set[EdgeProtocol]", self.connections), self.limits.connections_max):

@@ -15,8 +15,8 @@ import contextlib
 import functools
 import logging
 import socket
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, cast
 
 import uvicorn
 
@@ -26,13 +26,14 @@ from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.own_app import OwnApp
 from flightserve.contracts.service import Service
 from flightserve.errors import Unavailable
+from flightserve.frontends.certificates import CertificateFiles, NewestContext
 from flightserve.frontends.edge import BACKLOG
 from flightserve.frontends.http.calls import HttpCalls
 from flightserve.frontends.http.console.routes import ConsolePages
 from flightserve.frontends.http.console.sampling import Sampler
 from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.pages import pages
-from flightserve.frontends.http.protocol import SWEEP_S, EdgeProtocol
+from flightserve.frontends.http.protocol import LINGER_S, SWEEP_S, EdgeProtocol
 from flightserve.frontends.unix_sockets import UnixSocket
 from flightserve.loops import Every, vital
 from flightserve.metrics import Metrics
@@ -47,12 +48,42 @@ _POLL_S: Final = 0.02
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its hands on the process."""
+    """uvicorn's server without its hands on the process. In TLS it listens itself: uvicorn leaves it to the loop how
+    long a stranger may shake hands, which is a minute."""
+
+    def __init__(
+        self, config: uvicorn.Config, protocol: Callable[..., asyncio.Protocol], tls: ServerTls | None
+    ) -> None:
+        super().__init__(config)
+        self._protocol = protocol
+        self._tls = tls
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        if self._tls is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        loop = asyncio.get_running_loop()
+        for each in sockets or []:
+            listening = await loop.create_server(self._connect, sock=each, backlog=BACKLOG, **self._tls._asdict())
+            self.servers.append(listening)
+
+    def _connect(self) -> asyncio.Protocol:
+        return self._protocol(config=self.config, server_state=self.server_state, app_state={})
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are the launcher's."""
         yield
+
+
+class ServerTls(NamedTuple):
+    """What the loop is told, by its names."""
+
+    ssl: NewestContext
+    ssl_handshake_timeout: float
+    ssl_shutdown_timeout: float = LINGER_S
 
 
 class HttpFrontend:
@@ -71,13 +102,17 @@ class HttpFrontend:
         shared_port: int | None = None,
         own_app: OwnApp | None = None,
         access: Access = OPEN,
+        certificates: CertificateFiles | None = None,
     ) -> None:
         """`shared_port`: one that other processes listen on as well; where it is not `port`, we listen on both.
         `allow_get`: a query may come by GET, too; None: where only this machine can ask. A port that is a text is
-        a unix socket, `unix:PATH`."""
+        a unix socket, `unix:PATH`, and never speaks TLS: nobody listens in there."""
         self._access = access
         self._allow_get = allow_get
         self._unix = UnixSocket(port) if isinstance(port, str) else None
+        self._tls: ServerTls | None = None
+        if certificates is not None and self._unix is None:
+            self._tls = ServerTls(NewestContext(certificates), limits.header_timeout_s)
         self._host = LOCAL if self._unix is not None else host
         self._origin_policy = OriginPolicy(self._host, allowed_hosts, cors_origins)
         self._port = port
@@ -96,7 +131,8 @@ class HttpFrontend:
         self.address = ""
 
     async def start(self) -> str:
-        """Listen; returns `http://host:port` or `unix:PATH`. Raises OSError where the address cannot be had."""
+        """Listen; returns `http://host:port`, `https://host:port` or `unix:PATH`. Raises OSError where the address
+        cannot be had."""
         loop = asyncio.get_running_loop()
         calls = self._calls = HttpCalls(
             self._service, self._limits, self._metrics, loop, self._origin_policy, self._allow_get
@@ -108,10 +144,11 @@ class HttpFrontend:
             self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by, calls.model_statistics,
             console,
         )  # fmt: skip
+        protocol = functools.partial(EdgeProtocol, calls)
         config = uvicorn.Config(
             application,
             loop="none",
-            http=cast(Any, functools.partial(EdgeProtocol, calls)),
+            http=cast(Any, protocol),
             ws="none",
             lifespan="off",
             access_log=False,
@@ -119,7 +156,7 @@ class HttpFrontend:
             server_header=False,
             proxy_headers=False,
         )
-        self._server = _Server(config)
+        self._server = _Server(config, protocol, self._tls)
         serving = self._server.serve(sockets=sockets)
         self._serving = vital(loop, serving, "the HTTP server", lambda: self._stopping or not self._started)
         # uvicorn tells nobody that it has started, nor that its connections are gone.
@@ -167,7 +204,8 @@ class HttpFrontend:
         if self._unix is not None:
             return self._unix.address
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._socket.getsockname()[1]}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{host}:{self._socket.getsockname()[1]}"
 
     async def drain(self, timeout_s: float) -> bool:
         """Stop accepting, finish what is in flight; True when all of it was, within `timeout_s` seconds."""

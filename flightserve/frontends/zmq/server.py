@@ -23,6 +23,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -33,12 +34,13 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import AsyncCall, EncodedStream, Service
-from flightserve.errors import ResourceExhausted, Unavailable
+from flightserve.errors import ConfigError, ResourceExhausted, Unavailable
 from flightserve.frontends import edge
 from flightserve.frontends.edge_watch import Ledger, Watched
 from flightserve.frontends.replies import collect
 from flightserve.frontends.zmq import messages as zmq_messages
-from flightserve.loops import beside
+from flightserve.frontends.zmq.curve import CurveGate, CurveKeys, arm
+from flightserve.loops import Every, beside, vital
 from flightserve.metrics import UNKNOWN, Metrics
 from flightserve.tracing.spans import RpcAsked
 from flightserve.types import MethodSpec, RequestMeta
@@ -54,6 +56,8 @@ LINGER_MS: Final = 1000
 OVERSIZE_BYTES: Final = 64 << 10
 COPY_BELOW_BYTES: Final = 64 << 10
 HEARTBEAT_MS: Final = 15_000
+# How often it is looked who may connect.
+LOOK_S: Final = 1.0
 _ASKED: Final = RpcAsked("zmq", "flightserve", "call")
 
 
@@ -80,9 +84,22 @@ class ZmqFrontend:
     """`[header JSON, Arrow IPC stream]` both ways on a ROUTER socket. Lives on the loop it is started on."""
 
     def __init__(
-        self, service: Service, host: str, port: int, limits: EdgeLimits, metrics: Metrics, access: Access = OPEN
+        self,
+        service: Service,
+        host: str,
+        port: int,
+        limits: EdgeLimits,
+        metrics: Metrics,
+        access: Access = OPEN,
+        keys: str | Path | None = None,
     ) -> None:
+        """`keys` is the folder of those for CURVE; without one nothing is encrypted. Raises ConfigError where they
+        cannot be read."""
         self._access = access
+        self._keys = CurveKeys(str(keys)) if keys is not None else None
+        if self._keys is not None:
+            self._keys.read()
+        self._gate: CurveGate | None = None
         self._service = service
         self._address = (host, port)
         self._limits = limits
@@ -91,7 +108,7 @@ class ZmqFrontend:
         self._socket: zmq.Socket[bytes] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._look_due = False
-        self._draining = False
+        self._draining = self._closing = False
         self._serving: set[asyncio.Task[None]] = set()
         self._in_flight: collections.Counter[bytes] = collections.Counter()
         self._unsent = UnsentReplies(limits.body_bytes_max)
@@ -112,6 +129,8 @@ class ZmqFrontend:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._configure(self._socket)
+        if self._keys is not None:
+            self._guard(self._context, self._socket, self._keys)
         try:
             self._socket.bind(f"tcp://[{number}]:{port}" if ":" in str(number) else f"tcp://{number}:{port}")
         except zmq.ZMQError as error:
@@ -122,6 +141,23 @@ class ZmqFrontend:
         bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
         self._bound = int(bound)
         return f"tcp://{f'[{host}]' if ':' in host else host}:{bound}"
+
+    def _guard(self, context: zmq.Context[zmq.Socket[bytes]], sock: zmq.Socket[bytes], keys: CurveKeys) -> None:
+        assert self._loop is not None
+        arm(sock, keys)
+        gate = self._gate = CurveGate(context, keys)
+        self._asked = vital(self._loop, gate.run(), "ZeroMQ's gate", lambda: self._closing)
+        self._looking = Every(self._loop, LOOK_S, self._look_at_keys, "looking at ZeroMQ's keys")
+
+    def _look_at_keys(self) -> None:
+        assert self._keys is not None
+        assert self._gate is not None
+        try:
+            if self._keys.look():
+                self._gate.admit()
+                log.info("other clients may connect to ZeroMQ: %r", self._keys)
+        except (ConfigError, OSError) as error:
+            log.warning("who may connect to ZeroMQ stays as it was: %s", error)
 
     def _configure(self, sock: zmq.Socket[bytes]) -> None:
         limits = self._limits
@@ -148,7 +184,10 @@ class ZmqFrontend:
 
     async def stop(self) -> None:
         """Give up what is in flight and close; queued replies have `LINGER_MS` to leave."""
-        self._draining = True
+        self._draining = self._closing = True
+        if self._gate is not None:
+            self._looking.cancel()
+            self._asked.cancel()
         for serving in list(self._serving):
             serving.cancel()
         if self._serving:
@@ -161,6 +200,8 @@ class ZmqFrontend:
         sock, self._socket = self._socket, None
         if sock is not None:
             sock.close()
+        if self._gate is not None:
+            self._gate.stop()
         if self._context is not None:
             self._context.term()
 
