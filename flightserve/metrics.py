@@ -327,10 +327,11 @@ class Metrics:
         nodes: Mapping[str, str] | None = None,
     ) -> None:
         """Statistics of the other tiers' processes, by process, what replicas measure, and on which node each process
-        is; replaces what was there."""
+        is, where that is said; replaces what was there."""
         self._tiers.tiers = tiers
         self._tiers.measured = measured
-        self._tiers.nodes = nodes or {}
+        if nodes is not None:
+            self._tiers.nodes = nodes
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format (`CONTENT_TYPE`)."""

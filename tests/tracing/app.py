@@ -47,5 +47,5 @@ app = fs.App(
     _pricing,
     _shop,
     fs.pipeline("score", _shop.buy >> _pricing.charge),
-    fs.sql.Warehouse({"numbers": _numbers}, name="sql").bind(),
+    fs.sql.Warehouse({"numbers": _numbers}, name="sql", cache_mb=16).bind(),
 )

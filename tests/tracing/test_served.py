@@ -19,6 +19,7 @@ from tests.control.served import Served
 from tests.frontends.rpc_support import GOOD
 from tests.served.callers import CALLERS, all_callers
 from tests.support import eventually
+from tests.tracing.queries import problems, queries, shown
 from tests.tracing.receiver import Got, Receiver, receiving
 
 pytestmark = pytest.mark.ray
@@ -182,7 +183,9 @@ def test_statements_are_known_by_their_shape(system: Served, receiver: Receiver)
 
 
 def test_flight_sql_is_traced_also_where_it_began_early(system: Served, receiver: Receiver) -> None:
-    descriptor = flight.FlightDescriptor.for_command(b"SELECT count(*) AS c FROM numbers WHERE word <> 'planted'")
+    # What may give something else each time is not kept.
+    sql = b"SELECT count(*) AS c FROM numbers WHERE word <> 'planted' AND random() < 2"
+    descriptor = flight.FlightDescriptor.for_command(sql)
     traces = [traced() for _ in range(4)]
     with flight.connect(system.addresses["flight"]) as client:
         for _, traceparent in traces:
@@ -205,6 +208,16 @@ def test_a_caller_who_asks_for_none_gets_none(system: Served, receiver: Receiver
     assert receiver.of(refused) == []
     asked_for = {each.trace for each in receiver.spans if each.parent == CALLER}
     assert {each.trace for each in receiver.spans} == asked_for
+
+
+def test_each_query_of_the_dashboards_and_alerts_finds_what_it_asks_for(system: Served) -> None:
+    """In what the app shows after the tests above."""
+    with urllib.request.urlopen(system.addresses["http"] + "/metrics") as answer:
+        metrics = shown(answer.read().decode())
+    asked = list(queries())
+    assert len(asked) > 50
+    wrong = {f"{where}: {query}": found for where, query in asked if (found := problems(query, metrics))}
+    assert not wrong, wrong
 
 
 def test_nothing_that_was_planted_is_in_any_span(receiver: Receiver) -> None:
