@@ -16,6 +16,7 @@ from flightserve.contracts.service import AsyncCall, Result
 from flightserve.errors import TooLarge
 from flightserve.fabric.memory.batches import alike, stream_of
 from flightserve.fabric.memory.schemas import empty_batch
+from flightserve.frontends.visits import TalliedVisit
 from flightserve.types import MethodSpec
 
 # gRPC clients refuse trailing metadata above 8 KiB. A byte that is not ASCII travels there as three, and pyarrow's
@@ -25,14 +26,16 @@ MESSAGE_BYTES_MAX: Final = 1500
 _THREAD_BYTES_MIN: Final = 1 << 20
 
 
-async def collect(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> memoryview | pa.Buffer:
+async def collect(
+    call: AsyncCall, spec: MethodSpec, bytes_max: int, visit: TalliedVisit | None = None
+) -> memoryview | pa.Buffer:
     """Await the whole reply: one complete Arrow IPC stream.
 
     Raises what the call raises, and TooLarge where several results together hold more than `bytes_max` bytes.
     The call is cancelled whenever this ends early. A method that streamed nothing is answered by its declared
-    schema, or by one without columns, and no rows.
+    schema, or by one without columns, and no rows. `visit` is told of the rows.
     """
-    return await _collected(call, spec, bytes_max, _STREAM)
+    return await _collected(call, spec, bytes_max, _STREAM, visit)
 
 
 async def collect_batch(call: AsyncCall, spec: MethodSpec, bytes_max: int) -> pa.RecordBatch:
@@ -48,7 +51,9 @@ class _Whole(NamedTuple):
     empty: Callable[[pa.Schema], Any]
 
 
-async def _collected(call: AsyncCall, spec: MethodSpec, bytes_max: int, whole: _Whole) -> Any:
+async def _collected(
+    call: AsyncCall, spec: MethodSpec, bytes_max: int, whole: _Whole, visit: TalliedVisit | None = None
+) -> Any:
     results: list[Result] = []
     result: Result | None
     nbytes = 0
@@ -60,6 +65,8 @@ async def _collected(call: AsyncCall, spec: MethodSpec, bytes_max: int, whole: _
                 if nbytes > bytes_max:
                     raise TooLarge(f"the reply is larger than {bytes_max} bytes; ask for fewer rows at a time")
         result = None
+        if visit is not None:
+            visit.rows = sum([each.num_rows for each in results])
         if len(results) > 1 and nbytes < _THREAD_BYTES_MIN:
             return _joined(results, spec, whole)
         if len(results) > 1:

@@ -235,7 +235,7 @@ def test_http_routes() -> None:
     from flightserve.frontends.http.console.routes import ConsolePages
 
     said = {plain(row[0]) for row in tables("http")["Routes"]}
-    source = inspect.getsource(pages.pages) + inspect.getsource(ConsolePages)
+    source = inspect.getsource(pages.Application) + inspect.getsource(ConsolePages)
     served = set(re.findall(r'Route\("([^"]+)"', source))
     assert {re.sub(r"\?.*", "", path) for cell in said for path in re.findall(r"(/\S*?)(?:,|$| )", cell)} == served
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 import flightserve as fs
 from flightserve.config import EdgeLimits, FrontendOptions
+from flightserve.contracts.access import OPEN, Access
 from flightserve.errors import PermissionDenied, Unavailable
 from flightserve.frontends.host import FrontendHost
 from flightserve.metrics import Metrics
@@ -136,13 +137,15 @@ class Narrow(Probe):
 
 
 @contextmanager
-def served(limits: EdgeLimits | None = None, **ports: Any) -> Iterator[Any]:
-    """Probe on the protocols whose ports are given: a FrontendHost with `addresses` and `service`."""
+def served(
+    limits: EdgeLimits | None = None, access: Access = OPEN, app: fs.App | None = None, **ports: Any
+) -> Iterator[Any]:
+    """Probe, or another app, on the protocols whose ports are given: a FrontendHost with `addresses` and `service`."""
     none: dict[str, Any] = {"http_port": None, "grpc_port": None, "flight_port": None, "zmq_port": None}
     limits = limits or EdgeLimits()
     options = FrontendOptions(**{**none, **ports}, limits=limits)
-    with LocalService(fs.App(Probe.bind(), Narrow.bind()), limits=limits) as service:
-        host = FrontendHost(service, options, Metrics())
+    with LocalService(app or fs.App(Probe.bind(), Narrow.bind()), limits=limits) as service:
+        host = FrontendHost(service, options, Metrics(), access=access)
         host.service = service
         host.addresses = host.start()
         try:

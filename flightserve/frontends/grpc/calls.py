@@ -8,15 +8,16 @@ was opened and never sent be ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Any, Final, NamedTuple, Protocol
 
-import grpc
 from grpc import aio
 
-from flightserve.clock import NEVER_NS, NS_PER_MS, NS_PER_S, monotonic_ns
+from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import AsyncCall, EncodedStream, Service
+from flightserve.core.access.rights import Principal
 from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -27,9 +28,13 @@ from flightserve.errors import (
 )
 from flightserve.frontends import edge
 from flightserve.frontends.edge_watch import Ledger
+from flightserve.frontends.grpc.ending import abort
+from flightserve.frontends.grpc.guarding import CALL, RpcHead, head_of
 from flightserve.frontends.grpc.idling import IdleGuard
 from flightserve.frontends.grpc.messages import read_call_request, write_call_reply, write_error_reply
 from flightserve.frontends.replies import clip, collect, declared_schema_of, empty_stream
+from flightserve.frontends.seen import method_for
+from flightserve.frontends.visits import TalliedVisit
 from flightserve.metrics import UNKNOWN, Metrics
 from flightserve.tracing.spans import RpcAsked
 from flightserve.types import MethodSpec, RequestMeta
@@ -38,9 +43,6 @@ from flightserve.types import MethodSpec, RequestMeta
 _EARLY_NS: Final = 20 * NS_PER_MS
 
 SERVICE: Final = "flightserve.v1.FlightServe"
-CALL: Final = "Call"
-STATUS_CODES: Final[Mapping[int, Any]] = {status.value[0]: status for status in grpc.StatusCode}
-
 
 class Started(NamedTuple):
     """A request that was handed to the data plane, or the error that kept it from there. `known` is its
@@ -55,14 +57,7 @@ class Started(NamedTuple):
     deadline_ns: int
     meta: RequestMeta = edge.NO_META
     rpc: str = CALL
-
-
-class RpcHead(NamedTuple):
-    """What an RPC, `rpc`, began with: its metadata, and its gRPC deadline (absolute ns; `NEVER_NS` for none)."""
-
-    metadata: dict[str, Any]
-    deadline_ns: int
-    rpc: str = CALL
+    visit: TalliedVisit | None = None
 
 
 class StartedRequest(Protocol):
@@ -76,6 +71,8 @@ class StartedRequest(Protocol):
     def spec(self) -> MethodSpec | None: ...
     @property
     def deadline_ns(self) -> int: ...
+    @property
+    def visit(self) -> TalliedVisit | None: ...
 
 
 class RequestPath(Protocol):
@@ -113,8 +110,11 @@ class LinedPath(StreamPath, Protocol):
 class GrpcCalls:
     """The request path of the gRPC frontend: how a request starts, how it ends, and `Call`."""
 
-    def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics) -> None:
+    def __init__(self, service: Service, limits: EdgeLimits, metrics: Metrics, access: Access = OPEN) -> None:
         self.service = service
+        self.access = access
+        # Whether callers have to say who they are.
+        self.closed = access.closed
         self.limits = limits
         self.metrics = metrics
         self.in_flight = 0
@@ -131,7 +131,7 @@ class GrpcCalls:
         self.in_flight += 1
         try:
             message = await self.message(context)
-            headers = self.headers(context)
+            headers = head_of(context)
             started = path.start(message, headers)
             # It may be large, and must not outlive its copy in shared memory.
             del message
@@ -165,19 +165,14 @@ class GrpcCalls:
         self.ledger.sample(len(sent), context.peer)
         return sent
 
-    def headers(self, context: Any) -> RpcHead:
-        """Read once for each RPC."""
-        remaining_s = context.time_remaining()
-        deadline_ns = NEVER_NS if remaining_s is None else monotonic_ns() + int(remaining_s * NS_PER_S)
-        return RpcHead(dict(context.invocation_metadata()), deadline_ns)
-
     def start(self, message: bytes, headers: RpcHead) -> Started:
         """Parse a message and hand its rows to the data plane. Never raises: what is wrong is in the answer."""
         now_ns = monotonic_ns()
         known = (UNKNOWN, UNKNOWN)
-        metadata, native_ns, rpc = headers
+        metadata, native_ns, principal, caller, rpc = headers
         meta = edge.NO_META
         request_id: str | None = metadata.get("x-request-id")
+        visit: TalliedVisit | None = None
         try:
             deployment, method, stream, own_id = read_call_request(message)
             if own_id:
@@ -187,24 +182,33 @@ class GrpcCalls:
                 raise ResourceExhausted(f"more than {self.limits.header_count_max} metadata entries")
             if len(stream) > self.limits.body_bytes_max:
                 raise TooLarge(f"arrow_stream has {len(stream)} bytes; at most {self.limits.body_bytes_max} are taken")
-            deployment_spec, spec = self.service.method(deployment, method)
+            if self.closed:
+                deployment_spec, spec = method_for(principal, self.service, deployment, method)
+            else:
+                deployment_spec, spec = self.service.method(deployment, method)
             known = (deployment, method)
-            meta = edge.meta_of(metadata.get, deployment_spec, self.limits, now_ns, native_ns)
+            meta = edge.meta_of(metadata.get, deployment_spec, self.limits, now_ns, native_ns, caller)
+            if self.closed:
+                visit = self.begin(principal, f"{deployment}.{method}", meta, len(message))
             call = self.service.call(deployment, method, EncodedStream((stream,)), meta)
-            return Started(known, meta.request_id, now_ns, call, spec, None, native_ns, meta, rpc)
+            return Started(known, meta.request_id, now_ns, call, spec, None, native_ns, meta, rpc, visit)
         except Exception as caught:
             request_id = edge.echoable_request_id(request_id)
             error = edge.as_error(caught, request_id)
             if meta is edge.NO_META:
                 meta = edge.meta_of_refused(metadata.get)
-            return Started(known, request_id, now_ns, None, None, error, native_ns, meta, rpc)
+            return Started(known, request_id, now_ns, None, None, error, native_ns, meta, rpc, visit)
+
+    def begin(self, principal: Principal, what: str, meta: RequestMeta, nbytes: int) -> TalliedVisit:
+        """Somebody begins a call or a query. Raises ResourceExhausted, PermissionDenied, Unauthenticated."""
+        return TalliedVisit(self.access.begin(principal, what, meta.request_id, meta.priority, nbytes))
 
     async def finish(self, started: Started) -> bytes:
         """Await a started request: its serialised CallReply. Raises FlightserveError; counts the outcome."""
         code = 0
         try:
             call, spec = _going(started)
-            stream = await collect(call, spec, self.limits.body_bytes_max)
+            stream = await collect(call, spec, self.limits.body_bytes_max, started.visit)
             return write_call_reply(stream, started.request_id)
         except (asyncio.CancelledError, Exception) as caught:
             error = end_of(started, caught)
@@ -225,6 +229,8 @@ class GrpcCalls:
             schema = declared_schema_of(spec)
             async for result in call:
                 schema = result.batch().schema
+                if started.visit is not None:
+                    started.visit.rows += result.num_rows
                 yield write_call_reply(result.ipc_stream(), started.request_id, more=True)
                 result = None
             yield write_call_reply(empty_stream(schema), started.request_id)
@@ -245,6 +251,8 @@ class GrpcCalls:
         return write_error_reply(error.code, clip(error.message), started.request_id)
 
     def _count(self, started: Started, code: int) -> None:
+        if started.visit is not None:
+            started.visit.end(code)
         self.metrics.answered("grpc", *started.known, code, (monotonic_ns() - started.started_ns) / NS_PER_S)
         if self.metrics.spans is not None:
             asked = RpcAsked("grpc", SERVICE, started.rpc)
@@ -268,11 +276,3 @@ def end_of(started: StartedRequest, caught: BaseException) -> FlightserveError:
 def code_of_end(deadline_ns: int) -> int:
     """The code of an RPC that gRPC just cancelled: its own deadline passed, or else its client gave it up."""
     return DeadlineExceeded.code if monotonic_ns() >= deadline_ns - _EARLY_NS else Cancelled.code
-
-
-async def abort(context: Any, error: FlightserveError, request_id: str = "") -> None:
-    """End the RPC with the error's status, and `retry-after-ms` where it says that. Always raises."""
-    trailing = [("x-request-id", request_id)] if request_id else []
-    if error.retry_after_ms:
-        trailing.append(("retry-after-ms", str(error.retry_after_ms)))
-    await context.abort(STATUS_CODES[error.code], clip(error.message), tuple(trailing))

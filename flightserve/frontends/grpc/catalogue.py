@@ -14,13 +14,18 @@ from grpc_health.v1 import health_pb2
 
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
-from flightserve.errors import InvalidArgument, NotFound, ResourceExhausted
+from flightserve.errors import FlightserveError, InvalidArgument, NotFound, ResourceExhausted, Unauthenticated
 from flightserve.frontends.edge import echoable_request_id
-from flightserve.frontends.grpc.calls import abort
+from flightserve.frontends.grpc.ending import abort
+from flightserve.frontends.grpc.guarding import Guard, head_of
+from flightserve.frontends.seen import deployments_for, method_for
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.types import DeploymentSpec, MethodSpec
 
 SERVICE: Final = "flightserve.v1.FlightServe"
+# Names in health that are no deployment's, and one that no deployment can have.
+_OF_ALL: Final = ("", SERVICE)
+_NOBODYS: Final = "/"
 WATCH_INTERVAL_S: Final = 0.25
 _Health = health_pb2.HealthCheckResponse
 
@@ -35,7 +40,7 @@ class Catalogue:
         """The handler of `ListDeployments`."""
         echo_request_id(context)
         await parsed(pb.ListDeploymentsRequest, message, context)
-        specs = sorted(self._service.deployments(), key=lambda spec: spec.name)
+        specs = sorted(deployments_for(head_of(context).principal, self._service), key=lambda spec: spec.name)
         return _bytes(pb.ListDeploymentsReply(deployments=[describe(spec) for spec in specs]))
 
     async def describe_method(self, message: bytes, context: Any) -> bytes:
@@ -43,17 +48,20 @@ class Catalogue:
         echo_request_id(context)
         asked = await parsed(pb.DescribeMethodRequest, message, context)
         try:
-            deployment, method = self._service.method(asked.deployment, asked.method)
-        except NotFound as error:
+            principal = head_of(context).principal
+            deployment, method = method_for(principal, self._service, asked.deployment, asked.method)
+        except FlightserveError as error:
             await abort(context, error)
             raise
         return _bytes(describe_method(deployment.name, method))
 
 
 class HealthServicer:
-    """Handlers of `grpc.health.v1.Health`."""
+    """Handlers of `grpc.health.v1.Health`. Where there is a `guard`, strangers hear of the server alone, and not which
+    deployments there are."""
 
-    def __init__(self, service: Service, limits: EdgeLimits) -> None:
+    def __init__(self, service: Service, limits: EdgeLimits, guard: Guard | None = None) -> None:
+        self._guard = guard
         self._service = service
         self._limits = limits
         self._watching = 0
@@ -62,7 +70,7 @@ class HealthServicer:
     async def check(self, message: bytes, context: Any) -> bytes:
         """The handler of `Check`: NOT_FOUND for a name nobody knows, as the protocol wants."""
         asked = await parsed(health_pb2.HealthCheckRequest, message, context)
-        status = self._status(asked.service)
+        status = self._status(await self._named(asked.service, context))
         if status == _Health.SERVICE_UNKNOWN:
             await abort(context, NotFound(f"no deployment {asked.service[:128]!r}"))
         return _bytes(_Health(status=status))
@@ -70,13 +78,14 @@ class HealthServicer:
     async def watch(self, message: bytes, context: Any) -> None:
         """The handler of `Watch`: the state now, and each other one that it turns to."""
         asked = await parsed(health_pb2.HealthCheckRequest, message, context)
+        name = await self._named(asked.service, context)
         if self._watching >= self._limits.streams_max:
             await abort(context, ResourceExhausted(f"{self._watching} watches are open; no more are taken"))
         self._watching += 1
         try:
             said = None
             while not (self.draining and said == _Health.NOT_SERVING):
-                status = self._status(asked.service)
+                status = self._status(name)
                 if status != said:
                     await context.write(_Health(status=status).SerializeToString())
                     said = status
@@ -84,8 +93,18 @@ class HealthServicer:
         finally:
             self._watching -= 1
 
+    async def _named(self, name: str, context: Any) -> str:
+        """The name; one that nobody has, where it is not for who asks."""
+        if self._guard is None or name in _OF_ALL:
+            return name
+        try:
+            principal = await self._guard.recognised(context)
+        except Unauthenticated:
+            return _NOBODYS
+        return name if any(spec.name == name for spec in deployments_for(principal, self._service)) else _NOBODYS
+
     def _status(self, name: str) -> int:
-        known = name in ("", SERVICE) or any(spec.name == name for spec in self._service.deployments())
+        known = name in _OF_ALL or any(spec.name == name for spec in self._service.deployments())
         if not known:
             return int(_Health.SERVICE_UNKNOWN)
         return int(_Health.SERVING if self._service.ready() and not self.draining else _Health.NOT_SERVING)

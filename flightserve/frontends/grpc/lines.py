@@ -12,9 +12,10 @@ import collections
 from typing import Any
 
 from flightserve.errors import FlightserveError, Unavailable
-from flightserve.frontends.grpc.calls import GrpcCalls, LinedPath, StartedRequest, abort
+from flightserve.frontends.grpc.calls import GrpcCalls, LinedPath, StartedRequest
+from flightserve.frontends.grpc.ending import abort
 from flightserve.frontends.grpc.idling import IdleGuard
-from flightserve.frontends.grpc.stream import Stream
+from flightserve.frontends.grpc.stream import Stream, give_up
 from flightserve.loops import beside
 
 
@@ -82,7 +83,6 @@ class LinedStream(Stream):
         super()._give_up()
         for line in self._lines.values():
             for started in line:
-                if started.call is not None:
-                    started.call.cancel()
+                give_up(started)
         for answering in self._answering:
             answering.cancel()

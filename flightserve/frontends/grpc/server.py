@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import grpc
 from grpc import aio
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from flightserve.config import UNIX, EdgeLimits
 from flightserve.contracts.access import OPEN, Access
@@ -26,6 +26,7 @@ from flightserve.frontends.grpc.accepting import accepting_ahead
 from flightserve.frontends.grpc.calls import GrpcCalls
 from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, HealthServicer
 from flightserve.frontends.grpc.credentials import server_credentials
+from flightserve.frontends.grpc.guarding import Guard
 from flightserve.frontends.grpc.sql import Queries
 from flightserve.frontends.grpc.stream import Streams
 from flightserve.frontends.kserve.grpc_calls import SERVICE as KSERVE_SERVICE
@@ -63,11 +64,12 @@ class GrpcFrontend:
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._unix = UnixSocket(port) if isinstance(port, str) else None
-        self._calls = GrpcCalls(service, limits, metrics)
+        self._calls = GrpcCalls(service, limits, metrics, access)
+        self._guard = Guard(access) if access.closed else None
         self._streams = Streams(self._calls)
         self._queries = Queries(self._calls)
         self._catalogue = Catalogue(service)
-        self._health = HealthServicer(service, limits)
+        self._health = HealthServicer(service, limits, self._guard)
         self._kserve = KServe(self._calls, self._streams, lambda: self._health.draining)
         self._stopping = False
         with accepting_ahead():
@@ -76,14 +78,7 @@ class GrpcFrontend:
     async def start(self) -> str:
         """Listen: "host:port" or "unix:PATH". Raises Unavailable where the address cannot be had."""
         # Not registered with the core, method by method: then each would be waited for by itself.
-        self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(SERVICE, self._handlers()),
-                grpc.method_handlers_generic_handler(KSERVE_SERVICE, self._kserve.handlers()),
-                grpc.method_handlers_generic_handler(HEALTH_SERVICE, self._health_handlers()),
-            )
-        )
-        reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)
+        self._server.add_generic_rpc_handlers(self._all_handlers())
         address = self._bind()
         await self._server.start()
         loop = asyncio.get_running_loop()
@@ -143,6 +138,19 @@ class GrpcFrontend:
     def __repr__(self) -> str:
         return f"<GrpcFrontend {self._host}:{self._port} {self.statistics()}>"
 
+    def _all_handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        services = {
+            SERVICE: self._handlers(),
+            KSERVE_SERVICE: self._kserve.handlers(),
+            reflection.SERVICE_NAME: _reflection_handlers(),
+        }
+        guard = self._guard
+        handlers = grpc.method_handlers_generic_handler if guard is None else guard.handlers
+        # Health is for everybody.
+        health = grpc.method_handlers_generic_handler(HEALTH_SERVICE, self._health_handlers())
+        found = (*(handlers(name, each) for name, each in services.items()), health)
+        return found if guard is None else (*found, guard.others())
+
     def _handlers(self) -> dict[str, Any]:
         return {
             "Call": grpc.stream_unary_rpc_method_handler(self._calls.call),
@@ -157,6 +165,16 @@ class GrpcFrontend:
             "Check": grpc.unary_unary_rpc_method_handler(self._health.check),
             "Watch": grpc.unary_stream_rpc_method_handler(self._health.watch),
         }
+
+
+def _reflection_handlers() -> dict[str, Any]:
+    servicer = reflection.aio.ReflectionServicer((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME))
+    reflect = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return {"ServerReflectionInfo": reflect}
 
 
 def _options(limits: EdgeLimits, shared: bool) -> list[tuple[str, int]]:

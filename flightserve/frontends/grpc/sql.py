@@ -23,10 +23,14 @@ from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import InvalidArgument, ResourceExhausted, TooLarge
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.frontends import edge
-from flightserve.frontends.grpc.calls import SERVICE, GrpcCalls, RpcHead, abort, code_of_end
+from flightserve.frontends.grpc.calls import SERVICE, GrpcCalls, code_of_end
+from flightserve.frontends.grpc.ending import abort
+from flightserve.frontends.grpc.guarding import RpcHead, head_of
 from flightserve.frontends.grpc.messages import write_query_reply
+from flightserve.frontends.seen import check_queries
 from flightserve.frontends.sql.calls import SqlCalls
 from flightserve.frontends.sql.gateway import Statement, choose
+from flightserve.frontends.visits import TalliedVisit
 from flightserve.metrics import UNKNOWN
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.tracing.spans import RpcAsked
@@ -56,7 +60,7 @@ class Queries:
         calls.in_flight += 1
         try:
             message = await calls.message(context)
-            await self._answer(_Query(calls, self._sql, calls.headers(context)), message, context)
+            await self._answer(_Query(calls, self._sql, head_of(context)), message, context)
         finally:
             calls.in_flight -= 1
 
@@ -66,7 +70,7 @@ class Queries:
         try:
             call = query.start(message)
             del message
-            await _write(call, context)
+            await _write(call, context, query.visit)
             call = None
             context.set_trailing_metadata((("x-request-id", query.request_id),))
         except asyncio.CancelledError:
@@ -87,6 +91,8 @@ class Queries:
         finally:
             if call is not None:
                 call.cancel()
+            if query.visit is not None:
+                query.visit.end(code)
             seconds = (monotonic_ns() - query.started_ns) / NS_PER_S
             metrics = self._calls.metrics
             metrics.answered("grpc", *query.known, code, seconds)
@@ -97,7 +103,7 @@ class Queries:
 class _Query:
     """One query: what is known of it, as far as it has come."""
 
-    __slots__ = ("_calls", "_sql", "headers", "known", "meta", "request_id", "started_ns")
+    __slots__ = ("_calls", "_sql", "headers", "known", "meta", "request_id", "started_ns", "visit")
 
     def __init__(self, calls: GrpcCalls, sql: SqlCalls, headers: RpcHead) -> None:
         self._calls = calls
@@ -107,10 +113,13 @@ class _Query:
         self.meta = edge.NO_META
         self.request_id = edge.echoable_request_id(headers.metadata.get("x-request-id"))
         self.started_ns = monotonic_ns()
+        self.visit: TalliedVisit | None = None
 
     def start(self, message: bytes) -> AsyncCall:
         """Parse, and hand to the data plane. Raises FlightserveError."""
-        calls, (metadata, native_ns, _) = self._calls, self.headers
+        calls, (metadata, native_ns, principal, caller, _) = self._calls, self.headers
+        if calls.closed:
+            check_queries(principal)
         request = _parsed(message)
         if len(metadata) > calls.limits.header_count_max:
             raise ResourceExhausted(f"more than {calls.limits.header_count_max} metadata entries")
@@ -119,8 +128,12 @@ class _Query:
             raise TooLarge(f"parameters have {size} bytes; at most {size_max} are taken")
         spec = choose(calls.service, metadata.get("x-warehouse"))
         self.known = (spec.name, QUERY)
-        meta = self.meta = edge.meta_of(metadata.get, spec, calls.limits, self.started_ns, native_ns)
+        if principal.limits.max_query_s:
+            native_ns = principal.limits.shorten(native_ns, self.started_ns)
+        meta = self.meta = edge.meta_of(metadata.get, spec, calls.limits, self.started_ns, native_ns, caller)
         self.request_id = meta.request_id
+        if calls.closed:
+            self.visit = calls.begin(principal, "sql", meta, len(message))
         return self._sql.start(Statement(spec.name, request.query, request.parameters), meta)
 
     def traced_meta(self) -> RequestMeta:
@@ -128,12 +141,14 @@ class _Query:
         return edge.meta_of_refused(self.headers.metadata.get) if self.meta is edge.NO_META else self.meta
 
 
-async def _write(call: AsyncCall, context: Any) -> None:
+async def _write(call: AsyncCall, context: Any, visit: TalliedVisit | None) -> None:
     """Write every result of the call as it comes."""
     result: Result | None
     stream: memoryview | pa.Buffer | None = None
     try:
         async for result in call:
+            if visit is not None:
+                visit.rows += result.num_rows
             for stream in _streams(result):
                 await context.write(write_query_reply(stream))
     except BaseException:

@@ -17,8 +17,10 @@ from typing import Any, Final, TypeVar
 
 from grpc import aio
 
-from flightserve.errors import DeadlineExceeded, FlightserveError, ResourceExhausted, Unavailable
-from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, StartedRequest, StreamPath, abort
+from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, ResourceExhausted, Unavailable
+from flightserve.frontends.grpc.calls import GrpcCalls, StartedRequest, StreamPath
+from flightserve.frontends.grpc.ending import abort
+from flightserve.frontends.grpc.guarding import RpcHead, head_of
 from flightserve.frontends.grpc.idling import IdleGuard
 from flightserve.loops import beside
 
@@ -78,7 +80,7 @@ class Stream:
         """Serve the stream to its end."""
         task = asyncio.current_task()
         assert task is not None
-        headers = self._calls.headers(self._context)._replace(rpc="Stream")
+        headers = head_of(self._context)._replace(rpc="Stream")
         self._reader = beside(asyncio.get_running_loop(), self._read(headers), "reading a gRPC stream")
         if self._drained:
             self.drain()
@@ -153,5 +155,13 @@ class Stream:
     def _give_up(self) -> None:
         while not self._order.empty():
             started = self._order.get_nowait()
-            if started is not None and not isinstance(started, FlightserveError) and started.call is not None:
-                started.call.cancel()
+            if started is not None and not isinstance(started, FlightserveError):
+                give_up(started)
+
+
+def give_up(started: StartedRequest) -> None:
+    """Nobody waits for its answer."""
+    if started.call is not None:
+        started.call.cancel()
+    if started.visit is not None:
+        started.visit.end(Cancelled.code)

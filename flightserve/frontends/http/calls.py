@@ -21,8 +21,9 @@ from urllib.parse import unquote_to_bytes
 import httptools
 import pyarrow as pa
 
-from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import Result, Service
 from flightserve.errors import FlightserveError, MethodFailed
 from flightserve.fabric.memory.batches import alike, stream_of
@@ -30,6 +31,7 @@ from flightserve.frontends.edge import as_error, check_name, default_meta, echoa
 from flightserve.frontends.http import sql as http_sql
 from flightserve.frontends.http import streams as http_streams
 from flightserve.frontends.http.bodies import ARROW, EVENTS, JSON, form_in, form_out, packing
+from flightserve.frontends.http.entering import REFUSALS, begin_call, enter, of, refuse
 from flightserve.frontends.http.errors import MethodNotAllowed
 from flightserve.frontends.http.events import LINES, ByUrl, check_by_url, open_by_url, wants_events, whole
 from flightserve.frontends.http.exchange import UNKNOWN, CallRoute, Exchange
@@ -44,6 +46,7 @@ from flightserve.frontends.json.text_sizes import text_bytes
 from flightserve.frontends.kserve import http_calls as kserve
 from flightserve.frontends.kserve.http_calls import InferExchange, InferRoute
 from flightserve.frontends.kserve.statistics import ModelStatistics
+from flightserve.frontends.seen import check_queries, method_for
 from flightserve.frontends.sql.calls import SqlCalls
 from flightserve.loops import TurnGroups, beside
 from flightserve.types import RequestMeta
@@ -88,8 +91,12 @@ class HttpCalls:
         loop: asyncio.AbstractEventLoop,
         policy: OriginPolicy,
         allow_get: bool | None = None,
+        access: Access = OPEN,
     ) -> None:
         self.service = service
+        self.access = access
+        # Whether callers have to say who they are.
+        self.closed = access.closed
         self.limits = limits
         self.origin_policy = policy
         self._allow_get = not policy.public if allow_get is None else allow_get
@@ -146,21 +153,41 @@ class HttpCalls:
         self.origin_policy.check_followed(headers)
         return ByUrl(*route)
 
-    def open(self, protocol: EdgeProtocol, route: CallRoute | InferRoute, headers: dict[bytes, bytes]) -> Exchange:
-        """A head has arrived. What is wrong with it is answered once the body is read (`exchange.error`)."""
-        self.in_flight += 1
-        if isinstance(route, InferRoute):
-            return self._open_inference(InferExchange(protocol, route, headers, self._done))
-        exchange = Exchange(protocol, route, headers, self._done)
+    def open(
+        self,
+        protocol: EdgeProtocol,
+        target: CallRoute | InferRoute,
+        headers: dict[bytes, bytes],
+        exchange: Exchange | None = None,
+    ) -> Exchange:
+        """A head has arrived. What is wrong with it is answered once the body is read (`exchange.error`). `exchange` is
+        one that was opened before it was known who calls."""
         limits = self.limits
-        exchange.size_max = limits.body_bytes_max
+        if exchange is None:
+            self.in_flight += 1
+            if isinstance(target, InferRoute):
+                exchange = InferExchange(protocol, target, headers, self._done)
+            else:
+                exchange = Exchange(protocol, target, headers, self._done)
+            exchange.url = protocol.url
+            exchange.size_max = limits.body_bytes_max
+            if self.closed and not enter(self, exchange):
+                return exchange
+        if type(exchange) is InferExchange:
+            return self._open_inference(exchange)
+        route = exchange.route
         get = headers.get
         try:
             if http_sql.is_query(route):
+                if self.closed:
+                    check_queries(of(exchange))
                 exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
                 http_sql.open_exchange(exchange, limits)
                 return exchange
-            spec, exchange.spec = self.service.method(*route)
+            if self.closed:
+                spec, exchange.spec = method_for(of(exchange), self.service, *route)
+            else:
+                spec, exchange.spec = self.service.method(*route)
             exchange.known = route
             exchange.batch_rows_max = spec.options.max_batch_rows
             if type(route) is ByUrl:
@@ -170,10 +197,12 @@ class HttpCalls:
                 headers = exchange.headers
                 get = headers.get
             if not _META_HEADERS.isdisjoint(headers):
-                exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
+                exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns, NEVER_NS, exchange.caller)
             else:
-                exchange.meta = default_meta(spec, exchange.arrived_ns)
+                exchange.meta = default_meta(spec, exchange.arrived_ns, exchange.caller)
             exchange.request_id = exchange.meta.request_id
+            if self.closed:
+                begin_call(self, exchange, route)
             exchange.form_in = form_in(get(b"content-type"))
             exchange.form_out = form_out(get(b"accept"), exchange.form_in)
             encoding = get(b"content-encoding")
@@ -195,9 +224,14 @@ class HttpCalls:
             kserve.open_inference(self, exchange)
         except FlightserveError as error:
             exchange.error = error
+            if isinstance(error, REFUSALS):
+                refuse(exchange, error)
         return exchange
 
     def _refuse_later(self, exchange: Exchange, error: FlightserveError) -> None:
+        if isinstance(error, REFUSALS):
+            refuse(exchange, error)
+            return
         exchange.error = error
         exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
         if exchange.known is UNKNOWN:
@@ -212,15 +246,17 @@ class HttpCalls:
 
     def start(self, exchange: Exchange) -> None:
         """The body is whole. Never raises: what goes wrong is answered."""
+        if exchange.principal is None and exchange.error is None:
+            return  # until it is known who calls
         try:
             if exchange.error is not None:
                 exchange.fail(exchange.error)
             elif exchange.size <= exchange.grouped_bytes_max:
                 self._join(exchange)
             elif isinstance(exchange, InferExchange):
-                exchange.call = self._later(kserve.run(self, exchange))
+                exchange.call = self.later(kserve.run(self, exchange))
             else:
-                exchange.call = self._later(http_streams.run(self, exchange))
+                exchange.call = self.later(http_streams.run(self, exchange))
         except FlightserveError as error:
             exchange.fail(error)
         except Exception as error:
@@ -309,11 +345,13 @@ class HttpCalls:
                 return
             parts = [(start, start + result.num_rows, exchange.body.as_rows) for exchange, result, start in members]
             answered = [exchange for exchange, _, _ in members]
+            for exchange, result, _ in members:
+                exchange.rows = result.num_rows
             style = STYLES[answered[0].spec.sums]
             if size < THREAD_BYTES_MIN:
                 self._answer_each(answered, _texts(batch, parts, style))
                 return
-            self._later(self._answer_from_thread(answered, partial(_texts, batch, parts, style)))
+            self.later(self._answer_from_thread(answered, partial(_texts, batch, parts, style)))
         except Exception as error:
             shown = as_error(error)
             for exchange, _, _ in members:
@@ -325,9 +363,11 @@ class HttpCalls:
             if not results:
                 raise MethodFailed(f"{'.'.join(exchange.route)} gave no result")
             if exchange.form_out is ARROW and len(results) == 1:
+                exchange.rows = results[0].num_rows
                 exchange.answer(ARROW, memoryview(results[0].ipc_stream()))
                 return
             batches = _batches(exchange, results)
+            exchange.rows = sum(batch.num_rows for batch in batches)
             encode: Callable[[], Sequence[bytes | memoryview]]
             if exchange.form_out is ARROW:
                 nbytes, encode = sum(batch.nbytes for batch in batches), partial(_stream, batches)
@@ -337,7 +377,7 @@ class HttpCalls:
             if nbytes < THREAD_BYTES_MIN:
                 exchange.answer(exchange.form_out, encode()[0])
             else:
-                self._later(self._answer_from_thread([exchange], encode))
+                self.later(self._answer_from_thread([exchange], encode))
         except Exception as error:
             # The exchange keeps what it failed with, whose frames hold the rows and the exchange.
             exchange.fail(_bare(as_error(error, exchange.request_id)))
@@ -364,7 +404,7 @@ class HttpCalls:
             for exchange in exchanges:
                 exchange.fail(shown)
 
-    def _later(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def later(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = beside(self._loop, coroutine, "answering an HTTP request")
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -377,6 +417,8 @@ class HttpCalls:
         seconds = (monotonic_ns() - exchange.arrived_ns) / NS_PER_S
         code = exchange.error.code if exchange.error else 0
         self._metrics.answered("http", deployment, method, code, seconds)
+        if exchange.visit is not None:
+            exchange.visit.end(exchange.status_code, exchange.rows)
         if self._metrics.spans is not None:
             tell_ended(self._metrics.spans, exchange, code)
         if isinstance(exchange, InferExchange):

@@ -22,6 +22,9 @@ from flightserve.frontends.edge import code_name, retryable
 from flightserve.wire.status import TABLE, Code
 
 JSON_TYPE: Final = b"application/json"
+# Each on a line of its own: of several on one line browsers read the first.
+CHALLENGES: Final = ("Bearer", 'Basic realm="flightserve"')
+CHALLENGE_LINES: Final = "".join(f"www-authenticate: {each}\r\n" for each in CHALLENGES).encode()
 
 
 class NoRoute(Unimplemented):
@@ -114,8 +117,10 @@ def retry_after_s(error: FlightserveError, status: int) -> int:
     return max(1, math.ceil(error.retry_after_ms / 1000))
 
 
-def retry_after_line(error: FlightserveError, status: int) -> bytes:
-    """`Retry-After` with its line end, where a retry may help."""
+def advice_lines(error: FlightserveError, status: int) -> bytes:
+    """Header lines that say what a client may do: come again, show who it is."""
+    if status == 401:
+        return CHALLENGE_LINES
     seconds = retry_after_s(error, status)
     return b"retry-after: %d\r\n" % seconds if seconds else b""
 

@@ -21,9 +21,11 @@ def etag_of(tag: str, written: object) -> bytes:
     return f'W/"{tag}-{form}"'.encode()
 
 
-def kept_lines(etag: bytes) -> bytes:
-    """The header lines of an answer that may be kept, to be asked for again by its ETag."""
-    return b"etag: %b\r\ncache-control: no-cache\r\nvary: accept, x-warehouse\r\n" % etag
+def kept_lines(etag: bytes, closed: bool = False) -> bytes:
+    """The header lines of an answer that may be kept, to be asked for again by its ETag; where callers have to say who
+    they are (`closed`), by its reader alone."""
+    how, more = (b"private, no-cache", b"authorization, ") if closed else (b"no-cache", b"")
+    return b"etag: %b\r\ncache-control: %b\r\nvary: accept, %bx-warehouse\r\n" % (etag, how, more)
 
 
 def is_named(etag: bytes, if_none_match: bytes | None) -> bool:

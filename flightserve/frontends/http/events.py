@@ -61,7 +61,7 @@ def wants_events(accept: bytes | None) -> bool:
 
 def open_by_url(exchange: Exchange) -> None:
     """Take the body and the headers that are in the URL. Raises InvalidArgument."""
-    pairs = pairs_of(exchange.protocol.url)
+    pairs = pairs_of(exchange.url)
     given = once(pairs)
     for name in given:
         if name not in (_BODY, *_HEADERS):

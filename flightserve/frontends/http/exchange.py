@@ -15,11 +15,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flightserve.clock import monotonic_ns
+from flightserve.contracts.access import Visit
 from flightserve.contracts.service import Result
+from flightserve.core.access.rights import ANYBODY, Principal
 from flightserve.errors import Cancelled, FlightserveError
 from flightserve.frontends.edge import NO_META
 from flightserve.frontends.http.bodies import JSON
-from flightserve.frontends.http.errors import STATUS_LINES, error_body, http_status, retry_after_line
+from flightserve.frontends.http.errors import STATUS_LINES, advice_lines, error_body, http_status
 from flightserve.frontends.http.exchange_states import (
     AFTER,
     ANSWER_ENDED,
@@ -63,6 +65,7 @@ class Exchange:
         "batch_rows_max",
         "body",
         "call",
+        "caller",
         "cors",
         "error",
         "error_lines",
@@ -79,16 +82,20 @@ class Exchange:
         "packed",
         "part",
         "pieces",
+        "principal",
         "protocol",
         "ranged",
         "request_id",
         "results",
         "route",
+        "rows",
         "size",
         "size_max",
         "spec",
         "state",
         "status_code",
+        "url",
+        "visit",
     )
 
     def __init__(
@@ -98,6 +105,10 @@ class Exchange:
         self.route = route
         self.headers = headers
         self.on_done = on_done
+        # Who calls; None while that is found out. What goes on with the request of it, and what tells of its end.
+        self.principal: Principal | None = ANYBODY
+        self.caller = ""
+        self.visit: Visit | None = None
         self.arrived_ns = monotonic_ns()
         # Bytes, or a bytearray of several small ones.
         self.pieces: list[Any] = []
@@ -116,10 +127,14 @@ class Exchange:
         self.request_id = ""
         self.error: FlightserveError | None = None
         self.status_code = 0
+        # That were answered; of an inference, that came.
+        self.rows = 0
         # Of the method, once it was found: its names, rows of a micro-batch, and up to which size the body is grouped.
         self.known = UNKNOWN
         self.batch_rows_max = 0
         self.grouped_bytes_max = -1
+        # The head's target, as it came.
+        self.url: bytes
         # Set once the route and the metadata were found good.
         self.spec: MethodSpec
         self.meta: RequestMeta = NO_META
@@ -158,6 +173,11 @@ class Exchange:
         return self.state is not READING
 
     @property
+    def is_unknown(self) -> bool:
+        """It is being found out who calls."""
+        return self.principal is None and self.error is None
+
+    @property
     def is_begun(self) -> bool:
         """The answer has begun and is not whole."""
         return self.state is ANSWERING
@@ -194,7 +214,7 @@ class Exchange:
             self.protocol.transport.abort()
         else:
             status, body = self.say_error(error)
-            extra = retry_after_line(error, status) + self.error_lines
+            extra = advice_lines(error, status) + self.error_lines
             self._write_whole(STATUS_LINES[status], JSON, body, extra)
         self._end(error.code)
 

@@ -86,9 +86,9 @@ def _fields(serialised: bytes | None) -> list[Json] | None:
     return [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in schema]
 
 
-def openapi(deployments: Sequence[DeploymentSpec], sql_by: Sequence[str] = ("POST",)) -> Json:
+def openapi(deployments: Sequence[DeploymentSpec], sql_by: Sequence[str] = ("POST",), closed: bool = False) -> Json:
     """An OpenAPI 3.1 document with one path for each method that clients call, and the fixed ones. `sql_by`: how
-    queries may come."""
+    queries may come. `closed`: callers have to say who they are."""
     document = _Document()
     paths: Json = {
         "/healthz": _get(document, "healthz", "The process is up.", _STATE),
@@ -112,11 +112,31 @@ def openapi(deployments: Sequence[DeploymentSpec], sql_by: Sequence[str] = ("POS
     return {
         "openapi": "3.1.0",
         "info": {"title": "flightserve", "version": "1"},
-        "security": [],
+        "security": [{"bearer": []}, {"basic": []}] if closed else [],
         "tags": [*tags, {"name": SERVER, "description": "The server itself, and its tables together."}],
-        "paths": paths,
-        "components": {"schemas": document.schemas},
+        "paths": _closed(paths) if closed else paths,
+        "components": {"schemas": document.schemas, **({"securitySchemes": _SCHEMES} if closed else {})},
     }
+
+
+_SCHEMES: Final[Json] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A token."},
+    "basic": {"type": "http", "scheme": "basic", "description": "A name, and its password or token."},
+}
+_OPEN: Final = ("/healthz", "/readyz")
+
+
+def _closed(paths: Json) -> Json:
+    """With what callers hear who do not say who they are, or may not; two paths are for everybody."""
+    for path, item in paths.items():
+        for operation in item.values():
+            if path in _OPEN:
+                operation["security"] = []
+            else:
+                responses = operation["responses"]
+                responses["401"] = _error("No credentials, or wrong ones.")
+                responses.setdefault("403", _error("The caller may not do this."))
+    return paths
 
 
 class _Document:

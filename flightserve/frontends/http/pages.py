@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flightserve.config import EdgeLimits
+from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.frontends.edge import as_error, check_name, echoable_request_id
@@ -24,61 +25,72 @@ from flightserve.frontends.http.console.routes import ConsolePages
 from flightserve.frontends.http.errors import (
     MethodNotAllowed,
     NoRoute,
+    advice_lines,
     error_body,
     http_status,
     is_kserve,
     kserve_error,
-    retry_after_s,
 )
 from flightserve.frontends.http.openapi import describe_deployment, describe_method, openapi
 from flightserve.frontends.http.origin_policy import preflight
+from flightserve.frontends.http.visitors import check, for_right, principal_of, recognise
 from flightserve.frontends.kserve.http_pages import ModelPages
 from flightserve.frontends.kserve.statistics import ModelStatistics
+from flightserve.frontends.seen import deployments_for, method_for
 from flightserve.metrics import CONTENT_TYPE, Metrics
 
 JSON_TYPE = "application/json"
 WEB: Final = assets_in()
 
 
-def pages(
-    service: Service,
-    limits: EdgeLimits,
-    metrics: Metrics,
-    is_draining: Callable[[], bool],
-    sql_by: Sequence[str],
-    statistics: ModelStatistics,
-    console: ConsolePages,
-) -> ASGIApp:
-    """The application. Its handlers only read `service`, and answer from memory. `sql_by`: how queries may come, for
+class Application:
+    """All of it, as ASGI. Its handlers only read `service`, and answer from memory. `sql_by`: how queries may come, for
     who asks otherwise."""
-    all_pages = _Pages(service, limits, metrics, is_draining, sql_by)
-    routes = [
-        Route("/healthz", all_pages.healthz),
-        Route("/readyz", all_pages.readyz),
-        Route("/metrics", all_pages.metrics),
-        Route("/openapi.json", all_pages.openapi),
-        Route("/docs", all_pages.docs),
-        Route("/docs/{file}", all_pages.web),
-        *console.routes(),
-        Route("/", all_pages.docs),
-        Route("/v1/deployments", all_pages.deployments),
-        Route("/v1/sql", all_pages.sql, methods=list(sql_by)),
-        Route("/v1/{deployment}/{method}", all_pages.method),
-        *ModelPages(service, statistics, is_draining).routes(),
-    ]
-    handlers: Mapping[Any, Any] = {HTTPException: _http_error, FlightserveError: _error, Exception: _error}
-    application = Starlette(routes=routes, exception_handlers=handlers)
-    # A path with a slash too many is none of ours; a redirect would lead to wherever the Host header says.
-    application.router.redirect_slashes = False
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        service: Service,
+        limits: EdgeLimits,
+        metrics: Metrics,
+        is_draining: Callable[[], bool],
+        sql_by: Sequence[str],
+        statistics: ModelStatistics,
+        console: ConsolePages,
+        access: Access = OPEN,
+    ) -> None:
+        self._access = access
+        all_pages = _Pages(service, limits, metrics, is_draining, sql_by, access.closed)
+        self.routes = [
+            Route("/healthz", all_pages.healthz),
+            Route("/readyz", all_pages.readyz),
+            Route("/metrics", all_pages.metrics),
+            Route("/openapi.json", all_pages.openapi),
+            Route("/docs", all_pages.docs),
+            Route("/docs/{file}", all_pages.web),
+            *for_right("operate", console.routes()),
+            Route("/", all_pages.docs),
+            Route("/v1/deployments", all_pages.deployments),
+            Route("/v1/sql", all_pages.sql, methods=list(sql_by)),
+            Route("/v1/{deployment}/{method}", all_pages.method),
+            *ModelPages(service, statistics, is_draining).routes(),
+        ]
+        handlers: Mapping[Any, Any] = {HTTPException: _http_error, FlightserveError: _error, Exception: _error}
+        self._starlette = Starlette(routes=self.routes, exception_handlers=handlers)
+        # A path with a slash too many is none of ours; a redirect would lead to wherever the Host header says.
+        self._starlette.router.redirect_slashes = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         allowed = preflight(dict(scope["headers"])) if scope["method"] == "OPTIONS" else None
-        if allowed is not None:
-            await Response(status_code=204, headers=allowed)(scope, receive, send)
-        else:
-            await application(scope, receive, send)
-
-    return answer
+        answer: ASGIApp = self._starlette
+        try:
+            if allowed is None:
+                await recognise(self._access, scope)
+            else:
+                answer = Response(status_code=204, headers=allowed)
+        except FlightserveError as error:
+            answer = await _error(Request(scope), error)
+        await answer(scope, receive, send)
 
 
 class _Pages:
@@ -89,7 +101,9 @@ class _Pages:
         metrics: Metrics,
         is_draining: Callable[[], bool],
         sql_by: Sequence[str],
+        closed: bool,
     ) -> None:
+        self._closed = closed
         self._service = service
         self._sql_by = sql_by
         self._limits = limits
@@ -104,17 +118,20 @@ class _Pages:
             raise Unavailable("draining")
         if not self._service.ready():
             raise Unavailable("not every deployment has a replica that answers yet")
-        notes = getattr(self._service, "notes", ())
+        # They have names of what is deployed.
+        notes = () if self._closed else getattr(self._service, "notes", ())
         return _json(request, {"status": "degraded", "problems": notes} if notes else {"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
+        check(request, "metrics")
         tiers = getattr(self._service, "metrics", None)  # the data plane's client has the other tiers' statistics
         if tiers is not None:
             self._metrics.set_tiers(tiers, getattr(self._service, "measured", ()))
         return _page(request, self._metrics.text(), CONTENT_TYPE)
 
     async def openapi(self, request: Request) -> Response:
-        return _json(request, openapi(self._service.deployments(), self._sql_by))
+        seen = deployments_for(principal_of(request), self._service)
+        return self._own(_json(request, openapi(seen, self._sql_by, self._closed)))
 
     async def docs(self, request: Request) -> Response:
         return _file(request, "docs.html")
@@ -123,15 +140,21 @@ class _Pages:
         return _file(request, request.path_params["file"])
 
     async def deployments(self, request: Request) -> Response:
-        found = [describe_deployment(spec) for spec in self._service.deployments()]
-        return _json(request, {"deployments": found, "sql_by": self._sql_by})
+        found = [describe_deployment(spec) for spec in deployments_for(principal_of(request), self._service)]
+        return self._own(_json(request, {"deployments": found, "sql_by": self._sql_by}))
 
     async def method(self, request: Request) -> Response:
         names = request.path_params["deployment"], request.path_params["method"]
         for name in names:
             check_name(name, self._limits)
-        spec, method = self._service.method(*names)
-        return _json(request, describe_method(spec, method))
+        spec, method = method_for(principal_of(request), self._service, *names)
+        return self._own(_json(request, describe_method(spec, method)))
+
+    def _own(self, response: Response) -> Response:
+        """What is said to one is not for another."""
+        if self._closed:
+            response.headers["cache-control"] = "no-store"
+        return response
 
     async def sql(self, request: Request) -> Response:
         """A POST is a call, and never comes here (`calls`); this is for what to say to other HTTP methods."""
@@ -199,11 +222,10 @@ async def _error(request: Request, error: Exception) -> Response:
     request_id = _request_id(request)
     shown = as_error(error, request_id)
     status = http_status(shown)
-    headers = {"x-request-id": request_id}
-    seconds = retry_after_s(shown, status)
-    if seconds:
-        headers["retry-after"] = str(seconds)
     body = error_body(shown, request_id)
     if is_kserve(request.url.path):
         status, body = kserve_error(shown)
-    return Response(body, status, media_type=JSON_TYPE, headers=headers)
+    response = Response(body, status, media_type=JSON_TYPE, headers={"x-request-id": request_id})
+    for line in advice_lines(shown, status).decode().splitlines():
+        response.headers.append(*line.split(": ", 1))
+    return response

@@ -27,21 +27,29 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from flightserve.config import EdgeLimits
-from flightserve.errors import FlightserveError, ResourceExhausted, TooLarge, Unavailable, Unimplemented
+from flightserve.errors import (
+    FlightserveError,
+    ResourceExhausted,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
 from flightserve.frontends.edge import as_error, new_request_id
 from flightserve.frontends.http import http2
 from flightserve.frontends.http.asgi import AsgiBridge, AsgiCall
 from flightserve.frontends.http.bounds import RequestBounds
 from flightserve.frontends.http.connection_limit import make_room
+from flightserve.frontends.http.entering import CONTINUE, continues
 from flightserve.frontends.http.errors import (
     STATUS_LINES,
     BadRequest,
     RequestTimedOut,
+    advice_lines,
     error_body,
     http_status,
     is_kserve,
     kserve_error,
-    retry_after_line,
 )
 from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import AFTER, ANSWERED, READ, REQUEST_ENDED
@@ -56,7 +64,6 @@ SWEEP_S: Final = 0.5
 # Of what goes on after a refusal in the middle, where no length was declared.
 DROPPED_BYTES_MAX: Final = 1 << 20
 _NEVER: Final = math.inf
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Edge(Protocol):
@@ -69,6 +76,8 @@ class Edge(Protocol):
     date_line: bytes
     held_bytes: int
     held_bytes_max: int
+    # Whether callers have to say who they are.
+    closed: bool
 
     def route_of(self, url: bytes) -> CallRoute | InferRoute | None:
         """The call that this URL names, or None."""
@@ -78,7 +87,7 @@ class Edge(Protocol):
         """The query that a request of another method than POST asks, or None. Raises PermissionDenied."""
         ...
 
-    def open(self, protocol: EdgeProtocol, route: CallRoute | InferRoute, headers: dict[bytes, bytes]) -> Exchange:
+    def open(self, protocol: EdgeProtocol, target: CallRoute | InferRoute, headers: dict[bytes, bytes]) -> Exchange:
         """A call's head has arrived."""
         ...
 
@@ -101,13 +110,18 @@ class EdgeProtocol(AsgiBridge):
         self.bounds = RequestBounds(edge.limits)
         # The request being answered, those behind it, and the one whose body is read.
         self.active: Exchange | AsgiCall | None = None
-        self._waiting: collections.deque[Exchange | AsgiCall] = collections.deque()
+        self.waiting: collections.deque[Exchange | AsgiCall] = collections.deque()
         self._reading: Exchange | AsgiCall | None = None
-        self._discarding = False
+        self.discarding = False
         self._droppable = _NEVER
         # Header lines that the answer to the head read last needs.
         self._cors = b""
+        # What is wrong with it, to be said by the application.
+        self._refusal: FlightserveError | None = None
         self._last_written = (0, 0.0)
+        # Of the client's certificate; and how many requests wait until it is known who sends them.
+        self.subject = ""
+        self.unknown = 0
         self._http2: http2.Http2Refusal | None = None
 
     # ---- the connection
@@ -129,15 +143,15 @@ class EdgeProtocol(AsgiBridge):
         self.connections.discard(self)
         self.flow.resume_writing()
         self.parser = None  # type: ignore[assignment]
-        for one in {id(one): one for one in (self.active, self._reading, *self._waiting) if one is not None}.values():
+        for one in {id(one): one for one in (self.active, self._reading, *self.waiting) if one is not None}.values():
             one.abandon()
-        self._waiting.clear()
+        self.waiting.clear()
         self._reading = None
         self.active = None
 
     def data_received(self, data: bytes) -> None:
         """Parse; whatever is wrong ends the connection with an answer."""
-        if self._discarding:
+        if self.discarding:
             if self._http2 is not None:
                 self._refuse_http2(data)
                 return
@@ -158,7 +172,7 @@ class EdgeProtocol(AsgiBridge):
                 self._learn(data)
         except httptools.HttpParserUpgrade:
             # We speak HTTP/1.1 only: the request is answered as such, and what follows is not read.
-            self._discarding = True
+            self.discarding = True
             if self.active is None:
                 self.transport.close()
             else:
@@ -187,7 +201,7 @@ class EdgeProtocol(AsgiBridge):
     @property
     def idle(self) -> bool:
         """No request has begun that is not answered."""
-        return self.active is None and not self.bounds.in_head and not self._discarding
+        return self.active is None and not self.bounds.in_head and not self.discarding
 
     # ---- time
 
@@ -200,7 +214,7 @@ class EdgeProtocol(AsgiBridge):
 
     def _expired(self) -> None:
         self.expires = _NEVER
-        if self._discarding or self.transport.is_closing():
+        if self.discarding or self.transport.is_closing():
             self.transport.abort()
         elif self.bounds.in_head or (self.active is not None and not self.active.is_read):
             self.refuse(RequestTimedOut("the request took too long to arrive"))
@@ -225,6 +239,7 @@ class EdgeProtocol(AsgiBridge):
     def on_message_begin(self) -> None:
         """First byte of a request."""
         self.url = self._cors = b""
+        self._refusal = None
         self.headers = []
         until = self.bounds.begin_head()
         if self.active is None:
@@ -250,11 +265,21 @@ class EdgeProtocol(AsgiBridge):
         if method == b"POST":
             route: CallRoute | InferRoute | None = self.edge.route_of(self.url)
         else:
-            route = self.edge.query_of(self.url, method, headers)
+            route = self._route_by_url(method, headers)
         if route is None:
             self._open_asgi()
         else:
             self._open_call(route, method, headers)
+
+    def _route_by_url(self, method: bytes, headers: dict[bytes, bytes]) -> CallRoute | None:
+        try:
+            return self.edge.query_of(self.url, method, headers)
+        except FlightserveError as error:
+            if not self.edge.closed:
+                raise
+            # That is said to those who may be here at all: the application knows them.
+            self._refusal = error
+            return None
 
     def _take_known(self, known: KnownHead, data: bytes) -> None:
         """A request whose head was judged before, and which has come whole: the parser stays between two requests."""
@@ -281,6 +306,8 @@ class EdgeProtocol(AsgiBridge):
         if method == b"CONNECT":
             raise Unimplemented("CONNECT: this is no proxy")
         self._cors = self.edge.origin_policy.check(self.url, version, method == b"GET", self.headers, headers)
+        if self.edge.closed and sum(name == b"authorization" for name, _ in self.headers) > 1:
+            raise Unauthenticated("the request has more than one Authorization header")
         if b"transfer-encoding" in headers:
             codings = b",".join(value for name, value in self.headers if name == b"transfer-encoding")
             codings = codings.strip().lower()
@@ -306,14 +333,14 @@ class EdgeProtocol(AsgiBridge):
             exchange.error = exchange.error or BadRequest("a call cannot be upgraded; send plain HTTP/1.1")
             exchange.keep_alive = False
         self._reading = exchange
-        continues = headers.get(b"expect", b"").lower() == b"100-continue"
-        if continues and exchange.error is not None:
+        if continues(headers) and exchange.error is not None:
             raise exchange.error
-        if self._take_turn(exchange) and continues:
-            self.transport.write(_CONTINUE)
+        if self._take_turn(exchange) and continues(headers) and not exchange.is_unknown:
+            self.transport.write(CONTINUE)
 
     def _open_asgi(self) -> None:
         self._reading = call = self.open_asgi(self._cors)
+        self.scope["subject"], self.scope["refusal"] = self.subject, self._refusal  # type: ignore[typeddict-unknown-key]
         if self.edge.draining:
             call.keep_alive = False
         if self._take_turn(call):
@@ -325,7 +352,7 @@ class EdgeProtocol(AsgiBridge):
             self.active = request
             return True
         self.flow.pause_reading()
-        self._waiting.append(request)
+        self.waiting.append(request)
         return False
 
     # ---- the body
@@ -386,30 +413,31 @@ class EdgeProtocol(AsgiBridge):
             return
         self.active = None
         self.server_state.total_requests += 1
-        if self._discarding or self.transport.is_closing():
+        if self.discarding or self.transport.is_closing():
             if not self.transport.is_closing():
                 self.transport.close()
             return
         if not keep_alive:
             self.transport.close()
             return
-        if self.flow.read_paused:
+        if self.flow.read_paused and not self.unknown:
             self.flow.resume_reading()
         limits = self.limits
         patience_s = limits.header_timeout_s if self.bounds.in_head else limits.keep_alive_s
         self.expires = self.loop.time() + patience_s
-        if not self._waiting:
+        if not self.waiting:
             return
-        self.active = waiting = self._waiting.popleft()
+        self.active = waiting = self.waiting.popleft()
         self.expires = self.loop.time() + limits.body_idle_timeout_s
         if not isinstance(waiting, Exchange):
             waiting.start()
-        elif waiting.is_read:
+        elif waiting.is_read and not waiting.is_unknown:
             self.expires = _NEVER
             # Not from inside of the last one's answer: a thousand pipelined requests would nest as deep.
-            self.loop.call_soon(self._start_waiting, waiting)
+            self.loop.call_soon(self.start_waiting, waiting)
 
-    def _start_waiting(self, exchange: Exchange) -> None:
+    def start_waiting(self, exchange: Exchange) -> None:
+        """Where it is its turn."""
         if exchange is self.active and exchange.state < ANSWERED:
             self.edge.start(exchange)
 
@@ -418,11 +446,11 @@ class EdgeProtocol(AsgiBridge):
         active, self.active = self.active, None
         begun = active is not None and active.is_begun
         request_id = (active is not None and active.request_id) or new_request_id()
-        for one in (active, *self._waiting):
+        for one in (active, *self.waiting):
             if one is not None:
                 one.abandon(error)
-        self._waiting.clear()
-        self._discarding = True
+        self.waiting.clear()
+        self.discarding = True
         if not isinstance(error, TooLarge) and not self.bounds.length_known:
             # Bodies are what honest clients go on with before they read an answer; this may be without end.
             self._droppable = DROPPED_BYTES_MAX
@@ -434,7 +462,7 @@ class EdgeProtocol(AsgiBridge):
             status, body = kserve_error(error)
         else:
             status, body = http_status(error), error_body(error, request_id)
-        extra = retry_after_line(error, status) + self._cors
+        extra = advice_lines(error, status) + self._cors
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close"
         self._end(
             (head + b"\r\n\r\n%b")
@@ -444,7 +472,7 @@ class EdgeProtocol(AsgiBridge):
     def _refuse_http2(self, data: bytes) -> None:
         if self._http2 is None:
             self._http2 = http2.Http2Refusal()
-            self._discarding = True
+            self.discarding = True
             self.bounds.in_head = False
             self.transport.write(self._http2.greeting)
             self.expires = self.loop.time() + self.limits.header_timeout_s

@@ -32,7 +32,7 @@ from flightserve.frontends.http.calls import HttpCalls
 from flightserve.frontends.http.console.routes import ConsolePages
 from flightserve.frontends.http.console.sampling import Sampler
 from flightserve.frontends.http.origin_policy import OriginPolicy
-from flightserve.frontends.http.pages import pages
+from flightserve.frontends.http.pages import Application
 from flightserve.frontends.http.protocol import LINGER_S, SWEEP_S, EdgeProtocol
 from flightserve.frontends.unix_sockets import UnixSocket
 from flightserve.loops import Every, vital
@@ -135,14 +135,14 @@ class HttpFrontend:
         cannot be had."""
         loop = asyncio.get_running_loop()
         calls = self._calls = HttpCalls(
-            self._service, self._limits, self._metrics, loop, self._origin_policy, self._allow_get
+            self._service, self._limits, self._metrics, loop, self._origin_policy, self._allow_get, self._access
         )
         sockets = self._listen()
         self._socket = sockets[0]
         console = ConsolePages(self._service, self._own_app, self._sampler.history)
-        application = pages(
+        application = Application(
             self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by, calls.model_statistics,
-            console,
+            console, self._access,
         )  # fmt: skip
         protocol = functools.partial(EdgeProtocol, calls)
         config = uvicorn.Config(

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 import pyarrow as pa
 
-from flightserve.clock import monotonic_ns
+from flightserve.clock import NEVER_NS, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import AsyncCall
 from flightserve.contracts.warehouse import QUERY
@@ -44,6 +44,7 @@ from flightserve.fabric.memory.batches import SchemaCache, encoded
 from flightserve.frontends.edge import meta_of
 from flightserve.frontends.http.bodies import ARROW, CSV, HTML, JSON, NDJSON, PARQUET, form_in, form_out, packing
 from flightserve.frontends.http.encoders import ENCODERS, CsvPieces, Encoder, JsonColumnTexts
+from flightserve.frontends.http.entering import begin_query, of
 from flightserve.frontends.http.errors import UnsupportedMediaType
 from flightserve.frontends.http.etags import NO_STORE, NOSNIFF, etag_of, is_named, kept_lines
 from flightserve.frontends.http.exchange import CallRoute, Exchange
@@ -128,7 +129,7 @@ def open_exchange(exchange: Exchange, limits: EdgeLimits) -> None:
     by_url = exchange.route is BY_URL
     exchange.size_max = 0 if by_url else limits.json_bytes_max
     if by_url or is_text(get(b"content-type")):
-        exchange.body = in_url(exchange.protocol.url, by_url)
+        exchange.body = in_url(exchange.url, by_url)
     elif form_in(get(b"content-type")) is not JSON:
         raise UnsupportedMediaType(f"a query is {JSON.decode()} or text; {ARROW.decode()} has no place for its text")
     named = exchange.body.format if exchange.body is not None else b""
@@ -155,8 +156,10 @@ async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[Asyn
     exchange.spec = calls.service.method(spec.name, QUERY)[1]
     # From here on it counts as a call of the warehouse.
     exchange.route = exchange.known = type(exchange.route)(spec.name, QUERY)
-    exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns)
+    exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns, NEVER_NS, exchange.caller)
     exchange.request_id = exchange.meta.request_id
+    if calls.closed:
+        begin_query(calls, exchange, exchange.size)
     statement = Statement(spec.name, asked.query, asked.parameters)
     lines = disposition(exchange.form_out, "" if exchange.body is None else exchange.body.filename)
     if exchange.form_out == HTML:
@@ -173,20 +176,23 @@ async def _start_by_url(
     calls: HttpCalls, exchange: Exchange, statement: Statement, lines: bytes, encoder: Encoder
 ) -> AsyncCall | None:
     url: InUrl = exchange.body
+    principal = of(exchange)
+    # What is kept is somebody's, for as long as he has the rights by which he got it.
+    owner = principal.name, principal.rights
     written = (encoder.form, url.shape, url.integers, url.nan, url.bom)
     if exchange.form_out != HTML:
         lines += b"accept-ranges: bytes\r\n"
     exchange.good_lines = not_kept = lines + NO_STORE
     tag, etag = await _tag_of(calls.sql, exchange, statement), b""
     if tag:
-        etag = etag_of(tag, written)
-        exchange.good_lines = lines + kept_lines(etag)
+        etag = etag_of(tag, (written, principal.name) if principal.name else written)
+        exchange.good_lines = lines + kept_lines(etag, calls.closed)
         if is_named(etag, exchange.headers.get(b"if-none-match")):
             exchange.not_modified()
             return None
     client = (exchange.protocol.client or ("",))[0]
-    of_client = Wanted((client, statement, written), _part_of(exchange), UNTAGGED_NS)
-    wanted = Wanted((statement.warehouse, etag), of_client.part, TAGGED_NS) if tag else of_client
+    of_client = Wanted((client, owner, statement, written), _part_of(exchange), UNTAGGED_NS)
+    wanted = Wanted((statement.warehouse, owner, etag), of_client.part, TAGGED_NS) if tag else of_client
     if _answer_kept(calls.kept_answers, exchange, wanted, encoder.form):
         return None
     if exchange.head_only:

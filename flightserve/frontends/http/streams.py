@@ -205,6 +205,7 @@ async def _pieces(
     told = False
     async for result in call:
         told = True
+        exchange.rows += result.num_rows
         for batch in _parts(result.batch(), encoder.rows_max, calls.limits.json_bytes_max):
             yield await _encoded(encoder, batch), batch.num_rows > 0
         if encoder.full:

@@ -18,10 +18,13 @@ from google.protobuf.message import Message
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.service import AsyncCall
+from flightserve.core.access.rights import Principal
 from flightserve.errors import Cancelled, FlightserveError, NotFound, ResourceExhausted
 from flightserve.frontends import edge
-from flightserve.frontends.grpc.calls import GrpcCalls, RpcHead, abort, end_of
+from flightserve.frontends.grpc.calls import GrpcCalls, end_of
 from flightserve.frontends.grpc.catalogue import echo_request_id, parsed
+from flightserve.frontends.grpc.ending import abort
+from flightserve.frontends.grpc.guarding import RpcHead, head_of
 from flightserve.frontends.grpc.lines import LinedStream
 from flightserve.frontends.grpc.stream import Streams
 from flightserve.frontends.kserve.grpc_messages import (
@@ -54,6 +57,7 @@ from flightserve.frontends.kserve.requests import (
 from flightserve.frontends.kserve.statistics import ModelStatistics
 from flightserve.frontends.kserve.tensors import OutputTensor
 from flightserve.frontends.replies import clip, collect_batch
+from flightserve.frontends.visits import TalliedVisit
 from flightserve.metrics import UNKNOWN
 from flightserve.proto import kserve_pb2 as pb
 from flightserve.tracing.spans import RpcAsked
@@ -67,7 +71,10 @@ _FINAL: Final = "triton_final_response"
 class _Inference:
     """A request that was read, or the error that kept it from that."""
 
-    __slots__ = ("asked", "call", "deadline_ns", "error", "meta", "model", "request_id", "rows", "started_ns")
+    __slots__ = (
+        "asked", "call", "deadline_ns", "error", "meta", "model", "request_id", "rows", "started_ns",
+        "visit",
+    )  # fmt: skip
 
     def __init__(self, deadline_ns: int, request_id: str) -> None:
         self.started_ns = monotonic_ns()
@@ -80,6 +87,7 @@ class _Inference:
         # None where its rows take long to make: that is left to a thread, when its turn comes.
         self.call: AsyncCall | None = None
         self.error: FlightserveError | None = None
+        self.visit: TalliedVisit | None = None
 
     @property
     def spec(self) -> MethodSpec | None:
@@ -114,11 +122,15 @@ class Inferences:
         request, raw = read_infer_request(message)
         # For whoever is told what is wrong with it.
         started.asked = AskedInference(request.model_name, request.model_version, request.id)
-        model = started.model = find_model(calls.service, request.model_name, request.model_version)
+        model = started.model = find_model(calls.service, request.model_name, request.model_version, headers.principal)
         asked = started.asked = read_asked(request, raw)
         check_names(asked, model, limits)
-        meta = meta_of(asked, headers.metadata.get, model, limits, started.started_ns, headers.deadline_ns)
+        get = headers.metadata.get
+        meta = meta_of(asked, get, model, limits, started.started_ns, headers.deadline_ns, headers.caller)
         started.meta, started.request_id = meta, meta.request_id
+        if calls.closed:
+            what = f"{model.deployment.name}.{model.method.name}"
+            started.visit = calls.begin(headers.principal, what, meta, len(message))
         if not is_heavy(asked):
             self._submit(started, model, batch_of(asked, model))
 
@@ -168,6 +180,9 @@ class Inferences:
 
     def _count(self, started: _Inference, code: int) -> None:
         ns = monotonic_ns() - started.started_ns
+        if started.visit is not None:
+            started.visit.rows = started.rows
+            started.visit.end(code)
         known = (UNKNOWN, UNKNOWN)
         if started.model is not None:
             known = (started.model.deployment.name, started.model.method.name)
@@ -259,63 +274,63 @@ class KServe:
     async def _stream(self, _: Any, context: Any) -> None:
         await self._streams.serve(context, LinedStream, self._stream_inferences)
 
-    def _said(self) -> dict[str, tuple[type[Message], type[Message], Callable[[Any], Any]]]:
+    def _said(self) -> dict[str, tuple[type[Message], type[Message], Callable[[Any, Principal], Any]]]:
         """What is asked, what answers, and as what."""
         service = self._service
         return {
-            "ServerLive": (pb.ServerLiveRequest, pb.ServerLiveResponse, lambda _: {"live": True}),
-            "ServerReady": (pb.ServerReadyRequest, pb.ServerReadyResponse, lambda _: {"ready": self._ready()}),
+            "ServerLive": (pb.ServerLiveRequest, pb.ServerLiveResponse, lambda _, who: {"live": True}),
+            "ServerReady": (pb.ServerReadyRequest, pb.ServerReadyResponse, lambda _, who: {"ready": self._ready()}),
             "ModelReady": (
                 pb.ModelReadyRequest,
                 pb.ModelReadyResponse,
-                lambda asked: {"ready": self._model_ready(asked)},
+                lambda asked, who: {"ready": self._model_ready(asked, who)},
             ),
-            "ServerMetadata": (pb.ServerMetadataRequest, pb.ServerMetadataResponse, lambda _: server_metadata()),
+            "ServerMetadata": (pb.ServerMetadataRequest, pb.ServerMetadataResponse, lambda _, who: server_metadata()),
             "ModelMetadata": (
                 pb.ModelMetadataRequest,
                 pb.ModelMetadataResponse,
-                lambda asked: metadata_of(find_model(service, asked.name, asked.version)),
+                lambda asked, who: metadata_of(find_model(service, asked.name, asked.version, who)),
             ),
             "ModelConfig": (
                 pb.ModelConfigRequest,
                 pb.ModelConfigResponse,
-                lambda asked: {"config": config_of(find_model(service, asked.name, asked.version))},
+                lambda asked, who: {"config": config_of(find_model(service, asked.name, asked.version, who))},
             ),
             "ModelStatistics": (
                 pb.ModelStatisticsRequest,
                 pb.ModelStatisticsResponse,
-                lambda asked: {"model_stats": self._statistics.describe(service, asked.name, asked.version)},
+                lambda asked, who: {"model_stats": self._statistics.describe(service, asked.name, asked.version, who)},
             ),
             "SystemSharedMemoryStatus": (
                 pb.SystemSharedMemoryStatusRequest,
                 pb.SystemSharedMemoryStatusResponse,
-                lambda asked: _no_regions(asked.name),
+                lambda asked, who: _no_regions(asked.name),
             ),
             "SystemSharedMemoryRegister": (
                 pb.SystemSharedMemoryRegisterRequest,
                 pb.SystemSharedMemoryRegisterResponse,
-                lambda _: refuse_region(),
+                lambda _, who: refuse_region(),
             ),
             "SystemSharedMemoryUnregister": (
                 pb.SystemSharedMemoryUnregisterRequest,
                 pb.SystemSharedMemoryUnregisterResponse,
-                lambda _: {},
+                lambda _, who: {},
             ),
             "RepositoryIndex": (
                 pb.RepositoryIndexRequest,
                 pb.RepositoryIndexResponse,
-                lambda asked: {"models": index_of(service, asked.ready)},
+                lambda asked, who: {"models": index_of(service, asked.ready, who)},
             ),
         }
 
     def _describing(
-        self, takes: type[Message], gives: type[Message], said: Callable[[Any], Any]
+        self, takes: type[Message], gives: type[Message], said: Callable[[Any, Principal], Any]
     ) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def describe(message: bytes, context: Any) -> bytes:
             echo_request_id(context)
             asked = await parsed(takes, message, context)
             try:
-                written: bytes = ParseDict(said(asked), gives()).SerializeToString()
+                written: bytes = ParseDict(said(asked, head_of(context).principal), gives()).SerializeToString()
             except FlightserveError as error:
                 await abort(context, error)
                 raise
@@ -326,10 +341,10 @@ class KServe:
     def _ready(self) -> bool:
         return self._service.ready() and not self._is_draining()
 
-    def _model_ready(self, asked: Any) -> bool:
+    def _model_ready(self, asked: Any, who: Principal) -> bool:
         """A model that there is not is not ready, as Triton has it: clients wait for models so."""
         try:
-            find_model(self._service, asked.name, asked.version)
+            find_model(self._service, asked.name, asked.version, who)
         except NotFound:
             return False
         return self._ready()

@@ -13,11 +13,12 @@ from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 
-from flightserve.clock import monotonic_ns
+from flightserve.clock import NEVER_NS, monotonic_ns
 from flightserve.contracts.service import AsyncCall
 from flightserve.errors import FlightserveError
 from flightserve.frontends.edge import as_error, echoable_request_id
 from flightserve.frontends.http.bodies import JSON, packing
+from flightserve.frontends.http.entering import begin_call, of
 from flightserve.frontends.http.errors import kserve_error
 from flightserve.frontends.http.exchange import UNKNOWN, CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ABANDONED
@@ -69,7 +70,7 @@ def _name(segment: bytes) -> str:
 class InferExchange(Exchange):
     """An inference. `model` is set once it is known that there is one."""
 
-    __slots__ = ("asked", "model", "rows")
+    __slots__ = ("asked", "model")
 
     def __init__(
         self,
@@ -81,7 +82,6 @@ class InferExchange(Exchange):
         super().__init__(protocol, UNKNOWN, headers, on_done)
         self.asked = AskedInference(target.model, target.version)
         self.model: Model | None = None
-        self.rows = 0
         self.form_in = self.form_out = BINARY
 
     def say_error(self, error: FlightserveError) -> tuple[int, bytes]:
@@ -95,7 +95,8 @@ def open_inference(calls: HttpCalls, exchange: InferExchange) -> None:
     exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
     binary = exchange.header(HEADER_LENGTH) is not None
     exchange.size_max = limits.body_bytes_max if binary else limits.json_bytes_max
-    model = exchange.model = find_model(calls.service, exchange.asked.model, exchange.asked.version)
+    target = exchange.asked.model, exchange.asked.version
+    model = exchange.model = find_model(calls.service, *target, of(exchange))
     exchange.route = exchange.known = CallRoute(model.deployment.name, model.method.name)
     exchange.spec = model.method
     exchange.packed = packing(exchange.headers.get(b"content-encoding"))
@@ -141,8 +142,10 @@ async def _rows(calls: HttpCalls, exchange: InferExchange, model: Model) -> pa.R
         asked = await loop.run_in_executor(None, read_body, *read)
     # Until the rows are read nothing is said of it but what the head said.
     check_names(asked, model, calls.limits)
-    exchange.meta = meta_of(asked, exchange.header, model, calls.limits, exchange.arrived_ns)
+    exchange.meta = meta_of(asked, exchange.header, model, calls.limits, exchange.arrived_ns, NEVER_NS, exchange.caller)
     exchange.request_id = exchange.meta.request_id
+    if calls.closed:
+        begin_call(calls, exchange, exchange.known)
     exchange.asked = asked.without_contents()
     if is_heavy(asked):
         return await loop.run_in_executor(None, batch_of, asked, model)

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from flightserve.contracts.service import Service
 from flightserve.errors import InvalidArgument, TooLarge, Unavailable
 from flightserve.frontends.edge import echoable_request_id
+from flightserve.frontends.http.visitors import principal_of
 from flightserve.frontends.kserve.models import (
     Model,
     check_no_region,
@@ -92,13 +93,16 @@ class ModelPages:
 
     async def statistics(self, request: Request) -> Response:
         model = self._model(request)
-        return _page(request, {"model_stats": self._statistics.describe(self._service, model.name, model.version)})
+        found = self._statistics.describe(self._service, model.name, model.version, principal_of(request))
+        return _page(request, {"model_stats": found})
 
     async def all_statistics(self, request: Request) -> Response:
-        return _page(request, {"model_stats": self._statistics.describe(self._service)})
+        return _page(
+            request, {"model_stats": self._statistics.describe(self._service, principal=principal_of(request))}
+        )
 
     async def index(self, request: Request) -> Response:
-        return _page(request, index_of(self._service, await _only_ready(request)))
+        return _page(request, index_of(self._service, await _only_ready(request), principal_of(request)))
 
     async def regions(self, request: Request) -> Response:
         check_no_region(request.path_params.get("region", ""))
@@ -112,7 +116,8 @@ class ModelPages:
         return _page(request, None)
 
     def _model(self, request: Request) -> Model:
-        return find_model(self._service, request.path_params["model"], request.path_params.get("version", ""))
+        name, version = request.path_params["model"], request.path_params.get("version", "")
+        return find_model(self._service, name, version, principal_of(request))
 
     def _check_ready(self) -> None:
         if self._is_draining():

@@ -17,9 +17,11 @@ import pyarrow as pa
 
 from flightserve.contracts.service import Service
 from flightserve.contracts.warehouse import is_internal
+from flightserve.core.access.rights import ANYBODY, Principal
 from flightserve.errors import NotFound, Unimplemented
 from flightserve.frontends.json.columns import declared_schema
 from flightserve.frontends.kserve.tensors import datatype_of, shape_of
+from flightserve.frontends.seen import method_for
 from flightserve.types import DeploymentSpec, MethodSpec
 
 DEFAULT_METHOD: Final = "predict"
@@ -47,18 +49,19 @@ class Model:
         return self.deployment.version
 
 
-def find_model(service: Service, name: str, version: str = "") -> Model:
-    """Raises NotFound that says what there is, and Unavailable before that is known."""
-    model = _named(service, name)
+def find_model(service: Service, name: str, version: str = "", principal: Principal = ANYBODY) -> Model:
+    """Raises NotFound that says what there is for him, Unavailable before that is known, and PermissionDenied for what
+    he may not call, there or not."""
+    model = _named(service, name, principal)
     if version not in ("", model.version):
         raise NotFound(f"model {name[:128]!r} has no version {version[:64]!r}; it has {model.version!r}")
     return model
 
 
-def _named(service: Service, name: str) -> Model:
+def _named(service: Service, name: str, principal: Principal) -> Model:
     deployment, dot, method = name.partition(".")
     if dot:
-        spec, found = service.method(deployment, method)
+        spec, found = method_for(principal, service, deployment, method)
         if not is_internal(spec, found):
             return Model(name, spec, found)
         raise NotFound(f"{name[:128]!r} is no model: frontends ask it")
@@ -66,19 +69,25 @@ def _named(service: Service, name: str) -> Model:
         if spec.name == name:
             default = _default(spec)
             if default is not None:
+                method_for(principal, service, name, default.name)
                 return Model(name, spec, default)
-            names = ", ".join(f"{name}.{each.name}" for each in _methods(spec)[:16])
+            mine = [each for each in _methods(spec) if principal.rights.may_call(name, each.name)]
+            if not mine:
+                break
+            names = ", ".join(f"{name}.{each.name}" for each in mine[:16])
             raise NotFound(f"{name!r} has several methods and none called {DEFAULT_METHOD}; its models: {names}")
     # Says which names there are.
-    service.method(name, DEFAULT_METHOD)
+    method_for(principal, service, name, DEFAULT_METHOD)
     raise NotFound(f"no model {name[:128]!r}")
 
 
-def all_models(service: Service) -> Iterator[Model]:
-    """Every model once, by its shorter name."""
+def all_models(service: Service, principal: Principal = ANYBODY) -> Iterator[Model]:
+    """Every model that he may call, once, by its shorter name."""
     for spec in sorted(service.deployments(), key=lambda each: each.name):
         default = _default(spec)
         for method in _methods(spec):
+            if not principal.rights.may_call(spec.name, method.name):
+                continue
             yield Model(spec.name if method is default else f"{spec.name}.{method.name}", spec, method)
 
 
@@ -119,7 +128,7 @@ def config_of(model: Model) -> Json:
     }
 
 
-def index_of(service: Service, only_ready: bool) -> list[Json]:
+def index_of(service: Service, only_ready: bool, principal: Principal = ANYBODY) -> list[Json]:
     """`RepositoryIndexResponse.models`."""
     ready = service.ready()
     if only_ready and not ready:
@@ -127,7 +136,7 @@ def index_of(service: Service, only_ready: bool) -> list[Json]:
     state, reason = (READY, "") if ready else (UNAVAILABLE, "not every deployment has a replica that answers")
     return [
         {"name": model.name, "version": model.version, "state": state, "reason": reason}
-        for model in all_models(service)
+        for model in all_models(service, principal)
     ]
 
 

@@ -74,6 +74,7 @@ def meta_of(
     limits: EdgeLimits,
     now_ns: int,
     native_deadline_ns: int = NEVER_NS,
+    caller: str = "",
 ) -> RequestMeta:
     """Deadline, priority and id: of the parameters, and of the metadata. The nearer deadline holds. Raises
     InvalidArgument, DeadlineExceeded."""
@@ -88,7 +89,8 @@ def meta_of(
     timeout_us = min(_whole(asked.parameters, "timeout"), _TIMEOUT_US_MAX)
     if timeout_us:
         native_deadline_ns = min(native_deadline_ns, now_ns + timeout_us * _NS_PER_US)
-    return edge.meta_of(lambda name: said.get(name) or get(name), model.deployment, limits, now_ns, native_deadline_ns)
+    spec = model.deployment
+    return edge.meta_of(lambda name: said.get(name) or get(name), spec, limits, now_ns, native_deadline_ns, caller)
 
 
 def _whole(parameters: Mapping[str, Any], name: str) -> int:

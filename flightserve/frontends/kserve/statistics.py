@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from flightserve.clock import NS_PER_MS
 from flightserve.contracts.service import Service
+from flightserve.core.access.rights import ANYBODY, Principal
 from flightserve.frontends.kserve.models import Model, all_models, find_model
 
 Json = dict[str, Any]
@@ -43,9 +44,12 @@ class ModelStatistics:
         counts.rows += rows
         counts.last_ms = time.time_ns() // NS_PER_MS
 
-    def describe(self, service: Service, name: str = "", version: str = "") -> list[Json]:
-        """`ModelStatisticsResponse.model_stats`: of one model, or of all. Raises NotFound."""
-        models = [find_model(service, name, version)] if name else list(all_models(service))
+    def describe(
+        self, service: Service, name: str = "", version: str = "", principal: Principal = ANYBODY
+    ) -> list[Json]:
+        """`ModelStatisticsResponse.model_stats`: of one model, or of all that he may call. Raises NotFound,
+        PermissionDenied."""
+        models = [find_model(service, name, version, principal)] if name else list(all_models(service, principal))
         self._forget({_key(model) for model in all_models(service)})
         return [self._describe(model) for model in models]
 
