@@ -1,104 +1,147 @@
-"""Callers for the tests of frontends: tokens that are fixed, looked up as a file's are, and books of who came."""
+"""Callers for the tests of frontends: a file of principals, read as `--auth` reads it, and books of who came."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from flightserve.clock import monotonic_ns
+from flightserve.clock import NS_PER_S
 from flightserve.contracts.access import Access, Visit
-from flightserve.core.access.rights import ANYBODY, Principal, PrincipalLimits, Rights, Role, read_caller
-from flightserve.errors import PermissionDenied, ResourceExhausted, Unauthenticated
+from flightserve.core.access.rights import Principal, Rights
+from flightserve.identity.access import FileAccess, open_access
+from flightserve.identity.issuing import LIFETIME_S
+from tests.identity.books import basic, bearer, principal, put, token_of
+
+KEY = b"k" * 32
+# Who may all, who may do nothing, and who may each by itself. `vera` has limits.
+ROLES = """
+[roles.caller]
+call = ["Probe.*", "Narrow", "Ghost"]
+[roles.querier]
+query = ["orders"]
+[roles.operator]
+operate = true
+[roles.watcher]
+metrics = true
+[roles.nothing]
+call = ["Nowhere.at_all"]
+"""
+PEOPLE = {
+    "alice": '["caller", "querier", "operator", "watcher"]',
+    "nora": '["nothing"]',
+    "carl": '["caller"]',
+    "quinn": '["querier"]',
+    "vera": '["caller", "querier"]',
+    "rita": '["caller", "querier", "operator", "watcher"]',
+}
+VERAS = 'in_flight = 1\nmax_priority = 3\nmax_query_s = 0.2\nsubject = "CN=vera"'
 
 
 @dataclass
 class BookedVisit:
     """A line of the book: what was begun, and each of its ends."""
 
-    name: str
+    principal: str
     what: str
     request_id: str
     priority: int
     nbytes: int
+    visit: Visit
     ends: list[tuple[int, int]] = field(default_factory=list)
 
     def end(self, code: int, rows: int = 0) -> None:
         self.ends.append((code, rows))
+        self.visit.end(code, rows)
 
 
-class FixedAccess:
-    """Tokens by principals. What is shown for the first time is looked up by a thread, as a hash would be; `held` keeps
-    those look-ups waiting."""
+class Times:
+    """Both clocks of who is recognised, as a test sets them."""
+
+    def __init__(self) -> None:
+        self.ns = 10 * NS_PER_S
+
+    def monotonic_ns(self) -> int:
+        return self.ns
+
+    def date(self) -> float:
+        return 1_000_000.0 + self.ns / NS_PER_S
+
+
+class BookedAccess:
+    """The access by a file, and a book of what was begun. Looks that have to be waited for can be held."""
 
     closed = True
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.book: list[BookedVisit] = []
-        self.looked_up = 0
-        self.held = threading.Event()
-        self.held.set()
-        self._owners: dict[str, Principal] = {}
-        self._until: dict[str, int] = {}
-        self._found: dict[str, Principal] = {}
+        self.held = False
+        self.waiting = 0
+        self.times = Times()
+        self._file = folder / "auth.toml"
+        self.people = set(PEOPLE)
+        self._write()
+        self.by_file: FileAccess = open_access(str(self._file), KEY, self.times.monotonic_ns, self.times.date)
+        # It looks when a test says so.
+        self.by_file._following.stop()
 
-    def add(
-        self, token: str, name: str, *roles: Role, until_ns: int = 0, limits: PrincipalLimits | None = None
-    ) -> Principal:
-        """A principal with this token; `Basic` with name and token is his as well."""
-        known = next((each for each in self._owners.values() if each.name == name), None)
-        somebody = known or Principal(name, ("some",), Rights(roles), limits or PrincipalLimits())
-        basic = base64.b64encode(f"{name}:{token}".encode()).decode()
-        for shown in (f"Bearer {token}", f"Basic {basic}", f"subject {name}"):
-            self._owners[shown] = somebody
-            self._until[shown] = until_ns
-        return somebody
+    def _write(self) -> None:
+        limits = {"vera": VERAS}
+        named = [principal(name, PEOPLE[name], limits.get(name, "")) for name in PEOPLE if name in self.people]
+        put(self._file, ROLES + "".join(named))
 
     def revoke(self, name: str) -> None:
         """He is nobody any more."""
-        self._owners = {shown: one for shown, one in self._owners.items() if one.name != name}
-        self._found.clear()
+        self.people.discard(name)
+        self._write()
+        self.by_file._following.look()
+
+    def restore(self, name: str) -> None:
+        """He is again who he was."""
+        self.people.add(name)
+        self._write()
+        self.by_file._following.look()
 
     def forget(self) -> None:
         """All have to be looked up again."""
-        self._found.clear()
+        self.times.ns += 3600 * NS_PER_S
 
-    def open_visits(self) -> list[BookedVisit]:
-        """Those that have not ended, and those that ended twice."""
+    def expired(self, name: str) -> str:
+        """What he was given once, and is over by now."""
+        shown = f"Bearer {self.by_file.issue(self.by_file.recognise(bearer(name)))}"
+        assert self.by_file.recognise(shown).name == name
+        self.times.ns += int((LIFETIME_S + 1) * NS_PER_S)
+        return shown
+
+    def unended(self) -> list[BookedVisit]:
+        """Visits that have not ended, or more than once."""
         return [visit for visit in self.book if len(visit.ends) != 1]
 
     def over(self, protocol: str) -> Access:
         return self
 
     def stop(self) -> None:
-        """Nothing runs."""
+        self.by_file.stop()
 
     def known(self, authorization: str | None, subject: str = "") -> Principal | None:
-        shown = _shown(authorization, subject)
-        found = self._found.get(shown)
-        if found is not None and 0 < self._until[shown] < monotonic_ns():
-            raise Unauthenticated("the credentials have expired")
-        return found
+        return self.by_file.known(authorization, subject)
 
     def recognise(self, authorization: str | None, subject: str = "") -> Principal:
-        shown = _shown(authorization, subject)
-        self.held.wait(20)
-        self.looked_up += 1
-        somebody = self._owners.get(shown)
-        if somebody is None:
-            raise Unauthenticated("the credentials are wrong, or were revoked")
-        self._found[shown] = somebody
-        self.known(authorization, subject)
-        return somebody
+        return self.by_file.recognise(authorization, subject)
 
     async def recognised(self, authorization: str | None, subject: str = "") -> Principal:
-        known = self.known(authorization, subject)
-        return known or await asyncio.to_thread(self.recognise, authorization, subject)
+        self.waiting += 1
+        try:
+            while self.held:  # noqa: ASYNC110 - a test lets go of it from its own thread
+                await asyncio.sleep(0.005)
+            return await self.by_file.recognised(authorization, subject)
+        finally:
+            self.waiting -= 1
 
     def issue(self, principal: Principal) -> str:
-        return next(shown.removeprefix("Bearer ") for shown, one in self._owners.items() if one is principal)
+        return self.by_file.issue(principal)
 
     def begin(
         self,
@@ -109,30 +152,41 @@ class FixedAccess:
         nbytes: int = 0,
         tables: Sequence[str] = (),
     ) -> Visit:
-        if not any(one is principal for one in self._owners.values()):
-            raise Unauthenticated("the credentials are wrong, or were revoked")
-        if priority > principal.limits.max_priority:
-            raise PermissionDenied(f"priority {priority} is not for {principal.name}")
-        running = [visit for visit in self.book if visit.name == principal.name and not visit.ends]
-        if 0 < principal.limits.in_flight <= len(running):
-            raise ResourceExhausted(f"{principal.name} has {len(running)} in flight", retry_after_ms=1500)
-        visit = BookedVisit(principal.name, what, request_id, priority, nbytes)
-        self.book.append(visit)
-        return visit
+        visit = self.by_file.begin(principal, what, request_id, priority, nbytes, tables)
+        booked = BookedVisit(principal.name, what, request_id, priority, nbytes, visit)
+        self.book.append(booked)
+        return booked
 
     def rights(self, caller: str) -> Rights:
-        if not caller:
-            return ANYBODY.rights
-        name, _ = read_caller(caller)
-        return next(one.rights for one in self._owners.values() if one.name == name)
+        return self.by_file.rights(caller)
 
 
-def _shown(authorization: str | None, subject: str) -> str:
-    if authorization is None and subject:
-        return f"subject {subject}"
-    if authorization is None:
-        raise Unauthenticated("credentials are needed")
-    scheme, _, rest = authorization.partition(" ")
-    if scheme not in ("Bearer", "Basic") or not rest.isascii() or not rest:
-        raise Unauthenticated("the credentials are malformed")
-    return authorization
+@contextmanager
+def booked_access(folder: Path) -> Iterator[BookedAccess]:
+    """One of the people above, in a file there."""
+    access = BookedAccess(folder)
+    try:
+        yield access
+    finally:
+        access.stop()
+
+
+# What callers show, by how they are known; None: nothing.
+ABSENT, MALFORMED, WRONG, EXPIRED, REVOKED = "absent", "malformed", "wrong", "expired", "revoked"
+STRANGERS = (ABSENT, MALFORMED, WRONG, EXPIRED, REVOKED)
+
+
+def shown_by(access: BookedAccess) -> dict[str, str | None]:
+    """What strangers show, by how they are none of ours, and what the people show."""
+    expired = access.expired("alice")
+    access.recognise(bearer("rita"))
+    access.revoke("rita")
+    return {
+        ABSENT: None,
+        MALFORMED: "Bearer two words, and a ü",
+        WRONG: bearer("alice")[:-1] + "x",
+        EXPIRED: expired,
+        REVOKED: bearer("rita"),
+        "password": basic("alice", token_of("alice")),
+        **{name: bearer(name) for name in PEOPLE if name != "rita"},
+    }

@@ -138,18 +138,25 @@ class GrpcFrontend:
     def __repr__(self) -> str:
         return f"<GrpcFrontend {self._host}:{self._port} {self.statistics()}>"
 
-    def _all_handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        services = {
+    def services(self) -> dict[str, dict[str, Any]]:
+        """All that is served: handlers by service and method."""
+        return {
             SERVICE: self._handlers(),
             KSERVE_SERVICE: self._kserve.handlers(),
             reflection.SERVICE_NAME: _reflection_handlers(),
+            HEALTH_SERVICE: self._health_handlers(),
         }
-        guard = self._guard
-        handlers = grpc.method_handlers_generic_handler if guard is None else guard.handlers
-        # Health is for everybody.
-        health = grpc.method_handlers_generic_handler(HEALTH_SERVICE, self._health_handlers())
-        found = (*(handlers(name, each) for name, each in services.items()), health)
-        return found if guard is None else (*found, guard.others())
+
+    def _all_handlers(self) -> list[grpc.GenericRpcHandler]:
+        plain, guard = grpc.method_handlers_generic_handler, self._guard
+        if guard is None:
+            return [plain(name, handlers) for name, handlers in self.services().items()]
+        found = [
+            # Health is for everybody.
+            (plain if name == HEALTH_SERVICE else guard.handlers)(name, handlers)
+            for name, handlers in self.services().items()
+        ]
+        return [*found, guard.others()]
 
     def _handlers(self) -> dict[str, Any]:
         return {
