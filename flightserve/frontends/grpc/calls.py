@@ -44,6 +44,7 @@ _EARLY_NS: Final = 20 * NS_PER_MS
 
 SERVICE: Final = "flightserve.v1.FlightServe"
 
+
 class Started(NamedTuple):
     """A request that was handed to the data plane, or the error that kept it from there. `known` is its
     deployment and method, as far as they exist; `deadline_ns` is that of `RpcHead`."""
