@@ -96,13 +96,13 @@ class BookedAccess:
         """He is nobody any more."""
         self.people.discard(name)
         self._write()
-        self.by_file._following.look()
+        self.by_file._following._look()
 
     def restore(self, name: str) -> None:
         """He is again who he was."""
         self.people.add(name)
         self._write()
-        self.by_file._following.look()
+        self.by_file._following._look()
 
     def forget(self) -> None:
         """All have to be looked up again."""
