@@ -129,3 +129,7 @@ class Load:
         }  # fmt: skip
         pairs = itertools.product(("Pricing", "shop"), named.items())
         return {"router-0": {f"{deployment}.{name}": value for deployment, (name, value) in pairs}}
+
+    def answers(self) -> list[float]:
+        """How many took how long: most of them a few milliseconds."""
+        return [0.0, 0.0, 300.0 * self.at, 600.0 * self.at, 80.0 * self.at, 20.0 * self.at, float(self.at), *[0.0] * 10]

@@ -5,8 +5,11 @@ The browser is Debian's Chromium (`apt-get install chromium`; CI does). Without 
 
 from __future__ import annotations
 
+import datetime
 import io
+import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,22 +21,23 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import FrontendOptions
 from flightserve.contracts.own_app import OwnApp
 from flightserve.frontends.host import FrontendHost
 from flightserve.metrics import Metrics
 from flightserve.testing import LocalService
-from tests.frontends.http.console_support import MARKUP, ROWS, Supervisor, app
+from tests.frontends.http.console_support import MARKUP, ROWS, Load, Supervisor, app
 from tests.frontends.http.test_browser import ARGUMENTS, CHROMIUM
 from tests.frontends.sql.support import ENDLESS
 from tests.support import eventually
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
-PARTS = ("Tiers", "SQL")
+PARTS = ("Tiers", "Plots", "SQL", "Methods")
 
 
 class Console(NamedTuple):
-    """The app's address, and who stands in for its supervisor."""
+    """The app's address, and who stands in for its supervisor. What its routers count is that of a `Load`."""
 
     app: str
     supervisor: Supervisor
@@ -47,6 +51,10 @@ def console() -> Iterator[Console]:
         host = FrontendHost(service, options, Metrics(), own_app=OwnApp("frontend-0", supervisor))
         try:
             addresses = host.start()
+            # An hour of samples, as one who comes late finds them: at most 15 minutes of it.
+            history, load, now_ns = host._running["http"]._sampler.history, Load(), monotonic_ns()
+            for ago in range(720, 0, -1):
+                history.take(now_ns - ago * 5 * NS_PER_S, load.counts(), {"Pricing": load.answers()})
             supervisor.view = type(supervisor.view)("0123456789ab", "ready", "", "", 17, 1, addresses, ())
             yield Console(addresses["http"], supervisor)
         finally:
@@ -107,11 +115,23 @@ def fill(page: Page, part: str) -> None:
     """As it looks while it is used."""
     if part == "Tiers":
         expect(page.get_by_role("row").filter(has_text="replica-shop-0")).to_be_visible()
+    if part == "Plots":
+        expect(page.locator(".legend b").first).not_to_have_text("\u2013")
+    if part == "Methods":
+        page.get_by_label("Method", exact=True).select_option("Pricing.charge")
+        page.locator("summary", has_text="As JSON").click()
+        page.get_by_role("button", name="Add a row").click()
+        page.get_by_role("button", name="Send").click()
+        expect(page.get_by_role("alert")).to_contain_text("422")
+        page.get_by_role("button", name="Remove the last row").click()
+        page.get_by_role("button", name="Send").click()
+        expect(page.get_by_label("Answer")).to_contain_text("tags")
     if part == "SQL":
         page.get_by_text("History").click()
         page.get_by_text("orders", exact=True).click()
         run(page, "SELECT * FROM orders")
         expect(said(page)).to_contain_text("The first 10,000 rows")
+        page.locator("summary", has_text="Chart").click()
         page.get_by_role("gridcell", name=MARKUP).first.click()
         page.get_by_role("textbox", name="Statement").press("Control+End")
         page.keyboard.type(" o")
@@ -138,14 +158,12 @@ def choices(page: Page) -> Locator:
 
 def test_the_tiers_are_drawn_as_they_are_now(page: Page, console: Console) -> None:
     opened(page, console, "Tiers")
-    picture = page.get_by_role(
-        "img", name=re.compile("1 frontends, 1 routers, 5 replicas of 3 deployments; 3 requests")
-    )
+    picture = page.get_by_role("img", name=re.compile("1 frontend, 1 router, 5 replicas of 3 deployments; 3 requests"))
     expect(picture).to_be_visible()
     for text in ("frontend-0", "router-0", "Pricing", "shop", "3 queued", "10.0.0.0"):
         expect(picture.locator("text", has_text=text).first).to_be_visible()
     first = page.get_by_role("row").filter(has_text="replica-Pricing-0")
-    expect(first).to_contain_text("1 of 2 running")
+    expect(first).to_contain_text("1 of 2 lanes running")
     console.supervisor.set(replicas=40, restarts=7, ready=False, problem=f"it {MARKUP}")
     expect(first).to_contain_text("suspect")
     expect(first.get_by_role("cell").nth(4)).to_have_text("7")
@@ -185,6 +203,34 @@ def test_a_hidden_page_asks_nothing(page: Page, console: Console) -> None:
     page.evaluate(hide, "visible")
     expect(page.locator("#state")).to_contain_text("ready")
     eventually(lambda: page.clock.run_for(1000) or len(asked) > 2, what="it asks again")  # type: ignore[func-returns-value]
+
+
+# ---- plots
+
+
+def test_what_was_is_there_when_somebody_comes_to_look(page: Page, console: Console) -> None:
+    opened(page, console, "Plots")
+    latency = page.get_by_role("group", name="Time to the answer this frontend")
+    expect(latency.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"half under [\d.]+ ms, at most"))
+    # As far as the plot is wide.
+    path = page.locator("figure").first.locator("path").first.get_attribute("d") or ""
+    places = [float(x) for x in re.findall(r"[ML]([\d.]+),", path)]
+    assert len(places) > 150 and min(places) < 70 and max(places) > 300
+    latency.focus()
+    legend = page.locator("figure").nth(1).locator("li")
+    expect(legend).to_have_count(3)
+    page.keyboard.press("ArrowLeft")
+    expect(legend).to_have_count(4)
+    before = legend.last.inner_text()
+    page.keyboard.press("Home")
+    expect(legend.last).not_to_have_text(before)
+    label = latency.get_by_role("img").get_attribute("aria-label") or ""
+    page.get_by_label("Deployment").select_option("shop")
+    expect(latency.get_by_role("img")).not_to_have_attribute("aria-label", label)
+    waited = page.get_by_role("group", name="Queue wait").get_by_role("img")
+    expect(waited).to_have_attribute("aria-label", re.compile("waited [1-9]"))
+    page.locator("summary", has_text="Values").click()
+    expect(page.get_by_role("row").nth(150)).to_be_attached()
 
 
 # ---- SQL
@@ -250,6 +296,26 @@ def test_of_many_rows_those_in_sight_are_drawn(page: Page, console: Console) -> 
     expect(page.get_by_text("The first 200 of 300 columns")).to_be_visible()
 
 
+def test_a_chart_is_drawn_of_what_was_asked(page: Page, console: Console) -> None:
+    opened(page, console, "SQL")
+    run(page, f'SELECT country AS "{MARKUP}", sum(price) AS total, -1 AS low FROM orders GROUP BY ALL ORDER BY ALL')
+    expect(said(page)).to_contain_text("4 rows")
+    page.locator("summary", has_text="Chart").click()
+    drawn = page.get_by_role("img", name="bars of total by")
+    expect(drawn.locator("rect")).to_have_count(4)
+    assert drawn.locator("text", has_text="null").count() == 1
+    page.get_by_label("Up", exact=True).select_option("low")
+    expect(page.get_by_role("img", name="bars of low by").locator("rect")).to_have_count(4)
+    run(page, "SELECT day, count(*) AS n FROM orders GROUP BY ALL")
+    expect(page.get_by_role("img", name="lines of n by day").locator("path")).to_have_attribute("d", re.compile("L"))
+    page.get_by_label("As", exact=True).select_option("points")
+    expect(page.get_by_role("img", name="points of n by day").locator("circle")).to_have_count(50)
+    run(page, "SELECT id, price FROM orders")
+    expect(page.get_by_text("2,000 of 10,000 values are drawn")).to_be_visible()
+    run(page, "SELECT country FROM orders")
+    expect(page.locator("summary", has_text="Chart")).to_be_hidden()
+
+
 def test_rows_are_shown_before_the_last_has_come(page: Page, console: Console) -> None:
     """A query that never ends is cut at its first rows, or cancelled."""
     opened(page, console, "SQL")
@@ -293,3 +359,68 @@ def test_all_rows_are_kept_as_a_file(page: Page, console: Console, form: str, tm
             "Parquet": lambda: pq.read_table(path).num_rows,
             "Arrow": lambda: pa.ipc.open_stream(path.read_bytes()).read_all().num_rows}  # fmt: skip
     assert read[form]() == ROWS
+
+
+# ---- methods
+
+AWKWARD = 'it\'s "so" $HOME `id` \\ %s {x} \U0001f600 \u2028 -- <b>'
+LINES = ("curl", "Python", "gRPC in Python")
+SENT = {
+    "price": [9.5, -1e-7], "note": [AWKWARD, None], "day": [datetime.date(2024, 2, 29), None], "gift": [False, True],
+    "n": [2**53 + 1, None], "tags": [["a", "b'c"], None],
+}  # fmt: skip
+
+
+def test_a_method_is_called_by_its_form_and_by_the_lines_that_are_shown(page: Page, console: Console) -> None:
+    """The lines are run as they stand there, whatever the values are."""
+    opened(page, console, "Methods")
+    page.get_by_label("Method", exact=True).select_option("Pricing.charge")
+    page.get_by_role("button", name="Add a row").click()
+    for place, row in enumerate(zip(*SENT.values(), strict=True)):
+        fieldset = page.get_by_role("group", name=f"Row {place + 1}")
+        for name, value in zip(SENT, row, strict=True):
+            give(fieldset, name, value)
+    page.keyboard.press("Control+Enter")
+    expect(said(page)).to_contain_text("200 in")
+    answer = json.loads(page.get_by_label("Answer").inner_text())
+    assert answer["columns"]["n"] == SENT["n"] and answer["columns"]["note"] == SENT["note"]
+    shown = {each: page.get_by_label(f"The call with {each}", exact=True).text_content() or "" for each in LINES}
+    for program in ("sh", "bash"):
+        by_curl = subprocess.run([program, "-c", shown["curl"]], capture_output=True, text=True, check=True).stdout
+        assert json.loads(by_curl) == answer
+    for each in LINES[1:]:
+        got: list[Any] = []
+        exec(shown[each], {"print": got.append})
+        assert pa.table(got[0]).to_pydict() == SENT, shown[each]
+
+
+def give(fieldset: Locator, name: str, value: Any) -> None:
+    """As somebody types it."""
+    if value is None:
+        fieldset.get_by_label(f"{name} is null").check()
+        return
+    field = fieldset.get_by_label(re.compile(f"^{name} (?!is)"))
+    if isinstance(value, bool):
+        field.select_option(str(value).lower())
+    else:
+        field.fill(json.dumps(value) if isinstance(value, list) else str(value))
+
+
+def test_a_body_is_written_by_hand_where_nothing_is_declared(page: Page, console: Console) -> None:
+    opened(page, console, "Methods")
+    page.get_by_label("Method", exact=True).select_option("Pricing.boom")
+    body = page.get_by_role("textbox", name="Body")
+    body.fill('{"rows": [')
+    expect(page.get_by_label("The call with Python", exact=True)).to_contain_text("The body is no JSON")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("alert")).to_contain_text("INVALID_ARGUMENT (400)")
+    body.fill(json.dumps({"rows": [{"a": "<b>"}]}))
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("alert")).to_contain_text(f"ValueError: {MARKUP}")
+    page.get_by_label("Method", exact=True).select_option("Flow.run")
+    page.get_by_role("button", name="Send").click()
+    expect(said(page)).to_contain_text("200 in")
+    page.get_by_label("Method", exact=True).select_option("shop.by_country")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_label("Answer")).to_contain_text("6250")
+    expect(page.locator("main b b, main img")).to_have_count(0)

@@ -28,7 +28,7 @@ DEPLOYMENTS_MAX: Final = 200
 # What may fail on the way to the supervisor: its process, or the connection.
 _FAILURES: Final = (FlightserveError, OSError)
 # What is said of a process as it is: its own statistics, and the sums of those that it keeps by deployment.
-_STATISTICS: Final = ("in_flight", "running", "lanes", "uptime_s", "losses", "shared_memory_bytes", "without_router")
+_STATISTICS: Final = ("in_flight", "running", "lanes", "busy_seconds")
 _SUMS: Final = ("queued_requests", "in_flight_batches")
 
 

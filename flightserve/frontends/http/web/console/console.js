@@ -1,6 +1,8 @@
 // The console: which part is shown, what is said above all parts, and what is asked for again and again meanwhile.
+import { CallPart } from "./call_part.js";
 import { make } from "./elements.js";
 import { Feed } from "./feed.js";
+import { PlotsPart } from "./plots_part.js";
 import { SqlPart } from "./sql_part.js";
 import { TiersPart } from "./tiers_part.js";
 
@@ -8,7 +10,7 @@ import { TiersPart } from "./tiers_part.js";
 const LIVE_MS = 1000;
 const IDLE_MS = 5000;
 
-const parts = { tiers: new TiersPart(), sql: new SqlPart() };
+const parts = { tiers: new TiersPart(), plots: new PlotsPart(), sql: new SqlPart(), methods: new CallPart() };
 const links = Object.entries(parts).map(([name, part]) => make("a", { href: `#${name}`, textContent: part.title }));
 const main = document.getElementById("main");
 const feed = new Feed((picture) => {

@@ -1,6 +1,7 @@
 // Numbers and states, as people read them.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const LATELY_MS = 8000;
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
 export const count = (value) => (Math.abs(value) >= 100 ? whole : short).format(value);
@@ -19,15 +20,37 @@ export function health({ ready, phase }) {
 
 export const mark = { ready: "\u2713", going: "\u2026", down: "\u2717" };
 
-// How much of what it can do at once a process does, and that in words.
-export function share({ tier, numbers }) {
+export const several = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
+
+// How much of what it can do at once a process does, and that in words. `busy` is what share of the last seconds its lanes ran.
+export function share({ tier, numbers, busy }) {
   if (tier === "replica" && numbers.lanes) {
-    return { of: Math.min(1, numbers.running / numbers.lanes), text: `${count(numbers.running)} of ${count(numbers.lanes)} running` };
+    const now = `${count(numbers.running)} of ${several(numbers.lanes, "lane")} running`;
+    return { of: busy ?? Math.min(1, numbers.running / numbers.lanes), text: busy === undefined ? now : `${Math.round(busy * 100)} % busy, ${now}` };
   }
-  if (tier === "router") {
-    return { of: null, text: `${count(numbers.in_flight_batches ?? 0)} micro-batches in flight` };
-  }
+  if (tier === "router") return { of: null, text: `${several(numbers.in_flight_batches ?? 0, "micro-batch", "micro-batches")} in flight` };
   return { of: null, text: tier === "frontend" ? `${count(numbers.in_flight ?? 0)} in flight` : "" };
+}
+
+// What processes did in the last seconds, of the pictures that came in them.
+export class Lately {
+  #seen = new Map();
+
+  // Each process of the picture with its `busy`, once there are two pictures far enough apart.
+  of({ processes }, now) {
+    const pids = new Set(processes.map(({ pid }) => pid));
+    for (const pid of this.#seen.keys()) if (!pids.has(pid)) this.#seen.delete(pid);
+    return processes.map((each) => {
+      const { busy_seconds: seconds = 0, lanes } = each.numbers;
+      const seen = this.#seen.get(each.pid) ?? [];
+      seen.push({ now, seconds });
+      while (seen.length > 2 && now - seen[0].now > LATELY_MS) seen.shift();
+      this.#seen.set(each.pid, seen);
+      const [{ now: since, seconds: before }] = seen;
+      const busy = (seconds - before) / (((now - since) / 1000) * lanes);
+      return lanes && now - since >= LATELY_MS / 4 ? { ...each, busy: Math.max(0, Math.min(1, busy)) } : each;
+    });
+  }
 }
 
 export const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}\u2026` : text);

@@ -1,5 +1,6 @@
 // SQL: a statement, its rows as they come, and all of them as a file.
 import { tablesOf } from "./catalogue.js";
+import { Chart } from "./chart.js";
 import { CsvReader } from "./csv.js";
 import { Editor } from "./editor.js";
 import { freshId, make } from "./elements.js";
@@ -41,6 +42,7 @@ export class SqlPart {
 class SqlForm {
   #running = new Running();
   #grid = new Grid();
+  #chart = new Chart();
   #plan = make("pre", { className: "plan", hidden: true, tabIndex: 0, ariaLabel: "Plan" });
   #tables = make("ul", { className: "tables", tabIndex: 0, ariaLabel: "Tables and their columns" });
   #run = make("button", { type: "submit", className: "main", textContent: "Run" });
@@ -64,7 +66,7 @@ class SqlForm {
           label("Parameters, as JSON", this.#parameters), this.#parameters,
           make("div", { className: "actions" }, this.#run, this.#running.cancel, explain, keep, form, this.#hint)),
         make("div", {}, make("h3", { textContent: "Tables" }), this.#tables)),
-      this.#running.said, this.#running.error, this.#plan, this.#grid.element);
+      this.#running.said, this.#running.error, this.#plan, this.#chart.element, this.#grid.element);
     made.onsubmit = (event) => {
       event.preventDefault();
       this.#start((signal) => this.#show(signal));
@@ -93,6 +95,7 @@ class SqlForm {
     this.#editor.close();
     this.#past.add(this.#editor.text.value);
     this.#grid.clear();
+    this.#chart.clear();
     this.#plan.hidden = true;
     this.#running.run(work);
   }
@@ -109,14 +112,13 @@ class SqlForm {
     const response = await post("v1/sql", this.#body(), FORMS.CSV[0], signal);
     const reader = new CsvReader();
     const rows = [];
-    let begun = false;
+    let names = null;
     let chars = 0;
     await readText(response, (piece) => {
       chars += piece.length;
       for (const row of reader.push(piece)) {
-        if (begun) rows.push(row);
-        else this.#grid.begin(row.map((each) => each?.text ?? ""));
-        begun = true;
+        if (names) rows.push(row);
+        else this.#grid.begin((names = row.map((each) => each?.text ?? "")));
       }
       if (rows.length > ROWS_MAX) rows.length = ROWS_MAX + 1;
       this.#grid.show(rows.length > ROWS_MAX ? rows.slice(0, ROWS_MAX) : rows);
@@ -125,6 +127,7 @@ class SqlForm {
     const more = rows.length > ROWS_MAX || chars > CHARS_MAX;
     if (rows.length > ROWS_MAX) rows.length = ROWS_MAX;
     this.#grid.show(rows);
+    this.#chart.show(names ?? [], rows);
     if (more) return `The first ${rows.length.toLocaleString("en")} rows (there are more; a download has all)`;
     return `${rows.length.toLocaleString("en")} ${rows.length === 1 ? "row" : "rows"}`;
   }

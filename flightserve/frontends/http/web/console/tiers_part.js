@@ -1,6 +1,6 @@
 // The tiers: a picture of them, and the same as tables.
 import { make } from "./elements.js";
-import { count, duration, health, mark, share } from "./figures.js";
+import { count, duration, health, Lately, mark, several, share } from "./figures.js";
 import { Rows } from "./rows.js";
 import { tiersPicture } from "./tiers_picture.js";
 
@@ -15,6 +15,8 @@ export class TiersPart {
   #left = make("p", { className: "hint" });
   #deployments = new Rows("Deployments", DEPLOYMENT_COLUMNS);
   #processes = new Rows("Processes", PROCESS_COLUMNS);
+  #lately = new Lately();
+  #given = null;
   #newest = null;
   #width = 0;
 
@@ -29,13 +31,15 @@ export class TiersPart {
     this.#width = 0;
   }
 
-  update(picture) {
+  update(given) {
+    const picture = given === this.#given ? this.#newest : { ...given, processes: this.#lately.of(given, performance.now()) };
+    this.#given = given;
     this.#newest = picture;
     this.#draw(true);
     this.#deployments.write(picture.deployments.map((each) => [`${each.name} ${each.version}`, deploymentCells(each)]));
     this.#processes.write(picture.processes.map((each) => [each.name, processCells(each, picture)]));
-    const left = [[picture.processes_left_out, "processes"], [picture.deployments_left_out, "deployments"]]
-      .filter(([number]) => number).map(([number, what]) => `${count(number)} more ${what}`);
+    const left = [[picture.processes_left_out, "process", "processes"], [picture.deployments_left_out, "deployment"]]
+      .filter(([number]) => number).map((what) => several(...what));
     this.#left.textContent = left.length ? `Not shown: ${left.join(", ")}; flightserve status shows all.` : "";
   }
 

@@ -1,6 +1,6 @@
 // The picture of the tiers: frontends above, routers, then replicas by deployment, and who looks after them below. A box
 // is a process; a line is who sends to whom, the thicker the more. It is laid out for the width that there is.
-import { count, cut, health, mark, share } from "./figures.js";
+import { count, cut, health, mark, several, share } from "./figures.js";
 import { draw, words } from "./svg.js";
 
 const BOX = { width: 164, height: 62, gap: 12 };
@@ -34,8 +34,9 @@ function inWords({ deployments }, of) {
   const all = of("frontend", "router", "replica");
   const down = all.filter((each) => !each.ready).map((each) => `${each.name} is ${each.phase}`);
   const queued = of("router").reduce((sum, each) => sum + (each.numbers.queued_requests ?? 0), 0);
-  return `${of("frontend").length} frontends, ${of("router").length} routers, ${of("replica").length} replicas of ` +
-    `${new Set(deployments.map((each) => each.name)).size} deployments; ${count(queued)} requests queued; ${down.length ? down.slice(0, 5).join(", ") : "all ready"}. The tables below say the same.`;
+  const names = new Set(deployments.map((each) => each.name));
+  return `${several(of("frontend").length, "frontend")}, ${several(of("router").length, "router")}, ${several(of("replica").length, "replica")} of ` +
+    `${several(names.size, "deployment")}; ${several(queued, "request")} queued; ${down.length ? down.slice(0, 5).join(", ") : "all ready"}. The tables below say the same.`;
 }
 
 // Boxes of one tier in rows, with its title.
@@ -66,13 +67,13 @@ function processBox(each, { x, y }, { nodes }) {
   const second = queued === undefined ? text : `${count(queued)} queued`;
   const third = queued === undefined ? "" : text;
   const node = nodes[each.node];
-  const about = [each.name, each.ready ? "ready" : each.phase, text, `${each.restarts} restarts`, node && `node ${node}`, `pid ${each.pid}`];
+  const about = [each.name, each.ready ? "ready" : each.phase, text, several(each.restarts, "restart"), node && `node ${node}`, `pid ${each.pid}`];
   return draw("g", {}, draw("title", {}, about.filter(Boolean).join(", ")),
     draw("rect", { x, y, width: BOX.width, height: BOX.height, rx: 6, class: `box ${state}` }),
     words(cut(each.name, Math.floor((BOX.width - 34) / CHAR)), x + 10, y + 19, "strong"),
     words(mark[state], x + BOX.width - 20, y + 19, `mark ${state}`),
     words(cut(each.ready ? second : each.phase, 24), x + 10, y + 36, "small"),
-    words(cut([third, each.restarts ? `${count(each.restarts)} restarts` : "", node].filter(Boolean).join(", "), 25), x + 10, y + 52, "small"));
+    words(cut([third, each.restarts ? several(each.restarts, "restart") : "", node].filter(Boolean).join(", "), 25), x + 10, y + 52, "small"));
 }
 
 // Replicas by deployment: a frame each, in rows.
@@ -131,7 +132,7 @@ function replicaBox(each, { x, y }, { nodes }) {
   const state = health(each);
   const { of, text } = share(each);
   const name = each.name.replace(`replica-${each.deployment}-`, "replica ");
-  const about = [each.name, each.ready ? "ready" : each.phase, text, `${each.restarts} restarts`, nodes[each.node] && `node ${nodes[each.node]}`, `pid ${each.pid}`];
+  const about = [each.name, each.ready ? "ready" : each.phase, text, several(each.restarts, "restart"), nodes[each.node] && `node ${nodes[each.node]}`, `pid ${each.pid}`];
   const bar = SMALL.width - 16;
   return draw("g", {}, draw("title", {}, about.filter(Boolean).join(", ")),
     draw("rect", { x, y, width: SMALL.width, height: SMALL.height, rx: 5, class: `box ${state}` }),
