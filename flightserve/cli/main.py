@@ -21,6 +21,7 @@ from flightserve.cli import auth, changing, checking, completion, contracts, key
 from flightserve.cli.log_options import error_record
 from flightserve.cli.serving import status_of
 from flightserve.cli.settings.settled import COMMAND, add_file_options, parse_flags, settle
+from flightserve.cli.top import screen
 from flightserve.errors import FlightserveError
 
 
@@ -51,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flightserve", description="Serve Python methods on Arrow record batches.")
     parser.add_argument("--version", action="version", version=f"flightserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest=COMMAND)
-    for each in (serving, checking, projects, status, changing, auth, keys, contracts, completion):
+    for each in (serving, checking, projects, status, screen, changing, auth, keys, contracts, completion):
         each.add_commands(commands)
     for command in commands.choices.values():
         add_file_options(command)

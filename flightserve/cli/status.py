@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flightserve.cli.arguments import seconds
 from flightserve.cli.colour import colour_of
+from flightserve.cli.nodes import node_names
 from flightserve.errors import FlightserveError, PermissionDenied
 from flightserve.wire.log_text import painted
 
@@ -126,7 +127,7 @@ def render(view: View, colour: bool = False) -> str:
         ],
     )
     lines += [f"{each.name}, {each.bounds}: {each.why}" for each in view.deployments if each.bounds]
-    nodes = _nodes(view)
+    nodes = node_names(view)
     home = _on(nodes, view.supervisor_node)
     lines += _columns(
         painted_cell,
@@ -150,12 +151,6 @@ def render(view: View, colour: bool = False) -> str:
         ],
     )
     return "\n".join(lines)
-
-
-def _nodes(view: View) -> dict[str, str]:
-    """What nodes are called, by Ray's id of each: their host, as their carriers say it. None where all is on one."""
-    carriers = [child for child in view.children if "carrier" in child.addresses]
-    return {child.node: child.addresses["carrier"].rpartition(":")[0] for child in carriers}
 
 
 def _on(nodes: dict[str, str], node: str) -> list[str]:

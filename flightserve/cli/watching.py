@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from flightserve.cli.colour import is_dumb, is_terminal
@@ -28,7 +28,7 @@ KEYS_MAX: Final = 64
 def watch(look: Callable[[], StatusLook], every_s: float, *, is_json: bool) -> int:
     """Until told to stop; the exit status of one who was asked to."""
     drawn = is_terminal(sys.stdout) and not is_dumb(os.environ) and not is_json
-    with _signals() as told, _keys() as pressed:
+    with signals() as told, keys() as pressed:
         sources = [told] if pressed is None else [told, pressed]
         (_draw if drawn else _print)(look, lambda: not _stopped(sources, every_s))
     return 0
@@ -62,7 +62,7 @@ def _print(look: Callable[[], StatusLook], goes_on: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[int]:
+def signals() -> Iterator[int]:
     """A descriptor on which SIGINT and SIGTERM come as a key does: a wait goes on after a signal otherwise."""
     reading, writing = os.pipe()
     before = {
@@ -79,7 +79,7 @@ def _signals() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _keys() -> Iterator[int | None]:
+def keys() -> Iterator[int | None]:
     """A descriptor on which keys come as they are pressed; None where nobody presses any."""
     try:
         fd = sys.stdin.fileno()
@@ -100,14 +100,17 @@ def _keys() -> Iterator[int | None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def _stopped(sources: list[int], within_s: float) -> bool:
+def _stopped(sources: Sequence[int], within_s: float) -> bool:
     """Wait so long for the next look; whether a key or a signal said that there is none."""
     until = time.monotonic() + within_s
-    while (left_s := until - time.monotonic()) > 0:
-        ready, _, _ = select.select(sources, [], [], left_s)
-        for fd in ready:
-            pressed = os.read(fd, KEYS_MAX)
-            if _QUIT & {*pressed} or not pressed:
-                # Or the terminal is gone.
-                return True
+    while (typed := pressed(sources, until - time.monotonic())) is not None:
+        if _QUIT & {*typed}:
+            return True
     return False
+
+
+def pressed(sources: Sequence[int], within_s: float) -> bytes | None:
+    """What came of keys and signals at once, as a terminal sends it; None where nothing came in time. A terminal that
+    is gone is one on which somebody pressed q."""
+    ready, _, _ = select.select(sources, [], [], max(0.0, within_s))
+    return (os.read(ready[0], KEYS_MAX) or b"q") if ready else None

@@ -1,4 +1,4 @@
-"""`flightserve run` in a real terminal, once from its start to Ctrl-C, with `status --watch` beside it."""
+"""`flightserve run` in a real terminal, once from its start to Ctrl-C, with `top` and `status --watch` beside it."""
 
 from __future__ import annotations
 
@@ -81,8 +81,16 @@ def test_a_person_sees_an_app_start_serve_fail_recover_and_stop() -> None:
         seen.expect(r"Talker-0\.say(?:\x1b\[0m)? written\\x07 here (?:\x1b\[2m)?\[find-me\]")
         assert post(addresses["http"], "leave") == 503
         seen.expect(r"error.*replica-Talker-0 \(pid \d+\) is gone: it ended itself with status 3")
-        with started("status", "--watch", "200ms", "--app", app_of(addresses)) as watching:
+        with (
+            started("top", "--every", "200ms") as top,
+            started("status", "--watch", "200ms", "--app", app_of(addresses)) as watching,
+        ):
             watching.expect_exact("Talker-0")
+            top.expect_exact("replica-Talker-0")
+            top.send("s")
+            top.expect_exact("by load")
+            top.setwinsize(12, 60)
+            top.expect(r"\d+ above, \d+ below")
             seen.expect_exact("Talker-0 is ready again")
             seen.expect_exact("all is ready again")
             watching.expect(r"app \w+: (?:\x1b\[32m)?ready")
@@ -95,6 +103,8 @@ def test_a_person_sees_an_app_start_serve_fail_recover_and_stop() -> None:
             watching.expect("no flightserve app runs")
             watching.send("q")
             watching.expect(pexpect.EOF)
+            top.sendintr()
+            top.expect(pexpect.EOF)
         seen.wait()
-        assert (seen.exitstatus, watching.wait()) == (0, 0)
+        assert (seen.exitstatus, watching.wait(), top.wait()) == (0, 0, 0)
         assert "Traceback" not in said
