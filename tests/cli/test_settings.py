@@ -127,9 +127,12 @@ def test_without_any_all_is_as_the_parser_has_it() -> None:
 
 
 def test_help_has_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        settled("run", "--help")
-    assert "(default: 127.0.0.1)" in capsys.readouterr().out
+    for command in parsers_of(make_parser()):
+        with pytest.raises(SystemExit) as told:
+            settled(command, "--help")
+        assert told.value.code == 0
+    said = capsys.readouterr().out
+    assert "(default: 127.0.0.1)" in said and "(default: 90 % of what is free)" in " ".join(said.split())
 
 
 # ---- what files say

@@ -123,13 +123,7 @@ def _told(message: str, places: Sequence[str]) -> str:
 
 
 class _NotGiven:
-    """In the place of a default, for which `--help` has it."""
-
-    def __init__(self, default: Any) -> None:
-        self._default = default
-
-    def __str__(self) -> str:
-        return str(self._default)
+    """In the place of a default."""
 
 
 def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -137,14 +131,21 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
     known = read_settings(parser)
     for each in parsers_of(parser).values():
         for action in options_of(each):
-            adds = isinstance(action, argparse._AppendAction)
-            action.default = argparse.SUPPRESS if adds else _NotGiven(action.default)
+            _forget_default(each, action)
     arguments = parser.parse_args(argv)
     for dest, value in list(vars(arguments).items()):
         if isinstance(value, _NotGiven):
             delattr(arguments, dest)
     arguments.known = known
     return arguments
+
+
+def _forget_default(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+    """Have it say whether it was given; its help has the default first."""
+    if action.help:
+        action.help = parser._get_formatter()._expand_help(action).replace("%", "%%")
+    adds = isinstance(action, argparse._AppendAction)
+    action.default = argparse.SUPPRESS if adds else _NotGiven()
 
 
 def settle(arguments: argparse.Namespace, variables: Mapping[str, str]) -> None:

@@ -37,7 +37,7 @@ _PHASES: Final = {"ready": _GOOD, "starting": _BUSY, "draining": _BUSY, "degrade
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TopCell:
     """What stands in a column of one line, and its style."""
 
     text: str
@@ -45,12 +45,12 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Column(Generic[R]):
+class TopColumn(Generic[R]):
     """A column of rows of some kind. The higher its rank, the sooner it makes room."""
 
     head: str
     width: int
-    cell: Callable[[R], Cell]
+    cell: Callable[[R], TopCell]
     rank: int = 0
     left: bool = False
 
@@ -117,59 +117,61 @@ def age(value_s: float) -> str:
 # ---- columns
 
 
-def _warned(value: float, text: str, style: str) -> Cell:
-    return Cell(text, style if value > 0 else "")
+def _warned(value: float, text: str, style: str) -> TopCell:
+    return TopCell(text, style if value > 0 else "")
 
 
-def _replicas(each: DeploymentFigures) -> Cell:
+def _replicas(each: DeploymentFigures) -> TopCell:
     view = each.view
-    return Cell(f"{view.ready}/{view.desired}", _GOOD if view.ready >= view.desired else _BUSY)
+    return TopCell(f"{view.ready}/{view.desired}", _GOOD if view.ready >= view.desired else _BUSY)
 
 
-def _load(value: float | None) -> Cell:
-    return Cell(share(value), _BUSY if value is not None and value > 0.9 else "")
+def _load(value: float | None) -> TopCell:
+    return TopCell(share(value), _BUSY if value is not None and value > 0.9 else "")
 
 
-def _deployment_name(each: DeploymentFigures) -> Cell:
+def _deployment_name(each: DeploymentFigures) -> TopCell:
     state = "" if each.view.state == "served" else f" {each.view.state}"
-    return Cell(f"{neutral(each.view.name)}{state}")
+    return TopCell(f"{neutral(each.view.name)}{state}")
 
 
-_DEPLOYMENTS: Final[Sequence[Column[DeploymentFigures]]] = (
-    Column("DEPLOYMENT", 0, _deployment_name, left=True),
-    Column("READY", 7, _replicas),
-    Column("REQ/S", 7, lambda each: Cell(rate(each.requests_s))),
-    Column("ROWS/S", 7, lambda each: Cell(rate(each.rows_s)), rank=3),
-    Column("QUEUE", 6, lambda each: _warned(each.queued, count(each.queued), _BUSY)),
-    Column("WAIT", 7, lambda each: Cell(duration(each.wait_ms)), rank=1),
-    Column("RUN", 7, lambda each: Cell(duration(each.run_ms)), rank=2),
-    Column("SHED/S", 7, lambda each: _warned(each.shed_s, rate(each.shed_s), _BAD)),
-    Column("FAIL/S", 7, lambda each: _warned(each.failed_s, rate(each.failed_s), _BAD), rank=1),
+_DEPLOYMENTS: Final[Sequence[TopColumn[DeploymentFigures]]] = (
+    TopColumn("DEPLOYMENT", 0, _deployment_name, left=True),
+    TopColumn("READY", 7, _replicas),
+    TopColumn("REQ/S", 7, lambda each: TopCell(rate(each.requests_s))),
+    TopColumn("ROWS/S", 7, lambda each: TopCell(rate(each.rows_s)), rank=3),
+    TopColumn("QUEUE", 6, lambda each: _warned(each.queued, count(each.queued), _BUSY)),
+    TopColumn("WAIT", 7, lambda each: TopCell(duration(each.wait_ms)), rank=1),
+    TopColumn("RUN", 7, lambda each: TopCell(duration(each.run_ms)), rank=2),
+    TopColumn("SHED/S", 7, lambda each: _warned(each.shed_s, rate(each.shed_s), _BAD)),
+    TopColumn("FAIL/S", 7, lambda each: _warned(each.failed_s, rate(each.failed_s), _BAD), rank=1),
 )
 
 
-def _phase(each: ProcessFigures) -> Cell:
+def _phase(each: ProcessFigures) -> TopCell:
     phase = each.view.phase
     if phase == "serving":
-        return Cell("ready", _GOOD) if each.view.ready else Cell("not ready", _BAD)
-    return Cell(phase, _BUSY if phase in ("starting", "draining") else _BAD)
+        return TopCell("ready", _GOOD) if each.view.ready else TopCell("not ready", _BAD)
+    return TopCell(phase, _BUSY if phase in ("starting", "draining") else _BAD)
 
 
-_PROCESSES: Final[Sequence[Column[ProcessFigures]]] = (
-    Column("PROCESS", 0, lambda each: Cell(neutral(each.view.name)), left=True),
-    Column("NODE", 15, lambda each: Cell(neutral(each.node)), rank=2, left=True),
-    Column("PHASE", 9, _phase, left=True),
-    Column("LOAD", 5, lambda each: _load(each.load)),
-    Column("CPU", 5, lambda each: _load(each.cpu)),
-    Column("FLIGHT", 6, lambda each: Cell("-" if each.in_flight is None else count(each.in_flight)), rank=1),
-    Column("SHARED", 6, lambda each: Cell(size(each.shared_bytes)), rank=3),
-    Column("RESTARTS", 8, lambda each: _warned(each.view.restarts, str(each.view.restarts), _BUSY), rank=1),
-    Column("AGE", 4, lambda each: Cell(age(each.view.age_s)), rank=4),
-    Column("PID", 7, lambda each: Cell(str(each.view.pid or "-")), rank=5),
+_PROCESSES: Final[Sequence[TopColumn[ProcessFigures]]] = (
+    TopColumn("PROCESS", 0, lambda each: TopCell(neutral(each.view.name)), left=True),
+    TopColumn("NODE", 15, lambda each: TopCell(neutral(each.node)), rank=2, left=True),
+    TopColumn("PHASE", 9, _phase, left=True),
+    TopColumn("LOAD", 5, lambda each: _load(each.load)),
+    TopColumn("CPU", 5, lambda each: _load(each.cpu)),
+    TopColumn("FLIGHT", 6, lambda each: TopCell("-" if each.in_flight is None else count(each.in_flight)), rank=1),
+    TopColumn("SHARED", 6, lambda each: TopCell(size(each.shared_bytes)), rank=3),
+    TopColumn("RESTARTS", 8, lambda each: _warned(each.view.restarts, str(each.view.restarts), _BUSY), rank=1),
+    TopColumn("AGE", 4, lambda each: TopCell(age(each.view.age_s)), rank=4),
+    TopColumn("PID", 7, lambda each: TopCell(str(each.view.pid or "-")), rank=5),
 )
 
 
-def _table(columns: Sequence[Column[R]], rows: Sequence[R], names: Sequence[str], width: int) -> Iterator[list[Cell]]:
+def _table(
+    columns: Sequence[TopColumn[R]], rows: Sequence[R], names: Sequence[str], width: int
+) -> Iterator[list[TopCell]]:
     """The head, then the rows, each as wide as there is room."""
     first = min(max([len(columns[0].head), *map(len, names)]), NAME_MAX)
     shown = list(columns)
@@ -177,14 +179,14 @@ def _table(columns: Sequence[Column[R]], rows: Sequence[R], names: Sequence[str]
         # The last of those that may go first.
         shown.remove(max(shown[1:], key=lambda each: (each.rank, columns.index(each))))
     widths = [first, *(each.width for each in shown[1:])]
-    yield [_fitted(Cell(each.head, DIM), each, wide) for each, wide in zip(shown, widths, strict=True)]
+    yield [_fitted(TopCell(each.head, DIM), each, wide) for each, wide in zip(shown, widths, strict=True)]
     for row in rows:
         yield [_fitted(each.cell(row), each, wide) for each, wide in zip(shown, widths, strict=True)]
 
 
-def _fitted(cell: Cell, column: Column[R], width: int) -> Cell:
+def _fitted(cell: TopCell, column: TopColumn[R], width: int) -> TopCell:
     text = cell.text if len(cell.text) <= width else f"{cell.text[: width - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return Cell(text.ljust(width) if column.left else text.rjust(width), cell.style)
+    return TopCell(text.ljust(width) if column.left else text.rjust(width), cell.style)
 
 
 # ---- the screen
@@ -216,18 +218,18 @@ def most_skipped(apps: Sequence[AppFigures], shown: Shown, columns: int, rows: i
     return max(0, len(_body(apps, shown, columns)) - (rows - 2))
 
 
-def _body(apps: Sequence[AppFigures], shown: Shown, columns: int) -> list[list[Cell]]:
+def _body(apps: Sequence[AppFigures], shown: Shown, columns: int) -> list[list[TopCell]]:
     """The lines of the apps that were chosen; of all where the one that was is gone."""
-    found: list[list[Cell]] = []
+    found: list[list[TopCell]] = []
     chosen = [each for each in apps if each.view.app_id == shown.app]
     if shown.app and not chosen:
-        found = [[Cell(f"app {neutral(shown.app)} is gone", _BAD)], []]
+        found = [[TopCell(f"app {neutral(shown.app)} is gone", _BAD)], []]
     for each in chosen or apps:
         found += _app(each, shown.sort, columns)
-    return found if apps else [*found, [Cell(WAITING)]]
+    return found if apps else [*found, [TopCell(WAITING)]]
 
 
-def _painted(line: Sequence[Cell], columns: int, colour: bool) -> str:
+def _painted(line: Sequence[TopCell], columns: int, colour: bool) -> str:
     out, room = [], columns
     for cell in line:
         text = cell.text[:room]
@@ -238,18 +240,18 @@ def _painted(line: Sequence[Cell], columns: int, colour: bool) -> str:
     return " ".join(out).rstrip()
 
 
-def _app(app: AppFigures, sort: str, columns: int) -> Iterator[list[Cell]]:
+def _app(app: AppFigures, sort: str, columns: int) -> Iterator[list[TopCell]]:
     view = app.view
     addresses = " ".join(view.addresses.values())
-    phase = Cell(view.phase, _PHASES.get(view.phase, ""))
-    yield [Cell("app"), Cell(neutral(view.app_id), _BOLD), phase, Cell(addresses)]
+    phase = TopCell(view.phase, _PHASES.get(view.phase, ""))
+    yield [TopCell("app"), TopCell(neutral(view.app_id), _BOLD), phase, TopCell(addresses)]
     for text, style in ((app.problem, _BAD), (view.problem, _BAD), (view.change and f"changing: {view.change}", _BUSY)):
         if text:
-            yield [Cell(" "), Cell(neutral(text), style)]
-    yield [Cell(" "), Cell("  ".join(f"{tier} {ready}/{total}" for tier, ready, total in app.tiers()))]
+            yield [TopCell(" "), TopCell(neutral(text), style)]
+    yield [TopCell(" "), TopCell("  ".join(f"{tier} {ready}/{total}" for tier, ready, total in app.tiers()))]
     for node, processes, replicas, load in app.nodes():
         told = f"node {neutral(node)}: {processes} processes, {replicas} replicas, load {share(load)}"
-        yield [Cell(" "), Cell(told)]
+        yield [TopCell(" "), TopCell(told)]
     deployments = sorted_deployments(app, sort)
     yield from _table(_DEPLOYMENTS, deployments, [_deployment_name(each).text for each in deployments], columns)
     processes_ = sorted_processes(app, sort)
