@@ -13,7 +13,7 @@ from flightserve.cli.top.figures import SORTS, AppFigures, Figures, sorted_deplo
 from flightserve.cli.top.picture import (
     COLUMNS_MIN,
     ROWS_MIN,
-    Shown,
+    TopChoice,
     age,
     count,
     duration,
@@ -109,7 +109,7 @@ def test_an_app_that_does_not_answer_stands_as_it_was_and_one_that_is_gone_goes(
     figures.look({"app1": view(router(1.0), deployments=[A])}, 1.0)
     (found,) = figures.look({"app1": "did not answer"}, 2.0)
     assert (found.problem, len(found.processes)) == ("did not answer", 1)
-    assert "did not answer" in "\n".join(lines([found], Shown(), 80, 24, colour=False))
+    assert "did not answer" in "\n".join(lines([found], TopChoice(), 80, 24, colour=False))
     assert figures.look({}, 3.0) == []
     (back,) = figures.look({"app1": view(router(5.0), deployments=[A])}, 4.0)
     assert back.problem == ""
@@ -134,39 +134,39 @@ def test_it_fits_the_terminal_whatever_there_is(
     apps: int, replicas: int, nodes: int, columns: int, rows: int, sort: str, skipped: int
 ) -> None:
     found = crowd(apps, replicas, nodes)
-    drawn = lines(found, Shown(sort, "", skipped), columns, rows, colour=False)
+    drawn = lines(found, TopChoice(sort, "", skipped), columns, rows, colour=False)
     assert len(drawn) == rows
     assert all(len(line) <= columns for line in drawn)
-    least = most_skipped(found, Shown(sort), columns, rows)
-    last = lines(found, Shown(sort, "", least), columns, rows, colour=False)
+    least = most_skipped(found, TopChoice(sort), columns, rows)
+    last = lines(found, TopChoice(sort, "", least), columns, rows, colour=False)
     assert not least or f"{least} above, 0 below" in last[-1]
 
 
 def test_eighty_columns_have_what_matters() -> None:
-    drawn = "\n".join(lines(crowd(1, 2, 2), Shown(), 80, 24, colour=False))
+    drawn = "\n".join(lines(crowd(1, 2, 2), TopChoice(), 80, 24, colour=False))
     for word in ("app app0 ready", "replica 2/2", "router 1/1", "node host-n0", "DEPLOYMENT", "REQ/S", "QUEUE", "WAIT",
                  "RUN", "SHED/S", "LOAD", "CPU", "RESTARTS", "replica-A-1", "q ends"):  # fmt: skip
         assert word in drawn, word
 
 
 def test_what_is_narrow_keeps_what_says_most() -> None:
-    drawn = "\n".join(lines(crowd(1, 1), Shown(), 45, 24, colour=False))
+    drawn = "\n".join(lines(crowd(1, 1), TopChoice(), 45, 24, colour=False))
     assert "REQ/S" in drawn and "SHED/S" in drawn and "LOAD" in drawn
     assert "ROWS/S" not in drawn and "PID" not in drawn
-    assert lines([], Shown(), 20, 3, colour=False) == ["top needs 40 columns"]
+    assert lines([], TopChoice(), 20, 3, colour=False) == ["top needs 40 columns"]
 
 
 def test_one_of_several_apps_may_be_chosen() -> None:
-    drawn = "\n".join(lines(crowd(3, 1), Shown(app="app1"), 80, 40, colour=False))
+    drawn = "\n".join(lines(crowd(3, 1), TopChoice(app="app1"), 80, 40, colour=False))
     assert "app app1" in drawn and "app app0" not in drawn
-    gone = "\n".join(lines(crowd(2, 1), Shown(app="app7"), 80, 40, colour=False))
+    gone = "\n".join(lines(crowd(2, 1), TopChoice(app="app7"), 80, 40, colour=False))
     assert "app app7 is gone" in gone and "app app0" in gone
-    assert "no flightserve app of yours runs" in "\n".join(lines([], Shown(), 80, 24, colour=False))
+    assert "no flightserve app of yours runs" in "\n".join(lines([], TopChoice(), 80, 24, colour=False))
 
 
 def test_what_users_call_things_moves_no_cursor() -> None:
     said = view(router(1.0), deployments=[A], change="\x1b[2J\x1b[Hgone\x07")
-    drawn = "\n".join(lines(Figures().look({"app1": said}, 0.0), Shown(), 80, 24, colour=True))
+    drawn = "\n".join(lines(Figures().look({"app1": said}, 0.0), TopChoice(), 80, 24, colour=True))
     assert "\x1b[2J" not in drawn and "gone" in drawn
 
 

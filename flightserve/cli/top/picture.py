@@ -56,7 +56,7 @@ class TopColumn(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TopChoice:
     """What a person chose: the order, one app or all ("" is all), and how far down the rows begin."""
 
     sort: str = "name"
@@ -192,7 +192,7 @@ def _fitted(cell: TopCell, column: TopColumn[R], width: int) -> TopCell:
 # ---- the screen
 
 
-def lines(apps: Sequence[AppFigures], shown: Shown, columns: int, rows: int, colour: bool) -> list[str]:
+def lines(apps: Sequence[AppFigures], shown: TopChoice, columns: int, rows: int, colour: bool) -> list[str]:
     """As many as there are rows, or fewer."""
     if columns < COLUMNS_MIN or rows < ROWS_MIN:
         return [f"top needs {COLUMNS_MIN} columns and {ROWS_MIN} lines"[:columns]][:rows]
@@ -213,12 +213,12 @@ def lines(apps: Sequence[AppFigures], shown: Shown, columns: int, rows: int, col
     ]
 
 
-def most_skipped(apps: Sequence[AppFigures], shown: Shown, columns: int, rows: int) -> int:
+def most_skipped(apps: Sequence[AppFigures], shown: TopChoice, columns: int, rows: int) -> int:
     """How far down the rows may begin."""
     return max(0, len(_body(apps, shown, columns)) - (rows - 2))
 
 
-def _body(apps: Sequence[AppFigures], shown: Shown, columns: int) -> list[list[TopCell]]:
+def _body(apps: Sequence[AppFigures], shown: TopChoice, columns: int) -> list[list[TopCell]]:
     """The lines of the apps that were chosen; of all where the one that was is gone."""
     found: list[list[TopCell]] = []
     chosen = [each for each in apps if each.view.app_id == shown.app]

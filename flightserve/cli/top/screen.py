@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from flightserve.cli.top.figures import AppFigures, Figures
-    from flightserve.cli.top.picture import Shown
+    from flightserve.cli.top.picture import TopChoice
     from flightserve.control.messages import ChildView, View
 
 EVERY_S: Final = 1.0
@@ -87,12 +87,12 @@ class _Screen:
     """Looks, draws, and does what keys say."""
 
     def __init__(self, figures: Figures, only: str, every_s: float) -> None:
-        from flightserve.cli.top.picture import Shown
+        from flightserve.cli.top.picture import TopChoice
 
         self._figures = figures
         self._only = only
         self._every_s = every_s
-        self._shown = Shown()
+        self._shown = TopChoice()
         self._apps: list[AppFigures] = []
         self._colour = colour_of(sys.stdout)
 
@@ -140,7 +140,7 @@ class _Screen:
         text = "\n".join(lines(self._apps, self._shown, columns, rows, self._colour))
         live.update(Text.from_ansi(text, no_wrap=True, overflow="crop"), refresh=True)
 
-    def _chosen(self, typed: bytes) -> Shown:
+    def _chosen(self, typed: bytes) -> TopChoice:
         from flightserve.cli.top.figures import SORTS
         from flightserve.cli.top.picture import most_skipped
 
