@@ -33,7 +33,7 @@ from flightserve.frontends.http.errors import (
 )
 from flightserve.frontends.http.openapi import describe_deployment, describe_method, openapi
 from flightserve.frontends.http.origin_policy import preflight
-from flightserve.frontends.http.visitors import check, for_right, principal_of, recognise
+from flightserve.frontends.http.visitors import check, principal_of, recognise
 from flightserve.frontends.kserve.http_pages import ModelPages
 from flightserve.frontends.kserve.statistics import ModelStatistics
 from flightserve.frontends.seen import deployments_for, method_for
@@ -67,7 +67,7 @@ class Application:
             Route("/openapi.json", all_pages.openapi),
             Route("/docs", all_pages.docs),
             Route("/docs/{file}", all_pages.web),
-            *for_right("operate", console.routes()),
+            *console.routes(),
             Route("/", all_pages.docs),
             Route("/v1/deployments", all_pages.deployments),
             Route("/v1/sql", all_pages.sql, methods=list(sql_by)),

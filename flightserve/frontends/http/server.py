@@ -139,7 +139,7 @@ class HttpFrontend:
         )
         sockets = self._listen()
         self._socket = sockets[0]
-        console = ConsolePages(self._service, self._own_app, self._sampler.history)
+        console = ConsolePages(self._service, self._own_app, self._sampler.history, self._access.closed)
         application = Application(
             self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by, calls.model_statistics,
             console, self._access,

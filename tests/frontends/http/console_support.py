@@ -81,7 +81,9 @@ class Supervisor:
             "0123456789ab", "ready", "", "", 17, 1, {"http": "http://127.0.0.1:1", "grpc": "127.0.0.1:2"}, ()
         )
 
-    def set(self, replicas: int = 3, restarts: int = 0, ready: bool = True, problem: str = "") -> None:
+    def set(
+        self, replicas: int = 3, restarts: int = 0, ready: bool = True, problem: str = "", insecure: str = ""
+    ) -> None:
         """So many replicas, the first of which was started anew so often."""
         of_shop = {f"shop.{name}": float(n) for n, name in enumerate(("queued_requests", "in_flight_batches"), 3)}
         first = msgspec.structs.replace(_child("replica", 0, "Pricing", running=1, lanes=2), restarts=restarts,
@@ -101,7 +103,7 @@ class Supervisor:
             DeploymentView("shop", "1", "served", 1, 1, 0),
         ]  # fmt: skip
         self.view = msgspec.structs.replace(
-            self.view, children=tuple(children), deployments=tuple(deployments), problem=problem
+            self.view, children=tuple(children), deployments=tuple(deployments), problem=problem, insecure=insecure
         )
 
     def __call__(self) -> dict[str, Any]:

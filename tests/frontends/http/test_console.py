@@ -27,9 +27,11 @@ from flightserve.contracts.own_app import OwnApp
 from flightserve.frontends.host import FrontendHost
 from flightserve.metrics import Metrics
 from flightserve.testing import LocalService
+from tests.frontends.access_support import booked_access
 from tests.frontends.http.console_support import MARKUP, ROWS, Load, Supervisor, app
 from tests.frontends.http.test_browser import ARGUMENTS, CHROMIUM
 from tests.frontends.sql.support import ENDLESS
+from tests.identity.books import token_of
 from tests.support import eventually
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
@@ -37,18 +39,23 @@ PARTS = ("Tiers", "Plots", "SQL", "Methods")
 
 
 class Console(NamedTuple):
-    """The app's address, and who stands in for its supervisor. What its routers count is that of a `Load`."""
+    """The app's address, that of the same where callers have to say who they are, and who stands in for its
+    supervisor. What its routers count is that of a `Load`."""
 
     app: str
+    closed: str
     supervisor: Supervisor
 
 
 @pytest.fixture(scope="module")
-def console() -> Iterator[Console]:
+def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     supervisor = Supervisor()
     options = FrontendOptions(http_port=0, grpc_port=0, flight_port=0, zmq_port=None)
-    with LocalService(app()) as service:
-        host = FrontendHost(service, options, Metrics(), own_app=OwnApp("frontend-0", supervisor))
+    alone = FrontendOptions(http_port=0, grpc_port=None, flight_port=None, zmq_port=None)
+    own = OwnApp("frontend-0", supervisor)
+    with LocalService(app()) as service, booked_access(tmp_path_factory.mktemp("auth")) as access:
+        host = FrontendHost(service, options, Metrics(), own_app=own)
+        closed = FrontendHost(service, alone, Metrics(), access=access, own_app=own)
         try:
             addresses = host.start()
             # An hour of samples, as one who comes late finds them: at most 15 minutes of it.
@@ -56,9 +63,10 @@ def console() -> Iterator[Console]:
             for ago in range(720, 0, -1):
                 history.take(now_ns - ago * 5 * NS_PER_S, load.counts(), {"Pricing": load.answers()})
             supervisor.view = type(supervisor.view)("0123456789ab", "ready", "", "", 17, 1, addresses, ())
-            yield Console(addresses["http"], supervisor)
+            yield Console(addresses["http"], closed.start()["http"], supervisor)
         finally:
             host.stop()
+            closed.stop()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +86,7 @@ def page(browser: Browser, console: Console) -> Iterator[Page]:
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda request: faults.extend(
-            [request.url] * (not request.url.startswith((console.app, "blob:", "data:")))
+            [request.url] * (not request.url.startswith((console.app, console.closed, "blob:", "data:")))
         ))  # fmt: skip
         page.set_default_timeout(20_000)
         yield page
@@ -424,3 +432,51 @@ def test_a_body_is_written_by_hand_where_nothing_is_declared(page: Page, console
     page.get_by_role("button", name="Send").click()
     expect(page.get_by_label("Answer")).to_contain_text("6250")
     expect(page.locator("main b b, main img")).to_have_count(0)
+
+
+# ---- who may see what
+
+
+def test_one_signs_in_and_sees_what_one_may(browser: Browser, console: Console) -> None:
+    """By the browser's own question for the page; by a token on the page for another."""
+    faults: list[str] = []
+    credentials: Any = {"username": "quinn", "password": token_of("quinn")}
+    with browser.new_context(http_credentials=credentials) as context, context.new_page() as page:
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(f"{console.closed}/console")
+        # The first part that he may see.
+        expect(page.get_by_role("heading", name="SQL")).to_be_visible()
+        run(page, "SELECT count(*) AS n FROM orders")
+        expect(page.get_by_role("gridcell", name=str(ROWS))).to_be_visible()
+        page.get_by_role("link", name="Tiers").click()
+        expect(page.get_by_text("quinn may not see this: it takes a role with operate = true.")).to_be_visible()
+        page.get_by_role("link", name="Methods").click()
+        expect(page.get_by_text("quinn may not see this: it takes a role that grants call")).to_be_visible()
+        page.get_by_text("Signed in as quinn").click()
+        for wrong, says in (("no token", "characters that none has"), ("fst_wrong", "UNAUTHENTICATED (401)")):
+            page.get_by_label("Token").fill(wrong)
+            page.get_by_role("button", name="Sign in").click()
+            expect(page.locator("#me").get_by_role("alert")).to_contain_text(says)
+        assert Axe().run(page).violations_count == 0
+        page.get_by_label("Token").fill(token_of("alice"))
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("Signed in as alice")).to_be_visible()
+        page.get_by_role("link", name="Tiers").click()
+        expect(page.get_by_role("row").filter(has_text="replica-shop-0")).to_be_visible()
+        page.reload()
+        expect(page.get_by_text("Signed in as alice")).to_be_visible()
+        assert page.evaluate("[JSON.stringify(localStorage), document.cookie].join()").count("fst_") == 0
+        page.get_by_text("Signed in as alice").click()
+        page.get_by_role("button", name="Forget the token").click()
+        expect(page.get_by_text("Signed in as quinn")).to_be_visible()
+    assert faults == []
+
+
+def test_an_insecure_app_says_so(browser: Browser, console: Console) -> None:
+    console.supervisor.set(insecure="others reach it; without TLS, tokens can be read")
+    credentials: Any = {"username": "rita", "password": token_of("rita")}
+    with browser.new_context(http_credentials=credentials) as context, context.new_page() as page:
+        page.goto(f"{console.closed}/console")
+        expect(page.locator("#notices")).to_have_text(
+            "This app is insecure: others reach it; without TLS, tokens can be read"
+        )

@@ -81,7 +81,7 @@ class Live:
             "problem": problem,
             "silent_s": round((self._clock_ns() - self._heard_ns) / NS_PER_S) if problem and self._status else 0,
             "app": {name: status.get(name, "") for name in ("app_id", "phase", "problem", "change", "supervisor_pid")},
-            "insecure": bool(status.get("insecure", False)),
+            "insecure": status.get("insecure", ""),
             "addresses": status.get("addresses", {}),
             "nodes": _nodes(status),
             "processes": processes[:PROCESSES_MAX],

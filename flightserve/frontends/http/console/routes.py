@@ -3,6 +3,7 @@
 | route | answer |
 |---|---|
 | `/console`, `/console/{file}` | the page and its files |
+| `/console/me` | who asks, and which parts he may see |
 | `/console/live` | the app as it is (`live`) |
 | `/console/history?deployment=&after=&of=` | samples (`history`), after that number where `of` names this process |
 """
@@ -21,12 +22,15 @@ from starlette.routing import Route
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.own_app import OwnApp
 from flightserve.contracts.service import Service
+from flightserve.contracts.warehouse import is_internal
 from flightserve.errors import InvalidArgument
 from flightserve.frontends.edge import echoable_request_id
 from flightserve.frontends.http.assets import assets_in, give
 from flightserve.frontends.http.console.history import ALL, EVERY_S, FIELDS, WINDOW_S, History, Moment
 from flightserve.frontends.http.console.live import Live, number
 from flightserve.frontends.http.errors import NoRoute
+from flightserve.frontends.http.visitors import for_right, principal_of
+from flightserve.frontends.seen import deployments_for
 from flightserve.metrics import UNKNOWN
 
 # What the console and the other pages share is served to both.
@@ -37,7 +41,10 @@ _AFTER_MAX: Final = 2**53
 class ConsolePages:
     """The routes of one frontend."""
 
-    def __init__(self, service: Service, own: OwnApp, history: History) -> None:
+    def __init__(self, service: Service, own: OwnApp, history: History, closed: bool = False) -> None:
+        """`closed`: callers have to say who they are."""
+        self._service = service
+        self._closed = closed
         self._own = own
         self._history = history
         self._live = Live(service, own, history)
@@ -45,11 +52,11 @@ class ConsolePages:
         self._of = f"{own.frontend}-{secrets.token_hex(4)}"
 
     def routes(self) -> list[Route]:
-        """All of them."""
+        """All of them. The page itself is for all who say who they are: it has parts for each right."""
         return [
             Route("/console", self.page),
-            Route("/console/live", self.live),
-            Route("/console/history", self.history),
+            Route("/console/me", self.me),
+            *for_right("operate", [Route("/console/live", self.live), Route("/console/history", self.history)]),
             Route("/console/{file}", self.file),
         ]
 
@@ -63,6 +70,19 @@ class ConsolePages:
         if name not in ASSETS:
             raise NoRoute(f"nothing is served at /console/{name[:128]}; /console is the page")
         return give(request, ASSETS[name])
+
+    async def me(self, request: Request) -> Response:
+        """Who asks."""
+        principal = principal_of(request)
+        specs = deployments_for(principal, self._service)
+        content = {
+            "closed": self._closed,
+            "name": principal.name,
+            "operate": principal.rights.operate,
+            "query": principal.rights.any_tables,
+            "call": not self._closed or any(not is_internal(spec, method) for spec in specs for method in spec.methods),
+        }
+        return _changing(request, orjson.dumps(content))
 
     async def live(self, request: Request) -> Response:
         """The app as it is."""

@@ -2,7 +2,7 @@
 import { freshId, make, prose } from "./elements.js";
 import { Fields } from "./fields.js";
 import { curlLine, grpcLines, pythonLines } from "./lines.js";
-import { address, ask, post, readText, signed } from "./requests.js";
+import { address, ask, post, readText } from "./requests.js";
 import { Running } from "./running.js";
 
 // Of an answer, what is shown. A method may stream without end.
@@ -10,14 +10,19 @@ const SHOWN_CHARS_MAX = 100_000;
 
 export class CallPart {
   title = "Methods";
+  needs = "call";
   element = make("div", {}, make("p", { role: "status", textContent: "Loading..." }));
   #begun = false;
-  #addresses = {};
+  // What is known of the app, where one may see it.
+  #app = { addresses: {}, closed: false };
   #made = null;
 
-  // What is known of the app's addresses, where one may see it.
+  constructor(me) {
+    this.#app.closed = me.closed;
+  }
+
   update({ addresses }) {
-    this.#addresses = addresses;
+    this.#app.addresses = addresses;
     this.#made?.write();
   }
 
@@ -45,7 +50,7 @@ export class CallPart {
     const byPath = new Map(all.flatMap(([, methods]) => methods.map((method) => [method.path, method])));
     choice.onchange = () => {
       this.#made?.stop();
-      this.#made = new Call(byPath.get(choice.value), () => this.#addresses);
+      this.#made = new Call(byPath.get(choice.value), this.#app);
       place.replaceChildren(...this.#made.elements);
     };
     this.element.replaceChildren(make("div", { className: "card" }, make("h2", { textContent: "Methods and pipelines" }),
@@ -56,15 +61,16 @@ export class CallPart {
 
 class Call {
   #method;
-  #addresses;
+  #app;
   #running = new Running();
   #body;
   #answer = make("pre", { hidden: true, tabIndex: 0, ariaLabel: "Answer" });
+  #where = make("p", { className: "hint" });
   #lines = { curl: block("curl"), Python: block("Python"), gRPC: block("gRPC in Python") };
 
-  constructor(method, addresses) {
+  constructor(method, app) {
     this.#method = method;
-    this.#addresses = addresses;
+    this.#app = app;
     const { body: sample } = method.sample;
     this.#body = make("textarea", { id: freshId("body"), spellcheck: false, autocomplete: "off", placeholder: '{"columns": {"name": [value, ...]}}',
       value: sample ? JSON.stringify(sample) : "" });
@@ -90,7 +96,7 @@ class Call {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
       if (event.key === "Escape") this.stop();
     };
-    const shown = make("section", { className: "card", ariaLabel: "The same call elsewhere" }, make("h2", { textContent: "The same call elsewhere" }),
+    const shown = make("section", { className: "card", ariaLabel: "The same call elsewhere" }, make("h2", { textContent: "The same call elsewhere" }), this.#where,
       ...Object.values(this.#lines).map(({ element }) => element));
     this.elements = [form, shown, ...described(method)];
     this.write();
@@ -127,12 +133,16 @@ class Call {
   // The lines, as the body is now.
   write() {
     const { deployment, method, path, input_schema: schema } = this.#method;
-    const addresses = this.#addresses();
+    const { addresses, closed } = this.#app;
     const call = {
       deployment, method, schema, body: this.#body.value, url: String(address(path)), accept: this.#accept,
-      signed: Boolean(signed.headers.authorization),
+      signed: closed,
       flight: reached(addresses.flight ?? "grpc://127.0.0.1:8815"), grpc: reached(addresses.grpc ?? "127.0.0.1:50051"),
     };
+    this.#where.textContent = [
+      addresses.flight || addresses.grpc ? "" : "The addresses of Flight and gRPC are the usual ones: those of this app are not known here.",
+      closed ? "Your token is taken from the environment, FLIGHTSERVE_TOKEN." : "",
+    ].join(" ").trim();
     this.#lines.curl.write(curlLine(call));
     const wrong = problemOf(call.body);
     this.#lines.Python.write(wrong || pythonLines(call));

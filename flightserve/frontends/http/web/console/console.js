@@ -3,40 +3,81 @@ import { CallPart } from "./call_part.js";
 import { make } from "./elements.js";
 import { Feed } from "./feed.js";
 import { PlotsPart } from "./plots_part.js";
+import { Refused } from "./requests.js";
 import { SqlPart } from "./sql_part.js";
+import { keptToken, signInForm, useToken, whoAsks } from "./session.js";
 import { TiersPart } from "./tiers_part.js";
 
 // On parts that draw what is now, and on the others, which only want to know whether the server is there.
 const LIVE_MS = 1000;
 const IDLE_MS = 5000;
+const LACKING = {
+  operate: "it takes a role with operate = true.",
+  query: "it takes a role that grants query on tables.",
+  call: "it takes a role that grants call on deployments.",
+};
 
-const parts = { tiers: new TiersPart(), plots: new PlotsPart(), sql: new SqlPart(), methods: new CallPart() };
-const links = Object.entries(parts).map(([name, part]) => make("a", { href: `#${name}`, textContent: part.title }));
 const main = document.getElementById("main");
-const feed = new Feed((picture) => {
+const PARTS = { tiers: TiersPart, plots: PlotsPart, sql: SqlPart, methods: CallPart };
+let parts = {};
+let links = [];
+let me = null;
+let feed = null;
+
+// Begin, with who asks; anew where that becomes another.
+async function begin() {
+  feed?.stop();
+  useToken(keptToken());
+  try {
+    me = await whoAsks();
+  } catch (error) {
+    me = null;
+    feed = null;
+    signIn();
+    main.replaceChildren(make("p", { className: "card error", role: "alert", textContent: said(error) }));
+    if (!(error instanceof Refused)) setTimeout(begin, IDLE_MS);
+    return;
+  }
+  signIn();
+  parts = Object.fromEntries(Object.entries(PARTS).map(([name, Part]) => [name, new Part(me)]));
+  links = Object.entries(parts).map(([name, part]) => make("a", { href: `#${name}`, textContent: part.title }));
+  document.getElementById("parts").replaceChildren(...links.map((link) => make("li", {}, link)));
+  feed = new Feed(me.operate ? "console/live" : "console/me", take, notices);
+  go();
+}
+
+const said = (error) => (error instanceof Refused ? error.message : "The server does not answer. It is asked again every few seconds.");
+
+function signIn() {
+  document.getElementById("me").replaceChildren(...(me && !me.closed ? [] : [signInForm(me, begin)]));
+}
+
+function take(picture) {
+  if (!picture.app) return;
   write(picture);
   parts[shown()].update?.(picture);
-}, notices);
+}
 
-document.getElementById("parts").append(...links.map((link) => make("li", {}, link)));
-
+// The first that one may see, where nothing else is asked for.
 function shown() {
   const name = decodeURIComponent(location.hash.slice(1));
-  return Object.hasOwn(parts, name) ? name : "tiers";
+  if (Object.hasOwn(parts, name)) return name;
+  return Object.keys(parts).find((each) => me[parts[each].needs]) ?? "tiers";
 }
 
 // Any other fragment, as that of the link to the content, is none of a part.
 function go(event) {
-  if (event && !Object.hasOwn(parts, decodeURIComponent(location.hash.slice(1)))) return;
+  if (!feed || (event && !Object.hasOwn(parts, decodeURIComponent(location.hash.slice(1))))) return;
   const part = parts[shown()];
   for (const link of links) {
     if (link.hash === `#${shown()}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  main.replaceChildren(part.element);
+  const may = me[part.needs];
+  main.replaceChildren(may ? part.element : make("p", { className: "card", textContent: `${me.name} may not see this: ${LACKING[part.needs]}` }));
   document.title = `${part.title}: flightserve console`;
-  part.open?.();
-  feed.every(part.update ? LIVE_MS : IDLE_MS);
+  if (may) part.open?.();
+  feed.every(part.update && may ? LIVE_MS : IDLE_MS);
   if (event) main.focus();
 }
 
@@ -52,7 +93,7 @@ function notices(picture, gone) {
   const found = [];
   if (gone) found.push(["bad", gone]);
   if (picture?.insecure) {
-    found.push(["bad", "This app runs with --insecure: whoever reaches its ports may call and read everything."]);
+    found.push(["bad", `This app is insecure: ${picture.insecure}`]);
   }
   if (!gone && picture?.problem) {
     found.push(["", `What is shown of the tiers is ${picture.silent_s} s old: ${picture.problem}`]);
@@ -65,4 +106,4 @@ function notices(picture, gone) {
 }
 
 addEventListener("hashchange", go);
-go();
+begin();

@@ -13,12 +13,25 @@ export class Feed {
   #newest = null;
   #goneSince = null;
 
-  // `take(picture)`: there is a new one. `notice(picture, gone)`: likewise, or why there is none.
-  constructor(take, notice) {
+  #path;
+  #stopped = false;
+  #look = () => this.#soon(0);
+
+  // `path`: of what is asked for. `take(picture)`: there is a new one. `notice(picture, gone)`: likewise, or why there is none.
+  constructor(path, take, notice) {
+    this.#path = path;
     this.#take = take;
     this.#notice = notice;
-    document.addEventListener("visibilitychange", () => this.#soon(0));
-    addEventListener("online", () => this.#soon(0));
+    document.addEventListener("visibilitychange", this.#look);
+    addEventListener("online", this.#look);
+  }
+
+  stop() {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+    document.removeEventListener("visibilitychange", this.#look);
+    removeEventListener("online", this.#look);
+    this.#notice(null, "");
   }
 
   // Ask so often from now on, and at once.
@@ -30,7 +43,7 @@ export class Feed {
 
   #soon(afterMs) {
     clearTimeout(this.#timer);
-    if (document.visibilityState === "visible") this.#timer = setTimeout(() => this.#ask(), afterMs);
+    if (!this.#stopped && document.visibilityState === "visible") this.#timer = setTimeout(() => this.#ask(), afterMs);
   }
 
   async #ask() {
@@ -38,12 +51,15 @@ export class Feed {
     this.#asking = true;
     let next = this.#periodMs;
     try {
-      const response = await ask("console/live", { signal: AbortSignal.timeout(TIMEOUT_MS) });
-      this.#newest = await response.json();
+      const response = await ask(this.#path, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+      const picture = await response.json();
+      if (this.#stopped) return;
+      this.#newest = picture;
       this.#goneSince = null;
       this.#notice(this.#newest, "");
       this.#take(this.#newest);
     } catch (error) {
+      if (this.#stopped) return;
       next = Math.max(next, AFTER_FAILURE_MS);
       this.#notice(this.#newest, this.#why(error));
     } finally {
@@ -53,7 +69,7 @@ export class Feed {
   }
 
   #why(error) {
-    if (error instanceof Refused) return `The state of the app is not shown: ${error.message}`;
+    if (error instanceof Refused) return `The app says nothing of itself: ${error.message}`;
     this.#goneSince ??= new Date();
     return `The server does not answer since ${this.#goneSince.toLocaleTimeString()}. It is asked again every few seconds.`;
   }

@@ -27,7 +27,7 @@ export function curlLine({ url, body, accept, signed }) {
 // By the client for Python, which sends rows as Arrow.
 export function pythonLines({ deployment, method, body, schema, flight, signed }) {
   const rows = rowsOf(body, schema);
-  const given = signed ? `, token=${TOKEN}` : "";
+  const given = signed ? `, headers={"authorization": "Bearer " + ${TOKEN}}` : "";
   return [
     ...importsOf(rows, signed), "import pyarrow as pa", "", "import flightserve as fs", "",
     `rows = ${rows}`,

@@ -13,6 +13,7 @@ const TABLE = ["Time", "Requests/s", "Completed/s", "Failed/s", "Shed/s", "Queue
 const TABLE_FIELDS = ["arrived", "completed", "failed", "shed", "queued", "queue_wait_ms", "batch_requests", "batch_rows", "p50_ms", "p95_ms", "p99_ms"];
 
 export class PlotsPart {
+  needs = "operate";
   title = "Plots";
   #of = "";
   #deployment = "";

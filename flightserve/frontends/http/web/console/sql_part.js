@@ -20,6 +20,7 @@ const FORMS = {
 const FIRST = "SELECT table_name, column_name, data_type\nFROM information_schema.columns\nORDER BY ALL";
 
 export class SqlPart {
+  needs = "query";
   title = "SQL";
   element = make("div", {}, make("p", { role: "status", textContent: "Loading..." }));
   #begun = false;

@@ -10,6 +10,7 @@ const PROCESS_COLUMNS = [["Process", "short"], ["State", "short"], ["Load", "sho
   ["Pid", "number"], ["Age", "number"], ["Addresses", "long"]];
 
 export class TiersPart {
+  needs = "operate";
   title = "Tiers";
   #picture = make("div");
   #left = make("p", { className: "hint" });
