@@ -28,11 +28,11 @@ class Pems(NamedTuple):
     key: bytes
 
 
-def issued(by: str = "ours", *, begins_days: float = -1, ends_days: float = 10, name: str | None = None) -> Pems:
-    """A certificate of this machine's loopback."""
+def issued(by: str = "ours", *, begins_days: float = -1, ends_days: float = 10, hosts: tuple[str, ...] = HOSTS) -> Pems:
+    """A certificate, of this machine's loopback unless other hosts are named."""
     now = datetime.datetime.now(datetime.UTC)
     begins, ends = (now + datetime.timedelta(days=days) for days in (begins_days, ends_days))
-    made = authority(by).issue_cert(*HOSTS, not_before=begins, not_after=ends, common_name=name)
+    made = authority(by).issue_cert(*hosts, not_before=begins, not_after=ends)
     return Pems(b"".join(each.bytes() for each in made.cert_chain_pems), made.private_key_pem.bytes())
 
 

@@ -59,12 +59,13 @@ class TlsFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What the files said at one time, in PEM; `client_ca` is empty where clients are not asked. `expires_s` is a date,
-    in seconds of Unix."""
+    """What the files said at one time, in PEM; `client_ca` is empty where clients are not asked. `names` are the hosts
+    that it is of; `expires_s` is a date, in seconds of Unix."""
 
     chain: bytes
     key: bytes = field(repr=False)
     client_ca: bytes
+    names: tuple[str, ...]
     expires_s: float
     context: ssl.SSLContext = field(repr=False)
 
@@ -136,12 +137,12 @@ def read(files: TlsFiles, now_s: float) -> Certificate:
     client_ca = _content("tls_client_ca", files.client_ca, _CERTIFICATE, "certificate") if files.client_ca else b""
     shown = _certificates("tls_cert", files.cert, chain)
     context = _context(files)
-    expires_s = _check_shown(files.cert, shown, context, now_s)
+    names, expires_s = _check_shown(files.cert, shown, context, now_s)
     if client_ca:
         _check_ca(files.client_ca, _certificates("tls_client_ca", files.client_ca, client_ca), now_s)
         context.load_verify_locations(cadata=client_ca.decode("latin-1"))
         context.verify_mode = ssl.CERT_REQUIRED
-    return Certificate(chain, key, client_ca, expires_s, context)
+    return Certificate(chain, key, client_ca, names, expires_s, context)
 
 
 def check(files: TlsFiles) -> list[str]:
@@ -212,22 +213,24 @@ def _said(error: Exception) -> str:
     return "it is damaged, or no such thing" if text == "[SSL] PEM lib" else text
 
 
-def _check_shown(path: str, trusting: ssl.SSLContext, serving: ssl.SSLContext, now_s: float) -> float:
-    """Shows the certificate to ourselves: what a client that trusts it would say. When it expires."""
+def _check_shown(
+    path: str, trusting: ssl.SSLContext, serving: ssl.SSLContext, now_s: float
+) -> tuple[tuple[str, ...], float]:
+    """Shows the certificate to ourselves: what a client that trusts it would say. Its hosts, and when it expires."""
     trusting.check_hostname = False
     trusting.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
     try:
-        dates = _shake_hands(trusting, serving)
+        seen = _shake_hands(trusting, serving)
     except ssl.SSLCertVerificationError as error:
         raise ConfigError(f"tls_cert {path} is no certificate of a server: {error.verify_message}") from error
     except ssl.SSLError as error:
         raise ConfigError(f"tls_cert {path} cannot be used: {_said(error)}") from error
-    begins_s, expires_s = ssl.cert_time_to_seconds(dates["notBefore"]), ssl.cert_time_to_seconds(dates["notAfter"])
+    begins_s, expires_s = ssl.cert_time_to_seconds(seen["notBefore"]), ssl.cert_time_to_seconds(seen["notAfter"])
     if now_s >= expires_s:
-        raise ConfigError(f"tls_cert {path} expired at {dates['notAfter']}; renew it")
+        raise ConfigError(f"tls_cert {path} expired at {seen['notAfter']}; renew it")
     if now_s < begins_s:
-        raise ConfigError(f"tls_cert {path} is not valid yet, but from {dates['notBefore']} on; is the clock right?")
-    return float(expires_s)
+        raise ConfigError(f"tls_cert {path} is not valid yet, but from {seen['notBefore']} on; is the clock right?")
+    return tuple(name for kind, name in seen.get("subjectAltName", ()) if kind == "DNS"), float(expires_s)
 
 
 def _shake_hands(trusting: ssl.SSLContext, serving: ssl.SSLContext) -> dict[str, Any]:

@@ -239,6 +239,21 @@ def test_who_speaks_in_the_clear_is_turned_away_and_nobody_else(protocol: str, s
     assert by_http(serving, "ours", None) == WANTED
 
 
+def test_http_answers_to_the_names_of_its_certificate(service: LocalService, tmp_path: Path) -> None:
+    pems = issued(hosts=("localhost", "pricing.example.com", "*.prices.example"))
+    files = written(tmp_path, pems)
+    options = FrontendOptions(tls_cert=files.cert, tls_key=files.key, grpc_port=None, flight_port=None, zmq_port=None)
+    host = FrontendHost(service, options, Metrics())
+    port = host.start()["http"].rpartition(":")[2]
+    with httpx.Client(base_url=f"https://localhost:{port}", verify=trusting()) as client:
+        for name, status in (("pricing.example.com", 200), ("a.prices.example:443", 200), ("evil.example", 421)):
+            answer = client.get("/healthz", headers={"host": name})
+            assert answer.status_code == status, name
+            # It is of loopback: what else is served there may have no TLS.
+            assert "strict-transport-security" not in answer.headers
+    host.stop()
+
+
 def test_grpc_on_the_port_of_https_is_told_where_it_is(serving: Serving) -> None:
     credentials = grpc.ssl_channel_credentials(ca_pem())
     with grpc.secure_channel(f"127.0.0.1:{serving.port('http')}", credentials) as channel:

@@ -109,7 +109,7 @@ class HttpCalls:
         # What `protocol.Edge` asks for beside the methods below.
         self.heads = KnownHeads()
         self.draining = False
-        self.date_line = b""
+        self.standing_lines = b""
         self.held_bytes = 0
         self.held_bytes_max = BODIES_BYTES_FACTOR * limits.body_bytes_max
         self.model_statistics = ModelStatistics()

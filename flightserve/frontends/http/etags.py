@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-# Nobody can say that the next answer is the same. And it is no page, whatever a value looks like.
+# Nobody can say that the next answer is the same.
 NO_STORE: Final = b"cache-control: no-store\r\n"
-NOSNIFF: Final = b"x-content-type-options: nosniff\r\n"
 _FORM_BYTES: Final = 4
 
 

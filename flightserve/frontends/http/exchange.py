@@ -232,7 +232,7 @@ class Exchange:
         size = len(body)
         head = (
             status_line,
-            protocol.edge.date_line,
+            protocol.edge.standing_lines,
             b"content-type: ",
             form,
             b"\r\ncontent-length: %d\r\nx-request-id: " % size,
@@ -278,7 +278,7 @@ class Exchange:
                 lines += b"connection: close\r\n"
             self.protocol.transport.write(
                 b"%b%bx-request-id: %b\r\n%b\r\n"
-                % (STATUS_LINES[status], self.protocol.edge.date_line, self.request_id.encode("latin-1"), lines)
+                % (STATUS_LINES[status], self.protocol.edge.standing_lines, self.request_id.encode("latin-1"), lines)
             )
             self._end(0)
 
@@ -302,7 +302,7 @@ class Exchange:
             how += b"connection: close\r\n"
         self.protocol.transport.write(
             b"%b%bcontent-type: %b\r\nx-request-id: %b\r\n%b\r\n"
-            % (_OK, self.protocol.edge.date_line, form, self.request_id.encode("latin-1"), how)
+            % (_OK, self.protocol.edge.standing_lines, form, self.request_id.encode("latin-1"), how)
         )
 
     async def write(self, piece: bytes | memoryview) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Final
 
 import httptools
@@ -75,6 +75,11 @@ class OriginPolicy:
         if self.public:
             self._names.add(socket.gethostname().lower())
         self._judged: dict[bytes, bool] = {}
+
+    def add_names(self, names: Iterable[str]) -> None:
+        """It answers to these as well; `*.example.com` is taken, too."""
+        self._names.update(name.lower() for name in names)
+        self._judged.clear()
 
     def check(
         self,

@@ -73,7 +73,7 @@ class Edge(Protocol):
     origin_policy: OriginPolicy
     heads: KnownHeads
     draining: bool
-    date_line: bytes
+    standing_lines: bytes
     held_bytes: int
     held_bytes_max: int
     # Whether callers have to say who they are.
@@ -466,7 +466,7 @@ class EdgeProtocol(AsgiBridge):
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close"
         self._end(
             (head + b"\r\n\r\n%b")
-            % (STATUS_LINES[status], self.edge.date_line, len(body), request_id.encode("latin-1"), extra, body)
+            % (STATUS_LINES[status], self.edge.standing_lines, len(body), request_id.encode("latin-1"), extra, body)
         )
 
     def _refuse_http2(self, data: bytes) -> None:

@@ -34,6 +34,7 @@ from flightserve.frontends.http.console.sampling import Sampler
 from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.pages import Application
 from flightserve.frontends.http.protocol import LINGER_S, SWEEP_S, EdgeProtocol
+from flightserve.frontends.http.security import guarded, standing_headers
 from flightserve.frontends.unix_sockets import UnixSocket
 from flightserve.loops import Every, vital
 from flightserve.metrics import Metrics
@@ -115,6 +116,11 @@ class HttpFrontend:
             self._tls = ServerTls(NewestContext(certificates), limits.header_timeout_s)
         self._host = LOCAL if self._unix is not None else host
         self._origin_policy = OriginPolicy(self._host, allowed_hosts, cors_origins)
+        if certificates is not None:
+            # Whoever gave it these names, they are ours.
+            self._origin_policy.add_names(certificates.newest.names)
+            certificates.on_change.append(lambda newest: self._origin_policy.add_names(newest.names))
+        self._standing = standing_headers(self._tls is not None and self._origin_policy.public)
         self._port = port
         self._shared_port = shared_port
         self._limits = limits
@@ -146,7 +152,7 @@ class HttpFrontend:
         )  # fmt: skip
         protocol = functools.partial(EdgeProtocol, calls)
         config = uvicorn.Config(
-            application,
+            guarded(application, self._standing),
             loop="none",
             http=cast(Any, protocol),
             ws="none",
@@ -275,11 +281,12 @@ class HttpFrontend:
             self._unix.remove()
 
     def _sweep(self) -> None:
-        """Twice a second: end what takes too long, take over uvicorn's Date header."""
+        """Twice a second: end what takes too long, put together what every answer begins with."""
         assert self._server is not None
         assert self._calls is not None
         loop = asyncio.get_running_loop()
-        self._calls.date_line = b"".join(b"%b: %b\r\n" % header for header in self._server.server_state.default_headers)
+        lines = (*self._server.server_state.default_headers, *self._standing)
+        self._calls.standing_lines = b"".join(b"%b: %b\r\n" % header for header in lines)
         self._calls.kept_answers.expire(monotonic_ns())
         now = loop.time()
         for connection in self._connections():

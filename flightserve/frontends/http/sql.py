@@ -46,7 +46,7 @@ from flightserve.frontends.http.bodies import ARROW, CSV, HTML, JSON, NDJSON, PA
 from flightserve.frontends.http.encoders import ENCODERS, CsvPieces, Encoder, JsonColumnTexts
 from flightserve.frontends.http.entering import begin_query, of
 from flightserve.frontends.http.errors import UnsupportedMediaType
-from flightserve.frontends.http.etags import NO_STORE, NOSNIFF, etag_of, is_named, kept_lines
+from flightserve.frontends.http.etags import NO_STORE, etag_of, is_named, kept_lines
 from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.file_names import disposition
 from flightserve.frontends.http.html_rows import POLICY, HtmlRows
@@ -137,8 +137,6 @@ def open_exchange(exchange: Exchange, limits: EdgeLimits) -> None:
     exchange.packed = packing(get(b"content-encoding"))
     if by_url:
         exchange.error_lines = NO_STORE
-        # Whatever a value looks like, it is no page.
-        exchange.cors += NOSNIFF
 
 
 async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[AsyncCall | None, Encoder]:

@@ -37,7 +37,7 @@ class Connection:
         self.ended: list[str] = []
         self.can_stream = True
         self.transport = SimpleNamespace(write=self._write, abort=self._abort)
-        self.edge = SimpleNamespace(date_line=b"")
+        self.edge = SimpleNamespace(standing_lines=b"")
 
     def _write(self, data: bytes) -> None:
         assert not self.ended, "something was written after the exchange's end"

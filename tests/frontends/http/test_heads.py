@@ -78,7 +78,7 @@ class Edge:
         self.origin_policy = OriginPolicy("127.0.0.1")
         self.heads = known
         self.draining = False
-        self.date_line = b""
+        self.standing_lines = b""
         self.held_bytes = 0
         self.held_bytes_max = 1 << 20
         self.taken: list[Exchange] = []
