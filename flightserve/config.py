@@ -124,6 +124,7 @@ class FrontendOptions:
     With `otlp` traces are sent to that collector: `http://host:4317` or `host:4317` by OTLP over gRPC, `http://host:4318`
     or one with a path over HTTP. Callers say whether their requests are traced (W3C's `traceparent`); of the others the
     part `trace_sample`, 0 to 1, is.
+    `audit_log` is the file that gets a line for each call and query; without one the log gets them.
     `ticket_key` signs what SQL clients are handed; the frontends of an app share it."""
 
     host: str = "127.0.0.1"
@@ -147,6 +148,7 @@ class FrontendOptions:
     insecure: bool = False
     otlp: str = ""
     trace_sample: float = 1.0
+    audit_log: str | Path | None = None
     ticket_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -155,8 +157,12 @@ class FrontendOptions:
             raise ConfigError(f"frontends is {self.frontends!r}; it is a whole number, or {NODE!r}: one on each node")
         if not isinstance(self.limits, EdgeLimits):
             raise ConfigError(f"limits is {self.limits!r}; it is a flightserve.config.EdgeLimits")
-        if self.auth is not None and not (isinstance(self.auth, str | Path) and str(self.auth)):
-            raise ConfigError(f"auth is {self.auth!r}; it is the path of a file, or None")
+        for name in ("auth", "audit_log"):
+            path = getattr(self, name)
+            if path is not None and not (isinstance(path, str | Path) and str(path)):
+                raise ConfigError(f"{name} is {path!r}; it is the path of a file, or None")
+        if self.audit_log is not None and self.auth is None:
+            raise ConfigError("audit_log says who did what, and nobody has to say who he is; give auth as well")
         for name in ("flight_locations", "share_ports", "insecure"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is True or False")
@@ -263,4 +269,5 @@ class ServingOptions(TypedDict, total=False):
     insecure: bool
     otlp: str
     trace_sample: float
+    audit_log: str | Path | None
     ticket_key: bytes

@@ -343,12 +343,14 @@ def _checked_auth(options: FrontendOptions) -> FrontendOptions:
     """With the file's place, which is the same in all processes. Raises ConfigError where the file is wrong."""
     if options.auth is None:
         return options
+    from flightserve.identity.audit import check_writable
     from flightserve.identity.reading import check_keys, read_auth, read_book, warn_of_readers
 
     path = os.path.abspath(options.auth)
     check_keys(read_book(read_auth(path), path))
     warn_of_readers(path)
-    return dataclasses.replace(options, auth=path)
+    audit_log = None if options.audit_log is None else check_writable(os.path.abspath(options.audit_log))
+    return dataclasses.replace(options, auth=path, audit_log=audit_log)
 
 
 def _control_limits(wait_for_nodes_s: float) -> ControlLimits:

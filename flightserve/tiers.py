@@ -344,8 +344,12 @@ def open_access(assignment: Assignment) -> Access:
     if options.auth is None:
         return OPEN
     from flightserve.identity import access
+    from flightserve.identity.audit import AuditLog
 
-    return access.open_access(str(options.auth), options.ticket_key)
+    audit = AuditLog(None if options.audit_log is None else str(options.audit_log))
+    if assignment.slot.tier == FRONTEND:
+        audit.start()
+    return access.open_access(str(options.auth), options.ticket_key, audit=audit)
 
 
 def frontend_options(assignment: Assignment) -> FrontendOptions:

@@ -27,6 +27,7 @@ FLAGS: Final = {
     "tls_cert": "--tls-cert",
     "tls_key": "--tls-key",
     "zmq_keys": "--zmq-keys",
+    "audit_log": "--audit-log",
 }
 _OPTION: Final = re.compile(r"\b(?:" + "|".join(FLAGS) + r")\b")
 

@@ -119,6 +119,8 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     option("--zmq-keys", metavar="DIR", help=about)
     about = "listen beyond loopback though nobody is asked who he is"
     option("--insecure", action="store_true", help=about)
+    about = "a file that gets a line of JSON for each call and query: who, what, how it ended (default: the log)"
+    option("--audit-log", metavar="FILE", help=about)
     about = "how long requests may finish after SIGINT or SIGTERM (default: %(default)s)"
     option("--drain-timeout", type=seconds, default=defaults.drain_timeout_s, metavar="TIME", help=about)
     about = "send traces to this OTLP collector, e.g. http://localhost:4317 (gRPC) or http://localhost:4318 (HTTP)"
@@ -185,7 +187,7 @@ def frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
         allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
         allow_get=arguments.allow_get, flight_locations=arguments.flight_locations,
         share_ports=arguments.share_ports, tls_cert=arguments.tls_cert, tls_key=arguments.tls_key,
-        tls_client_ca=arguments.tls_client_ca, zmq_keys=arguments.zmq_keys, auth=arguments.auth,
+        tls_client_ca=arguments.tls_client_ca, zmq_keys=arguments.zmq_keys, auth=arguments.auth, audit_log=arguments.audit_log,
         insecure=arguments.insecure, limits=arguments.settings.edge(),
         otlp=arguments.otlp, trace_sample=arguments.trace_sample, **ports,
     )  # fmt: skip

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
+from typing import Final
 
 from flightserve.clock import Clock, monotonic_ns
 from flightserve.contracts.access import Access, Visit
-from flightserve.core.access.allowance import Allowances
-from flightserve.core.access.rights import ANYBODY, Principal, PrincipalLimits, Rights
-from flightserve.errors import FlightserveError, Unavailable
+from flightserve.core.access.allowance import UNLIMITED, Allowances
+from flightserve.core.access.rights import ANYBODY, Principal, Rights
+from flightserve.errors import FlightserveError, Unauthenticated, Unavailable
+from flightserve.identity.audit import AuditEntry, AuditLog
 from flightserve.identity.following import FollowedFile, FollowingThread
 from flightserve.identity.issuing import Date, today
 from flightserve.identity.key_source import Fetch, fetch_https
@@ -20,40 +22,50 @@ from flightserve.identity.recogniser import FIND_TIMEOUT_S, Recogniser
 
 log = logging.getLogger("flightserve.identity")
 
+TOO_LONG: Final = "who you are could not be found out in time; come again"
+
 
 class Tally:
     """What each principal has in flight. Any thread."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._allowances = Allowances()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Tally of {self._allowances!r}>"
 
-    def take(self, name: str, limits: PrincipalLimits, priority: int, nbytes: int) -> None:
+    def take(self, principal: Principal, priority: int, nbytes: int) -> None:
         """Count one more. Raises what refuses it."""
+        if principal.limits is UNLIMITED:
+            return
         with self._lock:
-            refused = self._allowances.of(name).take(limits, priority, nbytes, self._clock())
+            allowance = self._allowances.of(principal.name)
+            refused = allowance.take(principal.limits, priority, nbytes, self.clock())
         if refused is not None:
             raise refused
 
-    def give(self, name: str, nbytes: int) -> None:
+    def give(self, principal: Principal, nbytes: int) -> None:
         """Count it off."""
+        if principal.limits is UNLIMITED:
+            return
         with self._lock:
-            self._allowances.of(name).give(nbytes)
+            self._allowances.of(principal.name).give(nbytes)
 
 
-class CountedVisit:
-    """A call or query of a principal who has limits."""
+class NotedVisit:
+    """A call or query of a principal, from its beginning to its end."""
 
-    __slots__ = ("_name", "_nbytes", "_open", "_tally")
+    __slots__ = ("_audit", "_began_ns", "_entry", "_nbytes", "_open", "_principal", "_tally")
 
-    def __init__(self, tally: Tally, name: str, nbytes: int) -> None:
+    def __init__(self, tally: Tally, audit: AuditLog, principal: Principal, nbytes: int, entry: AuditEntry) -> None:
         self._tally = tally
-        self._name = name
+        self._audit = audit
+        self._principal = principal
         self._nbytes = nbytes
+        self._entry = entry
+        self._began_ns = tally.clock()
         # Popped by whoever ends it first.
         self._open = [None]
 
@@ -63,7 +75,9 @@ class CountedVisit:
             self._open.pop()
         except IndexError:
             return
-        self._tally.give(self._name, self._nbytes)
+        self._tally.give(self._principal, self._nbytes)
+        took_ns = self._tally.clock() - self._began_ns
+        self._audit.note(self._entry._replace(code=code, took_ns=took_ns, rows=rows))
 
 
 class FileAccess:
@@ -71,9 +85,17 @@ class FileAccess:
 
     closed = True
 
-    def __init__(self, recogniser: Recogniser, tally: Tally, following: FollowingThread, protocol: str = "") -> None:
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        tally: Tally,
+        audit: AuditLog,
+        following: FollowingThread,
+        protocol: str = "",
+    ) -> None:
         self._recogniser = recogniser
         self._tally = tally
+        self._audit = audit
         self._following = following
         self._protocol = protocol
 
@@ -82,33 +104,45 @@ class FileAccess:
 
     def over(self, protocol: str) -> Access:
         """`Access.over`."""
-        return FileAccess(self._recogniser, self._tally, self._following, protocol)
+        return FileAccess(self._recogniser, self._tally, self._audit, self._following, protocol)
 
     def known(self, authorization: str | None, subject: str = "") -> Principal | None:
         """`Access.known`."""
-        return self._recogniser.known(authorization, subject)
+        try:
+            return self._recogniser.known(authorization, subject)
+        except Unauthenticated as error:
+            self._audit.note_failure(self._protocol, error.message)
+            raise
 
     def recognise(self, authorization: str | None, subject: str = "") -> Principal:
         """`Access.recognise`."""
-        found = self._recogniser.known(authorization, subject)
+        found = self.known(authorization, subject)
         if found is not None:
             return found
         try:
-            return _told(self._recogniser.find(authorization, subject).result(FIND_TIMEOUT_S))
+            return self._told(self._recogniser.find(authorization, subject).result(FIND_TIMEOUT_S))
         except TimeoutError as error:
-            raise Unavailable("who you are could not be found out in time; come again") from error
+            raise Unavailable(TOO_LONG) from error
 
     async def recognised(self, authorization: str | None, subject: str = "") -> Principal:
         """`Access.recognised`."""
-        found = self._recogniser.known(authorization, subject)
+        found = self.known(authorization, subject)
         if found is not None:
             return found
         finding = asyncio.wrap_future(self._recogniser.find(authorization, subject))
         try:
             # Others wait for the same.
-            return _told(await asyncio.wait_for(asyncio.shield(finding), FIND_TIMEOUT_S))
+            return self._told(await asyncio.wait_for(asyncio.shield(finding), FIND_TIMEOUT_S))
         except TimeoutError as error:
-            raise Unavailable("who you are could not be found out in time; come again") from error
+            raise Unavailable(TOO_LONG) from error
+
+    def _told(self, outcome: Principal | FlightserveError) -> Principal:
+        if not isinstance(outcome, FlightserveError):
+            return outcome
+        if isinstance(outcome, Unauthenticated):
+            self._audit.note_failure(self._protocol, outcome.message)
+        # Each who waited gets one of his own: a raised one collects what it passed through.
+        raise type(outcome)(outcome.message, outcome.retry_after_ms)
 
     def issue(self, principal: Principal) -> str:
         """`Access.issue`."""
@@ -125,8 +159,13 @@ class FileAccess:
     ) -> Visit:
         """`Access.begin`."""
         self._recogniser.check(principal)
-        self._tally.take(principal.name, principal.limits, priority, nbytes)
-        return CountedVisit(self._tally, principal.name, nbytes)
+        entry = AuditEntry(self._audit.date(), principal.name, self._protocol, what, 0, 0, 0, request_id, tables)
+        try:
+            self._tally.take(principal, priority, nbytes)
+        except FlightserveError as error:
+            self._audit.note(entry._replace(code=error.code))
+            raise
+        return NotedVisit(self._tally, self._audit, principal, nbytes, entry)
 
     def rights(self, caller: str) -> Rights:
         """`Access.rights`."""
@@ -138,17 +177,16 @@ class FileAccess:
         """`Access.stop`."""
         self._following.stop()
         self._recogniser.stop()
-
-
-def _told(outcome: Principal | FlightserveError) -> Principal:
-    if isinstance(outcome, FlightserveError):
-        # Each who waited gets one of his own: a raised one collects what it passed through.
-        raise type(outcome)(outcome.message, outcome.retry_after_ms)
-    return outcome
+        self._audit.stop()
 
 
 def open_access(
-    path: str, key: bytes, clock: Clock = monotonic_ns, date: Date = today, fetch: Fetch = fetch_https
+    path: str,
+    key: bytes,
+    clock: Clock = monotonic_ns,
+    date: Date = today,
+    fetch: Fetch = fetch_https,
+    audit: AuditLog | None = None,
 ) -> FileAccess:
     """By this file, which is followed until `stop`. `key` is what the app's frontends share. Where the file cannot be
     taken up, nobody is let in until it can."""
@@ -168,4 +206,4 @@ def open_access(
     look()
     following = FollowingThread(look)
     following.start()
-    return FileAccess(recogniser, Tally(clock), following)
+    return FileAccess(recogniser, Tally(clock), audit or AuditLog(None, date), following)

@@ -19,6 +19,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from flightserve.clock import NEVER_NS
+from flightserve.core.access.allowance import UNLIMITED
 from flightserve.core.access.rights import (
     ROLES,
     Intersection,
@@ -284,12 +285,14 @@ def _read_secret(fields: Fields, key: str) -> Hashed | None:
 
 def read_limits(fields: Fields) -> PrincipalLimits:
     """What one principal may take of the app."""
-    usual = PrincipalLimits()
+    usual = UNLIMITED
     whole: dict[str, Any] = {"whole": True}
-    return PrincipalLimits(
+    limits = PrincipalLimits(
         float(fields.number("requests_per_s", usual.requests_per_s)),
         fields.number("in_flight", usual.in_flight, **whole),
         fields.number("max_priority", usual.max_priority, most=PRIORITY_MAX, **whole),
         float(fields.number("max_query_s", usual.max_query_s)),
         fields.number("bytes_in_flight", usual.bytes_in_flight, **whole),
     )
+    # The very one where there are none, which then need not be looked at.
+    return UNLIMITED if limits == UNLIMITED else limits

@@ -18,6 +18,7 @@ from flightserve.errors import FlightserveError, PermissionDenied, ResourceExhau
 RETRY_MS: Final = 100
 # Principals that are counted. Those that have nothing in flight make room, the one that asked least lately first.
 COUNTED_MAX: Final = 10_000
+# Of who has no limits of his own: nothing is counted for him.
 UNLIMITED: Final = PrincipalLimits()
 
 

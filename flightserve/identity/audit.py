@@ -1,0 +1,246 @@
+"""The audit log: a line for each call and query, and for those who were not recognised.
+
+What a request costs of it is an entry in a queue; a thread writes. Nothing waits for a disk: where that is too slow, or
+gone, entries are lost, and it is told how many. A line says who, what, when, for how long, how it ended and how many
+rows there were; never a value, nor the text of a statement.
+
+With a file each line goes there. Without, lines are records of the logger `flightserve.audit`, beside all others, which
+travel to whoever started the app; that has its price, so there are at most so many a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from flightserve import threads
+from flightserve.errors import ConfigError
+from flightserve.identity.issuing import Date, today
+from flightserve.wire.status import Code
+
+log = logging.getLogger("flightserve.identity")
+audit: Final = logging.getLogger("flightserve.audit")
+
+QUEUE_MAX: Final = 65_536
+WRITE_S: Final = 0.2
+# Records of the log; a file takes all.
+LOGGED_PER_S: Final = 1_000
+# Lines about those who were not recognised: strangers decide how many there would be.
+FAILED_PER_S: Final = 10
+TEXT_CHARS_MAX: Final = 256
+TABLES_MAX: Final = 64
+PIECE_BYTES: Final = 256 << 10
+MODE: Final = 0o600
+# How often losses are told.
+TELL_S: Final = 10.0
+# What those did who were not recognised.
+AUTHENTICATION: Final = "authentication"
+
+NS_PER_US: Final = 1_000
+_NAMES: Final = {int(code): code.name for code in Code}
+_encode = msgspec.json.Encoder().encode
+
+
+class AuditEntry(NamedTuple):
+    """One line, as it waits: `began_s` is seconds since 1970."""
+
+    began_s: float
+    principal: str
+    protocol: str
+    what: str
+    code: int
+    took_ns: int = 0
+    rows: int = 0
+    request_id: str = ""
+    tables: Sequence[str] = ()
+    why: str = ""
+
+
+class AuditLog:
+    """Of one process. Any thread."""
+
+    def __init__(self, path: str | None, date: Date = today) -> None:
+        """Without a path it goes to the log."""
+        self.date = date
+        self._file = AuditFile(path) if path else None
+        self._entries: deque[AuditEntry] = deque()
+        self._lost = 0
+        self._told_s = 0.0
+        self._second = 0
+        self._failed = 0
+        self._logged = PerSecond(LOGGED_PER_S)
+        self._stopping = threading.Event()
+        self._writing = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<AuditLog with {len(self._entries)} waiting, {self._lost} lost>"
+
+    def note(self, entry: AuditEntry) -> None:
+        """Have it written."""
+        if len(self._entries) < QUEUE_MAX:
+            self._entries.append(entry)
+        else:
+            self._lost += 1
+
+    def note_failure(self, protocol: str, why: str) -> None:
+        """Somebody was not recognised. Only so many a second are noted, and all are counted."""
+        second = int(self.date())
+        if second != self._second:
+            more, self._second, self._failed = self._failed - FAILED_PER_S, second, 0
+            if more > 0:
+                why = f"{why}; and {more} others a while ago"
+        self._failed += 1
+        if self._failed <= FAILED_PER_S:
+            self.note(AuditEntry(self.date(), "", protocol, AUTHENTICATION, Code.UNAUTHENTICATED, why=why))
+
+    def start(self) -> None:
+        """Write from now on."""
+        threads.start("flightserve-audit", self._run, self._stopping.is_set, again=True)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(WRITE_S):
+            self.write()
+
+    def write(self) -> None:
+        """Write what waits. One thread at a time."""
+        with self._writing:
+            some = [self._entries.popleft() for _ in range(len(self._entries))]
+            if some:
+                self._lost += self._put(some)
+            now_s = time.monotonic()
+            if self._lost and now_s - self._told_s >= TELL_S:
+                lost, self._lost, self._told_s = self._lost, 0, now_s
+                hint = "" if self._file is not None else "; --audit-log FILE takes all"
+                log.warning("%d lines of the audit log are lost%s", lost, hint)
+
+    def _put(self, some: list[AuditEntry]) -> int:
+        """How many of them are lost."""
+        if self._file is not None:
+            return self._file.write(some)
+        if not audit.isEnabledFor(logging.INFO):
+            return 0
+        room = self._logged.take(len(some), int(time.monotonic()))
+        for entry in some[:room]:
+            line = told(entry)
+            audit.info("%s %s", line["principal"], line["what"], extra={"began": line.pop("time"), **line})
+        return len(some) - room
+
+    def stop(self) -> None:
+        """Write what waits, and no more."""
+        self._stopping.set()
+        self.write()
+        if self._file is not None:
+            self._file.close()
+
+
+class PerSecond:
+    """So many in each second. For one thread."""
+
+    __slots__ = ("_left", "_most", "_second")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._left = most
+        self._second = 0
+
+    def take(self, wanted: int, second: int) -> int:
+        """How many of these may be."""
+        if second != self._second:
+            self._second, self._left = second, self._most
+        got = min(wanted, self._left)
+        self._left -= got
+        return got
+
+
+class AuditFile:
+    """Lines in a file that several processes may write to, and that may be moved away: then another one is begun."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+        self._told = ""
+
+    def write(self, some: Iterable[AuditEntry]) -> int:
+        """How many of these entries could not be written."""
+        lines = [_encode(told(entry)) for entry in some]
+        written = 0
+        try:
+            self._open()
+            while written < len(lines):
+                written += self._write_piece(lines[written:])
+            self._told = ""
+        except OSError as error:
+            if str(error.strerror) != self._told:
+                self._told = str(error.strerror)
+                log.error("the audit log %s cannot be written: %s", self._path, error.strerror)
+        return len(lines) - written
+
+    def _write_piece(self, lines: list[bytes]) -> int:
+        """Whole lines at once, so that those of other processes stand between them, not in them."""
+        piece, count = bytearray(), 0
+        for line in lines:
+            if piece and len(piece) + len(line) > PIECE_BYTES:
+                break
+            piece += line + b"\n"
+            count += 1
+        done = os.write(self._fd, piece)
+        while done < len(piece):
+            done += os.write(self._fd, piece[done:])
+        return count
+
+    def _open(self) -> None:
+        """The file of that name, which may be another one than before."""
+        if self._fd >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
+                    return
+            self.close()
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
+
+    def close(self) -> None:
+        """Until something is to be written again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def check_writable(path: str) -> str:
+    """The path. Raises ConfigError where there can be no such file."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE))
+    except OSError as error:
+        raise ConfigError(f"audit_log {path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def told(entry: AuditEntry) -> dict[str, Any]:
+    """The entry as a line has it. What callers choose is cut."""
+    line: dict[str, Any] = {
+        "time": f"{_second(int(entry.began_s))}.{int(entry.began_s % 1 * 1000):03d}Z",
+        "principal": entry.principal,
+        "protocol": entry.protocol,
+        "what": entry.what[:TEXT_CHARS_MAX],
+        "code": _NAMES.get(entry.code, str(entry.code)),
+        "ms": entry.took_ns // NS_PER_US / 1000,
+        "rows": entry.rows,
+        "request_id": entry.request_id[:TEXT_CHARS_MAX],
+    }
+    if entry.tables:
+        line["tables"] = [table[:TEXT_CHARS_MAX] for table in entry.tables[:TABLES_MAX]]
+    if entry.why:
+        line["why"] = entry.why
+    return line
+
+
+@functools.lru_cache(maxsize=4)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
