@@ -187,8 +187,8 @@ def frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
         allowed_hosts=tuple(arguments.allow_host), cors_origins=tuple(arguments.cors_origin),
         allow_get=arguments.allow_get, flight_locations=arguments.flight_locations,
         share_ports=arguments.share_ports, tls_cert=arguments.tls_cert, tls_key=arguments.tls_key,
-        tls_client_ca=arguments.tls_client_ca, zmq_keys=arguments.zmq_keys, auth=arguments.auth, audit_log=arguments.audit_log,
-        insecure=arguments.insecure, limits=arguments.settings.edge(),
+        tls_client_ca=arguments.tls_client_ca, zmq_keys=arguments.zmq_keys, auth=arguments.auth,
+        audit_log=arguments.audit_log, insecure=arguments.insecure, limits=arguments.settings.edge(),
         otlp=arguments.otlp, trace_sample=arguments.trace_sample, **ports,
     )  # fmt: skip
 
