@@ -20,7 +20,7 @@ import msgspec
 from flightserve.clock import NEVER_NS
 from flightserve.errors import ProtocolError
 from flightserve.wire.frames import FRAME_BYTES_MAX, Execute, Frame, Region, Submit
-from flightserve.wire.framing import MessageDecoder, pack_length
+from flightserve.wire.framing import UNREADABLE, MessageDecoder, pack_length
 
 PROTOCOL_VERSION: Final = 1
 CHALLENGE_BYTES: Final = 32
@@ -108,7 +108,7 @@ def decode_greeting(body: bytes) -> Greeting:
     """Raises ProtocolError for bytes that are none."""
     try:
         return _greetings.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"{len(body)} bytes that are no greeting: {error}") from error
 
 

@@ -21,6 +21,9 @@ PREFIX_BYTES: Final = 4
 _PREFIX: Final = struct.Struct("<I")
 pack_length = _PREFIX.pack
 _length_at = _PREFIX.unpack_from
+# What msgspec raises for bytes that are no message. It reads texts as Python does: one that is not UTF-8 is no error of
+# its own.
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class MessageDecoder(Generic[T]):
@@ -60,7 +63,7 @@ class MessageDecoder(Generic[T]):
                 break
             try:
                 messages.append(self._decode(data[start : start + length]))
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise ProtocolError(f"{length} bytes that are no {self._name}: {error}") from error
             position = start + length
         # Usually whole messages arrive, and nothing is left.

@@ -23,12 +23,12 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def opened(path: str, stream: int) -> bytes:
-    """HEADERS of an RPC."""
+    """HEADERS of an RPC. What is no UTF-8 in the path stands there as Python has it of file names: `\\udcff`."""
     head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x",
             "content-type": "application/grpc", "te": "trailers"}  # fmt: skip
+    fields = [(name.encode(), value.encode(errors="surrogateescape")) for name, value in head.items()]
     block = b"".join(
-        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in head.items()
+        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields
     )
     return frame(HEADERS, END_HEADERS, stream, block)
 

@@ -88,3 +88,11 @@ def test_what_is_too_long_or_no_message_is_refused() -> None:
         CarriedDecoder().feed(b"\x01\0\0\0x")
     with pytest.raises(ProtocolError, match="no greeting"):
         decode_greeting(b"GET / HTTP/1.1")
+
+
+def test_a_text_that_is_not_utf_8_is_refused_as_all_else_that_is_no_message() -> None:
+    submit = Submit("Probe", "identity", REGION, [])
+    with pytest.raises(ProtocolError, match="no greeting"):
+        decode_greeting(encode(Challenge(1, "node", bytes(32)))[4:].replace(b"node", b"n\xffde"))
+    with pytest.raises(ProtocolError, match="no message"):
+        CarriedDecoder().feed(encode(Carried([submit])).replace(b"Probe", b"Pr\xffbe"))

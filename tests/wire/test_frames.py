@@ -77,6 +77,12 @@ def test_a_length_at_the_bound_is_taken_and_one_past_it_is_refused_before_the_bo
         assert decoder.feed(prefix + body) == [frames.Outcome(1, 1, "x" * 50)]
 
 
+def test_a_text_that_is_not_utf_8_is_refused_as_all_else_that_is_no_frame() -> None:
+    data = frames.encode([frames.Hello(1, 1, "frontend", True)])
+    with pytest.raises(ProtocolError, match="no frame"):
+        frames.FrameDecoder().feed(data.replace(b"frontend", b"front\xffnd"))
+
+
 @given(st.binary(min_size=1, max_size=60))
 def test_bytes_that_are_no_frame_are_an_error(body: bytes) -> None:
     decoder = frames.FrameDecoder()

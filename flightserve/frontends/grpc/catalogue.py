@@ -1,4 +1,4 @@
-"""What the gRPC frontend says of itself: `ListDeployments`, `DescribeMethod`, and `grpc.health.v1`.
+"""What the gRPC frontend says of itself: `ListDeployments`, `DescribeMethod`, `grpc.health.v1`, and reflection.
 
 Health names are "" for the whole server, `flightserve.v1.FlightServe`, and every deployment; all of them follow
 `Service.ready()`, and say NOT_SERVING as soon as the server drains.
@@ -7,10 +7,12 @@ Health names are "" for the whole server, `flightserve.v1.FlightServe`, and ever
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
@@ -108,6 +110,23 @@ class HealthServicer:
         if not known:
             return int(_Health.SERVICE_UNKNOWN)
         return int(_Health.SERVING if self._service.ready() and not self.draining else _Health.NOT_SERVING)
+
+
+class Reflection:
+    """The handler of gRPC's reflection, which does the work; it would answer what does not parse with UNKNOWN."""
+
+    def __init__(self, *services: str) -> None:
+        self._servicer = reflection.aio.ReflectionServicer((*services, reflection.SERVICE_NAME))
+
+    async def info(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        """The handler of `ServerReflectionInfo`."""
+
+        async def requests() -> AsyncIterator[Any]:
+            async for message in messages:
+                yield await parsed(reflection_pb2.ServerReflectionRequest, message, context)
+
+        async for answer in self._servicer.ServerReflectionInfo(requests(), context):
+            yield _bytes(answer)
 
 
 def describe(spec: DeploymentSpec) -> pb.Deployment:

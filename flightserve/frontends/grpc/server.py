@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import grpc
 from grpc import aio
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection
 
 from flightserve.config import UNIX, EdgeLimits
 from flightserve.contracts.access import OPEN, Access
@@ -24,7 +24,7 @@ from flightserve.frontends.certificates import CertificateFiles
 from flightserve.frontends.edge_watch import Watched
 from flightserve.frontends.grpc.accepting import accepting_ahead
 from flightserve.frontends.grpc.calls import GrpcCalls
-from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, HealthServicer
+from flightserve.frontends.grpc.catalogue import SERVICE, Catalogue, HealthServicer, Reflection
 from flightserve.frontends.grpc.credentials import server_credentials
 from flightserve.frontends.grpc.guarding import Guard
 from flightserve.frontends.grpc.sql import Queries
@@ -70,6 +70,7 @@ class GrpcFrontend:
         self._queries = Queries(self._calls)
         self._catalogue = Catalogue(service)
         self._health = HealthServicer(service, limits, self._guard)
+        self._reflection = Reflection(SERVICE, HEALTH_SERVICE)
         self._kserve = KServe(self._calls, self._streams, lambda: self._health.draining)
         self._stopping = False
         with accepting_ahead():
@@ -143,7 +144,7 @@ class GrpcFrontend:
         return {
             SERVICE: self._handlers(),
             KSERVE_SERVICE: self._kserve.handlers(),
-            reflection.SERVICE_NAME: _reflection_handlers(),
+            reflection.SERVICE_NAME: self._reflection_handlers(),
             HEALTH_SERVICE: self._health_handlers(),
         }
 
@@ -167,21 +168,14 @@ class GrpcFrontend:
             "DescribeMethod": grpc.unary_unary_rpc_method_handler(self._catalogue.describe_method),
         }
 
+    def _reflection_handlers(self) -> dict[str, Any]:
+        return {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self._reflection.info)}
+
     def _health_handlers(self) -> dict[str, Any]:
         return {
             "Check": grpc.unary_unary_rpc_method_handler(self._health.check),
             "Watch": grpc.unary_stream_rpc_method_handler(self._health.watch),
         }
-
-
-def _reflection_handlers() -> dict[str, Any]:
-    servicer = reflection.aio.ReflectionServicer((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME))
-    reflect = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    return {"ServerReflectionInfo": reflect}
 
 
 def _options(limits: EdgeLimits, shared: bool) -> list[tuple[str, int]]:

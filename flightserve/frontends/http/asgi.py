@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flightserve.errors import FlightserveError
+from flightserve.frontends.http.errors import BadRequest
 
 
 class AsgiCall:
@@ -61,6 +63,8 @@ class AsgiBridge(HttpToolsProtocol):
     def open_asgi(self, cors: bytes) -> AsgiCall:
         """Hand over the request whose head was read; `cors` are header lines that its answer needs."""
         headers, url = self.headers, self.url
+        if httptools.parse_url(url).path is None:  # which uvicorn takes for granted
+            raise BadRequest("the request's target has no path; write http://HOST/")
         HttpToolsProtocol.on_message_begin(self)
         for name, value in headers:
             HttpToolsProtocol.on_header(self, name, value)

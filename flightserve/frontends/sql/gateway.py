@@ -320,7 +320,7 @@ def without_rows(parameters: bytes) -> bytes:
         return parameters
     try:
         schema = pa.ipc.open_stream(parameters).schema
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise InvalidArgument("the parameters are no Arrow IPC stream") from error
     sink = pa.BufferOutputStream()
     pa.ipc.new_stream(sink, schema).close()

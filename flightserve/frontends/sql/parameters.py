@@ -33,7 +33,7 @@ def read_parameters(reader: Any) -> bytes:
             return b""
         schema = batches[0].schema if batches else reader.schema
         table = pa.Table.from_batches(batches, schema).combine_chunks()
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"the parameters cannot be read: {error}") from error
     whole = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=schema)]
     return bytes(stream_of(whole))

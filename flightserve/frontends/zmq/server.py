@@ -253,7 +253,7 @@ class ZmqFrontend:
         envelope, content = zmq_messages.split(parts)
         asked = ZmqRequest(envelope, monotonic_ns())
         peer = parts[0].bytes
-        self._ledger.sample(sum(map(len, parts)), partial(parts[0].get, zmq.SRCFD))
+        self._ledger.sample(sum(map(len, parts)), partial(_descriptor_of, parts[0]))
         try:
             call, spec = self._start(asked, peer, content)
         except Exception as error:
@@ -345,6 +345,14 @@ class ZmqFrontend:
         self._metrics.answered("zmq", *asked.known, code, (monotonic_ns() - asked.started_ns) / NS_PER_S)
         if self._metrics.spans is not None:
             self._metrics.spans.rpc(asked.traced_meta(), asked.known, code, asked.started_ns, _ASKED)
+
+
+def _descriptor_of(part: zmq.Frame) -> int:
+    """That of the connection by which it came; -1, which is nobody's, where the connection is gone."""
+    try:
+        return int(part.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
 
 
 class UnsentReplies:

@@ -14,6 +14,7 @@ from grpc._cython import cygrpc
 
 from flightserve.frontends.grpc import accepting as grpc_accepting
 from flightserve.frontends.grpc.accepting import REFUSED, AheadServer, accepting_ahead
+from tests.frontends.h2_support import PREFACE, SETTINGS, frame, opened
 
 CALL = "/probe.Probe/Call"
 
@@ -45,7 +46,7 @@ async def serving(handler: Any = echo) -> AsyncIterator[tuple[aio.Server, Any]]:
     assert possible
     method = grpc.unary_unary_rpc_method_handler(handler)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("probe.Probe", {"Call": method}),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
         async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -133,6 +134,32 @@ def test_a_call_that_comes_while_the_server_stops_is_told() -> None:
 
     error = asyncio.run(run())
     assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, REFUSED)
+
+
+def test_a_method_whose_name_is_no_text_ends_its_call_alone() -> None:
+    """grpc.aio's own loop ends over it, and the server with it."""
+
+    async def run() -> list[Any]:
+        going = asyncio.Event()
+
+        async def waiting(message: bytes, context: Any) -> bytes:
+            await going.wait()
+            return message
+
+        async with serving(waiting) as (server, call):
+            core = server._server
+            before = asyncio.ensure_future(call(b"before"))
+            for _ in range(3):
+                first = core._beginner
+                _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(PREFACE + frame(SETTINGS, 0, 0) + opened("/probe.Probe/\udcff", 1))
+                await asyncio.wait_for(_turns_until(lambda first=first: core._beginner is not first), 30)
+                writer.close()
+            after = asyncio.ensure_future(call(b"after"))
+            going.set()
+            return await asyncio.wait_for(asyncio.gather(before, after), 30)
+
+    assert asyncio.run(run()) == [b"before", b"after"]
 
 
 def test_only_within_the_block() -> None:

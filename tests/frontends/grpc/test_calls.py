@@ -352,6 +352,13 @@ def test_reflection_describes_the_service(channel: grpc.Channel) -> None:
     assert described.name == "flightserve/v1/flightserve.proto"
 
 
+def test_what_is_no_question_to_reflection_is_the_askers_fault(channel: grpc.Channel) -> None:
+    ask = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    with pytest.raises(grpc.RpcError) as caught:
+        list(ask(iter([b"\xff\xff"]), timeout=20))
+    assert caught.value.code() == Code.INVALID_ARGUMENT
+
+
 def test_outcomes_are_counted(host: Any, stub: Any) -> None:
     before = host._metrics.answers("grpc", "Probe", "gone", status.Code.UNAVAILABLE)
     refused(stub, "gone")

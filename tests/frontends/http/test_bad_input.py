@@ -72,6 +72,12 @@ def check(answer: httpx.Response, status: int, code: str, says: str = "") -> Non
 # ---- names and routes
 
 
+@pytest.mark.parametrize("line", ["GET http://localhost", "POST http://localhost?query=x"])
+def test_a_target_without_a_path(url: str, line: str) -> None:
+    raw = Raw(url).send(f"{line} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()).until_closed()
+    assert (raw.status, raw.code) == (400, "INVALID_ARGUMENT")
+
+
 @pytest.mark.parametrize("path", ["/v1/nope/identity", "/v1/Probe/nope"])
 def test_unknown_names(client: httpx.Client, path: str) -> None:
     for answer in (client.post(path, content=GOOD), client.get(path)):

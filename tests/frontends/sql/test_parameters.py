@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 import pytest
 
 from flightserve.errors import InvalidArgument
-from flightserve.frontends.sql.parameters import BoundParameters, untagged
+from flightserve.frontends.sql.gateway import without_rows
+from flightserve.frontends.sql.parameters import BoundParameters, read_parameters, untagged
 
 WORDS = pa.array(["a", None, "b"])
 NUMBERS = pa.array([1, 2, 3])
@@ -35,6 +38,21 @@ def test_a_union_of_several_types_or_without_rows() -> None:
     with pytest.raises(InvalidArgument, match="'0' has values of several types"):
         untagged(pa.record_batch({"0": dense([5, 7], [0, 0])}))
     assert untagged(pa.record_batch({"0": dense([], [])})).schema.types == [pa.null()]
+
+
+# What begins as a message does and is none: of this pyarrow raises OSError.
+NO_MESSAGE = b"\xff\xff\xff\xff\x08\0\0\0xxxxxxxx"
+
+
+def test_parameters_that_are_no_stream_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="no Arrow IPC stream"):
+        without_rows(NO_MESSAGE)
+
+    def reader() -> Iterator[None]:
+        yield pa.ipc.open_stream(NO_MESSAGE)
+
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        read_parameters(reader())
 
 
 def test_what_is_bound_last_is_remembered_until_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,10 @@ LIMITS = EdgeLimits(body_bytes_max=LIMIT, header_bytes_max=4096, header_timeout_
 WAIT_MS = 10_000
 
 
+def test_a_message_whose_connection_is_gone_is_nobodys() -> None:
+    assert zmq_frontend._descriptor_of(zmq.Frame(b"x")) == -1
+
+
 @pytest.fixture(scope="module")
 def host() -> Iterator[Any]:
     with served(LIMITS, zmq_port=0) as host:
