@@ -12,7 +12,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo cluster test lowest daft check lint types contracts stubs docs bench peers chaos proto format clean
+.PHONY: help venv run demo cluster test lowest daft check lint types contracts stubs docs bench peers chaos fuzz proto format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ build/peers/.installed: constraints.txt constraints-peers.txt
 
 chaos: $(STAMP)  ## Break a loaded system for 10 minutes and check that nothing is lost; options in ARGS="--minutes 2 --seed 7"
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+fuzz: $(STAMP)  ## Send hostile bytes to a served app for 5 minutes; options in ARGS="--minutes 60 --seed 7 --only http,flight"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 proto: $(STAMP) $(PROTOC)  ## Write the gRPC stubs again from flightserve/proto/
 	PYTHONPATH=$(PROTOC) $(BIN)/python -m flightserve.proto.generate

@@ -363,6 +363,8 @@ class RouterService:
         peer = link.peer
         if peer is None:
             raise ProtocolError("requests were submitted before the Hello")
+        if not frame.parts:
+            raise ProtocolError("a Submit of no requests")
         for part in frame.parts:
             last_row = part.row_offset + part.rows
             if part.rows < 0 or not 0 <= part.row_offset <= last_row <= ROWS_MAX or part.request_id in link.requests:

@@ -27,9 +27,7 @@ def opened(path: str, stream: int) -> bytes:
     head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x",
             "content-type": "application/grpc", "te": "trailers"}  # fmt: skip
     fields = [(name.encode(), value.encode(errors="surrogateescape")) for name, value in head.items()]
-    block = b"".join(
-        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields
-    )
+    block = b"".join(b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields)
     return frame(HEADERS, END_HEADERS, stream, block)
 
 

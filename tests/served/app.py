@@ -175,4 +175,7 @@ _probe = Probe.bind()
 _piped = fs.pipeline(
     "Piped", _probe.typed >> fs.switch("a", {13: _probe.boom}, default=_probe.identity) >> _probe.pieces
 )
-app = fs.App(_probe, Narrow.bind(), Chain.bind(_probe), _piped)
+_people = pa.table({"id": pa.array(range(1, 7), pa.int64()), "name": ["Ada", "Bo", None, "Di", "Ed", "Flo"]})
+_lake = fs.sql.Warehouse({"people": _people}, name="lake", threads=1, memory_limit="300MB")
+_lake.query("person", "SELECT id, name FROM people WHERE id = $id")
+app = fs.App(_probe, Narrow.bind(), Chain.bind(_probe), _piped, _lake)

@@ -5,17 +5,14 @@ The peer runs as our user, so it may connect; what it says is made to break a ro
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -26,102 +23,25 @@ from flightserve.fabric.memory.batches import stream_of
 from flightserve.wire import frames
 from tests.control.served import Served
 from tests.frontends.rpc_support import batch_of
+from tests.fuzz.hostile import HELLO, NBYTES, PEER_ID, SEGMENT, endpoint_of, hostile, memfd, versioned
 
 NOBODY = 65_534
 # In /proc/net/unix: it listens.
 ACCEPTS = 1 << 16
 # Set for each test by `probe`, to the version that runs.
 PROBE = "Probe"
-PEER_ID = 666
-NBYTES = 4096
-SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-HELLO = frames.Hello(frames.PROTOCOL_VERSION, PEER_ID, "frontend", True, pid=os.getpid())
-SEGMENT = frames.Segment(PEER_ID, 1, NBYTES)
 
 
 @pytest.fixture
 def endpoint(system: Served) -> str:
     """The router's socket."""
-    names = {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "router-0" in line}
-    (name,) = [name for name in names if f"/@flightserve-{system.app_id}-" in name]
-    return name
+    return endpoint_of(system.app_id, "router-0")
 
 
 @pytest.fixture(autouse=True)
 def probe(system: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The data plane knows a deployment by name and version."""
-    answer = httpx.get(f"{system.addresses['http']}/v1/deployments", trust_env=False).json()
-    (version,) = [each["version"] for each in answer["deployments"] if each["name"] == "Probe"]
-    monkeypatch.setattr(sys.modules[__name__], "PROBE", f"Probe@{version}")
-
-
-def memfd(content: bytes = b"", nbytes: int = NBYTES, seals: int = SEALS) -> int:
-    fd = os.memfd_create("hostile", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, nbytes)
-    os.pwrite(fd, content, 0)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    return fd
-
-
-# Far less than the router waits for a process that does not answer.
-CLOSED_S = 10.0
-
-
-class Hostile:
-    """A raw connection to the router, greeted as a frontend's unless told otherwise."""
-
-    def __init__(self, endpoint: str, *first: frames.Frame) -> None:
-        self._decoder = frames.FrameDecoder()
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
-        self.socket.connect(endpoint)
-        self.send(*(first or (HELLO,)))
-
-    def send(self, *sent: frames.Frame, fds: list[int] | None = None) -> Hostile:
-        return self.send_bytes(frames.encode(sent), fds)
-
-    def send_bytes(self, data: bytes, fds: list[int] | None = None) -> Hostile:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        try:
-            self.socket.sendmsg([data], rights)
-        except (BrokenPipeError, ConnectionResetError):
-            self.socket.settimeout(10)  # closed already: what `closed` finds
-        return self
-
-    def closed(self) -> bool:
-        """The router closed the connection for what was sent, whatever it said before; not, later, because nobody
-        answers its pings."""
-        until = time.monotonic() + CLOSED_S
-        try:
-            while self.socket.recv(1 << 16):
-                if time.monotonic() > until:
-                    return False
-        except ConnectionResetError:
-            return True
-        except TimeoutError:
-            return False
-        return True
-
-    def outcomes(self, count: int) -> list[Any]:
-        """The next outcomes or results, pings answered."""
-        found: list[Any] = []
-        while len(found) < count:
-            data = self.socket.recv(1 << 16)
-            assert data, "the router closed the connection"
-            for frame in self._decoder.feed(data):
-                if type(frame) is frames.Ping:
-                    self.send(frames.Pong(frame.number))
-                elif isinstance(frame, (frames.Outcome, frames.Results)):
-                    found.append(frame)
-        return found
-
-
-@contextmanager
-def hostile(endpoint: str, *first: frames.Frame) -> Iterator[Hostile]:
-    with ExitStack() as stack:
-        peer = Hostile(endpoint, *first)
-        stack.callback(peer.socket.close)
-        yield peer
+    monkeypatch.setattr(sys.modules[__name__], "PROBE", versioned(system.addresses["http"], "Probe"))
 
 
 def submit(
@@ -214,6 +134,7 @@ def test_frames_out_of_place(endpoint: str, system: Served) -> None:
         "fewer than no credits": (frames.Hello(1, PEER_ID, "replica", False, "Probe", -1),),
         "submits before it greets": (submit(),),
         "segment before it greets": (SEGMENT,),
+        "submits nothing": (HELLO, frames.Submit(PROBE, "identity", frames.Region(PEER_ID, 1, 0, 64), [])),
         "gives back what it does not hold": (HELLO, frames.Release([(replica, 1, 0)])),
         "drops another's segment": (HELLO, frames.SegmentGone(replica, 1)),
         "answers": (HELLO, frames.Done(1, None, 0, True)),

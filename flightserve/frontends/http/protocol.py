@@ -168,7 +168,8 @@ class EdgeProtocol(AsgiBridge):
             bounds.receive(len(data), self.loop.time())
             self.parser.feed_data(data)
             bounds.check_piece(self.url, self.headers)
-            if begins:
+            # Where the next request has begun already, the URL is not this one's any more.
+            if begins and not bounds.in_message:
                 self._learn(data)
         except httptools.HttpParserUpgrade:
             # We speak HTTP/1.1 only: the request is answered as such, and what follows is not read.

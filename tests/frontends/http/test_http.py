@@ -189,6 +189,17 @@ def test_pipelined_calls_and_pages_are_answered_in_order(client: httpx.Client) -
     assert [b[:20] for b in bodies] == [b'{"rows":[{"a":1}]}HT', b'{"status":"ok"}HTTP/', b'{"rows":[{"a":2}]}']
 
 
+@pytest.mark.parametrize("begun", [1, 5, 12, 40])
+def test_a_call_whose_last_piece_has_the_next_ones_beginning(client: httpx.Client, begun: int) -> None:
+    raw, body = Raw(str(client.base_url)), b'{"rows":[{"a":1}]}'
+    following = post(IDENTITY, body, "connection: close")
+    raw.send(post(IDENTITY, body) + following[:begun]).read_answer()
+    assert (raw.status, raw.body) == (200, body)
+    raw.received = b""
+    raw.send(following[begun:]).until_closed()
+    assert (raw.status, raw.body) == (200, body)
+
+
 def test_http_1_0_and_absolute_urls_and_expect(client: httpx.Client) -> None:
     url, body = str(client.base_url), b'{"rows":[{"a":1}]}'
     old = Raw(url).send(post(IDENTITY, body).replace(b"HTTP/1.1", b"HTTP/1.0")).until_closed()

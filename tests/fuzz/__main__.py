@@ -1,0 +1,116 @@
+"""`python -m tests.fuzz`: hostile bytes for a served app, and for readers without one, for as long as it is told to.
+
+After each batch the same processes live, nothing is in flight or leased, memory and descriptors are where they were,
+and good requests work. Exit status 1 where something was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.control.served import Served
+from tests.fuzz import parsers
+from tests.fuzz.running import KINDS, Batch, Target, run_batch
+from tests.served.callers import all_callers
+from tests.served.conftest import good_requests, warm_up
+from tests.served.resting import Resting
+
+BATCH_CASES: Final = 1_000_000
+PARSERS: Final = "parsers"
+
+
+def main() -> int:
+    """Run; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    option = parser.add_argument
+    option("--minutes", type=float, default=5.0, help="how long, all kinds together (default: %(default)s)")
+    option("--batch", type=float, default=5.0, metavar="SECONDS", help="between two looks (default: %(default)s)")
+    option("--seed", type=int, default=0, help="of all cases (default: the time)")
+    option("--only", default="", metavar="KIND,...", help=f"of {', '.join((PARSERS, *KINDS))} (default: all)")
+    option("--case", type=int, default=None, metavar="NUMBER", help="this one alone, of the one kind")
+    arguments = parser.parse_args()
+    seed = arguments.seed or int(time.time())
+    kinds = arguments.only.split(",") if arguments.only else [PARSERS, *KINDS]
+    print(f"seed {seed}")
+    found = list(_found(arguments, kinds, seed))
+    print(f"{len(found)} findings")
+    return 1 if found else 0
+
+
+def _found(arguments: argparse.Namespace, kinds: list[str], seed: int) -> Iterator[str]:
+    until = time.monotonic() + 60 * arguments.minutes
+    if PARSERS in kinds:
+        yield from _printed(read_all(seed, arguments.batch))
+    kinds = [kind for kind in kinds if kind != PARSERS]
+    if not kinds:
+        return
+    with _served() as (target, resting):
+        if arguments.case is not None:
+            yield from _checked(run_batch(target, kinds[0], seed, arguments.case, 1, threads=1), resting)
+            return
+        for number in itertools.count():
+            if (now := time.monotonic()) > until:
+                return
+            turn, place = divmod(number, len(kinds))
+            batch = run_batch(target, kinds[place], seed, turn * BATCH_CASES, BATCH_CASES, now + arguments.batch)
+            yield from _checked(batch, resting)
+
+
+@contextmanager
+def _served() -> Iterator[tuple[Target, Resting]]:
+    # Short: Ray's sockets lie in it.
+    with tempfile.TemporaryDirectory(prefix="z", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        with Served(Path(directory), command=("tests.served.serve",)) as served:
+            served.wait_ready()
+            with all_callers(served.addresses) as callers:
+                warm_up(callers)
+                yield (
+                    Target(served.addresses, served.app_id, served.errors),
+                    Resting(served, lambda: good_requests(callers)),
+                )
+
+
+def _checked(batch: Batch, resting: Resting) -> Iterator[str]:
+    try:
+        resting.check()
+    except Exception as error:
+        batch.findings.append(f"{batch.kind}: {error}")
+    yield from _printed(batch)
+
+
+def _printed(batch: Batch) -> Iterator[str]:
+    codes = ", ".join(f"{code} {count}" for code, count in batch.codes.most_common())
+    print(f"{batch.kind:10} {batch.cases:8} cases: {codes}", flush=True)
+    for finding in batch.findings:
+        print(f"FOUND {finding}", flush=True)
+        yield finding
+
+
+def read_all(seed: int, seconds: float) -> Batch:
+    """Each reader for its share of that time."""
+    batch = Batch(PARSERS)
+    for name, parser in parsers.PARSERS.items():
+        until = time.monotonic() + seconds / len(parsers.PARSERS)
+        for data in parsers.cases(parser, random.Random(f"{seed}/{name}")):
+            try:
+                batch.codes["taken" if parsers.check(parser, data) else "refused"] += 1
+            except Exception:
+                batch.findings.append(f"{name}: {data!r}\n{traceback.format_exc()}")
+                break
+            if time.monotonic() > until:
+                break
+    return batch
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""Every reader of strangers' bytes: what it takes, and some of what it does not. `make fuzz` goes on for longer."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+
+import pytest
+
+from tests.fuzz.parsers import PARSERS, cases, check
+
+CASES = 1500
+
+
+@pytest.mark.parametrize("name", sorted(PARSERS))
+def test_a_reader(name: str) -> None:
+    parser = PARSERS[name]
+    assert all(check(parser, seed) for seed in parser.seeds)
+    taken = 0
+    for data in islice(cases(parser, random.Random(random.randrange(1 << 30))), CASES):
+        try:
+            taken += check(parser, data)
+        except Exception as error:
+            raise AssertionError(f"{name}: {data!r}") from error
+    assert 0 < taken < CASES
