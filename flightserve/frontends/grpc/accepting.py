@@ -12,7 +12,7 @@ does that differently, nothing is overridden and all works as gRPC made it.
 
 The loop of grpc.aio that begins calls ends for good, and the server with it, when a stranger sends a method's name that
 is not UTF-8: it decodes the name before anything of ours sees it. So the calls are begun by another server object
-(`Beginner`), which has no port and nothing to lose: it ends over such a call, the call is dropped, and another one takes
+(`Beginner`), which has no port and nothing to lose: it ends over such a call, the call is dropped, and another takes
 its place.
 """
 
