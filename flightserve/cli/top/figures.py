@@ -174,7 +174,7 @@ def _deployment(view: DeploymentView, routers: Sequence[tuple[Numbers, Numbers]]
 def _process(child: ChildView, node: str, rates: Numbers) -> ProcessFigures:
     said = child.statistics
     load = None
-    if child.tier == "replica" and "busy_seconds" in rates:
+    if child.tier == "replica" and UPTIME in rates:
         load = rates.get("busy_seconds", 0.0) / max(1.0, said.get("lanes", 1.0))
     in_flight = {"frontend": said.get("in_flight"), "replica": said.get("running")}.get(child.tier)
     if child.tier == "router":
