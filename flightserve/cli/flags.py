@@ -21,6 +21,7 @@ FLAGS: Final = {
     "drain_timeout_s": "--drain-timeout",
     "allowed_hosts": "--allow-host",
     "cors_origins": "--cors-origin",
+    "ticket_key": "--ticket-key",
     "otlp": "--otlp",
     "trace_sample": "--trace-sample",
     "tls_client_ca": "--tls-client-ca",

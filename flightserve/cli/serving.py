@@ -22,6 +22,7 @@ from flightserve.cli.progress import Progress, counted
 from flightserve.cli.samples import call_of
 from flightserve.cli.settings.settled import add_set_option
 from flightserve.cli.source_options import add_source_options, check_tables, warehouse_app
+from flightserve.cli.ticket_keys import ticket_key
 from flightserve.config import NODE, PROTOCOLS, UNIX_PROTOCOLS, USUAL_PORTS, FrontendOptions
 from flightserve.core.lifecycle.reconciling import FRONTEND
 from flightserve.errors import ConfigError, FlightserveError, InvalidArgument, Unavailable
@@ -117,6 +118,11 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     option("--tls-client-ca", metavar="FILE", help=about)
     about = "serve ZeroMQ over CURVE with the keys in this folder, which `flightserve keys DIR` makes"
     option("--zmq-keys", metavar="DIR", help=about)
+    about = (
+        "a file of 32 random bytes or more, by which SQL's tickets and sign-ins are signed: apps that stand in for "
+        "each other behind one address have the same (default: a random one)"
+    )
+    option("--ticket-key", metavar="FILE", help=about)
     about = "listen beyond loopback though nobody is asked who he is"
     option("--insecure", action="store_true", help=about)
     about = "a file that gets a line of JSON for each call and query: who, what, how it ended (default: the log)"
@@ -189,7 +195,7 @@ def frontend_options(arguments: argparse.Namespace) -> FrontendOptions:
         share_ports=arguments.share_ports, tls_cert=arguments.tls_cert, tls_key=arguments.tls_key,
         tls_client_ca=arguments.tls_client_ca, zmq_keys=arguments.zmq_keys, auth=arguments.auth,
         audit_log=arguments.audit_log, insecure=arguments.insecure, limits=arguments.settings.edge(),
-        otlp=arguments.otlp, trace_sample=arguments.trace_sample, **ports,
+        otlp=arguments.otlp, trace_sample=arguments.trace_sample, **ports, **ticket_key(arguments.ticket_key),
     )  # fmt: skip
 
 

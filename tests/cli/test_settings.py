@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import pickle
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +17,13 @@ from flightserve.cli.planning import PlanWish, plan
 from flightserve.cli.serving import frontend_options, plan_of
 from flightserve.cli.settings.fields import deployment_options
 from flightserve.cli.settings.files import FILE_BYTES_MAX, read_file
-from flightserve.cli.settings.known import parsers_of, read_settings
-from flightserve.cli.settings.settled import parse_flags, settle
+from flightserve.cli.settings.known import parsers_of
 from flightserve.cli.settings.variables import read_variables
-from flightserve.config import EdgeLimits, FabricLimits
+from flightserve.config import FabricLimits
 from flightserve.errors import ConfigError
 from flightserve.types import Autoscale
+from tests.cli.settled import APP, KNOWN, settled
 from tests.control import pricing
-
-APP = "tests.control.pricing:app"
-KNOWN = read_settings(make_parser())
-
-
-def settled(*argv: str, env: Mapping[str, str] | None = None) -> Any:
-    arguments = parse_flags(make_parser(), argv)
-    settle(arguments, env or {})
-    return arguments
 
 
 @pytest.fixture
@@ -48,47 +36,6 @@ def file(tmp_path: Path) -> Any:
         return str(path)
 
     return write
-
-
-# ---- every option has a key, a variable and a flag
-
-
-def test_every_option_of_the_command_line_has_a_key_and_a_variable() -> None:
-    for command, parser in parsers_of(make_parser()).items():
-        ours = {setting.dest: setting for setting in KNOWN.of_command[command]}
-        for action in parser._actions:
-            if (
-                not action.option_strings
-                or action.dest in ("help", "config", "set")
-                or action.help == argparse.SUPPRESS
-            ):
-                continue
-            setting = ours[action.dest]
-            assert KNOWN.by_key[setting.key] is setting
-            assert setting.flag in action.option_strings
-            assert setting.variable.startswith("FLIGHTSERVE_")
-            assert any(each.dest == "config" for each in parser._actions), command
-
-
-def test_no_two_settings_have_one_key_or_variable() -> None:
-    variables = [setting.variable for setting in KNOWN.by_key.values()]
-    assert len(set(variables)) == len(variables)
-    assert not any(variable.startswith("FLIGHTSERVE_DEPLOYMENTS_") for variable in variables)
-    sections = {key[0] for key in KNOWN.by_key if len(key) > 1} | {"deployments"}
-    assert not sections & {key[0] for key in KNOWN.by_key if len(key) == 1}
-
-
-def test_every_bound_has_a_key_and_its_own_default() -> None:
-    for section, of in (("limits", EdgeLimits), ("fabric", FabricLimits)):
-        for each in dataclasses.fields(of):
-            assert KNOWN.by_key[section, each.name].default == each.default
-
-
-def test_every_default_is_what_its_own_kind_reads() -> None:
-    for setting in KNOWN.by_key.values():
-        if isinstance(setting.default, int | float | str) and setting.default not in ("", False):
-            value = setting.kind.from_toml(setting.default, "/")
-            assert value == setting.default, setting.name
 
 
 # ---- which goes before which
