@@ -133,15 +133,17 @@ class ReplicaHosted:
         settings = assignment.spec.options
         bound = bound.options(replicas=settings.autoscale.high if settings.autoscale else settings.replicas)
         callees = bound.callees()
-        self._access = open_access(assignment) if callees else OPEN
+        # A warehouse judges statements, whoever calls others what it calls.
+        self._access = open_access(assignment) if callees or hasattr(bound.cls, "flightserve_hosted") else OPEN
         onward = Onward(new_peer_id(), assignment.fabric, callees, self._access) if callees else None
         target = bound.make(onward.remote if onward is not None else None)
         self._tracing = Tracing(assignment)
         tracer = self._tracing.tracer
         spans = None if tracer is None else RunSpans(assignment.spec.name, tracer.sample, tracer.record)
         self._service = ReplicaService(
-            assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward, own_process=True, spans=spans
-        )
+            assignment.peer_id, assignment.spec, target, assignment.fabric, onward=onward, own_process=True,
+            spans=spans, access=self._access,
+        )  # fmt: skip
         self._service.start(assignment.config)
         self.apply_table = self._service.apply_table
         self.reconfigure = self._service.reconfigure

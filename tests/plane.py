@@ -81,7 +81,7 @@ class Plane:
     def start_replica(self, name: str = "") -> ReplicaService:
         bound = self.bounds[name] if name else self.bound
         callees = bound.callees()
-        onward = Onward(next(self._ids), self.limits, callees) if callees else None
+        onward = Onward(next(self._ids), self.limits, callees, self.access) if callees else None
         target = bound.make(onward.remote if onward is not None else None)
         replica = ReplicaService(
             next(self._ids), self.specs[bound.name], target, self.limits, lambda why: self.stuck.append(target), onward,

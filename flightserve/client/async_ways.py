@@ -93,7 +93,7 @@ class AsyncMemoryWay:
         try:
             while not way._peer.is_ready:
                 if way._loop.time() > until or way._peer.lost:
-                    raise Unreachable(f"app {app.app_id} does not take this process in")
+                    raise Unreachable(f"app {app.app_id}: {way._peer.refusal}")
                 # Routers greet without a word to us.
                 await asyncio.sleep(READY_POLL_S)
         except BaseException:

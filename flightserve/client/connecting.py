@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,9 @@ def connect(
     tls_roots: str | None = None,
     client_cert: tuple[str, str] | None = None,
     flight_options: Mapping[str, Any] | None = None,
+    token: str | None = None,
+    username: str | None = None,
+    password: str | None = None,
 ) -> Client:
     """A client of the app whose Flight frontend has that address, `grpc://host:8815`; without one, of the only app of
     this machine and user.
@@ -41,13 +45,17 @@ def connect(
     often a call is made again where that is safe. Over Flight, `headers` go with each call, and `flight_options` are
     those of `pyarrow.flight.FlightClient`. For an address `grpc+tls://host:8815`, `tls_roots` is a PEM file of the CAs
     that are trusted (default: the system's), and `client_cert` the PEM files of our own certificate and its key.
-    Raises Unavailable where the app cannot be reached.
+
+    Where callers have to say who they are, `token` does, or `username` and `password`; such an app is called over
+    Flight from everywhere. Raises Unavailable where the app cannot be reached, Unauthenticated where it does not know
+    who calls.
     """
     check(address, way)
+    sent = with_credentials(headers or {}, token, username, password)
     options = {**tls_options(tls_roots, client_cert), **(flight_options or {})}
 
     def find() -> Way:
-        return _find(address, way, headers or {}, options)
+        return _find(address, way, sent, options)
 
     ways = Ways(find)
     client = Client(ways, address or "this machine", timeout_s, retries)
@@ -66,14 +74,18 @@ def connect_async(
     tls_roots: str | None = None,
     client_cert: tuple[str, str] | None = None,
     flight_options: Mapping[str, Any] | None = None,
+    token: str | None = None,
+    username: str | None = None,
+    password: str | None = None,
 ) -> AsyncClient:
     """As `connect`, for coroutines: `async with fs.connect_async(...) as client`, or `client = await
     fs.connect_async(...)`."""
     check(address, way)
+    sent = with_credentials(headers or {}, token, username, password)
     options = {**tls_options(tls_roots, client_cert), **(flight_options or {})}
 
     async def find() -> AsyncWay:
-        return await _find_async(address, way, headers or {}, options)
+        return await _find_async(address, way, sent, options)
 
     return AsyncClient(AsyncWays(find), address or "this machine", timeout_s, retries)
 
@@ -95,6 +107,24 @@ def tls_options(roots: str | None, ours: tuple[str, str] | None) -> dict[str, by
         return {option: Path(path).read_bytes() for option, path in files.items()}
     except OSError as error:
         raise InvalidArgument(f"{error.filename}: {error.strerror}; it is a PEM file") from error
+
+
+def with_credentials(
+    headers: Mapping[str, str], token: str | None, username: str | None, password: str | None
+) -> Mapping[str, str]:
+    """The headers, and `authorization` where there are credentials. Raises InvalidArgument, which tells none."""
+    if token is None and username is None and password is None:
+        return headers
+    if any(name.lower() == "authorization" for name in headers) or (token is not None and (username or password)):
+        raise InvalidArgument("credentials are said once: by token, by username and password, or by a header")
+    if token is not None:
+        if not token.isascii() or not token.isprintable() or not token or " " in token:
+            raise InvalidArgument("token is a text of printable ASCII characters without spaces")
+        return {**headers, "authorization": f"Bearer {token}"}
+    if not username or password is None or ":" in username:
+        raise InvalidArgument("username and password go together, and a username has no colon")
+    told = base64.b64encode(f"{username}:{password}".encode()).decode()
+    return {**headers, "authorization": f"Basic {told}"}
 
 
 def _find(address: str | None, way: str, headers: Mapping[str, str], options: Mapping[str, Any]) -> Way:

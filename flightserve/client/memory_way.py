@@ -64,7 +64,7 @@ class MemoryWay:
         while not self._peer.is_ready:
             left_s = until - self._loop.time()
             if left_s <= 0 or self._peer.lost:
-                raise Unreachable(f"app {self._peer.app.app_id} does not take this process in")
+                raise Unreachable(f"app {self._peer.app.app_id}: {self._peer.refusal}")
             # Routers greet without a word to us.
             self._changed.wait(min(left_s, 0.01))
             self._changed.clear()

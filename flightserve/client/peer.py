@@ -41,6 +41,8 @@ class ClientPeer:
     def __init__(self, app: FoundApp) -> None:
         self.app = app
         self.lost = False
+        # Why it is not taken in.
+        self.refusal = "this process is not taken in"
         # These are there once it is ready.
         self.client: RouterClient
         self.edge: EdgeLimits
@@ -65,7 +67,10 @@ class ClientPeer:
             self._lose("the app has ended")
 
     def _followed(self, message: Followed) -> None:
-        if not self._known:
+        if message.closed:
+            # It is lost when it is followed no more.
+            self.refusal = "callers of this app have to say who they are, which is done over Flight"
+        elif not self._known:
             self.edge = message.edge
             self.client = RouterClient(new_peer_id(), message.fabric, message.edge, HeldMap)
             self.client.start(self._loop, self._lose)

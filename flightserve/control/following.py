@@ -27,14 +27,21 @@ RETRY_S: Final = 0.2
 GONE_S: Final = 15.0
 
 
+class NotFollowed(Exception):
+    """The app is none of those that clients follow."""
+
+
 async def follow(path: str, followed: Callable[[Followed], None], on_table: Callable[[RoutingTable], None]) -> None:
-    """Follow the supervisor that listens at `path` until its app has ended, or this is cancelled."""
+    """Follow the supervisor that listens at `path` until its app has ended, it refuses (`Followed.closed`), or this is
+    cancelled."""
     loop = asyncio.get_running_loop()
     heard_s = loop.time()
     while loop.time() - heard_s < GONE_S and os.path.exists(os.path.dirname(path)):
         try:
             if await _converse(path, followed, on_table):
                 heard_s = loop.time()
+        except NotFollowed:
+            return
         except (OSError, ProtocolError) as error:
             log.debug("the supervisor is not followed: %s", error)
         await asyncio.sleep(RETRY_S)
@@ -54,6 +61,8 @@ async def _converse(path: str, followed: Callable[[Followed], None], on_table: C
                     on_table(message.table)
                 elif isinstance(message, Followed):
                     followed(message)
+                    if message.closed:
+                        raise NotFollowed
                 else:
                     raise ProtocolError(f"a supervisor does not send {type(message).__name__} to clients")
     finally:

@@ -207,10 +207,12 @@ class Follow(msgspec.Struct, array_like=True, frozen=True, tag=22):
 
 
 class Followed(msgspec.Struct, array_like=True, frozen=True, tag=23):
-    """Supervisor to client: the bounds that the app's own processes have and its frontends take."""
+    """Supervisor to client: the bounds that the app's own processes have and its frontends take. `closed`: that is all,
+    since its callers have to say to a frontend who they are."""
 
     fabric: FabricLimits
     edge: EdgeLimits
+    closed: bool = False
 
 
 class CommandResult(msgspec.Struct, array_like=True, frozen=True, tag=13):

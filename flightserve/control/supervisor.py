@@ -256,8 +256,11 @@ class Supervisor:
     def _follow(self, writer: asyncio.StreamWriter) -> None:
         if len(self._followers) >= FOLLOWERS_MAX:
             raise ProtocolError(f"{FOLLOWERS_MAX} clients follow the app already")
+        closed = self._plan.options.auth is not None
+        send(writer, Followed(self._plan.fabric, self._plan.options.limits, closed))
+        if closed:
+            return
         self._followers.add(writer)
-        send(writer, Followed(self._plan.fabric, self._plan.options.limits))
         if self._published is not None:
             send(writer, self._published)
 

@@ -25,6 +25,21 @@ def deployments_for(principal: Principal, service: Service) -> list[DeploymentSp
     return [seen for spec in service.deployments() if (seen := _seen(spec, rights)) is not None]
 
 
+class SeenBy:
+    """What is deployed, for one principal (`frontends.sql.gateway.KnowsDeployments`)."""
+
+    def __init__(self, principal: Principal, service: Service) -> None:
+        self._principal = principal
+        self._service = service
+
+    def __repr__(self) -> str:
+        return f"<What {self._principal.name} sees>"
+
+    def deployments(self) -> list[DeploymentSpec]:
+        """Those of which he may use something."""
+        return deployments_for(self._principal, self._service)
+
+
 def method_for(
     principal: Principal, service: Service, deployment: str, method: str
 ) -> tuple[DeploymentSpec, MethodSpec]:
@@ -35,6 +50,23 @@ def method_for(
         return service.method(deployment, method)
     except NotFound:
         raise not_found(deployment, method, deployments_for(principal, service)) from None
+
+
+def request_for(
+    principal: Principal, service: Service, deployment: str, method: str
+) -> tuple[DeploymentSpec, MethodSpec]:
+    """As `method_for`, where a warehouse may be asked by its own methods as well, by whoever may query: it judges
+    statements itself. So `fs.connect` does."""
+    rights = principal.rights
+    if rights.any_tables and not rights.may_call(deployment, method):
+        try:
+            found = service.method(deployment, method)
+        except NotFound:
+            pass
+        else:
+            if is_internal(*found):
+                return found
+    return method_for(principal, service, deployment, method)
 
 
 def may_not_call(principal: Principal, deployment: str, method: str) -> PermissionDenied:

@@ -37,7 +37,7 @@ class Onward:
 
     def remote(self, name: str) -> Remote:
         """What methods call a deployment by. Calls can be made once the replica is ready."""
-        return Remote(name, self.client, self._loop, self.origins)
+        return Remote(name, self.client, self._loop, self.origins, self._access)
 
     def start(self) -> None:
         """Connect as tables come."""

@@ -35,15 +35,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, NoReturn, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 import pyarrow as pa
 
 from flightserve.caller.lane_connection import HASTE_S
 from flightserve.config import EdgeLimits
-from flightserve.contracts.context import Context, context
+from flightserve.contracts.access import OPEN, Access
+from flightserve.contracts.context import context
 from flightserve.contracts.service import AsyncCall, Passed, Reply, Result, Service
-from flightserve.contracts.spans import OpenSpan
 from flightserve.declare import Handle, Later
 from flightserve.errors import Cancelled, FlightserveError, NotFound, Unavailable
 from flightserve.fabric.memory.batches import one_batch
@@ -51,8 +51,10 @@ from flightserve.fabric.memory.decode import validate_batch
 from flightserve.replica.answers import Answers
 from flightserve.replica.linear import LinearCall
 from flightserve.replica.origins import Origin, Origins
-from flightserve.replica.stages import of_callee, of_chain, of_payload, of_stage
-from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
+from flightserve.replica.prepared_calls import PreparedCall
+from flightserve.replica.rights import check_onward
+from flightserve.replica.stages import of_payload
+from flightserve.types import DeploymentSpec, MethodSpec
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,12 +71,19 @@ _GIVEN_UP: Final = Cancelled("the call was given up")
 class Remote(Handle[Any]):
     """Another deployment, as a method that calls it sees it: the methods of that deployment are attributes."""
 
-    __slots__ = ("_loop", "_name", "_origins", "_service")
+    __slots__ = ("_access", "_loop", "_name", "_origins", "_service")
 
     def __init__(
-        self, name: str, service: Service, loop: asyncio.AbstractEventLoop, origins: Origins | None = None
+        self,
+        name: str,
+        service: Service,
+        loop: asyncio.AbstractEventLoop,
+        origins: Origins | None = None,
+        access: Access = OPEN,
     ) -> None:
-        """`loop` is the one that `service` is used on; `origins` knows what can be passed on by it."""
+        """`loop` is the one that `service` is used on; `origins` knows what can be passed on by it, `access` what those
+        may do that a method runs for."""
+        self._access = access
         self._origins = Origins() if origins is None else origins
         self._name = name
         self._service = service
@@ -84,7 +93,7 @@ class Remote(Handle[Any]):
         if method.startswith("_"):
             # Also our own, of an object that `copy` has not filled yet: it has no name to be told.
             raise AttributeError(f"a deployment serves no method {method!r}")
-        return RemoteMethod(self._name, method, self._service, self._loop, self._origins)
+        return RemoteMethod(self._name, method, self._service, self._loop, self._origins, self._access)
 
     def __call__(self, /, *_rows: Any, **_named: Any) -> NoReturn:
         """A deployment has methods, and is none."""
@@ -99,76 +108,21 @@ class Remote(Handle[Any]):
         return f"<Remote {self._name}>"
 
 
-class PreparedCall(NamedTuple):
-    """A call that is about to be made. `caller` and `callee` are Deployment.method."""
-
-    context: Context
-    deployment: str
-    spec: MethodSpec
-    rows: pa.RecordBatch | Passed
-    origins: Origins
-    parts: Sequence[tuple[int, RequestMeta]]
-    # In a pipeline, the stage that answered the rows, "" for the request's own; None elsewhere.
-    source: str | None = None
-    # The calls that follow, and the method that answers.
-    then: tuple[tuple[str, str], ...] = ()
-    last: MethodSpec | None = None
-    # Where a request that it is made for is traced.
-    span: OpenSpan | None = None
-
-    @property
-    def answering(self) -> MethodSpec:
-        """The method whose answer this call is."""
-        return self.last or self.spec
-
-    @property
-    def callee(self) -> str:
-        return f"{self.deployment}.{self.spec.name}"
-
-    @property
-    def caller(self) -> str:
-        return f"{self.context.deployment}.{self.context.method}"
-
-    @property
-    def answers(self) -> Answers:
-        """To be collected."""
-        # Where the method may not run again, what its requests have to be told apart by is lost on it.
-        return Answers(self.answering, self.callee, len(self.parts), self.context.idempotent, self.origins)
-
-    def ended(self, error: BaseException | None = None) -> None:
-        """For its trace; the first word counts."""
-        if self.span is not None:
-            self.span.end(error)
-
-    def explain(self, error: FlightserveError) -> FlightserveError:
-        """What the call failed by, as who called is told of it."""
-        self.ended(error)
-        if self.source is None:
-            return of_callee(error, self.callee, self.caller)
-        if self.then:
-            return of_chain(error, self.callee, self.source)
-        return of_stage(error, self.callee, self.source)
-
-    def check(self) -> None:
-        """Raises Cancelled where there is nobody to call for any more."""
-        if self.context.cancelled:
-            raise Cancelled(f"{self.callee}: nobody waits for the caller's result any more")
-        if self.context.over:
-            raise Cancelled(
-                f"{self.callee} was called for a request whose method, {self.caller}, has returned; what shall outlive "
-                "methods is started where none runs, as in __init__, or in a context of its own: "
-                "contextvars.Context().run(thread.start)"
-            )
-
-
 class RemoteMethod:
     """One method of another deployment."""
 
-    __slots__ = ("_deployment", "_loop", "_name", "_origins", "_service")
+    __slots__ = ("_access", "_deployment", "_loop", "_name", "_origins", "_service")
 
     def __init__(
-        self, deployment: str, name: str, service: Service, loop: asyncio.AbstractEventLoop, origins: Origins
+        self,
+        deployment: str,
+        name: str,
+        service: Service,
+        loop: asyncio.AbstractEventLoop,
+        origins: Origins,
+        access: Access = OPEN,
     ) -> None:
+        self._access = access
         self._origins = origins
         self._deployment = deployment
         self._name = name
@@ -256,6 +210,8 @@ class RemoteMethod:
             raise TypeError(f"{self._where} takes one argument, the rows, not {len(given)}")
         deployment, spec = self._specs()
         current, options = context(), deployment.options
+        if self._access.closed:
+            check_onward(self._access, current, [(deployment, spec), *[each._specs() for each in following]])
         batch = one_batch(given[0], self._where)
         limits = (options.max_timeout_ms, options.default_timeout_ms)
         specs = [spec, *[each._specs()[1] for each in following]]

@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 from pyarrow import flight
 
-from flightserve.contracts.service import Service
+from flightserve.frontends.sql.gateway import KnowsDeployments
 from flightserve.types import DeploymentSpec, MethodSpec
 
 
@@ -46,9 +46,9 @@ def method_info(deployment: DeploymentSpec, method: MethodSpec) -> Any:
     return flight.FlightInfo(schema, descriptor, [], -1, -1, app_metadata=msgspec.json.encode(about))
 
 
-def all_methods(service: Service, wanted: str | None = None) -> Iterator[Any]:
+def all_methods(known: KnowsDeployments, wanted: str | None = None) -> Iterator[Any]:
     """The `FlightInfo` of every method that is deployed, or of one deployment's."""
-    for deployment in service.deployments():
+    for deployment in known.deployments():
         if wanted in (None, deployment.name):
             for method in deployment.methods:
                 yield method_info(deployment, method)

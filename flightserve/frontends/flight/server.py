@@ -23,27 +23,30 @@ from pyarrow import flight
 from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
-from flightserve.contracts.access import OPEN, Access
+from flightserve.contracts.access import OPEN, Access, Visit
 from flightserve.contracts.refreshing import Refresh
 from flightserve.contracts.service import Service
 from flightserve.contracts.warehouse import TableInfo
-from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unavailable, Unimplemented
+from flightserve.core.access.rights import Principal
+from flightserve.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable, Unimplemented
 from flightserve.frontends import edge
 from flightserve.frontends.certificates import Certificate, CertificateFiles
 from flightserve.frontends.edge_watch import Ledger, Watched
 from flightserve.frontends.flight import peers as flight_peers
 from flightserve.frontends.flight.catalogue import all_methods, method_info, method_schema
 from flightserve.frontends.flight.crowd import Crowd
-from flightserve.frontends.flight.errors import flight_error, mapped
+from flightserve.frontends.flight.errors import mapped
+from flightserve.frontends.flight.headers import HEADERS, FlightHeaders, FlightHeadersFactory, OpenHandshake
 from flightserve.frontends.flight.registry import StreamRegistry
 from flightserve.frontends.flight.renewing import Successions, tls_arguments
-from flightserve.frontends.flight.sessions import COOKIE, Session, Sessions
+from flightserve.frontends.flight.sessions import Session, Sessions
 from flightserve.frontends.flight.sinks import ExchangeSink, NoSink, ReplySink
 from flightserve.frontends.flight.sql import Caller, FlightSql, find_table
 from flightserve.frontends.flight.sql_actions import ACTIONS, SqlActions
 from flightserve.frontends.flight.streams import EndedSpan, RequestStream, Target
+from flightserve.frontends.seen import SeenBy, may_not_call, request_for
 from flightserve.frontends.spans import FLIGHT_SERVICE
-from flightserve.frontends.sql.gateway import Gateway, warehouses
+from flightserve.frontends.sql.gateway import Gateway, KnowsDeployments, warehouses
 from flightserve.frontends.sql.tickets import Tickets
 from flightserve.tracing.spans import CallSpans, Known, RpcAsked
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
@@ -53,81 +56,6 @@ NO_COMMAND: Final = "a command is SQL and has rows to be got; methods are called
 LISTED_MAX: Final = 10_000
 STOP_GRACE_S: Final = 1.0
 DEPLOYMENTS: Final = "flightserve.Deployments"
-HEADERS: Final = "headers"
-# A message comes with all others, before pyarrow's server begins them.
-_SILENT_AT_FIRST: Final = (flight.FlightMethod.DO_PUT, flight.FlightMethod.DO_EXCHANGE)
-
-
-class FlightHeaders(flight.ServerMiddleware):
-    """The client's headers, kept for the handler; sends the request's id back, and what the client needs to stay
-    in its session."""
-
-    def __init__(self, headers: dict[str, list[str]], session: Session | None, crowd: Crowd) -> None:
-        super().__init__()
-        self._headers = headers
-        self.crowd = crowd
-        self.request_id = ""
-        self.session = session
-        self.offered: Session | None = None
-        self.answer: dict[str, str] = {}
-
-    def get(self, name: str) -> str | None:
-        """The first value of a header; None where there is none or it is not text."""
-        values = self._headers.get(name)
-        return values[0] if values and isinstance(values[0], str) else None
-
-    def sending_headers(self) -> dict[str, str]:
-        """Called by pyarrow, twice for some RPCs."""
-        if not self.request_id:
-            self.request_id = edge.echoable_request_id(self.get("x-request-id"))
-        return {"x-request-id": self.request_id, **self.answer}
-
-    def call_completed(self, exception: Any) -> None:
-        """Called by pyarrow when the RPC is over."""
-        self.crowd.end(self)
-
-
-class FlightHeadersFactory(flight.ServerMiddlewareFactory):
-    """Makes `FlightHeaders` for each RPC, and finds its session. Basic credentials are answered by a bearer token; an
-    action of a client without a session by the cookie of one, because pyarrow sends headers before the action is
-    known."""
-
-    def __init__(self, sessions: Sessions, crowd: Crowd) -> None:
-        super().__init__()
-        self._sessions = sessions
-        self._crowd = crowd
-
-    def start_call(self, info: Any, headers: dict[str, list[str]]) -> FlightHeaders:
-        """Called by pyarrow in the RPC's thread, before the handler."""
-        call = FlightHeaders(headers, None, self._crowd)
-        authorization, cookie = call.get("authorization"), call.get("cookie")
-        if authorization is not None or cookie is not None:
-            try:
-                call.session = self._sessions.of(authorization, cookie)
-            except FlightserveError as error:
-                raise flight_error(error) from None
-        if call.session is not None and authorization is not None and authorization[:5].lower() == "basic":
-            call.answer["authorization"] = f"Bearer {call.session.token}"
-        if call.session is None and info.method == flight.FlightMethod.DO_ACTION:
-            call.offered = self._sessions.new()
-            call.answer["set-cookie"] = f"{COOKIE}={call.offered.token}"
-        try:
-            self._crowd.begin(call, info.method not in _SILENT_AT_FIRST)
-        except FlightserveError as error:
-            raise flight_error(error) from None
-        return call
-
-
-class OpenHandshake(flight.ServerAuthHandler):
-    """Lets every Handshake pass: without a handler pyarrow refuses them, and credentials are looked at in the
-    headers, where all clients put them."""
-
-    def authenticate(self, outgoing: Any, incoming: Any) -> None:
-        """Nothing is exchanged in the Handshake itself."""
-
-    def is_valid(self, token: bytes) -> str:
-        """Called for each RPC; the identity is the session's, not this."""
-        return ""
 
 
 class _Told:
@@ -165,10 +93,12 @@ class FlightServer(flight.FlightServerBase):
         metrics: Any,
         tickets: Tickets,
         refresh: Refresh | None = None,
+        access: Access = OPEN,
         certificate: Certificate | None = None,
         before: FlightServer | None = None,
     ) -> None:
         """`before` is the one whose port it takes, and whose streams, sessions and queries are its own as well."""
+        self._access = access
         self._service = service
         self._metrics = metrics
         self._limits = limits
@@ -181,7 +111,7 @@ class FlightServer(flight.FlightServerBase):
         super().__init__(
             location,
             auth_handler=OpenHandshake(),
-            middleware={HEADERS: FlightHeadersFactory(self._sessions, self.crowd)},
+            middleware={HEADERS: FlightHeadersFactory(self._sessions, self.crowd, access)},
             **tls_arguments(certificate),
         )
 
@@ -196,11 +126,14 @@ class FlightServer(flight.FlightServerBase):
 
     # ---- looking up
 
-    def _method(self, descriptor: Any) -> tuple[DeploymentSpec, MethodSpec]:
-        """What a descriptor names. Raises Unimplemented for commands, InvalidArgument, NotFound."""
+    def _method(self, descriptor: Any, context: Any) -> tuple[DeploymentSpec, MethodSpec]:
+        """What a descriptor names. Raises Unimplemented for commands, InvalidArgument, NotFound, PermissionDenied."""
         if descriptor.descriptor_type != flight.DescriptorType.PATH:
             raise Unimplemented(NO_COMMAND)
-        return self._service.method(*self._names(descriptor))
+        names = self._names(descriptor)
+        if not self._access.closed:
+            return self._service.method(*names)
+        return request_for(context.get_middleware(HEADERS).principal, self._service, *names)
 
     def _names(self, descriptor: Any) -> tuple[str, str]:
         path = descriptor.path
@@ -223,15 +156,28 @@ class FlightServer(flight.FlightServerBase):
 
     def _caller(self, context: Any) -> Caller:
         self._entered(context)
-        headers = context.get_middleware(HEADERS)
+        headers: FlightHeaders = context.get_middleware(HEADERS)
+        headers.check()
+        principal, session = headers.principal, headers.session
 
         def meta(spec: DeploymentSpec) -> RequestMeta:
-            made = edge.meta_of(headers.get, spec, self._limits, monotonic_ns(), decides=False)
-            headers.request_id = made.request_id
-            return made
+            return self._meta(headers, spec, monotonic_ns())
 
-        user = "" if headers.session is None else headers.session.user
-        return Caller(user, headers.session, meta, context.is_cancelled)
+        def begin(meta: RequestMeta) -> Visit:
+            return self._access.begin(principal, "sql", meta.request_id, meta.priority)
+
+        if self._access.closed:
+            seen: KnowsDeployments = SeenBy(principal, self._service)
+            return Caller(principal.name, session, meta, context.is_cancelled, principal, seen, begin)
+        user = "" if session is None else session.user
+        return Caller(user, session, meta, context.is_cancelled, principal, self._service, begin)
+
+    def _meta(self, headers: FlightHeaders, spec: DeploymentSpec, now_ns: int) -> RequestMeta:
+        principal = headers.principal
+        caller = principal.caller if self._access.closed else ""
+        made = edge.meta_of(headers.get, spec, self._limits, now_ns, decides=False, caller=caller)
+        headers.request_id = made.request_id
+        return made
 
     def _begin_session(self, context: Any) -> Session:
         """The session that the call's answer offered: its client has none, and may keep cookies."""
@@ -242,12 +188,20 @@ class FlightServer(flight.FlightServerBase):
         return session
 
     def _table(self, descriptor: Any, caller: Caller) -> tuple[str, TableInfo] | None:
-        """The table that a path names, where no method has the name."""
+        """The table that a path names, where no method has the name. Raises PermissionDenied for what one may neither
+        call nor query, alike whether there is such a thing or not."""
         names = self._names(descriptor)
+        may_call = caller.principal.rights.may_call(*names)
         try:
             self._service.method(*names)
         except NotFound:
-            return find_table(self.sql.gateway, names, caller)
+            try:
+                return find_table(self.sql.gateway, names, caller)
+            except (NotFound, PermissionDenied):
+                if may_call:
+                    raise
+        if not may_call:
+            raise may_not_call(caller.principal, *names)
         return None
 
     # ---- RPCs without a stream of requests
@@ -259,12 +213,12 @@ class FlightServer(flight.FlightServerBase):
         wanted = None if not criteria else criteria.decode("utf-8", "replace")
         tables = [
             (spec.name, table)
-            for spec in warehouses(self._service)
+            for spec in warehouses(caller.seen)
             if wanted in (None, spec.name)
             for table in self.sql.gateway.tables(spec.name, caller.meta(spec))
         ]
         infos = (self.sql.table_info(name, table, caller.user) for name, table in tables)
-        return islice(chain(all_methods(self._service, wanted), infos), LISTED_MAX)
+        return islice(chain(all_methods(caller.seen, wanted), infos), LISTED_MAX)
 
     @mapped
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
@@ -275,7 +229,7 @@ class FlightServer(flight.FlightServerBase):
         table = self._table(descriptor, caller)
         if table is not None:
             return self.sql.table_info(*table, caller.user)
-        return method_info(*self._method(descriptor))
+        return method_info(*self._method(descriptor, context))
 
     @partial(mapped, untraced=True)
     def get_schema(self, context: Any, descriptor: Any) -> Any:
@@ -286,7 +240,7 @@ class FlightServer(flight.FlightServerBase):
         table = self._table(descriptor, caller)
         if table is not None:
             return flight.SchemaResult(table[1].schema)
-        return flight.SchemaResult(method_schema(self._method(descriptor)[1])[0])
+        return flight.SchemaResult(method_schema(self._method(descriptor, context)[1])[0])
 
     @mapped
     def do_get(self, context: Any, ticket: Any) -> Any:
@@ -312,10 +266,11 @@ class FlightServer(flight.FlightServerBase):
             if not self._service.ready():
                 raise Unavailable("not ready")
             return iter([b'{"ready": true}'])
+        caller = self._caller(context)
         if action.type == DEPLOYMENTS:
-            return iter([msgspec.json.encode(self._service.deployments())])
+            return iter([msgspec.json.encode(caller.seen.deployments())])
         body = action.body.to_pybytes()
-        results = self._actions.run(action.type, body, self._caller(context), partial(self._begin_session, context))
+        results = self._actions.run(action.type, body, caller, partial(self._begin_session, context))
         if results is None:
             raise Unimplemented(f"no action {action.type[:64]!r}; list_actions names those there are")
         return results
@@ -327,7 +282,7 @@ class FlightServer(flight.FlightServerBase):
         """Each batch is one request; see `streams`."""
         self._entered(context)
         self.streams.check_open()
-        deployment, method = self._method(descriptor)
+        deployment, method = self._method(descriptor, context)
         sink = ExchangeSink(writer, f"{deployment.name}.{method.name}")
         self._serve(context, deployment, method, reader, sink, "DoExchange")
         if sink.schema is None:
@@ -343,16 +298,15 @@ class FlightServer(flight.FlightServerBase):
             parameters = _Told(reader, partial(self.ledger.note, peer))
             self.sql.put(descriptor, parameters, writer, self._caller(context))
             return
-        deployment, method = self._method(descriptor)
+        deployment, method = self._method(descriptor, context)
         self._serve(context, deployment, method, reader, NoSink(), "DoPut")
 
     def _serve(
         self, context: Any, deployment: DeploymentSpec, method: MethodSpec, reader: Any, sink: ReplySink, rpc: str
     ) -> None:
-        headers = context.get_middleware(HEADERS)
+        headers: FlightHeaders = context.get_middleware(HEADERS)
         now_ns = monotonic_ns()
-        meta = edge.meta_of(headers.get, deployment, self._limits, now_ns, decides=False)
-        headers.request_id = meta.request_id
+        meta = self._meta(headers, deployment, now_ns)
         timeout_ns = NEVER_NS if meta.deadline_ns == NEVER_NS else meta.deadline_ns - now_ns
         peer = self._entered(context)
         with contextlib.closing(self._service.open_lane()) as lane:
@@ -367,9 +321,17 @@ class FlightServer(flight.FlightServerBase):
                 partial(self.ledger.note, peer),
                 partial(self._metrics.answered, "flight", deployment.name, method.name),
                 _spans_of(self._metrics, rpc, (deployment.name, method.name)),
+                self._visits(headers.principal, f"{deployment.name}.{method.name}", meta),
             )
             with self.streams.entered(stream, peer):
                 stream.run()
+
+    def _visits(self, principal: Principal, what: str, meta: RequestMeta) -> Callable[[int], Visit] | None:
+        """What each request of a stream begins with; None where nobody has to say who he is."""
+        if not self._access.closed:
+            return None
+        begin = self._access.begin
+        return lambda nbytes: begin(principal, what, meta.request_id, meta.priority, nbytes)
 
 
 def _spans_of(metrics: Any, rpc: str, known: Known) -> EndedSpan | None:
@@ -428,7 +390,7 @@ class FlightFrontend:
     def _listen(
         self, location: str, certificate: Certificate | None, before: FlightServer | None = None
     ) -> FlightServer:
-        options = self._service, location, self._limits, self._metrics, self._tickets, self._refresh
+        options = self._service, location, self._limits, self._metrics, self._tickets, self._refresh, self._access
         return FlightServer(*options, certificate, before)
 
     def _renew(self, certificate: Certificate) -> None:

@@ -6,8 +6,10 @@ cookie of Arrow's session middleware, because pyarrow sends headers before it te
 keeps cookies has a session from then on. Both carry a sealed token, so that any frontend knows whose it is; the options
 are kept by the frontend that the client is connected to.
 
-There is no list of users yet: every name and password is taken, and the name owns the tickets made for it. Bearer
-tokens that are not ours (of a proxy, or a client's placeholder) name no session and do no harm.
+Where nobody has to say who he is, every name and password is taken, and the name owns the tickets made for it. Bearer
+tokens that are not ours (of a proxy, or a client's placeholder) name no session and do no harm. Elsewhere
+`contracts.access` says who calls, and issues the token that answers Basic credentials; here it only finds the options.
+A token that several clients share names no session: their cookies do.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Session:
     user: str
     token: str
     options: dict[str, str] = field(default_factory=dict)
+    over: bool = False
 
 
 class Sessions:
@@ -74,13 +77,37 @@ class Sessions:
             # Nobody logged in, so nobody can again: the next action's answer has the cookie of another.
             return None
 
+    def begin_by(self, token: str, user: str) -> Session:
+        """A new session of a principal, who shows this token from now on: it was issued to him."""
+        session = Session(user, token)
+        self.keep(session)
+        return session
+
+    def of_principal(self, authorization: str, cookie: str | None, user: str) -> Session | None:
+        """The session of a principal's call; None where it names none of his. Raises Unauthenticated where it was
+        ended."""
+        with self._lock:
+            session = self._sessions.get(authorization[7:].strip()) if authorization[:7].lower() == "bearer " else None
+        if session is not None and session.over:
+            raise Unauthenticated("the session is over; log in again")
+        if session is None and (token := _cookie(cookie)) is not None:
+            try:
+                session = self._known(token)
+            except Unauthenticated:
+                return None
+        return session if session is not None and session.user == user else None
+
     def end(self, session: Session) -> None:
         """Forget the session and refuse its token."""
+        content = self._opened(session.token)
+        if content is None:
+            # Issued to a principal: it is refused as long as it is known here.
+            session.over = True
+            session.options.clear()
+            return
         with self._lock:
             self._sessions.pop(session.token)
-        content = self._opened(session.token)
-        if content is not None:
-            self._tickets.close(content)
+        self._tickets.close(content)
 
     def _known(self, token: str) -> Session | None:
         content = self._opened(token)

@@ -14,21 +14,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import pyarrow as pa
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
 from pyarrow import flight
 
+from flightserve.clock import monotonic_ns
+from flightserve.contracts.access import Visit
 from flightserve.contracts.warehouse import TableInfo
+from flightserve.core.access.rights import Principal
 from flightserve.errors import InvalidArgument, NotFound, Unimplemented
 from flightserve.frontends.flight.sessions import Session
 from flightserve.frontends.flight.sql_messages import pack, read_command, unpack
 from flightserve.frontends.flight.sql_metadata import METADATA, Metadata
 from flightserve.frontends.flight.sql_queries import RunningQueries
 from flightserve.frontends.flight.streams import EndedSpan
-from flightserve.frontends.sql.gateway import Gateway, Statement, choose, warehouses
+from flightserve.frontends.seen import check_queries
+from flightserve.frontends.sql.gateway import Gateway, KnowsDeployments, Statement, choose, warehouses
 from flightserve.frontends.sql.parameters import BoundParameters, read_parameters
 from flightserve.frontends.sql.tickets import CommandTicket, PreparedHandle, QueryTicket, Sealed, Tickets, TransactionId
 from flightserve.proto import flight_pb2
@@ -42,17 +48,33 @@ READ_ONLY: Final = "the tables are read-only here"
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls, and how: made by the Flight server for each RPC. `meta` gives deadline and id for a deployment,
-    `gone` says whether the client went away."""
+    `gone` says whether the client went away. Tickets are made for `user`; `seen` is what there is for him, and `begin`
+    lets a statement of his in."""
 
     user: str
     session: Session | None
     meta: Callable[[DeploymentSpec], RequestMeta]
     gone: Callable[[], bool]
+    principal: Principal
+    seen: KnowsDeployments
+    begin: Callable[[RequestMeta], Visit]
 
     @property
     def catalog(self) -> str | None:
         """The warehouse that the session chose."""
         return None if self.session is None else self.session.options.get("catalog")
+
+    def warehouse(self, name: str | None) -> DeploymentSpec:
+        """The warehouse of that name, or the only one. Raises as `choose`, and PermissionDenied for who may query
+        nothing."""
+        check_queries(self.principal)
+        return choose(self.seen, name)
+
+    def query_meta(self, spec: DeploymentSpec) -> RequestMeta:
+        """Of a statement that runs: his longest query ends it, if nothing does before."""
+        meta = self.meta(spec)
+        until_ns = self.principal.limits.shorten(meta.deadline_ns, monotonic_ns())
+        return meta if until_ns == meta.deadline_ns else msgspec.structs.replace(meta, deadline_ns=until_ns)
 
 
 class FlightSql:
@@ -82,12 +104,13 @@ class FlightSql:
         ticket: Sealed
         if handlers.query is not None:
             statement, spec = handlers.query(self, command, caller)
-            meta = caller.meta(spec)
+            meta = caller.query_meta(spec)
             described = self.gateway.describe(statement, meta)
             schema = described.result or described.result_schema.serialize().to_pybytes()
             ticket = self.tickets.query(statement, caller.user, bool(statement.parameters) and described.merged)
             self.queries.announce(ticket, meta)
         else:
+            check_queries(caller.principal)
             schema = _metadata(command).schema(command).serialize().to_pybytes()
             ticket = self.tickets.command(descriptor.command, caller.user)
         asked = flight_pb2.FlightDescriptor(type=flight_pb2.FlightDescriptor.CMD, cmd=descriptor.command)
@@ -98,6 +121,7 @@ class FlightSql:
         command = read_command(descriptor.command)
         handlers = COMMANDS.get(type(command), UNKNOWN)
         if handlers.query is None:
+            check_queries(caller.principal)
             return _metadata(command).schema(command)
         statement, spec = handlers.query(self, command, caller)
         return self.gateway.describe(statement, caller.meta(spec)).result_schema
@@ -134,7 +158,7 @@ class FlightSql:
     def new_statement(self, command: Any, caller: Caller) -> tuple[Statement, DeploymentSpec]:
         """Of a command that has the text, and its warehouse. Raises what an unknown warehouse gets."""
         self.check_transaction(command, caller)
-        spec = choose(self.gateway.service, caller.catalog)
+        spec = caller.warehouse(caller.catalog)
         return Statement(spec.name, command.query), spec
 
     def check_transaction(self, command: Any, caller: Caller) -> None:
@@ -147,13 +171,13 @@ class FlightSql:
         """Of a command that has a handle, with what was bound to it. Raises what a bad handle gets."""
         handle = self.tickets.open(command.prepared_statement_handle, PreparedHandle, caller.user)
         statement = Statement(handle.warehouse, handle.sql, handle.parameters or self.bound.get(handle.id))
-        return statement, choose(self.gateway.service, handle.warehouse)
+        return statement, caller.warehouse(handle.warehouse)
 
     def _refill(self, command: Any, reader: Any, caller: Caller) -> tuple[PreparedHandle, Statement, DeploymentSpec]:
         """The prepared statement of a command, with the parameters that came with it."""
         handle = self.tickets.open(command.prepared_statement_handle, PreparedHandle, caller.user)
         statement = Statement(handle.warehouse, handle.sql, read_parameters(reader))
-        return handle, statement, choose(self.gateway.service, handle.warehouse)
+        return handle, statement, caller.warehouse(handle.warehouse)
 
     # ---- DoGet
 
@@ -161,9 +185,10 @@ class FlightSql:
         """The stream of a ticket."""
         ticket = self.open_ticket(data, caller)
         if isinstance(ticket, QueryTicket):
-            meta = caller.meta(choose(self.gateway.service, ticket.warehouse))
-            return self.queries.stream(ticket, meta, caller.gone)
+            meta = caller.query_meta(caller.warehouse(ticket.warehouse))
+            return self.queries.stream(ticket, meta, caller.gone, partial(caller.begin, meta))
         if isinstance(ticket, CommandTicket):
+            check_queries(caller.principal)
             command = read_command(ticket.command)
             metadata = _metadata(command)
             if metadata.rows is None:
@@ -218,7 +243,8 @@ class FlightSql:
         return self._update(*self.new_statement(command, caller), caller)
 
     def _update(self, statement: Statement, spec: DeploymentSpec, caller: Caller) -> Message:
-        rows = self.queries.count_rows(statement, caller.meta(spec), caller.gone)
+        meta = caller.query_meta(spec)
+        rows = self.queries.count_rows(statement, meta, caller.gone, partial(caller.begin, meta))
         return pb.DoPutUpdateResult(record_count=rows)
 
 
@@ -254,10 +280,12 @@ class _Listed:
     def __init__(self, gateway: Gateway, caller: Caller) -> None:
         self._gateway = gateway
         self._caller = caller
-        self._specs = {spec.name: spec for spec in warehouses(gateway.service)}
+        self._specs = {spec.name: spec for spec in warehouses(caller.seen)}
 
     def names(self) -> list[str]:
-        return list(self._specs)
+        if self._caller.principal.rights.all_tables:
+            return list(self._specs)
+        return [name for name in self._specs if self.tables(name)]
 
     def tables(self, name: str) -> tuple[TableInfo, ...]:
         return self._gateway.tables(name, self._caller.meta(self._specs[name]))
@@ -265,7 +293,7 @@ class _Listed:
 
 def find_table(gateway: Gateway, path: tuple[str, str], caller: Caller) -> tuple[str, TableInfo] | None:
     """The table that a path of two names stands for, or None where it names no table of a warehouse."""
-    spec = next((spec for spec in warehouses(gateway.service) if spec.name == path[0]), None)
+    spec = next((spec for spec in warehouses(caller.seen) if spec.name == path[0]), None)
     if spec is None:
         return None
     for table in gateway.tables(spec.name, caller.meta(spec)):

@@ -18,6 +18,7 @@ from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unim
 from flightserve.frontends.flight.sessions import Session, Sessions
 from flightserve.frontends.flight.sql import Caller, FlightSql
 from flightserve.frontends.flight.sql_messages import pack, read_command
+from flightserve.frontends.seen import check_right
 from flightserve.frontends.sql.gateway import Statement, choose, warehouses
 from flightserve.frontends.sql.metadata import DB_SCHEMA
 from flightserve.frontends.sql.tickets import PreparedHandle, QueryTicket
@@ -54,7 +55,7 @@ class SqlActions:
         if name == "CreatePreparedSubstraitPlan":
             raise Unimplemented("Substrait plans are not served; prepare SQL")
         if name == "SetSessionOptions":
-            return iter([self._set_options(body, caller.session or begin())])
+            return iter([self._set_options(body, caller, caller.session or begin())])
         handlers: dict[str, Callable[[bytes, Caller], bytes | None]] = {
             "CreatePreparedStatement": self._prepare,
             "ClosePreparedStatement": self._close,
@@ -79,7 +80,7 @@ class SqlActions:
     def _prepare(self, body: bytes, caller: Caller) -> bytes:
         asked = _packed_body(body, pb.ActionCreatePreparedStatementRequest)
         self._sql.check_transaction(asked, caller)
-        spec = choose(self._sql.gateway.service, caller.catalog)
+        spec = caller.warehouse(caller.catalog)
         statement = Statement(spec.name, asked.query)
         described = self._sql.gateway.describe(statement, caller.meta(spec))
         handle = self._sql.tickets.prepared(statement, caller.user)
@@ -158,22 +159,24 @@ class SqlActions:
             name = body.decode()
         except UnicodeDecodeError as error:
             raise InvalidArgument("the body of flightserve.Refresh is a warehouse's name, in UTF-8") from error
+        check_right(caller.principal, "operate")
+        # Who operates may query nothing.
         spec = choose(self._sql.gateway.service, name or caller.catalog)
         replicas = self._sql.gateway.refresh(spec, caller.meta(spec))
         return json.dumps({"warehouse": spec.name, "replicas": replicas}).encode()
 
     # ---- sessions
 
-    def _set_options(self, body: bytes, session: Session) -> bytes:
+    def _set_options(self, body: bytes, caller: Caller, session: Session) -> bytes:
         asked = _message(flight_pb2.SetSessionOptionsRequest, body)
         result = flight_pb2.SetSessionOptionsResult()
         for name, value in asked.session_options.items():
-            fault = self._set_option(session, name, value)
+            fault = self._set_option(caller, session, name, value)
             if fault is not None:
                 result.errors[name].value = fault
         return _bytes(result)
 
-    def _set_option(self, session: Session, name: str, value: Any) -> Any:
+    def _set_option(self, caller: Caller, session: Session, name: str, value: Any) -> Any:
         faults = flight_pb2.SetSessionOptionsResult
         if name not in ("catalog", "schema"):
             return faults.INVALID_NAME
@@ -181,7 +184,7 @@ class SqlActions:
         if kind is None:
             session.options.pop(name, None)
             return None
-        known = [DB_SCHEMA] if name == "schema" else [spec.name for spec in warehouses(self._sql.gateway.service)]
+        known = [DB_SCHEMA] if name == "schema" else [spec.name for spec in warehouses(caller.seen)]
         if kind != "string_value" or value.string_value not in known:
             return faults.INVALID_VALUE
         session.options[name] = value.string_value

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from pyarrow import flight
 
 from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.contracts.access import Visit
 from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import OK, Cancelled, FlightserveError, MethodFailed, Unavailable
 from flightserve.frontends.edge import traced, with_trace_of
@@ -21,6 +23,12 @@ from flightserve.frontends.sql.prefetch import Prefetch
 from flightserve.frontends.sql.tickets import QueryTicket, new_id
 from flightserve.tracing.spans import Known
 from flightserve.types import RequestMeta
+
+
+class Ended(Protocol):
+    """What is told of a query's end."""
+
+    def __call__(self, code: int, rows: int = 0) -> None: ...
 
 
 class RunningQueries:
@@ -58,18 +66,21 @@ class RunningQueries:
         if not self._refusing:
             self._prefetch.begin(ticket, traced(meta))
 
-    def stream(self, ticket: QueryTicket, meta: RequestMeta, gone: Callable[[], bool]) -> Any:
-        """The result, for pyarrow to send. `gone` says whether the client is."""
+    def stream(
+        self, ticket: QueryTicket, meta: RequestMeta, gone: Callable[[], bool], begin: Callable[[], Visit]
+    ) -> Any:
+        """The result, for pyarrow to send. `gone` says whether the client is; `begin` lets the statement in."""
         started_ns = monotonic_ns()
         self._check_open()
-        answer = self._prefetch.take(ticket)
-        if answer is None:
-            meta = traced(meta)
-            answer = self._gateway.open(ticket.statement, meta, gone, ticket.merged)
-        else:
-            meta = with_trace_of(meta, answer.meta)
-            answer.adopt(meta, gone)
-        ended = self._enter(answer, ticket.id, ticket.warehouse, started_ns)
+        with entering(begin()) as visit:
+            answer = self._prefetch.take(ticket)
+            if answer is None:
+                meta = traced(meta)
+                answer = self._gateway.open(ticket.statement, meta, gone, ticket.merged)
+            else:
+                meta = with_trace_of(meta, answer.meta)
+                answer.adopt(meta, gone)
+            ended = self._enter(answer, ticket.id, ticket.warehouse, started_ns, visit)
         try:
             # Until the first batch an error can still have the RPC's own status, and the schema is its.
             first = next(answer)
@@ -82,41 +93,46 @@ class RunningQueries:
         self._prefetch.read(ticket, monotonic_ns() - started_ns, first.nbytes if answer.finished else None)
         if answer.finished:
             # The whole result: pyarrow sends it without asking Python for each batch.
-            ended(OK)
+            ended(OK, first.num_rows)
             return flight.RecordBatchStream(pa.Table.from_batches([first]))
         return flight.GeneratorStream(first.schema, _batches(first, answer, ended))
 
-    def count_rows(self, statement: Statement, meta: RequestMeta, gone: Callable[[], bool]) -> int:
+    def count_rows(
+        self, statement: Statement, meta: RequestMeta, gone: Callable[[], bool], begin: Callable[[], Visit]
+    ) -> int:
         """Run a statement for its effect, which is none, and count its rows."""
-        started_ns, code = monotonic_ns(), FlightserveError.code
+        started_ns, code, rows = monotonic_ns(), FlightserveError.code, 0
         self._check_open()
-        answer = self._gateway.open(statement, traced(meta), gone)
-        ended = self._enter(answer, new_id(), statement.warehouse, started_ns)
+        with entering(begin()) as visit:
+            answer = self._gateway.open(statement, traced(meta), gone)
+            ended = self._enter(answer, new_id(), statement.warehouse, started_ns, visit)
         try:
-            rows: int = sum(batch.num_rows for batch in answer)
+            rows = sum(batch.num_rows for batch in answer)
             code = OK
             return rows
         except FlightserveError as error:
             code = error.code
             raise
         finally:
-            ended(code)
+            ended(code, rows)
 
     def _check_open(self) -> None:
         if self._refusing:
             raise Unavailable(self._refusing)
 
-    def _enter(self, answer: Answer, id_: str, warehouse: str, started_ns: int) -> Callable[[int], None]:
-        """Keep it, so that it can be cancelled. Whoever reads it calls what is returned, with its code."""
+    def _enter(self, answer: Answer, id_: str, warehouse: str, started_ns: int, visit: Visit) -> Ended:
+        """Keep it, so that it can be cancelled. Whoever reads it calls what is returned, with its code and how many
+        rows it had."""
         with self._lock:
             self._running[answer] = id_
-        return partial(self._leave, answer, warehouse, started_ns)
+        return partial(self._leave, answer, warehouse, started_ns, visit)
 
-    def _leave(self, answer: Answer, warehouse: str, started_ns: int, code: int) -> None:
+    def _leave(self, answer: Answer, warehouse: str, started_ns: int, visit: Visit, code: int, rows: int = 0) -> None:
         with self._lock:
             self._running.pop(answer, None)
             self._changed.notify_all()
         answer.close()
+        visit.end(code, rows)
         self._answered(warehouse, QUERY, code, (monotonic_ns() - started_ns) / NS_PER_S)
         ended_span = self._spans_of((warehouse, QUERY))
         if ended_span is not None:
@@ -151,15 +167,26 @@ class RunningQueries:
             answer.cancel()
 
 
-def _batches(first: pa.RecordBatch, answer: Answer, ended: Callable[[int], None]) -> Iterator[pa.Table]:
+@contextlib.contextmanager
+def entering(visit: Visit) -> Iterator[Visit]:
+    """What was let in begins; where that fails, it is over."""
+    try:
+        yield visit
+    except BaseException as error:
+        visit.end(error.code if isinstance(error, FlightserveError) else FlightserveError.code)
+        raise
+
+
+def _batches(first: pa.RecordBatch, answer: Answer, ended: Ended) -> Iterator[pa.Table]:
     """A result whose first batch came already. pyarrow loses the dictionaries of batches that a generator yields, but
     not of tables."""
-    code = Cancelled.code
+    code, rows = Cancelled.code, first.num_rows
     try:
-        if first.num_rows:
+        if rows:
             yield pa.Table.from_batches([first])
         del first
         for batch in answer:
+            rows += batch.num_rows
             yield pa.Table.from_batches([batch])
             del batch
         code = OK
@@ -170,4 +197,4 @@ def _batches(first: pa.RecordBatch, answer: Answer, ended: Callable[[int], None]
         code = FlightserveError.code
         raise flight_error(unforeseen("a query's stream", error)) from None
     finally:
-        ended(code)
+        ended(code, rows)

@@ -30,6 +30,7 @@ import pyarrow as pa
 from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.access import Visit
 from flightserve.contracts.service import Lane, Reply
 from flightserve.core.overload.read_ahead import ReadAhead
 from flightserve.errors import OK, Cancelled, FlightserveError, InvalidArgument, TooLarge, Unavailable
@@ -66,9 +67,11 @@ class Target:
 class _Request:
     """One batch that was read and is not answered in full."""
 
-    __slots__ = ("arrived_ns", "held", "meta", "metadata", "parts")
+    __slots__ = ("arrived_ns", "held", "meta", "metadata", "parts", "rows", "visit")
 
     def __init__(self, metadata: pa.Buffer | None, arrived_ns: int, meta: RequestMeta) -> None:
+        self.visit: Visit | None = None
+        self.rows = 0
         self.metadata = metadata
         self.meta = meta
         self.arrived_ns = arrived_ns
@@ -91,9 +94,11 @@ class RequestStream:
         took: Callable[[int], None],
         answered: Callable[[int, float], None],
         ended_span: EndedSpan | None = None,
+        begin: Callable[[int], Visit] | None = None,
     ) -> None:
         """`is_cancelled` says whether the client is gone, `cut` ends its connection, `took` is told the bytes of each
-        batch that came, `answered` each request's code and seconds; `ended_span` is there where some are traced."""
+        batch that came, `answered` each request's code and seconds; `ended_span` is there where some are traced, and
+        `begin` lets a request of so many bytes in, where callers have to say who they are."""
         self._reader = reader
         self._sink = sink
         self._lane = lane
@@ -104,6 +109,7 @@ class RequestStream:
         self._took = took
         self._answered = answered
         self._ended_span = ended_span
+        self._begin = begin
         self._ahead = ReadAhead(1 if target.method.streaming else limits.stream_window)
         self._row_aligned = target.method.row_aligned and not target.method.streaming
         self._requests: dict[int, _Request] = {}
@@ -184,6 +190,8 @@ class RequestStream:
             self._answered(code, (now_ns - request.arrived_ns) / NS_PER_S)
             if self._ended_span is not None:
                 self._ended_span(request.meta, code, request.arrived_ns)
+            if request.visit is not None:
+                request.visit.end(code, request.rows)
             code = Cancelled.code
 
     def _step(self) -> bool:
@@ -243,6 +251,7 @@ class RequestStream:
             raise reply.error
         if reply.result is not None:
             batch = reply.result.batch()
+            request.rows += batch.num_rows
             if not self._row_aligned or (reply.last and request.parts is None):
                 self._write(batch, request.metadata)
             else:
@@ -254,6 +263,8 @@ class RequestStream:
             self._answered(OK, (monotonic_ns() - request.arrived_ns) / NS_PER_S)
             if self._ended_span is not None:
                 self._ended_span(request.meta, OK, request.arrived_ns)
+            if request.visit is not None:
+                request.visit.end(OK, request.rows)
             del self._requests[reply.key]
             self._order.popleft()
             if self._second_waits:
@@ -308,12 +319,14 @@ class RequestStream:
         deadline_ns = min(arrived_ns + target.timeout_ns, NEVER_NS)
         key = self._next_key
         self._next_key = key + 1
-        own = RequestMeta(deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key)
+        own = RequestMeta(deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key, meta.caller)
         if self._ended_span is not None:
             own = traced(own)
         request = self._requests[key] = _Request(metadata, arrived_ns, own)
         self._order.append(key)
         try:
+            if self._begin is not None:
+                request.visit = self._begin(self._read_bytes)
             self._lane.submit(key, target.deployment, target.method.name, batch, own)
         except FlightserveError as error:
             # Told in its turn: the replies of earlier requests come first.

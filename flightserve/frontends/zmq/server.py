@@ -12,6 +12,9 @@ sent; a peer may hold `limits.body_bytes_max` of them, beyond that its replies a
 connections that are not read from (ZMTP 1 peers have none; TCP's keepalive must do). A frame above the limit closes its
 connection (libzmq's `MAXMSGSIZE`): there is no reply, because the message was never received. A ROUTER is not told when
 a peer leaves, so a request whose client is gone runs until it is done or its deadline passes.
+
+Each message says who asks, in its header (`authorization`): one socket may be several callers'. While that is found out
+the message counts as a request in flight.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ import asyncio
 import collections
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import zmq
@@ -32,12 +35,14 @@ import zmq
 from flightserve import threads
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
-from flightserve.contracts.access import OPEN, Access
-from flightserve.contracts.service import AsyncCall, EncodedStream, Service
-from flightserve.errors import ConfigError, ResourceExhausted, Unavailable
+from flightserve.contracts.access import OPEN, Access, Visit
+from flightserve.contracts.service import AsyncCall, EncodedStream, Result, Service
+from flightserve.core.access.rights import ANYBODY, Principal
+from flightserve.errors import OK, Cancelled, ConfigError, ResourceExhausted, Unavailable
 from flightserve.frontends import edge
 from flightserve.frontends.edge_watch import Ledger, Watched
 from flightserve.frontends.replies import collect
+from flightserve.frontends.seen import request_for
 from flightserve.frontends.zmq import messages as zmq_messages
 from flightserve.frontends.zmq.curve import CurveGate, CurveKeys, arm
 from flightserve.loops import Every, beside, vital
@@ -78,6 +83,40 @@ class ZmqRequest:
             return self.meta
         said = self.fields.get("traceparent")
         return edge.meta_of_refused(lambda _: said if isinstance(said, str) else None)
+
+
+class CountedCall:
+    """A call in flight, and the rows that came of it (`contracts.service.AsyncCall`)."""
+
+    __slots__ = ("_call", "rows")
+
+    def __init__(self, call: AsyncCall) -> None:
+        self._call = call
+        self.rows = 0
+
+    def __aiter__(self) -> CountedCall:
+        return self
+
+    async def __anext__(self) -> Result:
+        result = await anext(self._call)
+        self.rows += result.num_rows
+        return result
+
+    def cancel(self) -> None:
+        """Give up."""
+        self._call.cancel()
+
+
+class LetIn(NamedTuple):
+    """A request that was let in and sent on."""
+
+    call: AsyncCall
+    spec: MethodSpec
+    visit: Visit
+
+    def end(self, code: int) -> None:
+        """It is over."""
+        self.visit.end(code, self.call.rows if isinstance(self.call, CountedCall) else 0)
 
 
 class ZmqFrontend:
@@ -255,32 +294,56 @@ class ZmqFrontend:
         peer = parts[0].bytes
         self._ledger.sample(sum(map(len, parts)), partial(_descriptor_of, parts[0]))
         try:
-            call, spec = self._start(asked, peer, content)
+            later = self._begin(asked, peer, content)
         except Exception as error:
             asked.request_id = edge.echoable_request_id(asked.request_id)
             self._refuse(asked, error)
             return
         assert self._loop is not None
         self._in_flight[peer] += 1
-        serving = beside(self._loop, self._serve(asked, peer, call, spec), "answering a ZeroMQ request")
+        serving = beside(self._loop, self._serve(asked, peer, later), "answering a ZeroMQ request")
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
 
-    def _start(self, asked: ZmqRequest, peer: bytes, content: Sequence[zmq.Frame]) -> tuple[AsyncCall, MethodSpec]:
+    def _begin(self, asked: ZmqRequest, peer: bytes, content: Sequence[zmq.Frame]) -> LetIn | Awaitable[LetIn]:
+        """The request, started; or what starts it, where it is still to be found out who asks."""
         fields = zmq_messages.read_fields([part.buffer for part in content], self._limits)
         get = zmq_messages.metadata_of(fields)
         asked.request_id = get("x-request-id")
         asked.fields = fields
+        self._admit(peer)
+        if not self._access.closed:
+            return self._start(asked, content[1], ANYBODY, "")
+        authorization = get("authorization")
+        principal = self._access.known(authorization)
+        if principal is None:
+            return self._start_later(asked, content[1], authorization)
+        return self._start(asked, content[1], principal, principal.caller)
+
+    async def _start_later(self, asked: ZmqRequest, body: zmq.Frame, authorization: str | None) -> LetIn:
+        principal = await self._access.recognised(authorization)
+        return self._start(asked, body, principal, principal.caller)
+
+    def _start(self, asked: ZmqRequest, body: zmq.Frame, principal: Principal, caller: str) -> LetIn:
+        fields = asked.fields
         deployment = zmq_messages.name_of(fields, "deployment")
         method = zmq_messages.name_of(fields, "method")
-        self._admit(peer)
-        deployment_spec, spec = self._service.method(deployment, method)
+        if self._access.closed:
+            deployment_spec, spec = request_for(principal, self._service, deployment, method)
+        else:
+            deployment_spec, spec = self._service.method(deployment, method)
         asked.known = (deployment, method)
-        meta = asked.meta = edge.meta_of(get, deployment_spec, self._limits, asked.started_ns)
+        get = zmq_messages.metadata_of(fields)
+        meta = asked.meta = edge.meta_of(get, deployment_spec, self._limits, asked.started_ns, caller=caller)
         asked.request_id = meta.request_id
-        # A view of libzmq's own message: copied once, into shared memory.
-        body = EncodedStream((content[1].buffer,))
-        return self._service.call(deployment, method, body, meta), spec
+        visit = self._access.begin(principal, f"{deployment}.{method}", meta.request_id, meta.priority, len(body))
+        try:
+            # A view of libzmq's own message: copied once, into shared memory.
+            call = self._service.call(deployment, method, EncodedStream((body.buffer,)), meta)
+        except BaseException as error:
+            visit.end(edge.as_error(error).code)
+            raise
+        return LetIn(CountedCall(call) if self._access.closed else call, spec, visit)
 
     def _admit(self, peer: bytes) -> None:
         if self._draining:
@@ -292,27 +355,35 @@ class ZmqFrontend:
 
     # ---- answering
 
-    async def _serve(self, asked: ZmqRequest, peer: bytes, call: AsyncCall, spec: MethodSpec) -> None:
+    async def _serve(self, asked: ZmqRequest, peer: bytes, later: LetIn | Awaitable[LetIn]) -> None:
+        begun: LetIn | None = None
+        code = Cancelled.code
         try:
-            stream = await collect(call, spec, self._limits.body_bytes_max)
+            begun = later if isinstance(later, LetIn) else await later
+            stream = await collect(begun.call, begun.spec, self._limits.body_bytes_max)
         except asyncio.CancelledError:
             self._refuse(asked, Unavailable("the server stopped before the request was done"))
             raise
         except Exception as error:
-            self._refuse(asked, error)
+            code = self._refuse(asked, error)
         else:
+            code = OK
             self._reply(asked, zmq_messages.ok_header(asked.request_id or ""), stream, peer)
             self._record(asked, 0)
         finally:
+            if begun is not None:
+                begun.end(code)
             self._in_flight[peer] -= 1
             if not self._in_flight[peer]:
                 del self._in_flight[peer]
 
-    def _refuse(self, asked: ZmqRequest, caught: BaseException) -> None:
+    def _refuse(self, asked: ZmqRequest, caught: BaseException) -> int:
+        """Answer with the error; its code."""
         request_id = asked.request_id or ""
         error = edge.as_error(caught, request_id)
         self._send([*asked.envelope, zmq_messages.error_header(error, request_id), b""])
         self._record(asked, error.code)
+        return error.code
 
     def _reply(self, asked: ZmqRequest, header: bytes, stream: memoryview | pa.Buffer, peer: bytes) -> None:
         if len(stream) < COPY_BELOW_BYTES:

@@ -1,0 +1,31 @@
+"""What a method may call onwards: what those may call whom it runs for.
+
+Every deployment can be called from outside, stages of pipelines too. So one rule holds for all: whatever a method
+calls, or plans to follow what it calls, takes the right that its caller would need to call it himself. Of several
+callers, each has to have it; where one has not, the method runs again for each alone, if it is idempotent. A warehouse
+judges statements by itself. What runs for nobody's request, as in `__init__`, may call everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flightserve.contracts.access import Access
+from flightserve.contracts.context import Context
+from flightserve.contracts.warehouse import is_internal
+from flightserve.errors import PermissionDenied
+from flightserve.types import DeploymentSpec, MethodSpec
+
+
+def check_onward(access: Access, current: Context, calls: Iterable[tuple[DeploymentSpec, MethodSpec]]) -> None:
+    """Raises PermissionDenied, which names what may not be called."""
+    rights = access.rights(current.caller)
+    for deployment, method in calls:
+        if rights.may_call(deployment.name, method.name) or is_internal(deployment, method):
+            continue
+        names = list(dict.fromkeys(name for name in current.callers if name))
+        who = names[0] if len(names) == 1 else f"one of {len(names)} callers"
+        raise PermissionDenied(
+            f"{who} may not call {deployment.name}.{method.name}, which {current.deployment}.{current.method} calls; "
+            "it takes a role that grants it"
+        )

@@ -1,0 +1,407 @@
+"""Every RPC, command and action of Flight, and every way to say who one is: absent, malformed, wrong, revoked, without
+the right, with it. What is new and has no row here fails a test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import adbc_driver_flightsql.dbapi as adbc
+import adbc_driver_manager
+import pyarrow as pa
+import pytest
+from google.protobuf.message import Message
+from pyarrow import flight
+
+import flightserve as fs
+from flightserve.config import EdgeLimits
+from flightserve.core.access.rights import PrincipalLimits, Role
+from flightserve.frontends.flight.server import DEPLOYMENTS, FlightFrontend, FlightServer
+from flightserve.frontends.flight.sql import COMMANDS
+from flightserve.frontends.flight.sql_actions import ACTIONS, SAVEPOINTS
+from flightserve.metrics import Metrics
+from flightserve.proto import flight_pb2
+from flightserve.proto import sql_pb2 as pb
+from tests.access import FixedAccess
+from tests.frontends.flight.asking import (
+    ACTS,
+    ALL,
+    ROOT,
+    ROWS,
+    RPCS,
+    SELECT,
+    SQL,
+    STRANGERS,
+    Row,
+    act,
+    command,
+    exchange,
+    named,
+    path,
+    prepared,
+    said,
+)
+from tests.plane import plane
+from tests.sql.warehouses import PEOPLE
+from tests.support import eventually
+
+ROLES = {
+    "clerk": Role(call=("Front.plain",), query=("people",)),
+    "user": Role(call=("Front",)),
+    "keeper": Role(operate=True),
+    "nobody": Role(),
+}
+PEOPLE_ROLES = {
+    "root": ("admin",), "ann": ("clerk",), "use": ("user",), "kit": ("keeper",), "nil": ("nobody",), "rev": ("admin",),
+    "slow": ("admin",),
+}  # fmt: skip
+SECRET = pa.table({"whom": ["Ada"]})
+
+
+@fs.deployment
+class Hidden:
+    def deed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+
+@fs.deployment
+class Front:
+    def __init__(self, hidden: Any, lake: Any) -> None:
+        self.hidden = hidden
+        self.lake = lake
+
+    def plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+    def onward(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        done: pa.RecordBatch = self.hidden.deed(batch)
+        return done
+
+
+class Served(NamedTuple):
+    address: str
+    frontend: FlightFrontend
+    access: FixedAccess
+    other: str
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    access = FixedAccess(PEOPLE_ROLES, ROLES, {"slow": PrincipalLimits(in_flight=1)})
+    access.revoked.add("rev")
+    lake = fs.sql.Warehouse({"people": PEOPLE, "secret": SECRET}, name="lake", threads=2, memory_limit="300MB")
+    lake.query("whose", "SELECT whom FROM secret WHERE whom = $name")
+    with plane(Front.bind(Hidden.bind(), lake), access=access) as running:
+        made = [
+            FlightFrontend(running.client, "127.0.0.1", 0, EdgeLimits(), Metrics(), b"k" * 32, None, access)
+            for _ in range(2)
+        ]
+        addresses = [each.start() for each in made]
+        yield Served(addresses[0], made[0], access, addresses[1])
+        for each in made:
+            each.stop()
+        eventually(lambda: all(len(visit.ends) == 1 for visit in access.visits), what="every visit ends once")
+        next(each for each in running.targets if hasattr(each, "close")).close()
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[Any]:
+    with flight.connect(served.address) as made:
+        yield made
+
+
+def test_whatever_there_is_has_a_row() -> None:
+    handlers = {name for name in vars(FlightServer) if name in vars(flight.FlightServerBase) and name[0] != "_"}
+    assert handlers | {"handshake"} == set(RPCS)
+    assert set(SQL) == set(COMMANDS)
+    # What list_actions tells of, and what is refused by name.
+    assert {*STRANGERS, *ACTS, DEPLOYMENTS} - {"an action that there is not"} == {
+        "healthz", "readyz", DEPLOYMENTS, *ACTIONS, *SAVEPOINTS,
+    }  # fmt: skip
+
+
+BAD = {
+    "absent": "",
+    "without a token": "Bearer",
+    "of no scheme": "root-token",
+    "of another scheme": "Digest root-token",
+    "basic, but no base64": "Basic !!!",
+    "basic, but no password": "Basic cm9vdA==",
+    "of nobody": "Bearer nobody-token",
+    "another's name with a wrong password": "Basic cm9vdDp3cm9uZw==",
+    "revoked": "Bearer rev-token",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "handshake"])
+def test_who_cannot_say_who_he_is_is_unauthenticated(client: Any, name: str) -> None:
+    for header in BAD.values():
+        # The client's get_schema makes nothing of Flight's own codes.
+        with pytest.raises((flight.FlightUnauthenticatedError, OSError), match="Unauthenticated") as refused:
+            ALL[name].ask(client, said(header))
+        assert "Traceback" not in str(refused.value) and "File " not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("header", [*BAD.values(), "Bearer nil-token", "Bearer root-token"])
+def test_what_answers_strangers(client: Any, name: str, header: str) -> None:
+    (result,) = STRANGERS[name].ask(client, said(header))
+    assert json.loads(result.body.to_pybytes()) == {"ready": True}
+
+
+ERRORS: dict[str, Any] = {
+    "denied": flight.FlightUnauthorizedError,
+    "missing": pa.ArrowKeyError,
+    "invalid": pa.ArrowInvalid,
+    "unimplemented": pa.ArrowNotImplementedError,
+}
+
+
+def outcome(row: Row, client: Any, options: Any) -> str:
+    try:
+        row.ask(client, options)
+    except (*ERRORS.values(), pa.ArrowException, OSError) as error:
+        # The client's get_schema makes nothing of Flight's own codes.
+        of_schema = "denied" if "PERMISSION_DENIED" in str(error) else repr(error)
+        return next((name for name, kind in ERRORS.items() if isinstance(error, kind)), of_schema)
+    return "ok"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_who_has_no_right_and_who_has_all(client: Any, name: str) -> None:
+    row = ALL[name]
+    assert outcome(row, client, named(said("Bearer nil-token"), "nil", "nil-password")) == row.without
+    assert outcome(row, client, named(said("Bearer root-token"), "root", "root-token")) == row.with_all
+
+
+# ---- the handshake
+
+
+def bearer(client: Any, name: str, password: str = "") -> Any:
+    header = client.authenticate_basic_token(name, password or f"{name}-password")
+    assert header[0] == b"authorization" and header[1].startswith(b"Bearer issued-")
+    return flight.FlightCallOptions(timeout=20, headers=[header])
+
+
+def test_the_handshake_is_answered_with_a_token_that_any_frontend_takes(served: Served, client: Any) -> None:
+    options = bearer(client, "ann")
+    assert exchange(client, options) == ROWS
+    with flight.connect(served.other) as other:
+        assert exchange(other, options) == ROWS
+    for user, password in (("ann", "wrong"), ("nobody", "nobody-password"), ("rev", "rev-password"), ("", "")):
+        with pytest.raises(flight.FlightUnauthenticatedError):
+            client.authenticate_basic_token(user, password)
+    served.access.revoked.add("ann")
+    try:
+        with pytest.raises(flight.FlightUnauthenticatedError):
+            exchange(client, options)
+    finally:
+        served.access.revoked.remove("ann")
+
+
+class Older(flight.ClientAuthHandler):
+    def authenticate(self, outgoing: Any, incoming: Any) -> None:
+        outgoing.write(flight.BasicAuth("root", "root-password").serialize())
+        incoming.read()
+
+    def get_token(self) -> bytes:
+        return b""
+
+
+def test_the_older_handshake_is_refused_with_what_to_do(client: Any) -> None:
+    with pytest.raises(flight.FlightUnauthenticatedError, match="authenticate_basic_token"):
+        client.authenticate(Older())
+
+
+# ---- what is somebody's own
+
+
+def test_tickets_handles_and_sessions_are_his_who_got_them_at_every_frontend(served: Served, client: Any) -> None:
+    counting = command(pb.CommandStatementQuery(query="SELECT count(*) AS n FROM people"))
+    mine = client.get_flight_info(counting, said("Bearer ann-token"))
+    cancel = flight_pb2.CancelFlightInfoRequest(info=flight_pb2.FlightInfo.FromString(mine.serialize()))
+    with flight.connect(served.other) as other:
+        for at in (client, other):
+            got = at.do_get(mine.endpoints[0].ticket, said("Bearer ann-token")).read_all()
+            assert got.to_pylist() == [{"n": 6}]
+            with pytest.raises(flight.FlightUnauthorizedError, match="another user"):
+                at.do_get(mine.endpoints[0].ticket, ROOT)
+            with pytest.raises(flight.FlightUnauthorizedError):
+                act("CancelFlightInfo", lambda _: cancel.SerializeToString())(at, ROOT)
+        handle = prepared(client, said("Bearer ann-token"))
+        asked = command(pb.CommandPreparedStatementQuery(prepared_statement_handle=handle))
+        assert other.get_flight_info(asked, said("Bearer ann-token")).schema.names == ["one"]
+        with pytest.raises(flight.FlightUnauthorizedError):
+            other.get_flight_info(asked, ROOT)
+
+
+def test_options_of_a_session_are_not_shared_by_who_shares_a_token(client: Any) -> None:
+    asked = flight_pb2.SetSessionOptionsRequest()
+    asked.session_options["schema"].string_value = "main"
+
+    def options(of: Any) -> list[str]:
+        (result,) = client.do_action(flight.Action("GetSessionOptions", b""), of)
+        return list(flight_pb2.GetSessionOptionsResult.FromString(result.body.to_pybytes()).session_options)
+
+    mine, other = bearer(client, "ann"), bearer(client, "ann")
+    list(client.do_action(flight.Action("SetSessionOptions", asked.SerializeToString()), mine))
+    assert options(mine) == ["schema"] and options(other) == [] and options(said("Bearer ann-token")) == []
+    list(client.do_action(flight.Action("CloseSession", b""), mine))
+    with pytest.raises(flight.FlightUnauthenticatedError, match="over"):
+        options(mine)
+    assert options(other) == []
+
+
+def test_a_cookie_of_another_names_no_session(client: Any) -> None:
+    def set_cookie(token: str, cookie: str) -> str:
+        seen: list[str] = []
+        headers = [(b"authorization", token.encode())] + ([(b"cookie", cookie.encode())] if cookie else [])
+
+        class Cookies(flight.ClientMiddleware):
+            def received_headers(self, headers: dict[str, list[str]]) -> None:
+                seen.extend(headers.get("set-cookie", []))
+
+        class Factory(flight.ClientMiddlewareFactory):
+            def start_call(self, info: Any) -> Any:
+                return Cookies()
+
+        with flight.connect(f"grpc://127.0.0.1:{client_port}", middleware=[Factory()]) as made:
+            list(
+                made.do_action(
+                    flight.Action("SetSessionOptions", b""), flight.FlightCallOptions(timeout=20, headers=headers)
+                )
+            )
+        return seen[0] if seen else ""
+
+    client_port = client_ports[0]
+    mine = set_cookie("Bearer ann-token", "")
+    assert mine and not set_cookie("Bearer ann-token", mine)
+    assert set_cookie("Bearer root-token", mine) not in ("", mine)
+
+
+client_ports: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def _port(served: Served) -> None:
+    client_ports[:] = [int(served.address.rpartition(":")[2])]
+
+
+# ---- what there is for whom
+
+
+def test_each_sees_what_he_may_use(client: Any) -> None:
+    def seen(who: str) -> tuple[set[str], set[str]]:
+        options = said(f"Bearer {who}-token")
+        flights = {
+            "/".join(part.decode() for part in each.descriptor.path) for each in client.list_flights(b"", options)
+        }
+        (result,) = client.do_action(flight.Action(DEPLOYMENTS, b""), options)
+        return flights, {each["name"] for each in json.loads(result.body.to_pybytes())}
+
+    flights, deployments = seen("ann")
+    assert {"Front/plain", "lake/people"} <= flights and deployments == {"Front", "lake"}
+    assert not flights & {"Front/onward", "Hidden/deed", "lake/secret", "lake/whose"}
+    assert seen("nil") == (set(), set())
+    flights, deployments = seen("root")
+    assert {"Hidden/deed", "lake/secret", "lake/whose", "Front/onward"} <= flights
+    assert deployments == {"Front", "Hidden", "lake"}
+
+
+def test_metadata_tells_of_what_may_be_queried(client: Any) -> None:
+    def rows(message: Message, who: str) -> list[dict[str, Any]]:
+        options = said(f"Bearer {who}-token")
+        info = client.get_flight_info(command(message), options)
+        found: list[dict[str, Any]] = client.do_get(info.endpoints[0].ticket, options).read_all().to_pylist()
+        return found
+
+    tables = pb.CommandGetTables(include_schema=True)
+    assert [row["table_name"] for row in rows(tables, "ann")] == ["people"]
+    assert [row["table_name"] for row in rows(tables, "root")] == ["people", "secret"]
+    assert rows(pb.CommandGetCatalogs(), "ann") == [{"catalog_name": "lake"}]
+    with pytest.raises(pa.ArrowKeyError, match="does not exist"):
+        rows(pb.CommandStatementQuery(query="FROM secret"), "ann")
+    # Alike, whether there is one or not.
+    for table in ("secret", "nothing", "whose"):
+        with pytest.raises(flight.FlightUnauthorizedError, match=f"may not call lake.{table}"):
+            client.get_flight_info(path("lake", table), said("Bearer ann-token"))
+
+
+def test_what_a_method_calls_takes_the_callers_right(served: Served, client: Any) -> None:
+    def call(who: str) -> Any:
+        writer, reader = client.do_exchange(path("Front", "onward"), said(f"Bearer {who}-token"))
+        with writer:
+            writer.begin(ROWS.schema)
+            writer.write_batch(ROWS)
+            return reader.read_chunk().data
+
+    assert call("root") == ROWS
+    with pytest.raises(
+        flight.FlightUnauthorizedError, match=r"use may not call Hidden\.deed, which Front\.onward calls"
+    ):
+        call("use")
+
+
+# ---- limits, and who is revoked meanwhile
+
+
+def test_a_long_stream_of_who_is_revoked_ends_with_its_next_request(served: Served, client: Any) -> None:
+    writer, reader = client.do_exchange(path("Front", "plain"), said("Bearer ann-token"))
+    writer.begin(ROWS.schema)
+    for _ in range(3):
+        writer.write_batch(ROWS)
+        assert reader.read_chunk().data == ROWS
+    served.access.revoked.add("ann")
+    try:
+        writer.write_batch(ROWS)
+        with pytest.raises(flight.FlightUnauthenticatedError):
+            reader.read_chunk()
+        with pytest.raises(flight.FlightUnauthenticatedError):
+            writer.close()
+    finally:
+        served.access.revoked.remove("ann")
+    visits = [visit for visit in served.access.visits if visit.principal == "ann" and visit.what == "Front.plain"]
+    assert visits and visits[-1].ends == [(0, 2)]
+
+
+def test_a_query_is_let_in_and_ends_once_whatever_becomes_of_it(served: Served, client: Any) -> None:
+    options, before = said("Bearer slow-token"), len(served.access.visits)
+    many = command(pb.CommandStatementQuery(query="SELECT range AS n FROM range(3000000)"))
+    held = client.get_flight_info(many, options).endpoints[0].ticket
+    reader = client.do_get(held, options)
+    reader.read_chunk()
+    # One may be in flight.
+    with pytest.raises(flight.FlightUnavailableError, match="in flight"):
+        client.do_get(client.get_flight_info(command(SELECT), options).endpoints[0].ticket, options).read_all()
+    reader.cancel()
+    del reader
+    eventually(lambda: all(visit.ends for visit in served.access.visits), what="the query that was given up ended")
+    small = client.get_flight_info(command(SELECT), options).endpoints[0].ticket
+    assert client.do_get(small, options).read_all().num_rows == 1
+    ends = [(visit.what, visit.ends) for visit in served.access.visits[before:]]
+    assert len(ends) == 2 and all(what == "sql" and len(each) == 1 for what, each in ends)
+    assert ends[1][1] == [(0, 1)]
+
+
+# ---- ADBC
+
+
+def test_adbc_with_a_name_and_a_password_or_a_header(served: Served) -> None:
+    named = {"username": "ann", "password": "ann-password"}
+    headed = {"adbc.flight.sql.authorization_header": "Bearer ann-token"}
+    for options in (named, headed):
+        with adbc.connect(served.address, db_kwargs=options, autocommit=True) as made, made.cursor() as cursor:
+            cursor.execute("SELECT count(*) AS n FROM people WHERE id > ?", parameters=[2])
+            assert cursor.fetchall() == [(4,)]
+            objects = made.adbc_get_objects(depth="tables").read_all().to_pylist()
+            schemas = [schema for catalog in objects for schema in catalog["catalog_db_schemas"]]
+            tables = [table["table_name"] for schema in schemas for table in schema["db_schema_tables"]]
+            assert tables == ["people"]
+            with pytest.raises(adbc_driver_manager.Error, match="does not exist"):
+                cursor.execute("SELECT * FROM secret")
+    for options in ({}, {"username": "ann", "password": "wrong"}, {"username": "rev", "password": "rev-password"}):
+        with pytest.raises(adbc_driver_manager.Error) as refused:
+            with adbc.connect(served.address, db_kwargs=options, autocommit=True) as made, made.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        assert refused.value.status_code == adbc_driver_manager.AdbcStatusCode.UNAUTHENTICATED
