@@ -44,19 +44,28 @@ def _mark(parser: argparse.ArgumentParser) -> None:
     """Say of options what their values are completed by."""
     import shtab
 
-    from flightserve.cli.settings.known import parsers_of
-
     names = {kind: shtab.cmd(f"flightserve completion {kind} 2>/dev/null") for kind in NAMES}
-    of_metavar = {"FILE": shtab.FILE, "[NAME=]PATH": shtab.FILE, "TARGET": shtab.FILE, "ID": names["apps"]}
-    for command, each in parsers_of(parser).items():
-        for action in each._actions:
-            if action.metavar == "SHELL":
-                action.choices = SHELLS
-            found = of_metavar.get(str(action.metavar))
-            if command in ("scale", "reconfigure") and action.dest in ("replicas", "deployment"):
-                found = names["deployments"]
-            if found is not None:
-                action.complete = found  # type: ignore[attr-defined]
+    of_metavar = {
+        "FILE": shtab.FILE, "DIR": shtab.DIRECTORY, "[NAME=]PATH": shtab.FILE, "TARGET": shtab.FILE,
+        "ID": names["apps"],
+    }  # fmt: skip
+    for command, action in _actions(parser):
+        if action.metavar == "SHELL":
+            action.choices = SHELLS
+        found = of_metavar.get(str(action.metavar))
+        if command in ("scale", "reconfigure") and action.dest in ("replicas", "deployment"):
+            found = names["deployments"]
+        if found is not None:
+            action.complete = found  # type: ignore[attr-defined]
+
+
+def _actions(parser: argparse.ArgumentParser, command: str = "") -> Iterator[tuple[str, argparse.Action]]:
+    """Each option and argument with the command that it is of, those of commands below commands too."""
+    for action in parser._actions:
+        yield command, action
+        if isinstance(action, argparse._SubParsersAction):
+            for name, each in action.choices.items():
+                yield from _actions(each, name)
 
 
 def _names(kind: str) -> Iterator[str]:

@@ -35,6 +35,15 @@ def test_every_option_of_the_command_line_has_a_key_and_a_variable() -> None:
             assert any(each.dest == "config" for each in parser._actions), command
 
 
+def test_only_what_edits_a_file_that_is_named_has_commands_below_it() -> None:
+    """Options of those are no settings: who adds a principal says so each time."""
+    parsers = parsers_of(make_parser())
+    below = [
+        name for name, each in parsers.items() if any(isinstance(a, argparse._SubParsersAction) for a in each._actions)
+    ]
+    assert below == ["auth"]
+
+
 def test_no_two_settings_have_one_key_or_variable() -> None:
     variables = [setting.variable for setting in KNOWN.by_key.values()]
     assert len(set(variables)) == len(variables)

@@ -300,6 +300,12 @@ def test_a_file_that_cannot_be_read_is_said(data: bytes | None, said: str, tmp_p
     assert said in raised.value.message
 
 
+def test_a_file_without_a_name_is_no_file() -> None:
+    with pytest.raises(ConfigError, match="--config is empty"):
+        settled("run", APP, "--config", "")
+    assert settled("run", APP, env={"FLIGHTSERVE_CONFIG": ""}).settings.file == ""
+
+
 def test_a_file_as_windows_writes_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "conf.toml"
     path.write_bytes(b"\xef\xbb\xbfrouters = 2\r\n[limits]\r\ncolumns_max = 3\r\n")

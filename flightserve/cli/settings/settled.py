@@ -166,6 +166,8 @@ def settle(arguments: argparse.Namespace, variables: Mapping[str, str]) -> None:
 def _file(arguments: argparse.Namespace, variables: Mapping[str, str]) -> str:
     """The file that is read, if any."""
     given: str | None = getattr(arguments, FILE_OPTION, None)
+    if given == "":
+        raise ConfigError("--config is empty; it is the path of a file")
     return variables.get(FILE_VARIABLE, "") if given is None else given
 
 
