@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+from flightserve.contracts.chains import refused_stage
 from flightserve.contracts.missing import not_found
 from flightserve.contracts.service import Service
 from flightserve.contracts.warehouse import is_internal
@@ -47,9 +48,15 @@ def method_for(
     if not principal.rights.may_call(deployment, method):
         raise may_not_call(principal, deployment, method)
     try:
-        return service.method(deployment, method)
+        found = service.method(deployment, method)
     except NotFound:
         raise not_found(deployment, method, deployments_for(principal, service)) from None
+    stage = refused_stage(principal.rights, found[1], service.method) if found[1].chain else ""
+    if stage:
+        raise PermissionDenied(
+            f"{principal.name} may not call {stage}, which {deployment}.{method} calls; it takes a role that grants it"
+        )
+    return found
 
 
 def request_for(

@@ -211,7 +211,8 @@ class RemoteMethod:
         deployment, spec = self._specs()
         current, options = context(), deployment.options
         if self._access.closed:
-            check_onward(self._access, current, [(deployment, spec), *[each._specs() for each in following]])
+            calls = [(deployment, spec), *[each._specs() for each in following]]
+            check_onward(self._access, current, calls, self._service.method)
         batch = one_batch(given[0], self._where)
         limits = (options.max_timeout_ms, options.default_timeout_ms)
         specs = [spec, *[each._specs()[1] for each in following]]

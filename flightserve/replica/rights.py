@@ -11,21 +11,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flightserve.contracts.access import Access
+from flightserve.contracts.chains import Find, refused_stage
 from flightserve.contracts.context import Context
 from flightserve.contracts.warehouse import is_internal
 from flightserve.errors import PermissionDenied
 from flightserve.types import DeploymentSpec, MethodSpec
 
 
-def check_onward(access: Access, current: Context, calls: Iterable[tuple[DeploymentSpec, MethodSpec]]) -> None:
-    """Raises PermissionDenied, which names what may not be called."""
+def check_onward(
+    access: Access, current: Context, calls: Iterable[tuple[DeploymentSpec, MethodSpec]], find: Find
+) -> None:
+    """Raises PermissionDenied, which names what may not be called. `find` looks methods up."""
     rights = access.rights(current.caller)
     for deployment, method in calls:
-        if rights.may_call(deployment.name, method.name) or is_internal(deployment, method):
+        if rights.may_call(deployment.name, method.name):
+            refused = refused_stage(rights, method, find)
+        else:
+            refused = "" if is_internal(deployment, method) else f"{deployment.name}.{method.name}"
+        if not refused:
             continue
         names = list(dict.fromkeys(name for name in current.callers if name))
         who = names[0] if len(names) == 1 else f"one of {len(names)} callers"
         raise PermissionDenied(
-            f"{who} may not call {deployment.name}.{method.name}, which {current.deployment}.{current.method} calls; "
+            f"{who} may not call {refused}, which {current.deployment}.{current.method} calls; "
             "it takes a role that grants it"
         )

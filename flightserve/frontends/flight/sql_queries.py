@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
@@ -95,7 +96,10 @@ class RunningQueries:
             # The whole result: pyarrow sends it without asking Python for each batch.
             ended(OK, first.num_rows)
             return flight.RecordBatchStream(pa.Table.from_batches([first]))
-        return flight.GeneratorStream(first.schema, _batches(first, answer, ended))
+        batches = _batches(first, answer, ended)
+        # pyarrow does not begin to read what a client that left before has asked for.
+        weakref.finalize(batches, ended, Cancelled.code).atexit = False
+        return flight.GeneratorStream(first.schema, batches)
 
     def count_rows(
         self, statement: Statement, meta: RequestMeta, gone: Callable[[], bool], begin: Callable[[], Visit]
@@ -129,7 +133,8 @@ class RunningQueries:
 
     def _leave(self, answer: Answer, warehouse: str, started_ns: int, visit: Visit, code: int, rows: int = 0) -> None:
         with self._lock:
-            self._running.pop(answer, None)
+            if self._running.pop(answer, None) is None:
+                return
             self._changed.notify_all()
         answer.close()
         visit.end(code, rows)

@@ -15,14 +15,18 @@ from google.protobuf.message import Message
 from pyarrow import flight
 
 import flightserve as fs
+from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.core.access.rights import PrincipalLimits, Role
+from flightserve.errors import Cancelled
 from flightserve.frontends.flight.server import DEPLOYMENTS, FlightFrontend, FlightServer
 from flightserve.frontends.flight.sql import COMMANDS
 from flightserve.frontends.flight.sql_actions import ACTIONS, SAVEPOINTS
+from flightserve.frontends.sql.gateway import Statement
 from flightserve.metrics import Metrics
 from flightserve.proto import flight_pb2
 from flightserve.proto import sql_pb2 as pb
+from flightserve.types import RequestMeta
 from tests.access import FixedAccess
 from tests.frontends.flight.asking import (
     ACTS,
@@ -382,6 +386,18 @@ def test_a_query_is_let_in_and_ends_once_whatever_becomes_of_it(served: Served, 
     ends = [(visit.what, visit.ends) for visit in served.access.visits[before:]]
     assert len(ends) == 2 and all(what == "sql" and len(each) == 1 for what, each in ends)
     assert ends[1][1] == [(0, 1)]
+
+
+def test_a_query_that_nobody_begins_to_read_ends(served: Served) -> None:
+    assert served.frontend._server is not None
+    sql = served.frontend._server.sql
+    visit = served.access.begin(served.access.principal("root"), "sql", "unread")
+    meta = RequestMeta(monotonic_ns() + 20 * NS_PER_S, caller=served.access.principal("root").caller)
+    ticket = sql.tickets.query(Statement("lake", "SELECT range AS n FROM range(3000000)"), "root")
+    stream = sql.queries.stream(ticket, meta, lambda: False, lambda: visit)
+    assert not visit.ends
+    del stream
+    assert visit.ends == [(Cancelled.code, 0)] and sql.queries.running == 0
 
 
 # ---- ADBC
