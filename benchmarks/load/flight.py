@@ -25,9 +25,10 @@ COMPARE_EVERY = 64
 
 
 @contextlib.contextmanager
-def exchange(client: fl.FlightClient, path: list[str], schema: pa.Schema) -> Iterator[tuple[Any, Any]]:
+def exchange(client: fl.FlightClient, path: list[str], schema: pa.Schema, token: str = "") -> Iterator[tuple[Any, Any]]:
     """An open DoExchange as (writer, reader)."""
-    writer, reader = client.do_exchange(fl.FlightDescriptor.for_path(*path))
+    said = [(b"authorization", f"Bearer {token}".encode())] if token else []
+    writer, reader = client.do_exchange(fl.FlightDescriptor.for_path(*path), fl.FlightCallOptions(headers=said))
     writer.begin(schema)
     with writer:
         yield writer, reader
@@ -75,14 +76,14 @@ class Gate:
         self._barrier.abort()
 
 
-def ping_pong(url: str, path: list[str], batch: pa.RecordBatch, gate: Gate) -> list[int]:
+def ping_pong(url: str, path: list[str], batch: pa.RecordBatch, gate: Gate, token: str) -> list[int]:
     """One stream on its own connection: the times of its calls in ns, one batch sent and answered each."""
     times: list[int] = []
     try:
         with (
             # pyarrow shares one connection between clients of one address; a channel argument keeps them apart.
             fl.connect(url, generic_options=[("grpc.use_local_subchannel_pool", 1)]) as client,
-            exchange(client, path, batch.schema) as (writer, reader),
+            exchange(client, path, batch.schema, token) as (writer, reader),
         ):
             for _ in range(WARM_CALLS):
                 writer.write_batch(batch)
@@ -101,8 +102,11 @@ def ping_pong(url: str, path: list[str], batch: pa.RecordBatch, gate: Gate) -> l
     return times
 
 
-def ping_pong_load(url: str, path: list[str], streams: int, seconds: float, size_bytes: int = 0) -> dict[str, Any]:
-    """Order `ping_pong`: `streams` streams at once for `seconds`: `calls_per_s` of all, p50, p99.
+def ping_pong_load(
+    url: str, path: list[str], streams: int, seconds: float, size_bytes: int = 0, token: str = ""
+) -> dict[str, Any]:
+    """Order `ping_pong`: `streams` streams at once for `seconds`: `calls_per_s` of all, p50, p99. `token` says who one
+    is, "" where nobody has to.
 
     `size_bytes` 0 sends batches of 16 rows, else one column of that size.
     """
@@ -110,7 +114,7 @@ def ping_pong_load(url: str, path: list[str], streams: int, seconds: float, size
     seeds = range(streams)
     batches = [pa.record_batch({"x": payloads.column(size_bytes or 8 * payloads.SMALL_ROWS, seed)}) for seed in seeds]
     with ThreadPoolExecutor(streams) as pool:
-        runs = [pool.submit(ping_pong, url, path, batch, gate) for batch in batches]
+        runs = [pool.submit(ping_pong, url, path, batch, gate, token) for batch in batches]
         errors = [e for e in (run.exception() for run in runs) if e is not None]
         if errors:
             raise next((e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0])
