@@ -25,14 +25,14 @@ def auth_file() -> Iterator[tuple[str, str]]:
 
 def flight(bench: Bench) -> Sequence[Figure]:
     """One stream, 16 rows."""
-    with auth_file() as (path, token):
-        command = (*FLIGHTSERVE, "--auth", path)
+    with auth_file() as (file, token):
+        command = (*FLIGHTSERVE, "--auth", file)
 
         def measure(asked: bool) -> Sample:
             server = bench.server(*command) if asked else bench.flightserve()
-            arguments = {"path": ["Identity", "identity"], "streams": 1, "seconds": bench.settings.seconds}
+            url, path, said = server.addresses["flight"], ["Identity", "identity"], token if asked else ""
             return bench.load("load.flight").sample(
-                "ping_pong", "calls_per_s", url=server.addresses["flight"], token=token if asked else "", **arguments
+                "ping_pong", "calls_per_s", url=url, path=path, streams=1, seconds=bench.settings.seconds, token=said
             )
 
         figure = partial(Figure, "token: flight ping-pong, 16 rows", "calls/s", bar=Bar("at_least", 0.97))
