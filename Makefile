@@ -12,7 +12,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo cluster test lowest daft check lint types contracts stubs docs bench peers chaos fuzz proto format clean
+.PHONY: help venv run demo cluster test lowest daft check lint types contracts stubs docs bench peers chaos pictures fuzz proto format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -99,6 +99,9 @@ chaos: $(STAMP)  ## Break a loaded system for 10 minutes and check that nothing 
 
 fuzz: $(STAMP)  ## Send hostile bytes to a served app for 5 minutes; options in ARGS="--minutes 60 --seed 7 --only http,flight"
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+pictures: $(STAMP)  ## Take the pictures of docs/how-to/console.md anew, of the example under load; needs chromium
+	$(BIN)/python -m tests.docs.console_pictures
 
 proto: $(STAMP) $(PROTOC)  ## Write the gRPC stubs again from flightserve/proto/
 	PYTHONPATH=$(PROTOC) $(BIN)/python -m flightserve.proto.generate

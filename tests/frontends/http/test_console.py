@@ -457,7 +457,9 @@ def test_one_signs_in_and_sees_what_one_may(browser: Browser, console: Console) 
             page.get_by_label("Token").fill(wrong)
             page.get_by_role("button", name="Sign in").click()
             expect(page.locator("#me").get_by_role("alert")).to_contain_text(says)
+        page.set_viewport_size({"width": 390, "height": 800})
         assert Axe().run(page).violations_count == 0
+        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
         page.get_by_label("Token").fill(token_of("alice"))
         page.keyboard.press("Enter")
         expect(page.get_by_text("Signed in as alice")).to_be_visible()

@@ -35,7 +35,7 @@ from flightserve.metrics import UNKNOWN
 
 # What the console and the other pages share is served to both.
 ASSETS: Final = assets_in() | assets_in("console")
-_AFTER_MAX: Final = 2**53
+_DIGITS_MAX: Final = 15
 
 
 class ConsolePages:
@@ -109,7 +109,7 @@ class ConsolePages:
 
 
 def _after(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text[:20]) > _AFTER_MAX:
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS_MAX:
         raise InvalidArgument("after is the number of a sample, a whole number from 0 on")
     return int(text)
 

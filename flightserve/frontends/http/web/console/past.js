@@ -17,6 +17,12 @@ export class Past {
     this.element = make("details", { className: "card" }, make("summary", {}, "History ", make("small", { textContent: "in this browser only" })),
       this.#list, clear);
     this.#write();
+    // Another tab ran something, or forgot it.
+    addEventListener("storage", ({ key }) => {
+      if (key !== KEY && key !== null) return;
+      this.#statements = read();
+      this.#write();
+    });
   }
 
   get newest() {
