@@ -78,7 +78,9 @@ function go(event) {
   document.title = `${part.title}: flightserve console`;
   if (may) part.open?.();
   feed.every(part.update && may ? LIVE_MS : IDLE_MS);
-  if (event) main.focus();
+  if (!event) return;
+  main.focus({ preventScroll: true });
+  scrollTo(0, 0);
 }
 
 function write({ app, frontend }) {
