@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks import tokens
+from benchmarks import encryption, tokens
 from benchmarks.figures import Figure
 from benchmarks.harness import Bench
 
 
 def run(bench: Bench) -> Sequence[Figure]:
     """All figures of the table."""
-    return [*tokens.flight(bench)]
+    return [*tokens.flight(bench), *encryption.flight(bench)]

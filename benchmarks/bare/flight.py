@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
+from pathlib import Path
 
 import pyarrow.flight as fl
 
@@ -38,9 +40,12 @@ class Echo(fl.FlightServerBase):
 
 
 if __name__ == "__main__":
-    server = Echo("grpc://127.0.0.1:0")
+    # A certificate and its key, for TLS.
+    pems = [Path(each).read_bytes() for each in sys.argv[1:]]
+    scheme = "grpc+tls" if pems else "grpc"
+    server = Echo(f"{scheme}://127.0.0.1:0", tls_certificates=[tuple(pems)] if pems else None)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    print("ready", json.dumps({"flight": f"grpc://127.0.0.1:{server.port}"}), flush=True)
+    print("ready", json.dumps({"flight": f"{scheme}://127.0.0.1:{server.port}"}), flush=True)
     ended.wait()
     server.shutdown()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -167,15 +168,16 @@ class Pipelined:
                     self._stop.set()
 
 
-def pipelined_load(url: str, path: list[str], size_bytes: int, seconds: float) -> dict[str, Any]:
+def pipelined_load(url: str, path: list[str], size_bytes: int, seconds: float, ca: str = "") -> dict[str, Any]:
     """Order `pipelined`: one stream, a thread writing and one reading: `gb_per_s` each way, `calls_per_s`.
 
-    `size_bytes` 0 sends batches of 16 rows. As many answers must come back as batches were sent; the first is
-    compared whole before the clock starts, of the others the rows are counted.
+    `size_bytes` 0 sends batches of 16 rows; `ca` is a file of what is trusted, in TLS. As many answers must come back
+    as batches were sent; the first is compared whole before the clock starts, of the others the rows are counted.
     """
     batch = payloads.sized(size_bytes) if size_bytes else payloads.small()
     stream = Pipelined(batch, seconds, warm=3 if size_bytes else WARM_CALLS)
-    with fl.connect(url) as client, exchange(client, path, batch.schema) as (writer, reader):
+    trusted = {"tls_root_certs": Path(ca).read_bytes()} if ca else {}
+    with fl.connect(url, **trusted) as client, exchange(client, path, batch.schema) as (writer, reader):
         stream.run(writer, reader)
     per_s = stream.counted / stream.measured_s
     return {

@@ -46,20 +46,36 @@ _PYTHON = {
         "h, r = z.recv_multipart(); " + _PRINT.format("r")
     ),
 }
+# Your CA's certificate, in TLS.
+CA = "ca.pem"
+_READ_CA = f'open("{CA}", "rb").read()'
 _CURL = "curl -s {}/v1/Flights/explain -H 'content-type: application/json' -d '{}'"
 
 
-def line_to_paste(protocol: str, address: str, python: str = sys.executable) -> str:
-    """A shell command that asks the example for one flight over one protocol."""
+def line_to_paste(protocol: str, address: str, python: str = sys.executable, tls: bool = False) -> str:
+    """A shell command that asks the example for one flight over one protocol; in TLS it trusts the file `CA`."""
     if protocol == "http":
-        return _CURL.format(address, '{"rows": [' + ROW + "]}")
-    return f"{python} -c '{_PYTHON[protocol].replace('{}', address)}'"
+        trust = f"--cacert {CA} " if address.startswith("https:") else ""
+        return _CURL.format(trust + address, '{"rows": [' + ROW + "]}")
+    text = _PYTHON[protocol]
+    if tls and protocol == "flight":
+        text = text.replace('connect("{}")', f'connect("{{}}", tls_root_certs={_READ_CA})')
+    if tls and protocol == "grpc":
+        text = text.replace(
+            'insecure_channel("{}")', f'secure_channel("{{}}", grpc.ssl_channel_credentials({_READ_CA}))'
+        )
+    return f"{python} -c '{text.replace('{}', address)}'"
 
 
 def hints(addresses: dict[str, str]) -> str:
     """What is printed after `ready`: for each protocol its address and a line to paste."""
     known = [name for name in ("http", "flight", "grpc", "zmq") if name in addresses]
-    parts = [f"{name}  {addresses[name]}\n  {line_to_paste(name, addresses[name])}" for name in known]
+    tls = any("tls" in address or address.startswith("https:") for address in addresses.values())
+    parts = [
+        f"{name}  {addresses[name]}\n  {line_to_paste(name, addresses[name], tls=tls)}"
+        # Beside TLS ZeroMQ has keys, which are no matter of a line.
+        for name in known if not (tls and name == "zmq")
+    ]  # fmt: skip
     if "http" in addresses:
         parts.append(f"Documentation: {addresses['http']}/docs   Metrics: {addresses['http']}/metrics")
     return "\n\n".join(["", *parts, "All methods, all protocols, all flights: make demo. Stop with Ctrl-C."])

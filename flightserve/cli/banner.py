@@ -25,6 +25,12 @@ _GRPC: Final = (
     "python -c 'import grpc; from flightserve.proto import flightserve_pb2 as pb, flightserve_pb2_grpc as g; "
     """print(g.FlightServeStub(grpc.insecure_channel("{}")).ListDeployments(pb.ListDeploymentsRequest()))'"""
 )
+# What a client trusts, in the folder where a line is pasted.
+CA: Final = "ca.pem"
+_FLIGHT_TLS: Final = _FLIGHT.replace('"{}"', f'"{{}}", tls_root_certs=open("{CA}", "rb").read()')
+_GRPC_TLS: Final = _GRPC.replace(
+    'insecure_channel("{}")', f'secure_channel("{{}}", grpc.ssl_channel_credentials(open("{CA}", "rb").read()))'
+)
 _ZMQ: Final = (
     "python -c 'import json, zmq, pyarrow as pa; b = {rows}; s = pa.BufferOutputStream(); "
     "w = pa.ipc.new_stream(s, b.schema); w.write(b); w.close(); z = zmq.Context().socket(zmq.REQ); "
@@ -45,7 +51,8 @@ class ShownCall:
 @dataclass(slots=True)
 class Ready:
     """What there is to show. `rows` is by table, None where nobody counted; `call` is of a
-    class, and there is none where all is SQL."""
+    class, and there is none where all is SQL. `tls` and `curve` say what is encrypted: lines then need the file `CA`,
+    and of ZeroMQ there is none so short."""
 
     version: str
     took_s: float
@@ -53,6 +60,8 @@ class Ready:
     deployments: Sequence[DeploymentSpec]
     call: ShownCall | None = None
     rows: Mapping[str, int | None] = field(default_factory=dict)
+    tls: bool = False
+    curve: bool = False
 
 
 def lines(ready: Ready, colour: bool) -> list[str]:
@@ -69,6 +78,8 @@ def lines(ready: Ready, colour: bool) -> list[str]:
     http = ready.addresses.get("http", "").rstrip("/")
     if http and not http.startswith(UNIX):
         out += ["", f"  docs    {http}/docs"]
+    if ready.tls:
+        out += ["", f"  The lines trust the CA in {CA}, which is to be your CA's certificate."]
     return [*out, "", "Ctrl-C stops it.", ""]
 
 
@@ -91,10 +102,10 @@ def line_to_paste(protocol: str, address: str, ready: Ready) -> str:
     if protocol == "http":
         return _curl(_for_curl(address), ready)
     if protocol == "flight":
-        return _FLIGHT.replace("{}", address)
+        return (_FLIGHT_TLS if ready.tls else _FLIGHT).replace("{}", address)
     if protocol == "grpc":
-        return _GRPC.replace("{}", address)
-    if protocol == "zmq" and (call := ready.call) is not None:
+        return (_GRPC_TLS if ready.tls else _GRPC).replace("{}", address)
+    if protocol == "zmq" and not ready.curve and (call := ready.call) is not None:
         rows = _python(call.body or {"columns": {"x": [1]}})
         return _ZMQ.format(rows=rows, address=address, deployment=call.deployment, method=call.method)
     return ""
@@ -104,7 +115,8 @@ def _for_curl(address: str) -> str:
     """The beginning of a URL; at a unix socket any host will do that HTTP answers to."""
     if address.startswith(UNIX):
         return f"--unix-socket {_quoted(address.removeprefix(UNIX))} http://localhost"
-    return address.rstrip("/")
+    trust = f"--cacert {CA} " if address.startswith("https:") else ""
+    return trust + address.rstrip("/")
 
 
 def _curl(address: str, ready: Ready) -> str:

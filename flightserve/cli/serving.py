@@ -303,7 +303,11 @@ class _Served:
             # What the replicas said of their tables comes by another way than that they are ready.
             self._stop.wait(TABLES_S)
         took_s = time.monotonic() - self._began
-        shown = Ready(__version__, took_s, self._running.addresses, specs, call_of(specs), dict(self._terminal.rows))
+        options = self._plan.options
+        shown = Ready(
+            __version__, took_s, self._running.addresses, specs, call_of(specs), dict(self._terminal.rows),
+            options.tls_cert is not None, options.zmq_keys is not None,
+        )  # fmt: skip
         self._terminal.show(lines(shown, self._terminal.colour))
 
 

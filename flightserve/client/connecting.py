@@ -12,13 +12,14 @@ from typing import Any
 from flightserve.client.aio import AsyncClient, AsyncWays
 from flightserve.client.async_ways import AsyncFlightWay, AsyncMemoryWay, AsyncWay
 from flightserve.client.blocking import Client, Ways
-from flightserve.client.finding import FoundApp, app_at, only_app
+from flightserve.client.finding import FoundApp, app_at, host_of, only_app
 from flightserve.client.memory_way import MemoryWay
 from flightserve.client.retrying import RETRIES, Unreachable
 from flightserve.client.way import Way
 from flightserve.errors import InvalidArgument
 
 WAYS = ("auto", "memory", "flight")
+_HTTP = ("https://", "http://")
 
 
 def connect(
@@ -36,7 +37,7 @@ def connect(
     password: str | None = None,
 ) -> Client:
     """A client of the app whose Flight frontend has that address, `grpc://host:8815`; without one, of the only app of
-    this machine and user.
+    this machine and user. An app of this machine is found by the address of its HTTP, too.
 
     Where the app is of this machine and user, calls go by the data plane's memory, else over Flight, with the same
     answers; `way="memory"` and `"flight"` insist on one.
@@ -170,4 +171,17 @@ def _flight(address: str | None, app: FoundApp | None, headers: Mapping[str, str
         if not app.flight:
             raise Unreachable(f"app {app.app_id} has no Flight frontend")
         address = app.flight[0]
+    elif address.startswith(_HTTP):
+        address = _beside(address, app or app_at(address))
     return FlightWay(address, headers, options)
+
+
+def _beside(address: str, app: FoundApp | None) -> str:
+    """Where Flight is, of an app of this machine whose HTTP has that address. The host stays: it is in certificates."""
+    if app is None or not app.flight:
+        raise InvalidArgument(
+            f"{address} is HTTP's address; give Flight's: grpc+tls://host:8815, or grpc:// without TLS"
+        )
+    scheme, _, place = app.flight[0].partition("://")
+    host = host_of(address)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{place.rpartition(':')[2]}"

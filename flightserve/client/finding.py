@@ -19,11 +19,12 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class FoundApp(NamedTuple):
-    """An app: its id, its supervisor's socket, and where its Flight frontends listen."""
+    """An app: its id, its supervisor's socket, and where its frontends listen, for Flight and HTTP."""
 
     app_id: str
     path: str
     flight: tuple[str, ...]
+    http: tuple[str, ...] = ()
 
 
 def apps() -> list[FoundApp]:
@@ -38,8 +39,9 @@ def apps() -> list[FoundApp]:
         except FlightserveError:
             # It just ends, or starts, or is stopped: nobody can call it.
             continue
-        addresses = {view.addresses.get("flight"), *(child.addresses.get("flight") for child in view.children)}
-        found.append(FoundApp(app_id, path, tuple(sorted(filter(None, addresses)))))
+        told = [view.addresses, *(child.addresses for child in view.children)]
+        flight, http = (tuple(sorted({each[name] for each in told if each.get(name)})) for name in ("flight", "http"))
+        found.append(FoundApp(app_id, path, flight, http))
     return found
 
 
@@ -57,10 +59,11 @@ def only_app() -> FoundApp:
 
 
 def app_at(address: str) -> FoundApp | None:
-    """The app whose Flight frontend has that address; None where that is none of this machine's and user's."""
+    """The app whose frontend, for Flight or HTTP, has that address; None where it is none of this machine's and
+    user's."""
     if port_of(address) is None or not is_here(host_of(address)):
         return None
-    return next((each for each in apps() if any(leads_to(address, told) for told in each.flight)), None)
+    return next((each for each in apps() if any(leads_to(address, told) for told in (*each.flight, *each.http))), None)
 
 
 def leads_to(address: str, told: str) -> bool:

@@ -223,6 +223,18 @@ def test_lines_to_paste_stand_in_the_shells_quotes() -> None:
                 assert eval(said, {"json": json}) == call.body["columns"]
 
 
+def test_in_tls_lines_to_paste_trust_a_file() -> None:
+    addresses = {"http": "https://h:1", "grpc": "h:2", "flight": "grpc+tls://h:3", "zmq": "tcp://h:4"}
+    text = "\n".join(
+        lines(Ready("1", 1.0, addresses, [DECLARED], call_of([DECLARED]), tls=True, curve=True), colour=False)
+    )
+    assert "curl -s --cacert ca.pem https://h:1/v1/" in text
+    assert 'grpc.secure_channel("h:2", grpc.ssl_channel_credentials(open("ca.pem", "rb").read()))' in text
+    assert 'f.connect("grpc+tls://h:3", tls_root_certs=open("ca.pem", "rb").read())' in text
+    assert "tcp://h:4" in text and "zmq.Context" not in text
+    assert "which is to be your CA's certificate" in text
+
+
 def test_a_unix_socket_has_a_line_to_paste_and_no_page() -> None:
     undeclared = spec("M", MethodSpec("f"))
     addresses = {"http": "unix:/run/it's/http.sock", "grpc": "unix:/run/grpc.sock"}
