@@ -14,6 +14,7 @@ import os
 import ssl
 import stat
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -116,18 +117,30 @@ class CertificateFiles:
 
 
 class NewestContext(ssl.SSLContext):
-    """For a server on an event loop: each connection begins with the newest certificate's context."""
+    """For a server on an event loop: each connection begins with the newest certificate's context. At most `most` shake
+    hands at a time, because the server does not know of them yet."""
 
     _files: CertificateFiles
+    _most: int
+    _begun: weakref.WeakSet[ssl.SSLObject]
 
-    def __new__(cls, files: CertificateFiles) -> NewestContext:
+    def __new__(cls, files: CertificateFiles, most: int) -> NewestContext:
         context = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
         context._files = files
+        context._most = most
+        context._begun = weakref.WeakSet()
         return context
 
     def wrap_bio(self, *arguments: Any, **named: Any) -> ssl.SSLObject:
-        """Called by the loop for each connection."""
-        return self._files.newest.context.wrap_bio(*arguments, **named)
+        """Called by the loop for each connection. Raises ConnectionAbortedError, for which it ends that."""
+        if len(self._begun) >= self._most:
+            for each in [each for each in self._begun if each.version() is not None]:
+                self._begun.discard(each)
+            if len(self._begun) >= self._most:
+                raise ConnectionAbortedError(f"{self._most} connections shake hands")
+        begun = self._files.newest.context.wrap_bio(*arguments, **named)
+        self._begun.add(begun)
+        return begun
 
 
 def read(files: TlsFiles, now_s: float) -> Certificate:

@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import importlib.abc
 import logging
+import os
 import sys
 import threading
 import time
@@ -55,9 +56,16 @@ class BindFailed(Unavailable):
 def load(options: FrontendOptions) -> None:
     """Import all that the frontends with these ports need, which takes longer than to start them."""
     leave_pandas_out()
+    quiet_grpc()
     for protocol, (module, _, _) in FRONTENDS.items():
         if getattr(options, f"{protocol}_port") is not None:
             importlib.import_module(module)
+
+
+def quiet_grpc() -> None:
+    """gRPC's libraries, of which Flight has one of its own, write a line for every handshake that fails, and a stranger
+    can have as many of these as he likes. They read this when they are loaded."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # tidy: what the libraries read
 
 
 class _NoPandas(importlib.abc.MetaPathFinder):
@@ -120,6 +128,7 @@ class FrontendHost:
 
     def start(self) -> dict[str, str]:
         """Listen; returns the addresses by protocol. Raises BindFailed."""
+        quiet_grpc()
         self._start_loop()
         addresses: dict[str, str] = {}
         for protocol, port in self._ports().items():

@@ -26,7 +26,7 @@ from pyarrow import flight
 from zmq.utils.monitor import recv_monitor_message
 
 import flightserve as fs
-from flightserve.config import FrontendOptions
+from flightserve.config import EdgeLimits, FrontendOptions
 from flightserve.frontends.host import FrontendHost
 from flightserve.frontends.zmq.curve import make_keys
 from flightserve.metrics import Metrics
@@ -251,6 +251,31 @@ def test_http_answers_to_the_names_of_its_certificate(service: LocalService, tmp
             assert answer.status_code == status, name
             # It is of loopback: what else is served there may have no TLS.
             assert "strict-transport-security" not in answer.headers
+    host.stop()
+
+
+def test_strangers_who_only_begin_to_shake_hands_are_bounded(service: LocalService, tmp_path: Path) -> None:
+    files = written(tmp_path, issued())
+    options = FrontendOptions(
+        tls_cert=files.cert, tls_key=files.key, grpc_port=None, flight_port=None, zmq_port=None,
+        limits=EdgeLimits(connections_max=3, header_timeout_s=2),
+    )  # fmt: skip
+    host = FrontendHost(service, options, Metrics())
+    place = ("127.0.0.1", int(host.start()["http"].rpartition(":")[2]))
+
+    def is_answered() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"https://localhost:{place[1]}/healthz", verify=trusting(), timeout=WAIT_S).is_success
+        return False
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(place, WAIT_S))
+        with socket.create_connection(place, WAIT_S) as one_more:
+            assert one_more.recv(1) == b""
+        # The others have as long as a head may take.
+        eventually(is_answered)
+    assert is_answered()
     host.stop()
 
 

@@ -113,7 +113,7 @@ class HttpFrontend:
         self._unix = UnixSocket(port) if isinstance(port, str) else None
         self._tls: ServerTls | None = None
         if certificates is not None and self._unix is None:
-            self._tls = ServerTls(NewestContext(certificates), limits.header_timeout_s)
+            self._tls = ServerTls(NewestContext(certificates, limits.connections_max), limits.header_timeout_s)
         self._host = LOCAL if self._unix is not None else host
         self._origin_policy = OriginPolicy(self._host, allowed_hosts, cors_origins)
         if certificates is not None:

@@ -69,3 +69,21 @@ def test_an_answer_out_of_turn(server: tuple[Any, httpx.Client]) -> None:
 def test_only_who_is_known_to_others_holds_browsers_to_https() -> None:
     assert standing_headers(False) == STANDING
     assert standing_headers(True) == (*STANDING, HSTS)
+
+
+def test_metrics_do_not_grow_with_what_strangers_say(server: tuple[Any, httpx.Client]) -> None:
+    client = server[1]
+
+    def tell(number: int) -> None:
+        name = f"n{number}"
+        client.post(f"/v1/{name}/{name}", json=GOOD, headers={"x-request-id": name})
+        client.post(f"/v1/Probe/{name}", json=GOOD)
+        client.request(name.upper(), f"/{name}")
+        client.post(f"/v2/models/{name}/infer", json={})
+        client.post("/v1/sql", json={"query": f"SELECT {number}"}, headers={"x-warehouse": name})
+
+    tell(0)
+    before = client.get("/metrics").text.count("\n")
+    for number in range(1, 20):
+        tell(number)
+    assert client.get("/metrics").text.count("\n") == before
