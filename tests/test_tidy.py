@@ -45,6 +45,7 @@ QUARANTINE = {
     "jwt": ["flightserve/identity/*"],
     "tomlkit": ["flightserve/identity/*"],
     "rich": ["flightserve/cli/*"],
+    "shtab": ["flightserve/cli/*"],
     "opentelemetry": ["flightserve/tracing/otlp.py"],
 }
 # Words that the vocabulary (docs/explanation/glossary.md) replaces, in the names of our own classes and functions.

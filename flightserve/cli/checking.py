@@ -75,7 +75,9 @@ def _check(arguments: argparse.Namespace) -> int:
     with StdoutForPrograms() as out:
         checked = check_all(arguments)
         lines = [_json(checked)] if arguments.json else _lines(checked)
-        print(*lines, sep="\n", file=out)
+        # A variable may be bytes that are no text, and standard output may take less than all of Unicode.
+        encoding = out.encoding
+        print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding), file=out)
     if not arguments.json:
         for text in checked.warnings:
             print(f"flightserve: warning: {text}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import tomllib
 from pathlib import Path
@@ -97,6 +98,12 @@ def test_programs_get_it_as_json_also_where_the_settings_are_wrong(check: Any, t
     said = json.loads(out)
     assert (status, err, said["ok"]) == (2, "", False)
     assert said["problems"] == [f"{path}: there is no setting 'routrs'; did you mean 'routers'?"]
+
+
+def test_bytes_that_are_no_text_are_shown_as_such(check: Any) -> None:
+    status, out, _ = check(APP, *FREE, FLIGHTSERVE_ALLOW_HOST=os.fsdecode(b"caf\xe9"))
+    assert 'allow_host = ["caf' in out and "udce9" in out
+    assert status == 0
 
 
 def test_nothing_to_serve_is_a_problem(check: Any) -> None:

@@ -223,6 +223,8 @@ KUBERNETES = {
     "FLIGHTSERVE_PORT_8080_TCP_ADDR": "10.0.0.1",
     "FLIGHTSERVE_HTTP_PORT": "tcp://10.0.0.2:8080",
     "FLIGHTSERVE_HTTP_SERVICE_HOST": "10.0.0.2",
+    # What `make demo` goes by.
+    "FLIGHTSERVE_ADDRESSES": "{}",
 }
 
 
@@ -240,6 +242,7 @@ def test_what_kubernetes_says_of_a_service_called_flightserve_is_no_setting() ->
         ("http_prt = 1", "conf.toml: there is no setting 'http_prt'; did you mean 'http_port'?"),
         ("http-port = 1", "no setting 'http-port'; did you mean 'http_port'?"),
         ('load = "view"', "there is no setting 'load'; it stands under [sql]"),
+        ('[deployments."\\u001b[2JP"]\nnone = 1', "conf.toml: deployments.P: a deployment has no option 'none'"),
         ("[limits]\nhttp_port = 1", "[limits] has no setting 'http_port'; it stands at the top, before all sections"),
         ("[limits]\nbody_byte_max = 1", "[limits] has no setting 'body_byte_max'; did you mean 'body_bytes_max'?"),
         ("[limit]\nbody_bytes_max = 1", "there is no setting 'limit'; did you mean 'limits'?"),

@@ -20,6 +20,7 @@ from flightserve.cli.settings.found import (
 from flightserve.cli.settings.kinds import WrongValue
 from flightserve.cli.settings.known import DEPLOYMENTS, Key, KnownSettings
 from flightserve.errors import ConfigError, did_you_mean
+from flightserve.wire.log_lines import neutral
 
 FILE_BYTES_MAX: Final = 1 << 20
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)")
@@ -118,9 +119,10 @@ class _FileReader:
 
     def _options(self, value: Any) -> Iterator[FoundOption]:
         for deployment, given in self._table(DEPLOYMENTS, value):
-            for option, each in self._table(f"{DEPLOYMENTS}.{deployment}", given):
+            section = f"{DEPLOYMENTS}.{neutral(deployment)}"
+            where = f"{self._path}: {section}"
+            for option, each in self._table(section, given):
                 kind = self._known.options.get(option)
-                where = f"{self._path}: {DEPLOYMENTS}.{deployment}"
                 if kind is None:
                     hint = did_you_mean(option, list(self._known.options))
                     raise ConfigError(f"{where}: a deployment has no option {option[:80]!r}{hint}")

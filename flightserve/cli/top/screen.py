@@ -137,7 +137,10 @@ class _Screen:
         from flightserve.cli.top.picture import lines
 
         columns, rows = _size()
-        text = "\n".join(lines(self._apps, self._shown, columns, rows, self._colour))
+        encoding = sys.stdout.encoding
+        drawn = "\n".join(lines(self._apps, self._shown, columns, rows, self._colour))
+        # A terminal may know less than all of Unicode; what it has not is a mark there.
+        text = drawn.encode(encoding, "replace").decode(encoding)
         live.update(Text.from_ansi(text, no_wrap=True, overflow="crop"), refresh=True)
 
     def _chosen(self, typed: bytes) -> TopChoice:
