@@ -32,7 +32,7 @@ SUITE = (
     Benchmark("pipelines", "stages of a pipeline inside the data plane", pipelines.run),
     Benchmark("nodes", "a replica on another node: latency, GB/s, what local calls see", nodes.run),
     Benchmark("flight", "Flight DoExchange: latency, calls/s, GB/s", flight.run),
-    Benchmark("secure", "what it costs to say who one is, and TLS: calls/s and GB/s of Flight", secure.run),
+    Benchmark("secure", "what it costs to say who one is, TLS, and traces", secure.run),
     Benchmark("connect", "fs.connect by memory against DoExchange: latency, GB/s", connect.run),
     Benchmark("grpc_call", "gRPC Call, 64 in flight", grpc_call.run),
     Benchmark("kserve", "KServe v2 by tritonclient: 1 MB against DoExchange, 64 in flight", kserve.run),

@@ -20,7 +20,6 @@ from typing import Final, NamedTuple, TypeAlias
 import pyarrow as pa
 
 from flightserve.clock import monotonic_ns
-from flightserve.contracts.context import Context
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, ReplicaFailed, kind_of
 from flightserve.fabric.memory.segments import SegmentMap
 from flightserve.fabric.memory.stored import Stored
@@ -82,17 +81,11 @@ class Run:
         self._parts = parts
         # Where a request of it is traced.
         self.span = None if parts.spans is None else parts.spans.begin(frame)
-        self.context = self._enter()
+        context = self.context = outbox.session.begin(parts.name, frame)
+        context.idempotent, context.spans = method.spec.idempotent, self.span
 
     def __repr__(self) -> str:
         return f"<Run of {self.method.where}, micro-batch {self.frame.batch_id}>"
-
-    def _enter(self) -> Context:
-        context = self.outbox.session.begin(self._parts.name, self.frame)
-        context.idempotent = self.method.spec.idempotent
-        if self.span is not None:
-            context.spans = self.span
-        return context
 
     def admit(self) -> bool:
         """Whether anybody can still use the result; otherwise the micro-batch has been refused. Requests that are late
@@ -111,7 +104,8 @@ class Run:
         late = len(frame.parts) if dead else self.inputs.drop_late(frame, self.started_ns)
         self._parts.counts.add(f"{self._parts.name}.expired_at_door", late)
         if late and not dead:
-            self.context = self._enter()
+            self.context = self.outbox.session.begin(self._parts.name, frame)
+            self.context.idempotent, self.context.spans = before.idempotent, before.spans
             if before.cancelled:
                 self.context.cancel()
         return not dead

@@ -33,7 +33,8 @@ class RunSpans:
     def begin(self, frame: frames.Execute) -> RunSpan | None:
         """A micro-batch has come. From here on its requests' trace contexts are of its own spans. None where no request
         of it is traced."""
-        traced = [place for place, part in enumerate(frame.parts) if is_sampled(part.traceparent)]
+        parts = enumerate(frame.parts)
+        traced = [place for place, part in parts if part.traceparent and is_sampled(part.traceparent)]
         return RunSpan(self, frame, traced[:LINKS_MAX]) if traced else None
 
 

@@ -26,7 +26,8 @@ class QueueSpans:
         for piece in effect.pieces:
             request = piece.request
             assert isinstance(request, Routed)
-            if request.batch is None and is_sampled(request.part.traceparent):
+            traceparent = request.part.traceparent
+            if traceparent and request.batch is None and is_sampled(traceparent):
                 self._ended(deployment, request, 0, {"flightserve.micro_batch.id": effect.batch_id})
 
     def refused(self, deployment: str, request: Routed, kind: int) -> None:

@@ -150,15 +150,15 @@ class _Said(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self.last = ""
-        self._thread = 0
+        self._thread: threading.Thread | None = None
 
     def listen(self) -> None:
         """From now on, in this thread."""
-        self.last, self._thread = "", threading.get_ident()
+        self.last, self._thread = "", threading.current_thread()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """False for what was kept."""
-        if record.thread != self._thread:
+        if threading.current_thread() is not self._thread:
             return True
         self.last = record.getMessage()
         return False

@@ -35,7 +35,7 @@ class Traces:
         self._telling = Telling(TELL_NS)
         # Spans lost since it last took some, and whether that was told.
         self._lost_for, self._told = 0, False
-        self._thread = threads.start("flightserve-traces", self._run, lambda: self._stopping, again=True)
+        self._thread = threads.start("flightserve-traces", self._run, lambda: self._stopping, _go_on, again=True)
 
     def __repr__(self) -> str:
         return f"<Traces to {self._endpoint}, {self.tracer}>"
@@ -73,3 +73,8 @@ class Traces:
         if self._told:
             log.info("the collector of traces at %s takes them again; %d were lost", self._endpoint, self._lost_for)
         self._told, self._lost_for = False, 0
+
+
+def _go_on(why: str) -> None:
+    """The thread ended again and again: nobody's request fails for that."""
+    log.error("there are no traces of this process any more: %s", why)

@@ -255,7 +255,7 @@ class GrpcCalls:
         if started.visit is not None:
             started.visit.end(code)
         self.metrics.answered("grpc", *started.known, code, (monotonic_ns() - started.started_ns) / NS_PER_S)
-        if self.metrics.spans is not None:
+        if self.metrics.spans is not None and started.meta.traceparent:
             asked = RpcAsked("grpc", SERVICE, started.rpc)
             self.metrics.spans.rpc(started.meta, started.known, code, started.started_ns, asked)
 
