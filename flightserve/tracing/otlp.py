@@ -160,5 +160,7 @@ class _Said(logging.Filter):
         """False for what was kept."""
         if threading.current_thread() is not self._thread:
             return True
-        self.last = record.getMessage()
+        # That it gives up at the end says less than why it had to try again.
+        if not self.last or record.levelno >= logging.ERROR:
+            self.last = record.getMessage()
         return False
