@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import zmq
 import zmq.auth
 
 import flightserve as fs
-from flightserve.cli.main import main
+from flightserve.cli.main import main, make_parser
 from flightserve.config import PROTOCOLS, FrontendOptions
 from flightserve.control import opening, ports
 from flightserve.errors import ConfigError
@@ -58,6 +60,13 @@ def test_the_command_refuses_it_as_other_options_that_are_wrong(capfd: pytest.Ca
     assert "no module 'nothing'" in capfd.readouterr().err
 
 
+def test_the_container_of_a_new_project_starts() -> None:
+    text = files("flightserve.cli.project").joinpath("Containerfile.in").read_text()
+    (command,) = [json.loads(line.removeprefix("CMD ")) for line in text.splitlines() if line.startswith("CMD ")]
+    arguments = make_parser().parse_args(command[1:])
+    opening.check(FrontendOptions(host=arguments.host, auth=arguments.auth, insecure=arguments.insecure))
+
+
 def test_what_is_insecure_is_said() -> None:
     assert ports.insecure(FrontendOptions(insecure=True)) == ""
     told = ports.insecure(FrontendOptions(host="0.0.0.0", insecure=True, zmq_port=None, flight_port=None))
@@ -69,15 +78,15 @@ def test_what_is_insecure_is_said() -> None:
 
 
 def test_zeromq_is_left_out_beside_tls_unless_it_has_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    files = written(tmp_path, issued())
-    options = FrontendOptions(tls_cert=files.cert, tls_key=files.key)
+    pems = written(tmp_path, issued())
+    options = FrontendOptions(tls_cert=pems.cert, tls_key=pems.key)
     assert opening.settle(options).zmq_port is None
     assert "ZeroMQ is left out" in caplog.text
     caplog.clear()
-    settled = opening.settle(FrontendOptions(tls_cert=files.cert, tls_key=files.key, zmq_port=None))
+    settled = opening.settle(FrontendOptions(tls_cert=pems.cert, tls_key=pems.key, zmq_port=None))
     assert (settled.zmq_port, caplog.text) == (None, "")
     make_keys(str(tmp_path / "keys"), [])
-    options = FrontendOptions(tls_cert=files.cert, tls_key=files.key, zmq_keys=str(tmp_path / "keys"))
+    options = FrontendOptions(tls_cert=pems.cert, tls_key=pems.key, zmq_keys=str(tmp_path / "keys"))
     assert (opening.settle(options), caplog.text) == (options, "")
 
 
