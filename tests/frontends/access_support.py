@@ -38,7 +38,7 @@ PEOPLE = {
     "vera": '["caller", "querier"]',
     "rita": '["caller", "querier", "operator", "watcher"]',
 }
-VERAS = 'in_flight = 1\nmax_priority = 3\nmax_query_s = 0.2\nsubject = "CN=vera"'
+VERAS = "in_flight = 1\nmax_priority = 3\nmax_query_s = 0.2"
 
 
 @dataclass
@@ -76,7 +76,8 @@ class BookedAccess:
 
     closed = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, veras_subject: str) -> None:
+        self._vera = f'{VERAS}\nsubject = "{veras_subject}"'
         self.book: list[BookedVisit] = []
         self.let_go = threading.Event()
         self.let_go.set()
@@ -90,7 +91,7 @@ class BookedAccess:
         self.by_file._following.stop()
 
     def _write(self) -> None:
-        limits = {"vera": VERAS}
+        limits = {"vera": self._vera}
         named = [principal(name, PEOPLE[name], limits.get(name, "")) for name in PEOPLE if name in self.people]
         put(self._file, ROLES + "".join(named))
 
@@ -163,9 +164,9 @@ class BookedAccess:
 
 
 @contextmanager
-def booked_access(folder: Path) -> Iterator[BookedAccess]:
+def booked_access(folder: Path, veras_subject: str = "CN=vera") -> Iterator[BookedAccess]:
     """One of the people above, in a file there."""
-    access = BookedAccess(folder)
+    access = BookedAccess(folder, veras_subject)
     try:
         yield access
     finally:

@@ -81,7 +81,9 @@ def _go_on(protocol: EdgeProtocol, exchange: Exchange) -> None:
     if exchange is protocol.active and not exchange.is_read:
         if exchange.error is None and continues(exchange.headers):
             protocol.transport.write(CONTINUE)
-        elif exchange.error is not None and (continues(exchange.headers) or exchange.size > exchange.size_max):
+        elif exchange.error is not None and (
+            continues(exchange.headers) or exchange.size > exchange.size_max or is_hopeless(exchange)
+        ):
             protocol.refuse(exchange.error)
             return
     # Others that were read may wait for their turn, or for their senders to be known.
@@ -89,6 +91,14 @@ def _go_on(protocol: EdgeProtocol, exchange: Exchange) -> None:
         protocol.flow.resume_reading()
     if exchange.is_read:
         protocol.start_waiting(exchange)
+
+
+def is_hopeless(exchange: Exchange) -> bool:
+    """Whether it was refused by its head, and more of its body is to come than is read of such."""
+    error = exchange.error
+    if not isinstance(error, REFUSALS) or isinstance(error, TooLarge):
+        return False
+    return int(exchange.headers.get(b"content-length", b"0")) > exchange.size_max
 
 
 def continues(headers: Mapping[bytes, bytes]) -> bool:

@@ -40,7 +40,7 @@ from flightserve.frontends.http import http2
 from flightserve.frontends.http.asgi import AsgiBridge, AsgiCall
 from flightserve.frontends.http.bounds import RequestBounds
 from flightserve.frontends.http.connection_limit import make_room
-from flightserve.frontends.http.entering import CONTINUE, continues
+from flightserve.frontends.http.entering import CONTINUE, continues, is_hopeless
 from flightserve.frontends.http.errors import (
     STATUS_LINES,
     BadRequest,
@@ -55,6 +55,7 @@ from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import AFTER, ANSWERED, READ, REQUEST_ENDED
 from flightserve.frontends.http.heads import KnownHead, KnownHeads
 from flightserve.frontends.http.origin_policy import OriginPolicy
+from flightserve.frontends.subjects import subject_of
 
 if TYPE_CHECKING:
     from flightserve.frontends.kserve.http_calls import InferRoute
@@ -133,6 +134,8 @@ class EdgeProtocol(AsgiBridge):
         self.server = get_local_addr(self.transport)
         self.client = get_remote_addr(self.transport)
         self.scheme = "https" if is_ssl(self.transport) else "http"
+        if self.edge.closed:
+            self.subject = subject_of(transport.get_extra_info("peercert"))
         self.connections.add(self)
         self.expires = self.loop.time() + self.limits.keep_alive_s
         if not make_room(self, cast("set[EdgeProtocol]", self.connections), self.limits.connections_max):
@@ -336,7 +339,11 @@ class EdgeProtocol(AsgiBridge):
         self._reading = exchange
         if continues(headers) and exchange.error is not None:
             raise exchange.error
-        if self._take_turn(exchange) and continues(headers) and not exchange.is_unknown:
+        if not self._take_turn(exchange) or exchange.is_unknown:
+            return
+        if exchange.error is not None and is_hopeless(exchange):
+            raise exchange.error
+        if continues(headers):
             self.transport.write(CONTINUE)
 
     def _open_asgi(self) -> None:
@@ -436,6 +443,8 @@ class EdgeProtocol(AsgiBridge):
             self.expires = _NEVER
             # Not from inside of the last one's answer: a thousand pipelined requests would nest as deep.
             self.loop.call_soon(self.start_waiting, waiting)
+        elif waiting.error is not None and is_hopeless(waiting):
+            self.refuse(waiting.error)
 
     def start_waiting(self, exchange: Exchange) -> None:
         """Where it is its turn."""
