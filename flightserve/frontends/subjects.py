@@ -32,7 +32,7 @@ def _written(name: str, value: str) -> str:
 
 
 def _short(name: str) -> str:
-    shown: str = ssl._ASN1Object.fromname(name).shortname  # type: ignore[attr-defined]
+    shown: str = ssl._ASN1Object.fromname(name).shortname
     return shown
 
 
