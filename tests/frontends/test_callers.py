@@ -6,8 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +24,7 @@ from flightserve.frontends.http.entering import REFUSED_BODY_BYTES_MAX
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto.flightserve_pb2_grpc import FlightServeStub
 from tests.frontends.access_support import BookedAccess, booked_access
-from tests.frontends.h2_support import CALL, DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame
+from tests.frontends.h2_support import status_of
 from tests.frontends.http.support import JSON, Raw, frontend_of, post
 from tests.frontends.rpc_support import GOOD, WATCHED, Narrow, Probe, read, served
 from tests.identity.books import PASSWORD, basic, bearer
@@ -436,11 +434,14 @@ def test_paths_of_sockets_ask_as_well(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("said", [[b"Bearer \xff\xfe\xfd"], [b""], [b"x" * 4000], [bearer("carl").encode()] * 2])
 def test_metadata_that_no_client_library_sends(app: Served, said: list[bytes]) -> None:
-    assert h2_status(int(app.grpc.rpartition(":")[2]), [(b"authorization", each) for each in said]) == 16
+    call = pb.CallRequest(deployment="Probe", method="identity", arrow_stream=GOOD).SerializeToString()
+    port = int(app.grpc.rpartition(":")[2])
+    assert status_of(port, call, [(b"authorization", each) for each in said]) == 16
+    assert status_of(port, call, [(b"authorization", bearer("carl").encode())]) == 0
 
 
 def test_certificates_of_clients_and_call_credentials(tmp_path: Path) -> None:
-    pems = {name: issued("clients", name=name) for name in ("vera", "stranger")}
+    pems = {name: issued("clients") for name in ("vera", "stranger")}
     subject = x509.load_pem_x509_certificate(pems["vera"].chain).subject.rfc4514_string()
     files = written(tmp_path, issued(), ca_pem("clients"))
     tls = {"tls_cert": files.cert, "tls_key": files.key, "tls_client_ca": files.client_ca}
@@ -463,37 +464,6 @@ def test_certificates_of_clients_and_call_credentials(tmp_path: Path) -> None:
             with grpc.secure_channel(address, grpc.composite_channel_credentials(shown, token)) as channel:
                 assert call_status(channel) == 0
     assert {visit.principal for visit in access.book} == {"vera", "carl"}
-
-
-def h2_text(text: bytes) -> bytes:
-    """A literal of HPACK."""
-    left = len(text) - 0x7F
-    if left < 0:
-        return bytes([len(text)]) + text
-    more = []
-    while left >= 0x80:
-        more.append(left & 0x7F | 0x80)
-        left >>= 7
-    return bytes([0x7F, *more, left]) + text
-
-
-def h2_status(port: int, more: list[tuple[bytes, bytes]]) -> int:
-    """The status of a call with these metadata, which no library has looked at."""
-    names = {":method": "POST", ":scheme": "http", ":path": CALL, ":authority": "x", "content-type": "application/grpc",
-             "te": "trailers"}  # fmt: skip
-    lines = [(name.encode(), value.encode()) for name, value in names.items()] + more
-    block = b"".join(b"\0" + h2_text(name) + h2_text(value) for name, value in lines)
-    message = pb.CallRequest(deployment="Probe", method="identity", arrow_stream=GOOD).SerializeToString()
-    body = b"\0" + len(message).to_bytes(4, "big") + message
-    with socket.create_connection(("127.0.0.1", port), 20) as connection:
-        asked = frame(HEADERS, END_HEADERS, 1, block) + frame(DATA, END_STREAM, 1, body)
-        connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + asked)
-        received = b""
-        while (found := re.search(rb"grpc-status.(\d+)", received, re.DOTALL)) is None:
-            data = connection.recv(1 << 16)
-            assert data, received
-            received += data
-    return int(found[1])
 
 
 def call_status(channel: grpc.Channel) -> int:

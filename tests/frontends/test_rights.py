@@ -189,7 +189,7 @@ def test_http(app: Served, row: Row) -> None:
 
 
 def test_each_http_route_has_a_row(app: Served) -> None:
-    application: Application = app.host._running["http"]._server.config.app
+    application: Application = app.host._running["http"]._application
     rows = {(row.method, row.route) for row in CALLS + PAGES}
     for route in application.routes:
         assert route.methods is not None

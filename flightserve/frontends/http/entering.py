@@ -10,7 +10,7 @@ Everything beside calls asks in `pages`, for each request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -32,6 +32,12 @@ AUTHORIZATION: Final = "authorization"
 REFUSED_BODY_BYTES_MAX: Final = 64 << 10
 # What a caller hears about himself; then nobody tells him what else is wrong with his request.
 REFUSALS: Final = (Unauthenticated, PermissionDenied, ResourceExhausted)
+
+
+def check_said_once(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raises Unauthenticated where a head says twice who calls: others on the way may have read the other one."""
+    if sum(name == b"authorization" for name, _ in headers) > 1:
+        raise Unauthenticated("the request has more than one Authorization header")
 
 
 def enter(calls: HttpCalls, exchange: Exchange) -> bool:

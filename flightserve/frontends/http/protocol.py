@@ -27,20 +27,13 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from flightserve.config import EdgeLimits
-from flightserve.errors import (
-    FlightserveError,
-    ResourceExhausted,
-    TooLarge,
-    Unauthenticated,
-    Unavailable,
-    Unimplemented,
-)
+from flightserve.errors import FlightserveError, ResourceExhausted, TooLarge, Unavailable, Unimplemented
 from flightserve.frontends.edge import as_error, new_request_id
 from flightserve.frontends.http import http2
 from flightserve.frontends.http.asgi import AsgiBridge, AsgiCall
 from flightserve.frontends.http.bounds import RequestBounds
 from flightserve.frontends.http.connection_limit import make_room
-from flightserve.frontends.http.entering import CONTINUE, continues, is_hopeless
+from flightserve.frontends.http.entering import CONTINUE, check_said_once, continues, is_hopeless
 from flightserve.frontends.http.errors import (
     STATUS_LINES,
     BadRequest,
@@ -310,8 +303,8 @@ class EdgeProtocol(AsgiBridge):
         if method == b"CONNECT":
             raise Unimplemented("CONNECT: this is no proxy")
         self._cors = self.edge.origin_policy.check(self.url, version, method == b"GET", self.headers, headers)
-        if self.edge.closed and sum(name == b"authorization" for name, _ in self.headers) > 1:
-            raise Unauthenticated("the request has more than one Authorization header")
+        if self.edge.closed:
+            check_said_once(self.headers)
         if b"transfer-encoding" in headers:
             codings = b",".join(value for name, value in self.headers if name == b"transfer-encoding")
             codings = codings.strip().lower()

@@ -130,6 +130,7 @@ class HttpFrontend:
         self._own_app = own_app or OwnApp()
         self._sampler = Sampler(service, metrics)
         self._server: _Server | None = None
+        self._application: Application | None = None
         self._serving: asyncio.Task[None] | None = None
         self._sweeping: Every | None = None
         self._started = self._stopping = False
@@ -146,7 +147,7 @@ class HttpFrontend:
         sockets = self._listen()
         self._socket = sockets[0]
         console = ConsolePages(self._service, self._own_app, self._sampler.history, self._access.closed)
-        application = Application(
+        application = self._application = Application(
             self._service, self._limits, self._metrics, lambda: calls.draining, calls.sql_by, calls.model_statistics,
             console, self._access,
         )  # fmt: skip
