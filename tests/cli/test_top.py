@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
+import pexpect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,3 +202,16 @@ def test_numbers_are_short(text: str, said: str) -> None:
 def test_without_a_terminal_it_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top"]) == 2
     assert "`flightserve status --watch` writes lines" in capsys.readouterr().err
+
+
+def test_it_draws_on_a_terminal_that_knows_little_and_ends_at_q() -> None:
+    environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "ascii", "COLUMNS": "", "LINES": ""}
+    command = [sys.executable, "-m", "flightserve", "top", "--app", "none such"]
+    started = pexpect.spawn(command[0], command[1:], env=environment, encoding="utf-8", timeout=60, dimensions=(24, 80))
+    with started as top:
+        top.expect_exact("no flightserve app of yours runs")
+        top.send("ss")
+        top.expect_exact("by queue")
+        top.send("q")
+        top.expect(pexpect.EOF)
+        assert top.wait() == 0

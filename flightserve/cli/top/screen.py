@@ -137,7 +137,7 @@ class _Screen:
         from flightserve.cli.top.picture import lines
 
         columns, rows = _size()
-        encoding = sys.stdout.encoding
+        encoding = live.console.encoding
         drawn = "\n".join(lines(self._apps, self._shown, columns, rows, self._colour))
         # A terminal may know less than all of Unicode; what it has not is a mark there.
         text = drawn.encode(encoding, "replace").decode(encoding)
