@@ -61,6 +61,8 @@ check: lint types contracts stubs docs test  ## Everything that CI runs
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/hadolint deploy/Containerfile
+	$(BIN)/kubernetes-validate --strict --no-warn --quiet deploy/kubernetes/*.yaml
 
 types: $(STAMP)  ## Check types: the code's own, and what users write (tests/typechecks), by mypy and pyright
 	$(BIN)/mypy
