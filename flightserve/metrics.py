@@ -18,10 +18,10 @@ import bisect
 import itertools
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -39,6 +39,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 _CODE_NAMES: Final = {int(code): code.name for code in Code}
 PROCESS_INFO: Final = "flightserve_process_info"
+# Where a frontend speaks TLS.
+CERTIFICATE_EXPIRES: Final = "flightserve_tls_certificate_expires_seconds"
 # What answers are counted by, beside the code.
 _WHERE: Final = ("frontend", "deployment", "method")
 # Bound on label sets: an unknown deployment or method is counted as "-", never under the caller's text.
@@ -319,6 +321,11 @@ class Metrics:
         if counter is None:
             counter = self._prefetches[deployment, taken] = self.prefetches.labels(deployment, str(taken).lower())
         counter.inc()
+
+    def show_certificate(self, expires_s: Callable[[], float]) -> None:
+        """From now on, when the certificate expires, which changes as it is renewed."""
+        about = "When the certificate that is shown expires, in seconds of Unix"
+        Gauge(CERTIFICATE_EXPIRES, about, registry=self.registry).set_function(expires_s)
 
     def set_tiers(
         self,

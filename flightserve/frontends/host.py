@@ -190,8 +190,9 @@ class FrontendHost:
         self._loop = loop
         loop.set_exception_handler(loops.told)
         self._turning = loops.Every(loop, BEAT_S, self._turn, "a frontend's heartbeat")
-        if self._certificates is not None:
-            self._looking = loops.Every(loop, LOOK_S, self._certificates.look, "looking at the certificate")
+        if (certificates := self._certificates) is not None:
+            self._metrics.show_certificate(lambda: certificates.newest.expires_s)
+            self._looking = loops.Every(loop, LOOK_S, certificates.look, "looking at the certificate")
         self._watch.start()
         self._thread = threads.start("flightserve-loop", lambda: self._run_loop(loop), lambda: self._stopping)
         if self._on_loop is not None:

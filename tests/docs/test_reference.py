@@ -208,7 +208,7 @@ def test_metrics() -> None:
     shown |= {f"{name}_total" for name, *_ in metrics._TOTALS.values()}
     shown |= {f"flightserve_tier_{name}_total" for name in metrics._TIER_TOTALS}
     shown |= {f"flightserve_tier_{name}" for name, _ in metrics._TIER_GAUGES.values()}
-    shown.add(metrics.PROCESS_INFO)
+    shown |= {metrics.PROCESS_INFO, metrics.CERTIFICATE_EXPIRES}
     own = re.findall(rb"^# TYPE (\S+) (?:counter|histogram)", metrics.Metrics().text(), re.MULTILINE)
     assert said == shown | {name.decode() for name in own}
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import ssl
 import subprocess
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -397,6 +399,8 @@ def test_a_certificate_is_replaced_while_everything_runs(serving: Serving) -> No
             eventually(lambda before=before: all(counts[each] > before[each] for each in (by_http, by_grpc, by_flight)))  # type: ignore[misc]
             assert kept.get("/readyz").status_code == 200
             assert ping() == WANTED
+        (expires,) = re.findall(r"^flightserve_tls_certificate_expires_seconds (\S+)$", kept.get("/metrics").text, re.M)
+        assert 9 < (float(expires) - time.time()) / 86_400 <= 10
         done.set()
         for each in loads:
             each.join()
