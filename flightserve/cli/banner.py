@@ -77,7 +77,7 @@ def lines(ready: Ready, colour: bool) -> list[str]:
             out.append(f"    {painted(paste, DIM, colour)}")
     http = ready.addresses.get("http", "").rstrip("/")
     if http and not http.startswith(UNIX):
-        out += ["", f"  docs    {http}/docs"]
+        out += ["", f"  docs    {http}/docs", f"  console {http}/console"]
     if ready.tls:
         out += ["", f"  The lines trust the CA in {CA}, which is to be your CA's certificate."]
     return [*out, "", "Ctrl-C stops it.", ""]

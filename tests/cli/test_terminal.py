@@ -203,7 +203,7 @@ def test_the_banner_says_where_what_and_how() -> None:
     text = "\n".join(lines(Ready("1.2", 3.21, ADDRESSES, specs, call_of(specs)), colour=False))
     assert "flightserve 1.2 is ready after 3.2 s" in text
     assert "Pricing (1 replica), Other (3 replicas)" in text
-    assert "docs    http://127.0.0.1:8080/docs" in text
+    assert "docs    http://127.0.0.1:8080/docs\n  console http://127.0.0.1:8080/console\n" in text
     assert "curl -s http://127.0.0.1:8080/v1/Pricing/charge -H 'content-type: application/json' -d '" in text
     for address in ADDRESSES.values():
         assert text.count(address) >= 2, address
