@@ -141,6 +141,7 @@ class Call {
     };
     this.#where.textContent = [
       addresses.flight || addresses.grpc ? "" : "The addresses of Flight and gRPC are the usual ones: those of this app are not known here.",
+      call.url.startsWith("https:") ? "The lines trust the CAs that your system does; for another: --cacert, tls_roots, root_certificates." : "",
       closed ? "Your token is taken from the environment, FLIGHTSERVE_TOKEN." : "",
     ].join(" ").trim();
     this.#lines.curl.write(curlLine(call));
