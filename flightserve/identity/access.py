@@ -38,8 +38,6 @@ class Tally:
 
     def take(self, principal: Principal, priority: int, nbytes: int) -> None:
         """Count one more. Raises what refuses it."""
-        if principal.limits is UNLIMITED:
-            return
         with self._lock:
             allowance = self._allowances.of(principal.name)
             refused = allowance.take(principal.limits, priority, nbytes, self.clock())
@@ -48,23 +46,38 @@ class Tally:
 
     def give(self, principal: Principal, nbytes: int) -> None:
         """Count it off."""
-        if principal.limits is UNLIMITED:
-            return
         with self._lock:
             self._allowances.of(principal.name).give(nbytes)
 
 
-class NotedVisit:
-    """A call or query of a principal, from its beginning to its end."""
+class NotedVisit(AuditEntry):
+    """A call or query of a principal. When it has ended it is its own line of the audit log."""
 
-    __slots__ = ("_audit", "_began_ns", "_entry", "_nbytes", "_open", "_principal", "_tally")
+    __slots__ = ("_audit", "_began_ns", "_nbytes", "_open", "_principal", "_tally")
 
-    def __init__(self, tally: Tally, audit: AuditLog, principal: Principal, nbytes: int, entry: AuditEntry) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        audit: AuditLog,
+        principal: Principal,
+        protocol: str,
+        what: str,
+        request_id: str,
+        nbytes: int,
+        tables: Sequence[str],
+    ) -> None:
+        # One object and few calls: every request makes one.
+        self.began_s = audit.date()
+        self.principal = principal.name
+        self.protocol = protocol
+        self.what = what
+        self.request_id = request_id
+        self.tables = tables
+        self.why = ""
         self._tally = tally
         self._audit = audit
         self._principal = principal
         self._nbytes = nbytes
-        self._entry = entry
         self._began_ns = tally.clock()
         # Popped by whoever ends it first.
         self._open = [None]
@@ -75,9 +88,12 @@ class NotedVisit:
             self._open.pop()
         except IndexError:
             return
-        self._tally.give(self._principal, self._nbytes)
-        took_ns = self._tally.clock() - self._began_ns
-        self._audit.note(self._entry._replace(code=code, took_ns=took_ns, rows=rows))
+        if self._principal.limits is not UNLIMITED:
+            self._tally.give(self._principal, self._nbytes)
+        self.code = code
+        self.rows = rows
+        self.took_ns = self._tally.clock() - self._began_ns
+        self._audit.note(self)
 
 
 class FileAccess:
@@ -159,13 +175,14 @@ class FileAccess:
     ) -> Visit:
         """`Access.begin`."""
         self._recogniser.check(principal)
-        entry = AuditEntry(self._audit.date(), principal.name, self._protocol, what, 0, 0, 0, request_id, tables)
-        try:
-            self._tally.take(principal, priority, nbytes)
-        except FlightserveError as error:
-            self._audit.note(entry._replace(code=error.code))
-            raise
-        return NotedVisit(self._tally, self._audit, principal, nbytes, entry)
+        if principal.limits is not UNLIMITED:
+            try:
+                self._tally.take(principal, priority, nbytes)
+            except FlightserveError as error:
+                began_s, name = self._audit.date(), principal.name
+                self._audit.note(AuditEntry(began_s, name, self._protocol, what, error.code, 0, request_id, tables))
+                raise
+        return NotedVisit(self._tally, self._audit, principal, self._protocol, what, request_id, nbytes, tables)
 
     def rights(self, caller: str) -> Rights:
         """`Access.rights`."""
