@@ -216,6 +216,15 @@ class Context:
         self._children = self._children or itertools.count(1)
         return next(self._children)
 
+    def by_roles(self) -> list[list[int]] | None:
+        """The requests' places, those of callers with the same roles together; None where all are."""
+        if len({part.caller for part in self._parts}) < 2:
+            return None
+        found: dict[tuple[str, ...], list[int]] = {}
+        for place, part in enumerate(self._parts):
+            found.setdefault((*read_caller(part.caller)[1], "" if part.caller else "nobody"), []).append(place)
+        return list(found.values()) if len(found) > 1 else None
+
     def within(self, places: Sequence[int]) -> Context:
         """The context of some of the requests, which run apart from the others; what ends this one ends it too."""
         inner = Context(self.deployment, self.method, [self._parts[place] for place in places], self._clock)

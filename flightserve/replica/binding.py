@@ -51,10 +51,13 @@ class RequestGroup(NamedTuple):
 class BoundMethod:
     """One public method of one object. Safe to call from several threads if the user's method is."""
 
-    __slots__ = ("_form", "_function", "_looks_at_nulls", "_permits", "_results", "run", "spec", "where")
+    __slots__ = ("_form", "_function", "_looks_at_nulls", "_permits", "_results", "_together", "run", "spec", "where")
 
-    def __init__(self, function: Callable[[Any], Any], spec: MethodSpec, where: str, rows_max: int) -> None:
-        """`rows_max`: how many rows of an `async def` method under `@single_input` run at a time."""
+    def __init__(
+        self, function: Callable[[Any], Any], spec: MethodSpec, where: str, rows_max: int, roles_apart: bool = False
+    ) -> None:
+        """`rows_max`: how many rows of an `async def` method under `@single_input` run at a time. `roles_apart`: those
+        of different roles do not share a call, since the method's calls onwards are judged by them."""
         self.spec = spec
         self.where = where
         output = None if spec.output_schema is None else decode_schema(spec.output_schema)
@@ -67,6 +70,10 @@ class BoundMethod:
         # Runs a micro-batch. Raises MethodFailed, SchemaMismatch where the form cannot hold the columns, or the
         # FlightserveError that the method raised; iterators raise while they are iterated.
         self.run: Callable[[Sequence[pa.RecordBatch]], Any] = self._pick()
+        # The same, whoever asks.
+        self._together = self.run
+        if roles_apart and not spec.streaming:
+            self.run = self._by_roles_async if spec.is_async else self._by_roles
 
     def __call__(self, pieces: Sequence[pa.RecordBatch]) -> Any:
         """As `run`."""
@@ -82,6 +89,43 @@ class BoundMethod:
         if spec.streaming:
             return self._stream_async if spec.is_async else self._stream
         return self._batch_async if spec.is_async else self._batch
+
+    # ---- callers of different roles
+
+    def _by_roles(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
+        places = context().by_roles()
+        if places is None:
+            result: MethodResult = self._together(pieces)
+            return result
+        apart: list[Apart] = []
+        for group in self._groups(pieces, places):
+            with entered(group.context):
+                try:
+                    apart += at_places(self._together(group.pieces), group.places)
+                except BaseException as error:
+                    apart += self._answer_failed_group(error, group)
+        return keep_apart(apart, context())
+
+    async def _by_roles_async(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
+        places = context().by_roles()
+        if places is None:
+            result: MethodResult = await self._together(pieces)
+            return result
+        apart: list[Apart] = []
+        for group in self._groups(pieces, places):
+            with entered(group.context):
+                try:
+                    apart += at_places(await self._together(group.pieces), group.places)
+                except BaseException as error:
+                    if is_our_cancellation(error):
+                        raise
+                    apart += self._answer_failed_group(error, group)
+        return keep_apart(apart, context())
+
+    def _groups(self, pieces: Sequence[pa.RecordBatch], places: list[list[int]]) -> list[RequestGroup]:
+        current = context()
+        own = cut(pieces, current.rows)
+        return [RequestGroup(each, [own[place] for place in each], current.within(each)) for each in places]
 
     # ---- batch methods
 
@@ -137,8 +181,7 @@ class BoundMethod:
             except SchemaMismatch:
                 # Perhaps for one request's values, or together only.
                 places = [[place] for place in range(len(counts))]
-        own = cut(pieces, counts)
-        return None, [RequestGroup(each, [own[place] for place in each], context().within(each)) for each in places]
+        return None, self._groups(pieces, places)
 
     def _answer_failed_group(self, error: BaseException, group: RequestGroup) -> list[Apart]:
         """The answer of requests that ran apart from the others of their micro-batch. Raises where they are several and
@@ -312,12 +355,13 @@ class BoundMethod:
         return report_failure(error, self.where, log, context().describe(), columns)
 
 
-def bind_methods(target: object, spec: DeploymentSpec) -> dict[str, BoundMethod]:
-    """The object's served methods by name."""
+def bind_methods(target: object, spec: DeploymentSpec, roles_apart: bool = False) -> dict[str, BoundMethod]:
+    """The object's served methods by name; `roles_apart` as `BoundMethod` has it."""
     lanes = spec.lanes
     return {
         m.name: BoundMethod(
-            getattr(target, m.name), m, f"{spec.name}.{m.name}", m.max_concurrent or lanes.side_by_side or lanes.serial
+            getattr(target, m.name), m, f"{spec.name}.{m.name}", m.max_concurrent or lanes.side_by_side or lanes.serial,
+            roles_apart,
         )
         for m in spec.methods
-    }
+    }  # fmt: skip

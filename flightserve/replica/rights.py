@@ -2,8 +2,8 @@
 
 Every deployment can be called from outside, stages of pipelines too. So one rule holds for all: whatever a method
 calls, or plans to follow what it calls, takes the right that its caller would need to call it himself. Of several
-callers, each has to have it; where one has not, the method runs again for each alone, if it is idempotent. A warehouse
-judges statements by itself. What runs for nobody's request, as in `__init__`, may call everything.
+callers, each has to have it; but those of different roles do not share a call of the method (`replica.binding`). A
+warehouse judges statements by itself. What runs for nobody's request, as in `__init__`, may call everything.
 """
 
 from __future__ import annotations

@@ -87,7 +87,8 @@ class ReplicaService:
         self.mapped = SegmentMap(limits, self.pool)
         self._onward = onward
         self._on_loss = on_loss
-        methods = bind_methods(target, spec)
+        # Where nothing is called onwards, nothing is judged by whom it is for.
+        methods = bind_methods(target, spec, roles_apart=onward is not None and access.closed)
         awaits = any(method.spec.is_async for method in methods.values())
         self._coroutines = Coroutines(spec.name) if awaits else None
         post = self._coroutines.call if self._coroutines is not None else None

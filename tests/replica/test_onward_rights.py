@@ -58,6 +58,20 @@ class Front:
         done: pa.RecordBatch = self.second.run(batch)
         return done
 
+    @fs.method(idempotent=False)
+    def once(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        done: pa.RecordBatch = self.second.run(batch)
+        return done
+
+    @fs.single_input
+    def row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"a": self.second.run(pa.record_batch({"a": [row["a"]]})).column(0)[0].as_py()}
+
+    @fs.single_input
+    async def soon_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        done = await self.second.run.aio(pa.record_batch({"a": [row["a"]]}))
+        return {"a": done.column(0)[0].as_py()}
+
     async def soon(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         done: pa.RecordBatch = await self.second.run.aio(batch)
         return done
@@ -111,7 +125,7 @@ def test_one_that_is_a_chain_is_judged_where_the_call_is_let_in() -> None:
             assert method_for(ACCESS.principal("root"), service, name, "run")[0].name == name
 
 
-@pytest.mark.parametrize("method", ["many", "soon"])
+@pytest.mark.parametrize("method", ["many", "once", "row", "soon", "soon_row"])
 def test_of_several_callers_only_who_lacks_the_right_is_refused(method: str) -> None:
     with plane(Front.bind(Second.bind()), access=ACCESS) as served:
         callers = ["all", "half", "root", "half", "all", ""] * 5
