@@ -53,6 +53,7 @@ def method_for(
         raise not_found(deployment, method, deployments_for(principal, service)) from None
     stage = refused_stage(principal.rights, found[1], service.method) if found[1].chain else ""
     if stage:
+        principal.note_refusal(f"{deployment}.{method}")
         raise PermissionDenied(
             f"{principal.name} may not call {stage}, which {deployment}.{method} calls; it takes a role that grants it"
         )
@@ -79,18 +80,21 @@ def request_for(
 def may_not_call(principal: Principal, deployment: str, method: str) -> PermissionDenied:
     """The error of who calls what he may not."""
     named = f"{deployment[:_SHOWN_CHARS]}.{method[:_SHOWN_CHARS]}"
+    principal.note_refusal(named)
     return PermissionDenied(f"{principal.name} may not call {named}; it takes a role that grants it")
 
 
 def check_queries(principal: Principal) -> None:
     """Raises PermissionDenied for who may query no table at all."""
     if not principal.rights.any_tables:
+        principal.note_refusal("sql")
         raise PermissionDenied(f"{principal.name} may query nothing; it takes a role that grants `query` on tables")
 
 
 def check_right(principal: Principal, right: str) -> None:
     """Raises PermissionDenied for who lacks `operate` or `metrics`."""
     if not getattr(principal.rights, right):
+        principal.note_refusal(right)
         raise PermissionDenied(f"{principal.name} lacks the right `{right}`; it takes a role with {right} = true")
 
 

@@ -208,9 +208,10 @@ def open_access(
     """By this file, which is followed until `stop`. `key` is what the app's frontends share. Where the file cannot be
     taken up, nobody is let in until it can."""
     recogniser = Recogniser(key, clock, date, fetch)
+    noted = audit or AuditLog(None, date)
 
     def take(data: bytes) -> None:
-        book = read_book(data, path)
+        book = read_book(data, path, noted.note_refusal)
         recogniser.take(book)
         log.info("%s is taken up: %d roles, %d principals", path, len(book.roles), len(book.entries))
 
@@ -223,4 +224,4 @@ def open_access(
     look()
     following = FollowingThread(look)
     following.start()
-    return FileAccess(recogniser, Tally(clock), audit or AuditLog(None, date), following)
+    return FileAccess(recogniser, Tally(clock), noted, following)

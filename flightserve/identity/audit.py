@@ -119,6 +119,10 @@ class AuditLog:
         if self._failed <= FAILED_PER_S:
             self.note(AuditEntry(self.date(), "", protocol, AUTHENTICATION, Code.UNAUTHENTICATED, why=why))
 
+    def note_refusal(self, principal: str, what: str) -> None:
+        """A principal was refused this for want of a right."""
+        self.note(AuditEntry(self.date(), principal, "", what, Code.PERMISSION_DENIED))
+
     def start(self) -> None:
         """Write from now on."""
         threads.start("flightserve-audit", self._run, self._stopping.is_set, again=True)

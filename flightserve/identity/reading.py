@@ -7,13 +7,14 @@ warned of; what is in it are hashes. Secrets that are mounted into containers ar
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import importlib.util
 import logging
 import os
 import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -62,11 +63,20 @@ class PrincipalEntry:
         return [kind for kind, value in kept.items() if value]
 
 
+NoteRefusal = Callable[[str, str], None]
+
+
+def _nobody_notes(name: str, what: str) -> None:
+    """Where there is no audit log."""
+
+
 class Book:
     """What a file says. Does not change; another file is another book."""
 
-    def __init__(self, roles: Mapping[str, Role] = {}) -> None:
+    def __init__(self, roles: Mapping[str, Role] = {}, note: NoteRefusal = _nobody_notes) -> None:
+        """`note` is told whom, by name, was refused what for want of a right."""
         self.roles = roles
+        self._note = note
         # Whose web tokens are taken, and by which keys.
         self.web: WebTokenRules | None = None
         self.keys = WebKeySet()
@@ -102,6 +112,10 @@ class Book:
         self.entries[entry.principal.name] = entry
         self.subjects.update(dict.fromkeys(entry.subjects, entry.principal))
 
+    def noting(self, name: str) -> Callable[[str], None]:
+        """What that principal is refused."""
+        return functools.partial(self._note, name)
+
     def with_keys(self, keys: WebKeySet) -> Book:
         """The same book with other keys. What was found by the one before is looked at again."""
         other = copy.copy(self)
@@ -119,7 +133,8 @@ class Book:
         has the roles and the end that it said."""
         rules, (shown, _, thumb) = self.web, credential.partition(".")
         if rules is not None and shown == rules.credential:
-            found = Principal(name, roles, self.rights(roles), rules.limits, credential, until_ns)
+            noting = self.noting(name)
+            found = Principal(name, roles, self.rights(roles), rules.limits, credential, until_ns, noting)
             return found if thumb in self.keys else None
         entry = self.entries.get(name)
         return entry.principal if entry is not None and entry.principal.credential == credential else None
@@ -163,8 +178,8 @@ def warn_of_readers(path: str) -> None:
         log.warning("%s can be read by other users (mode %o); chmod 600 %s", path, stat.S_IMODE(mode), path)
 
 
-def read_book(data: bytes, file: str) -> Book:
-    """What this content says. Raises ConfigError, with file and key."""
+def read_book(data: bytes, file: str, note: NoteRefusal = _nobody_notes) -> Book:
+    """What this content says. Raises ConfigError, with file and key. `note` as in `Book`."""
     try:
         values = tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
@@ -172,7 +187,7 @@ def read_book(data: bytes, file: str) -> Book:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: is no TOML: {error}") from error
     top = Fields(file, "", values)
-    book = Book(_read_roles(top))
+    book = Book(_read_roles(top), note)
     _read_principals(top, book)
     if (web := top.table("jwt")) is not None:
         book.web = _read_web_rules(web, file)
@@ -268,7 +283,8 @@ def _read_entry(fields: Fields, name: str, book: Book) -> PrincipalEntry:
         raise fields.wrong("name", f"is {name!r}, who has neither token, password nor subject; "
                            "flightserve auth add makes a principal with one")  # fmt: skip
     shown = hashlib.blake2b(repr((str(token), str(password), subjects)).encode(), digest_size=16).hexdigest()
-    return PrincipalEntry(Principal(name, roles, book.rights(roles), limits, shown), token, password, subjects)
+    principal = Principal(name, roles, book.rights(roles), limits, shown, note_refusal=book.noting(name))
+    return PrincipalEntry(principal, token, password, subjects)
 
 
 def _read_secret(fields: Fields, key: str) -> Hashed | None:

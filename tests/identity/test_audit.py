@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flightserve.errors import ConfigError, PermissionDenied, ResourceExhausted, Unauthenticated
+from flightserve.frontends import seen
 from flightserve.identity import audit
 from flightserve.identity.access import FileAccess, open_access
 from flightserve.identity.audit import AuditEntry, AuditFile, AuditLog, check_writable
@@ -82,6 +83,17 @@ def test_what_limits_refuse_has_a_line(access: FileAccess, notes: AuditLog, time
     codes = {line["request_id"]: line["code"] for line in lines(notes, tmp_path)}
     exhausted = "RESOURCE_EXHAUSTED"
     assert codes == {"1": "PERMISSION_DENIED", "2": "OK", "3": exhausted, "4": exhausted, "5": "OK"}
+
+
+def test_what_a_principal_has_no_right_to_has_a_line(access: FileAccess, notes: AuditLog, tmp_path: Path) -> None:
+    alice = access.recognise(bearer("alice"))
+    with pytest.raises(PermissionDenied):
+        raise seen.may_not_call(alice, "Prices", "charge")
+    with pytest.raises(PermissionDenied):
+        seen.check_right(alice, "metrics")
+    seen.check_queries(alice)
+    said = [(line["principal"], line["what"], line["code"]) for line in lines(notes, tmp_path)]
+    assert said == [("alice", "Prices.charge", "PERMISSION_DENIED"), ("alice", "metrics", "PERMISSION_DENIED")]
 
 
 def test_those_who_are_not_recognised_have_a_bounded_number_of_lines(

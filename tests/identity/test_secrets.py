@@ -158,4 +158,8 @@ def check_audit(app: App) -> None:
     assert {(line["protocol"], line["what"], line["rows"]) for line in calls} == {("http", "Echo.same", 1)}
     assert any(line["principal"] == "carol" and line["what"] == "Echo.same" for line in lines)
     assert any(line["principal"] == "pat" and line["what"] == "sql" and line["code"] == "OK" for line in lines)
+    refused = [line for line in lines if line["code"] == "PERMISSION_DENIED"]
+    assert {("bob", "Echo.other"), ("pat", "Echo.same"), ("bob", "metrics")} <= {
+        (line["principal"], line["what"]) for line in refused
+    }
     assert any(line["what"] == "authentication" and line["code"] == "UNAUTHENTICATED" for line in lines)

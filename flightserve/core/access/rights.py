@@ -8,7 +8,7 @@ table's name or such a pattern. Names differ by case in calls, as Python's do; t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -139,6 +139,10 @@ class PrincipalLimits:
         return min(deadline_ns, now_ns + int(self.max_query_s * NS_PER_S)) if self.max_query_s else deadline_ns
 
 
+def _nobody_notes(what: str) -> None:
+    """Where there is no audit log."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Principal:
     """Somebody who was recognised. Two are the same where their names are. `credential` says by what, without telling
@@ -150,6 +154,8 @@ class Principal:
     limits: PrincipalLimits = PrincipalLimits()
     credential: str = field(default="", repr=False)
     until_ns: int = NEVER_NS
+    # Told what he was refused for want of a right.
+    note_refusal: Callable[[str], None] = field(default=_nobody_notes, repr=False)
 
     @property
     def caller(self) -> str:
