@@ -8,6 +8,7 @@ from typing import Final
 
 from flightserve.clock import Clock, monotonic_ns
 from flightserve.core.tracing import is_sampled, read
+from flightserve.errors import Unauthenticated
 from flightserve.tracing.spans import HttpAsked, Known, RpcAsked, Span, Value
 from flightserve.types import RequestMeta
 
@@ -23,7 +24,7 @@ class FrontendSpans:
 
     def http(self, meta: RequestMeta, known: Known, code: int, started_ns: int, asked: HttpAsked) -> None:
         """Of a call by HTTP."""
-        if is_sampled(meta.traceparent):
+        if _is_told(meta, code):
             about: dict[str, Value] = {
                 "http.request.method": asked.method,
                 "http.route": asked.route,
@@ -33,7 +34,7 @@ class FrontendSpans:
 
     def rpc(self, meta: RequestMeta, known: Known, code: int, started_ns: int, asked: RpcAsked) -> None:
         """Of a call by another protocol."""
-        if is_sampled(meta.traceparent):
+        if _is_told(meta, code):
             about: dict[str, Value] = {
                 "rpc.system": asked.system,
                 "rpc.service": asked.service,
@@ -51,3 +52,8 @@ class FrontendSpans:
             about["flightserve.request_id"] = meta.request_id
         own, ended_ns = read(meta.traceparent), self._clock()
         self._record(Span(name, "server", own, meta.caller_span, started_ns, ended_ns, about, code))
+
+
+def _is_told(meta: RequestMeta, code: int) -> bool:
+    """Whether there is a span of it. Strangers have none: they could fill the queue of those whom we know."""
+    return is_sampled(meta.traceparent) and code != Unauthenticated.code
