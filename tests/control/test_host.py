@@ -24,7 +24,14 @@ class OnLoop:
     protocol = "http"
 
     def __init__(
-        self, service: object, address: str, port: int, limits: object, metrics: object, *of_protocol: object
+        self,
+        service: object,
+        address: str,
+        port: int,
+        limits: object,
+        metrics: object,
+        *of_protocol: object,
+        **of_all: object,
     ) -> None:
         self.port = port
         asyncio.get_running_loop()
@@ -54,7 +61,15 @@ class Blocking:
     """A frontend with threads of its own."""
 
     def __init__(
-        self, service: object, address: str, port: int, limits: object, metrics: object, ticket_key: bytes, _: object
+        self,
+        service: object,
+        address: str,
+        port: int,
+        limits: object,
+        metrics: object,
+        ticket_key: bytes,
+        _: object,
+        **of_all: object,
     ) -> None:
         assert len(ticket_key) == 32
         self.port = port

@@ -133,7 +133,7 @@ def test_who_gives_up_gives_up_the_stage_that_runs(graph: str) -> None:
 def test_the_deadline_ends_the_stage_that_runs_and_names_it(graph: str) -> None:
     with served(GRAPHS[graph]) as running:
         with pytest.raises(errors.DeadlineExceeded, match=r"Last.gated"):
-            running.call("run", ROWS, meta(0.3))
+            running.call("run", ROWS, meta(1.0))
         eventually(target(running, "Last").given_up.is_set, what="the stage was given up")
 
 
