@@ -10,7 +10,7 @@ import sys
 from typing import Any, Final
 
 from flightserve.core.access.rights import Principal, PrincipalLimits
-from flightserve.errors import ConfigError
+from flightserve.errors import ConfigError, Unavailable
 
 PASSWORD_BYTES_MAX: Final = 1024
 # A shorter one can be guessed where its hash becomes known.
@@ -54,22 +54,46 @@ def _add(arguments: argparse.Namespace) -> int:
     if not arguments.role:
         print(f"{arguments.name} has no role, and may do nothing yet", file=sys.stderr)
     if token:
-        print(token, flush=True)
+        _print_once(token, arguments)
     return 0
+
+
+def _print_once(token: str, arguments: argparse.Namespace) -> None:
+    """Raises Unavailable where nobody gets it, and takes the principal back: nobody could ever be it."""
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        print(token, flush=True)
+    except OSError as error:
+        from flightserve.identity.editing import revoke_principal
+
+        revoke_principal(arguments.auth, arguments.name)
+        # Nor is it to be written when the process ends.
+        sys.stdout = None
+        why = error.strerror or error
+        raise Unavailable(f"{arguments.name} is not added: standard output does not take the token: {why}") from error
 
 
 def _ask_password() -> str:
     """From the terminal, twice, or a line of standard input; not an argument, which all users of the machine see."""
     if sys.stdin.isatty():
-        password = getpass.getpass("Password: ")
-        if getpass.getpass("Again: ") != password:
-            raise ConfigError("the two passwords differ")
+        password = _asked_twice()
     else:
         password = sys.stdin.readline().rstrip("\r\n")
     if not password or len(password.encode("utf-8", "surrogatepass")) > PASSWORD_BYTES_MAX:
         raise ConfigError(f"a password has 1 to {PASSWORD_BYTES_MAX:,} bytes")
     if len(password) < PASSWORD_CHARS_MIN:
         print(f"a password of less than {PASSWORD_CHARS_MIN} characters can be guessed", file=sys.stderr)
+    return password
+
+
+def _asked_twice() -> str:
+    try:
+        password, again = getpass.getpass("Password: "), getpass.getpass("Again: ")
+    except (EOFError, KeyboardInterrupt) as error:
+        raise ConfigError("no password was given") from error
+    if password != again:
+        raise ConfigError("the two passwords differ")
     return password
 
 

@@ -7,6 +7,7 @@ import json
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,49 @@ def test_files_that_are_wrong_or_not_there(file: Path, tmp_path: Path, capsys: p
         auth(*command, "--auth", str(file), status=2)
         assert "did you mean 'roles'" in capsys.readouterr().err
     assert file.read_text() == "[role]\n"
+
+
+class FullOutput(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("output", [None, FullOutput()])
+def test_a_token_that_nobody_gets_is_taken_back(
+    file: Path, output: io.StringIO | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth("add", "alice", "--auth", str(file), "--role", "admin")
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "stdout", output)
+    auth("add", "bob", "--auth", str(file), "--role", "admin", status=1)
+    assert "bob is not added: standard output does not take the token" in capsys.readouterr().err
+    assert list(read_book(file.read_bytes(), "").entries) == ["alice"]
+
+
+def test_passwords_that_are_asked_for(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Person(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Person())
+    for answers, why in [(["a" * 12, "b" * 12], "the two passwords differ"), ([], "no password was given")]:
+        saying = iter(answers)
+        monkeypatch.setattr("getpass.getpass", lambda prompt, saying=saying: _said(saying))
+        auth("add", "bob", "--auth", str(file), "--password", "--role", "admin", status=2)
+        assert why in capsys.readouterr().err
+    monkeypatch.setattr("getpass.getpass", lambda prompt: "correct horse battery")
+    auth("add", "bob", "--auth", str(file), "--password", "--role", "admin")
+    hashed = read_book(file.read_bytes(), "").entries["bob"].password
+    assert hashed is not None and hashed.matches(b"correct horse battery")
+
+
+def _said(saying: Iterator[str]) -> str:
+    try:
+        return next(saying)
+    except StopIteration:
+        raise EOFError from None
 
 
 def test_a_list_shows_no_secret(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
