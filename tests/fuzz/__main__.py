@@ -20,6 +20,7 @@ from typing import Final
 
 from tests.control.served import Served
 from tests.fuzz import parsers
+from tests.fuzz.openapi import PROGRAM, check_openapi
 from tests.fuzz.running import KINDS, Batch, Target, run_batch
 from tests.served.callers import all_callers
 from tests.served.conftest import good_requests, warm_up
@@ -27,6 +28,8 @@ from tests.served.resting import Resting
 
 BATCH_CASES: Final = 1_000_000
 PARSERS: Final = "parsers"
+OPENAPI: Final = "openapi"
+OPENAPI_EXAMPLES: Final = 50
 
 
 def main() -> int:
@@ -36,11 +39,11 @@ def main() -> int:
     option("--minutes", type=float, default=5.0, help="how long, all kinds together (default: %(default)s)")
     option("--batch", type=float, default=5.0, metavar="SECONDS", help="between two looks (default: %(default)s)")
     option("--seed", type=int, default=0, help="of all cases (default: the time)")
-    option("--only", default="", metavar="KIND,...", help=f"of {', '.join((PARSERS, *KINDS))} (default: all)")
+    option("--only", default="", metavar="KIND,...", help=f"of {', '.join((PARSERS, OPENAPI, *KINDS))} (default: all)")
     option("--case", type=int, default=None, metavar="NUMBER", help="this one alone, of the one kind")
     arguments = parser.parse_args()
     seed = arguments.seed or int(time.time())
-    kinds = arguments.only.split(",") if arguments.only else [PARSERS, *KINDS]
+    kinds = arguments.only.split(",") if arguments.only else [PARSERS, OPENAPI, *KINDS]
     print(f"seed {seed}")
     found = list(_found(arguments, kinds, seed))
     print(f"{len(found)} findings")
@@ -51,10 +54,14 @@ def _found(arguments: argparse.Namespace, kinds: list[str], seed: int) -> Iterat
     until = time.monotonic() + 60 * arguments.minutes
     if PARSERS in kinds:
         yield from _printed(read_all(seed, arguments.batch))
-    kinds = [kind for kind in kinds if kind != PARSERS]
-    if not kinds:
+    if kinds == [PARSERS]:
         return
     with _served() as (target, resting):
+        if OPENAPI in kinds and PROGRAM.exists():
+            yield from _checked(check_openapi(target, seed, OPENAPI_EXAMPLES), resting)
+        kinds = [kind for kind in kinds if kind in KINDS]
+        if not kinds:
+            return
         if arguments.case is not None:
             yield from _checked(run_batch(target, kinds[0], seed, arguments.case, 1, threads=1), resting)
             return

@@ -24,7 +24,7 @@ _ARROW: Final = ARROW.decode()
 _NDJSON: Final = NDJSON.decode()
 _EVENTS: Final = EVENTS.decode()
 _HEADERS: Final[tuple[tuple[str, Json, str], ...]] = (
-    ("x-timeout-ms", {"type": "integer", "minimum": 0}, "Milliseconds that the caller waits."),
+    ("x-timeout-ms", {"type": "integer", "minimum": 1}, "Milliseconds that the caller waits."),
     ("x-priority", {"type": "integer", "minimum": 0, "maximum": 9, "default": 0}, "Greater is more urgent."),
     ("x-request-id", {"type": "string", "maxLength": 128}, "Echoed in the answer; made up when absent."),
     ("x-request-key", {"type": "string", "maxLength": 128}, "A split sends requests of one key the same way."),
@@ -255,6 +255,8 @@ def _call(document: _Document, spec: DeploymentSpec, method: MethodSpec) -> Json
     answer = _forms(document, f"{name}_output", method.output_schema, method.sums)
     answer[_NDJSON] = answer[_EVENTS] = {"schema": _TEXT}
     body = _forms(document, f"{name}_input", method.input_schema)
+    if method.input_schema is None:
+        _with_columns(document, f"{name}_input")
     sample = sample_of(spec, method).body
     if sample is not None:
         body[_JSON]["example"] = sample
@@ -277,7 +279,7 @@ def _sql(document: _Document, warehouses: list[str]) -> Json:
     large = "How JSON has whole numbers beyond 2**53, sums and other decimals without a fraction too."
     nan = "What NaN and the infinities are; by default null in JSON and text in CSV."
     body: Json = {
-        "query": {"type": "string", "description": "One SELECT; parameters are $1, ? or $name."},
+        "query": {"type": "string", "minLength": 1, "description": "One SELECT; parameters are $1, ? or $name."},
         "parameters": {"oneOf": [_ANY_LIST, {"type": "object"}, {"type": "null"}], "description": how},
         "warehouse": {"type": "string", "enum": warehouses, "description": "Needed where there are several."},
         "shape": {"type": "string", "enum": ["rows", "columns"], "default": "rows"},
@@ -353,6 +355,13 @@ def _forms(document: _Document, name: str, serialised: bytes | None, sums: bool 
         _JSON: {"schema": {"oneOf": either}},
         _ARROW: {"schema": {"type": "string", "format": "binary"}},
     }
+
+
+def _with_columns(document: _Document, name: str) -> None:
+    """A body of whatever columns has one at least."""
+    document.schemas[f"{name}_columns"]["properties"]["columns"]["minProperties"] = 1
+    document.schemas[f"{name}_row"]["minProperties"] = 1
+    document.schemas[f"{name}_rows"]["properties"]["rows"]["minItems"] = 1
 
 
 def _table(serialised: bytes | None, in_columns: bool, sums: bool) -> Json:

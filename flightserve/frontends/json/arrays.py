@@ -28,6 +28,8 @@ _NONE: Final = type(None)
 # What Arrow and the converters below raise for a value that does not fit.
 CONVERSION_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError, ArithmeticError)
 _INT64_MAX: Final = 2**63 - 1
+# Up to here every whole number is a 64-bit float of its own.
+_EXACT_MAX: Final = 2**53
 
 # Of rows that leave columns out, and objects that leave fields out: how many values they may become, at least and at
 # the most, and in between for each value that came. 55 KB of rows with a key of their own each were gigabytes.
@@ -181,12 +183,21 @@ def array_of(values: Values, kind: pa.DataType) -> pa.Array:
     for matches, allowed, convert in _CONVERSIONS:
         if matches(kind):
             if allowed is not None and not allowed.issuperset(kinds := set(map(type, values))):
-                wrong = ", ".join(sorted(_JSON_NAMES.get(k, k.__name__) for k in kinds - allowed))
-                raise TypeError(f"it takes no {wrong}")
+                values = _allowed(values, kind, kinds - allowed)
             return convert(values, kind)
     if isinstance(kind, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(kind, array_of(values, kind.storage_type))
     raise TypeError(f"JSON has no form for {kind}; send Arrow")
+
+
+def _allowed(values: Values, kind: pa.DataType, wrong: set[type]) -> Values:
+    """The values, where only whole numbers spelled 3.0 are wrong: JSON Schema has these as integers, too."""
+    if wrong == {float} and pt.is_integer(kind):
+        wholes = [int(v) if isinstance(v, float) and v.is_integer() and abs(v) <= _EXACT_MAX else v for v in values]
+        if float not in set(map(type, wholes)):
+            return wholes
+    named = ", ".join(sorted(_JSON_NAMES.get(each, each.__name__) for each in wrong))
+    raise TypeError(f"it takes no {named}")
 
 
 def _direct(values: Values, kind: pa.DataType) -> pa.Array:

@@ -35,6 +35,17 @@ def column(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
     return batch_of({"columns": {"a": values}}, schema).column(0)
 
 
+def test_a_whole_number_may_be_spelled_with_a_point() -> None:
+    """To JSON Schema 3.0 is an integer. A float that may stand for several whole numbers is none."""
+    assert column([1, 3.0, None, -(2.0**53)], pa.int64()).to_pylist() == [1, 3, None, -(2**53)]
+    assert column([7.0], pa.uint8()).to_pylist() == [7]
+    for value in (1.5, 2.0**54, float(2**64)):
+        with pytest.raises(SchemaMismatch, match=r"row 1: .* is not int64"):
+            column([1, value], pa.int64())
+    with pytest.raises(SchemaMismatch, match="is not uint8"):
+        column([-1.0], pa.uint8())
+
+
 # ---- both ways, with a declared type
 
 BOTH_WAYS: list[tuple[pa.DataType, list[Any], list[Any]]] = [
