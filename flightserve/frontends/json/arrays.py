@@ -28,8 +28,6 @@ _NONE: Final = type(None)
 # What Arrow and the converters below raise for a value that does not fit.
 CONVERSION_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError, ArithmeticError)
 _INT64_MAX: Final = 2**63 - 1
-# Up to here every whole number is a 64-bit float of its own.
-_EXACT_MAX: Final = 2**53
 
 # Of rows that leave columns out, and objects that leave fields out: how many values they may become, at least and at
 # the most, and in between for each value that came. 55 KB of rows with a key of their own each were gigabytes.
