@@ -81,9 +81,10 @@ def test_a_person_sees_an_app_start_serve_fail_recover_and_stop() -> None:
         seen.expect(r"Talker-0\.say(?:\x1b\[0m)? written\\x07 here (?:\x1b\[2m)?\[find-me\]")
         assert post(addresses["http"], "leave") == 503
         seen.expect(r"error.*replica-Talker-0 \(pid \d+\) is gone: it ended itself with status 3")
+        ours = ("--app", app_of(addresses))
         with (
-            started("top", "--every", "200ms") as top,
-            started("status", "--watch", "200ms", "--app", app_of(addresses)) as watching,
+            started("top", "--every", "200ms", *ours) as top,
+            started("status", "--watch", "200ms", *ours) as watching,
         ):
             watching.expect_exact("Talker-0")
             top.expect_exact("replica-Talker-0")
