@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from flightserve.contracts.access import Access
 from flightserve.contracts.chains import Find, refused_stage
 from flightserve.contracts.context import Context
-from flightserve.contracts.warehouse import is_internal
 from flightserve.errors import PermissionDenied
 from flightserve.types import DeploymentSpec, MethodSpec
 
@@ -27,6 +26,9 @@ def check_onward(
         if rights.may_call(deployment.name, method.name):
             refused = refused_stage(rights, method, find)
         else:
+            # It makes arrays when it is imported, and pyarrow then loads pandas: not in what all children are forked from.
+            from flightserve.contracts.warehouse import is_internal
+
             refused = "" if is_internal(deployment, method) else f"{deployment.name}.{method.name}"
         if not refused:
             continue
