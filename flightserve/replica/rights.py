@@ -26,7 +26,7 @@ def check_onward(
         if rights.may_call(deployment.name, method.name):
             refused = refused_stage(rights, method, find)
         else:
-            # It makes arrays when it is imported, and pyarrow then loads pandas: not in what all children are forked from.
+            # Making arrays as it does when imported loads pandas: not in what all children are forked from.
             from flightserve.contracts.warehouse import is_internal
 
             refused = "" if is_internal(deployment, method) else f"{deployment.name}.{method.name}"
