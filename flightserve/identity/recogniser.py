@@ -129,7 +129,7 @@ class Recogniser:
         key = self._key_of(authorization)
         shown = self._shown.get(key, self._clock())
         if shown is not None:
-            return shown.principal if shown.book is self._book else self._again(key, shown)
+            return shown.principal if shown.book is self._book else self._again(key, shown, authorization)
         return self._looked_at(key, authorization)
 
     def find(self, authorization: str | None, subject: str = "") -> Future[Principal | FlightserveError]:
@@ -190,12 +190,15 @@ class Recogniser:
             raise Unauthenticated(UNKNOWN_SUBJECT)
         return found
 
-    def _again(self, key: bytes, shown: Recognition) -> Principal:
+    def _again(self, key: bytes, shown: Recognition, authorization: str) -> Principal | None:
         """The book is another one by now."""
         book = self.book
         principal = book.current(shown.principal)
         if principal is None:
-            raise Unauthenticated(WRONG)
+            # Of what he has, something is new; what he shows may be good still, and is looked at as any other.
+            with self._lock:
+                self._shown.put(key, shown, 0, self._clock())
+            return self._looked_at(key, authorization)
         return self._remember(key, Recognition(principal, book, shown.until_ns))
 
     def _looked_at(self, key: bytes, authorization: str) -> Principal | None:
