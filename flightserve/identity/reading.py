@@ -222,7 +222,10 @@ def _read_web_rules(fields: Fields, file: str) -> WebTokenRules:
 def _keys_at(fields: Fields, file: str) -> str:
     """An https address, or the path of a file: relative to the file that names it."""
     place = fields.text("jwks")
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError as error:
+        raise fields.wrong("jwks", f"is no address: {error}") from error
     if parts.scheme == "https" and parts.hostname and not parts.username:
         return place
     if parts.scheme == "file" and parts.netloc in {"", "localhost"}:

@@ -108,7 +108,7 @@ def read_keys(data: bytes, algorithms: tuple[str, ...], place: str) -> WebKeySet
     try:
         said = msgspec.json.decode(data, type=dict[str, Any])["keys"]
         keys = [key for key in said if isinstance(key, dict)][:KEYS_MAX]
-    except (msgspec.DecodeError, KeyError, TypeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError):
         raise ConfigError(f'{place}: is no JWKS, {{"keys": [...]}}') from None
     found: dict[tuple[str, str], list[WebKey]] = {}
     for key in keys:
@@ -154,7 +154,7 @@ def check_token(token: str, rules: WebTokenRules, keys: list[WebKey], date_s: fl
     payload, thumb = _verified(token, rules.algorithms, keys)
     try:
         claims = msgspec.json.decode(payload, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Unauthenticated(WRONG) from None
     expires_s = _check_claims(claims, rules, date_s)
     name = _claim(claims, rules.name_claim)

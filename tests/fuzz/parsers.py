@@ -34,7 +34,7 @@ from flightserve.types import DeploymentOptions, DeploymentSpec
 from flightserve.wire import between, frames
 from flightserve.wire.status import Code
 from tests.frontends.rpc_support import GOOD
-from tests.fuzz import commands
+from tests.fuzz import commands, credentials
 from tests.fuzz.findings import check_code
 from tests.fuzz.mutation import TEXTS, any_bytes, pieces
 
@@ -302,6 +302,10 @@ PARSERS: Final[dict[str, Parser]] = {
     "kserve": Parser([_infer_request()], _kserve_grpc),
     "call request": Parser([bytes(_CALL.SerializeToString())], read_call_request),
     "commands": Parser(commands.samples(), read_command),
+    "credentials": Parser(credentials.HEADERS, credentials.read_header),
+    "web tokens": Parser([credentials.TOKEN], credentials.read_token),
+    "issuers' keys": Parser([credentials.KEYS], credentials.read_issuer),
+    "auth file": Parser([credentials.FILE], credentials.read_file),
     "tickets": Parser(_SEALED, _ticket),
     "authorization": Parser([_BASIC, b"Bearer " + base64.b64encode(_SEALED[0], b"-_")], _authorization),
 }

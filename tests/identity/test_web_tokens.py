@@ -405,6 +405,13 @@ def test_rules_that_are_wrong(text: str, why: str) -> None:
     assert "user:pw" not in refused.value.message
 
 
+def test_keys_that_are_no_text_and_places_that_are_no_address() -> None:
+    with pytest.raises(ConfigError, match="is no JWKS"):
+        read_keys(b'{"keys": [{"kty": "\xff"}]}', ("EdDSA",), "keys.json")
+    with pytest.raises(ConfigError, match="is no address"):
+        read_book(RULES.replace("keys.json", "https://[x/").encode(), "auth.toml")
+
+
 def test_places_of_keys(tmp_path: Path) -> None:
     keys = put(tmp_path / "keys.json", jwks("rsa"))
     for said in ("keys.json", str(keys), f"file://{keys}", f"file://localhost{keys}"):
