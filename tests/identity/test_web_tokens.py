@@ -19,6 +19,7 @@ from flightserve.errors import ConfigError, Unauthenticated
 from flightserve.identity import key_source
 from flightserve.identity.access import FileAccess, open_access
 from flightserve.identity.reading import check_keys, read_book
+from flightserve.identity.web_tokens import read_keys
 from tests.identity.books import PASSWORD, basic, bearer, principal, put
 from tests.identity.times import Times
 from tests.identity.web_signing import (
