@@ -86,7 +86,7 @@ def test_the_console_shows_what_flightserve_status_does(system: Served) -> None:
     }
     assert live["frontend"] == "frontend-0" and live["tiers"] and not live["problem"]
     deployments = {each["name"]: each for each in live["deployments"]}
-    assert deployments.keys() == {"Probe", "Narrow", "Chain", "Piped"}
+    assert deployments.keys() == {"Probe", "Narrow", "Chain", "Piped", "lake"}
     assert {each["router"] for each in deployments.values()} <= {child.name for child in view.children}
     assert deployments["Probe"]["desired"] == 2
 
