@@ -1,7 +1,6 @@
 """What reads strangers' bytes without a socket: each reader with bytes that it takes, and what it may raise.
 
-Used by `tests/fuzz/test_parsers.py` for a second, by `make fuzz` for as long as it is told to, and by atheris
-(`tests/fuzz/covering.py`), which is led by what each input reaches.
+Used by `tests/fuzz/test_parsers.py` for some hundreds of cases each, and by `make fuzz` for some seconds.
 """
 
 from __future__ import annotations
