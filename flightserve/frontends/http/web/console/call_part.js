@@ -134,15 +134,17 @@ class Call {
   write() {
     const { deployment, method, path, input_schema: schema } = this.#method;
     const { addresses, closed } = this.#app;
+    // All protocols are encrypted or none; a proxy may be before this one.
+    const secure = (addresses.http ?? location.href).startsWith("https:");
     const call = {
       deployment, method, schema, body: this.#body.value, url: String(address(path)), accept: this.#accept,
-      signed: closed,
-      flight: reached(addresses.flight ?? "grpc://127.0.0.1:8815"), grpc: reached(addresses.grpc ?? "127.0.0.1:50051"),
+      signed: closed, secure,
+      flight: reached(addresses.flight ?? `${secure ? "grpc+tls" : "grpc"}://127.0.0.1:8815`), grpc: reached(addresses.grpc ?? "127.0.0.1:50051"),
     };
     this.#where.textContent = [
       addresses.flight || addresses.grpc ? "" : "The addresses of Flight and gRPC are the usual ones: those of this app are not known here.",
-      call.url.startsWith("https:") ? "The lines trust the CAs that your system does; for another: --cacert, tls_roots, root_certificates." : "",
-      closed ? "Your token is taken from the environment, FLIGHTSERVE_TOKEN." : "",
+      secure ? "The lines trust the CAs that your system does; for another: --cacert, tls_roots, root_certificates." : "",
+      closed ? "Your token is taken from the environment, TOKEN." : "",
     ].join(" ").trim();
     this.#lines.curl.write(curlLine(call));
     const wrong = problemOf(call.body);

@@ -16,8 +16,8 @@ export function pythonOf(json) {
 // On one line, but for what texts hold: those cannot have line ends of their own in JSON.
 export const flat = (json) => json.replace(/\s*\n\s*/g, " ");
 
-const HEADER = 'authorization: Bearer $FLIGHTSERVE_TOKEN';
-const TOKEN = 'os.environ["FLIGHTSERVE_TOKEN"]';
+const HEADER = 'authorization: Bearer $TOKEN';
+const TOKEN_OF_PYTHON = 'os.environ["TOKEN"]';
 
 export function curlLine({ url, body, accept, signed }) {
   const header = signed ? ` -H "${HEADER}"` : "";
@@ -27,7 +27,7 @@ export function curlLine({ url, body, accept, signed }) {
 // By the client for Python, which sends rows as Arrow.
 export function pythonLines({ deployment, method, body, schema, flight, signed }) {
   const rows = rowsOf(body, schema);
-  const given = signed ? `, headers={"authorization": "Bearer " + ${TOKEN}}` : "";
+  const given = signed ? `, headers={"authorization": "Bearer " + ${TOKEN_OF_PYTHON}}` : "";
   return [
     ...importsOf(rows, signed), "import pyarrow as pa", "", "import flightserve as fs", "",
     `rows = ${rows}`,
@@ -37,12 +37,11 @@ export function pythonLines({ deployment, method, body, schema, flight, signed }
 }
 
 // By gRPC's own library, with the stubs that are in the package.
-export function grpcLines({ deployment, method, body, schema, grpc, signed }) {
+export function grpcLines({ deployment, method, body, schema, grpc, secure, signed }) {
   const rows = rowsOf(body, schema);
-  const secure = grpc.startsWith("grpc+tls://");
-  const target = pythonText(grpc.replace(/^grpc(\+tls)?:\/\//, ""));
+  const target = pythonText(grpc);
   const channel = secure ? `grpc.secure_channel(${target}, grpc.ssl_channel_credentials())` : `grpc.insecure_channel(${target})`;
-  const metadata = signed ? `, metadata=[("authorization", "Bearer " + ${TOKEN})]` : "";
+  const metadata = signed ? `, metadata=[("authorization", "Bearer " + ${TOKEN_OF_PYTHON})]` : "";
   return [
     ...importsOf(rows, signed), "import grpc", "import pyarrow as pa", "",
     "from flightserve.proto import flightserve_pb2, flightserve_pb2_grpc", "",
