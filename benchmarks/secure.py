@@ -11,4 +11,4 @@ from benchmarks.harness import Bench
 
 def run(bench: Bench) -> Sequence[Figure]:
     """All figures of the table."""
-    return [*tokens.flight(bench), *encryption.flight(bench), *traced.http(bench)]
+    return [*tokens.run(bench), *encryption.flight(bench), *traced.http(bench)]

@@ -26,15 +26,16 @@ Call = Callable[..., Awaitable[CallReply]]
 class Caller:
     """One of the callers: a request of its own, and what the answer has to be."""
 
-    def __init__(self, call: Call, seed: int) -> None:
+    def __init__(self, call: Call, seed: int, token: str) -> None:
         self._call = call
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else None
         self._batch = payloads.small(seed)
         self._request = CallRequest(deployment="Identity", method="identity", arrow_stream=payloads.encode(self._batch))
         self._known = b""
 
     async def once(self) -> None:
         """One call, checked."""
-        reply = await self._call(self._request, timeout=TIMEOUT_S)
+        reply = await self._call(self._request, timeout=TIMEOUT_S, metadata=self._metadata)
         if reply.arrow_stream != self._known:
             rows = payloads.decode(reply.arrow_stream).to_pydict()
             if rows != self._batch.to_pydict():
@@ -50,12 +51,12 @@ class Caller:
             times_ns.append(now - before)
 
 
-async def call_run(address: str, in_flight: int, seconds: float) -> dict[str, Any]:
-    """`in_flight` callers at once for `seconds`: `calls_per_s`, p50, p99."""
+async def call_run(address: str, in_flight: int, seconds: float, token: str = "") -> dict[str, Any]:
+    """`in_flight` callers at once for `seconds`: `calls_per_s`, p50, p99. `token` says who they are."""
     times_ns: list[int] = []
     async with grpc.aio.insecure_channel(address) as channel:
         call = channel.unary_unary(f"/{SERVICE}/{METHOD}", CallRequest.SerializeToString, CallReply.FromString)
-        callers = [Caller(call, seed) for seed in range(in_flight)]
+        callers = [Caller(call, seed, token) for seed in range(in_flight)]
         await asyncio.gather(*(caller.once() for caller in callers))
         begun_ns = time.perf_counter_ns()
         until_ns = begun_ns + int(seconds * 1e9)
@@ -65,9 +66,9 @@ async def call_run(address: str, in_flight: int, seconds: float) -> dict[str, An
     return {"calls_per_s": answered / measured_s, "answered": answered, "verified": answered, **latencies(times_ns)}
 
 
-def call_load(address: str, in_flight: int, seconds: float) -> dict[str, Any]:
+def call_load(address: str, in_flight: int, seconds: float, token: str = "") -> dict[str, Any]:
     """Order `call`: see `call_run`."""
-    return asyncio.run(call_run(address, in_flight, seconds))
+    return asyncio.run(call_run(address, in_flight, seconds, token))
 
 
 if __name__ == "__main__":

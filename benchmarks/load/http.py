@@ -236,12 +236,13 @@ async def closed_loop(
     }
 
 
-def json_load(url: str, connections: int, seconds: float, values: int = 10) -> dict[str, Any]:
-    """Order `json`: requests of `values` numbers; answers as `closed_loop`."""
+def json_load(url: str, connections: int, seconds: float, values: int = 10, token: str = "") -> dict[str, Any]:
+    """Order `json`: requests of `values` numbers; answers as `closed_loop`. `token` says who asks."""
+    said = f"authorization: Bearer {token}\r\n" if token else ""
 
     def make(run: Run, seed: int) -> Connection:
         columns = {"x": payloads.numbers(seed, values)}
-        return Columns(run, json_request(url, columns), columns)
+        return Columns(run, json_request(url, columns, said), columns)
 
     return uvloop.run(closed_loop(url, connections, seconds, make))
 
