@@ -42,9 +42,11 @@ _HEAD: ContextVar[RpcHead] = ContextVar("head")
 
 def head_of(context: Any) -> RpcHead:
     """Of the RPC whose handler runs; read once."""
-    found = _HEAD.get(None)
-    if found is not None:
-        return found
+    return _HEAD.get(None) or read_head(context)
+
+
+def read_head(context: Any) -> RpcHead:
+    """Of an RPC of which it was not asked who calls."""
     remaining_s = context.time_remaining()
     deadline_ns = NEVER_NS if remaining_s is None else monotonic_ns() + int(remaining_s * NS_PER_S)
     return RpcHead(dict(context.invocation_metadata()), deadline_ns)
@@ -92,16 +94,17 @@ class Guard:
         except FlightserveError as error:
             await abort(context, error)
             raise
+        head = read_head(context)
         # Each RPC has a task of its own, and this is its context's.
-        _HEAD.set(head_of(context)._replace(principal=principal, caller=principal.caller))
+        _HEAD.set(RpcHead(head.metadata, head.deadline_ns, principal, principal.caller))
 
     async def recognised(self, context: Any) -> Principal:
         """Who calls. Raises Unauthenticated, Unavailable."""
         said = [value for name, value in context.invocation_metadata() if name == AUTHORIZATION]
         if len(said) > 1:
             raise Unauthenticated("the call has more than one authorization")
-        authorization = _text(said[0]) if said else None
-        subject = _subject(context)
+        # What is said counts before a certificate.
+        authorization, subject = (_text(said[0]), "") if said else (None, _subject(context))
         principal = self._access.known(authorization, subject)
         return await self._access.recognised(authorization, subject) if principal is None else principal
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from flightserve.clock import monotonic_ns
+from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.core.access.rights import Principal
 from flightserve.errors import FlightserveError, PermissionDenied, ResourceExhausted, TooLarge, Unauthenticated
 from flightserve.frontends.edge import as_error, echoable_request_id
 from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ANSWERED
+from flightserve.frontends.http.heads import Admission
 
 if TYPE_CHECKING:
     from flightserve.frontends.http.calls import HttpCalls
@@ -30,6 +31,8 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 AUTHORIZATION: Final = "authorization"
 # Of a body whose request is refused by its head: more of it is not read.
 REFUSED_BODY_BYTES_MAX: Final = 64 << 10
+# So long it is not asked again who sends the same head.
+ADMITTED_NS: Final = NS_PER_S
 # What a caller hears about himself; then nobody tells him what else is wrong with his request.
 REFUSALS: Final = (Unauthenticated, PermissionDenied, ResourceExhausted)
 
@@ -40,9 +43,9 @@ def check_said_once(headers: Sequence[tuple[bytes, bytes]]) -> None:
         raise Unauthenticated("the request has more than one Authorization header")
 
 
-def enter(calls: HttpCalls, exchange: Exchange) -> bool:
+def enter(calls: HttpCalls, exchange: Exchange, admission: Admission | None) -> bool:
     """Whether it is known who calls. Otherwise that is being found out, and `HttpCalls.open` is called again, or he was
-    refused."""
+    refused. What is found is noted in `admission`."""
     protocol = exchange.protocol
     authorization, subject = exchange.header(AUTHORIZATION), protocol.subject
     try:
@@ -53,11 +56,19 @@ def enter(calls: HttpCalls, exchange: Exchange) -> bool:
     exchange.principal = principal
     if principal is not None:
         exchange.caller = principal.caller
+        if admission is not None:
+            _admit(admission, principal, exchange)
         return True
     protocol.unknown += 1
     protocol.flow.pause_reading()
     exchange.call = calls.later(_recognise(calls, exchange, authorization, subject))
     return False
+
+
+def _admit(admission: Admission, principal: Principal, exchange: Exchange) -> None:
+    if admission.principal is not principal:
+        admission.principal, admission.caller, admission.may_call = principal, exchange.caller, False
+    admission.until_ns = exchange.arrived_ns + ADMITTED_NS
 
 
 async def _recognise(calls: HttpCalls, exchange: Exchange, authorization: str | None, subject: str) -> None:
@@ -122,8 +133,12 @@ def refuse(exchange: Exchange, error: FlightserveError) -> None:
 
 def begin_call(calls: HttpCalls, exchange: Exchange, target: CallRoute) -> None:
     """He begins a call. Raises ResourceExhausted, PermissionDenied, Unauthenticated."""
-    declared = exchange.headers.get(b"content-length")
-    _begin(calls, exchange, f"{target[0]}.{target[1]}", 0 if declared is None else int(declared))
+    declared = exchange.headers.get(b"content-length", b"0")
+    principal, meta = exchange.principal, exchange.meta
+    assert principal is not None
+    exchange.visit = calls.access.begin(
+        principal, f"{target[0]}.{target[1]}", meta.request_id, meta.priority, int(declared)
+    )
 
 
 def begin_query(calls: HttpCalls, exchange: Exchange, nbytes: int) -> None:
@@ -133,12 +148,8 @@ def begin_query(calls: HttpCalls, exchange: Exchange, nbytes: int) -> None:
     deadline_ns = principal.limits.shorten(meta.deadline_ns, monotonic_ns())
     if deadline_ns != meta.deadline_ns:
         exchange.meta = msgspec.structs.replace(meta, deadline_ns=deadline_ns)
-    _begin(calls, exchange, "sql", nbytes)
-
-
-def _begin(calls: HttpCalls, exchange: Exchange, what: str, nbytes: int) -> None:
     meta = exchange.meta
-    exchange.visit = calls.access.begin(of(exchange), what, meta.request_id, meta.priority, nbytes)
+    exchange.visit = calls.access.begin(principal, "sql", meta.request_id, meta.priority, nbytes)
 
 
 def of(exchange: Exchange) -> Principal:

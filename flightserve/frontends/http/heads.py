@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from flightserve.core.access.rights import Principal
+
 if TYPE_CHECKING:
     from flightserve.frontends.http.exchange import CallRoute
     from flightserve.frontends.kserve.http_calls import InferRoute
@@ -22,14 +24,29 @@ HEAD_BYTES_MAX: Final = 2048
 _NOT_AGAIN: Final = frozenset((b"x-request-id", b"traceparent", b"expect", b"upgrade", b"transfer-encoding"))
 
 
+class Admission:
+    """Who was found to send a head, by what it says alone, and whether he may call what it names: good until `until_ns`
+    (monotonic), when it is asked again. That he still is who he was, `Access.begin` says of each call."""
+
+    __slots__ = ("caller", "may_call", "principal", "until_ns")
+
+    def __init__(self) -> None:
+        self.principal: Principal | None = None
+        self.caller = ""
+        self.may_call = False
+        self.until_ns = 0
+
+
 class KnownHead(NamedTuple):
-    """A head that was judged, and the length that it declares. `cors` are lines that answers to it need."""
+    """A head that was judged, and the length that it declares. `cors` are lines that answers to it need. `admission` is
+    there where it says who sends it."""
 
     url: bytes
     route: CallRoute | InferRoute
     headers: dict[bytes, bytes]
     cors: bytes
     length: int
+    admission: Admission | None = None
 
 
 class KnownHeads:
@@ -62,4 +79,6 @@ class KnownHeads:
             return
         if len(self._known) >= HEADS_MAX:
             self._known.clear()
-        self._known[head] = KnownHead(url, route, dict(headers), cors, length)
+        self._known[head] = KnownHead(
+            url, route, dict(headers), cors, length, Admission() if b"authorization" in headers else None
+        )

@@ -20,13 +20,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import math
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
-from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, ResourceExhausted, TooLarge, Unavailable, Unimplemented
 from flightserve.frontends.edge import as_error, new_request_id
 from flightserve.frontends.http import http2
@@ -46,8 +45,8 @@ from flightserve.frontends.http.errors import (
 )
 from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import AFTER, ANSWERED, READ, REQUEST_ENDED
-from flightserve.frontends.http.heads import KnownHead, KnownHeads
-from flightserve.frontends.http.origin_policy import OriginPolicy
+from flightserve.frontends.http.heads import KnownHead
+from flightserve.frontends.http.served import Edge
 from flightserve.frontends.subjects import subject_of
 
 if TYPE_CHECKING:
@@ -58,36 +57,6 @@ SWEEP_S: Final = 0.5
 # Of what goes on after a refusal in the middle, where no length was declared.
 DROPPED_BYTES_MAX: Final = 1 << 20
 _NEVER: Final = math.inf
-
-
-class Edge(Protocol):
-    """What a connection needs of its frontend."""
-
-    limits: EdgeLimits
-    origin_policy: OriginPolicy
-    heads: KnownHeads
-    draining: bool
-    standing_lines: bytes
-    held_bytes: int
-    held_bytes_max: int
-    # Whether callers have to say who they are.
-    closed: bool
-
-    def route_of(self, url: bytes) -> CallRoute | InferRoute | None:
-        """The call that this URL names, or None."""
-        ...
-
-    def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> CallRoute | None:
-        """The query that a request of another method than POST asks, or None. Raises PermissionDenied."""
-        ...
-
-    def open(self, protocol: EdgeProtocol, target: CallRoute | InferRoute, headers: dict[bytes, bytes]) -> Exchange:
-        """A call's head has arrived."""
-        ...
-
-    def start(self, exchange: Exchange) -> None:
-        """A call has arrived whole and it is its turn."""
-        ...
 
 
 class EdgeProtocol(AsgiBridge):
@@ -282,7 +251,7 @@ class EdgeProtocol(AsgiBridge):
         """A request whose head was judged before, and which has come whole: the parser stays between two requests."""
         self.url, self._cors, self.can_stream = known.url, known.cors, True
         edge = self.edge
-        self.active = self._reading = exchange = edge.open(self, known.route, known.headers)
+        self.active = self._reading = exchange = edge.open(self, known.route, known.headers, None, known.admission)
         exchange.cors += known.cors
         exchange.keep_alive = not edge.draining
         self._keep(exchange, data[len(data) - known.length :])
