@@ -36,7 +36,7 @@ from flightserve.frontends.http.errors import MethodNotAllowed
 from flightserve.frontends.http.events import LINES, ByUrl, check_by_url, open_by_url, wants_events, whole
 from flightserve.frontends.http.exchange import UNKNOWN, CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ANSWERED
-from flightserve.frontends.http.heads import Admission, KnownHeads
+from flightserve.frontends.http.heads import KnownHeads, KnownSender
 from flightserve.frontends.http.origin_policy import OriginPolicy
 from flightserve.frontends.http.ranges import KeptAnswers
 from flightserve.frontends.http.tracing import tell_ended
@@ -159,10 +159,10 @@ class HttpCalls:
         target: CallRoute | InferRoute,
         headers: dict[bytes, bytes],
         exchange: Exchange | None = None,
-        admission: Admission | None = None,
+        sender: KnownSender | None = None,
     ) -> Exchange:
         """A head has arrived. What is wrong with it is answered once the body is read (`exchange.error`). `exchange` is
-        one that was opened before it was known who calls, `admission` what was found of those with the same head."""
+        one that was opened before it was known who calls, `sender` what was found of those with the same head."""
         limits = self.limits
         if exchange is None:
             self.in_flight += 1
@@ -172,11 +172,8 @@ class HttpCalls:
                 exchange = Exchange(protocol, target, headers, self._done)
             exchange.url = protocol.url
             exchange.size_max = limits.body_bytes_max
-            if self.closed:
-                if admission is not None and exchange.arrived_ns < admission.until_ns:
-                    exchange.principal, exchange.caller = admission.principal, admission.caller
-                elif not enter(self, exchange, admission):
-                    return exchange
+            if self.closed and not enter(self, exchange, sender):
+                return exchange
         if type(exchange) is InferExchange:
             return self._open_inference(exchange)
         route = exchange.route
@@ -188,12 +185,12 @@ class HttpCalls:
                 exchange.request_id = echoable_request_id(exchange.header("x-request-id"))
                 http_sql.open_exchange(exchange, limits)
                 return exchange
-            if not self.closed or (admission is not None and admission.may_call):
+            if not self.closed or (sender is not None and sender.may_call):
                 spec, exchange.spec = self.service.method(*route)
             else:
                 spec, exchange.spec = method_for(of(exchange), self.service, *route)
-                if admission is not None:
-                    admission.may_call = True
+                if sender is not None:
+                    sender.may_call = True
             exchange.known = route
             exchange.batch_rows_max = spec.options.max_batch_rows
             if type(route) is ByUrl:

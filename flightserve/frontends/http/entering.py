@@ -21,7 +21,7 @@ from flightserve.errors import FlightserveError, PermissionDenied, ResourceExhau
 from flightserve.frontends.edge import as_error, echoable_request_id
 from flightserve.frontends.http.exchange import CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ANSWERED
-from flightserve.frontends.http.heads import Admission
+from flightserve.frontends.http.heads import KnownSender
 
 if TYPE_CHECKING:
     from flightserve.frontends.http.calls import HttpCalls
@@ -32,7 +32,7 @@ AUTHORIZATION: Final = "authorization"
 # Of a body whose request is refused by its head: more of it is not read.
 REFUSED_BODY_BYTES_MAX: Final = 64 << 10
 # So long it is not asked again who sends the same head.
-ADMITTED_NS: Final = NS_PER_S
+ASKED_NS: Final = NS_PER_S
 # What a caller hears about himself; then nobody tells him what else is wrong with his request.
 REFUSALS: Final = (Unauthenticated, PermissionDenied, ResourceExhausted)
 
@@ -43,9 +43,12 @@ def check_said_once(headers: Sequence[tuple[bytes, bytes]]) -> None:
         raise Unauthenticated("the request has more than one Authorization header")
 
 
-def enter(calls: HttpCalls, exchange: Exchange, admission: Admission | None) -> bool:
+def enter(calls: HttpCalls, exchange: Exchange, sender: KnownSender | None) -> bool:
     """Whether it is known who calls. Otherwise that is being found out, and `HttpCalls.open` is called again, or he was
-    refused. What is found is noted in `admission`."""
+    refused. What is found is noted in `sender`."""
+    if sender is not None and exchange.arrived_ns < sender.until_ns:
+        exchange.principal, exchange.caller = sender.principal, sender.caller
+        return True
     protocol = exchange.protocol
     authorization, subject = exchange.header(AUTHORIZATION), protocol.subject
     try:
@@ -56,8 +59,8 @@ def enter(calls: HttpCalls, exchange: Exchange, admission: Admission | None) -> 
     exchange.principal = principal
     if principal is not None:
         exchange.caller = principal.caller
-        if admission is not None:
-            _admit(admission, principal, exchange)
+        if sender is not None:
+            _note(sender, principal, exchange)
         return True
     protocol.unknown += 1
     protocol.flow.pause_reading()
@@ -65,10 +68,10 @@ def enter(calls: HttpCalls, exchange: Exchange, admission: Admission | None) -> 
     return False
 
 
-def _admit(admission: Admission, principal: Principal, exchange: Exchange) -> None:
-    if admission.principal is not principal:
-        admission.principal, admission.caller, admission.may_call = principal, exchange.caller, False
-    admission.until_ns = exchange.arrived_ns + ADMITTED_NS
+def _note(sender: KnownSender, principal: Principal, exchange: Exchange) -> None:
+    if sender.principal is not principal:
+        sender.principal, sender.caller, sender.may_call = principal, exchange.caller, False
+    sender.until_ns = exchange.arrived_ns + ASKED_NS
 
 
 async def _recognise(calls: HttpCalls, exchange: Exchange, authorization: str | None, subject: str) -> None:

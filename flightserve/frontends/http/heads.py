@@ -24,7 +24,7 @@ HEAD_BYTES_MAX: Final = 2048
 _NOT_AGAIN: Final = frozenset((b"x-request-id", b"traceparent", b"expect", b"upgrade", b"transfer-encoding"))
 
 
-class Admission:
+class KnownSender:
     """Who was found to send a head, by what it says alone, and whether he may call what it names: good until `until_ns`
     (monotonic), when it is asked again. That he still is who he was, `Access.begin` says of each call."""
 
@@ -38,7 +38,7 @@ class Admission:
 
 
 class KnownHead(NamedTuple):
-    """A head that was judged, and the length that it declares. `cors` are lines that answers to it need. `admission` is
+    """A head that was judged, and the length that it declares. `cors` are lines that answers to it need. `sender` is
     there where it says who sends it."""
 
     url: bytes
@@ -46,7 +46,7 @@ class KnownHead(NamedTuple):
     headers: dict[bytes, bytes]
     cors: bytes
     length: int
-    admission: Admission | None = None
+    sender: KnownSender | None = None
 
 
 class KnownHeads:
@@ -80,5 +80,5 @@ class KnownHeads:
         if len(self._known) >= HEADS_MAX:
             self._known.clear()
         self._known[head] = KnownHead(
-            url, route, dict(headers), cors, length, Admission() if b"authorization" in headers else None
+            url, route, dict(headers), cors, length, KnownSender() if b"authorization" in headers else None
         )

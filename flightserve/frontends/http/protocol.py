@@ -251,7 +251,7 @@ class EdgeProtocol(AsgiBridge):
         """A request whose head was judged before, and which has come whole: the parser stays between two requests."""
         self.url, self._cors, self.can_stream = known.url, known.cors, True
         edge = self.edge
-        self.active = self._reading = exchange = edge.open(self, known.route, known.headers, None, known.admission)
+        self.active = self._reading = exchange = edge.open(self, known.route, known.headers, None, known.sender)
         exchange.cors += known.cors
         exchange.keep_alive = not edge.draining
         self._keep(exchange, data[len(data) - known.length :])

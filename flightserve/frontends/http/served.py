@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flightserve.config import EdgeLimits
 from flightserve.frontends.http.exchange import CallRoute, Exchange
-from flightserve.frontends.http.heads import Admission, KnownHeads
+from flightserve.frontends.http.heads import KnownHeads, KnownSender
 from flightserve.frontends.http.origin_policy import OriginPolicy
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Edge(Protocol):
         target: CallRoute | InferRoute,
         headers: dict[bytes, bytes],
         exchange: Exchange | None = None,
-        admission: Admission | None = None,
+        sender: KnownSender | None = None,
     ) -> Exchange:
         """A call's head has arrived."""
         ...

@@ -77,7 +77,7 @@ class Edge:
         self.limits = EdgeLimits(body_bytes_max=64)
         self.origin_policy = OriginPolicy("127.0.0.1")
         self.heads = known
-        self.draining = False
+        self.draining = self.closed = False
         self.standing_lines = b""
         self.held_bytes = 0
         self.held_bytes_max = 1 << 20
@@ -89,7 +89,7 @@ class Edge:
     def query_of(self, url: bytes, method: bytes, headers: dict[bytes, bytes]) -> None:
         return None
 
-    def open(self, protocol: EdgeProtocol, route: Any, headers: dict[bytes, bytes]) -> Exchange:
+    def open(self, protocol: EdgeProtocol, route: Any, headers: dict[bytes, bytes], *_: Any) -> Exchange:
         exchange = Exchange(protocol, route, headers, lambda _: None)
         exchange.size_max = self.limits.body_bytes_max
         return exchange
