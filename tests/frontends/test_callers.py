@@ -134,7 +134,9 @@ def test_requests_wait_in_their_order_until_it_is_known_who_sends_them(app: Serv
 def test_who_goes_away_before_he_is_known_leaves_nothing(app: Served) -> None:
     app.access.forget()
     app.access.let_go.clear()
-    raws = [Raw(app.http).send(post(path, ROWS, CARL)) for path in (IDENTITY, "/v2/models/Probe.identity/infer")]
+    # Heads that nobody has sent: of those he would be known for a second.
+    paths = (IDENTITY, "/v2/models/Probe.identity/infer")
+    raws = [Raw(app.http).send(post(path, ROWS, CARL, "x: going")) for path in paths]
     eventually(lambda: app.access.waiting == 2)
     for raw in raws:
         raw.close()
