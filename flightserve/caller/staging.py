@@ -81,6 +81,7 @@ class Staging:
         self.limits = limits
         self.schemas = SchemaCache()
         self._pool = pool
+        self.free = pool.free
         self._others_wait = others_wait
         self._cast_bytes_max = min(QUICK_BYTES_MAX, limits.body_bytes_max) if others_wait else limits.body_bytes_max
 
@@ -106,7 +107,7 @@ class Staging:
                 raise TooMuchWork
             validate_batch(payload, self.limits)
             payload = self._fitted(payload, spec, where)
-        return write_batch(payload, self.schemas, self.allocate), payload.num_rows
+        return write_batch(payload, self.schemas, self.allocate, self.free), payload.num_rows
 
     def _fitted(self, batch: pa.RecordBatch, spec: MethodSpec, where: str) -> pa.RecordBatch:
         """What is small as it came may be large when cast."""
@@ -137,7 +138,7 @@ class Staging:
                     region.owner, region.segment, region.offset, nbytes, known.schema_id, region.generation
                 )
                 return staged, batch.num_rows
-            rewritten = write_batch(taken, self.schemas, self.allocate)
+            rewritten = write_batch(taken, self.schemas, self.allocate, self.free)
         except BaseException:
             self._pool.free(region.segment, region.offset)
             raise
@@ -160,7 +161,7 @@ class Staging:
         encoded = pa.allocate_buffer(nbytes)
         _copy(payload, memoryview(encoded))
         batch = fitted(decode_stream(encoded, self.limits), spec, where, self.limits.body_bytes_max)
-        return write_batch(batch, self.schemas, self.allocate), batch.num_rows
+        return write_batch(batch, self.schemas, self.allocate, self.free), batch.num_rows
 
     def _is_plain(self, batch: pa.RecordBatch, memory: memoryview) -> bool:
         """True when the stream holds one uncompressed batch and nothing else, so that readers of the region

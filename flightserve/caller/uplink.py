@@ -381,7 +381,8 @@ class Uplink:
         assert before.passed is not None
         if id(before) not in written:
             try:
-                region = write_batch(before.passed.batch, self._staging.schemas, self._staging.allocate)
+                staging = self._staging
+                region = write_batch(before.passed.batch, staging.schemas, staging.allocate, staging.free)
                 written[id(before)] = structs.replace(before, region=region, passed=None)
             except MemoryFull:
                 written[id(before)] = None

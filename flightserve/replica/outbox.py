@@ -64,7 +64,7 @@ class Outbox:
         """The rows in a region of this process, written unless they lie there already; one lease on it is the
         caller's. Raises ResourceExhausted where memory stays full."""
         if type(rows) is pa.RecordBatch:
-            return write_batch(rows, self.schemas, self._allocate)
+            return write_batch(rows, self.schemas, self._allocate, self._pool.free)
         if isinstance(rows, Stored):
             return rows.taken()
         region = self.write(rows.batch)

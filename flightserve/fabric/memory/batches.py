@@ -28,6 +28,8 @@ _CACHED_SCHEMAS_MAX: Final = 1024
 _CACHED_BYTES_MAX: Final = 16 << 20
 
 Allocate = Callable[[int], tuple[Region, memoryview]]
+# Of the segment and the offset of a region: it is not to be had any more.
+Free = Callable[[int, int], None]
 
 
 def has_dictionary(kind: pa.Schema | pa.DataType) -> bool:
@@ -108,32 +110,37 @@ class SchemaCache:
         self._by_schema[known.schema] = known
 
 
-def write_batch(batch: pa.RecordBatch, schemas: SchemaCache, allocate: Allocate) -> Region:
-    """Write the batch into a region that `allocate(nbytes)` gives, once. Slices write only their own rows."""
+def write_batch(batch: pa.RecordBatch, schemas: SchemaCache, allocate: Allocate, free: Free) -> Region:
+    """Write the batch into a region that `allocate(nbytes)` gives, once. Slices write only their own rows. What Arrow
+    cannot write (it sees some of what is wrong with a batch only then) raises its error, and leaves no region."""
     known = schemas.of(batch.schema)
     if known.dictionaries:
-        return _write_stream(batch, known, allocate, _dictionary_stream_bytes(batch))
+        return _write_stream(batch, known, allocate, free, _dictionary_stream_bytes(batch))
     if batch.num_rows * batch.num_columns > SMALL_CELLS:
         nbytes = len(known.message) + pa.ipc.get_record_batch_size(batch) + len(END_OF_STREAM)
-        return _write_stream(batch, known, allocate, nbytes)
-    body = batch.serialize()
+        return _write_stream(batch, known, allocate, free, nbytes)
+    body = memoryview(batch.serialize()).cast("B")
     start = len(known.message)
-    end = start + body.size
+    end = start + len(body)
     nbytes = end + len(END_OF_STREAM)
     region, memory = allocate(nbytes)
     memory[:start] = known.message
-    memory[start:end] = memoryview(body).cast("B")
+    memory[start:end] = body
     memory[end:] = END_OF_STREAM
     return Region(region.owner, region.segment, region.offset, nbytes, known.schema_id, region.generation)
 
 
-def _write_stream(batch: pa.RecordBatch, known: KnownSchema, allocate: Allocate, nbytes: int) -> Region:
+def _write_stream(batch: pa.RecordBatch, known: KnownSchema, allocate: Allocate, free: Free, nbytes: int) -> Region:
     region, memory = allocate(nbytes)
-    with (
-        pa.FixedSizeBufferWriter(pa.py_buffer(memory)) as sink,
-        pa.ipc.new_stream(sink, known.schema) as writer,
-    ):
-        writer.write_batch(batch)
+    try:
+        with (
+            pa.FixedSizeBufferWriter(pa.py_buffer(memory)) as sink,
+            pa.ipc.new_stream(sink, known.schema) as writer,
+        ):
+            writer.write_batch(batch)
+    except BaseException:
+        free(region.segment, region.offset)
+        raise
     return Region(region.owner, region.segment, region.offset, nbytes, known.schema_id, region.generation)
 
 

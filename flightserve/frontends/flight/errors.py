@@ -82,8 +82,13 @@ def mapped(handler: Callable[P, T], untraced: bool = False) -> Callable[P, T]:
         except Exception:
             log.exception("unforeseen error in %s", handler.__qualname__)
             raised = flight_error(FlightserveError("internal error of the Flight frontend"), untraced)
-        # Raised outside the except clause: no context, which the wire's text would begin with.
-        raise raised
+        # Raised outside the except clause: no context, which the wire's text would begin with. And not named by this
+        # frame any more, which what is raised holds: else both would stay until the next collection, and with them the
+        # stream's writer, the dictionaries that it has sent, and the leases of these.
+        try:
+            raise raised
+        finally:
+            del raised
 
     return wrapper
 

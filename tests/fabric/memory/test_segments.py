@@ -79,7 +79,7 @@ def share(pool: SegmentPool, region: Region, mapped: SegmentMap) -> Shown:
 def test_a_batch_is_read_where_it_was_written_and_its_lease_lives_as_long_as_its_buffers() -> None:
     pool, mapped, schemas = SegmentPool(1, LIMITS), SegmentMap(LIMITS), SchemaCache()
     batch = pa.record_batch({"a": np.arange(1000), "s": [f"row {i}" for i in range(1000)]})
-    region = write_batch(batch, schemas, lambda n: pool.allocate(n) or pytest.fail("full"))
+    region = write_batch(batch, schemas, lambda n: pool.allocate(n) or pytest.fail("full"), pool.free)
     shown = share(pool, region, mapped)
     released: list[tuple[int, int, int]] = []
     buffer, memory = mapped.lease(region, released.append)
@@ -104,7 +104,9 @@ def test_a_batch_is_read_where_it_was_written_and_its_lease_lives_as_long_as_its
 
 def test_readers_cannot_write() -> None:
     pool, mapped, schemas = SegmentPool(1, LIMITS), SegmentMap(LIMITS), SchemaCache()
-    region = write_batch(pa.record_batch({"a": [1]}), schemas, lambda n: pool.allocate(n) or pytest.fail("full"))
+    region = write_batch(
+        pa.record_batch({"a": [1]}), schemas, lambda n: pool.allocate(n) or pytest.fail("full"), pool.free
+    )
     share(pool, region, mapped)
     buffer, memory = mapped.lease(region, lambda key: None)
     assert memory.readonly and not buffer.is_mutable
@@ -128,7 +130,7 @@ def test_memory_is_bounded_and_comes_back() -> None:
 def test_an_abandoned_region_is_never_written_again_and_stays_readable() -> None:
     pool, mapped, schemas = SegmentPool(1, LIMITS), SegmentMap(LIMITS), SchemaCache()
     batch = pa.record_batch({"a": np.arange(100)})
-    region = write_batch(batch, schemas, lambda n: pool.allocate(n) or pytest.fail("full"))
+    region = write_batch(batch, schemas, lambda n: pool.allocate(n) or pytest.fail("full"), pool.free)
     share(pool, region, mapped)
     buffer, memory = mapped.lease(region, lambda key: None)
     dropped: list[int] = []

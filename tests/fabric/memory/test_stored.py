@@ -27,7 +27,7 @@ def written(pool: SegmentPool) -> Region:
         assert got is not None
         return got
 
-    return write_batch(BATCH, SchemaCache(), allocate)
+    return write_batch(BATCH, SchemaCache(), allocate, lambda *_: None)
 
 
 def leases(pool: SegmentPool) -> float:

@@ -4,8 +4,10 @@ works."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import socket
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import pytest
 from pyarrow import flight
 
 from flightserve.config import EdgeLimits
+from flightserve.errors import InvalidArgument
+from flightserve.frontends.flight.errors import mapped
 from tests.frontends.flight.fakes import (
     INPUT,
     Exchange,
@@ -456,3 +460,26 @@ def test_more_streams_than_may_be_open_are_refused() -> None:
                 exchange.__exit__()
             eventually(lambda: frontend.statistics()["streams_open"] == 0)
         good_request_works(address)
+
+
+def test_what_a_handler_raised_for_keeps_nothing_of_the_call() -> None:
+    """A writer keeps the dictionaries that it has sent, and they their leases: until the next collection, were the
+    error and its frame to hold each other."""
+
+    class Writer:
+        """Stands for pyarrow's."""
+
+    writer = Writer()
+    gone = weakref.ref(writer)
+
+    def handler(_: object) -> None:
+        raise InvalidArgument("no")
+
+    gc.disable()
+    try:
+        with pytest.raises(pa.ArrowInvalid):
+            mapped(handler)(writer)
+        del writer
+        assert gone() is None
+    finally:
+        gc.enable()
