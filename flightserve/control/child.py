@@ -22,6 +22,7 @@ from flightserve import threads
 from flightserve.clock import NS_PER_S
 from flightserve.contracts.refreshing import Refreshed, Refreshing, RefreshOutcome
 from flightserve.control import environment
+from flightserve.control.collecting import collect_seldom
 from flightserve.control.link import SupervisorLink
 from flightserve.control.logs import configure_child
 from flightserve.control.messages import (
@@ -57,8 +58,6 @@ TELL_TIMEOUT_S = 5.0
 # How long a process that cannot go on waits to be ended, and its exit status where it is not.
 LAST_WORDS_S = 1.0
 LOST = 70
-# New objects between two looks for garbage, in routers and frontends: more than a turn of some hundred requests makes.
-COLLECT_OBJECTS: Final = 10_000
 # What replicas say beside what all children do, and what the others say of it.
 OF_REPLICAS: Final[tuple[tuple[str, Callable[[], Any]], ...]] = (("note", str), ("ailing", str), ("families", tuple))
 
@@ -165,9 +164,7 @@ class ChildProcess:
         gc.collect()
         gc.freeze()
         if not self._assignment.slot.deployment:
-            # Where no user code runs, cycles are rare, and all that a full turn of the loop makes lives until the turn
-            # is answered: to look for garbage in its middle, several times, took a tenth of a small HTTP call.
-            gc.set_threshold(COLLECT_OBJECTS)
+            collect_seldom()
         self._link.announce_again()
 
     def _announce(self) -> Announce:
