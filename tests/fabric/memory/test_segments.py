@@ -139,7 +139,7 @@ def test_an_abandoned_region_is_never_written_again_and_stays_readable() -> None
     assert dropped == [region.segment]
     for _ in range(50):
         other = write_batch(
-            pa.record_batch({"a": np.zeros(100, int)}), schemas, lambda n: pool.allocate(n) or pytest.fail()
+            pa.record_batch({"a": np.zeros(100, int)}), schemas, lambda n: pool.allocate(n) or pytest.fail(), pool.free
         )
         assert other.segment != region.segment
     assert read_batch(buffer, memory, schemas).equals(batch)
