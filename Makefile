@@ -12,10 +12,10 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo cluster test lowest daft check lint types contracts stubs docs bench peers chaos pictures fuzz proto format clean
+.PHONY: help venv run demo cluster test lowest daft check lint types contracts stubs docs bench bench-check peers chaos pictures fuzz proto format clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 venv: $(STAMP)  ## Set up .venv with everything (again when pyproject.toml or constraints.txt changed)
 
@@ -87,6 +87,9 @@ docs: $(STAMP)  ## Build the documentation into build/docs; a broken link is an 
 
 bench: $(STAMP)  ## Measure flightserve against bare servers; prints tables, writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-check: $(STAMP)  ## Has a change made something slower, by more than the noise? Options in ARGS="--slowed 0.5"
+	$(BIN)/python -m benchmarks.guard $(ARGS)
 
 peers: build/peers/.installed  ## Install the systems that `make bench` measures against where they are there
 
