@@ -14,16 +14,19 @@ from functools import partial
 from benchmarks.figures import Bar, Figure, Sample
 from benchmarks.harness import Bench
 from benchmarks.payloads import MB
+from benchmarks.peers import PYTHON, RAY_SERVE
 from benchmarks.processes import Load, free_port
 
 LOAD = "load.data_plane"
 PARTS_PER_S = 40
 STREAM_BYTES = 10 * MB
+IN_FLIGHT = 8
+RAY_FAR = "peers.ray_far"
 
 
 def run(bench: Bench) -> Sequence[Figure]:
     """Latency of a small call to another node against one to this; a stream of large parts against bare Flight; what
-    local callers see while the link is full."""
+    local callers see while the link is full; 1 MB there and back against Ray Serve on a second node."""
     seconds = bench.settings.seconds
     name, ports = start_nodes(bench)
     parts = max(4, int(PARTS_PER_S * seconds))
@@ -39,6 +42,15 @@ def run(bench: Bench) -> Sequence[Figure]:
     def bare() -> Sample:
         url = bench.bare("flight").addresses["flight"]
         return bench.load("load.flight").sample("get", "gb_per_s", url=url, size_bytes=STREAM_BYTES, parts=parts)
+
+    def requests() -> Sample:
+        return bench.load(LOAD).sample(
+            "flow", "gb_per_s", name=name, size_bytes=MB, seconds=seconds, in_flight=IN_FLIGHT, far=True
+        )
+
+    def handles() -> Sample:
+        load = bench.load(RAY_FAR, str(PYTHON))
+        return load.sample("flow", "gb_per_s", size_bytes=MB, seconds=seconds, in_flight=IN_FLIGHT)
 
     def beside_a_full_link() -> Sample:
         ended = threading.Event()
@@ -69,6 +81,10 @@ def run(bench: Bench) -> Sequence[Figure]:
     figures = [bench.alternate(far, partial(call, True), partial(call, False))]
     figures.append(bench.alternate(flow, stream, bare))
     figures.append(bench.alternate(beside, beside_a_full_link, partial(call, False, "p99_us")))
+    if bench.settings.peers:
+        peer = partial(Figure, "another node, 1 MB there and back (Ray Serve, handles)", "GB/s", bar=Bar("at_least", 5))
+        figures.append(bench.beside(RAY_SERVE, peer, requests, handles))
+        bench.end_load(RAY_FAR)
     return figures
 
 

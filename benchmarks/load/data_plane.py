@@ -101,17 +101,19 @@ def call_load(name: str, size_bytes: int, seconds: float, stages: int = 0, far: 
     return {"answered": len(times_ns), "verified": len(times_ns), **latencies(times_ns)}
 
 
-def flow_load(name: str, size_bytes: int, seconds: float, stages: int, in_flight: int) -> dict[str, Any]:
-    """Order `flow`: so many requests in flight, of about that many bytes, for `seconds`. `gb_per_s` is of the rows that
-    came back."""
+def flow_load(
+    name: str, size_bytes: int, seconds: float, in_flight: int, stages: int = 0, far: bool = False
+) -> dict[str, Any]:
+    """Order `flow`: so many requests in flight, of about that many bytes, for `seconds`, through so many stages, or to
+    the `far` node. `gb_per_s` is of the rows that came back."""
     batch = payloads.sized(size_bytes)
     answered = 0
     with lane_to(name) as lane:
-        if not round_trip(lane, 0, batch, stages).equals(batch):
+        if not round_trip(lane, 0, batch, stages, far).equals(batch):
             raise WrongAnswer("other values came back")
         key = 1
         for _ in range(in_flight):
-            send(lane, key, batch, stages)
+            send(lane, key, batch, stages, far)
             key += 1
         begun_ns = time.perf_counter_ns()
         until_ns = begun_ns + int(seconds * 1e9)
@@ -121,7 +123,7 @@ def flow_load(name: str, size_bytes: int, seconds: float, stages: int, in_flight
                 raise WrongAnswer(f"{rows.num_rows} rows came back of {batch.num_rows}")
             del rows
             answered += 1
-            send(lane, key, batch, stages)
+            send(lane, key, batch, stages, far)
             key += 1
         took_ns = time.perf_counter_ns() - begun_ns
         for _ in range(in_flight):

@@ -37,13 +37,14 @@ def set_environment(haproxy: bool) -> None:
 
 
 @contextlib.contextmanager
-def serving(port: int) -> Iterator[None]:
-    """A Ray of this process's own, with Serve on that port of loopback."""
+def serving(port: int, address: str = "local") -> Iterator[None]:
+    """A Ray of this process's own, or the one at that address, with Serve on that port of loopback."""
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    own = {"num_cpus": 2, "include_dashboard": False} if address == "local" else {}
+    ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
     try:
         quiet = {"enable_access_log": False, "log_level": "WARNING"}
         serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config=quiet)
