@@ -28,6 +28,8 @@ class One:
         self.open = threading.Event()
         self.running = threading.Event()
         self.given_up = threading.Event()
+        # What `boom` waits for.
+        self.first: threading.Event | None = None
 
     def meets(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Returns when the other one's runs as well."""
@@ -43,6 +45,7 @@ class One:
         return batch
 
     def boom(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        assert self.first is None or self.first.wait(30)
         raise ValueError("bad value")
 
     def same(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -126,6 +129,9 @@ def test_calls_run_side_by_side(running: Plane, method: str) -> None:
 
 @pytest.mark.parametrize("method", ["fail", "fail_async"])
 def test_the_first_that_fails_cancels_the_others_and_is_named(running: Plane, method: str) -> None:
+    two = next(target for target in running.targets if isinstance(target, Two))
+    # One that is given up before it began does not run.
+    two.first = one_of(running).running
     with pytest.raises(errors.MethodFailed, match=r"^Two.boom: ValueError: bad value"):
         running.call(method, ROWS)
     eventually(one_of(running).given_up.is_set, what="the other call was given up")
