@@ -132,7 +132,9 @@ def test_who_gives_up_gives_up_the_stage_that_runs(graph: str) -> None:
 @pytest.mark.parametrize("graph", list(GRAPHS))
 def test_the_deadline_ends_the_stage_that_runs_and_names_it(graph: str) -> None:
     with served(GRAPHS[graph]) as running:
-        with pytest.raises(errors.DeadlineExceeded, match=r"Last.gated"):
+        # Of calls side by side the last one is named that took a while, which both may have on a busy machine.
+        named = "Last.gated" if graph == "chain" else "(Last.gated|First.same)"
+        with pytest.raises(errors.DeadlineExceeded, match=named):
             running.call("run", ROWS, meta(1.0))
         eventually(target(running, "Last").given_up.is_set, what="the stage was given up")
 
