@@ -125,7 +125,7 @@ def test_what_callers_choose_is_cut_and_stays_on_its_line(notes: AuditLog, tmp_p
 def test_what_does_not_fit_the_queue_is_lost_and_told(
     notes: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(audit, "QUEUE_MAX", 10)
+    monkeypatch.setattr(notes, "_waiting_max", 10)
     for number in range(15):
         notes.note(AuditEntry(1.0, "alice", "http", str(number), 0))
     assert [line["what"] for line in lines(notes, tmp_path)] == [str(number) for number in range(10)]
