@@ -41,7 +41,7 @@ _OF_MEDIAN: Final = 1.2533
 _OF_DEVIATION: Final = 1.4826
 # Short enough that a slowed process is slower, and not now and then stopped.
 _PERIOD_US: Final = 5_000
-_GROUPS: Final = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
+_GROUPS: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +103,52 @@ class Baseline:
         self._path.write_text(json.dumps(self._runs, indent=1, sort_keys=True) + "\n")
 
 
+class SlowingFailed(Exception):
+    """Processes cannot be given a share of the cores here."""
+
+
 @contextlib.contextmanager
 def slowed(share: float) -> Iterator[None]:
-    """This process and those that it starts get that share of each core. Raises PermissionError or FileNotFoundError
-    where no cgroup can be made."""
+    """This process and those that it starts get that share of each core. Raises SlowingFailed where no cgroup can be
+    made."""
     cores = len(os.sched_getaffinity(0))
-    root = next((each for each in _GROUPS if (each / "cgroup.procs").exists()), _GROUPS[-1])
-    group = root / f"flightserve-bench-{os.getpid()}"
-    group.mkdir()
+    own = own_group(Path("/proc/self/cgroup").read_text())
+    group = own / f"flightserve-bench-{os.getpid()}"
     try:
-        quota_us = int(share * cores * _PERIOD_US)
-        if (group / "cpu.max").exists():
-            (group / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
-        else:
-            (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
-            (group / "cpu.cfs_quota_us").write_text(str(quota_us))
-        (group / "cgroup.procs").write_text(str(os.getpid()))
+        group.mkdir()
+    except OSError as error:
+        raise SlowingFailed(f"--slowed takes a cgroup that this user may make, as root may: {error}") from error
+    try:
+        try:
+            _limit(group, int(share * cores * _PERIOD_US))
+        except OSError as error:
+            raise SlowingFailed(f"--slowed {share:g}: this cgroup does not share out cores so: {error}") from error
         yield
     finally:
-        (root / "cgroup.procs").write_text(str(os.getpid()))
+        (own / "cgroup.procs").write_text(str(os.getpid()))
         group.rmdir()
+
+
+def _limit(group: Path, quota_us: int) -> None:
+    if (group / "cpu.max").exists():
+        (group / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
+    else:
+        (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+        (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def own_group(text: str) -> Path:
+    """The folder of the cgroup that shares out cores among those of this process, by /proc/self/cgroup: a line for each
+    hierarchy, as `number:controllers:path`; version 2 has one without controllers."""
+    of_all = _GROUPS
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "cpu" in controllers.split(","):
+            return _GROUPS / controllers / path.lstrip("/")
+        if not controllers:
+            of_all = _GROUPS / path.lstrip("/")
+    return of_all
 
 
 class Verdict(NamedTuple):
@@ -172,10 +198,13 @@ def main() -> int:
     names, baseline = arguments.only or GUARDED, Baseline(arguments.baseline)
     settings = Settings(rounds=arguments.rounds, seconds=arguments.seconds, peers=False)
     machine = f"slowed to {arguments.slowed:g}" if arguments.slowed else "as it is"
-    with slowed(arguments.slowed) if arguments.slowed else contextlib.nullcontext():
-        verdict = judge(
-            baseline, machine, lambda wanted: measure(names, dataclasses.replace(settings, figures=tuple(wanted)))
-        )
+    try:
+        with slowed(arguments.slowed) if arguments.slowed else contextlib.nullcontext():
+            verdict = judge(
+                baseline, machine, lambda wanted: measure(names, dataclasses.replace(settings, figures=tuple(wanted)))
+            )
+    except SlowingFailed as error:
+        parser.error(str(error))
     print(f"{f'machine {machine}':60} {'recorded':>8} {'now':>8} {'errors':>6}")
     for name, now in verdict.standings.items():
         print(line(name, baseline.runs(machine, name), now, name in verdict.fallen))

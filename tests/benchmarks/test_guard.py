@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures import Figure, Sample
-from benchmarks.guard import ERRORS_MAX, RUNS_MAX, Baseline, Standing, fallen_by, judge, line, slowed
+from benchmarks.guard import (
+    ERRORS_MAX,
+    RUNS_MAX,
+    Baseline,
+    SlowingFailed,
+    Standing,
+    fallen_by,
+    judge,
+    line,
+    own_group,
+    slowed,
+)
 
 MACHINE = "as it is"
 
@@ -97,7 +108,27 @@ def test_what_is_recorded_is_kept_by_machine_and_bounded(tmp_path: Path) -> None
     assert Baseline(path).runs(MACHINE, "b") == []
 
 
-@pytest.mark.skipif(not os.access("/sys/fs/cgroup/cpu", os.W_OK), reason="no cgroup that we may make")
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("5:memory:/a\n4:cpu:/b/c\n1:name=systemd:/\n", "cpu/b/c"),
+        ("4:cpu,cpuacct:/\n", "cpu,cpuacct"),
+        ("0::/user.slice/x\n", "user.slice/x"),
+        ("4:cpuset:/no\n0::/\n", ""),
+    ],
+)
+def test_the_cgroup_of_this_process(text: str, group: str) -> None:
+    assert own_group(text) == Path("/sys/fs/cgroup") / group
+
+
+def test_a_share_that_no_cgroup_gives_is_refused() -> None:
+    with pytest.raises(SlowingFailed, match="--slowed"), slowed(1e-9):
+        pytest.fail("it is not refused")
+
+
+@pytest.mark.skipif(
+    not os.access(own_group(Path("/proc/self/cgroup").read_text()), os.W_OK), reason="no cgroup that we may make"
+)
 def test_slowed_processes_get_their_share_of_a_core() -> None:
     begun = time.monotonic()
     used = time.process_time()

@@ -242,3 +242,17 @@ def test_schemas_of_strangers_are_kept_within_bounds() -> None:
     for number in range(40):
         schemas.of(pa.schema([("a", pa.int64())], metadata={"k": f"{number}" * (1 << 19)}))
     assert sum(map(len, schemas._by_message)) <= 18 << 20
+
+
+@pytest.mark.parametrize("words", [pa.array(["a", "b"]).dictionary_encode(), pa.array(range(10_000))])
+def test_what_cannot_be_written_leaves_no_region(words: pa.Array) -> None:
+    """Arrow finds some of what is wrong with a batch when it writes it; here there is no room for it."""
+    pool = SegmentPool(1, LIMITS)
+
+    def too_small(nbytes: int) -> tuple[Region, memoryview]:
+        region, memory = pool.allocate(nbytes) or pytest.fail("full")
+        return region, memory[:64]
+
+    with pytest.raises((pa.ArrowException, OSError)):
+        write_batch(pa.record_batch([words], ["words"]), SchemaCache(), too_small, pool.free)
+    assert pool.statistics()["leases"] == 0
