@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import random
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Final
 from tests.control.served import Served
 from tests.fuzz import parsers
 from tests.fuzz.openapi import PROGRAM, check_openapi
-from tests.fuzz.running import KINDS, Batch, Target, run_batch
+from tests.fuzz.running import KINDS, Batch, Target, read_log, run_batch
 from tests.served.callers import all_callers
 from tests.served.conftest import good_requests, warm_up
 from tests.served.resting import Resting
@@ -58,19 +57,19 @@ def _found(arguments: argparse.Namespace, kinds: list[str], seed: int) -> Iterat
         return
     with _served() as (target, resting):
         if OPENAPI in kinds and PROGRAM.exists():
-            yield from _checked(check_openapi(target, seed, OPENAPI_EXAMPLES), resting)
+            yield from _checked(check_openapi(target, seed, OPENAPI_EXAMPLES), target, resting)
         kinds = [kind for kind in kinds if kind in KINDS]
         if not kinds:
             return
         if arguments.case is not None:
-            yield from _checked(run_batch(target, kinds[0], seed, arguments.case, 1, threads=1), resting)
+            yield from _checked(run_batch(target, kinds[0], seed, arguments.case, 1, threads=1), target, resting)
             return
         for number in itertools.count():
             if (now := time.monotonic()) > until:
                 return
             turn, place = divmod(number, len(kinds))
             batch = run_batch(target, kinds[place], seed, turn * BATCH_CASES, BATCH_CASES, now + arguments.batch)
-            yield from _checked(batch, resting)
+            yield from _checked(batch, target, resting)
 
 
 @contextmanager
@@ -87,11 +86,12 @@ def _served() -> Iterator[tuple[Target, Resting]]:
                 )
 
 
-def _checked(batch: Batch, resting: Resting) -> Iterator[str]:
+def _checked(batch: Batch, target: Target, resting: Resting) -> Iterator[str]:
     try:
         resting.check()
     except Exception as error:
         batch.findings.append(f"{batch.kind}: {error}")
+    read_log(batch, target)
     yield from _printed(batch)
 
 
@@ -108,7 +108,7 @@ def read_all(seed: int, seconds: float) -> Batch:
     batch = Batch(PARSERS)
     for name, parser in parsers.PARSERS.items():
         until = time.monotonic() + seconds / len(parsers.PARSERS)
-        for data in parsers.cases(parser, random.Random(f"{seed}/{name}")):
+        for data in parsers.cases(name, seed):
             try:
                 batch.codes["taken" if parsers.check(parser, data) else "refused"] += 1
             except Exception:

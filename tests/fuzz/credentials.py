@@ -16,7 +16,8 @@ from flightserve.identity.web_tokens import WebTokenRules, check_token, head_of,
 _RULES: Final = WebTokenRules("https://id.example.com", ("flightserve",), "jwks.json")
 _NOW_S: Final = 1_700_000_000.0
 _CLAIMS: Final = {"iss": _RULES.issuer, "aud": "flightserve", "exp": _NOW_S + 600, "sub": "ada", "roles": ["analyst"]}
-_KEY: Final = Ed25519PrivateKey.generate()
+# The same each time, so that a token that was found comes again.
+_KEY: Final = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 _PUBLIC: Final = {
     "kty": "OKP", "crv": "Ed25519", "kid": "k1", "use": "sig",
     "x": base64.urlsafe_b64encode(_KEY.public_key().public_bytes_raw()).rstrip(b"=").decode(),

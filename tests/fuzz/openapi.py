@@ -18,7 +18,7 @@ TAIL_CHARS_MAX: Final = 8000
 
 def check_openapi(target: Target, seed: int, examples: int) -> Batch:
     """So many requests for each operation."""
-    batch = Batch("openapi")
+    batch = Batch("openapi", log_read=len(target.errors()))
     done = subprocess.run(
         [
             PROGRAM, "--config-file", SETTINGS, "run", f"{target.addresses['http']}/openapi.json", "--phases",

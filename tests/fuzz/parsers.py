@@ -63,10 +63,11 @@ def check(parser: Parser, data: bytes) -> bool:
     return True
 
 
-def cases(parser: Parser, dice: random.Random) -> Iterator[bytes]:
-    """Bytes for it, without end."""
+def cases(name: str, seed: int) -> Iterator[bytes]:
+    """Bytes for that reader, without end; the same for the same seed."""
+    dice = random.Random(f"{seed}/{name}")
     while True:
-        yield any_bytes(dice, parser.seeds, TOKENS)
+        yield any_bytes(dice, PARSERS[name].seeds, TOKENS)
 
 
 # ---- the readers

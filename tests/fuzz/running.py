@@ -38,11 +38,12 @@ class Target:
 
 @dataclass
 class Batch:
-    """What a batch came to."""
+    """What a batch came to. `log_read`: so much of the app's log was looked at."""
 
     kind: str
     codes: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
+    log_read: int = 0
 
     @property
     def cases(self) -> int:
@@ -125,23 +126,37 @@ def run_batch(
     target: Target, kind: str, seed: int, first: int, cases: int, until: float | None = None, threads: int = 4
 ) -> Batch:
     """Cases `first` to `first + cases`, or fewer where `until` (`time.monotonic`) comes before."""
-    batch, before = Batch(kind), len(target.errors())
+    batch = Batch(kind, log_read=len(target.errors()))
     numbers, lock = itertools.count(first), threading.Lock()
 
     def work() -> None:
-        with KINDS[kind](target) as case:
-            while (number := next(numbers)) < first + cases and not (until and time.monotonic() > until):
-                codes = _one(case, kind, seed, number, batch, lock)
-                with lock:
-                    batch.codes += codes
+        try:
+            with KINDS[kind](target) as case:
+                while (number := next(numbers)) < first + cases and not (until and time.monotonic() > until):
+                    codes = _one(case, kind, seed, number, batch, lock)
+                    with lock:
+                        batch.codes += codes
+        except Exception as error:  # no case was made, or not the last
+            with lock:
+                batch.findings.append(f"{kind}, seed {seed}: {error!r}")
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    batch.findings += _in_log(kind, target.errors()[before:])
+    read_log(batch, target)
     return batch
+
+
+def read_log(batch: Batch, target: Target) -> None:
+    """Add what the app wrote since the last look. Lines come a moment later than what they tell of: look again when the
+    app is at rest."""
+    text = target.errors()
+    text = text[: text.rfind("\n") + 1]
+    lines = [line for line in text[batch.log_read :].splitlines() if any(each in line for each in UNFORESEEN)]
+    batch.findings += [f"{batch.kind}: the log has {line[:LINE_CHARS_MAX]}" for line in lines[:SHOWN_MAX]]
+    batch.log_read = len(text)
 
 
 def _one(case: Case, kind: str, seed: int, number: int, batch: Batch, lock: threading.Lock) -> Counter[str]:
@@ -153,8 +168,3 @@ def _one(case: Case, kind: str, seed: int, number: int, batch: Batch, lock: thre
                 what = str(error) if isinstance(error, Finding) else repr(error)
                 batch.findings.append(f"{kind}, seed {seed}, case {number}: {what}")
         return Counter(("found",))
-
-
-def _in_log(kind: str, text: str) -> list[str]:
-    lines = [line for line in text.splitlines() if any(each in line for each in UNFORESEEN)]
-    return [f"{kind}: the log has {line[:LINE_CHARS_MAX]}" for line in lines[:SHOWN_MAX]]
