@@ -23,42 +23,32 @@ _ZMQ_LEFT_OUT: Final = (
 )
 
 
-def check(options: FrontendOptions) -> None:
+def check(options: FrontendOptions) -> list[str]:
     """Raises ConfigError where others could call without being asked who they are, and for files that cannot be used:
-    certificates, keys."""
+    certificates, keys. What is wrong with those that can is no reason not to start, and told."""
     if options.auth is None and not options.insecure and (told := _exposed(options)):
         raise ConfigError(
             f"host {options.host}: {told}, and nobody is asked who he is. Say who may with --auth FILE "
             "(auth=...), listen on 127.0.0.1, or say that it is meant so with --insecure (insecure=True)"
         )
-    if (files := certificates.TlsFiles.of(options)) is not None:
-        certificates.check(files)
-    if options.zmq_keys is not None and options.zmq_port is not None:
-        _keys(str(options.zmq_keys))
+    files = certificates.TlsFiles.of(options)
+    of_tls = [] if files is None else certificates.check(files)
+    curve = options.zmq_keys is not None and options.zmq_port is not None
+    return of_tls + (_keys(str(options.zmq_keys)) if curve else [])
 
 
 def settle(options: FrontendOptions) -> FrontendOptions:
     """As every process is to have them: paths are whole, and beside TLS nothing is readable. Raises ConfigError as
     `check`; what is no reason not to start is told in the log."""
-    check(options)
+    told = check(options)
     paths = {name: os.path.abspath(path) for name in FILES if (path := getattr(options, name)) is not None}
     settled = dataclasses.replace(options, **paths)
     if options.tls_cert is not None and options.zmq_port is not None and options.zmq_keys is None:
-        log.warning(_ZMQ_LEFT_OUT)
+        told.append(_ZMQ_LEFT_OUT)
         settled = dataclasses.replace(settled, zmq_port=None)
-    for told in warnings_of(settled):
-        log.warning("%s", told)
+    for each in told:
+        log.warning("%s", each)
     return settled
-
-
-def warnings_of(options: FrontendOptions) -> list[str]:
-    """What is wrong with the files, and no reason not to start."""
-    told: list[str] = []
-    if (files := certificates.TlsFiles.of(options)) is not None:
-        told += certificates.check(files)
-    if options.zmq_keys is not None and options.zmq_port is not None:
-        told += _keys(str(options.zmq_keys))
-    return told
 
 
 def _keys(folder: str) -> list[str]:

@@ -166,7 +166,7 @@ def test_what_is_wrong_with_a_folder_of_keys_is_said(tmp_path: Path) -> None:
     assert said() == f"zmq_keys: the two keys in {secret} are no pair"
     secret.write_bytes(good)
     os.chmod(secret, 0o644)
-    assert opening.warnings_of(FrontendOptions(zmq_keys=str(keys))) == [
+    assert opening.check(FrontendOptions(zmq_keys=str(keys))) == [
         f"zmq_keys: {secret} can be read by every user of this machine; chmod 600 it"
     ]
 
