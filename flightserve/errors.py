@@ -145,6 +145,8 @@ _KIND_BY_CLASS = {kind: index for index, kind in enumerate(KINDS)}
 # Words that are compared for a suggestion, and how much of each: a name may come from a stranger.
 SUGGESTED_FROM_MAX: Final = 200
 SUGGESTED_CHARACTERS_MAX: Final = 64
+# How much of both words is alike: of "charge" and "chrge" 0.9. By 0.6 `serve` would be near `insecure`.
+NEAR: Final = 0.7
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -154,7 +156,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     if len(word) > SUGGESTED_CHARACTERS_MAX:
         return ""
     words = {each.lower(): each for each in known[:SUGGESTED_FROM_MAX] if len(each) <= SUGGESTED_CHARACTERS_MAX}
-    found = difflib.get_close_matches(word.lower(), list(words), n=1)
+    found = difflib.get_close_matches(word.lower(), list(words), n=1, cutoff=NEAR)
     return f"; did you mean {words[found[0]]!r}?" if found else ""
 
 

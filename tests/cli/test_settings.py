@@ -246,6 +246,7 @@ def test_what_kubernetes_says_of_a_service_called_flightserve_is_no_setting() ->
         ("[limits]\nhttp_port = 1", "[limits] has no setting 'http_port'; it stands at the top, before all sections"),
         ("[limits]\nbody_byte_max = 1", "[limits] has no setting 'body_byte_max'; did you mean 'body_bytes_max'?"),
         ("[limit]\nbody_bytes_max = 1", "there is no setting 'limit'; did you mean 'limits'?"),
+        ("[serve]\nport = 1", "there is no setting 'serve'; sections are: check, deploy, deployments, "),
         ("[deployments.P]\nmax_rows = 1", "deployments.P: a deployment has no option 'max_rows'"),
         ("limits = 3", "limits is 3; it is a section, [limits]"),
         ('http_port = "8080"', 'http_port is "8080"; a number is written without quotes'),

@@ -100,13 +100,13 @@ class _FileReader:
     def _value(self, key: Key, value: Any) -> FoundValue:
         setting = self._known.by_key.get(key)
         if setting is None:
-            raise self._unknown(key)
+            raise self._unknown(key, isinstance(value, dict))
         try:
             return FoundValue(setting.kind.from_toml(value, self._folder), FILE, self._path)
         except WrongValue as error:
             raise wrong(f"{self._path}: {setting.name}", value_of(setting, value), error) from error
 
-    def _unknown(self, key: Key) -> ConfigError:
+    def _unknown(self, key: Key, is_table: bool) -> ConfigError:
         where = f"[{key[0]}] has" if len(key) > 1 else "there is"
         beside = [each[-1] for each in self._known.by_key if each[:-1] == key[:-1]]
         beside += sorted(self._sections) if len(key) == 1 else []
@@ -115,7 +115,8 @@ class _FileReader:
         if elsewhere:
             place = f"under [{elsewhere[0][0]}]" if len(elsewhere[0]) > 1 else "at the top, before all sections"
             return ConfigError(f"{said}; it stands {place}")
-        return ConfigError(said + did_you_mean(key[-1], beside))
+        sections = f"; sections are: {', '.join(sorted(self._sections))}" if is_table and len(key) == 1 else ""
+        return ConfigError(said + (did_you_mean(key[-1], beside) or sections))
 
     def _options(self, value: Any) -> Iterator[FoundOption]:
         for deployment, given in self._table(DEPLOYMENTS, value):

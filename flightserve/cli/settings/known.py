@@ -3,7 +3,8 @@ classes that hold bounds and options, so that an option that is added there has 
 
 A key is a flag's name with `_` for `-`. What `run` and `sql` both take stands at the top of a file, what one command
 alone takes under its name: `[sql]`. The variable is the key in capitals: `FLIGHTSERVE_SQL_LOAD`. A flag that may be
-given again is a list; where it says NAME=VALUE, a table. Paths (metavar FILE) in a file are relative to it.
+given again is a list; where it says NAME=VALUE, a table. Paths (metavar FILE or DIR) in a file are relative
+to it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _TAKEN: Final[Mapping[Any, tuple[tuple[type, ...], str]]] = {
     port: ((int, str), 'a number, or a text "unix:PATH"'),
     seconds: ((int, float, str), 'a number of seconds, or a time such as "30s"'),
 }
-_PATHS: Final = ("FILE", "FOLDER", "DIR", "PATH")
+_PATHS: Final = ("FILE", "DIR")
 
 Key = tuple[str, ...]
 
