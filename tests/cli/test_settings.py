@@ -431,17 +431,3 @@ def test_whatever_stands_there_is_read_or_refused(document: dict[str, str]) -> N
         else:
             said = written.name
         assert written.name in said
-
-
-@given(st.binary(max_size=64))
-def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    with tempfile.NamedTemporaryFile("wb") as written:
-        written.write(data)
-        written.flush()
-        try:
-            read_file(written.name, KNOWN)
-        except ConfigError as error:
-            said = error.message
-        else:
-            said = written.name
-        assert written.name in said

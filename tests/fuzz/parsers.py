@@ -33,7 +33,7 @@ from flightserve.types import DeploymentOptions, DeploymentSpec
 from flightserve.wire import between, frames
 from flightserve.wire.status import Code
 from tests.frontends.rpc_support import GOOD
-from tests.fuzz import commands, credentials
+from tests.fuzz import commands, credentials, settings
 from tests.fuzz.findings import check_code
 from tests.fuzz.mutation import TEXTS, any_bytes, pieces
 
@@ -306,6 +306,8 @@ PARSERS: Final[dict[str, Parser]] = {
     "web tokens": Parser([credentials.TOKEN], credentials.read_token),
     "issuers' keys": Parser([credentials.KEYS], credentials.read_issuer),
     "auth file": Parser([credentials.FILE], credentials.read_file),
+    "settings": Parser([settings.FILE], settings.read_a_file),
+    "one setting": Parser(settings.SET, settings.read_one),
     "tickets": Parser(_SEALED, _ticket),
     "authorization": Parser([_BASIC, b"Bearer " + base64.b64encode(_SEALED[0], b"-_")], _authorization),
 }
