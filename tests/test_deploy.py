@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 import tomllib
@@ -145,6 +146,17 @@ def test_probes(name: str) -> None:
     for probe, path in paths.items():
         assert container[probe]["httpGet"] == {"path": path, "port": "http", "scheme": scheme}
     assert "/healthz" in (DEPLOY / "image/healthcheck.py").read_text()
+
+
+def test_the_health_check_asks_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    http_port = runpy.run_path(str(DEPLOY / "image/healthcheck.py"))["http_port"]
+    monkeypatch.delenv("FLIGHTSERVE_CONFIG", raising=False)
+    assert http_port() == USUAL_PORTS["http"]
+    (tmp_path / "flightserve.toml").write_text("http_port = 8181")
+    monkeypatch.setenv("FLIGHTSERVE_CONFIG", str(tmp_path / "flightserve.toml"))
+    assert http_port() == 8181
+    monkeypatch.setenv("FLIGHTSERVE_HTTP_PORT", "8282")
+    assert http_port() == "8282"
 
 
 # ---- versions

@@ -5,13 +5,27 @@ from __future__ import annotations
 import os
 import ssl
 import sys
+import tomllib
 import urllib.error
 import urllib.request
 
 TIMEOUT_S = 2.0
+USUAL_PORT = 8080
 
 
-def is_up(port: str) -> bool:
+def http_port() -> int | str:
+    """The one that the environment says, or the file of settings."""
+    if said := os.environ.get("FLIGHTSERVE_HTTP_PORT"):
+        return said
+    try:
+        with open(os.environ.get("FLIGHTSERVE_CONFIG", ""), "rb") as file:
+            port: int | str = tomllib.load(file).get("http_port", USUAL_PORT)
+            return port
+    except (OSError, ValueError):
+        return USUAL_PORT
+
+
+def is_up(port: int | str) -> bool:
     """Whether it answers. Whose certificate it is matters to others; on the loopback there is nobody else."""
     unchecked = ssl.create_default_context()
     unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
@@ -25,4 +39,4 @@ def is_up(port: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not is_up(os.environ.get("FLIGHTSERVE_HTTP_PORT", "8080")))
+    sys.exit(not is_up(http_port()))
