@@ -48,7 +48,8 @@ def test_what_can_be_served_is_shown_with_where_each_setting_comes_from(check: A
 
 
 def test_what_it_shows_gives_the_same_settings_again(check: Any, tmp_path: Path) -> None:
-    arguments = (APP, *FREE, "--replicas", "Pricing=1-2", "--set", "limits.body_bytes_max=64KiB")
+    odd = "deployments.Pricing.resources={'node:10.0.0.1' = 0.5, gpus = 1}"
+    arguments = (APP, *FREE, "--replicas", "Pricing=1-2", "--set", "limits.body_bytes_max=64KiB", "--set", odd)
     _, out, _ = check(*arguments)
     path = tmp_path / "again.toml"
     path.write_text(out)

@@ -206,9 +206,15 @@ def _inline(text: str, about: str) -> Any:
 def shown(value: Any) -> str:
     """A value as TOML would write it, or nearly so."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name} = {shown(each)}" for name, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key_of(name)} = {shown(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(shown, value)) + "]"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        # One character that JSON leaves as it is and TOML does not.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return spelled(value)
+
+
+def key_of(name: str) -> str:
+    """A name that is a key of TOML's as it stands, or in quotes."""
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else shown(name)

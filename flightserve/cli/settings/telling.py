@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from flightserve.cli.settings.found import DEFAULT, HIDDEN, FoundValue, hidden_parts
-from flightserve.cli.settings.kinds import Several, shown
+from flightserve.cli.settings.kinds import Several, key_of, shown
 from flightserve.cli.settings.known import DEPLOYMENTS, SERVING, Setting
 from flightserve.cli.settings.settled import SettledSettings
 
@@ -62,7 +62,7 @@ def toml_lines(settled: SettledSettings, deployments: Mapping[str, Mapping[str, 
             yield from ("", f"[{section}]")
         yield _line(setting.key[-1], plain_value(setting, found.value), found)
     for name, options in deployments.items():
-        yield from ("", f"[{DEPLOYMENTS}.{_key(name)}]")
+        yield from ("", f"[{DEPLOYMENTS}.{key_of(name)}]")
         for option, found in options.items():
             yield _line(option, _harmless(found.value), found)
 
@@ -70,11 +70,6 @@ def toml_lines(settled: SettledSettings, deployments: Mapping[str, Mapping[str, 
 def _line(name: str, value: Any, found: FoundValue) -> str:
     told = f"# {name} =" if value is None else f"{name} = {shown(value)}"
     return f"{told:{COLUMN}} # {found.place or found.source}"
-
-
-def _key(name: str) -> str:
-    """A name that is a key of TOML's as it stands, or in quotes."""
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else shown(name)
 
 
 def json_settings(settled: SettledSettings) -> dict[str, dict[str, Any]]:
