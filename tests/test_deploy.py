@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import runpy
 import shutil
@@ -34,6 +35,7 @@ SETTINGS_AT = "/etc/flightserve/flightserve.toml"
 PROCESS_BYTES = 300 * MIB
 
 
+@functools.cache
 def manifests(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((DEPLOY / f"kubernetes/{name}.yaml").read_text()))
 
