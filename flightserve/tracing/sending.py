@@ -49,8 +49,11 @@ class Traces:
         self._sender.close()
 
     def _run(self) -> None:
-        while not self._stopping:
+        last = False
+        while not last:
             self.tracer.wait(PAUSE_S)
+            # What has ended before it was told to stop is sent yet.
+            last = self._stopping
             self._send()
 
     def _send(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
 
+from flightserve import threads
 from flightserve.clock import monotonic_ns
 from flightserve.config import FrontendOptions
 from flightserve.core.tracing import SpanContext
@@ -41,9 +43,12 @@ def traces(endpoint: str) -> Iterator[Traces]:
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+def refusing_port() -> Iterator[int]:
+    """A port that nobody listens at, and that is kept for who will."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", 0))
+        yield int(sock.getsockname()[1])
 
 
 def test_what_waits_at_the_end_is_sent() -> None:
@@ -59,17 +64,33 @@ def test_what_waits_at_the_end_is_sent() -> None:
     assert made.tracer.statistics() == {"spans_sent": 1.0, "spans_dropped": 0.0}
 
 
+def test_what_waits_is_sent_also_by_a_thread_that_begins_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later than it is told to stop."""
+    told, start = threading.Event(), threads.start
+
+    def started(name: str, run: Callable[[], object], *how: Any, **more: Any) -> threading.Thread:
+        return start(name, lambda: told.wait() and run(), *how, **more)
+
+    monkeypatch.setattr(threads, "start", started)
+    with receiving() as receiver:
+        with traces(receiver.address) as made:
+            hurry = made.tracer.hurry
+            monkeypatch.setattr(made.tracer, "hurry", lambda: (hurry(), told.set()))
+            made.tracer.record(span())
+        assert len(receiver.spans) == 1
+
+
 def test_a_collector_that_is_gone_is_told_of_once_and_again_when_it_is_there(
-    free_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    refusing_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(otlp, "SEND_TIMEOUT_S", 0.5)
     monkeypatch.setattr(sending, "PAUSE_S", 0.01)
     caplog.set_level(logging.DEBUG)
-    with traces(f"http://127.0.0.1:{free_port}") as made:
+    with traces(f"http://127.0.0.1:{refusing_port}") as made:
         for lost in range(1, 4):
             made.tracer.record(span())
             eventually(lambda: made.tracer.statistics()["spans_dropped"] == lost, 20, "it is dropped")  # noqa: B023
-        with receiving(f"127.0.0.1:{free_port}") as receiver:
+        with receiving(f"127.0.0.1:{refusing_port}") as receiver:
             sent = 0
             while not receiver.spans:
                 made.tracer.record(span())
@@ -79,13 +100,14 @@ def test_a_collector_that_is_gone_is_told_of_once_and_again_when_it_is_there(
         record.getMessage() for record in caplog.records if record.name.startswith(("flightserve", "opentelemetry"))
     ]
     assert len(said) == 2, said
-    assert said[0].startswith(f"traces are dropped: the collector at http://127.0.0.1:{free_port} does not take them:")
+    assert said[0].startswith(f"traces are dropped: the collector at http://127.0.0.1:{refusing_port} does not take them:")
     assert "UNAVAILABLE" in said[0]
     assert "takes them again" in said[1]
 
 
 def test_a_collector_that_hangs_costs_what_waits_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "LAST_S", 0.2)
+    monkeypatch.setattr(otlp, "SEND_TIMEOUT_S", 60.0)
     with receiving() as receiver:
         receiver.silent = True
         made = Traces(receiver.address, 1.0, {})
@@ -94,7 +116,7 @@ def test_a_collector_that_hangs_costs_what_waits_and_not_the_end(monkeypatch: py
         stopping = threading.Thread(target=made.stop)
         stopping.start()
         # Much less than the collector may take for each batch.
-        stopping.join(4)
+        stopping.join(20)
         assert not stopping.is_alive()
         eventually(lambda: not made._thread.is_alive(), 20, "the thread has ended")
     assert made.tracer.statistics()["spans_dropped"] >= QUEUED_MAX
@@ -129,7 +151,7 @@ def test_over_http(path: str, answers: int, caplog: pytest.LogCaptureFixture, mo
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     monkeypatch.setattr(otlp, "HTTP_PORT", server.server_port)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         with traces(f"http://127.0.0.1:{server.server_port}{path}") as made:
             made.tracer.record(span())

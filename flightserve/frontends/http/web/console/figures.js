@@ -32,20 +32,23 @@ export function share({ tier, numbers, busy }) {
   return { of: null, text: tier === "frontend" ? `${count(numbers.in_flight ?? 0)} in flight` : "" };
 }
 
+// One that was started anew is another; processes of two nodes may have the same number.
+const keyOf = ({ name, pid }) => `${name} ${pid}`;
+
 // What processes did in the last seconds, of the pictures that came in them.
 export class Lately {
   #seen = new Map();
 
   // Each process of the picture with its `busy`, once there are two pictures far enough apart.
   of({ processes }, now) {
-    const pids = new Set(processes.map(({ pid }) => pid));
-    for (const pid of this.#seen.keys()) if (!pids.has(pid)) this.#seen.delete(pid);
+    const there = new Set(processes.map(keyOf));
+    for (const key of this.#seen.keys()) if (!there.has(key)) this.#seen.delete(key);
     return processes.map((each) => {
       const { busy_seconds: seconds = 0, lanes } = each.numbers;
-      const seen = this.#seen.get(each.pid) ?? [];
+      const seen = this.#seen.get(keyOf(each)) ?? [];
       seen.push({ now, seconds });
       while (seen.length > 2 && now - seen[0].now > LATELY_MS) seen.shift();
-      this.#seen.set(each.pid, seen);
+      this.#seen.set(keyOf(each), seen);
       const [{ now: since, seconds: before }] = seen;
       const busy = (seconds - before) / (((now - since) / 1000) * lanes);
       return lanes && now - since >= LATELY_MS / 4 ? { ...each, busy: Math.max(0, Math.min(1, busy)) } : each;
