@@ -30,14 +30,13 @@ from flightserve.clock import NS_PER_S
 from flightserve.measures import SECONDS, counter, gauge, histogram
 from flightserve.tracing.spans import CallSpans
 from flightserve.types import MetricFamily
-from flightserve.wire.status import Code
+from flightserve.wire.status import name_of
 from flightserve.wire.table import Measured
 
 __all__ = ["CONTENT_TYPE", "UNKNOWN", "Metrics", "counter", "gauge", "histogram", "known"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
-_CODE_NAMES: Final = {int(code): code.name for code in Code}
 PROCESS_INFO: Final = "flightserve_process_info"
 # Where a frontend speaks TLS.
 CERTIFICATE_EXPIRES: Final = "flightserve_tls_certificate_expires_seconds"
@@ -270,8 +269,7 @@ class _Answers(Collector):
         by_place: dict[tuple[str, str, str], list[float]] = {}
         for (*place, code), numbers in found.items():
             labels = dict(zip(_WHERE, place, strict=True))
-            name = _CODE_NAMES.get(code, str(code))
-            requests.add_sample("flightserve_requests_total", labels | {"code": name}, sum(numbers[:-1]))
+            requests.add_sample("flightserve_requests_total", labels | {"code": name_of(code)}, sum(numbers[:-1]))
             of_place = by_place.setdefault((place[0], place[1], place[2]), [0.0] * len(numbers))
             of_place[:] = map(sum, zip(of_place, numbers, strict=True))
         yield requests

@@ -27,7 +27,7 @@ from flightserve import threads
 from flightserve.clock import NS_PER_MS
 from flightserve.errors import ConfigError
 from flightserve.identity.issuing import Date, today
-from flightserve.wire.status import Code
+from flightserve.wire.status import Code, name_of
 
 log = logging.getLogger("flightserve.identity")
 audit: Final = logging.getLogger("flightserve.audit")
@@ -48,7 +48,6 @@ TELL_S: Final = 10.0
 AUTHENTICATION: Final = "authentication"
 
 NS_PER_US: Final = 1_000
-_NAMES: Final = {int(code): code.name for code in Code}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -253,7 +252,7 @@ def told(entry: AuditEntry) -> dict[str, Any]:
         "principal": entry.principal,
         "protocol": entry.protocol,
         "what": entry.what[:TEXT_CHARS_MAX],
-        "code": _code(entry.code),
+        "code": name_of(entry.code),
         "ms": entry.took_ns // NS_PER_US / 1000,
         "rows": entry.rows,
         "request_id": entry.request_id[:TEXT_CHARS_MAX],
@@ -285,12 +284,8 @@ def _rest(entry: AuditEntry) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _middle(principal: str, protocol: str, what: str, code: int) -> bytes:
-    said = {"principal": principal, "protocol": protocol, "what": what[:TEXT_CHARS_MAX], "code": _code(code)}
+    said = {"principal": principal, "protocol": protocol, "what": what[:TEXT_CHARS_MAX], "code": name_of(code)}
     return _encode(said)[1:-1]
-
-
-def _code(code: int) -> str:
-    return _NAMES.get(code) or str(code)
 
 
 def _stamp(date_s: float) -> str:

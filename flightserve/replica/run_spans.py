@@ -135,11 +135,9 @@ class Begun:
     def end(self, error: BaseException | None = None) -> None:
         """It is over."""
         spans, self._spans = self._spans, ()
-        code = 0 if error is None else getattr(error, "code", FlightserveError.code)
+        failed = error if isinstance(error, FlightserveError) else FlightserveError
+        code, ended_ns = 0 if error is None else failed.code, self._makes.clock()
         for parent, own in spans:
             self._makes.record(
-                Span(
-                    self._name, self._kind, own, parent.span, self._started_ns, self._makes.clock(), self._about,
-                    code if isinstance(code, int) else FlightserveError.code,
-                )
-            )  # fmt: skip
+                Span(self._name, self._kind, own, parent.span, self._started_ns, ended_ns, self._about, code)
+            )

@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from flightserve.core.tracing import SpanContext, TraceSampler
 from flightserve.types import RequestMeta
-from flightserve.wire.status import Code
+from flightserve.wire.status import name_of
 
 # Spans that wait to be sent.
 QUEUED_MAX: Final = 4096
@@ -28,7 +28,6 @@ Kind: TypeAlias = Literal["server", "client", "internal"]
 Value: TypeAlias = str | int | float | bool
 # A deployment and its method, as far as there are such.
 Known: TypeAlias = tuple[str, str]
-_CODE_NAMES: Final = {int(code): code.name for code in Code}
 
 
 class Span(NamedTuple):
@@ -48,7 +47,7 @@ class Span(NamedTuple):
     @property
     def error(self) -> str:
         """The name of the code that it failed with, "" where it did not."""
-        return _CODE_NAMES.get(self.code, str(self.code)) if self.code else ""
+        return name_of(self.code) if self.code else ""
 
 
 class HttpAsked(NamedTuple):

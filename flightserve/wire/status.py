@@ -27,6 +27,14 @@ class Code(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
+_NAMES: Final = {int(code): code.name for code in Code}
+
+
+def name_of(code: int) -> str:
+    """The code's name; of a number that is none, the number."""
+    return _NAMES.get(code) or str(code)
+
+
 class Fault(enum.Enum):
     """Whose doing an outcome is; clients and alerts want to tell these apart."""
 

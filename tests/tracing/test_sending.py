@@ -100,7 +100,9 @@ def test_a_collector_that_is_gone_is_told_of_once_and_again_when_it_is_there(
         record.getMessage() for record in caplog.records if record.name.startswith(("flightserve", "opentelemetry"))
     ]
     assert len(said) == 2, said
-    assert said[0].startswith(f"traces are dropped: the collector at http://127.0.0.1:{refusing_port} does not take them:")
+    assert said[0].startswith(
+        f"traces are dropped: the collector at http://127.0.0.1:{refusing_port} does not take them:"
+    )
     assert "UNAVAILABLE" in said[0]
     assert "takes them again" in said[1]
 

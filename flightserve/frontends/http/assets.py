@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flightserve.frontends.edge import echoable_request_id
+from flightserve.frontends.http.answers import request_id_of
 from flightserve.frontends.http.etags import is_named
 
 _TYPES: Final = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8",
@@ -50,12 +50,10 @@ def _asset(content: bytes, name: str) -> Asset:
 def give(request: Request, asset: Asset) -> Response:
     """The file, or 304 for who has it."""
     headers = {
-        "x-request-id": echoable_request_id(request.headers.get("x-request-id")),
+        "x-request-id": request_id_of(request),
         "etag": asset.etag,
         "cache-control": "no-cache",
         "content-security-policy": POLICY,
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
     }
     named = request.headers.get("if-none-match")
     if named is not None and is_named(asset.etag.encode(), named.encode("latin-1")):

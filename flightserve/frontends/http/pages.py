@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,7 +18,8 @@ from flightserve.config import EdgeLimits
 from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, Unavailable
-from flightserve.frontends.edge import as_error, check_name, echoable_request_id
+from flightserve.frontends.edge import as_error, check_name
+from flightserve.frontends.http.answers import JSON_TYPE, answer, answer_json, request_id_of
 from flightserve.frontends.http.assets import assets_in, give
 from flightserve.frontends.http.console.routes import ConsolePages
 from flightserve.frontends.http.errors import (
@@ -39,7 +39,6 @@ from flightserve.frontends.kserve.statistics import ModelStatistics
 from flightserve.frontends.seen import deployments_for, method_for
 from flightserve.metrics import CONTENT_TYPE, Metrics
 
-JSON_TYPE = "application/json"
 WEB: Final = assets_in()
 
 
@@ -82,15 +81,15 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         allowed = preflight(dict(scope["headers"])) if scope["method"] == "OPTIONS" else None
-        answer: ASGIApp = self._starlette
+        answers: ASGIApp = self._starlette
         try:
             if allowed is None:
                 await recognise(self._access, scope)
             else:
-                answer = Response(status_code=204, headers=allowed)
+                answers = Response(status_code=204, headers=allowed)
         except FlightserveError as error:
-            answer = await _error(Request(scope), error)
-        await answer(scope, receive, send)
+            answers = await _error(Request(scope), error)
+        await answers(scope, receive, send)
 
 
 class _Pages:
@@ -111,7 +110,7 @@ class _Pages:
         self._is_draining = is_draining
 
     async def healthz(self, request: Request) -> Response:
-        return _json(request, {"status": "ok"})
+        return answer_json(request, {"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
         if self._is_draining():
@@ -120,18 +119,18 @@ class _Pages:
             raise Unavailable("not every deployment has a replica that answers yet")
         # They have names of what is deployed.
         notes = () if self._closed else getattr(self._service, "notes", ())
-        return _json(request, {"status": "degraded", "problems": notes} if notes else {"status": "ready"})
+        return answer_json(request, {"status": "degraded", "problems": notes} if notes else {"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
         check(request, "metrics")
         tiers = getattr(self._service, "metrics", None)  # the data plane's client has the other tiers' statistics
         if tiers is not None:
             self._metrics.set_tiers(tiers, getattr(self._service, "measured", ()))
-        return _page(request, self._metrics.text(), CONTENT_TYPE)
+        return answer(request, self._metrics.text(), CONTENT_TYPE)
 
     async def openapi(self, request: Request) -> Response:
         seen = deployments_for(principal_of(request), self._service)
-        return self._own(_json(request, openapi(seen, self._sql_by, self._closed)))
+        return answer_json(request, openapi(seen, self._sql_by, self._closed))
 
     async def docs(self, request: Request) -> Response:
         return _file(request, "docs.html")
@@ -141,20 +140,14 @@ class _Pages:
 
     async def deployments(self, request: Request) -> Response:
         found = [describe_deployment(spec) for spec in deployments_for(principal_of(request), self._service)]
-        return self._own(_json(request, {"deployments": found, "sql_by": self._sql_by}))
+        return answer_json(request, {"deployments": found, "sql_by": self._sql_by})
 
     async def method(self, request: Request) -> Response:
         names = request.path_params["deployment"], request.path_params["method"]
         for name in names:
             check_name(name, self._limits)
         spec, method = method_for(principal_of(request), self._service, *names)
-        return self._own(_json(request, describe_method(spec, method)))
-
-    def _own(self, response: Response) -> Response:
-        """What is said to one is not for another."""
-        if self._closed:
-            response.headers["cache-control"] = "no-store"
-        return response
+        return answer_json(request, describe_method(spec, method))
 
     async def sql(self, request: Request) -> Response:
         """A POST is a call, and never comes here (`calls`); this is for what to say to other HTTP methods."""
@@ -166,22 +159,10 @@ _SQL_TAKES: Final = (
 )
 
 
-def _json(request: Request, content: object) -> Response:
-    return _page(request, orjson.dumps(content), JSON_TYPE)
-
-
 def _file(request: Request, name: str) -> Response:
     if name not in WEB:
         raise NoRoute(f"nothing is served at /docs/{name[:128]}; /docs shows what is")
     return give(request, WEB[name])
-
-
-def _page(request: Request, content: bytes | str, content_type: str) -> Response:
-    return Response(content, headers={"content-type": content_type, "x-request-id": _request_id(request)})
-
-
-def _request_id(request: Request) -> str:
-    return echoable_request_id(request.headers.get("x-request-id"))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -219,7 +200,7 @@ def _bad_path(path: str) -> FlightserveError:
 
 
 async def _error(request: Request, error: Exception) -> Response:
-    request_id = _request_id(request)
+    request_id = request_id_of(request)
     shown = as_error(error, request_id)
     status = http_status(shown)
     body = error_body(shown, request_id)

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from flightserve.contracts.service import Service
 from flightserve.errors import InvalidArgument, TooLarge, Unavailable
-from flightserve.frontends.edge import echoable_request_id
+from flightserve.frontends.http.answers import JSON_TYPE, request_id_of
 from flightserve.frontends.http.visitors import principal_of
 from flightserve.frontends.kserve.models import (
     Model,
@@ -30,7 +30,6 @@ from flightserve.frontends.kserve.statistics import ModelStatistics
 PREFIX: Final = "/v2"
 # What a request for the index may be.
 INDEX_BYTES_MAX: Final = 4096
-_JSON: Final = "application/json"
 
 
 class _IndexRequest(msgspec.Struct):
@@ -139,6 +138,6 @@ async def _only_ready(request: Request) -> bool:
 
 
 def _page(request: Request, content: Any) -> Response:
-    headers = {"x-request-id": echoable_request_id(request.headers.get("x-request-id"))}
+    headers = {"x-request-id": request_id_of(request)}
     body = b"" if content is None else orjson.dumps(content)
-    return Response(body, headers=headers, media_type=None if content is None else _JSON)
+    return Response(body, headers=headers, media_type=None if content is None else JSON_TYPE)

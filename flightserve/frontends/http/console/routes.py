@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,7 +23,7 @@ from flightserve.contracts.own_app import OwnApp
 from flightserve.contracts.service import Service
 from flightserve.contracts.warehouse import is_internal
 from flightserve.errors import InvalidArgument
-from flightserve.frontends.edge import echoable_request_id
+from flightserve.frontends.http.answers import JSON_TYPE, answer, answer_json
 from flightserve.frontends.http.assets import assets_in, give
 from flightserve.frontends.http.console.history import ALL, EVERY_S, FIELDS, WINDOW_S, History, Moment
 from flightserve.frontends.http.console.live import Live, number
@@ -82,11 +81,11 @@ class ConsolePages:
             "query": principal.rights.any_tables,
             "call": not self._closed or any(not is_internal(spec, method) for spec in specs for method in spec.methods),
         }
-        return _changing(request, orjson.dumps(content))
+        return answer_json(request, content)
 
     async def live(self, request: Request) -> Response:
         """The app as it is."""
-        return _changing(request, await self._live.body())
+        return answer(request, await self._live.body(), JSON_TYPE)
 
     async def history(self, request: Request) -> Response:
         """Samples of all deployments together, or of one."""
@@ -105,7 +104,7 @@ class ConsolePages:
             "fields": FIELDS,
             "samples": [_row(sample, numbers, now_ns) for sample, numbers in found],
         }
-        return _changing(request, orjson.dumps(content))
+        return answer_json(request, content)
 
 
 def _after(text: str) -> int:
@@ -117,13 +116,3 @@ def _after(text: str) -> int:
 def _row(sample: Moment, numbers: Sequence[float], now_ns: int) -> list[float | None]:
     """Its number, how many seconds ago it was, and its numbers."""
     return [sample.number, round((now_ns - sample.at_ns) / NS_PER_S, 1), *map(number, numbers)]
-
-
-def _changing(request: Request, content: bytes) -> Response:
-    headers = {
-        "content-type": "application/json",
-        "cache-control": "no-store",
-        "x-content-type-options": "nosniff",
-        "x-request-id": echoable_request_id(request.headers.get("x-request-id")),
-    }
-    return Response(content, headers=headers)
