@@ -6,11 +6,7 @@ They are small: few colours, and together at most `BYTES_MAX`.
 from __future__ import annotations
 
 import io
-import json
 import random
-import shutil
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,9 +16,12 @@ from typing import Final
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from benchmarks.harness import serving
+from benchmarks.processes import Server
 from examples.flights import data
+from tests.frontends.http.browsing import CHROMIUM, launched
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "console"
 BYTES_MAX: Final = 200_000
@@ -34,20 +33,6 @@ QUERY: Final = """SELECT name, avg(arr_delay) AS minutes_late, count(*) AS fligh
 FROM flights JOIN airlines USING (carrier)
 GROUP BY ALL
 ORDER BY minutes_late DESC"""
-
-
-@contextmanager
-def served() -> Iterator[str]:
-    """The example's HTTP address."""
-    command = [sys.executable, "-m", "flightserve", "run", "examples.flights.app:app", "--http-port", "0",
-               "--grpc-port", "0", "--flight-port", "0", "--zmq-port", "0"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield json.loads(process.stdout.readline().removeprefix("ready "))["http"]
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
 
 
 @contextmanager
@@ -110,13 +95,13 @@ def pictures(page: Page, address: str) -> Iterator[int]:
 
 def main() -> None:
     """Serve, load, look."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
+    if CHROMIUM is None:
         sys.exit("there is no chromium on this machine: apt-get install chromium")
     data.ensure_all()
     FOLDER.mkdir(exist_ok=True)
-    with served() as address, loaded(address), sync_playwright() as playwright:
-        with playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]) as browser:
+    with Server(serving("examples.flights.app:app")) as server:
+        address = server.addresses["http"]
+        with loaded(address), launched() as browser:
             page = browser.new_page(viewport=SIZE)  # type: ignore[arg-type]
             while len(httpx.get(f"{address}/console/history").json()["samples"]) < SAMPLES:
                 page.wait_for_timeout(1000)

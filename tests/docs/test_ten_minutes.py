@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import sys
 import time
@@ -29,7 +28,6 @@ PROTOCOLS = ("http", "grpc", "flight", "zmq")
 PROMPT = "at-the-prompt> "
 WAIT_S = 90.0
 STYLES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[()][A-Z0-9])|\r")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Shell:
@@ -135,16 +133,13 @@ def take(block: Block, shells: dict[str, Shell], folder: Path, ports: dict[str, 
 
 def browse(steps: str) -> None:
     """Do what the page says in a browser; nothing where there is none."""
+    from playwright.sync_api import expect
+
+    from tests.frontends.http.browsing import CHROMIUM, launched
+
     if CHROMIUM is None:
         return
-    from playwright.sync_api import expect, sync_playwright
-
-    from tests.frontends.http.test_browser import ARGUMENTS
-
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser,
-    ):
+    with launched() as browser:
         page = browser.new_page()
         page.set_default_timeout(30_000)
         block = page.locator("body")

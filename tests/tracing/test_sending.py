@@ -43,7 +43,7 @@ def traces(endpoint: str) -> Iterator[Traces]:
 
 
 @pytest.fixture
-def refusing_port() -> Iterator[int]:
+def closed_port() -> Iterator[int]:
     """A port that nobody listens at, and that is kept for who will."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -81,27 +81,28 @@ def test_what_waits_is_sent_also_by_a_thread_that_begins_late(monkeypatch: pytes
 
 
 def test_a_collector_that_is_gone_is_told_of_once_and_again_when_it_is_there(
-    refusing_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    closed_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(otlp, "SEND_TIMEOUT_S", 0.5)
     monkeypatch.setattr(sending, "PAUSE_S", 0.01)
     caplog.set_level(logging.DEBUG)
-    with traces(f"http://127.0.0.1:{refusing_port}") as made:
+    with traces(f"http://127.0.0.1:{closed_port}") as made:
         for lost in range(1, 4):
             made.tracer.record(span())
             eventually(lambda: made.tracer.statistics()["spans_dropped"] == lost, 20, "it is dropped")  # noqa: B023
-        with receiving(f"127.0.0.1:{refusing_port}") as receiver:
+        with receiving(f"127.0.0.1:{closed_port}") as receiver:
             sent = 0
-            while not receiver.spans:
+            while not made.tracer.sent:
                 made.tracer.record(span())
                 sent += 1
                 eventually(lambda: sum(made.tracer.statistics().values()) == 3 + sent, 20, "it is settled")  # noqa: B023
+        assert receiver.spans
     said = [
         record.getMessage() for record in caplog.records if record.name.startswith(("flightserve", "opentelemetry"))
     ]
     assert len(said) == 2, said
     assert said[0].startswith(
-        f"traces are dropped: the collector at http://127.0.0.1:{refusing_port} does not take them:"
+        f"traces are dropped: the collector at http://127.0.0.1:{closed_port} does not take them:"
     )
     assert "UNAVAILABLE" in said[0]
     assert "takes them again" in said[1]

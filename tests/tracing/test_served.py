@@ -66,6 +66,13 @@ def post(system: Served, path: str, body: object, traceparent: str = "") -> tupl
             return error.code, json.load(error)
 
 
+def called(system: Served, path: str, body: object, status: int) -> str:
+    """The new trace of a call that is answered so."""
+    trace, traceparent = traced()
+    assert post(system, path, body, traceparent)[0] == status
+    return trace
+
+
 def lines(spans: list[Got]) -> list[str]:
     """Each span as the names of those above it, and its own."""
     by_number = {each.span: each for each in spans}
@@ -110,17 +117,13 @@ def check_tree(protocol: str, spans: list[Got], system: Served) -> None:
 
 
 def test_calls_onwards_and_stages_stand_below_who_makes_them(system: Served, receiver: Receiver) -> None:
-    rows = {"columns": {"a": [1]}}
-    trace, traceparent = traced()
-    assert post(system, "/v1/Shop/buy", rows, traceparent)[0] == 200
+    bought, scored = [called(system, path, {"columns": {"a": [1]}}, 200) for path in ("/v1/Shop/buy", "/v1/score/run")]
     buy, call = "POST /v1/Shop/buy", "POST /v1/Shop/buy > micro-batch Shop.buy > call Pricing.charge"
-    assert lines(receiver.wait_for(trace, 6)) == [
+    assert lines(receiver.wait_for(bought, 6)) == [
         buy, f"{buy} > micro-batch Shop.buy", call, f"{call} > micro-batch Pricing.charge",
         f"{call} > queue Pricing.charge", f"{buy} > queue Shop.buy",
     ]  # fmt: skip
-    trace, traceparent = traced()
-    assert post(system, "/v1/score/run", rows, traceparent)[0] == 200
-    spans = receiver.wait_for(trace, 8)
+    spans = receiver.wait_for(scored, 8)
     stages = {
         (span.name, span.about["flightserve.pipeline.stage"])
         for span in spans
@@ -131,31 +134,33 @@ def test_calls_onwards_and_stages_stand_below_who_makes_them(system: Served, rec
 
 
 def test_a_micro_batch_links_to_the_requests_it_merged(system: Served, receiver: Receiver) -> None:
-    # While the first runs, the others wait, and go together.
-    traces = [traced() for _ in range(5)]
-    rows = {"columns": {"a": [1]}}
-    with ThreadPoolExecutor(len(traces)) as pool:
-        assert {
-            status for status, _ in pool.map(lambda each: post(system, "/v1/Pricing/charge", rows, each[1]), traces)
-        } == {200}
-    runs = [receiver.wait_for(trace, 3)[2] for trace, _ in traces]
-    merged = [run for run in runs if run.about["flightserve.micro_batch.requests"] > 1]
-    assert len(merged) > 1
+    rounds = (merged_of(5, system, receiver) for _ in range(10))
+    merged = next((runs for runs in rounds if len(runs) > 1), [])
     first = next(run for run in merged if run.parent in run.links)
     together = [run for run in merged if run is first or run.links == (first.span,)]
     assert set(first.links) == {run.parent for run in together}
     assert len(first.links) == first.about["flightserve.micro_batch.requests"]
 
 
+def merged_of(count: int, system: Served, receiver: Receiver) -> list[Got]:
+    """What ran for several of so many requests at once. While the first runs the others wait, unless they are late."""
+    traces = [traced() for _ in range(count)]
+    rows = {"columns": {"a": [1]}}
+    with ThreadPoolExecutor(count) as pool:
+        assert {
+            status for status, _ in pool.map(lambda each: post(system, "/v1/Pricing/charge", rows, each[1]), traces)
+        } == {200}
+    runs = [receiver.wait_for(trace, 3)[2] for trace, _ in traces]
+    return [run for run in runs if run.about["flightserve.micro_batch.requests"] > 1]
+
+
 def test_errors_have_their_code_and_nothing_of_what_was_said(system: Served, receiver: Receiver) -> None:
-    trace, traceparent = traced()
-    assert post(system, "/v1/Shop/later", {"columns": {"a": [4711]}}, traceparent)[0] == 500
-    spans = receiver.wait_for(trace, 6)
+    failed = called(system, "/v1/Shop/later", {"columns": {"a": [4711]}}, 500)
+    unknown = called(system, "/v1/planted-there/is", {}, 404)
+    spans = receiver.wait_for(failed, 6)
     assert {span.name for span in spans if not span.error} == {"queue Shop.later", "queue Pricing.fail"}
     assert {span.error for span in spans if span.error} == {"INTERNAL"}
-    trace, traceparent = traced()
-    assert post(system, "/v1/planted-there/is", {}, traceparent)[0] == 404
-    (refused,) = receiver.wait_for(trace, 1)
+    (refused,) = receiver.wait_for(unknown, 1)
     assert (refused.name, refused.error) == ("POST /v1/{deployment}/{method}", "NOT_FOUND")
     assert refused.about["http.response.status_code"] == 404
 
@@ -202,9 +207,7 @@ def test_a_caller_who_asks_for_none_gets_none(system: Served, receiver: Receiver
     for caller in callers.values():
         assert caller.call("charge", GOOD, "Pricing", traceparent=f"00-{refused}-{CALLER}-00").code == "OK"
         assert caller.call("charge", GOOD, "Pricing").code == "OK"
-    trace, traceparent = traced()
-    assert post(system, "/v1/Pricing/charge", {"columns": {"a": [1]}}, traceparent)[0] == 200
-    receiver.wait_for(trace, 3)
+    receiver.wait_for(called(system, "/v1/Pricing/charge", {"columns": {"a": [1]}}, 200), 3)
     assert receiver.of(refused) == []
     asked_for = {each.trace for each in receiver.spans if each.parent == CALLER}
     assert {each.trace for each in receiver.spans} == asked_for
@@ -227,8 +230,7 @@ def test_nothing_that_was_planted_is_in_any_span(receiver: Receiver) -> None:
 
 
 def test_what_is_not_sent_when_the_app_ends_is_sent_then(system: Served, receiver: Receiver) -> None:
-    trace, traceparent = traced()
-    assert post(system, "/v1/Pricing/charge", {"columns": {"a": [1]}}, traceparent)[0] == 200
+    trace = called(system, "/v1/Pricing/charge", {"columns": {"a": [1]}}, 200)
     system.process.terminate()
     assert system.process.wait(60) == 0
     assert len(receiver.of(trace)) == 3

@@ -1,12 +1,8 @@
-"""What people do in a browser, in a real one: /docs, a query in the address bar, and pages of other origins.
-
-The browser is Debian's Chromium (`apt-get install chromium`; CI does). Without one the tests are skipped.
-"""
+"""What people do in a browser, in a real one: /docs, a query in the address bar, and pages of other origins."""
 
 from __future__ import annotations
 
 import http.server
-import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -18,22 +14,19 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 import flightserve as fs
 from flightserve.config import FrontendOptions
 from flightserve.frontends.host import FrontendHost
 from flightserve.metrics import Metrics
 from flightserve.testing import LocalService
+from tests.frontends.http.browsing import BROWSES, launched, watched_page
 from tests.frontends.rpc_support import WATCHED, Probe
 from tests.frontends.sql.support import ENDLESS, PEOPLE
 from tests.support import eventually
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-# As root Chromium has no sandbox; the others keep it from looking for its maker's hosts.
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+pytestmark = BROWSES
 
 
 @fs.deployment
@@ -87,7 +80,7 @@ def pages(html: bytes) -> Iterator[str]:
             """Say nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -113,23 +106,14 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        with playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as chromium:
-            yield chromium
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture
 def page(browser: Browser, served: Served) -> Iterator[Page]:
-    """A page that may load from our servers only; afterwards no script of it may have failed."""
-    faults: list[str] = []
-    with browser.new_page(accept_downloads=True) as page:
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: faults.extend(
-            [request.url] * (not request.url.startswith((*served, "http://localhost:", "blob:", "data:")))
-        ))  # fmt: skip
-        page.set_default_timeout(20_000)
+    with watched_page(browser, *served, "http://localhost:") as page:
         yield page
-    assert faults == []
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from flightserve.frontends.http.console.history import History
 from flightserve.frontends.http.console.live import PROCESSES_MAX, Live
 from flightserve.frontends.http.console.routes import ASSETS, _after
 from tests.frontends.http.console_support import Supervisor
+from tests.support import eventually
 
 
 class Nothing:
@@ -55,7 +56,7 @@ def test_all_who_look_at_once_see_one_picture() -> None:
         held = threading.Event()
         looked.supervisor.held = held
         gone, stays = (asyncio.ensure_future(looked.live.body()) for _ in range(2))
-        await asyncio.sleep(0)
+        await asyncio.to_thread(eventually, lambda: looked.supervisor.asked == 2, what="both wait for the picture")
         gone.cancel()
         held.set()
         await stays
