@@ -1,8 +1,7 @@
-"""Spans as OpenTelemetry's SDK has them, and its exporters: the one module that knows the library."""
+"""OpenTelemetry's exporters, and whether they are there. `readable` makes what they take."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import logging
 import threading
@@ -12,9 +11,8 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from flightserve.clock import monotonic_ns
-from flightserve.core.tracing import SpanContext
 from flightserve.errors import ConfigError
-from flightserve.tracing.spans import Kind, Span, Value
+from flightserve.tracing.spans import Span, Value
 
 # One try of sending, with the library's own tries again.
 SEND_TIMEOUT_S: Final = 5.0
@@ -23,7 +21,6 @@ HTTP_PORT: Final = 4318
 HTTP_PATH: Final = "/v1/traces"
 _EXPORTERS: Final = "opentelemetry.exporter.otlp.proto"
 _NEEDED: Final = ("opentelemetry.sdk.trace", f"{_EXPORTERS}.grpc", f"{_EXPORTERS}.http")
-_SCOPE: Final = "flightserve"
 _LIBRARY_LOG: Final = "opentelemetry.exporter.otlp"
 
 
@@ -77,15 +74,13 @@ def _exporter(endpoint: str) -> Any:
 
 class _OtlpSender:
     def __init__(self, exporter: Any, about: Mapping[str, Value]) -> None:
-        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace.export import SpanExportResult
-        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+        from flightserve.tracing.readable import Readable
 
         self._exporter = exporter
         self._well = SpanExportResult.SUCCESS
-        # What the environment says (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) goes before.
-        self._resource = Resource(dict(about)).merge(OTELResourceDetector().detect())
-        self._scope = InstrumentationScope(_SCOPE, importlib.metadata.version("flightserve"))
+        self._readable = Readable(about)
         self._said = _Said()
         for name in (_LIBRARY_LOG, *_children_of(_LIBRARY_LOG)):
             logging.getLogger(name).addFilter(self._said)
@@ -102,40 +97,6 @@ class _OtlpSender:
 
     def close(self) -> None:
         self._exporter.shutdown()
-
-    def _readable(self, span: Span, wall_ns: int) -> Any:
-        from opentelemetry.sdk.trace import ReadableSpan
-        from opentelemetry.trace import Link
-        from opentelemetry.trace.status import Status, StatusCode
-
-        parent = _context(SpanContext(span.own.trace, span.parent), True) if span.parent else None
-        attributes = dict(span.attributes) | ({"error.type": span.error} if span.error else {})
-        return ReadableSpan(
-            name=span.name,
-            context=_context(span.own, False),
-            parent=parent,
-            resource=self._resource,
-            attributes=attributes,
-            links=[Link(_context(each, True)) for each in span.links],
-            kind=_kinds()[span.kind],
-            status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.UNSET),
-            start_time=span.started_ns + wall_ns,
-            end_time=span.ended_ns + wall_ns,
-            instrumentation_scope=self._scope,
-        )
-
-
-def _context(context: SpanContext, is_remote: bool) -> Any:
-    from opentelemetry.trace import SpanContext as OfLibrary
-    from opentelemetry.trace import TraceFlags
-
-    return OfLibrary(int(context.trace, 16), int(context.span, 16), is_remote, TraceFlags(TraceFlags.SAMPLED))
-
-
-def _kinds() -> Mapping[Kind, Any]:
-    from opentelemetry.trace import SpanKind
-
-    return {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "internal": SpanKind.INTERNAL}
 
 
 def _children_of(name: str) -> list[str]:
