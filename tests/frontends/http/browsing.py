@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("google-chrome")
 # As root Chromium has no sandbox; the others keep it from looking for its maker's hosts.
@@ -23,6 +23,8 @@ _OWN: Final = ("blob:", "data:")
 @contextmanager
 def launched() -> Iterator[Browser]:
     """The browser, until the block ends. One for a whole file: it takes a second."""
+    # Its own 5 s are what a busy machine may take for a page.
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         with playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser:
             yield browser

@@ -157,6 +157,17 @@ def choices(page: Page) -> Locator:
 # ---- tiers
 
 
+# How busy two processes are, which have the same number on two nodes.
+BUSY = """async () => {
+  const { Lately } = await import(new URL("console/figures.js", document.baseURI));
+  const lately = new Lately();
+  const at = (now, ...seconds) => lately.of({ processes: seconds.map((busy_seconds, place) => (
+    { name: `replica-A-${place}`, pid: 7, numbers: { lanes: 1, busy_seconds } })) }, now);
+  at(0, 0, 100);
+  return at(4000, 4, 100).map(({ busy }) => busy);
+}"""
+
+
 def test_the_tiers_are_drawn_as_they_are_now(page: Page, console: Console) -> None:
     opened(page, console, "Tiers")
     picture = page.get_by_role("img", name=re.compile("1 frontend, 1 router, 5 replicas of 3 deployments; 3 requests"))
@@ -174,6 +185,7 @@ def test_the_tiers_are_drawn_as_they_are_now(page: Page, console: Console) -> No
     expect(page.get_by_role("row").filter(has_text=f"load {MARKUP}")).to_be_visible()
     expect(page.locator("main img")).to_have_count(0)
     expect(page.get_by_role("status")).to_have_text(f"This app is insecure: {insecure}")
+    assert page.evaluate(BUSY) == [1, 0]
 
 
 def test_a_server_that_is_gone_is_said_and_comes_back(page: Page, console: Console) -> None:
