@@ -85,13 +85,16 @@ class CertificateFiles:
         self._now_s = now_s
         self._seen = files.stamp()
         self._warned = False
+        # Why what they say now is not taken up.
+        self._fault = ""
         self.newest = read(files, now_s())
         self.on_change: list[Callable[[Certificate], None]] = []
 
     def look(self) -> None:
-        """Take up what changed."""
+        """Take up what changed. What was wrong is tried again, though the files are the same: a certificate may have
+        become valid, or a file readable."""
         seen = self._files.stamp()
-        if seen != self._seen:
+        if seen != self._seen or self._fault:
             self._seen = seen
             self._take()
         if not self._warned and (left_s := self.newest.expires_s - self._now_s()) < EXPIRES_SOON_S:
@@ -102,8 +105,11 @@ class CertificateFiles:
         try:
             newest = read(self._files, self._now_s())
         except ConfigError as error:
-            log.warning("the certificate stays the one from before: %s", error.message)
+            if error.message != self._fault:
+                self._fault = error.message
+                log.warning("the certificate stays the one from before: %s", error.message)
             return
+        self._fault = ""
         before, self.newest = self.newest, newest
         if newest.content == before.content:
             return

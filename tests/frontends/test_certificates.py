@@ -136,6 +136,24 @@ def test_what_changes_is_taken_up_when_all_of_it_is_good(tmp_path: Path, caplog:
     assert second.key.decode().split("\n")[1] not in repr(held.newest)
 
 
+def test_what_was_wrong_is_tried_again_though_the_files_are_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = [time.time()]
+    files = written(tmp_path, issued())
+    held = CertificateFiles(files, lambda: now_s[0])
+    # As of a CA whose clock is ahead of ours.
+    early = issued(begins_days=1)
+    written(tmp_path, early)
+    for _ in range(2):
+        held.look()
+    assert held.newest.chain != early.chain
+    assert caplog.text.count("is not valid yet") == 1
+    now_s[0] += 1.5 * DAY_S
+    held.look()
+    assert held.newest.chain == early.chain
+
+
 def test_a_certificate_that_expires_soon_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     now_s = time.time()
     held = CertificateFiles(written(tmp_path, issued(ends_days=10)), lambda: now_s)

@@ -32,7 +32,7 @@ _EVERY_DOMAIN: Final = "*"
 # Z85 of 32 bytes.
 _KEY_LENGTH: Final = 40
 
-_Stamp = tuple[tuple[str, int, int], ...] | None
+_Stamp = tuple[tuple[str, int, int, int], ...] | None
 
 
 class CurveKeys:
@@ -79,7 +79,10 @@ class CurveKeys:
     def _stamped(self) -> _Stamp:
         if not (self._folder / CLIENTS).is_dir():
             return None
-        return tuple((str(each), (found := each.stat()).st_size, found.st_mtime_ns) for each in self._files())
+        # The last is another one where a file has another owner, too: then it may be read by now.
+        return tuple(
+            (str(each), (found := each.stat()).st_size, found.st_mtime_ns, found.st_ctime_ns) for each in self._files()
+        )
 
     def _read_clients(self) -> dict[bytes, str] | None:
         if not (self._folder / CLIENTS).is_dir():
