@@ -74,7 +74,7 @@ class RunningQueries:
         started_ns = monotonic_ns()
         self._check_open()
         with entering(begin()) as visit:
-            answer = self._prefetch.take(ticket)
+            answer = self._prefetch.take(ticket, meta.caller)
             if answer is None:
                 meta = traced(meta)
                 answer = self._gateway.open(ticket.statement, meta, gone, ticket.merged)

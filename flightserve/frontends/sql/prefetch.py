@@ -105,12 +105,17 @@ class Prefetch:
                 return False
         return True
 
-    def take(self, ticket: QueryTicket) -> Answer | None:
-        """The ticket's early answer, if there is one, for the caller to read and close."""
+    def take(self, ticket: QueryTicket, caller: str = "") -> Answer | None:
+        """The ticket's early answer, if there is one, for whoever asks to read and close. It was made by the rights of
+        `caller` (`RequestMeta.caller`), or is of no use: one name may come with other roles."""
         early = self._pop(ticket)
         if early is None:
             return None
-        self._ended(ticket.warehouse, True)
+        is_his = early.answer.meta.caller == caller
+        self._ended(ticket.warehouse, is_his)
+        if not is_his:
+            early.answer.close()
+            return None
         return early.answer
 
     def drop(self, ticket: QueryTicket) -> None:

@@ -94,6 +94,13 @@ def test_a_text_is_begun_early_once_it_was_small_and_quick(harness: Harness) -> 
     assert harness.ended == [("lake", True)]
 
 
+def test_one_of_other_roles_gets_none_that_was_begun_by_his_name(harness: Harness) -> None:
+    harness.learn("a")
+    harness.prefetch.begin(ticket("a"), RequestMeta(caller="ann clerk,admin"))
+    assert harness.prefetch.take(ticket("a"), "ann clerk") is None
+    assert harness.begun[0].closed.is_set() and harness.ended == [("lake", False)]
+
+
 @pytest.mark.parametrize(
     ("took_ns", "whole_bytes"), [(60 * NS_PER_S + 1, 1), (1, SMALL_BYTES + 1), (1, None)], ids=["slow", "large", "more"]
 )
