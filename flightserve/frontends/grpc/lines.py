@@ -69,6 +69,10 @@ class LinedStream(Stream):
                 line.popleft()
                 self._places.release()
         except Exception as error:
+            # The first of them has ended.
+            line.popleft()
+            for behind in line:
+                give_up(behind)
             self._order.put_nowait(Unavailable(f"the stream broke: {type(error).__name__}"))
         del self._lines[name]
         if not self._lines:
