@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from flightserve.contracts.access import Visit
+from flightserve.contracts.warehouse import KIND
+from flightserve.core.access.rights import Principal
+from flightserve.types import DeploymentSpec, RequestMeta
 
 
 class TalliedVisit:
@@ -20,3 +25,12 @@ class TalliedVisit:
 
     def __repr__(self) -> str:
         return f"<TalliedVisit {self.rows} rows>"
+
+
+def shortened(meta: RequestMeta, principal: Principal, deployment: DeploymentSpec, now_ns: int) -> RequestMeta:
+    """That of a request of his: what a warehouse does, by whatever way it is asked, is a query, and his longest query
+    ends it, if nothing does before."""
+    if deployment.kind != KIND:
+        return meta
+    deadline_ns = principal.limits.shorten(meta.deadline_ns, now_ns)
+    return meta if deadline_ns == meta.deadline_ns else msgspec.structs.replace(meta, deadline_ns=deadline_ns)

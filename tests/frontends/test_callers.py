@@ -284,6 +284,16 @@ def test_limits_of_a_principal(app: Served) -> None:
         assert vera.post("/v1/sql", json={"query": long}).status_code == 504
 
 
+def test_bytes_that_no_head_tells_of_are_counted(app: Served) -> None:
+    inputs = {"inputs": [{"name": "a", "shape": [1], "datatype": "INT64", "data": [1]}]}
+    bodies = {IDENTITY: ROWS, "/v2/models/Probe.typed/infer": json.dumps(inputs).encode()}
+    with client_of(app, "alice") as alice:
+        for path, body in bodies.items():
+            # Chunked.
+            assert alice.post(path, content=iter([body]), headers={"content-type": JSON}).status_code == 200
+    assert [visit.nbytes for visit in app.access.book] == list(map(len, bodies.values()))
+
+
 # ---- every visit has one end
 
 

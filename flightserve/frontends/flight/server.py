@@ -48,6 +48,7 @@ from flightserve.frontends.seen import SeenBy, may_not_call, request_for
 from flightserve.frontends.spans import FLIGHT_SERVICE
 from flightserve.frontends.sql.gateway import Gateway, KnowsDeployments, warehouses
 from flightserve.frontends.sql.tickets import Tickets
+from flightserve.frontends.visits import shortened
 from flightserve.tracing.spans import CallSpans, Known, RpcAsked
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
@@ -306,7 +307,7 @@ class FlightServer(flight.FlightServerBase):
     ) -> None:
         headers: FlightHeaders = context.get_middleware(HEADERS)
         now_ns = monotonic_ns()
-        meta = self._meta(headers, deployment, now_ns)
+        meta = shortened(self._meta(headers, deployment, now_ns), headers.principal, deployment, now_ns)
         timeout_ns = NEVER_NS if meta.deadline_ns == NEVER_NS else meta.deadline_ns - now_ns
         peer = self._entered(context)
         with contextlib.closing(self._service.open_lane()) as lane:

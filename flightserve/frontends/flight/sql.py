@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import pyarrow as pa
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
@@ -37,6 +36,7 @@ from flightserve.frontends.seen import check_queries
 from flightserve.frontends.sql.gateway import Gateway, KnowsDeployments, Statement, choose, warehouses
 from flightserve.frontends.sql.parameters import BoundParameters, read_parameters
 from flightserve.frontends.sql.tickets import CommandTicket, PreparedHandle, QueryTicket, Sealed, Tickets, TransactionId
+from flightserve.frontends.visits import shortened
 from flightserve.proto import flight_pb2
 from flightserve.proto import sql_pb2 as pb
 from flightserve.tracing.spans import Known
@@ -72,9 +72,7 @@ class Caller:
 
     def query_meta(self, spec: DeploymentSpec) -> RequestMeta:
         """Of a statement that runs: his longest query ends it, if nothing does before."""
-        meta = self.meta(spec)
-        until_ns = self.principal.limits.shorten(meta.deadline_ns, monotonic_ns())
-        return meta if until_ns == meta.deadline_ns else msgspec.structs.replace(meta, deadline_ns=until_ns)
+        return shortened(self.meta(spec), self.principal, spec, monotonic_ns())
 
 
 class FlightSql:

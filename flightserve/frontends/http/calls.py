@@ -31,7 +31,7 @@ from flightserve.frontends.edge import as_error, check_name, default_meta, echoa
 from flightserve.frontends.http import sql as http_sql
 from flightserve.frontends.http import streams as http_streams
 from flightserve.frontends.http.bodies import ARROW, EVENTS, JSON, form_in, form_out, packing
-from flightserve.frontends.http.entering import REFUSALS, begin_call, enter, of, refuse
+from flightserve.frontends.http.entering import REFUSALS, begin, begin_call, enter, of, refuse
 from flightserve.frontends.http.errors import MethodNotAllowed
 from flightserve.frontends.http.events import LINES, ByUrl, check_by_url, open_by_url, wants_events, whole
 from flightserve.frontends.http.exchange import UNKNOWN, CallRoute, Exchange
@@ -205,7 +205,7 @@ class HttpCalls:
                 exchange.meta = default_meta(spec, exchange.arrived_ns, exchange.caller)
             exchange.request_id = exchange.meta.request_id
             if self.closed:
-                begin_call(self, exchange, route)
+                begin_call(self, exchange, spec)
             exchange.form_in = form_in(get(b"content-type"))
             exchange.form_out = form_out(get(b"accept"), exchange.form_in)
             encoding = get(b"content-encoding")
@@ -252,6 +252,8 @@ class HttpCalls:
         if exchange.principal is None and exchange.error is None:
             return  # until it is known who calls
         try:
+            if exchange.error is None and exchange.uncounted is not None:
+                begin(self, exchange, "{}.{}".format(*exchange.known), exchange.uncounted, exchange.size)
             if exchange.error is not None:
                 exchange.fail(exchange.error)
             elif exchange.size <= exchange.grouped_bytes_max:

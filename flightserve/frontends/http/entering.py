@@ -13,15 +13,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.core.access.rights import Principal
 from flightserve.errors import FlightserveError, PermissionDenied, ResourceExhausted, TooLarge, Unauthenticated
 from flightserve.frontends.edge import as_error, echoable_request_id
-from flightserve.frontends.http.exchange import CallRoute, Exchange
+from flightserve.frontends.http.exchange import Exchange
 from flightserve.frontends.http.exchange_states import ANSWERED
 from flightserve.frontends.http.heads import KnownSender
+from flightserve.frontends.visits import shortened
+from flightserve.types import DeploymentSpec
 
 if TYPE_CHECKING:
     from flightserve.frontends.http.calls import HttpCalls
@@ -134,25 +134,23 @@ def refuse(exchange: Exchange, error: FlightserveError) -> None:
     exchange.pieces.clear()
 
 
-def begin_call(calls: HttpCalls, exchange: Exchange, target: CallRoute) -> None:
-    """He begins a call. Raises ResourceExhausted, PermissionDenied, Unauthenticated."""
-    declared = exchange.headers.get(b"content-length", b"0")
-    principal, meta = exchange.principal, exchange.meta
-    assert principal is not None
-    exchange.visit = calls.access.begin(
-        principal, f"{target[0]}.{target[1]}", meta.request_id, meta.priority, int(declared)
-    )
-
-
-def begin_query(calls: HttpCalls, exchange: Exchange, nbytes: int) -> None:
-    """He begins a query, which may not take longer than his queries may. Raises as `begin_call`."""
+def begin(calls: HttpCalls, exchange: Exchange, what: str, deployment: DeploymentSpec, nbytes: int) -> None:
+    """He begins a call, or a query (`sql`), of so many bytes. Raises ResourceExhausted, PermissionDenied,
+    Unauthenticated."""
     principal = of(exchange)
+    if principal.limits.max_query_s:
+        exchange.meta = shortened(exchange.meta, principal, deployment, monotonic_ns())
     meta = exchange.meta
-    deadline_ns = principal.limits.shorten(meta.deadline_ns, monotonic_ns())
-    if deadline_ns != meta.deadline_ns:
-        exchange.meta = msgspec.structs.replace(meta, deadline_ns=deadline_ns)
-    meta = exchange.meta
-    exchange.visit = calls.access.begin(principal, "sql", meta.request_id, meta.priority, nbytes)
+    exchange.visit = calls.access.begin(principal, what, meta.request_id, meta.priority, nbytes)
+
+
+def begin_call(calls: HttpCalls, exchange: Exchange, deployment: DeploymentSpec) -> None:
+    """`begin`, by a call's head. Where that does not say how many bytes follow, they come first (`HttpCalls.start`)."""
+    if b"transfer-encoding" in exchange.headers:
+        exchange.uncounted = deployment
+    else:
+        nbytes = int(exchange.headers.get(b"content-length", b"0"))
+        begin(calls, exchange, "{}.{}".format(*exchange.known), deployment, nbytes)
 
 
 def of(exchange: Exchange) -> Principal:

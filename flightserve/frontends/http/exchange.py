@@ -32,7 +32,7 @@ from flightserve.frontends.http.exchange_states import (
     READING,
     ExchangeState,
 )
-from flightserve.types import MethodSpec, RequestMeta
+from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
 if TYPE_CHECKING:
     from flightserve.frontends.http.protocol import EdgeProtocol
@@ -94,6 +94,7 @@ class Exchange:
         "spec",
         "state",
         "status_code",
+        "uncounted",
         "url",
         "visit",
     )
@@ -109,6 +110,8 @@ class Exchange:
         self.principal: Principal | None = ANYBODY
         self.caller = ""
         self.visit: Visit | None = None
+        # Where he is let in once the body is whole, whose size nobody told: the method's deployment.
+        self.uncounted: DeploymentSpec | None = None
         self.arrived_ns = monotonic_ns()
         # Bytes, or a bytearray of several small ones.
         self.pieces: list[Any] = []

@@ -44,7 +44,7 @@ from flightserve.fabric.memory.batches import SchemaCache, encoded
 from flightserve.frontends.edge import meta_of
 from flightserve.frontends.http.bodies import ARROW, CSV, HTML, JSON, NDJSON, PARQUET, form_in, form_out, packing
 from flightserve.frontends.http.encoders import ENCODERS, CsvPieces, Encoder, JsonColumnTexts
-from flightserve.frontends.http.entering import begin_query, of
+from flightserve.frontends.http.entering import begin, of
 from flightserve.frontends.http.errors import UnsupportedMediaType
 from flightserve.frontends.http.etags import NO_STORE, etag_of, is_named, kept_lines
 from flightserve.frontends.http.exchange import CallRoute, Exchange
@@ -157,7 +157,7 @@ async def start(calls: HttpCalls, exchange: Exchange, body: bytes) -> tuple[Asyn
     exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns, NEVER_NS, exchange.caller)
     exchange.request_id = exchange.meta.request_id
     if calls.closed:
-        begin_query(calls, exchange, exchange.size)
+        begin(calls, exchange, "sql", spec, exchange.size)
     statement = Statement(spec.name, asked.query, asked.parameters)
     lines = disposition(exchange.form_out, "" if exchange.body is None else exchange.body.filename)
     if exchange.form_out == HTML:

@@ -18,7 +18,7 @@ from flightserve.contracts.service import AsyncCall
 from flightserve.errors import FlightserveError
 from flightserve.frontends.edge import as_error, echoable_request_id
 from flightserve.frontends.http.bodies import JSON, packing
-from flightserve.frontends.http.entering import begin_call, of
+from flightserve.frontends.http.entering import begin, of
 from flightserve.frontends.http.errors import kserve_error
 from flightserve.frontends.http.exchange import UNKNOWN, CallRoute, Exchange
 from flightserve.frontends.http.exchange_states import ABANDONED
@@ -145,7 +145,7 @@ async def _rows(calls: HttpCalls, exchange: InferExchange, model: Model) -> pa.R
     exchange.meta = meta_of(asked, exchange.header, model, calls.limits, exchange.arrived_ns, NEVER_NS, exchange.caller)
     exchange.request_id = exchange.meta.request_id
     if calls.closed:
-        begin_call(calls, exchange, exchange.known)
+        begin(calls, exchange, "{}.{}".format(*exchange.known), model.deployment, exchange.size)
     exchange.asked = asked.without_contents()
     if is_heavy(asked):
         return await loop.run_in_executor(None, batch_of, asked, model)

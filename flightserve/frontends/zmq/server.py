@@ -43,6 +43,7 @@ from flightserve.frontends import edge
 from flightserve.frontends.edge_watch import Ledger, Watched
 from flightserve.frontends.replies import collect
 from flightserve.frontends.seen import request_for
+from flightserve.frontends.visits import shortened
 from flightserve.frontends.zmq import messages as zmq_messages
 from flightserve.frontends.zmq.curve import CurveGate, CurveKeys, arm
 from flightserve.loops import Every, beside, vital
@@ -334,7 +335,8 @@ class ZmqFrontend:
             deployment_spec, spec = self._service.method(deployment, method)
         asked.known = (deployment, method)
         get = zmq_messages.metadata_of(fields)
-        meta = asked.meta = edge.meta_of(get, deployment_spec, self._limits, asked.started_ns, caller=caller)
+        meta = edge.meta_of(get, deployment_spec, self._limits, asked.started_ns, caller=caller)
+        meta = asked.meta = shortened(meta, principal, deployment_spec, asked.started_ns)
         asked.request_id = meta.request_id
         visit = self._access.begin(principal, f"{deployment}.{method}", meta.request_id, meta.priority, len(body))
         try:

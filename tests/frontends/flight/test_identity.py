@@ -17,6 +17,7 @@ from pyarrow import flight
 import flightserve as fs
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
+from flightserve.contracts.warehouse import request_row
 from flightserve.core.access.rights import PrincipalLimits, Role
 from flightserve.errors import Cancelled
 from flightserve.frontends.flight.server import DEPLOYMENTS, FlightFrontend, FlightServer
@@ -58,7 +59,7 @@ ROLES = {
 }
 PEOPLE_ROLES = {
     "root": ("admin",), "ann": ("clerk",), "use": ("user",), "kit": ("keeper",), "nil": ("nobody",), "rev": ("admin",),
-    "slow": ("admin",),
+    "slow": ("admin",), "brief": ("clerk",),
 }  # fmt: skip
 SECRET = pa.table({"whom": ["Ada"]})
 
@@ -92,7 +93,9 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    access = FixedAccess(PEOPLE_ROLES, ROLES, {"slow": PrincipalLimits(in_flight=1)})
+    access = FixedAccess(
+        PEOPLE_ROLES, ROLES, {"slow": PrincipalLimits(in_flight=1), "brief": PrincipalLimits(max_query_s=0.3)}
+    )
     access.revoked.add("rev")
     lake = fs.sql.Warehouse({"people": PEOPLE, "secret": SECRET}, name="lake", threads=2, memory_limit="300MB")
     lake.query("whose", "SELECT whom FROM secret WHERE whom = $name")
@@ -386,6 +389,18 @@ def test_a_query_is_let_in_and_ends_once_whatever_becomes_of_it(served: Served, 
     ends = [(visit.what, visit.ends) for visit in served.access.visits[before:]]
     assert len(ends) == 2 and all(what == "sql" and len(each) == 1 for what, each in ends)
     assert ends[1][1] == [(0, 1)]
+
+
+def test_a_warehouse_asked_by_its_own_methods_takes_no_longer_than_a_query_may(client: Any) -> None:
+    long = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range + b.range = 1"
+    writer, reader = client.do_exchange(path("lake", "query"), said("Bearer brief-token"))
+    asked = request_row(long, b"")
+    writer.begin(asked.schema)
+    writer.write_batch(asked)
+    with pytest.raises(flight.FlightTimedOutError):
+        reader.read_chunk()
+    with pytest.raises(flight.FlightTimedOutError):
+        writer.close()
 
 
 def test_a_query_that_nobody_begins_to_read_ends(served: Served) -> None:
