@@ -69,8 +69,8 @@ def enter(calls: HttpCalls, exchange: Exchange, sender: KnownSender | None) -> b
 
 
 def _note(sender: KnownSender, principal: Principal, exchange: Exchange) -> None:
-    if sender.principal is not principal:
-        sender.principal, sender.caller, sender.may_call = principal, exchange.caller, False
+    # What he may call is asked again as well: what it calls onwards may be other methods by now.
+    sender.principal, sender.caller, sender.may_call = principal, exchange.caller, False
     sender.until_ns = exchange.arrived_ns + ASKED_NS
 
 
