@@ -16,12 +16,14 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 import flightserve as fs
+from flightserve.errors import Unavailable
 from flightserve.frontends.grpc.server import GrpcFrontend
 from flightserve.frontends.http.pages import Application
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import kserve_pb2 as kserve
 from tests.frontends.access_support import STRANGERS, BookedAccess, booked_access, shown_by
 from tests.frontends.rpc_support import GOOD, Narrow, Probe, served
+from tests.support import eventually
 
 # Rights: of strangers, of whoever says who he is, and those of roles.
 ANYBODY, SIGNED_IN = "anybody", "signed in"
@@ -296,7 +298,7 @@ def test_each_rpc_has_a_row(app: Served) -> None:
     assert {service for service, _ in served} == {OURS, HEALTH, KSERVE, REFLECTION}
 
 
-def test_strangers_do_not_hear_of_deployments_by_their_health(app: Served) -> None:
+def test_strangers_do_not_hear_of_deployments_by_their_health(app: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     def check(name: str, caller: str) -> grpc.StatusCode:
         request = health_pb2.HealthCheckRequest(service=name).SerializeToString()
         return rpc(app, Rpc(HEALTH, "Check", ANYBODY, request), caller)[0]
@@ -304,6 +306,12 @@ def test_strangers_do_not_hear_of_deployments_by_their_health(app: Served) -> No
     assert check("Probe", "alice") == check(OURS, "absent") == OK
     for caller in (*STRANGERS, "nora"):
         assert check("Probe", caller) == check("Nowhere", caller) == grpc.StatusCode.NOT_FOUND
+
+    async def nobody_knows(context: Any) -> Any:
+        raise Unavailable("too many ask")
+
+    monkeypatch.setattr(app.host._running["grpc"]._guard, "recognised", nobody_knows)
+    assert check("Probe", "alice") == grpc.StatusCode.UNAVAILABLE
 
 
 # ---- what each sees
@@ -345,4 +353,4 @@ def test_openapi_says_how_to_sign_in(app: Served) -> None:
 
 def test_every_visit_has_one_end(app: Served) -> None:
     assert {visit.what for visit in app.access.book} >= {"Probe.identity", "Probe.pieces", "Probe.typed", "sql"}
-    assert app.access.unended() == []
+    eventually(lambda: not app.access.unended())

@@ -103,6 +103,9 @@ class HealthServicer:
             principal = await self._guard.recognised(context)
         except Unauthenticated:
             return _NOBODYS
+        except FlightserveError as error:
+            await abort(context, error)
+            raise
         return name if any(spec.name == name for spec in deployments_for(principal, self._service)) else _NOBODYS
 
     def _status(self, name: str) -> int:
