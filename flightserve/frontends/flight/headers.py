@@ -116,8 +116,7 @@ class FlightHeadersFactory(flight.ServerMiddlewareFactory):
                 "the handshake has no credentials in its headers: authenticate_basic_token of pyarrow sends them, and"
                 " ADBC for a username and a password; what is sent in its payload is not read"
             )
-        known = self._access.known(authorization)
-        principal = call.principal = known or self._access.recognise(authorization)
+        principal = call.principal = self._access.recognise(authorization)
         if _is_basic(authorization):
             token = self._access.issue(principal)
             call.session = self._sessions.begin_by(token, principal.name)
