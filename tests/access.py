@@ -48,7 +48,6 @@ class FixedAccess:
         self._rights: dict[str, Rights] = {}
         self._issued: dict[str, str] = {}
         self._numbers = itertools.count()
-        self.asked = 0
 
     def over(self, protocol: str) -> FixedAccess:
         return self
@@ -65,8 +64,6 @@ class FixedAccess:
         return self.recognise(authorization, subject)
 
     def recognise(self, authorization: str | None, subject: str = "") -> Principal:
-        with self.lock:
-            self.asked += 1
         if not authorization:
             raise Unauthenticated("no credentials: send `authorization: Bearer TOKEN`")
         scheme, _, rest = authorization.partition(" ")
