@@ -71,7 +71,8 @@ class Caller:
         return choose(self.seen, name)
 
     def query_meta(self, spec: DeploymentSpec) -> RequestMeta:
-        """Of a statement that runs: his longest query ends it, if nothing does before."""
+        """Of a statement that runs, or is described (for that a PIVOT is asked for its values): his longest query ends
+        it, if nothing does before."""
         return shortened(self.meta(spec), self.principal, spec, monotonic_ns())
 
 
@@ -122,7 +123,7 @@ class FlightSql:
             check_queries(caller.principal)
             return _metadata(command).schema(command)
         statement, spec = handlers.query(self, command, caller)
-        return self.gateway.describe(statement, caller.meta(spec)).result_schema
+        return self.gateway.describe(statement, caller.query_meta(spec)).result_schema
 
     def table_info(self, warehouse: str, table: TableInfo, user: str) -> Any:
         """The FlightInfo of a whole table, by the path (warehouse, table)."""
@@ -226,7 +227,7 @@ class FlightSql:
         """Answers with a handle that holds the parameters."""
         handle, bound, spec = self._refill(command, reader, caller)
         # The columns' names and types are the parameters': what does not fit is said here, not at the query.
-        self.gateway.describe(bound, caller.meta(spec))
+        self.gateway.describe(bound, caller.query_meta(spec))
         sealed = self.tickets.seal(self.tickets.prepared(bound, caller.user, handle.id))
         self.bound.put(handle.id, bound.parameters)
         return pb.DoPutPreparedStatementResult(prepared_statement_handle=sealed)
