@@ -60,6 +60,9 @@ class CurveKeys:
         if stamp == self._stamp:
             return False
         self._stamp = stamp
+        if stamp is None:
+            # Whoever moves it is not to let in everybody meanwhile.
+            raise ConfigError(f"zmq_keys: {self._folder / CLIENTS} has gone; all may connect only where it never was")
         before, self.clients = self.clients, self._read_clients()
         return before != self.clients
 
