@@ -8,7 +8,7 @@ import json
 import queue
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 import httpx
@@ -20,6 +20,8 @@ import tritonclient.http
 from cryptography import x509
 
 import flightserve as fs
+from flightserve.errors import PermissionDenied
+from flightserve.frontends.http import calls as http_calls
 from flightserve.frontends.http.entering import REFUSED_BODY_BYTES_MAX
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto.flightserve_pb2_grpc import FlightServeStub
@@ -98,6 +100,21 @@ def test_a_head_that_is_known_by_its_bytes_says_each_time_whose_it_is(app: Serve
         app.access.restore("carl")
     app.access.forget()
     assert raw.send(post(IDENTITY, ROWS, CARL)).read_answer().status == 200
+    raw.close()
+
+
+def test_what_the_sender_of_a_known_head_may_call_is_asked_again(app: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise PermissionDenied("it calls what he may not")
+
+    raw, request = Raw(app.http), post(IDENTITY, ROWS, CARL, "x: asked-again")
+    for _ in range(3):
+        assert raw.send(request).read_answer().status == 200
+    known = frontend_of(app.host)._calls.heads._known
+    [sender] = [each.sender for head, each in known.items() if b"asked-again" in head]
+    monkeypatch.setattr(http_calls, "method_for", refuse)
+    sender.until_ns = 0
+    assert raw.send(request).read_answer().status == 403
     raw.close()
 
 
