@@ -8,7 +8,8 @@ import json
 import queue
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import grpc
 import httpx
@@ -33,6 +34,7 @@ from tests.identity.books import PASSWORD, basic, bearer
 from tests.support import eventually
 from tests.tls_support import ca_pem, issued, trusting, written
 
+INPUTS = {"inputs": [{"name": "a", "shape": [1], "datatype": "INT64", "data": [1]}]}
 ROWS = json.dumps({"columns": {"a": [1, 2]}}).encode()
 IDENTITY = "/v1/Probe/identity"
 CARL, VERA, QUINN, ALICE = (f"authorization: {bearer(name)}" for name in ("carl", "vera", "quinn", "alice"))
@@ -104,15 +106,12 @@ def test_a_head_that_is_known_by_its_bytes_says_each_time_whose_it_is(app: Serve
 
 
 def test_what_the_sender_of_a_known_head_may_call_is_asked_again(app: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> NoReturn:
-        raise PermissionDenied("it calls what he may not")
-
     raw, request = Raw(app.http), post(IDENTITY, ROWS, CARL, "x: asked-again")
     for _ in range(3):
         assert raw.send(request).read_answer().status == 200
     known = frontend_of(app.host)._calls.heads._known
     [sender] = [each.sender for head, each in known.items() if b"asked-again" in head]
-    monkeypatch.setattr(http_calls, "method_for", refuse)
+    monkeypatch.setattr(http_calls, "method_for", Mock(side_effect=PermissionDenied("it calls what he may not")))
     sender.until_ns = 0
     assert raw.send(request).read_answer().status == 403
     raw.close()
@@ -302,11 +301,9 @@ def test_limits_of_a_principal(app: Served) -> None:
 
 
 def test_bytes_that_no_head_tells_of_are_counted(app: Served) -> None:
-    inputs = {"inputs": [{"name": "a", "shape": [1], "datatype": "INT64", "data": [1]}]}
-    bodies = {IDENTITY: ROWS, "/v2/models/Probe.typed/infer": json.dumps(inputs).encode()}
+    bodies = {IDENTITY: ROWS, "/v2/models/Probe.typed/infer": json.dumps(INPUTS).encode()}
     with client_of(app, "alice") as alice:
         for path, body in bodies.items():
-            # Chunked.
             assert alice.post(path, content=iter([body]), headers={"content-type": JSON}).status_code == 200
     assert [visit.nbytes for visit in app.access.book] == list(map(len, bodies.values()))
 
@@ -334,9 +331,8 @@ def test_every_way_out_of_http(app: Served) -> None:
             alice.post("/v1/sql", json={"query": query})
             alice.get("/v1/sql", params={"query": query})
             alice.head("/v1/sql", params={"query": query})
-        inputs = {"inputs": [{"name": "a", "shape": [1], "datatype": "INT64", "data": [1]}]}
-        assert alice.post("/v2/models/Probe.typed/infer", json=inputs).status_code == 200
-        assert alice.post("/v2/models/Probe.boom/infer", json=inputs).status_code == 500
+        assert alice.post("/v2/models/Probe.typed/infer", json=INPUTS).status_code == 200
+        assert alice.post("/v2/models/Probe.boom/infer", json=INPUTS).status_code == 500
     ended = {(visit.what, visit.ends[0]) for visit in app.access.book}
     assert {("Probe.identity", (0, 2)), ("Probe.pieces", (0, 2)), ("Probe.boom", (13, 0)), ("sql", (0, 1000))} <= ended
 
