@@ -42,7 +42,11 @@ class Tally:
             allowance = self._allowances.of(principal.name)
             refused = allowance.take(principal.limits, priority, nbytes, self.clock())
         if refused is not None:
-            raise refused
+            # Not named by this frame any more, which it holds: with it would stay what the caller sent.
+            try:
+                raise refused
+            finally:
+                del refused
 
     def give(self, principal: Principal, nbytes: int) -> None:
         """Count it off."""

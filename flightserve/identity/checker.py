@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from flightserve.errors import Unavailable
+from flightserve.errors import FlightserveError, Unavailable
 
 T = TypeVar("T")
 
@@ -56,6 +56,13 @@ class Checker:
     def stop(self) -> None:
         """Nothing more is begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def without_frames(error: FlightserveError) -> FlightserveError:
+    """The same, as the outcome that others wait for: the frames that it came through hold what was shown, and that
+    which holds the outcome."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 def _be_nice() -> None:

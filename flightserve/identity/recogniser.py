@@ -31,7 +31,7 @@ from flightserve.core.access.credentials import (
 from flightserve.core.access.rights import Principal, Rights
 from flightserve.core.cache import TTLCache
 from flightserve.errors import FlightserveError, Unauthenticated, Unavailable
-from flightserve.identity.checker import Checker
+from flightserve.identity.checker import Checker, without_frames
 from flightserve.identity.hashing import PASSWORD_P, TOKEN_P, Hashed, make_decoy
 from flightserve.identity.issuing import Date, Issuer, today
 from flightserve.identity.key_source import Fetch, fetch_https
@@ -89,11 +89,6 @@ class Recogniser:
         """By which callers are recognised. Raises Unavailable where there is none yet."""
         if self._book is None:
             raise Unavailable(CLOSED)
-        return self._book
-
-    @property
-    def before(self) -> Book | None:
-        """The book in force, where there is one."""
         return self._book
 
     def rights(self, caller: str) -> Rights:
@@ -224,7 +219,7 @@ class Recogniser:
             return self._remember(key, self._checked(book, credential))
         except FlightserveError as error:
             self._note_wrong(key, book, error)
-            return error
+            return without_frames(error)
 
     def _note_wrong(self, key: bytes, book: Book, outcome: Principal | FlightserveError) -> None:
         if isinstance(outcome, Unauthenticated):

@@ -12,7 +12,7 @@ from typing import TypeVar
 from flightserve.clock import Clock
 from flightserve.core.access.credentials import WRONG
 from flightserve.errors import FlightserveError, Unauthenticated
-from flightserve.identity.checker import Checker
+from flightserve.identity.checker import Checker, without_frames
 from flightserve.identity.issuing import Date
 from flightserve.identity.key_source import Fetch, KeySource, fetch_https
 from flightserve.identity.web_tokens import Claims, WebKeySet, WebTokenRules, check_token, head_of
@@ -90,7 +90,7 @@ class WebTokenCheck:
                 return
             outcome.set_result(found(check_token(token, source.rules, some, self._date())))
         except FlightserveError as error:
-            outcome.set_result(error)
+            outcome.set_result(without_frames(error))
         except BaseException as error:
             outcome.set_exception(error)
 

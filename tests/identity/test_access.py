@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,15 @@ import pytest
 
 from flightserve.clock import NS_PER_S
 from flightserve.contracts.access import Access
-from flightserve.core.access.credentials import ABSENT, AUTHORIZATION_CHARS_MAX, ISSUED, MALFORMED, WRONG
+from flightserve.core.access.credentials import (
+    ABSENT,
+    AUTHORIZATION_CHARS_MAX,
+    ISSUED,
+    MALFORMED,
+    WRONG,
+    Basic,
+    Bearer,
+)
 from flightserve.errors import FlightserveError, ResourceExhausted, Unauthenticated, Unavailable
 from flightserve.identity import recogniser
 from flightserve.identity.access import FileAccess, open_access
@@ -232,6 +242,31 @@ def test_no_secret_is_kept_or_shown(access: FileAccess) -> None:
     assert all(isinstance(key, bytes) and len(key) == 16 for key in keys)
 
 
+def left_by_refusals() -> list[object]:
+    kinds = (Basic, Bearer, Unauthenticated, ResourceExhausted)
+    return [each for each in gc.get_objects() if type(each) in kinds]
+
+
+def test_what_is_refused_is_kept_by_no_cycle(access: FileAccess) -> None:
+    alice = access.recognise(bearer("alice"))
+    held = [access.begin(alice, "Flights.delays", str(number)) for number in range(2)]
+    gc.collect()
+    before = {id(each) for each in left_by_refusals()}
+    gc.disable()
+    try:
+        for shown in (basic("alice", "wrong"), bearer("nobody")):
+            with contextlib.suppress(Unauthenticated):
+                access.recognise(shown)
+        with contextlib.suppress(ResourceExhausted):
+            access.begin(alice, "Flights.delays", "3")
+        # The thread that checked it may be about to let go.
+        eventually(lambda: not {id(each) for each in left_by_refusals()} - before)
+    finally:
+        gc.enable()
+    for visit in held:
+        visit.end(0)
+
+
 # ---- issued tokens
 
 
@@ -382,6 +417,7 @@ def test_rights_of_callers(access: FileAccess) -> None:
     assert together.may_call("Flights", "x")
     assert not together.may_call("Prices", "x")
     assert together.may_query("trips")
+    assert together.any_tables
     assert not together.may_query("fares")
     assert not together.operate
     assert not together.all_tables

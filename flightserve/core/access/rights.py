@@ -88,10 +88,6 @@ class Rights:
             _remember(self._calls, key, answer)
         return answer
 
-    def may_call_any(self, deployment: str, methods: Iterable[str]) -> bool:
-        """Whether any of these methods may be called: whether the deployment is there for him at all."""
-        return any(self.may_call(deployment, method) for method in methods)
-
     def may_query(self, table: str) -> bool:
         """Whether this table or view may be queried."""
         if self.all_tables:
