@@ -7,6 +7,9 @@ rows there were; never a value, nor the text of a statement.
 With a file each line goes there. Without, lines are records of the logger `flightserve.audit`, beside all others, which
 travel to whoever started the app. That has its price (1,000 of them took a tenth of 35,000 HTTP calls a second), so
 there are at most so many a second, and no more wait than may be written.
+
+Lines of those who were not recognised, of what somebody lacked the right to, and of all else wait apart: neither who
+calls as often as he can nor who is refused as often hides what the others tell.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import contextlib
 import functools
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -34,7 +38,7 @@ audit: Final = logging.getLogger("flightserve.audit")
 
 QUEUE_MAX: Final = 65_536
 WRITE_S: Final = 0.2
-# Records of the log; a file takes all.
+# Records of the log, of each kind of line; a file takes all.
 LOGGED_PER_S: Final = 100
 # Lines about those who were not recognised: strangers decide how many there would be.
 FAILED_PER_S: Final = 10
@@ -46,6 +50,9 @@ MODE: Final = 0o600
 TELL_S: Final = 10.0
 # What those did who were not recognised.
 AUTHENTICATION: Final = "authentication"
+# Who lacks a right, or has lost what he was recognised by. Not who is at one of his limits: it is calls that he makes
+# too many of.
+DENIED: Final = frozenset({int(Code.PERMISSION_DENIED), int(Code.UNAUTHENTICATED)})
 
 NS_PER_US: Final = 1_000
 _encode = msgspec.json.Encoder().encode
@@ -82,6 +89,26 @@ class AuditEntry:
         self.why = why
 
 
+class Waiting:
+    """Lines of one kind, until they are written. What fills it takes no room from another kind."""
+
+    __slots__ = ("_left", "_per_s", "_second", "entries", "entries_max")
+
+    def __init__(self, entries_max: int, per_s: int) -> None:
+        self.entries: deque[AuditEntry] = deque()
+        self.entries_max = entries_max
+        self._per_s = self._left = per_s
+        self._second = 0
+
+    def take(self, second: int) -> list[AuditEntry]:
+        """Those that may be written in this second. One thread at a time."""
+        if second != self._second:
+            self._second, self._left = second, self._per_s
+        some = [self.entries.popleft() for _ in range(min(len(self.entries), self._left))]
+        self._left -= len(some)
+        return some
+
+
 class AuditLog:
     """Of one process. Any thread."""
 
@@ -89,24 +116,23 @@ class AuditLog:
         """Without a path it goes to the log."""
         self.date = date
         self._file = AuditFile(path) if path else None
-        self._entries: deque[AuditEntry] = deque()
+        bounds = (QUEUE_MAX, sys.maxsize) if path else (LOGGED_PER_S, LOGGED_PER_S)
+        self._kinds = self._strangers, self._denied, self._others = tuple(Waiting(*bounds) for _ in range(3))
         self._lost = 0
         self._told_s = 0.0
         self._second = 0
         self._failed = 0
-        self._logged = PerSecond(LOGGED_PER_S)
-        # What would be lost when it is written need not wait for that.
-        self._waiting_max = QUEUE_MAX if path else LOGGED_PER_S
         self._stopping = threading.Event()
         self._writing = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<AuditLog with {len(self._entries)} waiting, {self._lost} lost>"
+        return f"<AuditLog with {sum(len(kind.entries) for kind in self._kinds)} waiting, {self._lost} lost>"
 
     def note(self, entry: AuditEntry) -> None:
         """Have it written."""
-        if len(self._entries) < self._waiting_max:
-            self._entries.append(entry)
+        kind = self._others if entry.code not in DENIED else self._denied if entry.principal else self._strangers
+        if len(kind.entries) < kind.entries_max:
+            kind.entries.append(entry)
         else:
             self._lost += 1
 
@@ -134,28 +160,29 @@ class AuditLog:
             self.write()
 
     def write(self) -> None:
-        """Write what waits. One thread at a time."""
+        """Write what waits, as far as it may be written by now."""
         with self._writing:
-            some = [self._entries.popleft() for _ in range(len(self._entries))]
-            if some:
-                self._lost += self._put(some)
             now_s = time.monotonic()
-            if self._lost and now_s - self._told_s >= TELL_S:
-                lost, self._lost, self._told_s = self._lost, 0, now_s
-                hint = "" if self._file is not None else "; --audit-log FILE takes all"
-                log.warning("%d lines of the audit log are lost%s", lost, hint)
+            self._put([entry for kind in self._kinds for entry in kind.take(int(now_s))])
+            if now_s - self._told_s >= TELL_S or self._stopping.is_set():
+                self._tell_lost(now_s)
 
-    def _put(self, some: list[AuditEntry]) -> int:
-        """How many of them are lost."""
+    def _put(self, some: list[AuditEntry]) -> None:
         if self._file is not None:
-            return self._file.write(some)
-        if not audit.isEnabledFor(logging.INFO):
-            return 0
-        room = self._logged.take(len(some), int(time.monotonic()))
-        for entry in some[:room]:
-            line = told(entry)
-            audit.info("%s %s", line["principal"], line["what"], extra=line)
-        return len(some) - room
+            self._lost += self._file.write(some) if some else 0
+        elif audit.isEnabledFor(logging.INFO):
+            for entry in some:
+                line = told(entry)
+                audit.info("%s %s", line["principal"], line["what"], extra=line)
+        else:
+            # Nobody wants any.
+            self._lost = 0
+
+    def _tell_lost(self, now_s: float) -> None:
+        if self._lost:
+            lost, self._lost, self._told_s = self._lost, 0, now_s
+            hint = "" if self._file is not None else "; --audit-log FILE takes all"
+            log.warning("%d lines of the audit log are lost%s", lost, hint)
 
     def stop(self) -> None:
         """Write what waits, and no more."""
@@ -163,25 +190,6 @@ class AuditLog:
         self.write()
         if self._file is not None:
             self._file.close()
-
-
-class PerSecond:
-    """So many in each second. For one thread."""
-
-    __slots__ = ("_left", "_most", "_second")
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._left = most
-        self._second = 0
-
-    def take(self, wanted: int, second: int) -> int:
-        """How many of these may be."""
-        if second != self._second:
-            self._second, self._left = second, self._most
-        got = min(wanted, self._left)
-        self._left -= got
-        return got
 
 
 class AuditFile:

@@ -15,7 +15,8 @@ from flightserve.errors import ConfigError, PermissionDenied, ResourceExhausted,
 from flightserve.frontends import seen
 from flightserve.identity import audit
 from flightserve.identity.access import FileAccess, open_access
-from flightserve.identity.audit import AuditEntry, AuditFile, AuditLog, check_writable
+from flightserve.identity.audit import AuditEntry, AuditFile, AuditLog, Waiting, check_writable
+from flightserve.wire.status import Code
 from tests.identity.books import ROLES, basic, bearer, principal, put
 from tests.identity.times import Times
 
@@ -123,15 +124,54 @@ def test_what_callers_choose_is_cut_and_stays_on_its_line(notes: AuditLog, tmp_p
 
 
 def test_what_does_not_fit_the_queue_is_lost_and_told(
-    notes: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(notes, "_waiting_max", 10)
+    monkeypatch.setattr(audit, "QUEUE_MAX", 10)
+    notes = AuditLog(str(tmp_path / "audit.jsonl"))
     for number in range(15):
         notes.note(AuditEntry(1.0, "alice", "http", str(number), 0))
     assert [line["what"] for line in lines(notes, tmp_path)] == [str(number) for number in range(10)]
     assert "5 lines of the audit log are lost" in caplog.text
     notes.note(AuditEntry(1.0, "alice", "http", "later", 0))
     assert lines(notes, tmp_path)[-1]["what"] == "later"
+
+
+@pytest.mark.parametrize("path", [None, "audit.jsonl"])
+def test_who_is_loud_does_not_hide_what_others_tell(
+    path: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(audit, "LOGGED_PER_S", 3)
+    monkeypatch.setattr(audit, "QUEUE_MAX", 3)
+    notes = AuditLog(str(tmp_path / path) if path else None)
+    for number in range(5):
+        notes.note(AuditEntry(1.0, "loud", "http", f"call {number}", number and Code.RESOURCE_EXHAUSTED))
+    for number in range(5):
+        notes.note_refusal("curious", f"denied {number}")
+    notes.note_failure("grpc", "wrong")
+    with caplog.at_level(logging.INFO, "flightserve.audit"):
+        notes.write()
+    records = [vars(record) for record in caplog.records if record.name == "flightserve.audit"]
+    said = [line["what"] for line in (lines(notes, tmp_path) if path else records)]
+    each = (f"{what} {number}" for what in ("call", "denied") for number in range(3))
+    assert sorted(said) == sorted(["authentication", *each])
+    assert "4 lines of the audit log are lost" in caplog.text
+
+
+def test_what_may_not_be_written_in_this_second_waits_for_the_next() -> None:
+    waiting = Waiting(100, 3)
+    waiting.entries.extend(AuditEntry(1.0, "alice", "http", str(number), 0) for number in range(7))
+    assert [[entry.what for entry in waiting.take(second)] for second in (5, 5, 6, 9, 9)] == [
+        ["0", "1", "2"], [], ["3", "4", "5"], ["6"], [],
+    ]  # fmt: skip
+
+
+def test_nothing_is_lost_where_nobody_wants_any(caplog: pytest.LogCaptureFixture) -> None:
+    notes = AuditLog(None)
+    with caplog.at_level(logging.WARNING, "flightserve.audit"):
+        for _ in range(audit.LOGGED_PER_S + 1):
+            notes.note(AuditEntry(1.0, "alice", "http", "x", 0))
+        notes.write()
+    assert caplog.records == []
 
 
 def test_a_file_that_is_moved_away_is_begun_anew(notes: AuditLog, tmp_path: Path) -> None:
