@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,9 @@ class BookedVisit:
     ends: list[tuple[int, int]] = field(default_factory=list)
 
     def end(self, code: int, rows: int = 0) -> None:
-        self.ends.append((code, rows))
+        # Counted off before anybody who waits for the end goes on.
         self.visit.end(code, rows)
+        self.ends.append((code, rows))
 
 
 class Times:
@@ -76,24 +77,24 @@ class BookedAccess:
 
     closed = True
 
-    def __init__(self, folder: Path, veras_subject: str) -> None:
-        self._vera = f'{VERAS}\nsubject = "{veras_subject}"'
+    def __init__(self, folder: Path, roles: str, people: Mapping[str, str], more: Mapping[str, str]) -> None:
+        """`people` are roles by name; `more` is what the file says of some of them besides."""
+        self._said = {name: principal(name, had, more.get(name, "")) for name, had in people.items()}
+        self._roles = roles
         self.book: list[BookedVisit] = []
         self.let_go = threading.Event()
         self.let_go.set()
         self.waiting = 0
         self.times = Times()
         self._file = folder / "auth.toml"
-        self.people = set(PEOPLE)
+        self.people = set(people)
         self._write()
         self.by_file: FileAccess = open_access(str(self._file), KEY, self.times.monotonic_ns, self.times.date)
         # It looks when a test says so.
         self.by_file._following.stop()
 
     def _write(self) -> None:
-        limits = {"vera": self._vera}
-        named = [principal(name, PEOPLE[name], limits.get(name, "")) for name in PEOPLE if name in self.people]
-        put(self._file, ROLES + "".join(named))
+        put(self._file, self._roles + "".join(said for name, said in self._said.items() if name in self.people))
 
     def revoke(self, name: str) -> None:
         """He is nobody any more."""
@@ -143,6 +144,8 @@ class BookedAccess:
             self.waiting -= 1
 
     def issue(self, principal: Principal) -> str:
+        # No two at the same time.
+        self.times.ns += 1_000
         return self.by_file.issue(principal)
 
     def begin(
@@ -166,7 +169,7 @@ class BookedAccess:
 @contextmanager
 def booked_access(folder: Path, veras_subject: str = "CN=vera") -> Iterator[BookedAccess]:
     """One of the people above, in a file there."""
-    access = BookedAccess(folder, veras_subject)
+    access = BookedAccess(folder, ROLES, PEOPLE, {"vera": f'{VERAS}\nsubject = "{veras_subject}"'})
     try:
         yield access
     finally:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
+from flightserve.clock import monotonic_ns
 from flightserve.core.access.credentials import make_token
+from flightserve.core.access.rights import Role
+from flightserve.identity.access import FileAccess, Tally
+from flightserve.identity.audit import AuditLog
+from flightserve.identity.following import FollowingThread
 from flightserve.identity.hashing import LN_MIN, Hashed
+from flightserve.identity.reading import Book
+from flightserve.identity.recogniser import Recogniser
 
 SECRET = "s" * 43
 PASSWORD = "pässword: with a colon"
@@ -37,6 +45,14 @@ def principal(name: str, roles: str = '["reader"]', more: str = "") -> str:
     """With a token and a password."""
     shown = f'token = "{cheap_hash(token_of(name))}"\npassword = "{cheap_hash(PASSWORD)}"'
     return f'[[principals]]\nname = "{name}"\nroles = {roles}\n{shown}\n{more}\n'
+
+
+def access_with(roles: Mapping[str, Role]) -> FileAccess:
+    """One that knows these roles, and nobody who could log in: for what replicas ask, whose callers are recognised
+    already."""
+    recogniser = Recogniser(b"k" * 32)
+    recogniser.take(Book(roles))
+    return FileAccess(recogniser, Tally(monotonic_ns), AuditLog(None), FollowingThread(lambda: None))
 
 
 ROLES = '[roles.reader]\ncall = ["Flights.*"]\nquery = ["trips"]\n[roles.ops]\noperate = true\n'

@@ -10,25 +10,20 @@ import pytest
 
 import flightserve as fs
 from flightserve.clock import NS_PER_S, monotonic_ns
-from flightserve.core.access.rights import Role
+from flightserve.core.access.rights import ANYBODY, Principal, Role, rights_of
 from flightserve.errors import FlightserveError, PermissionDenied
 from flightserve.frontends.seen import method_for
 from flightserve.testing import LocalService
 from flightserve.types import RequestMeta
-from tests.access import FixedAccess
+from tests.identity.books import access_with
 from tests.plane import Plane, plane
 
 ROWS = pa.record_batch({"a": [1]})
-ACCESS = FixedAccess(
-    {"root": ("admin",), "all": ("whole",), "half": ("part",)},
-    {
-        "whole": Role(call=("score", "First", "Second.run", "Front")),
-        "part": Role(call=("score", "outer", "First", "Front")),
-    },
-)
-
-
-HALF = ACCESS.principal("half")
+ROLES = {
+    "whole": Role(call=("score", "First", "Second.run", "Front")),
+    "part": Role(call=("score", "outer", "First", "Front")),
+}
+CALLERS = {"root": "root admin", "all": "all whole", "half": "half part", "": ""}
 
 
 @fs.deployment
@@ -78,8 +73,7 @@ class Front:
 
 
 def meta(who: str) -> RequestMeta:
-    caller = ACCESS.principal(who).caller if who else ""
-    return RequestMeta(monotonic_ns() + 20 * NS_PER_S, caller=caller)
+    return RequestMeta(monotonic_ns() + 20 * NS_PER_S, caller=CALLERS[who])
 
 
 def outcomes(served: Plane, method: str, callers: list[str]) -> list[Any]:
@@ -100,7 +94,7 @@ def outcomes(served: Plane, method: str, callers: list[str]) -> list[Any]:
 def pipeline() -> Iterator[Plane]:
     first, second = First.bind(), Second.bind()
     graph = fs.switch("a", {1: first.run >> second.run}, default=first.run)
-    with plane(fs.pipeline("score", graph), access=ACCESS) as running:
+    with plane(fs.pipeline("score", graph), access=access_with(ROLES)) as running:
         yield running
 
 
@@ -118,16 +112,17 @@ def test_a_pipeline_takes_the_right_to_each_of_its_stages(pipeline: Plane) -> No
 def test_one_that_is_a_chain_is_judged_where_the_call_is_let_in() -> None:
     first, second = First.bind(), Second.bind()
     app = fs.App(fs.pipeline("outer", fs.pipeline("score", first.run >> second.run).run >> first.run))
+    half = Principal("half", ("part",), rights_of(["part"], ROLES))
     with LocalService(app) as service:
         for name in ("score", "outer"):
             with pytest.raises(PermissionDenied, match=f"half may not call Second.run, which {name}.run calls"):
-                method_for(HALF, service, name, "run")
-            assert method_for(ACCESS.principal("root"), service, name, "run")[0].name == name
+                method_for(half, service, name, "run")
+            assert method_for(ANYBODY, service, name, "run")[0].name == name
 
 
 @pytest.mark.parametrize("method", ["many", "once", "row", "soon", "soon_row"])
 def test_of_several_callers_only_who_lacks_the_right_is_refused(method: str) -> None:
-    with plane(Front.bind(Second.bind()), access=ACCESS) as served:
+    with plane(Front.bind(Second.bind()), access=access_with(ROLES)) as served:
         callers = ["all", "half", "root", "half", "all", ""] * 5
         found = outcomes(served, method, callers)
         for who, outcome in zip(callers, found, strict=True):

@@ -14,6 +14,7 @@ from flightserve.frontends.flight.sql_actions import SAVEPOINTS
 from flightserve.frontends.flight.sql_messages import pack, read_command
 from flightserve.proto import flight_pb2
 from flightserve.proto import sql_pb2 as pb
+from tests.identity.books import bearer
 
 ROWS = pa.record_batch({"a": [1, 2]})
 _NAMED: dict[Any, tuple[str, str]] = {}
@@ -23,7 +24,7 @@ def said(header: str) -> Any:
     return flight.FlightCallOptions(timeout=20, headers=[(b"authorization", header.encode())] if header else [])
 
 
-ROOT = said("Bearer root-token")
+ROOT = said(bearer("root"))
 
 
 # ---- what is asked

@@ -18,7 +18,7 @@ import flightserve as fs
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.warehouse import request_row
-from flightserve.core.access.rights import PrincipalLimits, Role
+from flightserve.core.access.credentials import ISSUED
 from flightserve.errors import Cancelled
 from flightserve.frontends.flight.server import DEPLOYMENTS, FlightFrontend, FlightServer
 from flightserve.frontends.flight.sql import COMMANDS
@@ -28,7 +28,7 @@ from flightserve.metrics import Metrics
 from flightserve.proto import flight_pb2
 from flightserve.proto import sql_pb2 as pb
 from flightserve.types import RequestMeta
-from tests.access import FixedAccess
+from tests.frontends.access_support import BookedAccess
 from tests.frontends.flight.asking import (
     ACTS,
     ALL,
@@ -47,19 +47,22 @@ from tests.frontends.flight.asking import (
     prepared,
     said,
 )
+from tests.identity.books import PASSWORD, basic, bearer, token_of
 from tests.plane import plane
 from tests.sql.warehouses import PEOPLE
 from tests.support import eventually
 
-ROLES = {
-    "clerk": Role(call=("Front.plain",), query=("people",)),
-    "user": Role(call=("Front",)),
-    "keeper": Role(operate=True),
-    "nobody": Role(),
-}
-PEOPLE_ROLES = {
-    "root": ("admin",), "ann": ("clerk",), "use": ("user",), "kit": ("keeper",), "nil": ("nobody",), "rev": ("admin",),
-    "slow": ("admin",), "brief": ("clerk",),
+ROLES = """
+[roles.clerk]
+call = ["Front.plain"]
+query = ["people"]
+[roles.user]
+call = ["Front"]
+[roles.nobody]
+"""
+CALLERS = {
+    "root": '["admin"]', "ann": '["clerk"]', "use": '["user"]', "nil": '["nobody"]', "rev": '["admin"]',
+    "slow": '["admin"]', "brief": '["clerk"]',
 }  # fmt: skip
 SECRET = pa.table({"whom": ["Ada"]})
 
@@ -87,16 +90,15 @@ class Front:
 class Served(NamedTuple):
     address: str
     frontend: FlightFrontend
-    access: FixedAccess
+    access: BookedAccess
     other: str
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    access = FixedAccess(
-        PEOPLE_ROLES, ROLES, {"slow": PrincipalLimits(in_flight=1), "brief": PrincipalLimits(max_query_s=0.3)}
-    )
-    access.revoked.add("rev")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    limits = {"slow": "in_flight = 1", "brief": "max_query_s = 0.3"}
+    access = BookedAccess(tmp_path_factory.mktemp("auth"), ROLES, CALLERS, limits)
+    access.revoke("rev")
     lake = fs.sql.Warehouse({"people": PEOPLE, "secret": SECRET}, name="lake", threads=2, memory_limit="300MB")
     lake.query("whose", "SELECT whom FROM secret WHERE whom = $name")
     with plane(Front.bind(Hidden.bind(), lake), access=access) as running:
@@ -108,7 +110,8 @@ def served() -> Iterator[Served]:
         yield Served(addresses[0], made[0], access, addresses[1])
         for each in made:
             each.stop()
-        eventually(lambda: all(len(visit.ends) == 1 for visit in access.visits), what="every visit ends once")
+        eventually(lambda: not access.unended(), what="every visit ends once")
+        access.stop()
         next(each for each in running.targets if hasattr(each, "close")).close()
 
 
@@ -131,13 +134,14 @@ def test_whatever_there_is_has_a_row() -> None:
 BAD = {
     "absent": "",
     "without a token": "Bearer",
-    "of no scheme": "root-token",
-    "of another scheme": "Digest root-token",
+    "of no scheme": token_of("root"),
+    "of another scheme": f"Digest {token_of('root')}",
     "basic, but no base64": "Basic !!!",
     "basic, but no password": "Basic cm9vdA==",
-    "of nobody": "Bearer nobody-token",
-    "another's name with a wrong password": "Basic cm9vdDp3cm9uZw==",
-    "revoked": "Bearer rev-token",
+    "no token of ours": "Bearer nobody-token",
+    "of nobody": bearer("nobody"),
+    "another's name with a wrong password": basic("root", "wrong"),
+    "revoked": bearer("rev"),
 }
 
 
@@ -151,7 +155,7 @@ def test_who_cannot_say_who_he_is_is_unauthenticated(client: Any, name: str) -> 
 
 
 @pytest.mark.parametrize("name", STRANGERS)
-@pytest.mark.parametrize("header", [*BAD.values(), "Bearer nil-token", "Bearer root-token"])
+@pytest.mark.parametrize("header", [*BAD.values(), bearer("nil"), bearer("root")])
 def test_what_answers_strangers(client: Any, name: str, header: str) -> None:
     (result,) = STRANGERS[name].ask(client, said(header))
     assert json.loads(result.body.to_pybytes()) == {"ready": True}
@@ -178,38 +182,38 @@ def outcome(row: Row, client: Any, options: Any) -> str:
 @pytest.mark.parametrize("name", ALL)
 def test_who_has_no_right_and_who_has_all(client: Any, name: str) -> None:
     row = ALL[name]
-    assert outcome(row, client, named(said("Bearer nil-token"), "nil", "nil-password")) == row.without
-    assert outcome(row, client, named(said("Bearer root-token"), "root", "root-token")) == row.with_all
+    assert outcome(row, client, named(said(bearer("nil")), "nil", PASSWORD)) == row.without
+    assert outcome(row, client, named(said(bearer("root")), "root", token_of("root"))) == row.with_all
 
 
 # ---- the handshake
 
 
-def bearer(client: Any, name: str, password: str = "") -> Any:
-    header = client.authenticate_basic_token(name, password or f"{name}-password")
-    assert header[0] == b"authorization" and header[1].startswith(b"Bearer issued-")
+def logged_in(client: Any, name: str) -> Any:
+    header = client.authenticate_basic_token(name, PASSWORD)
+    assert header[0] == b"authorization" and header[1].startswith(f"Bearer {ISSUED}".encode())
     return flight.FlightCallOptions(timeout=20, headers=[header])
 
 
 def test_the_handshake_is_answered_with_a_token_that_any_frontend_takes(served: Served, client: Any) -> None:
-    options = bearer(client, "ann")
+    options = logged_in(client, "ann")
     assert exchange(client, options) == ROWS
     with flight.connect(served.other) as other:
         assert exchange(other, options) == ROWS
-    for user, password in (("ann", "wrong"), ("nobody", "nobody-password"), ("rev", "rev-password"), ("", "")):
+    for user, password in (("ann", "wrong"), ("nobody", PASSWORD), ("rev", PASSWORD), ("", "")):
         with pytest.raises(flight.FlightUnauthenticatedError):
             client.authenticate_basic_token(user, password)
-    served.access.revoked.add("ann")
+    served.access.revoke("ann")
     try:
         with pytest.raises(flight.FlightUnauthenticatedError):
             exchange(client, options)
     finally:
-        served.access.revoked.remove("ann")
+        served.access.restore("ann")
 
 
 class Older(flight.ClientAuthHandler):
     def authenticate(self, outgoing: Any, incoming: Any) -> None:
-        outgoing.write(flight.BasicAuth("root", "root-password").serialize())
+        outgoing.write(flight.BasicAuth("root", PASSWORD).serialize())
         incoming.read()
 
     def get_token(self) -> bytes:
@@ -226,19 +230,19 @@ def test_the_older_handshake_is_refused_with_what_to_do(client: Any) -> None:
 
 def test_tickets_handles_and_sessions_are_his_who_got_them_at_every_frontend(served: Served, client: Any) -> None:
     counting = command(pb.CommandStatementQuery(query="SELECT count(*) AS n FROM people"))
-    mine = client.get_flight_info(counting, said("Bearer ann-token"))
+    mine = client.get_flight_info(counting, said(bearer("ann")))
     cancel = flight_pb2.CancelFlightInfoRequest(info=flight_pb2.FlightInfo.FromString(mine.serialize()))
     with flight.connect(served.other) as other:
         for at in (client, other):
-            got = at.do_get(mine.endpoints[0].ticket, said("Bearer ann-token")).read_all()
+            got = at.do_get(mine.endpoints[0].ticket, said(bearer("ann"))).read_all()
             assert got.to_pylist() == [{"n": 6}]
             with pytest.raises(flight.FlightUnauthorizedError, match="another user"):
                 at.do_get(mine.endpoints[0].ticket, ROOT)
             with pytest.raises(flight.FlightUnauthorizedError):
                 act("CancelFlightInfo", lambda _: cancel.SerializeToString())(at, ROOT)
-        handle = prepared(client, said("Bearer ann-token"))
+        handle = prepared(client, said(bearer("ann")))
         asked = command(pb.CommandPreparedStatementQuery(prepared_statement_handle=handle))
-        assert other.get_flight_info(asked, said("Bearer ann-token")).schema.names == ["one"]
+        assert other.get_flight_info(asked, said(bearer("ann"))).schema.names == ["one"]
         with pytest.raises(flight.FlightUnauthorizedError):
             other.get_flight_info(asked, ROOT)
 
@@ -251,9 +255,9 @@ def test_options_of_a_session_are_not_shared_by_who_shares_a_token(client: Any) 
         (result,) = client.do_action(flight.Action("GetSessionOptions", b""), of)
         return list(flight_pb2.GetSessionOptionsResult.FromString(result.body.to_pybytes()).session_options)
 
-    mine, other = bearer(client, "ann"), bearer(client, "ann")
+    mine, other = logged_in(client, "ann"), logged_in(client, "ann")
     list(client.do_action(flight.Action("SetSessionOptions", asked.SerializeToString()), mine))
-    assert options(mine) == ["schema"] and options(other) == [] and options(said("Bearer ann-token")) == []
+    assert options(mine) == ["schema"] and options(other) == [] and options(said(bearer("ann"))) == []
     list(client.do_action(flight.Action("CloseSession", b""), mine))
     with pytest.raises(flight.FlightUnauthenticatedError, match="over"):
         options(mine)
@@ -282,9 +286,9 @@ def test_a_cookie_of_another_names_no_session(client: Any) -> None:
         return seen[0] if seen else ""
 
     client_port = client_ports[0]
-    mine = set_cookie("Bearer ann-token", "")
-    assert mine and not set_cookie("Bearer ann-token", mine)
-    assert set_cookie("Bearer root-token", mine) not in ("", mine)
+    mine = set_cookie(bearer("ann"), "")
+    assert mine and not set_cookie(bearer("ann"), mine)
+    assert set_cookie(bearer("root"), mine) not in ("", mine)
 
 
 client_ports: list[int] = []
@@ -300,7 +304,7 @@ def _port(served: Served) -> None:
 
 def test_each_sees_what_he_may_use(client: Any) -> None:
     def seen(who: str) -> tuple[set[str], set[str]]:
-        options = said(f"Bearer {who}-token")
+        options = said(bearer(who))
         flights = {
             "/".join(part.decode() for part in each.descriptor.path) for each in client.list_flights(b"", options)
         }
@@ -318,7 +322,7 @@ def test_each_sees_what_he_may_use(client: Any) -> None:
 
 def test_metadata_tells_of_what_may_be_queried(client: Any) -> None:
     def rows(message: Message, who: str) -> list[dict[str, Any]]:
-        options = said(f"Bearer {who}-token")
+        options = said(bearer(who))
         info = client.get_flight_info(command(message), options)
         found: list[dict[str, Any]] = client.do_get(info.endpoints[0].ticket, options).read_all().to_pylist()
         return found
@@ -332,12 +336,12 @@ def test_metadata_tells_of_what_may_be_queried(client: Any) -> None:
     # Alike, whether there is one or not.
     for table in ("secret", "nothing", "whose"):
         with pytest.raises(flight.FlightUnauthorizedError, match=f"may not call lake.{table}"):
-            client.get_flight_info(path("lake", table), said("Bearer ann-token"))
+            client.get_flight_info(path("lake", table), said(bearer("ann")))
 
 
 def test_what_a_method_calls_takes_the_callers_right(served: Served, client: Any) -> None:
     def call(who: str) -> Any:
-        writer, reader = client.do_exchange(path("Front", "onward"), said(f"Bearer {who}-token"))
+        writer, reader = client.do_exchange(path("Front", "onward"), said(bearer(who)))
         with writer:
             writer.begin(ROWS.schema)
             writer.write_batch(ROWS)
@@ -354,12 +358,12 @@ def test_what_a_method_calls_takes_the_callers_right(served: Served, client: Any
 
 
 def test_a_long_stream_of_who_is_revoked_ends_with_its_next_request(served: Served, client: Any) -> None:
-    writer, reader = client.do_exchange(path("Front", "plain"), said("Bearer ann-token"))
+    writer, reader = client.do_exchange(path("Front", "plain"), said(bearer("ann")))
     writer.begin(ROWS.schema)
     for _ in range(3):
         writer.write_batch(ROWS)
         assert reader.read_chunk().data == ROWS
-    served.access.revoked.add("ann")
+    served.access.revoke("ann")
     try:
         writer.write_batch(ROWS)
         with pytest.raises(flight.FlightUnauthenticatedError):
@@ -367,13 +371,13 @@ def test_a_long_stream_of_who_is_revoked_ends_with_its_next_request(served: Serv
         with pytest.raises(flight.FlightUnauthenticatedError):
             writer.close()
     finally:
-        served.access.revoked.remove("ann")
-    visits = [visit for visit in served.access.visits if visit.principal == "ann" and visit.what == "Front.plain"]
+        served.access.restore("ann")
+    visits = [visit for visit in served.access.book if visit.principal == "ann" and visit.what == "Front.plain"]
     assert visits and visits[-1].ends == [(0, 2)]
 
 
 def test_a_query_is_let_in_and_ends_once_whatever_becomes_of_it(served: Served, client: Any) -> None:
-    options, before = said("Bearer slow-token"), len(served.access.visits)
+    options, before = said(bearer("slow")), len(served.access.book)
     many = command(pb.CommandStatementQuery(query="SELECT range AS n FROM range(3000000)"))
     held = client.get_flight_info(many, options).endpoints[0].ticket
     reader = client.do_get(held, options)
@@ -383,17 +387,17 @@ def test_a_query_is_let_in_and_ends_once_whatever_becomes_of_it(served: Served, 
         client.do_get(client.get_flight_info(command(SELECT), options).endpoints[0].ticket, options).read_all()
     reader.cancel()
     del reader
-    eventually(lambda: all(visit.ends for visit in served.access.visits), what="the query that was given up ended")
+    eventually(lambda: all(visit.ends for visit in served.access.book), what="the query that was given up ended")
     small = client.get_flight_info(command(SELECT), options).endpoints[0].ticket
     assert client.do_get(small, options).read_all().num_rows == 1
-    ends = [(visit.what, visit.ends) for visit in served.access.visits[before:]]
+    ends = [(visit.what, visit.ends) for visit in served.access.book[before:]]
     assert len(ends) == 2 and all(what == "sql" and len(each) == 1 for what, each in ends)
     assert ends[1][1] == [(0, 1)]
 
 
 def test_a_warehouse_asked_by_its_own_methods_takes_no_longer_than_a_query_may(client: Any) -> None:
     long = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range + b.range = 1"
-    writer, reader = client.do_exchange(path("lake", "query"), said("Bearer brief-token"))
+    writer, reader = client.do_exchange(path("lake", "query"), said(bearer("brief")))
     asked = request_row(long, b"")
     writer.begin(asked.schema)
     writer.write_batch(asked)
@@ -407,8 +411,8 @@ def test_a_warehouse_asked_by_its_own_methods_takes_no_longer_than_a_query_may(c
 def test_a_query_that_nobody_begins_to_read_ends(served: Served) -> None:
     assert served.frontend._server is not None
     sql = served.frontend._server.sql
-    visit = served.access.begin(served.access.principal("root"), "sql", "unread")
-    meta = RequestMeta(monotonic_ns() + 20 * NS_PER_S, caller=served.access.principal("root").caller)
+    visit = served.access.begin(served.access.recognise(bearer("root")), "sql", "unread")
+    meta = RequestMeta(monotonic_ns() + 20 * NS_PER_S, caller=served.access.recognise(bearer("root")).caller)
     ticket = sql.tickets.query(Statement("lake", "SELECT range AS n FROM range(3000000)"), "root")
     stream = sql.queries.stream(ticket, meta, lambda: False, lambda: visit)
     assert not visit.ends
@@ -420,8 +424,8 @@ def test_a_query_that_nobody_begins_to_read_ends(served: Served) -> None:
 
 
 def test_adbc_with_a_name_and_a_password_or_a_header(served: Served) -> None:
-    named = {"username": "ann", "password": "ann-password"}
-    headed = {"adbc.flight.sql.authorization_header": "Bearer ann-token"}
+    named = {"username": "ann", "password": PASSWORD}
+    headed = {"adbc.flight.sql.authorization_header": bearer("ann")}
     for options in (named, headed):
         with adbc.connect(served.address, db_kwargs=options, autocommit=True) as made, made.cursor() as cursor:
             cursor.execute("SELECT count(*) AS n FROM people WHERE id > ?", parameters=[2])
@@ -432,7 +436,7 @@ def test_adbc_with_a_name_and_a_password_or_a_header(served: Served) -> None:
             assert tables == ["people"]
             with pytest.raises(adbc_driver_manager.Error, match="does not exist"):
                 cursor.execute("SELECT * FROM secret")
-    for options in ({}, {"username": "ann", "password": "wrong"}, {"username": "rev", "password": "rev-password"}):
+    for options in ({}, {"username": "ann", "password": "wrong"}, {"username": "rev", "password": PASSWORD}):
         with pytest.raises(adbc_driver_manager.Error) as refused:
             with adbc.connect(served.address, db_kwargs=options, autocommit=True) as made, made.cursor() as cursor:
                 cursor.execute("SELECT 1")

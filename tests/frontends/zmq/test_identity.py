@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -13,11 +12,12 @@ import zmq
 
 import flightserve as fs
 from flightserve.config import FrontendOptions
-from flightserve.core.access.rights import Principal, PrincipalLimits, Role
+from flightserve.core.access.rights import Principal
 from flightserve.frontends.host import FrontendHost
 from flightserve.metrics import Metrics
 from flightserve.testing import LocalService
-from tests.access import FixedAccess
+from tests.frontends.access_support import BookedAccess
+from tests.identity.books import PASSWORD, basic, bearer
 from tests.support import eventually
 
 ROWS = pa.record_batch({"a": [1, 2]})
@@ -25,9 +25,9 @@ TOKENS: dict[str, Any] = {
     "absent": None,
     "malformed": "Bearer",
     "a number": 7,
-    "no text": ["Bearer root-token"],
-    "wrong": "Bearer no-token",
-    "revoked": "Bearer rev-token",
+    "no text": [bearer("root")],
+    "wrong": bearer("no"),
+    "revoked": bearer("rev"),
 }
 
 
@@ -40,33 +40,34 @@ class Shop:
         raise ValueError("no")
 
 
-class Unhurried(FixedAccess):
+class Unhurried(BookedAccess):
     """One that knows nobody before it has found out."""
 
     def known(self, authorization: str | None, subject: str = "") -> Principal | None:
         return None if authorization else super().known(authorization, subject)
 
-    async def recognised(self, authorization: str | None, subject: str = "") -> Principal:
-        await asyncio.sleep(0)
-        return self.recognise(authorization, subject)
+
+ROLES = '[roles.clerk]\ncall = ["Shop.price"]\n[roles.nobody]\n'
+CALLERS = {
+    "root": '["admin"]', "ann": '["clerk"]', "nil": '["nobody"]', "rev": '["admin"]', "one": '["admin"]',
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[FixedAccess, Unhurried])
-def both(request: Any) -> Iterator[tuple[FixedAccess, str]]:
-    roles = {"clerk": Role(call=("Shop.price",)), "nobody": Role()}
-    people = {"root": ("admin",), "ann": ("clerk",), "nil": ("nobody",), "rev": ("admin",), "one": ("admin",)}
-    access = request.param(people, roles, {"one": PrincipalLimits(in_flight=1)})
-    access.revoked.add("rev")
+@pytest.fixture(scope="module", params=[BookedAccess, Unhurried])
+def both(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BookedAccess, str]]:
+    access = request.param(tmp_path_factory.mktemp("auth"), ROLES, CALLERS, {"one": "in_flight = 1"})
+    access.revoke("rev")
     ports = {"http_port": None, "grpc_port": None, "flight_port": None, "zmq_port": 0}
     with LocalService(fs.App(Shop.bind())) as service:
         host = FrontendHost(service, FrontendOptions(**ports), Metrics(), access=access)
         yield access, host.start()["zmq"]
         host.stop()
-    eventually(lambda: all(len(visit.ends) == 1 for visit in access.visits), what="every visit ends once")
+    eventually(lambda: not access.unended(), what="every visit ends once")
+    access.stop()
 
 
 @pytest.fixture
-def ask(both: tuple[FixedAccess, str]) -> Iterator[Any]:
+def ask(both: tuple[BookedAccess, str]) -> Iterator[Any]:
     with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
         sock.setsockopt(zmq.LINGER, 0)
         sock.setsockopt(zmq.RCVTIMEO, 20_000)
@@ -100,26 +101,26 @@ def test_who_cannot_say_who_he_is_is_refused_before_anything_else(ask: Any, name
 
 def test_each_message_is_its_callers(ask: Any) -> None:
     for _ in range(2):
-        assert ask("Bearer ann-token")["code"] == "OK"
-        assert ask("Basic cm9vdDpyb290LXBhc3N3b3Jk", "price")["code"] == "OK"
-        assert ask("Bearer nil-token")["code"] == "PERMISSION_DENIED"
-        assert ask("Bearer ann-token", "slow")["code"] == "PERMISSION_DENIED"
-        assert ask("Bearer root-token", "slow")["code"] == "INTERNAL"
+        assert ask(bearer("ann"))["code"] == "OK"
+        assert ask(basic("root", PASSWORD), "price")["code"] == "OK"
+        assert ask(bearer("nil"))["code"] == "PERMISSION_DENIED"
+        assert ask(bearer("ann"), "slow")["code"] == "PERMISSION_DENIED"
+        assert ask(bearer("root"), "slow")["code"] == "INTERNAL"
         # Alike, whether there is one or not.
-        told = [ask("Bearer ann-token", "x", deployment)["message"] for deployment in ("Shop", "Nowhere")]
+        told = [ask(bearer("ann"), "x", deployment)["message"] for deployment in ("Shop", "Nowhere")]
         assert told[0].replace("Shop", "Nowhere") == told[1]
-        assert ask("Bearer root-token", "x")["code"] == "NOT_FOUND"
+        assert ask(bearer("root"), "x")["code"] == "NOT_FOUND"
 
 
-def test_calls_are_let_in_and_end_once(both: tuple[FixedAccess, str], ask: Any) -> None:
-    access, before = both[0], len(both[0].visits)
-    assert ask("Bearer one-token", **{"x-request-id": "r1", "x-priority": 3})["code"] == "OK"
-    assert ask("Bearer one-token", "slow")["code"] == "INTERNAL"
-    assert ask("Bearer one-token", **{"x-timeout-ms": 0})["code"] == "DEADLINE_EXCEEDED"
-    access.begin(access.principal("one"), "Shop.price", "held")
-    assert ask("Bearer one-token")["code"] == "RESOURCE_EXHAUSTED"
-    access.visits[-1].end(0)
-    first, second, _ = access.visits[before:]
+def test_calls_are_let_in_and_end_once(both: tuple[BookedAccess, str], ask: Any) -> None:
+    access, before = both[0], len(both[0].book)
+    assert ask(bearer("one"), **{"x-request-id": "r1", "x-priority": 3})["code"] == "OK"
+    assert ask(bearer("one"), "slow")["code"] == "INTERNAL"
+    assert ask(bearer("one"), **{"x-timeout-ms": 0})["code"] == "DEADLINE_EXCEEDED"
+    access.begin(access.recognise(bearer("one")), "Shop.price", "held")
+    assert ask(bearer("one"))["code"] == "RESOURCE_EXHAUSTED"
+    access.book[-1].end(0)
+    first, second, _ = access.book[before:]
     eventually(lambda: second.ends, what="the call ended")
     assert (first.what, first.request_id, first.ends) == ("Shop.price", "r1", [(0, 2)])
     assert second.ends == [(13, 0)]
