@@ -253,17 +253,22 @@ def check_writable(path: str) -> str:
     return path
 
 
+def _chosen(text: str) -> str:
+    """What a caller chose: cut, and without halves of surrogate pairs, as bytes in a URL that are no UTF-8 become."""
+    return text[:TEXT_CHARS_MAX].encode("utf-8", "replace").decode()
+
+
 def told(entry: AuditEntry) -> dict[str, Any]:
-    """The entry as a record of the log has it. What callers choose is cut."""
+    """The entry as a record of the log has it."""
     line: dict[str, Any] = {
         "began": _stamp(entry.began_s),
         "principal": entry.principal,
         "protocol": entry.protocol,
-        "what": entry.what[:TEXT_CHARS_MAX],
+        "what": _chosen(entry.what),
         "code": name_of(entry.code),
         "ms": entry.took_ns // NS_PER_US / 1000,
         "rows": entry.rows,
-        "request_id": entry.request_id[:TEXT_CHARS_MAX],
+        "request_id": _chosen(entry.request_id),
     }
     return line | _rest(entry)
 
@@ -276,7 +281,7 @@ def line_of(entry: AuditEntry) -> bytes:
         _middle(entry.principal, entry.protocol, entry.what, entry.code),
         entry.took_ns / NS_PER_MS,
         entry.rows,
-        _encode(entry.request_id[:TEXT_CHARS_MAX]),
+        _encode(_chosen(entry.request_id)),
         b"," + _encode(rest)[1:-1] if rest else b"",
     )
 
@@ -284,7 +289,7 @@ def line_of(entry: AuditEntry) -> bytes:
 def _rest(entry: AuditEntry) -> dict[str, Any]:
     rest: dict[str, Any] = {}
     if entry.tables:
-        rest["tables"] = [table[:TEXT_CHARS_MAX] for table in entry.tables[:TABLES_MAX]]
+        rest["tables"] = [_chosen(table) for table in entry.tables[:TABLES_MAX]]
     if entry.why:
         rest["why"] = entry.why
     return rest
@@ -292,7 +297,7 @@ def _rest(entry: AuditEntry) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _middle(principal: str, protocol: str, what: str, code: int) -> bytes:
-    said = {"principal": principal, "protocol": protocol, "what": what[:TEXT_CHARS_MAX], "code": name_of(code)}
+    said = {"principal": principal, "protocol": protocol, "what": _chosen(what), "code": name_of(code)}
     return _encode(said)[1:-1]
 
 

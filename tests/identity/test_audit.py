@@ -123,6 +123,20 @@ def test_what_callers_choose_is_cut_and_stays_on_its_line(notes: AuditLog, tmp_p
     assert line["code"] == "99"
 
 
+@pytest.mark.parametrize("path", [None, "audit.jsonl"])
+def test_bytes_that_are_no_text_end_no_thread(
+    path: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes = AuditLog(str(tmp_path / path) if path else None)
+    notes.note_refusal("alice", "\udcff.m")
+    notes.note(AuditEntry(1.0, "alice", "http", "\udcff.n", 0, request_id="\udcfe", tables=["\ud800"]))
+    with caplog.at_level(logging.INFO, "flightserve.audit"):
+        notes.write()
+    said = lines(notes, tmp_path) if path else [vars(record) for record in caplog.records]
+    assert [line["what"] for line in said] == ["?.m", "?.n"]
+    assert (said[1]["request_id"], said[1]["tables"]) == ("?", ["?"])
+
+
 def test_what_does_not_fit_the_queue_is_lost_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
