@@ -4,6 +4,7 @@ fetched first, and neither waits for who guesses passwords.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,7 +12,7 @@ from typing import TypeVar
 
 from flightserve.clock import Clock
 from flightserve.core.access.credentials import WRONG
-from flightserve.errors import FlightserveError, Unauthenticated
+from flightserve.errors import FlightserveError, Unauthenticated, Unavailable
 from flightserve.identity.checker import Checker, without_frames
 from flightserve.identity.issuing import Date
 from flightserve.identity.key_source import Fetch, KeySource, fetch_https
@@ -61,7 +62,9 @@ class WebTokenCheck:
             return
         source.look()
         if source.is_due():
-            self._fetching.submit(source.fetch)
+            # Where too many wait for keys, they ask.
+            with contextlib.suppress(Unavailable):
+                self._fetching.submit(source.fetch)
 
     def find(
         self, token: str, keys: Callable[[], WebKeySet], found: Callable[[Claims], T]
@@ -69,7 +72,7 @@ class WebTokenCheck:
         """What `found` makes of the token's claims, or why there are none. `keys` are those that there are now. Raises
         Unavailable where too many ask."""
         outcome: Future[T | FlightserveError] = Future()
-        self._signatures.submit(functools.partial(self._find, outcome, token, keys, found, True))
+        self._signatures.submit(functools.partial(self._find, outcome, token, keys, found, False))
         return outcome
 
     def _find(
@@ -78,32 +81,23 @@ class WebTokenCheck:
         token: str,
         keys: Callable[[], WebKeySet],
         found: Callable[[Claims], T],
-        may_fetch: bool,
+        fetch: bool,
     ) -> None:
         try:
             source = self._source
             if source is None:
                 raise Unauthenticated(WRONG)
+            if fetch:
+                source.fetch(wanted=True)
             some = keys().find(*head_of(token, source.rules))
-            if not some and may_fetch and source.may_bring_more:
-                self._fetching.submit(functools.partial(self._fetch_and_find, source, outcome, token, keys, found))
+            if not some and not fetch and source.may_bring_more:
+                self._fetching.submit(functools.partial(self._find, outcome, token, keys, found, True))
                 return
             outcome.set_result(found(check_token(token, source.rules, some, self._date())))
         except FlightserveError as error:
             outcome.set_result(without_frames(error))
         except BaseException as error:
             outcome.set_exception(error)
-
-    def _fetch_and_find(
-        self,
-        source: KeySource,
-        outcome: Future[T | FlightserveError],
-        token: str,
-        keys: Callable[[], WebKeySet],
-        found: Callable[[Claims], T],
-    ) -> None:
-        source.fetch(wanted=True)
-        self._find(outcome, token, keys, found, may_fetch=False)
 
     def stop(self) -> None:
         """Nothing more is found out."""

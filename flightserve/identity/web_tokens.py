@@ -127,7 +127,8 @@ def read_keys(data: bytes, algorithms: tuple[str, ...], place: str) -> WebKeySet
 
 def _algorithms_of(key: Mapping[str, Any], pinned: tuple[str, ...]) -> Iterator[str]:
     """Which of those that are pinned a key is for."""
-    if key.get("use", "sig") != "sig" or "verify" not in key.get("key_ops", ("verify",)):
+    uses = ["verify"] if key.get("key_ops") is None else key["key_ops"]
+    if key.get("use", "sig") != "sig" or not isinstance(uses, list | str) or "verify" not in uses:
         return
     kinds = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("Ed",)}
     for algorithm in pinned:

@@ -18,6 +18,7 @@ from flightserve.core.access.credentials import WRONG
 from flightserve.errors import ConfigError, Unauthenticated
 from flightserve.identity import key_source
 from flightserve.identity.access import FileAccess, open_access
+from flightserve.identity.checker import WAITING_MAX
 from flightserve.identity.reading import check_keys, read_book
 from flightserve.identity.web_tokens import read_keys
 from tests.identity.books import PASSWORD, basic, bearer, principal, put
@@ -34,6 +35,7 @@ from tests.identity.web_signing import (
     sign,
     usual_algorithm,
 )
+from tests.support import eventually
 
 KEY = b"k" * 32
 RULES = f'[jwt]\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\njwks = "keys.json"\n'
@@ -362,6 +364,21 @@ def test_many_that_come_with_a_new_key_wait_for_it_together(
     assert provider.asked == 2
 
 
+def test_strangers_who_wait_for_keys_do_not_end_what_follows_them(
+    remote: FileAccess, times: Times, provider: Provider
+) -> None:
+    remote.recognise(f"Bearer {sign(claims(NOW_S))}")
+    times.advance(31)
+    provider.answers.clear()
+    coming = [remote._recogniser.find(f"Bearer {sign_as('rsa', f'unknown{n}')}") for n in range(WAITING_MAX)]
+    fetching = remote._recogniser._web._fetching
+    eventually(lambda: fetching._waiting == WAITING_MAX, what="as many wait for keys as may")
+    times.advance(601)
+    remote._following._look()
+    provider.answers.set()
+    assert all(isinstance(each.result(30), Unauthenticated) for each in coming)
+
+
 def test_an_address_that_does_not_answer_leaves_the_keys_as_they_were(
     remote: FileAccess, times: Times, provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -427,11 +444,15 @@ def test_places_of_keys(tmp_path: Path) -> None:
         (json.dumps({"keys": [{"kty": "oct", "k": "AAAA", "alg": "HS256"}]}), "has no public key"),
         (json.dumps({"keys": [{**public_jwk("rsa"), "use": "enc"}]}), "has no public key"),
         (json.dumps({"keys": [{**public_jwk("rsa"), "alg": "RSA-OAEP"}]}), "has no public key"),
+        (json.dumps({"keys": [{**public_jwk("rsa"), "key_ops": 7}]}), "has no public key"),
+        (json.dumps({"keys": [{**public_jwk("rsa"), "key_ops": ["sign"]}]}), "has no public key"),
         (json.dumps({"keys": [{"kty": "RSA", "n": "!", "e": 3}, {"kty": "EC"}, 7, {}]}), "has no public key"),
     ]:
         put(keys, text)
         with pytest.raises(ConfigError, match=why):
             check_keys(book)
+    put(keys, json.dumps({"keys": [{**public_jwk("rsa"), "key_ops": None}]}))
+    check_keys(book)
     keys.unlink()
     with pytest.raises(ConfigError, match=r"keys.json: cannot be read: No such file or directory$"):
         check_keys(book)
