@@ -76,11 +76,14 @@ def _print_once(token: str, arguments: argparse.Namespace) -> None:
 
 def _ask_password() -> str:
     """From the terminal, twice, or a line of standard input; not an argument, which all users of the machine see."""
-    if sys.stdin.isatty():
-        password = _asked_twice()
-    else:
-        password = sys.stdin.readline().rstrip("\r\n")
-    if not password or len(password.encode("utf-8", "surrogatepass")) > PASSWORD_BYTES_MAX:
+    if sys.stdin is None:
+        raise ConfigError("no password was given: standard input is closed")
+    try:
+        password = _asked_twice() if sys.stdin.isatty() else sys.stdin.readline(PASSWORD_BYTES_MAX + 2).rstrip("\r\n")
+        length = len(password.encode())
+    except UnicodeError as error:
+        raise ConfigError("the password is no text in UTF-8") from error
+    if not 0 < length <= PASSWORD_BYTES_MAX:
         raise ConfigError(f"a password has 1 to {PASSWORD_BYTES_MAX:,} bytes")
     if len(password) < PASSWORD_CHARS_MIN:
         print(f"a password of less than {PASSWORD_CHARS_MIN} characters can be guessed", file=sys.stderr)

@@ -60,8 +60,16 @@ def test_passwords_come_from_standard_input(
     entry = read_book(file.read_bytes(), "").entries["bob"]
     assert entry.token is None and entry.password is not None
     assert entry.password.matches(b"correct horse battery")
-    for wrong in ("", "\n", "x" * 1025):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(wrong))
+    no_text = io.TextIOWrapper(io.BytesIO(b"\xff" * 20), "utf-8")
+    for wrong in (
+        None,
+        io.StringIO(""),
+        io.StringIO("\n"),
+        io.StringIO("x" * 1025),
+        io.StringIO("\udcff" * 20),
+        no_text,
+    ):
+        monkeypatch.setattr(sys, "stdin", wrong)
         auth("add", "carol", "--auth", str(file), "--password", status=2)
     monkeypatch.setattr(sys, "stdin", io.StringIO("short"))
     auth("add", "dave", "--auth", str(file), "--password")
