@@ -49,12 +49,12 @@ class WebTokenRules:
     leeway_s: float = 60.0
     fetch_s: float = 30.0
     limits: PrincipalLimits = UNLIMITED
+    # What a principal was recognised by, as far as it is these rules. Made once: it is asked for at every request.
+    credential: str = field(init=False, repr=False)
 
-    @property
-    def credential(self) -> str:
-        """What a principal was recognised by, as far as it is these rules."""
+    def __post_init__(self) -> None:
         shown = self.issuer, self.audience, self.jwks, self.name_claim, self.roles_claim, self.algorithms
-        return hashlib.blake2b(repr(shown).encode(), digest_size=16).hexdigest()
+        object.__setattr__(self, "credential", hashlib.blake2b(repr(shown).encode(), digest_size=16).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
