@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flightserve.clock import NS_PER_S
 from flightserve.contracts.access import Access, Visit
 from flightserve.core.access.rights import Principal, Rights
 from flightserve.identity.access import FileAccess, open_access
 from flightserve.identity.issuing import LIFETIME_S
 from tests.identity.books import basic, bearer, principal, put, token_of
+from tests.identity.times import Times
 
 KEY = b"k" * 32
 # Who may all, who may do nothing, and who may each by itself. `vera` has limits.
@@ -59,19 +59,6 @@ class BookedVisit:
         self.ends.append((code, rows))
 
 
-class Times:
-    """Both clocks of who is recognised, as a test sets them."""
-
-    def __init__(self) -> None:
-        self.ns = 10 * NS_PER_S
-
-    def monotonic_ns(self) -> int:
-        return self.ns
-
-    def date(self) -> float:
-        return 1_000_000.0 + self.ns / NS_PER_S
-
-
 class BookedAccess:
     """The access by a file, and a book of what was begun. Looks that have to be waited for wait for `let_go`."""
 
@@ -110,13 +97,13 @@ class BookedAccess:
 
     def forget(self) -> None:
         """All have to be looked up again."""
-        self.times.ns += 3600 * NS_PER_S
+        self.times.advance(3600)
 
     def expired(self, name: str) -> str:
         """What he was given once, and is over by now."""
         shown = f"Bearer {self.by_file.issue(self.by_file.recognise(bearer(name)))}"
         assert self.by_file.recognise(shown).name == name
-        self.times.ns += int((LIFETIME_S + 1) * NS_PER_S)
+        self.times.advance(LIFETIME_S + 1)
         return shown
 
     def unended(self) -> list[BookedVisit]:
@@ -145,7 +132,7 @@ class BookedAccess:
 
     def issue(self, principal: Principal) -> str:
         # No two at the same time.
-        self.times.ns += 1_000
+        self.times.advance(1e-6)
         return self.by_file.issue(principal)
 
     def begin(
