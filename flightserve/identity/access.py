@@ -178,14 +178,14 @@ class FileAccess:
         tables: Sequence[str] = (),
     ) -> Visit:
         """`Access.begin`."""
-        self._recogniser.check(principal)
-        if principal.limits is not UNLIMITED:
-            try:
+        try:
+            self._recogniser.check(principal)
+            if principal.limits is not UNLIMITED:
                 self._tally.take(principal, priority, nbytes)
-            except FlightserveError as error:
-                began_s, name = self._audit.date(), principal.name
-                self._audit.note(AuditEntry(began_s, name, self._protocol, what, error.code, 0, request_id, tables))
-                raise
+        except FlightserveError as error:
+            began_s, name = self._audit.date(), principal.name
+            self._audit.note(AuditEntry(began_s, name, self._protocol, what, error.code, 0, request_id, tables))
+            raise
         return NotedVisit(self._tally, self._audit, principal, self._protocol, what, request_id, nbytes, tables)
 
     def rights(self, caller: str) -> Rights:

@@ -86,6 +86,17 @@ def test_what_limits_refuse_has_a_line(access: FileAccess, notes: AuditLog, time
     assert codes == {"1": "PERMISSION_DENIED", "2": "OK", "3": exhausted, "4": exhausted, "5": "OK"}
 
 
+def test_who_goes_on_after_he_was_revoked_has_a_line(access: FileAccess, notes: AuditLog, tmp_path: Path) -> None:
+    alice = access.recognise(bearer("alice"))
+    put(tmp_path / "auth.toml", ROLES + principal("bob"))
+    access._following._look()
+    with pytest.raises(Unauthenticated):
+        access.over("flight").begin(alice, "Flights.delays", "r1")
+    (line,) = lines(notes, tmp_path)
+    said = [line[key] for key in ("principal", "protocol", "what", "code", "request_id")]
+    assert said == ["alice", "flight", "Flights.delays", "UNAUTHENTICATED", "r1"]
+
+
 def test_what_a_principal_has_no_right_to_has_a_line(access: FileAccess, notes: AuditLog, tmp_path: Path) -> None:
     alice = access.recognise(bearer("alice"))
     with pytest.raises(PermissionDenied):
