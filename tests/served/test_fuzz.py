@@ -12,7 +12,7 @@ from tests.control.served import Served
 from tests.fuzz.running import KINDS, Batch, Target, read_log, run_batch
 
 CASES = {
-    "http": 700, "smuggling": 400, "h2": 500, "grpc": 500, "flight": 500, "zmq": 800, "zmtp": 300, "frames": 500,
+    "http": 700, "smuggling": 200, "h2": 500, "grpc": 500, "flight": 500, "zmq": 800, "zmtp": 300, "frames": 500,
     "control": 300,
 }  # fmt: skip
 
