@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import msgspec
 import pyarrow as pa
 import pytest
 
 from flightserve.config import FabricLimits
+from flightserve.errors import InvalidArgument
 from flightserve.fabric.memory.batches import SchemaCache, write_batch
 from flightserve.fabric.memory.segments import SegmentMap, SegmentPool, Shown
 from flightserve.replica.inputs import Inputs
@@ -72,3 +74,19 @@ def test_only_the_rows_of_those_that_are_not_late(
     assert [value for piece in pieces for value in piece.column("x").to_pylist()] == live
     del pieces
     assert inputs.settle() == []
+
+
+def test_a_region_that_ends_too_early_is_its_sender_s_fault(shared: Shared) -> None:
+    frame, taken = shared.execute(([1, 2, 3], 9999)), 0
+    (whole,) = frame.regions
+    for nbytes in range(8, whole.length):
+        frame.regions = [msgspec.structs.replace(whole, length=nbytes)]
+        inputs = Inputs()
+        try:
+            (batch,) = inputs.pieces(frame, shared.mapped, shared.schemas)
+        except InvalidArgument as error:
+            assert "cannot be read" in error.message or "schema message" in error.message
+        else:
+            assert batch.column(0).to_pylist() == [1, 2, 3]
+            taken += 1
+    assert 0 < taken < whole.length - 8
