@@ -23,6 +23,8 @@ from flightserve.wire.frames import Region
 END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 SMALL_CELLS: Final = 4096
 _CONTINUATION: Final = b"\xff\xff\xff\xff"
+# What pyarrow raises for a stream that ends too early, by how early.
+_UNREADABLE: Final = (pa.ArrowException, OSError, EOFError, StopIteration)
 _CACHED_SCHEMAS_MAX: Final = 1024
 # Of their messages, together; a schema is as large as strangers make its metadata.
 _CACHED_BYTES_MAX: Final = 16 << 20
@@ -94,7 +96,7 @@ class SchemaCache:
         if known is None:
             try:
                 known = KnownSchema(pa.ipc.read_schema(pa.py_buffer(message)), message)
-            except (pa.ArrowException, OSError) as error:
+            except _UNREADABLE as error:
                 raise InvalidArgument(f"the stream's schema cannot be read: {error}") from error
             self._add(known)
         self._last_read = known
@@ -152,12 +154,16 @@ def _dictionary_stream_bytes(batch: pa.RecordBatch) -> int:
 
 
 def read_batch(buffer: pa.Buffer, memory: memoryview, schemas: SchemaCache) -> pa.RecordBatch:
-    """The one batch of a stream that this data plane wrote or has validated, over the same memory."""
+    """The one batch of a stream that this data plane wrote or has validated, over the same memory. Raises
+    InvalidArgument where it ends before that does: how long a region is says whoever sent its descriptor."""
     known = schemas.at_head(memory)
-    if known.dictionaries:
-        with pa.ipc.open_stream(buffer) as reader:
-            return reader.read_next_batch()
-    return pa.ipc.read_record_batch(buffer.slice(len(known.message)), known.schema)
+    try:
+        if known.dictionaries:
+            with pa.ipc.open_stream(buffer) as reader:
+                return reader.read_next_batch()
+        return pa.ipc.read_record_batch(buffer.slice(len(known.message)), known.schema)
+    except _UNREADABLE as error:
+        raise InvalidArgument(f"the stream's rows cannot be read: {error}") from error
 
 
 def own_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
