@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.control.logs import now, time_of_day
 from flightserve.core.cache import LRUCache
 from flightserve.wire.log_lines import FIELDS, Joining, Record, fold, neutral, raw_record
@@ -35,6 +36,8 @@ _OF_LIBRARIES: Final = (
     ("ray", re.compile(r"^\[[\d-]+ [\d:,.]+ ([DIWEFC]) \d+ \d+\] ")),
     ("grpc", re.compile(r"^([IWEF])\d{4} \d\d:\d\d:\d\d|^(W)ARNING: All log messages before absl")),
 )
+# What Ray's processes have to say of an app's end may be read a while after it.
+STOPPED_NS: Final = 2 * NS_PER_S
 _INITIALS: Final = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL", "C": "CRITICAL"}
 
 Deliver = Callable[[Record], None]
@@ -83,8 +86,38 @@ class Carrier:
             yield judged(message, process, is_error)
 
 
+class Stops:
+    """Ordinary ends of apps, which go on or were a moment ago. Ray's GCS may then want to kill an actor that has just
+    left, and calls it an error that there is none. It is nobody's. Any thread."""
+
+    def __init__(self, clock: Clock = monotonic_ns) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._going_on = 0
+        self._until_ns = 0
+
+    def begin(self) -> None:
+        """An app is being stopped, and nothing went wrong before."""
+        with self._lock:
+            self._going_on += 1
+
+    def end(self) -> None:
+        """It has stopped."""
+        with self._lock:
+            self._going_on -= 1
+            self._until_ns = self._clock() + STOPPED_NS
+
+    def any(self) -> bool:
+        """Whether there is one."""
+        return self._going_on > 0 or self._clock() < self._until_ns
+
+
+stops: Final = Stops()
+
+
 def judged(message: str, process: str, is_error: bool) -> Record:
-    """The record of raw text. Lines of Ray's and gRPC's own logs say their level."""
+    """The record of raw text. Lines of Ray's and gRPC's own logs say their level; what Ray says while an app is stopped
+    is at most for information."""
     record = raw_record(now(), process, neutral(message), is_error)
     if replica := _REPLICA.fullmatch(process):
         record["deployment"] = replica[1]
@@ -93,6 +126,8 @@ def judged(message: str, process: str, is_error: bool) -> Record:
     for library, form in _OF_LIBRARIES:
         if found := form.match(message):
             record |= {"logger": library, "level": _INITIALS[found[1] or "W"]}
+    if record["logger"] == "ray" and record["level"] != "DEBUG" and stops.any():
+        record["level"] = "INFO"
     return record
 
 

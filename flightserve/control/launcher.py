@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from flightserve.config import PROTOCOLS
 from flightserve.control import ports, shared_ray
+from flightserve.control.carrying import stops
 from flightserve.control.folder import Folder
 from flightserve.control.messages import SERVING, View
 from flightserve.control.names import plan_file, supervisor_socket
@@ -139,6 +140,17 @@ class Launcher:
     def stop(self, drain_timeout_s: float) -> None:
         """Drain for at most that long, end all actors, and Ray where we started it. Idempotent."""
         self.stopped.set()
+        if self._held is not None and self._held.lost():
+            # What Ray's processes say is why.
+            self._stop(drain_timeout_s)
+            return
+        stops.begin()
+        try:
+            self._stop(drain_timeout_s)
+        finally:
+            stops.end()
+
+    def _stop(self, drain_timeout_s: float) -> None:
         observer, self._observer = self._observer, None
         if observer is not None:
             observer.shut_down(drain_timeout_s)

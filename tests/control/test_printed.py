@@ -9,11 +9,12 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
 
+from flightserve.clock import NS_PER_S
 from flightserve.control import carrying
 from flightserve.control.carrying import FILES_MAX, RAY_PRINTER, Carrier, deliver_to, to_program
 from flightserve.control.logs import PROGRESS, RecordHandler, record_of
@@ -21,6 +22,7 @@ from flightserve.control.messages import ChildView, View
 from flightserve.control.patience import FIRST_S, SELDOM_S, Patience, waiting
 from flightserve.control.printed import Printed, let_prints_end
 from flightserve.wire.log_lines import MESSAGE_CHARS_MAX, decode, encode
+from tests.identity.times import Times
 
 
 class Stream:
@@ -258,6 +260,34 @@ def test_a_program_with_logging_gets_records_and_nothing_else(capsys: pytest.Cap
         # A print is none of its logs: it is seen whatever level these have.
         to_program({**logged(), "logger": "stdout", "message": "printed"})
     assert capsys.readouterr().err.endswith("M-0 printed\n")
+
+
+KILLED: Final = "[2026-11-30 15:00:00,123 E 71 71] (gcs_server) gcs_actor_scheduler.cc:1: Failed to kill actor NIL_ID"
+
+
+def test_what_ray_calls_an_error_while_an_app_is_stopped_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = Times()
+    stops = carrying.Stops(times.monotonic_ns)
+    monkeypatch.setattr(carrying, "stops", stops)
+
+    def level_of(line: str, pid: object) -> str:
+        (record,) = Carrier().records({**batch(line, pid=pid), "actor_name": None})
+        return str(record["level"])
+
+    assert level_of(KILLED, "gcs_server") == "ERROR"
+    stops.begin()
+    stops.begin()
+    assert level_of(KILLED, "gcs_server") == "INFO"
+    assert level_of(KILLED, 71) == "INFO", "in a process of ours it is Ray's all the same"
+    assert level_of("E1130 15:00:00.1 1 chttp2.cc:1] no", 71) == "ERROR", "of gRPC"
+    assert level_of(encode(logged(levelno=40, levelname="ERROR")), 71) == "ERROR", "of ours"
+    stops.end()
+    times.advance(carrying.STOPPED_NS / NS_PER_S + 1)
+    assert level_of(KILLED, "gcs_server") == "INFO", "another app is still being stopped"
+    stops.end()
+    assert level_of(KILLED, "gcs_server") == "INFO", "its lines are read a while later"
+    times.advance(carrying.STOPPED_NS / NS_PER_S + 1)
+    assert level_of(KILLED, "gcs_server") == "ERROR"
 
 
 def test_nothing_that_a_program_does_with_records_or_that_lines_hold_comes_to_ray() -> None:
