@@ -8,7 +8,9 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-from flightserve.clock import Clock, monotonic_ns
+import msgspec
+
+from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.contracts.access import Access, Visit
 from flightserve.core.access.allowance import UNLIMITED, Allowances
 from flightserve.core.access.rights import ANYBODY, Principal, Rights
@@ -54,50 +56,39 @@ class Tally:
             self._allowances.of(principal.name).give(nbytes)
 
 
-class NotedVisit(AuditEntry):
-    """A call or query of a principal. When it has ended it is its own line of the audit log."""
+class NotedVisit(msgspec.Struct, eq=False, gc=False):
+    """A call or query of a principal. Every request makes one, so it is little more than what it was begun with."""
 
-    __slots__ = ("_audit", "_began_ns", "_nbytes", "_open", "_principal", "_tally")
-
-    def __init__(
-        self,
-        tally: Tally,
-        audit: AuditLog,
-        principal: Principal,
-        protocol: str,
-        what: str,
-        request_id: str,
-        nbytes: int,
-        tables: Sequence[str],
-    ) -> None:
-        # One object and few calls: every request makes one.
-        self.began_s = audit.date()
-        self.principal = principal.name
-        self.protocol = protocol
-        self.what = what
-        self.request_id = request_id
-        self.tables = tables
-        self.why = ""
-        self._tally = tally
-        self._audit = audit
-        self._principal = principal
-        self._nbytes = nbytes
-        self._began_ns = tally.clock()
-        # Popped by whoever ends it first.
-        self._open = [None]
+    access: FileAccess
+    principal: Principal
+    what: str
+    request_id: str
+    nbytes: int
+    tables: Sequence[str]
+    began_ns: int
+    # Popped by whoever ends it first.
+    open: list[None]
 
     def end(self, code: int, rows: int = 0) -> None:
         """`contracts.access.Visit.end`."""
         try:
-            self._open.pop()
+            self.open.pop()
         except IndexError:
             return
-        if self._principal.limits is not UNLIMITED:
-            self._tally.give(self._principal, self._nbytes)
-        self.code = code
-        self.rows = rows
-        self.took_ns = self._tally.clock() - self._began_ns
-        self._audit.note(self)
+        access, principal = self.access, self.principal
+        if principal.limits is not UNLIMITED:
+            access.tally.give(principal, self.nbytes)
+        audit = access.audit
+        waiting = audit.room(code)
+        if waiting is not None:
+            took_ns = access.tally.clock() - self.began_ns
+            began_s = audit.date() - took_ns / NS_PER_S
+            waiting.append(
+                AuditEntry(
+                    began_s, principal.name, access.protocol, self.what, code, rows, self.request_id, self.tables,
+                    took_ns=took_ns,
+                )
+            )  # fmt: skip
 
 
 class FileAccess:
@@ -114,24 +105,24 @@ class FileAccess:
         protocol: str = "",
     ) -> None:
         self._recogniser = recogniser
-        self._tally = tally
-        self._audit = audit
+        self.tally = tally
+        self.audit = audit
         self._following = following
-        self._protocol = protocol
+        self.protocol = protocol
 
     def __repr__(self) -> str:
-        return f"<FileAccess {self._protocol or 'of all protocols'} by {self._recogniser!r}>"
+        return f"<FileAccess {self.protocol or 'of all protocols'} by {self._recogniser!r}>"
 
     def over(self, protocol: str) -> Access:
         """`Access.over`."""
-        return FileAccess(self._recogniser, self._tally, self._audit, self._following, protocol)
+        return FileAccess(self._recogniser, self.tally, self.audit, self._following, protocol)
 
     def known(self, authorization: str | None, subject: str = "") -> Principal | None:
         """`Access.known`."""
         try:
             return self._recogniser.known(authorization, subject)
         except Unauthenticated as error:
-            self._audit.note_failure(self._protocol, error.message)
+            self.audit.note_failure(self.protocol, error.message)
             raise
 
     def recognise(self, authorization: str | None, subject: str = "") -> Principal:
@@ -160,7 +151,7 @@ class FileAccess:
         if not isinstance(outcome, FlightserveError):
             return outcome
         if isinstance(outcome, Unauthenticated):
-            self._audit.note_failure(self._protocol, outcome.message)
+            self.audit.note_failure(self.protocol, outcome.message)
         # Each who waited gets one of his own: a raised one collects what it passed through.
         raise type(outcome)(outcome.message, outcome.retry_after_ms)
 
@@ -181,12 +172,12 @@ class FileAccess:
         try:
             self._recogniser.check(principal)
             if principal.limits is not UNLIMITED:
-                self._tally.take(principal, priority, nbytes)
+                self.tally.take(principal, priority, nbytes)
         except FlightserveError as error:
-            began_s, name = self._audit.date(), principal.name
-            self._audit.note(AuditEntry(began_s, name, self._protocol, what, error.code, 0, request_id, tables))
+            began_s, name = self.audit.date(), principal.name
+            self.audit.note(AuditEntry(began_s, name, self.protocol, what, error.code, 0, request_id, tables))
             raise
-        return NotedVisit(self._tally, self._audit, principal, self._protocol, what, request_id, nbytes, tables)
+        return NotedVisit(self, principal, what, request_id, nbytes, tables, self.tally.clock(), [None])
 
     def rights(self, caller: str) -> Rights:
         """`Access.rights`."""
@@ -198,7 +189,7 @@ class FileAccess:
         """`Access.stop`."""
         self._following.stop()
         self._recogniser.stop()
-        self._audit.stop()
+        self.audit.stop()
 
 
 def open_access(

@@ -58,35 +58,19 @@ NS_PER_US: Final = 1_000
 _encode = msgspec.json.Encoder().encode
 
 
-class AuditEntry:
+class AuditEntry(msgspec.Struct, eq=False, gc=False):
     """One line, as it waits. `began_s` is seconds since 1970."""
 
-    __slots__ = (
-        "began_s", "code", "principal", "protocol", "request_id", "rows", "tables", "took_ns", "what", "why",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        began_s: float,
-        principal: str,
-        protocol: str,
-        what: str,
-        code: int,
-        rows: int = 0,
-        request_id: str = "",
-        tables: Sequence[str] = (),
-        why: str = "",
-    ) -> None:
-        self.began_s = began_s
-        self.principal = principal
-        self.protocol = protocol
-        self.what = what
-        self.code = code
-        self.took_ns = 0
-        self.rows = rows
-        self.request_id = request_id
-        self.tables = tables
-        self.why = why
+    began_s: float
+    principal: str
+    protocol: str
+    what: str
+    code: int
+    rows: int = 0
+    request_id: str = ""
+    tables: Sequence[str] = ()
+    why: str = ""
+    took_ns: int = 0
 
 
 class Waiting:
@@ -130,11 +114,18 @@ class AuditLog:
 
     def note(self, entry: AuditEntry) -> None:
         """Have it written."""
-        kind = self._others if entry.code not in DENIED else self._denied if entry.principal else self._strangers
+        waiting = self.room(entry.code, entry.principal != "")
+        if waiting is not None:
+            waiting.append(entry)
+
+    def room(self, code: int, known: bool = True) -> deque[AuditEntry] | None:
+        """Where an entry of this code, of a principal or of somebody unknown, is to wait. None where there is no room
+        for one, which is counted: then nobody need make it."""
+        kind = self._others if code not in DENIED else self._denied if known else self._strangers
         if len(kind.entries) < kind.entries_max:
-            kind.entries.append(entry)
-        else:
-            self._lost += 1
+            return kind.entries
+        self._lost += 1
+        return None
 
     def note_failure(self, protocol: str, why: str) -> None:
         """Somebody was not recognised. Only so many a second are noted, and all are counted."""

@@ -172,7 +172,9 @@ class HttpCalls:
                 exchange = Exchange(protocol, target, headers, self._done)
             exchange.url = protocol.url
             exchange.size_max = limits.body_bytes_max
-            if self.closed and not enter(self, exchange, sender):
+            if sender is not None and exchange.arrived_ns < sender.until_ns:
+                exchange.principal, exchange.caller = sender.principal, sender.caller
+            elif self.closed and not enter(self, exchange, sender):
                 return exchange
         if type(exchange) is InferExchange:
             return self._open_inference(exchange)

@@ -45,10 +45,7 @@ def check_said_once(headers: Sequence[tuple[bytes, bytes]]) -> None:
 
 def enter(calls: HttpCalls, exchange: Exchange, sender: KnownSender | None) -> bool:
     """Whether it is known who calls. Otherwise that is being found out, and `HttpCalls.open` is called again, or he was
-    refused. What is found is noted in `sender`."""
-    if sender is not None and exchange.arrived_ns < sender.until_ns:
-        exchange.principal, exchange.caller = sender.principal, sender.caller
-        return True
+    refused. What is found is noted in `sender`, for those that say the same."""
     protocol = exchange.protocol
     authorization, subject = exchange.header(AUTHORIZATION), protocol.subject
     try:
@@ -137,7 +134,8 @@ def refuse(exchange: Exchange, error: FlightserveError) -> None:
 def begin(calls: HttpCalls, exchange: Exchange, what: str, deployment: DeploymentSpec, nbytes: int) -> None:
     """He begins a call, or a query (`sql`), of so many bytes. Raises ResourceExhausted, PermissionDenied,
     Unauthenticated."""
-    principal = of(exchange)
+    principal = exchange.principal
+    assert principal is not None
     if principal.limits.max_query_s:
         exchange.meta = shortened(exchange.meta, principal, deployment, monotonic_ns())
     meta = exchange.meta
@@ -146,11 +144,11 @@ def begin(calls: HttpCalls, exchange: Exchange, what: str, deployment: Deploymen
 
 def begin_call(calls: HttpCalls, exchange: Exchange, deployment: DeploymentSpec) -> None:
     """`begin`, by a call's head. Where that does not say how many bytes follow, they come first (`HttpCalls.start`)."""
-    if b"transfer-encoding" in exchange.headers:
+    headers, (name, method) = exchange.headers, exchange.known
+    if b"transfer-encoding" in headers:
         exchange.uncounted = deployment
     else:
-        nbytes = int(exchange.headers.get(b"content-length", b"0"))
-        begin(calls, exchange, "{}.{}".format(*exchange.known), deployment, nbytes)
+        begin(calls, exchange, f"{name}.{method}", deployment, int(headers.get(b"content-length", b"0")))
 
 
 def of(exchange: Exchange) -> Principal:
