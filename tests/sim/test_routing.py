@@ -106,7 +106,7 @@ def test_a_seed_is_a_whole_history() -> None:
     first.run(seconds=20)
     second.run(seconds=20)
     assert first.outcomes == second.outcomes
-    assert list(first.auditor.story) == list(second.auditor.story)
+    assert first.auditor.told() == second.auditor.told()
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -140,8 +140,8 @@ class World(EventHeap):
         except AuditError as error:
             raise AuditError(f"seed {self.seed}, {self.now_ns / S:.3f} s: {error}") from error
 
-    def check(self, true: bool, message: str) -> None:
-        self.auditor.check(true, message)
+    def check(self, true: bool, message: str, *about: object) -> None:
+        self.auditor.check(true, message, *about)
 
     # ---- the shell
 
@@ -162,29 +162,31 @@ class World(EventHeap):
         self.alarm.set(self.machine.next_wake_ns)
 
     def ended(self, request: Request, outcome: str) -> None:
-        self.check(request.id not in self.outcomes, f"{request} ended twice")
+        self.check(request.id not in self.outcomes, "{} ended twice", request)
         self.outcomes[request.id] = outcome
-        self.check(outcome != "ok" or self.now_ns < request.deadline_ns, f"{request} was answered late")
-        self.check(self.now_ns <= max(request.deadline_ns, request.arrived_ns), f"{request} outlived its deadline")
+        self.check(outcome != "ok" or self.now_ns < request.deadline_ns, "{} was answered late", request)
+        self.check(self.now_ns <= max(request.deadline_ns, request.arrived_ns), "{} outlived its deadline", request)
 
     def check_reply(self, request: Request) -> None:
         """Its own rows, each once, in order."""
         parts = sorted(self.replies.pop(request.id, []))
         rows = [row for _, _, part in parts for row in part]
-        self.check(rows == [(request.id, row) for row in range(request.rows)], f"wrong rows for {request}: {rows[:20]}")
+        self.check(
+            rows == [(request.id, row) for row in range(request.rows)], "wrong rows for {}: {}", request, rows[:20]
+        )
 
     def check_at_rest(self) -> None:
         self.auditor.at_rest()
         self.check(set(self.outcomes) == set(self.requests), "a request without an outcome")
         for (request_id, row), times in self.executed.items():
             request = self.requests[request_id]
-            self.check(times == 1 or request.idempotent, f"row {row} of {request} ran {times} times")
-            self.check(times <= 40, f"row {row} of {request} ran {times} times")
+            self.check(times == 1 or request.idempotent, "row {} of {} ran {} times", row, request, times)
+            self.check(times <= 40, "row {} of {} ran {} times", row, request, times)
         for request_id, outcome in self.outcomes.items():
             if outcome == "ok":
                 request = self.requests[request_id]
                 ran = all(self.executed[request_id, row] for row in range(request.rows))
-                self.check(ran, f"{request} is ok and did not run")
+                self.check(ran, "{} is ok and did not run", request)
 
     # ---- callers
 

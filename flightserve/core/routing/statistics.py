@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -75,6 +75,9 @@ class Counters:
         setattr(self, name, getattr(self, name) + 1)
 
 
+COUNTS: Final = tuple(field.name for field in fields(Counters))
+
+
 @dataclass(frozen=True, slots=True)
 class MachineStatistics:
     """A machine at one moment. `counts` are totals by the names of `Counters`; the others are gauges. A request of
@@ -115,5 +118,5 @@ def statistics_of(machine: DeploymentMachine) -> MachineStatistics:
         replicas=len(machine._in_flight.by_lane),
         free_credits=machine._credits.free,
         next_wake_ns=machine.next_wake_ns,
-        counts=asdict(machine._counters),
+        counts={name: getattr(machine._counters, name) for name in COUNTS},
     )

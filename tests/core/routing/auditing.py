@@ -132,12 +132,12 @@ class Auditor:
         self.outcomes: dict[str, int] = {"completed": 0, "refused": 0, "moved": 0}
         self.arrived = 0
         self.before = 0
-        self.story: deque[str] = deque(maxlen=STORY_LENGTH)
+        self.story: deque[tuple[int, str, Event | Effect]] = deque(maxlen=STORY_LENGTH)
 
     def watch(self, event: Event, now_ns: int) -> list[Effect]:
-        self.story.append(f"{now_ns} > {event}")
+        self.story.append((now_ns, ">", event))
         effects = self.machine.handle(event, now_ns)
-        self.story.extend(f"{now_ns} < {effect}" for effect in effects)
+        self.story.extend((now_ns, "<", effect) for effect in effects)
         self.before = self.arrived
         self._apply(event, now_ns)
         for effect in effects:
@@ -150,7 +150,7 @@ class Auditor:
             elif isinstance(effect, HandBack):
                 self._moved(effect)
             elif isinstance(effect, Ejected):
-                self.check(effect.until_ns > now_ns and effect.factor > 1, f"{effect} at {now_ns}")
+                self.check(effect.until_ns > now_ns and effect.factor > 1, "{} at {}", effect, now_ns)
                 self.ejected.add(effect.process)
             elif isinstance(effect, Readmitted):
                 self.ejected.remove(effect.process)
@@ -158,24 +158,30 @@ class Auditor:
                 self._completed(effect)
         if isinstance(event, HandOver):
             left = [account for account in self.live.values() if not (account.running or account.answered)]
-            self.check(not left, f"not handed over: {left}")
+            self.check(not left, "not handed over: {}", left)
         self._check_moment(now_ns)
         return effects
 
-    def check(self, true: bool, message: str) -> None:
+    def check(self, true: bool, message: str, *about: object) -> None:
+        """AuditError where it is not true. `message` has a place for each of `about`: millions of checks hold, and
+        writing out what nobody reads took most of their time."""
         if not true:
-            raise AuditError(message + "\n" + "\n".join(self.story))
+            raise AuditError(message.format(*about) + "\n" + self.told())
+
+    def told(self) -> str:
+        """The last events and effects, a line each."""
+        return "\n".join(f"{now_ns} {way} {what}" for now_ns, way, what in self.story)
 
     def at_rest(self) -> None:
         """Nothing is left of all that went through."""
         statistics = self.machine.statistics()
-        self.check(not self.live, f"requests without an outcome: {list(self.live)}")
-        self.check(statistics.queued_requests == statistics.queued_bytes == 0, f"queued at rest: {statistics}")
-        self.check(statistics.in_flight_batches == 0, f"in flight at rest: {statistics}")
-        self.check(statistics.next_wake_ns == NEVER_NS, f"a wake is due at rest: {statistics}")
+        self.check(not self.live, "requests without an outcome: {}", list(self.live))
+        self.check(statistics.queued_requests == statistics.queued_bytes == 0, "queued at rest: {}", statistics)
+        self.check(statistics.in_flight_batches == 0, "in flight at rest: {}", statistics)
+        self.check(statistics.next_wake_ns == NEVER_NS, "a wake is due at rest: {}", statistics)
         credits = sum(books.credits for books in self.replicas.values() if books.open(self.out))
         probes = statistics.free_credits - credits
-        self.check(0 <= probes <= 2 * len(self.ejected), f"{credits} credits were offered: {statistics}")
+        self.check(0 <= probes <= 2 * len(self.ejected), "{} credits were offered: {}", credits, statistics)
 
     @property
     def out(self) -> set[int]:
@@ -252,28 +258,28 @@ class Auditor:
 
     def _dispatched(self, effect: Dispatch, now_ns: int) -> None:
         books = self.replicas.get(effect.replica_id)
-        self.check(books is not None, f"nobody to take {effect}")
+        self.check(books is not None, "nobody to take {}", effect)
         assert books is not None
         kind = effect.pieces[0].request.is_async
-        self.check(books.is_async == kind, f"in a lane for the other kind of method: {effect}")
-        self.check(not self._keeps_waiting(effect.pieces[0].request, books), f"it was to wait for others: {effect}")
-        self.check(books.process not in self.paused, f"paused and gets work: {effect}")
+        self.check(books.is_async == kind, "in a lane for the other kind of method: {}", effect)
+        self.check(not self._keeps_waiting(effect.pieces[0].request, books), "it was to wait for others: {}", effect)
+        self.check(books.process not in self.paused, "paused and gets work: {}", effect)
         if books.process in self.ejected:
             alike = [o for o in self.replicas.values() if (o.process, o.is_async) == (books.process, books.is_async)]
             held = sum(other.taken for other in alike)
-            self.check(held == 0 and books.credits > 0, f"ejected and has work: {effect}")
+            self.check(held == 0 and books.credits > 0, "ejected and has work: {}", effect)
         else:
-            self.check(books.open(self.out), f"no credit for {effect}")
+            self.check(books.open(self.out), "no credit for {}", effect)
             open_ = self._open_to(effect.pieces[0].request)
             least = min(other.taken for other in open_ if other.node == books.node)
-            self.check(self.lingers or books.taken == least, f"a less busy replica was passed over: {effect}")
+            self.check(self.lingers or books.taken == least, "a less busy replica was passed over: {}", effect)
             idle = [other for other in open_ if not (other.node or other.taken)]
-            self.check(not (books.node and idle), f"a replica near by is idle, and another was taken: {effect}")
+            self.check(not (books.node and idle), "a replica near by is idle, and another was taken: {}", effect)
         self._check_bounds(effect)
         first = effect.pieces[0].request
         for number, piece in enumerate(effect.pieces):
             account = self.live.get(piece.request.id)
-            self.check(account is not None, f"{piece} has its outcome already")
+            self.check(account is not None, "{} has its outcome already", piece)
             assert account is not None
             if number == 0 and not self.lingers:
                 # What came with the same event may not have been looked at yet when a full queue was relieved.
@@ -292,13 +298,13 @@ class Auditor:
                     for other in waiting
                     if not self._keeps_waiting(other.request, books) or self._open_to(other.request)
                 )
-                self.check(self._place(account) == first_place, f"{piece} was served before its turn")
-            self.check(piece.request.group == effect.group, f"{piece} is of another group")
-            self.check(piece.request.deadline_ns > now_ns, f"{piece} is expired")
+                self.check(self._place(account) == first_place, "{} was served before its turn", piece)
+            self.check(piece.request.group == effect.group, "{} is of another group", piece)
+            self.check(piece.request.deadline_ns > now_ns, "{} is expired", piece)
             self._check_span(account, piece.row_offset, piece.rows)
             account.running[effect.batch_id] = (piece.row_offset, piece.rows)
             account.dispatched = True
-        self.check(len({id(p.request) for p in effect.pieces}) == len(effect.pieces), f"{first} twice in {effect}")
+        self.check(len({id(p.request) for p in effect.pieces}) == len(effect.pieces), "{} twice in {}", first, effect)
         books.batches[effect.batch_id] = effect
 
     def may_wait(self, is_async: bool) -> bool:
@@ -337,50 +343,50 @@ class Auditor:
             fits = piece.rows <= self.bounds.max_rows
             fits = fits and piece.request.nbytes * piece.rows <= self.bounds.max_bytes * max(1, piece.request.rows)
             excused = not piece.request.sliceable or piece.rows <= 1
-            self.check(fits or excused, f"over a bound: {effect}")
-            self.check(whole or piece.request.sliceable, f"cut without leave: {effect}")
+            self.check(fits or excused, "over a bound: {}", effect)
+            self.check(whole or piece.request.sliceable, "cut without leave: {}", effect)
             return
-        self.check(all(p.rows == p.request.rows and p.request.sliceable for p in pieces), f"mixed: {effect}")
-        self.check(sum(p.rows for p in pieces) <= self.bounds.max_rows, f"too many rows: {effect}")
-        self.check(sum(p.request.nbytes for p in pieces) <= self.bounds.max_bytes, f"too many bytes: {effect}")
-        self.check(len(pieces) <= self.bounds.max_requests, f"too many requests: {effect}")
+        self.check(all(p.rows == p.request.rows and p.request.sliceable for p in pieces), "mixed: {}", effect)
+        self.check(sum(p.rows for p in pieces) <= self.bounds.max_rows, "too many rows: {}", effect)
+        self.check(sum(p.request.nbytes for p in pieces) <= self.bounds.max_bytes, "too many bytes: {}", effect)
+        self.check(len(pieces) <= self.bounds.max_requests, "too many requests: {}", effect)
 
     def _check_span(self, account: Account, offset: int, rows: int) -> None:
         request = account.request
-        self.check(0 <= offset <= offset + rows <= request.rows, f"rows {offset}+{rows} of {request}")
+        self.check(0 <= offset <= offset + rows <= request.rows, "rows {}+{} of {}", offset, rows, request)
         taken = [*account.answered, *account.running.values(), *account.once]
         for start, count in taken:
             apart = offset + rows <= start or start + count <= offset
-            self.check(apart and request.rows > 0, f"rows {offset}+{rows} run twice: {account}")
+            self.check(apart and request.rows > 0, "rows {}+{} run twice: {}", offset, rows, account)
 
     def _completed(self, effect: Completed) -> None:
         self.check(bool(effect.requests), "an empty Completed")
         for request in effect.requests:
             account = self.live.get(request.id)
-            self.check(account is not None and account.complete, f"completed before its rows: {account}")
+            self.check(account is not None and account.complete, "completed before its rows: {}", account)
             self._outcome(request, "completed")
 
     def _moved(self, effect: HandBack) -> None:
         for request in effect.requests:
             account = self.live.get(request.id)
-            self.check(account is not None, f"moved, and has its outcome: {request}")
+            self.check(account is not None, "moved, and has its outcome: {}", request)
             assert account is not None
             begun = account.answered or account.running or account.once
-            self.check(not begun, f"moved, and begun here: {account}")
+            self.check(not begun, "moved, and begun here: {}", account)
             self._outcome(request, "moved")
 
     def _abandoned(self, effect: AbandonBatch) -> None:
         books = self.replicas.get(effect.replica_id)
-        self.check(books is not None and effect.batch_id in books.batches, f"{effect} of what does not run")
+        self.check(books is not None and effect.batch_id in books.batches, "{} of what does not run", effect)
         assert books is not None
         wanted = [p for p in books.batches[effect.batch_id].pieces if p.request.id in self.live]
-        self.check(not wanted, f"{effect} and {wanted} are wanted")
-        self.check(effect.batch_id not in self.abandoned, f"{effect} twice")
+        self.check(not wanted, "{} and {} are wanted", effect, wanted)
+        self.check(effect.batch_id not in self.abandoned, "{} twice", effect)
         self.abandoned.add(effect.batch_id)
 
     def _outcome(self, request: Request, how: str) -> None:
         account = self.live.pop(request.id, None)
-        self.check(account is not None and account.request is request, f"a second outcome, {how}, for {request}")
+        self.check(account is not None and account.request is request, "a second outcome, {}, for {}", how, request)
         self.outcomes[how] += 1
 
     # ---- what must hold between events
@@ -389,41 +395,42 @@ class Auditor:
         try:
             self.machine.check_invariants()
         except AssertionError as error:
-            raise AuditError(f"{error}\n" + "\n".join(self.story)) from error
+            raise AuditError(f"{error}\n{self.told()}") from error
         waiting = []
         for account in self.live.values():
             request = account.request
-            self.check(not account.complete, f"request {request.id} is answered and has no outcome")
-            self.check(request.deadline_ns > now_ns, f"{request} lives past its deadline")
-            self.check(self.machine.next_wake_ns <= request.deadline_ns, f"nobody wakes for {request}")
+            self.check(not account.complete, "request {} is answered and has no outcome", request.id)
+            self.check(request.deadline_ns > now_ns, "{} lives past its deadline", request)
+            self.check(self.machine.next_wake_ns <= request.deadline_ns, "nobody wakes for {}", request)
             if account.waits:
                 waiting.append(account)
             if self.wait_ns_max and not account.dispatched:
-                self.check(request.arrived_ns + self.wait_ns_max > now_ns, f"{request} waits for too long")
+                self.check(request.arrived_ns + self.wait_ns_max > now_ns, "{} waits for too long", request)
         for books in self.replicas.values():
             for batch in books.batches.values():
                 unwanted = all(piece.request.id not in self.live for piece in batch.pieces)
-                self.check(unwanted == (batch.batch_id in self.abandoned), f"not abandoned: {batch}")
-        self.check(self.machine.next_wake_ns > now_ns, f"a wake in the past: {self.machine.next_wake_ns}")
+                self.check(unwanted == (batch.batch_id in self.abandoned), "not abandoned: {}", batch)
+        self.check(self.machine.next_wake_ns > now_ns, "a wake in the past: {}", self.machine.next_wake_ns)
         self._check_counts(waiting, now_ns)
 
     def _check_counts(self, waiting: list[Account], now_ns: int) -> None:
         statistics = self.machine.statistics()
         counts = statistics.counts
         refused = sum(counts[name] for name in REFUSALS)
-        self.check(counts["arrived"] == self.arrived, f"{self.arrived} arrived: {counts}")
-        self.check(counts["completed"] == self.outcomes["completed"], f"{self.outcomes}: {counts}")
-        self.check(counts["moved"] == self.outcomes["moved"], f"{self.outcomes}: {counts}")
-        self.check(refused == self.outcomes["refused"], f"{self.outcomes}: {counts}")
-        self.check(statistics.live_requests == len(self.live), f"{len(self.live)} live: {statistics}")
-        self.check(statistics.queued_requests == len(waiting), f"{len(waiting)} wait: {statistics}")
+        self.check(counts["arrived"] == self.arrived, "{} arrived: {}", self.arrived, counts)
+        self.check(counts["completed"] == self.outcomes["completed"], "{}: {}", self.outcomes, counts)
+        self.check(counts["moved"] == self.outcomes["moved"], "{}: {}", self.outcomes, counts)
+        self.check(refused == self.outcomes["refused"], "{}: {}", self.outcomes, counts)
+        self.check(statistics.live_requests == len(self.live), "{} live: {}", len(self.live), statistics)
+        self.check(statistics.queued_requests == len(waiting), "{} wait: {}", len(waiting), statistics)
         self.check(
             statistics.in_flight_batches == sum(len(books.batches) for books in self.replicas.values()),
-            f"in flight: {statistics}",
+            "in flight: {}",
+            statistics,
         )
         serving = {books.process for books in self.replicas.values() if not books.draining} - self.paused
         ejected = self.ejected - self.paused
-        self.check(2 * len(ejected) <= len(serving), f"{ejected} of {serving} are ejected")
+        self.check(2 * len(ejected) <= len(serving), "{} of {} are ejected", ejected, serving)
         for is_async in (False, True):
             self._check_busy(is_async, waiting, now_ns)
 
@@ -436,14 +443,14 @@ class Auditor:
             # Nothing is sent ahead too early; but then somebody must wake for it.
             held = bool(idle and waiting and not self.lingers)
             wakes = not is_async and self.machine.next_wake_ns < NEVER_NS
-            self.check(not held or wakes, f"{waiting} are held for ever")
+            self.check(not held or wakes, "{} are held for ever", waiting)
             idle = []
         if idle and waiting and self.may_wait(is_async):
-            self.check(self.machine.next_wake_ns < NEVER_NS, f"{waiting} wait for ever for cheaper replicas")
+            self.check(self.machine.next_wake_ns < NEVER_NS, "{} wait for ever for cheaper replicas", waiting)
             waiting = [a for a in waiting if any(not (b.node or b.taken) for b in self._open_to(a.request))]
             idle = [] if self.lingers or self.holds else [n for n in idle if not self.replicas[n].taken]
         if idle and waiting:
-            self.check(self.lingers, f"{len(waiting)} requests wait and replicas {idle} have credit")
+            self.check(self.lingers, "{} requests wait and replicas {} have credit", len(waiting), idle)
             linger_ns = int(self.options.linger_ms * 1e6)
             heads: dict[tuple[str, int], Account] = {}
             for account in sorted(waiting, key=self._place):
@@ -452,11 +459,11 @@ class Auditor:
                 request = account.request
                 # With the deadline router what is more urgent may come later, and a group lingers as its head does.
                 waited = account is heads[request.group] and request.arrived_ns + linger_ns <= now_ns
-                self.check(not waited, f"{request} is held past its linger")
-                self.check(request.deadline_ns > request.arrived_ns + linger_ns, f"{request} cannot linger")
-                self.check(request.sliceable and not account.executed, f"{request} has no reason to linger")
+                self.check(not waited, "{} is held past its linger", request)
+                self.check(request.deadline_ns > request.arrived_ns + linger_ns, "{} cannot linger", request)
+                self.check(request.sliceable and not account.executed, "{} has no reason to linger", request)
             rows = {}
             for account in waiting:
                 group = account.request.group
                 rows[group] = rows.get(group, 0) + account.request.rows
-            self.check(max(rows.values()) < self.bounds.max_rows, f"a full micro-batch is held back: {rows}")
+            self.check(max(rows.values()) < self.bounds.max_rows, "a full micro-batch is held back: {}", rows)
