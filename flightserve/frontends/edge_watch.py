@@ -2,7 +2,8 @@
 
 One thread of a frontend process looks ten times a second at two numbers of its own process, threads and memory, which
 costs some 30 us. Connections are looked at only where memory has grown, where there are more threads than calls may
-have, where calls of Flight are silent for too long, and every few seconds for junk. Which of them end is
+have, where calls of Flight are silent for too long, and every few seconds for junk and for those of Flight on which
+nobody calls. Which of them end is
 `core.overload.crowding`'s decision; they end by being shut down, which their servers take for their clients going away.
 
 Frontends tell what came out as messages (`Ledger.note`); memory that is no longer needed goes back to the system when
@@ -16,14 +17,14 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import pyarrow as pa
 
 from flightserve import threads
 from flightserve.config import EdgeLimits
-from flightserve.core.overload.crowding import ConnectionUse, Holdings, too_many, too_much, wrapped
+from flightserve.core.overload.crowding import ConnectionUse, Holdings, Strangers, too_many, too_much, wrapped
 from flightserve.frontends import connections
 from flightserve.frontends.connections import Connection
 from flightserve.frontends.flight.crowd import Crowd
@@ -115,6 +116,7 @@ class EdgeWatch:
         self._limits = limits
         self._servers = {server.port: server for server in servers}
         self._holdings: Holdings[_Key] = Holdings()
+        self._strangers: Strangers[_Key] = Strangers()
         self._began = this_process()
         self._kept_bytes = self._began.own_bytes
         self._looks = 0
@@ -156,7 +158,7 @@ class EdgeWatch:
                 server.crowd.calm()
         grown = process.own_bytes - self._began.own_bytes > self._limits.unfinished_bytes_max // 4
         if self._looks % (GROWN_LOOKS if grown else JUNK_LOOKS) == 0:
-            self._look_at_bytes(process, 0 if grown else FORGIVEN_BYTES)
+            self._look_at_connections(process, 0 if grown else FORGIVEN_BYTES)
         self._give_back(process)
 
     # ---- calls and threads
@@ -179,10 +181,14 @@ class EdgeWatch:
         self._crowded += 1
         self._wait_looks = SETTLE_LOOKS
 
+    def _look_at_connections(self, process: Process, forgiven: int) -> None:
+        found = {(one.port, one.peer): one for one in connections.accepted(self._servers)}
+        self._look_at_bytes(found, process, forgiven)
+        self._look_at_strangers(found)
+
     # ---- bytes
 
-    def _look_at_bytes(self, process: Process, forgiven: int) -> None:
-        found = {(one.port, one.peer): one for one in connections.accepted(self._servers)}
+    def _look_at_bytes(self, found: Mapping[_Key, Connection], process: Process, forgiven: int) -> None:
         fds = {one.fd: (one.port, one.peer) for one in found.values()}
         taken: dict[_Key, int] = {}
         for port, server in self._servers.items():
@@ -197,12 +203,24 @@ class EdgeWatch:
         for key in too_much(seen, self._limits.unfinished_bytes_max, grown):
             self._end([found[key]], f"{held[key] >> 20} MiB that are no whole message")
 
-    def _end(self, ended: Sequence[Connection], why: str) -> None:
+    # ---- nobody calls
+
+    def _look_at_strangers(self, found: Mapping[_Key, Connection]) -> None:
+        crowds = {port: server.crowd for port, server in self._servers.items() if server.crowd is not None}
+        received = {key: one.received for key, one in found.items() if key[0] in crowds}
+        called = {(port, address_of(peer)) for port, crowd in crowds.items() for peer in crowd.callers()}
+        silent = any(crowd.statistics()["silent"] for crowd in crowds.values())
+        now_s, patience_s = self._looks * LOOK_S, self._limits.header_timeout_s
+        ended = self._strangers.look(received, called, silent, now_s, patience_s)
+        # Clients that connect before they have anything to ask are among them: nothing to warn of.
+        self._end([found[key] for key in ended], f"no call came within {patience_s:g} s", logging.INFO)
+
+    def _end(self, ended: Sequence[Connection], why: str, level: int = logging.WARNING) -> None:
         done = sum(connections.shut_down(one) for one in ended)
         self.cut_total += done
         if done:
             shown = ", ".join(f"{one.peer[0]}:{one.peer[1]}" for one in ended[:4])
-            log.warning("%d connections were ended because of %s: %s", done, why, shown)
+            log.log(level, "%d connections were ended because of %s: %s", done, why, shown)
 
     # ---- memory that nobody needs
 

@@ -227,6 +227,29 @@ def test_a_burst_lengthens_the_switch_interval_until_it_is_over(clock: Time) -> 
     assert sys.getswitchinterval() == usual
 
 
+# ---- nobody calls
+
+
+def test_a_connection_on_which_nobody_calls_ends(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_watch, "JUNK_LOOKS", 2)
+    port, path = port_of(host, "flight"), flight.FlightDescriptor.for_path("Probe", "identity")
+    with flight.connect(host.addresses["flight"]) as client, connections(port, 2) as greeted:
+        assert client.get_flight_info(path)
+        silent = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(2)]
+        for raw in silent:
+            raw.settimeout(20)
+            raw.sendall(b"\x16\x03\x01\x02")  # a TLS handshake's beginning
+        for raw in silent:
+            with raw, contextlib.suppress(ConnectionResetError):
+                while raw.recv(1 << 16):
+                    continue
+        eventually(lambda: all(one.closed.is_set() for one in greeted))
+        cut, looks = host.edge_watch.cut_total, host.edge_watch._looks
+        # Who has called once may be silent.
+        eventually(lambda: host.edge_watch._looks > looks + 8)
+        assert client.get_flight_info(path) and host.edge_watch.cut_total == cut
+
+
 # ---- messages that never end
 
 
@@ -275,18 +298,18 @@ def test_those_whose_messages_come_whole_are_not_ended(host: Any) -> None:
             for _ in range(24):
                 writer.write_batch(batch)
                 assert reader.read_chunk().data.num_rows == MB
-                host.edge_watch._look_at_bytes(this_process(), 0)
+                host.edge_watch._look_at_connections(this_process(), 0)
     with grpc.insecure_channel(host.addresses["grpc"], channel_options) as channel:
         stub = pb_grpc.FlightServeStub(channel)
         for _ in range(24):
             stub.Call(pb.CallRequest(deployment="Probe", method="identity", arrow_stream=stream), timeout=30)
-            host.edge_watch._look_at_bytes(this_process(), 0)
+            host.edge_watch._look_at_connections(this_process(), 0)
     with zmq.Context() as context, context.socket(zmq.REQ) as requests:
         requests.connect(host.addresses["zmq"])
         for _ in range(24):
             requests.send_multipart([b'{"deployment": "Probe", "method": "identity"}', stream])
             requests.recv_multipart()
-            host.edge_watch._look_at_bytes(this_process(), 0)
+            host.edge_watch._look_at_connections(this_process(), 0)
         requests.close(0)
     assert host.edge_watch.cut_total == cut_before
 

@@ -9,20 +9,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
-from tests.control.served import Served
 from tests.fuzz import parsers
+from tests.fuzz.kinds import EVERY, KINDS, SECURED
 from tests.fuzz.openapi import PROGRAM, check_openapi
-from tests.fuzz.running import KINDS, Batch, Target, read_log, run_batch
-from tests.served.callers import all_callers
-from tests.served.conftest import good_requests, warm_up
+from tests.fuzz.running import Batch, read_log, run_batch
+from tests.fuzz.secured import serve_plain, serve_secured
+from tests.fuzz.targets import Target
 from tests.served.resting import Resting
 
 BATCH_CASES: Final = 1_000_000
@@ -38,11 +35,11 @@ def main() -> int:
     option("--minutes", type=float, default=5.0, help="how long, all kinds together (default: %(default)s)")
     option("--batch", type=float, default=5.0, metavar="SECONDS", help="between two looks (default: %(default)s)")
     option("--seed", type=int, default=0, help="of all cases (default: the time)")
-    option("--only", default="", metavar="KIND,...", help=f"of {', '.join((PARSERS, OPENAPI, *KINDS))} (default: all)")
+    option("--only", default="", metavar="KIND,...", help=f"of {', '.join((PARSERS, OPENAPI, *EVERY))} (default: all)")
     option("--case", type=int, default=None, metavar="NUMBER", help="this one alone, of the one kind")
     arguments = parser.parse_args()
     seed = arguments.seed or int(time.time())
-    kinds = arguments.only.split(",") if arguments.only else [PARSERS, OPENAPI, *KINDS]
+    kinds = arguments.only.split(",") if arguments.only else [PARSERS, OPENAPI, *EVERY]
     print(f"seed {seed}")
     found = list(_found(arguments, kinds, seed))
     print(f"{len(found)} findings")
@@ -50,40 +47,36 @@ def main() -> int:
 
 
 def _found(arguments: argparse.Namespace, kinds: list[str], seed: int) -> Iterator[str]:
-    until = time.monotonic() + 60 * arguments.minutes
     if PARSERS in kinds:
         yield from _printed(read_all(seed, arguments.batch))
-    if kinds == [PARSERS]:
+    plain = [kind for kind in kinds if kind in KINDS]
+    secured = [kind for kind in kinds if kind in SECURED]
+    minutes = arguments.minutes / ((bool(plain) + bool(secured)) or 1)
+    if plain or OPENAPI in kinds:
+        with serve_plain() as (target, resting):
+            if OPENAPI in kinds and PROGRAM.exists():
+                yield from _checked(check_openapi(target, seed, OPENAPI_EXAMPLES), target, resting)
+            yield from _sent(arguments, plain, seed, minutes, target, resting)
+    if secured:
+        with serve_secured() as (target, resting):
+            yield from _sent(arguments, secured, seed, minutes, target, resting)
+
+
+def _sent(
+    arguments: argparse.Namespace, kinds: list[str], seed: int, minutes: float, target: Target, resting: Resting
+) -> Iterator[str]:
+    """Batches of these kinds in turn."""
+    if arguments.case is not None:
+        for kind in kinds:
+            yield from _checked(run_batch(target, kind, seed, arguments.case, 1, threads=1), target, resting)
         return
-    with _served() as (target, resting):
-        if OPENAPI in kinds and PROGRAM.exists():
-            yield from _checked(check_openapi(target, seed, OPENAPI_EXAMPLES), target, resting)
-        kinds = [kind for kind in kinds if kind in KINDS]
-        if not kinds:
+    until = time.monotonic() + 60 * minutes
+    for number in itertools.count():
+        if not kinds or (now := time.monotonic()) > until:
             return
-        if arguments.case is not None:
-            yield from _checked(run_batch(target, kinds[0], seed, arguments.case, 1, threads=1), target, resting)
-            return
-        for number in itertools.count():
-            if (now := time.monotonic()) > until:
-                return
-            turn, place = divmod(number, len(kinds))
-            batch = run_batch(target, kinds[place], seed, turn * BATCH_CASES, BATCH_CASES, now + arguments.batch)
-            yield from _checked(batch, target, resting)
-
-
-@contextmanager
-def _served() -> Iterator[tuple[Target, Resting]]:
-    # Short: Ray's sockets lie in it.
-    with tempfile.TemporaryDirectory(prefix="z", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        with Served(Path(directory), command=("tests.served.serve",)) as served:
-            served.wait_ready()
-            with all_callers(served.addresses) as callers:
-                warm_up(callers)
-                yield (
-                    Target(served.addresses, served.app_id, served.errors),
-                    Resting(served, lambda: good_requests(callers)),
-                )
+        turn, place = divmod(number, len(kinds))
+        batch = run_batch(target, kinds[place], seed, turn * BATCH_CASES, BATCH_CASES, now + arguments.batch)
+        yield from _checked(batch, target, resting)
 
 
 def _checked(batch: Batch, target: Target, resting: Resting) -> Iterator[str]:

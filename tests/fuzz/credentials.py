@@ -13,17 +13,19 @@ from flightserve.core.access.credentials import read_authorization
 from flightserve.identity.reading import read_book
 from flightserve.identity.web_tokens import WebTokenRules, check_token, head_of, read_keys
 
-_RULES: Final = WebTokenRules("https://id.example.com", ("flightserve",), "jwks.json")
+ISSUER: Final = "https://id.example.com"
+AUDIENCE: Final = "flightserve"
+_RULES: Final = WebTokenRules(ISSUER, (AUDIENCE,), "jwks.json")
 _NOW_S: Final = 1_700_000_000.0
 _CLAIMS: Final = {"iss": _RULES.issuer, "aud": "flightserve", "exp": _NOW_S + 600, "sub": "ada", "roles": ["analyst"]}
 # The same each time, so that a token that was found comes again.
-_KEY: Final = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
-_PUBLIC: Final = {
+KEY: Final = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+PUBLIC: Final = {
     "kty": "OKP", "crv": "Ed25519", "kid": "k1", "use": "sig",
-    "x": base64.urlsafe_b64encode(_KEY.public_key().public_bytes_raw()).rstrip(b"=").decode(),
+    "x": base64.urlsafe_b64encode(KEY.public_key().public_bytes_raw()).rstrip(b"=").decode(),
 }  # fmt: skip
-KEYS: Final = json.dumps({"keys": [_PUBLIC]}).encode()
-TOKEN: Final = jwt.encode(_CLAIMS, _KEY, "EdDSA", {"kid": "k1"}).encode()
+KEYS: Final = json.dumps({"keys": [PUBLIC]}).encode()
+TOKEN: Final = jwt.encode(_CLAIMS, KEY, "EdDSA", {"kid": "k1"}).encode()
 HEADERS: Final = (b"Basic " + base64.b64encode(b"ada:secret"), b"Bearer " + TOKEN, b"bearer abc")
 FILE: Final = b"""
 [roles.analyst]

@@ -14,6 +14,7 @@ from tests.fuzz.findings import Finding, check_code
 from tests.fuzz.http import Connection
 from tests.fuzz.mutation import INTEGERS, TEXTS, any_bytes, mutated, pieces
 from tests.fuzz.rpc import METHODS, STREAMS
+from tests.served.entrance import Keys
 
 ANSWER_MS: Final = 15_000
 # A NULL handshake of a DEALER as libzmq sends it (rfc.zeromq.org/spec/23), and a short message.
@@ -25,8 +26,10 @@ _MESSAGE: Final = b"\x01\x02{}\x00\x00"
 class Dealer:
     """A DEALER, made anew when a message was not answered. Use as a context manager."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, keys: Keys | None = None, authorization: str = "") -> None:
         self._address = address
+        self._keys = keys
+        self.authorization = authorization
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._connect()
 
@@ -34,6 +37,8 @@ class Dealer:
         made = self._context.socket(zmq.DEALER)
         for name, value in {"LINGER": 0, "RCVTIMEO": ANSWER_MS, "SNDTIMEO": ANSWER_MS}.items():
             made.setsockopt(getattr(zmq, name), value)
+        if (keys := self._keys) is not None:
+            made.curve_serverkey, made.curve_publickey, made.curve_secretkey = keys.server, keys.public, keys.secret
         made.connect(self._address)
         return made
 
@@ -59,11 +64,13 @@ class Dealer:
 
 def any_case(dealer: Dealer, dice: random.Random) -> Counter[str]:
     """One message."""
-    return Counter((dealer.ask(_parts(dice)),))
+    return Counter((dealer.ask(_parts(dice, dealer.authorization)),))
 
 
-def _header(dice: random.Random) -> bytes:
+def _header(dice: random.Random, authorization: str) -> bytes:
     fields: dict[str, Any] = {"deployment": "Probe", "method": dice.choice(METHODS)}
+    if authorization:
+        fields["authorization"] = authorization
     for _ in range(dice.choice((0, 1, 1, 3))):
         names = (
             "x-timeout-ms",
@@ -80,8 +87,8 @@ def _header(dice: random.Random) -> bytes:
     return mutated(data, dice) if dice.random() < 0.3 else data
 
 
-def _parts(dice: random.Random) -> list[bytes]:
-    parts = [_header(dice), GOOD if dice.random() < 0.3 else any_bytes(dice, STREAMS)]
+def _parts(dice: random.Random, authorization: str) -> list[bytes]:
+    parts = [_header(dice, authorization), GOOD if dice.random() < 0.3 else any_bytes(dice, STREAMS)]
     how = dice.random()
     if how < 0.1:
         return [dice.randbytes(dice.choice((0, 1, 5))) for _ in range(dice.choice((1, 2, 3, 17, 20, 40)))]
@@ -92,9 +99,9 @@ def _parts(dice: random.Random) -> list[bytes]:
     return parts[: dice.choice((1, 2))] if how < 0.35 else parts
 
 
-def any_bytes_case(address: str, dice: random.Random) -> Counter[str]:
+def any_bytes_case(address: str, dice: random.Random, said: bytes = _GREETING + _READY + _MESSAGE) -> Counter[str]:
     """A connection of ZMTP's own bytes, damaged."""
-    data = mutated(_GREETING + _READY + _MESSAGE, dice)
+    data = mutated(said, dice)
     with Connection(address) as connection:
         received = connection.exchange(pieces(data, dice))
     return Counter(("bytes" if received else "closed",))

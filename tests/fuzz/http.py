@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
+import ssl
 import struct
 from collections import Counter
 from urllib.parse import urlsplit
@@ -16,15 +18,18 @@ from tests.fuzz.mutation import mutated, pieces
 
 # Longer than any limit of the served app, and far shorter than the test's own time.
 ANSWER_S = 15.0
+QUIET_S = 0.1
 
 
 class Connection:
     """A TCP connection that sends bytes as they are. Use as a context manager."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(address if "//" in address else f"tcp://{address}")
         self.socket = socket.create_connection((parts.hostname or "", parts.port or 0), ANSWER_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
 
     def exchange(self, sent: list[bytes], half_close: bool = True) -> bytes:
         """What came back until the server ended the connection. Raises Finding where it does not."""
@@ -33,7 +38,8 @@ class Connection:
             for piece in sent:
                 self.socket.sendall(piece)
             if half_close:
-                self.socket.shutdown(socket.SHUT_WR)
+                received += self._first()
+                finished(self.socket)
         except OSError:
             received += b""  # it ended before we were done: what it said is still there to read
         try:
@@ -45,6 +51,17 @@ class Connection:
             return received
         return received
 
+    def _first(self) -> bytes:
+        """In TLS who hears that nothing follows may end at once: what comes until nothing has for a while."""
+        received = b""
+        if isinstance(self.socket, ssl.SSLSocket):
+            self.socket.settimeout(QUIET_S)
+            with contextlib.suppress(TimeoutError):
+                while data := self.socket.recv(1 << 16):
+                    received += data
+            self.socket.settimeout(ANSWER_S)
+        return received
+
     def __enter__(self) -> Connection:
         return self
 
@@ -52,11 +69,21 @@ class Connection:
         self.socket.close()
 
 
-def any_case(address: str, dice: random.Random) -> Counter[str]:
+def finished(sock: socket.socket) -> None:
+    """Say that nothing follows, and go on reading. In TLS beneath it: Python's `unwrap` would read as well."""
+    socket.socket.shutdown(sock, socket.SHUT_WR)
+
+
+def any_case(
+    address: str, dice: random.Random, tls: ssl.SSLContext | None = None, authorization: str = ""
+) -> Counter[str]:
     """One connection with up to three requests; the codes that came."""
     requests = [any_request(dice) for _ in range(dice.choice((1, 1, 1, 2, 3)))]
+    if authorization:
+        line = f"\r\nauthorization: {authorization}\r\n".encode()
+        requests = [each.replace(b"\r\n", line, 1) for each in requests]
     sent = pieces(b"".join(requests), dice)
-    with Connection(address) as connection:
+    with Connection(address, tls) as connection:
         received = connection.exchange(sent)
     # HEAD has heads alone; where one of several is one, nobody can tell from outside which answer it is.
     if received.startswith(b"HTTP/1.1") and not any(b"HEAD" in each for each in requests):
@@ -64,10 +91,10 @@ def any_case(address: str, dice: random.Random) -> Counter[str]:
     return Counter(("heads" if received else "closed",))
 
 
-def shape_case(address: str, shape: Shape) -> Counter[str]:
+def shape_case(address: str, shape: Shape, tls: ssl.SSLContext | None = None) -> Counter[str]:
     """An ambiguous request with a stowaway: one answer at most, and the end. Without an end of ours, so that the
     connection has to be ended by the server."""
-    with Connection(address) as connection:
+    with Connection(address, tls) as connection:
         received = connection.exchange([shape.data], half_close=False)
     if STOWAWAY.encode() in received:
         raise Finding(f"{shape.name}: the stowaway was answered: {received[:1000]!r}")
@@ -80,13 +107,13 @@ def shape_case(address: str, shape: Shape) -> Counter[str]:
 # ---- HTTP/2, for the ports of gRPC and Flight, and for HTTP's, which refuses it
 
 
-def any_h2(address: str, dice: random.Random) -> Counter[str]:
+def any_h2(address: str, dice: random.Random, tls: ssl.SSLContext | None = None) -> Counter[str]:
     """A connection of frames, some of which are damaged, out of order or of no kind that there is."""
     sent = [h2.PREFACE] + [h2.frame(h2.SETTINGS, 0, 0, _settings(dice))] * (dice.random() < 0.9)
     for number in range(dice.randrange(8)):
         sent.append(_frame(dice, number))
     data = b"".join(sent)
-    with Connection(address) as connection:
+    with Connection(address, tls) as connection:
         received = connection.exchange(pieces(mutated(data, dice) if dice.random() < 0.3 else data, dice))
     return Counter(("frames" if received else "closed",))
 

@@ -50,23 +50,26 @@ STREAMS: Final = streams()
 
 
 class Rpc:
-    """A channel whose calls send and receive bytes. Use as a context manager."""
+    """A channel whose calls send and receive bytes. Each shows `authorization`. Use as a context manager."""
 
-    def __init__(self, address: str) -> None:
-        self._is_flight = address.startswith("grpc://")
-        self._channel = grpc.insecure_channel(
-            address.removeprefix("grpc://"), [("grpc.max_receive_message_length", -1)]
-        )
+    def __init__(self, address: str, ca: bytes = b"", authorization: str = "") -> None:
+        self.is_flight = address.startswith("grpc")
+        self._shown = (("authorization", authorization),) if authorization else ()
+        where, options = address.rpartition("/")[2], [("grpc.max_receive_message_length", -1)]
+        if ca:
+            self._channel = grpc.secure_channel(where, grpc.ssl_channel_credentials(ca), options)
+        else:
+            self._channel = grpc.insecure_channel(where, options)
 
-    def call(self, method: str, sent: Iterable[bytes], metadata: Any = None) -> str:
+    def call(self, method: str, sent: Iterable[bytes], metadata: tuple[tuple[str, Any], ...] = ()) -> str:
         """The code of a call, whatever kind it is: of all four kinds gRPC sends the same. Raises Finding."""
-        replies = self._channel.stream_stream(method)(iter(sent), timeout=TIMEOUT_S, metadata=metadata)
+        replies = self._channel.stream_stream(method)(iter(sent), timeout=TIMEOUT_S, metadata=(*self._shown, *metadata))
         try:
             for _ in replies:
                 continue
         except grpc.RpcError as error:
             code, details = error.code().name, error.details() or ""
-            if self._is_flight and _is_of_arrow(code, details):
+            if self.is_flight and _is_of_arrow(code, details):
                 return "of Arrow"
             return check_code(code, details)
         return "OK"

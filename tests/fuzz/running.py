@@ -5,35 +5,21 @@ A case follows from the seed, its kind and its number, so that one that found so
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.fuzz import envelopes, http, plane, rpc
 from tests.fuzz.findings import UNFORESEEN, Finding
-from tests.fuzz.hostile import endpoint_of, versioned
-from tests.fuzz.http_requests import shapes
+from tests.fuzz.kinds import EVERY, Case
+from tests.fuzz.targets import Target
 
 # What one batch says of as many findings; the others are counted.
 SHOWN_MAX: Final = 20
 LINE_CHARS_MAX: Final = 4000
-Case = Callable[[random.Random], Counter[str]]
-
-
-@dataclass(frozen=True)
-class Target:
-    """An app that serves `tests.served.app`. `errors` is what it wrote to standard error so far."""
-
-    addresses: Mapping[str, str]
-    app_id: str
-    errors: Callable[[], str]
 
 
 @dataclass
@@ -50,73 +36,6 @@ class Batch:
         return sum(self.codes.values())
 
 
-# ---- the kinds: each gives what makes one case, for one thread
-
-
-@contextmanager
-def _http(target: Target) -> Iterator[Case]:
-    yield lambda dice: http.any_case(target.addresses["http"], dice)
-
-
-@contextmanager
-def _shapes(target: Target) -> Iterator[Case]:
-    every = list(shapes())
-    yield lambda dice: http.shape_case(target.addresses["http"], dice.choice(every))
-
-
-@contextmanager
-def _h2(target: Target) -> Iterator[Case]:
-    yield lambda dice: http.any_h2(target.addresses[dice.choice(("http", "grpc", "flight"))], dice)
-
-
-@contextmanager
-def _grpc(target: Target) -> Iterator[Case]:
-    with rpc.Rpc(target.addresses["grpc"]) as calls:
-        yield lambda dice: rpc.any_grpc(calls, dice)
-
-
-@contextmanager
-def _flight(target: Target) -> Iterator[Case]:
-    with rpc.Rpc(target.addresses["flight"]) as calls:
-        yield lambda dice: rpc.any_flight(calls, dice)
-
-
-@contextmanager
-def _zmq(target: Target) -> Iterator[Case]:
-    with envelopes.Dealer(target.addresses["zmq"]) as dealer:
-        yield lambda dice: envelopes.any_case(dealer, dice)
-
-
-@contextmanager
-def _zmtp(target: Target) -> Iterator[Case]:
-    yield lambda dice: envelopes.any_bytes_case(target.addresses["zmq"], dice)
-
-
-@contextmanager
-def _frames(target: Target) -> Iterator[Case]:
-    path, deployment = endpoint_of(target.app_id, "-router-0"), versioned(target.addresses["http"], "Probe")
-    yield lambda dice: plane.any_case(path, deployment, dice)
-
-
-@contextmanager
-def _control(target: Target) -> Iterator[Case]:
-    path = endpoint_of(target.app_id, "-supervisor")
-    yield lambda dice: plane.any_control_case(path, dice)
-
-
-KINDS: Final[dict[str, Callable[[Target], contextlib.AbstractContextManager[Case]]]] = {
-    "http": _http,
-    "smuggling": _shapes,
-    "h2": _h2,
-    "grpc": _grpc,
-    "flight": _flight,
-    "zmq": _zmq,
-    "zmtp": _zmtp,
-    "frames": _frames,
-    "control": _control,
-}
-
-
 def dice_of(seed: int, kind: str, number: int) -> random.Random:
     """What all of a case is drawn from."""
     return random.Random(f"{seed}/{kind}/{number}")
@@ -131,7 +50,7 @@ def run_batch(
 
     def work() -> None:
         try:
-            with KINDS[kind](target) as case:
+            with EVERY[kind](target) as case:
                 while (number := next(numbers)) < first + cases and not (until and time.monotonic() > until):
                     codes = _one(case, kind, seed, number, batch, lock)
                     with lock:
@@ -157,6 +76,9 @@ def read_log(batch: Batch, target: Target) -> None:
     lines = [line for line in text[batch.log_read :].splitlines() if any(each in line for each in UNFORESEEN)]
     batch.findings += [f"{batch.kind}: the log has {line[:LINE_CHARS_MAX]}" for line in lines[:SHOWN_MAX]]
     batch.log_read = len(text)
+    if target.written is not None:
+        new = target.written.new()
+        batch.findings += [f"{batch.kind}: {name} has {line[:LINE_CHARS_MAX]}" for name, line in new][:SHOWN_MAX]
 
 
 def _one(case: Case, kind: str, seed: int, number: int, batch: Batch, lock: threading.Lock) -> Counter[str]:

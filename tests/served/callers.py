@@ -19,6 +19,7 @@ from flightserve.proto import flightserve_pb2 as pb
 from flightserve.proto import flightserve_pb2_grpc as pb_grpc
 from flightserve.wire.status import TABLE, Code
 from tests.frontends.http.support import ARROW
+from tests.served.entrance import Entrance
 
 TIMEOUT_S: Final = 20.0
 CODES_OF_FLIGHT: Final = {
@@ -41,8 +42,9 @@ class Caller:
 
     name = ""
 
-    def __init__(self, addresses: Mapping[str, str]) -> None:
+    def __init__(self, addresses: Mapping[str, str], entrance: Entrance | None = None) -> None:
         self.address = addresses[self.name]
+        self.entrance = entrance
 
     def call(self, method: str, stream: bytes, deployment: str = "Probe", **metadata: str) -> Answer:
         """One request; metadata as `x_timeout_ms="5"`."""
@@ -61,9 +63,9 @@ class Caller:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-
-def _headers(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {name.replace("_", "-"): value for name, value in metadata.items()}
+    def _headers(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        shown = {"authorization": self.entrance.authorization} if self.entrance else {}
+        return shown | {name.replace("_", "-"): value for name, value in metadata.items()}
 
 
 def _table(stream: bytes) -> pa.Table:
@@ -79,9 +81,14 @@ class HttpCaller(Caller):
 
     def call(self, method: str, stream: bytes, deployment: str = "Probe", **metadata: str) -> Answer:
         parts = urlsplit(self.address)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
+        host, port = parts.hostname or "", parts.port
+        connection = (
+            http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+            if self.entrance is None
+            else http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=self.entrance.context())
+        )
         try:
-            headers = {"content-type": ARROW, "accept": ARROW, "connection": "close", **_headers(metadata)}
+            headers = {"content-type": ARROW, "accept": ARROW, "connection": "close", **self._headers(metadata)}
             connection.request("POST", f"/v1/{deployment}/{method}", stream, headers)
             response = connection.getresponse()
             body = response.read()
@@ -97,15 +104,20 @@ class HttpCaller(Caller):
 class GrpcCaller(Caller):
     name = "grpc"
 
-    def __init__(self, addresses: Mapping[str, str]) -> None:
-        super().__init__(addresses)
-        self.channel = grpc.insecure_channel(self.address, [("grpc.max_receive_message_length", -1)])
+    def __init__(self, addresses: Mapping[str, str], entrance: Entrance | None = None) -> None:
+        super().__init__(addresses, entrance)
+        options = [("grpc.max_receive_message_length", -1)]
+        self.channel = (
+            grpc.insecure_channel(self.address, options)
+            if entrance is None
+            else grpc.secure_channel(self.address, grpc.ssl_channel_credentials(entrance.ca), options)
+        )
         self.stub = pb_grpc.FlightServeStub(self.channel)
 
     def call(self, method: str, stream: bytes, deployment: str = "Probe", **metadata: str) -> Answer:
         request = pb.CallRequest(deployment=deployment, method=method, arrow_stream=stream)
         try:
-            reply = self.stub.Call(request, timeout=TIMEOUT_S, metadata=tuple(_headers(metadata).items()))
+            reply = self.stub.Call(request, timeout=TIMEOUT_S, metadata=tuple(self._headers(metadata).items()))
         except grpc.RpcError as error:
             return Answer(error.code().name, error.details() or "")
         return Answer("OK", rows=_table(reply.arrow_stream))
@@ -119,16 +131,16 @@ class FlightCaller(Caller):
 
     name = "flight"
 
-    def __init__(self, addresses: Mapping[str, str]) -> None:
-        super().__init__(addresses)
-        self.client = flight.connect(self.address)
+    def __init__(self, addresses: Mapping[str, str], entrance: Entrance | None = None) -> None:
+        super().__init__(addresses, entrance)
+        self.client = flight.connect(self.address, tls_root_certs=entrance.ca if entrance else None)
 
     def sees(self, code: str) -> str:
         """pyarrow's server cannot say RESOURCE_EXHAUSTED."""
         return "UNAVAILABLE" if code == "RESOURCE_EXHAUSTED" else code
 
     def call(self, method: str, stream: bytes, deployment: str = "Probe", **metadata: str) -> Answer:
-        headers = [(name.encode(), value.encode()) for name, value in _headers(metadata).items()]
+        headers = [(name.encode(), value.encode()) for name, value in self._headers(metadata).items()]
         options = flight.FlightCallOptions(headers=headers, timeout=TIMEOUT_S)
         descriptor = flight.FlightDescriptor.for_path(deployment, method)
         sent = pa.ipc.open_stream(stream)
@@ -165,8 +177,8 @@ class FlightCaller(Caller):
 class ZmqCaller(Caller):
     name = "zmq"
 
-    def __init__(self, addresses: Mapping[str, str]) -> None:
-        super().__init__(addresses)
+    def __init__(self, addresses: Mapping[str, str], entrance: Entrance | None = None) -> None:
+        super().__init__(addresses, entrance)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self.connect()
 
@@ -176,11 +188,14 @@ class ZmqCaller(Caller):
         milliseconds = int(TIMEOUT_S * 1000)
         for name, value in {"LINGER": 0, "RCVTIMEO": milliseconds, "SNDTIMEO": milliseconds, **options}.items():
             made.setsockopt(getattr(zmq, name), value)
+        if self.entrance is not None:
+            keys = self.entrance.keys
+            made.curve_serverkey, made.curve_publickey, made.curve_secretkey = keys.server, keys.public, keys.secret
         made.connect(self.address)
         return made
 
     def call(self, method: str, stream: bytes, deployment: str = "Probe", **metadata: str) -> Answer:
-        head = {"deployment": deployment, "method": method, **_headers(metadata)}
+        head = {"deployment": deployment, "method": method, **self._headers(metadata)}
         return self.ask([json.dumps(head).encode(), stream])
 
     def ask(self, parts: list[bytes]) -> Answer:
@@ -207,9 +222,9 @@ CALLERS: dict[str, type[Caller]] = {each.name: each for each in (HttpCaller, Grp
 
 
 @contextmanager
-def all_callers(addresses: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def all_callers(addresses: Mapping[str, str], entrance: Entrance | None = None) -> Iterator[dict[str, Any]]:
     """One of each, by name."""
-    callers = {name: kind(addresses) for name, kind in CALLERS.items()}
+    callers = {name: kind(addresses, entrance) for name, kind in CALLERS.items()}
     try:
         yield callers
     finally:

@@ -44,7 +44,9 @@ def good_requests(callers: dict[str, Caller]) -> None:
 
 def warm_up(callers: dict[str, Any]) -> None:
     """Open as many streams at once as may be open, so that connections that are kept for later are there."""
-    exchanges = [Exchange(callers["flight"].client, "", _path("identity")) for _ in range(LIMITS.streams_max)]
+    caller = callers["flight"]
+    shown = {"authorization": caller.entrance.authorization} if caller.entrance else {}
+    exchanges = [Exchange(caller.client, "", _path("identity"), **shown) for _ in range(LIMITS.streams_max)]
     for exchange in exchanges:
         assert exchange.call(batch_of(1)).num_rows == 1
     for exchange in exchanges:

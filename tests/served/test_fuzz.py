@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.control.served import Served
-from tests.fuzz.running import KINDS, Batch, Target, read_log, run_batch
+from tests.fuzz.kinds import KINDS
+from tests.fuzz.running import Batch, read_log, run_batch
+from tests.fuzz.targets import Target
 
 CASES = {
     "http": 700, "smuggling": 200, "h2": 500, "grpc": 500, "flight": 500, "zmq": 800, "zmtp": 300, "frames": 500,

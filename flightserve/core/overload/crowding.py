@@ -7,6 +7,8 @@ not come out. That is an upper estimate: what surrounds messages is taken off ge
 
 - **Bytes.** Where all connections together hold more than they may, the largest end. Where the process has no such
   memory, what came was no message at all (a flood of control frames): a connection ends for that by itself.
+- **Nobody has called.** Flight's library waits for a handshake for two minutes, and for what follows it for ever. A
+  connection on which no call has run for so long as a handshake may take ends; a client connects anew when it calls.
 - **Threads, calls that say nothing.** Connections that nothing of ours runs for come first, and among them those that
   did not call lately. If that was not it, the next look goes further: an honest client connects anew, and a process
   that cannot make threads serves nobody.
@@ -14,7 +16,7 @@ not come out. That is an upper estimate: what surrounds messages is taken off ge
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -25,6 +27,8 @@ WRAPPING_BYTES: Final = 1024
 WRAPPING_SHARE: Final = 8
 # What may come on a connection without being held or coming out.
 JUNK_BYTES_MAX: Final = 256 << 20
+# HTTP/2's preface, a frame of settings, and the shortest headers of a call.
+CALL_BYTES_MIN: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,24 @@ class Holdings(Generic[K]):
         }
         self._received = dict(received)
         return self._held
+
+
+class Strangers(Generic[K]):
+    """Connections on which nobody has called yet, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._since: dict[K, float] = {}
+        self._callers: set[K] = set()
+
+    def look(
+        self, received: Mapping[K, int], called: Container[K], silent_calls: bool, now_s: float, patience_s: float
+    ) -> list[K]:
+        """Which end. `received` are the bytes that came, of all connections there are now; calls have run for those in
+        `called`. While there are `silent_calls`, each may be on any that has brought enough for one."""
+        self._callers = {key for key in received if key in called or key in self._callers}
+        self._since = {key: self._since.get(key, now_s) for key in received if key not in self._callers}
+        overdue = [key for key, since_s in self._since.items() if now_s - since_s >= patience_s]
+        return [key for key in overdue if not silent_calls or received[key] < CALL_BYTES_MIN]
 
 
 def wrapped(nbytes: int) -> int:

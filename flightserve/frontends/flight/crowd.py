@@ -57,14 +57,15 @@ class Crowd:
                     raise Unavailable(f"{limits.streams_max} streams wait for their first message; retry later")
                 self._silent[call] = self._clock()
 
-    def enter(self, call: object, peer: str) -> None:
-        """Its handler runs."""
+    def enter(self, call: object, peer: str, known: bool = True) -> None:
+        """Its handler runs. `known` says that whoever calls may."""
         with self._lock:
             self._silent.pop(call, None)
             if call not in self._peers:
                 self._peers[call] = peer
                 self._running[peer] += 1
-                self._called.put(peer, self._clock())
+                if known:
+                    self._called.put(peer, self._clock())
 
     def end(self, call: object) -> None:
         """It is over."""
@@ -104,6 +105,11 @@ class Crowd:
                 peer for peer, at_ns in zip(self._called, self._called.values(), strict=True) if at_ns >= since_ns
             }
             return {peer: (self._running[peer], peer in called) for peer in called | set(self._running)}
+
+    def callers(self) -> set[str]:
+        """The peers for which calls run, or ran for whom we know: the last 4,096 at least."""
+        with self._lock:
+            return set(self._called) | set(self._running)
 
     def statistics(self) -> dict[str, int]:
         """Silent RPCs, and those whose handler runs."""

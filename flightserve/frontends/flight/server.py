@@ -152,7 +152,8 @@ class FlightServer(flight.FlightServerBase):
         """The call's peer, which is known from now on."""
         peer = context.peer()
         peer = peer.decode() if isinstance(peer, bytes) else str(peer)
-        self.crowd.enter(context.get_middleware(HEADERS), peer)
+        headers: FlightHeaders = context.get_middleware(HEADERS)
+        self.crowd.enter(headers, peer, known=headers.fault is None)
         return peer
 
     def _caller(self, context: Any) -> Caller:

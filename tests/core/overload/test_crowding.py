@@ -5,7 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightserve.core.overload.crowding import JUNK_BYTES_MAX, ConnectionUse, Holdings, too_many, too_much, wrapped
+from flightserve.core.overload.crowding import (
+    JUNK_BYTES_MAX,
+    ConnectionUse,
+    Holdings,
+    Strangers,
+    too_many,
+    too_much,
+    wrapped,
+)
 
 MB = 1 << 20
 SIZES = st.lists(st.integers(0, 600 * MB), max_size=30)
@@ -69,3 +77,13 @@ def test_those_that_nothing_runs_for_and_that_did_not_call_come_first() -> None:
     assert too_many([BUSY], 0, None) == too_many([BUSY], 1, 500) == []
     assert too_many([BUSY, ConnectionUse("idle", 0, 1, 1)], 2, None) == ["idle"]
     assert too_many([BUSY, ConnectionUse("idle", 0, 1, 1)], 2, 500) == ["busy", "idle"]
+
+
+def test_connections_on_which_nobody_calls_end() -> None:
+    strangers = Strangers[str]()
+    received = {"new": 0, "half": 4, "greeted": 200, "caller": 5000}
+    assert strangers.look(received, {"caller"}, False, 0.0, 10.0) == []
+    # Once is enough, also where it is forgotten by then.
+    assert strangers.look(received, set(), False, 9.9, 10.0) == []
+    assert strangers.look(received | {"late": 0}, set(), True, 10.0, 10.0) == ["new", "half"]
+    assert strangers.look({"greeted": 200, "late": 0}, set(), False, 11.0, 10.0) == ["greeted"]
