@@ -102,7 +102,7 @@ build/peers/.installed: constraints.txt constraints-peers.txt
 chaos: $(STAMP)  ## Break a loaded system for 10 minutes and check that nothing is lost; options in ARGS="--minutes 2 --seed 7"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-fuzz: $(STAMP) build/schemathesis/.installed  ## Send hostile bytes to a served app for 5 minutes; options in ARGS="--minutes 60 --seed 7 --only http,flight"
+fuzz: $(STAMP) build/schemathesis/.installed $(if $(findstring --atheris,$(ARGS)),build/atheris/.installed)  ## Send hostile bytes to a served app for 5 minutes; options in ARGS="--minutes 60 --seed 7 --only http,flight"
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 pictures: $(STAMP)  ## Take the pictures of docs/how-to/console.md anew, of the example under load; needs chromium
@@ -112,6 +112,11 @@ pictures: $(STAMP)  ## Take the pictures of docs/how-to/console.md anew, of the 
 build/schemathesis/.installed: constraints.txt constraints-fuzz.txt
 	$(PYTHON) -m venv --clear build/schemathesis
 	build/schemathesis/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-fuzz.txt schemathesis
+	@touch $@
+
+# Only where it is asked for: it is of use for the readers alone.
+build/atheris/.installed: $(STAMP) constraints-fuzz.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target build/atheris -c constraints-fuzz.txt atheris
 	@touch $@
 
 proto: $(STAMP) $(PROTOC)  ## Write the gRPC stubs again from flightserve/proto/

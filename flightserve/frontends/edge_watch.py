@@ -208,7 +208,8 @@ class EdgeWatch:
     def _look_at_strangers(self, found: Mapping[_Key, Connection]) -> None:
         crowds = {port: server.crowd for port, server in self._servers.items() if server.crowd is not None}
         received = {key: one.received for key, one in found.items() if key[0] in crowds}
-        called = {(port, address_of(peer)) for port, crowd in crowds.items() for peer in crowd.callers()}
+        peers = [(port, address_of(peer)) for port, crowd in crowds.items() for peer in crowd.callers()]
+        called = {(port, address) for port, address in peers if address is not None}
         silent = any(crowd.statistics()["silent"] for crowd in crowds.values())
         now_s, patience_s = self._looks * LOOK_S, self._limits.header_timeout_s
         ended = self._strangers.look(received, called, silent, now_s, patience_s)

@@ -11,10 +11,11 @@ import itertools
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tests.fuzz import parsers
+from tests.fuzz.guided import guide
 from tests.fuzz.kinds import EVERY, KINDS, SECURED
 from tests.fuzz.openapi import PROGRAM, check_openapi
 from tests.fuzz.running import Batch, read_log, run_batch
@@ -35,8 +36,16 @@ def main() -> int:
     option("--minutes", type=float, default=5.0, help="how long, all kinds together (default: %(default)s)")
     option("--batch", type=float, default=5.0, metavar="SECONDS", help="between two looks (default: %(default)s)")
     option("--seed", type=int, default=0, help="of all cases (default: the time)")
-    option("--only", default="", metavar="KIND,...", help=f"of {', '.join((PARSERS, OPENAPI, *EVERY))} (default: all)")
-    option("--case", type=int, default=None, metavar="NUMBER", help="this one alone, of the one kind")
+    option(
+        "--only",
+        default="",
+        metavar="KIND,...",
+        help=f"of {', '.join((PARSERS, OPENAPI, *EVERY))} (default: all); or a reader's name",
+    )
+    option("--case", type=int, default=None, metavar="NUMBER", help="this one alone, of the one kind or reader")
+    option(
+        "--atheris", action="store_true", help=f"the readers of {PARSERS} alone, guided by which lines a case came to"
+    )
     arguments = parser.parse_args()
     seed = arguments.seed or int(time.time())
     kinds = arguments.only.split(",") if arguments.only else [PARSERS, OPENAPI, *EVERY]
@@ -47,8 +56,12 @@ def main() -> int:
 
 
 def _found(arguments: argparse.Namespace, kinds: list[str], seed: int) -> Iterator[str]:
-    if PARSERS in kinds:
-        yield from _printed(read_all(seed, arguments.batch))
+    readers = [name for name in parsers.PARSERS if PARSERS in kinds or name in kinds]
+    if readers and arguments.atheris:
+        yield from _printed(guide_all(readers, seed, 60 * arguments.minutes))
+        return
+    if readers:
+        yield from _printed(read_all(readers, seed, arguments.batch, arguments.case))
     plain = [kind for kind in kinds if kind in KINDS]
     secured = [kind for kind in kinds if kind in SECURED]
     minutes = arguments.minutes / ((bool(plain) + bool(secured)) or 1)
@@ -96,19 +109,31 @@ def _printed(batch: Batch) -> Iterator[str]:
         yield finding
 
 
-def read_all(seed: int, seconds: float) -> Batch:
-    """Each reader for its share of that time."""
+def read_all(readers: Sequence[str], seed: int, seconds: float, only: int | None) -> Batch:
+    """Each reader for its share of that time, or the one case."""
     batch = Batch(PARSERS)
-    for name, parser in parsers.PARSERS.items():
-        until = time.monotonic() + seconds / len(parsers.PARSERS)
-        for data in parsers.cases(name, seed):
+    for name in readers:
+        until = time.monotonic() + seconds / len(readers)
+        for number in itertools.count() if only is None else (only,):
+            data = parsers.case(name, seed, number)
             try:
-                batch.codes["taken" if parsers.check(parser, data) else "refused"] += 1
+                batch.codes["taken" if parsers.check(parsers.PARSERS[name], data) else "refused"] += 1
             except Exception:
-                batch.findings.append(f"{name}: {data!r}\n{traceback.format_exc()}")
+                again = parsers.told(name, seed, number)
+                batch.findings.append(f"{again}\n{data!r}\n{traceback.format_exc()}")
                 break
             if time.monotonic() > until:
                 break
+    return batch
+
+
+def guide_all(readers: Sequence[str], seed: int, seconds: float) -> Batch:
+    """Each reader for its share of that time, by atheris."""
+    batch = Batch("atheris")
+    for name in readers:
+        batch.codes["readers"] += 1
+        if found := guide(name, seed, seconds / len(readers)):
+            batch.findings.append(f"{name}, seed {seed}: {found}")
     return batch
 
 

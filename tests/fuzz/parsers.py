@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import httptools
@@ -63,11 +63,14 @@ def check(parser: Parser, data: bytes) -> bool:
     return True
 
 
-def cases(name: str, seed: int) -> Iterator[bytes]:
-    """Bytes for that reader, without end; the same for the same seed."""
-    dice = random.Random(f"{seed}/{name}")
-    while True:
-        yield any_bytes(dice, PARSERS[name].seeds, TOKENS)
+def case(name: str, seed: int, number: int) -> bytes:
+    """Bytes for that reader, which follow from these three."""
+    return any_bytes(random.Random(f"{seed}/{name}/{number}"), PARSERS[name].seeds, TOKENS)
+
+
+def told(name: str, seed: int, number: int) -> str:
+    """How to make that case again by itself."""
+    return f"{name}, seed {seed}, case {number}: make fuzz ARGS='--seed {seed} --only \"{name}\" --case {number}'"
 
 
 # ---- the readers

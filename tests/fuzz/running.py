@@ -88,5 +88,6 @@ def _one(case: Case, kind: str, seed: int, number: int, batch: Batch, lock: thre
         with lock:
             if len(batch.findings) < SHOWN_MAX:
                 what = str(error) if isinstance(error, Finding) else repr(error)
-                batch.findings.append(f"{kind}, seed {seed}, case {number}: {what}")
+                again = f"make fuzz ARGS='--seed {seed} --only {kind} --case {number}'"
+                batch.findings.append(f"{kind}, seed {seed}, case {number}: {what}\n{again}")
         return Counter(("found",))

@@ -14,7 +14,7 @@ class Written:
 
     def __init__(self, secrets: Sequence[str], *folders: Path) -> None:
         self._secrets = [each.encode() for each in secrets]
-        self._overlap = max(map(len, self._secrets))
+        self._overlap = max(map(len, self._secrets)) - 1
         self._folders = folders
         self._read: dict[Path, int] = {}
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from itertools import islice
 
 import pytest
 
-from tests.fuzz.parsers import PARSERS, cases, check
+from tests.fuzz.parsers import PARSERS, case, check, told
 
 CASES = 1500
 
@@ -17,9 +16,10 @@ def test_a_reader(name: str) -> None:
     parser, seed = PARSERS[name], int(time.time())
     assert all(check(parser, each) for each in parser.seeds)
     taken = 0
-    for data in islice(cases(name, seed), CASES):
+    for number in range(CASES):
+        data = case(name, seed, number)
         try:
             taken += check(parser, data)
         except Exception as error:
-            raise AssertionError(f"{name}, seed {seed}: {data!r}") from error
+            raise AssertionError(f"{told(name, seed, number)}: {data!r}") from error
     assert 0 < taken < CASES, f"{name}, seed {seed}: {taken} taken"
