@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
@@ -185,7 +186,8 @@ class RequestMeta(msgspec.Struct, frozen=True):
     make one up); `traceparent` is passed through as it came, or, of a request that is traced, names the frontend's span
     of it, and `caller_span` is what its caller's own was. Requests of one `key` are sent the same way where a split
     decides (`pipelines.splitting`). `caller` is who asks (`core.access`), "" where nobody has to say: what is called
-    onwards for him is judged by his rights.
+    onwards for him is judged by his rights. Where `tables` is a list, the names of those that its statement reads come
+    to stand in it, for the audit log.
     """
 
     deadline_ns: int = NEVER_NS
@@ -195,3 +197,9 @@ class RequestMeta(msgspec.Struct, frozen=True):
     key: str = ""
     caller: str = ""
     caller_span: str = ""
+    tables: list[str] | None = None
+
+
+def add_tables(known: list[str], more: Iterable[str]) -> None:
+    """Those that are not there yet: a statement that runs again reads the same."""
+    known.extend(name for name in more if name not in known)

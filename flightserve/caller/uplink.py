@@ -30,7 +30,7 @@ from flightserve.errors import DeadlineExceeded, FlightserveError, ProtocolError
 from flightserve.fabric.conversion.casting import fitted, passes
 from flightserve.fabric.memory.batches import write_batch
 from flightserve.fabric.memory.segments import Shown
-from flightserve.types import MethodSpec, RequestMeta
+from flightserve.types import MethodSpec, RequestMeta, add_tables
 from flightserve.wire import frames
 from flightserve.wire.table import Peer
 
@@ -69,7 +69,8 @@ class Sent(msgspec.Struct, eq=False):
 
 class Pending(msgspec.Struct, eq=False):
     """A request that has no outcome yet. `begun`: a part of its reply was delivered. `losses`: how many routers
-    were lost with it. `partway`: what it had come to when it was given back in the middle of a pipeline."""
+    were lost with it. `partway`: what it had come to when it was given back in the middle of a pipeline. `tables`: as
+    `RequestMeta` has it."""
 
     deliver: Deliver
     index: int
@@ -78,6 +79,7 @@ class Pending(msgspec.Struct, eq=False):
     begun: bool = False
     losses: int = 0
     partway: list[SharedSlice] | None = None
+    tables: list[str] | None = None
 
 
 class Going(NamedTuple):
@@ -268,7 +270,7 @@ class Uplink:
                 request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key,
                 meta.caller,
             )  # fmt: skip
-            self.pending[request_id] = Pending(deliver, index, part, sent, losses=losses)
+            self.pending[request_id] = Pending(deliver, index, part, sent, losses=losses, tables=meta.tables)
             out.append(part)
             offset += rows
             request_id += 1
@@ -292,6 +294,14 @@ class Uplink:
             self._take_partway(frame)
         elif isinstance(frame, (frames.SegmentGone, frames.PeerGone)):
             self.shown.gone(frame)
+        elif isinstance(frame, frames.TablesRead):
+            self._take_tables(frame)
+
+    def _take_tables(self, frame: frames.TablesRead) -> None:
+        for request_id in frame.ids:
+            pending = self.pending.get(request_id)
+            if pending is not None and pending.tables is not None:
+                add_tables(pending.tables, frame.tables)
 
     def _take_partway(self, frame: frames.Partway) -> None:
         """Of a request that goes on from here, what it has come to; whole with the last item of it."""

@@ -63,12 +63,12 @@ class Access(Protocol):
         request_id: str,
         priority: int = 0,
         nbytes: int = 0,
-        tables: Sequence[str] = (),
+        tables: Sequence[str] | None = None,
     ) -> Visit:
-        """He begins a call (`Deployment.method`) or a query (`sql`, of these tables where they are known). Raises
-        ResourceExhausted, with when to come again, at one of his limits; PermissionDenied for too great a priority;
-        Unauthenticated where he was revoked, or may do other things by now: a long stream finds it out here. His
-        longest query is `principal.limits.shorten`'s to see to."""
+        """He begins a call (`Deployment.method`) or a query (`sql`), of these tables: more may come to stand in that
+        list before it ends. Raises ResourceExhausted, with when to come again, at one of his limits; PermissionDenied
+        for too great a priority; Unauthenticated where he was revoked, or may do other things by now: a long stream
+        finds it out here. His longest query is `principal.limits.shorten`'s to see to."""
         ...
 
     def rights(self, caller: str) -> Rights:
@@ -114,7 +114,7 @@ class _Open:
         request_id: str,
         priority: int = 0,
         nbytes: int = 0,
-        tables: Sequence[str] = (),
+        tables: Sequence[str] | None = None,
     ) -> Visit:
         return _OPEN_VISIT
 

@@ -46,6 +46,10 @@ class OnwardCalls(Protocol):
         ...
 
 
+# Takes the names of tables that the micro-batch's statement reads.
+TellTables = Callable[[Sequence[str]], None]
+
+
 class Context:
     """The requests of one micro-batch, in row order.
 
@@ -69,6 +73,7 @@ class Context:
         "method",
         "over",
         "spans",
+        "tell_tables",
     )
 
     def __init__(
@@ -88,6 +93,8 @@ class Context:
         self.calls: OnwardCalls | None = None
         # Where a request is traced: what makes spans of what its method does.
         self.spans: SpansWithin | None = None
+        # Where somebody wants to know which tables a statement reads.
+        self.tell_tables: TellTables | None = None
         # The batch that a generator yields next is its last.
         self.last = False
         self._parts = parts
@@ -228,7 +235,7 @@ class Context:
     def within(self, places: Sequence[int]) -> Context:
         """The context of some of the requests, which run apart from the others; what ends this one ends it too."""
         inner = Context(self.deployment, self.method, [self._parts[place] for place in places], self._clock)
-        inner.idempotent, inner.spans = self.idempotent, self.spans
+        inner.idempotent, inner.spans, inner.tell_tables = self.idempotent, self.spans, self.tell_tables
         # Calls onwards are numbered through.
         self._children = inner._children = self._children or itertools.count(1)
         # Noted before it is looked at, as `cancel` does it the other way round.

@@ -27,10 +27,10 @@ class TalliedVisit:
         return f"<TalliedVisit {self.rows} rows>"
 
 
-def shortened(meta: RequestMeta, principal: Principal, deployment: DeploymentSpec, now_ns: int) -> RequestMeta:
-    """That of a request of his: what a warehouse does, by whatever way it is asked, is a query, and his longest query
-    ends it, if nothing does before."""
+def as_query(meta: RequestMeta, principal: Principal, deployment: DeploymentSpec, now_ns: int) -> RequestMeta:
+    """That of a request of his. What a warehouse does, by whatever way it is asked, is a query: his longest query ends
+    it, if nothing does before, and its tables come to stand in `tables`, for the audit log."""
     if deployment.kind != KIND:
         return meta
     deadline_ns = principal.limits.shorten(meta.deadline_ns, now_ns)
-    return meta if deadline_ns == meta.deadline_ns else msgspec.structs.replace(meta, deadline_ns=deadline_ns)
+    return msgspec.structs.replace(meta, deadline_ns=deadline_ns, tables=[])

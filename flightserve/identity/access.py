@@ -64,7 +64,7 @@ class NotedVisit(msgspec.Struct, eq=False, gc=False):
     what: str
     request_id: str
     nbytes: int
-    tables: Sequence[str]
+    tables: Sequence[str] | None
     began_ns: int
     # Popped by whoever ends it first.
     open: list[None]
@@ -166,7 +166,7 @@ class FileAccess:
         request_id: str,
         priority: int = 0,
         nbytes: int = 0,
-        tables: Sequence[str] = (),
+        tables: Sequence[str] | None = None,
     ) -> Visit:
         """`Access.begin`."""
         try:

@@ -68,7 +68,7 @@ class AuditEntry(msgspec.Struct, eq=False, gc=False):
     code: int
     rows: int = 0
     request_id: str = ""
-    tables: Sequence[str] = ()
+    tables: Sequence[str] | None = None
     why: str = ""
     took_ns: int = 0
 

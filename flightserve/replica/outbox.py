@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import pyarrow as pa
@@ -121,6 +121,12 @@ class Outbox:
         """Send one batch of a streamed reply that is not its last."""
         region = self.write(rows)
         self.send(frames.Done(batch_id, region, rows.num_rows, False), region)
+
+    def tell_tables(self, batch_id: int, tables: Sequence[str]) -> None:
+        """Send word of the tables that a micro-batch's statement reads: at once, for it may take longer than anybody
+        waits."""
+        with contextlib.suppress(Unavailable):
+            self.channel.send([frames.TablesRead([batch_id], list(tables))])
 
     def refuse(self, frame: frames.Execute, error: FlightserveError) -> None:
         """Turn a micro-batch away: it did not run."""

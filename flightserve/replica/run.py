@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -46,7 +47,7 @@ RunAnswer: TypeAlias = frames.Done | FlightserveError
 
 class RunParts(NamedTuple):
     """What every run of a replica uses. `name` is the deployment's; `origins` is there where methods call others,
-    `spans` where requests are traced."""
+    `spans` where requests are traced. `tells_tables`: it runs statements, and what they read is noted."""
 
     name: str
     mapped: SegmentMap
@@ -54,6 +55,7 @@ class RunParts(NamedTuple):
     counts: Counts
     retirement: Retirement
     spans: RunSpans | None = None
+    tells_tables: bool = False
 
 
 class Run:
@@ -83,6 +85,8 @@ class Run:
         self.span = None if parts.spans is None else parts.spans.begin(frame)
         context = self.context = outbox.session.begin(parts.name, frame)
         context.idempotent, context.spans = method.spec.idempotent, self.span
+        if parts.tells_tables:
+            context.tell_tables = partial(outbox.tell_tables, frame.batch_id)
 
     def __repr__(self) -> str:
         return f"<Run of {self.method.where}, micro-batch {self.frame.batch_id}>"
@@ -106,6 +110,7 @@ class Run:
         if late and not dead:
             self.context = self.outbox.session.begin(self._parts.name, frame)
             self.context.idempotent, self.context.spans = before.idempotent, before.spans
+            self.context.tell_tables = before.tell_tables
             if before.cancelled:
                 self.context.cancel()
         return not dead

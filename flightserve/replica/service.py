@@ -32,6 +32,7 @@ from flightserve import measures, threads
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.contracts.access import OPEN, Access
+from flightserve.contracts.warehouse import KIND
 from flightserve.errors import FlightserveError, ReplicaFailed
 from flightserve.fabric.memory.segments import SegmentMap, SegmentPool
 from flightserve.replica.binding import bind_methods
@@ -100,7 +101,8 @@ class ReplicaService:
         waits = onward is not None and spec.options.reentrant and spec.lanes.serial > 0
         self.turns = Turns(spec.lanes.serial) if waits else None
         origins = onward.origins if onward is not None else None
-        runs = RunParts(spec.name, self.mapped, origins, self._counts, self._retirement, spans)
+        tells_tables = access.closed and spec.kind == KIND
+        runs = RunParts(spec.name, self.mapped, origins, self._counts, self._retirement, spans, tells_tables)
         self._lane_parts = LaneParts(
             runs, methods, self.pool, self._lane_threads, self.turns, self._coroutines, spec.takes_turns
         )

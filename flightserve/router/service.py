@@ -34,6 +34,7 @@ from flightserve.router.mailbox import Mailbox
 from flightserve.router.passing import GONE, answered_with, passed_on
 from flightserve.router.peers import REPLICA, PeerProcess, Peers
 from flightserve.router.queue_spans import QueueSpans
+from flightserve.router.settling import tell_tables
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
@@ -419,6 +420,9 @@ class RouterService:
     def _on_suspended(self, link: PeerLink, frame: frames.Suspended, now_ns: int) -> None:
         self._deployments.answering(link).suspend(link, frame, now_ns)
 
+    def _on_tables_read(self, link: PeerLink, frame: frames.TablesRead, now_ns: int) -> None:
+        self._deployments.dirty |= tell_tables(link, frame)
+
     def _on_segment(self, link: PeerLink, frame: frames.Segment, now_ns: int) -> None:
         link.channel.take_segment()
 
@@ -487,5 +491,6 @@ _HANDLERS.update(
         frames.Ping: RouterService._on_ping,
         frames.Pong: RouterService._on_pong,
         frames.Vitals: RouterService._on_looked,
+        frames.TablesRead: RouterService._on_tables_read,
     }
 )

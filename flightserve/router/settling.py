@@ -91,6 +91,19 @@ def tell_moved(requests: Sequence[Routed]) -> set[PeerLink]:
     return set(by_link)
 
 
+def tell_tables(link: PeerLink, frame: frames.TablesRead) -> set[PeerLink]:
+    """Say to the callers of a micro-batch of this lane what it reads; gives the connections that it is said by."""
+    by_link: dict[PeerLink, list[int]] = {}
+    for batch_id in frame.ids:
+        running = link.running.get(batch_id)
+        for request, _, _ in running.pieces if running is not None else ():
+            if not request.settled:
+                by_link.setdefault(request.link, []).append(request.part.request_id)
+    for caller, request_ids in by_link.items():
+        caller.channel.queue(frames.TablesRead(request_ids, frame.tables))
+    return set(by_link)
+
+
 def outcome_of(effect: Refused, request: Routed, deployment: str) -> frames.Outcome:
     """What the caller of a request that failed is told of it."""
     kind, message = effect.kind, effect.message

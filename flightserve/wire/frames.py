@@ -300,6 +300,14 @@ class Taken(msgspec.Struct, array_like=True, tag=17):
     parts: int
 
 
+class TablesRead(msgspec.Struct, array_like=True, tag=24):
+    """The tables that a statement turned out to read, for the audit log. From a replica `ids` is the micro-batch's, to
+    a frontend those of its requests."""
+
+    ids: list[int]
+    tables: list[str]
+
+
 class Goodbye(msgspec.Struct, array_like=True, tag=16):
     """From a replica, on a lane: it drains, takes nothing new, and finishes what it has. From a router, on a lane:
     nothing is left to do here. The replica drains, and has answered all; or its deployment is another router's."""
@@ -329,6 +337,7 @@ Frame = (
     | Reach
     | OnBehalf
     | Vitals
+    | TablesRead
 )
 
 _encode = msgspec.msgpack.Encoder().encode

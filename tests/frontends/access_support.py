@@ -51,6 +51,7 @@ class BookedVisit:
     priority: int
     nbytes: int
     visit: Visit
+    tables: Sequence[str] | None = None
     ends: list[tuple[int, int]] = field(default_factory=list)
 
     def end(self, code: int, rows: int = 0) -> None:
@@ -142,10 +143,10 @@ class BookedAccess:
         request_id: str,
         priority: int = 0,
         nbytes: int = 0,
-        tables: Sequence[str] = (),
+        tables: Sequence[str] | None = None,
     ) -> Visit:
         visit = self.by_file.begin(principal, what, request_id, priority, nbytes, tables)
-        booked = BookedVisit(principal.name, what, request_id, priority, nbytes, visit)
+        booked = BookedVisit(principal.name, what, request_id, priority, nbytes, visit, tables)
         self.book.append(booked)
         return booked
 

@@ -33,6 +33,7 @@ any_frame = st.one_of(
     st.builds(frames.Pong, numbers),
     st.just(frames.Goodbye()),
     st.builds(frames.Taken, numbers, numbers),
+    st.builds(frames.TablesRead, st.lists(numbers, max_size=4), st.lists(texts, max_size=3)),
     st.builds(frames.Moved, st.lists(numbers, max_size=4)),
 )
 

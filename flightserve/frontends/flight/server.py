@@ -48,7 +48,7 @@ from flightserve.frontends.seen import SeenBy, may_not_call, request_for
 from flightserve.frontends.spans import FLIGHT_SERVICE
 from flightserve.frontends.sql.gateway import Gateway, KnowsDeployments, warehouses
 from flightserve.frontends.sql.tickets import Tickets
-from flightserve.frontends.visits import shortened
+from flightserve.frontends.visits import as_query
 from flightserve.tracing.spans import CallSpans, Known, RpcAsked
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
 
@@ -166,7 +166,7 @@ class FlightServer(flight.FlightServerBase):
             return self._meta(headers, spec, monotonic_ns())
 
         def begin(meta: RequestMeta) -> Visit:
-            return self._access.begin(principal, "sql", meta.request_id, meta.priority)
+            return self._access.begin(principal, "sql", meta.request_id, meta.priority, 0, meta.tables)
 
         if self._access.closed:
             seen: KnowsDeployments = SeenBy(principal, self._service)
@@ -308,7 +308,7 @@ class FlightServer(flight.FlightServerBase):
     ) -> None:
         headers: FlightHeaders = context.get_middleware(HEADERS)
         now_ns = monotonic_ns()
-        meta = shortened(self._meta(headers, deployment, now_ns), headers.principal, deployment, now_ns)
+        meta = as_query(self._meta(headers, deployment, now_ns), headers.principal, deployment, now_ns)
         timeout_ns = NEVER_NS if meta.deadline_ns == NEVER_NS else meta.deadline_ns - now_ns
         peer = self._entered(context)
         with contextlib.closing(self._service.open_lane()) as lane:
@@ -323,17 +323,17 @@ class FlightServer(flight.FlightServerBase):
                 partial(self.ledger.note, peer),
                 partial(self._metrics.answered, "flight", deployment.name, method.name),
                 _spans_of(self._metrics, rpc, (deployment.name, method.name)),
-                self._visits(headers.principal, f"{deployment.name}.{method.name}", meta),
+                self._visits(headers.principal, f"{deployment.name}.{method.name}"),
             )
             with self.streams.entered(stream, peer):
                 stream.run()
 
-    def _visits(self, principal: Principal, what: str, meta: RequestMeta) -> Callable[[int], Visit] | None:
+    def _visits(self, principal: Principal, what: str) -> Callable[[RequestMeta, int], Visit] | None:
         """What each request of a stream begins with; None where nobody has to say who he is."""
         if not self._access.closed:
             return None
         begin = self._access.begin
-        return lambda nbytes: begin(principal, what, meta.request_id, meta.priority, nbytes)
+        return lambda meta, nbytes: begin(principal, what, meta.request_id, meta.priority, nbytes, meta.tables)
 
 
 def _spans_of(metrics: Any, rpc: str, known: Known) -> EndedSpan | None:

@@ -24,9 +24,9 @@ from pyarrow import flight
 
 from flightserve.clock import monotonic_ns
 from flightserve.contracts.access import Visit
-from flightserve.contracts.warehouse import TableInfo
+from flightserve.contracts.warehouse import Description, TableInfo
 from flightserve.core.access.rights import Principal
-from flightserve.errors import InvalidArgument, NotFound, Unimplemented
+from flightserve.errors import FlightserveError, InvalidArgument, NotFound, Unimplemented
 from flightserve.frontends.flight.sessions import Session
 from flightserve.frontends.flight.sql_messages import pack, read_command, unpack
 from flightserve.frontends.flight.sql_metadata import METADATA, Metadata
@@ -36,7 +36,7 @@ from flightserve.frontends.seen import check_queries
 from flightserve.frontends.sql.gateway import Gateway, KnowsDeployments, Statement, choose, warehouses
 from flightserve.frontends.sql.parameters import BoundParameters, read_parameters
 from flightserve.frontends.sql.tickets import CommandTicket, PreparedHandle, QueryTicket, Sealed, Tickets, TransactionId
-from flightserve.frontends.visits import shortened
+from flightserve.frontends.visits import as_query
 from flightserve.proto import flight_pb2
 from flightserve.proto import sql_pb2 as pb
 from flightserve.tracing.spans import Known
@@ -73,7 +73,7 @@ class Caller:
     def query_meta(self, spec: DeploymentSpec) -> RequestMeta:
         """Of a statement that runs, or is described (for that a PIVOT is asked for its values): his longest query ends
         it, if nothing does before."""
-        return shortened(self.meta(spec), self.principal, spec, monotonic_ns())
+        return as_query(self.meta(spec), self.principal, spec, monotonic_ns())
 
 
 class FlightSql:
@@ -104,7 +104,7 @@ class FlightSql:
         if handlers.query is not None:
             statement, spec = handlers.query(self, command, caller)
             meta = caller.query_meta(spec)
-            described = self.gateway.describe(statement, meta)
+            described = self.described(statement, meta, caller)
             schema = described.result or described.result_schema.serialize().to_pybytes()
             ticket = self.tickets.query(statement, caller.user, bool(statement.parameters) and described.merged)
             self.queries.announce(ticket, meta)
@@ -123,7 +123,7 @@ class FlightSql:
             check_queries(caller.principal)
             return _metadata(command).schema(command)
         statement, spec = handlers.query(self, command, caller)
-        return self.gateway.describe(statement, caller.query_meta(spec)).result_schema
+        return self.described(statement, caller.query_meta(spec), caller).result_schema
 
     def table_info(self, warehouse: str, table: TableInfo, user: str) -> Any:
         """The FlightInfo of a whole table, by the path (warehouse, table)."""
@@ -151,6 +151,15 @@ class FlightSql:
         return flight_pb2.FlightEndpoint(
             ticket=flight_pb2.Ticket(ticket=wrapped), location=locations, expiration_time=expires
         )
+
+    def described(self, statement: Statement, meta: RequestMeta, caller: Caller) -> Description:
+        """What it gives. A statement that is refused here never runs: that is its end, which the audit log has. Raises
+        what the engine says of it."""
+        try:
+            return self.gateway.describe(statement, meta)
+        except FlightserveError as error:
+            caller.begin(meta).end(error.code)
+            raise
 
     # ---- what a command's statement is
 
@@ -227,7 +236,7 @@ class FlightSql:
         """Answers with a handle that holds the parameters."""
         handle, bound, spec = self._refill(command, reader, caller)
         # The columns' names and types are the parameters': what does not fit is said here, not at the query.
-        self.gateway.describe(bound, caller.query_meta(spec))
+        self.described(bound, caller.query_meta(spec), caller)
         sealed = self.tickets.seal(self.tickets.prepared(bound, caller.user, handle.id))
         self.bound.put(handle.id, bound.parameters)
         return pb.DoPutPreparedStatementResult(prepared_statement_handle=sealed)
@@ -240,6 +249,18 @@ class FlightSql:
     def update(self, command: Any, reader: Any, caller: Caller) -> Message:
         """Run a statement that has no parameters."""
         return self._update(*self.new_statement(command, caller), caller)
+
+    def refuse_ingestion(self, command: Any, reader: Any, caller: Caller) -> Message:
+        """Nothing is written here. Who tries is in the audit log, and so is the table, where there is one for him."""
+        check_queries(caller.principal)
+        spec = next((each for each in warehouses(caller.seen) if each.name == (caller.catalog or each.name)), None)
+        if spec is not None:
+            meta = caller.query_meta(spec)
+            if meta.tables is not None:
+                known = self.gateway.tables(spec.name, meta)
+                meta.tables.extend(table.name for table in known if table.name.lower() == command.table.lower())
+            caller.begin(meta).end(Unimplemented.code)
+        raise Unimplemented(f"{type(command).__name__}: {READ_ONLY}")
 
     def _update(self, statement: Statement, spec: DeploymentSpec, caller: Caller) -> Message:
         meta = caller.query_meta(spec)
@@ -262,6 +283,7 @@ COMMANDS: Final[dict[type[Message], Handlers]] = {
     pb.CommandPreparedStatementQuery: Handlers(query=FlightSql.prepared_statement, put=FlightSql.bind),
     pb.CommandStatementUpdate: Handlers(put=FlightSql.update),
     pb.CommandPreparedStatementUpdate: Handlers(put=FlightSql.update_prepared),
+    pb.CommandStatementIngest: Handlers(put=FlightSql.refuse_ingestion),
     **{kind: Handlers(metadata=metadata) for kind, metadata in METADATA.items()},
 }
 

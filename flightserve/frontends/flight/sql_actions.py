@@ -82,7 +82,7 @@ class SqlActions:
         self._sql.check_transaction(asked, caller)
         spec = caller.warehouse(caller.catalog)
         statement = Statement(spec.name, asked.query)
-        described = self._sql.gateway.describe(statement, caller.query_meta(spec))
+        described = self._sql.described(statement, caller.query_meta(spec), caller)
         handle = self._sql.tickets.prepared(statement, caller.user)
         return pack(
             pb.ActionCreatePreparedStatementResult(

@@ -137,6 +137,7 @@ class RunningQueries:
                 return
             self._changed.notify_all()
         answer.close()
+        answer.tell_tables()
         visit.end(code, rows)
         self._answered(warehouse, QUERY, code, (monotonic_ns() - started_ns) / NS_PER_S)
         ended_span = self._spans_of((warehouse, QUERY))

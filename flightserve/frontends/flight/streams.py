@@ -94,7 +94,7 @@ class RequestStream:
         took: Callable[[int], None],
         answered: Callable[[int, float], None],
         ended_span: EndedSpan | None = None,
-        begin: Callable[[int], Visit] | None = None,
+        begin: Callable[[RequestMeta, int], Visit] | None = None,
     ) -> None:
         """`is_cancelled` says whether the client is gone, `cut` ends its connection, `took` is told the bytes of each
         batch that came, `answered` each request's code and seconds; `ended_span` is there where some are traced, and
@@ -319,14 +319,17 @@ class RequestStream:
         deadline_ns = min(arrived_ns + target.timeout_ns, NEVER_NS)
         key = self._next_key
         self._next_key = key + 1
-        own = RequestMeta(deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key, meta.caller)
+        own = RequestMeta(
+            deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key, meta.caller, "",
+            None if meta.tables is None else [],
+        )  # fmt: skip
         if self._ended_span is not None:
             own = traced(own)
         request = self._requests[key] = _Request(metadata, arrived_ns, own)
         self._order.append(key)
         try:
             if self._begin is not None:
-                request.visit = self._begin(self._read_bytes)
+                request.visit = self._begin(own, self._read_bytes)
             self._lane.submit(key, target.deployment, target.method.name, batch, own)
         except FlightserveError as error:
             # Told in its turn: the replies of earlier requests come first.

@@ -34,7 +34,7 @@ from flightserve.frontends.grpc.idling import IdleGuard
 from flightserve.frontends.grpc.messages import read_call_request, write_call_reply, write_error_reply
 from flightserve.frontends.replies import clip, collect, declared_schema_of, empty_stream
 from flightserve.frontends.seen import method_for
-from flightserve.frontends.visits import TalliedVisit, shortened
+from flightserve.frontends.visits import TalliedVisit, as_query
 from flightserve.metrics import UNKNOWN, Metrics
 from flightserve.tracing.spans import RpcAsked
 from flightserve.types import MethodSpec, RequestMeta
@@ -190,7 +190,7 @@ class GrpcCalls:
             known = (deployment, method)
             meta = edge.meta_of(metadata.get, deployment_spec, self.limits, now_ns, native_ns, caller)
             if self.closed:
-                meta = shortened(meta, principal, deployment_spec, now_ns)
+                meta = as_query(meta, principal, deployment_spec, now_ns)
                 visit = self.begin(principal, f"{deployment}.{method}", meta, len(message))
             call = self.service.call(deployment, method, EncodedStream((stream,)), meta)
             return Started(known, meta.request_id, now_ns, call, spec, None, native_ns, meta, rpc, visit)
@@ -203,7 +203,7 @@ class GrpcCalls:
 
     def begin(self, principal: Principal, what: str, meta: RequestMeta, nbytes: int) -> TalliedVisit:
         """Somebody begins a call or a query. Raises ResourceExhausted, PermissionDenied, Unauthenticated."""
-        return TalliedVisit(self.access.begin(principal, what, meta.request_id, meta.priority, nbytes))
+        return TalliedVisit(self.access.begin(principal, what, meta.request_id, meta.priority, nbytes, meta.tables))
 
     async def finish(self, started: Started) -> bytes:
         """Await a started request: its serialised CallReply. Raises FlightserveError; counts the outcome."""

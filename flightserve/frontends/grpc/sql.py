@@ -30,7 +30,7 @@ from flightserve.frontends.grpc.messages import write_query_reply
 from flightserve.frontends.seen import check_queries
 from flightserve.frontends.sql.calls import SqlCalls
 from flightserve.frontends.sql.gateway import Statement, choose
-from flightserve.frontends.visits import TalliedVisit, shortened
+from flightserve.frontends.visits import TalliedVisit, as_query
 from flightserve.metrics import UNKNOWN
 from flightserve.proto import flightserve_pb2 as pb
 from flightserve.tracing.spans import RpcAsked
@@ -129,7 +129,7 @@ class _Query:
         spec = choose(calls.service, metadata.get("x-warehouse"))
         self.known = (spec.name, QUERY)
         meta = edge.meta_of(metadata.get, spec, calls.limits, self.started_ns, native_ns, caller)
-        meta = self.meta = shortened(meta, principal, spec, self.started_ns)
+        meta = self.meta = as_query(meta, principal, spec, self.started_ns)
         self.request_id = meta.request_id
         if calls.closed:
             self.visit = calls.begin(principal, "sql", meta, len(message))

@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.contracts.warehouse import KIND
 from flightserve.core.access.rights import Principal
 from flightserve.errors import FlightserveError, PermissionDenied, ResourceExhausted, TooLarge, Unauthenticated
 from flightserve.frontends.edge import as_error, echoable_request_id
 from flightserve.frontends.http.exchange import Exchange
 from flightserve.frontends.http.exchange_states import ANSWERED
 from flightserve.frontends.http.heads import KnownSender
-from flightserve.frontends.visits import shortened
+from flightserve.frontends.visits import as_query
 from flightserve.types import DeploymentSpec
 
 if TYPE_CHECKING:
@@ -136,10 +137,10 @@ def begin(calls: HttpCalls, exchange: Exchange, what: str, deployment: Deploymen
     Unauthenticated."""
     principal = exchange.principal
     assert principal is not None
-    if principal.limits.max_query_s:
-        exchange.meta = shortened(exchange.meta, principal, deployment, monotonic_ns())
+    if deployment.kind == KIND:
+        exchange.meta = as_query(exchange.meta, principal, deployment, monotonic_ns())
     meta = exchange.meta
-    exchange.visit = calls.access.begin(principal, what, meta.request_id, meta.priority, nbytes)
+    exchange.visit = calls.access.begin(principal, what, meta.request_id, meta.priority, nbytes, meta.tables)
 
 
 def begin_call(calls: HttpCalls, exchange: Exchange, deployment: DeploymentSpec) -> None:

@@ -57,7 +57,7 @@ from flightserve.frontends.kserve.requests import (
 from flightserve.frontends.kserve.statistics import ModelStatistics
 from flightserve.frontends.kserve.tensors import OutputTensor
 from flightserve.frontends.replies import clip, collect_batch
-from flightserve.frontends.visits import TalliedVisit, shortened
+from flightserve.frontends.visits import TalliedVisit, as_query
 from flightserve.metrics import UNKNOWN
 from flightserve.proto import kserve_pb2 as pb
 from flightserve.tracing.spans import RpcAsked
@@ -127,7 +127,7 @@ class Inferences:
         check_names(asked, model, limits)
         get = headers.metadata.get
         meta = meta_of(asked, get, model, limits, started.started_ns, headers.deadline_ns, headers.caller)
-        meta = shortened(meta, headers.principal, model.deployment, started.started_ns)
+        meta = as_query(meta, headers.principal, model.deployment, started.started_ns)
         started.meta, started.request_id = meta, meta.request_id
         if calls.closed:
             what = f"{model.deployment.name}.{model.method.name}"

@@ -49,7 +49,7 @@ from flightserve.errors import (
     Unimplemented,
 )
 from flightserve.fabric.memory.decode import decode_stream
-from flightserve.types import DeploymentSpec, RequestMeta
+from flightserve.types import DeploymentSpec, RequestMeta, add_tables
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -162,6 +162,7 @@ class Answer:
         self._too_large = too_large
         self._gone = gone
         self._early = False
+        self._early_tables: list[str] | None = None
         self._cancelled = False
         # Nothing more comes.
         self.finished = False
@@ -182,6 +183,7 @@ class Answer:
 
     def adopt(self, meta: RequestMeta, gone: Callable[[], bool]) -> None:
         """It was begun before anybody asked for it; now somebody does. If that early run fails, it runs again."""
+        self._early_tables = self.meta.tables
         self._early, self.meta, self._gone = True, meta, gone
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -231,6 +233,11 @@ class Answer:
         """End the query."""
         self._cancelled = True
         self._lane.cancel(0)
+
+    def tell_tables(self) -> None:
+        """What an early run of it was told of its tables is for who adopted it."""
+        if self._early_tables is not None and self.meta.tables is not None:
+            add_tables(self.meta.tables, self._early_tables)
 
     def close(self) -> None:
         """Give up what is still to come; idempotent."""

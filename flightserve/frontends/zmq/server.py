@@ -43,7 +43,7 @@ from flightserve.frontends import edge
 from flightserve.frontends.edge_watch import Ledger, Watched
 from flightserve.frontends.replies import collect
 from flightserve.frontends.seen import request_for
-from flightserve.frontends.visits import shortened
+from flightserve.frontends.visits import as_query
 from flightserve.frontends.zmq import messages as zmq_messages
 from flightserve.frontends.zmq.curve import CurveGate, CurveKeys, arm
 from flightserve.loops import Every, beside, vital
@@ -336,9 +336,10 @@ class ZmqFrontend:
         asked.known = (deployment, method)
         get = zmq_messages.metadata_of(fields)
         meta = edge.meta_of(get, deployment_spec, self._limits, asked.started_ns, caller=caller)
-        meta = asked.meta = shortened(meta, principal, deployment_spec, asked.started_ns)
+        meta = asked.meta = as_query(meta, principal, deployment_spec, asked.started_ns)
         asked.request_id = meta.request_id
-        visit = self._access.begin(principal, f"{deployment}.{method}", meta.request_id, meta.priority, len(body))
+        what = f"{deployment}.{method}"
+        visit = self._access.begin(principal, what, meta.request_id, meta.priority, len(body), meta.tables)
         try:
             # A view of libzmq's own message: copied once, into shared memory.
             call = self._service.call(deployment, method, EncodedStream((body.buffer,)), meta)

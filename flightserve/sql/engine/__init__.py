@@ -299,6 +299,11 @@ class Engine:
         """The names of what was defined over the tables, in lower case: views and macros."""
         return frozenset(map(folded, self._definitions.views)) | self._definitions.macros
 
+    def read_by(self, names: Collection[str]) -> list[str]:
+        """The tables among these names, which are in lower case, and those that the macros among them read."""
+        read = set(names).union(*(self._definitions.reads.get(name, ()) for name in names))
+        return [name for name in self.tables if folded(name) in read]
+
     def _files(self) -> list[str]:
         if self.options.load == "memory":
             return []

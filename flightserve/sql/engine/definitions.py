@@ -55,6 +55,8 @@ class Definitions:
     def __init__(self, text: str, tables: Collection[str]) -> None:
         self._all = list(_parse(text)) if text.strip() else []
         self._text = text
+        # The tables that each macro reads, by name, both in lower case.
+        self.reads: dict[str, frozenset[str]] = {}
         if len(self._all) > DEFINITIONS_MAX:
             raise ConfigError(f"the init file has {len(self._all)} statements; at most {DEFINITIONS_MAX} are taken")
         taken = {folded(name) for name in tables}
@@ -126,10 +128,14 @@ class Definitions:
 
     def tell(self, parser: Parser, connection: duckdb.DuckDBPyConnection) -> None:
         """Tell the parser which of them may give something else each time, and which tell of the catalogue; a
-        definition may use those before it."""
+        definition may use those before it. Note what macros read."""
         for each in self._all:
             trees = list(_trees(parser, connection, each))
-            if not trees or any(read_sources(tree, parser).catalogue for tree in trees):
+            sources = [read_sources(tree, parser) for tree in trees]
+            if each.kind == "MACRO":
+                names = frozenset().union(*(found.read for found in sources))
+                self.reads[folded(each.name)] = names.union(*(self.reads.get(name, ()) for name in names))
+            if not sources or any(found.catalogue for found in sources):
                 parser.telling |= {folded(each.name)}
             if not trees or not all(_is_steady(tree, parser, each.kind) for tree in trees):
                 parser.undefined |= {folded(each.name)}

@@ -379,3 +379,11 @@ def decode_rows(stream: bytes | None) -> pa.RecordBatch | None:
         return decode_stream(pa.py_buffer(stream), EdgeLimits())
     except InvalidArgument as error:
         raise InvalidArgument(f"parameters: {error.message}") from error
+
+
+def names_as_written(session: duckdb.DuckDBPyConnection, text: str, nulls: dict[str, None]) -> list[str] | None:
+    """The columns' names in the text as it was written; None where it does not bind without types."""
+    try:
+        return list(session.sql(text, params=nulls or None).columns)
+    except duckdb.Error:
+        return None

@@ -31,24 +31,25 @@ PLAIN_FUNCTIONS: Final = frozenset(
 CATALOGUE_MACROS: Final = frozenset({"format_type", "pg_get_constraintdef"})
 
 _SCHEMA: Final = "main"
+_NAMED: Final = ("table", "hidden")
 
 
 class Sources(NamedTuple):
-    """Whether it reads tables, and whether the catalogue; and the names of tables and macros in it, in lower case."""
+    """Whether it reads tables, and whether the catalogue; and the names of tables and macros in it, in lower case.
+    `read` are those but for tables that a WITH of the same name stands before, which count as read where that has to be
+    beyond doubt."""
 
     tables: bool
     catalogue: bool
     names: frozenset[str]
+    read: frozenset[str]
 
 
 def read_sources(tree: Tree, parser: Parser) -> Sources:
     """Of a statement that `parser` looked at."""
     found = [_source(node, ctes, parser) for node, ctes in scoped(tree)]
-    return Sources(
-        any(kind == "table" for kind, _ in found),
-        any(kind == "catalogue" for kind, _ in found),
-        frozenset(name for kind, name in found if kind == "table"),
-    )
+    names, read = (frozenset(name for kind, name in found if kind in kinds) for kinds in (_NAMED, ("table",)))
+    return Sources(bool(names), any(kind == "catalogue" for kind, _ in found), names, read)
 
 
 def _source(node: Tree, ctes: Ctes, parser: Parser) -> tuple[str, str]:
@@ -78,5 +79,5 @@ def _of_table(path: list[str], ctes: Ctes, parser: Parser) -> tuple[str, str]:
     if within in ([], [_SCHEMA], [folded(parser.catalog)], [folded(parser.catalog), _SCHEMA]) and (
         name in parser.tables or path[-1].lower() in parser.tables
     ):
-        return "table", name
+        return "hidden" if not within and name in ctes else "table", name
     return ("", "") if not within and name in ctes else ("catalogue", name)

@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, TypeAlias
 
-import duckdb
 import pyarrow as pa
 
 from flightserve.errors import (
@@ -51,12 +50,14 @@ from flightserve.sql.statements.parameters import (
     check_texts,
     infer,
     is_text,
+    names_as_written,
     patterned,
     resolve,
     tried,
     waits_for_types,
 )
 from flightserve.sql.statements.parser import ParsedStatement, walk
+from flightserve.sql.statements.reading import read_sources
 from flightserve.sql.statements.statement_cache import COLUMNS_MAX, StatementCache
 from flightserve.sql.warehouse.engine_spans import run_in_span, stream_in_span
 from flightserve.sql.warehouse.limits import NO_LIMITS, Limits
@@ -154,6 +155,11 @@ class Prepared:
     @functools.cached_property
     def _decided(self) -> tuple[str | None, str]:
         return self._runner.decide(self)
+
+    @functools.cached_property
+    def tables(self) -> list[str]:
+        """The tables and views that it reads, itself or by a macro."""
+        return self._runner.engine.read_by(read_sources(self.statement.tree, self._runner.parser).read)
 
 
 class Runner:
@@ -343,7 +349,7 @@ class Runner:
                 types = types_over_rows(session, statement, parameters) or types
             kinds = ", ".join(f"CAST(NULL AS {meant(kind)}) AS c{n}" for n, kind in enumerate(types))
             schema = session.sql(f"SELECT {kinds}").to_arrow_table().schema
-            names = _names(session, statement.text, dict(values or nulls)) if nulls else None
+            names = names_as_written(session, statement.text, dict(values or nulls)) if nulls else None
             return pa.schema([f.with_name(name) for f, name in zip(schema, names or typed.columns, strict=True)])
         except Exception as error:
             raise translate(error) from error
@@ -490,11 +496,3 @@ class Runner:
             keeps_bound=keeps_bound,
             looks_ahead=prepared.one_source,
         )
-
-
-def _names(session: duckdb.DuckDBPyConnection, text: str, nulls: dict[str, None]) -> list[str] | None:
-    """The columns' names in the text as it was written; None where it does not bind without types."""
-    try:
-        return list(session.sql(text, params=nulls or None).columns)
-    except duckdb.Error:
-        return None

@@ -185,6 +185,14 @@ class WarehouseReplica:
         """Who runs their statements. Raises PermissionDenied for those who may query nothing."""
         return tables.sight.runner(self._rights)
 
+    def _prepared(
+        self, runner: Runner, sql: str, rows: pa.RecordBatch | None, runs: bool = True
+    ) -> tuple[Prepared, list[pa.Array]]:
+        """`_prepare_for`, and who keeps books is told what it reads."""
+        found = prepared, _ = _prepare_for(runner, sql, rows, runs)
+        _tell_tables(prepared)
+        return found
+
     # ---- methods
 
     def query(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch | Stored | Fresh]:
@@ -199,7 +207,7 @@ class WarehouseReplica:
         sql, rows = _read(batch)
         with self._tables.using() as tables:
             runner = self._runner(tables)
-            prepared, columns = _prepare_for(runner, sql, rows)
+            prepared, columns = self._prepared(runner, sql, rows)
             cache, scope = self._cache_for(prepared)
             count = 1 if rows is None else rows.num_rows
             if tag is not None and tag != self._tags.tag_of(tables, prepared, columns, count):
@@ -215,7 +223,7 @@ class WarehouseReplica:
         sql, rows = read_execution(batch)
         with self._tables.using() as tables:
             runner = self._runner(tables)
-            prepared, columns = _prepare_for(runner, sql, rows)
+            prepared, columns = self._prepared(runner, sql, rows)
             if not columns:
                 raise InvalidArgument("the statement has no parameters, so that nothing is merged; `query` runs it")
             executions = Executions(columns, rows.num_rows, context().rows)
@@ -235,7 +243,7 @@ class WarehouseReplica:
         sql, rows = _read(batch)
         with self._tables.using() as tables:
             runner = self._runner(tables)
-            prepared, columns = _prepare_for(runner, sql, rows, runs=False)
+            prepared, columns = self._prepared(runner, sql, rows, runs=False)
             if rows is None and _is_open(runner, prepared):
                 taken = pa.schema([(name, pa.null()) for name in prepared.parameters.names])
                 return Description(b"", schema_message(taken), False, "its parameters have no types yet").batch()
@@ -295,6 +303,7 @@ class WarehouseReplica:
         """Every row of the batch is one execution; `rid` says which row a result belongs to."""
         with self._tables.using() as tables:
             prepared = tables.named[name]
+            _tell_tables(prepared)
             columns = prepared.parameters.columns(batch) if prepared.parameters.names else []
             rows = batch.num_rows if batch.num_columns else 1
             delimited = prepared.merged is not None
@@ -362,6 +371,12 @@ def _prepare_for(
     except PivotValuesMissing as missing:
         # What the tables hold may change: it is looked up each time.
         return _prepare_for(runner, fill(runner, missing.pivot, _limits()), rows, runs)
+
+
+def _tell_tables(prepared: Prepared) -> None:
+    tell = context().tell_tables
+    if tell is not None and prepared.tables:
+        tell(prepared.tables)
 
 
 def _limits() -> Limits:

@@ -136,6 +136,7 @@ SQL: dict[type[Message], Row] = {
     ),
     pb.CommandStatementUpdate: Row(put(command(pb.CommandStatementUpdate(query="SELECT 1")))),
     pb.CommandPreparedStatementUpdate: Row(refilled(pb.CommandPreparedStatementUpdate), with_all="invalid"),
+    pb.CommandStatementIngest: Row(put(command(pb.CommandStatementIngest(table="people"))), with_all="unimplemented"),
     pb.CommandGetSqlInfo: Row(info_of(pb.CommandGetSqlInfo())),
     pb.CommandGetXdbcTypeInfo: Row(info_of(pb.CommandGetXdbcTypeInfo())),
     pb.CommandGetCatalogs: Row(info_of(pb.CommandGetCatalogs())),
