@@ -153,10 +153,11 @@ class Principal:
     # Told what he was refused for want of a right.
     note_refusal: Callable[[str], None] = field(default=_nobody_notes, repr=False)
 
-    @property
-    def caller(self) -> str:
-        """What travels with his requests: `RequestMeta.caller`."""
-        return f"{self.name} {','.join(self.roles)}"
+    # What travels with his requests: `RequestMeta.caller`.
+    caller: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "caller", f"{self.name} {','.join(self.roles)}")
 
 
 # Of an app without identity: everybody is this one. His requests carry no caller.

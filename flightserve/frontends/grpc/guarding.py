@@ -8,7 +8,7 @@ say who he is, nothing is guarded.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
@@ -47,9 +47,12 @@ def head_of(context: Any) -> RpcHead:
 
 def read_head(context: Any) -> RpcHead:
     """Of an RPC of which it was not asked who calls."""
+    return RpcHead(dict(context.invocation_metadata()), _deadline_ns(context))
+
+
+def _deadline_ns(context: Any) -> int:
     remaining_s = context.time_remaining()
-    deadline_ns = NEVER_NS if remaining_s is None else monotonic_ns() + int(remaining_s * NS_PER_S)
-    return RpcHead(dict(context.invocation_metadata()), deadline_ns)
+    return NEVER_NS if remaining_s is None else monotonic_ns() + int(remaining_s * NS_PER_S)
 
 
 class Guard:
@@ -89,18 +92,22 @@ class Guard:
         return handle
 
     async def _enter(self, context: Any) -> None:
+        # It is made anew each time it is asked for.
+        metadata = context.invocation_metadata()
         try:
-            principal = await self.recognised(context)
+            principal = await self._recognised(context, metadata)
         except FlightserveError as error:
             await abort(context, error)
             raise
-        head = read_head(context)
         # Each RPC has a task of its own, and this is its context's.
-        _HEAD.set(RpcHead(head.metadata, head.deadline_ns, principal, principal.caller))
+        _HEAD.set(RpcHead(dict(metadata), _deadline_ns(context), principal, principal.caller))
 
     async def recognised(self, context: Any) -> Principal:
         """Who calls. Raises Unauthenticated, Unavailable."""
-        said = [value for name, value in context.invocation_metadata() if name == AUTHORIZATION]
+        return await self._recognised(context, context.invocation_metadata())
+
+    async def _recognised(self, context: Any, metadata: Sequence[tuple[str, str | bytes]]) -> Principal:
+        said = [value for name, value in metadata if name == AUTHORIZATION]
         if len(said) > 1:
             raise Unauthenticated("the call has more than one authorization")
         # What is said counts before a certificate.
