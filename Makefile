@@ -12,7 +12,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo cluster test lowest daft check lint types contracts stubs docs bench bench-check peers chaos pictures fuzz proto format clean
+.PHONY: help venv run demo cluster test lowest daft check lint types contracts stubs docs bench bench-check profiles peers chaos pictures fuzz proto format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ bench: $(STAMP)  ## Measure flightserve against bare servers; prints tables, wri
 
 bench-check: $(STAMP)  ## Has a change made something slower, by more than the noise? Options in ARGS="--slowed 0.5"
 	$(BIN)/python -m benchmarks.guard $(ARGS)
+
+profiles: $(STAMP)  ## Look where each process spends its time under load; texts in docs/measurements/profiles/
+	$(BIN)/python -m benchmarks.profiles $(ARGS)
 
 peers: build/peers/.installed  ## Install the systems that `make bench` measures against where they are there
 
