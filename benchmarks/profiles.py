@@ -144,8 +144,8 @@ class Stacks:
         for number, ns in used_ns.items():
             stacks = seen.get(number, [([NO_PYTHON], 1)])
             samples = sum(count for _, count in stacks)
-            for frames, count in stacks:
-                self._add(frames, ns * count // samples)
+            for frames, times in stacks:
+                self._add(frames, ns * times // samples)
 
     def _add(self, frames: Sequence[str], ns: int) -> None:
         self.own[frames[-1]] += ns
