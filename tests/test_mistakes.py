@@ -56,6 +56,22 @@ COMMANDS: list[tuple[str, str, list[str]]] = [
         PRICING, ["run", "pricing:app", "--http-port", "8080", "--grpc-port", "8080"],
     ),
     ("--host elsewhere: ...", PRICING, ["run", "pricing:app", "--host", "elsewhere"]),
+    (
+        "--host 0.0.0.0: it would be open to other machines: ...",
+        PRICING, ["run", "pricing:app", "--host", "0.0.0.0"],
+    ),
+    (
+        "... cannot be read: No such file or directory; flightserve auth add NAME --auth ... makes it",
+        PRICING, ["run", "pricing:app", "--auth", "nothing.toml"],
+    ),
+    (
+        "--tls-cert is given without --tls-key; TLS takes both, ...",
+        PRICING, ["run", "pricing:app", "--tls-cert", "server.pem"],
+    ),
+    (
+        "--set: there is no setting 'http_prt'; did you mean 'http_port'?",
+        PRICING, ["run", "pricing:app", "--set", "http_prt=1"],
+    ),
     ("replicas of Pricing: 0; it must be 1 to ...", PRICING, ["run", "pricing:app", "--replicas", "Pricing=0"]),
     (
         "replicas are given for Prices; the app's deployments are: Pricing",

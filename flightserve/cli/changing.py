@@ -43,7 +43,7 @@ def add_commands(commands: Any) -> None:
     reconfigure.set_defaults(command=_reconfigure)
     reconfigure.add_argument("deployment", metavar="NAME", help="the deployment")
     about = "JSON that the object's reconfigure(config) gets, e.g. '{\"threshold\": 0.5}'; - reads standard input"
-    reconfigure.add_argument("config", metavar="CONFIG", help=about)
+    reconfigure.add_argument("configuration", metavar="CONFIG", help=about)
     _app_option(reconfigure)
     about = "how long all replicas together may take (default: %(default)s)"
     reconfigure.add_argument("--timeout", type=seconds, default=RECONFIGURE_TIMEOUT_S, metavar="TIME", help=about)
@@ -72,7 +72,7 @@ def _scale(arguments: argparse.Namespace) -> int:
 def _reconfigure(arguments: argparse.Namespace) -> int:
     from flightserve.control import commands
 
-    text = sys.stdin.read() if arguments.config == "-" else arguments.config
+    text = sys.stdin.read() if arguments.configuration == "-" else arguments.configuration
     try:
         config = json.loads(text)
     except ValueError as error:

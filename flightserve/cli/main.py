@@ -30,7 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_flags(make_parser(), argv)
     try:
         settle(arguments, os.environ)
-        return int(arguments.command(arguments))
+        ended = int(arguments.command(arguments))
+        sys.stdout.flush()
+        return ended
+    except BrokenPipeError:
+        # Who reads our output (`... | head`) has had enough; nothing more may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except FlightserveError as error:
         if hasattr(arguments, "refused") and not hasattr(arguments, "settings") and hasattr(arguments, "json"):
             print(arguments.refused(error))

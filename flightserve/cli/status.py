@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -30,7 +29,7 @@ def add_commands(commands: Any) -> None:
     status.add_argument("--json", action="store_true", help="everything, one JSON object a line and app")
     about = (
         "look again and again, every so often, e.g. 500ms, 5s, until Ctrl-C or q; on a terminal it is drawn anew "
-        "(default: %(const)g seconds)"
+        "(default: %(const)gs)"
     )
     status.add_argument("--watch", nargs="?", type=interval, const=WATCH_S, metavar="TIME", help=about)
 
@@ -44,16 +43,11 @@ def interval(text: str) -> float:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    try:
-        if arguments.watch is None:
-            return _once(arguments)
-        from flightserve.cli.watching import watch
+    if arguments.watch is None:
+        return _once(arguments)
+    from flightserve.cli.watching import watch
 
-        return watch(lambda: looked(arguments.app, arguments.json), arguments.watch, is_json=arguments.json)
-    except BrokenPipeError:
-        # Who reads our output (`... | head`) has had enough; nothing more may be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+    return watch(lambda: looked(arguments.app, arguments.json), arguments.watch, is_json=arguments.json)
 
 
 def _once(arguments: argparse.Namespace) -> int:
@@ -80,7 +74,7 @@ def looked(only: str | None, as_json: bool) -> StatusLook:
 
     apps = [app for app in running_apps() if only in (None, app)]
     if not apps:
-        return StatusLook([], ["no flightserve app runs on this machine"], True)
+        return StatusLook([], [f"no {f'app {only}' if only else 'flightserve app'} runs on this machine"], True)
     shown, colour = StatusLook([], [], False), colour_of(sys.stdout)
     for app in apps:
         try:

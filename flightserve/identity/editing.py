@@ -31,7 +31,7 @@ NEW_FILE: Final = """\
 # [roles.analyst]
 # call = ["Flights.*"]            # deployments and methods; * and ? as in a shell
 # query = ["flights", "day_*"]    # tables and views
-# operate = false                 # refresh, status, the console
+# operate = false                 # refresh of tables; Tiers and Plots of the console
 # metrics = false                 # /metrics
 
 """

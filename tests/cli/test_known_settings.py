@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import flightserve as fs
-from flightserve.cli.main import make_parser
+from flightserve.cli.main import main, make_parser
 from flightserve.cli.serving import frontend_options
 from flightserve.cli.settings.known import parsers_of
 from flightserve.config import EdgeLimits, FabricLimits, FrontendOptions
@@ -33,6 +35,30 @@ def test_every_option_of_the_command_line_has_a_key_and_a_variable() -> None:
             assert setting.flag in action.option_strings
             assert setting.variable.startswith("FLIGHTSERVE_")
             assert any(each.dest == "config" for each in parser._actions), command
+
+
+def test_no_argument_of_a_command_is_taken_for_another() -> None:
+    """`reconfigure NAME CONFIG` was once read as `--config CONFIG`. Two flags may be about one thing: `--allow-get`."""
+    for command, parser in parsers_of(make_parser()).items():
+        positional = [action.dest for action in parser._actions if not action.option_strings]
+        taken = {action.dest for action in parser._actions if action.option_strings}
+        assert len(set(positional)) == len(positional), command
+        assert not taken & set(positional), command
+
+
+def test_a_configuration_is_no_file_of_settings(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["reconfigure", "Pricing", '{"tax": 0.5}', "--app", "nosuch"]) == 1
+    assert "no app nosuch runs" in capfd.readouterr().err
+
+
+def test_who_reads_no_more_of_the_output_is_no_error() -> None:
+    command = [sys.executable, "-m", "flightserve", "completion", "bash"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_only_what_edits_a_file_that_is_named_has_commands_below_it() -> None:

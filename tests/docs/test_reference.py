@@ -69,7 +69,7 @@ def test_every_command_has_its_section() -> None:
     assert sections == set(commands())
 
 
-@pytest.mark.parametrize("command", ["run", "sql", "check", "status", "top", "scale", "reconfigure", "deploy"])
+@pytest.mark.parametrize("command", ["run", "sql", "check", "status", "top", "scale", "reconfigure", "deploy", "keys"])
 def test_options_of_the_command(command: str) -> None:
     said = {plain(name): default for name, default, _ in tables("cli")[f"flightserve {command}"]}
     options = options_of(command)

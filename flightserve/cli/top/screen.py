@@ -48,7 +48,7 @@ def add_commands(commands: Any) -> None:
     top = commands.add_parser("top", help="show load, queues, latency and shedding of what runs, live on a terminal")
     top.set_defaults(command=_top)
     top.add_argument("--app", metavar="ID", help="only this app")
-    about = "how often to look, e.g. 500ms, 5s (default: %(default)g seconds)"
+    about = "how often to look, e.g. 500ms, 5s (default: %(default)gs)"
     top.add_argument("--every", type=interval, default=EVERY_S, metavar="TIME", help=about)
 
 
