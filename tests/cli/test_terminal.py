@@ -400,7 +400,7 @@ def watched(*options: str, **how: Any) -> Any:
 def test_a_watch_draws_on_a_screen_of_its_own_until_told_to_stop(end: str) -> None:
     with watched("1h", dimensions=(10, 30)) as seen:
         seen.expect_exact("\x1b[?1049h")
-        seen.expect("no flightserve app runs")
+        seen.expect("no app no such app runs")
         seen.setwinsize(20, 60)
         seen.send(end)
         seen.expect_exact("\x1b[?1049l")
@@ -414,7 +414,7 @@ def test_a_watch_in_a_pipe_prints_one_look_after_another() -> None:
     command = f"{sys.executable} -c '{program}' status --app none --watch 200ms 2>&1 | cat"
     with pexpect.spawn("sh", ["-c", command], timeout=30, encoding="utf-8") as seen:
         for _ in range(3):
-            seen.expect_exact("no flightserve app runs on this machine\r\n")
+            seen.expect_exact("no app none runs on this machine\r\n")
         assert "\x1b" not in seen.before
         seen.sendintr()
         seen.expect(pexpect.EOF)
