@@ -15,6 +15,7 @@ from benchmarks.figures import Bar, Figure, Sample
 from benchmarks.harness import Bench
 from benchmarks.payloads import MB
 from benchmarks.peers import PYTHON, RAY_SERVE
+from benchmarks.plane import SECURED
 from benchmarks.processes import Load, free_port
 
 LOAD = "load.data_plane"
@@ -81,6 +82,7 @@ def run(bench: Bench) -> Sequence[Figure]:
     figures = [bench.alternate(far, partial(call, True), partial(call, False))]
     figures.append(bench.alternate(flow, stream, bare))
     figures.append(bench.alternate(beside, beside_a_full_link, partial(call, False, "p99_us")))
+    figures += _encrypted(bench, name, ports, parts)
     if bench.settings.peers:
         peer = partial(Figure, "another node, 1 MB there and back (Ray Serve, handles)", "GB/s", bar=Bar("at_least", 5))
         figures.append(bench.beside(RAY_SERVE, peer, requests, handles))
@@ -88,13 +90,33 @@ def run(bench: Bench) -> Sequence[Figure]:
     return figures
 
 
-def start_nodes(bench: Bench) -> tuple[str, list[int]]:
-    """A router with a replica beside it, and one on another node; the name they meet under, and the carriers' ports."""
+def _encrypted(bench: Bench, name: str, ports: list[int], parts: int) -> list[Figure]:
+    """The same call and the same stream between two nodes that encrypt what passes, against those that do not."""
+    secured, secured_ports = start_nodes(bench, SECURED)
+    seconds = bench.settings.seconds / 2
+
+    def call(which: str) -> Sample:
+        return bench.load(LOAD).sample("call", "p50_us", name=which, size_bytes=0, seconds=seconds, far=True)
+
+    def stream(which: str, to: list[int]) -> Sample:
+        return bench.load(LOAD).sample("stream", "gb_per_s", name=which, size_bytes=STREAM_BYTES, parts=parts, ports=to)
+
+    calls = partial(Figure, "another node, encrypted, 16 rows, p50 (not encrypted)", "us", compare="of_baseline")
+    streams = partial(Figure, "another node, encrypted, a stream of 10 MB parts (not encrypted)", "GB/s")
+    return [
+        bench.alternate(calls, partial(call, secured), partial(call, name)),
+        bench.alternate(streams, partial(stream, secured, secured_ports), partial(stream, name, ports)),
+    ]
+
+
+def start_nodes(bench: Bench, *how: str) -> tuple[str, list[int]]:
+    """A router with a replica beside it, and one on another node; the name they meet under, and the carriers' ports.
+    `how` the carriers are told to be."""
     name, ports = f"flightserve-bench-{secrets.token_hex(6)}", [free_port(), free_port()]
     told = [str(port) for port in ports]
     bench.server("-m", "benchmarks.plane", "router", name)
     bench.server("-m", "benchmarks.plane", "replica", name)
     for node in ("home", "far"):
-        bench.server("-m", "benchmarks.plane", "carrier", name, node, *told)
+        bench.server("-m", "benchmarks.plane", "carrier", name, node, *told, *how)
     bench.server("-m", "benchmarks.plane", "far", name, *told)
     return name, ports

@@ -5,7 +5,8 @@ connects to it and runs the identity deployment; `... replica NAME Stage1` one o
 routing table written by hand here, which the load generator uses too. Each says `ready {}` and runs until SIGTERM.
 
 `... far NAME PORT PORT` runs the deployment `Stage4` as on another node: it reaches the router by way of two carriers,
-`... carrier NAME home PORT PORT` and `... carrier NAME far PORT PORT`, which listen on these two ports.
+`... carrier NAME home PORT PORT` and `... carrier NAME far PORT PORT`, which listen on these two ports; with `secured`
+behind these both encrypt what passes between them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ ROUTER_ID, REPLICA_ID = 1, 2
 HOME, FAR_NODE = "home", "far"
 # What is served on the far node.
 FAR = "Stage4"
+SECURED = "secured"
 SECRET = bytes(32)
 DEPLOYMENTS = App(*app, *STAGES)
 READY_POLL_S = 0.01
@@ -52,12 +54,18 @@ def run_router(name: str, ended: threading.Event) -> None:
     service.stop()
 
 
-def run_carrier(name: str, ended: threading.Event, node: str, *ports: str) -> None:
+def run_carrier(name: str, ended: threading.Event, node: str, *told: str) -> None:
     """Carry for one of the two nodes until told to end."""
+    from flightserve.carrier.securing import Securing
     from flightserve.carrier.service import CarrierService
 
+    ports = told[:2]
+
     here = (HOME, FAR_NODE).index(node)
-    service = CarrierService(node, f"{name}-{node}", "127.0.0.1", SECRET, None, "", port=int(ports[here]))
+    service = CarrierService(
+        node, f"{name}-{node}", "127.0.0.1", SECRET, None, "",
+        port=int(ports[here]), securing=Securing() if SECURED in told else None,
+    )  # fmt: skip
     service.start()
     service.apply_table(table(name, [int(port) for port in ports]))
     print("ready {}", flush=True)

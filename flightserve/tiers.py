@@ -290,6 +290,7 @@ class CarrierHosted:
     """The carrier of a node in its child."""
 
     def __init__(self, assignment: Assignment) -> None:
+        from flightserve.carrier.securing import Securing
         from flightserve.carrier.service import CarrierService
         from flightserve.control.names import carrier_socket
         from flightserve.control.relaying import reach_supervisor
@@ -304,6 +305,7 @@ class CarrierHosted:
             assignment.secret,
             functools.partial(reach_supervisor, assignment.supervisor) if assignment.at_home else None,
             assignment.entrance,
+            securing=Securing() if assignment.options.tls_cert is not None else None,
         )
         self._service.start()
         # Processes of its node know the socket by its name.

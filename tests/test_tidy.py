@@ -36,6 +36,7 @@ QUARANTINE = {
     "starlette": ["flightserve/frontends/http/*", "flightserve/frontends/kserve/*"],
     "duckdb": ["flightserve/sql/*"],
     "mmap": ["flightserve/fabric/memory/*"],
+    "cryptography": ["flightserve/carrier/securing.py"],
     "prometheus_client": ["flightserve/metrics.py"],
     "sklearn": ["flightserve/models/*"],
     "joblib": ["flightserve/models/*"],

@@ -6,6 +6,7 @@ import os
 import socket
 from typing import Final
 
+from flightserve.carrier.securing import Link, Securing, said, shake_hands
 from flightserve.errors import ProtocolError, Unavailable
 from flightserve.wire.between import (
     CHALLENGE_BYTES,
@@ -34,64 +35,82 @@ UNACKNOWLEDGED_MS_MAX: Final = 2_000
 Purpose = Relay | Supervise | Pull
 
 
-def read_exactly(sock: socket.socket, nbytes: int) -> bytes:
+def read_exactly(link: Link, nbytes: int) -> bytes:
     """So many bytes. Raises Unavailable where the peer closes, or takes longer than the socket's timeout."""
     data = bytearray()
     while len(data) < nbytes:
         try:
-            part = sock.recv(nbytes - len(data))
+            part = link.recv(nbytes - len(data))
         except OSError as error:
-            raise Unavailable(f"the connection broke: {error.strerror or error}") from error
+            raise Unavailable(f"the connection broke: {said(error)}") from error
         if not part:
             raise Unavailable("the peer closed the connection")
         data += part
     return bytes(data)
 
 
-def read_body(sock: socket.socket, bytes_max: int) -> bytes:
+def read_body(link: Link, bytes_max: int) -> bytes:
     """One message behind its length, and not a byte more. Raises ProtocolError for a length over the bound."""
-    length = int.from_bytes(read_exactly(sock, PREFIX_BYTES), "little")
+    length = int.from_bytes(read_exactly(link, PREFIX_BYTES), "little")
     if length > bytes_max:
-        raise ProtocolError(f"a message of {length} bytes is announced; at most {bytes_max} are taken")
-    return read_exactly(sock, length)
+        raise ProtocolError(
+            f"a message of {length} bytes is announced, and at most {bytes_max} are taken: the peer is none of this"
+            " app, or encrypts what is not encrypted here"
+        )
+    return read_exactly(link, length)
 
 
-def reach_carrier(address: str, secret: bytes, node: str, purpose: Purpose) -> socket.socket:
-    """A connection to the carrier at `host:port`, for that purpose; blocking. Raises Unavailable and ProtocolError."""
+def reach_carrier(address: str, secret: bytes, node: str, purpose: Purpose, securing: Securing | None = None) -> Link:
+    """A connection to the carrier at `host:port`, for that purpose; blocking. It is encrypted with `securing`. Raises
+    Unavailable and ProtocolError."""
     host, _, port = address.rpartition(":")
     try:
         sock = socket.create_connection((host.strip("[]"), int(port)), GREETING_S_MAX)
     except OSError as error:
-        raise Unavailable(f"the carrier of the other node cannot be reached: {error.strerror or error}") from error
+        raise Unavailable(f"the carrier of the other node cannot be reached: {said(error)}") from error
+    link: Link = sock
     try:
         _prepare(sock)
+        link = sock if securing is None else securing.connected(sock)
+        bound = shake_hands(link)
         asks = _challenge(node)
-        _say(sock, asks)
-        asked = _heard_challenge(sock)
-        check(_hear(sock), secret, True, asks, asked)
-        _say(sock, sign(secret, False, asked, asks))
-        _say(sock, purpose)
-        sock.settimeout(None)
+        _say(link, asks)
+        asked = _heard_challenge(link)
+        check(_hear(link), secret, True, asks, asked, bound)
+        _say(link, sign(secret, False, asked, asks, bound))
+        _say(link, purpose)
+        link.settimeout(None)
     except BaseException:
-        sock.close()
+        link.close()
         raise
-    return sock
+    return link
 
 
-def take_in(sock: socket.socket, secret: bytes, node: str) -> tuple[str, Purpose]:
+def accept_carrier(sock: socket.socket, securing: Securing | None = None) -> Link:
+    """Of a connection that was accepted, and is taken over; `take_in` says who it is. Does not wait. Raises Unavailable
+    where it has ended meanwhile."""
+    try:
+        sock.settimeout(GREETING_S_MAX)
+        _prepare(sock)
+        return sock if securing is None else securing.accepted(sock)
+    except OSError as error:
+        sock.close()
+        raise Unavailable(f"the connection broke: {said(error)}") from error
+
+
+def take_in(link: Link, secret: bytes, node: str) -> tuple[str, Purpose]:
     """Who connected, by its node, and what for. Raises Unavailable and ProtocolError, also where it does not know the
     secret."""
-    sock.settimeout(GREETING_S_MAX)
-    _prepare(sock)
-    asked = _heard_challenge(sock)
+    bound = shake_hands(link)
+    asked = _heard_challenge(link)
     asks = _challenge(node)
-    _say(sock, asks)
-    _say(sock, sign(secret, True, asked, asks))
-    check(_hear(sock), secret, False, asks, asked)
-    purpose = _hear(sock)
+    _say(link, asks)
+    _say(link, sign(secret, True, asked, asks, bound))
+    check(_heard_proof(link), secret, False, asks, asked, bound)
+    purpose = _hear(link)
     if not isinstance(purpose, Relay | Supervise | Pull):
         raise ProtocolError(f"unexpected {type(purpose).__name__}")
-    sock.settimeout(None)
+    link.settimeout(None)
     return asked.node, purpose
 
 
@@ -108,8 +127,8 @@ def _challenge(node: str) -> Challenge:
     return Challenge(PROTOCOL_VERSION, node, os.urandom(CHALLENGE_BYTES))
 
 
-def _heard_challenge(sock: socket.socket) -> Challenge:
-    heard = _hear(sock)
+def _heard_challenge(link: Link) -> Challenge:
+    heard = _hear(link)
     if not isinstance(heard, Challenge) or heard.protocol != PROTOCOL_VERSION:
         raise ProtocolError("the peer is no carrier of this version")
     if len(heard.challenge) != CHALLENGE_BYTES:
@@ -117,12 +136,20 @@ def _heard_challenge(sock: socket.socket) -> Challenge:
     return heard
 
 
-def _hear(sock: socket.socket) -> Greeting:
-    return decode_greeting(read_body(sock, GREETING_BYTES_MAX))
-
-
-def _say(sock: socket.socket, message: Greeting) -> None:
+def _heard_proof(link: Link) -> Greeting:
+    """A peer that hears our proof and leaves does not believe it: that is worth a line here as well."""
     try:
-        sock.sendall(encode(message))
+        return _hear(link)
+    except Unavailable as error:
+        raise ProtocolError("a peer left that heard our proof, and gave none: it has another secret") from error
+
+
+def _hear(link: Link) -> Greeting:
+    return decode_greeting(read_body(link, GREETING_BYTES_MAX))
+
+
+def _say(link: Link, message: Greeting) -> None:
+    try:
+        link.sendall(encode(message))
     except OSError as error:
-        raise Unavailable(f"the connection broke: {error.strerror or error}") from error
+        raise Unavailable(f"the connection broke: {said(error)}") from error

@@ -10,13 +10,13 @@ from __future__ import annotations
 import collections
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable
 from typing import Final
 
 from flightserve import threads
 from flightserve.carrier.greeting import read_exactly
+from flightserve.carrier.securing import Link, said
 from flightserve.carrier.segments import NodeSegment, NodeSegments
 from flightserve.core.memory.byte_credits import ByteCredits
 from flightserve.errors import FlightserveError, Unavailable
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class Puller:
     """Pulls rows of one other node, by threads of its own. Any thread."""
 
-    def __init__(self, reach: Callable[[Pull], socket.socket], segments: NodeSegments) -> None:
+    def __init__(self, reach: Callable[[Pull], Link], segments: NodeSegments) -> None:
         """`reach` makes a connection to that node's carrier; `segments` are told how pulls ended."""
         self._reach = reach
         self._segments = segments
@@ -69,7 +69,7 @@ class Puller:
 
     def _run(self) -> None:
         be_nice()
-        sock: socket.socket | None = None
+        sock: Link | None = None
         try:
             while self._wait():
                 sock = self._serve_next(sock)
@@ -87,7 +87,7 @@ class Puller:
             self._idle -= 1
             return not self._closed
 
-    def _serve_next(self, sock: socket.socket | None) -> socket.socket | None:
+    def _serve_next(self, sock: Link | None) -> Link | None:
         """The connection that is left after that, None where it broke. Who waits for the next one keeps nothing of
         this one's segment."""
         with self._changed:
@@ -133,7 +133,7 @@ def be_nice() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
-def _take(sock: socket.socket, region: Region, room: memoryview) -> None:
+def _take(sock: Link, region: Region, room: memoryview) -> None:
     try:
         sock.sendall(RANGE.pack(region.owner, region.segment, region.offset, region.length))
         (length,) = LENGTH.unpack(read_exactly(sock, LENGTH.size))
@@ -145,17 +145,17 @@ def _take(sock: socket.socket, region: Region, room: memoryview) -> None:
                 raise Unavailable("the other node closed the connection")
             room = room[taken:]
     except OSError as error:
-        raise Unavailable(f"rows of another node do not come: {error.strerror or error}") from error
+        raise Unavailable(f"rows of another node do not come: {said(error)}") from error
 
 
-def serve_pulls(sock: socket.socket, segments: NodeSegments) -> None:
+def serve_pulls(sock: Link, segments: NodeSegments) -> None:
     """Answer what the other node asks for on this connection, until it closes. Raises Unavailable then."""
     be_nice()
     while True:
         _answer(sock, segments, *RANGE.unpack(read_exactly(sock, RANGE.size)))
 
 
-def _answer(sock: socket.socket, segments: NodeSegments, owner: int, number: int, offset: int, length: int) -> None:
+def _answer(sock: Link, segments: NodeSegments, owner: int, number: int, offset: int, length: int) -> None:
     """Nothing of the segment is kept while the next is waited for."""
     segment = segments.find((owner, number))
     if segment is None:
@@ -166,8 +166,8 @@ def _answer(sock: socket.socket, segments: NodeSegments, owner: int, number: int
     _send(sock, rows)
 
 
-def _send(sock: socket.socket, data: bytes | memoryview) -> None:
+def _send(sock: Link, data: bytes | memoryview) -> None:
     try:
         sock.sendall(data)
     except OSError as error:
-        raise Unavailable(f"the other node is gone: {error.strerror or error}") from error
+        raise Unavailable(f"the other node is gone: {said(error)}") from error

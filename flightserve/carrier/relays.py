@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from flightserve.carrier.securing import Link, said
 from flightserve.carrier.segments import NodeSegment, NodeSegments, SegmentKey
 from flightserve.clock import Clock
 from flightserve.errors import ProtocolError, Unavailable
@@ -52,7 +53,7 @@ class FrameRelay:
     def __init__(
         self,
         local: socket.socket,
-        remote: socket.socket,
+        remote: Link,
         segments: NodeSegments,
         pull: PullRows,
         clock: Clock,
@@ -128,7 +129,7 @@ class FrameRelay:
         try:
             self._remote.sendall(data)
         except OSError as error:
-            raise Unavailable(f"the other node is gone: {error.strerror or error}") from error
+            raise Unavailable(f"the other node is gone: {said(error)}") from error
 
     # ---- from the other node to this one
 
@@ -139,7 +140,7 @@ class FrameRelay:
             try:
                 data = self._remote.recv(READ_BYTES)
             except OSError as error:
-                raise Unavailable(f"the other node is gone: {error.strerror or error}") from error
+                raise Unavailable(f"the other node is gone: {said(error)}") from error
             if not data:
                 raise Unavailable("the other node closed the connection")
             received = decoder.feed(data)
@@ -279,12 +280,12 @@ class ByteRelay:
     # Of those it carries none.
     frames = 0
 
-    def __init__(self, local: socket.socket, remote: socket.socket) -> None:
+    def __init__(self, local: socket.socket, remote: Link) -> None:
         self._local = local
         self._remote = remote
 
     def __repr__(self) -> str:
-        return f"<ByteRelay {self._local.fileno()} to {self._remote.fileno()}>"
+        return f"<ByteRelay {self._local.fileno()} to {self._remote!r}>"
 
     def send_on(self) -> None:
         """Carry what the process says until the connection ends. Raises Unavailable then."""
@@ -305,16 +306,16 @@ class ByteRelay:
         self._remote.close()
 
 
-def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+def _pass_on(source: Link, sink: Link) -> None:
     try:
         while data := source.recv(READ_BYTES):
             sink.sendall(data)
     except OSError as error:
-        raise Unavailable(f"the connection broke: {error.strerror or error}") from error
+        raise Unavailable(f"the connection broke: {said(error)}") from error
     raise Unavailable("the connection was closed")
 
 
-def shut(sock: socket.socket) -> None:
+def shut(sock: Link) -> None:
     """Have whoever reads or writes it find its end."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

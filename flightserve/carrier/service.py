@@ -16,9 +16,10 @@ from collections.abc import Callable
 from typing import Final
 
 from flightserve import threads
-from flightserve.carrier.greeting import GREETING_S_MAX, Purpose, reach_carrier, read_body, take_in
+from flightserve.carrier.greeting import GREETING_S_MAX, Purpose, accept_carrier, reach_carrier, read_body, take_in
 from flightserve.carrier.pulling import Puller, serve_pulls
 from flightserve.carrier.relays import ByteRelay, FrameRelay, shut
+from flightserve.carrier.securing import Link, Securing
 from flightserve.carrier.segments import NodeSegment, NodeSegments
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.core.lifecycle.reconciling import CARRIER
@@ -56,10 +57,12 @@ class CarrierService:
         entrance: str,
         clock: Clock = monotonic_ns,
         port: int = 0,
+        securing: Securing | None = None,
     ) -> None:
         """`endpoint` is the unix socket for processes of the node, `host` the address to listen on for other carriers.
         `reach_supervisor(pid, node)` connects to the supervisor for a process of another node; None where that is on
-        another node itself, whose carrier listens at `entrance`."""
+        another node itself, whose carrier listens at `entrance`. Connections to other carriers are encrypted with
+        `securing`, as theirs to us have to be."""
         self.node = node
         self.endpoint = endpoint
         self._host = host
@@ -68,6 +71,7 @@ class CarrierService:
         self._entrance = entrance
         self._clock = clock
         self._port = port
+        self._securing = securing
         self._segments = NodeSegments()
         self._peers: dict[int, Peer] = {}
         # Of other nodes' carriers, by node.
@@ -78,7 +82,7 @@ class CarrierService:
         self._frames = 0
         self._pulled_bytes = 0
         # Connections of nobody knows whom, and since when.
-        self._greeting: dict[socket.socket, int] = {}
+        self._greeting: dict[Link, int] = {}
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -208,11 +212,11 @@ class CarrierService:
         if not isinstance(reach, frames.Reach):
             raise ProtocolError(f"a process of this node begins with {type(reach).__name__}")
         if reach.peer_id == SUPERVISOR:
-            remote = reach_carrier(self._entrance, self._secret, self.node, Supervise(pid))
+            remote = self._reach(self._entrance, Supervise(pid))
             self._run(ByteRelay(sock, remote))
             return
         peer = self._peer(reach.peer_id)
-        remote = reach_carrier(self._address_of(peer.node), self._secret, self.node, Relay(reach.peer_id, pid))
+        remote = self._reach(self._address_of(peer.node), Relay(reach.peer_id, pid))
         self._relay(sock, remote, peer.node, pid)
 
     def _peer(self, peer_id: int) -> Peer:
@@ -229,45 +233,52 @@ class CarrierService:
 
     # ---- carriers of other nodes
 
+    def _reach(self, address: str, purpose: Purpose) -> Link:
+        return reach_carrier(address, self._secret, self.node, purpose, self._securing)
+
     def _serve_remote(self, sock: socket.socket) -> None:
-        node, purpose = self._greet(sock)
+        with contextlib.closing(accept_carrier(sock, self._securing)) as link:
+            self._serve_carrier(link)
+
+    def _serve_carrier(self, link: Link) -> None:
+        node, purpose = self._greet(link)
         if isinstance(purpose, Pull):
-            serve_pulls(sock, self._segments)
+            serve_pulls(link, self._segments)
         elif isinstance(purpose, Supervise):
             if self._reach_supervisor is None:
                 raise ProtocolError("the supervisor is not on this node")
-            self._run(ByteRelay(self._reach_supervisor(purpose.pid, node), sock))
+            self._run(ByteRelay(self._reach_supervisor(purpose.pid, node), link))
         else:
             peer = self._peer(purpose.peer_id)
             if peer.node != self.node or not peer.endpoint:
                 raise ProtocolError(f"{peer.name} takes no connections here")
             local = connect(peer.endpoint, CONNECT_S_MAX)
             local.sendall(frames.encode([frames.OnBehalf(node, purpose.pid)]))
-            self._relay(local, sock, node)
+            self._relay(local, link, node)
 
-    def _greet(self, sock: socket.socket) -> tuple[str, Purpose]:
+    def _greet(self, link: Link) -> tuple[str, Purpose]:
         """Anybody on the network may connect: bounded in number and time, and one too many costs the one that has been
         silent longest."""
         with self._lock:
-            self._greeting[sock] = monotonic_ns()
+            self._greeting[link] = monotonic_ns()
             longest = next(iter(self._greeting)) if len(self._greeting) > GREETING_MAX else None
         if longest is not None:
             shut(longest)
         try:
-            return take_in(sock, self._secret, self.node)
+            return take_in(link, self._secret, self.node)
         finally:
             with self._lock:
-                self._greeting.pop(sock, None)
+                self._greeting.pop(link, None)
 
-    def _relay(self, local: socket.socket, remote: socket.socket, node: str, pid: int = 0) -> None:
+    def _relay(self, local: socket.socket, remote: Link, node: str, pid: int = 0) -> None:
         def pull(segment: NodeSegment, region: frames.Region) -> None:
             self._puller(node).pull(segment, region)
 
         self._run(FrameRelay(local, remote, self._segments, pull, self._clock, pid))
 
     def _puller(self, node: str) -> Puller:
-        def reach(purpose: Purpose) -> socket.socket:
-            return reach_carrier(self._address_of(node), self._secret, self.node, purpose)
+        def reach(purpose: Purpose) -> Link:
+            return self._reach(self._address_of(node), purpose)
 
         with self._lock:
             return self._pullers.setdefault(node, Puller(reach, self._segments))

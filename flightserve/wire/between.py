@@ -1,9 +1,10 @@
 """What carriers of two nodes say to each other over TCP. Pure.
 
 A connection begins with a proof of both ends that they know the app's secret: a challenge each way, answered by its
-HMAC (RFC 2104, with SHA-256). The role and both challenges are in what is signed, so that no answer serves for another
-connection, or the other way. Then whoever connected says what for: to carry frames of one process to another (`Relay`),
-messages of the control plane (`Supervise`), or to pull rows (`Pull`).
+HMAC (RFC 2104, with SHA-256). The role, both challenges and, where the connection is encrypted, the certificate that
+was shown on it are in what is signed, so that no answer serves for another connection, or the other way. Then whoever
+connected says what for: to carry frames of one process to another (`Relay`), messages of the control plane
+(`Supervise`), or to pull rows (`Pull`).
 
 Clocks of two nodes are never compared: deadlines travel as the time that is left.
 """
@@ -22,7 +23,7 @@ from flightserve.errors import ProtocolError
 from flightserve.wire.frames import FRAME_BYTES_MAX, Execute, Frame, Region, Submit
 from flightserve.wire.framing import UNREADABLE, MessageDecoder, pack_length
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 CHALLENGE_BYTES: Final = 32
 # Before a peer has proved who it is, nothing longer is taken.
 GREETING_BYTES_MAX: Final = 512
@@ -119,20 +120,21 @@ class CarriedDecoder(MessageDecoder[Carried]):
         super().__init__(_decode_carried, CARRIED_BYTES_MAX, "message between carriers")
 
 
-def sign(secret: bytes, accepts: bool, asked: Challenge, asks: Challenge) -> Proof:
-    """The proof of one end: it `accepts`, or it connected. `asked` is the challenge that it was given, `asks` its
-    own."""
+def sign(secret: bytes, accepts: bool, asked: Challenge, asks: Challenge, bound: bytes) -> Proof:
+    """The proof of one end: it `accepts`, or it connected. `asked` is the challenge that it was given, `asks` its own,
+    and `bound` says on which encrypted connection, b"" on one that is not."""
     role = b"accepts" if accepts else b"connects"
-    said = b"".join(_encoder.encode(part) for part in (role, asked, asks))
+    said = b"".join(_encoder.encode(part) for part in (role, asked, asks, bound))
     return Proof(hmac.digest(secret, said, _DIGEST))
 
 
-def check(proof: Greeting, secret: bytes, accepts: bool, asked: Challenge, asks: Challenge) -> None:
+def check(proof: Greeting, secret: bytes, accepts: bool, asked: Challenge, asks: Challenge, bound: bytes) -> None:
     """Raise ProtocolError unless the proof is that of the other end, which `accepts` or connected, was `asked` by us
-    and `asks` itself."""
-    wanted = sign(secret, accepts, asked, asks).digest
+    and `asks` itself, on the connection that it is `bound` to."""
+    wanted = sign(secret, accepts, asked, asks, bound).digest
     if not isinstance(proof, Proof) or not hmac.compare_digest(proof.digest, wanted):
-        raise ProtocolError("the peer does not know the app's secret")
+        between = ", or somebody stands between" if bound else ""
+        raise ProtocolError(f"the peer does not know the app's secret{between}")
 
 
 def leave_clock(frames: Iterable[Frame], now_ns: int) -> None:

@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from flightserve.carrier.securing import Securing
 from flightserve.carrier.service import CarrierService
-from flightserve.clock import NS_PER_S, monotonic_ns
+from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.config import EdgeLimits, FabricLimits
 from flightserve.core.lifecycle.reconciling import CARRIER
 from flightserve.declare import Bound
@@ -112,14 +113,20 @@ class Network:
 class TwoNodes(Plane):
     """A plane whose replicas are on the other node."""
 
-    def __init__(self, bound: Bound, replicas: int, limits: FabricLimits, edge: EdgeLimits) -> None:
+    def __init__(
+        self, bound: Bound, replicas: int, limits: FabricLimits, edge: EdgeLimits, encrypted: bool = False
+    ) -> None:
         def endpoint(node: str) -> str:
             return f"flightserve-test-{os.getpid()}-carrier-{next(_numbers)}-{node}"
 
-        self.home = CarrierService(HOME, endpoint(HOME), "127.0.0.1", SECRET, None, "")
+        def carrier(node: str, clock: Clock) -> CarrierService:
+            securing = Securing() if encrypted else None
+            return CarrierService(node, endpoint(node), "127.0.0.1", SECRET, None, "", clock, securing=securing)
+
+        self.home = carrier(HOME, monotonic_ns)
         self.home.start()
         self.network = Network(self.home.address)
-        self.far = CarrierService(FAR, endpoint(FAR), "127.0.0.1", SECRET, None, "", ahead_ns)
+        self.far = carrier(FAR, ahead_ns)
         self.far.start()
         super().__init__(bound, replicas, limits, edge)
 
@@ -173,10 +180,14 @@ class TwoNodes(Plane):
 
 @contextlib.contextmanager
 def two_nodes(
-    bound: Bound, replicas: int = 1, limits: FabricLimits | None = None, edge: EdgeLimits | None = None
+    bound: Bound,
+    replicas: int = 1,
+    limits: FabricLimits | None = None,
+    edge: EdgeLimits | None = None,
+    encrypted: bool = False,
 ) -> Iterator[TwoNodes]:
     """As `plane`, on two nodes."""
-    running = TwoNodes(bound, replicas, limits or FabricLimits(), edge or EdgeLimits())
+    running = TwoNodes(bound, replicas, limits or FabricLimits(), edge or EdgeLimits(), encrypted)
     try:
         yield running
         eventually(running.at_rest, what="every region was given back")

@@ -66,9 +66,9 @@ def numbers(count: int, first: int = 0) -> pa.RecordBatch:
     return pa.record_batch({"x": pa.array(range(first, first + count), pa.int64())})
 
 
-@pytest.fixture(scope="module")
-def far() -> Iterator[TwoNodes]:
-    with two_nodes(Far.bind()) as running:
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "encrypted"])
+def far(request: pytest.FixtureRequest) -> Iterator[TwoNodes]:
+    with two_nodes(Far.bind(), encrypted=request.param) as running:
         yield running
 
 

@@ -50,9 +50,9 @@ def closes(sock: socket.socket) -> bool:
         b"GET / HTTP/1.1\r\n\r\n",
         b"\xff" * 100,
         encode(Relay(7, 1)),
-        encode(Challenge(2, "there", b"x" * 32)),
-        encode(Challenge(1, "there", b"short")),
-        encode(Challenge(1, "there", b"x" * 32)) + encode(Relay(7, 1)),
+        encode(Challenge(3, "there", b"x" * 32)),
+        encode(Challenge(2, "there", b"short")),
+        encode(Challenge(2, "there", b"x" * 32)) + encode(Relay(7, 1)),
     ],
 )
 def test_what_is_no_greeting_is_closed(carrier: CarrierService, said: bytes) -> None:
@@ -82,7 +82,7 @@ def test_who_takes_in_does_not_trust_whoever_connects() -> None:
 
         thread = threading.Thread(target=accept)
         thread.start()
-        here.sendall(encode(Challenge(1, "there", b"x" * 32)))
+        here.sendall(encode(Challenge(2, "there", b"x" * 32)))
         here.sendall(encode(Proof(b"p" * 32)))
         thread.join(10)
         assert "secret" in str(failed[0])

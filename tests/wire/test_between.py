@@ -25,29 +25,40 @@ from flightserve.wire.between import (
 )
 from flightserve.wire.frames import Done, Execute, Part, Ping, Region, Results, Share, Submit
 
-HERE, THERE = Challenge(1, "a", b"1" * 32), Challenge(1, "b", b"2" * 32)
+HERE, THERE = Challenge(2, "a", b"1" * 32), Challenge(2, "b", b"2" * 32)
 REGION = Region(1, 2, 64, 128, 5, 9)
+BOUND = b"3" * 32
 
 
-def test_a_proof_is_checked_by_who_asked() -> None:
-    check(sign(b"secret", True, HERE, THERE), b"secret", True, HERE, THERE)
+@pytest.mark.parametrize("bound", [b"", BOUND])
+def test_a_proof_is_checked_by_who_asked(bound: bytes) -> None:
+    check(sign(b"secret", True, HERE, THERE, bound), b"secret", True, HERE, THERE, bound)
+
+
+def test_a_proof_of_another_connection_is_none() -> None:
+    """Who stands between two connections passes it on."""
+    for bound in (b"", b"4" * 32):
+        with pytest.raises(ProtocolError, match="secret, or somebody stands between"):
+            check(sign(b"secret", True, HERE, THERE, bound), b"secret", True, HERE, THERE, BOUND)
+    with pytest.raises(ProtocolError, match=r"secret$"):
+        check(sign(b"secret", True, HERE, THERE, BOUND), b"secret", True, HERE, THERE, b"")
 
 
 @pytest.mark.parametrize(
     "proof",
     [
-        sign(b"another", True, HERE, THERE),
-        sign(b"secret", False, HERE, THERE),
-        sign(b"secret", True, THERE, HERE),
-        sign(b"secret", True, HERE, HERE),
-        sign(b"secret", True, HERE, Challenge(1, "c", b"2" * 32)),
+        sign(b"another", True, HERE, THERE, b""),
+        sign(b"secret", False, HERE, THERE, b""),
+        sign(b"secret", True, THERE, HERE, b""),
+        sign(b"secret", True, HERE, HERE, b""),
+        sign(b"secret", True, HERE, Challenge(2, "c", b"2" * 32), b""),
         Proof(b""),
         HERE,
     ],
 )
 def test_a_proof_of_anything_else_is_none(proof: Proof | Challenge) -> None:
     with pytest.raises(ProtocolError, match="secret"):
-        check(proof, b"secret", True, HERE, THERE)
+        check(proof, b"secret", True, HERE, THERE, b"")
 
 
 @given(st.integers(0, 2**62), st.integers(-(2**40), 2**40), st.integers(0, 2**50))
