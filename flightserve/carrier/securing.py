@@ -123,7 +123,9 @@ class SecuredSocket:
             try:
                 while taken < room.nbytes:
                     part = room[taken : taken + RECORD_BYTES_MAX]
-                    if not (nbytes := self._tls.read(part.nbytes, part)):
+                    # Its type says bytes, which it returns without a buffer.
+                    nbytes = int(self._tls.read(part.nbytes, part))
+                    if not nbytes:
                         # The peer said that there is no more.
                         break
                     taken += nbytes
