@@ -6,7 +6,8 @@ a run. A figure is held to have fallen where it lies below what was recorded by 
 rounds and of the runs that were recorded, and does so again when it is measured once more.
 
 `--slowed 0.5` runs everything in a group of processes that gets half of each core: what is tuned to one machine's speed
-shows there. That needs a cgroup that this user may write to.
+shows there. That needs a cgroup that this user may write to. `--slower 2` runs everything by a Python that takes so
+many times longer, each function by some of it, with the kernel as fast as ever: a machine that is slower as such.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,6 +29,7 @@ from typing import Final, NamedTuple
 from benchmarks import suite
 from benchmarks.figures import Figure
 from benchmarks.harness import Bench, Settings
+from benchmarks.slowing import TooFine, slower
 
 BASELINE: Final = Path(__file__).with_name("baseline.json")
 # What has a bare baseline, and takes minutes.
@@ -185,11 +188,23 @@ def line(name: str, runs: Sequence[Standing], now: Standing, fell: bool) -> str:
     return f"{name:60} {before} {math.exp(now.log_ratio):8.3f} {fallen_by(runs, now):6.1f}  {word}".rstrip()
 
 
+def machine_of(share: float | None, times: float | None) -> tuple[str, AbstractContextManager[None]]:
+    """What the machine is called and what makes it, for `--slowed` and `--slower`. Raises SlowingFailed for both."""
+    if share and times:
+        raise SlowingFailed("--slowed and --slower are two machines: one at a time")
+    if share:
+        return f"slowed to {share:g}", slowed(share)
+    if times:
+        return f"slower {times:g} times", slower(times)
+    return "as it is", contextlib.nullcontext()
+
+
 def main() -> int:
     """Run the command: 1 where a figure fell."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this benchmark (repeatable)")
     parser.add_argument("--slowed", type=float, metavar="SHARE", help="of each core that everything gets, as 0.5")
+    parser.add_argument("--slower", type=float, metavar="TIMES", help="that Python is to be, as 2")
     parser.add_argument("--record", action="store_true", help="add this run to what later ones are compared with")
     parser.add_argument("--baseline", type=Path, default=BASELINE, metavar="FILE", help="what was recorded")
     parser.add_argument("--rounds", type=int, default=7)
@@ -197,13 +212,13 @@ def main() -> int:
     arguments = parser.parse_args()
     names, baseline = arguments.only or GUARDED, Baseline(arguments.baseline)
     settings = Settings(rounds=arguments.rounds, seconds=arguments.seconds, peers=False)
-    machine = f"slowed to {arguments.slowed:g}" if arguments.slowed else "as it is"
     try:
-        with slowed(arguments.slowed) if arguments.slowed else contextlib.nullcontext():
+        machine, made = machine_of(arguments.slowed, arguments.slower)
+        with made:
             verdict = judge(
                 baseline, machine, lambda wanted: measure(names, dataclasses.replace(settings, figures=tuple(wanted)))
             )
-    except SlowingFailed as error:
+    except (SlowingFailed, TooFine) as error:
         parser.error(str(error))
     print(f"{f'machine {machine}':60} {'recorded':>8} {'now':>8} {'errors':>6}")
     for name, now in verdict.standings.items():

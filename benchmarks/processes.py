@@ -62,7 +62,7 @@ class ProcessFailed(RuntimeError):
 class Child:
     """A Python module of its own process, with line-wise stdout and a bounded way to end."""
 
-    def __init__(self, argv: Sequence[str], python: str = sys.executable) -> None:
+    def __init__(self, argv: Sequence[str], python: str = sys.executable, cwd: Path | None = None) -> None:
         self.argv = list(argv)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self._pending = b""
@@ -71,6 +71,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
+            cwd=cwd,
         )
 
     def read_line(self, timeout_s: float) -> str:
@@ -124,9 +125,15 @@ class Child:
 class Server(Child):
     """A server process. `addresses` is the object of its `ready` line, `started_s` the time until that line."""
 
-    def __init__(self, argv: Sequence[str], python: str = sys.executable, timeout_s: float = START_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        python: str = sys.executable,
+        timeout_s: float = START_TIMEOUT_S,
+        cwd: Path | None = None,
+    ) -> None:
         begun = time.monotonic()
-        super().__init__(argv, python)
+        super().__init__(argv, python, cwd)
         try:
             self.addresses: dict[str, str] = self._await_ready(begun + timeout_s)
         except BaseException:
@@ -145,8 +152,8 @@ class Server(Child):
 class Load(Child):
     """A load generator process: `run` sends one order and returns its answer."""
 
-    def __init__(self, module: str, python: str = sys.executable) -> None:
-        super().__init__(["-m", module], python)
+    def __init__(self, module: str, python: str = sys.executable, cwd: Path | None = None) -> None:
+        super().__init__(["-m", module], python, cwd)
 
     def order(self, order: str, **arguments: Any) -> None:
         """Send one order; `answer` takes its answer."""
