@@ -22,7 +22,7 @@ import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from flightserve.clock import NEVER_NS, NS_PER_S
+from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
 from flightserve.core.telling import Telling
 from flightserve.errors import ProtocolError
 from flightserve.fabric.transport.channels import check_peer, is_path, listen
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 SHUT_NS: Final = NS_PER_S // 4
 # Taken in or turned away in one turn of the loop.
 ACCEPTS_MAX: Final = 16
-# Turning one away takes some 10 us: all of them together are kept under a tenth of the loop.
-REST_NS: Final = 150_000
+# After strangers were turned away the door rests for so many times what that took: under a tenth of the loop is theirs.
+REST_TIMES: Final = 15
 HALF_OPEN_MAX: Final = 256
 GREETING_NS_MAX: Final = 10 * NS_PER_S
 
@@ -44,7 +44,8 @@ GREETING_NS_MAX: Final = 10 * NS_PER_S
 class Acceptor:
     """Accepts connections of our own user, while there are descriptors for them. For the loop's thread."""
 
-    def __init__(self, endpoint: str, epoll: select.epoll) -> None:
+    def __init__(self, endpoint: str, epoll: select.epoll, clock: Clock = monotonic_ns) -> None:
+        self._clock = clock
         self._endpoint = endpoint
         self._epoll = epoll
         self._listener = listen(endpoint)
@@ -61,7 +62,7 @@ class Acceptor:
 
     def accept(self, now_ns: int) -> Iterator[tuple[socket.socket, int]]:
         """Some of those who wait, as (socket, process id)."""
-        strangers = 0
+        begun_ns, strangers = self._clock(), 0
         for _ in range(ACCEPTS_MAX):
             try:
                 sock, _ = self._listener.accept()
@@ -82,7 +83,7 @@ class Acceptor:
                 continue
             yield sock, pid
         if strangers:
-            self._shut(now_ns + strangers * REST_NS)
+            self._shut(now_ns + min(REST_TIMES * (self._clock() - begun_ns), SHUT_NS))
 
     def _shut(self, until_ns: int) -> None:
         self._epoll.unregister(self._listener)

@@ -20,12 +20,14 @@ from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.errors import ProtocolError
 from flightserve.fabric.transport.channels import check_peer, connect
 from flightserve.router import acceptor
-from flightserve.router.acceptor import ACCEPTS_MAX, HALF_OPEN_MAX, REST_NS, Acceptor
+from flightserve.router.acceptor import ACCEPTS_MAX, HALF_OPEN_MAX, REST_TIMES, SHUT_NS, Acceptor
 from flightserve.wire import frames
 from tests.plane import Plane, plane
 from tests.support import eventually
 
 NOBODY = 65_534
+# What a look at the clock of the door takes.
+TURN_NS = 100_000
 # As another user: connects as fast as it can, and says something now and then.
 FLOOD = """
 import os, socket, sys, time
@@ -59,7 +61,7 @@ def knocked() -> Iterator[tuple[Acceptor, str, select.epoll]]:
     """A door of this process, with nothing behind it."""
     endpoint = f"flightserve-test-door-{os.getpid()}-{next(_numbers)}"
     with select.epoll() as epoll:
-        made = Acceptor(endpoint, epoll)
+        made = Acceptor(endpoint, epoll, itertools.count(0, TURN_NS).__next__)
         yield made, endpoint, epoll
         made.close()
 
@@ -96,7 +98,7 @@ def test_strangers_are_turned_away_a_few_at_a_time_with_rests_between_and_a_line
     for turn in range(100):
         socks = knock(endpoint, ACCEPTS_MAX + 1)
         assert list(made.accept(now_ns)) == []
-        assert made.wake_ns == now_ns + ACCEPTS_MAX * REST_NS
+        assert made.wake_ns == now_ns + REST_TIMES * TURN_NS
         assert not epoll.poll(0), "the one that still waits would wake the loop at once"
         now_ns = made.wake_ns
         made.tick(now_ns)
@@ -108,6 +110,18 @@ def test_strangers_are_turned_away_a_few_at_a_time_with_rests_between_and_a_line
     # Five seconds of it.
     assert len(caplog.messages) == 5
     assert caplog.messages[-1].startswith(f"refused {20 * (ACCEPTS_MAX + 1)} connections: the peer runs as user 65534")
+
+
+def test_a_turn_that_took_long_shuts_the_door_for_no_longer_than_a_shortage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptor, "check_peer", another_user)
+    endpoint = f"flightserve-test-door-{os.getpid()}-{next(_numbers)}"
+    with select.epoll() as epoll:
+        made = Acceptor(endpoint, epoll, itertools.count(0, NS_PER_S).__next__)
+        socks = knock(endpoint, 1)
+        assert list(made.accept(0)) == []
+        assert made.wake_ns == SHUT_NS
+        close(socks)
+        made.close()
 
 
 def test_processes_that_never_greet_are_bounded_in_number(caplog: pytest.LogCaptureFixture) -> None:

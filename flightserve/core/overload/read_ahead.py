@@ -10,17 +10,22 @@ let it be read ahead, with two in flight. From then on every batch that was ther
 until nothing else was in flight ends the reading ahead.
 
 A batch that was there already is worth less the longer ago the last reply was: on a busy machine the client's whole
-round fits between a reply and the next read (measured: 60 us and more), while the reading thread waits for its turn. It
-counts all the same, because on a busy machine no better evidence is to be had.
+round fits between a reply and the next read, while the reading thread waits for its turn. It counts all the same,
+because on a busy machine no better evidence is to be had. How long a round of this client takes, on this machine and by
+this way, the reads that waited tell; until one did, it is guessed.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# A batch that was there this soon after the last reply (longer by its own way, at 2 ns a byte) was sent before it.
+# A batch that was there sooner after the last reply than this part of the client's shortest round was sent before it.
+SOON: Final = 0.5
+# The same where no round is known (longer by the batch's own way, at 2 ns a byte).
 ROUND_NS: Final = 100_000
 WAY_NS_PER_BYTE: Final = 2
+# By so much the shortest round grows with each that was longer: what a client did once is forgotten.
+_ROUND_GROWTH: Final = 17 / 16
 STRONG: Final = 4
 WEAK: Final = 1
 AHEAD_AFTER: Final = 8
@@ -31,11 +36,13 @@ class ReadAhead:
 
     Told of each read by whichever thread reads; never by two at a time. All operations are O(1)."""
 
-    __slots__ = ("_evidence", "_window", "allowed")
+    __slots__ = ("_evidence", "_round_ns", "_window", "allowed")
 
     def __init__(self, window: int) -> None:
         self._window = window
         self._evidence = 0
+        # The client's shortest round; 0 until there was one.
+        self._round_ns = 0.0
         self.allowed = 1
 
     def __repr__(self) -> str:
@@ -46,8 +53,12 @@ class ReadAhead:
         Before the first reply (None) it tells nothing: the first batch may come with the call itself."""
         if waited or since_reply_ns is None:
             self._evidence = 0
+            if since_reply_ns is not None:
+                grown_ns = self._round_ns * _ROUND_GROWTH
+                self._round_ns = min(grown_ns, since_reply_ns) if grown_ns else since_reply_ns
             return
-        self._evidence += STRONG if since_reply_ns < ROUND_NS + WAY_NS_PER_BYTE * nbytes else WEAK
+        soon_ns = SOON * self._round_ns if self._round_ns else ROUND_NS + WAY_NS_PER_BYTE * nbytes
+        self._evidence += STRONG if since_reply_ns < soon_ns else WEAK
         if self._evidence >= AHEAD_AFTER:
             self.allowed = min(2, self._window)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightserve.core.overload.read_ahead import AHEAD_AFTER, ROUND_NS, STRONG, WAY_NS_PER_BYTE, WEAK, ReadAhead
+from flightserve.core.overload.read_ahead import AHEAD_AFTER, ROUND_NS, SOON, STRONG, WAY_NS_PER_BYTE, WEAK, ReadAhead
 
 WINDOWS = st.integers(1, 32)
 
@@ -97,6 +97,28 @@ def test_one_read_that_tells_otherwise_makes_the_evidence_begin_anew(waited: boo
     for _ in range(AHEAD_AFTER // STRONG - 1):
         policy.note_turn(False, 0, 0)
     assert policy.allowed == 1
+
+
+@pytest.mark.parametrize("round_ns", [10_000, 80_000, 5_000_000])
+def test_how_soon_is_soon_is_learnt_from_the_clients_rounds(round_ns: int) -> None:
+    soon_ns = int(SOON * round_ns)
+    for since_reply_ns, expected in ((soon_ns - 1, 2), (soon_ns + 1, 1)):
+        policy = ReadAhead(32)
+        for longer in (5, 1, 1):
+            policy.note_turn(True, longer * round_ns, 0)
+        for _ in range(AHEAD_AFTER // STRONG):
+            policy.note_turn(False, since_reply_ns, 1 << 20)
+        assert policy.allowed == expected
+
+
+def test_a_client_that_becomes_slower_is_learnt_anew() -> None:
+    policy = ReadAhead(32)
+    policy.note_turn(True, 1_000, 0)
+    for _ in range(80):
+        policy.note_turn(True, 100_000, 0)
+    for _ in range(AHEAD_AFTER // STRONG):
+        policy.note_turn(False, 40_000, 0)
+    assert policy.allowed == 2
 
 
 def read_ahead(window: int, allowed: int) -> ReadAhead:
