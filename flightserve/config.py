@@ -66,8 +66,8 @@ class EdgeLimits:
 
 @dataclass(frozen=True, slots=True)
 class FabricLimits:
-    """Bounds of one process's data plane, the same in every process of an app. Bytes, counts, seconds. By `serve(...,
-    fabric=FabricLimits(...))`, or a file's section `[fabric]`."""
+    """Bounds of one process's data plane, the same in every process of an app. Bytes, counts, seconds, percents. By
+    `serve(..., fabric=FabricLimits(...))`, or a file's section `[fabric]`."""
 
     segment_bytes: int = 64 * MIB
     memory_bytes_max: int = 2048 * MIB
@@ -79,6 +79,7 @@ class FabricLimits:
     busy_s_max: float = 30.0
     turn_s_max: float = 2.0
     connect_timeout_s: float = 10.0
+    awake_percent_max: int = 10
 
     def __post_init__(self) -> None:
         """Raises ConfigError for the first that is no bound."""
@@ -91,7 +92,7 @@ class FabricLimits:
 
 
 def _check_bounds(limits: EdgeLimits | FabricLimits) -> None:
-    """All are whole numbers from 1 on, or, in seconds, finite numbers over 0."""
+    """All are whole numbers from 1 on, or, in seconds, finite numbers over 0; percents may be 0."""
     for each in fields(limits):
         value = getattr(limits, each.name)
         what = f"{type(limits).__name__}: {each.name} is {value!r}"
@@ -100,6 +101,9 @@ def _check_bounds(limits: EdgeLimits | FabricLimits) -> None:
         if each.name.endswith(("_s", "_s_max")):
             if not 0 < value < float("inf"):
                 raise ConfigError(f"{what}; it is a finite number of seconds, over 0")
+        elif each.name.endswith("_percent_max"):
+            if not isinstance(value, int) or not 0 <= value <= 100:
+                raise ConfigError(f"{what}; it is a whole number of percent, 0 to 100")
         elif not isinstance(value, int) or value < 1:
             raise ConfigError(f"{what}; it is a whole number, 1 or more")
 

@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 # kernel is told of a change by a system call; a thread that has something else to do soon takes the other.
 PATIENCE_S = 0.1
 HASTE_S = 0.001
-# How long a thread stays awake for the only reply it waits for: a small call's way there and back takes 110 us.
-SPIN_NS_MAX = 200_000
 
 
 class SubmittingLane(Protocol):
@@ -138,7 +136,7 @@ class LaneConnection:
         self._outbox: collections.deque[frames.Frame] = collections.deque()
         self._sending = threading.Lock()
         self._leading = threading.Lock()
-        self._spinner = Spinner(SPIN_NS_MAX)
+        self._spinner = Spinner.of_percent(memory.limits.awake_percent_max)
         self._followers: collections.deque[SubmittingLane] = collections.deque()
         self.channel.send([frames.Hello(frames.PROTOCOL_VERSION, self._pool.owner, "frontend", False, pid=os.getpid())])
 

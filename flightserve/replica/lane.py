@@ -42,15 +42,14 @@ SLOW_READER_NS: Final = 100 * NS_PER_MS
 PUMP_S: Final = 0.1
 # How old what a lane knows of its connection may be between two parts of streams: looking behind each costs a fifth.
 STALE_NS: Final = NS_PER_MS
-# How long a lane stays awake for the next micro-batch: a caller of small calls that waits for each reply takes 60 us.
-SPIN_NS_MAX: Final = 150_000
 RETIRED: Final = "the replica makes room for another"
 UNREAD: Final = "the replica waits for the reader of a stream"
 
 
 class LaneParts(NamedTuple):
     """What all lanes of a replica use. `coroutines` is there where it has `async def` methods, `turns` where its
-    methods may wait for others; `takes_turns` is the deployment's (`DeploymentSpec`)."""
+    methods may wait for others; `takes_turns` is the deployment's (`DeploymentSpec`), `awake_percent_max` the
+    fabric's (`FabricLimits`)."""
 
     runs: RunParts
     methods: Mapping[str, BoundMethod]
@@ -59,6 +58,7 @@ class LaneParts(NamedTuple):
     turns: Turns | None
     coroutines: Coroutines | None
     takes_turns: bool
+    awake_percent_max: int
 
 
 class ReplicaLane:
@@ -78,7 +78,7 @@ class ReplicaLane:
         self._retirement = parts.runs.retirement
         self._shown = shown
         self._waiting: collections.deque[frames.Execute] = collections.deque()
-        self._spinner = Spinner(SPIN_NS_MAX)
+        self._spinner = Spinner.of_percent(parts.awake_percent_max)
         # What the router said is gone, from behind the last of those that wait.
         self._gone: collections.deque[frames.SegmentGone | frames.PeerGone] = collections.deque()
         # Who reads the connection, and the micro-batches whose threads did so before.

@@ -104,7 +104,14 @@ class ReplicaService:
         tells_tables = access.closed and spec.kind == KIND
         runs = RunParts(spec.name, self.mapped, origins, self._counts, self._retirement, spans, tells_tables)
         self._lane_parts = LaneParts(
-            runs, methods, self.pool, self._lane_threads, self.turns, self._coroutines, spec.takes_turns
+            runs,
+            methods,
+            self.pool,
+            self._lane_threads,
+            self.turns,
+            self._coroutines,
+            spec.takes_turns,
+            limits.awake_percent_max,
         )
         self._threads: list[threading.Thread] = []
         self._loop_thread: threading.Thread | None = None

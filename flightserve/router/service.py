@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 ROWS_MAX = (1 << 63) - 1
 # Releases that found no frames to ride with leave after this long.
 LAZY_FLUSH_NS = 20_000_000
-# How long the loop stays awake for the answer to the only request it has: a small call's method takes 50 us.
-SPIN_NS_MAX = 80_000
 _WRITABLE = select.EPOLLOUT
 _UNAVAILABLE = KINDS.index(Unavailable)
 _NOT_FOUND = KINDS.index(NotFound)
@@ -74,7 +72,7 @@ class RouterService:
         self._epoll = select.epoll()
         self._connections = PeerConnections(self._epoll, limits.segments_per_peer_max)
         self._deaths = Deaths(self._epoll)
-        self._spinner = Spinner(SPIN_NS_MAX)
+        self._spinner = Spinner.of_percent(limits.awake_percent_max)
         self._running = False
         self._thread: threading.Thread | None = None
         self._on_loss = on_loss
