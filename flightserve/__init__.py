@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from flightserve.errors import NotFound as NotFound
     from flightserve.errors import PermissionDenied as PermissionDenied
     from flightserve.errors import ResourceExhausted as ResourceExhausted
+    from flightserve.errors import Unauthenticated as Unauthenticated
     from flightserve.errors import Unavailable as Unavailable
     from flightserve.pipelines.declaring import pipeline as pipeline
     from flightserve.pipelines.spreading import shadow as shadow
@@ -105,6 +106,7 @@ _NAMES = {
         "NotFound",
         "PermissionDenied",
         "ResourceExhausted",
+        "Unauthenticated",
         "Unavailable",
     ],
     "flightserve.pipelines.declaring": ["pipeline"],
@@ -140,6 +142,7 @@ __all__ = [
     "Running",
     "ServingOptions",
     "Stage",
+    "Unauthenticated",
     "Unavailable",
     "aio",
     "autoscale",

@@ -50,7 +50,7 @@ QUARANTINE = {
     "opentelemetry": ["flightserve/tracing/otlp.py", "flightserve/tracing/readable.py"],
 }
 # Words that the vocabulary (docs/explanation/glossary.md) replaces, in the names of our own classes and functions.
-FORBIDDEN_WORDS = {"worker", "ingress", "scheduler", "job", "arena", "proxy"}
+FORBIDDEN_WORDS = {"worker", "instance", "ingress", "scheduler", "job", "arena", "proxy"}
 # Put together here, so that this file does not match.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
 WALL_CLOCK = re.compile(r"\btime\.time(?:_ns)?\b|\bdatetime\.(?:now|utcnow)\b|\bdate\.today\b")

@@ -101,7 +101,7 @@ def test_a_person_sees_an_app_start_serve_fail_recover_and_stop() -> None:
             seen.expect(pexpect.EOF)
             said = seen.before
             # It goes on without the app, and would show it again.
-            watching.expect("no flightserve app runs")
+            watching.expect(r"no app \w+ runs")
             watching.send("q")
             watching.expect(pexpect.EOF)
             top.sendintr()
