@@ -21,7 +21,7 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 from flightserve.clock import NEVER_NS, NS_PER_MS, Clock, monotonic_ns
 from flightserve.contracts.spans import SpansWithin
 from flightserve.core.access.rights import read_caller
-from flightserve.core.tracing import is_sampled
+from flightserve.core.tracing import is_sampled, read
 from flightserve.types import RequestMeta
 from flightserve.wire.frames import Part
 
@@ -257,7 +257,7 @@ class Context:
     def describe(self) -> dict[str, object]:
         """For a line of the log: whose requests these are, by id and trace, as far as `DESCRIBED_MAX` goes."""
         parts = self._parts[:DESCRIBED_MAX]
-        traces = [part.traceparent.split("-")[1] for part in parts if part.traceparent]
+        traces = [read(part.traceparent).trace for part in parts if part.traceparent]
         return {
             "deployment": self.deployment,
             "method": self.method,

@@ -34,8 +34,8 @@ class SpanContext(NamedTuple):
 
 
 def is_sampled(traceparent: str) -> bool:
-    """Whether the request is traced. `traceparent` is "" or as W3C has it."""
-    return traceparent != "" and traceparent[_FLAG] in _SAMPLED
+    """Whether the request is traced. What is not as W3C has it, which only a peer may send, is not."""
+    return len(traceparent) > _FLAG and traceparent[_FLAG] in _SAMPLED
 
 
 def read(traceparent: str) -> SpanContext:
@@ -57,7 +57,7 @@ class TraceSampler:
     def __call__(self, traceparent: str) -> tuple[str, str]:
         """A request has come with this context, or "": the one that it goes on with, and its caller's span."""
         if traceparent:
-            if traceparent[_FLAG] not in _SAMPLED:
+            if not is_sampled(traceparent):
                 return traceparent, ""
             caller = read(traceparent)
             return self.under(caller).traceparent, caller.span

@@ -147,7 +147,8 @@ class Book:
 def read_bytes(path: str) -> bytes:
     """The file's content. Raises ConfigError where it cannot be read, or others may write it."""
     try:
-        with open(path, "rb") as file:
+        # A pipe without a writer would be waited for, and what follows files would follow none any more.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{path}: is no file")
@@ -172,10 +173,16 @@ def read_auth(path: str) -> bytes:
 
 
 def warn_of_readers(path: str) -> None:
-    """Say so where others may read the file."""
-    mode = os.stat(path).st_mode
-    if mode & (stat.S_IROTH | stat.S_IRGRP):
-        log.warning("%s can be read by other users (mode %o); chmod 600 %s", path, stat.S_IMODE(mode), path)
+    """Say so where others may read the file, or change it. Who may is root's to say in a container, so it is no more
+    than said."""
+    found = os.stat(path)
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid not in (0, os.geteuid()):
+        log.warning("%s is user %d's, who may change it as he likes; chown it", path, found.st_uid)
+    if mode & stat.S_IWGRP:
+        log.warning("%s can be changed by other users (mode %o); chmod 600 %s", path, mode, path)
+    elif mode & (stat.S_IROTH | stat.S_IRGRP):
+        log.warning("%s can be read by other users (mode %o); chmod 600 %s", path, mode, path)
 
 
 def read_book(data: bytes, file: str, note: NoteRefusal = _nobody_notes) -> Book:

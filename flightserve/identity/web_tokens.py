@@ -9,7 +9,6 @@ issuer's own word.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,6 +20,8 @@ from flightserve.core.access.credentials import WRONG
 from flightserve.core.access.rights import PrincipalLimits, is_name
 from flightserve.errors import ConfigError, Unauthenticated
 
+# Seconds of a date: whole numbers that all readers of JSON have.
+DATE_S_MAX: Final = 1 << 53
 # Whoever has the key that such a signature is checked with cannot make one.
 ALGORITHMS: Final = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
@@ -200,7 +201,7 @@ def _date(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -DATE_S_MAX <= value <= DATE_S_MAX:
         raise Unauthenticated(f"the token's {name} is no date")
     return float(value)
 

@@ -145,3 +145,11 @@ def test_a_line_of_the_log_names_only_so_many_requests() -> None:
     many = of(*(part(str(number)) for number in range(DESCRIBED_MAX + 1))).describe()
     assert len(cast(list[str], many["request_ids"])) == DESCRIBED_MAX
     assert many["requests"] == DESCRIBED_MAX + 1
+
+
+@pytest.mark.parametrize("trace", ["x", "-", "00-" + "a" * 32, TRACE[:54], "\n" * 500])
+def test_what_is_no_trace_context_does_no_harm(trace: str) -> None:
+    # No frontend lets it in; whoever speaks to a router himself may send it.
+    hostile = of(part("r", trace=trace))
+    assert hostile.describe()["request_ids"] == ["r"]
+    assert hostile.onward(1, 1).traceparent == trace

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,3 +49,9 @@ def test_what_is_made_is_what_others_take(trace: int, span: int) -> None:
 def test_the_last_bit_of_the_flags_counts_in_every_version(traceparent: str) -> None:
     assert known_traceparent(traceparent) == traceparent
     assert is_sampled(traceparent) == bool(int(traceparent[53:55], 16) & 1)
+
+
+@pytest.mark.parametrize("traceparent", ["", "x", "00-", "00-" + "a" * 32 + "-" + "b" * 16 + "-0", "01" * 20])
+def test_what_is_no_context_is_not_sampled(traceparent: str) -> None:
+    assert not is_sampled(traceparent)
+    assert TraceSampler(1.0, lambda _: 1)(traceparent)[1] == ""

@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx
 
 from flightserve.wire import frames
+from tests.served.entrance import Entrance
 
 PEER_ID: Final = 666
 NBYTES: Final = 4096
@@ -30,9 +31,10 @@ def endpoint_of(app_id: str, process: str) -> str:
     return name
 
 
-def versioned(address: str, deployment: str) -> str:
+def versioned(address: str, deployment: str, entrance: Entrance | None = None) -> str:
     """What the data plane knows a deployment by: its name and version."""
-    answer = httpx.get(f"{address}/v1/deployments", trust_env=False).json()
+    shown, verify = ({}, True) if entrance is None else ({"authorization": entrance.authorization}, entrance.context())
+    answer = httpx.get(f"{address}/v1/deployments", headers=shown, verify=verify, trust_env=False).json()
     (version,) = [each["version"] for each in answer["deployments"] if each["name"] == deployment]
     return f"{deployment}@{version}"
 

@@ -59,7 +59,8 @@ def _zmtp(target: Target) -> Iterator[Case]:
 
 @contextmanager
 def _frames(target: Target) -> Iterator[Case]:
-    path, deployment = endpoint_of(target.app_id, "-router-0"), versioned(target.addresses["http"], "Probe")
+    deployment = versioned(target.addresses["http"], "Probe", target.entrance)
+    path = endpoint_of(target.app_id, "-router-0")
     yield lambda dice: plane.any_case(path, deployment, dice)
 
 
@@ -181,6 +182,7 @@ SECURED: Final[dict[str, Kind]] = {
     "tls-flight": _in_tls_flight,
     "curve": _curve,
     "curve-zmq": _in_curve,
+    "who-frames": _frames,
     "who-http": _who_http,
     "who-grpc": _who_grpc,
     "who-flight": _who_flight,

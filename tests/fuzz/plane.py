@@ -31,6 +31,8 @@ from tests.fuzz.hostile import HELLO, NBYTES, PEER_ID, SEALS, memfd
 from tests.fuzz.mutation import INTEGERS, TEXTS, mutated, pieces
 
 CLOSED_S: Final = 20.0
+TRACE: Final = f"00-{'a' * 32}-{'b' * 16}-01"
+_SAID: Final = ("Probe", "frontend", "replica", "router", "ada admin", "\n\n", TRACE[:30], TRACE)
 _GOOD: Final = bytes(stream_of([batch_of(1, 2, 3)]))
 _NUMBERS: Final = (*INTEGERS, PEER_ID, PEER_ID, NBYTES, len(_GOOD), 666, 5, 64)
 _KINDS: Final = typing.get_args(frames.Frame)
@@ -78,8 +80,9 @@ def _plausible_part(dice: random.Random) -> frames.Part:
     """Of which two may have one id, and a deadline that has passed."""
     deadline_ns = monotonic_ns() + dice.choice((1_000_000_000, 1_000_000_000, -1, 0))
     return frames.Part(
-        dice.randrange(4), dice.randrange(4), dice.randrange(4), deadline_ns, dice.choice((0, 9, -1, 1 << 62))
-    )
+        dice.randrange(4), dice.randrange(4), dice.randrange(4), deadline_ns, dice.choice((0, 9, -1, 1 << 62)),
+        *(_value(str, dice) for _ in range(dice.choice((0, 0, 0, 1, 2, 3, 4)))),
+    )  # fmt: skip
 
 
 def _made(kind: Any, dice: random.Random) -> Any:
@@ -105,7 +108,7 @@ def _value(kind: Any, dice: random.Random) -> Any:
         return None  # of a type that only our own processes use
     plain: dict[Any, Callable[[], Any]] = {
         int: lambda: dice.choice(_NUMBERS),
-        str: lambda: dice.choice((*TEXTS, "Probe", "frontend", "replica", "router")),
+        str: lambda: dice.choice((*TEXTS, *_SAID)),
         bool: lambda: dice.random() < 0.5,
         float: lambda: dice.choice((0.0, -1.0, 1e300, float("nan"))),
         bytes: lambda: dice.randbytes(dice.choice((0, 1, 32))),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ray
 
 CASES = {
     "tls": 40, "tls-http": 20, "tls-h2": 30, "tls-grpc": 150, "tls-flight": 150, "curve": 12, "curve-zmq": 300,
-    "who-http": 30, "who-grpc": 15, "who-flight": 30, "who-zmq": 20,
+    "who-frames": 150, "who-http": 30, "who-grpc": 15, "who-flight": 30, "who-zmq": 20,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -108,6 +109,27 @@ def test_who_else_may_use_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixt
         file.chmod(mode)
         with pytest.raises(ConfigError, match="everybody may write to it"):
             read_bytes(str(file))
+
+
+def test_who_else_may_change_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "auth.toml"
+    file.write_text(book_text("alice"))
+    file.chmod(0o660)
+    warn_of_readers(str(file))
+    assert "can be changed by other users (mode 660)" in caplog.text
+    if os.geteuid() == 0:
+        file.chmod(0o600)
+        os.chown(file, 65534, -1)
+        warn_of_readers(str(file))
+        assert "is user 65534's" in caplog.text
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="is no file|Is a directory"):
+            read_bytes(str(path))
 
 
 def test_hashes() -> None:

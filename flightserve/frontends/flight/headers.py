@@ -48,6 +48,10 @@ class FlightHeaders(flight.ServerMiddleware):
         values = self._headers.get(name)
         return values[0] if values and isinstance(values[0], str) else None
 
+    def repeats(self, name: str) -> bool:
+        """Whether a header came more than once: others on the way may have read the other one."""
+        return len(self._headers.get(name, ())) > 1
+
     def check(self) -> None:
         """Raises Unauthenticated where nobody knows who calls."""
         if self.fault is not None:
@@ -111,6 +115,8 @@ class FlightHeadersFactory(flight.ServerMiddlewareFactory):
     def _recognise(self, call: FlightHeaders, method: Any) -> None:
         """Who it is. Raises Unauthenticated, Unavailable."""
         authorization = call.get("authorization")
+        if call.repeats("authorization"):
+            raise Unauthenticated("the call has more than one authorization")
         if authorization is None and method == flight.FlightMethod.HANDSHAKE:
             raise Unauthenticated(
                 "the handshake has no credentials in its headers: authenticate_basic_token of pyarrow sends them, and"

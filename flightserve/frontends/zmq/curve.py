@@ -173,8 +173,11 @@ def _both(path: Path, folder: Path) -> tuple[bytes, bytes]:
 
 def _key_of(path: Path, remedy: str = "") -> tuple[bytes, bytes | None]:
     try:
-        if path.stat().st_size > KEY_FILE_BYTES_MAX:
-            raise ConfigError(f"zmq_keys: {path} is no file of keys: it has {path.stat().st_size:,} bytes")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"zmq_keys: {path} is no file{remedy}")
+        if found.st_size > KEY_FILE_BYTES_MAX:
+            raise ConfigError(f"zmq_keys: {path} is no file of keys: it has {found.st_size:,} bytes")
         public, secret = load_certificate(path)
     except ValueError as error:
         raise ConfigError(f"zmq_keys: {path} is no file of keys{remedy}") from error

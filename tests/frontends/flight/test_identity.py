@@ -228,6 +228,14 @@ def test_the_older_handshake_is_refused_with_what_to_do(client: Any) -> None:
 # ---- what is somebody's own
 
 
+def test_who_says_twice_who_he_is_is_nobody(client: Any) -> None:
+    good, wrong = bearer("ann").encode(), b"Bearer x"
+    for pair in ((good, wrong), (wrong, good), (good, good)):
+        options = flight.FlightCallOptions(headers=[(b"authorization", each) for each in pair])
+        with pytest.raises(flight.FlightUnauthenticatedError, match="more than one authorization"):
+            list(client.list_flights(options=options))
+
+
 def test_tickets_handles_and_sessions_are_his_who_got_them_at_every_frontend(served: Served, client: Any) -> None:
     counting = command(pb.CommandStatementQuery(query="SELECT count(*) AS n FROM people"))
     mine = client.get_flight_info(counting, said(bearer("ann")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,12 @@ def test_a_folder_of_clients_that_goes_lets_nobody_else_in(tmp_path: Path) -> No
     (tmp_path / "aside").rename(folder)
     make_keys(str(tmp_path), ["bo"])
     assert keys.look() and sorted((keys.clients or {}).values()) == ["ana", "bo"]
+
+
+def test_a_pipe_is_no_key(tmp_path: Path) -> None:
+    make_keys(str(tmp_path), ["ana"])
+    keys = CurveKeys(str(tmp_path))
+    keys.read()
+    os.mkfifo(tmp_path / "clients" / "pipe.key")
+    with pytest.raises(ConfigError, match="is no file"):
+        keys.look()
