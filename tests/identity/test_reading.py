@@ -128,7 +128,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, tmp_path, Path("/dev/zero")):
-        with pytest.raises(ConfigError, match="is no file|Is a directory"):
+        with pytest.raises(ConfigError, match=r"is no file|Is a directory"):
             read_bytes(str(path))
 
 
