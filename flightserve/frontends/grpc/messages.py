@@ -100,16 +100,17 @@ def write_call_reply(arrow_stream: Any, request_id: str, more: bool = False) -> 
     encoded_id = request_id.encode()
     tail = _REPLY_MORE if more else b""
     return b"".join(
-        (_REPLY_STREAM, _size(len(arrow_stream)), arrow_stream, _REPLY_ID, _size(len(encoded_id)), encoded_id, tail)
+        (_REPLY_STREAM, size_of(len(arrow_stream)), arrow_stream, _REPLY_ID, size_of(len(encoded_id)), encoded_id, tail)
     )
 
 
 def write_query_reply(arrow_stream: Any) -> bytes:
     """A `QueryReply`; see `write_call_reply`."""
-    return b"".join((_REPLY_STREAM, _size(len(arrow_stream)), arrow_stream))
+    return b"".join((_REPLY_STREAM, size_of(len(arrow_stream)), arrow_stream))
 
 
-def _size(value: int) -> bytes:
+def size_of(value: int) -> bytes:
+    """A length as protobuf writes it, seven bits a byte."""
     if value < 0x80:
         return bytes((value,))
     out = bytearray()

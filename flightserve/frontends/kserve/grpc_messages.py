@@ -14,6 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from flightserve.errors import InvalidArgument
+from flightserve.frontends.grpc.messages import size_of
 from flightserve.frontends.kserve.requests import AskedInference, AskedOutput, check_parameters
 from flightserve.frontends.kserve.tensors import DIMENSIONS_MAX, InputTensor, OutputTensor
 from flightserve.proto import kserve_pb2 as pb
@@ -184,13 +185,13 @@ def write_infer_response(
     pieces: list[Raw] = [response.SerializeToString()]
     for output in outputs:
         raw = output.raw()
-        pieces += (_RAW_OUTPUT, _size(len(raw)), raw)
+        pieces += (_RAW_OUTPUT, size_of(len(raw)), raw)
     return pieces
 
 
 def as_stream_response(pieces: Sequence[Raw]) -> list[Raw]:
     """A `ModelStreamInferResponse` with this `ModelInferResponse`."""
-    return [_INFER_RESPONSE, _size(sum(map(len, pieces))), *pieces]
+    return [_INFER_RESPONSE, size_of(sum(map(len, pieces))), *pieces]
 
 
 def write_stream_error(message: str, asked_id: str) -> bytes:
@@ -199,12 +200,3 @@ def write_stream_error(message: str, asked_id: str) -> bytes:
     response.infer_response.id = asked_id
     written: bytes = response.SerializeToString()
     return written
-
-
-def _size(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
