@@ -12,7 +12,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo cluster test lowest daft check lint types contracts stubs docs bench bench-check profiles peers chaos pictures fuzz proto format clean
+.PHONY: help venv run demo cluster test lowest daft check lint types contracts stubs docs bench bench-check bench-peers profiles peers chaos pictures fuzz proto format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -94,13 +94,12 @@ bench-check: $(STAMP)  ## Has a change made something slower, by more than the n
 profiles: $(STAMP)  ## Look where each process spends its time under load; texts in docs/measurements/profiles/
 	$(BIN)/python -m benchmarks.profiles $(ARGS)
 
-peers: build/peers/.installed  ## Install the systems that `make bench` measures against where they are there
+bench-peers: $(STAMP) peers  ## Measure flightserve beside other systems; tables and pictures; options in ARGS="--only json --slowed 0.5"
+	$(BIN)/python -m benchmarks.contests $(ARGS)
 
-# In an environment of their own: nothing but benchmarks needs them.
-build/peers/.installed: constraints.txt constraints-peers.txt
-	$(PYTHON) -m venv --clear build/peers
-	build/peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-peers.txt 'ray[serve]' mosec litserve scikit-learn joblib numpy orjson pyarrow
-	@touch $@
+# Each in an environment of its own below build/peers: nothing but benchmarks needs them.
+peers: $(STAMP)  ## Install those that `make bench-peers` and `make bench` measure against
+	$(BIN)/python -m benchmarks.peers.installing
 
 chaos: $(STAMP)  ## Break a loaded system for 10 minutes and check that nothing is lost; options in ARGS="--minutes 2 --seed 7"
 	$(BIN)/python -m tests.chaos $(ARGS)

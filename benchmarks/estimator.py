@@ -17,8 +17,6 @@ from benchmarks.tpch import DATA
 
 NAME: Final = "Estimator"
 FEATURES: Final = tuple(f"x{number}" for number in range(10))
-# Requests that are put together for one call of the model, in flightserve and in each peer.
-BATCH_MAX: Final = 64
 _FILE: Final = DATA / "estimator.joblib"
 _ROWS: Final = 2000
 

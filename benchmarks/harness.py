@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.figures import Figure, Sample
-from benchmarks.peers import PYTHON, Peer
+from benchmarks.peers import Peer
 from benchmarks.processes import Load, Server
 
 Measure = Callable[[], Sample]
@@ -92,9 +92,9 @@ class Bench:
         """Stop the shared flightserve, if it runs; the next use starts another."""
         self.end_server(*FLIGHTSERVE)
 
-    def end_peer(self, module: str, *arguments: str) -> None:
+    def end_peer(self, peer: Peer, what: str) -> None:
         """Stop a peer's server, if it runs."""
-        self.end_server("-m", f"benchmarks.peers.{module}", *arguments)
+        self.end_server(*_serving(peer, what))
 
     def end_server(self, *argv: str) -> None:
         """Stop the server that was started by these arguments, if it runs; the next use starts another."""
@@ -102,11 +102,11 @@ class Bench:
         if server is not None:
             server.stop()
 
-    def peer(self, module: str, *arguments: str) -> Server:
-        """A peer's server, `benchmarks.peers.<module>`, started at the first call, in the peers' environment."""
-        argv = ("-m", f"benchmarks.peers.{module}", *arguments)
+    def peer(self, peer: Peer, what: str) -> Server:
+        """A peer's server that does `what` (`peers.work`), started at the first call, in the peer's environment."""
+        argv = _serving(peer, what)
         if argv not in self._servers:
-            self._servers[argv] = self._stack.enter_context(Server(argv, str(PYTHON)))
+            self._servers[argv] = self._stack.enter_context(Server(argv, str(peer.environment.python)))
         return self._servers[argv]
 
     def load(self, module: str, python: str = sys.executable) -> Load:
@@ -149,6 +149,10 @@ class Bench:
             alternate(1, side, baseline)
         ours, theirs = alternate(self.settings.rounds, side, baseline)
         return figure(subject=ours, baseline=theirs)
+
+
+def _serving(peer: Peer, what: str) -> tuple[str, ...]:
+    return ("-m", f"benchmarks.peers.{peer.module}", what, *peer.options)
 
 
 def alternate(rounds: int, subject: Measure | None, baseline: Measure) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

@@ -26,5 +26,5 @@ def run(bench: Bench) -> Sequence[Figure]:
             partial(measure, size_bytes, True),
             partial(measure, size_bytes, False),
         )
-        for size_bytes, bar in ((10 * MB, Bar("at_most", 1.4)), (MB, None))
+        for size_bytes, bar in ((10 * MB, Bar("at_most", 0.6)), (MB, None))
     ]

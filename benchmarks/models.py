@@ -27,7 +27,7 @@ def run(bench: Bench) -> Sequence[Figure]:
     figures: list[Figure] = []
     for peer in BARS:
         figures += [_beside(bench, peer, count) for count in CONNECTIONS]
-        bench.end_peer(peer.module, _file())
+        bench.end_peer(peer, _file())
     bench.end_server(*APP)
     return figures
 
@@ -56,7 +56,7 @@ def _measure(bench: Bench, peer: Peer | None, connections: int) -> Sample:
     if peer is None:
         url = f"{bench.server(*APP).addresses['http']}/v1/{estimator.NAME}/predict"
     else:
-        url = bench.peer(peer.module, _file()).addresses["http"]
+        url = bench.peer(peer, _file()).addresses["http"]
     load, seconds = bench.load("load.http"), bench.settings.seconds
     return load.sample("estimate", "calls_per_s", url=url, model=_file(), connections=connections, seconds=seconds)
 

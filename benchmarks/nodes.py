@@ -14,7 +14,7 @@ from functools import partial
 from benchmarks.figures import Bar, Figure, Sample
 from benchmarks.harness import Bench
 from benchmarks.payloads import MB
-from benchmarks.peers import PYTHON, RAY_SERVE
+from benchmarks.peers import RAY, RAY_SERVE
 from benchmarks.plane import SECURED
 from benchmarks.processes import Load, free_port
 
@@ -50,7 +50,7 @@ def run(bench: Bench) -> Sequence[Figure]:
         )
 
     def handles() -> Sample:
-        load = bench.load(RAY_FAR, str(PYTHON))
+        load = bench.load(RAY_FAR, str(RAY.python))
         return load.sample("flow", "gb_per_s", size_bytes=MB, seconds=seconds, in_flight=IN_FLIGHT)
 
     def beside_a_full_link() -> Sample:

@@ -13,7 +13,7 @@ from functools import partial
 from benchmarks.figures import Bar, Figure, Sample
 from benchmarks.harness import Bench
 from benchmarks.payloads import MB
-from benchmarks.peers import PYTHON, RAY_SERVE
+from benchmarks.peers import RAY, RAY_SERVE
 
 LOAD = "load.data_plane"
 STAGES = 4
@@ -42,7 +42,7 @@ def run(bench: Bench) -> Sequence[Figure]:
         )
 
     def handles() -> Sample:
-        load = bench.load(RAY_STAGES, str(PYTHON))
+        load = bench.load(RAY_STAGES, str(RAY.python))
         return load.sample("flow", "gb_per_s", size_bytes=MB, seconds=seconds, in_flight=IN_FLIGHT)
 
     stage = partial(

@@ -24,6 +24,7 @@ from benchmarks import (
     secure,
     sql,
     startup,
+    zmq_call,
 )
 from benchmarks.harness import Benchmark
 
@@ -36,6 +37,7 @@ SUITE = (
     Benchmark("connect", "fs.connect by memory against DoExchange: latency, GB/s", connect.run),
     Benchmark("grpc_call", "gRPC Call, 64 in flight", grpc_call.run),
     Benchmark("kserve", "KServe v2 by tritonclient: 1 MB against DoExchange, 64 in flight", kserve.run),
+    Benchmark("zmq_call", "ZeroMQ DEALER, 64 in flight", zmq_call.run),
     Benchmark("http_json", "HTTP JSON at 32 and 128 connections", http_json.run),
     Benchmark("models", "a scikit-learn model over HTTP JSON, against Ray Serve, mosec and LitServe", models.run),
     Benchmark("http_arrow", "HTTP Arrow body", http_arrow.run),

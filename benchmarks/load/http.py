@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
 
 class Columns(Connection):
     """The same request again and again. The first answer is decoded and its columns are compared, the later ones are
-    its bytes."""
+    its bytes. Where it is a list, its first thing is meant."""
 
     def __init__(self, run: Run, request: bytes, expected: Rows) -> None:
         super().__init__(run)
@@ -112,7 +112,8 @@ class Columns(Connection):
                 raise WrongAnswer(f"expected {self._body[:200]!r}, got {body[:200]!r}")
             return
         try:
-            columns = json.loads(body)["columns"]
+            answer = json.loads(body)
+            columns = (answer[0] if isinstance(answer, list) else answer)["columns"]
         except (ValueError, LookupError, TypeError):
             columns = body[:200]
         if columns != self._expected:
@@ -199,15 +200,21 @@ def address_of(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or 80
 
 
-def json_request(url: str, columns: Rows, headers: str = "") -> bytes:
-    """The bytes of a POST of these columns. `headers` are more of them, each with its line end."""
+def json_request(url: str, columns: Rows, headers: str = "", listed: bool = False) -> bytes:
+    """The bytes of a POST of these columns. `headers` are more of them, each with its line end. `listed` is for who
+    takes a list of requests: with this one in it."""
     parts = urlsplit(url)
-    body = json.dumps({"columns": columns}).encode()
+    body = json_body(columns, listed)
     head = (
         f"POST {parts.path or '/'} HTTP/1.1\r\nhost: {parts.netloc}\r\naccept: application/json\r\n"
         f"content-type: application/json\r\n{headers}content-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def json_body(columns: Rows, listed: bool = False) -> bytes:
+    """The body of a request."""
+    return json.dumps({"columns": [columns] if listed else columns}).encode()
 
 
 async def closed_loop(
@@ -236,13 +243,15 @@ async def closed_loop(
     }
 
 
-def json_load(url: str, connections: int, seconds: float, values: int = 10, token: str = "") -> dict[str, Any]:
+def json_load(
+    url: str, connections: int, seconds: float, values: int = 10, token: str = "", listed: bool = False
+) -> dict[str, Any]:
     """Order `json`: requests of `values` numbers; answers as `closed_loop`. `token` says who asks."""
     said = f"authorization: Bearer {token}\r\n" if token else ""
 
     def make(run: Run, seed: int) -> Connection:
         columns = {"x": payloads.numbers(seed, values)}
-        return Columns(run, json_request(url, columns, said), columns)
+        return Columns(run, json_request(url, columns, said, listed), columns)
 
     return uvloop.run(closed_loop(url, connections, seconds, make))
 

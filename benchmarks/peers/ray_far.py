@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.peers import ray_settings
 
-ray_settings.set_environment(haproxy=False)
+ray_settings.set_environment("throughput")
 
 import ray  # noqa: E402 - Ray reads its environment when it is imported
 from ray import serve  # noqa: E402

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.peers import ray_settings
 
-ray_settings.set_environment(haproxy=False)
+ray_settings.set_environment("throughput")
 
 from ray import serve  # noqa: E402 - Ray reads its environment when it is imported
 

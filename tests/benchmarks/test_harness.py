@@ -15,7 +15,7 @@ from benchmarks.__main__ import main
 from benchmarks.figures import Figure, Sample
 from benchmarks.harness import Bench, Benchmark, Settings, alternate
 from benchmarks.memory import tree_pss_mb
-from benchmarks.peers import Peer
+from benchmarks.peers import Environment, Peer
 from benchmarks.processes import Child, Load, ProcessFailed, Server
 from tests.support import eventually
 
@@ -102,7 +102,7 @@ def test_a_peer_that_is_not_installed_is_named_with_the_command_that_installs_it
     def measure() -> Sample:
         raise AssertionError("it is not there")
 
-    peer = Peer("Nobody", "nobody", "no_such_package")
+    peer = Peer("Nobody", "nobody", Environment("nobody", ()))
     with Bench(Settings()) as bench:
         figure = bench.beside(peer, partial(Figure, "ours (Nobody)", "req/s"), measure, measure)
     assert figure.notes == ("Nobody is not installed and left out: make peers",)

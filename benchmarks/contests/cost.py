@@ -1,0 +1,53 @@
+"""What the processes of a system take: processor seconds and memory, of all that came from those that were started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from benchmarks.memory import pss_mb
+from benchmarks.processes import descendants
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds of a process, also of its threads that ended. Raises OSError when it is gone."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Processor seconds so far, by process."""
+
+    cpu_s: dict[int, float]
+
+    @classmethod
+    def of(cls, roots: Sequence[int]) -> Self:
+        """Of these processes and all that came from them; those that end meanwhile are left out."""
+        found: dict[int, float] = {}
+        for root in roots:
+            for pid in descendants(root):
+                try:
+                    found[pid] = cpu_s(pid)
+                except OSError:
+                    continue
+        return cls(found)
+
+    def since(self, before: Cost) -> float:
+        """Processor seconds since then; all those of a process that was not there."""
+        return sum(seconds - before.cpu_s.get(pid, 0.0) for pid, seconds in self.cpu_s.items())
+
+    def pss_mb(self) -> float:
+        """Memory of the same processes now: what several share counts in parts."""
+        total = 0.0
+        for pid in self.cpu_s:
+            try:
+                total += pss_mb(pid)
+            except OSError:
+                continue
+        return total
