@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.contests import bars, over_http, over_rpc, over_sql, tables, whole
+from benchmarks.contests import bars, charts, over_http, over_rpc, over_sql, tables, whole
 from benchmarks.contests.contest import Contest
+from benchmarks.figures import Figure
 from benchmarks.guard import SlowingFailed, slowed
 from benchmarks.harness import Bench, Settings
 from benchmarks.load import programs
@@ -68,11 +69,22 @@ def document_of(contests: Sequence[Contest], settings: Settings, share: float | 
     return report.as_json(figures, about, failures) | {"contests": [contest.as_dict() for contest in contests]}
 
 
+def results_of(document: Any) -> tuple[list[Contest], list[Figure]]:
+    """The contests of a run, and the bars."""
+    contests = [Contest.of_dict(each) for each in document["contests"]]
+    return contests, bars.figures(contests, bool(document["settings"]["slowed"]))
+
+
 def show(document: Any) -> str:
     """The tables of a run."""
-    contests = [Contest.of_dict(each) for each in document["contests"]]
-    figures = bars.figures(contests, bool(document["settings"]["slowed"]))
+    contests, figures = results_of(document)
     return f"{tables.bars(figures)}\n\n{tables.systems(contests)}"
+
+
+def draw(document: Any, folder: Path | None) -> None:
+    """The pictures of a run; none without a folder."""
+    for path in charts.draw(*results_of(document), folder) if folder else ():
+        print(f"picture: {path}")
 
 
 def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -83,6 +95,7 @@ def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of one system's turn")
     parser.add_argument("--slowed", type=float, metavar="SHARE", help="of each core that everything gets, as 0.5")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the JSON goes")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="where PNGs go; beside the JSON by default")
     parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: print what this JSON tells")
     return parser.parse_args(argv)
 
@@ -91,7 +104,9 @@ def main() -> int:
     """Run the command."""
     arguments = arguments_of()
     if arguments.show:
-        print(show(json.loads(arguments.show.read_text())))
+        document = json.loads(arguments.show.read_text())
+        print(show(document))
+        draw(document, arguments.pictures)
         return 0
     settings = Settings(rounds=arguments.rounds, seconds=arguments.seconds)
     try:
@@ -102,7 +117,8 @@ def main() -> int:
         return 2
     document = document_of(contests, settings, arguments.slowed, failures)
     print(show(document))
-    print(f"\nJSON: {report.write_json(document, arguments.json)}")
+    print(f"\nJSON: {(written := report.write_json(document, arguments.json))}")
+    draw(document, arguments.pictures or written.with_suffix(""))
     for name, reason in failures.items():
         print(f"\n{name} failed: {reason}", file=sys.stderr)
     return 1 if failures else 0

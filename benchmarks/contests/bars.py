@@ -8,7 +8,15 @@ from typing import Final, Literal
 
 from benchmarks.contests.contest import OURS, Contest
 from benchmarks.figures import Bar, Figure, Sample
-from benchmarks.peers import BENTOML, LITSERVE, MOSEC, MOSEC_WAITS, RAY_SERVE, RAY_SERVE_DEFAULT
+from benchmarks.peers import (
+    BENTOML,
+    LITSERVE,
+    MOSEC,
+    MOSEC_WAITS,
+    RAY_SERVE,
+    RAY_SERVE_DEFAULT,
+    RAY_SERVE_THROUGHPUT,
+)
 
 RAY_ACTOR: Final = "Ray actor call"
 BARE_ASGI: Final = "bare ASGI on uvicorn"
@@ -77,6 +85,7 @@ def most(number: float) -> Bar:
 
 
 _BEST = RAY_SERVE.name
+RAY_MODES: Final = (RAY_SERVE, RAY_SERVE_THROUGHPUT, RAY_SERVE_DEFAULT)
 # What issue 15 asks for, then what is only told.
 ROWS: Final = (
     Row(DATA_PLANE, RAY_ACTOR, least(8), compare="speedup", slowed=least(6)),

@@ -20,8 +20,6 @@ from benchmarks.peers import (
     MOSEC,
     MOSEC_WAITS,
     RAY_SERVE,
-    RAY_SERVE_DEFAULT,
-    RAY_SERVE_THROUGHPUT,
     Peer,
 )
 from benchmarks.peers.work import IDENTITY
@@ -78,9 +76,9 @@ def light(bench: Bench) -> list[Contest]:
 def ray_serve(bench: Bench) -> list[Contest]:
     """Ray Serve by itself, one mode after the other: its processes are never quite idle."""
     rounds = bench.settings.rounds
-    contests = _beside_ray(bench, RAY_SERVE, rounds)
-    for mode in (RAY_SERVE_THROUGHPUT, RAY_SERVE_DEFAULT):
-        contests += _beside_ray(bench, mode, min(rounds, SLOW_ROUNDS_MAX))
+    contests: list[Contest] = []
+    for mode in bars.RAY_MODES:
+        contests += _beside_ray(bench, mode, rounds if mode is RAY_SERVE else min(rounds, SLOW_ROUNDS_MAX))
     return contests
 
 

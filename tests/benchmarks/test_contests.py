@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.contests import bars, tables
+from benchmarks.contests import bars, charts, tables
 from benchmarks.contests.__main__ import PARTS, arguments_of, document_of, main
 from benchmarks.contests.contest import OURS, Contest, Side, take_turns
 from benchmarks.contests.cost import Cost
@@ -121,6 +121,20 @@ def test_a_run_is_told_again_from_its_json(
     assert Contest.of_dict(contest.as_dict()) == contest
     widths = {len(line) for line in tables.bars(bars.figures([held(1, 2)], False)).splitlines()}
     assert len(widths) == 1
+
+
+def test_pictures_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
+    contests = [held(4, 2, MOSEC, bars.json(count)) for count in bars.CONNECTIONS]
+    contests.append(held(9, 2, bars.RAY_SERVE.name, bars.json(32, bars.RAY_SERVE.name)))
+    systems = charts.by_system(contests)
+    assert list(systems) == [OURS, MOSEC, bars.RAY_SERVE.name]
+    assert systems[OURS][32][0].value == 4, "that of the run with most systems"
+    figures = bars.figures(contests, slowed=False)
+    assert charts.distance(figures[0]) == 1.0
+    assert charts.distance(next(each for each in figures if "p99" in each.name)) == 0.5
+    drawn = charts.draw(contests, figures, tmp_path / "new")
+    assert [path.read_bytes()[1:4] for path in drawn] == [b"PNG", b"PNG"]
+    assert charts.draw([], [], tmp_path) == []
 
 
 def test_parts_are_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,110 @@
+"""Contests as pictures (PNG), drawn by matplotlib: HTTP JSON by system and connections, and bars by how far."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contests import bars
+from benchmarks.contests.contest import OURS, Contest
+from benchmarks.figures import Figure, Sample
+
+DPI = 110
+# Okabe and Ito's colours, told apart by people who see fewer: one for each number of connections.
+COLOURS = ("#56b4e9", "#0072b2", "#d55e00")
+PASS, MISS = "#009e73", "#d55e00"
+Value = Callable[[Sample], float | None]
+PANELS: tuple[tuple[str, Value], ...] = (
+    ("requests a second", lambda sample: sample.value),
+    ("p99, ms", lambda sample: _told(sample, "p99_us", 1e-3)),
+    ("CPU seconds a thousand requests", lambda sample: _told(sample, "cpu_s_per_1000")),
+    ("memory under load, MB", lambda sample: _told(sample, "pss_mb")),
+)
+
+
+def _told(sample: Sample, key: str, factor: float = 1.0) -> float | None:
+    return factor * sample.extra[key] if key in sample.extra else None
+
+
+def draw(contests: Sequence[Contest], figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """Write the pictures that these results give."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    systems = by_system(contests)
+    if systems:
+        drawn.append(_save(http(systems), folder / "peers-http.png"))
+    judged = [figure for figure in figures if figure.bar is not None and figure.result() is not None]
+    if judged:
+        drawn.append(_save(distances(judged), folder / "peers-bars.png"))
+    return drawn
+
+
+def by_system(contests: Sequence[Contest]) -> dict[str, dict[int, tuple[Sample, ...]]]:
+    """The samples of HTTP JSON, by system and connections, the fastest system first. flightserve's are of the run with
+    most systems."""
+    found: dict[str, dict[int, tuple[Sample, ...]]] = {}
+    for beside in ("", *(peer.name for peer in bars.RAY_MODES)):
+        for connections in bars.CONNECTIONS:
+            for contest in contests:
+                if contest.measure == bars.json(connections, beside):
+                    for system, samples in contest.sides.items():
+                        found.setdefault(system, {}).setdefault(connections, samples)
+    return dict(sorted(found.items(), key=lambda item: -_of(max(item[1]), item[1], PANELS[0][1])))
+
+
+def _of(connections: int, samples: Mapping[int, Sequence[Sample]], value: Value) -> float:
+    told = [each for each in map(value, samples.get(connections, ())) if each]
+    return statistics.median(told) if told else math.nan
+
+
+def http(systems: Mapping[str, Mapping[int, Sequence[Sample]]]) -> Any:
+    """A panel for each quantity: a system a line, a bar for each number of connections; logarithmic."""
+    from matplotlib.figure import Figure as Canvas
+
+    names = list(systems)
+    canvas = Canvas(figsize=(11, 1.4 + 0.9 * len(names)), layout="constrained")
+    height = 0.8 / len(bars.CONNECTIONS)
+    for axes, (title, value) in zip(canvas.subplots(2, 2).flat, PANELS, strict=True):
+        for number, connections in enumerate(bars.CONNECTIONS):
+            places = [place + (number - 1) * height for place in range(len(names))]
+            lengths = [_of(connections, systems[name], value) for name in names]
+            axes.barh(places, lengths, height, color=COLOURS[number], label=f"{connections} connections")
+        axes.set(title=title, xscale="log", yticks=range(len(names)))
+        axes.set_yticklabels(names)
+        axes.invert_yaxis()
+        axes.grid(axis="x", alpha=0.3)
+    canvas.axes[0].legend(fontsize="small")
+    return canvas
+
+
+def distances(figures: Sequence[Figure]) -> Any:
+    """How many times better than its bar each is; 1 is the bar."""
+    from matplotlib.figure import Figure as Canvas
+
+    lengths = [distance(figure) for figure in figures]
+    canvas = Canvas(figsize=(11, 1 + 0.3 * len(figures)), layout="constrained")
+    axes = canvas.subplots()
+    colours = [PASS if figure.verdict() == "pass" else MISS for figure in figures]
+    axes.barh(range(len(figures)), [length - 1 for length in lengths], left=1, color=colours)
+    axes.set(title=f"{OURS} against its bar: times better (right) or worse", xscale="log", yticks=range(len(figures)))
+    axes.set_yticklabels([f"{figure.name}  {figure.bar}" for figure in figures], fontsize="small")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    return canvas
+
+
+def distance(figure: Figure) -> float:
+    """The result over its bar, so that more is better."""
+    result, bar = figure.result(), figure.bar
+    assert result is not None
+    assert bar is not None
+    return result / bar.number if bar.sense == "at_least" else bar.number / result
+
+
+def _save(canvas: Any, path: Path) -> Path:
+    canvas.savefig(path, dpi=DPI, metadata={"Software": None})
+    return path
