@@ -18,12 +18,12 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.contests import bars, charts, over_http, over_rpc, over_sql, tables, whole
-from benchmarks.contests.contest import Contest
+from benchmarks.contests.contest import FAILURES, Contest
 from benchmarks.figures import Figure
 from benchmarks.guard import SlowingFailed, slowed
 from benchmarks.harness import Bench, Settings
 from benchmarks.load import programs
-from benchmarks.processes import ProcessFailed
+from benchmarks.peers import ALL
 
 Part = Callable[[Bench], list[Contest]]
 # The first one first: it wants nothing else to run.
@@ -39,7 +39,7 @@ PARTS: dict[str, Part] = {
     "open_loop": over_http.open_loop,
     "sql": over_sql.queries,
 }
-ROUNDS, SECONDS = 5, 1.5
+ROUNDS, SECONDS = 5, 2.0
 
 
 def hold(names: Sequence[str], settings: Settings) -> tuple[list[Contest], dict[str, str]]:
@@ -53,7 +53,7 @@ def hold(names: Sequence[str], settings: Settings) -> tuple[list[Contest], dict[
         try:
             with Bench(settings) as bench:
                 contests += part(bench)
-        except (ProcessFailed, OSError) as error:
+        except FAILURES as error:
             failures[name] = str(error)
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return contests, failures
@@ -63,7 +63,8 @@ def document_of(contests: Sequence[Contest], settings: Settings, share: float | 
     """The run, for JSON."""
     about = dataclasses.asdict(settings) | {
         "slowed": share,
-        "load": {name: programs.found(name) for name in ("wrk", "h2load")},
+        "programs": [name for name in ("wrk", "h2load") if programs.found(name)],
+        "peers": {environment.name: environment.version(environment.name) for environment in ALL},
     }
     figures = bars.figures(contests, bool(share))
     return report.as_json(figures, about, failures) | {"contests": [contest.as_dict() for contest in contests]}
@@ -78,7 +79,7 @@ def results_of(document: Any) -> tuple[list[Contest], list[Figure]]:
 def show(document: Any) -> str:
     """The tables of a run."""
     contests, figures = results_of(document)
-    return f"{tables.bars(figures)}\n\n{tables.systems(contests)}"
+    return f"{tables.about(document)}\n\n{tables.bars(figures)}\n\n{tables.systems(contests)}"
 
 
 def draw(document: Any, folder: Path | None) -> None:

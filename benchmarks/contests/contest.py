@@ -8,10 +8,13 @@ from typing import Any
 
 from benchmarks.contests.cost import Cost
 from benchmarks.figures import Sample
+from benchmarks.load.orders import WrongAnswer
 from benchmarks.processes import ProcessFailed
 
 OURS = "flightserve"
 REASON_CHARACTERS_MAX = 200
+# What a system that fails raises.
+FAILURES = (ProcessFailed, WrongAnswer, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def take_turns(measure: str, unit: str, sides: Sequence[Side], rounds: int, warm
                 continue
             try:
                 sample = costed(side)
-            except (ProcessFailed, OSError) as error:
+            except FAILURES as error:
                 contest.skipped[side.system] = reason_of(error)
                 contest.sides.pop(side.system, None)
                 continue

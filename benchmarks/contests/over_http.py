@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from benchmarks.contests import bars
-from benchmarks.contests.contest import OURS, Contest, Side, costed, take_turns
+from benchmarks.contests.contest import FAILURES, OURS, Contest, Side, costed, take_turns
 from benchmarks.figures import Sample
 from benchmarks.harness import Bench, serving
 from benchmarks.load import programs
@@ -23,7 +23,7 @@ from benchmarks.peers import (
     Peer,
 )
 from benchmarks.peers.work import IDENTITY
-from benchmarks.processes import ProcessFailed, Server
+from benchmarks.processes import Server
 from benchmarks.ten_numbers import NAME
 
 NUMBERS = serving("benchmarks.ten_numbers:app")
@@ -70,7 +70,7 @@ BARE = System(bars.BARE_ASGI, lambda bench: bench.bare("http", "asgi"))
 def light(bench: Bench) -> list[Contest]:
     """Systems that take nothing while others have their turn: they all run at once."""
     systems = [FLIGHTSERVE, *map(of_peer, (MOSEC_WAITS, MOSEC, LITSERVE)), of_peer(BENTOML, listed=True), BARE]
-    return [json_contest(bench, systems, count, "", bench.settings.rounds) for count in bars.CONNECTIONS]
+    return _json(bench, systems, "", bench.settings.rounds)
 
 
 def ray_serve(bench: Bench) -> list[Contest]:
@@ -85,9 +85,19 @@ def ray_serve(bench: Bench) -> list[Contest]:
 def _beside_ray(bench: Bench, peer: Peer, rounds: int) -> list[Contest]:
     systems = [FLIGHTSERVE, of_peer(peer)]
     try:
-        return [json_contest(bench, systems, count, peer.name, rounds) for count in bars.CONNECTIONS]
+        return _json(bench, systems, peer.name, rounds)
     finally:
         bench.end_peer(peer, IDENTITY)
+
+
+def _json(bench: Bench, systems: Sequence[System], beside: str, rounds: int) -> list[Contest]:
+    contests: list[Contest] = []
+    for connections in bars.CONNECTIONS:
+        contests.append(json_contest(bench, systems, connections, beside, rounds))
+        # Who fails once is not waited for again.
+        skipped = contests[-1].skipped
+        systems = [replace(each, left_out=skipped.get(each.name, each.left_out)) for each in systems]
+    return contests
 
 
 def json_contest(bench: Bench, systems: Sequence[System], connections: int, beside: str, rounds: int) -> Contest:
@@ -104,7 +114,7 @@ def closed_loop(bench: Bench, system: System, connections: int) -> Sample:
     body = json_body({"x": numbers(7)}, system.listed).decode()
     told = programs.wrk(system.url(bench), body, connections, bench.settings.seconds)
     value, answered = told.pop("calls_per_s"), told.pop("answered")
-    return Sample(value, answered, compared.verified, told)
+    return Sample(value, answered + compared.answered, compared.verified, told)
 
 
 def _own(bench: Bench, system: System, connections: int, seconds: float) -> Sample:
@@ -143,7 +153,7 @@ def open_loop(bench: Bench) -> list[Contest]:
                 for system in systems:
                     side = system.side(bench, partial(_tail, bench, system, LOAD_SHARE * capacity, number))
                     contest.sides[system.name] = (*contest.sides.get(system.name, ()), costed(side))
-    except (ProcessFailed, OSError) as error:
+    except FAILURES as error:
         for contest in contests:
             contest.fail(str(error))
     return contests

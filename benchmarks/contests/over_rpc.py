@@ -70,7 +70,7 @@ def _h2load(bench: Bench, flightserve: bool) -> Sample:
     message = CallRequest(deployment="Identity", method="identity", arrow_stream=rows).SerializeToString()
     told = programs.h2load(f"http://{address}/{SERVICE}/{METHOD}", message, in_flight, seconds)
     value, answered = told.pop("calls_per_s"), told.pop("answered")
-    return Sample(value, answered, compared.verified, told)
+    return Sample(value, answered + compared.answered, compared.verified, told)
 
 
 def exchanges(bench: Bench) -> list[Contest]:

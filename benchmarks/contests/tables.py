@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from benchmarks import report
 from benchmarks.contests.contest import OURS, Contest
@@ -19,6 +20,20 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["-" * width for width in widths], *rows]
     cells = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def about(document: Mapping[str, Any]) -> str:
+    """Of when and of what a run is, in a line."""
+    machine, settings = document["machine"], document["settings"]
+    words = [
+        document["time"],
+        f"{machine['cores']} cores, Python {machine['python']}, pyarrow {machine['pyarrow']}",
+        f"{settings['rounds']} rounds of {settings['seconds']:g} s",
+        *([f"slowed to {settings['slowed']:g} of each core"] if settings["slowed"] else []),
+        f"load by {', '.join([*settings['programs'], 'our own'])}",
+        *(f"{name} {version}" for name, version in settings["peers"].items() if version),
+    ]
+    return "; ".join(words)
 
 
 def bars(figures: Sequence[Figure]) -> str:

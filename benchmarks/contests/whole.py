@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.contests import bars
-from benchmarks.contests.contest import OURS, Contest, reason_of
+from benchmarks.contests.contest import FAILURES, OURS, Contest, reason_of
 from benchmarks.contests.cost import Cost
 from benchmarks.contests.over_http import NUMBERS
 from benchmarks.figures import Sample
 from benchmarks.harness import Bench
 from benchmarks.load.orders import WrongAnswer
 from benchmarks.peers import RAY_SERVE, RAY_SERVE_DEFAULT, Peer, work
-from benchmarks.processes import ProcessFailed, Server
+from benchmarks.processes import Server
 from benchmarks.ten_numbers import NAME
 
 ROUNDS_MAX = 3
@@ -43,7 +43,7 @@ def starts(bench: Bench) -> list[Contest]:
                 continue
             try:
                 seconds, memory_mb = start_once(peer)
-            except (ProcessFailed, OSError) as error:
+            except FAILURES as error:
                 cold.skipped[name] = idle.skipped[name] = reason_of(error)
                 continue
             cold.sides[name] = (*cold.sides.get(name, ()), Sample(seconds, 1, 1))

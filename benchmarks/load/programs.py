@@ -16,7 +16,6 @@ from benchmarks.load.orders import WrongAnswer, latencies
 from benchmarks.processes import ProcessFailed
 
 OVERTIME_S: Final = 30.0
-# What h2load needs to say how long answers took; more requests than that it would not note.
 _GRPC_HEADERS: Final = ("content-type: application/grpc", "te: trailers")
 _SCRIPT: Final = Path(__file__).with_name("numbers.lua")
 
@@ -27,9 +26,10 @@ def found(program: str) -> bool:
 
 
 def wrk(url: str, body: str, connections: int, seconds: float) -> dict[str, Any]:
-    """So many connections that post the body for `seconds`: `calls_per_s`, p50, p99. Raises WrongAnswer where a request
-    failed."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", f"{OVERTIME_S:g}s", "-s", str(_SCRIPT)]
+    """So many connections that post the body for `seconds`, of which wrk takes whole ones: `calls_per_s`, p50, p99.
+    Raises WrongAnswer where a request failed."""
+    seconds = max(1, round(seconds))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", f"{OVERTIME_S:g}s", "-s", str(_SCRIPT)]
     return read_wrk(_output([*command, url, "--", body], seconds))
 
 
@@ -51,7 +51,17 @@ def h2load(url: str, message: bytes, in_flight: int, seconds: float) -> dict[str
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
         body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
-        command = ["h2load", "-t1", "-c1", f"-m{in_flight}", "-D", f"{seconds:g}", "-d", str(body), f"--log-file={log}"]
+        command = [
+            "h2load",
+            "-t1",
+            "-c1",
+            f"-m{in_flight}",
+            "-D",
+            f"{seconds * 1000:.0f}ms",
+            "-d",
+            str(body),
+            f"--log-file={log}",
+        ]
         headers = [word for header in _GRPC_HEADERS for word in ("-H", header)]
         said = _output([*command, *headers, url], seconds)
         return read_h2load(said, log.read_text())
