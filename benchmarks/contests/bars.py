@@ -51,7 +51,7 @@ def json(connections: int, beside: str = "") -> str:
 
 def open_loop(whose: str) -> str:
     """The measure of p99 at 70 % of somebody's capacity."""
-    return f"HTTP JSON, open loop at 70 % of the capacity of {whose}: p99"
+    return f"HTTP JSON, open loop, 70 % of {whose}: p99"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contests import bars
-from benchmarks.contests.contest import OURS, Contest
+from benchmarks.contests.contest import Contest
 from benchmarks.figures import Figure, Sample
 
 DPI = 110
-# Okabe and Ito's colours, told apart by people who see fewer: one for each number of connections.
-COLOURS = ("#56b4e9", "#0072b2", "#d55e00")
+# Okabe and Ito's colours, told apart by people who see fewer, and marks: of each number of connections.
+MARKS = (("#56b4e9", "o"), ("#0072b2", "s"), ("#d55e00", "^"))
 PASS, MISS = "#009e73", "#d55e00"
 Value = Callable[[Sample], float | None]
 PANELS: tuple[tuple[str, Value], ...] = (
@@ -61,22 +61,24 @@ def _of(connections: int, samples: Mapping[int, Sequence[Sample]], value: Value)
 
 
 def http(systems: Mapping[str, Mapping[int, Sequence[Sample]]]) -> Any:
-    """A panel for each quantity: a system a line, a bar for each number of connections; logarithmic."""
+    """A panel for each quantity: a system a line, a mark for each number of connections."""
     from matplotlib.figure import Figure as Canvas
 
     names = list(systems)
-    canvas = Canvas(figsize=(11, 1.4 + 0.9 * len(names)), layout="constrained")
-    height = 0.8 / len(bars.CONNECTIONS)
-    for axes, (title, value) in zip(canvas.subplots(2, 2).flat, PANELS, strict=True):
-        for number, connections in enumerate(bars.CONNECTIONS):
-            places = [place + (number - 1) * height for place in range(len(names))]
+    canvas = Canvas(figsize=(11, 1.6 + 0.55 * len(names)), layout="constrained")
+    for number, (axes, (title, value)) in enumerate(zip(canvas.subplots(2, 2).flat, PANELS, strict=True)):
+        for connections, (colour, mark) in zip(bars.CONNECTIONS, MARKS, strict=True):
             lengths = [_of(connections, systems[name], value) for name in names]
-            axes.barh(places, lengths, height, color=COLOURS[number], label=f"{connections} connections")
-        axes.set(title=title, xscale="log", yticks=range(len(names)))
+            label = f"{connections} connections" if not number else None
+            axes.plot(lengths, range(len(names)), mark, color=colour, label=label)
+        axes.set(title=title, ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)))
         axes.set_yticklabels(names)
-        axes.invert_yaxis()
-        axes.grid(axis="x", alpha=0.3)
-    canvas.axes[0].legend(fontsize="small")
+        if value is PANELS[-1][1]:
+            axes.set_xlim(0, None)
+        else:
+            _logarithmic(axes)
+        axes.grid(alpha=0.3)
+    canvas.legend(loc="outside lower center", ncols=len(bars.CONNECTIONS), frameon=False)
     return canvas
 
 
@@ -89,12 +91,24 @@ def distances(figures: Sequence[Figure]) -> Any:
     axes = canvas.subplots()
     colours = [PASS if figure.verdict() == "pass" else MISS for figure in figures]
     axes.barh(range(len(figures)), [length - 1 for length in lengths], left=1, color=colours)
-    axes.set(title=f"{OURS} against its bar: times better (right) or worse", xscale="log", yticks=range(len(figures)))
+    axes.set(ylim=(len(figures) - 0.5, -0.5), yticks=range(len(figures)))
+    axes.set_xlabel("times as good as the bar")
     axes.set_yticklabels([f"{figure.name}  {figure.bar}" for figure in figures], fontsize="small")
+    _logarithmic(axes)
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     return canvas
+
+
+def _logarithmic(axes: Any) -> None:
+    """A scale of powers of ten with numbers that are read as they are."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", labelsize="small")
 
 
 def distance(figure: Figure) -> float:
