@@ -67,16 +67,18 @@ def http(systems: Mapping[str, Mapping[int, Sequence[Sample]]]) -> Any:
     names = list(systems)
     canvas = Canvas(figsize=(11, 1.6 + 0.55 * len(names)), layout="constrained")
     for number, (axes, (title, value)) in enumerate(zip(canvas.subplots(2, 2).flat, PANELS, strict=True)):
+        told = False
         for connections, (colour, mark) in zip(bars.CONNECTIONS, MARKS, strict=True):
             lengths = [_of(connections, systems[name], value) for name in names]
+            told = told or not all(map(math.isnan, lengths))
             label = f"{connections} connections" if not number else None
             axes.plot(lengths, range(len(names)), mark, color=colour, label=label)
         axes.set(title=title, ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)))
         axes.set_yticklabels(names)
-        if value is PANELS[-1][1]:
-            axes.set_xlim(0, None)
-        else:
+        if told and value is not PANELS[-1][1]:
             _logarithmic(axes)
+        else:
+            axes.set_xlim(0, None)
         axes.grid(alpha=0.3)
     canvas.legend(loc="outside lower center", ncols=len(bars.CONNECTIONS), frameon=False)
     return canvas
