@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 RUN = frozenset({"python", "bash", "console", "sql"})
-SHOWN = frozenset({"text", "json", "toml", "yaml", "html", "proto", "javascript", "prometheus"})
+SHOWN = frozenset({"text", "json", "toml", "yaml", "html", "proto", "javascript", "nginx", "prometheus"})
 
 _FENCE = re.compile(r"^( *)```(\S*)(?: title=\"([^\"]+)\")?\s*$")
 _NOT_RUN = re.compile(r"^ *<!-- not run: (.*) -->$")
