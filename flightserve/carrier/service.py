@@ -23,7 +23,7 @@ from flightserve.carrier.securing import Link, Securing
 from flightserve.carrier.segments import NodeSegment, NodeSegments
 from flightserve.clock import NS_PER_S, Clock, monotonic_ns
 from flightserve.core.lifecycle.reconciling import CARRIER
-from flightserve.core.telling import Telling
+from flightserve.core.log_throttle import LogThrottle
 from flightserve.errors import FlightserveError, ProtocolError, Unavailable
 from flightserve.fabric.transport.channels import BACKLOG_MAX, check_peer, connect, listen
 from flightserve.wire import frames
@@ -86,7 +86,7 @@ class CarrierService:
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._telling = Telling()
+        self._telling = LogThrottle()
 
     def __repr__(self) -> str:
         return f"<CarrierService of {self.node[:8]}: {len(self._relays)} connections carried>"

@@ -24,8 +24,8 @@ from flightserve.cli.serving import add_serving_options, frontend_options, plan_
 from flightserve.cli.settings.deployments import by_deployment
 from flightserve.cli.settings.found import FoundOption, FoundValue
 from flightserve.cli.settings.known import SERVING
+from flightserve.cli.settings.rendering import json_options, json_settings, toml_lines
 from flightserve.cli.settings.settled import SettledSettings
-from flightserve.cli.settings.telling import json_options, json_settings, toml_lines
 from flightserve.cli.source_options import check_tables, warehouse_app
 from flightserve.config import FrontendOptions
 from flightserve.errors import FlightserveError

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from flightserve.control.afar import FarChildren
 from flightserve.control.connections import send, send_all
 from flightserve.control.desired import Desired
+from flightserve.control.far_children import FarChildren
 from flightserve.control.messages import Become, Leave, MakeRoom, Message, Reconfigure
 from flightserve.control.names import new_peer_id
 from flightserve.control.nodes import entrance, place

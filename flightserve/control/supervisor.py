@@ -52,7 +52,7 @@ from flightserve.control.refreshing import Refreshes
 from flightserve.control.roster import Record, Roster
 from flightserve.core.lifecycle.phases import Phase
 from flightserve.core.lifecycle.reconciling import CARRIER, FRONTEND, NS_PER_S
-from flightserve.core.telling import Telling
+from flightserve.core.log_throttle import LogThrottle
 from flightserve.errors import NotFound, ProtocolError, kind_of
 from flightserve.fabric.transport.channels import check_peer
 from flightserve.fabric.transport.processes import look_at
@@ -91,7 +91,7 @@ class Supervisor:
         self._followers: set[asyncio.StreamWriter] = set()
         self._published: Publish | None = None
         self._entrance = Entrance()
-        self._closings = Telling()
+        self._closings = LogThrottle()
         self._publishing: asyncio.TimerHandle | None = None
         self._shutdown: asyncio.Task[None] | None = None
 

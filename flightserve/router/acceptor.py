@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from flightserve.clock import NEVER_NS, NS_PER_S, Clock, monotonic_ns
-from flightserve.core.telling import Telling
+from flightserve.core.log_throttle import LogThrottle
 from flightserve.errors import ProtocolError
 from flightserve.fabric.transport.channels import check_peer, is_path, listen
 
@@ -53,8 +53,8 @@ class Acceptor:
         self._epoll.register(self._listener, select.EPOLLIN)
         # When to open again, or NEVER_NS while open.
         self.wake_ns = NEVER_NS
-        self._strangers = Telling()
-        self._shortages = Telling()
+        self._strangers = LogThrottle()
+        self._shortages = LogThrottle()
         self._silent: dict[PeerLink, int] = {}
 
     def __repr__(self) -> str:

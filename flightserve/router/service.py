@@ -19,8 +19,8 @@ from typing import Any
 from flightserve import threads
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
+from flightserve.core.log_throttle import LogThrottle
 from flightserve.core.routing.events import ReplicaPaused, ReplicaResumed, Tick
-from flightserve.core.telling import Telling
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
 from flightserve.fabric.transport.processes import ProcessLook
 from flightserve.fabric.transport.spinning import Spinner
@@ -68,7 +68,7 @@ class RouterService:
         self._peers = Peers(limits)
         self._deployments = Deployments(peer_id, limits.requests_per_connection_max, spans)
         self._mailbox = Mailbox()
-        self._unknown = Telling()
+        self._unknown = LogThrottle()
         self._epoll = select.epoll()
         self._connections = PeerConnections(self._epoll, limits.segments_per_peer_max)
         self._deaths = Deaths(self._epoll)

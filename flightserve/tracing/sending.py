@@ -8,7 +8,7 @@ from typing import Final
 
 from flightserve import threads
 from flightserve.clock import NS_PER_S, monotonic_ns
-from flightserve.core.telling import Telling
+from flightserve.core.log_throttle import LogThrottle
 from flightserve.tracing.otlp import Sender, sender
 from flightserve.tracing.spans import Tracer, Value
 
@@ -32,7 +32,7 @@ class Traces:
         self._endpoint = endpoint
         self._sender: Sender = sender(endpoint, about)
         self._stopping = False
-        self._telling = Telling(TELL_NS)
+        self._telling = LogThrottle(TELL_NS)
         # Spans lost since it last took some, and whether that was told.
         self._lost_for, self._told = 0, False
         self._thread = threads.start("flightserve-traces", self._run, lambda: self._stopping, _go_on, again=True)

@@ -12,7 +12,7 @@ import resource
 from typing import Final
 
 from flightserve.clock import NS_PER_S, monotonic_ns
-from flightserve.core.telling import Telling
+from flightserve.core.log_throttle import LogThrottle
 
 log = logging.getLogger("flightserve.fabric.transport.descriptors")
 
@@ -20,7 +20,7 @@ log = logging.getLogger("flightserve.fabric.transport.descriptors")
 RESERVE: Final = 128
 RESERVE_SHARE: Final = 4
 LOOK_S: Final = 1.0
-_telling = Telling(30 * NS_PER_S)
+_telling = LogThrottle(30 * NS_PER_S)
 
 
 def use_all() -> None:

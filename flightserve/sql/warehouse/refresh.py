@@ -35,7 +35,7 @@ from flightserve.sql.sources.problems import Leniency, SourceError, SourceProble
 from flightserve.sql.warehouse.limits import Limits
 from flightserve.sql.warehouse.queries import Prepared, Runner
 from flightserve.sql.warehouse.row_counts import count_rows
-from flightserve.sql.warehouse.sight import Sight
+from flightserve.sql.warehouse.visible_tables import VisibleTables
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Generation:
         self.versions = self.engine.versions
         try:
             self.runner = _runner(self.engine, watch)
-            self.sight = Sight(self.engine.tables, self.runner, self._narrowed, options.catalog)
+            self.visible = VisibleTables(self.engine.tables, self.runner, self._narrowed, options.catalog)
             self.named = prepare(self.runner)
         except BaseException:
             self.engine.close()

@@ -183,7 +183,7 @@ class WarehouseReplica:
 
     def _runner(self, tables: Generation) -> Runner:
         """Who runs their statements. Raises PermissionDenied for those who may query nothing."""
-        return tables.sight.runner(self._rights)
+        return tables.visible.runner(self._rights)
 
     def _prepared(
         self, runner: Runner, sql: str, rows: pa.RecordBatch | None, runs: bool = True
@@ -261,7 +261,7 @@ class WarehouseReplica:
         problem = self._tables.problem
         with self._tables.using() as now:
             bad = {each.table: scrub(each.public) for each in now.problems}
-            views, counts, seen = now.engine.views, now.row_counts, now.sight.tables(self._rights)
+            views, counts, seen = now.engine.views, now.row_counts, now.visible.tables(self._rights)
             return tables_batch(
                 TableInfo(
                     name,

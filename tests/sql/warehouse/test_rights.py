@@ -233,7 +233,7 @@ def test_executions_of_several_callers_are_judged_each_by_itself(served: Plane) 
 
 
 def test_sets_of_tables_are_bounded_and_shared(served: Plane) -> None:
-    sight = served.targets[0]._tables.current.sight
-    first = sight.runner(Rights([Role(query=("people",))]))
-    assert sight.runner(Rights([Role(query=("PEOPLE", "nothing"))])) is first
-    assert sight.runner(Rights([Role(query=("p*", "s*", "t*"))])) is served.targets[0]._tables.current.runner
+    visible = served.targets[0]._tables.current.visible
+    first = visible.runner(Rights([Role(query=("people",))]))
+    assert visible.runner(Rights([Role(query=("PEOPLE", "nothing"))])) is first
+    assert visible.runner(Rights([Role(query=("p*", "s*", "t*"))])) is served.targets[0]._tables.current.runner

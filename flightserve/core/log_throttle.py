@@ -7,8 +7,8 @@ from typing import Final
 NS_PER_S: Final = 1_000_000_000
 
 
-class Telling:
-    """Counts one kind of thing and says when to tell of it. What comes within the second after that is told of with
+class LogThrottle:
+    """Counts one kind of event and says when to log it. What comes within the second after that is told of with
     the first that comes later."""
 
     def __init__(self, every_ns: int = NS_PER_S) -> None:
@@ -17,7 +17,7 @@ class Telling:
         self._untold = 0
 
     def __repr__(self) -> str:
-        return f"<Telling: {self._untold} untold>"
+        return f"<LogThrottle: {self._untold} untold>"
 
     def count(self, now_ns: int) -> int:
         """One more: how many to tell of now, or 0 while it is too early."""

@@ -12,7 +12,7 @@ from flightserve.control.nodes import carrier_of
 from flightserve.control.ray_calls import RayCalls
 from flightserve.control.roster import UNSAID, Record, Roster
 
-log = logging.getLogger("flightserve.control.afar")
+log = logging.getLogger("flightserve.control.far_children")
 
 # How long after Ray could not reach a child that lives it is asked again.
 WATCH_AGAIN_S: Final = 1.0

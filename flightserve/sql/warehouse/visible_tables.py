@@ -21,7 +21,7 @@ SETS_MAX: Final = 32
 RIGHTS_MAX: Final = 1024
 
 
-class Sight:
+class VisibleTables:
     """The runners over one state of the tables. Any thread."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Sight:
         self._runners: LRUCache[frozenset[str], Runner] = LRUCache(SETS_MAX)
 
     def __repr__(self) -> str:
-        return f"<Sight of {len(self._tables)} tables, {len(self._runners)} sets of them>"
+        return f"<VisibleTables of {len(self._tables)} tables, {len(self._runners)} sets of them>"
 
     def tables(self, rights: Rights) -> frozenset[str]:
         """Those that may be queried."""

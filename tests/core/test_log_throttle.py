@@ -7,12 +7,12 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightserve.core.telling import NS_PER_S, Telling
+from flightserve.core.log_throttle import NS_PER_S, LogThrottle
 
 
 @given(st.lists(st.integers(0, NS_PER_S // 3), max_size=60))
 def test_at_most_once_a_second_and_every_one_is_counted(waits_ns: list[int]) -> None:
-    telling, now_ns = Telling(), 5 * NS_PER_S
+    telling, now_ns = LogThrottle(), 5 * NS_PER_S
     told: list[tuple[int, int]] = []
     for wait_ns in waits_ns:
         now_ns += wait_ns
@@ -24,4 +24,4 @@ def test_at_most_once_a_second_and_every_one_is_counted(waits_ns: list[int]) -> 
 
 
 def test_the_first_is_told_at_once() -> None:
-    assert Telling().count(0) == 1
+    assert LogThrottle().count(0) == 1
