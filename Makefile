@@ -37,8 +37,8 @@ demo: $(STAMP)  ## Call the examples through every protocol and client, and comp
 cluster: $(STAMP)  ## Serve the flights on three Ray nodes of this machine, and kill one under load
 	$(BIN)/python -m examples.cluster.demo $(ARGS)
 
-# The tests wait a quarter of their time: three of their files at a time keep two cores busy. The long ones are early in
-# the alphabet or come first (tests/conftest.py), so none of them is left over at the end.
+# The tests wait a quarter of their time: three of their files at a time keep two cores busy, in an order in which about
+# one of them waits (tests/ordering.py).
 test: $(STAMP)  ## Run the tests; pytest options in ARGS="..."
 	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 

@@ -20,6 +20,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.ordering import LONG_S, mixed, scope_of
+
 RUN_MARK = "TEST_FLIGHTSERVE_RUN"
 SETTLE_S = 15.0
 SOCKET_PREFIX = "@flightserve"
@@ -44,30 +46,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("flightserve")
 
 
-# Files whose tests ask for `flights_addresses`.
-OF_FLIGHTS = (
-    "tests/docs/test_snippets.py",
-    "tests/examples/test_flights_served.py",
-    "tests/examples/test_idle_connections.py",
-)
-# A folder whose files all ask for one system.
-SERVED = "tests/served/"
-# What takes a minute and comes late in the alphabet: begun at the end it would leave the other processes idle.
-FIRST = (SERVED, "tests/sql/warehouse/test_served.py")
-
-
-def scope_of(nodeid: str) -> str:
-    """Tests with the same answer run in one process."""
-    file = nodeid.partition("::")[0]
-    if file.startswith(SERVED):
-        return SERVED
-    return "flights_addresses" if file in OF_FLIGHTS else file
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Several processes take files in the order in which they were found."""
+    """Several processes take files in an order of their own (`tests/ordering.py`)."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: scope_of(item.nodeid) not in FIRST)
+        scopes = list(dict.fromkeys(scope_of(item.nodeid) for item in items))
+        waiting = {scope_of(item.nodeid) for item in items if item.get_closest_marker("ray")} | LONG_S.keys()
+        places = {scope: place for place, scope in enumerate(mixed(scopes, waiting))}
+        items.sort(key=lambda item: places[scope_of(item.nodeid)])
 
 
 @pytest.hookimpl(optionalhook=True)

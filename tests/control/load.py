@@ -1,7 +1,8 @@
 """A load that goes on while a test changes the app, and counts every outcome.
 
-One DEALER socket over ZeroMQ with a window of requests in flight; every other one is of `book`, which is not idempotent
-and writes down each run, the rest of `price`. Each request is one row with its own id, which comes back with the
+One DEALER socket over ZeroMQ, which fills a window of requests in flight every `BURST_S`: as fast as they are answered
+would be all that the machine can do, for nothing more to be seen. Every other request is of `book`, which is not
+idempotent and writes down each run, the rest of `price`. Each is one row with its own id, which comes back with the
 version of the code that ran it.
 """
 
@@ -11,6 +12,7 @@ import collections
 import io
 import json
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +21,7 @@ import pyarrow as pa
 import zmq
 
 WINDOW = 12
-POLL_MS = 50
+BURST_S = 0.03
 SILENCE_S_MAX = 60.0
 
 
@@ -69,17 +71,20 @@ class Load:
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.connect(self._address)
-        waited_ms = 0
+        due_s = heard_s = time.monotonic()
         while self.open or not self._stop.is_set():
-            while len(self.open) < WINDOW and not (self._stop.is_set() or self.pause.is_set()):
-                self._send(socket, self._sent)
-                self._sent += 1
-            if socket.poll(POLL_MS) or not self.open:
-                waited_ms = 0
-                if not self.open:
-                    continue
+            now_s = time.monotonic()
+            if now_s >= due_s and not (self._stop.is_set() or self.pause.is_set()):
+                due_s = now_s + BURST_S
+                while len(self.open) < WINDOW:
+                    self._send(socket, self._sent)
+                    self._sent += 1
+            if socket.poll(int(BURST_S * 1000)):
                 self._take(*socket.recv_multipart()[-2:])
-            elif (waited_ms := waited_ms + POLL_MS) > SILENCE_S_MAX * 1000:
+                heard_s = now_s
+            elif not self.open:
+                heard_s = now_s
+            elif now_s > heard_s + SILENCE_S_MAX:
                 break
         context.destroy()
 

@@ -60,6 +60,8 @@ class Workspace:
         self._server: subprocess.Popen[str] | None = None
         self._python: subprocess.Popen[str] | None = None
         self._environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        # Options for the tests that run now are none for those of a page.
+        self._environment.pop("PYTEST_ADDOPTS", None)
         for name in LINKED:
             (folder / name).symlink_to(ROOT / name)
 
