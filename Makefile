@@ -37,10 +37,10 @@ demo: $(STAMP)  ## Call the examples through every protocol and client, and comp
 cluster: $(STAMP)  ## Serve the flights on three Ray nodes of this machine, and kill one under load
 	$(BIN)/python -m examples.cluster.demo $(ARGS)
 
-# The tests wait a quarter of their time: three of their files at a time keep two cores busy, in an order in which about
+# The tests wait a third of their time: four of their files at a time keep two cores busy, in an order in which about
 # one of them waits (tests/ordering.py).
 test: $(STAMP)  ## Run the tests; pytest options in ARGS="..."
-	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # By hand, and before what constraints-lowest.txt says changes: it sets up a second environment.
 lowest: $(STAMP)  ## Run the protocols' tests with the oldest libraries that are taken
