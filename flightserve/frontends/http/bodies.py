@@ -136,7 +136,8 @@ def _unzstd(pieces: Sequence[bytes], bytes_max: int) -> list[bytes]:
     room = bytes_max
     try:
         with pa.CompressedInputStream(pa.BufferReader(b"".join(pieces)), "zstd") as reader:
-            while content := reader.read(min(room + 1, _PIECE_BYTES)):
+            # Not `read`, which loses what it allocated where it raises.
+            while content := reader.read_buffer(min(room + 1, _PIECE_BYTES)).to_pybytes():
                 room -= len(content)
                 if room < 0:
                     raise _too_large(bytes_max)

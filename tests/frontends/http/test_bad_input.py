@@ -9,6 +9,7 @@ import json
 import os
 import random
 import socket
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +20,11 @@ import pytest
 from pyarrow import flight
 
 from flightserve.config import EdgeLimits
-from flightserve.frontends.http import http2
+from flightserve.errors import InvalidArgument
+from flightserve.frontends.http import bodies, http2
 from tests.frontends.h2_support import ACK, CALL, PING, SETTINGS, frame, opened
 from tests.frontends.http.support import ARROW, JSON, Raw, check_unharmed, frontend_of, http_served, ipc, post
+from tests.served.resting import anonymous_bytes
 from tests.support import eventually
 
 LIMITS = EdgeLimits(
@@ -237,6 +240,23 @@ def test_bombs(client: httpx.Client, encoding: str, kind: str) -> None:
     small = gzip.compress(ipc(ROWS)) if encoding == "gzip" else pa.compress(ipc(ROWS), "zstd", asbytes=True)
     for broken in (small[: len(small) // 2], b"junk", b"", small + b"trailing"):
         check(client.post(IDENTITY, content=broken, headers=headers), 400, "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize("how", ["gzip", "deflate", "zstd"])
+def test_what_does_not_unpack_leaves_nothing_behind(how: str) -> None:
+    plain = b"x" * 1000
+    whole = {"gzip": gzip.compress, "deflate": zlib.compress}
+    broken = (whole[how](plain) if how in whole else pa.compress(plain, "zstd", asbytes=True))[:-3]
+
+    def unpack() -> None:
+        for _ in range(2000):
+            with pytest.raises(InvalidArgument):
+                bodies.unpack([broken], how, 1 << 20)
+
+    unpack()
+    before = anonymous_bytes(os.getpid())
+    unpack()
+    assert anonymous_bytes(os.getpid()) - before < 2 << 20
 
 
 # ---- types

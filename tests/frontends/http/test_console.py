@@ -464,8 +464,8 @@ def test_a_body_is_written_by_hand_where_nothing_is_declared(page: Page, console
 def test_one_signs_in_and_sees_what_one_may(browser: Browser, console: Console) -> None:
     """By the browser's own question for the page; by a token on the page for another."""
     with watched_page(browser, console.closed, signed=("quinn", token_of("quinn"))) as page:
-        page.goto(f"{console.closed}/console")
-        # The first part that he may see.
+        page.goto(f"{console.closed}/console#%zz")
+        # The first part that he may see, where the link names none.
         expect(page.get_by_role("heading", name="SQL")).to_be_visible()
         run(page, "SELECT count(*) AS n FROM orders")
         expect(page.get_by_role("gridcell", name=str(ROWS))).to_be_visible()

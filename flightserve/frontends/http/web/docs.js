@@ -1,5 +1,5 @@
 // The page: what is deployed, each method with a form, SQL where there is a warehouse.
-import { make, prose } from "./elements.js";
+import { fragment, make, prose } from "./elements.js";
 import { methodBlock } from "./method.js";
 import { address } from "./requests.js";
 import { sqlForm } from "./sql.js";
@@ -37,7 +37,7 @@ async function load() {
   document.getElementById("main").replaceChildren(...sections);
   if (!deployments.length) document.getElementById("main").textContent = "Nothing is deployed.";
   // The browser looked for it before it was there.
-  if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
+  if (location.hash) document.getElementById(fragment())?.scrollIntoView();
 }
 
 load().catch((error) => { document.getElementById("loading").textContent = String(error.message ?? error); });

@@ -13,6 +13,15 @@ export function make(name, given = {}, ...inside) {
 export const prose = (text) =>
   text.split("`").map((part, n) => (n % 2 ? make("code", { textContent: part }) : part)).filter((part) => part !== "");
 
+// The part of the page that the address names. Whoever makes a link may write there what nobody can read.
+export function fragment() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return "";
+  }
+}
+
 let last = 0;
 
 // A name that no other element of the page has.

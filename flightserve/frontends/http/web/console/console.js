@@ -1,6 +1,6 @@
 // The console: which part is shown, what is said above all parts, and what is asked for again and again meanwhile.
 import { CallPart } from "./call_part.js";
-import { make } from "./elements.js";
+import { fragment, make } from "./elements.js";
 import { Feed } from "./feed.js";
 import { PlotsPart } from "./plots_part.js";
 import { Refused } from "./requests.js";
@@ -60,14 +60,14 @@ function take(picture) {
 
 // The first that one may see, where nothing else is asked for.
 function shown() {
-  const name = decodeURIComponent(location.hash.slice(1));
+  const name = fragment();
   if (Object.hasOwn(parts, name)) return name;
   return Object.keys(parts).find((each) => me[parts[each].needs]) ?? "tiers";
 }
 
 // Any other fragment, as that of the link to the content, is none of a part.
 function go(event) {
-  if (!feed || (event && !Object.hasOwn(parts, decodeURIComponent(location.hash.slice(1))))) return;
+  if (!feed || (event && !Object.hasOwn(parts, fragment()))) return;
   const part = parts[shown()];
   for (const link of links) {
     if (link.hash === `#${shown()}`) link.setAttribute("aria-current", "page");
