@@ -37,6 +37,9 @@ BUCKETS_MAX: Final = 64
 OTHER: Final = "-"
 # Upper bounds, in seconds. Micro-batches take tens of microseconds to minutes.
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+# Histograms that frontends and routers keep of each deployment, in seconds.
+REQUEST_DURATION: Final = "flightserve_request_duration_seconds"
+QUEUE_WAIT: Final = "flightserve_queue_wait_seconds"
 
 _NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,127}")
 # Labels that every metric has, and the one that histograms have.
@@ -212,3 +215,17 @@ def _check(name: str, about: str, labels: tuple[str, ...]) -> None:
             f"labels of {name} are at most {LABELS_MAX} different names, without {', '.join(sorted(_TAKEN))}; "
             f"not {', '.join(labels)}"
         )
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> float:
+    """Below which of the values that `share` of them are, in the bounds' unit; NaN where there are none, the last bound
+    where it is beyond that."""
+    total = sum(counts)
+    if not total:
+        return math.nan
+    below = 0.0
+    for low, high, count in zip((0.0, *bounds), bounds, counts, strict=False):
+        if count and below + count >= share * total:
+            return low + (high - low) * (share * total - below) / count
+        below += count
+    return bounds[-1]

@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from flightserve.clock import NS_PER_S
-from flightserve.measures import SECONDS, counter, gauge, histogram
+from flightserve.measures import QUEUE_WAIT, REQUEST_DURATION, SECONDS, counter, gauge, histogram
 from flightserve.tracing.spans import CallSpans
 from flightserve.types import MetricFamily
 from flightserve.wire.status import name_of
@@ -40,6 +40,7 @@ _NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 PROCESS_INFO: Final = "flightserve_process_info"
 # Where a frontend speaks TLS.
 CERTIFICATE_EXPIRES: Final = "flightserve_tls_certificate_expires_seconds"
+_DURATION: Final = "From arrival to the answer handed to the socket"
 # What answers are counted by, beside the code.
 _WHERE: Final = ("frontend", "deployment", "method")
 # Bound on label sets: an unknown deployment or method is counted as "-", never under the caller's text.
@@ -138,7 +139,7 @@ _SUMMARIES: Final = {
         1,
     ),
     "busy_ns": ("flightserve_micro_batch_seconds", "How long micro-batches ran", "dispatched_batches", NS_PER_S),
-    "queue_wait_ns": ("flightserve_queue_wait_seconds", "From arrival to the first run", "queue_waits", NS_PER_S),
+    "queue_wait_ns": (QUEUE_WAIT, "From arrival to the first run", "queue_waits", NS_PER_S),
 }
 
 
@@ -251,14 +252,15 @@ class _Answers(Collector):
             return sum(self._numbers.get(key, (0.0,))[:-1])
 
     def by_deployment(self) -> dict[str, list[float]]:
-        """How many took until each of `SECONDS`, and longer, of all frontends and methods of a deployment."""
+        """How many took until each of `SECONDS`, and longer, of all frontends and methods of a deployment; behind them
+        the sum of their seconds."""
         with self._lock:
-            found = [(key[1], numbers[:-1]) for key, numbers in self._numbers.items()]
+            found = [(key[1], list(numbers)) for key, numbers in self._numbers.items()]
         out: dict[str, list[float]] = {}
-        for deployment, counts in found:
+        for deployment, numbers in found:
             of_deployment = out.get(deployment)
             out[deployment] = (
-                counts if of_deployment is None else list(map(sum, zip(of_deployment, counts, strict=True)))
+                numbers if of_deployment is None else list(map(sum, zip(of_deployment, numbers, strict=True)))
             )
         return out
 
@@ -273,8 +275,7 @@ class _Answers(Collector):
             of_place = by_place.setdefault((place[0], place[1], place[2]), [0.0] * len(numbers))
             of_place[:] = map(sum, zip(of_place, numbers, strict=True))
         yield requests
-        about = "From arrival to the answer handed to the socket"
-        durations = Metric("flightserve_request_duration_seconds", about, "histogram")
+        durations = Metric(REQUEST_DURATION, _DURATION, "histogram")
         for where, numbers in by_place.items():
             _histogram_samples(durations, dict(zip(_WHERE, where, strict=True)), SECONDS, numbers)
         yield durations
@@ -311,7 +312,12 @@ class Metrics:
     def durations(self) -> dict[str, list[float]]:
         """By deployment, how many answers took until each of `measures.SECONDS` (one count for each bucket alone), and
         longer."""
-        return self._answers.by_deployment()
+        return {deployment: numbers[:-1] for deployment, numbers in self._answers.by_deployment().items()}
+
+    def families(self) -> tuple[MetricFamily, ...]:
+        """The same, for who shows it elsewhere."""
+        samples = tuple([((name,), tuple(numbers)) for name, numbers in self._answers.by_deployment().items()])
+        return (MetricFamily("histogram", REQUEST_DURATION, _DURATION, ("deployment",), SECONDS, samples),)
 
     def prefetched(self, deployment: str, taken: bool) -> None:
         """Count one query that was begun before it was asked for."""

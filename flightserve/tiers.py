@@ -87,6 +87,7 @@ class RouterHosted:
         self._service = RouterService(assignment.peer_id, self.endpoint, assignment.fabric, spans=spans)
         self._service.start()
         self.statistics = self._tracing.counted(self._service.statistics)
+        self.families = self._service.families
         self.drain = self._service.drain
 
     def stop(self) -> None:
@@ -210,6 +211,7 @@ class FrontendHosted:
             access=self._access,
             own_app=OwnApp(assignment.slot.name, functools.partial(status_of, assignment.supervisor)),
         )
+        self.families = self._metrics.families
         listening, reached = self._host.start(), reached_at(assignment)
         self.addresses: Mapping[str, str] = {each: reached(address) for each, address in listening.items()}
 

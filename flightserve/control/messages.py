@@ -246,7 +246,8 @@ class DeploymentView(msgspec.Struct, frozen=True):
 
 
 class ChildView(msgspec.Struct, frozen=True):
-    """One child, for people. `node` is Ray's id of the one that it is on."""
+    """One child, for people. `node` is Ray's id of the one that it is on. `families` are histograms of a frontend and
+    a router, by deployment."""
 
     name: str
     tier: str
@@ -261,6 +262,7 @@ class ChildView(msgspec.Struct, frozen=True):
     addresses: dict[str, str] = {}
     statistics: dict[str, float] = {}
     node: str = ""
+    families: tuple[MetricFamily, ...] = ()
 
 
 class View(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flightserve.control.views import is_ready
 from flightserve.core.lifecycle.ailing import Group, Patient, turns
-from flightserve.core.lifecycle.reconciling import CARRIER, Slot
+from flightserve.core.lifecycle.reconciling import CARRIER, REPLICA, Slot
 from flightserve.wire.table import Measured, Peer
 
 if TYPE_CHECKING:
@@ -30,10 +30,14 @@ def peer_of(record: Record) -> Peer:
 
 def measured(records: Iterable[Record]) -> tuple[Measured, ...]:
     """What replicas measure. Of two in one place, one of which is going, the one that came last."""
-    last = {(record.slot.name, record.version): record for record in records if record.families}
+    last = {(record.slot.name, record.version): record for record in _measuring(records)}
     return tuple(
         [Measured(name, each.slot.deployment, version, each.families) for (name, version), each in last.items()]
     )
+
+
+def _measuring(records: Iterable[Record]) -> Iterable[Record]:
+    return (record for record in records if record.families and record.slot.tier == REPLICA)
 
 
 def ailing(fit: Iterable[Record], wanted: Mapping[Slot, str]) -> list[Record]:

@@ -56,6 +56,8 @@ def child_view(record: Record, restarts: int, now_ns: int) -> ChildView:
         addresses=record.addresses,
         statistics=record.statistics,
         node=record.node if record.pid else "",
+        # Those of replicas are their authors'.
+        families=() if record.slot.tier == REPLICA else record.families,
     )
 
 

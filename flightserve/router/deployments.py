@@ -11,17 +11,21 @@ import collections
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from flightserve.clock import NEVER_NS
+from flightserve.clock import NEVER_NS, NS_PER_S
+from flightserve.core.routing.statistics import WAIT_BOUNDS_NS
 from flightserve.errors import KINDS, FlightserveError, NotFound, ProtocolError, Unavailable
+from flightserve.measures import QUEUE_WAIT
 from flightserve.router.chaining import may_go_on, next_request
 from flightserve.router.dispatch import Dispatcher
 from flightserve.router.links import PeerLink, RegionHold, Routed
 from flightserve.router.queue_spans import QueueSpans
 from flightserve.router.settling import refuse_all
+from flightserve.types import MetricFamily
 from flightserve.wire import frames
 from flightserve.wire.table import RoutingTable
 
 _UNAVAILABLE = KINDS.index(Unavailable)
+_WAIT_BOUNDS_S = tuple([bound / NS_PER_S for bound in WAIT_BOUNDS_NS])
 _NOT_FOUND = KINDS.index(NotFound)
 
 
@@ -96,6 +100,19 @@ class Deployments:
             if dispatcher.going:
                 out["going_requests"] += statistics["live_requests"]
         return out
+
+    def families(self) -> tuple[MetricFamily, ...]:
+        """How long requests waited for their first run, by deployment. Any thread."""
+        by_name: dict[str, list[float]] = {}
+        for dispatcher in list(self._dispatchers.values()):
+            found = dispatcher.machine.statistics()
+            numbers = [*map(float, found.waits), found.counts["queue_wait_ns"] / NS_PER_S]
+            # Of another version.
+            before = by_name.get(dispatcher.spec.name, [0.0] * len(numbers))
+            by_name[dispatcher.spec.name] = list(map(sum, zip(before, numbers, strict=True)))
+        samples = tuple([((name,), tuple(numbers)) for name, numbers in by_name.items()])
+        about = "From arrival to the first run"
+        return (MetricFamily("histogram", QUEUE_WAIT, about, ("deployment",), _WAIT_BOUNDS_S, samples),)
 
     # ---- lanes
 

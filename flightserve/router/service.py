@@ -67,6 +67,8 @@ class RouterService:
         self._limits = limits
         self._peers = Peers(limits)
         self._deployments = Deployments(peer_id, limits.requests_per_connection_max, spans)
+        # What it measures.
+        self.families = self._deployments.families
         self._mailbox = Mailbox()
         self._unknown = LogThrottle()
         self._epoll = select.epoll()

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from flightserve.cli.nodes import node_names
 from flightserve.clock import NS_PER_S
 from flightserve.control.messages import ChildView, DeploymentView, View
+from flightserve.measures import QUEUE_WAIT, REQUEST_DURATION, quantile
+from flightserve.types import MetricFamily
 
 # Names of a router's counts of requests that it refused to protect the others.
 SHED: Final = (
@@ -22,24 +24,36 @@ UPTIME: Final = "uptime_s"
 Numbers = Mapping[str, float]
 
 
+class Spread(NamedTuple):
+    """Below what half of some durations were, and below what 99 in a hundred; None where there were none."""
+
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+UNKNOWN: Final = Spread()
+
+
 @dataclass(frozen=True, slots=True)
 class DeploymentFigures:
-    """One version of a deployment. Rates are by second; `wait_ms` is how long requests waited for their turn, `run_ms`
-    how long a micro-batch ran, in the mean; None where none did."""
+    """One version of a deployment. Rates are by second. `took` is how long requests took at the frontends until the
+    answer, `waited` how long they waited for their turn, `run_ms` how long a micro-batch ran, in the mean; None where
+    none did."""
 
     view: DeploymentView
     requests_s: float = 0.0
     rows_s: float = 0.0
     queued: float = 0.0
-    wait_ms: float | None = None
+    took: Spread = UNKNOWN
+    waited: Spread = UNKNOWN
     run_ms: float | None = None
     shed_s: float = 0.0
     failed_s: float = 0.0
 
     @property
     def latency_ms(self) -> float:
-        """Both together, as far as they are known."""
-        return (self.wait_ms or 0.0) + (self.run_ms or 0.0)
+        """What is known of how long they take, at worst."""
+        return self.took.p99_ms or (self.waited.p99_ms or 0.0) + (self.run_ms or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +147,13 @@ class Figures:
     def _figures(self, view: View, alive: _ByProcess, now_s: float) -> AppFigures:
         nodes = node_names(view)
         routers: list[tuple[Numbers, Numbers]] = []
+        spreads = _Spreads()
         processes = []
         for child in view.children:
             key = (view.app_id, child.name, child.pid)
             said, used = alive[key] = self._rates.get(key) or (_Rates(), _Rates())
-            said.take(child.statistics)
+            said.take({**child.statistics, **_flat(child.families)})
+            spreads.take(child.families, said.by_name)
             cpu = self._cpu_of(view, child)
             if cpu is not None:
                 # By our clock: it is we who look.
@@ -146,11 +162,13 @@ class Figures:
                 routers.append((child.statistics, said.by_name))
             rates = {**said.by_name, **used.by_name}
             processes.append(_process(child, nodes.get(child.node, child.node[:8]), rates))
-        deployments = [_deployment(each, routers) for each in view.deployments]
+        deployments = [_deployment(each, routers, spreads) for each in view.deployments]
         return AppFigures(view, deployments, processes)
 
 
-def _deployment(view: DeploymentView, routers: Sequence[tuple[Numbers, Numbers]]) -> DeploymentFigures:
+def _deployment(
+    view: DeploymentView, routers: Sequence[tuple[Numbers, Numbers]], spreads: _Spreads
+) -> DeploymentFigures:
     if view.state != "served":
         # Routers count by name; what comes and what goes has no figures of its own.
         return DeploymentFigures(view)
@@ -158,17 +176,55 @@ def _deployment(view: DeploymentView, routers: Sequence[tuple[Numbers, Numbers]]
     def total(names: Iterable[str], of: int = 1) -> float:
         return sum(router[of].get(f"{view.name}.{name}", 0.0) for router in routers for name in names)
 
-    waits, batches = total(["queue_waits"]), total(["dispatched_batches"])
+    batches = total(["dispatched_batches"])
     return DeploymentFigures(
         view,
         requests_s=total(["completed", "failed"]),
         rows_s=total(["dispatched_rows"]),
         queued=total(["queued_requests"], 0),
-        wait_ms=total(["queue_wait_ns"]) / waits / NS_PER_S * 1000 if waits else None,
+        took=spreads.of(REQUEST_DURATION, view.name),
+        waited=spreads.of(QUEUE_WAIT, view.name),
         run_ms=total(["busy_ns"]) / batches / NS_PER_S * 1000 if batches else None,
         shed_s=total(SHED),
         failed_s=total(["failed", "lost", *_EXPIRED]),
     )
+
+
+def _flat(families: Sequence[MetricFamily]) -> dict[str, float]:
+    """The buckets of histograms as counts that grow, each with a name of its own."""
+    return {
+        name: number
+        for family in families
+        for values, numbers in family.samples
+        for name, number in zip(_names(family, values), numbers, strict=False)
+    }
+
+
+def _names(family: MetricFamily, values: Sequence[str]) -> list[str]:
+    return [f"{'.'.join(values)}.{family.name}.{bucket}" for bucket in range(len(family.bounds) + 1)]
+
+
+class _Spreads:
+    """Histograms of several processes, of what they observed lately, added up by deployment."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], tuple[Sequence[float], list[float]]] = {}
+
+    def take(self, families: Sequence[MetricFamily], rates: Numbers) -> None:
+        """Those of one more process, whose buckets grow so fast."""
+        for family in families:
+            for values, _ in family.samples:
+                grown = [rates.get(name, 0.0) for name in _names(family, values)]
+                bounds, before = self._counts.get((family.name, values[0]), (family.bounds, [0.0] * len(grown)))
+                if bounds == family.bounds:
+                    self._counts[family.name, values[0]] = bounds, list(map(sum, zip(before, grown, strict=True)))
+
+    def of(self, family: str, deployment: str) -> Spread:
+        """That of the deployment's."""
+        bounds, counts = self._counts.get((family, deployment), ((), ()))
+        if not sum(counts):
+            return UNKNOWN
+        return Spread(*(quantile(bounds, counts, share) * 1000 for share in (0.5, 0.99)))
 
 
 def _process(child: ChildView, node: str, rates: Numbers) -> ProcessFigures:

@@ -120,8 +120,11 @@ class InFlight:
         counters.dispatched_rows += rows
         if batch.first:
             counters.queue_waits += count
+            waits = counters.waits
             for entry in entries:
-                counters.queue_wait_ns += now_ns - entry.request.arrived_ns
+                wait_ns = now_ns - entry.request.arrived_ns
+                counters.queue_wait_ns += wait_ns
+                waits[wait_ns.bit_length()] += 1
         if not entries[0].alone:
             self._budget.pay_in(count, now_ns)
         if entries[0].request.gathers:

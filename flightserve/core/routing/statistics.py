@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ OUTCOMES: Final = (
     "moved",
 )
 
+# Waits are counted by their number of binary digits, in nanoseconds: of those shown apart, the first and the last.
+# 65 us, and 137 s.
+WAIT_BITS_MIN: Final = 16
+WAIT_BITS_MAX: Final = 37
+WAIT_BOUNDS_NS: Final = tuple(1 << bits for bits in range(WAIT_BITS_MIN, WAIT_BITS_MAX + 1))
+
 
 @dataclass(slots=True)
 class Counters:
@@ -35,7 +42,8 @@ class Counters:
     (when its turn came), `failed` (the method raised), `lost` (a replica died), `moved` (to another router), or still
     in the machine. `retries_refused` are those among `lost` that the retry budget did not allow to run again.
     `queue_wait_ns` is how long `queue_waits` requests waited for their first run, all together, `busy_ns` how long
-    micro-batches ran, by what their replicas said."""
+    micro-batches ran, by what their replicas said. `waits` are the same requests by how many binary digits their wait
+    has."""
 
     arrived: int = 0
     completed: int = 0
@@ -64,6 +72,7 @@ class Counters:
     busy_ns: int = 0
     abandoned: int = 0
     late: int = 0
+    waits: list[int] = field(default_factory=lambda: [0] * 65)
 
     @property
     def outcomes(self) -> int:
@@ -75,13 +84,14 @@ class Counters:
         setattr(self, name, getattr(self, name) + 1)
 
 
-COUNTS: Final = tuple(field.name for field in fields(Counters))
+COUNTS: Final = tuple(each.name for each in fields(Counters) if each.name != "waits")
 
 
 @dataclass(frozen=True, slots=True)
 class MachineStatistics:
-    """A machine at one moment. `counts` are totals by the names of `Counters`; the others are gauges. A request of
-    which some slices run and some wait is queued and in flight."""
+    """A machine at one moment. `counts` are totals by the names of `Counters`, `waits` how many requests waited until
+    each of `WAIT_BOUNDS_NS`, and longer; the others are gauges. A request of which some slices run and some wait is
+    queued and in flight."""
 
     queued_requests: int
     queued_bytes: int
@@ -91,6 +101,7 @@ class MachineStatistics:
     free_credits: int
     next_wake_ns: int
     counts: dict[str, int]
+    waits: Sequence[int] = ()
 
     def numbers(self) -> dict[str, float]:
         """What is watched from outside: the counts, and most of the gauges."""
@@ -119,4 +130,10 @@ def statistics_of(machine: DeploymentMachine) -> MachineStatistics:
         free_credits=machine._credits.free,
         next_wake_ns=machine.next_wake_ns,
         counts={name: getattr(machine._counters, name) for name in COUNTS},
+        waits=_within_bounds(machine._counters.waits),
     )
+
+
+def _within_bounds(waits: Sequence[int]) -> Sequence[int]:
+    low, high = WAIT_BITS_MIN + 1, WAIT_BITS_MAX + 1
+    return [sum(waits[:low]), *waits[low:high], sum(waits[high:])]

@@ -16,10 +16,9 @@ from flightserve.frontends.http.console.history import (
     SAMPLES_MAX,
     History,
     grown_by,
-    quantile,
 )
 from flightserve.frontends.http.console.sampling import Sampler
-from flightserve.measures import SECONDS
+from flightserve.measures import SECONDS, quantile
 from flightserve.metrics import Metrics
 
 BOUNDS = (0.1, 0.2, 0.4)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from flightserve.clock import NS_PER_S
+from flightserve.measures import quantile
 
 Counts: TypeAlias = Mapping[str, Mapping[str, float]]
 
@@ -129,20 +130,6 @@ def grown_by(before: Counts, now: Counts) -> dict[str, dict[str, float]]:
             of_deployment = grown.setdefault(deployment, {})
             of_deployment[statistic] = of_deployment.get(statistic, 0.0) + (value - was if value >= was else value)
     return grown
-
-
-def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> float:
-    """Below which of the values that `share` of them are, in the bounds' unit; NaN where there are none, the last bound
-    where it is beyond that."""
-    total = sum(counts)
-    if not total:
-        return _NONE
-    below = 0.0
-    for low, high, count in zip((0.0, *bounds), bounds, counts, strict=False):
-        if count and below + count >= share * total:
-            return low + (high - low) * (share * total - below) / count
-        below += count
-    return bounds[-1]
 
 
 def _now(counts: Counts) -> dict[str, float]:
