@@ -184,10 +184,10 @@ class RequestMeta(msgspec.Struct, frozen=True):
 
     `deadline_ns` is absolute `CLOCK_MONOTONIC`; `request_id` is echoed and logged ("" lets the data plane
     make one up); `traceparent` is passed through as it came, or, of a request that is traced, names the frontend's span
-    of it, and `caller_span` is what its caller's own was. Requests of one `key` are sent the same way where a split
-    decides (`pipelines.splitting`). `caller` is who asks (`core.access`), "" where nobody has to say: what is called
-    onwards for him is judged by his rights. Where `tables` is a list, the names of those that its statement reads come
-    to stand in it, for the audit log.
+    of it, and `caller_span` is what its caller's own was; `tracestate` goes with it. Requests of one `key` are sent the
+    same way where a split decides (`pipelines.splitting`). `caller` is who asks (`core.access`), "" where nobody has to
+    say: what is called onwards for him is judged by his rights. Where `tables` is a list, the names of those that its
+    statement reads come to stand in it, for the audit log.
     """
 
     deadline_ns: int = NEVER_NS
@@ -198,6 +198,7 @@ class RequestMeta(msgspec.Struct, frozen=True):
     caller: str = ""
     caller_span: str = ""
     tables: list[str] | None = None
+    tracestate: str = ""
 
 
 def add_tables(known: list[str], more: Iterable[str]) -> None:

@@ -88,7 +88,10 @@ class GoingOn:
         stages = sent.chain.ahead
         going = Going(request_id, sent.stage + len(stages) + 1 - ahead, pending.losses)
         target = tuple(name for stage in stages[-ahead:] for name in stage.target)
-        meta = RequestMeta(part.deadline_ns, part.priority, part.label, part.traceparent, part.key, part.caller)
+        meta = RequestMeta(
+            part.deadline_ns, part.priority, part.label, part.traceparent, part.key, part.caller,
+            tracestate=part.tracestate,
+        )  # fmt: skip
         try:
             payload = _payload(pending, sent.spec if ahead == len(stages) else stages[-ahead - 1].method)
             self._submitter.submit(

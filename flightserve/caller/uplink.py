@@ -268,7 +268,7 @@ class Uplink:
         for index, (rows, meta) in enumerate(parts, first_index):
             part = frames.Part(
                 request_id, offset, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key,
-                meta.caller,
+                meta.caller, meta.tracestate,
             )  # fmt: skip
             self.pending[request_id] = Pending(deliver, index, part, sent, losses=losses, tables=meta.tables)
             out.append(part)

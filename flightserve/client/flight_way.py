@@ -158,6 +158,8 @@ class FlightWay:
             headers.append((b"x-request-key", meta.key.encode()))
         if meta.traceparent:
             headers.append((b"traceparent", meta.traceparent.encode()))
+        if meta.tracestate:
+            headers.append((b"tracestate", meta.tracestate.encode()))
         timeout_s = None
         if meta.deadline_ns != NEVER_NS:
             left_ns = meta.deadline_ns - monotonic_ns()

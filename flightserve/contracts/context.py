@@ -142,6 +142,11 @@ class Context:
         return tuple([part.traceparent for part in self._parts])
 
     @property
+    def tracestates(self) -> tuple[str, ...]:
+        """What came beside each of these, W3C's `tracestate`, "" where there was nothing."""
+        return tuple([part.tracestate for part in self._parts])
+
+    @property
     def request_keys(self) -> tuple[str, ...]:
         """Each request's `x-request-key`, "" where it has none."""
         return tuple([part.key for part in self._parts])
@@ -174,8 +179,8 @@ class Context:
         holds where there is no deadline to
         inherit."""
         labels, number = self.request_ids, self._number()
-        traced = (part.traceparent for part in self._parts if part.traceparent)
-        traceparent = max(traced, key=is_sampled, default="")
+        traced = ((part.traceparent, part.tracestate) for part in self._parts if part.traceparent)
+        traceparent, tracestate = max(traced, key=lambda each: is_sampled(each[0]), default=("", ""))
         return RequestMeta(
             self._limited(timeout_ms_max, timeout_ms_default)(self.deadline),
             min(self.priorities, default=0),
@@ -183,6 +188,7 @@ class Context:
             traceparent,
             self._parts[0].key if len(set(self.request_keys)) == 1 else "",
             self.caller,
+            tracestate=tracestate,
         )
 
     def onward_parts(
@@ -208,6 +214,7 @@ class Context:
                     part.traceparent,
                     part.key,
                     part.caller,
+                    tracestate=part.tracestate,
                 ),
             )
             for part in parts

@@ -6,6 +6,7 @@ span in it is the parent of what the next tier makes. A request that is not carr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -14,6 +15,12 @@ _SPAN: Final = slice(36, 52)
 # The second digit of the flags: an odd one has the lowest bit.
 _FLAG: Final = 54
 _SAMPLED: Final = frozenset("13579bdf")
+# Its name as a header, and W3C's bounds, https://www.w3.org/TR/trace-context/#tracestate-limits.
+TRACESTATE: Final = "tracestate"
+STATE_MEMBERS_MAX: Final = 32
+STATE_CHARS_MAX: Final = 512
+_KEY: Final = r"[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13}"
+_MEMBER: Final = re.compile(rf"(?:{_KEY})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{{0,255}}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
 TRACE_BITS: Final = 128
 SPAN_BITS: Final = 64
 
@@ -22,10 +29,11 @@ Bits = Callable[[int], int]
 
 
 class SpanContext(NamedTuple):
-    """A span of a trace, as hexadecimal digits."""
+    """A span of a trace, as hexadecimal digits. `state` is what came beside it of tracing systems, their own."""
 
     trace: str
     span: str
+    state: str = ""
 
     @property
     def traceparent(self) -> str:
@@ -38,9 +46,22 @@ def is_sampled(traceparent: str) -> bool:
     return len(traceparent) > _FLAG and traceparent[_FLAG] in _SAMPLED
 
 
-def read(traceparent: str) -> SpanContext:
+def read(traceparent: str, tracestate: str = "") -> SpanContext:
     """What a trace context names."""
-    return SpanContext(traceparent[_TRACE], traceparent[_SPAN])
+    return SpanContext(traceparent[_TRACE], traceparent[_SPAN], tracestate)
+
+
+def known_tracestate(text: str) -> str:
+    """The members that W3C's `tracestate` has, as they may be passed on; "" where one of them is malformed or comes
+    twice, or they are more than `STATE_MEMBERS_MAX` or longer than `STATE_CHARS_MAX`: then none is anybody's to take
+    for whole."""
+    if len(text) > STATE_CHARS_MAX:
+        return ""
+    members = [member for each in text.split(",") if (member := each.strip(" \t"))]
+    keys = {member.partition("=")[0] for member in members}
+    if len(keys) < len(members) or len(members) > STATE_MEMBERS_MAX or not all(map(_MEMBER.fullmatch, members)):
+        return ""
+    return ",".join(members)
 
 
 class TraceSampler:
@@ -67,7 +88,7 @@ class TraceSampler:
 
     def under(self, parent: SpanContext) -> SpanContext:
         """A new span of the same trace."""
-        return SpanContext(parent.trace, self._digits(SPAN_BITS))
+        return SpanContext(parent.trace, self._digits(SPAN_BITS), parent.state)
 
     def _digits(self, bits: int) -> str:
         # All zeros name nothing.

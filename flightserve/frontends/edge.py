@@ -9,7 +9,8 @@ The rules (docs/reference/http.md has them for callers):
 - `x-request-id` is printable ASCII, at most 128 characters; made up when absent.
 - `x-request-key` likewise, empty when absent: a split sends requests of one key the same way.
 - `traceparent` is W3C's; a malformed one is dropped, as its specification asks. Where requests are traced (`trace_by`),
-  what goes on names this process's span.
+  what goes on names this process's span. `tracestate` beside it is passed on as it came, bounded as W3C says; a
+  malformed one is dropped whole.
 
 Nothing here knows a protocol: headers come in through `get`, a function from a lower-case name to text or None.
 """
@@ -28,6 +29,7 @@ import msgspec
 
 from flightserve.clock import NEVER_NS, NS_PER_MS
 from flightserve.config import EdgeLimits
+from flightserve.core.tracing import TRACESTATE, known_tracestate
 from flightserve.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -95,6 +97,8 @@ def meta_of(
         "" if traceparent is None else known_traceparent(traceparent),
         "" if key is None else checked_key(key),
         caller,
+        # It says nothing without the other one.
+        tracestate="" if traceparent is None else _tracestate(get, traceparent),
     )
     return traced(meta) if decides and sampler is not None else meta
 
@@ -126,7 +130,14 @@ def meta_of_refused(get: Callable[[str], str | None]) -> RequestMeta:
     """Of a request that is refused before more is known of it: whether it is traced."""
     if sampler is None:
         return NO_META
-    return traced(RequestMeta(traceparent=known_traceparent(get("traceparent") or "")))
+    traceparent = known_traceparent(get("traceparent") or "")
+    state = known_tracestate(get(TRACESTATE) or "") if traceparent else ""
+    return traced(RequestMeta(traceparent=traceparent, tracestate=state))
+
+
+def _tracestate(get: Callable[[str], str | None], traceparent: str) -> str:
+    state = get(TRACESTATE)
+    return known_tracestate(state) if state and known_traceparent(traceparent) else ""
 
 
 def known_traceparent(text: str) -> str:

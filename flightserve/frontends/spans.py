@@ -50,7 +50,7 @@ class FrontendSpans:
         about["flightserve.deployment"], about["flightserve.method"] = known
         if meta.request_id:
             about["flightserve.request_id"] = meta.request_id
-        own, ended_ns = read(meta.traceparent), self._clock()
+        own, ended_ns = read(meta.traceparent, meta.tracestate), self._clock()
         self._record(Span(name, "server", own, meta.caller_span, started_ns, ended_ns, about, code))
 
 

@@ -45,7 +45,7 @@ class _Traced:
 
     def __init__(self, place: int, part: frames.Part, sampler: TraceSampler) -> None:
         self.place = place
-        self.caller = read(part.traceparent)
+        self.caller = read(part.traceparent, part.tracestate)
         self.own = sampler.under(self.caller)
         part.traceparent = self.own.traceparent
 
@@ -101,7 +101,7 @@ class RunSpan:
         below: list[tuple[int, RequestMeta]] = []
         for rows, meta in parts:
             if is_sampled(meta.traceparent) and len(spans) < LINKS_MAX:
-                caller = read(meta.traceparent)
+                caller = read(meta.traceparent, meta.tracestate)
                 own = self._makes.sampler.under(caller)
                 spans.append((caller, own))
                 meta = msgspec.structs.replace(meta, traceparent=own.traceparent)

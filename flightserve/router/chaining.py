@@ -37,7 +37,7 @@ def next_request(before: Routed, number: int, call: frames.NextCall, now_ns: int
         dispatcher=before.dispatcher, link=before.link, hold=hold,
         part=frames.Part(
             part.request_id, offset, rows, part.deadline_ns, part.priority, part.label, part.traceparent, part.key,
-            part.caller,
+            part.caller, part.tracestate,
         ),
         then=before.then[1:], stage=before.stage + 1, origin=before.origin,
         given_by=f"{before.dispatcher.spec.name}.{before.group[0]}",

@@ -368,8 +368,8 @@ class Dispatcher:
             offset, rows = piece.row_offset, piece.rows
             parts.append(
                 frames.Part(
-                    len(holds) - 1, part.row_offset + offset, rows,
-                    part.deadline_ns, part.priority, part.label, part.traceparent, part.key, part.caller,
+                    len(holds) - 1, part.row_offset + offset, rows, part.deadline_ns, part.priority,
+                    part.label, part.traceparent, part.key, part.caller, part.tracestate,
                 )
             )  # fmt: skip
             request.batch = batch

@@ -36,7 +36,7 @@ class QueueSpans:
             self._ended(deployment, request, KINDS[kind].code, {})
 
     def _ended(self, deployment: str, request: Routed, code: int, about: dict[str, Value]) -> None:
-        caller, method = read(request.part.traceparent), request.group[0]
+        caller, method = read(request.part.traceparent, request.part.tracestate), request.group[0]
         about |= {
             "flightserve.deployment": deployment,
             "flightserve.method": method,

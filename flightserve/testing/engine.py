@@ -315,7 +315,7 @@ def requests_context(deployment: str, method: str, requests: Sequence[LocalReque
         parts.append(
             Part(
                 number, 0, rows, meta.deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key,
-                meta.caller,
+                meta.caller, meta.tracestate,
             )
         )  # fmt: skip
     return Context(deployment, method, parts)

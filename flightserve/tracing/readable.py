@@ -9,7 +9,7 @@ from typing import Final
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanKind, TraceFlags
+from opentelemetry.trace import Link, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace import SpanContext as OfLibrary
 from opentelemetry.trace.status import Status, StatusCode
 
@@ -52,5 +52,10 @@ class Readable:
         )
 
 
+def _state(text: str) -> TraceState | None:
+    members = (member.partition("=") for member in text.split(",")) if text else ()
+    return TraceState([(key, value) for key, _, value in members]) if text else None
+
+
 def _context(context: SpanContext, is_remote: bool) -> OfLibrary:
-    return OfLibrary(int(context.trace, 16), int(context.span, 16), is_remote, _FLAGS)
+    return OfLibrary(int(context.trace, 16), int(context.span, 16), is_remote, _FLAGS, _state(context.state))

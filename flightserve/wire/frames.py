@@ -48,6 +48,7 @@ class Part(msgspec.Struct, array_like=True, gc=False):
     traceparent: str = ""
     key: str = ""
     caller: str = ""
+    tracestate: str = ""
 
 
 class Item(msgspec.Struct, array_like=True, gc=False):

@@ -19,7 +19,7 @@ TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
 
 def part(label: str, deadline_ns: int = NEVER_NS, priority: int = 0, rows: int = 1, trace: str = "") -> Part:
-    return Part(0, 0, rows, deadline_ns, priority, label, trace)
+    return Part(0, 0, rows, deadline_ns, priority, label, trace, tracestate=trace and "a=1")
 
 
 def of(*parts: Part, now_ns: int = 2_000_000) -> Context:
@@ -31,6 +31,7 @@ def test_a_context_speaks_for_all_requests_of_its_micro_batch() -> None:
     assert (current.deadline, current.remaining_ms, current.priority) == (5_000_000, 3.0, 7)
     assert (current.request_id, current.request_ids) == ("one", ("one", "two"))
     assert (current.rows, current.traceparents, current.cancelled) == ((2, 0), ("", TRACE), False)
+    assert current.tracestates == ("", "a=1")
 
 
 def _batch(seen: Callable[[], None]) -> Any:
@@ -98,7 +99,7 @@ def test_no_time_is_left_past_the_deadline() -> None:
 def test_onward_calls_inherit_what_the_request_came_with() -> None:
     current = of(part("one", 5_000_000, 3), part("two", 9_000_000, 1, trace=TRACE))
     first, second = (current.onward(1000, 1000) for _ in range(2))
-    assert (first.deadline_ns, first.priority, first.traceparent) == (9_000_000, 1, TRACE)
+    assert (first.deadline_ns, first.priority, first.traceparent, first.tracestate) == (9_000_000, 1, TRACE, "a=1")
     assert (first.request_id, second.request_id) == ("one,two.1", "one,two.2")
 
 
@@ -112,6 +113,7 @@ def test_onward_rows_that_are_the_micro_batchs_are_parts_of_their_own() -> None:
         (0, 9_000_000, 1, "two.1", TRACE),
         (1, 2_000_000 + 10 * NS_PER_MS, 0, "", ""),
     ]
+    assert [each.tracestate for _, each in parts] == ["", "a=1", ""]
     current.idempotent = False
     assert [each.deadline_ns for _, each in current.onward_parts(3, 5, 5) or []] == [2_000_000 + 5 * NS_PER_MS] * 3
     assert of(part("one")).onward_parts(1, 1, 1) is None, "one request speaks for itself"

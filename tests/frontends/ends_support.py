@@ -85,7 +85,9 @@ class Watched:
     def tell(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Notes what it knows of its request."""
         current = fs.context()
-        self.told.append((current.deadline, current.priority, current.request_ids, current.traceparents))
+        self.told.append(
+            (current.deadline, current.priority, current.request_ids, current.traceparents, current.tracestates)
+        )
         return batch
 
 

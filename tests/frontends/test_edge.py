@@ -120,6 +120,12 @@ def test_a_traceparent_is_passed_on() -> None:
     assert meta(traceparent=TRACE).traceparent == TRACE
 
 
+def test_a_tracestate_goes_with_its_traceparent_or_not_at_all() -> None:
+    assert meta(traceparent=TRACE, tracestate=" a=1 ,b=2").tracestate == "a=1,b=2"
+    assert meta(tracestate="a=1").tracestate == meta(traceparent="junk", tracestate="a=1").tracestate == ""
+    assert meta(traceparent=TRACE, tracestate="a=1,B=2").tracestate == ""
+
+
 @given(st.text(max_size=300), st.text(max_size=30), st.text(max_size=200), st.text(max_size=100))
 def test_any_metadata_is_a_meta_or_a_typed_error(timeout: str, priority: str, request_id: str, trace: str) -> None:
     try:

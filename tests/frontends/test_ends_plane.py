@@ -83,11 +83,12 @@ def test_metadata_reaches_the_method_by_way_of_the_router(threads: Served, proto
     with all_callers(threads.addresses) as callers:
         before_ns = time.monotonic_ns()
         answer = callers[protocol].call(
-            "tell", GOOD, "Ends", x_timeout_ms="5000", x_priority="7", x_request_id="mine", traceparent=TRACE
-        )
+            "tell", GOOD, "Ends", x_timeout_ms="5000", x_priority="7", x_request_id="mine", traceparent=TRACE,
+            tracestate="a=1, b=2",
+        )  # fmt: skip
         assert answer.code == "OK", answer
         deadline_ns, *rest = threads.target.told.pop()
-        assert rest == [7, ("mine",), (TRACE,)]
+        assert rest == [7, ("mine",), (TRACE,), ("a=1,b=2",)]
         assert before_ns + 5000 * NS_PER_MS <= deadline_ns <= time.monotonic_ns() + 5000 * NS_PER_MS
 
 
@@ -95,9 +96,9 @@ def test_metadata_reaches_the_method_by_way_of_the_router(threads: Served, proto
 def test_a_request_may_only_shorten_the_deployment_s_limit(threads: Served, protocol: str) -> None:
     with all_callers(threads.addresses) as callers:
         assert callers[protocol].call("tell", GOOD, "Ends", x_timeout_ms="999999999").code == "OK"
-        deadline_ns, priority, _, traces = threads.target.told.pop()
+        deadline_ns, priority, _, *traces = threads.target.told.pop()
         assert deadline_ns <= time.monotonic_ns() + 100_000 * NS_PER_MS
-        assert (priority, traces) == (0, ("",))
+        assert (priority, traces) == (0, [("",), ("",)])
 
 
 @pytest.mark.parametrize(("native_s", "header_ms", "smaller_ms"), [(5, "50000", 5000), (50, "5000", 5000)])

@@ -189,11 +189,11 @@ def test_the_callee_reads_the_callers_memory(running: Plane) -> None:
 
 @pytest.mark.parametrize("method", ["doubled", "doubled_async"])
 def test_deadline_priority_trace_and_id_are_inherited(running: Plane, method: str) -> None:
-    given = RequestMeta(monotonic_ns() + 20 * NS_PER_S, 7, "parent", TRACE)
+    given = RequestMeta(monotonic_ns() + 20 * NS_PER_S, 7, "parent", TRACE, tracestate="a=1")
     running.call(method, rows(1), given)
     (seen,) = model_of(running).seen
     assert (seen.deadline, seen.priority, seen.traceparents) == (given.deadline_ns, 7, (TRACE,))
-    assert seen.request_ids == ("parent.1",)
+    assert (seen.request_ids, seen.tracestates) == (("parent.1",), ("a=1",))
 
 
 @pytest.mark.parametrize("method", ["picky", "picky_async"])

@@ -171,7 +171,7 @@ def together(running: Plane) -> Iterator[Together]:
 def test_each_goes_onwards_with_what_is_its_own(running: Plane, together: Together, method: str) -> None:
     now_ns = monotonic_ns()
     given = [
-        RequestMeta(now_ns + seconds * NS_PER_S, priority, label, trace)
+        RequestMeta(now_ns + seconds * NS_PER_S, priority, label, trace, tracestate=f"a={label}")
         for seconds, priority, label, trace in [(20, 7, "first", TRACES[0]), (50, 1, "second", TRACES[1])]
     ]
     for values, each in zip([(1, 2), (3,)], given, strict=True):
@@ -183,6 +183,7 @@ def test_each_goes_onwards_with_what_is_its_own(running: Plane, together: Togeth
     assert seen.priorities == (7, 1)
     assert seen.request_ids == ("first.1", "second.1")
     assert seen.traceparents == tuple(TRACES)
+    assert seen.tracestates == ("a=first", "a=second")
     assert seen.rows == (2, 1)
 
 

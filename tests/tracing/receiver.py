@@ -32,6 +32,7 @@ class Got:
     about: Mapping[str, Any]
     process: Mapping[str, Any]
     links: tuple[str, ...]
+    state: str
 
     @property
     def tier(self) -> str:
@@ -98,6 +99,7 @@ def _read(request: Any) -> Iterator[Got]:
                     span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(),
                     span.start_time_unix_nano, span.end_time_unix_nano, span.status.message if failed else "",
                     _values(span.attributes), process, tuple(link.span_id.hex() for link in span.links),
+                    span.trace_state,
                 )  # fmt: skip
 
 

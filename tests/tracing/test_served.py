@@ -26,6 +26,7 @@ pytestmark = pytest.mark.ray
 
 PORTS = [f"--{protocol}-port=0" for protocol in ("http", "grpc", "flight", "zmq")]
 CALLER = "00f067aa0ba902b7"
+STATE = "vendor=00f067aa,tenant@system=t61rcWkgMzE"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ def traced() -> tuple[str, str]:
 
 
 def post(system: Served, path: str, body: object, traceparent: str = "") -> tuple[int, Any]:
-    headers = {"content-type": "application/json"} | ({"traceparent": traceparent} if traceparent else {})
+    of_trace = {"traceparent": traceparent, "tracestate": STATE} if traceparent else {}
+    headers = {"content-type": "application/json"} | of_trace
     asked = urllib.request.Request(system.addresses["http"] + path, json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(asked) as answer:
@@ -89,7 +91,7 @@ def test_a_call_is_a_tree_of_three_tiers_on_every_protocol(
 ) -> None:
     traces = {protocol: traced() for protocol in sorted(CALLERS)}
     for protocol, (_, traceparent) in traces.items():
-        assert callers[protocol].call("charge", GOOD, "Pricing", traceparent=traceparent).code == "OK"
+        assert callers[protocol].call("charge", GOOD, "Pricing", traceparent=traceparent, tracestate=STATE).code == "OK"
     for protocol, (trace, _) in traces.items():
         check_tree(protocol, receiver.wait_for(trace, 3), system)
 
@@ -108,6 +110,7 @@ def check_tree(protocol: str, spans: list[Got], system: Served) -> None:
     assert run.links == (first.span,)
     assert first.started_ns <= queue.started_ns <= queue.ended_ns <= run.ended_ns <= first.ended_ns
     assert not any(span.error for span in (first, queue, run))
+    assert {span.state for span in spans} == {STATE}
     assert run.about["flightserve.micro_batch.rows"] == 3
     whose = run.process
     assert (whose["service.name"], whose["flightserve.deployment"], whose["flightserve.process"]) == (
@@ -124,6 +127,7 @@ def test_calls_onwards_and_stages_stand_below_who_makes_them(system: Served, rec
         f"{call} > queue Pricing.charge", f"{buy} > queue Shop.buy",
     ]  # fmt: skip
     spans = receiver.wait_for(scored, 8)
+    assert {span.state for span in (*spans, *receiver.of(bought))} == {STATE}
     stages = {
         (span.name, span.about["flightserve.pipeline.stage"])
         for span in spans

@@ -16,6 +16,7 @@ from pyarrow import flight
 
 from flightserve.contracts.access import Access
 from flightserve.core.access.rights import ANYBODY, Principal
+from flightserve.core.tracing import TRACESTATE
 from flightserve.errors import FlightserveError, Unauthenticated
 from flightserve.frontends import edge
 from flightserve.frontends.flight.crowd import Crowd
@@ -44,8 +45,10 @@ class FlightHeaders(flight.ServerMiddleware):
         self.answer: dict[str, str] = {}
 
     def get(self, name: str) -> str | None:
-        """The first value of a header; None where there is none or it is not text."""
+        """The first value of a header; None where there is none or it is not text. Of a trace's state all are one."""
         values = self._headers.get(name)
+        if name == TRACESTATE and values:
+            return ",".join(map(str, values))
         return values[0] if values and isinstance(values[0], str) else None
 
     def repeats(self, name: str) -> bool:

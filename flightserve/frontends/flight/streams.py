@@ -321,7 +321,7 @@ class RequestStream:
         self._next_key = key + 1
         own = RequestMeta(
             deadline_ns, meta.priority, meta.request_id, meta.traceparent, meta.key, meta.caller, "",
-            None if meta.tables is None else [],
+            None if meta.tables is None else [], meta.tracestate,
         )  # fmt: skip
         if self._ended_span is not None:
             own = traced(own)

@@ -17,6 +17,7 @@ import grpc
 from flightserve.clock import NEVER_NS, NS_PER_S, monotonic_ns
 from flightserve.contracts.access import Access
 from flightserve.core.access.rights import ANYBODY, Principal
+from flightserve.core.tracing import TRACESTATE
 from flightserve.errors import FlightserveError, Unauthenticated, Unimplemented
 from flightserve.frontends.grpc.ending import abort
 
@@ -47,7 +48,15 @@ def head_of(context: Any) -> RpcHead:
 
 def read_head(context: Any) -> RpcHead:
     """Of an RPC of which it was not asked who calls."""
-    return RpcHead(dict(context.invocation_metadata()), _deadline_ns(context))
+    return RpcHead(_by_name(context.invocation_metadata()), _deadline_ns(context))
+
+
+def _by_name(said: Sequence[tuple[str, str | bytes]]) -> dict[str, Any]:
+    metadata: dict[str, Any] = dict(said)
+    if TRACESTATE in metadata:
+        # The one that may come in parts.
+        metadata[TRACESTATE] = ",".join([_text(value) for name, value in said if name == TRACESTATE])
+    return metadata
 
 
 def _deadline_ns(context: Any) -> int:
@@ -100,7 +109,7 @@ class Guard:
             await abort(context, error)
             raise
         # Each RPC has a task of its own, and this is its context's.
-        _HEAD.set(RpcHead(dict(metadata), _deadline_ns(context), principal, principal.caller))
+        _HEAD.set(RpcHead(_by_name(metadata), _deadline_ns(context), principal, principal.caller))
 
     async def recognised(self, context: Any) -> Principal:
         """Who calls. Raises Unauthenticated, Unavailable."""

@@ -29,6 +29,7 @@ _HEADERS: Final[tuple[tuple[str, Json, str], ...]] = (
     ("x-request-id", {"type": "string", "maxLength": 128}, "Echoed in the answer; made up when absent."),
     ("x-request-key", {"type": "string", "maxLength": 128}, "A split sends requests of one key the same way."),
     ("traceparent", {"type": "string"}, "W3C trace context."),
+    ("tracestate", {"type": "string"}, "W3C trace context, what tracing systems add to it."),
 )
 # The tag of what belongs to no deployment.
 SERVER: Final = "server"

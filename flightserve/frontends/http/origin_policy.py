@@ -39,8 +39,8 @@ _EXPOSED: Final = (
 _PREFLIGHT: Final = {
     "access-control-allow-methods": "GET, HEAD, POST",
     "access-control-allow-headers": "accept, authorization, cache-control, content-encoding, content-type, "
-    "if-none-match, inference-header-content-length, last-event-id, range, traceparent, x-priority, x-request-id, "
-    "x-request-key, x-timeout-ms, x-warehouse",
+    "if-none-match, inference-header-content-length, last-event-id, range, traceparent, tracestate, x-priority, "
+    "x-request-id, x-request-key, x-timeout-ms, x-warehouse",
     "access-control-max-age": "600",
 }
 

@@ -222,6 +222,9 @@ class EdgeProtocol(AsgiBridge):
         """Decide who answers: the call route here, everything else by ASGI."""
         self.bounds.end_head(self.url, self.headers)
         headers = dict(self.headers)
+        if b"tracestate" in headers:
+            # The one that may come in parts.
+            headers[b"tracestate"] = b",".join([value for name, value in self.headers if name == b"tracestate"])
         declared = headers.get(b"content-length")
         # Known before anything is refused: clients go on with a declared body before they read an answer.
         self.bounds.length_known = declared is not None
