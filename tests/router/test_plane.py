@@ -18,7 +18,6 @@ from flightserve import errors
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.contracts.service import EncodedStream
-from flightserve.measures import QUEUE_WAIT
 from flightserve.types import RequestMeta
 from tests.plane import Plane, meta, plane, receive_all, small_limits
 from tests.support import eventually
@@ -499,17 +498,3 @@ def test_many_lanes_at_once_each_get_their_own_replies_and_none_is_forgotten(run
     for thread in threads:
         thread.join(100)
     assert not failures
-
-
-def test_how_long_requests_waited_is_kept_by_deployment(running: Plane) -> None:
-    before = _waits(running)
-    for _ in range(3):
-        assert running.call("double", rows(1)) == [rows(2)]
-    (family,) = running.router.families()
-    assert family.name == QUEUE_WAIT and len(family.samples[0][1]) == len(family.bounds) + 2
-    assert sum(_waits(running)) == sum(before) + 3
-
-
-def _waits(running: Plane) -> list[float]:
-    samples = dict(running.router.families()[0].samples)
-    return list(samples.get((running.spec.name,), (0.0, 0.0)))[:-1]
