@@ -134,7 +134,7 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     about = "trace this part of the requests whose callers do not say, 0 to 1 (default: %(default)g)"
     option("--trace-sample", type=float, default=defaults.trace_sample, metavar="PART", help=about)
     add_log_options(parser)
-    add_set_option(parser)
+    add_set_option(parser, serves=True)
 
 
 def _frontends(text: str) -> int | str:

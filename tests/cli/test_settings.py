@@ -41,6 +41,22 @@ def file(tmp_path: Path) -> Any:
 # ---- which goes before which
 
 
+@pytest.mark.parametrize("command", ["deploy", "openapi"])
+@pytest.mark.parametrize("text", ["http_port=1", "limits.body_bytes_max=1MB", "run.app=a:b", "sql.load=view"])
+def test_what_a_command_does_not_go_by_is_not_set_for_it(command: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"--set {text.partition('=')[0]}: flightserve {command} does not go by it"):
+        settled(command, APP, "--set", text)
+
+
+def test_of_other_commands_a_file_may_say_what_it_likes(tmp_path: Path) -> None:
+    (tmp_path / "all.toml").write_text('http_port = 1\n[sql]\nload = "view"\n[limits]\nbody_bytes_max = 7\n')
+    settled("deploy", APP, "--config", str(tmp_path / "all.toml"), "--set", "deploy.timeout=5s")
+    settled("check", APP, "--set", "sql.load=view")
+    settled("run", APP, "--set", "fabric.heartbeat_s=1s")
+    with pytest.raises(ConfigError, match=r"--set sql\.load: flightserve run does not go by it"):
+        settled("run", APP, "--set", "sql.load=view")
+
+
 def test_flags_go_before_variables_and_these_before_the_file(file: Any) -> None:
     path = file("http_port = 1\ngrpc_port = 1\nflight_port = 1\nzmq_port = 1")
     env = {"FLIGHTSERVE_HTTP_PORT": "2", "FLIGHTSERVE_GRPC_PORT": "2", "FLIGHTSERVE_FLIGHT_PORT": "2"}

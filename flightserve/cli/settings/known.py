@@ -25,6 +25,7 @@ from flightserve.config import UNIX
 PREFIX: Final = "FLIGHTSERVE_"
 # The commands whose common options stand at the top; `check` takes theirs.
 SERVING: Final = ("run", "sql")
+CHECK: Final = "check"
 # They say where settings come from, and are none.
 FILE_OPTION: Final = "config"
 SET_OPTION: Final = "set"

@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from flightserve.cli.settings.fields import LIMITS
 from flightserve.cli.settings.files import read_file
 from flightserve.cli.settings.found import FILE, FLAG, VARIABLE, FoundOption, FoundSettings, FoundValue
 from flightserve.cli.settings.known import (
+    CHECK,
     FILE_OPTION,
+    SERVING,
     SET_OPTION,
     Key,
     KnownSettings,
@@ -44,11 +47,12 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--config", metavar="FILE", help=about)
 
 
-def add_set_option(parser: argparse.ArgumentParser) -> None:
-    """`--set`, for commands that serve or plan."""
+def add_set_option(parser: argparse.ArgumentParser, serves: bool = False) -> None:
+    """`--set`, for commands that serve, and for others that plan."""
+    bound = "a bound (limits.body_bytes_max=1MB) or " if serves else ""
     about = (
-        "a setting by its key in a file: a bound (limits.body_bytes_max=1MB) or an option of a deployment "
-        "(deployments.Pricing.router=deadline); may be given again"
+        f"a setting by its key in a file: {bound}an option of a deployment (deployments.Pricing.router=deadline); "
+        "may be given again"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
 
@@ -151,16 +155,27 @@ def _forget_default(parser: argparse.ArgumentParser, action: argparse.Action) ->
 def settle(arguments: argparse.Namespace, variables: Mapping[str, str]) -> None:
     """Add what the file, the environment and the defaults say, and `settings`. Raises ConfigError for a file or a
     variable that is wrong."""
-    of_command = arguments.known.of_command[getattr(arguments, COMMAND)]
+    command = getattr(arguments, COMMAND)
+    of_command = arguments.known.of_command[command]
     if not of_command and not hasattr(arguments, SET_OPTION):
         # It has no settings, and goes on beside those that are wrong.
         return
     file = _file(arguments, variables)
-    given = getattr(arguments, SET_OPTION, None) or []
+    given = read_set(getattr(arguments, SET_OPTION, None) or [], arguments.known)
+    _refuse_idle(command, {setting.key for setting in of_command}, given)
     settled = _merged(arguments.known, file, variables, given, _flags(arguments, of_command))
     for setting in of_command:
         setattr(arguments, setting.dest, settled.values[setting.key].value)
     arguments.settings = settled
+
+
+def _refuse_idle(command: str, keys: set[Key], given: FoundSettings) -> None:
+    """What a file says for other commands may stand there; who says it to this one means it to have an effect."""
+    if command == CHECK:
+        return
+    for key, found in given.values.items():
+        if key not in keys and not (command in SERVING and key[0] in LIMITS):
+            raise ConfigError(f"{found.place}: flightserve {command} does not go by it")
 
 
 def _file(arguments: argparse.Namespace, variables: Mapping[str, str]) -> str:
@@ -181,12 +196,12 @@ def _flags(arguments: argparse.Namespace, settings: Iterable[Setting]) -> FoundS
 
 
 def _merged(
-    known: KnownSettings, file: str, variables: Mapping[str, str], given: list[str], flags: FoundSettings
+    known: KnownSettings, file: str, variables: Mapping[str, str], given: FoundSettings, flags: FoundSettings
 ) -> SettledSettings:
     values = {key: FoundValue(setting.default) for key, setting in known.by_key.items()}
     options: list[FoundOption] = []
     layers = [read_file(file, known)] if file else []
-    layers += [read_variables(variables, known), read_set(given, known), flags]
+    layers += [read_variables(variables, known), given, flags]
     for layer in layers:
         values |= layer.values
         options += layer.options
