@@ -56,13 +56,14 @@ FORBIDDEN_WORDS = {"worker", "instance", "ingress", "scheduler", "job", "arena",
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
 WALL_CLOCK = re.compile(r"\btime\.time(?:_ns)?\b|\bdatetime\.(?:now|utcnow)\b|\bdate\.today\b")
 # Tickets, tokens and certificates say when they expire, and the statistics of models when one was last asked: as dates.
-# Spans are sent with the times of the day.
+# Spans are sent with the times of the day, and Ray says as a date when a node that it drains ends.
 MAY_ASK_THE_DATE = {
     Path("flightserve/frontends/sql/tickets.py"),
     Path("flightserve/frontends/kserve/statistics.py"),
     Path("flightserve/identity/issuing.py"),
     Path("flightserve/tracing/otlp.py"),
     Path("flightserve/frontends/certificates.py"),
+    Path("flightserve/control/cluster.py"),
 }
 UNTOLD = re.compile(r"threading\.(Thread|Timer)\(|create_task\(|ensure_future\(")
 MACHINE = re.compile(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ import ray
 from ray._private import worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from flightserve.clock import NS_PER_MS
 from flightserve.control.child import ChildProcess
 from flightserve.control.names import namespace
 from flightserve.control.plan import Assignment, Plan
@@ -102,10 +104,10 @@ class RayCluster:
 
     def nodes(self) -> list[RayNode]:
         """Those that are alive, ours first; ours alone where the app does not span others."""
-        from ray._private.state import available_resources_per_node
+        from ray._private.state import available_resources_per_node, state
 
-        free = available_resources_per_node()
-        found = [_seen(node, free) for node in ray.nodes() if node["Alive"] and self._ours(node["NodeID"])]
+        free, left = available_resources_per_node(), _left(state.get_draining_nodes())
+        found = [_seen(node, free, left) for node in ray.nodes() if node["Alive"] and self._ours(node["NodeID"])]
         return sorted(found, key=lambda node: node.id != self._node)
 
     def end(self, actor: str) -> None:
@@ -129,9 +131,17 @@ class RayCluster:
         return self._plan.spans or node == self._node
 
 
-def _seen(node: Mapping[str, Any], free: Mapping[str, Mapping[str, float]]) -> RayNode:
-    labels = node.get("Labels") or {}
-    return RayNode(node["NodeID"], node["NodeManagerAddress"], node["Resources"], free.get(node["NodeID"], {}), labels)
+def _left(drained: Mapping[str, int]) -> dict[str, int | None]:
+    """How long nodes have that Ray drains, in ns; None where it was not told. It says a date, in ms; 0 for none."""
+    now_ms = time.time_ns() // NS_PER_MS
+    return {node: (by_ms - now_ms) * NS_PER_MS if by_ms else None for node, by_ms in drained.items()}
+
+
+def _seen(node: Mapping[str, Any], free: Mapping[str, Mapping[str, float]], left: Mapping[str, int | None]) -> RayNode:
+    """`left` has those that Ray drains, and how long they have left."""
+    id, labels = node["NodeID"], node.get("Labels") or {}
+    name, total = node["NodeManagerAddress"], node["Resources"]
+    return RayNode(id, name, total, free.get(id, {}), labels, id in left, left.get(id))
 
 
 def _selector(assignment: Assignment) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from flightserve.control.nodes import Nodes
 from flightserve.control.plan import Plan, PlannedDeployment
 from flightserve.core.lifecycle.placement import Want
-from flightserve.core.lifecycle.reconciling import FRONTEND, ROUTER, STANDBY, Slot
+from flightserve.core.lifecycle.reconciling import FRONTEND, NS_PER_S, ROUTER, STANDBY, Slot
 from flightserve.core.lifecycle.updating import Deployed, Layout, Observed, begin, resize, undo, wanted
 from flightserve.types import Autoscale, DeploymentSpec
 
@@ -24,7 +24,7 @@ class Desired:
         self._tiers |= {Slot(FRONTEND, "", index): "1" for index in range(plan.options.frontends_here)}
         # One process that waits to take the place of a router or a frontend, where there is a factory for it.
         self.standby = {Slot(STANDBY, "", 0): "1"} if STANDBY in plan.factories else {}
-        self.nodes = Nodes(plan.options.on_each_node)
+        self.nodes = Nodes(plan.options.on_each_node, int(plan.options.drain_timeout_s * NS_PER_S))
         self._first = {_key(planned): planned for planned in plan.deployments}
         self._planned = dict(self._first)
         # As it was when the change began that is under way.

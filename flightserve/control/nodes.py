@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from flightserve.core.lifecycle.leaving import MOVES, drain_at_ns
 from flightserve.core.lifecycle.placement import SPREAD, RayNode, Want, choose
 from flightserve.core.lifecycle.reconciling import CARRIER, FRONTEND, REPLICA, ROUTER, Slot
 
@@ -20,25 +21,55 @@ class Nodes:
     """Those that are there now. A node keeps its number for as long as the app runs: that of its carrier and, with
     `frontends`, of its frontend."""
 
-    def __init__(self, frontends: bool = False) -> None:
+    def __init__(self, frontends: bool = False, drain_ns: int = 0) -> None:
+        """`drain_ns`: how long what runs may take to end."""
         self._frontends = frontends
+        self._drain_ns = drain_ns
         self._numbers: dict[str, int] = {}
         self._alive: tuple[RayNode, ...] = ()
         # Those whose carrier died: Ray may take long to see that they are dead themselves.
         self._lost: set[str] = set()
+        # Those that Ray drains, and when what is there drains at the latest.
+        self._leaving: dict[str, int] = {}
+        # Where others than carriers are.
+        self._held: frozenset[str] = frozenset()
         # What was given away since Ray was asked, by node.
         self._given: dict[str, dict[str, float]] = {}
 
     def __repr__(self) -> str:
         return f"<Nodes: {len(self._alive)} of {len(self._numbers)} are there>"
 
-    def are(self, alive: Iterable[RayNode]) -> None:
-        """These are there now, the supervisor's first."""
+    def are(self, alive: Iterable[RayNode], now_ns: int = 0) -> list[RayNode]:
+        """These are there now, the supervisor's first: those that leave and did not before. The supervisor's own is not
+        left: the app ends with it."""
         self._alive, self._given = tuple(alive), {}
+        leave = [node for node in self._alive if node.leaves]
+        new = [node for node in leave if node.id not in self._leaving]
+        since = {node.id: drain_at_ns(node.left_ns, now_ns, self._drain_ns) for node in new}
+        self._leaving = {node.id: self._leaving.get(node.id) or since[node.id] for node in leave}
         number = max(self._numbers.values(), default=-1)
         for node in self._alive:
             if node.id not in self._numbers:
                 self._numbers[node.id] = number = number + 1
+        return new
+
+    def end_of_home(self) -> str:
+        """What it means that Ray drains the supervisor's node, "" where it does not."""
+        if not self._alive or not self._alive[0].leaves:
+            return ""
+        return (
+            f"Ray drains the supervisor's node {self._alive[0]}, and the app ends with it: what dies there is not "
+            "replaced; start the app from another node"
+        )
+
+    def hold(self, records: Iterable[Record]) -> None:
+        """Where these are, their nodes need a carrier."""
+        self._held = frozenset(record.node for record in records if record.slot.tier != CARRIER)
+
+    def leaves_ns(self, slot: Slot, node: str) -> int:
+        """When a child there drains at the latest because its node leaves, though nobody has its place; 0: it stays."""
+        ours = not self._alive or node == self._alive[0].id
+        return 0 if ours or slot.tier not in MOVES else self._leaving.get(node, 0)
 
     def heard(self, slot: Slot, node: str) -> None:
         """A child that may be on one node only is on this one: so its number was with the supervisor before us."""
@@ -61,11 +92,13 @@ class Nodes:
         """The places of carriers: of the supervisor's node, and of the others once that one has `begun`. One node alone
         needs none."""
         nodes = self._alive if len(self._alive) > 1 else ()
-        return self._one_each(CARRIER, nodes if begun else nodes[:1])
+        wanted = [node for node in nodes[1:] if not node.leaves or node.id in self._held]
+        return self._one_each(CARRIER, [*nodes[:1], *wanted] if begun else nodes[:1])
 
     def frontends(self) -> dict[Slot, str]:
         """Those of the other nodes: the supervisor's has the first, whatever else."""
-        return self._one_each(FRONTEND, self._alive[1:]) if self._frontends else {}
+        others = [node for node in self._alive[1:] if not node.leaves]
+        return self._one_each(FRONTEND, others) if self._frontends else {}
 
     def _one_each(self, tier: str, nodes: Iterable[RayNode]) -> dict[Slot, str]:
         return {Slot(tier, "", self._numbers[node.id]): _VERSION for node in nodes}

@@ -186,8 +186,9 @@ class Processes:
                 self.kill(self._roster.records[peer_id], reason)
 
     def _drain_timeout_s(self, record: Record) -> float:
-        # A replica has requests that run as long as users' methods do.
-        return self._plan.options.drain_timeout_s if record.slot.tier == REPLICA else self._limits.tier_drain_s
+        # Requests run as long as users' methods do.
+        runs = record.slot.tier in (REPLICA, ROUTER, FRONTEND)
+        return self._plan.options.drain_timeout_s if runs else self._limits.tier_drain_s
 
     def _start(self, slot: Slot, version: str, now_ns: int) -> None:
         node, want = self._place(slot, version)
@@ -370,7 +371,9 @@ class Processes:
                 f"the disk with Ray's folder is full ({free / 1e6:.1f} MB are free): "
                 "what dies is not replaced before there is room, and lines of the log are lost"
             )
-        return f"Ray has not answered for {waiting_s:.0f} s" if waiting_s > RAY_SILENT_S else ""
+        if waiting_s > RAY_SILENT_S:
+            return f"Ray has not answered for {waiting_s:.0f} s"
+        return self._desired.nodes.end_of_home()
 
     async def check_placement(self, now_ns: int) -> None:
         """Say what is missing: at once when the node never has it, after a while when others hold it. Nothing new is

@@ -87,11 +87,11 @@ class Record:
     # How long it served, once it does not any more.
     served_ns: int = 0
 
-    def observed(self) -> Child:
-        """As the pure function wants it."""
+    def observed(self, leaves_ns: int) -> Child:
+        """As the pure function wants it. `leaves_ns`: by when it drains because its node leaves."""
         return Child(
             self.peer_id, self.slot, self.version, self.phase, self.since_ns, self.heard_ns,
-            self.stopped, self.busy, self.until_ns,
+            self.stopped, self.busy, self.until_ns, self.ready, leaves_ns,
         )  # fmt: skip
 
     def looked(self, look: ProcessLook | None, now_ns: int) -> None:
@@ -297,12 +297,13 @@ class Roster:
         nor after a failed start, which the launcher ends."""
         if self.draining or self._phase() == "failed":
             return []
-        observed = [record.observed() for record in self.records.values()]
+        (nodes := self._desired.nodes).hold(self.records.values())
+        observed = [each.observed(nodes.leaves_ns(each.slot, each.node)) for each in self.records.values()]
         wanted = self._desired.wanted(self.places())
         # A standby starts when all else is there: it would only take the processor from what is waited for.
         if self.all_ready() or any(child.slot in self._desired.standby for child in observed):
             wanted |= self._desired.standby
-        wanted |= self._desired.nodes.carriers(begun=bool(entrance(self.records.values(), self.node)))
+        wanted |= nodes.carriers(begun=bool(entrance(self.records.values(), self.node)))
         return reconcile(wanted, observed, self._failures, now_ns, self._limits)
 
     # ---- changes

@@ -153,7 +153,8 @@ class Supervisor:
         if self._plan.spans and now_ns >= self._next_nodes_ns:
             self._next_nodes_ns = now_ns + NODES_NS
             with contextlib.suppress(TimeoutError):
-                self._desired.nodes.are(await self._processes.nodes())
+                for node in self._desired.nodes.are(await self._processes.nodes(), now_ns):
+                    log.warning("Ray drains node %s: what is there is replaced on others", node)
 
     def _adopting(self) -> bool:
         early = time.monotonic_ns() < self._adopt_until_ns

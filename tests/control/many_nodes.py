@@ -7,16 +7,19 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pyarrow as pa
 import ray
 from ray._private import state
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION as PREEMPTION
 
 import flightserve as fs
 from flightserve.control.forking import ForkServer
@@ -39,6 +42,11 @@ class Where:
     @fs.method(idempotent=True)
     def node(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return pa.record_batch({"node": [f"{node_of_this_process()} {os.getpid()}"] * batch.num_rows})
+
+    @fs.method(idempotent=False)
+    def once(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        threading.Event().wait(0.05)
+        return batch
 
 
 class Far(Where):
@@ -91,6 +99,39 @@ class Program:
         """That node's processes are killed."""
         self._cluster.remove_node(self._nodes.pop(zone), allow_graceful=False)
         return {}
+
+    def drain(self, zone: str) -> dict[str, Any]:
+        """Ray drains that node, while calls go on that may not be run twice, until it is gone."""
+        assert self._running is not None
+        answered, errors, ended = 0, [], threading.Event()
+
+        def call() -> None:
+            nonlocal answered
+            while not ended.is_set():
+                try:
+                    httpx.post(f"{address}/v1/Spread/once", json={"columns": {"a": [1]}}, timeout=30).raise_for_status()
+                    answered += 1
+                except httpx.HTTPError as error:
+                    errors.append(str(error))
+
+        address = self._running.addresses["http"]
+        callers = [threading.Thread(target=call) for _ in range(2)]
+        for each in callers:
+            each.start()
+        node = self._nodes[zone].node_id
+        ray._raylet.GcsClient(address=self._cluster.address).drain_node(node, PREEMPTION, "a test", 0)
+        until = time.monotonic() + 60
+        while time.monotonic() < until and node in self._alive():
+            ended.wait(0.1)
+        ended.set()
+        for each in callers:
+            each.join()
+        gone = node not in self._alive()
+        self.remove(zone)
+        return {"answered": answered, "errors": errors, "gone": gone, **self.status()}
+
+    def _alive(self) -> set[str]:
+        return {each["NodeID"] for each in ray.nodes() if each["Alive"]}
 
     def refused(self, **options: Any) -> dict[str, Any]:
         """Serve what has no room."""

@@ -17,15 +17,16 @@ from unittest import mock
 import httpx
 import pytest
 
+from flightserve.clock import NEVER_NS
 from flightserve.config import FrontendOptions
 from flightserve.control.desired import Desired
 from flightserve.control.messages import Announce
 from flightserve.control.nodes import Nodes, place
 from flightserve.control.plan import Assignment, ControlLimits
 from flightserve.control.processes import Processes
-from flightserve.control.roster import Roster
+from flightserve.control.roster import Record, Roster
 from flightserve.control.told import peer_of
-from flightserve.core.lifecycle.phases import Event
+from flightserve.core.lifecycle.phases import Event, Phase
 from flightserve.core.lifecycle.placement import PACK, SPREAD, RayNode, Want
 from flightserve.core.lifecycle.reconciling import CARRIER, FRONTEND, NS_PER_S, REPLICA, ROUTER, STANDBY, Slot
 from flightserve.errors import ConfigError
@@ -70,6 +71,33 @@ def test_a_supervisor_that_came_back_learns_the_numbers_from_those_that_have_the
     nodes.are(map(ray_node, ("home", "new", "further")))
     assert nodes.of(Slot(CARRIER, "", 2)) == "further"
     assert set(nodes.frontends()) == {Slot(FRONTEND, "", 2), Slot(FRONTEND, "", 3)}
+
+
+def leaving(name: str, left_ns: int | None = None) -> RayNode:
+    return ray_node(name)._replace(leaves=True, left_ns=left_ns)
+
+
+def test_a_node_that_leaves_keeps_its_carrier_until_nobody_else_is_there() -> None:
+    nodes = nodes_of("home", "far", "further")
+    assert [each.id for each in nodes.are([ray_node("home"), leaving("far"), ray_node("further")], 5)] == ["far"]
+    assert nodes.are([ray_node("home"), leaving("far", 9), ray_node("further")], 6) == [], "it is told once"
+    place, router = Slot(REPLICA, "A", 0), Slot(ROUTER, "", 0)
+    assert nodes.leaves_ns(place, "far") == nodes.leaves_ns(router, "far") == NEVER_NS
+    assert nodes.leaves_ns(place, "home") == nodes.leaves_ns(Slot(CARRIER, "", 1), "far") == 0
+    assert list(nodes.frontends()) == [Slot(FRONTEND, "", 2)]
+    held = Record(1, place, "1", "actor", Phase.SERVING, 0, 0, 0, node="far")
+    nodes.hold([held])
+    assert len(nodes.carriers(begun=True)) == 3
+    nodes.hold([dataclasses.replace(held, slot=Slot(CARRIER, "", 1))])
+    assert list(nodes.carriers(begun=True)) == [Slot(CARRIER, "", 0), Slot(CARRIER, "", 2)]
+
+
+def test_the_supervisors_own_node_is_not_left_and_that_is_told() -> None:
+    nodes = Nodes()
+    nodes.are([leaving("home"), ray_node("far")], 5)
+    assert nodes.leaves_ns(Slot(REPLICA, "A", 0), "home") == 0
+    assert nodes.choose(Want("A", {}), PACK, {}, {}) == "far"
+    assert "Ray drains the supervisor's node 127.0.0.1 (home), and the app ends with it" in nodes.end_of_home()
 
 
 def test_of_an_app_on_one_node_nothing_is_bound() -> None:
@@ -343,7 +371,7 @@ def test_what_fits_no_node_is_said_with_what_each_has(program: Program) -> None:
 
 
 @pytest.mark.ray
-def test_all_tiers_are_where_they_are_to_be(program: Program) -> None:
+def test_all_tiers_are_where_they_are_to_be_and_leave_a_node_that_ray_drains(program: Program) -> None:
     served = program.do("serve", frontends="node", routers=3)
     assert served["phase"] == "ready"
     where = {name: zone for name, zone, _ in served["children"]}
@@ -366,6 +394,16 @@ def test_all_tiers_are_where_they_are_to_be(program: Program) -> None:
     assert program.do("scale", Spread=6) == {"said": "Spread from 3 to 6 replicas"}
     where = {name: zone for name, zone, _ in program.do("status")["children"]}
     assert zones("replica-Spread-") == sorted(each_one * 2)
+    # Calls that may not be run twice go on all the while.
+    drained = program.do("drain", zone="further")
+    assert drained["errors"] == []
+    assert drained["answered"] > 0
+    assert drained["phase"] == "ready"
+    where = {name: zone for name, zone, _ in drained["children"]}
+    for prefix, count in (("carrier-", 2), ("frontend-", 2), ("router-", 3), ("replica-Spread-", 6)):
+        assert len(zones(prefix)) == count, prefix
+        assert set(zones(prefix)) == {"far", "home"}, prefix
+    assert drained["gone"], "Ray ended the node when nobody was there any more"
     assert program.do("stop") == {}
 
 

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flightserve.clock import NEVER_NS
+from flightserve.core.lifecycle.leaving import drain_at_ns
 from flightserve.core.lifecycle.phases import LIVE, TRANSITIONS, Event, InvalidTransition, Phase, step
 from flightserve.core.lifecycle.reconciling import (
     FRONTEND,
@@ -44,10 +46,12 @@ WANTED = st.dictionaries(SLOTS, st.sampled_from(["1", "2"]), max_size=6)
 def observed(draw: st.DrawFn) -> list[Child]:
     """Any set of children, also ones that should not be."""
     ids = draw(st.lists(st.integers(1, 10_000), unique=True, max_size=8))
+    slots = {peer_id: draw(SLOTS) for peer_id in ids}
+    leave = {peer_id: draw(st.sampled_from([0, 0, NOW + 8 * NS_PER_S, NEVER_NS])) for peer_id in ids}
     return [
         Child(
             peer_id=peer_id,
-            slot=draw(SLOTS),
+            slot=slots[peer_id],
             version=draw(st.sampled_from(["1", "2"])),
             phase=draw(st.sampled_from(list(Phase))),
             since_ns=NOW - draw(st.integers(0, 400 * NS_PER_S)),
@@ -55,6 +59,9 @@ def observed(draw: st.DrawFn) -> list[Child]:
             stopped=draw(st.booleans()),
             busy=draw(st.booleans()),
             until_ns=draw(st.sampled_from([0, NOW - NS_PER_S, NOW + 30 * NS_PER_S])),
+            ready=draw(st.booleans()),
+            # Frontends are of their node.
+            leaves_ns=leave[peer_id] if slots[peer_id].tier != FRONTEND else 0,
         )
         for peer_id in ids
     ]
@@ -93,7 +100,8 @@ class World:
                 del self.children[peer_id]
             elif child.phase is not Phase.SUSPECT:
                 event = Event.SERVES if child.phase is Phase.STARTING else Event.HEARD
-                self.children[peer_id] = replace(child, phase=step(child.phase, event), heard_ns=self.now_ns)
+                phase = step(child.phase, event)
+                self.children[peer_id] = replace(child, phase=phase, heard_ns=self.now_ns, ready=True)
 
     def _step(self, peer_id: int, event: Event) -> None:
         child = self.children[peer_id]
@@ -130,7 +138,8 @@ def test_actions_name_children_that_exist_once_and_start_only_free_slots(
         child.slot
         for child in children
         if child.phase in LIVE and child.phase is not Phase.DRAINING and child.version == wanted.get(child.slot)
-    }
+        and not child.leaves_ns
+    }  # fmt: skip
     assert keepers.isdisjoint(started)
 
 
@@ -258,3 +267,45 @@ def test_another_starts_at_once_beside_one_that_is_retired() -> None:
     slot = Slot("replica", "Pricing", 0)
     child = Child(1, slot, "1", Phase.DRAINING, NOW, NOW, until_ns=NOW + NS_PER_S)
     assert reconcile({slot: "1"}, [child], {}, NOW, LIMITS) == [Start(slot, "1")]
+
+
+# ---- nodes that leave
+
+PLACE = Slot("replica", "Pricing", 0)
+
+
+def leaver(leaves_ns: int = NEVER_NS, **other: Any) -> Child:
+    return replace(Child(1, PLACE, "1", Phase.SERVING, NOW, NOW, ready=True, leaves_ns=leaves_ns), **other)
+
+
+def successor(phase: Phase = Phase.SERVING, ready: bool = True) -> Child:
+    return Child(2, PLACE, "1", phase, NOW, NOW, ready=ready)
+
+
+@pytest.mark.parametrize(
+    ("children", "actions"),
+    [
+        ([leaver()], [Start(PLACE, "1")]),
+        ([leaver(phase=Phase.SUSPECT)], [Start(PLACE, "1")]),
+        ([leaver(), successor(Phase.STARTING, False)], []),
+        ([leaver(), successor(ready=False)], []),
+        ([leaver(), successor()], [Drain(1, "replaced")]),
+        ([leaver(phase=Phase.DRAINING), successor()], []),
+        ([leaver(leaves_ns=NOW)], [Drain(1, "replaced"), Start(PLACE, "1")]),
+        ([leaver(leaves_ns=NOW), successor(Phase.STARTING, False)], [Drain(1, "replaced")]),
+        ([leaver(version="0")], [Drain(1, "replaced"), Start(PLACE, "1")]),
+    ],
+)
+def test_a_child_whose_node_leaves_serves_until_another_is_ready(children: list[Child], actions: list[Action]) -> None:
+    assert reconcile({PLACE: "1"}, children, {}, NOW, LIMITS) == actions
+
+
+def test_what_fails_on_another_node_is_tried_with_patience_while_the_leaver_serves() -> None:
+    failed = {PLACE: Failures(5, NOW)}
+    assert reconcile({PLACE: "1"}, [leaver()], failed, NOW, LIMITS) == []
+
+
+@pytest.mark.parametrize(("left_s", "begins_s"), [(None, None), (120, 100), (30, 15), (10, 5), (0, 0), (-5, 0)])
+def test_before_a_node_ends_what_is_there_drains(left_s: int | None, begins_s: int | None) -> None:
+    at_ns = drain_at_ns(None if left_s is None else left_s * NS_PER_S, NOW, 20 * NS_PER_S)
+    assert at_ns == (NEVER_NS if begins_s is None else NOW + begins_s * NS_PER_S)

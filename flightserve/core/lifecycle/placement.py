@@ -27,13 +27,16 @@ _SEVERAL: Final = re.compile(r"in\((.*)\)")
 
 
 class RayNode(NamedTuple):
-    """One node as Ray sees it. `name` is its address; the supervisor's is the first wherever there are several."""
+    """One node as Ray sees it. `name` is its address; the supervisor's is the first wherever there are several. One
+    that `leaves` takes nothing new, and ends in `left_ns`, where Ray was told."""
 
     id: str
     name: str
     total: Mapping[str, float]
     free: Mapping[str, float]
     labels: Mapping[str, str] = {}
+    leaves: bool = False
+    left_ns: int | None = None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id[:8]})"
@@ -113,7 +116,7 @@ def choose(
 def _holds(want: Want, node: RayNode, room: Room) -> bool:
     has = room(node)
     fits = all(_units(amount) <= _units(has.get(name, 0.0)) for name, amount in want.amounts.items())
-    return fits and matches(want.labels, node.labels)
+    return fits and not node.leaves and matches(want.labels, node.labels)
 
 
 def _units(amount: float) -> int:
@@ -146,7 +149,7 @@ def _size(want: Want, nodes: Sequence[RayNode], room: Room) -> float:
 
 
 def _sum(nodes: Iterable[RayNode], name: str, room: Room) -> float:
-    return sum(room(node).get(name, 0.0) for node in nodes)
+    return sum(room(node).get(name, 0.0) for node in nodes if not node.leaves)
 
 
 class _Rooms:
@@ -162,7 +165,7 @@ class _Rooms:
     def holds(self, want: Want, index: int) -> bool:
         left = self._left[index]
         fits = all(_units(amount) <= left.get(name, 0) for name, amount in want.amounts.items())
-        return fits and matches(want.labels, self._nodes[index].labels)
+        return fits and not self._nodes[index].leaves and matches(want.labels, self._nodes[index].labels)
 
     def take(self, want: Want, index: int, sign: int = 1) -> None:
         for name, amount in want.amounts.items():
@@ -263,4 +266,4 @@ def _has(want: Want, node: RayNode) -> str:
         else f"no {name}"
         for name in sorted(want.amounts)
     ]
-    return f"has {', '.join([*wrong, *amounts])}"
+    return f"{'is drained by Ray, ' * node.leaves}has {', '.join([*wrong, *amounts])}"

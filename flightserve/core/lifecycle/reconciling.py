@@ -16,6 +16,8 @@ children observed and returns actions; the shell carries them out and feeds back
 - A slot whose children keep dying waits, `backoff_ns * 2**(failures - 2)` up to `backoff_max_ns`; the first
   replacement comes at once. Where the last one was in service, a request may have killed it, and others wait: then
   no longer than `served_backoff_max_ns`.
+- A child whose node leaves holds its place only until another in it, on another node, is ready: that starts at once.
+  By `leaves_ns` it drains whether or not there is one.
 - A frontend's slot stays taken until the process is really gone, because its successor needs the same ports.
 """
 
@@ -55,7 +57,8 @@ class Slot(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Child:
     """One process as observed. Times are monotonic ns. `stopped`: the kernel says it does not run (SIGSTOP); `busy`: it
-    is silent, but uses the processor. `until_ns`: it is retired, and by then must have ended."""
+    is silent, but uses the processor. `until_ns`: it is retired, and by then must have ended. `leaves_ns`: its node
+    leaves, and by then it drains (0: it stays)."""
 
     peer_id: int
     slot: Slot
@@ -66,6 +69,8 @@ class Child:
     stopped: bool = False
     busy: bool = False
     until_ns: int = 0
+    ready: bool = False
+    leaves_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +151,12 @@ def reconcile(
     actions: list[Action] = []
     taken: set[Slot] = set()
     for slot, group in _by_slot(children).items():
-        keeper = _keeper(group, wanted.get(slot))
+        keeper = _keeper([child for child in group if not child.leaves_ns], wanted.get(slot))
+        leaver = _keeper([child for child in group if child.leaves_ns], wanted.get(slot))
+        stays = leaver is not None and not _may_leave(leaver, keeper, now_ns)
         for child in group:
-            actions += _judge(child, child is keeper, slot in wanted, now_ns, limits)
+            kept = child is keeper or (stays and child is leaver)
+            actions += _judge(child, kept, slot in wanted, now_ns, limits)
         if keeper is not None or any(_holds_slot(child) for child in group):
             taken.add(slot)
     for slot, version in wanted.items():
@@ -185,6 +193,13 @@ def _keeper(group: Sequence[Child], version: str | None) -> Child | None:
         return None
     rank = {Phase.SERVING: 0, Phase.STARTING: 1, Phase.SUSPECT: 2}
     return min(candidates, key=lambda child: (rank[child.phase], child.since_ns, child.peer_id))
+
+
+def _may_leave(leaver: Child, successor: Child | None, now_ns: int) -> bool:
+    """Whether it may drain, because its node leaves."""
+    return now_ns >= leaver.leaves_ns or (
+        successor is not None and successor.phase is Phase.SERVING and successor.ready
+    )
 
 
 def _holds_slot(child: Child) -> bool:

@@ -158,3 +158,14 @@ def test_what_is_missing_is_told_by_node_the_nearest_first() -> None:
     assert found is not None
     assert told(found, many).startswith("no room for 1 of 13 replicas of Big, each 1 CPU, beside what else there is; ")
     assert told(found, many).endswith("; and 4 more")
+
+
+def test_a_node_that_leaves_has_room_for_nothing() -> None:
+    nodes = [node("h", CPU=1.0), node("a", CPU=4.0)._replace(leaves=True), node("b", CPU=4.0)]
+    for placement in (PACK, SPREAD):
+        assert choose(want(CPU=2.0), placement, nodes, {}, {}) == "b" * 8
+        assert choose(want(), placement, nodes, {"h" * 8: 1, "b" * 8: 1}, {}) != "a" * 8
+    found = misfit([want(CPU=3.0)] * 2, nodes, in_all)
+    assert found is not None and found.left == 1
+    assert "node a (aaaaaaaa) is drained by Ray, has 4 CPU, 4 of it free" in told(found, nodes)
+    assert misfit([want(CPU=3.0)], nodes, in_all) is None
