@@ -23,6 +23,8 @@ from typing import Any, Self
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 20.0
+# Ray gives what runs half a minute.
+DRAIN_TIMEOUT_S = 60.0
 POLL_S = 0.1
 # Nothing of ours goes through it.
 OBJECT_STORE_BYTES = 128 << 20
@@ -142,6 +144,14 @@ class Nodes:
         process.wait(END_TIMEOUT_S)
         if self.apart and node:
             _try_ip("netns", "del", self._namespace(node))
+
+    def drain(self, node: int) -> None:
+        """SIGTERM to the node's Ray, as Kubernetes and `systemctl stop` do: it drains the node, and then ends. Returns
+        when it is gone."""
+        process = self._processes[node]
+        process.terminate()
+        process.wait(DRAIN_TIMEOUT_S)
+        self.kill(node)
 
     def cut(self, node: int) -> None:
         """Nothing passes between the node and the others, and nobody is told; only where nodes are `apart`."""

@@ -19,6 +19,8 @@ REPLACED_S: Final = 15.0
 CHANGED_S: Final = 60.0
 # A node's processes are started anew: Ray's, a carrier, replicas.
 NODE_S: Final = 60.0
+# And before that the node is left, for which Ray gives half a minute.
+DRAINED_S: Final = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ TABLE: Final[dict[str, Allowance]] = {
     "deploy-broken": Allowance(bound_s=CHANGED_S),
     "node-kill": Allowance(_NOT_AGAIN, bound_s=NODE_S),
     "node-cut": Allowance(_NOT_AGAIN, bound_s=NODE_S),
+    "node-drain": Allowance(bound_s=DRAINED_S),
 }
 
 # A tight deadline may pass at any time, and may be refused because it would.

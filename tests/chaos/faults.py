@@ -170,19 +170,20 @@ def _pidfd(pid: int) -> Iterator[int]:
 
 
 def _on_node(kind: str, chance: Chance) -> Planned:
-    """A node with replicas: all of its processes die at once, and it is started again; or its network is cut."""
+    """A node with replicas: all of its processes die at once, or Ray is told to end it, and it is started again; or its
+    network is cut."""
     system, nodes = chance.system, chance.system.nodes
     # What runs on it is unknown until then: nothing else is broken meanwhile.
     if nodes is None or chance.held or (kind == "node-cut" and not nodes.apart):
         raise NotNow(kind)
     node = chance.rng.randrange(1, nodes.count)
     away_s = chance.rng.choice(AWAY_S)
-    breaks = nodes.kill if kind == "node-kill" else nodes.cut
-    mends = nodes.start if kind == "node-kill" else nodes.mend
+    breaks = {"node-kill": nodes.kill, "node-drain": nodes.drain}.get(kind, nodes.cut)
+    mends = nodes.mend if kind == "node-cut" else nodes.start
 
     def run() -> Fault:
         # After a cut those that were there may be there again.
-        dead = system.on(nodes.ip(node)) if kind == "node-kill" else frozenset[int]()
+        dead = system.on(nodes.ip(node)) if kind != "node-cut" else frozenset[int]()
         begin_ns = monotonic_ns()
         breaks(node)
         threading.Event().wait(away_s)
@@ -295,8 +296,9 @@ _PLANS: Final[dict[str, Callable[[str, Chance], Planned]]] = {
     "deploy-broken": _change,
     "node-kill": _on_node,
     "node-cut": _on_node,
+    "node-drain": _on_node,
 }
-NODE_KINDS: Final = ("node-kill", "node-cut")
+NODE_KINDS: Final = ("node-kill", "node-cut", "node-drain")
 KINDS: Final = tuple(kind for kind in _PLANS if kind not in NODE_KINDS)
 
 
