@@ -29,6 +29,8 @@ _carried: Final = logging.getLogger("flightserve.carried")
 RAY_PRINTER: Final = "ray_print_logs"
 # Files that lines are put together of, and processes whose names are known.
 FILES_MAX: Final = 2048
+# How often Ray's GCS is asked for lines that it may know nothing of any more.
+ASK_AGAIN_S: Final = 5.0
 _CLASS_PREFIX: Final = "flightserve: "
 _REPLICA: Final = re.compile(r"replica-(\w+)-\d+")
 # How Ray and gRPC's library begin lines of their logs, with the level's initial.
@@ -177,6 +179,18 @@ def carry_logs() -> None:
     dispatcher.remove_handler(RAY_PRINTER)
     dispatcher.add_handler(RAY_PRINTER, take)
     carry_words()
+
+
+def ask_again(ended: threading.Event) -> None:
+    """Until `ended`: ask Ray's GCS for the lines now and then. One that was started again does not know who wants them,
+    and Ray asks once. To ask twice brings nothing twice."""
+    from ray._private.worker import global_worker
+
+    while not ended.wait(ASK_AGAIN_S):
+        try:
+            global_worker.gcs_log_subscriber.subscribe()
+        except Exception as error:  # whatever Ray raises while there is no GCS
+            log.debug("Ray's GCS was not asked for lines: %s", error)
 
 
 def carry_words() -> None:

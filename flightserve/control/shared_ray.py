@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from flightserve.control.carrying import carry_logs, carry_logs_beside
+from flightserve import threads
+from flightserve.control.carrying import ask_again, carry_logs, carry_logs_beside
 from flightserve.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Held:
     local: LocalRay | None
     address: str | None
     apps: int = 1
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def lost(self) -> str:
         """Which of the processes that Ray cannot be without died, as far as we see it."""
@@ -90,6 +92,7 @@ def release(held: Held) -> None:
                 held.local.folder.remove()
             return
         _held = None
+        held.ended.set()
         if held.local is not None:
             held.local.stop()
         else:
@@ -103,7 +106,9 @@ def _begin(app_id: str, address: str | None) -> Held:
     if address is not None:
         addresses.connect(address)
         carry_logs()
-        return Held(None, address)
+        held = Held(None, address)
+        threads.start("flightserve-lines", lambda: ask_again(held.ended), held.ended.is_set, tell=log.error)
+        return held
     local = LocalRay(app_id)
     try:
         local.start()

@@ -363,3 +363,22 @@ def test_waiting_is_told_of_ever_less_often() -> None:
     told = [tenth / 10 for tenth in range(6000) if patience.told(makes, tenth / 10)]
     assert told[:4] == [FIRST_S, 2 * FIRST_S, 4 * FIRST_S, 8 * FIRST_S]
     assert {round(after - before) for before, after in itertools.pairwise(told[5:])} == {SELDOM_S}
+
+
+def test_lines_are_asked_for_again_because_another_gcs_knows_nothing_of_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And that there is none now ends nothing."""
+    from ray._private.worker import global_worker
+
+    ended, asked = threading.Event(), []
+
+    class Subscriber:
+        def subscribe(self) -> None:
+            asked.append(None)
+            if len(asked) == 3:
+                ended.set()
+            raise ConnectionError("no GCS")
+
+    monkeypatch.setattr(carrying, "ASK_AGAIN_S", 0.001)
+    monkeypatch.setattr(global_worker, "gcs_log_subscriber", Subscriber(), raising=False)
+    carrying.ask_again(ended)
+    assert len(asked) == 3
