@@ -7,6 +7,9 @@ that looks instead costs a core. What fits differs from machine to machine, so n
   finds its timeout: Jacobson, "Congestion avoidance and control", 1988), half longer than the mean at least.
 - It looks for waits of at most `WAKE_UPS_MAX` wake-ups: of what takes longer, a wake-up is not much.
 - After a look that was in vain it blocks, until a wait was short again.
+- It looks where that gains something. Where others want the cores it may not: who is awake then is in the way of who
+  has the work, and finds out later than it would be woken. So both ways are tried: after each `TRIAL_EVERY` waits that
+  were noted the next few, `TRIAL`, are met the other way, and the way that ends waits sooner is the usual one.
 - Looks in vain take at most `vain_share` of a core over time, and at once as much as that is of `BURST_NS`.
 - It does not look while the cores are wanted: more threads run than there are cores, not counting those of a lone
   request's own way, twice that somebody looked; or a cgroup that this process is in was throttled. It rests for
@@ -30,6 +33,13 @@ WAKE_UP_NS_FIRST: Final = 15_000
 WAKE_UP_NS_MAX: Final = NS_PER_MS
 # Of what is found, one wait in so long is noted: enough to learn from, and nothing beside the others.
 NOTE_NS: Final = NS_PER_MS
+TRIAL_EVERY: Final = 64
+TRIAL: Final = 4
+# Looking has to make waits shorter by this share at least. Judged from so many trials on; no trial says more than that
+# it is two wake-ups, because what makes more of a difference is something else.
+GAIN_MIN: Final = 0.03
+TRIALS_MIN: Final = 8
+TRIAL_WAKE_UPS_MAX: Final = 2
 # How often one who looks asks whether the cores are wanted.
 SURROUNDINGS_NS: Final = 250 * NS_PER_MS
 REST_NS_MIN: Final = NS_PER_S
@@ -41,6 +51,7 @@ OWN_WAY: Final = 3
 _MEAN_GAIN: Final = 1 / 8
 _DEVIATION_GAIN: Final = 1 / 4
 _WAKE_UP_GAIN: Final = 1 / 2
+_TRIAL_GAIN: Final = 1 / 16
 
 
 class Surroundings(NamedTuple):
@@ -56,9 +67,12 @@ class StayingAwake:
     say how long a wait was that it found the end of. All operations are O(1)."""
 
     __slots__ = (
+        "_asleep",
         "_burst_ns",
         "_crowded",
         "_deviation_ns",
+        "_gain_ns",
+        "_looked",
         "_machine_cores",
         "_mean_ns",
         "_measured",
@@ -66,6 +80,12 @@ class StayingAwake:
         "_resting_until_ns",
         "_surroundings_ns",
         "_throttled",
+        "_trial",
+        "_trial_ns",
+        "_trials",
+        "_until_trial",
+        "_usual_ns",
+        "_usually_awake",
         "_vain_ns",
         "_vain_seen_ns",
         "_vain_share",
@@ -93,12 +113,21 @@ class StayingAwake:
         self._vain_ns = 0.0
         self._vain_seen_ns = 0
         self.noted_ns = 0
+        self._usually_awake = True
+        # Waits until it is tried how the other way does, and how many of the trial are left; what all of both took.
+        self._until_trial, self._trial = TRIAL_EVERY, 0
+        self._usual_ns = self._trial_ns = 0
+        # By how much looking makes waits shorter, from so many trials.
+        self._gain_ns, self._trials = 0.0, 0
+        # It looked for what it waits for, in vain so far; and it blocks because it chose to.
+        self._looked = self._asleep = False
         self.limit_ns = self._allowed_ns(0)
 
     def __repr__(self) -> str:
         return (
             f"<StayingAwake {self.limit_ns / 1e3:.0f} us: waits {self._mean_ns / 1e3:.0f} +- "
-            f"{self._deviation_ns / 1e3:.0f} us, a wake-up {self._wake_up_ns / 1e3:.1f} us>"
+            f"{self._deviation_ns / 1e3:.0f} us, a wake-up {self._wake_up_ns / 1e3:.1f} us, "
+            f"gain {self._gain_ns / 1e3:.1f} us>"
         )
 
     @property
@@ -110,24 +139,29 @@ class StayingAwake:
         """What a look was for came so long after it began; from `noted_ns` on. Whether the surroundings are to be
         looked at."""
         self._learn(waited_ns)
+        self._note(waited_ns, now_ns)
         self.limit_ns = self._allowed_ns(now_ns)
-        self.noted_ns = now_ns + NOTE_NS
         return now_ns >= self._surroundings_ns
 
     def missed(self, spent_ns: int, now_ns: int) -> None:
         """A look was in vain, and took so long."""
         self._vain_ns = self._owed_ns(now_ns) + spent_ns
         self._vain_seen_ns = now_ns
-        self.limit_ns = 0
+        self._looked, self.limit_ns = True, 0
 
     def slept(self, waited_ns: int, now_ns: int) -> bool:
         """What no look found came so long after the wait began. Whether the surroundings are to be looked at."""
         if now_ns < self._resting_until_ns:
             return False
+        if self._asleep and now_ns < self.noted_ns:
+            return False
         short = waited_ns <= self.longest_ns
         if short:
             # It was woken, which takes what a look would not have taken.
             self._learn(max(0, waited_ns - int(self._wake_up_ns)))
+        if (self._looked or self._asleep) and now_ns >= self.noted_ns:
+            self._note(waited_ns, now_ns)
+        self._looked = False
         self.limit_ns = self._allowed_ns(now_ns) if short else 0
         return short and now_ns >= self._surroundings_ns
 
@@ -160,11 +194,41 @@ class StayingAwake:
         self._mean_ns += off_ns * _MEAN_GAIN
         self._deviation_ns += (abs(off_ns) - self._deviation_ns) * _DEVIATION_GAIN
 
+    def _note(self, waited_ns: int, now_ns: int) -> None:
+        """A wait that was met in the way that is usual, or in a trial the other way."""
+        waited_ns = min(waited_ns, self.longest_ns)
+        if self._trial:
+            self._trial_ns += waited_ns
+            self._trial -= 1
+            if not self._trial:
+                self._judge()
+        else:
+            self._usual_ns += waited_ns
+            self._until_trial -= 1
+            if not self._until_trial:
+                self._trial = TRIAL
+        self.noted_ns = 0 if self._trial else now_ns + NOTE_NS
+
+    def _judge(self) -> None:
+        """A trial is over: what it says, beside the waits just before it."""
+        longer_ns = self._trial_ns / TRIAL - self._usual_ns / TRIAL_EVERY
+        most_ns = TRIAL_WAKE_UPS_MAX * self._wake_up_ns
+        gain_ns = min(max(longer_ns if self._usually_awake else -longer_ns, -most_ns), most_ns)
+        self._trials += 1
+        self._gain_ns += (gain_ns - self._gain_ns) * max(1 / self._trials, _TRIAL_GAIN)
+        if self._trials >= TRIALS_MIN:
+            self._usually_awake = self._gain_ns > GAIN_MIN * self._mean_ns
+        self._until_trial, self._usual_ns, self._trial_ns = TRIAL_EVERY, 0, 0
+
     def _owed_ns(self, now_ns: int) -> float:
         return max(0.0, self._vain_ns - self._vain_share * (now_ns - self._vain_seen_ns))
 
     def _allowed_ns(self, now_ns: int) -> int:
         if now_ns < self._resting_until_ns:
+            return 0
+        # In a trial it is the other way.
+        self._asleep = self._usually_awake == (self._trial > 0)
+        if self._asleep:
             return 0
         usual_ns = max(LIMIT_MEANS_MIN * self._mean_ns, self._mean_ns + DEVIATIONS * self._deviation_ns)
         limit_ns = int(min(usual_ns, self.longest_ns, self._burst_ns))
