@@ -3,9 +3,9 @@
     python -m benchmarks.compare ../other [--slower 2] [--slowed 0.5] [--starts 9]
 
 Of each checkout a router and a replica run, without Ray and without a protocol. Each round measures both: 16 rows and 1
-MB by one caller, one request at a time, and 16 rows with 16 in flight. The same code differs by a tenth from one start of
-its processes to the next, so they are started anew several times. What counts is the median of the starts' ratios, over
-1 where this checkout is faster.
+MB by one caller, one request at a time, and 16 rows with 16 in flight. The same code differs by a tenth from one start
+of its processes to the next, so they are started anew several times. What counts is the median of the starts' ratios,
+over 1 where this checkout is faster.
 """
 
 from __future__ import annotations
