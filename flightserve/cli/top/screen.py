@@ -69,13 +69,10 @@ def _cpu_of(view: View, child: ChildView) -> float | None:
     """The processor seconds of a process of this machine. Pids of other nodes are others here."""
     if not child.pid or child.node != view.supervisor_node or not _is_here(view):
         return None
-    try:
-        with open(f"/proc/{child.pid}/stat", "rb") as file:
-            # Behind the name, which may have spaces and brackets in it.
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    from flightserve.fabric.transport.processes import look_at
+
+    look = look_at(child.pid)
+    return None if look is None else look.cpu_s
 
 
 def _is_here(view: View) -> bool:

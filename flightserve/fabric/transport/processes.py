@@ -29,6 +29,11 @@ class ProcessLook:
     stopped: bool
     ticks: int
 
+    @property
+    def cpu_s(self) -> float:
+        """The same in seconds."""
+        return self.ticks * _TICK_NS / 1e9
+
 
 class Industry:
     """Whether a process that says nothing works all the same, by the ticks it has used since that began."""
@@ -53,13 +58,13 @@ class Industry:
 def look_at(pid: int) -> ProcessLook | None:
     """The process as it is now; None where there is none, or a zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
     state = fields[_STATE]
-    if state in "ZX":
+    if state in b"ZX":
         return None
-    return ProcessLook(state in "Tt", int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS]))
+    return ProcessLook(state in b"Tt", int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS]))
 
 
 # struct pidfd_info of linux/pidfd.h: a mask, a cgroup, eleven ids, the exit code (Linux 6.15).

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from flightserve.fabric.transport.processes import how_it_ended
+from flightserve.fabric.transport.processes import how_it_ended, look_at
 
 # PIDFD_GET_INFO tells of exits since then.
 SAYS = tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 15)
@@ -34,3 +34,17 @@ def test_what_ended_a_process_is_told_where_the_kernel_knows(code: str, told: st
         assert how_it_ended(pidfd) == (told if SAYS else "")
     finally:
         os.close(pidfd)
+
+
+def test_a_process_may_have_any_bytes_for_its_name() -> None:
+    """It may call itself what it likes, and a name that the kernel cuts may be cut within a letter."""
+    code = "open('/proc/self/comm', 'wb').write(b'a) R\\xff\\xc3'); print(flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    look = look_at(child.pid)
+    child.communicate(b"\n", timeout=60)
+    assert look is not None
+    assert not look.stopped
+    assert look.cpu_s > 0
+    assert look_at(child.pid) is None
