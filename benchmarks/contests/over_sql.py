@@ -16,7 +16,7 @@ from benchmarks.processes import Server
 
 # A small query's time is not the tables'.
 SCALE = 0.1
-TPCH_ROUNDS_MAX = 3
+TPCH_ROUNDS_MAX = 2
 
 
 def queries(bench: Bench) -> list[Contest]:
@@ -40,7 +40,7 @@ def queries(bench: Bench) -> list[Contest]:
     ]
     return [
         take_turns(bars.SMALL_QUERY, "us", small, rounds),
-        take_turns(f"{bars.TPCH}", "s", tpch, min(rounds, TPCH_ROUNDS_MAX)),
+        take_turns(bars.TPCH, "s", tpch, min(rounds, TPCH_ROUNDS_MAX)),
     ]
 
 
