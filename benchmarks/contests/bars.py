@@ -115,6 +115,7 @@ ROWS: Final = (
         for name in (MOSEC.name, LITSERVE.name, BENTOML.name, BARE_ASGI)
         for connections in CONNECTIONS
     ),
+    *(Row(json(connections, mode.name), mode.name, None) for mode in RAY_MODES[1:] for connections in (32, 128)),
     Row(SMALL_QUERY, ROAPI, None),
     Row(TPCH, EMBEDDED, None),
     Row(TPCH, ROAPI, None),

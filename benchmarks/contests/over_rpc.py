@@ -58,6 +58,8 @@ def grpc(bench: Bench) -> list[Contest]:
     if programs.found("h2load"):
         by_h2load = _two(bench, bars.BARE_GRPC, "grpc", partial(_h2load, bench))
         contests.append(take_turns(bars.GRPC_H2LOAD, "calls/s", by_h2load, rounds))
+    else:
+        contests.append(Contest(bars.GRPC_H2LOAD, "calls/s", skipped={OURS: "h2load is not on the PATH"}))
     return contests
 
 

@@ -52,13 +52,7 @@ def _rows(contest: Contest) -> Iterator[tuple[str, ...]]:
     for system, samples in contest.sides.items():
         value = f"{report.side(samples)} {contest.unit}"
         p50, p99 = (_median(samples, key, 1e-3) for key in ("p50_us", "p99_us"))
-        if contest.unit == "us":
-            p50 = "" if contest.measure.endswith("p99") else _in_ms(samples)
         yield contest.measure, system, value, p50, p99, _median(samples, "cpu_s_per_1000"), _median(samples, "pss_mb")
-
-
-def _in_ms(samples: Sequence[Sample]) -> str:
-    return report.number(statistics.median(sample.value for sample in samples) / 1e3)
 
 
 def _median(samples: Sequence[Sample], key: str, factor: float = 1.0) -> str:

@@ -165,7 +165,8 @@ async def _run(url: str, due_ns: list[int], connections: int, seconds: float) ->
 
 def open_loop(url: str, per_s: float, seconds: float, connections: int, seed: int) -> dict[str, Any]:
     """Order `open_loop`: `per_s` requests a second: p50 and p99 from the intended times, also of the `unanswered`."""
-    return uvloop.run(_run(url, arrivals(per_s, seconds, seed), connections, seconds))
+    told = uvloop.run(_run(url, arrivals(per_s, seconds, seed), connections, seconds))
+    return told | {"offered_per_s": per_s}
 
 
 if __name__ == "__main__":

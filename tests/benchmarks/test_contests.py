@@ -119,6 +119,10 @@ def test_a_run_is_told_again_from_its_json(
     assert "1,234 (1,234-1,234)" in said
     assert f"- {bars.BENTOML.name}: no such thing" in said
     assert Contest.of_dict(contest.as_dict()) == contest
+    (row,) = (
+        line for line in said.splitlines() if line.startswith(f"| {bars.json(128)} ") and OURS in line.split("|")[2]
+    )
+    assert [cell.strip() for cell in row.split("|")[4:8]] == ["1.23", "2.47", "", "30"]
     widths = {len(line) for line in tables.bars(bars.figures([held(1, 2)], False)).splitlines()}
     assert len(widths) == 1
 
