@@ -258,12 +258,13 @@ class AsyncMethod:
         request_id: str | None = None,
         request_key: str = "",
         traceparent: str = "",
+        tracestate: str = "",
         retries: int | None = None,
     ) -> AsyncAnswer:
         """Call it with rows of any kind, to be awaited: the answer, as of `MethodClient`. Of a method that streams it
         is an `AsyncParts`; `async for part in client.Walks.walk(rows)` does without the `await`. Of rows that are an
         iterator or an asynchronous one, `async for` gives the answers (`map`)."""
-        asked = self._client._ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
+        asked = self._client._ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent, tracestate)
         return AsyncAnswer(self, rows, asked)
 
     async def _call(self, rows: Any, asked: Asked) -> Any:
@@ -292,12 +293,13 @@ class AsyncMethod:
         request_id: str | None = None,
         request_key: str = "",
         traceparent: str = "",
+        tracestate: str = "",
         retries: int | None = None,
         window: int = WINDOW,
     ) -> AsyncIterator[Any]:
         """One call for each item of `batches`, so many as `window` says at a time; the answers, in order. A call that
         fails ends it, after the answers before it."""
-        asked = self._client._ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
+        asked = self._client._ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent, tracestate)
         async for answer in self._map(batches, asked, window):
             yield answer
 

@@ -280,6 +280,7 @@ class MethodClient:
         request_id: str | None = None,
         request_key: str = "",
         traceparent: str = "",
+        tracestate: str = "",
         retries: int | None = None,
     ) -> Any:
         """Call it with rows of any kind (`client.rows`); the answer is of the kind that was given, or of `as_`.
@@ -289,7 +290,7 @@ class MethodClient:
         calls the request.
         """
         client = self._client
-        asked = client._ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
+        asked = client._ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent, tracestate)
         if is_stream(rows):
             return self._map(rows, asked, WINDOW)
 
@@ -315,13 +316,14 @@ class MethodClient:
         request_id: str | None = None,
         request_key: str = "",
         traceparent: str = "",
+        tracestate: str = "",
         window: int = WINDOW,
     ) -> Iterator[Any]:
         """One request for each item of `batches`, sent while answers come; the answers, in order, each of its item's
         kind or of `as_`. So many as `window` says are on their way at most, none before the first answer is asked
         for. `timeout_s` is each request's. Nothing is made again by itself: what is answered is known, the rest is the
         caller's to send again."""
-        asked = self._client._ask(as_, timeout_s, priority, request_id, 0, request_key, traceparent)
+        asked = self._client._ask(as_, timeout_s, priority, request_id, 0, request_key, traceparent, tracestate)
         return self._map(iter(batches), asked, window)
 
     def _map(self, items: Iterator[Any], asked: Asked, window: int) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from flightserve.client.retrying import is_safe, may_pass, pause_ns
 from flightserve.client.rows import check_kind
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
+from flightserve.core.tracing import known_tracestate
 from flightserve.errors import DeadlineExceeded, FlightserveError, InvalidArgument, Unavailable
 from flightserve.frontends.edge import checked_key, checked_request_id, known_traceparent, new_request_id
 from flightserve.types import DeploymentSpec, MethodSpec, RequestMeta
@@ -36,6 +37,7 @@ class Asked(NamedTuple):
     retries: int
     request_key: str = ""
     traceparent: str = ""
+    tracestate: str = ""
 
     def deadline_ns(self, spec: DeploymentSpec, began_ns: int) -> int:
         """When the call has to be done. Without a timeout the deployment's own holds."""
@@ -49,7 +51,9 @@ class Asked(NamedTuple):
         deadline_ns = self.deadline_ns(spec, began_ns)
         if deadline_ns <= monotonic_ns():
             raise DeadlineExceeded("the deadline passed before the request was sent")
-        return RequestMeta(deadline_ns, self.priority, self.request_id, self.traceparent, self.request_key)
+        return RequestMeta(
+            deadline_ns, self.priority, self.request_id, self.traceparent, self.request_key, tracestate=self.tracestate
+        )
 
 
 class Tries:
@@ -89,6 +93,7 @@ def ask(
     retries: int,
     request_key: str = "",
     traceparent: str = "",
+    tracestate: str = "",
 ) -> Asked:
     """Check what a caller says. Raises InvalidArgument."""
     if timeout_s is not None and not (_is_number(timeout_s) and 0 <= timeout_s < math.inf):
@@ -99,12 +104,16 @@ def ask(
         raise InvalidArgument(f"priority is {priority!r}; it is a whole number from 0 to {PRIORITY_MAX}")
     if type(retries) is not int or retries < 0:
         raise InvalidArgument(f"retries is {retries!r}; it is a whole number, 0 or more")
-    for name, text in (("request_id", request_id), ("request_key", request_key), ("traceparent", traceparent)):
+    texts = {
+        "request_id": request_id, "request_key": request_key, "traceparent": traceparent, "tracestate": tracestate,
+    }  # fmt: skip
+    for name, text in texts.items():
         if not isinstance(text, str | None):
             raise InvalidArgument(f"{name} is {text!r}; it is a text")
     known = new_request_id() if request_id is None else checked_request_id(str(request_id))
     key, trace = request_key and checked_key(str(request_key)), traceparent and known_traceparent(str(traceparent))
-    return Asked(check_kind(as_), timeout_s, priority, known, retries, key, trace)
+    state = known_tracestate(str(tracestate)) if trace and tracestate else ""
+    return Asked(check_kind(as_), timeout_s, priority, known, retries, key, trace, state)
 
 
 class Defaults(NamedTuple):
@@ -127,11 +136,12 @@ class Defaults(NamedTuple):
         retries: int | None,
         request_key: str = "",
         traceparent: str = "",
+        tracestate: str = "",
     ) -> Asked:
         """As `ask`."""
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         retries = self.retries if retries is None else retries
-        return ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent)
+        return ask(as_, timeout_s, priority, request_id, retries, request_key, traceparent, tracestate)
 
 
 def of_piece(error: FlightserveError, method: MethodSpec) -> FlightserveError:

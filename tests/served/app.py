@@ -49,6 +49,7 @@ class Probe:
             "priority": current.priority,
             "id": current.request_id,
             "trace": current.traceparents[0],
+            "state": current.tracestates[0],
             "left_s": left_s,
         }
 

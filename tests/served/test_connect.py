@@ -145,12 +145,13 @@ def test_errors_are_of_their_classes_and_name_the_request(client: Client) -> Non
 
 def test_what_is_said_beside_the_rows(client: Client) -> None:
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
-    told = client.Probe.told({"a": 1}, timeout_s=9, priority=7, request_id="mine-3", request_key="k", traceparent=trace)
+    traced = {"traceparent": trace, "tracestate": "a=1, b=2"}
+    told = client.Probe.told({"a": 1}, timeout_s=9, priority=7, request_id="mine-3", request_key="k", **traced)
     assert 5 < told.pop("left_s") <= 9
-    assert told == {"priority": 7, "id": "mine-3", "trace": trace}
-    (answer,) = client.Probe.told.map([{"a": 1}], priority=2, timeout_s=9, traceparent="no trace")
+    assert told == {"priority": 7, "id": "mine-3", "trace": trace, "state": "a=1,b=2"}
+    (answer,) = client.Probe.told.map([{"a": 1}], priority=2, timeout_s=9, traceparent="no trace", tracestate="a=1")
     assert 5 < answer["left_s"] <= 9
-    assert (answer["priority"], answer["trace"]) == (2, "")
+    assert (answer["priority"], answer["trace"], answer["state"]) == (2, "", "")
 
 
 def test_parts_come_as_they_are_made(client: Client) -> None:
