@@ -37,8 +37,8 @@ demo: $(STAMP)  ## Call the examples through every protocol and client, and comp
 cluster: $(STAMP)  ## Serve the flights on three Ray nodes of this machine, and kill one under load
 	$(BIN)/python -m examples.cluster.demo $(ARGS)
 
-# The tests wait a third of their time: four of their files at a time keep two cores busy, in an order in which about
-# one of them waits (tests/ordering.py).
+# The tests wait a third of their time: four of their files at a time keep two cores busy, in an order in which some of
+# them wait and some do not (tests/ordering.py).
 test: $(STAMP)  ## Run the tests; pytest options in ARGS="..."
 	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 

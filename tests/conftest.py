@@ -7,6 +7,7 @@ flightserve's. What is found fails the run, by name.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -141,9 +142,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_unconfigure() -> None:
-    """At the interpreter's end what is frozen would count as leaked: the engine says so of each of its names."""
-    gc.unfreeze()
+# At the interpreter's end what is frozen would count as leaked: the engine says so of each of its names. Not before, so
+# that the collections with which pytest ends need not look at it.
+atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="module", autouse=True)

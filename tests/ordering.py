@@ -2,7 +2,7 @@
 
 Files that wait for other processes (of Ray, of a browser) leave a processor idle; the others keep one busy. Were each
 kind taken in one go, as the alphabet has them, the machine would idle first and be short of processors afterwards. So
-there is about one that waits at any time, long ones before short ones, and none of them at the end.
+at any time some are of the one kind and some of the other. Of those that wait, long ones come first, and none is last.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ import joblib
 import numpy as np
 import pyarrow as pa
 import pytest
-from sklearn.linear_model import LinearRegression
 
 import flightserve as fs
 from flightserve.errors import ConfigError, InvalidArgument
 from flightserve.testing import LocalService
+from tests.models.late import sk
 from tests.plane import plane
 
 SCHEMA = pa.schema([("x0", pa.float64()), ("x1", pa.float64())])
@@ -45,7 +45,7 @@ class Twice:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     rows = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    joblib.dump(LinearRegression().fit(rows, [1.0, 10.0, 11.0]), tmp_path / "sum.joblib")
+    joblib.dump(sk().LinearRegression().fit(rows, [1.0, 10.0, 11.0]), tmp_path / "sum.joblib")
     return tmp_path / "sum.joblib"
 
 

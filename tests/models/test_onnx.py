@@ -11,18 +11,15 @@ import onnx
 import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from skl2onnx import to_onnx
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
 
 import flightserve as fs
 from flightserve.declare import spec_of
 from flightserve.errors import ConfigError, InvalidArgument, SchemaMismatch
 from flightserve.models.onnx_models import external_files
 from flightserve.testing import LocalService
+from tests.models.late import sk
 from tests.plane import plane
 
-X, Y = load_iris(return_X_y=True)
 FLOAT, DOUBLE, INT64, STRING = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.STRING
 value = helper.make_tensor_value_info
 
@@ -56,8 +53,8 @@ def sums() -> Any:
 
 
 def classifier(**options: Any) -> Any:
-    model = LogisticRegression(max_iter=500).fit(X.astype(np.float32), Y)
-    return to_onnx(model, X[:1].astype(np.float32), **options)
+    model = sk().LogisticRegression(max_iter=500).fit(sk().X.astype(np.float32), sk().Y)
+    return sk().to_onnx(model, sk().X[:1].astype(np.float32), **options)
 
 
 def saved(folder: Path, model: Any) -> Path:
@@ -79,9 +76,9 @@ def schemas(service: LocalService) -> tuple[dict[str, str], dict[str, str]]:
 
 def test_a_classifier_over_the_data_plane_gives_what_it_gives_elsewhere(tmp_path: Path) -> None:
     path = saved(tmp_path, classifier(options={"zipmap": False}))
-    expected = LogisticRegression(max_iter=500).fit(X.astype(np.float32), Y).predict(X)
+    expected = sk().LogisticRegression(max_iter=500).fit(sk().X.astype(np.float32), sk().Y).predict(sk().X)
     with plane(fs.models.Onnx(path).bind()) as running:
-        flat = pa.array(X.astype(np.float32).ravel())
+        flat = pa.array(sk().X.astype(np.float32).ravel())
         rows = pa.record_batch({"X": pa.FixedSizeListArray.from_arrays(flat, 4)})
         for part, wanted in ((rows.slice(60, 1), expected[60:61]), (rows, expected)):
             got = running.call("predict", part)[0].to_pydict()

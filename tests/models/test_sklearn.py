@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import skops.io
-from sklearn.base import BaseEstimator
-from sklearn.compose import ColumnTransformer
-from sklearn.datasets import load_iris
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import flightserve as fs
 from flightserve.declare import spec_of
@@ -31,9 +21,9 @@ from flightserve.errors import ConfigError, InvalidArgument, SchemaMismatch
 from flightserve.models.files import ModelFile
 from flightserve.models.serving import Served
 from flightserve.testing import LocalService
+from tests.models.late import sk
 from tests.plane import plane
 
-X, Y = load_iris(return_X_y=True)
 FRAME = pd.DataFrame(
     {
         "carrier": ["UA", "AA", "B6", "UA"],
@@ -48,16 +38,18 @@ FRAME = pd.DataFrame(
 
 def delays() -> Any:
     """A model of a frame: texts, categories of texts and of numbers, numbers with gaps, and what is dropped."""
-    carrier = make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore"))
-    columns = ColumnTransformer(
+    carrier = sk().make_pipeline(
+        sk().SimpleImputer(strategy="most_frequent"), sk().OneHotEncoder(handle_unknown="ignore")
+    )
+    columns = sk().ColumnTransformer(
         [
             ("carrier", carrier, ["carrier"]),
-            ("terminal", OneHotEncoder(), ["terminal"]),
-            ("numbers", make_pipeline(SimpleImputer(), StandardScaler()), ["hour", "distance"]),
-            ("note", TfidfVectorizer(), "note"),
+            ("terminal", sk().OneHotEncoder(), ["terminal"]),
+            ("numbers", sk().make_pipeline(sk().SimpleImputer(), sk().StandardScaler()), ["hour", "distance"]),
+            ("note", sk().TfidfVectorizer(), "note"),
         ]
     )
-    return make_pipeline(columns, LinearRegression()).fit(FRAME, [1.0, 2.0, 3.0, 4.0])
+    return sk().make_pipeline(columns, sk().LinearRegression()).fit(FRAME, [1.0, 2.0, 3.0, 4.0])
 
 
 def saved(folder: Path, model: Any, name: str = "model.joblib") -> Path:
@@ -85,10 +77,10 @@ NUMBERED = ["x0", "x1", "x2", "x3"]
 
 
 def test_a_model_of_a_matrix_over_the_data_plane_gives_what_scikit_learn_gives(tmp_path: Path) -> None:
-    model = LogisticRegression(max_iter=500).fit(X, Y)
+    model = sk().LogisticRegression(max_iter=500).fit(sk().X, sk().Y)
     path = saved(tmp_path, model)
     with plane(fs.models.Sklearn(path, name="iris", trusted=True).bind()) as running:
-        for rows in (X[:1], X, np.tile(X, (5, 1))):
+        for rows in (sk().X[:1], sk().X, np.tile(sk().X, (5, 1))):
             predicted = running.call("predict", columns_of(rows, NUMBERED))[0].to_pydict()
             assert predicted == {"prediction": model.predict(rows).tolist()}
             likely = running.call("predict_proba", columns_of(rows, NUMBERED))[0].to_pydict()
@@ -97,13 +89,13 @@ def test_a_model_of_a_matrix_over_the_data_plane_gives_what_scikit_learn_gives(t
 
 
 def test_names_classes_and_threads_are_the_models_and_the_replicas(tmp_path: Path) -> None:
-    iris = load_iris(as_frame=True)
+    iris = sk().load_iris(as_frame=True)
     names = np.array(["setosa", "versicolor", "virginica"])[iris.target]
-    path = saved(tmp_path, RandomForestClassifier(5, n_jobs=-1).fit(iris.data, names))
+    path = saved(tmp_path, sk().RandomForestClassifier(5, n_jobs=-1).fit(iris.data, names))
     with served(path, num_cpus=1) as service:
         assert schemas(service) == (dict.fromkeys(iris.feature_names, "double"), {"prediction": "string"})
         assert [*schemas(service, "predict_proba")[1]] == ["p_setosa", "p_versicolor", "p_virginica"]
-        got = service.run("m", "predict", columns_of(X[[0, 149]], iris.feature_names))
+        got = service.run("m", "predict", columns_of(sk().X[[0, 149]], iris.feature_names))
         assert got.column("prediction").to_pylist() == ["setosa", "virginica"]
         assert service._deployments["m"].target._model.n_jobs == 1
 
@@ -122,14 +114,16 @@ def test_a_model_of_a_frame_says_its_types_and_takes_gaps_and_unknown_words(tmp_
 
 
 def test_what_a_search_found_is_looked_into(tmp_path: Path) -> None:
-    search = GridSearchCV(delays(), {"linearregression__fit_intercept": [True]}, cv=2)
+    search = sk().GridSearchCV(delays(), {"linearregression__fit_intercept": [True]}, cv=2)
     with served(saved(tmp_path, search.fit(pd.concat([FRAME] * 4), [1.0, 2.0, 3.0, 4.0] * 4))) as service:
         assert schemas(service)[0]["carrier"] == "string"
 
 
 def test_a_model_of_texts_has_its_feature_named(tmp_path: Path) -> None:
     (tmp_path / "text.pkl").write_bytes(
-        pickle.dumps(make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(FRAME.note, [0, 1, 1, 0]))
+        pickle.dumps(
+            sk().make_pipeline(sk().TfidfVectorizer(), sk().LogisticRegression()).fit(FRAME.note, [0, 1, 1, 0])
+        )
     )
     with pytest.raises(ConfigError, match=r"text\.pkl: Pipeline does not tell its features; give them"):
         served(tmp_path / "text.pkl")
@@ -138,16 +132,16 @@ def test_a_model_of_texts_has_its_feature_named(tmp_path: Path) -> None:
 
 
 def test_several_outputs_and_transformers(tmp_path: Path) -> None:
-    with served(saved(tmp_path, LinearRegression().fit(X, np.c_[Y, -Y]))) as service:
+    with served(saved(tmp_path, sk().LinearRegression().fit(sk().X, np.c_[sk().Y, -sk().Y]))) as service:
         assert schemas(service)[1] == {"prediction_0": "double", "prediction_1": "double"}
-    scaler = StandardScaler().fit(X)
+    scaler = sk().StandardScaler().fit(sk().X)
     with served(saved(tmp_path, scaler)) as service:
-        got = service.run("m", "transform", columns_of(X[:5], NUMBERED))
-        assert np.allclose(np.column_stack([c.to_numpy() for c in got.columns]), scaler.transform(X[:5]))
+        got = service.run("m", "transform", columns_of(sk().X[:5], NUMBERED))
+        assert np.allclose(np.column_stack([c.to_numpy() for c in got.columns]), scaler.transform(sk().X[:5]))
 
 
 def test_values_that_the_model_does_not_take_are_their_senders_errors(tmp_path: Path) -> None:
-    with served(saved(tmp_path, LinearRegression().fit(X, Y))) as service:
+    with served(saved(tmp_path, sk().LinearRegression().fit(sk().X, sk().Y))) as service:
         rows: dict[str, list[Any]] = {name: [1.0, 2.0] for name in NUMBERED}
         for value, shown in ((None, "null"), (float("nan"), "nan"), (float("inf"), "inf")):
             with pytest.raises(
@@ -166,8 +160,8 @@ def test_values_that_the_model_does_not_take_are_their_senders_errors(tmp_path: 
 
 
 def test_a_pickle_is_told_of_and_skops_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = LinearRegression().fit(X, Y)
-    skops.io.dump(model, tmp_path / "model.skops")
+    model = sk().LinearRegression().fit(sk().X, sk().Y)
+    sk().skops_io.dump(model, tmp_path / "model.skops")
     with caplog.at_level(logging.WARNING, "flightserve.models"):
         served(tmp_path / "model.skops", trusted=False).close()
         served(saved(tmp_path, model)).close()
@@ -176,35 +170,28 @@ def test_a_pickle_is_told_of_and_skops_is_not(tmp_path: Path, caplog: pytest.Log
         assert "runs code of whoever wrote it" in caplog.text
 
 
-class Odd(BaseEstimator):  # type: ignore[misc]
-    """Of a module that skops does not know."""
-
-    def fit(self, rows: Any, answers: Any = None) -> Odd:
-        self.n_features_in_ = rows.shape[1]
-        return self
-
-    def predict(self, rows: Any) -> Any:
-        return np.zeros(1)
-
-
 def test_types_that_skops_does_not_know_are_named_and_taken_when_trusted(tmp_path: Path) -> None:
     path = tmp_path / "odd.skops"
-    skops.io.dump(make_pipeline(StandardScaler(), Odd()).fit(X), path)
+    sk().skops_io.dump(sk().make_pipeline(sk().StandardScaler(), sk().Odd()).fit(sk().X), path)
     with pytest.raises(ConfigError, match=r"types that skops does not know: .*Odd; if you trust them"):
         served(path, trusted=False)
     with pytest.raises(ConfigError, match=r"predict gives \(1,\) for 2 rows, and not a row for each"):
         served(path, trusted=True)
 
 
-BAD: list[tuple[str, bytes | None, str]] = [
+BAD: list[tuple[str, bytes | Callable[[], bytes] | None, str]] = [
     ("none.joblib", None, "there is no file .*none.joblib"),
     ("empty.joblib", b"", "empty.joblib: it cannot be read: EOFError"),
     ("words.joblib", b"hello", "words.joblib: it cannot be read: UnpicklingError"),
     ("words.pkl", b"hello", "words.pkl: it cannot be read: UnpicklingError"),
     ("zip.skops", b"PK\x03\x04 no archive", "zip.skops: it cannot be read: BadZipFile"),
-    ("cut.joblib", pickle.dumps(LinearRegression().fit(X, Y))[:100], "cut.joblib: it cannot be read"),
+    (
+        "cut.joblib",
+        lambda: pickle.dumps(sk().LinearRegression().fit(sk().X, sk().Y))[:100],
+        "cut.joblib: it cannot be read",
+    ),
     ("dict.pkl", pickle.dumps({"a": 1}), "dict.pkl holds dict; it is to hold a fitted estimator"),
-    ("new.pkl", pickle.dumps(LinearRegression()), "new.pkl holds LinearRegression that is not fitted"),
+    ("new.pkl", lambda: pickle.dumps(sk().LinearRegression()), "new.pkl holds LinearRegression that is not fitted"),
     ("gone.pkl", b"cno_such_module\nThing\n.", "gone.pkl needs the module 'no_such_module', which is not installed"),
     ("part.pkl", b"cflightserve\nNoSuchThing\n.", "part.pkl cannot be read: .*NoSuchThing.*can be imported here"),
 ]
@@ -212,10 +199,10 @@ BAD: list[tuple[str, bytes | None, str]] = [
 
 @pytest.mark.parametrize(("name", "content", "message"), BAD)
 def test_files_that_cannot_be_served_are_one_line_before_anything_starts(
-    tmp_path: Path, name: str, content: bytes | None, message: str
+    tmp_path: Path, name: str, content: bytes | Callable[[], bytes] | None, message: str
 ) -> None:
     if content is not None:
-        (tmp_path / name).write_bytes(content)
+        (tmp_path / name).write_bytes(content() if callable(content) else content)
     with pytest.raises(ConfigError, match=message) as raised:
         spec_of(fs.models.Sklearn(tmp_path / name).bind())
     assert "\n" not in raised.value.message
@@ -232,7 +219,7 @@ def test_a_model_of_another_version_is_refused_unless_it_is_asked_for(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("sklearn.base.__version__", "1.2.3")
-        path = saved(tmp_path, LinearRegression().fit(X, Y))
+        path = saved(tmp_path, sk().LinearRegression().fit(sk().X, sk().Y))
     with pytest.raises(ConfigError, match=r"was saved by scikit-learn 1\.2\.3, and .* install scikit-learn==1\.2\.3"):
         served(path)
     served(path, any_version=True).close()
@@ -242,7 +229,7 @@ def test_a_model_of_another_version_is_refused_unless_it_is_asked_for(
 def test_a_library_that_is_missing_is_named_with_the_extra_that_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = saved(tmp_path, LinearRegression().fit(X, Y))
+    path = saved(tmp_path, sk().LinearRegression().fit(sk().X, sk().Y))
     for name in ("sklearn.base", "joblib"):
         with monkeypatch.context() as patch:
             patch.setitem(__import__("sys").modules, name, None)
@@ -251,12 +238,12 @@ def test_a_library_that_is_missing_is_named_with_the_extra_that_has_it(
 
 
 def test_what_runs_is_what_was_deployed_whatever_becomes_of_the_file(tmp_path: Path) -> None:
-    path = saved(tmp_path, LinearRegression().fit(X, Y))
+    path = saved(tmp_path, sk().LinearRegression().fit(sk().X, sk().Y))
     bound = fs.models.Sklearn(path, trusted=True).bind()
     first = spec_of(bound).version
-    saved(tmp_path, LinearRegression().fit(X, -Y))
+    saved(tmp_path, sk().LinearRegression().fit(sk().X, -sk().Y))
     model = pickle.loads(pickle.dumps(bound)).make()
-    assert model.predict(columns_of(X[-1:], NUMBERED)).column(0)[0].as_py() > 0
+    assert model.predict(columns_of(sk().X[-1:], NUMBERED)).column(0)[0].as_py() > 0
     assert spec_of(bound).version != first
 
 
@@ -264,12 +251,12 @@ def test_a_large_file_is_read_where_it_lies_and_has_to_be_the_one_that_was_deplo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flightserve.models.files.ModelFile.read.__defaults__", (10,))
-    path = saved(tmp_path, LinearRegression().fit(X, Y))
+    path = saved(tmp_path, sk().LinearRegression().fit(sk().X, sk().Y))
     bound = fs.models.Sklearn(path, trusted=True).bind()
     spec_of(bound)
     assert len(pickle.dumps(bound)) < path.stat().st_size + 3000
     bound.make()
-    saved(tmp_path, LinearRegression().fit(X, -Y))
+    saved(tmp_path, sk().LinearRegression().fit(sk().X, -sk().Y))
     with pytest.raises(ConfigError, match=r"model.joblib is not the file any more that was deployed; deploy it again"):
         bound.make()
 
@@ -325,7 +312,7 @@ class Note:
 def test_a_models_methods_are_stages_and_its_file_is_read_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = saved(tmp_path, LinearRegression().fit([[1.0], [2.0]], [2.0, 4.0]))
+    file = saved(tmp_path, sk().LinearRegression().fit([[1.0], [2.0]], [2.0, 4.0]))
     model, note = fs.models.Sklearn(file, name="m"), fs.bind(Note)
     both = fs.pipeline("both", fs.join(model.predict, note.note))
     twice = fs.pipeline("twice", both >> fs.bind(Note).options(name="Again").note)
@@ -345,7 +332,7 @@ def test_a_model_is_an_argument_of_another_deployment(tmp_path: Path) -> None:
             answer: pa.RecordBatch = self.model.predict(batch)
             return answer
 
-    file = saved(tmp_path, LinearRegression().fit([[1.0], [2.0]], [2.0, 4.0]))
+    file = saved(tmp_path, sk().LinearRegression().fit([[1.0], [2.0]], [2.0, 4.0]))
     model = fs.models.Sklearn(file, name="m", trusted=True)
     assert [each.name for each in fs.App(model, fs.bind(Asks, {"models": [model]}))] == ["m", "Asks"]
     with plane(fs.bind(Asks, model)) as running:

@@ -10,10 +10,10 @@ import joblib
 import numpy as np
 import pyarrow as pa
 import pytest
-from sklearn.linear_model import LinearRegression
 
 import flightserve as fs
 from flightserve.models import serving
+from tests.models.late import sk
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (1.5, 2), (4, 4), (0, int(pa.cpu_count()))])
@@ -22,7 +22,7 @@ def test_as_many_as_are_reserved_and_all_where_none_are(
 ) -> None:
     limited: list[int] = []
     monkeypatch.setattr(serving, "limit_threads", limited.append)
-    joblib.dump(LinearRegression().fit(np.zeros((2, 1)), [0, 1]), tmp_path / "m.joblib")
+    joblib.dump(sk().LinearRegression().fit(np.zeros((2, 1)), [0, 1]), tmp_path / "m.joblib")
     model: Any = fs.models.Sklearn(tmp_path / "m.joblib", num_cpus=cpus, trusted=True).bind().make()
     model.flightserve_hosted(SimpleNamespace(own_process=False))
     assert limited == []
