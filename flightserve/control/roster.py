@@ -255,9 +255,9 @@ class Roster:
             self.failure, self.detail = message, detail
 
     def note_ready(self) -> None:
-        """Every slot is ready: earlier trouble is over."""
+        """Every slot is ready: earlier trouble is over. One of a node that leaves may have a successor without room."""
         self.was_ready = True
-        self.failure = self.detail = self.placement_problem = ""
+        self.failure = self.detail = ""
         ready, wanted = self.places().ready, self._desired.everything()
         self._last_words = {slot: words for slot, words in self._last_words.items() if slot in wanted.keys() - ready}
 
