@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FLAGS: Final = {
     **{f"{protocol}_port": f"--{protocol}-port" for protocol in PROTOCOLS},
+    "threads": "--threads",
     "memory_limit": "--memory-limit",
     "spill_limit": "--spill-limit",
     "cache_mb": "--cache-mb",

@@ -94,7 +94,7 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
         "frontend processes; the first takes the ports given, the others free ones. node: one on each node of the Ray "
         "that is joined, on its own node's ports"
     )
-    option("--frontends", type=_frontends, default=1, metavar="N|node", help=about)
+    option("--frontends", type=frontends, default=1, metavar="N|node", help=about)
     about = "have all frontends take connections on the ports given for HTTP and gRPC"
     option("--share-ports", action="store_true", help=about)
     about = "router processes; deployments are spread over them"
@@ -137,8 +137,14 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     add_set_option(parser, serves=True)
 
 
-def _frontends(text: str) -> int | str:
-    return text if text == NODE else int(text)
+def frontends(text: str) -> int | str:
+    """A number of frontends, or "node". Raises argparse.ArgumentTypeError."""
+    if text == NODE:
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of frontends; write one, or {NODE}") from error
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
 import subprocess
@@ -49,6 +50,21 @@ def test_no_argument_of_a_command_is_taken_for_another() -> None:
 def test_a_configuration_is_no_file_of_settings(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["reconfigure", "Pricing", '{"tax": 0.5}', "--app", "nosuch"]) == 1
     assert "no app nosuch runs" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", APP, "--frontends", "x"], "'x' is no number of frontends; write one, or node"),
+        (["sql", "a.csv", "--threads", "-1"], "flightserve: --threads is -1; it is 0 (one for each core) to 1024"),
+    ],
+)
+def test_a_wrong_value_is_told_by_the_flag_s_name(
+    arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        main([*arguments, "--address", "nowhere"])
+    assert said in capfd.readouterr().err
 
 
 def test_who_reads_no_more_of_the_output_is_no_error() -> None:
