@@ -128,6 +128,15 @@ def validate_batch(batch: pa.RecordBatch, limits: EdgeLimits) -> None:
         _check_rows(batch.num_rows, batch.nbytes)
 
 
+def check_schema(schema: pa.Schema, limits: EdgeLimits) -> None:
+    """The same checks for a schema that another library decoded (Flight), once for a stream. Raises InvalidArgument."""
+    try:
+        fields, depth, _ = _measure(schema)
+    except _ARROW_ERRORS as error:
+        raise InvalidArgument(f"the stream's schema cannot be read: {_first_line(error)}") from error
+    _check_extent(fields, depth, limits)
+
+
 # ---- the walk: nothing of Arrow's but the schema message is parsed here
 
 
@@ -279,11 +288,15 @@ def _known(message: bytes, limits: EdgeLimits) -> _Known:
         if columns > limits.columns_max:
             raise InvalidArgument(f"the schema has {columns} columns; at most {limits.columns_max} are taken")
         known = _parse_schema(message)
-    if known.fields > limits.columns_max:
-        raise InvalidArgument(f"the schema has {known.fields} fields; at most {limits.columns_max} are taken")
-    if known.depth > limits.nesting_max:
-        raise InvalidArgument(f"the schema nests {known.depth} types deep; at most {limits.nesting_max} are taken")
+    _check_extent(known.fields, known.depth, limits)
     return known
+
+
+def _check_extent(fields: int, depth: int, limits: EdgeLimits) -> None:
+    if fields > limits.columns_max:
+        raise InvalidArgument(f"the schema has {fields} fields; at most {limits.columns_max} are taken")
+    if depth > limits.nesting_max:
+        raise InvalidArgument(f"the schema nests {depth} types deep; at most {limits.nesting_max} are taken")
 
 
 def _column_count(message: bytes) -> int:
@@ -324,6 +337,8 @@ def _measure(schema: pa.Schema) -> tuple[int, int, bool]:
     _ = schema.names
     while pending:
         kind, depth = pending.pop()
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
         fields += 1
         deepest = max(deepest, depth)
         _check_type(kind)

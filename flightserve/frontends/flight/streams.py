@@ -35,6 +35,7 @@ from flightserve.contracts.service import Lane, Reply
 from flightserve.core.overload.read_ahead import ReadAhead
 from flightserve.errors import OK, Cancelled, FlightserveError, InvalidArgument, TooLarge, Unavailable
 from flightserve.fabric.memory.batches import alike
+from flightserve.fabric.memory.decode import check_schema
 from flightserve.frontends.edge import traced
 from flightserve.frontends.flight.errors import unforeseen
 from flightserve.frontends.flight.sinks import ReplySink
@@ -103,7 +104,8 @@ class RequestStream:
         self._sink = sink
         self._lane = lane
         self._target = target
-        self._body_bytes_max = limits.body_bytes_max
+        self._limits = limits
+        self._schema_checked = False
         self._is_cancelled = is_cancelled
         self._cut = cut
         self._took = took
@@ -296,8 +298,11 @@ class RequestStream:
                 raise InvalidArgument("a message without a record batch: every message is one request")
             self._read_bytes = nbytes = batch.get_total_buffer_size()
             self._took(nbytes)
-            if nbytes > self._body_bytes_max:
-                raise TooLarge(f"a batch of {nbytes} bytes; at most {self._body_bytes_max} are taken")
+            if nbytes > self._limits.body_bytes_max:
+                raise TooLarge(f"a batch of {nbytes} bytes; at most {self._limits.body_bytes_max} are taken")
+            if not self._schema_checked:
+                check_schema(batch.schema, self._limits)
+                self._schema_checked = True
         except StopIteration:
             self._input_ended = True
             return False

@@ -7,14 +7,18 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from flightserve.config import EdgeLimits
 from flightserve.core.cache import LRUCache
 from flightserve.errors import InvalidArgument, TooLarge
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.batches import stream_of
+from flightserve.fabric.memory.decode import check_schema
 from flightserve.frontends.sql.tickets import TICKET_BYTES_MAX
 
 BOUND_BYTES_MAX: Final = 2 * TICKET_BYTES_MAX
 BOUND_MAX: Final = 10_000
+# Of what a schema may have; apps do not set it for parameters.
+_LIMITS: Final = EdgeLimits()
 
 
 def read_parameters(reader: Any) -> bytes:
@@ -23,6 +27,7 @@ def read_parameters(reader: Any) -> bytes:
     batches: list[pa.RecordBatch] = []
     nbytes = 0
     try:
+        check_schema(reader.schema, _LIMITS)
         for piece in reader:
             nbytes += piece.data.nbytes
             if nbytes > TICKET_BYTES_MAX:

@@ -154,6 +154,27 @@ def test_the_hand_written_messages_are_right(address: str) -> None:
     assert raw(address, *stream(STRINGS)) == (grpc.StatusCode.OK, "", 2)
 
 
+def nested(depth: int) -> pa.DataType:
+    return pa.list_(nested(depth - 1)) if depth else pa.int64()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "why"),
+    [
+        pytest.param(pa.int64(), b"\x80aaa", "cannot be read", id="a name that is not UTF-8"),
+        pytest.param(pa.struct([("aaaa", pa.int64())]), b"\xffaaa", "cannot be read", id="such a name inside"),
+        pytest.param(pa.timestamp("s", "aaaa"), b"\x80aaa", "cannot be read", id="such a time zone"),
+        pytest.param(nested(70), b"aaaa", "types deep", id="nested too deep"),
+        pytest.param(pa.decimal128(38, 2000), b"aaaa", "a decimal with the scale 2000", id="a decimal out of bounds"),
+    ],
+)
+def test_a_schema_that_http_refuses_is_refused(address: str, kind: pa.DataType, name: bytes, why: str) -> None:
+    (schema, _), (header, body) = messages(pa.RecordBatch.from_arrays([pa.array([], kind)], ["aaaa"]))
+    sent = [flight_data(schema.replace(b"aaaa", name), path=NAMES), flight_data(header, body)]
+    code, details, _ = raw(address, *sent)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and why in details
+
+
 def _with_body(body_of: Any) -> list[bytes]:
     (schema, _), (header, body) = messages(STRINGS)
     return [flight_data(schema, path=NAMES), flight_data(header, body_of(body))]
