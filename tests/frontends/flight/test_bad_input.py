@@ -154,17 +154,12 @@ def test_the_hand_written_messages_are_right(address: str) -> None:
     assert raw(address, *stream(STRINGS)) == (grpc.StatusCode.OK, "", 2)
 
 
-def nested(depth: int) -> pa.DataType:
-    return pa.list_(nested(depth - 1)) if depth else pa.int64()
-
-
 @pytest.mark.parametrize(
     ("kind", "name", "why"),
     [
         pytest.param(pa.int64(), b"\x80aaa", "cannot be read", id="a name that is not UTF-8"),
         pytest.param(pa.struct([("aaaa", pa.int64())]), b"\xffaaa", "cannot be read", id="such a name inside"),
         pytest.param(pa.timestamp("s", "aaaa"), b"\x80aaa", "cannot be read", id="such a time zone"),
-        pytest.param(nested(70), b"aaaa", "types deep", id="nested too deep"),
         pytest.param(pa.decimal128(38, 2000), b"aaaa", "a decimal with the scale 2000", id="a decimal out of bounds"),
     ],
 )
@@ -261,7 +256,7 @@ def test_nesting_beyond_the_limit(address: str) -> None:
 
 
 def test_columns_beyond_the_limit(client: Any) -> None:
-    with pytest.raises(pa.ArrowInvalid, match="columns"):
+    with pytest.raises(pa.ArrowInvalid, match="has 10001 fields; at most 10000"):
         refused(client, "echo", pa.record_batch({f"c{i}": [i] for i in range(10_001)}))
 
 
