@@ -164,9 +164,8 @@ def test_the_hand_written_messages_are_right(address: str) -> None:
     ],
 )
 def test_a_schema_that_http_refuses_is_refused(address: str, kind: pa.DataType, name: bytes, why: str) -> None:
-    (schema, _), (header, body) = messages(pa.RecordBatch.from_arrays([pa.array([], kind)], ["aaaa"]))
-    sent = [flight_data(schema.replace(b"aaaa", name), path=NAMES), flight_data(header, body)]
-    code, details, _ = raw(address, *sent)
+    (schema, _), rows = messages(pa.RecordBatch.from_arrays([pa.array([], kind)], ["aaaa"]))
+    code, details, _ = raw(address, flight_data(schema.replace(b"aaaa", name), path=NAMES), flight_data(*rows))
     assert code == grpc.StatusCode.INVALID_ARGUMENT and why in details
 
 
