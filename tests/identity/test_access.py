@@ -293,6 +293,15 @@ def test_issued_tokens_are_taken_by_every_frontend_of_the_app_until_they_expire(
     stranger.stop()
 
 
+def test_a_clock_that_is_set_counts_within_a_minute(access: FileAccess, times: Times) -> None:
+    token = access.issue(access.recognise(basic("alice", PASSWORD)))
+    assert access.recognise(f"Bearer {token}").name == "alice"
+    times.date_s += LIFETIME_S
+    times.ns += 61 * NS_PER_S
+    with pytest.raises(Unauthenticated, match="expired"):
+        access.recognise(f"Bearer {token}")
+
+
 def test_issued_tokens_that_were_altered(access: FileAccess) -> None:
     token = access.issue(access.recognise(bearer("alice")))
     body = token.removeprefix(ISSUED)
