@@ -27,7 +27,8 @@ def install(environment: Environment) -> str:
     """Make it; returns why that failed, "" where it did not."""
     constraints = [word for name in environment.constraints for word in ("-c", str(ROOT / name))]
     commands = [
-        [sys.executable, "-m", "venv", "--clear", str(environment.folder)],
+        # What is there is taken on to other versions, which is quicker than a new one.
+        [sys.executable, "-m", "venv", str(environment.folder)],
         [
             *(str(environment.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
             *constraints,
