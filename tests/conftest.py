@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import importlib
 import os
 import threading
 import time
@@ -45,6 +46,19 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("flightserve")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Each of several processes loads all files of the tests, and writes down what is compiled of one that nobody has
+    loaded before. In the same order all of them would compile all; so each begins with a part of its own."""
+    config = session.config
+    if hasattr(config, "workerinput") and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        own, count = int(config.workerinput["workerid"].removeprefix("gw")), config.workerinput["workercount"]
+        for file in sorted(config.rootpath.glob("tests/**/test_*.py"))[own::count]:
+            # What is wrong with it is told when it is collected.
+            with contextlib.suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(".".join(file.relative_to(config.rootpath).with_suffix("").parts))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
