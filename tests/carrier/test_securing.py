@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from flightserve.carrier import greeting
+from flightserve.carrier import greeting, service
 from flightserve.carrier.greeting import accept_carrier, reach_carrier, take_in
 from flightserve.carrier.securing import Link, Securing, shake_hands
 from flightserve.carrier.service import CarrierService
@@ -240,10 +240,10 @@ def test_who_leaves_or_waits_in_the_handshake_is_let_go(monkeypatch: pytest.Monk
 
 
 def test_what_was_altered_on_its_way_ends_the_connection() -> None:
-    altering: list[bool] = []
+    greeted = threading.Event()
 
     def alter(data: bytes) -> bytes:
-        return data[:-1] + bytes([data[-1] ^ 1]) if altering else data
+        return data[:-1] + bytes([data[-1] ^ 1]) if greeted.is_set() else data
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -252,12 +252,13 @@ def test_what_was_altered_on_its_way_ends_the_connection() -> None:
             sock, _ = server.accept()
             with contextlib.closing(accept_carrier(sock, OURS)) as link:
                 take_in(link, SECRET, "far")
+                greeted.set()
                 return link.recv(1000)
 
         taken = in_thread(take)
         with contextlib.closing(Between(address, None, alter)) as between:
             with contextlib.closing(reach_carrier(between.address, SECRET, "home", Pull(), ANOTHERS)) as link:
-                altering.append(True)
+                assert greeted.wait(10)
                 link.sendall(b"rows that are to arrive as they are")
                 with pytest.raises(OSError, match=r"(?i)bad record mac|decryption failed"):
                     taken()
@@ -279,6 +280,33 @@ def test_a_carrier_says_whom_it_turned_away(caplog: pytest.LogCaptureFixture) ->
         with contextlib.closing(reach_carrier(carrier.address, SECRET, "there", Pull(), ANOTHERS)) as link:
             link.sendall(RANGE.pack(1, 1, 0, 64))
             assert link.recv(LENGTH.size) == LENGTH.pack(0)
+    finally:
+        carrier.stop()
+
+
+def test_who_shakes_hands_byte_by_byte_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, and the hand is never shaken."""
+    monkeypatch.setattr(service, "GREETING_S_MAX", 0.1)
+    monkeypatch.setattr(service, "SWEEP_S", 0.1)
+    carrier = CarrierService(
+        "here", f"flightserve-test-{id(monkeypatch)}-slow", "127.0.0.1", SECRET, None, "", securing=OURS
+    )
+    carrier.start()
+    host, _, port = carrier.address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), 0.05) as sock:
+            sock.sendall(b"\x16\x03\x01\x02\x00\x01")
+
+            def ended() -> bool:
+                try:
+                    sock.sendall(b"\0")
+                    return not sock.recv(1)
+                except TimeoutError:
+                    return False
+                except OSError:
+                    return True
+
+            eventually(ended, 20, what="it is closed")
     finally:
         carrier.stop()
 

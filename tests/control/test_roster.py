@@ -133,6 +133,16 @@ def test_what_a_replica_does_not_serve_makes_the_app_degraded_and_not_less_ready
     assert (roster.view(1, 1, NOW).phase, roster.table(1).notes) == ("ready", ())
 
 
+def test_what_has_no_room_is_told_while_what_it_is_to_replace_still_serves() -> None:
+    """Of a node that leaves."""
+    roster = _roster()
+    _serve_all(roster)
+    roster.placement_problem = "placement cannot be satisfied: no node has 2 CPU"
+    roster.note_ready()
+    view = roster.view(1, 0, 0)
+    assert (view.phase, view.problem) == ("ready", "placement cannot be satisfied: no node has 2 CPU")
+
+
 def test_a_child_that_dies_is_replaced_at_once_and_then_with_backoff() -> None:
     roster = _roster()
     records = _serve_all(roster)
