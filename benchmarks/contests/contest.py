@@ -80,6 +80,7 @@ def take_turns(measure: str, unit: str, sides: Sequence[Side], rounds: int, warm
                 continue
             if number >= warm:
                 contest.sides[side.system] = (*contest.sides.get(side.system, ()), sample)
+    contest.sides = {side.system: contest.sides[side.system] for side in sides if side.system in contest.sides}
     return contest
 
 

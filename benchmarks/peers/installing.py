@@ -48,10 +48,10 @@ def install(environment: Environment) -> str:
 
 
 def reason_of(said: str) -> str:
-    """The last error among what was said, or its last line."""
+    """The first error among what was said, or its last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it said nothing"]
     errors = [line for line in lines if line.startswith("ERROR")]
-    return (errors or lines)[-1][:REASON_CHARACTERS_MAX]
+    return (errors[:1] or lines[-1:])[0][:REASON_CHARACTERS_MAX]
 
 
 def ensure(environment: Environment) -> str:

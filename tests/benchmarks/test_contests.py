@@ -52,6 +52,7 @@ def test_every_side_has_its_turn_in_each_round_and_another_one_begins() -> None:
     contest = take_turns("m", "us", sides(order), 2)
     assert "".join(order) == "abc" + "bca" + "cab"
     assert [sample.value for sample in contest.sides["a"]] == [6, 8], "the first round is left out"
+    assert list(contest.sides) == ["a", "b", "c"]
 
 
 def test_who_fails_is_out_with_the_reason_and_the_others_go_on() -> None:
@@ -193,7 +194,7 @@ def test_an_environment_is_made_anew_when_what_it_is_made_of_changes(tmp_path: P
 
 def test_constraints_of_environments_are_there_and_errors_are_a_line() -> None:
     assert all((ROOT / name).exists() for each in ALL for name in each.constraints)
-    assert installing.reason_of("WARNING: x\nERROR: No match\nnotice") == "ERROR: No match"
+    assert installing.reason_of("WARNING: x\nERROR: No match\nERROR: see elsewhere\nnotice") == "ERROR: No match"
     assert installing.reason_of("") == "it said nothing"
 
 
