@@ -46,7 +46,7 @@ def by_system(contests: Sequence[Contest]) -> dict[str, dict[int, tuple[Sample, 
     """The samples of HTTP JSON, by system and connections, the fastest system first. flightserve's are of the run with
     most systems."""
     found: dict[str, dict[int, tuple[Sample, ...]]] = {}
-    for beside in ("", *(peer.name for peer in bars.RAY_MODES)):
+    for beside in ("", *(peer.name for peer in bars.ALONE)):
         for connections in bars.CONNECTIONS:
             for contest in contests:
                 if contest.measure == bars.json(connections, beside):

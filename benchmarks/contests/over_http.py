@@ -68,21 +68,22 @@ BARE = System(bars.BARE_ASGI, lambda bench: bench.bare("http", "asgi"))
 
 
 def light(bench: Bench) -> list[Contest]:
-    """Systems that take nothing while others have their turn: they all run at once."""
-    systems = [FLIGHTSERVE, *map(of_peer, (MOSEC_WAITS, MOSEC, LITSERVE)), of_peer(BENTOML, listed=True), BARE]
-    return _json(bench, systems, "", bench.settings.rounds)
+    """Systems that take nothing while others have their turn, all at once; then LitServe, which is never idle."""
+    systems = [FLIGHTSERVE, of_peer(MOSEC_WAITS), of_peer(MOSEC), of_peer(BENTOML, listed=True), BARE]
+    contests = _json(bench, systems, "", bench.settings.rounds)
+    return contests + _beside(bench, LITSERVE, min(bench.settings.rounds, SLOW_ROUNDS_MAX))
 
 
 def ray_serve(bench: Bench) -> list[Contest]:
-    """Ray Serve by itself, one mode after the other: its processes are never quite idle."""
+    """Ray Serve, one mode after the other: its processes are never idle."""
     rounds = bench.settings.rounds
     contests: list[Contest] = []
     for mode in bars.RAY_MODES:
-        contests += _beside_ray(bench, mode, rounds if mode is RAY_SERVE else min(rounds, SLOW_ROUNDS_MAX))
+        contests += _beside(bench, mode, rounds if mode is RAY_SERVE else min(rounds, SLOW_ROUNDS_MAX))
     return contests
 
 
-def _beside_ray(bench: Bench, peer: Peer, rounds: int) -> list[Contest]:
+def _beside(bench: Bench, peer: Peer, rounds: int) -> list[Contest]:
     systems = [FLIGHTSERVE, of_peer(peer)]
     try:
         return _json(bench, systems, peer.name, rounds)

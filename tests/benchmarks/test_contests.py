@@ -91,7 +91,7 @@ def test_rows_are_of_contests_that_were_held_and_compare_within_them() -> None:
         f"{bars.json(128)}: p99 ({MOSEC})": (2.0, "<= 1", "MISS"),
         **{
             f"{bars.json(128)} ({name})": (None, "None", "-")
-            for name in (bars.MOSEC.name, bars.LITSERVE.name, bars.BENTOML.name, bars.BARE_ASGI)
+            for name in (bars.MOSEC.name, bars.BENTOML.name, bars.BARE_ASGI)
         },
     }
 
