@@ -12,6 +12,9 @@ from flightserve.clock import NEVER_NS
 
 # The first column of what a delimited method gives.
 RID: Final = "rid"
+# `DeploymentSpec.kind` of a warehouse. Not in `contracts/warehouse.py`, which has rows for examples: for the first
+# array that is made of a list pyarrow loads pandas, into whoever asks.
+WAREHOUSE_KIND: Final = "sql"
 
 
 @dataclass(frozen=True, slots=True)

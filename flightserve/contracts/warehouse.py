@@ -22,9 +22,9 @@ from typing import Any, Final
 import pyarrow as pa
 
 from flightserve.errors import InvalidArgument
-from flightserve.types import DeploymentSpec, MethodSpec
+from flightserve.types import WAREHOUSE_KIND, DeploymentSpec, MethodSpec
 
-KIND: Final = "sql"
+KIND: Final = WAREHOUSE_KIND
 
 QUERY: Final = "query"
 QUERY_TAGGED: Final = "query_tagged"

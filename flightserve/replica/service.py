@@ -32,7 +32,6 @@ from flightserve import measures, threads
 from flightserve.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from flightserve.config import FabricLimits
 from flightserve.contracts.access import OPEN, Access
-from flightserve.contracts.warehouse import KIND
 from flightserve.errors import FlightserveError, ReplicaFailed
 from flightserve.fabric.memory.segments import SegmentMap, SegmentPool
 from flightserve.replica.binding import bind_methods
@@ -50,7 +49,7 @@ from flightserve.replica.run_spans import RunSpans
 from flightserve.replica.session import ReplicaSession
 from flightserve.replica.thread_contexts import carry_contexts
 from flightserve.replica.turns import Turns
-from flightserve.types import DeploymentSpec, MetricFamily
+from flightserve.types import WAREHOUSE_KIND, DeploymentSpec, MetricFamily
 from flightserve.wire.table import RoutingTable
 
 log = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ class ReplicaService:
         waits = onward is not None and spec.options.reentrant and spec.lanes.serial > 0
         self.turns = Turns(spec.lanes.serial) if waits else None
         origins = onward.origins if onward is not None else None
-        tells_tables = access.closed and spec.kind == KIND
+        tells_tables = access.closed and spec.kind == WAREHOUSE_KIND
         runs = RunParts(spec.name, self.mapped, origins, self._counts, self._retirement, spans, tells_tables)
         self._lane_parts = LaneParts(
             runs,

@@ -312,7 +312,7 @@ def test_scale_takes_names_and_counts(wish: str, capsys: pytest.CaptureFixture[s
 
 def test_status_says_when_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--app", "no such app"]) == 1
-    assert "no flightserve app" in capsys.readouterr().err
+    assert capsys.readouterr().err == "no app no such app runs on this machine\n"
 
 
 def test_apps_are_found_by_their_supervisors_sockets_in_private_folders_of_ours(tmp_path: Path) -> None:
