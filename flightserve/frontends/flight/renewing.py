@@ -2,7 +2,8 @@
 
 So a new certificate is taken up by another server on the same port, which has all that the old one has but its gRPC:
 the old one stops listening, what runs on its connections goes on to its end, and the next one listens. In between are
-some milliseconds in which a client that comes is turned away (UNAVAILABLE), and comes again.
+some milliseconds in which a client that comes is turned away (UNAVAILABLE; CANCELLED where its call had come and no
+thread of the old one had taken it), and comes again.
 """
 
 from __future__ import annotations
