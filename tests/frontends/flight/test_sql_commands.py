@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,4 +56,6 @@ def test_every_command_of_the_protocol_is_served_by_each_rpc_as_the_table_says(c
     with pytest.raises(refused, match=r"not a ticket|the query is empty|read-only"):
         writer.done_writing()
         reader.read()
-        writer.close()
+        # Who is refused before his rows are read may hear of it once more.
+        with contextlib.suppress(refused):
+            writer.close()

@@ -48,11 +48,14 @@ def test_parameters_that_are_no_stream_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="no Arrow IPC stream"):
         without_rows(NO_MESSAGE)
 
-    def reader() -> Iterator[None]:
-        yield pa.ipc.open_stream(NO_MESSAGE)
+    class Reader:
+        schema = pa.schema([("0", pa.int64())])
+
+        def __iter__(self) -> Iterator[None]:
+            yield pa.ipc.open_stream(NO_MESSAGE)
 
     with pytest.raises(InvalidArgument, match="cannot be read"):
-        read_parameters(reader())
+        read_parameters(Reader())
 
 
 def test_what_is_bound_last_is_remembered_until_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
