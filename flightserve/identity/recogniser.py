@@ -41,6 +41,9 @@ from flightserve.identity.web_tokens import Claims, WebKeySet
 
 KNOWN_MAX: Final = 16_384
 KNOWN_NS: Final = 60 * NS_PER_S
+# What callers say again and again is not hashed each time: so many of them are remembered as they are said, so long.
+LATELY_MAX: Final = 1_024
+LATELY_NS: Final = NS_PER_S
 WRONG_MAX: Final = 4_096
 WRONG_NS: Final = 5 * NS_PER_S
 # How long a thread waits to be told who somebody is.
@@ -74,6 +77,10 @@ class Recogniser:
         # Apart, because a future that is done tells so in whatever thread adds to it.
         self._book_lock, self._finding_lock, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._shown: TTLCache[bytes, Recognition] = TTLCache(KNOWN_MAX)
+        # Principals that are what they were by this book.
+        self._as_they_were: dict[Principal, Book] = {}
+        self._lately: dict[str, Recognition] = {}
+        self._lately_until_ns = 0
         self._wrong: TTLCache[bytes, tuple[Book | None, str]] = TTLCache(WRONG_MAX)
         self._finding: dict[bytes, Future[Principal | FlightserveError]] = {}
         # One for each, so that who guesses passwords does not hold up tokens.
@@ -101,11 +108,13 @@ class Recogniser:
             before = self._book
             same = self._web.follow(book.web)
             self._book = book.with_keys(before.keys) if same and before is not None else book
+            self._as_they_were = {}
 
     def _take_keys(self, keys: WebKeySet) -> None:
         with self._book_lock:
             if self._book is not None:
                 self._book = self._book.with_keys(keys)
+                self._as_they_were = {}
 
     def look(self) -> None:
         """What has to be done from time to time."""
@@ -121,11 +130,21 @@ class Recogniser:
         """`contracts.access.Access.known`."""
         if authorization is None:
             return self._of_certificate(subject)
+        now_ns = self._clock()
+        if now_ns >= self._lately_until_ns:
+            self._lately, self._lately_until_ns = {}, now_ns + LATELY_NS
+        shown = self._lately.get(authorization)
+        if shown is not None and shown.book is self._book and now_ns < shown.until_ns:
+            return shown.principal
         key = self._key_of(authorization)
-        shown = self._shown.get(key, self._clock())
-        if shown is not None:
-            return shown.principal if shown.book is self._book else self._again(key, shown, authorization)
-        return self._looked_at(key, authorization)
+        shown = self._shown.get(key, now_ns)
+        if shown is None:
+            return self._looked_at(key, authorization)
+        if shown.book is not self._book:
+            return self._again(key, shown, authorization)
+        if len(self._lately) < LATELY_MAX:
+            self._lately[authorization] = shown
+        return shown.principal
 
     def find(self, authorization: str | None, subject: str = "") -> Future[Principal | FlightserveError]:
         """Who says this, or why nobody does. Many who say the same at once are found out once. Raises Unavailable
@@ -161,13 +180,17 @@ class Recogniser:
 
     def check(self, principal: Principal) -> None:
         """Raises Unauthenticated where he is not, or may not, what he was and might when he was recognised."""
-        if self._book is not None:
-            entry = self._book.entries.get(principal.name)
-            if entry is not None and entry.principal is principal:
-                return
-        now = self.book.current(principal)
-        if now is None or now.rights.grants != principal.rights.grants or principal.until_ns <= self._clock():
+        book, now_ns = self.book, self._clock()
+        if principal.until_ns <= now_ns:
             raise Unauthenticated(CHANGED)
+        if self._as_they_were.get(principal) is book:
+            return
+        now = book.current(principal)
+        if now is None or now.rights.grants != principal.rights.grants:
+            raise Unauthenticated(CHANGED)
+        if len(self._as_they_were) >= KNOWN_MAX:
+            self._as_they_were = {}
+        self._as_they_were[principal] = book
 
     def _key_of(self, authorization: str) -> bytes:
         if len(authorization) > AUTHORIZATION_CHARS_MAX:

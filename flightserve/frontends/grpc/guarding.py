@@ -104,7 +104,8 @@ class Guard:
         # It is made anew each time it is asked for.
         metadata = context.invocation_metadata()
         try:
-            principal = await self._recognised(context, metadata)
+            said = self._said(context, metadata)
+            principal = self._access.known(*said) or await self._access.recognised(*said)
         except FlightserveError as error:
             await abort(context, error)
             raise
@@ -113,16 +114,15 @@ class Guard:
 
     async def recognised(self, context: Any) -> Principal:
         """Who calls. Raises Unauthenticated, Unavailable."""
-        return await self._recognised(context, context.invocation_metadata())
+        return await self._access.recognised(*self._said(context, context.invocation_metadata()))
 
-    async def _recognised(self, context: Any, metadata: Sequence[tuple[str, str | bytes]]) -> Principal:
+    @staticmethod
+    def _said(context: Any, metadata: Sequence[tuple[str, str | bytes]]) -> tuple[str | None, str]:
+        """The authorization, and the subject of a certificate, which counts where there is none."""
         said = [value for name, value in metadata if name == AUTHORIZATION]
         if len(said) > 1:
             raise Unauthenticated("the call has more than one authorization")
-        # What is said counts before a certificate.
-        authorization, subject = (_text(said[0]), "") if said else (None, _subject(context))
-        principal = self._access.known(authorization, subject)
-        return await self._access.recognised(authorization, subject) if principal is None else principal
+        return (_text(said[0]), "") if said else (None, _subject(context))
 
 
 class _Others(grpc.GenericRpcHandler):

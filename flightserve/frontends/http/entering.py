@@ -68,7 +68,7 @@ def enter(calls: HttpCalls, exchange: Exchange, sender: KnownSender | None) -> b
 
 def _note(sender: KnownSender, principal: Principal, exchange: Exchange) -> None:
     # What he may call is asked again as well: what it calls onwards may be other methods by now.
-    sender.principal, sender.caller, sender.may_call = principal, exchange.caller, False
+    sender.principal, sender.caller, sender.may_call, sender.what = principal, exchange.caller, False, ""
     sender.until_ns = exchange.arrived_ns + ASKED_NS
 
 
@@ -143,13 +143,17 @@ def begin(calls: HttpCalls, exchange: Exchange, what: str, deployment: Deploymen
     exchange.visit = calls.access.begin(principal, what, meta.request_id, meta.priority, nbytes, meta.tables)
 
 
-def begin_call(calls: HttpCalls, exchange: Exchange, deployment: DeploymentSpec) -> None:
+def begin_call(calls: HttpCalls, exchange: Exchange, deployment: DeploymentSpec, sender: KnownSender | None) -> None:
     """`begin`, by a call's head. Where that does not say how many bytes follow, they come first (`HttpCalls.start`)."""
     headers, (name, method) = exchange.headers, exchange.known
     if b"transfer-encoding" in headers:
         exchange.uncounted = deployment
-    else:
-        begin(calls, exchange, f"{name}.{method}", deployment, int(headers.get(b"content-length", b"0")))
+        return
+    what, nbytes = f"{name}.{method}", int(headers.get(b"content-length", b"0"))
+    begin(calls, exchange, what, deployment, nbytes)
+    if sender is not None:
+        # Nobody's queries are shortened here, so that the next call of this head can go past all that.
+        sender.what, sender.nbytes = "" if deployment.kind == KIND else what, nbytes
 
 
 def of(exchange: Exchange) -> Principal:

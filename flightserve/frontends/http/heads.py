@@ -26,14 +26,17 @@ _NOT_AGAIN: Final = frozenset((b"x-request-id", b"traceparent", b"expect", b"upg
 
 class KnownSender:
     """Who was found to send a head, by what it says alone, and whether he may call what it names: good until `until_ns`
-    (monotonic), when it is asked again. That he still is who he was, `Access.begin` says of each call."""
+    (monotonic), when it is asked again. That he still is who he was, `Access.begin` says of each call: of `what`, where
+    that is no query, and of `nbytes`."""
 
-    __slots__ = ("caller", "may_call", "principal", "until_ns")
+    __slots__ = ("caller", "may_call", "nbytes", "principal", "until_ns", "what")
 
     def __init__(self) -> None:
         self.principal: Principal | None = None
         self.caller = ""
         self.may_call = False
+        self.what = ""
+        self.nbytes = 0
         self.until_ns = 0
 
 
