@@ -9,7 +9,8 @@ that looks instead costs a core. What fits differs from machine to machine, so n
 - After a look that was in vain it blocks, until a wait was short again.
 - It looks where that gains something. Where others want the cores it may not: who is awake then is in the way of who
   has the work, and finds out later than it would be woken. So both ways are tried: after each `TRIAL_EVERY` waits that
-  were noted the next few, `TRIAL`, are met the other way, and the way that ends waits sooner is the usual one.
+  were noted the next few, `TRIAL`, are met the other way, and it sleeps where that ends waits clearly sooner: what
+  one thread gains by it the others of a call's way lose, which a trial of one cannot see.
 - Looks in vain take at most `vain_share` of a core over time, and at once as much as that is of `BURST_NS`.
 - It does not look while the cores are wanted: more threads run than there are cores, not counting those of a lone
   request's own way, twice that somebody looked; or a cgroup that this process is in was throttled. It rests for
@@ -35,9 +36,10 @@ WAKE_UP_NS_MAX: Final = NS_PER_MS
 NOTE_NS: Final = NS_PER_MS
 TRIAL_EVERY: Final = 64
 TRIAL: Final = 4
-# Looking has to make waits shorter by this share at least. Judged from so many trials on; no trial says more than that
-# it is two wake-ups, because what makes more of a difference is something else.
-GAIN_MIN: Final = 0.03
+# Looking may make waits longer by this share: less is as likely a trial's noise, which would change the way for
+# nothing. Judged from so many trials on; no trial says more than that it is two wake-ups, because what makes more of a
+# difference is something else.
+LOSS_MAX: Final = 0.1
 TRIALS_MIN: Final = 8
 TRIAL_WAKE_UPS_MAX: Final = 2
 # How often one who looks asks whether the cores are wanted.
@@ -217,7 +219,7 @@ class StayingAwake:
         self._trials += 1
         self._gain_ns += (gain_ns - self._gain_ns) * max(1 / self._trials, _TRIAL_GAIN)
         if self._trials >= TRIALS_MIN:
-            self._usually_awake = self._gain_ns > GAIN_MIN * self._mean_ns
+            self._usually_awake = self._gain_ns > -LOSS_MAX * self._mean_ns
         self._until_trial, self._usual_ns, self._trial_ns = TRIAL_EVERY, 0, 0
 
     def _owed_ns(self, now_ns: int) -> float:
