@@ -288,7 +288,9 @@ def test_public_things_are_documented() -> None:
 
 
 def test_nothing_is_unfinished() -> None:
-    assert gather(list(files()), lambda p: matching_lines(p, UNFINISHED, "unfinished")) == ""
+    # Bytes of a picture may say anything.
+    texts = [path for path in files() if path.suffix != ".png"]
+    assert gather(texts, lambda p: matching_lines(p, UNFINISHED, "unfinished")) == ""
 
 
 def test_no_file_names_a_machine() -> None:

@@ -205,13 +205,8 @@ class HttpCalls:
                 exchange.meta = meta_of(exchange.header, spec, limits, exchange.arrived_ns, NEVER_NS, exchange.caller)
             else:
                 exchange.meta = default_meta(spec, exchange.arrived_ns, exchange.caller)
-            meta = exchange.meta
-            exchange.request_id = meta.request_id
-            if sender is not None and sender.what:
-                exchange.visit = self.access.begin(
-                    of(exchange), sender.what, meta.request_id, meta.priority, sender.nbytes
-                )
-            elif self.closed:
+            exchange.request_id = exchange.meta.request_id
+            if self.closed:
                 begin_call(self, exchange, spec, sender)
             exchange.form_in = form_in(get(b"content-type"))
             exchange.form_out = form_out(get(b"accept"), exchange.form_in)

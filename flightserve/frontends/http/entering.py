@@ -145,6 +145,10 @@ def begin(calls: HttpCalls, exchange: Exchange, what: str, deployment: Deploymen
 
 def begin_call(calls: HttpCalls, exchange: Exchange, deployment: DeploymentSpec, sender: KnownSender | None) -> None:
     """`begin`, by a call's head. Where that does not say how many bytes follow, they come first (`HttpCalls.start`)."""
+    if sender is not None and sender.what:
+        meta = exchange.meta
+        exchange.visit = calls.access.begin(of(exchange), sender.what, meta.request_id, meta.priority, sender.nbytes)
+        return
     headers, (name, method) = exchange.headers, exchange.known
     if b"transfer-encoding" in headers:
         exchange.uncounted = deployment
