@@ -17,6 +17,7 @@ from benchmarks.harness import Bench
 from benchmarks.payloads import MB
 from benchmarks.processes import Load, descendants
 from benchmarks.tiers import apps
+from benchmarks.usage import pss_mb
 
 GROWTH_MAX = 1.05
 SAMPLES_MIN = 6
@@ -111,11 +112,3 @@ def process_name(pid: int) -> str:
             return words[words.index("-m") + 1]
         return next((name for name in names[1:] if name.endswith(".py")), names[0])
     return names[0] if names else "?"
-
-
-def pss_mb(pid: int) -> float:
-    """Proportional set size in MB; raises OSError when the process is gone."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0

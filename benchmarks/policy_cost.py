@@ -19,7 +19,8 @@ from benchmarks.harness import Bench
 from benchmarks.overload import LOAD, SERVED
 from benchmarks.overload_scenarios import Kind, Scenario
 from benchmarks.overload_simulation import OpenLoop, capacity_of, options_of
-from benchmarks.tiers import children_of, cpu_ns
+from benchmarks.tiers import children_of
+from benchmarks.usage import threads_ns
 from flightserve.core.routing.events import Effect, Event
 from flightserve.core.routing.machine import DeploymentMachine
 
@@ -62,9 +63,9 @@ def spend(bench: Bench, deployment: str) -> Sample:
     server = bench.server(*SERVED)
     pid = next(child["pid"] for child in children_of(server.process.pid) if child["tier"] == "router")
     url, seconds = f"{server.addresses['http']}/v1/{deployment}", bench.settings.seconds
-    spent_ns = cpu_ns(pid)
+    spent_ns = sum(threads_ns(pid).values())
     answer = bench.load(LOAD).run("steady", url=url, per_s=PER_S, seconds=seconds, timeout_ms=TIMEOUT_MS, seed=0)
-    spent_ns = cpu_ns(pid) - spent_ns
+    spent_ns = sum(threads_ns(pid).values()) - spent_ns
     return Sample(spent_ns / answer["sent"] / 1e3, answer["answered"], answer["verified"], {"failed": answer["failed"]})
 
 

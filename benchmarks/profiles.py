@@ -26,12 +26,12 @@ from benchmarks import data_plane, flight, grpc_call, http_json, sql
 from benchmarks.harness import Bench, Settings
 from benchmarks.processes import Load
 from benchmarks.tiers import children_of
+from benchmarks.usage import Used, threads_ns
 
 FOLDER: Final = Path(__file__).parent.parent / "docs" / "measurements" / "profiles"
 SAMPLES_PER_S: Final = 250
 # Lines of each list. What is further down is under a percent.
 FUNCTIONS_MAX: Final = 25
-_TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 SAMPLER: Final = "py-spy"
 # Threads of libraries, as gRPC's.
 NO_PYTHON: Final = "threads without Python"
@@ -109,23 +109,6 @@ CASES: Final = (
 )
 
 
-class Used(NamedTuple):
-    """Processor seconds of a process since its start, the user's and the kernel's."""
-
-    user_s: float
-    system_s: float
-
-    @classmethod
-    def of(cls, pid: int) -> Used:
-        """By /proc/PID/stat."""
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return cls(int(fields[11]) * _TICK_S, int(fields[12]) * _TICK_S)
-
-    def since(self, before: Used) -> Used:
-        """What was used after `before`."""
-        return Used(self.user_s - before.user_s, self.system_s - before.system_s)
-
-
 class Stacks:
     """What the sampler saw of one process, each thread's samples weighed by the processor time that it had: a thread
     that sleeps looks to the sampler like one that runs."""
@@ -160,12 +143,6 @@ class Stacks:
     def _table(self, head: str, counts: collections.Counter[str]) -> list[str]:
         lines = [f"{100 * ns / self.whole_ns:5.1f}  {frame}" for frame, ns in counts.most_common(FUNCTIONS_MAX)]
         return [f"    %  {head}", *lines]
-
-
-def threads_ns(pid: int) -> dict[int, int]:
-    """Processor time of each thread of a process."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return {int(task.parent.name): int(task.read_text().split()[0]) for task in tasks}
 
 
 def take(case: Case, bench: Bench, seconds: float) -> str:

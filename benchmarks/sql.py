@@ -15,9 +15,9 @@ from typing import Any
 from benchmarks import lookups, tpch
 from benchmarks.figures import Bar, Figure, Sample
 from benchmarks.harness import Bench
-from benchmarks.memory import pss_mb
 from benchmarks.processes import Server
 from benchmarks.tiers import children_of
+from benchmarks.usage import pss_mb
 
 LOAD = "load.sql"
 THREADS = 2

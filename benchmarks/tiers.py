@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import ProcessFailed, descendants
@@ -34,11 +33,6 @@ def children_of(pid: int) -> list[dict[str, Any]]:
             children: list[dict[str, Any]] = app["children"]
             return children
     raise ProcessFailed(f"process {pid} has launched no app that answers")
-
-
-def cpu_ns(pid: int) -> int:
-    """Processor time that all threads of a process have used, in ns, as the kernel's scheduler counts it."""
-    return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 
 def wait_for(pid: int, condition: Callable[[list[dict[str, Any]]], bool], timeout_s: float) -> list[dict[str, Any]]:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
-from benchmarks.memory import pss_mb
 from benchmarks.processes import descendants
-
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pid: int) -> float:
-    """Processor seconds of a process, also of its threads that ended. Raises OSError when it is gone."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+from benchmarks.usage import Used, pss_mb
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +23,7 @@ class Cost:
         for root in roots:
             for pid in descendants(root):
                 try:
-                    found[pid] = cpu_s(pid)
+                    found[pid] = sum(Used.of(pid))
                 except OSError:
                     continue
         return cls(found)

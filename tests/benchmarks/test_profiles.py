@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from benchmarks.profiles import CASES, FUNCTIONS_MAX, NO_PYTHON, Stacks, Used, _page
+from benchmarks.profiles import CASES, FUNCTIONS_MAX, NO_PYTHON, Stacks, _page
+from benchmarks.usage import Used
 
 LINES = ("thread (7): a;loop;read 3", "thread (7): a;loop;loop;write 1", "thread (8): b;wait 400")
 
