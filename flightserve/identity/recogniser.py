@@ -41,9 +41,6 @@ from flightserve.identity.web_tokens import Claims, WebKeySet
 
 KNOWN_MAX: Final = 16_384
 KNOWN_NS: Final = 60 * NS_PER_S
-# What callers say again and again is not hashed each time: so many of them are remembered as they are said, so long.
-LATELY_MAX: Final = 1_024
-LATELY_NS: Final = NS_PER_S
 WRONG_MAX: Final = 4_096
 WRONG_NS: Final = 5 * NS_PER_S
 # How long a thread waits to be told who somebody is.
@@ -79,8 +76,6 @@ class Recogniser:
         self._shown: TTLCache[bytes, Recognition] = TTLCache(KNOWN_MAX)
         # Principals that are what they were by this book.
         self._as_they_were: dict[Principal, Book] = {}
-        self._lately: dict[str, Recognition] = {}
-        self._lately_until_ns = 0
         self._wrong: TTLCache[bytes, tuple[Book | None, str]] = TTLCache(WRONG_MAX)
         self._finding: dict[bytes, Future[Principal | FlightserveError]] = {}
         # One for each, so that who guesses passwords does not hold up tokens.
@@ -130,21 +125,11 @@ class Recogniser:
         """`contracts.access.Access.known`."""
         if authorization is None:
             return self._of_certificate(subject)
-        now_ns = self._clock()
-        if now_ns >= self._lately_until_ns:
-            self._lately, self._lately_until_ns = {}, now_ns + LATELY_NS
-        shown = self._lately.get(authorization)
-        if shown is not None and shown.book is self._book and now_ns < shown.until_ns:
-            return shown.principal
         key = self._key_of(authorization)
-        shown = self._shown.get(key, now_ns)
-        if shown is None:
-            return self._looked_at(key, authorization)
-        if shown.book is not self._book:
-            return self._again(key, shown, authorization)
-        if len(self._lately) < LATELY_MAX:
-            self._lately[authorization] = shown
-        return shown.principal
+        shown = self._shown.get(key, self._clock())
+        if shown is not None:
+            return shown.principal if shown.book is self._book else self._again(key, shown, authorization)
+        return self._looked_at(key, authorization)
 
     def find(self, authorization: str | None, subject: str = "") -> Future[Principal | FlightserveError]:
         """Who says this, or why nobody does. Many who say the same at once are found out once. Raises Unavailable

@@ -263,8 +263,8 @@ def test_limits_of_all_whom_an_issuer_names(file: Path, access: FileAccess) -> N
 
 def test_keys_of_a_file_follow_it(file: Path, access: FileAccess) -> None:
     before, after = sign(claims(NOW_S)), sign(claims(NOW_S), "rsa2")
-    found = access.recognise(f"Bearer {before}")
-    issued = access.issue(found)
+    issued = access.issue(found := access.recognise(f"Bearer {before}"))
+    access.begin(found, "sql", "0").end(0)
     with pytest.raises(Unauthenticated):
         access.recognise(f"Bearer {after}")
     put(file.with_name("keys.json"), jwks("rsa", "rsa2"))

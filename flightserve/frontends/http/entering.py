@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from flightserve.clock import NS_PER_S, monotonic_ns
-from flightserve.contracts.warehouse import KIND
 from flightserve.core.access.rights import Principal
 from flightserve.errors import FlightserveError, PermissionDenied, ResourceExhausted, TooLarge, Unauthenticated
 from flightserve.frontends.edge import as_error, echoable_request_id
@@ -135,11 +134,8 @@ def refuse(exchange: Exchange, error: FlightserveError) -> None:
 def begin(calls: HttpCalls, exchange: Exchange, what: str, deployment: DeploymentSpec, nbytes: int) -> None:
     """He begins a call, or a query (`sql`), of so many bytes. Raises ResourceExhausted, PermissionDenied,
     Unauthenticated."""
-    principal = exchange.principal
-    assert principal is not None
-    if deployment.kind == KIND:
-        exchange.meta = as_query(exchange.meta, principal, deployment, monotonic_ns())
-    meta = exchange.meta
+    principal = of(exchange)
+    meta = exchange.meta = as_query(exchange.meta, principal, deployment, monotonic_ns())
     exchange.visit = calls.access.begin(principal, what, meta.request_id, meta.priority, nbytes, meta.tables)
 
 
@@ -156,8 +152,8 @@ def begin_call(calls: HttpCalls, exchange: Exchange, deployment: DeploymentSpec,
     what, nbytes = f"{name}.{method}", int(headers.get(b"content-length", b"0"))
     begin(calls, exchange, what, deployment, nbytes)
     if sender is not None:
-        # Nobody's queries are shortened here, so that the next call of this head can go past all that.
-        sender.what, sender.nbytes = "" if deployment.kind == KIND else what, nbytes
+        # A query has a list of its tables each time. What is none goes past all that, with the next call of this head.
+        sender.what, sender.nbytes = what if exchange.meta.tables is None else "", nbytes
 
 
 def of(exchange: Exchange) -> Principal:
