@@ -19,10 +19,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.guard import SlowingFailed, machine_of
 from benchmarks.payloads import MB
 from benchmarks.processes import Load, Server
-from benchmarks.slowing import TooFine
+from benchmarks.slowing import SlowingFailed, machine_of
 
 IN_FLIGHT: Final = 16
 # Of 16 rows: what `flow` takes for as many.
@@ -115,7 +114,7 @@ def main() -> int:
             with machine:
                 checkouts = (here, arguments.other.resolve())
                 starts = [sample(checkouts, arguments.rounds, arguments.seconds) for _ in range(arguments.starts)]
-        except (SlowingFailed, TooFine) as error:
+        except SlowingFailed as error:
             parser.error(str(error))
         print(f"machine: {name}", *table(starts), "", sep="\n", flush=True)
     return 0

@@ -13,15 +13,12 @@ many times longer, each function by some of it, with the kernel as fast as ever:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
-import os
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -29,7 +26,7 @@ from typing import Final, NamedTuple
 from benchmarks import suite
 from benchmarks.figures import Figure
 from benchmarks.harness import Bench, Settings
-from benchmarks.slowing import TooFine, slower
+from benchmarks.slowing import SlowingFailed, machine_of
 
 BASELINE: Final = Path(__file__).with_name("baseline.json")
 # What has a bare baseline, and takes minutes.
@@ -42,9 +39,6 @@ RESOLUTION: Final = 0.001
 # The median's standard error against that of a mean, and a median deviation's against a standard deviation.
 _OF_MEDIAN: Final = 1.2533
 _OF_DEVIATION: Final = 1.4826
-# Short enough that a slowed process is slower, and not now and then stopped.
-_PERIOD_US: Final = 5_000
-_GROUPS: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,54 +100,6 @@ class Baseline:
         self._path.write_text(json.dumps(self._runs, indent=1, sort_keys=True) + "\n")
 
 
-class SlowingFailed(Exception):
-    """Processes cannot be given a share of the cores here."""
-
-
-@contextlib.contextmanager
-def slowed(share: float) -> Iterator[None]:
-    """This process and those that it starts get that share of each core. Raises SlowingFailed where no cgroup can be
-    made."""
-    cores = len(os.sched_getaffinity(0))
-    own = own_group(Path("/proc/self/cgroup").read_text())
-    group = own / f"flightserve-bench-{os.getpid()}"
-    try:
-        group.mkdir()
-    except OSError as error:
-        raise SlowingFailed(f"--slowed takes a cgroup that this user may make, as root may: {error}") from error
-    try:
-        try:
-            _limit(group, int(share * cores * _PERIOD_US))
-        except OSError as error:
-            raise SlowingFailed(f"--slowed {share:g}: this cgroup does not share out cores so: {error}") from error
-        yield
-    finally:
-        (own / "cgroup.procs").write_text(str(os.getpid()))
-        group.rmdir()
-
-
-def _limit(group: Path, quota_us: int) -> None:
-    if (group / "cpu.max").exists():
-        (group / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
-    else:
-        (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
-        (group / "cpu.cfs_quota_us").write_text(str(quota_us))
-    (group / "cgroup.procs").write_text(str(os.getpid()))
-
-
-def own_group(text: str) -> Path:
-    """The folder of the cgroup that shares out cores among those of this process, by /proc/self/cgroup: a line for each
-    hierarchy, as `number:controllers:path`; version 2 has one without controllers."""
-    of_all = _GROUPS
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if "cpu" in controllers.split(","):
-            return _GROUPS / controllers / path.lstrip("/")
-        if not controllers:
-            of_all = _GROUPS / path.lstrip("/")
-    return of_all
-
-
 class Verdict(NamedTuple):
     """Of one run: how each figure stands, and those that fell, both times that they were measured."""
 
@@ -188,17 +134,6 @@ def line(name: str, runs: Sequence[Standing], now: Standing, fell: bool) -> str:
     return f"{name:60} {before} {math.exp(now.log_ratio):8.3f} {fallen_by(runs, now):6.1f}  {word}".rstrip()
 
 
-def machine_of(share: float | None, times: float | None) -> tuple[str, AbstractContextManager[None]]:
-    """What the machine is called and what makes it, for `--slowed` and `--slower`. Raises SlowingFailed for both."""
-    if share and times:
-        raise SlowingFailed("--slowed and --slower are two machines: one at a time")
-    if share:
-        return f"slowed to {share:g}", slowed(share)
-    if times:
-        return f"slower {times:g} times", slower(times)
-    return "as it is", contextlib.nullcontext()
-
-
 def main() -> int:
     """Run the command: 1 where a figure fell."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
@@ -218,7 +153,7 @@ def main() -> int:
             verdict = judge(
                 baseline, machine, lambda wanted: measure(names, dataclasses.replace(settings, figures=tuple(wanted)))
             )
-    except (SlowingFailed, TooFine) as error:
+    except SlowingFailed as error:
         parser.error(str(error))
     print(f"{f'machine {machine}':60} {'recorded':>8} {'now':>8} {'errors':>6}")
     for name, now in verdict.standings.items():

@@ -7,7 +7,6 @@ be installed or started is left out, with its reason. `--slowed 0.5` gives every
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import sys
@@ -20,10 +19,10 @@ from benchmarks import report
 from benchmarks.contests import bars, charts, over_http, over_rpc, over_sql, tables, whole
 from benchmarks.contests.contest import FAILURES, Contest
 from benchmarks.figures import Figure
-from benchmarks.guard import SlowingFailed, slowed
 from benchmarks.harness import Bench, Settings
 from benchmarks.load import programs
 from benchmarks.peers import ALL
+from benchmarks.slowing import SlowingFailed, machine_of
 
 Part = Callable[[Bench], list[Contest]]
 # The first one first: it wants nothing else to run.
@@ -111,7 +110,8 @@ def main() -> int:
         return 0
     settings = Settings(rounds=arguments.rounds, seconds=arguments.seconds)
     try:
-        with slowed(arguments.slowed) if arguments.slowed else contextlib.nullcontext():
+        _, machine = machine_of(arguments.slowed, None)
+        with machine:
             contests, failures = hold(arguments.only, settings)
     except SlowingFailed as error:
         print(error, file=sys.stderr)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +14,10 @@ from benchmarks.guard import (
     ERRORS_MAX,
     RUNS_MAX,
     Baseline,
-    SlowingFailed,
     Standing,
     fallen_by,
     judge,
     line,
-    own_group,
-    slowed,
 )
 
 MACHINE = "as it is"
@@ -106,35 +101,3 @@ def test_what_is_recorded_is_kept_by_machine_and_bounded(tmp_path: Path) -> None
     assert [each.log_ratio for each in runs] == [float(number) for number in range(3, RUNS_MAX + 3)]
     assert Baseline(path).runs("slowed to 0.5", "a") == [Standing(-1.0, 0.5)]
     assert Baseline(path).runs(MACHINE, "b") == []
-
-
-@pytest.mark.parametrize(
-    ("text", "group"),
-    [
-        ("5:memory:/a\n4:cpu:/b/c\n1:name=systemd:/\n", "cpu/b/c"),
-        ("4:cpu,cpuacct:/\n", "cpu,cpuacct"),
-        ("0::/user.slice/x\n", "user.slice/x"),
-        ("4:cpuset:/no\n0::/\n", ""),
-    ],
-)
-def test_the_cgroup_of_this_process(text: str, group: str) -> None:
-    assert own_group(text) == Path("/sys/fs/cgroup") / group
-
-
-def test_a_share_that_no_cgroup_gives_is_refused() -> None:
-    with pytest.raises(SlowingFailed, match="--slowed"), slowed(1e-9):
-        pytest.fail("it is not refused")
-
-
-@pytest.mark.skipif(
-    not os.access(own_group(Path("/proc/self/cgroup").read_text()), os.W_OK), reason="no cgroup that we may make"
-)
-def test_slowed_processes_get_their_share_of_a_core() -> None:
-    begun = time.monotonic()
-    used = time.process_time()
-    with slowed(0.2 / len(os.sched_getaffinity(0))):
-        while time.process_time() - used < 0.05:
-            pass
-    # A fifth of one core: 50 ms take five times as long, and longer where others want it.
-    assert time.monotonic() - begun > 0.15
-    assert Path("/proc/self/cgroup").read_text().count("flightserve-bench") == 0
