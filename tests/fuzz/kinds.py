@@ -34,22 +34,30 @@ def _h2(target: Target) -> Iterator[Case]:
     yield lambda dice: http.any_h2(target.addresses[dice.choice(("http", "grpc", "flight"))], dice)
 
 
-@contextmanager
-def _grpc(target: Target) -> Iterator[Case]:
-    with rpc.Rpc(target.addresses["grpc"]) as calls:
-        yield lambda dice: rpc.any_grpc(calls, dice)
+def _rpc(protocol: str, make: Callable[[rpc.Rpc, random.Random], Counter[str]], is_known: bool = True) -> Kind:
+    """Calls of gRPC or Flight, where the app asks by somebody who `is_known`, or shows what each call says."""
+
+    @contextmanager
+    def kind(target: Target) -> Iterator[Case]:
+        entrance = target.entrance
+        shown = (entrance.ca, entrance.authorization if is_known else "") if entrance else ()
+        with rpc.Rpc(target.addresses[protocol], *shown) as calls:
+            yield lambda dice: make(calls, dice)
+
+    return kind
 
 
-@contextmanager
-def _flight(target: Target) -> Iterator[Case]:
-    with rpc.Rpc(target.addresses["flight"]) as calls:
-        yield lambda dice: rpc.any_flight(calls, dice)
+def _dealer(make: Callable[[envelopes.Dealer, random.Random], Counter[str]], is_known: bool = True) -> Kind:
+    """Messages of ZeroMQ, by the same."""
 
+    @contextmanager
+    def kind(target: Target) -> Iterator[Case]:
+        entrance = target.entrance
+        shown = (entrance.keys, entrance.authorization if is_known else "") if entrance else ()
+        with envelopes.Dealer(target.addresses["zmq"], *shown) as dealer:
+            yield lambda dice: make(dealer, dice)
 
-@contextmanager
-def _zmq(target: Target) -> Iterator[Case]:
-    with envelopes.Dealer(target.addresses["zmq"]) as dealer:
-        yield lambda dice: envelopes.any_case(dealer, dice)
+    return kind
 
 
 @contextmanager
@@ -74,9 +82,9 @@ KINDS: Final[dict[str, Kind]] = {
     "http": _http,
     "smuggling": _shapes,
     "h2": _h2,
-    "grpc": _grpc,
-    "flight": _flight,
-    "zmq": _zmq,
+    "grpc": _rpc("grpc", rpc.any_grpc),
+    "flight": _rpc("flight", rpc.any_flight),
+    "zmq": _dealer(envelopes.any_case),
     "zmtp": _zmtp,
     "frames": _frames,
     "control": _control,
@@ -119,20 +127,6 @@ def _in_tls_h2(target: Target) -> Iterator[Case]:
 
 
 @contextmanager
-def _in_tls_grpc(target: Target) -> Iterator[Case]:
-    entrance = _entrance(target)
-    with rpc.Rpc(target.addresses["grpc"], entrance.ca, entrance.authorization) as calls:
-        yield lambda dice: rpc.any_grpc(calls, dice)
-
-
-@contextmanager
-def _in_tls_flight(target: Target) -> Iterator[Case]:
-    entrance = _entrance(target)
-    with rpc.Rpc(target.addresses["flight"], entrance.ca, entrance.authorization) as calls:
-        yield lambda dice: rpc.any_flight(calls, dice)
-
-
-@contextmanager
 def _curve(target: Target) -> Iterator[Case]:
     entrance, address = _entrance(target), target.addresses["zmq"]
 
@@ -144,48 +138,23 @@ def _curve(target: Target) -> Iterator[Case]:
 
 
 @contextmanager
-def _in_curve(target: Target) -> Iterator[Case]:
-    entrance = _entrance(target)
-    with envelopes.Dealer(target.addresses["zmq"], entrance.keys, entrance.authorization) as dealer:
-        yield lambda dice: envelopes.any_case(dealer, dice)
-
-
-@contextmanager
 def _who_http(target: Target) -> Iterator[Case]:
     tls = _entrance(target).context("http/1.1")
     yield lambda dice: who.by_http(target.addresses["http"], tls, dice)
-
-
-@contextmanager
-def _who_grpc(target: Target) -> Iterator[Case]:
-    with rpc.Rpc(target.addresses["grpc"], _entrance(target).ca) as calls:
-        yield lambda dice: who.by_rpc(calls, dice)
-
-
-@contextmanager
-def _who_flight(target: Target) -> Iterator[Case]:
-    with rpc.Rpc(target.addresses["flight"], _entrance(target).ca) as calls:
-        yield lambda dice: who.by_rpc(calls, dice)
-
-
-@contextmanager
-def _who_zmq(target: Target) -> Iterator[Case]:
-    with envelopes.Dealer(target.addresses["zmq"], _entrance(target).keys) as dealer:
-        yield lambda dice: who.by_dealer(dealer, dice)
 
 
 SECURED: Final[dict[str, Kind]] = {
     "tls": _tls,
     "tls-http": _in_tls_http,
     "tls-h2": _in_tls_h2,
-    "tls-grpc": _in_tls_grpc,
-    "tls-flight": _in_tls_flight,
+    "tls-grpc": _rpc("grpc", rpc.any_grpc),
+    "tls-flight": _rpc("flight", rpc.any_flight),
     "curve": _curve,
-    "curve-zmq": _in_curve,
+    "curve-zmq": _dealer(envelopes.any_case),
     "who-frames": _frames,
     "who-http": _who_http,
-    "who-grpc": _who_grpc,
-    "who-flight": _who_flight,
-    "who-zmq": _who_zmq,
+    "who-grpc": _rpc("grpc", who.by_rpc, is_known=False),
+    "who-flight": _rpc("flight", who.by_rpc, is_known=False),
+    "who-zmq": _dealer(who.by_dealer, is_known=False),
 }
 EVERY: Final = {**KINDS, **SECURED}
