@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settle(arguments, os.environ)
         ended = int(arguments.command(arguments))
-        sys.stdout.flush()
+        # Of a standard output that is closed there is none.
+        print(end="", flush=True)
         return ended
     except BrokenPipeError:
         # Who reads our output (`... | head`) has had enough; nothing more may be flushed to it at exit.

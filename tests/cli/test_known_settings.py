@@ -77,6 +77,12 @@ def test_who_reads_no_more_of_the_output_is_no_error() -> None:
     assert process.returncode == 1
 
 
+def test_who_closed_the_output_gets_no_traceback() -> None:
+    command = "exec '{}' -m flightserve completion bash >&-"
+    ended = subprocess.run(["sh", "-c", command.format(sys.executable)], stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_only_what_edits_a_file_that_is_named_has_commands_below_it() -> None:
     """Options of those are no settings: who adds a principal says so each time."""
     parsers = parsers_of(make_parser())
