@@ -56,7 +56,8 @@ def _runnable() -> int:
 
 def _own_groups() -> str:
     try:
-        return Path("/proc/self/cgroup").read_text()
+        # A group's name may be any bytes.
+        return Path("/proc/self/cgroup").read_text("utf-8", "surrogateescape")
     except OSError:
         return ""
 
@@ -64,9 +65,9 @@ def _own_groups() -> str:
 def groups(text: str) -> Iterator[Path]:
     """The cgroups that a process is in by its /proc/PID/cgroup, with those above: each may have a quota. Some may not
     be there: what a container is told of its groups may be their names outside."""
-    for line in text.splitlines():
-        _, controllers, name = line.split(":", 2)
-        if controllers and _OF_CORES not in controllers.split(","):
+    for line in text.split("\n"):
+        _, controllers, name = (*line.split(":", 2), "", "")[:3]
+        if not name or (controllers and _OF_CORES not in controllers.split(",")):
             continue
         top = _GROUPS / (_OF_CORES if controllers else "")
         group = top / name.lstrip("/")

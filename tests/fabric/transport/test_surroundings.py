@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,20 @@ def test_of_version_1_it_is_those_that_share_out_cores() -> None:
     cores = Path("/sys/fs/cgroup/cpu")
     found = list(groups("9:name=systemd:/x\n4:memory:/x\n2:cpu,cpuacct:/x\n3:cpuset:/x\n"))
     assert found == [cores / "x", cores]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "cpu\n", "0:\n", "0::\n"])
+def test_what_the_kernel_says_in_another_form_is_nothing(text: str) -> None:
+    assert list(groups(text)) == []
+
+
+def test_a_group_has_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surroundings, "_GROUPS", tmp_path)
+    group = tmp_path / os.fsdecode(b"a:\xff\x0c\xe2\x80\xa8")
+    group.mkdir()
+    (group / "cpu.stat").write_text("nr_throttled 2\n")
+    monkeypatch.setattr(surroundings, "_own_groups", lambda: f"0::/{group.name}\n")
+    assert look_around().throttled == 2
 
 
 def test_throttled_is_the_sum_of_all_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
