@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from flightserve.clock import NEVER_NS
 from flightserve.core.lifecycle.leaving import MOVES, drain_at_ns
 from flightserve.core.lifecycle.placement import SPREAD, RayNode, Want, choose
 from flightserve.core.lifecycle.reconciling import CARRIER, FRONTEND, REPLICA, ROUTER, Slot
@@ -43,15 +44,17 @@ class Nodes:
         """These are there now, the supervisor's first: those that leave and did not before. The supervisor's own is not
         left: the app ends with it."""
         self._alive, self._given = tuple(alive), {}
-        leave = [node for node in self._alive if node.leaves]
-        new = [node for node in leave if node.id not in self._leaving]
-        since = {node.id: drain_at_ns(node.left_ns, now_ns, self._drain_ns) for node in new}
-        self._leaving = {node.id: self._leaving.get(node.id) or since[node.id] for node in leave}
+        leave, before = [node for node in self._alive if node.leaves], self._leaving
+        # Ray may be told again, of an earlier end.
+        self._leaving = {
+            node.id: min(drain_at_ns(node.left_ns, now_ns, self._drain_ns), before.get(node.id, NEVER_NS))
+            for node in leave
+        }
         number = max(self._numbers.values(), default=-1)
         for node in self._alive:
             if node.id not in self._numbers:
                 self._numbers[node.id] = number = number + 1
-        return new
+        return [node for node in leave if node.id not in before]
 
     def end_of_home(self) -> str:
         """What it means that Ray drains the supervisor's node, "" where it does not."""

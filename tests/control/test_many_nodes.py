@@ -80,7 +80,7 @@ def leaving(name: str, left_ns: int | None = None) -> RayNode:
 def test_a_node_that_leaves_keeps_its_carrier_until_nobody_else_is_there() -> None:
     nodes = nodes_of("home", "far", "further")
     assert [each.id for each in nodes.are([ray_node("home"), leaving("far"), ray_node("further")], 5)] == ["far"]
-    assert nodes.are([ray_node("home"), leaving("far", 9), ray_node("further")], 6) == [], "it is told once"
+    assert nodes.are([ray_node("home"), leaving("far"), ray_node("further")], 6) == [], "it is told once"
     place, router = Slot(REPLICA, "A", 0), Slot(ROUTER, "", 0)
     assert nodes.leaves_ns(place, "far") == nodes.leaves_ns(router, "far") == NEVER_NS
     assert nodes.leaves_ns(place, "home") == nodes.leaves_ns(Slot(CARRIER, "", 1), "far") == 0
@@ -90,6 +90,15 @@ def test_a_node_that_leaves_keeps_its_carrier_until_nobody_else_is_there() -> No
     assert len(nodes.carriers(begun=True)) == 3
     nodes.hold([dataclasses.replace(held, slot=Slot(CARRIER, "", 1))])
     assert list(nodes.carriers(begun=True)) == [Slot(CARRIER, "", 0), Slot(CARRIER, "", 2)]
+
+
+def test_a_node_of_which_its_end_is_told_later_drains_before_that() -> None:
+    nodes, place = nodes_of("home", "far"), Slot(REPLICA, "A", 0)
+    told = []
+    for now_ns, left_ns in ((5, None), (6, 100), (16, 90), (20, 10), (21, None)):
+        nodes.are([ray_node("home"), leaving("far", left_ns)], now_ns)
+        told.append(nodes.leaves_ns(place, "far"))
+    assert told == [NEVER_NS, 106, 106, 30, 30]
 
 
 def test_the_supervisors_own_node_is_not_left_and_that_is_told() -> None:
