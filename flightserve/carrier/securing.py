@@ -25,6 +25,8 @@ from flightserve.errors import ProtocolError, Unavailable
 
 # So much is read, or encrypted, before the other thread has its turn.
 READ_BYTES: Final = 256 << 10
+# Most connections carry little: the room for a read grows where it is filled.
+READ_BYTES_FIRST: Final = 16 << 10
 STEP_BYTES: Final = 256 << 10
 # More is in no record (RFC 8446, 5.1); room for it is made first.
 RECORD_BYTES_MAX: Final = 16 << 10
@@ -53,7 +55,7 @@ class SecuredSocket:
         self._leaving = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._arrived, self._leaving, server_side=bool(own))
         self._using = threading.Lock()
-        self._room = memoryview(bytearray(READ_BYTES))
+        self._room = memoryview(bytearray(READ_BYTES_FIRST))
 
     def __repr__(self) -> str:
         return f"<SecuredSocket {self._sock.fileno()}: {self._tls.version() or 'not secured yet'}>"
@@ -96,6 +98,8 @@ class SecuredSocket:
         nbytes = self._sock.recv_into(self._room)
         with self._using:
             self._arrived.write(self._room[:nbytes])
+        if nbytes == self._room.nbytes < READ_BYTES:
+            self._room = memoryview(bytearray(2 * nbytes))
         return nbytes > 0
 
     def recv(self, nbytes: int, /) -> bytes:

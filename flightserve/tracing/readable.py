@@ -53,8 +53,9 @@ class Readable:
 
 
 def _state(text: str) -> TraceState | None:
-    members = (member.partition("=") for member in text.split(",")) if text else ()
-    return TraceState([(key, value) for key, _, value in members]) if text else None
+    if not text:
+        return None
+    return TraceState([(key, value) for key, _, value in (member.partition("=") for member in text.split(","))])
 
 
 def _context(context: SpanContext, is_remote: bool) -> OfLibrary:

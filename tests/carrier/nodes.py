@@ -35,6 +35,22 @@ def ahead_ns() -> int:
     return monotonic_ns() + AHEAD_NS
 
 
+def feed_until_closed(sock: socket.socket) -> None:
+    """Send a byte now and then, until the peer ends the connection; it has to."""
+    sock.settimeout(0.05)
+
+    def ended() -> bool:
+        try:
+            sock.sendall(b"\0")
+            return not sock.recv(1)
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    eventually(ended, 20, what="it is closed")
+
+
 class Network:
     """What lies between two carriers: takes connections in for one, and passes bytes on until it is cut."""
 

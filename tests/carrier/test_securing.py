@@ -20,7 +20,7 @@ from flightserve.carrier.securing import Link, Securing, shake_hands
 from flightserve.carrier.service import CarrierService
 from flightserve.errors import FlightserveError, ProtocolError, Unavailable
 from flightserve.wire.between import LENGTH, RANGE, Pull, Relay
-from tests.carrier.nodes import two_nodes
+from tests.carrier.nodes import feed_until_closed, two_nodes
 from tests.carrier.test_carried import Far
 from tests.support import eventually
 
@@ -294,19 +294,9 @@ def test_who_shakes_hands_byte_by_byte_is_closed(monkeypatch: pytest.MonkeyPatch
     carrier.start()
     host, _, port = carrier.address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), 0.05) as sock:
+        with socket.create_connection((host, int(port)), 10) as sock:
             sock.sendall(b"\x16\x03\x01\x02\x00\x01")
-
-            def ended() -> bool:
-                try:
-                    sock.sendall(b"\0")
-                    return not sock.recv(1)
-                except TimeoutError:
-                    return False
-                except OSError:
-                    return True
-
-            eventually(ended, 20, what="it is closed")
+            feed_until_closed(sock)
     finally:
         carrier.stop()
 

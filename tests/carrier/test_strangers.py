@@ -17,6 +17,7 @@ from flightserve.errors import ProtocolError, Unavailable
 from flightserve.wire import frames
 from flightserve.wire.between import LENGTH, RANGE, Challenge, Proof, Pull, Relay, Supervise, encode
 from flightserve.wire.table import Peer, RoutingTable
+from tests.carrier.nodes import feed_until_closed
 from tests.support import eventually
 
 SECRET = b"s" * 32
@@ -140,17 +141,6 @@ def test_who_says_a_byte_now_and_then_is_closed(carrier: CarrierService, monkeyp
     """Each byte comes in time, and the greeting does not."""
     monkeypatch.setattr(service, "GREETING_S_MAX", 0.2)
     with dialled(carrier) as sock:
-        sock.settimeout(0.05)
         # A greeting of 400 bytes is announced.
         sock.sendall((400).to_bytes(4, "little"))
-
-        def ended() -> bool:
-            try:
-                sock.sendall(b"\0")
-                return not sock.recv(1)
-            except TimeoutError:
-                return False
-            except OSError:
-                return True
-
-        eventually(ended, 20, what="it is closed")
+        feed_until_closed(sock)
