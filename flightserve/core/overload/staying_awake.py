@@ -165,7 +165,10 @@ class StayingAwake:
             self._note(waited_ns, now_ns)
         self._looked = False
         self.limit_ns = self._allowed_ns(now_ns) if short else 0
-        return short and now_ns >= self._surroundings_ns
+        # What would be short if a wake-up cost what was guessed is reason enough to measure it again: where it is
+        # believed to cost too little, no wait may ever be short.
+        worth_ns = WAKE_UPS_MAX * max(self._wake_up_ns, WAKE_UP_NS_FIRST)
+        return waited_ns <= worth_ns and now_ns >= self._surroundings_ns
 
     def surrounded(self, seen: Surroundings, now_ns: int) -> None:
         """What the surroundings are."""

@@ -1,6 +1,6 @@
 """What else goes on on this machine, and what it is like: for who may keep a core from others (`spinning`).
 
-All of it takes some microseconds to be found, so it is asked for seldom.
+All of it takes some 100 us to be found, so it is asked for seldom.
 """
 
 from __future__ import annotations

@@ -130,6 +130,13 @@ def test_where_a_wake_up_costs_little_only_short_waits_are_looked_for() -> None:
     assert made.found_of(1000) > OFTEN
 
 
+def test_a_wake_up_that_was_believed_too_cheap_is_measured_again() -> None:
+    made = Made(about(90 * US))
+    made.awake.woken(0)
+    made.wait(SURROUNDINGS_NS // (90 * US) + 100)
+    assert made.found_of(1000) > OFTEN
+
+
 def test_on_a_single_core_nobody_looks() -> None:
     made = Made(about(50 * US), cores=1)
     made.wait(1000)
