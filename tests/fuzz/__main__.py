@@ -49,6 +49,8 @@ def main() -> int:
     arguments = parser.parse_args()
     seed = arguments.seed or int(time.time())
     kinds = arguments.only.split(",") if arguments.only else [PARSERS, OPENAPI, *EVERY]
+    if unknown := set(kinds) - {PARSERS, OPENAPI, *EVERY, *parsers.PARSERS}:
+        parser.error(f"there is no kind or reader {', '.join(sorted(unknown))}")
     print(f"seed {seed}")
     found = list(_found(arguments, kinds, seed))
     print(f"{len(found)} findings")
