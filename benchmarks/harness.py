@@ -110,8 +110,8 @@ class Bench:
         return self._servers[argv]
 
     def load(self, module: str, python: str = sys.executable) -> Load:
-        """The load generator `benchmarks.<module>`, started at the first call, by that Python."""
-        if module not in self._loads:
+        """The load generator `benchmarks.<module>`, by that Python: started at the first call, anew where it ended."""
+        if module not in self._loads or self._loads[module].process.poll() is not None:
             self._loads[module] = self._stack.enter_context(Load(f"benchmarks.{module}", python))
         return self._loads[module]
 

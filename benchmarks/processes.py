@@ -162,8 +162,13 @@ class Load(Child):
         self.process.stdin.flush()
 
     def answer(self, timeout_s: float = 120.0) -> dict[str, Any]:
-        """The answer to the last order; raises ProcessFailed with the generator's error, or when it takes too long."""
-        answer: dict[str, Any] = json.loads(self.read_line(timeout_s))
+        """The answer to the last order; raises ProcessFailed with the generator's error, or when it takes too long.
+        Then the generator is ended: what it says later would be taken for the answer to another order."""
+        try:
+            answer: dict[str, Any] = json.loads(self.read_line(timeout_s))
+        except ProcessFailed:
+            super().stop()
+            raise
         if "error" in answer:
             raise ProcessFailed(f"{self.argv}: {answer['error']}")
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import time
@@ -35,5 +36,5 @@ def _answers(url: str, body: bytes) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False

@@ -72,6 +72,19 @@ def test_a_load_that_fails_raises_the_generators_error() -> None:
     assert load.process.returncode == 0
 
 
+def test_a_load_that_answers_too_late_is_not_asked_again(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import signal; signal.pause()")
+    with Load("slow", cwd=tmp_path) as load:
+        with pytest.raises(ProcessFailed, match="said nothing"):
+            load.run("anything", timeout_s=0.2)
+        assert load.process.poll() is not None
+    with Bench(Settings()) as bench:
+        ended = bench.load("load.zmq")
+        assert bench.load("load.zmq") is ended
+        ended.stop()
+        assert bench.load("load.zmq").process.poll() is None
+
+
 def test_stop_ends_a_process_that_is_still_running() -> None:
     child = Child(["-c", "import signal; print('up', flush=True); signal.pause()"])
     assert child.read_line(10) == "up"
