@@ -58,8 +58,8 @@ TELL_TIMEOUT_S = 5.0
 # How long a process that cannot go on waits to be ended, and its exit status where it is not.
 LAST_WORDS_S = 1.0
 LOST = 70
-# What replicas say beside what all children do, and what the others say of it.
-OF_REPLICAS: Final[tuple[tuple[str, Callable[[], Any]], ...]] = (("note", str), ("ailing", str), ("families", tuple))
+# What only some tiers say, replicas all of it, and what the others say of it.
+OF_SOME: Final[tuple[tuple[str, Callable[[], Any]], ...]] = (("note", str), ("ailing", str), ("families", tuple))
 
 
 _hosts = threading.Event()
@@ -198,7 +198,7 @@ class ChildProcess:
         uptime_s = time.monotonic() - self._started_s
         statistics = {**hosted.statistics(), "uptime_s": uptime_s, "losses": float(threads.losses())}
         ready = hosted.ready() and not self._leaving.is_set()
-        note, ailing, families = (getattr(hosted, name, empty)() for name, empty in OF_REPLICAS)
+        note, ailing, families = (getattr(hosted, name, empty)() for name, empty in OF_SOME)
         note, ailing = note[:NOTE_CHARACTERS_MAX], ailing[:NOTE_CHARACTERS_MAX]
         unfit, until_ns = hosted.unfit()
         # Clocks of two nodes are not compared.

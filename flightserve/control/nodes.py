@@ -32,8 +32,6 @@ class Nodes:
         self._lost: set[str] = set()
         # Those that Ray drains, and when what is there drains at the latest.
         self._leaving: dict[str, int] = {}
-        # Where others than carriers are.
-        self._held: frozenset[str] = frozenset()
         # What was given away since Ray was asked, by node.
         self._given: dict[str, dict[str, float]] = {}
 
@@ -65,10 +63,6 @@ class Nodes:
             "replaced; start the app from another node"
         )
 
-    def hold(self, records: Iterable[Record]) -> None:
-        """Where these are, their nodes need a carrier."""
-        self._held = frozenset(record.node for record in records if record.slot.tier != CARRIER)
-
     def leaves_ns(self, slot: Slot, node: str) -> int:
         """When a child there drains at the latest because its node leaves, though nobody has its place; 0: it stays."""
         ours = not self._alive or node == self._alive[0].id
@@ -91,11 +85,12 @@ class Nodes:
 
     # ---- what each has one of
 
-    def carriers(self, begun: bool) -> dict[Slot, str]:
-        """The places of carriers: of the supervisor's node, and of the others once that one has `begun`. One node alone
-        needs none."""
+    def carriers(self, begun: bool, records: Iterable[Record] = ()) -> dict[Slot, str]:
+        """The places of carriers: of the supervisor's node, and of the others once that one has `begun`; of one that
+        leaves while others of `records` are there. One node alone needs none."""
         nodes = self._alive if len(self._alive) > 1 else ()
-        wanted = [node for node in nodes[1:] if not node.leaves or node.id in self._held]
+        held = {record.node for record in records if record.slot.tier != CARRIER}
+        wanted = [node for node in nodes[1:] if not node.leaves or node.id in held]
         return self._one_each(CARRIER, [*nodes[:1], *wanted] if begun else nodes[:1])
 
     def frontends(self) -> dict[Slot, str]:

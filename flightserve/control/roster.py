@@ -297,13 +297,13 @@ class Roster:
         nor after a failed start, which the launcher ends."""
         if self.draining or self._phase() == "failed":
             return []
-        (nodes := self._desired.nodes).hold(self.records.values())
-        observed = [each.observed(nodes.leaves_ns(each.slot, each.node)) for each in self.records.values()]
+        nodes, records = self._desired.nodes, self.records.values()
+        observed = [each.observed(nodes.leaves_ns(each.slot, each.node)) for each in records]
         wanted = self._desired.wanted(self.places())
         # A standby starts when all else is there: it would only take the processor from what is waited for.
         if self.all_ready() or any(child.slot in self._desired.standby for child in observed):
             wanted |= self._desired.standby
-        wanted |= nodes.carriers(begun=bool(entrance(self.records.values(), self.node)))
+        wanted |= nodes.carriers(begun=bool(entrance(records, self.node)), records=records)
         return reconcile(wanted, observed, self._failures, now_ns, self._limits)
 
     # ---- changes

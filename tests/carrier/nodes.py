@@ -150,9 +150,7 @@ class TwoNodes(Plane):
         """The far node's carrier dies, and another takes its place."""
         before = self.far
         before.stop()
-        self.far = CarrierService(
-            FAR, before.endpoint, "127.0.0.1", SECRET, None, "", lambda: monotonic_ns() + AHEAD_NS
-        )
+        self.far = CarrierService(FAR, before.endpoint, "127.0.0.1", SECRET, None, "", ahead_ns)
         self.far.start()
         self.publish()
 

@@ -86,10 +86,9 @@ def test_a_node_that_leaves_keeps_its_carrier_until_nobody_else_is_there() -> No
     assert nodes.leaves_ns(place, "home") == nodes.leaves_ns(Slot(CARRIER, "", 1), "far") == 0
     assert list(nodes.frontends()) == [Slot(FRONTEND, "", 2)]
     held = Record(1, place, "1", "actor", Phase.SERVING, 0, 0, 0, node="far")
-    nodes.hold([held])
-    assert len(nodes.carriers(begun=True)) == 3
-    nodes.hold([dataclasses.replace(held, slot=Slot(CARRIER, "", 1))])
-    assert list(nodes.carriers(begun=True)) == [Slot(CARRIER, "", 0), Slot(CARRIER, "", 2)]
+    assert len(nodes.carriers(begun=True, records=[held])) == 3
+    left = [dataclasses.replace(held, slot=Slot(CARRIER, "", 1))]
+    assert list(nodes.carriers(begun=True, records=left)) == [Slot(CARRIER, "", 0), Slot(CARRIER, "", 2)]
 
 
 def test_a_node_of_which_its_end_is_told_later_drains_before_that() -> None:
