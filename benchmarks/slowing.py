@@ -17,11 +17,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.slower.sitecustomize import profile
+from benchmarks.slower.sitecustomize import LOOPS, profile
 from flightserve.fabric.transport.surroundings import groups
 
 FOLDER: Final = Path(__file__).with_name("slower")
-LOOPS: Final = "FLIGHTSERVE_BENCH_LOOPS"
 # Enough of them to tell what one costs.
 _PROBE_LOOPS: Final = 64
 _TRIES: Final = 50

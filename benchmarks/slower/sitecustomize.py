@@ -9,7 +9,10 @@ import threading
 from collections.abc import Callable
 from itertools import repeat
 from types import FrameType
-from typing import Any
+from typing import Any, Final
+
+# Not one of `FLIGHTSERVE_...`, which the command takes for settings.
+LOOPS: Final = "BENCHMARKS_LOOPS"
 
 
 def profile(loops: int) -> Callable[[FrameType, str, Any], None]:
@@ -31,5 +34,5 @@ def slow_down(loops: int) -> None:
     threading.setprofile(profile(loops))
 
 
-if "FLIGHTSERVE_BENCH_LOOPS" in os.environ:
-    slow_down(int(os.environ["FLIGHTSERVE_BENCH_LOOPS"]))
+if LOOPS in os.environ:
+    slow_down(int(os.environ[LOOPS]))

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.slower.sitecustomize import profile
-from benchmarks.slowing import LOOPS, SlowingFailed, loops_for, own_group, slowed, slower
+from benchmarks.slower.sitecustomize import LOOPS, profile
+from benchmarks.slowing import SlowingFailed, loops_for, own_group, slowed, slower
+from flightserve.cli.main import make_parser
+from flightserve.cli.settings.known import read_settings
+from flightserve.cli.settings.variables import read_variables
 
 # Says how many loops the thread of a process, and one that it starts, have to take.
 ASK = """
@@ -37,6 +40,13 @@ def test_all_threads_of_processes_that_are_started_meanwhile_are_slower() -> Non
         assert asked() == "waste waste"
     assert dict(os.environ) == before
     assert asked() == "None None"
+
+
+def test_what_makes_it_slower_is_no_setting_of_the_command() -> None:
+    known = read_settings(make_parser())
+    before = read_variables(os.environ, known)
+    with slower(8):
+        assert read_variables(os.environ, known) == before
 
 
 def test_what_is_measured_leaves_this_process_as_it_was() -> None:
