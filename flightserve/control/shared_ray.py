@@ -34,6 +34,7 @@ class Held:
     local: LocalRay | None
     address: str | None
     apps: int = 1
+    # Nobody has it any more.
     ended: threading.Event = field(default_factory=threading.Event)
 
     def lost(self) -> str:
@@ -86,13 +87,13 @@ def release(held: Held) -> None:
         held.apps -= 1
         if held.apps:
             return
+        held.ended.set()
         if held is not _held:
             # The program ended that Ray itself, and there is another one by now.
             if held.local is not None:
                 held.local.folder.remove()
             return
         _held = None
-        held.ended.set()
         if held.local is not None:
             held.local.stop()
         else:

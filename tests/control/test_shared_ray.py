@@ -121,5 +121,8 @@ def test_one_that_the_program_ended_does_not_take_the_next_with_it(begun: list[A
     release(first)
     assert begun[0].folder.removed and not begun[0].ended
     assert not begun[1].ended and ray.is_initialized()
+    # The thread that asks for lines goes with whom it asks for.
+    assert first.ended.is_set() and not second.ended.is_set()
     release(second)
+    assert second.ended.is_set()
     assert begun[1].ended
