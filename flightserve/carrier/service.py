@@ -176,7 +176,12 @@ class CarrierService:
                 self._tell("refused a connection", f"{CONNECTIONS_MAX} are there")
                 sock.close()
                 continue
-            threads.start("carrier-connection", functools.partial(self._serve, serve, sock), lambda: True)
+            try:
+                threads.start("carrier-connection", functools.partial(self._serve, serve, sock), lambda: True)
+            except RuntimeError as error:
+                # No thread can be had now; those who are here go on, and others come again.
+                self._tell("refused a connection", str(error))
+                self._let_go(sock)
 
     def _hold(self, sock: socket.socket) -> bool:
         with self._lock:
@@ -193,9 +198,12 @@ class CarrierService:
             if isinstance(error, ProtocolError):
                 self._tell("closed a connection", error.message)
         finally:
-            with self._lock:
-                self._sockets.discard(sock)
-            sock.close()
+            self._let_go(sock)
+
+    def _let_go(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._sockets.discard(sock)
+        sock.close()
 
     def _tell(self, what: str, why: str) -> None:
         if count := self._telling.count(monotonic_ns()):

@@ -45,6 +45,21 @@ def closes(sock: socket.socket) -> bool:
     return True
 
 
+def test_without_a_thread_for_it_a_connection_is_closed_and_the_next_one_is_taken_in(
+    carrier: CarrierService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*args: object) -> threading.Thread:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.threads, "start", none_left)
+        with dialled(carrier) as sock:
+            assert closes(sock)
+        assert not carrier._sockets
+    with pytest.raises(ProtocolError, match="secret"):
+        reach_carrier(carrier.address, b"another secret" * 3, "there", Relay(7, 1))
+
+
 @pytest.mark.parametrize(
     "said",
     [
