@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import Final
 
+from flightserve.carrier.hurried import HurriedSocket
 from flightserve.carrier.securing import Link, Securing, said, shake_hands
 from flightserve.errors import ProtocolError, Unavailable
 from flightserve.wire.between import (
@@ -24,6 +26,7 @@ from flightserve.wire.between import (
 )
 from flightserve.wire.framing import PREFIX_BYTES
 
+# All of it, and what a peer that answers byte by byte can make of it.
 GREETING_S_MAX: Final = 5.0
 # A peer whose kernel does not answer: its machine is gone, or the network is. Until ours says so; a process that is
 # slow, or stopped, has a kernel that answers.
@@ -33,6 +36,11 @@ _PROBES_MAX: Final = 1
 UNACKNOWLEDGED_MS_MAX: Final = 2_000
 
 Purpose = Relay | Supervise | Pull
+
+
+def greet_until_s() -> float:
+    """When a greeting that begins now has to have ended, by `time.monotonic`."""
+    return time.monotonic() + GREETING_S_MAX
 
 
 def read_exactly(link: Link, nbytes: int) -> bytes:
@@ -63,6 +71,7 @@ def read_body(link: Link, bytes_max: int) -> bytes:
 def reach_carrier(address: str, secret: bytes, node: str, purpose: Purpose, securing: Securing | None = None) -> Link:
     """A connection to the carrier at `host:port`, for that purpose; blocking. It is encrypted with `securing`. Raises
     Unavailable and ProtocolError."""
+    until_s = greet_until_s()
     host, _, port = address.rpartition(":")
     try:
         sock = socket.create_connection((host.strip("[]"), int(port)), GREETING_S_MAX)
@@ -71,7 +80,9 @@ def reach_carrier(address: str, secret: bytes, node: str, purpose: Purpose, secu
     link: Link = sock
     try:
         _prepare(sock)
-        link = sock if securing is None else securing.connected(sock)
+        link = hurried = HurriedSocket(sock, until_s)
+        if securing is not None:
+            link = securing.connected(hurried)
         bound = shake_hands(link)
         asks = _challenge(node)
         _say(link, asks)
@@ -83,16 +94,17 @@ def reach_carrier(address: str, secret: bytes, node: str, purpose: Purpose, secu
     except BaseException:
         link.close()
         raise
-    return link
+    # Greeted, a socket needs nobody between.
+    return sock if link is hurried else link
 
 
 def accept_carrier(sock: socket.socket, securing: Securing | None = None) -> Link:
-    """Of a connection that was accepted, and is taken over; `take_in` says who it is. Does not wait. Raises Unavailable
-    where it has ended meanwhile."""
+    """Of a connection that was accepted, and is taken over; `take_in` says who it is, for which there is
+    `GREETING_S_MAX` from now on. Does not wait. Raises Unavailable where it has ended meanwhile."""
     try:
-        sock.settimeout(GREETING_S_MAX)
         _prepare(sock)
-        return sock if securing is None else securing.accepted(sock)
+        hurried = HurriedSocket(sock, greet_until_s())
+        return hurried if securing is None else securing.accepted(hurried)
     except OSError as error:
         sock.close()
         raise Unavailable(f"the connection broke: {said(error)}") from error

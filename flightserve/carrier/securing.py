@@ -16,7 +16,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
-import socket
 import ssl
 import threading
 from typing import Final, Protocol
@@ -47,7 +46,7 @@ class Link(Protocol):
 class SecuredSocket:
     """A `Link` that is encrypted, from `shake_hands` on. Errors and timeouts are those of sockets."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, own: bytes = b"") -> None:
+    def __init__(self, sock: Link, context: ssl.SSLContext, own: bytes = b"") -> None:
         """`own` is the certificate that this end shows, where it accepted. The socket is taken over."""
         self._sock = sock
         self._own = own
@@ -58,7 +57,7 @@ class SecuredSocket:
         self._room = memoryview(bytearray(READ_BYTES_FIRST))
 
     def __repr__(self) -> str:
-        return f"<SecuredSocket {self._sock.fileno()}: {self._tls.version() or 'not secured yet'}>"
+        return f"<SecuredSocket on {self._sock!r}: {self._tls.version() or 'not secured yet'}>"
 
     def shake_hands(self) -> bytes:
         """Have the connection encrypted: what a proof is bound to. Raises ProtocolError for a peer with whom that
@@ -171,11 +170,11 @@ class Securing:
         for context in (self._accepting, self._connecting):
             context.minimum_version = ssl.TLSVersion.TLSv1_3
 
-    def accepted(self, sock: socket.socket) -> SecuredSocket:
+    def accepted(self, sock: Link) -> SecuredSocket:
         """Of a connection that somebody made to us; the socket is taken over. Does not wait."""
         return SecuredSocket(sock, self._accepting, self._own)
 
-    def connected(self, sock: socket.socket) -> SecuredSocket:
+    def connected(self, sock: Link) -> SecuredSocket:
         """Of a connection that we made; the socket is taken over. Does not wait."""
         return SecuredSocket(sock, self._connecting)
 

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from typing import Final
 
 from flightserve import threads
-from flightserve.carrier.greeting import GREETING_S_MAX, Purpose, accept_carrier, reach_carrier, read_body, take_in
+from flightserve.carrier.greeting import Purpose, accept_carrier, greet_until_s, reach_carrier, read_body, take_in
+from flightserve.carrier.hurried import HurriedSocket
 from flightserve.carrier.pulling import Puller, serve_pulls
 from flightserve.carrier.relays import ByteRelay, FrameRelay, shut
 from flightserve.carrier.securing import Link, Securing
 from flightserve.carrier.segments import NodeSegment, NodeSegments
-from flightserve.clock import NS_PER_S, Clock, monotonic_ns
+from flightserve.clock import Clock, monotonic_ns
 from flightserve.core.lifecycle.reconciling import CARRIER
 from flightserve.core.log_throttle import LogThrottle
 from flightserve.errors import FlightserveError, ProtocolError, Unavailable
@@ -81,8 +82,8 @@ class CarrierService:
         # Of those that have ended.
         self._frames = 0
         self._pulled_bytes = 0
-        # Connections of nobody knows whom, and since when.
-        self._greeting: dict[Link, int] = {}
+        # Connections of nobody knows whom, in the order in which they came.
+        self._greeting: dict[Link, None] = {}
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -156,11 +157,6 @@ class CarrierService:
     def _sweep(self) -> None:
         while not self._stopping.wait(SWEEP_S):
             self._segments.sweep()
-            before_ns = monotonic_ns() - int(GREETING_S_MAX * NS_PER_S)
-            with self._lock:
-                overdue = [sock for sock, since_ns in self._greeting.items() if since_ns < before_ns]
-            for sock in overdue:
-                shut(sock)
 
     # ---- taking in
 
@@ -213,9 +209,9 @@ class CarrierService:
 
     def _serve_local(self, sock: socket.socket) -> None:
         pid = check_peer(sock)
-        sock.settimeout(GREETING_S_MAX)
-        body = read_body(sock, GREETING_BYTES_MAX)
-        sock.settimeout(None)
+        hurried = HurriedSocket(sock, greet_until_s())
+        body = read_body(hurried, GREETING_BYTES_MAX)
+        hurried.settimeout(None)
         (reach,) = frames.FrameDecoder().feed(pack_length(len(body)) + body)
         if not isinstance(reach, frames.Reach):
             raise ProtocolError(f"a process of this node begins with {type(reach).__name__}")
@@ -268,7 +264,7 @@ class CarrierService:
         """Anybody on the network may connect: bounded in number and time, and one too many costs the one that has been
         silent longest."""
         with self._lock:
-            self._greeting[link] = monotonic_ns()
+            self._greeting[link] = None
             longest = next(iter(self._greeting)) if len(self._greeting) > GREETING_MAX else None
         if longest is not None:
             shut(longest)

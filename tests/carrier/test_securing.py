@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from flightserve.carrier import greeting, service
+from flightserve.carrier import greeting
 from flightserve.carrier.greeting import accept_carrier, reach_carrier, take_in
 from flightserve.carrier.securing import Link, Securing, shake_hands
 from flightserve.carrier.service import CarrierService
@@ -286,8 +286,7 @@ def test_a_carrier_says_whom_it_turned_away(caplog: pytest.LogCaptureFixture) ->
 
 def test_who_shakes_hands_byte_by_byte_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes in time, and the hand is never shaken."""
-    monkeypatch.setattr(service, "GREETING_S_MAX", 0.1)
-    monkeypatch.setattr(service, "SWEEP_S", 0.1)
+    monkeypatch.setattr(greeting, "GREETING_S_MAX", 0.1)
     carrier = CarrierService(
         "here", f"flightserve-test-{id(monkeypatch)}-slow", "127.0.0.1", SECRET, None, "", securing=OURS
     )

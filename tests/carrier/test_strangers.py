@@ -12,6 +12,7 @@ import pytest
 
 from flightserve.carrier import greeting, service
 from flightserve.carrier.greeting import reach_carrier, take_in
+from flightserve.carrier.securing import Securing
 from flightserve.carrier.service import CarrierService
 from flightserve.errors import ProtocolError, Unavailable
 from flightserve.wire import frames
@@ -154,8 +155,43 @@ def test_strangers_are_bounded_in_number(carrier: CarrierService, monkeypatch: p
 
 def test_who_says_a_byte_now_and_then_is_closed(carrier: CarrierService, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes in time, and the greeting does not."""
-    monkeypatch.setattr(service, "GREETING_S_MAX", 0.2)
+    monkeypatch.setattr(greeting, "GREETING_S_MAX", 0.2)
     with dialled(carrier) as sock:
         # A greeting of 400 bytes is announced.
         sock.sendall((400).to_bytes(4, "little"))
         feed_until_closed(sock)
+
+
+@pytest.mark.parametrize(
+    ("said", "securing"),
+    [
+        # A greeting of 400 bytes is announced.
+        ((400).to_bytes(4, "little"), None),
+        (encode(Challenge(2, "there", b"x" * 32)) + (400).to_bytes(4, "little"), None),
+        # A record of TLS, of 4 KB.
+        (b"\x16\x03\x03\x10\x00", Securing()),
+    ],
+)
+def test_whom_a_carrier_reaches_may_not_answer_byte_by_byte(
+    said: bytes, securing: Securing | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time; the greeting is given up when it takes longer than all of it may."""
+    monkeypatch.setattr(greeting, "GREETING_S_MAX", 0.3)
+    failed: list[BaseException] = []
+
+    def dribble(server: socket.socket) -> None:
+        sock, _ = server.accept()
+        with sock:
+            sock.sendall(said)
+            try:
+                feed_until_closed(sock)
+            except BaseException as error:
+                failed.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=dribble, args=(server,))
+        thread.start()
+        with pytest.raises(Unavailable, match="timed out"):
+            reach_carrier(f"127.0.0.1:{server.getsockname()[1]}", SECRET, "here", Pull(), securing)
+        thread.join(30)
+    assert not failed
