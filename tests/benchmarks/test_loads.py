@@ -19,36 +19,37 @@ from benchmarks.processes import Load, ProcessFailed, Server
 Answer = Callable[[bytes], bytes]
 
 
-def read_request(peer: socket.socket, pending: bytes) -> tuple[bytes, bytes]:
-    """The next request's body and what follows it; b"" twice at the end."""
+def read_request(peer: socket.socket, pending: bytes, heads: list[bytes]) -> tuple[bytes, bytes]:
+    """The next request's body and what follows it; b"" twice at the end. Its head is added to `heads`."""
     while b"\r\n\r\n" not in pending:
         piece = peer.recv(1 << 20)
         if not piece:
             return b"", b""
         pending += piece
     head, rest = pending.split(b"\r\n\r\n", 1)
+    heads.append(head)
     length = int(head.lower().split(b"content-length: ")[1].split(b"\r")[0])
     while len(rest) < length:
         rest += peer.recv(1 << 20)
     return rest[:length], rest[length:]
 
 
-def serve_one(listener: socket.socket, answer: Answer, pieces: int) -> None:
+def serve_one(listener: socket.socket, answer: Answer, pieces: int, heads: list[bytes]) -> None:
     peer, _ = listener.accept()
     with peer, contextlib.suppress(ConnectionError):
-        body, pending = read_request(peer, b"")
+        body, pending = read_request(peer, b"", heads)
         while body:
             reply = answer(body)
             for start in range(0, len(reply), -(-len(reply) // pieces)):
                 peer.sendall(reply[start : start - (-len(reply) // pieces)])
-            body, pending = read_request(peer, pending)
+            body, pending = read_request(peer, pending, heads)
 
 
 @contextlib.contextmanager
-def server(answer: Answer, pieces: int = 1) -> Iterator[str]:
-    """One connection's worth of server, whose replies leave in some number of pieces."""
+def server(answer: Answer, pieces: int = 1, heads: list[bytes] | None = None) -> Iterator[str]:
+    """One connection's worth of server, whose replies leave in some number of pieces. What it was asked: `heads`."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve_one, args=(listener, answer, pieces))
+        thread = threading.Thread(target=serve_one, args=(listener, answer, pieces, [] if heads is None else heads))
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
         thread.join(10)
@@ -73,6 +74,16 @@ def test_json_answers_are_counted_however_they_arrive(pieces: int, name: str) ->
     assert answer["answered"] >= 1
     assert answer["verified"] == answer["answered"]
     assert answer["p50_us"] > 0
+
+
+def test_what_is_not_measured_may_go_elsewhere() -> None:
+    asked: list[bytes] = []
+
+    with server(whole, heads=asked) as url:
+        measured = http.json_load(f"{url}counted", connections=1, seconds=0.05, first=f"{url}first")
+    assert [head.split()[1] for head in asked[:2]] == [b"/first", b"/counted"]
+    assert {head.split()[1] for head in asked[1:]} == {b"/counted"}
+    assert measured["answered"] == len(asked) - 1
 
 
 def test_a_wrong_first_answer_fails_the_run() -> None:
