@@ -145,6 +145,11 @@ def places(app_id: str) -> dict[str, str]:
     return {child.name: hosts.get(child.node, "") for child in children if child.ready}
 
 
+def carrier_on(app_id: str, host: str) -> bool:
+    """Whether the node there takes part."""
+    return any(name.startswith("carrier-") and its_host == host for name, its_host in places(app_id).items())
+
+
 def replicas_on(app_id: str, host: str) -> list[str]:
     """Those that are ready there."""
     return [name for name, its_host in places(app_id).items() if its_host == host and name.startswith("replica-")]
@@ -169,8 +174,10 @@ def report(tally: Tally, killed: float, back_s: float | None) -> bool:
         print(f"  {error}")
     print(f"a call took {statistics.median(tally.took) * 1000:.1f} ms in the median, {max(tally.took):.2f} s at most")
     print(f"in the {AFTER_S:.0f} s after the node died: {len(after)} calls, {max(after, default=0):.2f} s at most")
-    came = "did not come back" if back_s is None else f"were all there again {back_s:.1f} s after it was started"
-    print(f"the node's replicas {came}")
+    if back_s is None:
+        print("the node, or a replica, did not come back")
+    else:
+        print(f"the node took part again {back_s:.1f} s after it was started, and all replicas were ready")
     return not tally.wrong and not tally.errors and bool(after) and back_s is not None
 
 
@@ -195,7 +202,11 @@ def show(nodes: Nodes, ready: dict[str, Any], seconds: float) -> bool:
         print(f"starting node {victim} again")
         begun = time.monotonic()
         nodes.start(victim)
-        back_s = time.monotonic() - begun if holds(lambda: wanted <= places(app_id).keys(), BACK_S_MAX) else None
+
+        def back() -> bool:
+            return wanted <= places(app_id).keys() and carrier_on(app_id, nodes.ip(victim))
+
+        back_s = time.monotonic() - begun if holds(back, BACK_S_MAX) else None
         ended.wait(seconds / 2)
     finally:
         ended.set()

@@ -165,7 +165,7 @@ class Nodes:
         if self.apart and node:
             said = subprocess.run(["ip", "netns", "pids", self._namespace(node)], capture_output=True, check=True)
             return [int(each) for each in said.stdout.split()]
-        return list(_descendants(pid))
+        return list(descendants(pid))
 
     def stop(self) -> None:
         """End all nodes, and what was made for them."""
@@ -189,7 +189,7 @@ def _try_ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=False, capture_output=True)
 
 
-def _descendants(pid: int) -> Iterator[int]:
+def descendants(pid: int) -> Iterator[int]:
     """A process and all that came from it, parents first."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -62,6 +62,8 @@ TABLE: Final[dict[str, Allowance]] = {
     "node-kill": Allowance(_NOT_AGAIN, bound_s=NODE_S),
     "node-cut": Allowance(_NOT_AGAIN, bound_s=NODE_S),
     "node-drain": Allowance(bound_s=DRAINED_S),
+    # A replica dies meanwhile, which is replaced when Ray can be asked again.
+    "gcs-kill": Allowance(_NOT_AGAIN, bound_s=NODE_S),
 }
 
 # A tight deadline may pass at any time, and may be refused because it would.

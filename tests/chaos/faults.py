@@ -194,6 +194,27 @@ def _on_node(kind: str, chance: Chance) -> Planned:
     return Planned(kind, f"node {node}", run, frozenset({SUPERVISOR, CHANGE, f"node {node}"}))
 
 
+def _on_gcs(kind: str, chance: Chance) -> Planned:
+    """Ray's own memory dies, then a replica, for which nobody can be started until that is there again."""
+    system, nodes = chance.system, chance.system.nodes
+    if nodes is None or chance.held:
+        raise NotNow(kind)
+    replica, away_s = chance.target("replica"), chance.rng.choice(AWAY_S)
+
+    def run() -> Fault:
+        with _pidfd(replica.pid) as pidfd:
+            begin_ns = monotonic_ns()
+            nodes.kill_gcs()
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        threading.Event().wait(away_s)
+        nodes.start_gcs()
+        note = f"away for {away_s:g} s, and {replica.name} died"
+        dead = frozenset({replica.peer_id})
+        return _recovered(system, kind, "GCS", 0, begin_ns, lambda: system.is_complete(dead), note)
+
+    return Planned(kind, "GCS", run, frozenset({SUPERVISOR, CHANGE, replica.name}))
+
+
 # ---- slowness, and clients
 
 
@@ -297,8 +318,9 @@ _PLANS: Final[dict[str, Callable[[str, Chance], Planned]]] = {
     "node-kill": _on_node,
     "node-cut": _on_node,
     "node-drain": _on_node,
+    "gcs-kill": _on_gcs,
 }
-NODE_KINDS: Final = ("node-kill", "node-cut", "node-drain")
+NODE_KINDS: Final = ("node-kill", "node-cut", "node-drain", "gcs-kill")
 KINDS: Final = tuple(kind for kind in _PLANS if kind not in NODE_KINDS)
 
 

@@ -17,13 +17,13 @@ from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from examples.cluster.nodes import Nodes
 from flightserve.control.messages import ChildView, View
 from flightserve.core.lifecycle.reconciling import REPLICA
 from flightserve.core.routing.statistics import OUTCOMES
 from flightserve.errors import FlightserveError
 from tests.chaos.app import PLACE
 from tests.chaos.history import Balance, Count, Leak
+from tests.chaos.lasting import LastingNodes
 from tests.chaos.schedule import BY_NAME
 from tests.control.served import ROOT, Served, wait_until
 from tests.served.resting import AT_REST, anonymous_bytes
@@ -47,7 +47,7 @@ class System:
         self.records.mkdir()
         self.replicas = replicas
         # On each node half of all replicas have a place, so that one node less leaves room for all.
-        self.nodes = Nodes(nodes, {PLACE: replicas}) if nodes > 1 else None
+        self.nodes = LastingNodes(nodes, {PLACE: replicas}) if nodes > 1 else None
         self._directory = directory
         self._wish = {"directory": str(self.records), "replicas": replicas, "routers": routers, "frontends": frontends}
 
