@@ -20,6 +20,7 @@ from typing import Final
 from flightserve.carrier.securing import Link, said
 from flightserve.carrier.segments import NodeSegment, NodeSegments, SegmentKey
 from flightserve.clock import Clock
+from flightserve.core.memory.mirroring import Presence
 from flightserve.errors import ProtocolError, Unavailable
 from flightserve.fabric.transport.channels import BlockingChannel
 from flightserve.fabric.transport.processes import look_at
@@ -42,6 +43,9 @@ INLINE_TOTAL_MAX: Final = 512 << 10
 LET_GO_S_MAX: Final = 0.5
 # How long rows that somebody else pulls are waited for.
 ROWS_S_MAX: Final = 30.0
+
+# What frames say of segments and of the connection itself: the others pass.
+_HEEDED: Final = frozenset({Hello, Ping, Pong, SegmentGone, PeerGone})
 
 # Has the rows come, and says when they are there, or cannot be had.
 PullRows = Callable[[NodeSegment, Region], None]
@@ -88,30 +92,33 @@ class FrameRelay:
         """Carry what the process says until the connection ends. Raises Unavailable or ProtocolError then."""
         while True:
             frames = self._local.receive(LET_GO_S_MAX)
-            with self._lock:
-                let_go, self._let_go = self._let_go, []
-            frames += self._explained()
+            let_go = self._take_let_go() if self._let_go else []
+            if self._to_explain:
+                frames += self._explained()
             if not (frames or let_go):
                 continue
             rows: list[InlineRows] = []
             left = INLINE_TOTAL_MAX
             for frame in frames:
-                if isinstance(frame, Segment):
-                    self._local.take_segment()
-                    continue
                 for region in regions_of(frame):
-                    if region.length <= min(left, INLINE_BYTES_MAX):
+                    if region.length <= INLINE_BYTES_MAX and region.length <= left:
                         left -= region.length
                         rows.append(InlineRows(region, bytes(self._segment_of(region).rows(region))))
-                self._heed(frame, self._leave)
+                if type(frame) is Segment:
+                    self._local.take_segment()
+                elif type(frame) in _HEEDED:
+                    self._heed(frame, self._leave)
             leave_clock(frames, self._clock())
             self._send(encode(Carried(frames, rows, let_go)))
             self.frames += len(frames)
 
+    def _take_let_go(self) -> list[SegmentKey]:
+        with self._lock:
+            let_go, self._let_go = self._let_go, []
+        return let_go
+
     def _explained(self) -> list[Frame]:
         """What the kernel says of a process that answers no heartbeats: nobody on the other node can ask it."""
-        if not self._to_explain:
-            return []
         self._to_explain = False
         look = look_at(self._pid)
         # Without a process its connections end.
@@ -144,35 +151,35 @@ class FrameRelay:
             if not data:
                 raise Unavailable("the other node closed the connection")
             received = decoder.feed(data)
+            coming: list[list[tuple[NodeSegment, Region]]] = []
             for carried in received:
                 enter_clock(carried.frames, self._clock())
-                self._begin(carried)
-            for carried in received:
+                coming.append(self._begin(carried))
+            for carried, awaited in zip(received, coming, strict=True):
+                for segment, region in awaited:
+                    self._segments.wait(segment, region, ROWS_S_MAX)
                 self._enter(carried)
 
-    def _begin(self, carried: Carried) -> None:
+    def _begin(self, carried: Carried) -> list[tuple[NodeSegment, Region]]:
         """Put the rows that came where they belong, and ask for those that did not: of all that was read, before any of
-        it is handed on."""
-        inline = {(rows.region.owner, rows.region.segment, rows.region.offset): rows for rows in carried.rows}
+        it is handed on. What is to be waited for is returned."""
+        inline = {(rows.region.owner, rows.region.segment, rows.region.offset): rows.data for rows in carried.rows}
+        coming: list[tuple[NodeSegment, Region]] = []
         for frame in carried.frames:
-            if isinstance(frame, Segment):
-                self._use(self._segments.mirror(frame))
-                continue
             for region in regions_of(frame):
                 segment = self._segment_of(region)
-                if self._segments.want(segment, region):
-                    self._have(segment, region, inline.get((region.owner, region.segment, region.offset)))
-
-    def _have(self, segment: NodeSegment, region: Region, rows: InlineRows | None) -> None:
-        if rows is None or len(rows.data) != region.length or segment.mirror is None:
-            self._pull(segment, region)
-            return
-        try:
-            segment.mirror.room(region)[:] = rows.data
-        except BaseException:
-            self._segments.failed(segment, region)
-            raise
-        self._segments.arrived(segment, region)
+                rows = inline.get((region.owner, region.segment, region.offset))
+                if rows is not None and len(rows) == region.length:
+                    presence = self._segments.put(segment, region, rows)
+                else:
+                    presence = self._segments.want(segment, region)
+                    if presence is Presence.MISSING:
+                        self._pull(segment, region)
+                if presence is not Presence.HERE:
+                    coming.append((segment, region))
+            if type(frame) is Segment:
+                self._use(self._segments.mirror(frame))
+        return coming
 
     def _enter(self, carried: Carried) -> None:
         for key in carried.let_go:
@@ -180,22 +187,22 @@ class FrameRelay:
         ready: list[Frame] = []
         gone: list[NodeSegment] = []
         for frame in carried.frames:
-            if isinstance(frame, Segment):
+            if type(frame) is Segment:
                 self._local.send(ready)
                 ready = []
                 self._announce(frame)
                 continue
-            for region in regions_of(frame):
-                self._segments.wait(self._segment_of(region), region, ROWS_S_MAX)
-            self._heed(frame, gone.append)
+            if type(frame) in _HEEDED:
+                self._heed(frame, gone.append)
             ready.append(frame)
         if ready:
             self._local.send(ready)
-        for segment in gone:
-            self._segments.let_go(segment, gone=True)
-        # Not sent by this thread, which is to read whatever the other node does.
-        with self._lock:
-            self._let_go += [segment.key for segment in gone]
+        if gone:
+            for segment in gone:
+                self._segments.let_go(segment, gone=True)
+            # Not sent by this thread, which is to read whatever the other node does.
+            with self._lock:
+                self._let_go += [segment.key for segment in gone]
         self.frames += len(carried.frames)
 
     def _left(self, key: SegmentKey) -> None:

@@ -81,7 +81,8 @@ class NodeSegments:
         # The connections of each process, by its id.
         self._connected: dict[int, set[OwnersConnection]] = {}
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def __repr__(self) -> str:
         return f"<NodeSegments: {len(self._segments)} of {len(self._connected)} processes>"
@@ -90,12 +91,12 @@ class NodeSegments:
 
     def connected(self, owner: int, connection: OwnersConnection) -> None:
         """A process has one connection more."""
-        with self._changed:
+        with self._lock:
             self._connected.setdefault(owner, set()).add(connection)
 
     def disconnected(self, owner: int, connection: OwnersConnection) -> None:
         """It has one less."""
-        with self._changed:
+        with self._lock:
             left = self._connected.get(owner, set())
             left.discard(connection)
             if not left:
@@ -103,7 +104,7 @@ class NodeSegments:
 
     def retire(self, key: SegmentKey) -> None:
         """Its owner says by one of its connections that it is gone: no other of them is told."""
-        with self._changed:
+        with self._lock:
             connections = list(self._connected.get(key[0], ()))
         for connection in connections:
             connection.let_go_of(key)
@@ -118,7 +119,7 @@ class NodeSegments:
         except BaseException:
             os.close(fd)
             raise
-        with self._changed:
+        with self._lock:
             known = self._segments.get((frame.owner, frame.segment))
             if known is None:
                 known = self._segments[frame.owner, frame.segment] = NodeSegment(frame, fd)
@@ -130,7 +131,7 @@ class NodeSegments:
     def mirror(self, frame: Segment) -> NodeSegment:
         """Another node names a segment. Where it is not one of this node's own, it is mirrored. The user calls
         `let_go`. Raises Unavailable where there is no memory or descriptor for it."""
-        with self._changed:
+        with self._lock:
             known = self._segments.get((frame.owner, frame.segment))
             if known is None:
                 try:
@@ -145,7 +146,7 @@ class NodeSegments:
 
     def let_go(self, segment: NodeSegment, gone: bool = False) -> None:
         """A connection does not use it any more. `gone`: its owner has said so for all."""
-        with self._changed:
+        with self._lock:
             segment.users -= 1
             segment.gone = segment.gone or gone
             segment.idle_ns = self._clock()
@@ -158,7 +159,7 @@ class NodeSegments:
 
     def sweep(self) -> None:
         """Now and then: forget what nobody has used for long, and whose owner is not connected here."""
-        with self._changed:
+        with self._lock:
             before_ns = self._clock() - LINGER_NS
             for key, each in list(self._segments.items()):
                 if not each.users and each.idle_ns < before_ns and each.frame.owner not in self._connected:
@@ -166,13 +167,32 @@ class NodeSegments:
 
     # ---- rows
 
-    def want(self, segment: NodeSegment, region: Region) -> bool:
-        """True where the caller is to have the region's rows put here, and to say `arrived` or `failed`: they are not
-        here, and nobody else does."""
+    def want(self, segment: NodeSegment, region: Region) -> Presence:
+        """Somebody is to read the region. Where it is MISSING, the caller is to have its rows put here, and to say
+        `arrived` or `failed`; where they are COMING, to `wait`."""
         if segment.mirror is None:
-            return False
-        with self._changed:
-            return segment.mirroring.want(region.offset, region.generation) is Presence.MISSING
+            return Presence.HERE
+        with self._lock:
+            return segment.mirroring.want(region.offset, region.generation)
+
+    def put(self, segment: NodeSegment, region: Region, rows: bytes) -> Presence:
+        """As `want`, with the region's rows at hand: they are put here where nobody else does. Raises ProtocolError for
+        a region outside the segment."""
+        mirror = segment.mirror
+        if mirror is None:
+            return Presence.HERE
+        with self._lock:
+            presence = segment.mirroring.want(region.offset, region.generation)
+            if presence is not Presence.MISSING:
+                return presence
+            try:
+                mirror.room(region)[:] = rows
+            except BaseException:
+                segment.mirroring.failed(region.offset, region.generation)
+                raise
+            # Nobody has seen that they were coming, so nobody waits.
+            segment.mirroring.arrived(region.offset, region.generation)
+            return Presence.HERE
 
     def wait(self, segment: NodeSegment, region: Region, timeout_s: float) -> None:
         """Until the rows are here that somebody wanted. Raises Unavailable where they could not be had, or not in
@@ -190,19 +210,19 @@ class NodeSegments:
 
     def arrived(self, segment: NodeSegment, region: Region) -> None:
         """Its rows were put there."""
-        with self._changed:
+        with self._lock:
             segment.mirroring.arrived(region.offset, region.generation)
             self._changed.notify_all()
 
     def failed(self, segment: NodeSegment, region: Region) -> None:
         """They could not be had."""
-        with self._changed:
+        with self._lock:
             segment.mirroring.failed(region.offset, region.generation)
             self._changed.notify_all()
 
     def statistics(self) -> dict[str, float]:
         """Counts, and bytes of address space that mirrors have."""
-        with self._changed:
+        with self._lock:
             mirrors = [each.frame.nbytes for each in self._segments.values() if each.mirror is not None]
         known, nbytes = len(self._segments), float(sum(mirrors))
         return {"segments": float(known), "mirrors": float(len(mirrors)), "mirror_bytes": nbytes}

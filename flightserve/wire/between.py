@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 import msgspec
 
 from flightserve.clock import NEVER_NS
 from flightserve.errors import ProtocolError
-from flightserve.wire.frames import FRAME_BYTES_MAX, Execute, Frame, Region, Submit
+from flightserve.wire.frames import FRAME_BYTES_MAX, Done, Execute, Frame, Partway, Region, Results, Submit
 from flightserve.wire.framing import UNREADABLE, MessageDecoder, pack_length
 
 PROTOCOL_VERSION: Final = 2
@@ -155,8 +155,22 @@ def enter_clock(frames: Iterable[Frame], now_ns: int) -> None:
                     part.deadline_ns += now_ns
 
 
+def _of_done(frame: Done) -> list[Region]:
+    named = [share.region for share in frame.shares]
+    return named if frame.region is None else [frame.region, *named]
+
+
+# Of which frames the receiver may read something, and what.
+_NAMED: Final[dict[type, Callable[[Any], list[Region]]]] = {
+    Submit: lambda frame: [frame.region],
+    Execute: lambda frame: frame.regions,
+    Results: lambda frame: [] if frame.region is None else [frame.region],
+    Partway: lambda frame: [frame.region],
+    Done: _of_done,
+}
+
+
 def regions_of(frame: Frame) -> list[Region]:
     """What the receiver of a frame may read from here on."""
-    shares = getattr(frame, "shares", ())
-    found = [*getattr(frame, "regions", ()), getattr(frame, "region", None), *[share.region for share in shares]]
-    return [region for region in found if isinstance(region, Region)]
+    named = _NAMED.get(type(frame))
+    return named(frame) if named is not None else []
