@@ -7,9 +7,12 @@ one node at a time is bounded, and so are the connections to it.
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import logging
 import os
+import queue
+import socket
+import struct
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -31,6 +34,9 @@ SILENT_S_MAX: Final = 10.0
 STEP_BYTES: Final = 8 << 20
 # Below that of the threads that carry frames, as `nice` counts.
 NICE: Final = 10
+# A plain int: the socket module's flags are enums, whose arithmetic costs 2 us.
+_WAITALL: Final = int(socket.MSG_WAITALL)
+_TIMEVAL: Final = struct.Struct("ll")
 
 log = logging.getLogger(__name__)
 
@@ -43,63 +49,70 @@ class Puller:
         self._reach = reach
         self._segments = segments
         self._credits = ByteCredits(IN_FLIGHT_BYTES_MAX)
-        self._wanted: collections.deque[tuple[NodeSegment, Region]] = collections.deque()
+        # None ends one thread. Of those who wait for it one is woken for each.
+        self._wanted: queue.SimpleQueue[tuple[NodeSegment, Region] | None] = queue.SimpleQueue()
         self._threads = 0
-        self._idle = 0
+        # Regions that are wanted, and have neither come nor failed.
+        self._open = 0
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # For who waits for credits.
+        self._returned = threading.Condition(self._lock)
         self.pulled_bytes = 0
 
     def __repr__(self) -> str:
-        return f"<Puller: {self._threads} connections, {self._idle} idle, {self._credits!r}>"
+        return f"<Puller: {self._threads} connections, {self._open} regions open, {self._credits!r}>"
 
     def pull(self, segment: NodeSegment, region: Region) -> None:
         """Have the region's rows put into the mirror; returns before they are there, after waiting for room on the
-        link. Raises Unavailable where there is none in time."""
-        with self._changed:
-            room = self._changed.wait_for(lambda: self._closed or self._credits.take(region.length), SILENT_S_MAX)
-            if self._closed or not room:
-                self._segments.failed(segment, region)
-                raise Unavailable("rows of another node do not come: the link to it is busy, or it is gone")
-            self._wanted.append((segment, region))
-            if not self._idle and self._threads < CONNECTIONS_MAX:
-                self._threads += 1
+        link. Raises Unavailable where there is none in time, or no thread."""
+        with self._returned:
+            room = self._returned.wait_for(lambda: self._closed or self._credits.take(region.length), SILENT_S_MAX)
+            if room and not self._closed and self._see_to_threads():
+                self._open += 1
+                self._wanted.put((segment, region))
+                return
+            if room and not self._closed:
+                self._give_back(region)
+        self._segments.failed(segment, region)
+        raise Unavailable("rows of another node do not come: the link to it is busy, or it is gone")
+
+    def _see_to_threads(self) -> bool:
+        """One more region is wanted; False where nobody is there to pull it."""
+        if self._open >= self._threads and self._threads < CONNECTIONS_MAX:
+            self._threads += 1
+            try:
                 threads.start("carrier-pull", self._run, lambda: True)
-            self._changed.notify_all()
+            except RuntimeError:
+                # None can be had now. Those who are here may do it.
+                self._threads -= 1
+        return self._threads > 0
+
+    def _give_back(self, region: Region) -> None:
+        self._credits.give_back(region.length)
+        self._returned.notify_all()
 
     def _run(self) -> None:
         be_nice()
         sock: Link | None = None
         try:
-            while self._wait():
-                sock = self._serve_next(sock)
+            while (wanted := self._wanted.get()) is not None:
+                sock = self._serve(sock, *wanted)
+                # Who waits for the next one keeps nothing of this one's segment.
+                del wanted
         finally:
-            with self._changed:
+            with self._lock:
                 self._threads -= 1
             if sock is not None:
                 sock.close()
 
-    def _wait(self) -> bool:
-        """Until something is wanted; False once nothing is any more."""
-        with self._changed:
-            self._idle += 1
-            self._changed.wait_for(lambda: self._wanted or self._closed)
-            self._idle -= 1
-            return not self._closed
-
-    def _serve_next(self, sock: Link | None) -> Link | None:
-        """The connection that is left after that, None where it broke. Who waits for the next one keeps nothing of
-        this one's segment."""
-        with self._changed:
-            if not self._wanted:
-                # Another thread was faster.
-                return sock
-            segment, region = self._wanted.popleft()
+    def _serve(self, sock: Link | None, segment: NodeSegment, region: Region) -> Link | None:
+        """Pull the region: the connection that is left after that, None where it broke."""
         pulled = False
         try:
             if sock is None:
                 sock = self._reach(Pull())
-                sock.settimeout(SILENT_S_MAX)
+                _limit(sock)
             assert segment.mirror is not None
             _take(sock, region, segment.mirror.room(region))
             pulled = True
@@ -111,19 +124,24 @@ class Puller:
         finally:
             # Whatever was raised: somebody waits for these rows, and for the room that they take.
             (self._segments.arrived if pulled else self._segments.failed)(segment, region)
-            with self._changed:
-                self._credits.give_back(region.length)
+            with self._returned:
+                self._open -= 1
+                self._give_back(region)
                 self.pulled_bytes += region.length if pulled else 0
-                self._changed.notify_all()
         return sock
 
     def close(self) -> None:
         """Pull nothing any more; what waits fails."""
-        with self._changed:
+        left: list[tuple[NodeSegment, Region]] = []
+        with self._returned:
             self._closed = True
-            left = list(self._wanted)
-            self._wanted.clear()
-            self._changed.notify_all()
+            with contextlib.suppress(queue.Empty):
+                while wanted := self._wanted.get_nowait():
+                    left.append(wanted)
+            self._open -= len(left)
+            for _ in range(self._threads):
+                self._wanted.put(None)
+            self._returned.notify_all()
         for segment, region in left:
             self._segments.failed(segment, region)
 
@@ -133,6 +151,17 @@ def be_nice() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
+def _limit(link: Link) -> None:
+    """Nothing is waited for longer than `SILENT_S_MAX`. By the kernel, where it is a socket: Python's own timeout takes
+    two calls for each, and no call that fills all of its room."""
+    if isinstance(link, socket.socket):
+        link.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(*divmod(int(SILENT_S_MAX * 1e6), 1_000_000))
+        )
+    else:
+        link.settimeout(SILENT_S_MAX)
+
+
 def _take(sock: Link, region: Region, room: memoryview) -> None:
     try:
         sock.sendall(RANGE.pack(region.owner, region.segment, region.offset, region.length))
@@ -140,10 +169,14 @@ def _take(sock: Link, region: Region, room: memoryview) -> None:
         if length != region.length:
             raise Unavailable("rows of another node are not there any more")
         while room.nbytes:
-            taken = sock.recv_into(room[:STEP_BYTES])
+            part = room[:STEP_BYTES]
+            # One wake-up for all of it.
+            taken = sock.recv_into(part, 0, _WAITALL) if isinstance(sock, socket.socket) else sock.recv_into(part)
             if not taken:
                 raise Unavailable("the other node closed the connection")
             room = room[taken:]
+    except BlockingIOError as error:
+        raise Unavailable(f"rows of another node do not come: nothing for {SILENT_S_MAX:g} s") from error
     except OSError as error:
         raise Unavailable(f"rows of another node do not come: {said(error)}") from error
 
@@ -162,12 +195,20 @@ def _answer(sock: Link, segments: NodeSegments, owner: int, number: int, offset:
         _send(sock, LENGTH.pack(0))
         return
     rows = segment.rows(Region(owner, number, offset, length))
-    _send(sock, LENGTH.pack(length))
-    _send(sock, rows)
+    _send(sock, LENGTH.pack(length), rows)
 
 
-def _send(sock: Link, data: bytes | memoryview) -> None:
+def _send(sock: Link, head: bytes, rows: memoryview | None = None) -> None:
+    """The head by itself would wake who waits for it, and have the rows wait for that."""
     try:
-        sock.sendall(data)
+        if rows is None or not isinstance(sock, socket.socket):
+            sock.sendall(head)
+        else:
+            sent = sock.sendmsg([head, rows]) - len(head)
+            if sent < 0:
+                sock.sendall(head[sent:])
+            rows = rows[max(sent, 0) :]
+        if rows:
+            sock.sendall(rows)
     except OSError as error:
         raise Unavailable(f"the other node is gone: {said(error)}") from error

@@ -242,10 +242,10 @@ class CarrierService:
 
     def _serve_remote(self, sock: socket.socket) -> None:
         with contextlib.closing(accept_carrier(sock, self._securing)) as link:
-            self._serve_carrier(link)
+            # Greeted, a socket needs nobody between.
+            self._serve_carrier(*self._greet(link), sock if self._securing is None else link)
 
-    def _serve_carrier(self, link: Link) -> None:
-        node, purpose = self._greet(link)
+    def _serve_carrier(self, node: str, purpose: Purpose, link: Link) -> None:
         if isinstance(purpose, Pull):
             serve_pulls(link, self._segments)
         elif isinstance(purpose, Supervise):
