@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks import data_plane, flight, grpc_call, http_json, sql
+from benchmarks import data_plane, flight, grpc_call, http_json, sql, zmq_call
 from benchmarks.harness import Bench, Settings
 from benchmarks.processes import Load
 from benchmarks.tiers import children_of
@@ -91,6 +91,12 @@ def _grpc(bench: Bench) -> Under:
     return Under(_tiers(server.process.pid), bench.load(grpc_call.LOAD), "call", where)
 
 
+def _zmq(bench: Bench) -> Under:
+    server = bench.flightserve()
+    where = {"address": server.addresses["zmq"], "in_flight": zmq_call.IN_FLIGHT}
+    return Under(_tiers(server.process.pid), bench.load(zmq_call.LOAD), "dealer", where)
+
+
 def _small_query(bench: Bench) -> Under:
     server = sql.warehouse(bench)
     return Under(
@@ -104,7 +110,9 @@ CASES: Final = (
     Case("http-json-128", "HTTP JSON, 10 numbers, 128 connections", _http(128)),
     Case("flight-ping-pong", "Flight DoExchange, 16 rows, one stream", _flight("ping_pong", streams=1)),
     Case("flight-16-streams", "Flight DoExchange, 16 rows, 16 streams", _flight("ping_pong", streams=16)),
+    Case("flight-pipelined", "Flight DoExchange, 16 rows, one stream pipelined", _flight("pipelined", size_bytes=0)),
     Case("grpc-64", "gRPC Call, 16 rows, 64 in flight", _grpc),
+    Case("zmq-64", "ZeroMQ DEALER, 16 rows, 64 in flight", _zmq),
     Case("sql-small-query", "A query of one row over ADBC, one at a time", _small_query),
 )
 

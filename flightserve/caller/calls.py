@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import pyarrow as pa
@@ -66,7 +66,8 @@ class RoutedCall:
     """One request in flight (`contracts.service.AsyncCall`)."""
 
     __slots__ = (
-        "_events", "_payload", "_request_id", "_staging", "_submitter", "_waiting", "finished", "meta", "target",
+        "_events", "_payload", "_request_id", "_staging", "_submitter", "_told", "_waiting", "finished", "meta",
+        "target",
     )  # fmt: skip
 
     def __init__(self, submitter: Submitter, target: Target, meta: RequestMeta) -> None:
@@ -78,6 +79,7 @@ class RoutedCall:
         self._staging: asyncio.Task[None] | None = None
         self._events: collections.deque[SharedSlice | FlightserveError] = collections.deque()
         self._waiting: asyncio.Future[None] | None = None
+        self._told: Callable[[], None] | None = None
         self._request_id = 0
         self.finished = False
 
@@ -146,8 +148,27 @@ class RoutedCall:
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
+        if self._told is not None:
+            told, self._told = self._told, None
+            told()
+        elif self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+    def when_there(self, told: Callable[[], None]) -> bool:
+        """See `AsyncCall`."""
+        if self._events or self.finished or self._payload is not None:
+            return False
+        self._told = told
+        return True
+
+    def only(self) -> SharedSlice | None:
+        """See `AsyncCall`."""
+        if self.finished and len(self._events) == 1:
+            event = self._events[0]
+            if isinstance(event, SharedSlice):
+                self._events.clear()
+                return event
+        return None
 
     def __aiter__(self) -> RoutedCall:
         return self
@@ -159,6 +180,7 @@ class RoutedCall:
             if self._payload is not None:
                 await self._start_late(self._payload)
                 continue
+            self._told = None
             self._waiting = asyncio.get_running_loop().create_future()
             try:
                 await self._waiting

@@ -340,6 +340,14 @@ class LocalCall:
                 return result
         raise StopAsyncIteration
 
+    def when_there(self, told: Callable[[], None]) -> bool:
+        """Nobody is told."""
+        return False
+
+    def only(self) -> LocalResult | None:
+        """One iterates."""
+        return None
+
     def cancel(self) -> None:
         """Give up. Idempotent."""
         if self.request is not None:

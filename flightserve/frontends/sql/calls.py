@@ -146,6 +146,14 @@ class _Execution:
             self._call = self._query()
         return await anext(self._call)
 
+    def when_there(self, told: Callable[[], None]) -> bool:
+        """Nobody is told."""
+        return False
+
+    def only(self) -> Result | None:
+        """One iterates."""
+        return None
+
     def cancel(self) -> None:
         """Give up."""
         self._call.cancel()
@@ -173,6 +181,14 @@ class _TaggedRun:
             self._changed()
             self._call = self._query()
         return await anext(self._call)
+
+    def when_there(self, told: Callable[[], None]) -> bool:
+        """Nobody is told."""
+        return False
+
+    def only(self) -> Result | None:
+        """One iterates."""
+        return None
 
     def cancel(self) -> None:
         """Give up."""

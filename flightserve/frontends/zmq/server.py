@@ -24,10 +24,9 @@ import collections
 import logging
 import socket
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pyarrow as pa
 import zmq
@@ -35,8 +34,8 @@ import zmq
 from flightserve import threads
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.config import EdgeLimits
-from flightserve.contracts.access import OPEN, Access, Visit
-from flightserve.contracts.service import AsyncCall, EncodedStream, Result, Service
+from flightserve.contracts.access import OPEN, Access
+from flightserve.contracts.service import EncodedStream, Result, Service
 from flightserve.core.access.rights import ANYBODY, Principal
 from flightserve.errors import OK, Cancelled, ConfigError, ResourceExhausted, Unavailable
 from flightserve.frontends import edge
@@ -45,11 +44,12 @@ from flightserve.frontends.replies import collect
 from flightserve.frontends.seen import request_for
 from flightserve.frontends.visits import as_query
 from flightserve.frontends.zmq import messages as zmq_messages
+from flightserve.frontends.zmq.begun import Awaited, CountedCall, LetIn, ZmqRequest
 from flightserve.frontends.zmq.curve import CurveGate, CurveKeys, arm
+from flightserve.frontends.zmq.unsent import UnsentReplies
 from flightserve.loops import Every, beside, vital
-from flightserve.metrics import UNKNOWN, Metrics
+from flightserve.metrics import Metrics
 from flightserve.tracing.spans import RpcAsked
-from flightserve.types import MethodSpec, RequestMeta
 
 log = logging.getLogger(__name__)
 
@@ -64,60 +64,11 @@ COPY_BELOW_BYTES: Final = 64 << 10
 HEARTBEAT_MS: Final = 15_000
 # How often it is looked who may connect.
 LOOK_S: Final = 1.0
+# As numbers and part by part: `send_multipart` and `recv_multipart` with the names take 9 us a request and reply, this
+# takes 4.
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 _ASKED: Final = RpcAsked("zmq", "flightserve", "call")
-
-
-@dataclass(slots=True)
-class ZmqRequest:
-    """A request as far as it was understood: enough to answer and to count it."""
-
-    envelope: Sequence[zmq.Frame]
-    started_ns: int
-    request_id: str | None = None
-    known: tuple[str, str] = (UNKNOWN, UNKNOWN)
-    meta: RequestMeta = edge.NO_META
-    fields: dict[str, Any] = field(default_factory=dict)
-
-    def traced_meta(self) -> RequestMeta:
-        """For its trace, also where it was refused."""
-        if self.meta is not edge.NO_META:
-            return self.meta
-        said = self.fields.get("traceparent")
-        return edge.meta_of_refused(lambda _: said if isinstance(said, str) else None)
-
-
-class CountedCall:
-    """A call in flight, and the rows that came of it (`contracts.service.AsyncCall`)."""
-
-    __slots__ = ("_call", "rows")
-
-    def __init__(self, call: AsyncCall) -> None:
-        self._call = call
-        self.rows = 0
-
-    def __aiter__(self) -> CountedCall:
-        return self
-
-    async def __anext__(self) -> Result:
-        result = await anext(self._call)
-        self.rows += result.num_rows
-        return result
-
-    def cancel(self) -> None:
-        """Give up."""
-        self._call.cancel()
-
-
-class LetIn(NamedTuple):
-    """A request that was let in and sent on."""
-
-    call: AsyncCall
-    spec: MethodSpec
-    visit: Visit
-
-    def end(self, code: int) -> None:
-        """It is over."""
-        self.visit.end(code, self.call.rows if isinstance(self.call, CountedCall) else 0)
 
 
 class ZmqFrontend:
@@ -150,6 +101,9 @@ class ZmqFrontend:
         self._look_due = False
         self._draining = self._closing = False
         self._serving: set[asyncio.Task[None]] = set()
+        # Those that are answered without a task, when what they wait for is there: by what is told of it.
+        self._awaited: dict[int, Awaited] = {}
+        self._awaited_last = 0
         self._in_flight: collections.Counter[bytes] = collections.Counter()
         self._unsent = UnsentReplies(limits.body_bytes_max)
         self._ledger = Ledger()
@@ -218,6 +172,7 @@ class ZmqFrontend:
     async def drain(self, timeout_s: float) -> bool:
         """Answer new requests UNAVAILABLE and finish those in flight; True when all ended in time."""
         self._draining = True
+        self._serve_awaited()
         if self._serving:
             await asyncio.wait(self._serving, timeout=timeout_s)
         return not self._serving
@@ -228,6 +183,9 @@ class ZmqFrontend:
         if self._gate is not None:
             self._looking.cancel()
             self._asked.cancel()
+        self._serve_awaited()
+        # Each begins, and has something to end.
+        await asyncio.sleep(0)
         for serving in list(self._serving):
             serving.cancel()
         if self._serving:
@@ -248,7 +206,7 @@ class ZmqFrontend:
     def statistics(self) -> dict[str, int]:
         """Requests in flight, peers that have any, replies that were dropped, bytes handed to libzmq unsent."""
         return {
-            "in_flight": len(self._serving),
+            "in_flight": len(self._serving) + len(self._awaited),
             "peers": len(self._in_flight),
             "replies_dropped": self.dropped,
             "unsent_bytes": self._unsent.nbytes(),
@@ -273,9 +231,12 @@ class ZmqFrontend:
         sock = self._socket
         if sock is None:
             return
+        receive = sock.recv
         for _ in range(TURN_MESSAGES):
             try:
-                parts = sock.recv_multipart(zmq.NOBLOCK, copy=False)
+                parts = [receive(_NOBLOCK, copy=False)]
+                while parts[-1].more:
+                    parts.append(receive(_NOBLOCK, copy=False))
             except zmq.Again:
                 return
             except zmq.ZMQError as error:
@@ -300,11 +261,25 @@ class ZmqFrontend:
             asked.request_id = edge.echoable_request_id(asked.request_id)
             self._refuse(asked, error)
             return
-        assert self._loop is not None
         self._in_flight[peer] += 1
+        if isinstance(later, LetIn):
+            self._awaited_last = number = self._awaited_last + 1
+            if later.call.when_there(partial(self._there, number)):
+                self._awaited[number] = Awaited(asked, peer, later)
+                return
+        self._serve_beside(asked, peer, later)
+
+    def _serve_beside(self, asked: ZmqRequest, peer: bytes, later: LetIn | Awaitable[LetIn]) -> None:
+        assert self._loop is not None
         serving = beside(self._loop, self._serve(asked, peer, later), "answering a ZeroMQ request")
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
+
+    def _serve_awaited(self) -> None:
+        """From now on those in flight are tasks, which can be waited for and cancelled."""
+        awaited, self._awaited = self._awaited, {}
+        for each in awaited.values():
+            self._serve_beside(*each)
 
     def _begin(self, asked: ZmqRequest, peer: bytes, content: Sequence[zmq.Frame]) -> LetIn | Awaitable[LetIn]:
         """The request, started; or what starts it, where it is still to be found out who asks."""
@@ -353,10 +328,39 @@ class ZmqFrontend:
             raise Unavailable("the server is draining; try again")
         if self._in_flight[peer] >= PEER_IN_FLIGHT_MAX:
             raise ResourceExhausted(f"{PEER_IN_FLIGHT_MAX} requests of this socket are in flight; no more are taken")
-        if len(self._serving) >= self._limits.connections_max:
+        if len(self._serving) + len(self._awaited) >= self._limits.connections_max:
             raise ResourceExhausted("too many requests are in flight; try again later")
 
     # ---- answering
+
+    def _there(self, number: int) -> None:
+        """There is something of a request without a task: almost always the one result that is its reply."""
+        awaited = self._awaited.pop(number, None)
+        if awaited is None:
+            return
+        try:
+            result = awaited.begun.call.only()
+            if result is None:
+                self._serve_beside(*awaited)
+            else:
+                self._answer(*awaited, result)
+        except Exception:
+            # Who tells goes on with others' replies.
+            log.exception("a ZeroMQ request could not be answered")
+
+    def _answer(self, asked: ZmqRequest, peer: bytes, begun: LetIn, result: Result) -> None:
+        code = Cancelled.code
+        try:
+            stream = result.ipc_stream()
+        except Exception as error:
+            code = self._refuse(asked, error)
+        else:
+            code = OK
+            self._reply(asked, zmq_messages.ok_header(asked.request_id or ""), stream, peer)
+            self._record(asked, OK)
+        finally:
+            begun.end(code)
+            self._left(peer)
 
     async def _serve(self, asked: ZmqRequest, peer: bytes, later: LetIn | Awaitable[LetIn]) -> None:
         begun: LetIn | None = None
@@ -372,13 +376,16 @@ class ZmqFrontend:
         else:
             code = OK
             self._reply(asked, zmq_messages.ok_header(asked.request_id or ""), stream, peer)
-            self._record(asked, 0)
+            self._record(asked, OK)
         finally:
             if begun is not None:
                 begun.end(code)
-            self._in_flight[peer] -= 1
-            if not self._in_flight[peer]:
-                del self._in_flight[peer]
+            self._left(peer)
+
+    def _left(self, peer: bytes) -> None:
+        self._in_flight[peer] -= 1
+        if not self._in_flight[peer]:
+            del self._in_flight[peer]
 
     def _refuse(self, asked: ZmqRequest, caught: BaseException) -> int:
         """Answer with the error; its code."""
@@ -406,7 +413,10 @@ class ZmqFrontend:
         # The descriptor tells of requests that came meanwhile only once.
         self._look()
         try:
-            sock.send_multipart(parts, zmq.NOBLOCK, copy=copy)
+            send = super(zmq.Socket, sock).send
+            last = len(parts) - 1
+            for place, part in enumerate(parts):
+                send(part, _NOBLOCK if place == last else _MORE, copy=copy)
         except zmq.ZMQError as error:
             # EAGAIN: the peer does not read. EHOSTUNREACH: it left. Neither can be told anything.
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
@@ -427,42 +437,3 @@ def _descriptor_of(part: zmq.Frame) -> int:
         return int(part.get(zmq.SRCFD))
     except zmq.ZMQError:
         return -1
-
-
-class UnsentReplies:
-    """How many bytes of large replies each peer has not taken yet. libzmq says only "done" of each message, so
-    this looks when it is asked; what peers left behind is looked at once there are `SWEEP_PEERS` of them."""
-
-    SWEEP_PEERS: Final = 64
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._by_peer: dict[bytes, collections.deque[tuple[zmq.MessageTracker, int]]] = {}
-
-    def room(self, peer: bytes, nbytes: int) -> bool:
-        """Whether the peer may be sent that many bytes now; one reply at a time always may."""
-        self._sweep(peer)
-        waiting = self._by_peer.get(peer)
-        return not waiting or sum(size for _, size in waiting) + nbytes <= self._bytes_max
-
-    def add(self, peer: bytes, nbytes: int, tracker: zmq.MessageTracker) -> None:
-        """A reply was handed to libzmq."""
-        self._by_peer.setdefault(peer, collections.deque()).append((tracker, nbytes))
-        if len(self._by_peer) > self.SWEEP_PEERS:
-            for other in list(self._by_peer):
-                self._sweep(other)
-
-    def nbytes(self) -> int:
-        """Bytes of all peers."""
-        for peer in list(self._by_peer):
-            self._sweep(peer)
-        return sum(size for waiting in self._by_peer.values() for _, size in waiting)
-
-    def _sweep(self, peer: bytes) -> None:
-        waiting = self._by_peer.get(peer)
-        if waiting is None:
-            return
-        while waiting and waiting[0][0].done:
-            waiting.popleft()
-        if not waiting:
-            del self._by_peer[peer]
