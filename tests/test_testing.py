@@ -10,8 +10,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -176,6 +177,17 @@ def test_long_requests_are_sliced_and_come_back_in_order(service: LocalService) 
 def test_encoded_streams_in_pieces(service: LocalService) -> None:
     stream = encoded(BATCH)
     assert results(service, "echo", EncodedStream([stream[:7], memoryview(stream)[7:]])) == [BATCH]
+
+
+@pytest.mark.parametrize("rows", [BATCH, pa.table(BATCH), pa.concat_tables([pa.table(BATCH)] * 2), BATCH.to_pandas()])
+def test_rows_of_any_kind_are_one_request(service: LocalService, rows: Any) -> None:
+    assert service.run("Sums", "row", rows).column(0).to_pylist() == [11, 12, 13] * (len(rows) // 3)
+    assert service.run("Sums", "add", rows[:0] if isinstance(rows, pd.DataFrame) else rows.slice(0, 0)).num_rows == 0
+
+
+def test_what_are_no_rows_is_told(service: LocalService) -> None:
+    with pytest.raises(TypeError, match=r"Sums\.add takes a record batch, a table"):
+        service.run("Sums", "add", cast(Any, [1, 2, 3]))
 
 
 def test_every_type_passes(service: LocalService) -> None:

@@ -207,15 +207,15 @@ def give(answer: pa.RecordBatch | pa.Table, kind: str, where: str, index: Any = 
         return one_batch(answer, where)
     if kind == "table":
         return answer if isinstance(answer, pa.Table) else pa.Table.from_batches([answer])
-    if kind == "columns":
-        return answer.to_pydict()
     batches = [answer] if isinstance(answer, pa.RecordBatch) else answer.to_batches() or [empty_batch(answer.schema)]
-    from flightserve.replica.forms import FORMS, rows_of
+    from flightserve.replica.forms import FORMS, lists_of, rows_of
 
     try:
         if kind in ("rows", "row"):
             rows = rows_of(batches, where)
             return rows[0] if kind == "row" and len(rows) == 1 else rows
+        if kind == "columns":
+            return lists_of(batches, where)
         made = FORMS["numpy" if kind == "matrix" else kind](batches, where)
         if kind == "matrix":
             made = matrix_of(made, where)

@@ -26,7 +26,6 @@ that mean something by their order, or are a pandas type, differ (`groups`).
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
@@ -36,6 +35,7 @@ import pyarrow as pa
 from flightserve.errors import SchemaMismatch
 from flightserve.fabric.conversion.castable import is_list
 from flightserve.fabric.conversion.exact import elements, taken_apart
+from flightserve.fabric.conversion.python_times import check_times, has_nanosecond_times
 
 Form = Callable[[Sequence[pa.RecordBatch], str], Any]
 
@@ -115,6 +115,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _python_values(column: pa.Array) -> list[Any]:
     """Python values; of lists of numbers with no null among them arrays of their own type, one for each row. Arrow's
     own conversion makes floats of whole numbers where any row has a null, or one beside those that were asked for."""
+    check_times(column)
     kind = column.type
     if not is_list(kind) or not _is_number(kind.value_type) or elements(column).null_count:
         return list(column.to_pylist())
@@ -155,31 +156,48 @@ def _is_too_wide(kind: pa.DataType) -> bool:
 
 
 def _pandas(pieces: Sequence[pa.RecordBatch], where: str) -> Any:
-    table = pa.Table.from_batches(pieces)
+    # The client's pandas metadata could turn a column into an index, or be none at all; columns stay columns here.
+    table = pa.Table.from_batches(pieces).replace_schema_metadata(None)
+    # By their places: what pandas' conversion knows of a column goes by its name, which others may have, too.
+    places = list(map(str, range(table.num_columns)))
     try:
-        odd = [place for place, column in enumerate(table.columns) if _is_odd(column)]
-        # The client's pandas metadata could turn a column into an index; columns stay columns here.
-        plain = table if not odd else table.select([place for place in range(table.num_columns) if place not in odd])
-        frame = plain.to_pandas(split_blocks=True, ignore_metadata=True)
-        for place in odd:
-            frame.insert(place, table.schema.field(place).name, _series(table.column(place)), allow_duplicates=True)
+        columns = dict(zip(places, table.columns, strict=True))
+        plain = pa.table({place: column for place, column in columns.items() if not _is_odd(column)})
+        frame = plain.to_pandas(split_blocks=True)
+        for place, column in columns.items():
+            if place not in plain.column_names:
+                frame.insert(int(place), place, _series(column))
+        frame.columns = table.column_names
         return frame
     except _ARROW_ERRORS as error:
         raise SchemaMismatch(f"{where} takes pandas, which cannot hold these columns: {_first_line(error)}") from error
 
 
 def _is_odd(column: pa.ChunkedArray) -> bool:
-    """Whether pandas' own conversion would change what is in the column, or its type with its nulls."""
+    """Whether pandas' own conversion would change what is in the column, or its type with its nulls, or not do it."""
     kind = column.type
     if _is_number(kind):
         return bool(column.null_count)
-    return bool(types.is_struct(kind) or types.is_map(kind) or is_list(kind))
+    return bool(types.is_struct(kind) or types.is_map(kind) or is_list(kind) or _is_bare(kind))
+
+
+def _is_bare(kind: pa.DataType) -> bool:
+    """An extension type without a type of pandas'. Arrow's own conversion of it raises a KeyError."""
+    if not isinstance(kind, pa.BaseExtensionType):
+        return False
+    try:
+        return not hasattr(kind.to_pandas_dtype(), "__from_arrow__")
+    except NotImplementedError:
+        return True
 
 
 def _series(column: pa.ChunkedArray) -> Any:
     import pandas as pd
 
     kind = column.type
+    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
+        storage = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
+        return _series(storage) if _is_odd(storage) else storage.to_pandas()
     if types.is_floating(kind):
         return pd.Series(pd.arrays.ArrowExtensionArray(column))
     if types.is_boolean(kind):
@@ -196,42 +214,29 @@ def _series(column: pa.ChunkedArray) -> Any:
 
 def rows_of(pieces: Sequence[pa.RecordBatch], where: str) -> list[dict[str, Any]]:
     """The rows as dicts of Python values. Raises SchemaMismatch for columns that have no Python value."""
+    return list(itertools.chain.from_iterable(_python(pieces, where, lambda piece: piece.to_pylist())))
+
+
+def lists_of(pieces: Sequence[pa.RecordBatch], where: str) -> dict[str, list[Any]]:
+    """The columns as lists of Python values, by name. Raises SchemaMismatch as `rows_of` does."""
+    made = _python(pieces, where, lambda piece: piece.to_pydict())
+    return {name: list(itertools.chain.from_iterable(each[name] for each in made)) for name in pieces[0].schema.names}
+
+
+def _python(pieces: Sequence[pa.RecordBatch], where: str, values: Callable[[pa.RecordBatch], Any]) -> list[Any]:
     schema = pieces[0].schema
     _unique_names(schema, where)
     try:
-        if any(map(_has_nanosecond_times, schema.types)):
+        if any(map(has_nanosecond_times, schema.types)):
             for piece in pieces:
                 for column in piece.columns:
-                    _check_times(column)
-        if len(pieces) == 1:
-            return list(pieces[0].to_pylist())
-        return list(itertools.chain.from_iterable([piece.to_pylist() for piece in pieces]))
+                    check_times(column)
+        return [values(piece) for piece in pieces]
     except _ARROW_ERRORS as error:
         reason = _first_line(error)
         raise SchemaMismatch(
             f"{where} takes rows of Python values, which cannot hold these columns: {reason}"
         ) from error
-
-
-@functools.lru_cache(maxsize=1024)
-def _has_nanosecond_times(kind: pa.DataType) -> bool:
-    if types.is_time64(kind):
-        return bool(kind.unit == "ns")
-    return any(_has_nanosecond_times(kind.field(place).type) for place in range(kind.num_fields))
-
-
-def _check_times(column: pa.Array) -> None:
-    """Python's times of day end at microseconds, and Arrow cuts what is behind. Raises ArrowInvalid."""
-    kind = column.type
-    if not _has_nanosecond_times(kind):
-        return
-    if types.is_time64(kind):
-        column.cast(pa.time64("us"))
-    elif types.is_struct(kind):
-        for child in column.flatten():
-            _check_times(child)
-    elif is_list(kind):
-        _check_times(elements(column))
 
 
 # ---- who may share a call

@@ -25,7 +25,7 @@ from flightserve.errors import (
     Unavailable,
 )
 from flightserve.fabric.conversion.casting import fitted
-from flightserve.fabric.memory.batches import stream_of
+from flightserve.fabric.memory.batches import one_batch, stream_of
 from flightserve.fabric.memory.decode import decode_stream, validate_batch
 from flightserve.fabric.memory.schemas import EXTENSION_NAME
 from flightserve.replica.binding import BoundMethod
@@ -121,12 +121,12 @@ class LocalService:
     # ---- requests
 
     def run(
-        self, deployment: str, method: str, payload: Payload | dict[str, Any], timeout_s: float = 60.0
+        self, deployment: str, method: str, payload: Payload | pa.Table | dict[str, Any], timeout_s: float = 60.0
     ) -> pa.RecordBatch | pa.Table:
         """Run one request and wait: a record batch, or a table where the reply came in several pieces. The rows may be
-        a dict of columns too. For tests; any thread but an event loop's."""
-        if isinstance(payload, dict):
-            payload = pa.record_batch(payload)
+        a table, a frame or a dict of columns, too. For tests; any thread but an event loop's."""
+        if not isinstance(payload, (EncodedStream, Passed)):
+            payload = one_batch(payload, f"{deployment}.{method}")
         lane = self.open_lane()
         with contextlib.closing(lane):
             lane.submit(0, deployment, method, payload, RequestMeta(monotonic_ns() + int(timeout_s * NS_PER_S)))

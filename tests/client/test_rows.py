@@ -216,3 +216,12 @@ def test_a_generator_is_a_stream_and_a_reader_is_a_table() -> None:
     assert not is_stream([])
     assert not is_stream(pa.table({"a": [1]}).to_reader())
     assert there_and_back(pa.table({"a": [1]}).to_reader()).equals(pa.table({"a": [1]}))
+
+
+@pytest.mark.parametrize("kind", ["columns", "rows", "row"])
+def test_what_python_cannot_hold_is_told_and_not_left_out(kind: str) -> None:
+    twice = pa.record_batch([[1], [2]], names=["a", "a"])
+    beyond = pa.record_batch({"t": pa.array([10**13], pa.timestamp("s"))})
+    for answer in (twice, beyond, pa.record_batch({"t": pa.array([1], pa.time64("ns"))})):
+        with pytest.raises(SchemaMismatch, match=f"does not fit as_='{kind}'.*as_='table' takes all"):
+            forms.give(answer, kind, "A.any")

@@ -14,6 +14,7 @@ import pytest
 from flightserve.declare import deployment, single_input, spec_of
 from flightserve.errors import SchemaMismatch
 from flightserve.replica.binding import BoundMethod, bind_methods
+from flightserve.replica.forms import lists_of
 from tests.columns import ROWS, columns
 from tests.replica.methods import BATCH, PIECES, address, bound
 
@@ -132,6 +133,127 @@ def test_every_type_in_every_form(form: str, name: str) -> None:
     if form in ("batch", "table"):
         assert result.schema.equals(batch.schema)
         assert result.column(0).to_pylist() == batch.column(0).to_pylist()
+
+
+def mirrored(form: str) -> BoundMethod:
+    """A method that gives back what it gets in the form."""
+
+    def it_is(self: Any, it: Any) -> Any:
+        return it
+
+    if form == "row":
+        return bound(single_input(it_is))
+    kinds = {"record_batch": pa.RecordBatch, "table": pa.Table, "numpy": dict[str, np.ndarray], "pandas": pd.DataFrame}
+    it_is.__annotations__["it"] = kinds[form]
+    return bound(it_is)
+
+
+def around(times: pa.Array) -> dict[str, pa.Array]:
+    """Two times of day in every type that may be around them."""
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([1, 2], pa.int32()), times)
+    coded = pa.DictionaryArray.from_arrays(pa.array([0, 1]), times)
+    opaque = pa.ExtensionArray.from_storage(pa.opaque(times.type, "clock", "us"), times)
+    return {
+        "times": times,
+        "dictionary": coded,
+        "runs": runs,
+        "extension": opaque,
+        "list": pa.ListArray.from_arrays([0, 1, 2], times),
+        "fixed": pa.FixedSizeListArray.from_arrays(times, 1),
+        "view": pa.ListViewArray.from_arrays([0, 1], [1, 1], times),
+        "map": pa.MapArray.from_arrays([0, 1, 2], pa.array(["a", "b"]), times),
+        "keys": pa.MapArray.from_arrays([0, 1, 2], times, pa.array(["a", "b"])),
+        "struct": pa.StructArray.from_arrays([times], names=["x"]),
+        "union": pa.UnionArray.from_sparse(pa.array([0, 0], pa.int8()), [times]),
+        "dictionaries": pa.ListArray.from_arrays([0, 1, 2], coded),
+        "lists of runs": pa.ListArray.from_arrays([0, 1, 2], runs),
+        "extensions": pa.ListArray.from_arrays([0, 1, 2], opaque),
+    }
+
+
+LATE_COLUMNS = around(pa.array([86_399_999_999_999, 1], pa.time64("ns")))
+WHOLE_COLUMNS = around(pa.array([86_399_999_999_000, 1000], pa.time64("ns")))
+
+
+@pytest.mark.parametrize("form", ["numpy", "pandas", "row"])
+@pytest.mark.parametrize("kind", LATE_COLUMNS)
+def test_no_form_cuts_nanoseconds_off(form: str, kind: str) -> None:
+    batch = pa.record_batch([LATE_COLUMNS[kind]], names=["x"])
+    with pytest.raises(SchemaMismatch, match="cannot hold these columns"):
+        mirrored(form)([batch.slice(0, 1)])
+    with pytest.raises(SchemaMismatch, match="cannot hold these columns"):
+        lists_of([batch], "E.it")
+
+
+@pytest.mark.parametrize("form", ["numpy", "pandas", "row"])
+@pytest.mark.parametrize("kind", [kind for kind in WHOLE_COLUMNS if kind not in ("runs", "union")])
+def test_times_of_whole_microseconds_come_back_in_their_unit(form: str, kind: str) -> None:
+    batch = pa.record_batch([WHOLE_COLUMNS[kind]], names=["x"])
+    assert mirrored(form)([batch]).equals(batch)
+
+
+EXTENSIONS = {
+    "uuid": pa.array([b"0123456789abcdef", None], pa.uuid()),
+    "json": pa.array(["{}", None], pa.json_(pa.string())),
+    "bool8": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, None], pa.int8())),
+    "opaque": pa.ExtensionArray.from_storage(pa.opaque(pa.int64(), "t", "v"), pa.array([2**53 + 1, None])),
+    "tensor": pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.int32(), [2]), pa.array([[1, 2], [3, 4]], pa.list_(pa.int32(), 2))
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["record_batch", "table", "numpy", "pandas"])
+@pytest.mark.parametrize("kind", EXTENSIONS)
+def test_extension_types_come_back_as_themselves(form: str, kind: str) -> None:
+    batch = pa.record_batch({"x": EXTENSIONS[kind], "n": pa.array([1, 2])})
+    for pieces in ([batch], [batch.slice(0, 1), batch.slice(1)]):
+        got = mirrored(form)(pieces)
+        assert got.schema.equals(batch.schema) and got.equals(batch)
+
+
+WITHIN = {
+    "uuids": pa.ListArray.from_arrays([0, 1, 2], EXTENSIONS["uuid"].slice(0, 1).take(pa.array([0, 0]))),
+    "opaque": pa.StructArray.from_arrays([EXTENSIONS["opaque"]], names=["o"]),
+    "runs": pa.ListArray.from_arrays([0, 2, 3], pa.RunEndEncodedArray.from_arrays(pa.array([2, 3]), ["a", "b"])),
+    "dates": pa.ListArray.from_arrays([0, 1, 2], pa.array([1, 1], pa.date32()).dictionary_encode()),
+}
+
+
+@pytest.mark.parametrize("form", ["numpy", "pandas", "row"])
+@pytest.mark.parametrize("kind", WITHIN)
+def test_layouts_inside_of_others_come_back_as_themselves(form: str, kind: str) -> None:
+    batch = pa.record_batch([WITHIN[kind]], names=["x"])
+    got = mirrored(form)([batch])
+    assert got.schema.equals(batch.schema)
+    assert got.column(0).to_pylist() == batch.column(0).to_pylist()
+
+
+@pytest.mark.parametrize("form", ["numpy", "row"])
+def test_a_dictionary_of_lists_comes_back_as_lists(form: str) -> None:
+    values = pa.array([[1], [2, 3]])
+    batch = pa.record_batch([pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), values)], names=["x"])
+    assert mirrored(form)([batch]).column(0).equals(values.take(pa.array([0, 1, 0])))
+
+
+def test_pandas_keeps_columns_of_one_name_apart() -> None:
+    seen: list[pd.DataFrame] = []
+
+    def m(self: Any, frame: pd.DataFrame) -> pd.DataFrame:
+        seen.append(frame)
+        return frame
+
+    columns = [pa.array([1, 2]), pa.array(["a", None]), pa.array([1.5, 2.5]), pa.array([[1], None])]
+    bound(m)([pa.record_batch(columns, names=["x", "x", "x", "x"])])
+    assert list(seen[0].columns) == ["x"] * 4
+    assert [seen[0].iloc[:, place].tolist()[0] for place in range(3)] == [1, "a", 1.5]
+    assert [seen[0].dtypes.iloc[place].kind for place in (0, 2)] == ["i", "f"]
+
+
+@pytest.mark.parametrize("said", [b"junk", b"[]", b'{"index_columns": ["a"], "columns": 5}', b"\xff"])
+def test_pandas_metadata_that_is_none_is_no_matter(said: bytes) -> None:
+    got = mirrored("pandas")([BATCH.replace_schema_metadata({b"pandas": said})])
+    assert got.equals(BATCH)
 
 
 def test_numpy_conversions() -> None:

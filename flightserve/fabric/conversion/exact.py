@@ -163,6 +163,12 @@ def elements(array: pa.Array) -> pa.Array:
     return within(array.values, _spans(array))
 
 
+def entries(array: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """All keys of a column of maps, and all items."""
+    spans = _spans(array)
+    return within(array.keys, spans), within(array.items, spans)
+
+
 def taken_apart(array: pa.Array) -> tuple[pa.Array, Any]:
     """These, and how many of them each row has, as NumPy's whole numbers."""
     spans = _spans(array)
@@ -195,8 +201,7 @@ def _list_as_map(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> 
 
 
 def _map(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
-    spans = _spans(array)
-    return _map_of(array, spans, within(array.keys, spans), within(array.items, spans), kind, widen, utc)
+    return _map_of(array, _spans(array), *entries(array), kind, widen, utc)
 
 
 def _map_of(
@@ -282,8 +287,8 @@ def _kind_of(arrays: Sequence[pa.Array]) -> pa.DataType:
     if names == {"struct"}:
         return _struct_of(arrays)
     if names == {"map"}:
-        keys = _kind_of([within(array.keys, _spans(array)) for array in arrays])
-        return pa.map_(keys, _kind_of([within(array.items, _spans(array)) for array in arrays]))
+        keys, items = zip(*map(entries, arrays), strict=True)
+        return pa.map_(_kind_of(keys), _kind_of(items))
     if names == {"int"}:
         return _whole_numbers(arrays)
     if names == {"int", "decimal"}:
@@ -431,7 +436,7 @@ def own(array: pa.Array) -> pa.Array:
         return pa.StructArray.from_arrays(fields, fields=list(kind), mask=_mask(array))
     spans = _spans(array)
     if name == "map":
-        keys, items = own(within(array.keys, spans)), own(within(array.items, spans))
+        keys, items = map(own, entries(array))
         return map_of(array, spans, keys, items, kind)
     return lists_of(array, spans, own(within(array.values, spans)), kind)
 

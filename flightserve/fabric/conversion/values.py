@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from flightserve.fabric.conversion.castable import is_list, is_text
-from flightserve.fabric.conversion.exact import Misfit, decimal_of, finer, time_of
+from flightserve.fabric.conversion.exact import Misfit, as_type, decimal_of, finer, time_of
 
 types = pa.types
 
@@ -105,7 +105,10 @@ def _layout(values: Sequence[Any], classes: set[type], nulls: bool, given: pa.Da
         held = type_of(values, given.value_type)
         if not held.equals(given.value_type):
             return held
-        return given if types.is_run_end_encoded(given) or _indexable(values, given) else held
+        if types.is_run_end_encoded(given):
+            return given
+        # Arrow finds no equal values among nested ones.
+        return given if not types.is_nested(held) and _indexable(values, given) else held
     if isinstance(given, pa.BaseExtensionType):
         if isinstance(given, pa.UuidType) and classes <= {uuid.UUID}:
             return given
@@ -116,10 +119,7 @@ def _layout(values: Sequence[Any], classes: set[type], nulls: bool, given: pa.Da
 def _indexable(values: Sequence[Any], given: pa.DataType) -> bool:
     """Whether the dictionary's indices are wide enough to number the values."""
     bits = given.index_type.bit_width - types.is_signed_integer(given.index_type)
-    try:
-        return len(set(values)) <= int(2**bits)
-    except TypeError:  # nested values
-        return len(values) <= int(2**bits)
+    return len(set(values)) <= int(2**bits)
 
 
 def _by_family(values: Sequence[Any], classes: set[type], nulls: bool, given: pa.DataType | None) -> pa.DataType:
@@ -380,9 +380,30 @@ def column_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
             # Of a number of NumPy's beside them Arrow takes the wrong bits.
             values = [value if value is None or type(value) is float else float(value) for value in values]
         array = pa.array(values, kind)
+    except pa.ArrowNotImplementedError as error:
+        plain = _plain(kind)
+        if plain.equals(kind):
+            raise Misfit(_line(error)) from error
+        return as_type(column_of(values, plain), kind)
     except _ERRORS as error:
         raise Misfit(_line(error)) from error
     return _chunk(array)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type of the same values in layouts that Arrow makes of Python's: it knows few dictionaries, no runs and no
+    extension types inside of others."""
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return _plain(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(kind.storage_type)
+    if types.is_map(kind):
+        return pa.map_(_plain(kind.key_type), _plain(kind.item_type))
+    if is_list(kind):
+        return pa.large_list(_plain(kind.value_type))
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    return kind
 
 
 def _chunk(array: pa.Array | pa.ChunkedArray) -> pa.Array:
