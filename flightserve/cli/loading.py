@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from flightserve.declare import describe_value
 from flightserve.errors import ConfigError, FlightserveError, did_you_mean
+from flightserve.wire.log_lines import shorten
 
 if TYPE_CHECKING:
     from flightserve.app import App
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # What every replica imports after it has taken on the folder of whoever serves, and a first app may well be called.
 HIDDEN: Final = ("flightserve", "ray", "pyarrow", "duckdb", "numpy", "pandas", "polars", "grpc", "zmq", "uvicorn")
+_SAID_CHARS_MAX: Final = 4096
 
 
 class NotLoaded(FlightserveError):
@@ -96,7 +98,12 @@ def _imported(module: str) -> ModuleType:
                 module, error, f"{name} has no bind(): write @fs.deployment above the class, or fs.bind({name}, ...)"
             )
         _refuse(module, error, _explain(error))
-    except Exception as error:  # whatever a stranger's module raises
+    except KeyboardInterrupt:
+        raise
+    except SystemExit as error:
+        advice = 'what is for a program alone goes below if __name__ == "__main__":'
+        _refuse(module, error, f"{_explain(error)}; the module is imported, and {advice}")
+    except BaseException as error:  # whatever a stranger's module raises
         _refuse(module, error, _explain(error))
 
 
@@ -111,8 +118,11 @@ def _place(module: str, error: BaseException) -> str:
 
 
 def _explain(error: BaseException) -> str:
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    try:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+    except Exception:  # a stranger's class
+        text = ""
+    return shorten(f"{type(error).__name__}: {text}" if text else type(error).__name__, _SAID_CHARS_MAX)
 
 
 def _modules_beside(module: str, missing: str) -> Iterator[str]:

@@ -153,6 +153,34 @@ def test_an_attribute_error_inside_the_users_module_is_not_mistaken_for_a_missin
         load_app("misspelt:app")
 
 
+ENDINGS = {
+    "SystemExit: 0; the module is imported": "raise SystemExit(0)",
+    "SystemExit: bye": "import sys; sys.exit('bye')",
+    "GeneratorExit$": "raise GeneratorExit",
+    "CancelledError$": "import asyncio; raise asyncio.CancelledError",
+    "Own: mine$": "raise type('Own', (BaseException,), {})('mine')",
+    "Mute$": "raise type('Mute', (Exception,), {'__str__': lambda error: 1 / 0})",
+    "ValueError: h+ ... 9...... characters": "raise ValueError('h' * 10_000_000)",
+}
+
+
+@pytest.mark.parametrize("said", ENDINGS)
+def test_whatever_a_module_raises_is_one_line(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"ending_{list(ENDINGS).index(said)}"
+    (tmp_path / f"{name}.py").write_text(f"# A program\n{ENDINGS[said]}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(NotLoaded, match=rf"^\S*{name}\.py, line 2: {said}") as caught:
+        load_app(f"{name}:app")
+    assert len(caught.value.message) < 5000
+
+
+def test_an_interrupt_while_a_module_is_imported_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "interrupted.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        load_app("interrupted:app")
+
+
 def test_an_argument_that_cannot_be_pickled_is_said_with_the_deployments_name() -> None:
     app = flightserve.App(pricing.Pricing.bind(tax=threading.Lock()))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"Pricing cannot be sent to its replicas: .*lock.*; make it in __init__"):
