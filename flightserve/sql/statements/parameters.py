@@ -74,7 +74,10 @@ class Types:
         try:
             schema = pa.schema([("v", plain_type(field.type, field.metadata, True))])
             session.register("__fs_type", pa.RecordBatchReader.from_batches(schema, []))
-            return str(session.sql("FROM __fs_type").types[0])
+            kind = str(session.sql("FROM __fs_type").types[0])
+            # A column may have a type that no statement can name, such as a struct with two fields of one name.
+            session.sql(f"SELECT CAST(NULL AS {kind})")
+            return kind
         except Exception as error:
             raise InvalidArgument(f"parameters of type {field.type} are not taken") from error
         finally:

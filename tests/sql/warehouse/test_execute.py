@@ -32,6 +32,13 @@ def rows(sql: str, *values: Any) -> pa.RecordBatch:
     return pa.record_batch([list(values)], names=["0"]).replace_schema_metadata({SQL_KEY: sql.encode()})
 
 
+TWO_OF_A_NAME = pa.StructArray.from_arrays([pa.array([1]), pa.array(["a"])], names=["x", "x"])
+
+
+def of_column(sql: str, values: pa.Array) -> pa.RecordBatch:
+    return pa.record_batch([values], names=["0"]).replace_schema_metadata({SQL_KEY: sql.encode()})
+
+
 def execute(served: Plane, sql: str, *values: Any) -> list[dict[str, Any]]:
     (batch,) = served.call("execute", rows(sql, *values))
     found: list[dict[str, Any]] = batch.to_pylist()
@@ -95,6 +102,9 @@ def test_results_over_the_bound_are_refused(served: Plane) -> None:
         (rows("SELECT $1 + $2", 1), InvalidArgument),
         (rows("SELEC $1", 1), InvalidArgument),
         (rows("SELECT $1::INTEGER", "x"), InvalidArgument),
+        (of_column("SELECT $1", TWO_OF_A_NAME), InvalidArgument),
+        (of_column("SELECT $1", pa.ListArray.from_arrays([0, 1], TWO_OF_A_NAME)), InvalidArgument),
+        (of_column("SELECT $1", pa.array([None], pa.decimal128(5, -2))), InvalidArgument),
         (rows("SELECT * FROM nobody WHERE a = $1", 1), NotFound),
         (rows("INSERT INTO people VALUES ($1)", 1), PermissionDenied),
         (rows("SELECT * FROM read_text($1)", "/etc/passwd"), PermissionDenied),
