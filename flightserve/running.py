@@ -326,6 +326,8 @@ def make_plan(
         number = count if isinstance(count, int) else follows.start if follows else 0
         _check_count(f"replicas of {name}", number, REPLICAS_MAX)
         deployments[name] = with_replicas(deployments[name], number, follows)
+    from flightserve.control.sources import working_folder
+
     return Plan(
         app_id=new_app_id(),
         deployments=tuple(deployments.values()),
@@ -335,7 +337,7 @@ def make_plan(
         fabric=fabric or FabricLimits(),
         limits=_control_limits(wait_for_nodes_s),
         sys_path=_sys_path(),
-        cwd=os.getcwd(),
+        cwd=working_folder(),
     )
 
 

@@ -22,6 +22,7 @@ from flightserve.cli.log_options import error_record
 from flightserve.cli.serving import status_of
 from flightserve.cli.settings.settled import COMMAND, add_file_options, parse_flags, settle
 from flightserve.cli.top import screen
+from flightserve.control.sources import working_folder
 from flightserve.errors import FlightserveError
 
 
@@ -29,8 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arguments = parse_flags(make_parser(), argv)
     try:
-        settle(arguments, os.environ)
-        ended = int(arguments.command(arguments))
+        try:
+            settle(arguments, os.environ)
+            ended = int(arguments.command(arguments))
+        except FileNotFoundError:
+            working_folder()
+            raise
         # Of a standard output that is closed there is none.
         print(end="", flush=True)
         return ended

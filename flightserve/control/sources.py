@@ -28,6 +28,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from flightserve.errors import ConfigError
+
 # Where flightserve itself lies, by the path that its modules are known by: that may be a link.
 _OWN: Final = Path(__file__).parents[1]
 
@@ -157,3 +159,16 @@ def install(sources: Sequence[ModuleSource]) -> None:
     sys.meta_path.insert(0, _Importer(sources))
     for source in sources:
         sys.modules.pop(source.name, None)
+
+
+def working_folder() -> str:
+    """The current folder, where replicas import from. Raises ConfigError where there is none any more, or where Ray
+    cannot be told of it."""
+    try:
+        folder = os.getcwd()
+        folder.encode()
+    except OSError as error:
+        raise ConfigError(f"the current folder is gone ({error.strerror}); change to one that is there") from error
+    except UnicodeEncodeError as error:
+        raise ConfigError("the current folder's path is no UTF-8, and Ray takes no other; rename the folder") from error
+    return folder

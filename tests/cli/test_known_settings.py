@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import inspect
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,33 @@ def test_who_closed_the_output_gets_no_traceback() -> None:
     command = "exec '{}' -m flightserve completion bash >&-"
     ended = subprocess.run(["sh", "-c", command.format(sys.executable)], stderr=subprocess.PIPE, check=False)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+GONE, UNREADABLE = ("gone", "the current folder is gone"), ("\udcff", "the current folder's path is no UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("command", "folder", "said"),
+    [
+        ("run app:app", *GONE),
+        ("check app:app", *GONE),
+        ("sql t.csv", *GONE),
+        ("check t.csv", *GONE),
+        ("run app:app", *UNREADABLE),
+        ("check app:app", *UNREADABLE),
+    ],
+)
+def test_a_folder_where_nothing_can_be_served_is_told(command: str, folder: str, said: str, tmp_path: Path) -> None:
+    place = tmp_path / folder
+    place.mkdir()
+    (place / "app.py").write_text("import flightserve as fs\nclass A:\n  def f(self, b): ...\napp = fs.App(fs.bind(A))")
+    (place / "t.csv").write_text("a\n1\n")
+    leave = f"rm -r {shlex.quote(str(place))}" if folder == "gone" else "true"
+    line = f"{leave}; exec {shlex.quote(sys.executable)} -m flightserve {command} --set http_port=0"
+    ended = subprocess.run(["sh", "-c", line], cwd=place, capture_output=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.decode().splitlines()[-1].startswith(f"flightserve: {said}")
+    assert b"Traceback" not in ended.stderr
 
 
 def test_only_what_edits_a_file_that_is_named_has_commands_below_it() -> None:

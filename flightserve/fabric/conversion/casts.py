@@ -317,16 +317,13 @@ def _fixed_lists(array: pa.Array, values: pa.Array, lengths: numpy.ndarray, kind
     valid, size = array.is_valid().to_numpy(zero_copy_only=False), kind.list_size
     if (lengths[valid] != size).any():
         raise pa.ArrowInvalid(f"a list has not {size} values")
-    if not size:
-        # Arrow divides by the size, which ends the process.
-        return pa.Array.from_buffers(kind, len(array), array.is_valid().buffers()[1:], children=[values])
-    if valid.all():
-        return pa.FixedSizeListArray.from_arrays(values, type=kind)
+    if not size or valid.all():
+        return fixed_size_lists(values, kind, array.is_null())
     # Rows without a value have room for some all the same.
     if _is_flat(values.type):
         places = (numpy.cumsum(valid) - 1)[:, None] * size + numpy.arange(size)
         values = _taken(values, pa.array(places.ravel(), mask=numpy.repeat(~valid, size)))
-        return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=array.is_null())
+        return fixed_size_lists(values, kind, array.is_null())
     edges = [0, *(numpy.flatnonzero(valid[1:] != valid[:-1]) + 1), len(valid)]
     if len(edges) > _PIECES_MAX:
         raise pa.ArrowInvalid(f"rows with and without a value change more than {_PIECES_MAX} times")
@@ -335,7 +332,16 @@ def _fixed_lists(array: pa.Array, values: pa.Array, lengths: numpy.ndarray, kind
         count = (stop - start) * size
         pieces.append(values.slice(place, count) if valid[start] else pa.nulls(count, values.type))
         place += count if valid[start] else 0
-    return pa.FixedSizeListArray.from_arrays(pa.concat_arrays(pieces), type=kind, mask=array.is_null())
+    return fixed_size_lists(pa.concat_arrays(pieces), kind, array.is_null())
+
+
+def fixed_size_lists(values: pa.Array, kind: pa.DataType, missing: pa.Array) -> pa.Array:
+    """Lists of the type's size, one for each boolean of `missing`, and null where that is true: those have their places
+    among the values, too."""
+    if kind.list_size:
+        return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=missing if pc.any(missing).as_py() else None)
+    # Arrow divides by the size, which ends the process.
+    return pa.Array.from_buffers(kind, len(missing), pc.invert(missing).buffers()[1:], children=[values])
 
 
 def _offsets_of(lengths: numpy.ndarray) -> numpy.ndarray:

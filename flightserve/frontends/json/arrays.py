@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from flightserve.errors import InvalidArgument
+from flightserve.fabric.conversion.casts import fixed_size_lists
 
 Values = Sequence[Any]
 _NONE: Final = type(None)
@@ -274,7 +275,7 @@ def _fixed_lists(values: Values, kind: pa.DataType) -> pa.Array:
         raise ValueError(f"{len(wrong)} values where the type has {size}")
     check_cells(len(values) * size, len(values) + sum(len(v) for v in values if v is not None))
     filled = list(itertools.chain.from_iterable([None] * size if v is None else v for v in values))
-    return pa.FixedSizeListArray.from_arrays(array_of(filled, kind.value_type), type=kind, mask=_nulls(values))
+    return fixed_size_lists(array_of(filled, kind.value_type), kind, pa.array([v is None for v in values], pa.bool_()))
 
 
 def _with_offsets(values: Values, kind: pa.DataType, children: pa.Array) -> pa.Array:

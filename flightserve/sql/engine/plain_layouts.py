@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from flightserve.fabric.conversion.casts import fixed_size_lists
+
 _INTERVAL: Final = pa.month_day_nano_interval()
 # A duration's parts of a second, and a day's.
 _PARTS: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -117,7 +119,7 @@ def to_plain(array: Any, field: pa.Field) -> Any:
     if pt.is_fixed_size_list(kind):
         whole = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
         inner = to_plain(whole, kind.value_field)
-        return pa.FixedSizeListArray.from_arrays(inner, type=wanted, mask=array.is_null())
+        return fixed_size_lists(inner, wanted, array.is_null())
     if _is_list(kind):
         return pa.ListArray.from_arrays(
             _offsets(array), to_plain(pc.list_flatten(array), kind.value_field), type=wanted

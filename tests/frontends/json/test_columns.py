@@ -46,6 +46,16 @@ def test_a_whole_number_may_be_spelled_with_a_point() -> None:
         column([-1.0], pa.uint8())
 
 
+def test_lists_of_no_length() -> None:
+    """Arrow's own way to make them ends the process."""
+    kind = pa.list_(pa.int8(), 0)
+    for values in ([[], None, []], [[], []], [None], []):
+        assert column(values, kind).to_pylist() == values
+        assert column([values], pa.list_(kind)).to_pylist() == [values]
+    with pytest.raises(SchemaMismatch, match="1 values where the type has 0"):
+        column([[1]], kind)
+
+
 # ---- both ways, with a declared type
 
 BOTH_WAYS: list[tuple[pa.DataType, list[Any], list[Any]]] = [
