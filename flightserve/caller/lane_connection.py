@@ -183,7 +183,10 @@ class LaneConnection:
             submission.fail(error)
             return
         # Before the frame is there for others to send: its reply may come at once.
-        submission.note_sent(frame.parts[0].request_id)
+        if submission.parts:
+            submission.note_sent(frame.parts[0].request_id)
+        else:
+            lane.note_sent(submission.key, frame.parts[0].request_id)
         self._outbox.append(frame)
         if lane.has_unwanted:
             lane.cancel_unwanted(submission)
@@ -213,7 +216,8 @@ class LaneConnection:
             owner, segment = frame.region.owner, frame.region.segment
             if (owner, segment) not in self.channel.known:
                 announcements.append(self._pool.announcement(segment))
-        self.state.ride(out)
+        if self.state.released:
+            self.state.ride(out)
         if out:
             self.channel.send(out, announcements)
 
@@ -226,7 +230,8 @@ class LaneConnection:
                 self._lead(patience_s)
             finally:
                 self._leading.release()
-                self._promote()
+                if self._followers:
+                    self._promote()
             return
         self._followers.append(lane)
         # The leader may have left between the two lines above, with nobody to wake.

@@ -6,7 +6,6 @@ buffer over it. What is still held when the method has returned is reported as k
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Sequence
 from typing import Final
 
@@ -40,7 +39,7 @@ class Inputs:
         # Leases still out after `settle`.
         self.holding = 0
         # Appended to by finalisers, on any thread.
-        self._returned: collections.deque[RegionKey] = collections.deque()
+        self._returned: list[RegionKey] = []
 
     def drop_late(self, frame: Execute, now_ns: int) -> int:
         """Take out the parts whose deadline has passed. How many there were; 0 also where a late one lies between
@@ -96,7 +95,7 @@ class Inputs:
         """Leases that came back since last asked."""
         keys = []
         while self._returned:
-            keys.append(self._returned.popleft())
+            keys.append(self._returned.pop())
         self.holding -= len(keys)
         return keys
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, ParamSpec, TypeVar
@@ -104,6 +105,7 @@ class ReplicaLane:
     def serve(self, thread: LaneThread) -> None:
         """Work until the connection ends, which raises Unavailable, or another thread has taken this one's place."""
         self._thread, self._reader = thread, threading.get_ident()
+        look = functools.partial(self._pump, 0)
         while True:
             while self._waiting and not (self._streams and not self._parts.takes_turns):
                 self._execute(self._waiting.popleft())
@@ -118,7 +120,7 @@ class ReplicaLane:
                 continue
             # Awake, where the process has nothing else to do and the next one came soon the last time.
             idle = not self.session.contexts
-            if idle and self._spinner.look(lambda: self._pump(0)):
+            if idle and self._spinner.look(look):
                 continue
             self._pump(None)
             if idle:
@@ -248,7 +250,9 @@ class ReplicaLane:
                         result = run.method.run(pieces)
                     finally:
                         if turn is None or not turn.suspended:
-                            self._leave_method()
+                            self._inside = 0
+                            if self._retirement.reason:
+                                self._leave_method()
                     del pieces
                     return run.write(result)
                 finally:

@@ -58,14 +58,14 @@ class ResultReader:
 
     def place(self, value: Any, schema: pa.Schema, counts: Sequence[int] = ()) -> MethodResult:
         """As `read`; what says itself where it lies, or shall be told, stays as it is."""
+        if type(value) is pa.RecordBatch:
+            return value if self.output is None else self._conform(value)
         if isinstance(value, Stored):
             return value
         if isinstance(value, Fresh):
             batch = self.read(value.batch, _NO_FIELDS)
             assert isinstance(batch, pa.RecordBatch)
             return Fresh(batch, value.written)
-        if type(value) is pa.RecordBatch:
-            return value if self.output is None else self._conform(value)
         return self.read(value, self.given(schema), counts)
 
     def read(

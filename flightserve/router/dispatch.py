@@ -43,6 +43,7 @@ from flightserve.router.links import PeerLink, RegionHold, Routed, RunningBatch
 from flightserve.router.peers import log_standing
 from flightserve.router.queue_spans import QueueSpans
 from flightserve.router.settling import (
+    in_row_order,
     left_out,
     outcome_of,
     refuse_all,
@@ -382,7 +383,14 @@ class Dispatcher:
         self.dirty.add(link)
 
     def _complete(self, effect: Completed) -> None:
-        requests = cast("list[Routed]", effect.requests)
+        requests: list[Routed] = effect.requests  # type: ignore[assignment]
+        first = requests[0]
+        if len(requests) == 1 and len(first.results) == 1 and not first.then:
+            _, hold, offset, rows = first.results[0]
+            items = [frames.Item(first.part.request_id, offset, rows, True)]
+            self._send(first.link, hold, frames.Results(hold.region, items))
+            self._settle(first)
+            return
         whole: dict[tuple[PeerLink, RegionHold], list[frames.Item]] = {}
         for request in requests:
             if request.then:
@@ -407,17 +415,11 @@ class Dispatcher:
                 self._settle(request)
 
     def _complete_in_order(self, request: Routed) -> None:
-        """Several slices, or the end of a stream: one Results frame each, in the request's row order."""
-        request_id = request.part.request_id
         if not request.results:
-            request.link.channel.queue(frames.Results(None, [frames.Item(request_id, 0, 0, True)]))
+            request.link.channel.queue(frames.Results(None, [frames.Item(request.part.request_id, 0, 0, True)]))
             self.dirty.add(request.link)
-            return
-        request.results.sort(key=lambda result: result[0])
-        final = len(request.results) - 1
-        for index, (_, hold, offset, rows) in enumerate(request.results):
-            items = [frames.Item(request_id, offset, rows, index == final)]
-            self._send(request.link, hold, frames.Results(hold.region, items))
+        for hold, frame in in_row_order(request):
+            self._send(request.link, hold, frame)
 
     def answer_partway(self, requests: list[Routed]) -> None:
         """Give callers what their requests have come to, with calls ahead."""
@@ -478,9 +480,6 @@ class Dispatcher:
         assert hold is not None, "a request was settled twice"
         hold.drop()
 
-    def _log(self, effect: Ejected | Readmitted) -> None:
-        log_standing(self.spec.name, effect)
-
     def _abandon(self, effect: AbandonBatch) -> None:
         lane = self._lanes.get(effect.replica_id)
         main = lane.peer.main if lane is not None and lane.peer is not None else None
@@ -495,6 +494,6 @@ _PERFORMERS: dict[type, Callable[[Dispatcher, Any], None]] = {
     Refused: Dispatcher._refuse,
     AbandonBatch: Dispatcher._abandon,
     HandBack: Dispatcher._move,
-    Ejected: Dispatcher._log,
-    Readmitted: Dispatcher._log,
+    Ejected: lambda dispatcher, effect: log_standing(dispatcher.spec.name, effect),
+    Readmitted: lambda dispatcher, effect: log_standing(dispatcher.spec.name, effect),
 }

@@ -177,7 +177,11 @@ class PeerLink:
     def gave(self, batch_id: int, key: RegionKey) -> RegionHold | None:
         """The hold on a region that the replica was given with this micro-batch, if it was."""
         running = self.running.get(batch_id)
-        return next((hold for hold in running.holds if hold.key == key), None) if running is not None else None
+        if running is not None:
+            for hold in running.holds:
+                if hold.key == key:
+                    return hold
+        return None
 
     def greet(self, hello: Hello, peer: PeerProcess) -> None:
         """Take the connection's place in its process."""

@@ -39,7 +39,11 @@ def passed_on(peers: Peers, link: PeerLink, frame: frames.Submit) -> RegionHold 
 
 def answered_with(peers: Peers, link: PeerLink, frame: frames.Done) -> list[RegionHold] | None:
     """A hold on each region that a replica answered with: its own, or what it was given; None where one is gone."""
-    regions = [share.region for share in frame.shares] or ([frame.region] if frame.region is not None else [])
+    region = frame.region
+    if region is not None and not frame.shares:
+        result = _answer(peers, link, region, frame.batch_id)
+        return None if result is None else [result]
+    regions = [share.region for share in frame.shares]
     results: list[RegionHold] = []
     for region in regions:
         result = _answer(peers, link, region, frame.batch_id)

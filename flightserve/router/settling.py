@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from flightserve.core.routing.chaining import told_of_stage
 from flightserve.core.routing.events import Refused
@@ -51,6 +51,15 @@ def share_out_each(running: RunningBatch, shares: Sequence[frames.Share], result
         share_out(shared, result, share.rows, share.counts, share.offsets)
 
 
+def in_row_order(request: Routed) -> Iterator[tuple[RegionHold, frames.Results]]:
+    """The answer of a request that ran in slices: a frame for each, in the order of its rows."""
+    request.results.sort(key=lambda result: result[0])
+    final = len(request.results) - 1
+    for index, (_, hold, offset, rows) in enumerate(request.results):
+        items = [frames.Item(request.part.request_id, offset, rows, index == final)]
+        yield hold, frames.Results(hold.region, items)
+
+
 def left_out(running: RunningBatch, frame: frames.Done) -> list[Routed]:
     """The requests that an answer says nothing of. Raises ProtocolError where it says something of one twice."""
     pieces = running.pieces
@@ -64,6 +73,10 @@ def left_out(running: RunningBatch, frame: frames.Done) -> list[Routed]:
 
 def settle_holds(link: PeerLink, running: RunningBatch, kept: list[int]) -> None:
     """The replica is done with the micro-batch's regions, except those its user's code keeps."""
+    if not kept:
+        for hold in running.holds:
+            hold.drop()
+        return
     for index, hold in enumerate(running.holds):
         if index in kept:
             link.leases.take_over(hold.key, hold)

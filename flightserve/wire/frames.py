@@ -9,7 +9,7 @@ which a `Release` gives back. Row ranges select rows inside the region's one rec
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -345,8 +345,14 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 
-def encode(frames: Iterable[Frame], frame_bytes_max: int = FRAME_BYTES_MAX) -> bytes:
+def encode(frames: Sequence[Frame], frame_bytes_max: int = FRAME_BYTES_MAX) -> bytes:
     """The frames as bytes, one after another. Raises ProtocolError for one over the bound."""
+    if len(frames) == 1:
+        # What a small call's sends are; more than the bound is refused below.
+        body = _encode(frames[0])
+        length = len(body)
+        if length <= frame_bytes_max:
+            return pack_length(length) + body
     out: list[bytes] = []
     for frame in frames:
         body = _encode(frame)

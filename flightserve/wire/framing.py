@@ -46,6 +46,13 @@ class MessageDecoder(Generic[T]):
     def feed(self, data: bytes | bytearray) -> list[T]:
         """What `data` completes, in order. Raises ProtocolError on a length over the bound or on bytes that are no
         message; the connection is then of no further use."""
+        length = len(data) - PREFIX_BYTES
+        if 0 < length <= self._bytes_max and not self._rest and _length_at(data)[0] == length:
+            # Nearly always: one message, and nothing else.
+            try:
+                return [self._decode(data[PREFIX_BYTES:])]
+            except UNREADABLE as error:
+                raise self._unreadable(length, error) from error
         if self._rest:
             self._rest += data
             if len(self._rest) < self._wanted:
@@ -64,12 +71,15 @@ class MessageDecoder(Generic[T]):
             try:
                 messages.append(self._decode(data[start : start + length]))
             except UNREADABLE as error:
-                raise ProtocolError(f"{length} bytes that are no {self._name}: {error}") from error
+                raise self._unreadable(length, error) from error
             position = start + length
         # Usually whole messages arrive, and nothing is left.
         if position < end or self._rest:
             self._rest, self._wanted = bytearray(data[position:]), wanted
         return messages
+
+    def _unreadable(self, length: int, error: Exception) -> ProtocolError:
+        return ProtocolError(f"{length} bytes that are no {self._name}: {error}")
 
     @property
     def pending(self) -> int:

@@ -69,7 +69,12 @@ class Leases(Generic[KeyT, HoldT]):
     def grant(self, key: KeyT, hold: HoldT) -> None:
         """The region was sent to the process: one reason more to keep it."""
         hold.refs += 1
-        self.take_over(key, hold)
+        # As `take_over`, in one call.
+        holds = self._holds.get(key)
+        if holds is None:
+            self._holds[key] = [hold]
+        else:
+            holds.append(hold)
 
     def release(self, key: KeyT) -> None:
         """The process gives one lease back. Raises ProtocolError where it holds none."""

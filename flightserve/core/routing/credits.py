@@ -224,7 +224,8 @@ class CreditPool:
             self.free += 1
             self.freed = True
             shelf.free = free = shelf.free + 1
-            shelf.bucket(taken)[replica_id] = account
+            # It is there: the replica came by it when it took this credit.
+            shelf.by_taken[taken][replica_id] = account
             shelf.lowest = min(shelf.lowest, taken)
             if free == 1 and shelf.node:
                 self.open[shelf.node] = shelf

@@ -82,6 +82,8 @@ class DeploymentMachine:
         check_options(options)
         self.options = options
         self.next_wake_ns = NEVER_NS
+        # Requests that have no outcome yet.
+        self.live = 0
         self._bounds = Bounds(options.max_batch_rows, options.max_batch_bytes)
         self._counters = Counters()
         self._credits = Credits()
@@ -127,11 +129,6 @@ class DeploymentMachine:
     def __repr__(self) -> str:
         return f"<DeploymentMachine {self.statistics()}>"
 
-    @property
-    def live(self) -> int:
-        """Requests that have no outcome yet."""
-        return len(self._entries)
-
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
         """Apply one event at `now_ns` and return what the shell has to do, in order."""
         effects: list[Effect] = []
@@ -144,7 +141,8 @@ class DeploymentMachine:
         self._handlers[type(event)](event, now_ns, effects)
         if self._groups.requests and (self._credits.plain.free or self._credits.awaiting.free):
             self._dispatch(now_ns, effects)
-        wake_ns = self._deadlines.next_ns(len(self._entries))
+        self.live = live = len(self._entries)
+        wake_ns = self._deadlines.next_ns(live)
         if self._lingers:
             wake_ns = min(wake_ns, self._groups.wake_ns(now_ns))
         self.next_wake_ns = min(wake_ns, self._fleet.slow.wake_ns, self._distances.hold_until_ns)

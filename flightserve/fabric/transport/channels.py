@@ -25,7 +25,7 @@ import stat
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from flightserve.errors import ProtocolError, Unavailable
@@ -210,7 +210,7 @@ class BlockingChannel(Channel):
         self._timeout_s: float | None = None
         self._unread: list[Frame] = []
 
-    def send(self, frames: Iterable[Frame], announcements: Iterable[tuple[Segment, int]] = ()) -> None:
+    def send(self, frames: Sequence[Frame], announcements: Iterable[tuple[Segment, int]] = ()) -> None:
         """Send announcements not yet made on this connection, then the frames. Raises Unavailable when the
         peer is gone."""
         data = encode(frames)
