@@ -60,7 +60,8 @@ class BlockingLane:
         if self.has_unwanted:
             self._given_up.discard(key)
         target = target_of(deployment, method, then) if then else (deployment, method)
-        self._submit(Submission(self, key, self._destinations.find(target), payload, meta))
+        destination = self._destinations.known.get(target) or self._destinations.find(target)
+        self._submit(Submission(self, key, destination, payload, meta))
         while self._deferred:
             self._submit_deferred()
 

@@ -168,7 +168,7 @@ class LaneConnection:
             frame = self.state.stage(
                 submission.destination,
                 submission.payload,
-                submission.requests,
+                submission.parts or ((0, submission.meta),),
                 lane.deliver,
                 bool(submission.parts),
                 submission.key,

@@ -106,7 +106,9 @@ class Staging:
             if self._others_wait and payload.get_total_buffer_size() > QUICK_BYTES_MAX:
                 raise TooMuchWork
             validate_batch(payload, self.limits)
-            payload = self._fitted(payload, spec, where)
+            # What declares no input takes any columns, if there are some.
+            if spec.input_schema is not None or not payload.num_columns:
+                payload = self._fitted(payload, spec, where)
         return write_batch(payload, self.schemas, self.allocate, self.free), payload.num_rows
 
     def _fitted(self, batch: pa.RecordBatch, spec: MethodSpec, where: str) -> pa.RecordBatch:

@@ -81,11 +81,14 @@ class Context:
     ) -> None:
         self.deployment = deployment
         self.method = method
-        deadlines = [part.deadline_ns for part in parts] if len(parts) > 1 else ()
-        lone_ns = parts[0].deadline_ns if parts else NEVER_NS
-        self.deadline: int = max(deadlines, default=lone_ns)
         # Whether any of the requests is late is asked once for each micro-batch.
-        self.earliest_ns: int = min(deadlines, default=lone_ns)
+        self.deadline: int
+        self.earliest_ns: int
+        if len(parts) == 1:
+            self.deadline = self.earliest_ns = parts[0].deadline_ns
+        else:
+            deadlines = [part.deadline_ns for part in parts] or [NEVER_NS]
+            self.deadline, self.earliest_ns = max(deadlines), min(deadlines)
         self.cancelled = False
         self.over = False
         # Whether the method may run again, for some of the requests alone.

@@ -131,6 +131,8 @@ class BoundMethod:
 
     def _batch(self, pieces: Sequence[pa.RecordBatch]) -> MethodResult:
         try:
+            if len(pieces) == 1 and not self._looks_at_nulls:
+                return self._check(self._function(self._form(pieces, self.where)), pieces)
             argument, apart_groups = self._argument(pieces)
             if apart_groups is None:
                 return self._check(self._function(argument), pieces)
@@ -200,8 +202,12 @@ class BoundMethod:
         expected = pieces[0].num_rows if len(pieces) == 1 else sum([piece.num_rows for piece in pieces])
         current = context()
         alone = current.requests <= 1
-        counts: Sequence[int] = () if alone or type(value) is pa.RecordBatch else current.rows
-        result = self._results.place(value, schema, counts)
+        result: MethodResult
+        if type(value) is pa.RecordBatch and self._results.output is None:
+            result = value
+        else:
+            counts: Sequence[int] = () if alone or type(value) is pa.RecordBatch else current.rows
+            result = self._results.place(value, schema, counts)
         if not isinstance(result, list) and result.num_rows != expected:
             raise MethodFailed(
                 f"{self.where} got {expected} rows and returned {result.num_rows}; a row-aligned method returns a "

@@ -62,11 +62,12 @@ class Inputs:
             self._regions.append(region)
             batches.append(read_batch(buffer, memory, schemas))
         parts = frame.parts
-        self.rows = [part.rows for part in parts]
         # Of several regions, those of late parts are not run: one part that is left is not all there is.
-        if len(batches) == 1 and len(parts) == 1 and parts[0].rows == batches[0].num_rows:
-            self.place = (frame.regions[0], 0, parts[0].rows, buffer)
+        if len(batches) == 1 and len(parts) == 1 and (rows := parts[0].rows) == batches[0].num_rows:
+            self.rows = [rows]
+            self.place = (frame.regions[0], 0, rows, buffer)
             return batches
+        self.rows = [part.rows for part in parts]
         runs = _runs(parts)
         for index, _, stop in runs:
             if stop > batches[index].num_rows:

@@ -84,7 +84,10 @@ class Leases(Generic[KeyT, HoldT]):
         hold = holds.pop()
         if not holds:
             del self._holds[key]
-        hold.drop()
+        # As `drop`, in one call.
+        hold.refs -= 1
+        if hold.refs == 0:
+            hold.freed()
 
     def find(self, key: KeyT) -> HoldT | None:
         """What it was granted of a region, if anything."""

@@ -66,12 +66,6 @@ class MicroBatch(msgspec.Struct, eq=False):
     suspended: bool = False
 
     @property
-    def first(self) -> bool:
-        """True where its members run for the first time; of a request that is cut, the first slice."""
-        head = self.entries[0]
-        return not head.alone and not head.attempts and (head.cut is None or self.pieces[0].row_offset == 0)
-
-    @property
     def some_ended(self) -> bool:
         """Some of its members have their outcome, and others do not: what ran late did so for those that expired."""
         return 0 < self.wanted < len(self.entries)

@@ -183,7 +183,8 @@ class CreditPool:
         self.free -= 1
         shelf.free -= 1
         if taken < account.credits:
-            shelf.bucket(taken)[replica_id] = account
+            buckets = shelf.by_taken
+            (buckets[taken] if taken < len(buckets) else shelf.bucket(taken))[replica_id] = account
         elif not shelf.free and shelf.node:
             del self.open[shelf.node]
         return replica_id

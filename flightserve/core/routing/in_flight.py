@@ -118,20 +118,23 @@ class InFlight:
         counters.dispatched_batches += 1
         counters.dispatched_requests += count
         counters.dispatched_rows += rows
-        if batch.first:
+        head = entries[0]
+        # For the first time; of a request that is cut, its first slice.
+        if not head.alone and not head.attempts and (head.cut is None or pieces[0].row_offset == 0):
             counters.queue_waits += count
             waits = counters.waits
             for entry in entries:
                 wait_ns = now_ns - entry.request.arrived_ns
                 counters.queue_wait_ns += wait_ns
                 waits[wait_ns.bit_length()] += 1
-        if not entries[0].alone:
+        if not head.alone:
             self._budget.pay_in(count, now_ns)
-        if entries[0].request.gathers:
+        request = head.request
+        if request.gathers:
             self._gathering.sent(batch)
-        elif entries[0].request.is_async:
+        elif request.is_async:
             self._side_by_side.sent(batch)
-        effects.append(Dispatch(replica_id, batch_id, entries[0].request.group, pieces))
+        effects.append(Dispatch(replica_id, batch_id, request.group, pieces))
         return batch
 
     def end(self, replica_id: int, batch_id: int, event: Finished | BatchFailed, now_ns: int) -> MicroBatch | None:

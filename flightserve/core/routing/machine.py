@@ -210,21 +210,20 @@ class DeploymentMachine:
             return False
         credits.take(replica_id)
         entries, pieces = [], []
+        live, deadlines, order = self._entries, self._deadlines, self._order
         for each in requests:
-            entries.append(self._enter(each))
+            assert each.id not in live, f"request id {each.id} is in use"
+            order += 1
+            entry = live[each.id] = QueueEntry(each, order)
+            deadlines.add(entry)
+            entries.append(entry)
             pieces.append(Piece(each, 0, each.rows))
+        self._order = order
         self._counters.arrived += len(requests)
         self._in_flight.send(replica_id, entries, pieces, now_ns, effects)
         if self._admission.behind_since_ns:
             self._admission.left(len(requests), now_ns)
         return True
-
-    def _enter(self, request: Request) -> QueueEntry:
-        assert request.id not in self._entries, f"request id {request.id} is in use"
-        self._order = order = self._order + 1
-        entry = self._entries[request.id] = QueueEntry(request, order)
-        self._deadlines.add(entry)
-        return entry
 
     def _at_once(self, replica_id: int, credits: CreditPool) -> bool:
         """True where a replica of the router's node begins at once what it is sent: no other can be better."""

@@ -281,8 +281,7 @@ class SegmentMap:
         offset, length = region.offset, region.length
         check_region(region, mapped.nbytes)
         lease = Lease(mapped, (region.owner, region.segment, offset), released)
-        buffer = pa.foreign_buffer(mapped.address + offset, length, base=lease)
-        return buffer, mapped.memory[offset : offset + length]
+        return pa.foreign_buffer(mapped.address + offset, length, base=lease), mapped.memory[offset : offset + length]
 
     def _own_segment(self, region: Region) -> MappedSegment:
         """One of this process's own, mapped as those of others are; nobody shows it to its owner."""
