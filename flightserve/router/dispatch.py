@@ -387,8 +387,8 @@ class Dispatcher:
         first = requests[0]
         if len(requests) == 1 and len(first.results) == 1 and not first.then:
             _, hold, offset, rows = first.results[0]
-            items = [frames.Item(first.part.request_id, offset, rows, True)]
-            self._send(first.link, hold, frames.Results(hold.region, items))
+            item = frames.Item(first.part.request_id, offset, rows, True)
+            self._send(first.link, hold, frames.Results(hold.region, [item]))
             self._settle(first)
             return
         whole: dict[tuple[PeerLink, RegionHold], list[frames.Item]] = {}
