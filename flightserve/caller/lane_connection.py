@@ -259,7 +259,7 @@ class LaneConnection:
             self._spinner.slept()
 
     def _look(self) -> Sequence[bool]:
-        return (True,) if self.receive(0) else ()
+        return (True,) if self.channel.ready() and self.receive(0) else ()
 
     def receive(self, timeout_s: float) -> bool:
         """Act on what arrives within the time; False when nothing did. For the leader only."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, ParamSpec, TypeVar
@@ -105,7 +104,6 @@ class ReplicaLane:
     def serve(self, thread: LaneThread) -> None:
         """Work until the connection ends, which raises Unavailable, or another thread has taken this one's place."""
         self._thread, self._reader = thread, threading.get_ident()
-        look = functools.partial(self._pump, 0)
         while True:
             while self._waiting and not (self._streams and not self._parts.takes_turns):
                 self._execute(self._waiting.popleft())
@@ -120,11 +118,14 @@ class ReplicaLane:
                 continue
             # Awake, where the process has nothing else to do and the next one came soon the last time.
             idle = not self.session.contexts
-            if idle and self._spinner.look(look):
+            if idle and self._spinner.look(self._look):
                 continue
             self._pump(None)
             if idle:
                 self._spinner.slept()
+
+    def _look(self) -> Sequence[frames.Frame]:
+        return self._pump(0) if self.channel.ready() else ()
 
     def _pump(self, timeout_s: float | None) -> Sequence[frames.Frame]:
         """Read the connection once: act on releases, set micro-batches aside. What now waits to be acted on."""

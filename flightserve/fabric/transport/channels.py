@@ -20,6 +20,7 @@ import collections
 import contextlib
 import errno
 import os
+import select
 import socket
 import stat
 import struct
@@ -209,6 +210,9 @@ class BlockingChannel(Channel):
         self._sending = threading.Lock()
         self._timeout_s: float | None = None
         self._unread: list[Frame] = []
+        looking = select.poll()
+        looking.register(sock, select.POLLIN)
+        self._poll: Callable[[int], list[tuple[int, int]]] = looking.poll
 
     def send(self, frames: Sequence[Frame], announcements: Iterable[tuple[Segment, int]] = ()) -> None:
         """Send announcements not yet made on this connection, then the frames. Raises Unavailable when the
@@ -252,6 +256,11 @@ class BlockingChannel(Channel):
                 frames = self._decoder.feed(data)
             if frames:
                 return frames
+
+    def ready(self) -> Sequence[object]:
+        """Not empty where `receive` would not wait: frames are there, or the end. For the thread that receives. What
+        looks again and again asks this first: a read that finds nothing raises, which takes several times as long."""
+        return self._unread or self._poll(0)
 
     def put_back(self, frames: list[Frame]) -> None:
         """Have the next `receive` return these first. For the thread that receives."""

@@ -91,6 +91,30 @@ def test_end_of_stream_and_silence_are_told_apart(seen) -> None:  # type: ignore
     receiver.close()
 
 
+def test_who_looks_is_told_of_frames_of_what_was_put_back_and_of_the_end(seen) -> None:  # type: ignore[no-untyped-def]
+    left, right = pair()
+    receiver = BlockingChannel(right, keep(seen))
+    assert not receiver.ready()
+    left.sendall(frames.encode([frames.Ping(1), frames.Ping(2)]))
+    assert receiver.ready()
+    received = receiver.receive(0)
+    assert received == [frames.Ping(1), frames.Ping(2)]
+    assert not receiver.ready()
+    receiver.put_back(received[1:])
+    assert receiver.ready()
+    assert receiver.receive(0) == [frames.Ping(2)]
+    assert not receiver.ready()
+    left.close()
+    assert receiver.ready()
+    with pytest.raises(Unavailable, match="closed"):
+        receiver.receive(0)
+    receiver.close()
+    # Closed by another thread while it is looked for: it is for the read to say so.
+    assert receiver.ready()
+    with pytest.raises(Unavailable, match="lost"):
+        receiver.receive(0)
+
+
 def test_a_peer_that_does_not_read_is_bounded_and_one_that_reads_late_gets_all(monkeypatch, seen) -> None:  # type: ignore[no-untyped-def]
     left, right = pair()
     sender, receiver = PollingChannel(left, keep([])), BlockingChannel(right, keep(seen))
