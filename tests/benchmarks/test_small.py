@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks import report
+from benchmarks.console import NAME as BROWSERS
 from benchmarks.figures import Figure
 from benchmarks.harness import Bench, Settings
 from benchmarks.memory import tier_names, tree_pss_mb
@@ -60,8 +61,8 @@ def check(figure: Figure, name: str) -> None:
         return
     assert figure.result() is not None
     assert figure.verdict() in {"pass", "MISS", "reported"}
-    # What a reader costs beyond the tables may be less than the kernel took back meanwhile.
-    assert all(sample.value > 0 for sample in figure.subject) or figure.name == SLOW_READER
+    # A reader may cost less than the kernel took back meanwhile, browsers less than a frontend varies by.
+    assert all(sample.value > 0 for sample in figure.subject) or figure.name in {SLOW_READER, BROWSERS}
     assert bool(figure.baseline) == (figure.compare != "value")
     if name == "memory":
         assert sum(s.answered for s in figure.subject) > 0
