@@ -150,15 +150,38 @@ class _Collecting:
 
     def _named(self, name: str, caller: str) -> Callee:
         """The one that the app serves by that name."""
-        for given, bound in self._given:
-            if given == name:
+        for served, bound in self._reached:
+            if served == name:
                 return self._made_callee(name, bound)
-        names = ", ".join(given for given, _ in self._given)
+        names = ", ".join(served for served, _ in self._reached)
         raise ConfigError(f"{caller} calls {name!r}, which this app does not serve; it serves {names}")
+
+    @functools.cached_property
+    def _reached(self) -> list[tuple[str, Bound[Any]]]:
+        """What was given and what is behind it, by the names they are served by: also what was not come to yet."""
+        reached: dict[tuple[int, str], Bound[Any]] = {}
+
+        def reach(name: str, bound: Bound[Any]) -> None:
+            if (id(bound), name) in reached:
+                return
+            reached[id(bound), name] = bound
+            for value in (*bound.args, *bound.kwargs.values()):
+                replaced(value, _SERVED, reach_behind)
+
+        def reach_behind(value: Any) -> None:
+            bound = _bound(value)
+            reach(self._names_of(bound)[0], bound)
+
+        for name, bound in self._given:
+            reach(name, bound)
+        return [(name, bound) for (_, name), bound in reached.items()]
+
+    def _names_of(self, bound: Bound[Any]) -> list[str]:
+        return self._names.get(id(bound), [bound.name])
 
     def _callee(self, value: Any) -> Callee:
         bound = _bound(value)
-        names = self._names.get(id(bound), [bound.name])
+        names = self._names_of(bound)
         if len(names) > 1:
             raise ConfigError(
                 f"{bound.cls.__name__}.bind() is served as {' and '.join(names)}, and it is an argument of another "

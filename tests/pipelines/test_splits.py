@@ -134,6 +134,10 @@ def test_names_models_and_bound_deployments_may_be_split_and_others_may_not() ->
     assert [each.name for each in App(fs.split({first: 0.5, second: 0.5}))] == ["split", "v1", "v2"]
     assert [each.name for each in App(first, second, both=fs.split({"v1": 0.5, "v2": 0.5}))] == ["v1", "v2", "both"]
     assert [each.name for each in App(fs.shadow(first, "v2"), second)] == ["shadow", "v1", "v2"]
+    behind = fs.pipeline("behind", first.predict >> second.predict)
+    by_name = App(fs.split({"v1": 0.5, "v2": 0.5}), behind)
+    assert sorted(each.name for each in by_name) == ["behind", "split", "v1", "v2"]
+    assert sorted(each.name for each in App(behind, fs.shadow("v1", "v2"))) == ["behind", "shadow", "v1", "v2"]
     with pytest.raises(ConfigError, match="split calls 'v3', which this app does not serve; it serves split, v1"):
         App(fs.split({"v1": 0.5, "v3": 0.5}), first)
     with pytest.raises(ConfigError, match="circle"):

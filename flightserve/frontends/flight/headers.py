@@ -24,6 +24,7 @@ from flightserve.frontends.flight.errors import flight_error
 from flightserve.frontends.flight.sessions import COOKIE, Session, Sessions
 
 HEADERS: Final = "headers"
+REQUEST_ID: Final = "x-request-id"
 # A message comes with all others, before pyarrow's server begins them.
 _SILENT_AT_FIRST: Final = (flight.FlightMethod.DO_PUT, flight.FlightMethod.DO_EXCHANGE)
 
@@ -36,7 +37,8 @@ class FlightHeaders(flight.ServerMiddleware):
         super().__init__()
         self._headers = headers
         self.crowd = crowd
-        self.request_id = ""
+        # Empty until the client is told.
+        self._request_id = ""
         self.principal: Principal = ANYBODY
         # Why nobody knows who calls.
         self.fault: FlightserveError | None = None
@@ -45,8 +47,11 @@ class FlightHeaders(flight.ServerMiddleware):
         self.answer: dict[str, str] = {}
 
     def get(self, name: str) -> str | None:
-        """The first value of a header; None where there is none or it is not text. Of a trace's state all are one."""
+        """The first value of a header; None where there is none or it is not text. Of a trace's state all are one. The
+        id that a caller without one is told is his header from then on, so that logs have the same."""
         values = self._headers.get(name)
+        if not values and name == REQUEST_ID:
+            return self._request_id or None
         if name == TRACESTATE and values:
             return ",".join(map(str, values))
         return values[0] if values and isinstance(values[0], str) else None
@@ -61,10 +66,11 @@ class FlightHeaders(flight.ServerMiddleware):
             raise self.fault
 
     def sending_headers(self) -> dict[str, str]:
-        """Called by pyarrow, twice for some RPCs."""
-        if not self.request_id:
-            self.request_id = edge.echoable_request_id(self.get("x-request-id"))
-        return {"x-request-id": self.request_id, **self.answer}
+        """Called by pyarrow, before the handler; for some RPCs behind it once more, and what is said then is added."""
+        if self._request_id:
+            return {}
+        self._request_id = edge.echoable_request_id(self.get(REQUEST_ID))
+        return {REQUEST_ID: self._request_id, **self.answer}
 
     def call_completed(self, exception: Any) -> None:
         """Called by pyarrow when the RPC is over."""

@@ -177,9 +177,7 @@ class FlightServer(flight.FlightServerBase):
     def _meta(self, headers: FlightHeaders, spec: DeploymentSpec, now_ns: int) -> RequestMeta:
         principal = headers.principal
         caller = principal.caller if self._access.closed else ""
-        made = edge.meta_of(headers.get, spec, self._limits, now_ns, decides=False, caller=caller)
-        headers.request_id = made.request_id
-        return made
+        return edge.meta_of(headers.get, spec, self._limits, now_ns, decides=False, caller=caller)
 
     def _begin_session(self, context: Any) -> Session:
         """The session that the call's answer offered: its client has none, and may keep cookies."""

@@ -17,8 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import Service
 from flightserve.errors import FlightserveError, InvalidArgument, NotFound, ResourceExhausted, Unauthenticated
-from flightserve.frontends.edge import echoable_request_id
-from flightserve.frontends.grpc.ending import abort
+from flightserve.frontends.grpc.ending import abort, echo_request_id
 from flightserve.frontends.grpc.guarding import Guard, head_of
 from flightserve.frontends.seen import deployments_for, method_for
 from flightserve.proto import flightserve_pb2 as pb
@@ -177,12 +176,6 @@ def describe_method(deployment: str, method: MethodSpec) -> pb.MethodDescription
 def _bytes(message: Message) -> bytes:
     serialised: bytes = message.SerializeToString()
     return serialised
-
-
-def echo_request_id(context: Any) -> None:
-    """Set the trailing metadata, of an error as well; the messages have no place for the id."""
-    metadata = dict(context.invocation_metadata())
-    context.set_trailing_metadata((("x-request-id", echoable_request_id(metadata.get("x-request-id"))),))
 
 
 async def parsed(kind: type[Message], message: bytes, context: Any) -> Any:

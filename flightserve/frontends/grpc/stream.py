@@ -19,7 +19,7 @@ from grpc import aio
 
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, ResourceExhausted, Unavailable
 from flightserve.frontends.grpc.calls import GrpcCalls, StartedRequest, StreamPath
-from flightserve.frontends.grpc.ending import abort
+from flightserve.frontends.grpc.ending import abort, echo_request_id
 from flightserve.frontends.grpc.guarding import RpcHead, head_of
 from flightserve.frontends.grpc.idling import IdleGuard
 from flightserve.loops import beside
@@ -81,6 +81,9 @@ class Stream:
         task = asyncio.current_task()
         assert task is not None
         headers = head_of(self._context)._replace(rpc="Stream")
+        if "x-request-id" in headers.metadata:
+            # Each reply has its request's own; this is for who looks where the other RPCs have it.
+            echo_request_id(self._context)
         self._reader = beside(asyncio.get_running_loop(), self._read(headers), "reading a gRPC stream")
         if self._drained:
             self.drain()

@@ -25,8 +25,9 @@ _PIECE_BYTES: Final = 1 << 20
 
 
 @functools.lru_cache(maxsize=256)
-def form_in(content_type: bytes | None) -> bytes:
-    """JSON or ARROW. Raises UnsupportedMediaType (415). A body without a type is taken for JSON."""
+def form_in(content_type: bytes | None, read: str = f"{JSON.decode()} and {ARROW.decode()}") -> bytes:
+    """JSON or ARROW. Raises UnsupportedMediaType (415), which says what is `read`. A body without a type is taken for
+    JSON."""
     if content_type is None:
         return JSON
     essence, _, parameters = content_type.lower().partition(b";")
@@ -35,7 +36,7 @@ def form_in(content_type: bytes | None) -> bytes:
     if essence in FORMS_IN and charset in (b"", b"utf-8", b"utf8"):
         return JSON if essence == JSON else ARROW
     shown = content_type[:128].decode("latin-1")
-    raise UnsupportedMediaType(f"Content-Type is {shown!r}; {JSON.decode()} and {ARROW.decode()} are read")
+    raise UnsupportedMediaType(f"Content-Type is {shown!r}; {read} are read")
 
 
 @functools.lru_cache(maxsize=256)

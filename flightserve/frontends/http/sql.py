@@ -88,6 +88,8 @@ FORMS: Final = (JSON, NDJSON, CSV, ARROW, PARQUET)
 # A page is for who opens a URL.
 FORMS_BY_URL: Final = (*FORMS, HTML)
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+# What a query's body may be, as an error says it.
+_READ: Final = "application/json, text/plain and application/sql"
 # Bodies larger than this are read in a thread.
 _THREAD_BYTES_MIN: Final = 64 << 10
 _UNSET: Final = msgspec.UNSET
@@ -130,7 +132,7 @@ def open_exchange(exchange: Exchange, limits: EdgeLimits) -> None:
     exchange.size_max = 0 if by_url else limits.json_bytes_max
     if by_url or is_text(get(b"content-type")):
         exchange.body = in_url(exchange.url, by_url)
-    elif form_in(get(b"content-type")) is not JSON:
+    elif form_in(get(b"content-type"), _READ) is not JSON:
         raise UnsupportedMediaType(f"a query is {JSON.decode()} or text; {ARROW.decode()} has no place for its text")
     named = exchange.body.format if exchange.body is not None else b""
     exchange.form_out = named or form_out(get(b"accept"), JSON, FORMS_BY_URL if by_url else FORMS)

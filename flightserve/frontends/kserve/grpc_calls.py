@@ -22,8 +22,8 @@ from flightserve.core.access.rights import Principal
 from flightserve.errors import Cancelled, FlightserveError, NotFound, ResourceExhausted
 from flightserve.frontends import edge
 from flightserve.frontends.grpc.calls import GrpcCalls, end_of
-from flightserve.frontends.grpc.catalogue import echo_request_id, parsed
-from flightserve.frontends.grpc.ending import abort
+from flightserve.frontends.grpc.catalogue import parsed
+from flightserve.frontends.grpc.ending import abort, echo_request_id
 from flightserve.frontends.grpc.guarding import RpcHead, head_of
 from flightserve.frontends.grpc.lines import LinedStream
 from flightserve.frontends.grpc.stream import Streams

@@ -191,6 +191,37 @@ def test_the_request_id_is_echoed_and_made_up_when_absent(both: tuple[FakeServic
     assert len(ids) == 3
 
 
+def test_an_id_is_told_once_and_is_the_requests_own(both: tuple[FakeService, str], service: FakeService) -> None:
+    seen = SeenHeaders()
+    with flight.connect(both[1], middleware=[seen]) as client:
+
+        def told() -> list[str]:
+            ids = [value for headers in seen.received for value in headers.get("x-request-id", [])]
+            seen.received.clear()
+            return ids
+
+        with Exchange(client, "echo") as exchange:
+            exchange.call(rows(1))
+        assert told() == [service.metas[-1].request_id]
+        writer, _ = client.do_put(path("typed"), INPUT, options())
+        writer.write_batch(rows(1))
+        writer.close()
+        assert told() == [service.metas[-1].request_id]
+        client.get_flight_info(path("echo"), options(x_request_id="mine"))
+        assert told() == ["mine"]
+        client.get_flight_info(path("echo"), options())
+        assert len(told()) == 1
+        with pytest.raises(KeyError):
+            client.get_flight_info(path("nothing"), options(x_request_id="mine"))
+        assert told() == ["mine"]
+        client.get_schema(path("typed"), options(x_request_id="mine"))
+        assert told() == ["mine"]
+        list(client.list_flights(options=options(x_request_id="mine")))
+        assert told() == ["mine"]
+        list(client.do_action("healthz", options(x_request_id="mine")))
+        assert told() == ["mine"]
+
+
 def test_requests_are_counted_by_their_outcome() -> None:
     with served() as (service, _, address), flight.connect(address) as client:
         with Exchange(client, "fails") as exchange:

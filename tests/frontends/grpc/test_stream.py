@@ -75,6 +75,14 @@ def test_many_requests_are_answered_in_order(stub: Any) -> None:
     assert [read(reply.arrow_stream).column("a")[0].as_py() for reply in replies] == list(range(200))
 
 
+def test_the_id_of_the_metadata_is_echoed_and_is_that_of_requests_without_one(stub: Any) -> None:
+    call = stub.Stream(iter([request(), request(request_id="own")]), timeout=30, metadata=[("x-request-id", "mine")])
+    assert [reply.request_id for reply in call] == ["mine", "own"]
+    assert dict(call.trailing_metadata())["x-request-id"] == "mine"
+    call = stub.Stream(iter([request()]), timeout=30)
+    assert [bool(reply.request_id) for reply in call] == [True]
+
+
 def test_a_slow_request_holds_back_the_replies_behind_it_not_their_work(host: Any, stub: Any) -> None:
     slow = request("slowly", stream_of(batch_of(200)), "slow")
     replies = stub.Stream(iter([slow, request(request_id="fast")]), timeout=30)
