@@ -7,9 +7,11 @@ Health names are "" for the whole server, `flightserve.v1.FlightServe`, and ever
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -117,8 +119,13 @@ class HealthServicer:
 class Reflection:
     """The handler of gRPC's reflection, which does the work; it would answer what does not parse with UNKNOWN."""
 
-    def __init__(self, *services: str) -> None:
-        self._servicer = reflection.aio.ReflectionServicer((*services, reflection.SERVICE_NAME))
+    def __init__(self, services: Mapping[str, FileDescriptor]) -> None:
+        """Of these services, by the files that say them."""
+        # KServe's are in a pool of their own: clients in this process register the same names.
+        pool = DescriptorPool()
+        for file in (*services.values(), reflection_pb2.DESCRIPTOR):
+            pool.AddSerializedFile(file.serialized_pb)
+        self._servicer = reflection.aio.ReflectionServicer((*services, reflection.SERVICE_NAME), pool)
 
     async def info(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """The handler of `ServerReflectionInfo`."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import grpc
 from grpc import aio
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from flightserve.config import UNIX, EdgeLimits
@@ -34,6 +35,7 @@ from flightserve.frontends.kserve.grpc_calls import KServe
 from flightserve.frontends.unix_sockets import UnixSocket
 from flightserve.loops import vital
 from flightserve.metrics import Metrics
+from flightserve.proto import flightserve_pb2, kserve_pb2
 
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 # What a CallRequest may hold beside its rows.
@@ -70,7 +72,13 @@ class GrpcFrontend:
         self._queries = Queries(self._calls)
         self._catalogue = Catalogue(service)
         self._health = HealthServicer(service, limits, self._guard)
-        self._reflection = Reflection(SERVICE, HEALTH_SERVICE)
+        self._reflection = Reflection(
+            {
+                SERVICE: flightserve_pb2.DESCRIPTOR,
+                KSERVE_SERVICE: kserve_pb2.DESCRIPTOR,
+                HEALTH_SERVICE: health_pb2.DESCRIPTOR,
+            }
+        )
         self._kserve = KServe(self._calls, self._streams, lambda: self._health.draining)
         self._stopping = False
         with accepting_ahead():

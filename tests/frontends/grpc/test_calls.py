@@ -345,11 +345,17 @@ def test_health(channel: grpc.Channel) -> None:
     watch.cancel()
 
 
-def test_reflection_describes_the_service(channel: grpc.Channel) -> None:
+def test_reflection_describes_the_services(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
-    assert "flightserve.v1.FlightServe" in database.get_services()
-    described = database.FindFileContainingSymbol("flightserve.v1.FlightServe")
-    assert described.name == "flightserve/v1/flightserve.proto"
+    services = {
+        "flightserve.v1.FlightServe": "flightserve/v1/flightserve.proto",
+        "inference.GRPCInferenceService": "inference/kserve.proto",
+        "grpc.health.v1.Health": "grpc_health/v1/health.proto",
+        "grpc.reflection.v1alpha.ServerReflection": "grpc_reflection/v1alpha/reflection.proto",
+    }
+    assert set(database.get_services()) == set(services)
+    for service, file in services.items():
+        assert database.FindFileContainingSymbol(service).name == file
 
 
 def test_what_is_no_question_to_reflection_is_the_askers_fault(channel: grpc.Channel) -> None:
