@@ -95,7 +95,8 @@ class AsyncUplink:
 
     def sweep(self, now_ns: int) -> None:
         """Send leases that wait, and end requests whose router forgot them."""
-        if self.state.released and not self._flush_due:
+        self.state.press()
+        if self.state.has_released and not self._flush_due:
             self._flush()
         self.state.end_overdue(now_ns)
 

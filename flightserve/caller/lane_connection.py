@@ -199,7 +199,7 @@ class LaneConnection:
 
     def _flush(self) -> None:
         # Looked at again after each release: a frame may have been left to this thread in between.
-        while (self._outbox or self.state.released) and self._sending.acquire(blocking=False):
+        while (self._outbox or self.state.has_released) and self._sending.acquire(blocking=False):
             try:
                 self._send_all()
             finally:
@@ -216,7 +216,7 @@ class LaneConnection:
             owner, segment = frame.region.owner, frame.region.segment
             if (owner, segment) not in self.channel.known:
                 announcements.append(self._pool.announcement(segment))
-        if self.state.released:
+        if self.state.has_released:
             self.state.ride(out)
         if out:
             self.channel.send(out, announcements)
@@ -287,6 +287,7 @@ class LaneConnection:
                 self._promote()
         if self.channel.closed:
             return
+        self.state.press()
         with contextlib.suppress(Unavailable):
             self._flush()
         self.state.end_overdue(monotonic_ns())

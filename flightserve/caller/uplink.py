@@ -29,11 +29,14 @@ from flightserve.contracts.service import Passed, Payload
 from flightserve.errors import DeadlineExceeded, FlightserveError, ProtocolError, ResourceExhausted, from_kind
 from flightserve.fabric.conversion.casting import fitted, passes
 from flightserve.fabric.memory.batches import write_batch
-from flightserve.fabric.memory.segments import Shown
+from flightserve.fabric.memory.segments import SMALL_REGION_BYTES_MAX, Shown
 from flightserve.types import MethodSpec, RequestMeta, add_tables
 from flightserve.wire import frames
 from flightserve.wire.table import Peer
 
+# So many leases on small regions are given back at once: one with each request cost a small call some 2 us in all
+# processes.
+RELEASES_TOGETHER: Final = 16
 # How long past its deadline a request waits for a router that should have refused it.
 GRACE_NS: Final = 1 * NS_PER_S
 
@@ -167,7 +170,10 @@ class Uplink:
         self.mapped = memory.mapped
         self.shown = Shown(memory.mapped)
         self.pending: dict[int, Pending] = {}
+        # Leases that were given back. Those of small regions wait until there are some, or a while.
         self.released: collections.deque[tuple[int, int, int]] = collections.deque()
+        self._small: collections.deque[tuple[int, int, int]] = collections.deque()
+        self._together = RELEASES_TOGETHER
         self._staging = Staging(memory.pool, limits)
         self._request_ids = request_ids
         # Each has one writer: what registers, and what receives. They may be two threads.
@@ -328,7 +334,8 @@ class Uplink:
     def _take_results(self, frame: frames.Results) -> None:
         shared = None
         if frame.region is not None:
-            buffer, memory = self.mapped.lease(frame.region, self.released.append)
+            released = self._small if frame.region.length <= SMALL_REGION_BYTES_MAX else self.released
+            buffer, memory = self.mapped.lease(frame.region, released.append)
             shared = SharedRegion(buffer, memory, self._staging.schemas, frame.region, self.session.router.id)
         for item in frame.items:
             pending = self.pending.get(item.request_id)
@@ -353,14 +360,24 @@ class Uplink:
                 outstanding.discard((segment, offset))
                 give_back(segment, offset)
 
+    @property
+    def has_released(self) -> bool:
+        """Whether there are leases to be given back now: large ones, or enough small ones."""
+        return bool(self.released) or len(self._small) >= self._together
+
+    def press(self) -> None:
+        """The small ones have waited long enough. Any thread."""
+        self._together = 1
+
     def ride(self, out: list[frames.Frame]) -> None:
         """Add the leases given back since the last time to the frames that are about to be sent."""
-        released = self.released
-        if not released:
-            return
+        self._together = RELEASES_TOGETHER
         keys = []
-        while released:
-            keys.append(released.popleft())
+        for released in (self.released, self._small):
+            while released:
+                keys.append(released.popleft())
+        if not keys:
+            return
         last = out[-1] if out else None
         if type(last) is frames.Submit:
             last.released = keys

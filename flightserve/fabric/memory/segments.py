@@ -20,6 +20,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 import pyarrow as pa
 
@@ -28,6 +29,9 @@ from flightserve.core.memory.regions import Allocator
 from flightserve.errors import ProtocolError, ResourceExhausted, Unavailable
 from flightserve.wire.frames import PeerGone, Region, Segment, SegmentGone, check_region
 
+# Of a region that may come back to its owner some milliseconds later than it could: a few of them are nothing beside a
+# segment, and what they are written over with next need not be the hottest memory.
+SMALL_REGION_BYTES_MAX: Final = 4 << 10
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
