@@ -35,7 +35,7 @@ import pyarrow as pa
 from flightserve.errors import SchemaMismatch
 from flightserve.fabric.conversion.castable import is_list
 from flightserve.fabric.conversion.exact import elements, taken_apart
-from flightserve.fabric.conversion.python_times import check_times, has_nanosecond_times
+from flightserve.fabric.conversion.python_values import check_values, is_watched
 
 Form = Callable[[Sequence[pa.RecordBatch], str], Any]
 
@@ -115,7 +115,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _python_values(column: pa.Array) -> list[Any]:
     """Python values; of lists of numbers with no null among them arrays of their own type, one for each row. Arrow's
     own conversion makes floats of whole numbers where any row has a null, or one beside those that were asked for."""
-    check_times(column)
+    check_values(column)
     kind = column.type
     if not is_list(kind) or not _is_number(kind.value_type) or elements(column).null_count:
         return list(column.to_pylist())
@@ -227,10 +227,10 @@ def _python(pieces: Sequence[pa.RecordBatch], where: str, values: Callable[[pa.R
     schema = pieces[0].schema
     _unique_names(schema, where)
     try:
-        if any(map(has_nanosecond_times, schema.types)):
+        if any(map(is_watched, schema.types)):
             for piece in pieces:
                 for column in piece.columns:
-                    check_times(column)
+                    check_values(column)
         return [values(piece) for piece in pieces]
     except _ARROW_ERRORS as error:
         reason = _first_line(error)

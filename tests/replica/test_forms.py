@@ -229,6 +229,51 @@ def test_layouts_inside_of_others_come_back_as_themselves(form: str, kind: str) 
     assert got.column(0).to_pylist() == batch.column(0).to_pylist()
 
 
+def runs_of_ids(width: int) -> pa.Array:
+    """Runs of lists of so many UUIDs. Arrow's own conversion of these ends the process where the runs are a
+    dictionary's."""
+    ids = EXTENSIONS["uuid"].slice(0, 1).take(pa.array([0] * width))
+    values = pa.FixedSizeListArray.from_arrays(ids, width)
+    return pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), values)
+
+
+HIDDEN = {
+    "runs": runs_of_ids(1),
+    "dictionary": pa.DictionaryArray.from_arrays(pa.array([0]), runs_of_ids(2)),
+    "list": pa.ListArray.from_arrays([0, 1], runs_of_ids(2)),
+    "struct": pa.StructArray.from_arrays([pa.DictionaryArray.from_arrays(pa.array([0]), runs_of_ids(1))], names=["s"]),
+}
+
+
+@pytest.mark.parametrize("form", ["numpy", "pandas", "row"])
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_what_would_end_the_process_is_refused(form: str, kind: str) -> None:
+    batch = pa.record_batch([HIDDEN[kind]], names=["x"])
+    with pytest.raises(SchemaMismatch, match="cannot hold these columns"):
+        mirrored(form)([batch])
+    with pytest.raises(SchemaMismatch, match="cannot hold these columns"):
+        lists_of([batch], "E.it")
+    assert mirrored("table")([batch]).equals(batch)
+
+
+SMALL = pa.array([1, None, 2], pa.int8()).cast(pa.decimal64(18, 0))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.RunEndEncodedArray.from_arrays(pa.array([1, 3], pa.int16()), EXTENSIONS["uuid"]),
+        pa.DictionaryArray.from_arrays(pa.array([0, None, 1], pa.int8()), SMALL),
+    ],
+    ids=["runs", "dictionary"],
+)
+def test_layouts_that_arrow_does_not_make_come_back_as_themselves(values: pa.Array) -> None:
+    batch = pa.record_batch([values], names=["x"])
+    got = mirrored("row")([batch])
+    assert got.schema.equals(batch.schema) and got.column(0).to_pylist() == values.to_pylist()
+    got.validate(full=True)
+
+
 @pytest.mark.parametrize("form", ["numpy", "row"])
 def test_a_dictionary_of_lists_comes_back_as_lists(form: str) -> None:
     values = pa.array([[1], [2, 3]])

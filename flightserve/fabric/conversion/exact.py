@@ -14,11 +14,13 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from flightserve.fabric.conversion.castable import is_bytes, is_list, is_text
 from flightserve.fabric.conversion.casts import Budget, Spans, decimal_cast, lists_of, map_of, spans_of, within
+from flightserve.fabric.conversion.taking import values_at
 from flightserve.fabric.memory.schemas import empty_batch
 
 types = pa.types
@@ -240,13 +242,22 @@ _WITHIN: Final[dict[str, Callable[[pa.Array, pa.DataType, bool, bool], pa.Array]
 
 
 def _as_dictionary(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
-    encoded = as_type(array, kind.value_type, widen, utc).dictionary_encode()
-    indices = encoded.indices.cast(kind.index_type)
-    return pa.DictionaryArray.from_arrays(indices, encoded.dictionary, ordered=kind.ordered)
+    values = as_type(array, kind.value_type, widen, utc)
+    try:
+        encoded = values.dictionary_encode()
+        indices, values = encoded.indices, encoded.dictionary
+    except pa.ArrowNotImplementedError:
+        # Of types whose equal values Arrow does not find each row has an entry.
+        indices = pa.array(range(len(values)), mask=values.is_null().to_numpy(zero_copy_only=False))
+    return pa.DictionaryArray.from_arrays(indices.cast(kind.index_type), values, ordered=kind.ordered)
 
 
 def _as_runs(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
-    return pc.run_end_encode(as_type(array, kind.value_type, widen, utc), run_end_type=kind.run_end_type)
+    values = as_type(array, kind.value_type, widen, utc)
+    try:
+        return pc.run_end_encode(values, run_end_type=kind.run_end_type)
+    except pa.ArrowNotImplementedError:  # likewise
+        return pa.RunEndEncodedArray.from_arrays(pa.array(range(1, len(values) + 1), kind.run_end_type), values)
 
 
 def _as_extension(array: pa.Array, kind: pa.DataType, widen: bool, utc: bool) -> pa.Array:
@@ -434,6 +445,10 @@ def own(array: pa.Array) -> pa.Array:
     if name == "struct":
         fields = [own(field) for field in array.flatten()]
         return pa.StructArray.from_arrays(fields, fields=list(kind), mask=_mask(array))
+    if name == "runs":
+        return _own_runs(array)
+    if types.is_union(kind):
+        return _own_union(array)
     spans = _spans(array)
     if name == "map":
         keys, items = map(own, entries(array))
@@ -449,3 +464,33 @@ def _own_dictionary(array: pa.Array) -> pa.Array:
         used = used.take(pc.sort_indices(used))
     indices = pc.index_in(array.indices, used).cast(kind.index_type)
     return pa.DictionaryArray.from_arrays(indices, own(array.dictionary.take(used)), ordered=kind.ordered)
+
+
+def _own_runs(array: pa.Array) -> pa.Array:
+    first, count = array.find_physical_offset(), array.find_physical_length()
+    ends = pc.min_element_wise(
+        pc.subtract(array.run_ends.slice(first, count).cast(pa.int64()), array.offset), len(array)
+    )
+    return pa.RunEndEncodedArray.from_arrays(ends.cast(array.type.run_end_type), own(array.values.slice(first, count)))
+
+
+def _own_union(array: pa.Array) -> pa.Array:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema([("u", array.type)])) as writer:
+        writer.write_batch(pa.record_batch([array], names=["u"]))
+    # Of a slice pyarrow gives codes and offsets from the beginning; a stream brings it without what is before it.
+    whole = pa.ipc.open_stream(sink.getvalue()).read_next_batch().column(0)
+    # Of one without rows they have no buffers, and to ask for them ends the process.
+    codes = whole.type_codes if len(whole) else pa.array([], pa.int8())
+    kind = whole.type
+    parts = [whole.field(place) for place in range(kind.num_fields)]
+    about = [kind.field(place).name for place in range(kind.num_fields)], kind.type_codes
+    if kind.mode == "sparse":
+        return pa.UnionArray.from_sparse(codes, list(map(own, parts)), *about)
+    offsets = whole.offsets if len(whole) else pa.array([], pa.int32())
+    new = np.zeros(len(whole), np.int32)
+    for place, code in enumerate(kind.type_codes):
+        rows = np.flatnonzero(codes.to_numpy() == code)
+        parts[place] = own(values_at(parts[place], offsets.take(pa.array(rows))))
+        new[rows] = np.arange(len(rows))
+    return pa.UnionArray.from_dense(codes, pa.array(new), parts, *about)

@@ -23,9 +23,9 @@ def _plain(name: str, column: pa.Array) -> pa.Array:
 def _member(name: str, column: pa.UnionArray) -> pa.Array:
     """The values of the one member that all rows of the union use. The column is as a stream brought it: of a slice,
     pyarrow gives the codes and offsets from the beginning."""
-    used = set(column.type_codes.to_pylist())
-    if not used:
+    if not len(column):  # as a stream brings it: its codes have no buffer, and to ask for them ends the process
         return pa.nulls(0)
+    used = set(column.type_codes.to_pylist())
     if len(used) > 1:
         raise InvalidArgument(f"parameter {name!r} has values of several types; bind one type for all rows")
     members = {code: i for i, code in enumerate(column.type.type_codes)}
