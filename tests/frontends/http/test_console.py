@@ -60,6 +60,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
             for ago in range(720, 0, -1):
                 history.take(now_ns - ago * 5 * NS_PER_S, load.counts(), {"Pricing": load.answers()})
             supervisor.view = type(supervisor.view)("0123456789ab", "ready", "", "", 17, 1, addresses, ())
+            supervisor.set()
             yield Console(addresses["http"], closed.start()["http"], supervisor)
         finally:
             host.stop()
