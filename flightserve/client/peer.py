@@ -25,6 +25,7 @@ from flightserve.control.following import follow
 from flightserve.control.messages import Followed
 from flightserve.control.names import new_peer_id
 from flightserve.errors import NotFound, TooLarge
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.loops import beside
 from flightserve.types import DeploymentSpec, MethodSpec
 from flightserve.wire.table import RoutingTable
@@ -136,7 +137,7 @@ class ClientPeer:
         """What a frontend says of a request that is too large. Raises TooLarge."""
         most = self.edge.body_bytes_max
         # Of a slice the first is all that it is of.
-        if batch.get_total_buffer_size() > most and (nbytes := batch.nbytes) > most:
+        if batch.get_total_buffer_size() > most and (nbytes := nbytes_of(batch)) > most:
             raise TooLarge(f"a batch of {nbytes} bytes; at most {most} are taken")
 
     # ---- answers

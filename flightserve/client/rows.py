@@ -28,6 +28,7 @@ from flightserve.errors import FlightserveError, InvalidArgument, SchemaMismatch
 from flightserve.fabric.conversion.exact import Misfit
 from flightserve.fabric.memory.batches import alike
 from flightserve.fabric.memory.schemas import decode_schema, empty_batch
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.types import MethodSpec
 
 KINDS: Final = ("record_batch", "table", "pandas", "polars", "numpy", "matrix", "columns", "rows", "row")
@@ -182,7 +183,7 @@ def one_batch(rows: pa.RecordBatch | pa.Table, where: str) -> pa.RecordBatch:
 
 def pieces(rows: pa.RecordBatch | pa.Table, bytes_max: int) -> list[pa.RecordBatch | pa.Table]:
     """The rows in pieces of about that many bytes at most, in order; one where they are less."""
-    nbytes = rows.nbytes
+    nbytes = nbytes_of(rows)
     if nbytes <= bytes_max or rows.num_rows <= 1:
         return [rows]
     count = min(-(-nbytes // bytes_max), rows.num_rows)

@@ -16,6 +16,7 @@ from flightserve.contracts.service import AsyncCall, Result
 from flightserve.errors import TooLarge
 from flightserve.fabric.memory.batches import alike, stream_of
 from flightserve.fabric.memory.schemas import empty_batch
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.frontends.visits import TalliedVisit
 from flightserve.types import MethodSpec
 
@@ -61,7 +62,7 @@ async def _collected(
         async for result in call:
             results.append(result)
             if len(results) > 1 or spec.streaming:
-                nbytes += result.batch().nbytes
+                nbytes += nbytes_of(result.batch())
                 if nbytes > bytes_max:
                     raise TooLarge(f"the reply is larger than {bytes_max} bytes; ask for fewer rows at a time")
         result = None

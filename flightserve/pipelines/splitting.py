@@ -23,6 +23,7 @@ from flightserve.contracts.context import Context, context, entered
 from flightserve.declare import on_stop, side_by_side
 from flightserve.errors import ConfigError, FlightserveError, MethodFailed
 from flightserve.fabric.memory.batches import one_batch
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.loops import beside
 from flightserve.pipelines.versions import shadow_spec, split_spec, ways_of
 from flightserve.wire.status import Code
@@ -163,7 +164,7 @@ class ShadowReplica:
 
     def _copy(self, method: str, rows: Any) -> None:
         """Send the rows to the candidate too, unless too much is on its way there."""
-        current, nbytes = context(), rows.nbytes
+        current, nbytes = context(), nbytes_of(rows)
         requests = max(1, current.requests)
         if len(self._copies) >= COPIES_MAX or self._bytes + nbytes > COPIES_BYTES_MAX:
             self._sent.inc(requests, code="DROPPED")

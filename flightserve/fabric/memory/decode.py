@@ -33,6 +33,7 @@ from flightserve.errors import InvalidArgument, TooLarge
 from flightserve.fabric.memory.batches import has_dictionary
 from flightserve.fabric.memory.extensions import HIDDEN_NAME, restored
 from flightserve.fabric.memory.schemas import EXTENSION_NAME, empty_batch
+from flightserve.fabric.memory.sizes import nbytes_of
 
 BATCHES_MAX: Final = 65_536
 # A row of the smallest kind, a boolean, takes one bit. Streams of few bytes may still hold some rows of nothing.
@@ -125,7 +126,7 @@ def validate_batch(batch: pa.RecordBatch, limits: EdgeLimits) -> None:
     except _ARROW_ERRORS as error:
         raise InvalidArgument(f"the batch is not valid: {_first_line(error)}") from error
     if batch.num_rows > ROWS_FREE:
-        _check_rows(batch.num_rows, batch.nbytes)
+        _check_rows(batch.num_rows, nbytes_of(batch))
 
 
 def check_schema(schema: pa.Schema, limits: EdgeLimits) -> None:

@@ -16,6 +16,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.access import Visit
 from flightserve.contracts.warehouse import QUERY
 from flightserve.errors import OK, Cancelled, FlightserveError, MethodFailed, Unavailable
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.frontends.edge import traced, with_trace_of
 from flightserve.frontends.flight.errors import flight_error, unforeseen
 from flightserve.frontends.flight.streams import EndedSpan
@@ -91,7 +92,7 @@ class RunningQueries:
         except BaseException as error:
             ended(error.code if isinstance(error, FlightserveError) else FlightserveError.code)
             raise
-        self._prefetch.read(ticket, monotonic_ns() - started_ns, first.nbytes if answer.finished else None)
+        self._prefetch.read(ticket, monotonic_ns() - started_ns, nbytes_of(first) if answer.finished else None)
         if answer.finished:
             # The whole result: pyarrow sends it without asking Python for each batch.
             ended(OK, first.num_rows)

@@ -27,6 +27,7 @@ from flightserve.contracts.access import OPEN, Access
 from flightserve.contracts.service import Result, Service
 from flightserve.errors import FlightserveError, MethodFailed
 from flightserve.fabric.memory.batches import alike, stream_of
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.frontends.edge import as_error, check_name, default_meta, echoable_request_id, meta_of
 from flightserve.frontends.http import sql as http_sql
 from flightserve.frontends.http import streams as http_streams
@@ -377,7 +378,7 @@ class HttpCalls:
             exchange.rows = sum(batch.num_rows for batch in batches)
             encode: Callable[[], Sequence[bytes | memoryview]]
             if exchange.form_out is ARROW:
-                nbytes, encode = sum(batch.nbytes for batch in batches), partial(_stream, batches)
+                nbytes, encode = sum(map(nbytes_of, batches)), partial(_stream, batches)
             else:
                 nbytes, encode = sum(map(text_bytes, batches)), self._text_encoder(exchange, batches)
                 http_streams.check_size(nbytes, self.limits.json_bytes_max)

@@ -20,6 +20,7 @@ from flightserve.clock import monotonic_ns
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import AsyncCall, EncodedStream, Payload, Result
 from flightserve.errors import FlightserveError, TooLarge
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.frontends.edge import as_error
 from flightserve.frontends.http import sql as http_sql
 from flightserve.frontends.http.bodies import ARROW, EVENTS, JSON, NDJSON, unpack
@@ -119,7 +120,7 @@ async def _collect(calls: HttpCalls, exchange: Exchange, call: AsyncCall) -> lis
         results.append(result)
         if len(results) > 1 or exchange.form_out is not ARROW:
             batch = result.batch()
-            nbytes += batch.nbytes if exchange.form_out is ARROW else text_bytes(batch)
+            nbytes += nbytes_of(batch) if exchange.form_out is ARROW else text_bytes(batch)
             check_size(nbytes, bytes_max)
     if not results and (exchange.spec.streaming or not exchange.spec.row_aligned):
         return [_Nothing(_empty(exchange))]

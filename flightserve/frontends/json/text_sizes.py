@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from flightserve.fabric.memory.sizes import column_nbytes
+
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
 
 # What a value is at least: a null, and the place that it has in a list.
@@ -56,7 +58,7 @@ def _shared(array: Any) -> int:
         return sum(_of(child) for child in array.flatten())
     if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
         return _of(array.flatten())
-    return int(array.nbytes)
+    return column_nbytes(array)
 
 
 def _behind(dictionary: Any, indices: Any) -> int:

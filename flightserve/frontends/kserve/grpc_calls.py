@@ -20,6 +20,7 @@ from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.service import AsyncCall
 from flightserve.core.access.rights import Principal
 from flightserve.errors import Cancelled, FlightserveError, NotFound, ResourceExhausted
+from flightserve.fabric.memory.sizes import column_nbytes
 from flightserve.frontends import edge
 from flightserve.frontends.grpc.calls import GrpcCalls, end_of
 from flightserve.frontends.grpc.catalogue import parsed
@@ -171,7 +172,7 @@ class Inferences:
         outputs = outputs_of(batch, started.asked, model)
         write = (started.asked, model.version, outputs, last)
         # Texts are written one by one; all else is bytes already.
-        if sum(output.column.nbytes for output in outputs if output.datatype == "BYTES") < HEAVY_BYTES_MIN:
+        if sum(column_nbytes(output.column) for output in outputs if output.datatype == "BYTES") < HEAVY_BYTES_MIN:
             return self.write(*write)
         return await asyncio.get_running_loop().run_in_executor(None, self.write, *write)
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from flightserve.clock import NEVER_NS, monotonic_ns
 from flightserve.contracts.service import AsyncCall
 from flightserve.errors import FlightserveError
+from flightserve.fabric.memory.sizes import column_nbytes
 from flightserve.frontends.edge import as_error, echoable_request_id
 from flightserve.frontends.http.bodies import JSON, packing
 from flightserve.frontends.http.entering import begin, of
@@ -154,7 +155,7 @@ async def _rows(calls: HttpCalls, exchange: InferExchange, model: Model) -> pa.R
 
 async def _answer(exchange: InferExchange, outputs: list[OutputTensor], model: Model) -> None:
     write = (exchange.asked, model.version, outputs)
-    if sum(output.column.nbytes for output in outputs) < HEAVY_BYTES_MIN:
+    if sum(column_nbytes(output.column) for output in outputs) < HEAVY_BYTES_MIN:
         body, json_bytes = write_body(*write)
     else:
         body, json_bytes = await asyncio.get_running_loop().run_in_executor(None, write_body, *write)

@@ -13,6 +13,7 @@ from flightserve.errors import InvalidArgument, TooLarge
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.fabric.memory.decode import check_schema
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.frontends.sql.tickets import TICKET_BYTES_MAX
 
 BOUND_BYTES_MAX: Final = 2 * TICKET_BYTES_MAX
@@ -29,7 +30,7 @@ def read_parameters(reader: Any) -> bytes:
     try:
         check_schema(reader.schema, _LIMITS)
         for piece in reader:
-            nbytes += piece.data.nbytes
+            nbytes += nbytes_of(piece.data)
             if nbytes > TICKET_BYTES_MAX:
                 raise TooLarge(f"more than {TICKET_BYTES_MAX} bytes of parameters; bind fewer rows at a time")
             piece.data.validate(full=True)

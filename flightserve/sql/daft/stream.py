@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, InvalidArgument, Unavailable
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.sql.daft.programs import unpack
 from flightserve.sql.engine.errors import scrub
 from flightserve.sql.engine.result_batches import BATCH_BYTES_MAX, conform, gather, table_within
@@ -79,7 +80,7 @@ class DaftStream:
 
     def _read(self) -> Iterator[pa.RecordBatch]:
         while (table := self._next()) is not None:
-            rows = max(1, table.num_rows * BATCH_BYTES_MAX // max(1, table.nbytes))
+            rows = max(1, table.num_rows * BATCH_BYTES_MAX // max(1, nbytes_of(table)))
             for batch in table.to_batches(max_chunksize=rows):
                 pairs = zip(batch.columns, self.schema.types, strict=True)
                 yield pa.RecordBatch.from_arrays([column.cast(kind) for column, kind in pairs], schema=self.schema)

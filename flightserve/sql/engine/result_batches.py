@@ -10,6 +10,8 @@ from typing import Final, TypeVar
 
 import pyarrow as pa
 
+from flightserve.fabric.memory.sizes import nbytes_of
+
 # Batches are put together up to the first, cut above the second. Flight clients refuse messages of 16 MiB.
 GATHER_BYTES: Final = 2 << 20
 BATCH_BYTES_MAX: Final = 8 << 20
@@ -22,7 +24,7 @@ def table_within(batches: Iterable[pa.RecordBatch], schema: pa.Schema, bytes_max
     read, nbytes = [], 0
     for batch in batches:
         read.append(batch)
-        nbytes += batch.nbytes
+        nbytes += nbytes_of(batch)
         if nbytes > bytes_max:
             return None
     return pa.Table.from_batches(read, schema)
@@ -53,7 +55,7 @@ def gather(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.
         if not batch.num_rows:
             continue
         waiting.append(batch)
-        nbytes += batch.nbytes
+        nbytes += nbytes_of(batch)
         if nbytes >= enough:
             yield from cut(join(waiting))
             waiting, nbytes, sent = [], 0, True
@@ -71,7 +73,7 @@ def join(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 
 def cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """The batch in slices of at most `BATCH_BYTES_MAX`, or of one row."""
-    nbytes, rows = batch.nbytes, batch.num_rows
+    nbytes, rows = nbytes_of(batch), batch.num_rows
     if nbytes <= BATCH_BYTES_MAX or rows <= 1:
         yield batch
         return

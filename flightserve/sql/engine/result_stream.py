@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from flightserve.clock import NEVER_NS
 from flightserve.errors import Cancelled, DeadlineExceeded, FlightserveError, InvalidArgument, OutOfMemory
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.sql.engine.bound_queries import BoundQuery, QuerySessions, bound_key
 from flightserve.sql.engine.columns import Refusals, project
 from flightserve.sql.engine.errors import NO_MEMORY, translate
@@ -114,7 +115,7 @@ class ResultStream:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
             ahead = self._ahead()
-            if len(ahead) == 1 and self._ended and ahead[0].nbytes <= BATCH_BYTES_MAX:
+            if len(ahead) == 1 and self._ended and nbytes_of(ahead[0]) <= BATCH_BYTES_MAX:
                 # As most results: all there is.
                 self.last = True
                 yield ahead.pop()

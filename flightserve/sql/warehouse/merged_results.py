@@ -8,16 +8,17 @@ import numpy as np
 import pyarrow as pa
 
 from flightserve.errors import TooLarge
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.sql.statements.merging import RID
 
 
 def check_sizes(table: pa.Table, rows: range, bytes_max: int) -> None:
     """Raise TooLarge where one of the rows' results, which lie behind its number, is over that."""
-    if table.nbytes <= bytes_max:
+    if nbytes_of(table) <= bytes_max:
         return
     stops = np.searchsorted(table.column(0).to_numpy(), np.arange(rows.start, rows.stop + 1)).tolist()
     for start, stop in itertools.pairwise(stops):
-        if table.slice(start, stop - start).nbytes > bytes_max:
+        if nbytes_of(table.slice(start, stop - start)) > bytes_max:
             raise result_too_large(bytes_max)
 
 

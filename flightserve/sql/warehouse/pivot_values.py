@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from flightserve.contracts.warehouse import SQL_BYTES_MAX
 from flightserve.errors import InvalidArgument, TooLarge
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.sql.statements.pivots import NAME_THEM, OpenPivot
 from flightserve.sql.warehouse.limits import Limits
 from flightserve.sql.warehouse.queries import Runner
@@ -29,7 +30,7 @@ def _read(batches: Iterator[pa.RecordBatch]) -> list[str]:
     values: list[str] = []
     nbytes = 0
     for batch in batches:
-        nbytes += batch.nbytes
+        nbytes += nbytes_of(batch)
         if nbytes > SQL_BYTES_MAX:
             raise TooLarge(f"PIVOT finds values of more than {SQL_BYTES_MAX} bytes; {NAME_THEM}")
         values += batch.column(0).to_pylist()

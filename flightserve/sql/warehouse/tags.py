@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from flightserve.errors import ConfigError
+from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.sql.sources import Source
 from flightserve.sql.warehouse.queries import Prepared
 from flightserve.sql.warehouse.refresh import Generation
@@ -72,7 +73,7 @@ class Tags:
         return f"{name} {tables.versions[name]} {now}"
 
     def _digest(self, tables: Generation, name: str, table: pa.Table) -> str:
-        if table.nbytes > HASHED_BYTES_MAX:
+        if nbytes_of(table) > HASHED_BYTES_MAX:
             return ""
         with self._lock:
             known = self._digests.setdefault(tables, {})
