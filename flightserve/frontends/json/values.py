@@ -186,6 +186,8 @@ def _structs(array: pa.StructArray, style: Style) -> Values:
 
 
 def _unions(array: pa.UnionArray, style: Style) -> Values:
+    if not len(array):  # it may have no buffers
+        return []
     # Of a slice pyarrow gives the codes and offsets from the beginning of the whole.
     start, stop = array.offset, array.offset + len(array)
     _, codes, *offsets = array.buffers()[:3]

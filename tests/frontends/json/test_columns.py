@@ -56,6 +56,16 @@ def test_lists_of_no_length() -> None:
         column([[1]], kind)
 
 
+def test_unions_without_rows() -> None:
+    """As a stream brings them: without buffers."""
+    union = pa.UnionArray.from_sparse(pa.array([], pa.int8()), [pa.array([], pa.int64()), pa.array([], pa.string())])
+    for column, said in ((union, []), (pa.ListArray.from_arrays([0, 0, 0], union), [[], []])):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, pa.schema([("u", column.type)])) as writer:
+            writer.write_batch(pa.record_batch([column], names=["u"]))
+        assert answer(pa.ipc.open_stream(sink.getvalue()).read_next_batch()) == {"columns": {"u": said}}
+
+
 # ---- both ways, with a declared type
 
 BOTH_WAYS: list[tuple[pa.DataType, list[Any], list[Any]]] = [
