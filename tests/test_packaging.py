@@ -33,5 +33,7 @@ def test_the_proto_files_are_where_the_command_says(capsys: pytest.CaptureFixtur
     assert main(["proto"]) == 0
     folder = Path(capsys.readouterr().out.strip())
     assert "package flightserve.v1;" in (folder / "flightserve" / "v1" / "flightserve.proto").read_text()
+    # Where a clone has them for who does not install it.
+    assert (ROOT / "proto").samefile(folder)
     data = [path.name for path in files() if path.suffix == ".proto" and path.parts[:2] == ("flightserve", "proto")]
     assert sorted(data) == ["flight.proto", "flightserve.proto", "kserve.proto", "sql.proto"]
