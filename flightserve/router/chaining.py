@@ -31,14 +31,12 @@ def next_request(before: Routed, number: int, call: frames.NextCall, now_ns: int
     its method is."""
     _, hold, offset, rows = before.results[0]
     part, region = before.part, hold.region
+    # Nobody reads of a settled request what its rows were.
+    part.row_offset, part.rows = offset, rows
     request = Routed(
         number, (call.method, region.schema_id), rows, region.length * rows // max(1, hold.rows),
         part.deadline_ns, part.priority, now_ns, False, True,
-        dispatcher=before.dispatcher, link=before.link, hold=hold,
-        part=frames.Part(
-            part.request_id, offset, rows, part.deadline_ns, part.priority, part.label, part.traceparent, part.key,
-            part.caller, part.tracestate,
-        ),
+        dispatcher=before.dispatcher, link=before.link, hold=hold, part=part,
         then=before.then[1:], stage=before.stage + 1, origin=before.origin,
         given_by=f"{before.dispatcher.spec.name}.{before.group[0]}",
     )  # fmt: skip

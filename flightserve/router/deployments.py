@@ -49,6 +49,8 @@ class Deployments:
         self.dirty: set[PeerLink] = set()
         # Requests of pipelines, answered by one stage and to go on.
         self.through: list[Routed] = []
+        # Some deployment here asks how long the calls ahead take.
+        self._looks_ahead = False
         # The router takes nothing new.
         self.draining = False
         # Requests of pipelines that one stage answered: passed on to the next, and given back in the middle.
@@ -172,28 +174,40 @@ class Deployments:
         """Give the requests in `through` to their next stages; those that cannot go on, back to their callers."""
         through = self.through[:]
         self.through.clear()
+        if len(through) == 1 and (only := self._next_of(through[0])) is not None:
+            # As most come, and always where each runs apart.
+            self._hand_on(only, through, now_ns)
+            return
         onward: dict[tuple[str, str], list[Routed]] = {}
         behind: list[Routed] = []
         for request in through:
-            call = request.then[0]
-            dispatcher = self._dispatchers.get(call.deployment)
-            here = dispatcher is not None and dispatcher.takes(call.method, len(request.then) > 1)
-            if here and may_go_on(request):
-                onward.setdefault((call.deployment, call.method), []).append(request)
-            else:
+            if self._next_of(request) is None:
                 behind.append(request)
+            else:
+                onward.setdefault((request.then[0].deployment, request.then[0].method), []).append(request)
         if behind:
             self.partway += len(behind)
             # One frame answered them all, so they were one deployment's.
             behind[0].dispatcher.answer_partway(behind)
-        self.passed_on += len(through) - len(behind)
         for (key, _), requests in onward.items():
-            following = [next_request(each, next(self._ids), each.then[0], now_ns) for each in requests]
-            dispatcher = self._dispatchers[key]
-            if dispatcher.in_time:
-                for each in following:
-                    each.ahead_ns = self._ahead(each.then, now_ns)(each.rows)
-            dispatcher.take_on(following, now_ns)
+            self._hand_on(self._dispatchers[key], requests, now_ns)
+
+    def _next_of(self, request: Routed) -> Dispatcher | None:
+        """Whose the request is next; None where it cannot go on here."""
+        then = request.then
+        dispatcher = self._dispatchers.get(then[0].deployment)
+        if dispatcher is None or not dispatcher.takes(then[0].method, len(then) > 1):
+            return None
+        return dispatcher if may_go_on(request) else None
+
+    def _hand_on(self, dispatcher: Dispatcher, requests: list[Routed], now_ns: int) -> None:
+        """Give requests that one call answered to the deployment of the next, all for one method of it."""
+        self.passed_on += len(requests)
+        following = [next_request(each, next(self._ids), each.then[0], now_ns) for each in requests]
+        if dispatcher.in_time:
+            for each in following:
+                each.ahead_ns = self._ahead(each.then, now_ns)(each.rows)
+        dispatcher.take_on(following, now_ns, self._looks_ahead)
 
     def _ahead(self, calls: Sequence[frames.NextCall], now_ns: int) -> Callable[[int], int]:
         """How long these calls take of a request with so many rows, as far as that is known here."""
@@ -244,6 +258,7 @@ class Deployments:
         for key, dispatcher in self._dispatchers.items():
             dispatcher.leaving = key not in owned
             dispatcher.going = key not in served
+        self._looks_ahead = any(dispatcher.in_time for dispatcher in self)
         self.departing = True
         for link in list(self._homeless):
             self.house(link, now_ns)

@@ -149,10 +149,11 @@ class Dispatcher:
         known = self._methods.get(method)
         return known is not None and not self.leaving and not (followed and known.streaming)
 
-    def take_on(self, requests: list[Routed], now_ns: int) -> None:
-        """Take in the next requests of pipelines, all for one method."""
+    def take_on(self, requests: list[Routed], now_ns: int, timed: bool) -> None:
+        """Take in the next requests of pipelines, all for one method. `timed`: its times are asked for."""
         name = requests[0].group[0]
-        self.times.follow(name)
+        if timed:
+            self.times.follow(name)
         method, is_async = self._methods[name], name in self._awaiting
         for request in requests:
             request.dispatcher = self
@@ -385,7 +386,10 @@ class Dispatcher:
     def _complete(self, effect: Completed) -> None:
         requests: list[Routed] = effect.requests  # type: ignore[assignment]
         first = requests[0]
-        if len(requests) == 1 and len(first.results) == 1 and not first.then:
+        if len(requests) == 1 and first.then:
+            self._through.append(first)
+            return
+        if len(requests) == 1 and len(first.results) == 1:
             _, hold, offset, rows = first.results[0]
             item = frames.Item(first.part.request_id, offset, rows, True)
             self._send(first.link, hold, frames.Results(hold.region, [item]))
