@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flightserve.core.routing.batching import runs_apart
+from flightserve.core.routing.batching import APART_ROWS_MIN, runs_apart
 from flightserve.core.routing.chaining import goes_on
 from flightserve.router.links import PeerLink, RegionHold, Routed
 from flightserve.types import MethodSpec
@@ -58,7 +58,9 @@ def address(request: Routed, method: MethodSpec, is_async: bool, fits: bool) -> 
     request.sliceable = method.row_aligned or (method.delimited and fits)
     request.idempotent, request.gathers = method.idempotent, method.delimited and not method.streaming
     request.is_async, request.max_concurrent, request.grows = is_async, method.max_concurrent, method.form != "row"
-    request.apart = not request.gathers and runs_apart(method.form, request.rows, request.nbytes)
+    request.apart = (
+        request.rows >= APART_ROWS_MIN and not request.gathers and runs_apart(method.form, request.rows, request.nbytes)
+    )
 
 
 def may_go_on(request: Routed) -> bool:

@@ -67,7 +67,9 @@ class Deployments:
         wake_ns, live = NEVER_NS, 0
         for dispatcher in self._dispatchers.values():
             machine = dispatcher.machine
-            wake_ns = min(wake_ns, machine.next_wake_ns)
+            # Not by `min`, which takes longer than all else here: this is done in every turn, for each.
+            next_ns = machine.next_wake_ns
+            wake_ns = next_ns if next_ns < wake_ns else wake_ns
             live += machine.live
         return wake_ns, live
 

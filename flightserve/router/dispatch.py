@@ -157,7 +157,7 @@ class Dispatcher:
         method, is_async = self._methods[name], name in self._awaiting
         for request in requests:
             request.dispatcher = self
-            address(request, method, is_async, self._fits(request.rows, request.nbytes))
+            address(request, method, is_async, method.delimited and self._fits(request.rows, request.nbytes))
         self.handle(Arrived(cast("list[Request]", requests)), now_ns)
 
     def _fits(self, rows: int, nbytes: int) -> bool:
