@@ -205,11 +205,13 @@ class Deployments:
     def _hand_on(self, dispatcher: Dispatcher, requests: list[Routed], now_ns: int) -> None:
         """Give requests that one call answered to the deployment of the next, all for one method of it."""
         self.passed_on += len(requests)
+        if self._looks_ahead:
+            dispatcher.times.follow(requests[0].then[0].method)
         following = [next_request(each, next(self._ids), each.then[0], now_ns) for each in requests]
         if dispatcher.in_time:
             for each in following:
                 each.ahead_ns = self._ahead(each.then, now_ns)(each.rows)
-        dispatcher.take_on(following, now_ns, self._looks_ahead)
+        dispatcher.take_on(following, now_ns)
 
     def _ahead(self, calls: Sequence[frames.NextCall], now_ns: int) -> Callable[[int], int]:
         """How long these calls take of a request with so many rows, as far as that is known here."""

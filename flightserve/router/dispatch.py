@@ -149,11 +149,9 @@ class Dispatcher:
         known = self._methods.get(method)
         return known is not None and not self.leaving and not (followed and known.streaming)
 
-    def take_on(self, requests: list[Routed], now_ns: int, timed: bool) -> None:
-        """Take in the next requests of pipelines, all for one method. `timed`: its times are asked for."""
+    def take_on(self, requests: list[Routed], now_ns: int) -> None:
+        """Take in the next requests of pipelines, all for one method."""
         name = requests[0].group[0]
-        if timed:
-            self.times.follow(name)
         method, is_async = self._methods[name], name in self._awaiting
         for request in requests:
             request.dispatcher = self
@@ -386,20 +384,16 @@ class Dispatcher:
     def _complete(self, effect: Completed) -> None:
         requests: list[Routed] = effect.requests  # type: ignore[assignment]
         first = requests[0]
-        if len(requests) == 1 and first.then:
-            self._through.append(first)
-            return
-        if len(requests) == 1 and len(first.results) == 1:
+        if len(requests) == 1 and len(first.results) == 1 and not first.then:
             _, hold, offset, rows = first.results[0]
             item = frames.Item(first.part.request_id, offset, rows, True)
             self._send(first.link, hold, frames.Results(hold.region, [item]))
             self._settle(first)
             return
+        self._through += [request for request in requests if request.then]
+        requests = [request for request in requests if not request.then]
         whole: dict[tuple[PeerLink, RegionHold], list[frames.Item]] = {}
         for request in requests:
-            if request.then:
-                self._through.append(request)
-                continue
             results = request.results
             if len(results) == 1:
                 _, hold, offset, rows = results[0]
@@ -415,8 +409,7 @@ class Dispatcher:
         for (link, hold), items in whole.items():
             self._send(link, hold, frames.Results(hold.region, items))
         for request in requests:
-            if not request.then:
-                self._settle(request)
+            self._settle(request)
 
     def _complete_in_order(self, request: Routed) -> None:
         if not request.results:
