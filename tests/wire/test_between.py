@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import typing
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flightserve.clock import NEVER_NS
 from flightserve.errors import ProtocolError
+from flightserve.wire import between, frames
 from flightserve.wire.between import (
     CARRIED_BYTES_MAX,
     Carried,
@@ -107,3 +111,13 @@ def test_a_text_that_is_not_utf_8_is_refused_as_all_else_that_is_no_message() ->
         decode_greeting(encode(Challenge(1, "node", bytes(32)))[4:].replace(b"node", b"n\xffde"))
     with pytest.raises(ProtocolError, match="no message"):
         CarriedDecoder().feed(encode(Carried([submit])).replace(b"Probe", b"Pr\xffbe"))
+
+
+def test_no_frame_that_names_regions_is_forgotten() -> None:
+    """Whose rows would not be there when the frame is."""
+    naming = {
+        kind
+        for kind in typing.get_args(frames.Frame)
+        if any(re.search(r"\b(Region|Share)\b", str(hint)) for hint in typing.get_type_hints(kind).values())
+    }
+    assert naming == between._NAMED.keys()
