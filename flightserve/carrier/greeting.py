@@ -49,8 +49,6 @@ def read_exactly(link: Link, nbytes: int) -> bytes:
     while len(data) < nbytes:
         try:
             part = link.recv(nbytes - len(data))
-        except (TimeoutError, BlockingIOError) as error:
-            raise Unavailable("the connection broke: timed out") from error
         except OSError as error:
             raise Unavailable(f"the connection broke: {said(error)}") from error
         if not part:

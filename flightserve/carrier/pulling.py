@@ -11,8 +11,6 @@ import contextlib
 import logging
 import os
 import queue
-import socket
-import struct
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -34,9 +32,6 @@ SILENT_S_MAX: Final = 10.0
 STEP_BYTES: Final = 8 << 20
 # Below that of the threads that carry frames, as `nice` counts.
 NICE: Final = 10
-# A plain int: the socket module's flags are enums, whose arithmetic costs 2 us.
-_WAITALL: Final = int(socket.MSG_WAITALL)
-_TIMEVAL: Final = struct.Struct("ll")
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +107,7 @@ class Puller:
         try:
             if sock is None:
                 sock = self._reach(Pull())
-                _limit(sock)
+                sock.settimeout(SILENT_S_MAX)
             assert segment.mirror is not None
             _take(sock, region, segment.mirror.room(region))
             pulled = True
@@ -151,17 +146,6 @@ def be_nice() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
-def _limit(link: Link) -> None:
-    """Nothing is waited for longer than `SILENT_S_MAX`. By the kernel, where it is a socket: Python's own timeout takes
-    two calls for each, and no call that fills all of its room."""
-    if isinstance(link, socket.socket):
-        link.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(*divmod(int(SILENT_S_MAX * 1e6), 1_000_000))
-        )
-    else:
-        link.settimeout(SILENT_S_MAX)
-
-
 def _take(sock: Link, region: Region, room: memoryview) -> None:
     try:
         sock.sendall(RANGE.pack(region.owner, region.segment, region.offset, region.length))
@@ -169,14 +153,10 @@ def _take(sock: Link, region: Region, room: memoryview) -> None:
         if length != region.length:
             raise Unavailable("rows of another node are not there any more")
         while room.nbytes:
-            part = room[:STEP_BYTES]
-            # One wake-up for all of it.
-            taken = sock.recv_into(part, 0, _WAITALL) if isinstance(sock, socket.socket) else sock.recv_into(part)
+            taken = sock.recv_into(room[:STEP_BYTES])
             if not taken:
                 raise Unavailable("the other node closed the connection")
             room = room[taken:]
-    except BlockingIOError as error:
-        raise Unavailable(f"rows of another node do not come: nothing for {SILENT_S_MAX:g} s") from error
     except OSError as error:
         raise Unavailable(f"rows of another node do not come: {said(error)}") from error
 
@@ -195,20 +175,12 @@ def _answer(sock: Link, segments: NodeSegments, owner: int, number: int, offset:
         _send(sock, LENGTH.pack(0))
         return
     rows = segment.rows(Region(owner, number, offset, length))
-    _send(sock, LENGTH.pack(length), rows)
+    _send(sock, LENGTH.pack(length))
+    _send(sock, rows)
 
 
-def _send(sock: Link, head: bytes, rows: memoryview | None = None) -> None:
-    """The head by itself would wake who waits for it, and have the rows wait for that."""
+def _send(sock: Link, data: bytes | memoryview) -> None:
     try:
-        if rows is None or not isinstance(sock, socket.socket):
-            sock.sendall(head)
-        else:
-            sent = sock.sendmsg([head, rows]) - len(head)
-            if sent < 0:
-                sock.sendall(head[sent:])
-            rows = rows[max(sent, 0) :]
-        if rows:
-            sock.sendall(rows)
+        sock.sendall(data)
     except OSError as error:
         raise Unavailable(f"the other node is gone: {said(error)}") from error

@@ -4,6 +4,7 @@ what a lost process costs."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 import pytest
 
 import flightserve as fs
-from flightserve.errors import FlightserveError
+from flightserve.errors import FlightserveError, Unavailable
 from flightserve.wire import frames
 from tests.carrier.nodes import TwoNodes, carried, two_nodes
 from tests.plane import meta, small_limits
@@ -220,3 +221,62 @@ def test_a_silent_process_is_looked_at_by_its_own_carrier() -> None:
         eventually(lambda: works() and peer.paused and peer.pings_open > 8, what="it is silent for twice busy_s_max")
         assert peer.main is not None
         assert doubled(running, numbers(3)) == [0, 2, 4], "the other replica answers"
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_small_and_large_rows_go_on_while_the_link_is_cut_again_and_again(encrypted: bool) -> None:
+    """They are idempotent: each request has its own rows, however its first tries ended, but for those that were lost
+    with a replica three times."""
+    ended = threading.Event()
+    answered = itertools.count()
+    sofar = 0
+    lost: list[str] = []
+
+    with two_nodes(Far.bind(), 2, encrypted=encrypted) as running:
+
+        async def one(number: int, rows: int) -> None:
+            nonlocal sofar
+            turn = 0
+            while not ended.is_set():
+                first = 10_000_000 * number + turn
+                turn += 1
+                call = running.client.call("Far", "double", numbers(rows, first), meta())
+                try:
+                    got = [result.batch() async for result in call]
+                except Unavailable as error:
+                    lost.append(error.message)
+                    continue
+                column = pa.chunked_array([batch.column(0) for batch in got])
+                assert column.equals(pa.chunked_array([pc.multiply(numbers(rows, first).column(0), 2)]))
+                del got, column
+                sofar = next(answered)
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*[one(n, (16, 3_000, 30_000, 300_000)[n % 4]) for n in range(8)])
+
+        def more(count: int) -> None:
+            before = sofar
+            eventually(lambda: sofar >= before + count, 20, what="callers are answered")
+
+        errors: list[BaseException] = []
+
+        def load() -> None:
+            try:
+                running.run(all_of_them())
+            except BaseException as error:
+                errors.append(error)
+
+        caller = threading.Thread(target=load)
+        caller.start()
+        try:
+            for turn in range(6):
+                more(10 + turn)
+                running.network.cut()
+                if turn % 2:
+                    eventually(lambda: not any(each.ready() for each in running.replicas), what="both are cut off")
+                running.network.mend()
+        finally:
+            ended.set()
+            caller.join(30)
+        assert not errors and not caller.is_alive()
+        assert all("3 replicas died running" in each for each in lost), "it is not tried again for ever"
