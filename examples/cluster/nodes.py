@@ -143,6 +143,8 @@ class Nodes:
                 os.kill(pid, signal.SIGKILL)
         process.wait(END_TIMEOUT_S)
         if self.apart and node:
+            # First: the kernel takes a namespace away later, and what is in it.
+            _try_ip("link", "del", f"{self._tag}o{node}")
             _try_ip("netns", "del", self._namespace(node))
 
     def drain(self, node: int) -> None:
