@@ -349,8 +349,9 @@ class RouterService:
             )
         )
         self._flush(link, lazily=False)
-        if frame.tier == REPLICA and peer.main is not None:
-            # Not before: nobody would notice if the process of a lane alone were stopped.
+        if frame.tier == REPLICA and peer.main is not None and not link.channel.closed:
+            # Not before: nobody would notice if the process of a lane alone were stopped. Nor where the greeting found
+            # it gone: what it was given would wait for nobody.
             for lane in peer.lanes if frame.main else [link]:
                 self._deployments.house(lane, now_ns)
 

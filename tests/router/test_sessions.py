@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -112,6 +113,28 @@ def test_a_new_session_ends_all_of_the_one_before(spoken: Spoken, asked: Future[
     with pytest.raises(MethodFailed, match="refused by the test"):
         asked.result(20)
     newer.close()
+
+
+def test_a_lane_that_is_gone_when_it_is_greeted_is_given_nothing(
+    spoken: Spoken, asked: Future[list[pa.RecordBatch]]
+) -> None:
+    read(spoken.connect(main=True, session=4), frames.Hello)
+    eventually(lambda: spoken.plane.router.statistics()["Nobodys.queued_requests"] == 1)
+    held, going_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        going_on.wait(20)
+
+    spoken.plane.router.post(hold)
+    assert held.wait(20)
+    spoken.connect(main=False, session=4).close()
+    going_on.set()
+    lane = spoken.connect(main=False, session=4)
+    refuse(lane, read(lane, frames.Execute))
+    assert spoken.lanes() == 1
+    with pytest.raises(MethodFailed, match="refused by the test"):
+        asked.result(20)
 
 
 def test_a_lane_of_a_session_that_is_over_is_turned_away(spoken: Spoken) -> None:
