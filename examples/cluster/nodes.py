@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from flightserve.control.names import FOLDER_PREFIX
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 20.0
@@ -138,6 +141,7 @@ class Nodes:
     def kill(self, node: int) -> None:
         """SIGKILL to every process of the node at once, as if its machine lost power."""
         process = self._processes.pop(node)
+        folders = list(_folders_of(process.pid)) if self.apart and node else []
         for pid in self._processes_of(node, process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -146,6 +150,9 @@ class Nodes:
             # First: the kernel takes a namespace away later, and what is in it.
             _try_ip("link", "del", f"{self._tag}o{node}")
             _try_ip("netns", "del", self._namespace(node))
+        # A machine that starts again has an empty /tmp.
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def drain(self, node: int) -> None:
         """SIGTERM to the node's Ray, as Kubernetes and `systemctl stop` do: it drains the node, and then ends. Returns
@@ -202,6 +209,15 @@ def descendants(pid: int) -> Iterator[int]:
     for each in found:
         yield each
         found += children.get(each, [])
+
+
+def _folders_of(pid: int) -> Iterator[str]:
+    """Folders of apps, by the sockets that listen in the process's network namespace."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/net/unix").read_text(errors="replace").splitlines():
+            folder = os.path.dirname(line.split(maxsplit=7)[-1])
+            if folder.startswith(f"/tmp/{FOLDER_PREFIX}"):
+                yield folder
 
 
 def _free_port() -> int:
