@@ -91,6 +91,9 @@ def reach_carrier(address: str, secret: bytes, node: str, purpose: Purpose, secu
         _say(link, sign(secret, False, asked, asks, bound))
         _say(link, purpose)
         link.settimeout(None)
+    except OSError as error:
+        link.close()
+        raise Unavailable(f"the connection broke: {said(error)}") from error
     except BaseException:
         link.close()
         raise

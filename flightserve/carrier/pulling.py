@@ -98,6 +98,9 @@ class Puller:
         finally:
             with self._lock:
                 self._threads -= 1
+                # By an error that nobody expects: what waits is another's to pull.
+                if self._open > self._threads and not self._closed:
+                    self._see_to_threads()
             if sock is not None:
                 sock.close()
 

@@ -147,6 +147,33 @@ def test_without_another_thread_the_one_there_is_pulls_all(link: Link, monkeypat
     assert link.reached == 1
 
 
+def test_what_waits_behind_an_error_that_nobody_expects_is_pulled_by_another_thread(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "CONNECTIONS_MAX", 1)
+    asked, going_on = threading.Event(), threading.Event()
+    reach = link.puller._reach
+
+    def broken(purpose: Pull) -> socket.socket:
+        link.puller._reach = reach
+        asked.set()
+        going_on.wait(10)
+        raise ArithmeticError("nobody expects this")
+
+    link.puller._reach = broken
+    first, *others = [link.region(number) for number in range(4)]
+    link.want(first)
+    assert asked.wait(10)
+    for region in others:
+        link.want(region)
+    going_on.set()
+    with pytest.raises(Unavailable):
+        link.here.wait(link.segment, first, 10)
+    for region in others:
+        link.here.wait(link.segment, region, 10)
+        assert link.holds(region)
+
+
 def test_what_waits_when_it_closes_fails() -> None:
     begun, going = threading.Event(), threading.Event()
 

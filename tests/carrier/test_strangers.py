@@ -139,6 +139,17 @@ def test_nobody_listens() -> None:
         reach_carrier(f"127.0.0.1:{port}", SECRET, "there", Pull())
 
 
+def test_a_connection_that_breaks_at_once_is_said_to_be_broken(
+    carrier: CarrierService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(sock: socket.socket) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(greeting, "_prepare", broken)
+    with pytest.raises(Unavailable, match="broke"):
+        reach_carrier(carrier.address, SECRET, "there", Pull())
+
+
 def test_strangers_are_bounded_in_number(carrier: CarrierService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "GREETING_MAX", 3)
     first = dialled(carrier)
