@@ -12,12 +12,13 @@ narrow protocol in brackets.
 | `submitter.RouterSubmitter` | destinations, sessions, orphans, a `LargeStaging`; an `Uplink` without a connection |
 | `sessions.CallerSessions` | destinations, memory, orphans; the two connections to each router |
 | `async_uplink.AsyncUplink` | its `Uplink`, the pool |
-| `lane_connection.LaneConnection` | its `Uplink`, the pool; lanes while they send or wait [`SubmittingLane`] |
+| `lane_connection.LaneConnection` | its `Uplink`, the pool; lanes that send or wait [`submission.SubmittingLane`] |
+| `lane_groups.SubmissionGroup` | what tells the lanes of its members |
 | `uplink.Uplink` | its `CallerSession`, memory, a `Staging`; requests without an outcome, by whom to tell [`Deliver`] |
 | `uplink.CallerSession` | who hears that it is lost [`uplink.SessionEvents`] |
 | `going_on.GoingOn` | the submitter, memory; requests of pipelines between two submissions |
 | `orphans.Orphans` | the pool; requests without a router |
-| `destinations`, `memory`, `staging`, `results` | nobody of this room |
+| `destinations`, `groupable`, `memory`, `staging`, `results` | nobody of this room |
 """
 
 from __future__ import annotations

@@ -11,28 +11,21 @@ and what is large, has a region of its own.
 
 from __future__ import annotations
 
-import functools
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from flightserve.caller.calls import RoutedCall, Submitter
 from flightserve.caller.destinations import Destinations, Target
+from flightserve.caller.groupable import GROUP_REQUESTS_MAX, GROUPED_BYTES_MAX, Groupable
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.staging import MemoryFull
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import EncodedStream, Payload
-from flightserve.errors import FlightserveError, InvalidArgument
-from flightserve.fabric.conversion.casting import is_taken
-from flightserve.fabric.memory.batches import END_OF_STREAM, SchemaCache
+from flightserve.errors import FlightserveError
+from flightserve.fabric.memory.batches import SchemaCache
 from flightserve.fabric.memory.decode import decode_stream, validate_batch
 from flightserve.loops import TurnGroups
-from flightserve.types import MethodSpec
-
-# A stream larger than this is not worth a second copy.
-GROUPED_BYTES_MAX: Final = 16 << 10
-# Requests of one group: more would make the first of them wait for the decoding of the last.
-GROUP_REQUESTS_MAX: Final = 256
 
 
 class _Member(NamedTuple):
@@ -53,7 +46,7 @@ class Grouping:
         self.groups: TurnGroups[tuple[Target, bytes], _Member] = TurnGroups(
             self._submit, GROUP_REQUESTS_MAX, patient=True, left=submitter.flush
         )
-        self._groupable = functools.lru_cache(maxsize=1024)(functools.partial(_groupable, limits))
+        self._groupable = Groupable(limits).tells
 
     def join(self, call: RoutedCall, payload: Payload) -> bool:
         """Take a request that is to be grouped; False for one that must go by itself. Raises InvalidArgument,
@@ -104,30 +97,3 @@ class Grouping:
             return
         for request_id, call in enumerate(calls, first_id):
             call.note_sent(request_id)
-
-
-def _groupable(limits: EdgeLimits, head: bytes, spec: MethodSpec) -> bool:
-    """Whether requests whose streams begin with these bytes may be put together. One that the method does not take
-    goes by itself, to be told why."""
-    if not (spec.row_aligned or spec.delimited) or spec.streaming:
-        return False
-    try:
-        schema = decode_stream(pa.py_buffer(head + END_OF_STREAM), limits).schema
-    except InvalidArgument:
-        return False
-    return bool(len(schema)) and is_taken(spec, schema) and all(_plain(field.type) for field in schema)
-
-
-_PLAIN: Final = (
-    pa.types.is_primitive,
-    pa.types.is_decimal,
-    pa.types.is_fixed_size_binary,
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_binary,
-    pa.types.is_large_binary,
-)
-
-
-def _plain(kind: pa.DataType) -> bool:
-    return any(is_kind(kind) for is_kind in _PLAIN)

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from flightserve.caller.destinations import Destinations, Target, target_of
-from flightserve.caller.lane_connection import HASTE_S, PATIENCE_S, LaneConnection, Submission
+from flightserve.caller.lane_connection import HASTE_S, PATIENCE_S, LaneConnection
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.sessions import CallerSessions
 from flightserve.caller.staging import MemoryFull, Staged
+from flightserve.caller.submission import Submission
 from flightserve.caller.submitter import RouterSubmitter
 from flightserve.clock import NS_PER_S, monotonic_ns
 from flightserve.contracts.service import Passed, Payload, Reply
@@ -55,13 +56,14 @@ class BlockingLane:
         payload: Payload,
         meta: RequestMeta,
         then: Sequence[tuple[str, str]] = (),
+        patient: bool = False,
     ) -> None:
         """Send one request; see `Lane.submit`."""
         if self.has_unwanted:
             self._given_up.discard(key)
         target = target_of(deployment, method, then) if then else (deployment, method)
         destination = self._destinations.known.get(target) or self._destinations.find(target)
-        self._submit(Submission(self, key, destination, payload, meta))
+        self._submit(Submission(self, key, destination, payload, meta), patient)
         while self._deferred:
             self._submit_deferred()
 
@@ -82,13 +84,21 @@ class BlockingLane:
         while self._deferred:
             self._submit_deferred()
 
-    def _submit(self, submission: Submission) -> None:
+    def _submit(self, submission: Submission, patient: bool = False) -> None:
         try:
             connection = self._connect(submission.destination.entry.router_id)
         except Unavailable:
             self.submit_late(submission)
         else:
-            connection.submit(submission)
+            connection.leave(submission)
+            if not patient:
+                connection.send_left()
+
+    def hurry(self) -> None:
+        """Send what waits; see `Lane.submit`."""
+        connection = self._connection
+        if connection is not None and connection.has_left:
+            connection.send_left()
 
     def submit_late(self, submission: Submission) -> None:
         """No connection takes the request now: it waits where requests without a router do. Any thread."""
@@ -147,7 +157,10 @@ class BlockingLane:
             raise Cancelled("the stream is closed")
         connection = self._connection
         if connection is None or connection.channel.closed or connection.session.router.id != router_id:
-            connection = self._connection = self._sessions.lane_connection(router_id)
+            before, self._connection = connection, self._sessions.lane_connection(router_id)
+            connection = self._connection
+            if before is not None:
+                before.send_left()
             self.wake()
         return connection
 
@@ -177,13 +190,25 @@ class BlockingLane:
 
     def receive(self, timeout_s: float | None = None) -> Reply | None:
         """The next reply; see `Lane.receive`. Raises Cancelled once the lane is closed."""
+        if not self._replies:
+            self.hurry()
+            self._await_reply(timeout_s)
+            self.hurry()
+            if not self._replies:
+                return None
+        reply = self._replies.popleft()
+        if not reply.last:
+            self._tell_taken(reply.key)
+        return reply
+
+    def _await_reply(self, timeout_s: float | None) -> None:
         until_ns = None if timeout_s is None else monotonic_ns() + int(timeout_s * NS_PER_S)
         patience_s = PATIENCE_S if timeout_s is None or timeout_s > HASTE_S else HASTE_S
         while not self._replies:
             if self._closed:
                 raise Cancelled("the stream is closed")
             if until_ns is not None and monotonic_ns() >= until_ns:
-                return None
+                return
             connection = self._connection
             if self._deferred:
                 self._submit_deferred()
@@ -191,10 +216,6 @@ class BlockingLane:
                 self.sleep(patience_s)
             else:
                 connection.wait(self, patience_s)
-        reply = self._replies.popleft()
-        if not reply.last:
-            self._tell_taken(reply.key)
-        return reply
 
     def _tell_taken(self, key: int) -> None:
         request_id = self._request_ids.get(key)

@@ -17,21 +17,17 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-import msgspec
-
-from flightserve.caller.destinations import Destination
+from flightserve.caller.lane_groups import SubmissionGroup, SubmissionGroups
 from flightserve.caller.memory import CallerMemory
-from flightserve.caller.results import SharedSlice
-from flightserve.caller.staging import MemoryFull, Staged, TooMuchWork
+from flightserve.caller.staging import MemoryFull, TooMuchWork
+from flightserve.caller.submission import Submission, SubmittingLane
 from flightserve.caller.uplink import Pending, Uplink
 from flightserve.clock import monotonic_ns
-from flightserve.contracts.service import Payload
+from flightserve.config import EdgeLimits
 from flightserve.errors import FlightserveError, Unavailable
 from flightserve.fabric.transport.channels import BlockingChannel, connect
 from flightserve.fabric.transport.spinning import Spinner
-from flightserve.types import RequestMeta
 from flightserve.wire import frames
 
 log = logging.getLogger(__name__)
@@ -42,88 +38,12 @@ PATIENCE_S = 0.1
 HASTE_S = 0.001
 
 
-class SubmittingLane(Protocol):
-    """A lane, as the connection sees those that submit and wait. Any thread."""
-
-    # Some of its requests were given up.
-    has_unwanted: bool
-
-    @property
-    def has_replies(self) -> bool:
-        """It has something to do other than wait."""
-        ...
-
-    def sleep(self, timeout_s: float) -> None:
-        """Until `wake`, or the time has passed."""
-        ...
-
-    def wake(self) -> None:
-        """End the current or the next `sleep`."""
-        ...
-
-    def deliver(self, key: int, result: SharedSlice | None, error: FlightserveError | None, last: bool) -> None:
-        """A reply for the lane arrived."""
-        ...
-
-    def note_sent(self, key: int, request_id: int) -> None:
-        """The request goes out under this id."""
-        ...
-
-    def cancel_unwanted(self, submission: Submission) -> None:
-        """It went out: what was given up meanwhile is to be cancelled."""
-        ...
-
-    def defer(self, submission: Submission, nbytes: int) -> None:
-        """The request is the lane's to submit again: there was no memory for it, so many bytes; with 0, others would
-        have to wait while it is staged."""
-        ...
-
-    def submit_late(self, submission: Submission) -> None:
-        """The connection is lost: the request is to go another way."""
-        ...
-
-
-class Submission(msgspec.Struct, eq=False):
-    """What a lane sends at once, not staged yet, and where it goes as of the last look at the routing table: one
-    request, or `parts` of one batch, whose keys follow that of the first. `meta` is then that of the one that ends
-    last."""
-
-    lane: SubmittingLane
-    key: int
-    destination: Destination
-    payload: Payload | Staged
-    meta: RequestMeta
-    parts: Sequence[tuple[int, RequestMeta]] = ()
-
-    @property
-    def requests(self) -> Sequence[tuple[int, RequestMeta]]:
-        """Each as (rows, metadata); the rows of a lone one are those of the payload."""
-        return self.parts or [(0, self.meta)]
-
-    @property
-    def keys(self) -> range:
-        """Theirs."""
-        return range(self.key, self.key + (len(self.parts) or 1))
-
-    def note_sent(self, request_id: int) -> None:
-        """They went out, the first under this id."""
-        for place in range(len(self.parts) or 1):
-            self.lane.note_sent(self.key + place, request_id + place)
-
-    def fail(self, error: Exception) -> None:
-        """They cannot go out. An error that nobody raises on purpose is logged: who finds it may be another stream's
-        thread, which goes on."""
-        if not isinstance(error, FlightserveError):
-            log.error("unforeseen error while a request was sent", exc_info=error)
-            error = FlightserveError("internal error while the request was sent")
-        for place in range(len(self.parts) or 1):
-            self.lane.deliver(self.key + place, None, error, True)
-
-
 class LaneConnection:
     """A connection to one router that all lanes to it share."""
 
-    def __init__(self, state: Uplink, memory: CallerMemory, others_wait: Callable[[], bool]) -> None:
+    def __init__(
+        self, state: Uplink, memory: CallerMemory, limits: EdgeLimits, others_wait: Callable[[], bool]
+    ) -> None:
         """`others_wait()` says whether this process waits for replies on other connections. Raises Unavailable."""
         self.session = state.session
         self.state = state
@@ -132,6 +52,7 @@ class LaneConnection:
         sock = connect(self.session.router.endpoint, memory.limits.connect_timeout_s)
         self.channel = BlockingChannel(sock, state.shown.add)
         self._submissions: collections.deque[Submission] = collections.deque()
+        self._groups = SubmissionGroups(limits)
         self._staging = threading.Lock()
         self._outbox: collections.deque[frames.Frame] = collections.deque()
         self._sending = threading.Lock()
@@ -142,21 +63,54 @@ class LaneConnection:
 
     # ---- sending
 
-    def submit(self, submission: Submission) -> None:
-        """Stage and send a request; where another thread is staging, that one does it, and this one goes on to
+    def leave(self, submission: Submission) -> None:
+        """Have a request go out with the next `send_left`."""
+        self._submissions.append(submission)
+
+    @property
+    def has_left(self) -> bool:
+        """A request waits here."""
+        return bool(self._submissions)
+
+    def send_left(self) -> None:
+        """Stage and send what was left here; where another thread is staging, that one does it, and this one goes on to
         wait for its reply. Arrow lets go of the interpreter's lock in calls of a microsecond: threads that stage
         side by side take it from each other at each of them."""
-        self._submissions.append(submission)
         while self._submissions and self._staging.acquire(blocking=False):
             try:
                 while self._submissions:
-                    self._stage(self._submissions.popleft())
+                    if len(self._submissions) == 1:
+                        self._stage(self._submissions.popleft())
+                    else:
+                        self._stage_all(self._groups.take(self._submissions))
             finally:
                 self._staging.release()
         try:
             self._flush()
         except Unavailable as error:
             self._lose(error.message)
+
+    def _stage_all(self, group: list[Submission]) -> None:
+        """Together, or where that cannot be each by itself, to be told why."""
+        if len(group) > 1 and not self.channel.closed:
+            try:
+                together = SubmissionGroup(group, self._groups.limits)
+                frame = self.state.stage(together.destination, together.batch, together.parts, together.deliver, True)
+            except (MemoryFull, FlightserveError):
+                # There may be room for some, and each is told what is wrong with it.
+                pass
+            except Exception:
+                log.warning("requests could not be sent together, and go one by one", exc_info=True)
+            else:
+                for request_id, submission in enumerate(group, frame.parts[0].request_id):
+                    submission.note_sent(request_id)
+                self._outbox.append(frame)
+                for submission in group:
+                    if submission.lane.has_unwanted:
+                        submission.lane.cancel_unwanted(submission)
+                return
+        for submission in group:
+            self._stage(submission)
 
     def _stage(self, submission: Submission) -> None:
         lane = submission.lane
@@ -288,8 +242,8 @@ class LaneConnection:
         if self.channel.closed:
             return
         self.state.press()
-        with contextlib.suppress(Unavailable):
-            self._flush()
+        # What was left here by a lane whose thread does not come back to it: its client does not read.
+        self.send_left()
         self.state.end_overdue(monotonic_ns())
 
     def _lose(self, why: str) -> None:

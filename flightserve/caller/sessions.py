@@ -141,7 +141,7 @@ class CallerSessions:
         with self._lock:
             connection = self._lane_connections.get(session)
             if connection is None and not session.ended:
-                connection = LaneConnection(self._uplink(session), self._memory, self.has_pending)
+                connection = LaneConnection(self._uplink(session), self._memory, self._limits, self.has_pending)
                 self._lane_connections[session] = connection
             if connection is None or connection.channel.closed:
                 raise Unavailable("the router was lost; try again")

@@ -9,11 +9,11 @@ from typing import Final
 import pyarrow as pa
 
 from flightserve.caller.destinations import Destination, Destinations, Target
-from flightserve.caller.lane_connection import Submission
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.orphans import Orphans
 from flightserve.caller.sessions import CallerSessions
 from flightserve.caller.staging import LargeStaging, MemoryFull, Staged, TooMuchWork
+from flightserve.caller.submission import Submission
 from flightserve.caller.uplink import Deliver, Going
 from flightserve.config import EdgeLimits
 from flightserve.contracts.service import EncodedStream, Payload

@@ -101,11 +101,13 @@ class Lane(Protocol):
         payload: Payload,
         meta: RequestMeta,
         then: Sequence[tuple[str, str]] = (),
+        patient: bool = False,
     ) -> None:
         """Send one request. `then` are the calls that follow, each as (deployment, method): what one of them gives is
-        the next one's request, and the last one's is the reply. Blocks while shared memory is full, until the
-        request's deadline. Where the request cannot be sent, raises a FlightserveError (then no reply follows for the
-        key) or delivers it as the key's reply."""
+        the next one's request, and the last one's is the reply. One that is `patient` waits for others to travel with:
+        until one that is not, `hurry`, or a reply. Blocks while shared memory is full, until the request's deadline.
+        Where the request cannot be sent, raises a FlightserveError (then no reply follows for the key) or delivers it
+        as the key's reply."""
         ...
 
     def submit_parts(
@@ -120,6 +122,10 @@ class Lane(Protocol):
         """Send requests whose rows lie one after another in `batch`, which is valid: written once, one region. Each
         part is (rows, meta); their keys follow that of the first. Otherwise as `submit`. Several are for row-aligned
         methods only."""
+        ...
+
+    def hurry(self) -> None:
+        """Send what waits."""
         ...
 
     def receive(self, timeout_s: float | None = None) -> Reply | None:

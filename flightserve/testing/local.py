@@ -373,6 +373,7 @@ class LocalLane:
         payload: Payload,
         meta: RequestMeta,
         then: Sequence[tuple[str, str]] = (),
+        patient: bool = False,
     ) -> None:
         """Send one request. Raises a FlightserveError where it cannot be sent (then no reply follows)."""
         if self._closed:
@@ -413,6 +414,9 @@ class LocalLane:
         for index, request in enumerate(self._service._start_parts(deployment, method, batch, parts, done, then)):
             if not request.done:
                 self._running[key + index] = request
+
+    def hurry(self) -> None:
+        """Nothing waits."""
 
     def receive(self, timeout_s: float | None = None) -> Reply | None:
         """The next reply, or None when `timeout_s` passed."""

@@ -12,6 +12,10 @@ busy machine). Read in turn, one thread reads, submits, receives and writes; rea
 An error that meets a read in spite of that (a client that stops sending without half-closing) waits `ERROR_GRACE_S`
 for it; then the connection is cut.
 
+What was read ahead leaves together (`caller.lane_groups`): a request behind others that are on their way waits while
+the client's next batch is there already and there is room for it, until that room is full or a reply has come. And who
+reads ahead is not woken for each place that comes free, but when all replies that are there were written.
+
 Row-aligned requests that were sliced are answered by one batch. Streaming methods run one request of a stream at a
 time, so that no reply of a later request piles up behind an earlier one.
 """
@@ -125,7 +129,7 @@ class RequestStream:
         self._written = 0
         self._second: threading.Thread | None = None
         self._changed = threading.Condition(threading.Lock())
-        self._second_waits = False
+        self._first_waits = self._second_waits = False
         self._ended: FlightserveError | None = None
         self._refusal: FlightserveError | None = None
         self.moved_ns = monotonic_ns()
@@ -227,7 +231,11 @@ class RequestStream:
             self._answer_held()
             if not self._order:
                 return
-        reply = self._lane.receive(POLL_S)
+        reply = self._lane.receive(0) if self._second_waits else None
+        if reply is None:
+            # Only now: who is woken for each place that comes free reads one batch at a time.
+            self._let_read()
+            reply = self._lane.receive(POLL_S)
         if reply is None:
             if self._is_cancelled():
                 raise Cancelled("the client is gone")
@@ -269,9 +277,11 @@ class RequestStream:
                 request.visit.end(OK, request.rows)
             del self._requests[reply.key]
             self._order.popleft()
-            if self._second_waits:
-                with self._changed:
-                    self._changed.notify_all()
+
+    def _let_read(self) -> None:
+        if self._second_waits and len(self._order) < self._ahead.allowed:
+            with self._changed:
+                self._changed.notify_all()
 
     def _write(self, batch: pa.RecordBatch, metadata: pa.Buffer | None) -> None:
         self._write_began_ns = monotonic_ns()
@@ -335,7 +345,11 @@ class RequestStream:
         try:
             if self._begin is not None:
                 request.visit = self._begin(own, self._read_bytes)
-            self._lane.submit(key, target.deployment, target.method.name, batch, own)
+            self._lane.submit(key, target.deployment, target.method.name, batch, own, patient=self._second is not None)
+            # Behind those that are on their way it may wait for what the client, who is ahead, has sent already. The
+            # thread that receives looks for what waits when it has answered one: here that was before, or it will be.
+            if self._read_waited or not 1 < len(self._order) < self._ahead.allowed:
+                self._lane.hurry()
         except FlightserveError as error:
             # Told in its turn: the replies of earlier requests come first.
             request.held = deque([Reply(key, None, error, True)])
@@ -355,6 +369,7 @@ class RequestStream:
         except BaseException as error:
             self._fail_input(unforeseen(self._target.where, error))
         finally:
+            self._lane.hurry()
             with self._changed:
                 self._second = None
                 self._changed.notify_all()
@@ -371,7 +386,8 @@ class RequestStream:
 
     def _await_room(self) -> bool:
         with self._changed:
-            self._changed.notify_all()
+            if self._first_waits:
+                self._changed.notify_all()
             self._second_waits = True
             while len(self._order) >= self._ahead.allowed and self._ended is None:
                 self._changed.wait()
@@ -381,7 +397,10 @@ class RequestStream:
     def _await_second(self) -> None:
         """Nothing is in flight and the other thread reads: wait for what it brings."""
         with self._changed:
+            self._first_waits = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._order or self._second is None or self._ended, POLL_S)
+            self._first_waits = False
 
     def _retire(self) -> None:
         """Wait until the other thread is out of gRPC; see the module's text for why this must be."""

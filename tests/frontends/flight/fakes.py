@@ -59,7 +59,9 @@ class FakeLane:
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self.closed = threading.Event()
 
-    def submit(self, key: int, deployment: str, method: str, payload: Any, meta: RequestMeta) -> None:
+    def submit(
+        self, key: int, deployment: str, method: str, payload: Any, meta: RequestMeta, patient: bool = False
+    ) -> None:
         if self.closed.is_set():
             raise Cancelled("the stream is closed")
         _, spec = self._service.method(deployment, method)
@@ -68,6 +70,9 @@ class FakeLane:
             raise SchemaMismatch(f"{deployment}.{method} takes {INPUT}, got {payload.schema}")
         self._service.metas.append(meta)
         self._service.pool.submit(self._run, key, self._service.functions[method], payload, meta)
+
+    def hurry(self) -> None:
+        pass
 
     def _run(self, key: int, function: Callable[..., Iterator[pa.RecordBatch]], batch: Any, meta: RequestMeta) -> None:
         service = self._service
