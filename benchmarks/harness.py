@@ -14,12 +14,13 @@ from benchmarks.peers import Peer
 from benchmarks.processes import Load, Server
 
 Measure = Callable[[], Sample]
+_RUN = ("-m", "flightserve", "run")
 
 
 def serving(app: str) -> tuple[str, ...]:
     """What starts flightserve with that app, on free ports."""
     return (
-        *("-m", "flightserve", "run", app, "--http-port", "0", "--grpc-port", "0"),
+        *(*_RUN, app, "--http-port", "0", "--grpc-port", "0"),
         *("--flight-port", "0", "--zmq-port", "0"),
     )
 
@@ -33,7 +34,7 @@ class Settings:
     fresh starts of the startup figure (0: the shared start is the sample), and TPC-H's scale. `brief` takes one round
     where rounds are long, and less of what has a size of its own. `subject` false leaves flightserve out, to look at
     the baselines alone; `peers` false leaves other serving systems out. `figures` leaves out figures that have none of
-    these texts in their names."""
+    these texts in their names. More `frontends` than one share flightserve's ports for HTTP and gRPC."""
 
     rounds: int = 7
     seconds: float = 2.0
@@ -45,6 +46,7 @@ class Settings:
     subject: bool = True
     peers: bool = True
     figures: tuple[str, ...] = ()
+    frontends: int = 1
 
     @classmethod
     def small(cls, subject: bool = True) -> Settings:
@@ -77,8 +79,14 @@ class Bench:
     def server(self, *argv: str) -> Server:
         """The server started by these arguments of Python, started at the first call."""
         if argv not in self._servers:
-            self._servers[argv] = self._stack.enter_context(Server(argv))
+            more = self._frontends if argv[: len(_RUN)] == _RUN else ()
+            self._servers[argv] = self._stack.enter_context(Server((*argv, *more)))
         return self._servers[argv]
+
+    @property
+    def _frontends(self) -> tuple[str, ...]:
+        frontends = self.settings.frontends
+        return () if frontends == 1 else ("--frontends", str(frontends), "--share-ports")
 
     def bare(self, module: str, *arguments: str) -> Server:
         """The bare server of `benchmarks.bare.<module>`."""

@@ -94,6 +94,7 @@ def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds, each system measured once in each")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of one system's turn")
     parser.add_argument("--slowed", type=float, metavar="SHARE", help="of each core that everything gets, as 0.5")
+    parser.add_argument("--frontends", type=int, default=1, metavar="N", help="of flightserve, on shared ports")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the JSON goes")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="where PNGs go; beside the JSON by default")
     parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: print what this JSON tells")
@@ -108,7 +109,7 @@ def main() -> int:
         print(show(document))
         draw(document, arguments.pictures)
         return 0
-    settings = Settings(rounds=arguments.rounds, seconds=arguments.seconds)
+    settings = Settings(rounds=arguments.rounds, seconds=arguments.seconds, frontends=arguments.frontends)
     try:
         _, machine = machine_of(arguments.slowed, None)
         with machine:

@@ -30,6 +30,7 @@ def about(document: Mapping[str, Any]) -> str:
         f"{machine['cores']} cores, Python {machine['python']}, pyarrow {machine['pyarrow']}",
         f"{settings['rounds']} rounds of {settings['seconds']:g} s",
         *([f"slowed to {settings['slowed']:g} of each core"] if settings["slowed"] else []),
+        *([f"{settings['frontends']} frontends of flightserve"] if settings.get("frontends", 1) > 1 else []),
         f"load by {', '.join([*settings['programs'], 'our own'])}",
         *(f"{name} {version}" for name, version in settings["peers"].items() if version),
     ]

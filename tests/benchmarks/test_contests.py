@@ -149,6 +149,12 @@ def test_parts_are_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(PARTS) >= {"whole", "ray_serve", "open_loop"}
 
 
+def test_more_frontends_of_ours_are_told() -> None:
+    chosen = arguments_of(["--frontends", "2"])
+    assert "2 frontends" in tables.about(document_of([], Settings(frontends=chosen.frontends), None, {}))
+    assert "frontends" not in tables.about(document_of([], Settings(), None, {}))
+
+
 WRK = '  1 threads\n\n{"requests": 9, "us": 3000000, "p50_us": 5, "p99_us": 7, "broken": %d, "refused": %d}\n'
 
 
