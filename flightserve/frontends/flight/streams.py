@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import resource
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,6 +166,8 @@ class RequestStream:
             while self._step():
                 pass
         except FlightserveError as error:
+            # They hold replies, whose rows are leased and whose errors hold them in turn.
+            traceback.clear_frames(error.__traceback__)
             self._ended = self._ended or error
             if self._ended is error:
                 # Not "from" itself: an error that is its own cause is never freed by counting references.
@@ -172,6 +175,7 @@ class RequestStream:
             raise self._ended from error
         except BaseException as error:
             self._ended = unforeseen(self._target.where, error)
+            traceback.clear_frames(error.__traceback__)
             raise self._ended from error
         finally:
             self._lane.close()
