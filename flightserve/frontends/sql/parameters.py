@@ -13,6 +13,7 @@ from flightserve.errors import InvalidArgument, TooLarge
 from flightserve.fabric.conversion.unions import untagged
 from flightserve.fabric.memory.batches import stream_of
 from flightserve.fabric.memory.decode import check_schema
+from flightserve.fabric.memory.schemas import empty_batch
 from flightserve.fabric.memory.sizes import nbytes_of
 from flightserve.frontends.sql.tickets import TICKET_BYTES_MAX
 
@@ -41,7 +42,7 @@ def read_parameters(reader: Any) -> bytes:
         table = pa.Table.from_batches(batches, schema).combine_chunks()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"the parameters cannot be read: {error}") from error
-    whole = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=schema)]
+    whole = table.to_batches() or batches[:1] or [empty_batch(schema)]
     return bytes(stream_of(whole))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pyarrow as pa
 import pytest
@@ -56,6 +57,40 @@ def test_parameters_that_are_no_stream_are_refused() -> None:
 
     with pytest.raises(InvalidArgument, match="cannot be read"):
         read_parameters(Reader())
+
+
+UUIDS = pa.array([], pa.uuid())
+NO_ROWS = {
+    "list of UUIDs": pa.ListArray.from_arrays(pa.array([0], pa.int32()), UUIDS),
+    "struct of a union": pa.StructArray.from_arrays([dense([], [])], names=["u"]),
+    "dictionary of structs": pa.DictionaryArray.from_arrays(
+        pa.array([], pa.int8()), pa.StructArray.from_arrays([NUMBERS], names=["n"])
+    ),
+    "numbers": NUMBERS.slice(0, 0),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ROWS)
+@pytest.mark.parametrize("batches", [0, 1, 2])
+def test_parameters_without_rows_are_read_of_any_type(kind: str, batches: int) -> None:
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch([NO_ROWS[kind]], names=["0"])
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        for _ in range(batches):
+            writer.write_batch(batch)
+
+    class Piece(NamedTuple):
+        data: pa.RecordBatch
+
+    class Reader:
+        schema = batch.schema
+
+        def __iter__(self) -> Iterator[Piece]:
+            yield from map(Piece, pa.ipc.open_stream(sink.getvalue()))
+
+    whole = pa.ipc.open_stream(read_parameters(Reader()))
+    assert whole.schema.equals(batch.schema)
+    assert sum(each.num_rows for each in whole) == 0
 
 
 def test_what_is_bound_last_is_remembered_until_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
