@@ -42,6 +42,19 @@ class Contest:
         self.skipped |= dict.fromkeys(self.sides or (OURS,), reason_of(RuntimeError(reason)))
         self.sides = {}
 
+    def take(self, side: Side, counts: bool = True) -> None:
+        """Measure one side once more. One that fails is out of it from then on, with its reason."""
+        if side.system in self.skipped:
+            return
+        try:
+            sample = costed(side)
+        except FAILURES as error:
+            self.skipped[side.system] = reason_of(error)
+            self.sides.pop(side.system, None)
+        else:
+            if counts:
+                self.sides[side.system] = (*self.sides.get(side.system, ()), sample)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         sides = {
@@ -70,16 +83,7 @@ def take_turns(measure: str, unit: str, sides: Sequence[Side], rounds: int, warm
     for number in range(rounds + warm):
         begins = number % len(sides)
         for side in (*sides[begins:], *sides[:begins]):
-            if side.system in contest.skipped:
-                continue
-            try:
-                sample = costed(side)
-            except FAILURES as error:
-                contest.skipped[side.system] = reason_of(error)
-                contest.sides.pop(side.system, None)
-                continue
-            if number >= warm:
-                contest.sides[side.system] = (*contest.sides.get(side.system, ()), sample)
+            contest.take(side, counts=number >= warm)
     contest.sides = {side.system: contest.sides[side.system] for side in sides if side.system in contest.sides}
     return contest
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.contests import bars
-from benchmarks.contests.contest import FAILURES, OURS, Contest, Side, costed, take_turns
+from benchmarks.contests.contest import FAILURES, OURS, Contest, Side, take_turns
 from benchmarks.figures import Sample
 from benchmarks.harness import Bench, serving
 from benchmarks.load import programs
@@ -152,9 +152,9 @@ def open_loop(bench: Bench) -> list[Contest]:
             for whose, contest in zip(systems, contests, strict=True):
                 capacity = _own(bench, whose, max(bars.CONNECTIONS), bench.settings.seconds).value
                 for system in systems:
-                    side = system.side(bench, partial(_tail, bench, system, LOAD_SHARE * capacity, number))
-                    contest.sides[system.name] = (*contest.sides.get(system.name, ()), costed(side))
+                    contest.take(system.side(bench, partial(_tail, bench, system, LOAD_SHARE * capacity, number)))
     except FAILURES as error:
+        # Without a capacity there is no rate.
         for contest in contests:
             contest.fail(str(error))
     return contests
