@@ -104,7 +104,8 @@ def test_a_folder_where_nothing_can_be_served_is_told(command: str, folder: str,
     (place / "app.py").write_text("import flightserve as fs\nclass A:\n  def f(self, b): ...\napp = fs.App(fs.bind(A))")
     (place / "t.csv").write_text("a\n1\n")
     leave = f"rm -r {shlex.quote(str(place))}" if folder == "gone" else "true"
-    line = f"{leave}; exec {shlex.quote(sys.executable)} -m flightserve {command} --set http_port=0"
+    ports = " ".join(f"--set {protocol}_port=0" for protocol in ("http", "grpc", "flight", "zmq"))
+    line = f"{leave}; exec {shlex.quote(sys.executable)} -m flightserve {command} {ports}"
     ended = subprocess.run(["sh", "-c", line], cwd=place, capture_output=True, check=False, timeout=60)
     assert ended.returncode == 2
     assert ended.stderr.decode().splitlines()[-1].startswith(f"flightserve: {said}")

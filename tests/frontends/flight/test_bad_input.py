@@ -3,7 +3,6 @@ works."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import random
 import socket
@@ -337,11 +336,9 @@ def test_a_malformed_traceparent_is_ignored(client: Any, service: FakeService, t
 
 def test_the_replies_before_a_failure_are_delivered(client: Any) -> None:
     with Exchange(client, "fails") as exchange:
-        # pyarrow's writer raises what ended the stream, where that has come by then.
-        with contextlib.suppress(flight.FlightInternalError):
-            for i in (1, 2, -3, 4, 5):
-                exchange.send(rows(i), str(i).encode())
-            exchange.writer.done_writing()
+        # Nothing behind it: pyarrow's writer would drop what came before, where the stream has ended by then.
+        for i in (1, 2, -3):
+            exchange.send(rows(i), str(i).encode())
         got = []
         with pytest.raises(flight.FlightInternalError, match=r"Fake\.fails raised ValueError: below zero") as raised:
             got.extend(chunk.app_metadata.to_pybytes() for chunk in exchange.reader)
