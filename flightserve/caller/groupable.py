@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Final
 
 import pyarrow as pa
@@ -20,11 +21,9 @@ GROUPED_BYTES_MAX: Final = 16 << 10
 GROUP_REQUESTS_MAX: Final = 256
 
 
-class Groupable:
-    """Tells, and remembers it."""
-
-    def __init__(self, limits: EdgeLimits) -> None:
-        self.tells = functools.lru_cache(maxsize=1024)(functools.partial(_groupable, limits))
+def groupable_within(limits: EdgeLimits) -> Callable[[bytes, MethodSpec], bool]:
+    """What tells it, and remembers, by the bytes of a stream's schema and the method."""
+    return functools.lru_cache(maxsize=1024)(functools.partial(_groupable, limits))
 
 
 def _groupable(limits: EdgeLimits, head: bytes, spec: MethodSpec) -> bool:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from flightserve.caller.calls import RoutedCall, Submitter
 from flightserve.caller.destinations import Destinations, Target
-from flightserve.caller.groupable import GROUP_REQUESTS_MAX, GROUPED_BYTES_MAX, Groupable
+from flightserve.caller.groupable import GROUP_REQUESTS_MAX, GROUPED_BYTES_MAX, groupable_within
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.staging import MemoryFull
 from flightserve.config import EdgeLimits
@@ -46,7 +46,7 @@ class Grouping:
         self.groups: TurnGroups[tuple[Target, bytes], _Member] = TurnGroups(
             self._submit, GROUP_REQUESTS_MAX, patient=True, left=submitter.flush
         )
-        self._groupable = Groupable(limits).tells
+        self._groupable = groupable_within(limits)
 
     def join(self, call: RoutedCall, payload: Payload) -> bool:
         """Take a request that is to be grouped; False for one that must go by itself. Raises InvalidArgument,

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from flightserve.caller.destinations import Destinations, Target, target_of
 from flightserve.caller.lane_connection import HASTE_S, PATIENCE_S, LaneConnection
+from flightserve.caller.lane_groups import small_batch
 from flightserve.caller.memory import CallerMemory
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.sessions import CallerSessions
@@ -91,7 +92,8 @@ class BlockingLane:
             self.submit_late(submission)
         else:
             connection.leave(submission)
-            if not patient:
+            # What is large gains nothing by company, and would be copied later, by whoever comes for it.
+            if not patient or small_batch(submission) is None:
                 connection.send_left()
 
     def hurry(self) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import pyarrow as pa
 
 from flightserve.caller.destinations import Destination
-from flightserve.caller.groupable import GROUP_REQUESTS_MAX, GROUPED_BYTES_MAX, Groupable
+from flightserve.caller.groupable import GROUP_REQUESTS_MAX, GROUPED_BYTES_MAX, groupable_within
 from flightserve.caller.results import SharedSlice
 from flightserve.caller.submission import Submission
 from flightserve.caller.uplink import Deliver
@@ -48,7 +48,7 @@ class SubmissionGroups:
     def __init__(self, limits: EdgeLimits) -> None:
         self.limits = limits
         self._schemas = SchemaCache()
-        self._groupable = Groupable(limits).tells
+        self._groupable = groupable_within(limits)
 
     def take(self, waiting: collections.deque[Submission]) -> list[Submission]:
         """The one that waits longest, and those right behind it that may share a region with it; nothing where nobody
@@ -71,7 +71,7 @@ class SubmissionGroups:
 
     def _room_beside(self, first: Submission) -> int:
         """How many rows of others may share a region with it."""
-        batch = _small_batch(first)
+        batch = small_batch(first)
         if batch is None or not self._groupable(self._schemas.of(batch.schema).message, first.destination.method):
             return 0
         rows: int = first.destination.entry.spec.options.max_batch_rows - batch.num_rows
@@ -82,7 +82,7 @@ def _rows_beside(first: Submission, other: Submission) -> int:
     """How many rows it brings where it may share a region with the first; 0 where it may not."""
     if other.destination is not first.destination:
         return 0
-    batch = _small_batch(other)
+    batch = small_batch(other)
     assert isinstance(first.payload, pa.RecordBatch)
     if batch is None or not batch.schema.equals(first.payload.schema, check_metadata=True):
         return 0
@@ -90,7 +90,7 @@ def _rows_beside(first: Submission, other: Submission) -> int:
     return rows
 
 
-def _small_batch(submission: Submission) -> pa.RecordBatch | None:
+def small_batch(submission: Submission) -> pa.RecordBatch | None:
     """Its rows, where they are few, and some."""
     payload = submission.payload
     if submission.parts or not isinstance(payload, pa.RecordBatch) or not payload.num_rows:

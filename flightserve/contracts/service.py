@@ -104,10 +104,10 @@ class Lane(Protocol):
         patient: bool = False,
     ) -> None:
         """Send one request. `then` are the calls that follow, each as (deployment, method): what one of them gives is
-        the next one's request, and the last one's is the reply. One that is `patient` waits for others to travel with:
-        until one that is not, `hurry`, or a reply. Blocks while shared memory is full, until the request's deadline.
-        Where the request cannot be sent, raises a FlightserveError (then no reply follows for the key) or delivers it
-        as the key's reply."""
+        the next one's request, and the last one's is the reply. One that is `patient`, and small, waits for others to
+        travel with: until one that is not, `hurry`, or a reply. Blocks while shared memory is full, until the
+        request's deadline. Where the request cannot be sent, raises a FlightserveError (then no reply follows for the
+        key) or delivers it as the key's reply."""
         ...
 
     def submit_parts(

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import flightserve as fs
 from flightserve.caller import grouping
 from flightserve.caller.staging import MemoryFull
 from flightserve.caller.submitter import RouterSubmitter
@@ -18,40 +17,14 @@ from flightserve.config import FabricLimits
 from flightserve.contracts.service import EncodedStream
 from flightserve.errors import Cancelled, DeadlineExceeded, InvalidArgument, MethodFailed, SchemaMismatch
 from flightserve.fabric.memory.batches import stream_of
+from tests.caller.echo import echo
 from tests.plane import Plane, meta, plane
 from tests.support import eventually
-
-ONE_INT = pa.schema([pa.field("a", pa.int64())])
-
-
-@fs.deployment(name="Echo", max_batch_rows=1000)
-class Echo:
-    """Gives back what it gets."""
-
-    def call(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows."""
-        return batch
-
-    @fs.method(input=ONE_INT)
-    def typed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows, of one column."""
-        return batch
-
-    def picky(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows; not if one of them is negative."""
-        if min(batch["a"].to_pylist()) < 0:
-            raise ValueError("a negative number")
-        return batch
-
-    @fs.method(row_aligned=False)
-    def whole(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """How many rows came."""
-        return pa.record_batch({"rows": [batch.num_rows]})
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Plane]:
-    with plane(next(iter(fs.App(Echo.bind())))) as started:
+    with plane(echo(max_batch_rows=1000)) as started:
         yield started
         eventually(started.at_rest, what="all regions are free")
 
@@ -276,7 +249,7 @@ def test_groups_with_company_wait_for_those_that_come_within_some_turns(running:
 
 def test_memory_that_is_too_small_for_all_is_enough_for_one_after_another() -> None:
     small = FabricLimits(segment_bytes=64 << 10, memory_bytes_max=64 << 10)
-    with plane(next(iter(fs.App(Echo.bind()))), limits=small) as crowded:
+    with plane(echo(max_batch_rows=1000), limits=small) as crowded:
 
         async def first_and_rows(call: Any) -> list[tuple[int, int]]:
             # No rows are kept: the replica's memory is as small.

@@ -10,43 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import flightserve as fs
 from flightserve.caller import lane_groups
+from flightserve.caller.groupable import GROUPED_BYTES_MAX
 from flightserve.caller.lane_connection import LaneConnection
 from flightserve.caller.uplink import Uplink
 from flightserve.errors import Cancelled, InvalidArgument, MethodFailed, ResourceExhausted
+from tests.caller.echo import echo
 from tests.plane import Plane, meta, plane, receive_all
 from tests.support import eventually
 
 
-@fs.deployment(name="Echo", max_batch_rows=100)
-class Echo:
-    """Gives back what it gets, and notes it."""
-
-    def __init__(self) -> None:
-        self.ran: list[int] = []
-
-    def call(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows."""
-        if pa.types.is_integer(batch.schema.field(0).type):
-            self.ran += batch[0].to_pylist()
-        return batch
-
-    def picky(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows; not if one of them is negative."""
-        if min(batch["a"].to_pylist()) < 0:
-            raise ValueError("a negative number")
-        return batch
-
-    @fs.method(row_aligned=False)
-    def whole(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """How many rows came."""
-        return pa.record_batch({"rows": [batch.num_rows]})
-
-
 @pytest.fixture
 def running() -> Iterator[Plane]:
-    with plane(Echo.bind()) as started:
+    with plane(echo(max_batch_rows=100)) as started:
         yield started
 
 
@@ -104,6 +80,16 @@ def test_those_that_wait_travel_together(running: Plane, staged: list[int]) -> N
     lane.hurry()
     assert replies(lane, 30) == dict(enumerate(batches, 1))
     assert staged == [1, 30]
+    lane.close()
+
+
+def test_what_is_large_waits_for_nobody(running: Plane, staged: list[int]) -> None:
+    lane = lane_of(running)
+    staged.clear()
+    large = pa.record_batch({"a": ["x" * GROUPED_BYTES_MAX]})
+    leave(lane, [large])
+    assert staged == [1], "by the thread that brought it"
+    assert replies(lane, 1) == {1: large}
     lane.close()
 
 
@@ -182,7 +168,7 @@ def test_large_ones_and_methods_that_want_a_whole_request_go_alone(
 
 
 def test_other_replicas_get_as_many(staged: list[int]) -> None:
-    with plane(Echo.bind(), replicas=3) as running:
+    with plane(echo(max_batch_rows=100), replicas=3) as running:
         lane = lane_of(running)
         staged.clear()
         with nobody_sends(running):
