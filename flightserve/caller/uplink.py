@@ -29,14 +29,11 @@ from flightserve.contracts.service import Passed, Payload
 from flightserve.errors import DeadlineExceeded, FlightserveError, ProtocolError, ResourceExhausted, from_kind
 from flightserve.fabric.conversion.casting import fitted, passes
 from flightserve.fabric.memory.batches import write_batch
-from flightserve.fabric.memory.segments import SMALL_REGION_BYTES_MAX, Shown
+from flightserve.fabric.memory.segments import RELEASES_TOGETHER, SMALL_REGION_BYTES_MAX, Shown
 from flightserve.types import MethodSpec, RequestMeta, add_tables
 from flightserve.wire import frames
 from flightserve.wire.table import Peer
 
-# So many leases on small regions are given back at once: one with each request cost a small call some 2 us in all
-# processes.
-RELEASES_TOGETHER: Final = 16
 # How long past its deadline a request waits for a router that should have refused it.
 GRACE_NS: Final = 1 * NS_PER_S
 

@@ -18,7 +18,7 @@ from flightserve.core.memory.leases import Hold, Leases
 from flightserve.core.routing.events import Request
 from flightserve.core.routing.shared_streams import SharedStream
 from flightserve.errors import ProtocolError
-from flightserve.fabric.memory.segments import SMALL_REGION_BYTES_MAX, check_segment
+from flightserve.fabric.memory.segments import RELEASES_TOGETHER, SMALL_REGION_BYTES_MAX, check_segment
 from flightserve.fabric.transport.channels import PollingChannel
 from flightserve.wire.frames import (
     Execute,
@@ -43,8 +43,6 @@ RegionKey = tuple[int, int, int]
 
 # Releases ride along with the next frames to the owner; alone they leave once this many wait.
 RELEASES_ALONE = 32
-# Those of small regions alone ride once this many wait: one each time cost a small call some 2 us in all processes.
-RELEASES_TOGETHER = 16
 
 
 class HeldSegment:

@@ -11,8 +11,8 @@ import pytest
 
 import flightserve as fs
 from flightserve.config import FabricLimits
-from flightserve.fabric.memory.segments import SMALL_REGION_BYTES_MAX, SegmentPool
-from flightserve.router.links import RELEASES_ALONE, RELEASES_TOGETHER, PeerLink, RegionHold, SegmentFds
+from flightserve.fabric.memory.segments import RELEASES_TOGETHER, SMALL_REGION_BYTES_MAX, SegmentPool
+from flightserve.router.links import RELEASES_ALONE, PeerLink, RegionHold, SegmentFds
 from flightserve.wire import frames
 from tests.plane import meta, plane
 from tests.support import eventually

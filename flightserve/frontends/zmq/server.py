@@ -356,8 +356,7 @@ class ZmqFrontend:
             code = self._refuse(asked, error)
         else:
             code = OK
-            self._reply(asked, zmq_messages.ok_header(asked.request_id or ""), stream, peer)
-            self._record(asked, OK)
+            self._reply(asked, stream, peer)
         finally:
             begun.end(code)
             self._left(peer)
@@ -375,8 +374,7 @@ class ZmqFrontend:
             code = self._refuse(asked, error)
         else:
             code = OK
-            self._reply(asked, zmq_messages.ok_header(asked.request_id or ""), stream, peer)
-            self._record(asked, OK)
+            self._reply(asked, stream, peer)
         finally:
             if begun is not None:
                 begun.end(code)
@@ -395,7 +393,11 @@ class ZmqFrontend:
         self._record(asked, error.code)
         return error.code
 
-    def _reply(self, asked: ZmqRequest, header: bytes, stream: memoryview | pa.Buffer, peer: bytes) -> None:
+    def _reply(self, asked: ZmqRequest, stream: memoryview | pa.Buffer, peer: bytes) -> None:
+        self._send_rows(asked, zmq_messages.ok_header(asked.request_id or ""), stream, peer)
+        self._record(asked, OK)
+
+    def _send_rows(self, asked: ZmqRequest, header: bytes, stream: memoryview | pa.Buffer, peer: bytes) -> None:
         if len(stream) < COPY_BELOW_BYTES:
             self._send([*asked.envelope, header, memoryview(stream)])
             return
@@ -413,6 +415,7 @@ class ZmqFrontend:
         # The descriptor tells of requests that came meanwhile only once.
         self._look()
         try:
+            # The backend's own: what `zmq.Socket.send` does before is for sockets of other kinds.
             send = super(zmq.Socket, sock).send
             last = len(parts) - 1
             for place, part in enumerate(parts):
